@@ -1,0 +1,252 @@
+"""The delta file: only what was trained, and a manifest that says what it is and which base it belongs to.
+
+A MindSpore checkpoint (manifest through `append_dict`) or a safetensors file (manifest in the metadata).
+Also told apart here: peft adapter folders and MindPet checkpoints, which convert.py turns into the same
+form.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from petrun.checkpoint.lazy import LazyTensors, arrays_digest, refuse_nonfinite
+from petrun.checkpoint.manifest import BaseIdentity, Manifest, TaskInfo, parse_manifest
+from petrun.errors import DeltaError, OutputError, WeightsError, perhaps
+from petrun.tensors import Array, TensorReader, array_entries, open_tensors, write_ckpt, write_safetensors
+
+__all__ = ["BaseIdentity", "Delta", "Manifest", "TaskInfo", "check_delta", "read_delta", "save_delta"]
+
+MANIFEST_KEY = "petrun_manifest"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+LORA_A = "mindpet_delta_lora_a"
+"""Last part of the name of a LoRA layer's A, (R, in)."""
+LORA_B = "mindpet_delta_lora_b"
+"""... and of its B, (out, R)."""
+_SUFFIXES = (".ckpt", ".safetensors")
+_MINDPET_MARKS = ("mindpet_delta_", "tk_delta_")
+_LISTED = 20
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A delta as read. Straight from `read_delta`, a foreign one (`origin` not "petrun") still has its own
+    names and no `algo`.
+    """
+
+    path: Path
+    """The file; for a peft adapter its folder."""
+    tensors: Mapping[str, Array]
+    """Parameter name -> array; floating-point ones float32. Read at every access."""
+    manifest: Manifest | None = None
+    origin: Literal["petrun", "peft", "mindpet"] = "petrun"
+    algo: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    """The algorithm's settings; for a peft adapter not yet converted, its adapter_config.json."""
+    digest: str = ""
+    """SHA-256 over the tensors; "" for a foreign one not yet converted."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        if isinstance(self.tensors, LazyTensors):
+            return {name: self.tensors.shape(name) for name in self.tensors}
+        return {name: array.shape for name, array in self.tensors.items()}
+
+
+def save_delta(path: Path, tensors: Mapping[str, Array], manifest: Manifest) -> Manifest:
+    """Write a delta file, atomically; .ckpt or .safetensors by the path's suffix. Returns the manifest as
+    written.
+
+    Raises DeltaError for no tensors, NaN or infinity; OutputError for a path that cannot be written or has
+    another suffix.
+    """
+    path = Path(path)
+    if path.suffix not in _SUFFIXES:
+        raise OutputError(
+            f"{path}: a delta file ends in .ckpt or .safetensors", hint="Give the path one of these endings."
+        )
+    if not tensors:
+        raise DeltaError(f"{path}: there is nothing to save: the delta owns no parameter")
+    for name, values in tensors.items():
+        refuse_nonfinite(str(path), name, values)
+    owned = tuple(sorted(tensors))
+    filled = manifest.model_copy(update={"owned": owned, "digest": arrays_digest(tensors)})
+    entries = array_entries({name: np.asarray(tensors[name]) for name in owned})
+    write = write_ckpt if path.suffix == ".ckpt" else write_safetensors
+    text = filled.to_json()
+    write(path, entries, {MANIFEST_KEY: text})
+    # From the text, so that it equals what a reader gets (tuples in `config` are lists there).
+    return parse_manifest(str(path), text)
+
+
+def read_delta(path: Path) -> Delta:
+    """Read a delta file, the final delta of a run folder, a peft adapter folder, or a MindPet checkpoint.
+
+    A file with a manifest is verified against it: exactly the tensors it lists, with the content it was
+    saved with, all finite. Foreign deltas come as they are: `convert.to_house` gives them petrun's names.
+
+    Raises DeltaError: no such path, a file that is no delta, one that is damaged, or a manifest that does
+    not read.
+    """
+    path = Path(path)
+    with _delta_errors():
+        if path.is_dir():
+            if (path / ADAPTER_CONFIG).exists():
+                return _read_adapter(path)
+            path = _final_delta(path)
+        if path.name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG) and (path.parent / ADAPTER_CONFIG).exists():
+            return _read_adapter(path.parent)
+        reader = open_tensors(path)
+        if MANIFEST_KEY in reader.metadata:
+            return _read_own(path, reader)
+        return _read_mindpet(path, reader)
+
+
+@contextmanager
+def _delta_errors() -> Iterator[None]:
+    """What is wrong with the file is, here, wrong with the delta."""
+    try:
+        yield
+    except WeightsError as error:
+        raise DeltaError(error.message, hint=error.hint) from error
+    except OSError as error:
+        raise DeltaError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+
+def _read_own(path: Path, reader: TensorReader) -> Delta:
+    manifest = parse_manifest(str(path), reader.metadata[MANIFEST_KEY])
+    lacking = sorted(set(manifest.owned) - set(reader.names))
+    foreign = sorted(set(reader.names) - set(manifest.owned))
+    if lacking or foreign:
+        what = f"lacks {lacking[0]}" if lacking else f"holds {foreign[0]}"
+        raise DeltaError(
+            f"{path}: {what}, against its manifest ({len(lacking)} lacking, {len(foreign)} foreign tensors)",
+            hint="The file was changed after it was saved: use the original.",
+        )
+    tensors = LazyTensors(reader)
+    digest = tensors.checked_digest()
+    if digest != manifest.digest:
+        raise DeltaError(
+            f"{path}: its tensors are not those it was saved with",
+            hint="The file is damaged: use another copy.",
+        )
+    return Delta(path, tensors, manifest, "petrun", manifest.algo, dict(manifest.config), digest)
+
+
+def _read_mindpet(path: Path, reader: TensorReader) -> Delta:
+    names = reader.names
+    if any(mark in name for name in names for mark in _MINDPET_MARKS):
+        return Delta(path, LazyTensors(reader), origin="mindpet")
+    if any(name.startswith("base_model.model.") for name in names):
+        raise DeltaError(
+            f"{path}: is a peft adapter's weights without its {ADAPTER_CONFIG}",
+            hint=f"Put {ADAPTER_CONFIG} beside it, and give the folder.",
+        )
+    raise DeltaError(
+        f"{path}: is not a delta: it has no petrun manifest and no mindpet_delta tensors",
+        hint="Give a delta file or a run folder as the delta, and a whole model as --base.",
+    )
+
+
+def _final_delta(folder: Path) -> Path:
+    """The final delta in a run folder: `<algo>.ckpt` or `.safetensors`; best.* is another checkpoint of the
+    same run.
+    """
+    files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in _SUFFIXES)
+    finals = [p for p in files if p.stem != "best"]
+    if len(finals) > 1:
+        # Other tensors may lie there too: a delta says its own name.
+        finals = [p for p in finals if _algo_of(p) == p.stem]
+    if len(finals) == 1:
+        return finals[0]
+    if (folder / "config.json").exists() and not finals:
+        raise DeltaError(
+            f"{folder}: is a model folder, not a delta",
+            hint="Give it as --base, and a run folder as --delta.",
+        )
+    if finals:
+        raise DeltaError(
+            f"{folder}: holds several deltas: {', '.join(p.name for p in finals)}",
+            hint="Give one of the files.",
+        )
+    if files:
+        raise DeltaError(
+            f"{folder}: holds no final delta, only {files[0].name}: the run did not end",
+            hint=f"To use that, give {files[0]}.",
+        )
+    raise DeltaError(
+        f"{folder}: holds no delta (<algo>.ckpt, <algo>.safetensors or a peft adapter)",
+        hint="Give a run folder that finished, a peft adapter's folder, or a delta file.",
+    )
+
+
+def _algo_of(path: Path) -> str | None:
+    try:
+        reader = open_tensors(path)
+    except WeightsError:
+        return None
+    text = reader.metadata.get(MANIFEST_KEY)
+    return parse_manifest(str(path), text).algo if text is not None else None
+
+
+def _read_adapter(folder: Path) -> Delta:
+    config_path = folder / ADAPTER_CONFIG
+    again = "Fetch the adapter again, or save it again with peft."
+    try:
+        config = json.loads(config_path.read_text("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DeltaError(f"{config_path}: is not UTF-8 text (byte {error.start})", hint=again) from error
+    except (ValueError, RecursionError) as error:
+        raise DeltaError(f"{config_path}: is not valid JSON ({error})", hint=again) from error
+    if not isinstance(config, dict):
+        raise DeltaError(f"{config_path}: is not a JSON object", hint=again)
+    weights = folder / ADAPTER_WEIGHTS
+    if not weights.exists():
+        pickled = folder / "adapter_model.bin"
+        if pickled.exists():
+            raise DeltaError(
+                f"{pickled}: is a pickle, which petrun never opens",
+                hint="Save it again with peft: `model.save_pretrained(FOLDER, safe_serialization=True)`.",
+            )
+        raise DeltaError(f"{folder}: lacks {ADAPTER_WEIGHTS}", hint="Fetch the adapter again, with its weights.")
+    return Delta(folder, LazyTensors(open_tensors(weights)), origin="peft", config=config)
+
+
+def check_delta(delta: Delta, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise one DeltaError naming every tensor that is missing, that nothing takes, or that has a wrong
+    shape.
+
+    `expected`: what the net with the delta attached owns, name -> shape.
+    """
+    shapes = delta.shapes
+    missing = sorted(set(expected) - set(shapes))
+    unexpected = sorted(set(shapes) - set(expected))
+    problems = [f"{name} {_text(expected[name])} is missing. {_near(name, unexpected)}".rstrip() for name in missing]
+    takers = missing or list(expected)
+    problems += [f"{n} {_text(shapes[n])} fits nothing. {_near(n, takers)}".rstrip() for n in unexpected]
+    problems += [
+        f"{name} is {_text(shapes[name])}, must be {_text(expected[name])}"
+        for name in sorted(set(expected) & set(shapes))
+        if tuple(shapes[name]) != tuple(expected[name])
+    ]
+    if problems:
+        more = [f"... and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
+        raise DeltaError(
+            "\n  ".join([f"{delta.path}: does not fit this base:", *problems[:_LISTED], *more]),
+            hint="Check that --base is the model the delta was trained on.",
+        )
+
+
+def _near(name: str, candidates: list[str]) -> str:
+    return perhaps(name, candidates)
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "(" + ", ".join(map(str, shape)) + ")"

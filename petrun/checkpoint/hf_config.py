@@ -1,0 +1,94 @@
+"""The files beside a merged model's weights: config.json as it must read now, and the tokenizer's files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from petrun.errors import WeightsError
+from petrun.tensors import atomic_file
+
+CONFIG = "config.json"
+# The class whose names a merged folder uses. Loaded as anything else, transformers would make a part of it
+# anew.
+_ARCHITECTURES = {
+    "bert": "BertForSequenceClassification",
+    "gpt2": "GPT2LMHeadModel",
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+_COMPANIONS = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
+
+def merged_config(
+    raw: Mapping[str, Any], *, classes: int | None = None, labels: Sequence[str] = (), dtype: str | None = None
+) -> dict[str, Any]:
+    """The base's config.json with the architecture of the merged weights.
+
+    classes: classes of the delta's classification head; `labels` names them, else the base's own names
+    where they are as many, else LABEL_0, ... dtype: the floating type of the weights, where it was changed.
+    """
+    config = dict(raw)
+    architecture = _ARCHITECTURES.get(str(raw.get("model_type")))
+    if architecture:
+        config["architectures"] = [architecture]
+    if classes is not None:
+        own = raw.get("id2label")
+        names = list(labels) or _own_labels(own, classes) or [f"LABEL_{i}" for i in range(classes)]
+        config["id2label"] = {str(i): name for i, name in enumerate(names)}
+        config["label2id"] = {name: i for i, name in enumerate(names)}
+        # transformers derives it from id2label and does not store it; older readers of this file look for it.
+        if "num_labels" in raw:
+            config["num_labels"] = classes
+    if dtype is not None:
+        # transformers 4 wrote torch_dtype, 5 writes dtype; each reads both.
+        for key in ("dtype", "torch_dtype"):
+            if key in raw:
+                config[key] = dtype
+        if "dtype" not in raw and "torch_dtype" not in raw:
+            config["torch_dtype"] = dtype
+    return config
+
+
+def _own_labels(own: Any, classes: int) -> list[str]:
+    if not isinstance(own, dict) or set(map(str, own)) != {str(i) for i in range(classes)}:
+        return []
+    named = {str(k): str(v) for k, v in own.items()}
+    return [named[str(i)] for i in range(classes)]
+
+
+def write_companions(folder: Path, config: Mapping[str, Any], source: Path | None) -> None:
+    """Write config.json into `folder`, and copy the tokenizer's and generation's files there from `source`."""
+    with atomic_file(folder / CONFIG) as (out, _):
+        out.write((json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
+    for name in _COMPANIONS if source is not None else ():
+        path = Path(source or "") / name
+        if path.is_file():
+            content = _read(path)
+            with atomic_file(folder / name) as (out, _):
+                out.write(content)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from error

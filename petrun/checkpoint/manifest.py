@@ -1,0 +1,120 @@
+"""What a delta says about itself: the JSON text that its file carries under `petrun_manifest`."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from petrun.errors import DeltaError, did_you_mean
+
+FORMAT = 1
+"""Raised when a reader of the older format would misunderstand a file."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), strict=True)
+
+
+class BaseIdentity(_Part):
+    """Which base the delta was trained on, by content."""
+
+    digest: str
+    """SHA-256 over the base's tensors (LoadedModel.base_digest), independent of path, time and sharding."""
+    name: str = ""
+    """Folder or file name at training time, for people; nothing is decided by it."""
+    fresh: tuple[str, ...] = ()
+    """Parameters the base did not hold; the delta brings those of them that belong to the task."""
+
+
+class TaskInfo(_Part):
+    """What the data was read as, so that no later command has to be told again."""
+
+    name: str
+    """classify, lm or instruct."""
+    labels: tuple[str, ...] = ()
+    """Label names in index order."""
+    num_labels: int | None = None
+    seq_len: int | None = None
+    loss_on: str | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
+    separator: str | None = None
+
+
+class Manifest(_Part):
+    """A delta's description. `owned` and `digest` are filled in by save_delta."""
+
+    format: int = FORMAT
+    algo: str
+    config: dict[str, Any] = Field(default_factory=dict)
+    """The algorithm's settings, as its own config model dumps them."""
+    family: str = ""
+    model_type: str = ""
+    hf_config: dict[str, Any] = Field(default_factory=dict)
+    """The base's config.json; {} for a module:function factory."""
+    base: BaseIdentity
+    task: TaskInfo | None = None
+    template: str | None = None
+    """The prompt template's text."""
+    tokenizer_digest: str | None = None
+    seed: int = 0
+    step: int = 0
+    epoch: float = 0.0
+    metrics: dict[str, float | None] = Field(default_factory=dict)
+    """Values that are not finite are kept as null: JSON has no other word for them."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    owned: tuple[str, ...] = ()
+    """Names of all tensors in the file, sorted."""
+    digest: str = ""
+    """SHA-256 over the tensors: names, types, shapes and bytes."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _finite(cls, value: dict[str, float | None]) -> dict[str, float | None]:
+        return {k: v if v is not None and math.isfinite(v) else None for k, v in value.items()}
+
+    def to_json(self) -> str:
+        text = json.dumps(self.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
+        # The name of a base's folder may be no valid text; a delta must not be lost for that at the end of its training.
+        return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def parse_manifest(place: str, text: str) -> Manifest:
+    """JSON text -> Manifest. Raises DeltaError naming every key that is unknown, missing or of a wrong
+    type.
+    """
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DeltaError(f"{place}: its manifest is not valid JSON ({error})", hint="The file is damaged.") from error
+    if not isinstance(raw, dict):
+        raise DeltaError(f"{place}: its manifest is not a JSON object", hint="The file is damaged.")
+    version = raw.get("format")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise DeltaError(
+            f"{place}: its manifest has no valid format version ({version!r})", hint="The file is damaged."
+        )
+    if version > FORMAT:
+        raise DeltaError(
+            f"{place}: was written by a newer petrun (format {version}, this one reads up to {FORMAT})",
+            hint="Upgrade petrun: pip install -U petrun.",
+        )
+    try:
+        # From JSON text, so that lists become tuples under strict typing.
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        lines = [_problem(item) for item in error.errors(include_url=False)]
+        raise DeltaError(
+            "\n  ".join([f"{place}: its manifest does not read:", *lines]),
+            hint="The file was edited by hand or written by another version of petrun.",
+        ) from error
+
+
+def _problem(item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        known = Manifest.model_fields if len(item["loc"]) == 1 else ()
+        return f"{key}: unknown key. {did_you_mean(key, known)}".rstrip()
+    return f"{key}: {item['msg']}, got {item['input']!r}"

@@ -1,0 +1,348 @@
+"""Fold a delta into its base: a model that needs no delta, written tensor by tensor.
+
+W_merged = update(W), in float32, then rounded to the type the base stores. For LoRA: W + s B A. One tensor
+is in memory at a time; what was written is read back and compared before the output takes its name, and a
+failure leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from petrun.checkpoint.delta import LORA_A, LORA_B, Delta
+from petrun.checkpoint.hf_config import merged_config, write_companions
+from petrun.errors import DeltaError, OutputError, WeightsError, perhaps
+from petrun.models.base import StoredName
+from petrun.models.weights import OPTIMIZER_STATE, Match, Source, match
+from petrun.tensors import (
+    Array,
+    TensorEntry,
+    TensorInfo,
+    TensorReader,
+    atomic_folder,
+    content_digest,
+    write_ckpt,
+    write_safetensors,
+    write_safetensors_folder,
+)
+from petrun.tensors.atomic import refuse_occupied
+
+Update = Callable[[str, Array], Array]
+"""(parameter name, its base value in float32, in the net's layout) -> the merged value; the same object
+where nothing changes.
+"""
+
+FLOATS = ("float32", "float16", "bfloat16", "float64")
+_LARGEST = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38, "float32": 3.4028234663852886e38}
+_HEADS = ("classifier.weight", "score.weight")
+_LISTED = 20
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge wrote."""
+
+    path: Path
+    tensors: int
+    changed: tuple[str, ...]
+    """Parameters that differ from the base's, the delta's own heads among them."""
+    nbytes: int
+    digest: str
+    """SHA-256 over all tensors written: names, types, shapes and bytes."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """One tensor to be written."""
+
+    ours: str
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    source: Source | None
+    """Where the base has it; None: only the delta does."""
+    turn: bool
+    """It is written as the transpose of the parameter."""
+
+
+def merge_to_folder(
+    base: TensorReader,
+    delta: Delta,
+    update: Update,
+    out: Path,
+    *,
+    names: Mapping[str, StoredName],
+    config: Mapping[str, Any],
+    companions: Path | None = None,
+    prefixes: Sequence[str] = ("",),
+    ignored: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    dtype: str | None = None,
+    max_shard_bytes: int = 5_000_000_000,
+) -> Merged:
+    """Write a Hugging Face folder that transformers loads: weights (sharded where large), config.json, the
+    tokenizer's files.
+
+    delta: in the net's names (`convert.to_house`). update: the method's `fold`. names, prefixes, ignored:
+    the family's. config: the base's config.json. companions: the folder whose tokenizer files are copied.
+    labels: class names of the delta's head. dtype: the floating type to write instead of the base's. `out`
+    must not exist or be an empty folder.
+
+    Raises DeltaError: a tensor of the delta fits nothing, has a wrong shape, or the merged values do not
+    fit the type; WeightsError: the base lacks or holds something unexpected; OutputError: `out` is
+    occupied, too small a disk, or writing failed.
+    """
+    refuse_occupied(out)
+    merger = _Merger(base, delta, update, names, prefixes, ignored, dtype, hugging_face=True)
+    _check_room(out, merger.nbytes)
+    classes = merger.classes
+    described = merged_config(config, classes=classes, labels=labels, dtype=dtype)
+    with atomic_folder(out) as folder:
+        # transformers 4 refuses safetensors files that do not say which framework wrote them.
+        digests = write_safetensors_folder(folder, merger.entries(), {"format": "pt"}, max_shard_bytes=max_shard_bytes)
+        merger.check_used()
+        write_companions(folder, described, companions)
+    return merger.report(out, digests)
+
+
+def merge_to_file(
+    base: TensorReader,
+    delta: Delta,
+    update: Update,
+    out: Path,
+    *,
+    names: Mapping[str, StoredName],
+    prefixes: Sequence[str] = ("",),
+    ignored: Sequence[str] = (),
+    dtype: str | None = None,
+) -> Merged:
+    """Write one file: .safetensors in Hugging Face's names and layout, .ckpt in the net's own, for
+    load_checkpoint.
+
+    A base of a user's own cell has no Hugging Face names (`names` is empty): its parameters keep theirs in
+    both formats. An existing file is not replaced. Raises as `merge_to_folder` does.
+    """
+    if out.suffix not in (".ckpt", ".safetensors"):
+        raise OutputError(
+            f"{out}: a merged file ends in .ckpt or .safetensors", hint="A path without an ending makes a folder."
+        )
+    if out.exists():
+        raise OutputError(f"{out}: exists", hint="Choose another --out, or remove it first.")
+    merger = _Merger(base, delta, update, names, prefixes, ignored, dtype, hugging_face=out.suffix == ".safetensors")
+    _check_room(out, merger.nbytes)
+    if out.suffix == ".ckpt":
+        digests = write_ckpt(out, merger.entries(), check=merger.check_used)
+    else:
+        digests = write_safetensors(out, merger.entries(), {"format": "pt"}, check=merger.check_used)
+    return merger.report(out, digests)
+
+
+class _Merger:
+    """The plan of a merge, and its arithmetic one tensor at a time."""
+
+    def __init__(
+        self,
+        base: TensorReader,
+        delta: Delta,
+        update: Update,
+        names: Mapping[str, StoredName],
+        prefixes: Sequence[str],
+        ignored: Sequence[str],
+        dtype: str | None,
+        *,
+        hugging_face: bool,
+    ) -> None:
+        self.base = base
+        self.delta = delta
+        self.update = update
+        self.shapes = delta.shapes
+        self.names = names or _own_names(base, self.shapes)
+        self.matched = match(base, self.names, prefixes, ignored)
+        self.changed: set[str] = set()
+        if dtype is not None and dtype not in FLOATS:
+            raise OutputError(f"{dtype}: not a floating type to write", hint=f"Known: {', '.join(FLOATS)}.")
+        _check_base(base, self.matched, self.names, self.shapes)
+        self.pieces = self._plan(dtype, hugging_face)
+        self._check_fit()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(TensorInfo(piece.shape, piece.dtype).nbytes for piece in self.pieces)
+
+    @property
+    def classes(self) -> int | None:
+        """Classes of the head that the delta brings."""
+        heads = [ours for ours, stored in self.names.items() if stored.name in _HEADS and ours in self.shapes]
+        return self.shapes[heads[0]][0] if heads else None
+
+    def entries(self) -> list[TensorEntry]:
+        return [TensorEntry(p.name, p.shape, p.dtype, partial(self._load, p)) for p in self.pieces]
+
+    def report(self, path: Path, digests: Mapping[str, str]) -> Merged:
+        lines = [(p.name, p.dtype, p.shape, digests[p.name]) for p in self.pieces]
+        return Merged(path, len(self.pieces), tuple(sorted(self.changed)), self.nbytes, content_digest(lines))
+
+    def _plan(self, dtype: str | None, hugging_face: bool) -> list[_Piece]:
+        floats = Counter(
+            info.dtype for s in self.matched.found.values() if (info := self.base.info(s.stored)).dtype in FLOATS
+        )
+        usual = dtype or (floats.most_common(1)[0][0] if floats else "float32")
+        pieces = []
+        for ours, stored in self.names.items():
+            source = self.matched.found.get(ours)
+            shape = self.shapes[ours] if ours in self.shapes else self._parameter_shape(source) if source else ()
+            own = self.base.info(source.stored).dtype if source else usual
+            turn = stored.transpose and hugging_face
+            written = (dtype or own) if own in FLOATS else own
+            outer = tuple(reversed(shape)) if turn else tuple(shape)
+            pieces.append(_Piece(ours, stored.name if hugging_face else ours, outer, written, source, turn))
+            if hugging_face:
+                held = [s.stored for s in (source, *self.matched.repeats.get(ours, [])) if s is not None]
+                pieces += [_Piece(ours, again, outer, written, source, turn) for again in held if again in stored.also]
+        return pieces
+
+    def _parameter_shape(self, source: Source) -> tuple[int, ...]:
+        shape = self.base.info(source.stored).shape
+        return tuple(reversed(shape)) if source.turn else shape
+
+    def _check_fit(self) -> None:
+        """Every tensor of the delta must be a parameter, or belong to a layer, of the base's shape."""
+        problems = []
+        for name, shape in self.shapes.items():
+            leaf = name.rpartition(".")[2]
+            if name in self.names:
+                problems += self._misfit(name, shape)
+                continue
+            owner = self._owner(name)
+            source = self.matched.found.get(owner)
+            if source is None:
+                problems.append(f"{name} fits nothing. {perhaps(owner, self.names)}".rstrip())
+                continue
+            rows, columns = (*self._parameter_shape(source), 0, 0)[:2]
+            if leaf == LORA_A and (len(shape) != 2 or shape[1] != columns):
+                problems.append(f"{name} is {list(shape)}, its layer has {columns} inputs")
+            if leaf == LORA_B and (len(shape) != 2 or shape[0] != rows):
+                problems.append(f"{name} is {list(shape)}, its layer has {rows} outputs")
+        if problems:
+            more = [f"... and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
+            raise DeltaError(
+                "\n  ".join([f"{self.delta.path}: does not fit {self.base.path}:", *problems[:_LISTED], *more]),
+                hint="Check that --base is the model the delta was trained on.",
+            )
+
+    def _misfit(self, name: str, shape: tuple[int, ...]) -> list[str]:
+        source = self.matched.found.get(name)
+        # Only a task head may differ from the base's: another number of classes.
+        if source is None or self.names[name].optional or self._parameter_shape(source) == tuple(shape):
+            return []
+        return [f"{name} is {list(shape)}, the base's is {list(self._parameter_shape(source))}"]
+
+    def _owner(self, name: str) -> str:
+        """The weight that a delta's tensor belongs to: layers.0.attn.q.mindpet_delta_lora_a ->
+        layers.0.attn.q.weight.
+        """
+        path = f".{name}".partition(".mindpet_delta_")[0]
+        return f"{path}.weight".removeprefix(".")
+
+    def _load(self, piece: _Piece) -> Array:
+        if piece.ours in self.shapes:
+            # The delta's own value takes the base's place; a low-rank part may come on top of it.
+            values = self.delta.tensors[piece.ours]
+            self.changed.add(piece.ours)
+        else:
+            assert piece.source is not None
+            stored = self.base.read(piece.source.stored)
+            values = stored.T if piece.source.turn else stored
+        if values.dtype.kind == "f":
+            values = self._updated(piece.ours, values)
+            self._check_range(piece, values)
+        return np.ascontiguousarray(values.T) if piece.turn else values
+
+    def _updated(self, ours: str, values: Array) -> Array:
+        given = np.ascontiguousarray(values, np.float32)
+        merged = self.update(ours, given)
+        if merged is given:
+            return values
+        if merged.shape != given.shape:
+            raise DeltaError(f"{self.delta.path}: changes the shape of {ours} from {given.shape} to {merged.shape}")
+        self.changed.add(ours)
+        return merged
+
+    def _check_range(self, piece: _Piece, values: Array) -> None:
+        if not np.isfinite(values).all():
+            raise DeltaError(
+                f"{piece.name}: the merged tensor holds NaN or infinity",
+                hint="Check the base and the delta with `petrun inspect`.",
+            )
+        largest = float(np.abs(values).max(initial=0.0))
+        if largest > _LARGEST.get(piece.dtype, np.inf):
+            raise DeltaError(
+                f"{piece.name}: holds {largest:.6g}, which {piece.dtype} cannot", hint="Merge into float32 or bfloat16."
+            )
+
+    def check_used(self) -> None:
+        """Raises DeltaError where a tensor of the delta has changed nothing."""
+        unused = sorted(n for n in self.shapes if n not in self.names and self._owner(n) not in self.changed)
+        if unused:
+            raise DeltaError(
+                f"{self.delta.path}: {len(unused)} tensors were not used by the merge, the first is {unused[0]}",
+                hint="The delta's settings (targets, algorithm) and its tensors do not agree.",
+            )
+
+
+def _own_names(base: TensorReader, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, StoredName]:
+    """A user's own cell: every parameter under its own name. What optimizers save beside the weights is
+    left out.
+    """
+    kept = [n for n in base.names if not any(fnmatchcase(n, pattern) for pattern in OPTIMIZER_STATE)]
+    return {name: StoredName(name) for name in kept}
+
+
+def _check_base(base: TensorReader, matched: Match, names: Mapping[str, StoredName], brought: Iterable[str]) -> None:
+    brought = set(brought)
+    problems = list(matched.problems)
+    problems += [
+        f"{name} belongs to no parameter. {perhaps(name, (s.name for s in names.values()))}".rstrip()
+        for name in matched.unknown
+    ]
+    for ours, stored in names.items():
+        if ours in matched.found or ours in brought:
+            continue
+        where = "neither here nor in the delta" if stored.optional else "missing"
+        problems.append(f"{stored.name} is {where}")
+    if problems:
+        more = [f"... and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
+        raise WeightsError(
+            "\n  ".join([f"{base.path}: cannot be merged:", *problems[:_LISTED], *more]),
+            hint="Check that config.json and the weights are of the same model.",
+        )
+
+
+def _spell(size: int) -> str:
+    """1234567 -> "1.2 MB"."""
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size} bytes"
+
+
+def _check_room(out: Path, needed: int) -> None:
+    """Raises OutputError where the disk has no room for what will be written, before hours of work."""
+    place = next((p for p in out.absolute().parents if p.is_dir()), None)
+    if place is None:
+        return
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise OutputError(
+            f"{out}: needs {_spell(needed)}, its disk has {_spell(free)} free",
+            hint="Free some space, or choose a folder on another disk.",
+        )

@@ -1,0 +1,136 @@
+"""The Typer root: collects the commands, and turns a PetrunError into a message and an exit code."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import tempfile
+import types
+from typing import Annotated
+
+import typer
+
+from petrun import __version__
+from petrun.cli import evaluate, inspect, merge, predict, recipes, train
+from petrun.errors import PetrunError
+
+app = typer.Typer(
+    name="petrun",
+    help="Parameter-efficient fine-tuning on MindSpore: train a small delta on a frozen base, then evaluate, merge or predict with both.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with `petrun train --algo lora --rank 8`: it needs no files. `petrun recipes ls` shows complete examples.",
+)
+app.command("train", rich_help_panel="Commands")(train.train)
+app.command("eval", rich_help_panel="Commands")(evaluate.evaluate)
+app.command("merge", rich_help_panel="Commands")(merge.merge)
+app.command("predict", rich_help_panel="Commands")(predict.predict)
+app.command("inspect", rich_help_panel="Commands")(inspect.inspect)
+app.add_typer(recipes.app, name="recipes", rich_help_panel="Commands")
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        typer.echo(f"petrun {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error. May stand anywhere on the line.")
+    ] = False,
+) -> None:
+    pass
+
+
+class _Stopped(BaseException):
+    """Ctrl-C, or a scheduler's SIGTERM. Not KeyboardInterrupt, which the command line's library catches itself."""
+
+
+def _stop(number: int, frame: types.FrameType | None) -> None:
+    if any(_is_importing(module) for name, module in list(sys.modules.items()) if name.startswith("petrun.")):
+        # MindSpore's import does not survive an exception (it aborts the process); nothing has been written yet.
+        os.write(2, b"interrupted\n")
+        os._exit(128 + signal.SIGINT)
+    raise _Stopped
+
+
+def _is_importing(module: types.ModuleType) -> bool:
+    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
+
+
+def _show(message: str, hint: str = "") -> None:
+    typer.secho("error: ", fg=typer.colors.RED, bold=True, nl=False, err=True)
+    typer.echo(message, err=True)
+    if hint:
+        typer.echo(hint, err=True)
+
+
+def _unexpected(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+    """For what no room foresaw: one line that a user can report, instead of a traceback."""
+    typer.secho("internal error: ", fg=typer.colors.RED, bold=True, nl=False, err=True)
+    first = (str(error).strip().splitlines() or [""])[0]
+    typer.echo(f"{kind.__name__}: {first}", err=True)
+    typer.echo("This is a fault of petrun. Run again with --debug for the traceback.", err=True)
+
+
+def main() -> None:
+    """Entry point of the `petrun` program."""
+    debug = "--debug" in sys.argv[1:]
+    # What MindSpore logs by itself is for its developers: an error that matters to a user is raised as well.
+    os.environ.setdefault("GLOG_v", "3" if debug else "4")
+    # Where it dumps a graph that does not compile; by default into the current folder.
+    os.environ.setdefault("MS_OM_PATH", os.path.join(tempfile.gettempdir(), f"petrun-{os.getuid()}"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What the terminal cannot show must not end a run.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    # Both: while a graph runs, MindSpore turns Ctrl-C into SIGTERM, so that the two cannot be told apart.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        _run([a for a in sys.argv[1:] if a != "--debug"])
+    except BrokenPipeError:
+        # The reader of our output went away (`petrun ... | head`): end as programs do then, and flush stdout into nothing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(128 + signal.SIGPIPE)
+    except _Stopped:
+        typer.echo("interrupted", err=True)
+        sys.exit(128 + signal.SIGINT)
+    except PetrunError as error:
+        if debug:
+            raise
+        _show(error.message, error.hint)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        if debug:
+            raise
+        _show(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        sys.exit(1)
+    except MemoryError:
+        if debug:
+            raise
+        _show("there is not enough memory", "Try a smaller --batch-size or --seq-len.")
+        sys.exit(1)
+    finally:
+        # For what passes through here. Not before: MindSpore sets a hook of its own when it is imported.
+        if not debug:
+            sys.excepthook = _unexpected
+
+
+def _run(arguments: list[str]) -> None:
+    """Run a command; what it printed is flushed while an error can still be told."""
+    try:
+        app(args=arguments, prog_name="petrun")
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):
+            raise end.__context__ from None
+        raise
+    finally:
+        sys.stdout.flush()

@@ -1,0 +1,59 @@
+"""`petrun eval`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from petrun.cli import options
+from petrun.cli.options import DATA, RUN, Text, Whole, given, option, split_list
+
+
+def evaluate(
+    base: options.Base = None,
+    delta: options.Delta = None,
+    model: options.Model = None,
+    alpha: options.Alpha = None,
+    data: Annotated[
+        Text, option("--data", "Evaluation file, or several, comma-separated. None: the embedded task's.", DATA)
+    ] = None,
+    task: options.Task = None,
+    seq_len: options.SeqLen = None,
+    metrics: Annotated[
+        Text,
+        option(
+            "--metrics",
+            "Comma-separated: accuracy, f1_macro, matthews, loss, perplexity, token_accuracy, exact_match, bleu, rouge1, rouge2, "
+            "rougeL, or all. Default: those that need no generation.",
+            RUN,
+        ),
+    ] = None,
+    max_new_tokens: Annotated[
+        Whole, option("--max-new-tokens", "Longest generated answer in tokens. Default 128.", RUN)
+    ] = None,
+    batch_size: options.BatchSize = None,
+    out: Annotated[Text, option("--out", "Write the numbers to this JSON file.", RUN)] = None,
+    device: options.Device = None,
+    settings: options.Set = None,
+) -> None:
+    """Score base and delta side by side on a file of examples.
+
+    Needs no more than the base and the delta: the delta knows its algorithm, task, labels and template, and refuses another base.
+
+        petrun eval --base ./bert --delta runs/lora-1 --data dev.tsv
+    """
+    flags = given(
+        {
+            "model.base": ("--base", base),
+            "model.family": ("--model", model),
+            "data.path": ("--data", split_list(data)),
+            "data.task": ("--task", task),
+            "data.seq_len": ("--seq-len", seq_len),
+            "eval.metrics": ("--metrics", split_list(metrics)),
+            "eval.max_new_tokens": ("--max-new-tokens", max_new_tokens),
+            "eval.batch_size": ("--batch-size", batch_size),
+            "device": ("--device", device),
+        }
+    )
+    from petrun.runs.evaluate import run
+
+    run(flags, settings or [], delta=delta, alpha=alpha, out=out)

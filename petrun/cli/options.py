@@ -1,0 +1,125 @@
+"""Options that several commands share, spelt once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Optional, get_args, get_origin
+
+import typer
+
+Text = Optional[str]  # noqa: UP045 (typer reads the annotation at run time)
+Whole = Optional[int]  # noqa: UP045
+Number = Optional[float]  # noqa: UP045
+Flag = Optional[bool]  # noqa: UP045
+Texts = Optional[list[str]]  # noqa: UP045
+
+
+def option(name: str, text: str, panel: str | None = None, **more: Any) -> Any:
+    """A typer.Option without a shown default: the help text states it, because None means "not given"."""
+    return typer.Option(name, help=text, rich_help_panel=panel, show_default=False, **more)
+
+
+Completer = Callable[[str], list[str]]
+"""What was typed so far -> what it may become. Called by the shell, so it must not import MindSpore."""
+
+ALGORITHMS = ("full", "lora")
+"""Names of petrun.delta.METHODS, which cannot be asked without MindSpore."""
+
+
+def complete_algorithm(incomplete: str) -> list[str]:
+    return [name for name in ALGORITHMS if name.startswith(incomplete)]
+
+
+def complete_recipe(incomplete: str) -> list[str]:
+    from petrun.config.load import recipe_names
+
+    return [name for name in recipe_names() if name.startswith(incomplete)]
+
+
+def complete_key(key: str) -> Completer:
+    """Completes the values that the schema allows for a key such as `optim.schedule`."""
+
+    def complete(incomplete: str) -> list[str]:
+        from petrun.config.schema import RunConfig
+
+        section, _, leaf = key.rpartition(".")
+        fields = RunConfig.model_fields
+        if section:
+            fields = getattr(fields[section].annotation, "model_fields")  # noqa: B009 (a class, for the type checker Any)
+        return [value for value in _literals(fields[leaf].annotation) if value.startswith(incomplete)]
+
+    return complete
+
+
+def _literals(annotation: Any) -> list[str]:
+    """The strings of a Literal, or of the Literals in a union."""
+    if get_origin(annotation) is Literal:
+        return [str(value) for value in get_args(annotation)]
+    return [value for part in get_args(annotation) for value in _literals(part)]
+
+
+MODEL = "Model"
+DATA = "Data"
+RUN = "Run"
+
+Base = Annotated[
+    Text,
+    option(
+        "--base",
+        "Pretrained base: a Hugging Face folder, or a .safetensors or .ckpt file with config.json beside it. "
+        "None: the small base that petrun ships.",
+        MODEL,
+    ),
+]
+Model = Annotated[
+    Text,
+    option(
+        "--model",
+        "bert, gpt2 or llama (also mistral, qwen2, qwen3) where config.json does not say, or your own factory: "
+        "module:function or file.py:function.",
+        MODEL,
+    ),
+]
+Delta = Annotated[
+    Text,
+    option("--delta", "Delta: a petrun file or run folder, a peft adapter folder, or a MindPet checkpoint.", MODEL),
+]
+Alpha = Annotated[
+    Number, option("--alpha", "LoRA alpha of a delta whose file does not say it (MindPet checkpoints).", MODEL)
+]
+Task = Annotated[
+    Text,
+    option(
+        "--task",
+        "classify, lm or instruct. Default: from the delta, else from the columns.",
+        DATA,
+        autocompletion=complete_key("data.task"),
+    ),
+]
+SeqLen = Annotated[Whole, option("--seq-len", "Longest row in tokens; longer ones are cut and counted.", DATA)]
+BatchSize = Annotated[Whole, option("--batch-size", "Rows per batch. Default 16.", RUN)]
+Device = Annotated[
+    Text,
+    option(
+        "--device",
+        "cpu or ascend. Default: ascend where a card is found, else cpu.",
+        RUN,
+        autocompletion=complete_key("device"),
+    ),
+]
+Set = Annotated[
+    Texts,
+    option(
+        "--set", "Set any key, over recipe and flags: --set optim.beta2=0.95. Repeatable.", RUN, metavar="KEY=VALUE"
+    ),
+]
+
+
+def given(pairs: dict[str, tuple[str, Any]]) -> dict[str, tuple[str, Any]]:
+    """Only the flags that were typed."""
+    return {key: (flag, value) for key, (flag, value) in pairs.items() if value is not None}
+
+
+def split_list(text: str | None) -> list[str] | None:
+    """`a,b` -> [a, b]."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]

@@ -1,0 +1,175 @@
+"""`petrun train`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from petrun.cli import options
+from petrun.cli.options import DATA, RUN, Flag, Number, Text, Whole, given, option, split_list
+
+DELTA = "Delta"
+OPTIM = "Optimisation"
+
+
+def train(
+    recipe: Annotated[
+        Text,
+        typer.Argument(
+            help="A recipe: a YAML file, or the name of a shipped one (`petrun recipes ls`).",
+            show_default=False,
+            autocompletion=options.complete_recipe,
+        ),
+    ] = None,
+    algo: Annotated[
+        Text,
+        option(
+            "--algo", "Delta algorithm: lora or full. Default lora.", DELTA, autocompletion=options.complete_algorithm
+        ),
+    ] = None,
+    rank: Annotated[Whole, option("--rank", "LoRA rank. Default 8.", DELTA)] = None,
+    alpha: Annotated[
+        Number, option("--alpha", "LoRA scale: the update is multiplied by alpha / rank. Default 16.", DELTA)
+    ] = None,
+    dropout: Annotated[Number, option("--dropout", "Dropout on LoRA's input while training. Default 0.", DELTA)] = None,
+    target: Annotated[
+        Text,
+        option(
+            "--target",
+            "Layers to adapt, comma-separated: roles (q,v), Hugging Face names (query,value), globs over full paths "
+            "('layers.*.attn.*'), or all-linear. Default: the family's (bert and llama q,v; gpt2 qkv).",
+            DELTA,
+        ),
+    ] = None,
+    exclude: Annotated[
+        Text, option("--exclude", "Layers to take away from --target, in the same terms.", DELTA)
+    ] = None,
+    init_delta: Annotated[
+        Text,
+        option(
+            "--init-delta",
+            "Start from this delta (petrun file, run folder or peft folder): its method, settings, targets and heads hold.",
+            DELTA,
+        ),
+    ] = None,
+    base: options.Base = None,
+    model: options.Model = None,
+    data: Annotated[
+        Text, option("--data", "Training file, or several, comma-separated. None: the task that petrun ships.", DATA)
+    ] = None,
+    eval_data: Annotated[Text, option("--eval-data", "Evaluation file, or several.", DATA)] = None,
+    eval_split: Annotated[
+        Number, option("--eval-split", "Hold out this share of the training rows for evaluation.", DATA)
+    ] = None,
+    task: Annotated[
+        Text,
+        option(
+            "--task",
+            "classify, lm or instruct. Default: from the columns.",
+            DATA,
+            autocompletion=options.complete_key("data.task"),
+        ),
+    ] = None,
+    template: Annotated[
+        Text,
+        option(
+            "--template",
+            "How a row becomes a prompt, for bases without a chat template: plain, alpaca, chatml, or a jinja2 file.",
+            DATA,
+        ),
+    ] = None,
+    seq_len: Annotated[
+        Whole, option("--seq-len", "Longest row in tokens; longer ones are cut and counted. Default 512.", DATA)
+    ] = None,
+    pack: Annotated[
+        Flag, option("--pack/--no-pack", "Fill sequences with several rows, without cross-talk. Default no.", DATA)
+    ] = None,
+    no_shuffle: Annotated[bool, option("--no-shuffle", "Batch k is rows k*B to k*B+B-1 of the file.", DATA)] = False,
+    epochs: Annotated[Number, option("--epochs", "Passes over the data. Default 3.", OPTIM)] = None,
+    steps: Annotated[Whole, option("--steps", "Optimizer steps, instead of --epochs.", OPTIM)] = None,
+    batch_size: Annotated[Whole, option("--batch-size", "Rows per micro-batch. Default 16.", OPTIM)] = None,
+    accumulate: Annotated[
+        Whole, option("--accumulate", "Micro-batches per optimizer step; exact per token. Default 1.", OPTIM)
+    ] = None,
+    lr: Annotated[
+        Number, option("--lr", "Peak learning rate. Default: the algorithm's (lora 1e-3, full 1e-4).", OPTIM)
+    ] = None,
+    schedule: Annotated[
+        Text,
+        option(
+            "--schedule",
+            "constant, linear or cosine. Default cosine.",
+            OPTIM,
+            autocompletion=options.complete_key("optim.schedule"),
+        ),
+    ] = None,
+    warmup: Annotated[
+        Number,
+        option("--warmup", "Warm-up: a share of all steps below 1, else steps. Default 0.06 (constant: 0).", OPTIM),
+    ] = None,
+    weight_decay: Annotated[
+        Number, option("--weight-decay", "Decoupled weight decay, not on biases and norms. Default 0.01.", OPTIM)
+    ] = None,
+    clip: Annotated[Number, option("--clip", "Largest global gradient norm; 0 is off. Default 1.", OPTIM)] = None,
+    out: Annotated[Text, option("--out", "Run folder. Default runs/<algo>-N, the next free number.", RUN)] = None,
+    fmt: Annotated[
+        Text,
+        option(
+            "--format",
+            "Delta file: ckpt (MindSpore) or safetensors. Default ckpt.",
+            RUN,
+            autocompletion=options.complete_key("out.format"),
+        ),
+    ] = None,
+    seed: Annotated[Whole, option("--seed", "Seed of initialisation, order and dropout. Default 0.", RUN)] = None,
+    device: options.Device = None,
+    settings: options.Set = None,
+    dry_run: Annotated[
+        bool, option("--dry-run", "Print the plan and the first rows with their loss mask, then stop.", RUN)
+    ] = False,
+) -> None:
+    """Fine-tune a base with a delta algorithm and save only what was trained.
+
+    With nothing but --algo, the embedded base is tuned on the embedded task. An example with your own files:
+
+        petrun train --algo lora --rank 8 --base ./bert --data train.tsv --eval-data dev.tsv
+    """
+    flags: dict[str, tuple[str, Any]] = given(
+        {
+            "algo": ("--algo", algo),
+            "delta.rank": ("--rank", rank),
+            "delta.alpha": ("--alpha", alpha),
+            "delta.dropout": ("--dropout", dropout),
+            "delta.target": ("--target", split_list(target)),
+            "delta.exclude": ("--exclude", split_list(exclude)),
+            "init_delta": ("--init-delta", init_delta),
+            "model.base": ("--base", base),
+            "model.family": ("--model", model),
+            "data.path": ("--data", split_list(data)),
+            "data.eval_path": ("--eval-data", split_list(eval_data)),
+            "data.eval_split": ("--eval-split", eval_split),
+            "data.task": ("--task", task),
+            "data.template": ("--template", template),
+            "data.seq_len": ("--seq-len", seq_len),
+            "data.pack": ("--pack", pack),
+            "data.shuffle": ("--no-shuffle", False if no_shuffle else None),
+            "train.epochs": ("--epochs", epochs),
+            "train.steps": ("--steps", steps),
+            "train.batch_size": ("--batch-size", batch_size),
+            "train.accumulate": ("--accumulate", accumulate),
+            "train.seed": ("--seed", seed),
+            "optim.lr": ("--lr", lr),
+            "optim.schedule": ("--schedule", schedule),
+            "optim.warmup": ("--warmup", warmup),
+            "optim.weight_decay": ("--weight-decay", weight_decay),
+            "optim.clip": ("--clip", clip),
+            "out.dir": ("--out", out),
+            "out.format": ("--format", fmt),
+            "device": ("--device", device),
+        }
+    )
+    # Imported here so that --help does not wait for MindSpore.
+    from petrun.runs.train import run
+
+    run(recipe, flags, settings or [], dry_run=dry_run)

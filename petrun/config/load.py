@@ -1,0 +1,321 @@
+"""Recipe + flags + KEY=VALUE -> RunConfig, with the origin of every value. The only reader of recipes and of the environment.
+
+Precedence, last wins: default, embedded recipe, recipe, flag, --set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from petrun.config.schema import RunConfig, Section
+from petrun.errors import ConfigError, did_you_mean
+
+_NOT_SETTINGS = ("origins", "petrun_version", "description")
+_SHOW = "`petrun recipes show NAME` prints a complete one."
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A run's configuration, and for every dotted key that is not at its default, where the value came from."""
+
+    config: RunConfig
+    origins: dict[str, str] = field(default_factory=dict)
+
+    def given(self, key: str) -> bool:
+        """True when the user set the key: in a recipe, by a flag, or by --set."""
+        return key in self.origins and not self.origins[key].startswith(("default", "embedded", "inferred"))
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without Python tags that refuses a key written twice."""
+
+
+def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if isinstance(key, list | dict):
+            raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def cache_folder() -> Path:
+    """petrun's folder under the user's cache: tokenised rows, compiled kernels."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "petrun"
+
+
+def recipes_folder() -> Path:
+    """Where the shipped recipes lie: inside an installed package, or beside it in a source tree."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "recipes"
+    return installed if installed.is_dir() else package.parent / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """`family/name` of every shipped recipe, sorted."""
+    root = recipes_folder()
+    return sorted(str(p.relative_to(root).with_suffix("")) for p in root.glob("*/*.yaml"))
+
+
+def find_recipe(name: str) -> Path:
+    """A path to a YAML file, or the name of a shipped recipe (`bert/sst2-lora`)."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = recipes_folder() / f"{name.removesuffix('.yaml')}.yaml"
+    if shipped.is_file() and shipped.resolve().is_relative_to(recipes_folder().resolve()):
+        return shipped
+    if path.is_dir():
+        raise ConfigError(f"{name} is a folder, not a recipe", hint="Give the YAML file in it.")
+    raise ConfigError(
+        f"no recipe {name}: neither a file nor a shipped recipe. {did_you_mean(name, recipe_names())}".rstrip(),
+        hint="`petrun recipes ls` lists them.",
+    )
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """A YAML recipe as {dotted key: value}. Raises ConfigError naming file and line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = yaml.load(text, Loader=_StrictLoader)
+    except OSError as error:
+        raise ConfigError(f"cannot read recipe {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"recipe {path} is not UTF-8 text (byte {error.start})", hint="A recipe is a YAML file, saved as UTF-8."
+        ) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or "it is not valid YAML"
+        raise ConfigError(f"recipe {where}: {problem}") from error
+    if content is None:
+        raise ConfigError(f"recipe {path} is empty", hint=_SHOW)
+    if not isinstance(content, dict):
+        raise ConfigError(f"recipe {path} must be a mapping of sections, not a {type(content).__name__}", hint=_SHOW)
+    flat = _flatten({k: v for k, v in content.items() if k not in _NOT_SETTINGS}, str(path))
+    return {key: value for key, value in flat.items() if value is not None}
+
+
+def _flatten(tree: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    """One level of sections; deeper mappings are values (delta.rank_pattern)."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if not isinstance(name, str):
+            raise ConfigError(f"{where}: key {name!r} must be a word")
+        if isinstance(value, Mapping) and "." not in name:
+            for key, inner in value.items():
+                flat[f"{name}.{key}"] = inner
+        else:
+            flat[name] = value
+    return flat
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """`section.key=VALUE`, VALUE in YAML ([a, b] for lists); what is not YAML is the plain string."""
+    key, sign, value = text.partition("=")
+    key = key.strip()
+    if not sign or not key:
+        raise ConfigError(f"--set {text} is not of the form KEY=VALUE", hint="Example: --set optim.beta2=0.95")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return key, value
+    if isinstance(parsed, str):
+        # Unquoted text is taken as typed: YAML would strip it.
+        return key, parsed if value[:1] in "'\"" else value
+    return key, parsed
+
+
+def load_run_config(
+    recipe: str | None,
+    flags: Mapping[str, tuple[str, Any]],
+    sets: Sequence[str] = (),
+    embedded: Path | None = None,
+) -> Resolved:
+    """Merge all sources and validate. `flags`: dotted key -> (flag as typed, value).
+
+    `embedded`: recipe of the embedded task, under everything else. Raises ConfigError with every problem found.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    mappings = _mapping_keys()
+
+    def put(source: Mapping[str, Any], origin: str) -> None:
+        for key, value in source.items():
+            whole = next((m for m in mappings if key.startswith(f"{m}.")), None)
+            if whole is not None:
+                # data.columns.text=NAME sets one entry of the mapping and keeps the others.
+                before = values.get(whole)
+                value = {**(before if isinstance(before, dict) else {}), key.removeprefix(f"{whole}."): value}
+            values[whole or key] = value
+            origins[whole or key] = origin
+
+    assigned = [parse_assignment(text) for text in sets]
+    if recipe is not None:
+        path = find_recipe(recipe)
+        content = read_recipe(path)
+        asked = dict(assigned).get("algo", flags["algo"][1] if "algo" in flags else None)
+        if asked not in (None, content.get("algo", "lora")):
+            # Another algorithm than the recipe's: the recipe's delta settings are not its.
+            content = {key: value for key, value in content.items() if not key.startswith("delta.")}
+        put(content, f"recipe {path}")
+    for key, (flag, value) in flags.items():
+        put({key: value}, flag)
+    for key, value in assigned:
+        put({key: value}, f"--set {key}")
+    if embedded is not None and not any(k in values for k in ("model.base", "model.family", "data.path")):
+        algo = values.get("algo", "lora")
+        for key, value in read_recipe(embedded).items():
+            # The recipe's delta settings are LoRA's; another algorithm keeps its own defaults.
+            if key not in values and not (key.startswith("delta.") and algo != "lora"):
+                put({key: value}, "embedded recipe")
+    return Resolved(validate(values, origins), origins)
+
+
+def validate(values: Mapping[str, Any], origins: Mapping[str, str]) -> RunConfig:
+    """Dotted values -> RunConfig, every problem named as the user typed it."""
+    from petrun.delta import METHODS
+
+    algo = values.get("algo", "lora")
+    if not isinstance(algo, str) or algo not in METHODS:
+        raise ConfigError(f"{_label('algo', origins)}: unknown algorithm {algo!r}. {did_you_mean(str(algo), METHODS)}")
+    method = METHODS[algo].config
+    known = known_keys(method)
+    tree: dict[str, Any] = {"delta": {}}
+    problems = []
+    for key, value in values.items():
+        if key not in known:
+            extra = f" for --algo {algo}" if key.startswith("delta.") else ""
+            problems.append(f"{origins.get(key, 'settings')}: unknown key {key}{extra}. {did_you_mean(key, known)}")
+            continue
+        section, _, leaf = key.partition(".")
+        if leaf:
+            tree.setdefault(section, {})[leaf] = value
+        else:
+            tree[section] = value
+    if problems:
+        raise ConfigError("\n".join(problems))
+    try:
+        delta = method.model_validate(tree.pop("delta"))
+    except ValidationError as error:
+        problems += _explain(error, origins, "delta.")
+    try:
+        config = RunConfig.model_validate({**tree, "delta": method()})
+    except ValidationError as error:
+        problems += _explain(error, origins)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return config.model_copy(update={"delta": delta})
+
+
+def known_keys(method: type[BaseModel]) -> list[str]:
+    """Every dotted key a run accepts with this algorithm."""
+    keys = []
+    for name, info in RunConfig.model_fields.items():
+        kind = info.annotation
+        if name == "delta":
+            keys += [f"delta.{leaf}" for leaf in method.model_fields]
+        elif isinstance(kind, type) and issubclass(kind, Section):
+            keys += [f"{name}.{leaf}" for leaf in kind.model_fields]
+        else:
+            keys.append(name)
+    return keys
+
+
+def _mapping_keys() -> list[str]:
+    """Keys whose value is a mapping, of every algorithm: `data.columns`, `model.kwargs`, `delta.rank_pattern`."""
+    from petrun.delta import METHODS
+
+    models: list[tuple[str, type[BaseModel]]] = [("delta", method.config) for method in METHODS.values()]
+    for name, info in RunConfig.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
+            models.append((name, info.annotation))
+    return sorted(
+        {
+            f"{name}.{leaf}"
+            for name, kind in models
+            for leaf, info in kind.model_fields.items()
+            if get_origin(info.annotation) is dict
+        }
+    )
+
+
+def _label(key: str, origins: Mapping[str, str]) -> str:
+    origin = origins.get(key, "")
+    if not origin:
+        return key
+    return origin if origin.startswith("--") else f"{origin}, {key}"
+
+
+def _explain(error: ValidationError, origins: Mapping[str, str], prefix: str = "") -> list[str]:
+    lines = []
+    for item in error.errors():
+        # Only the first parts name a key; what follows is a position inside a list or a union's branch.
+        depth = 1 if prefix or not _is_section(item["loc"]) else 2
+        key = prefix + ".".join(str(part) for part in item["loc"][:depth])
+        given = item["input"]
+        text = _phrase(item)
+        expected = str(item.get("ctx", {}).get("expected", ""))
+        near = (
+            did_you_mean(str(given), [e.strip("' ") for e in expected.replace(" or ", ",").split(",")])
+            if expected
+            else ""
+        )
+        shown = repr(given) if len(repr(given)) <= 60 else f"{repr(given)[:57]}..."
+        lines.append(f"{_label(key, origins)}: {shown} is not valid: {text}. {near}".strip())
+    return lines
+
+
+_PHRASES = {
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be above {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be below {lt}",
+    "finite_number": "must be a finite number",
+    "string_type": "must be text",
+    "tuple_type": "must be a list, such as [a, b]",
+    "dict_type": "must be a mapping, such as {{a: b}}",
+}
+
+
+def _phrase(item: Any) -> str:
+    """What a pydantic error asks for, in a user's words."""
+    kind = str(item["type"])
+    if kind.startswith(("int_", "float_", "bool_")):
+        what = {"int": "a whole number", "float": "a number", "bool": "true or false"}[kind.partition("_")[0]]
+        return f"must be {what}"
+    if kind in _PHRASES:
+        return _PHRASES[kind].format(**item.get("ctx", {}))
+    text = str(item["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
+    return text[:1].lower() + text[1:]
+
+
+def _is_section(loc: tuple[int | str, ...]) -> bool:
+    info = RunConfig.model_fields.get(str(loc[0])) if loc else None
+    return bool(info and isinstance(info.annotation, type) and issubclass(info.annotation, Section))
+
+
+def dump_run(resolved: Resolved, version: str) -> str:
+    """run.yaml: every value, then where it came from. The file is itself a recipe."""
+    values = resolved.config.model_dump(mode="json", exclude_none=False)
+    origins = {}
+    for section, content in values.items():
+        for key in [f"{section}.{leaf}" for leaf in content] if isinstance(content, dict) else [section]:
+            origins[key] = resolved.origins.get(key, "default")
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    text += yaml.safe_dump({"origins": origins, "petrun_version": version}, sort_keys=False, allow_unicode=True)
+    return text

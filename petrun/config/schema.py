@@ -1,0 +1,135 @@
+"""What a run may be told: every key, its type, its default and its meaning. Nothing else sets a default.
+
+Keys are spelt `section.key` on the command line (`--set optim.beta2=0.95`). A delta algorithm's own keys (`delta.*`) and their
+defaults stand in that algorithm's file, petrun/delta/<algo>.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
+
+Task = Literal["classify", "lm", "instruct"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+def _as_many(value: Any) -> Any:
+    """One value stands for a list of one."""
+    return (value,) if isinstance(value, str | int | float) else value
+
+
+class ModelConfig(Section):
+    base: str | None = Field(
+        None, description="Hugging Face folder, .safetensors or .ckpt file of the base; none: the embedded base"
+    )
+    family: str | None = Field(
+        None, description="bert, gpt2 or llama (default: from config.json), or module:function / file.py:function"
+    )
+    config: str | None = Field(None, description="config.json, when it does not lie beside the base's file")
+    kwargs: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for a module:function factory")
+    dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
+        None, description="compute dtype of the frozen base; default float32 on cpu, bfloat16 on ascend"
+    )
+    fresh_head: bool = Field(False, description="classification: replace the base's own head by a new one")
+
+
+class DataConfig(Section):
+    path: tuple[str, ...] = Field((), description="training file or files; none: the embedded task")
+    eval_path: tuple[str, ...] = Field((), description="evaluation file or files")
+    weights: tuple[float, ...] = Field((), description="how often each file of `path` is read in an epoch (1 = once)")
+    task: Task | None = Field(None, description="classify, lm or instruct; default: from the columns and the family")
+    format: Literal["jsonl", "json", "csv", "tsv", "text", "parquet", "npz", "separated"] | None = Field(
+        None, description="file format; default: by content"
+    )
+    separator: str | None = Field(None, description="plain lines `input<separator>reference`, such as '||'")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="canonical column -> column in the file, {text: sentence}"
+    )
+    labels: tuple[str, ...] = Field((), description="label names in index order; default: sorted as found")
+    template: str | None = Field(
+        None, description="jinja2 file or built-in name (plain, alpaca, chatml) that renders a row's prompt"
+    )
+    seq_len: int = Field(512, ge=2, description="longest row in tokens; longer rows are cut and counted")
+    loss_on: Literal["completion", "all"] = Field("completion", description="instruct: which tokens are supervised")
+    pack: bool = Field(False, description="fill sequences of seq_len tokens with several rows, without cross-talk")
+    shuffle: bool = Field(True, description="false: batch k is rows k*B to k*B+B-1 of the file")
+    eval_split: float = Field(
+        0.0, ge=0.0, lt=1.0, description="share of the training rows held out, where eval_path is not given"
+    )
+    max_rows: int | None = Field(None, ge=1, description="read only this many rows of each file")
+    buckets: int = Field(4, ge=1, le=64, description="most sequence lengths (compiled shapes) a run may use")
+    cache: bool = Field(True, description="keep tokenised rows under the user's cache folder, keyed by content")
+
+    _one_or_many = field_validator("path", "eval_path", "labels", "weights", mode="before")(_as_many)
+
+
+class OptimConfig(Section):
+    lr: float | None = Field(None, gt=0, description="peak learning rate; default: the algorithm's own")
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.01, ge=0, description="decoupled; not applied to biases and norms")
+    decay_all: bool = Field(False, description="apply weight decay to biases and norms as well")
+    clip: float = Field(1.0, ge=0, description="largest global gradient norm; 0 is off")
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup: float | None = Field(
+        None, ge=0, description="below 1: share of all steps; else a number of steps; default 0.06, constant 0"
+    )
+    min_lr_ratio: float = Field(0.0, ge=0, le=1, description="where linear and cosine end, as a share of lr")
+
+
+class TrainConfig(Section):
+    epochs: float | None = Field(None, gt=0, description="passes over the data; default 3 where steps is not given")
+    steps: int | None = Field(None, ge=1, description="optimizer steps; wins over epochs")
+    batch_size: int = Field(16, ge=1, description="rows per micro-batch")
+    accumulate: int = Field(1, ge=1, description="micro-batches per optimizer step")
+    seed: int = Field(0, ge=0, lt=2**31)
+    eval_every_steps: int | None = Field(
+        None, ge=1, description="default: once an epoch, where there is evaluation data"
+    )
+    patience: int | None = Field(None, ge=1, description="stop after this many evaluations without improvement")
+    best_metric: str | None = Field(
+        None, description="metric that picks best.ckpt; default accuracy (classify) or loss"
+    )
+    loss_scale: float | None = Field(
+        None, gt=0, description="initial dynamic loss scale; default 65536 for float16, off otherwise"
+    )
+    train_also: tuple[str, ...] = Field((), description="patterns of parameters to train and save beside the delta")
+
+    _one_or_many = field_validator("train_also", mode="before")(_as_many)
+
+
+class OutConfig(Section):
+    dir: str | None = Field(None, description="run folder; default runs/<algo>-N, the next free number")
+    format: Literal["ckpt", "safetensors"] = Field("ckpt", description="format of the delta file")
+
+
+class EvalConfig(Section):
+    batch_size: int | None = Field(None, ge=1, description="rows per batch; default train.batch_size")
+    metrics: tuple[str, ...] = Field((), description="default: all that the task has without generation")
+    max_new_tokens: int = Field(128, ge=1)
+
+    _one_or_many = field_validator("metrics", mode="before")(_as_many)
+
+
+class RunConfig(Section):
+    """A training run, resolved. `delta` is the config of the algorithm named by `algo`."""
+
+    algo: str = "lora"
+    model: ModelConfig = Field(default_factory=lambda: ModelConfig())
+    data: DataConfig = Field(default_factory=lambda: DataConfig())
+    delta: SerializeAsAny[BaseModel]
+    optim: OptimConfig = Field(default_factory=lambda: OptimConfig())
+    train: TrainConfig = Field(default_factory=lambda: TrainConfig())
+    eval: EvalConfig = Field(default_factory=lambda: EvalConfig())
+    out: OutConfig = Field(default_factory=lambda: OutConfig())
+    device: Literal["cpu", "ascend"] | None = Field(
+        None, description="default: ascend where MindSpore finds a card, else cpu"
+    )
+    init_delta: str | None = Field(
+        None, description="start from this delta: its method, settings, targets and heads hold"
+    )

@@ -1,0 +1,211 @@
+"""Files that were read -> rows of one kind -> tokenised, labelled examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from petrun.data.arrays import example_arrays
+from petrun.data.builder import Builder
+from petrun.data.columns import Layout, infer_task, mapped, pick_layout
+from petrun.data.encode import Encoding, encode_instruct, encode_lm, encode_stream, encode_text
+from petrun.data.examples import ExampleSet
+from petrun.data.formats import read_records
+from petrun.data.labels import resolve_labels
+from petrun.data.records import Records
+from petrun.data.source import Source
+from petrun.data.template import Template, find_template
+from petrun.data.tokenize import Progress, Tokenizer
+from petrun.data.tokens import encode_tokens
+from petrun.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything besides files and tokenizer that shapes the examples; the fields are those of `load_examples`."""
+
+    task: str | None
+    family_tasks: tuple[str, ...]
+    seq_len: int
+    template: str | Template | None
+    columns: dict[str, str]
+    format: str | None
+    separator: str | None
+    labels: tuple[str, ...]
+    num_labels: int | None
+    loss_on: str
+    max_rows: int | None
+    need_target: bool
+    for_generation: bool
+    vocab_size: int | None
+    eos_ids: tuple[int, ...]
+
+
+def build_examples(
+    sources: list[Source], tokenizer: Tokenizer | None, settings: Settings, key: str, progress: Progress | None
+) -> ExampleSet:
+    """All rows of all files, in order.
+
+    Raises: DataError; ConfigError where settings contradict the data; SetupError for parquet without its package.
+    """
+    tables = [
+        read_records(
+            source,
+            format=settings.format,
+            separator=settings.separator,
+            columns=settings.columns,
+            max_rows=settings.max_rows,
+        )
+        for source in sources
+    ]
+    names = [mapped(table.columns, settings.columns, str(table.path)) for table in tables]
+    task = _task(tables[0], names[0], settings)
+    if any(table.arrays and "input_ids" not in name for table, name in zip(tables, names, strict=True)):
+        return example_arrays(
+            tables,
+            names,
+            task,
+            labels=settings.labels,
+            num_labels=settings.num_labels,
+            need_target=settings.need_target,
+            digest=key,
+        )
+    layouts = [_layout(table, name, task, settings) for table, name in zip(tables, names, strict=True)]
+    kind = _one_kind(tables, layouts)
+    template = find_template(
+        settings.template,
+        chat_template=tokenizer.chat_template if tokenizer else None,
+        row_kind=kind,
+        chat_place=tokenizer.files.chat_place if tokenizer else "",
+    )
+    if tokenizer is None and kind != "tokens":
+        raise DataError(
+            f"{tables[0].path}: the rows are text, but the base has no tokenizer",
+            hint="Put tokenizer.json beside its config.json, or give rows with input_ids.",
+        )
+    examples = _tokenised(tables, layouts, task, kind, tokenizer, template, settings, progress)
+    examples = replace(
+        examples,
+        files=tuple(str(table.path) for table in tables),
+        columns=tables[0].columns,
+        formats=tuple(table.format for table in tables),
+        template=template,
+        digest=key,
+    )
+    if not len(examples):
+        raise DataError(f"{tables[0].path}: no row holds any text")
+    _check_vocabulary(examples, tokenizer, settings.vocab_size)
+    return _labelled(examples, tables, layouts, settings) if task == "classify" else examples
+
+
+def _task(table: Records, names: dict[str, str], settings: Settings) -> str:
+    sample = table.rows[0] if table.rows else {name: array[0] for name, array in table.arrays.items()}
+    task = settings.task
+    if task is None:
+        family = settings.family_tasks
+        task = infer_task(
+            names,
+            family,
+            sample=sample,
+            need_target=settings.need_target,
+            arrays=bool(table.arrays),
+            where=str(table.path),
+        )
+    elif task not in settings.family_tasks:
+        raise ConfigError(f"--task {task}: this model family cannot do it; it does {', '.join(settings.family_tasks)}")
+    return task
+
+
+def _layout(table: Records, names: dict[str, str], task: str, settings: Settings) -> Layout:
+    return pick_layout(
+        names,
+        "instruct" if settings.for_generation else task,
+        str(table.path),
+        need_target=settings.need_target and not settings.for_generation,
+        text_prompts=settings.for_generation,
+    )
+
+
+def _one_kind(tables: list[Records], layouts: list[Layout]) -> str:
+    kinds = {layout.kind for layout in layouts}
+    if len(kinds) > 1:
+        found = ", ".join(f"{table.path.name} {layout.kind}" for table, layout in zip(tables, layouts, strict=True))
+        raise DataError(f"the files hold rows of different kinds: {found}", hint="Map or rename their columns.")
+    return kinds.pop()
+
+
+def _tokenised(
+    tables: list[Records],
+    layouts: list[Layout],
+    task: str,
+    kind: str,
+    tokenizer: Tokenizer | None,
+    template: Template | None,
+    settings: Settings,
+    progress: Progress | None,
+) -> ExampleSet:
+    ends = {*settings.eos_ids} | ({tokenizer.eos_id} if tokenizer and tokenizer.eos_id is not None else set())
+    out = Builder(settings.seq_len, frozenset(ends), decoder=task != "classify" and not settings.for_generation)
+    generation, needed = settings.for_generation, settings.need_target
+    how = None
+    if tokenizer is not None:
+        how = Encoding(tokenizer, settings.seq_len, template, settings.loss_on, generation, needed)
+    streams = False
+    first = 0
+    for file, (table, layout) in enumerate(zip(tables, layouts, strict=True)):
+        before = len(out.rows)
+        if layout.kind == "tokens":
+            encode_tokens(
+                table, layout, out, first, file, classify=task == "classify", need_target=needed, generation=generation,
+                vocab_size=settings.vocab_size, tokenizer=tokenizer,
+            )  # fmt: skip
+            first += len(table)
+            continue
+        assert how is not None, "only rows of token ids go without a tokenizer"
+        if task == "lm" and table.stream is not None and needed and not generation:
+            encode_stream(table, how, out, first, file, settings.max_rows)
+            streams = True
+            first += len(out.rows) - before
+            continue
+        encode: Callable[..., None] = encode_instruct if generation else _ENCODERS[task]
+        encode(table, layout, how, out, first, file, progress)
+        first += len(table)
+    out.counts["read"] = first
+    return out.finish(task=task, kind="stream" if streams else kind)
+
+
+_ENCODERS: dict[str, Callable[..., None]] = {"classify": encode_text, "lm": encode_lm, "instruct": encode_instruct}
+
+
+def _check_vocabulary(examples: ExampleSet, tokenizer: Tokenizer | None, vocab_size: int | None) -> None:
+    ids = examples.flat["input_ids"]
+    if tokenizer is not None and vocab_size is not None and int(ids.max()) >= vocab_size:
+        worst = int(ids.max())
+        raise DataError(
+            f"{tokenizer.files.folder}: the tokenizer gives the id {worst} ({tokenizer.token(worst)!r}), but the model's vocabulary has "
+            f"{vocab_size} entries",
+            hint="The tokenizer's files do not belong to this base.",
+        )
+
+
+def _labelled(examples: ExampleSet, tables: list[Records], layouts: list[Layout], settings: Settings) -> ExampleSet:
+    if not settings.need_target or settings.for_generation:
+        return replace(examples, labels=settings.labels, num_labels=settings.num_labels or len(settings.labels) or None)
+    values: list[Any] = []
+    for table, layout in zip(tables, layouts, strict=True):
+        column = layout.columns["label"]
+        for i, row in enumerate(table.rows):
+            if column not in row:
+                raise DataError(
+                    f"{table.where(i)}: no column '{column}'", hint=f"Columns of this row: {', '.join(row)}"
+                )
+        values += [row[column] for row in table.rows] if table.rows else list(table.arrays[column])
+    indices, names, count = resolve_labels(
+        values,
+        examples.where,
+        names=settings.labels,
+        num_labels=settings.num_labels,
+        indices_only=examples.kind == "tokens",
+    )
+    return replace(examples, per_row={**examples.per_row, "label": indices}, labels=names, num_labels=count)

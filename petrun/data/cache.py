@@ -1,0 +1,106 @@
+"""Tokenised rows kept on disk, keyed by content: files, tokenizer, settings, data version.
+
+One .npz per key. A damaged or foreign file is as good as none: it is read over and written again. A cache that cannot be written
+costs time, never a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from petrun.data.array_formats import DAMAGED_NPZ
+from petrun.data.examples import ExampleSet, Stats
+from petrun.data.records import Array
+from petrun.data.template import Template
+
+_DAMAGE = (*DAMAGED_NPZ, ValueError)
+_LARGEST_BYTES = 4 * 2**30
+
+
+def load_cached(folder: Path | None, key: str) -> ExampleSet | None:
+    """The examples stored under `key`, or None."""
+    if folder is None or not (folder / f"{key}.npz").is_file():
+        return None
+    try:
+        # np.load leaves a file that it cannot read open.
+        with open(folder / f"{key}.npz", "rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        meta = json.loads(arrays.pop("meta").tobytes())
+        examples = _rebuild(meta, arrays)
+    except _DAMAGE:
+        return None
+    return examples if examples.digest == key else None
+
+
+def _rebuild(meta: dict[str, Any], arrays: dict[str, Array]) -> ExampleSet:
+    grouped: dict[str, dict[str, Array]] = {"flat": {}, "per_row": {}}
+    for name, array in arrays.items():
+        group, _, rest = name.partition("/")
+        if rest:
+            grouped[group][rest] = array
+    offsets = arrays["offsets"]
+    consistent = all(len(a) == offsets[-1] for a in grouped["flat"].values()) and all(
+        len(a) == len(offsets) - 1 for a in grouped["per_row"].values()
+    )
+    if not consistent:
+        raise ValueError("arrays do not fit together")
+    template = meta["template"]
+    return ExampleSet(
+        task=meta["task"],
+        kind=meta["kind"],
+        offsets=offsets,
+        flat=grouped["flat"],
+        per_row=grouped["per_row"],
+        references=tuple(meta["references"]),
+        labels=tuple(meta["labels"]),
+        num_labels=meta["num_labels"],
+        files=tuple(meta["files"]),
+        columns=tuple(meta["columns"]),
+        formats=tuple(meta["formats"]),
+        stats=Stats(**meta["stats"]),
+        template=Template(**template) if template else None,
+        digest=meta["digest"],
+    )
+
+
+def store_cached(folder: Path | None, key: str, examples: ExampleSet) -> None:
+    """Write atomically; then drop the entries used longest ago, so that the folder stays below 4 GiB."""
+    if folder is None:
+        return
+    simple = ("task", "kind", "references", "labels", "num_labels", "files", "columns", "formats", "digest")
+    meta = {name: getattr(examples, name) for name in simple}
+    meta["stats"] = asdict(examples.stats)
+    meta["template"] = asdict(examples.template) if examples.template else None
+    arrays = {f"flat/{name}": array for name, array in examples.flat.items()} | {
+        f"per_row/{name}": array for name, array in examples.per_row.items()
+    }
+    packed = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+    temporary = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, meta=packed, offsets=examples.offsets, **arrays)
+        os.replace(temporary, folder / f"{key}.npz")
+        _prune(folder)
+    except OSError:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def _prune(folder: Path) -> None:
+    entries = sorted(((path.stat(), path) for path in folder.glob("*.npz")), key=lambda entry: -entry[0].st_mtime)
+    total = 0
+    for place, (stat, path) in enumerate(entries):
+        total += stat.st_size
+        if place and total > _LARGEST_BYTES:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,136 @@
+"""CSV and TSV -> rows.
+
+A first line that names a known column is a header, unless that name comes again below it; without a header the file must have
+two columns, text and label (SST-2 style).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from petrun.data.columns import KNOWN_COLUMNS
+from petrun.data.records import Records
+from petrun.errors import DataError
+
+_NAME = re.compile(r"[A-Za-z_][\w.-]{0,30}")
+_CELL_LIMIT = 2**31 - 1
+
+
+def read_delimited(path: Path, text: str, kind: str, columns: Mapping[str, str]) -> Records:
+    """Rows of a CSV (`kind` "csv") or TSV ("tsv") file; every cell is a string.
+
+    Raises: DataError for duplicate or missing headers, a row with the wrong number of cells, an open quote.
+    """
+    table = list(_tab_rows(text) if kind == "tsv" else _csv_rows(path, text, columns))
+    number, first = table[0]
+    if _is_header(first, columns) and not _recurs(first, table[1:], columns):
+        header, body = _header(path, number, first), table[1:]
+        if not body:
+            raise DataError(f"{path}: holds a header but no rows", hint=f"Columns found: {', '.join(header)}")
+    elif len(first) == 2:
+        header, body = ("text", "label"), table
+        _refuse_hidden_header(path, number, table)
+    else:
+        raise _no_header(path, number, first, kind)
+    rows = []
+    for line, cells in body:
+        if len(cells) != len(header):
+            raise DataError(
+                f"{path}, line {line}: {len(cells)} cell{'s' * (len(cells) != 1)}, expected {len(header)} ({', '.join(header)})",
+                hint="A tab inside a cell splits it."
+                if kind == "tsv"
+                else 'A cell with a comma must stand in quotes: "a, b".',
+            )
+        rows.append(dict(zip(header, cells, strict=True)))
+    return Records(path, kind, tuple(header), rows, [line for line, _ in body], headerless=body is table)
+
+
+def _no_header(path: Path, number: int, first: list[str], kind: str) -> DataError:
+    count = f"{len(first)} column{'s' * (len(first) != 1)} between {'tabs' if kind == 'tsv' else 'commas'}"
+    cells = ", ".join(repr(cell[:30]) for cell in first[:6])
+    return DataError(
+        f"{path}, line {number}: {count} and no header that names a known column",
+        hint=f"First line: {cells}. Without a header a file has two columns, text and label; "
+        "a header with other names is mapped: --set data.columns.text=NAME",
+    )
+
+
+def _tab_rows(text: str) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, line.split("\t")
+
+
+def _csv_rows(path: Path, text: str, columns: Mapping[str, str]) -> Iterator[tuple[int, list[str]]]:
+    first = text.lstrip("\n").partition("\n")[0]
+    delimiter = ","
+    for other in (";", "\t"):
+        # Spreadsheets in many countries write semicolons: believe it where that yields known column names.
+        if other in first and _is_header([c.strip('"') for c in first.split(other)], columns) and "," not in first:
+            delimiter = other
+    previous = csv.field_size_limit(_CELL_LIMIT)
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
+    start = 1
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield start, cells
+            start = reader.line_num + 1
+    except csv.Error as error:
+        what = "a quote is opened and never closed" if "unexpected end" in str(error) else str(error)
+        raise DataError(
+            f"{path}, line {start}: {what}", hint='In CSV a quote inside a quoted cell is doubled: "he said ""no""".'
+        ) from error
+    finally:
+        csv.field_size_limit(previous)
+
+
+def _is_header(cells: list[str], columns: Mapping[str, str]) -> bool:
+    names = {cell.strip() for cell in cells}
+    return bool(names & set(columns.values())) or bool({name.lower() for name in names} & KNOWN_COLUMNS)
+
+
+def _recurs(first: list[str], later: list[tuple[int, list[str]]], columns: Mapping[str, str]) -> bool:
+    """Whether the names in the first line come again below: then they are values, such as the class `question`."""
+    places = [i for i, cell in enumerate(first) if _is_header([cell], columns)]
+    return all(any(cells[i : i + 1] == [first[i]] for _, cells in later) for i in places)
+
+
+def looks_like_header(cells: list[str]) -> bool:
+    """Two or more names, one of them a column that petrun knows: enough to call a file without a telling suffix a table."""
+    names = [cell.strip().strip('"') for cell in cells]
+    return (
+        len(names) > 1
+        and all(_NAME.fullmatch(name) for name in names)
+        and any(name.lower() in KNOWN_COLUMNS for name in names)
+    )
+
+
+def _header(path: Path, number: int, cells: list[str]) -> tuple[str, ...]:
+    names = [cell.strip() for cell in cells]
+    for position, name in enumerate(names, 1):
+        if names.count(name) > 1 and name:
+            raise DataError(
+                f"{path}, line {number}: the header names the column '{name}' twice",
+                hint=f"Columns found: {', '.join(names)}",
+            )
+        if not name:
+            # pandas writes its index under an empty name; it is a column like any other.
+            names[position - 1] = f"column_{position}"
+    return tuple(names)
+
+
+def _refuse_hidden_header(path: Path, number: int, table: list[tuple[int, list[str]]]) -> None:
+    """`review<TAB>sentiment` at the top of a file would otherwise become a row with a class of its own."""
+    text, label = table[0][1]
+    later = {cells[-1].strip() for _, cells in table[1:]}
+    names = _NAME.fullmatch(text.strip()) and _NAME.fullmatch(label.strip())
+    if names and len(table) > 2 and label.strip() not in later and len(later) < len(table) - 1:
+        raise DataError(
+            f"{path}, line {number}: looks like a header with the unknown columns '{text.strip()}' and '{label.strip()}'",
+            hint=f"Map them: --set data.columns.text={text.strip()} --set data.columns.label={label.strip()}",
+        )

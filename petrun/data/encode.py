@@ -1,0 +1,264 @@
+"""Rows of one file -> token ids and labels.
+
+Classification: what the tokenizer's post-processor makes of the text or pair, [CLS] ... [SEP] for BERT; pairs are cut longest first.
+
+lm: prefix (BOS, where the post-processor writes one) + text + EOS, all scored.
+
+instruct: prompt and completion are tokenised apart and joined, so that the prompt of generation is token for token the beginning
+of the training row: prefix + prompt, then completion + EOS. The completion alone is scored, or with loss_on="all" the whole row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from petrun.data.builder import Builder
+from petrun.data.chat import ChatRenderer, Message, Piece, as_messages, check_messages
+from petrun.data.columns import Layout
+from petrun.data.examples import IGNORED
+from petrun.data.records import Records
+from petrun.data.template import Template, render_prompt
+from petrun.data.tokenize import Progress, Tokenizer
+from petrun.errors import DataError
+
+_STREAM_CHUNK = 8_000_000
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How rows become tokens: everything but the rows."""
+
+    tokenizer: Tokenizer
+    limit: int
+    """Most tokens of a row."""
+    template: Template | None = None
+    loss_on: str = "completion"
+    generation: bool = False
+    """Only the prompt is tokenised; it is cut from the left."""
+    need_target: bool = True
+
+
+def encode_text(
+    records: Records, layout: Layout, how: Encoding, out: Builder, first_row: int, file: int, progress: Progress | None
+) -> None:
+    """classify: text or pairs."""
+    texts = [_string(records, i, layout.columns["text"]) for i in range(len(records))]
+    if layout.kind == "pair":
+        second = [_string(records, i, layout.columns["text_pair"]) for i in range(len(records))]
+        rows: Any = list(zip(texts, second, strict=True))
+    else:
+        rows = texts
+    encoded = how.tokenizer.encode_many(rows, longest=how.limit, progress=progress)
+    for i, (ids, types, cut) in enumerate(zip(encoded.ids, encoded.types, encoded.cut, strict=True)):
+        if not ids:
+            raise DataError(f"{records.where(i)}: the text gives no tokens", hint="Empty rows cannot be classified.")
+        out.counts["empty"] += not texts[i].strip()
+        out.add(ids, place=(first_row + i, file, records.line(i)), types=types, was_cut=cut)
+
+
+def encode_lm(
+    records: Records, layout: Layout, how: Encoding, out: Builder, first_row: int, file: int, progress: Progress | None
+) -> None:
+    """lm: each row is one document. Without targets (prediction) it stays as it is, without an EOS."""
+    texts = [_string(records, i, layout.columns["text"]) for i in range(len(records))]
+    tokenizer = how.tokenizer
+    end = [tokenizer.eos_id] if tokenizer.eos_id is not None and how.need_target else []
+    encoded = tokenizer.encode_many(texts, special=False, progress=progress)
+    for i, ids in enumerate(encoded.ids):
+        if not ids:
+            if not how.need_target:
+                raise DataError(f"{records.where(i)}: the text is empty")
+            out.counts["empty"] += 1
+            continue
+        whole = [*tokenizer.prefix_ids, *ids, *end]
+        out.add(whole, place=(first_row + i, file, records.line(i)), labels=whole)
+
+
+def encode_stream(
+    records: Records, how: Encoding, out: Builder, first_row: int, file: int, max_rows: int | None
+) -> None:
+    """lm on plain text: one stream cut into blocks of `limit` tokens, the last one shorter; only a BOS is added in front.
+
+    Tokenised in chunks that end with a line, so that a large file does not take many times its size in memory.
+    """
+    ids = list(how.tokenizer.prefix_ids)
+    for number, chunk in enumerate(_chunks(records.stream or "")):
+        ids += how.tokenizer.encode_continuations([chunk])[0] if number else how.tokenizer.encode(chunk, special=False)
+    blocks = [ids[start : start + how.limit] for start in range(0, len(ids), how.limit)]
+    if len(blocks) > 1 and len(blocks[-1]) < 2:
+        # One token alone predicts nothing.
+        blocks.pop()
+    for number, block in enumerate(blocks[:max_rows]):
+        out.add(block, place=(first_row + number, file, number + 1), labels=block)
+
+
+def _chunks(text: str) -> Iterator[str]:
+    at = 0
+    while at < len(text):
+        end = at + _STREAM_CHUNK
+        # A line end between two words: a tokenizer's white space rules look no further than that.
+        found = _LINE_END.search(text, end) if end < len(text) else None
+        stop = found.start() if found else len(text)
+        yield text[at:stop]
+        at = stop
+
+
+def encode_instruct(
+    records: Records, layout: Layout, how: Encoding, out: Builder, first_row: int, file: int, progress: Progress | None
+) -> None:
+    """instruct: every kind of row that has a prompt."""
+    renderer = (
+        ChatRenderer(how.template, how.tokenizer.specials, how.tokenizer.special_texts)
+        if how.template is not None and how.template.is_chat
+        else None
+    )
+    pieces: list[list[Piece]] = []
+    references: list[str | None] = []
+    for i in range(len(records)):
+        row, completion = _row_pieces(records, i, layout, how, renderer)
+        pieces.append(row)
+        references.append(completion)
+    ids = _tokenise(pieces, how.tokenizer, progress)
+    for i, row_pieces in enumerate(pieces):
+        place = (first_row + i, file, records.line(i))
+        reference = references[i]
+        out.counts["empty"] += reference is not None and not reference.strip()
+        whole, labels = _joined(row_pieces, ids[i], how, chat=renderer is not None)
+        if not whole:
+            raise DataError(
+                f"{records.where(i)}: the prompt is empty",
+                hint="This tokenizer opens no sequence with a BOS token, so there is nothing to go on from.",
+            )
+        if how.generation:
+            out.add(whole, place=place, prompt_length=len(whole), reference=reference, from_left=True)
+        else:
+            scored = next((k for k, label in enumerate(labels) if label != IGNORED), len(whole))
+            start = (
+                scored if how.loss_on == "completion" else _prompt_tokens(row_pieces, ids[i], how, renderer is not None)
+            )
+            out.add(whole, place=place, labels=labels, prompt_length=start, reference=reference)
+
+
+def _row_pieces(
+    records: Records, i: int, layout: Layout, how: Encoding, renderer: ChatRenderer | None
+) -> tuple[list[Piece], str | None]:
+    """(the row's text in pieces, its completion)."""
+    row, where = records.rows[i], records.where(i)
+    if layout.kind == "text":
+        return [Piece(_string(records, i, layout.columns["text"]), False)], None
+    if layout.kind == "chat":
+        assert renderer is not None, "find_template gives messages a chat template"
+        messages = check_messages(row.get(layout.columns["messages"]), where)
+        return _chat_pieces(renderer, messages, where, how, {"tools": row["tools"]} if row.get("tools") else None)
+    values = _template_values(records, i, layout)
+    completion = None
+    if layout.has("target") and (how.need_target or row.get(layout.columns["target"]) is not None):
+        completion = _string(records, i, layout.columns["target"])
+    if renderer is not None:
+        asked = "\n\n".join(part for part in (values["instruction"], values["prompt"], values["input"]) if part)
+        return _chat_pieces(renderer, as_messages(asked, completion, values["system"]), where, how, None)
+    assert how.template is not None, "find_template gives every row with a prompt a template"
+    prompt = Piece(render_prompt(how.template, values, where), False)
+    if how.generation or completion is None:
+        return [prompt], completion
+    return [prompt, Piece(completion, True)], completion
+
+
+def _chat_pieces(
+    renderer: ChatRenderer, messages: list[Message], where: str, how: Encoding, extra: dict[str, Any] | None
+) -> tuple[list[Piece], str | None]:
+    answered = any(message["role"] == "assistant" for message in messages)
+    if how.generation or (not how.need_target and not answered):
+        return renderer.prompt(messages, where, extra)
+    last = [str(message.get("content") or "") for message in messages if message["role"] == "assistant"][-1:]
+    return renderer.pieces(messages, where, extra), last[0] if last else None
+
+
+def _template_values(records: Records, i: int, layout: Layout) -> dict[str, Any]:
+    """What a prompt template sees: all columns of the file, and the four names that are always defined."""
+    values = {**records.rows[i], "prompt": "", "instruction": "", "input": "", "system": ""}
+    name = {"completion": "prompt", "instruction": "instruction", "reference": "input"}[layout.kind]
+    values[name] = _string(records, i, layout.columns["source"])
+    for optional in ("input", "system"):
+        if layout.has(optional) and records.rows[i].get(layout.columns[optional]) is not None:
+            values[optional] = _string(records, i, layout.columns[optional])
+    return values
+
+
+def _tokenise(pieces: list[list[Piece]], tokenizer: Tokenizer, progress: Progress | None) -> list[list[list[int]]]:
+    """Ids of every piece: one batch for all pieces that begin a row, one for those that go on."""
+    firsts = [row[0].text if row else "" for row in pieces]
+    later = [piece.text for row in pieces for piece in row[1:]]
+    total = len(firsts) + len(later)
+    done: Callable[[int, int], None] | None = None
+    if progress is not None:
+        report = progress
+
+        def done(count: int, _: int) -> None:
+            report(count * len(pieces) // total, len(pieces))
+
+    begun = tokenizer.encode_many(firsts, special=False, progress=done).ids
+    continued = iter(
+        tokenizer.encode_continuations(
+            later, progress=(lambda count, _: done(len(firsts) + count, total)) if done else None
+        )
+    )
+    return [[first, *(next(continued) for _ in row[1:])] for first, row in zip(begun, pieces, strict=True)]
+
+
+def _joined(pieces: list[Piece], ids: list[list[int]], how: Encoding, *, chat: bool) -> tuple[list[int], list[int]]:
+    """(input_ids, labels) of one row. Chat templates write BOS and end of turn themselves."""
+    tokenizer = how.tokenizer
+    whole = [] if chat else list(tokenizer.prefix_ids)
+    labels = list(whole) if how.loss_on == "all" else [IGNORED] * len(whole)
+    ends = tokenizer.special_ids | {tokenizer.eos_id}
+    last = max((k for k, piece in enumerate(pieces) if piece.supervised), default=-1)
+    for k, piece in enumerate(pieces):
+        part = ids[k]
+        if k == last and tokenizer.eos_id is not None and not (chat and part and part[-1] in ends):
+            part = [*part, tokenizer.eos_id]
+        whole += part
+        labels += part if piece.supervised or how.loss_on == "all" else [IGNORED] * len(part)
+    return whole, labels
+
+
+def _prompt_tokens(pieces: list[Piece], ids: list[list[int]], how: Encoding, chat: bool) -> int:
+    count = 0 if chat else len(how.tokenizer.prefix_ids)
+    for piece, part in zip(pieces, ids, strict=True):
+        if piece.supervised:
+            break
+        count += len(part)
+    return count
+
+
+def _string(records: Records, i: int, column: str) -> str:
+    """A text cell.
+
+    Raises: DataError naming line and column when it is missing or no text.
+    """
+    row = records.rows[i]
+    value = row.get(column)
+    if isinstance(value, str):
+        if not value.isascii() and _SURROGATE.search(value):
+            raise DataError(
+                f"{records.where(i)}: column '{column}' holds half of a surrogate pair, which is no character",
+                hint="An emoji was cut in two when the file was written: write it again from the original text.",
+            )
+        return value
+    if column not in row:
+        raise DataError(f"{records.where(i)}: no column '{column}'", hint=f"Columns of this row: {', '.join(row)}")
+    if value is None:
+        raise DataError(f"{records.where(i)}: column '{column}' is empty (null)")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(
+            f"{records.where(i)}: column '{column}' is {type(value).__name__} {str(value)[:40]!r}, expected text"
+        )
+    raise DataError(
+        f"{records.where(i)}: column '{column}' is the number {value}, expected text",
+        hint="Write it as a string, in quotes.",
+    )

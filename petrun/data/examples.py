@@ -1,0 +1,186 @@
+"""Examples: tokenised rows, ragged, in the data's order.
+
+Letters: n rows, t tokens of one row, S the sum of all t.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from petrun.data.records import Array
+from petrun.data.template import Template
+from petrun.errors import DataError
+
+IGNORED = -100
+"""Label of a token (or row) that is not scored."""
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What became of the rows that were read."""
+
+    read: int = 0
+    used: int = 0
+    """Rows in the set, before file weights repeat or thin them."""
+    cut: int = 0
+    """Rows longer than the limit: their end (of a generation prompt: its beginning) was cut off."""
+    completion_gone: int = 0
+    """Rows of which the cut left nothing to learn."""
+    empty: int = 0
+    """Rows without text: for lm they are left out; else they are used as they are."""
+    tokens: int = 0
+    supervised: int = 0
+    """Tokens that are scored: a label that is not -100 at any position but a row's first."""
+    eos_supervised: int = 0
+    """Rows whose last scored label is an end-of-sequence token."""
+
+    def __add__(self, other: Stats) -> Stats:
+        return Stats(**{name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row."""
+
+    row: int
+    """Index in the data's order: over all files, as read."""
+    input_ids: Array
+    """(t,) int32; empty for array data."""
+    mask: Array
+    """(t,) int32: 1 for tokens, 0 for padding that the data itself holds."""
+    labels: Array | None
+    """(t,) int32 aligned with input_ids, NOT shifted, -100 = not scored; None for classification."""
+    label: int
+    """Class index; -100 where there is none."""
+    token_type_ids: Array
+    """(t,) int32."""
+    prompt_length: int
+    """Tokens before the first completion token; t for generation; 0 without a prompt."""
+    reference: str | None
+    """The completion as text, for generation metrics."""
+    arrays: dict[str, Array] = field(default_factory=dict)
+    """Array data: one row of each array but the label."""
+
+
+@dataclass(frozen=True)
+class ExampleSet:
+    """All rows of a data set as flat arrays; `examples[i]` gives one as an `Example`."""
+
+    task: str
+    kind: str
+    """Kind of the rows (petrun/data/columns.py): "text", "pair", "chat", "tokens", "arrays", ...; "stream" for plain text."""
+    offsets: Array = field(repr=False)
+    """(n + 1,) int64: row i is flat[offsets[i]:offsets[i + 1]]."""
+    flat: dict[str, Array] = field(repr=False)
+    """(S,) int32 each: input_ids; labels (decoders); token_type_ids and mask where they are not constant."""
+    per_row: dict[str, Array] = field(repr=False)
+    """(n,) int32 each: row, label, prompt_length, file, line."""
+    arrays: dict[str, Array] = field(default_factory=dict, repr=False)
+    """Array data: (n, ...) each."""
+    references: tuple[str | None, ...] = field(default=(), repr=False)
+    labels: tuple[str, ...] = ()
+    """Label names in index order; () where classes are plain integers."""
+    num_labels: int | None = None
+    files: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    """Columns found in the first file."""
+    formats: tuple[str, ...] = ()
+    stats: Stats = field(default_factory=Stats)
+    template: Template | None = None
+    digest: str = ""
+    """SHA-256 over the files' content, the tokenizer and every setting that shapes the rows."""
+
+    def __len__(self) -> int:
+        return len(self.per_row["row"])
+
+    @property
+    def lengths(self) -> Array:
+        """(n,) int64 tokens; ones for array data, which has no length."""
+        return np.diff(self.offsets) if "input_ids" in self.flat else np.ones(len(self), np.int64)
+
+    @property
+    def is_arrays(self) -> bool:
+        return bool(self.arrays)
+
+    @property
+    def has_targets(self) -> bool:
+        return "labels" in self.flat or bool((self.per_row["label"] != IGNORED).any())
+
+    def __getitem__(self, index: int) -> Example:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        part = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+        ids = self.flat["input_ids"][part] if "input_ids" in self.flat else np.zeros(0, np.int32)
+        return Example(
+            row=int(self.per_row["row"][index]),
+            input_ids=ids,
+            mask=self.flat["mask"][part] if "mask" in self.flat else np.ones_like(ids),
+            labels=self.flat["labels"][part] if "labels" in self.flat else None,
+            label=int(self.per_row["label"][index]),
+            token_type_ids=self.flat["token_type_ids"][part] if "token_type_ids" in self.flat else np.zeros_like(ids),
+            prompt_length=int(self.per_row["prompt_length"][index]),
+            reference=self.references[index] if self.references else None,
+            arrays={name: array[index] for name, array in self.arrays.items()},
+        )
+
+    def where(self, index: int) -> str:
+        """'train.jsonl, line 7' for the row at `index`."""
+        file = int(self.per_row["file"][index])
+        unit = "block" if self.kind == "stream" else "row" if self.formats[file] in ("npz", "parquet") else "line"
+        return f"{self.files[file]}, {unit} {int(self.per_row['line'][index])}"
+
+    def take(self, indices: Array) -> ExampleSet:
+        """The rows at `indices`, in that order; an index may come twice. `stats` stay those of the whole."""
+        indices = np.asarray(indices, np.int64)
+        lengths = np.diff(self.offsets)[indices]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        # Position of every token kept: its row's old start plus its place within the row.
+        places = np.repeat(self.offsets[indices] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return replace(
+            self,
+            offsets=offsets,
+            flat={name: values[places] for name, values in self.flat.items()},
+            per_row={name: values[indices] for name, values in self.per_row.items()},
+            arrays={name: array[indices] for name, array in self.arrays.items()},
+            references=tuple(self.references[i] for i in indices) if self.references else (),
+        )
+
+
+def split(examples: ExampleSet, share: float, seed: int) -> tuple[ExampleSet, ExampleSet]:
+    """(train, held out): `share` of the rows, at least one, chosen by `seed` alone; both keep the data's order.
+
+    Copies of a row (file weights) stay on one side, and the held-out side has each row once.
+    Raises: DataError when either side would be empty.
+    """
+    rows = examples.per_row["row"]
+    distinct = np.unique(rows)
+    count = max(1, round(len(distinct) * share))
+    if count >= len(distinct):
+        raise DataError(
+            f"data.eval_split: {share:g} of {len(distinct)} rows leaves nothing to train on",
+            hint="Give more rows, or --eval-data.",
+        )
+    order = np.argsort(scramble(distinct, seed, "split"), kind="stable")
+    chosen = np.isin(rows, distinct[order[:count]])
+    held = np.flatnonzero(chosen)
+    _, first = np.unique(rows[held], return_index=True)
+    return examples.take(np.flatnonzero(~chosen)), examples.take(held[np.sort(first)])
+
+
+def scramble(values: Array, *key: Any) -> Array:
+    """(n,) integers -> (n,) uint64 that look random and are a pure function of value and key, in any numpy version.
+
+    Source: the finaliser of SplitMix64 (Steele, Lea and Flood 2014), fed with value and key.
+    """
+    state = 0x9E3779B97F4A7C15
+    for part in key:
+        for byte in str(part).encode() + b"\0":
+            state = ((state ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+    x = np.asarray(values).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(state)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(x ^ (x >> np.uint64(31)))

@@ -1,0 +1,155 @@
+"""Class labels as files hold them -> indices 0..C-1, and the names behind them.
+
+Strings become names, sorted. Integers are indices when C is known, or when the data holds every integer from 0 to the largest;
+otherwise (100, 102, 117) their values are names too, in numerical order. Given names win over both.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from petrun.data.records import Array
+from petrun.errors import DataError, did_you_mean
+
+_INTEGER = re.compile(r"[+-]?\d+(\.0+)?")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_MANY_CLASSES = 200
+_MOST_CLASSES = 1_000_000
+
+
+def resolve_labels(
+    values: Sequence[Any],
+    where: Callable[[int], str],
+    *,
+    names: Sequence[str] = (),
+    num_labels: int | None = None,
+    indices_only: bool = False,
+) -> tuple[Array, tuple[str, ...], int]:
+    """Labels of all rows -> (indices int32 (n,), names in index order or () where indices have none, number of classes C).
+
+    Inputs: `where(i)` names row i in messages; `names` are given by the user, the delta or the base; `num_labels` is the C of a
+    model whose classes have no names; `indices_only` never makes names of integers (arrays, token ids, a user's own net).
+    Raises: DataError naming the first row whose label is missing, NaN, no class, mixed in type, unknown, or out of range.
+    """
+    clean = [_clean(value, where, i) for i, value in enumerate(values)]
+    names = tuple(str(name) for name in names)
+    if names:
+        index = {name: i for i, name in enumerate(names)}
+        unknown = [i for i, value in enumerate(clean) if str(value) not in index]
+        if not unknown:
+            return np.array([index[str(value)] for value in clean], np.int32), names, len(names)
+        indices = len(unknown) == len(clean) and all(_INTEGER.fullmatch(str(value)) for value in clean)
+        if not indices or all(_INTEGER.fullmatch(name) for name in names):
+            value = str(clean[unknown[0]])
+            raise DataError(
+                f"{where(unknown[0])}: unknown label '{value}'",
+                hint=f"{did_you_mean(value, names)} There are {len(names)} classes: {_listed(names)}",
+            )
+    numbers, texts = _one_type(clean, where)
+    if numbers:
+        return _from_integers(numbers, where, names, num_labels, indices_only)
+    found = tuple(sorted(set(texts)))
+    if len(found) > max(_MANY_CLASSES, len(texts) // 2):
+        raise DataError(
+            f"the label column holds {len(found)} different values in {len(texts)} rows, '{texts[0][:40]}' to begin with: no classes",
+            hint="Map the right column: --set data.columns.label=NAME",
+        )
+    if num_labels is not None and len(found) > num_labels:
+        raise DataError(
+            f"the data holds {len(found)} labels, the model {num_labels} classes",
+            hint=f"Labels found: {_listed(found)}",
+        )
+    index = {name: i for i, name in enumerate(found)}
+    return np.array([index[value] for value in texts], np.int32), found, max(len(found), num_labels or 0)
+
+
+def _clean(value: Any, where: Callable[[int], str], row: int) -> int | str:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise DataError(
+            f"{where(row)}: the label is missing",
+            hint="Rows without a label can be predicted, not trained on or evaluated.",
+        )
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        if math.isnan(value) or math.isinf(value):
+            raise DataError(f"{where(row)}: the label is {value}", hint="A label is an integer or a name.")
+        if value != int(value):
+            raise DataError(
+                f"{where(row)}: the label {value} is not an integer",
+                hint="Classes are integers or names; regression is not supported.",
+            )
+        return int(value)
+    if isinstance(value, str):
+        return value.strip()
+    raise DataError(
+        f"{where(row)}: the label is {type(value).__name__} {str(value)[:40]!r}, expected an integer or a name"
+    )
+
+
+def _one_type(values: list[int | str], where: Callable[[int], str]) -> tuple[list[int], list[str]]:
+    """(integers, []) where every label is one ("3" counts), else ([], names)."""
+    integer = [isinstance(value, int) or _INTEGER.fullmatch(value) is not None for value in values]
+    if all(integer):
+        return [value if isinstance(value, int) else int(value.split(".")[0]) for value in values], []
+    if any(integer):
+        number, name = integer.index(True), integer.index(False)
+        raise DataError(
+            f"mixed labels: {where(number)} has the integer {values[number]}, {where(name)} has '{values[name]}'",
+            hint="Is line 1 a header with unknown names, or a row broken? Where both are names, list them: --set data.labels=[...]",
+        )
+    if all(_NUMBER.fullmatch(str(value)) for value in values):
+        raise DataError(
+            f"{where(0)}: the label {values[0]} is not an integer",
+            hint="Classes are integers or names; regression is not supported.",
+        )
+    return [], [str(value) for value in values]
+
+
+def _from_integers(
+    values: list[int], where: Callable[[int], str], names: tuple[str, ...], num_labels: int | None, indices_only: bool
+) -> tuple[Array, tuple[str, ...], int]:
+    lowest = min(values)
+    count = len(names) or num_labels
+    if lowest < 0 and (count or indices_only or lowest >= -1):
+        raise DataError(
+            f"{where(values.index(lowest))}: the label {lowest} is negative; classes are counted from 0",
+            hint="-1 often marks rows without a label, which can only be predicted. Where it names a class: --set data.labels=[-1,1]",
+        )
+    highest = max(values)
+    if count:
+        if highest >= count:
+            row = next(i for i, value in enumerate(values) if value >= count)
+            known = f": {_listed(names)}" if names else ""
+            raise DataError(
+                f"{where(row)}: the label {values[row]} is out of range: there are {count} classes, 0 to {count - 1}{known}",
+                hint="Training on more classes needs a new head: --set model.fresh_head=true, and no --init-delta.",
+            )
+        return np.array(values, np.int32), names, count
+    distinct = sorted(set(values))
+    if len(distinct) > max(_MANY_CLASSES, len(values) // 2) or (indices_only and highest >= _MOST_CLASSES):
+        raise DataError(
+            f"the label column holds {len(distinct)} different integers up to {highest} in {len(values)} rows: no classes",
+            hint="Map the right column: --set data.columns.label=NAME",
+        )
+    if indices_only or (lowest >= 0 and len(distinct) == highest + 1):
+        return np.array(values, np.int32), (), highest + 1
+    index = {value: i for i, value in enumerate(distinct)}
+    return (
+        np.array([index[value] for value in values], np.int32),
+        tuple(str(value) for value in distinct),
+        len(distinct),
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")

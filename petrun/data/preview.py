@@ -1,0 +1,80 @@
+"""The first rows as the net will see them, with what is scored set apart: shown by --dry-run."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+import numpy as np
+
+from petrun.data.examples import IGNORED, Example, ExampleSet
+from petrun.data.records import Array
+from petrun.data.tokenize import Tokenizer
+
+_SCORED, _DIM, _BOLD, _OFF = "\x1b[32m", "\x1b[2m", "\x1b[1m", "\x1b[0m"
+_LONGEST = 2000
+"""Characters of a row that are shown; the middle of longer ones is left out."""
+
+
+def preview(examples: ExampleSet, tokenizer: Tokenizer | None, n: int = 3, colour: bool = False) -> str:
+    """Text of the first `n` rows: scored tokens in green, all others dim; without colour the scored ones stand in ⟦ ⟧.
+
+    Control characters are shown as escapes, so a row cannot steer the terminal.
+    """
+    return "\n".join(_row(examples, i, tokenizer, colour) for i in range(min(n, len(examples))))
+
+
+def _row(examples: ExampleSet, i: int, tokenizer: Tokenizer | None, colour: bool) -> str:
+    example = examples[i]
+    head = f"{examples.where(i)}: "
+    if examples.is_arrays:
+        arrays = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in example.arrays.items())
+        return _strong(head + arrays + _label(examples, example), colour)
+    count = f"{len(example.input_ids)} tokens"
+    if example.labels is None:
+        return f"{_strong(head + count + _label(examples, example), colour)}\n{_text(example, None, tokenizer, colour)}"
+    scored = np.zeros(len(example.labels), bool)
+    # A row's first token is never predicted.
+    scored[1:] = (example.labels[1:] != IGNORED) & (example.mask[1:] == 1) & (example.mask[:-1] == 1)
+    return (
+        f"{_strong(f'{head}{count}, {int(scored.sum())} scored', colour)}\n{_text(example, scored, tokenizer, colour)}"
+    )
+
+
+def _label(examples: ExampleSet, example: Example) -> str:
+    if example.label == IGNORED:
+        return ""
+    name = examples.labels[example.label] if examples.labels else str(example.label)
+    return f", label {name}" + (f" ({example.label})" if examples.labels else "")
+
+
+def _text(example: Example, scored: Array | None, tokenizer: Tokenizer | None, colour: bool) -> str:
+    parts: list[tuple[bool, str]] = []
+    marks = [False] * len(example.input_ids) if scored is None else scored.tolist()
+    # Neighbours with the same mark are decoded together: single tokens may be parts of one character.
+    for mark, group in groupby(zip(marks, example.input_ids.tolist(), strict=True), key=lambda pair: bool(pair[0])):
+        ids = [token for _, token in group]
+        parts.append((mark, _decode(ids, tokenizer)))
+    shown = _shorten(parts)
+    if not colour:
+        return "".join(f"⟦{text}⟧" if mark else text for mark, text in shown)
+    plain = _DIM if scored is not None else ""
+    return "".join(f"{_SCORED if mark else plain}{text}{_OFF}" for mark, text in shown)
+
+
+def _decode(ids: list[int], tokenizer: Tokenizer | None) -> str:
+    text = " ".join(map(str, ids)) + " " if tokenizer is None else tokenizer.decode(ids, skip_special=False)
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def _shorten(parts: list[tuple[bool, str]]) -> list[tuple[bool, str]]:
+    """The middle of every long part is left out, so that each change of mark stays in sight."""
+    room = max(80, _LONGEST // max(1, len(parts)))
+    half = room // 2
+    return [
+        (mark, text if len(text) <= room else f"{text[:half]} [... {len(text) - room} characters ...] {text[-half:]}")
+        for mark, text in parts
+    ]
+
+
+def _strong(text: str, colour: bool) -> str:
+    return f"{_BOLD}{text}{_OFF}" if colour else text

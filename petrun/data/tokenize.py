@@ -1,0 +1,161 @@
+"""Text -> token ids, with the tokenizer files of a Hugging Face folder and without transformers.
+
+Which ids open and close a text (BOS, [CLS] ... [SEP]) is what the tokenizer's post-processor says. Truncation and padding stored
+in tokenizer.json are switched off: rows are cut and padded by petrun, which counts them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from petrun.data.tokenizer_files import ParseErrors, TokenizerFiles, read_tokenizer_files
+from petrun.errors import DataError
+
+Progress = Callable[[int, int], None]
+_CHUNK_ROWS = 1024
+
+
+class Encoded:
+    """Token ids of many texts. `ids[i]` and, where the tokenizer gives them, `types[i]` are int lists of equal length."""
+
+    def __init__(self, ids: list[list[int]], types: list[list[int]], cut: list[bool]) -> None:
+        self.ids, self.types, self.cut = ids, types, cut
+
+
+class Tokenizer:
+    """One tokenizer. Ids are plain ints; `None` stands for a special token it does not have."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, files: TokenizerFiles) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self.files = files
+        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+        self.special_ids = frozenset(i for i, token in backend.get_added_tokens_decoder().items() if token.special)
+        self.bos_id = self.token_id(files.specials.get("bos_token"), files.bos_id)
+        self.eos_id = self.token_id(files.specials.get("eos_token"), files.eos_id)
+        pad = self.token_id(files.specials.get("pad_token"), files.pad_id)
+        # Padding is masked out everywhere, so without a pad token any id inside the vocabulary serves.
+        self.pad_id: int = pad if pad is not None else self.eos_id if self.eos_id is not None else 0
+        self.specials: dict[str, str] = dict(files.specials)
+        """bos_token, eos_token, ... -> text, as chat templates ask for them."""
+        for name, index in (("bos_token", self.bos_id), ("eos_token", self.eos_id), ("pad_token", pad)):
+            if name not in self.specials and index is not None:
+                self.specials[name] = self.token(index)
+        self.chat_template = files.chat_template
+        self.digest = hashlib.sha256(
+            backend.to_str().encode() + repr((sorted(self.specials.items()), files.chat_template)).encode()
+        ).hexdigest()
+        self.special_texts = tuple(
+            token.content for token in backend.get_added_tokens_decoder().values() if token.special
+        )
+        self.prefix_ids, self.suffix_ids = self._frame()
+        self._lead = self._leading_space()
+
+    def token_id(self, token: str | None, fallback: int | None = None) -> int | None:
+        found = self._backend.token_to_id(token) if token else None
+        return found if found is not None else fallback
+
+    def token(self, index: int) -> str:
+        """The token as the vocabulary spells it; '' for an id outside it."""
+        return self._backend.id_to_token(index) or ""
+
+    def _frame(self) -> tuple[list[int], list[int]]:
+        """Ids that the post-processor puts before and after a single text."""
+        bare = self._backend.encode("a", add_special_tokens=False).ids
+        framed = self._backend.encode("a", add_special_tokens=True).ids
+        for start in range(len(framed) - len(bare) + 1):
+            if bare and framed[start : start + len(bare)] == bare:
+                return framed[:start], framed[start + len(bare) :]
+        return [], []
+
+    def _leading_space(self) -> list[int]:
+        """Ids of "\\n" where the tokenizer puts a space of its own before every text (SentencePiece's dummy prefix); else []."""
+        first = self._backend.encode("a", add_special_tokens=False).tokens[:1]
+        spaced = bool(first) and first[0][:1] in ("\u2581", "\u0120")
+        return list(self._backend.encode("\n", add_special_tokens=False).ids) if spaced else []
+
+    def encode_continuations(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[list[int]]:
+        """Ids of texts that go on from a text before them: without the space that SentencePiece puts before every text.
+
+        Tokenising "\\n" + text and taking the ids of "\\n" away gives the ids that the text has inside a longer one.
+        """
+        if not self._lead:
+            return self.encode_many(texts, special=False, progress=progress).ids
+        lead = len(self._lead)
+        rows = self.encode_many(["\n" + text for text in texts], special=False, progress=progress).ids
+        return [
+            row[lead:] if row[:lead] == self._lead else self.encode(text, special=False)
+            for row, text in zip(rows, texts, strict=True)
+        ]
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        return list(self._backend.encode(text, add_special_tokens=special).ids)
+
+    def encode_many(
+        self,
+        texts: Sequence[str] | Sequence[tuple[str, str]],
+        *,
+        special: bool = True,
+        longest: int | None = None,
+        progress: Progress | None = None,
+    ) -> Encoded:
+        """Token ids of texts, or of pairs of texts.
+
+        Inputs: `longest` cuts rows to so many tokens, special tokens included and kept; of a pair the longer text first.
+        """
+        ids: list[list[int]] = []
+        types: list[list[int]] = []
+        cut: list[bool] = []
+        for start in range(0, len(texts), _CHUNK_ROWS):
+            chunk = list(texts[start : start + _CHUNK_ROWS])
+            rows = self._backend.encode_batch_fast(chunk, add_special_tokens=special)
+            over = [longest is not None and len(row.ids) > longest for row in rows]
+            if longest is not None and any(over):
+                self._cut_rows(rows, chunk, over, longest, special)
+            ids += [row.ids for row in rows]
+            types += [row.type_ids for row in rows]
+            cut += over
+            if progress is not None:
+                progress(min(start + _CHUNK_ROWS, len(texts)), len(texts))
+        return Encoded(ids, types, cut)
+
+    def _cut_rows(self, rows: list[Any], chunk: list[Any], over: list[bool], longest: int, special: bool) -> None:
+        pair = isinstance(chunk[0], tuple)
+        needed = self._backend.num_special_tokens_to_add(pair) if special else 0
+        if longest < needed + (2 if pair else 1):
+            raise DataError(
+                f"seq_len {longest} leaves no room for text beside {needed} special tokens",
+                hint="Choose a longer --seq-len.",
+            )
+        self._backend.enable_truncation(longest, strategy="longest_first", direction=self.files.truncation_side)
+        try:
+            again = self._backend.encode_batch_fast(
+                [row for row, long in zip(chunk, over, strict=True) if long], add_special_tokens=special
+            )
+        finally:
+            self._backend.no_truncation()
+        for position, row in zip([i for i, long in enumerate(over) if long], again, strict=True):
+            rows[position] = row
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        return str(self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special))
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer | None:
+    """The tokenizer of a Hugging Face folder, or None where the folder has no tokenizer file.
+
+    Reads tokenizer.json; else vocab.txt (WordPiece); else vocab.json + merges.txt (byte-level BPE).
+    Raises: DataError for damaged files, and for a SentencePiece model without tokenizer.json.
+    """
+    folder = Path(folder)
+    files = read_tokenizer_files(folder)
+    if files is None:
+        return None
+    with ParseErrors(f"{folder}: the tokenizer's files do not work together", "Download them again."):
+        return Tokenizer(files.backend, files)

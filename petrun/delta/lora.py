@@ -1,0 +1,291 @@
+"""LoRA: a frozen linear layer plus a trained product of two thin matrices.
+
+    y = act(x W^T + b + s * dropout(x) A^T B^T),  s = alpha / R  (rsLoRA: alpha / sqrt(R))
+
+Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685, section 4.1; Kalajdzievski, "A Rank
+Stabilization Scaling Factor for Fine-Tuning with LoRA", arXiv 2312.03732, theorem 3.2 (rsLoRA).
+
+The cell keeps MindPet's name, signature and parameter names. One deliberate difference: `compute_dtype` is float32 unless asked,
+because half precision applied to the frozen base as well loses 5e-4 and overflows beyond 65504.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import HeUniform, initializer
+from mindspore.ops.primitive import Primitive
+from pydantic import Field, field_validator
+
+from petrun.delta.base import Method, MethodConfig, Update
+from petrun.errors import TargetError, did_you_mean
+from petrun.graph.sites import Sites
+from petrun.graph.surgery import resolve_targets, swap
+from petrun.kernels import Dropout
+from petrun.tensors import Array
+
+LORA_A = "mindpet_delta_lora_a"
+LORA_B = "mindpet_delta_lora_b"
+# nn.GELU calls a function; as a primitive, the same formula can be split over devices.
+_AS_PRIMITIVE = {"gelu": ops.GeLU}
+_DTYPES = (ms.float16, ms.float32, ms.bfloat16)
+
+
+class LoraConfig(MethodConfig):
+    """Settings of LoRA."""
+
+    rank: int = Field(8, ge=1, description="rows of A: the rank of the update")
+    alpha: float = Field(16.0, description="scale of the update; s = alpha / rank")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="on the input of A, while training")
+    target: tuple[str, ...] | None = Field(
+        None, description="roles, layer names, globs over full paths, or all-linear; default: the family's"
+    )
+    exclude: tuple[str, ...] = Field((), description="the same, taken away from target")
+    variant: Literal["lora", "rslora"] = Field("lora", description="rslora scales by alpha / sqrt(rank)")
+    rank_pattern: dict[str, int] = Field(default_factory=dict, description="path -> rank, where it differs")
+    alpha_pattern: dict[str, float] = Field(default_factory=dict, description="path -> alpha, where it differs")
+
+    @field_validator("target", "exclude", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(t.strip() for t in value.split(",") if t.strip()) if isinstance(value, str) else value
+
+    @field_validator("alpha")
+    @classmethod
+    def _not_zero(cls, value: float) -> float:
+        if value == 0 or not math.isfinite(value):
+            raise ValueError("alpha must be a finite number other than 0")
+        return value
+
+    @field_validator("rank_pattern")
+    @classmethod
+    def _positive(cls, value: dict[str, int]) -> dict[str, int]:
+        wrong = [path for path, rank in value.items() if rank < 1]
+        if wrong:
+            raise ValueError(f"rank must be at least 1 for {', '.join(wrong)}")
+        return value
+
+    def site(self, path: str) -> tuple[int, float]:
+        """(rank, scale) of the layer at `path`."""
+        rank = self.rank_pattern.get(path, self.rank)
+        alpha = self.alpha_pattern.get(path, self.alpha)
+        return rank, alpha / (math.sqrt(rank) if self.variant == "rslora" else rank)
+
+
+class LoRADense(nn.Dense):
+    """nn.Dense with a low-rank update, MindPet's signature.
+
+    Args:
+        in_channels, out_channels: widths of the base layer.
+        lora_rank: R, a positive int. lora_alpha: a number other than 0; the update is scaled by lora_alpha / lora_rank.
+        lora_dropout: a float in [0, 1), on the input of A.
+        lora_a_init, lora_b_init: initialisers or tensors of shape (R, in_channels) and (out_channels, R).
+        param_init_type: dtype of A and B. compute_dtype: dtype of the whole layer's arithmetic.
+        kwargs: weight_init, bias_init, has_bias, activation, dtype, as nn.Dense takes them.
+
+    Inputs: x (..., in_channels), at least 2 axes, any float dtype. Returns (..., out_channels) in the dtype of x.
+    Owns: mindpet_delta_lora_a (R, in_channels), mindpet_delta_lora_b (out_channels, R).
+    Raises: TypeError or ValueError for an argument of the wrong type or range, KeyError for an unknown activation.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        lora_rank: int,
+        lora_alpha: float,
+        lora_dropout: float = 0.0,
+        lora_a_init: Any = HeUniform(negative_slope=math.sqrt(5)),  # noqa: B008 (MindPet's signature)
+        lora_b_init: Any = "zeros",
+        param_init_type: Any = ms.float32,
+        compute_dtype: Any = ms.float32,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(in_channels, out_channels, **kwargs)
+        if kwargs.get("activation") in _AS_PRIMITIVE:
+            self.activation = _AS_PRIMITIVE[kwargs["activation"]]()
+        _check_numbers(lora_rank, lora_alpha, lora_dropout)
+        _check_shape("lora_a_init", lora_a_init, (lora_rank, in_channels))
+        _check_shape("lora_b_init", lora_b_init, (out_channels, lora_rank))
+        for name, dtype in (("param_init_type", param_init_type), ("compute_dtype", compute_dtype)):
+            if dtype not in _DTYPES:
+                raise TypeError(f"LoRADense: {name} must be float16, float32 or bfloat16, got {dtype}")
+        self.lora_rank = lora_rank
+        self.lora_alpha = lora_alpha
+        self.scaling = lora_alpha / lora_rank
+        self.dtype = compute_dtype
+        self.lora_dropout = Dropout(lora_dropout, 0, "lora")
+        self.mindpet_delta_lora_a = Parameter(
+            initializer(lora_a_init, [lora_rank, in_channels], param_init_type), name="mindpet_delta_lora_A"
+        )
+        self.mindpet_delta_lora_b = Parameter(
+            initializer(lora_b_init, [out_channels, lora_rank], param_init_type), name="mindpet_delta_lora_B"
+        )
+        self.lora_a_matmul = ops.MatMul(transpose_b=True)
+        self.lora_b_matmul = ops.MatMul(transpose_b=True)
+        self.mul = ops.Mul()
+        self.add = ops.Add()
+        self.cast = ops.Cast()
+
+    def construct(self, input_tensor: Any) -> Any:
+        """(..., in_channels) -> (..., out_channels), dtype kept."""
+        given = input_tensor.dtype
+        shape = self.shape_op(input_tensor)
+        if len(shape) < 2:
+            raise ValueError("LoRADense: the input must have at least 2 axes")
+        x = self.cast(self.reshape(input_tensor, (-1, shape[-1])), self.dtype)
+        y = self.matmul(x, self.cast(self.weight, self.dtype))
+        if self.has_bias:
+            y = self.bias_add(y, self.cast(self.bias, self.dtype))
+        z = self.lora_a_matmul(self.lora_dropout(x), self.cast(self.mindpet_delta_lora_a, self.dtype))
+        z = self.lora_b_matmul(z, self.cast(self.mindpet_delta_lora_b, self.dtype))
+        y = self.add(y, self.mul(z, self.cast(self.scaling, self.dtype)))
+        if self.activation_flag:
+            y = self.activation(y)
+        return self.cast(self.reshape(y, (*shape[:-1], self.out_channels)), given)
+
+    def shard(
+        self,
+        strategy_org_dense_matmul: Any = None,
+        strategy_org_bias_add: Any = None,
+        strategy_lora_dropout: Any = None,
+        strategy_lora_a_matmul: Any = None,
+        strategy_lora_b_matmul: Any = None,
+        strategy_lora_mul: Any = None,
+        strategy_lora_add: Any = None,
+        strategy_activation: Any = None,
+    ) -> None:
+        """Set how each operator is split over devices, for semi-automatic parallel; ignored in other modes.
+
+        Strategies are tuples with one tuple of splits per input. Raises ValueError for an activation that reduces over the split
+        axis (LogSoftmax) or has no operator of its own.
+        """
+        self.matmul.shard(strategy_org_dense_matmul)
+        if self.has_bias:
+            self.bias_add.shard(strategy_org_bias_add)
+        if strategy_lora_dropout is not None and len(strategy_lora_dropout) == 1:
+            # MindPet's dropout has one input; here the mask is a second one, cut the same way.
+            strategy_lora_dropout = strategy_lora_dropout * 2
+        self.lora_dropout.dropout.shard(strategy_lora_dropout)
+        self.lora_a_matmul.shard(strategy_lora_a_matmul)
+        self.lora_b_matmul.shard(strategy_lora_b_matmul)
+        self.mul.shard(strategy_lora_mul)
+        self.add.shard(strategy_lora_add)
+        if self.activation_flag:
+            _shard_activation(self.activation, strategy_activation)
+
+
+def _check_numbers(rank: Any, alpha: Any, dropout: Any) -> None:
+    if isinstance(rank, bool) or not isinstance(rank, int):
+        raise TypeError(f"LoRADense: lora_rank must be an int, got {type(rank).__name__}")
+    if rank <= 0:
+        raise ValueError(f"LoRADense: lora_rank must be positive, got {rank}")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
+        raise TypeError(f"LoRADense: lora_alpha must be an int or a float, got {type(alpha).__name__}")
+    if alpha == 0:
+        raise ValueError("LoRADense: lora_alpha must not be 0")
+    if not isinstance(dropout, float):
+        raise TypeError(f"LoRADense: lora_dropout must be a float, got {type(dropout).__name__}")
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"LoRADense: lora_dropout must lie in [0, 1), got {dropout}")
+
+
+def _check_shape(name: str, value: Any, shape: tuple[int, int]) -> None:
+    if isinstance(value, Tensor) and tuple(value.shape) != shape:
+        raise ValueError(f"LoRADense: {name} must have shape {shape}, got {tuple(value.shape)}")
+
+
+def _shard_activation(activation: Any, strategy: Any) -> None:
+    if isinstance(activation, nn.LogSoftmax | nn.Softmax):
+        raise ValueError(f"LoRADense: {type(activation).__name__} cannot be split over devices")
+    if isinstance(activation, Primitive):
+        activation.shard(strategy)
+        return
+    primitives = list(activation._primitives.values())
+    if not primitives:
+        raise ValueError(f"LoRADense: {type(activation).__name__} has no operator that could be split over devices")
+    for primitive in primitives:
+        primitive.shard(strategy)
+
+
+def _initial_a(path: str, rank: int, width: int, seed: int) -> Array:
+    """U(-1/sqrt(in), 1/sqrt(in)): He-uniform with slope sqrt(5), drawn from (seed, path) alone."""
+    rng = np.random.default_rng([seed, zlib.crc32(path.encode())])
+    bound = 1.0 / math.sqrt(width)
+    return rng.uniform(-bound, bound, (rank, width)).astype(np.float32)
+
+
+def wrap_dense(dense: Any, path: str, config: LoraConfig, seed: int) -> LoRADense:
+    """A LoRADense around an existing nn.Dense: the base's parameters are kept as they are, A is drawn, B is zero."""
+    rank, scale = config.site(path)
+    cell = LoRADense(
+        dense.in_channels,
+        dense.out_channels,
+        rank,
+        scale * rank,
+        float(config.dropout),
+        lora_a_init=Tensor(_initial_a(path, rank, dense.in_channels, seed)),
+        weight_init="zeros",
+        has_bias=dense.has_bias,
+        activation=dense.activation,
+        dtype=dense.weight.dtype,
+        compute_dtype=dense.weight.dtype,
+    )
+    cell.scaling = scale
+    cell.lora_dropout = Dropout(float(config.dropout), seed, path)
+    cell.weight = dense.weight
+    if dense.has_bias:
+        cell.bias = dense.bias
+    cell.set_train(dense.training)
+    return cell
+
+
+def attach(net: Any, config: LoraConfig, sites: Sites, seed: int) -> tuple[str, ...]:
+    """Wrap every targeted nn.Dense. Returns the names of all A and B. Raises TargetError."""
+    paths = resolve_targets(net, sites, config.target, config.exclude)
+    _check_patterns(config, paths)
+
+    def builder(path: str) -> Any:
+        return lambda dense: wrap_dense(dense, path, config, seed)
+
+    return swap(net, {path: builder(path) for path in paths})
+
+
+def _check_patterns(config: LoraConfig, paths: tuple[str, ...]) -> None:
+    problems = [
+        f"delta.{name}: {key} is none of the adapted layers. {did_you_mean(key, paths)}"
+        for name in ("rank_pattern", "alpha_pattern")
+        for key in getattr(config, name)
+        if key not in paths
+    ]
+    if problems:
+        raise TargetError(
+            "\n".join(problems), hint="Its keys are whole paths of layers, as `petrun inspect` lists them."
+        )
+
+
+def fold(config: LoraConfig, tensors: Mapping[str, Array]) -> Update:
+    """W <- W + s B A, in float32; other tensors of the delta (task heads) replace the base's."""
+
+    def update(name: str, value: Array) -> Array:
+        path, _, leaf = name.rpartition(".")
+        a = tensors.get(f"{path}.{LORA_A}")
+        b = tensors.get(f"{path}.{LORA_B}")
+        if leaf == "weight" and a is not None and b is not None:
+            _, scale = config.site(path)
+            product = b.astype(np.float32) @ a.astype(np.float32)
+            merged: Array = value + np.float32(scale) * product
+            return merged
+        replaced = tensors.get(name)
+        return value if replaced is None else replaced.astype(np.float32)
+
+    return update
+
+
+METHOD = Method(name="lora", config=LoraConfig, default_lr=1e-3, attach=attach, fold=fold)

@@ -1,0 +1,64 @@
+"""Base and delta side by side, as plain text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from petrun.evaluate.metrics import METRICS
+
+
+def spell(value: float | None) -> str:
+    """Four decimals, or four significant digits where that would hide the number; '-' where there is none."""
+    if value is None:
+        return "-"
+    if not math.isfinite(value):
+        return str(value)
+    if value != 0 and not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.3e}"
+    return f"{value:.4f}"
+
+
+def _change(name: str, base: float | None, delta: float | None) -> str:
+    """Signed difference and what it means: '+0.1250 better'."""
+    if base is None or delta is None or not (math.isfinite(base) and math.isfinite(delta)):
+        return "-"
+    difference = delta - base
+    if difference == 0:
+        return "same"
+    text = ("+" if difference > 0 else "") + spell(difference)
+    metric = METRICS.get(name)
+    if metric is None:
+        return text
+    return f"{text} {'better' if (difference > 0) == metric.higher_is_better else 'worse'}"
+
+
+def side_by_side(
+    base: Mapping[str, float] | None, delta: Mapping[str, float] | None, names: Sequence[str] | None = None
+) -> str:
+    """A table metric / base / delta / change, one line a metric, columns aligned, no trailing white space.
+
+    Either side may be absent (None): a delta with trained heads has no base figure; its column is then left
+    out, and so is the change. `names` picks metrics and their order; default: those of both sides as they
+    come.
+    """
+    sides = {"base": base, "delta": delta}
+    shown = {title: values for title, values in sides.items() if values is not None}
+    if names is None:
+        names = list(dict.fromkeys(name for values in shown.values() for name in values))
+    rows: list[tuple[str, ...]] = [("metric", *shown, *(("change",) if len(shown) == 2 else ()))]
+    for name in names:
+        figures = [values.get(name) for values in shown.values()]
+        change = (_change(name, figures[0], figures[1]),) if len(shown) == 2 else ()
+        rows.append((name, *(spell(f) for f in figures), *change))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(_line(row, widths, len(shown)) for row in rows)
+
+
+def _line(row: tuple[str, ...], widths: Sequence[int], figures: int) -> str:
+    """Names and the change to the left, figures to the right so that their points stand below each other."""
+    parts = [
+        cell.rjust(width) if 1 <= i <= figures else cell.ljust(width)
+        for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
+    return "  ".join(parts).rstrip()

@@ -1,0 +1,334 @@
+"""Scores of a net over a data set: exact means, batch by batch, nothing trained.
+
+B batch, T tokens, V vocabulary, C classes, R rows. A decoder's logits (B, T, V) never leave the device: the
+graph reduces them to a loss and a hit per token, and those are summed on the host in float64, by row. So a
+figure does not depend on how rows were batched, packed or padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from petrun.errors import DataError, WeightsError
+from petrun.evaluate.metrics import DECODER_TASKS, accuracy, f1_macro, log_softmax, matthews, perplexity
+from petrun.kernels import TokenCrossEntropy
+from petrun.tensors import Array
+
+IGNORED = -100
+
+Batch = Mapping[str, Any]
+"""{input name: array, first axis B; "targets": int32 (B, T), already shifted, or (B,), -100 = not scored;
+"rows": index of each row in the data's order}."""
+
+Progress = Callable[[int, int], None]
+"""(rows done, rows in all)."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Figures of one pass, and what they are made of, rows in the data's order."""
+
+    metrics: dict[str, float]
+    """All metrics of the task that need no generation, over the rows that have something to score."""
+    rows: Array
+    """(R,) int64."""
+    losses: Array
+    """(R,) float64: sum of cross entropies over the row's scored items; 0 where it has none."""
+    counts: Array
+    """(R,) int64: scored tokens of the row; for a classifier 1, or 0 without a label."""
+    hits: Array
+    """(R,) int64: how many of them are the argmax."""
+    labels: Array | None = None
+    """(R,) int64, -100 = none; classifiers only, as are the next two."""
+    predictions: Array | None = None
+    """(R,) int64."""
+    probabilities: Array | None = None
+    """(R, C) float32."""
+
+
+@contextmanager
+def eval_mode(net: Any) -> Iterator[None]:
+    """Dropout off inside, the former mode afterwards: a training run scores the very net that it trains."""
+    training = bool(net.training)
+    net.set_train(False)
+    try:
+        yield
+    finally:
+        net.set_train(training)
+
+
+class TokenScores(nn.Cell):
+    """A decoder's loss and hit for each token.
+
+    Inputs: targets (B, T) int32, already shifted, -100 = ignored; then the net's own inputs.
+    Returns: losses (B, T) float32, 0 where ignored or outside the vocabulary; hits (B, T) bool,
+    argmax(logits) == target; V, a constant of the graph.
+    """
+
+    def __init__(self, net: Any) -> None:
+        super().__init__(auto_prefix=False)
+        self.net = net
+        self.cross_entropy = TokenCrossEntropy()
+
+    def construct(self, targets: Any, *inputs: Any) -> Any:
+        logits = self.net(*inputs)
+        size = logits.shape[-1]
+        flat = ops.reshape(logits, (-1, size))
+        wanted = ops.reshape(targets, (-1,))
+        # The loss kernel trusts its targets; the caller reports those that are out of range.
+        safe = ops.select(wanted < size, wanted, ops.full_like(wanted, IGNORED))
+        losses = self.cross_entropy(flat, safe)
+        hits = ops.argmax(flat, -1).astype(wanted.dtype) == wanted
+        return ops.reshape(losses, targets.shape), ops.reshape(hits, targets.shape), size
+
+
+class Runner:
+    """Calls a compiled cell on batches so that few graphs are compiled: a batch smaller than one seen before
+    is filled up with copies of its last row, and what they give is dropped."""
+
+    def __init__(self, cell: Any) -> None:
+        self.cell = cell
+        self._sizes: dict[tuple[Any, ...], set[int]] = {}
+
+    def __call__(self, arrays: Sequence[Array]) -> tuple[Any, ...]:
+        """(B, ...) each -> the cell's outputs; tensors as numpy arrays of B rows, constants as they are."""
+        rows = len(arrays[0])
+        if any(len(a) != rows for a in arrays):
+            raise DataError(f"a batch holds arrays of different lengths: {[len(a) for a in arrays]}")
+        known = self._sizes.setdefault(tuple((a.dtype, a.shape[1:]) for a in arrays), set())
+        size = min((s for s in known if s >= rows), default=rows)
+        known.add(size)
+        out = self.cell(*(Tensor(filled(a, size)) for a in arrays))
+        outputs = out if isinstance(out, tuple) else (out,)
+        return tuple(o.asnumpy()[:rows] if isinstance(o, Tensor) else o for o in outputs)
+
+
+def filled(array: Array, rows: int) -> Array:
+    """(B, ...) -> (rows, ...), copies of the last row behind the others."""
+    missing = rows - len(array)
+    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
+
+
+class Scorer:
+    """Scores one net again and again without compiling again. Attach deltas before a call, not during it."""
+
+    def __init__(self, net: Any, inputs: Sequence[str], task: str) -> None:
+        self.net = net
+        self.inputs = tuple(inputs)
+        self.decoder = task in DECODER_TASKS
+        self._parameters: tuple[int, ...] = ()
+        self._runner = Runner(net)
+
+    def __call__(self, batches: Iterable[Batch], progress: Progress | None = None, total: int = 0) -> Scores:
+        """One pass over the batches, in eval mode. `total`: rows in all, for `progress` alone.
+
+        Raises: WeightsError naming the rows whose logits are not finite; DataError for targets that the net
+        cannot have, or when nothing is supervised.
+        """
+        self._renew()
+        tell = counter(progress, total)
+        with eval_mode(self.net):
+            return self._tokens(batches, tell) if self.decoder else self._classes(batches, tell)
+
+    def _renew(self) -> None:
+        """A delta attached or detached since the last call leaves this cell's own graphs out of date."""
+        parameters = tuple(id(p) for p in self.net.get_parameters())
+        if parameters != self._parameters:
+            self._parameters = parameters
+            self._runner = Runner(TokenScores(self.net) if self.decoder else self.net)
+
+    def _tokens(self, batches: Iterable[Batch], tell: Callable[[int], None]) -> Scores:
+        sums: dict[int, Array] = {}
+        for batch in batches:
+            targets = np.asarray(batch["targets"])
+            arrays = [np.asarray(batch[name]) for name in self.inputs]
+            losses, hits, size = self._runner([targets, *arrays])
+            owner, rows = _owners(batch, targets)
+            _check_targets(targets, int(size), owner)
+            _check_finite(np.isfinite(losses), owner)
+            scored = targets != IGNORED
+            for row in rows:
+                mine = scored & (owner == row)
+                part = (
+                    losses[mine].sum(dtype=np.float64),
+                    np.count_nonzero(mine),
+                    np.count_nonzero(hits & mine),
+                )
+                sums[int(row)] = sums.get(int(row), np.zeros(3)) + np.array(part)
+            tell(len(rows))
+        order = sorted(sums)
+        table = np.array([sums[row] for row in order]).reshape(-1, 3)
+        supervised = _supervised(int(table[:, 1].sum()), len(order), "token")
+        loss = float(table[:, 0].sum() / supervised)
+        figures = {
+            "loss": loss,
+            "perplexity": perplexity(loss),
+            "token_accuracy": table[:, 2].sum() / supervised,
+        }
+        counts, right = table[:, 1].astype(np.int64), table[:, 2].astype(np.int64)
+        return Scores(
+            {name: float(value) for name, value in figures.items()},
+            np.array(order, np.int64),
+            table[:, 0],
+            counts,
+            right,
+        )
+
+    def _classes(self, batches: Iterable[Batch], tell: Callable[[int], None]) -> Scores:
+        parts: list[tuple[Array, Array, Array]] = []
+        for rows, outputs, batch in _forward(self._runner, batches, self.inputs):
+            targets = np.asarray(batch["targets"])
+            if outputs.ndim != 2 or targets.shape != (len(outputs),):
+                raise DataError(
+                    f"classification needs logits (B, C) and one label a row; the model gave {outputs.shape} "
+                    f"for labels {targets.shape}"
+                )
+            _check_targets(targets, outputs.shape[-1], rows)
+            # -infinity is a class that the model rules out; a row needs one finite logit and no NaN.
+            _check_finite(np.isfinite(outputs.max(axis=-1)), rows)
+            parts.append((rows, targets.astype(np.int64), outputs))
+            tell(len(rows))
+        if not parts:
+            _supervised(0, 0, "label")
+        rows, labels, values = (np.concatenate(column) for column in zip(*parts, strict=True))
+        order = np.argsort(rows, kind="stable")
+        return class_scores(rows[order], labels[order], values[order])
+
+
+def class_scores(rows: Array, labels: Array, logits: Array) -> Scores:
+    """Figures of a classifier from rows (R,), labels (R,) with -100 = none, and logits (R, C).
+
+    loss = mean over labelled rows of -log softmax(logits)[label]. Raises DataError when no row is labelled.
+    """
+    log_probs = log_softmax(logits)
+    predictions = np.argmax(logits, axis=-1).astype(np.int64)
+    known = labels != IGNORED
+    count = _supervised(int(np.count_nonzero(known)), len(rows), "label")
+    picked = np.take_along_axis(log_probs, np.where(known, labels, 0)[:, None], axis=1)[:, 0]
+    losses = np.where(known, -picked, 0.0)
+    true, guessed = labels[known], predictions[known]
+    figures = {
+        "accuracy": accuracy(true, guessed),
+        "f1_macro": f1_macro(true, guessed),
+        "matthews": matthews(true, guessed),
+        "loss": float(losses.sum() / count),
+    }
+    hits = (known & (predictions == labels)).astype(np.int64)
+    probabilities = np.exp(log_probs).astype(np.float32)
+    return Scores(figures, rows, losses, known.astype(np.int64), hits, labels, predictions, probabilities)
+
+
+def score(
+    net: Any,
+    batches: Iterable[Batch],
+    inputs: Sequence[str],
+    task: str,
+    progress: Progress | None = None,
+    total: int = 0,
+) -> Scores:
+    """One pass in eval mode. See Scorer, which keeps its graphs for the next pass."""
+    return Scorer(net, inputs, task)(batches, progress, total)
+
+
+def logits(
+    net: Any,
+    batches: Iterable[Batch],
+    inputs: Sequence[str],
+    progress: Progress | None = None,
+    total: int = 0,
+) -> Iterator[tuple[Array, Array]]:
+    """(rows (B,) int64, logits (B, C) or (B, T, V) float32) of each batch, as they come; needs no targets.
+
+    Raises: WeightsError naming the rows that hold NaN, or nothing finite, at a position that is not padding.
+    """
+    tell = counter(progress, total)
+    runner = Runner(net)
+    for rows, outputs, batch in _forward(runner, batches, inputs):
+        finite = np.isfinite(outputs.max(axis=-1))
+        if finite.ndim == 2 and "segment_ids" in batch:
+            finite = finite | (np.asarray(batch["segment_ids"]) == 0)
+        _check_finite(finite.reshape(len(rows), -1).all(axis=1), rows)
+        yield rows, outputs
+        tell(len(rows))
+
+
+def _forward(runner: Runner, batches: Iterable[Batch], inputs: Sequence[str]) -> Iterator[tuple[Array, Array, Batch]]:
+    for batch in batches:
+        # Per batch, not around the loop: whoever stops half-way through must not leave the net changed.
+        with eval_mode(runner.cell):
+            (outputs,) = runner([np.asarray(batch[name]) for name in inputs])
+        rows = np.asarray(batch["rows"], np.int64)
+        if len(rows) != len(outputs):
+            raise DataError(f"the model gave {len(outputs)} rows of logits for {len(rows)} rows of data")
+        yield rows, np.asarray(outputs, np.float32), batch
+
+
+def _owners(batch: Batch, targets: Array) -> tuple[Array, Array]:
+    """((B, T) int64: the row of the data that each position belongs to, -1 = padding; the batch's rows).
+
+    In a packed batch `rows` is longer than B: segments 1, 2, ... of the first sequence, then those of the
+    second, and so on.
+    """
+    rows = np.asarray(batch["rows"], np.int64)
+    if len(rows) == len(targets):
+        return np.repeat(rows[:, None], targets.shape[1], axis=1), rows
+    segments = np.asarray(batch["segment_ids"], np.int64)
+    most = segments.max(axis=1)
+    if int(most.sum()) != len(rows):
+        raise DataError(f"a packed batch holds {int(most.sum())} segments for {len(rows)} rows")
+    before = np.cumsum(most) - most
+    return np.where(segments > 0, rows[np.maximum(before[:, None] + segments - 1, 0)], -1), rows
+
+
+def _check_targets(targets: Array, size: int, owner: Array) -> None:
+    wrong = (targets != IGNORED) & ((targets < 0) | (targets >= size))
+    if wrong.any():
+        target, row = int(targets[wrong][0]), int(owner[wrong][0])
+        raise DataError(
+            f"target {target} of row {row} is not in 0..{size - 1}, which the model knows",
+            hint="The data's labels, or its token ids, do not belong to this model.",
+        )
+
+
+def _check_finite(finite: Array, owner: Array) -> None:
+    if not finite.all():
+        raise not_finite(owner[~finite])
+
+
+def not_finite(rows: Array) -> WeightsError:
+    """The error for rows (any shape, repeats allowed) whose logits are NaN or infinite."""
+    named = np.unique(rows)
+    shown = ", ".join(str(int(r)) for r in named[:10]) + (", ..." if len(named) > 10 else "")
+    return WeightsError(
+        f"the model's logits are NaN or infinite for row{'s' if len(named) > 1 else ''} {shown}",
+        hint="A weight of base or delta is not finite, or float16 overflows: try --set model.dtype=float32.",
+    )
+
+
+def _supervised(count: int, rows: int, unit: str) -> int:
+    if count == 0:
+        what = "the data holds no rows" if rows == 0 else f"none of the {rows} rows has a {unit} to score"
+        raise DataError(
+            f"nothing to evaluate: {what}",
+            hint="Evaluation needs labels, or completions that --seq-len does not cut off.",
+        )
+    return count
+
+
+def counter(progress: Progress | None, total: int) -> Callable[[int], None]:
+    """Turns rows done at a time into (rows done so far, rows in all)."""
+    done = 0
+
+    def tell(rows: int) -> None:
+        nonlocal done
+        done += rows
+        if progress is not None:
+            progress(done, max(total, done))
+
+    return tell

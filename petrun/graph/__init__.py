@@ -1,0 +1,1 @@
+"""What petrun does to a net: find sites, swap cells, freeze parameters."""

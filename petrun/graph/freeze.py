@@ -1,0 +1,64 @@
+"""Which parameters train. Ownership is declared by the methods, never guessed from a name; nothing trainable is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import mindspore as ms
+
+from petrun.errors import TargetError, TrainingError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """What trains after freezing, and how much of the net that is."""
+
+    parameters: tuple[Any, ...]
+    trained_values: int
+    all_values: int
+
+    @property
+    def share(self) -> float:
+        return self.trained_values / max(self.all_values, 1)
+
+
+def match_parameters(net: Any, patterns: Iterable[str], flag: str) -> tuple[str, ...]:
+    """Names of the parameters that the globs match. Raises TargetError for each pattern that matches nothing."""
+    names = [p.name for p in net.get_parameters()]
+    found: dict[str, None] = {}
+    problems = []
+    for pattern in patterns:
+        hits = [n for n in names if fnmatchcase(n, pattern)]
+        if not hits:
+            problems.append(f"{flag} {pattern} matches no parameter. {did_you_mean(pattern, names)}")
+        found.update(dict.fromkeys(hits))
+    if problems:
+        raise TargetError("\n".join(problems))
+    return tuple(found)
+
+
+def freeze_all_but(net: Any, owned: Iterable[str]) -> Trainable:
+    """Train exactly the owned names, in float32: an update of one part in a thousand is lost in a half-precision weight.
+
+    The frozen ones stay as they are. Raises TrainingError when there are none, or when one does not exist.
+    """
+    names = set(owned)
+    parameters = list(net.get_parameters())
+    missing = sorted(names - {p.name for p in parameters})
+    if missing:
+        raise TrainingError(f"cannot train parameters that the net does not have: {', '.join(missing[:5])}")
+    if not names:
+        raise TrainingError(
+            "nothing is trainable: the algorithm owns no parameter of this model",
+            hint="Name layers with --target, or parameters with --set train.train_also=PATTERN.",
+        )
+    for parameter in parameters:
+        parameter.requires_grad = parameter.name in names
+        if parameter.requires_grad and parameter.dtype in (ms.float16, ms.bfloat16):
+            parameter.set_dtype(ms.float32)
+    trained = tuple(p for p in parameters if p.requires_grad)
+    counted = [p for p in parameters if p.name in names or "Float" in str(p.dtype)]
+    return Trainable(trained, sum(p.size for p in trained), sum(p.size for p in counted))

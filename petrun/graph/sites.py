@@ -1,0 +1,35 @@
+"""Sites: where a model family lets deltas in. A method never names a model, a family never names a method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Paths are of cells in the net; `*` stands for any run of characters (fnmatch).
+
+    B batch, T tokens, H hidden, N heads, D head width, V vocabulary.
+    """
+
+    linears: dict[str, str] = field(default_factory=dict)
+    """Role -> pattern of nn.Dense cells: {"q": "layers.*.attn.q", ...}. Embeddings and the head are not listed."""
+    default_roles: tuple[str, ...] = ()
+    """Roles that LoRA adapts when the user names none."""
+    embedding: str = ""
+    """(B, T) ids -> (B, T, H)."""
+    head: str = ""
+    """Decoders: (B, T, H) -> (B, T, V). Classifiers: (B, H) -> (B, C)."""
+    cores: str = ""
+    """Attention cores: q (B, N, T, D), k and v (B, N_kv, S, D), mask (B, 1, T, S) bool, True = visible -> (B, N, T, D)."""
+    sublayers: tuple[str, ...] = ()
+    """Patterns of cells (B, T, H) -> (B, T, H) that adapters follow: attention output and feed-forward output."""
+    trained_heads: tuple[str, ...] = ()
+    """Patterns of parameters that belong to the task, not to the base: trained and saved beside every delta."""
+    hf_paths: dict[str, str] = field(default_factory=dict)
+    """Path of a cell -> its path in Hugging Face's naming, so that users may name either."""
+    hidden: int = 0
+    heads: int = 0
+    kv_heads: int = 0
+    head_dim: int = 0
+    layers: int = 0

@@ -1,0 +1,143 @@
+"""Find and swap cells in a net. The only file that assigns cells.
+
+Two facts of MindSpore shape it: a net that was called before keeps its compiled graph after a cell is swapped, so the compile cache
+is cleared; and a swapped cell renames its parameters by the local attribute, so the names are put right afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from mindspore import nn
+
+from petrun.errors import TargetError, did_you_mean
+from petrun.graph.sites import Sites
+
+ALL_LINEAR = "all-linear"
+
+
+def cells(net: Any) -> dict[str, Any]:
+    """Path -> cell, for every cell but the net itself."""
+    return {path: cell for path, cell in net.cells_and_names() if path}
+
+
+def dense_paths(net: Any) -> tuple[str, ...]:
+    """Paths of all nn.Dense cells, in the net's order."""
+    return tuple(path for path, cell in cells(net).items() if isinstance(cell, nn.Dense))
+
+
+def _is_glob(text: str) -> bool:
+    return any(c in text for c in "*?[")
+
+
+def _matches(target: str, path: str, hf_path: str) -> bool:
+    """A glob speaks of whole paths (from the start or from any dot); a plain name of a path's tail."""
+    for full in (path, hf_path):
+        if not full:
+            continue
+        if full == target or full.endswith("." + target):
+            return True
+        if _is_glob(target) and (fnmatchcase(full, target) or fnmatchcase(full, "*." + target)):
+            return True
+    return False
+
+
+def _select(target: str, linear: tuple[str, ...], dense: tuple[str, ...], sites: Sites) -> list[str]:
+    if target == ALL_LINEAR:
+        return list(linear)
+    if target in sites.linears:
+        return [p for p in dense if fnmatchcase(p, sites.linears[target])]
+    # A glob over a whole layer also names the head; it is adapted only when it is named by a target of its own.
+    pool = linear if _is_glob(target) else dense
+    return [p for p in pool if _matches(target, p, sites.hf_paths.get(p, ""))]
+
+
+def resolve_targets(
+    net: Any, sites: Sites, targets: Iterable[str] | None, exclude: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """Turn roles, Hugging Face leaf names, globs over full paths and `all-linear` into paths of nn.Dense cells.
+
+    Raises TargetError, once, with every target or exclusion that matches nothing and the names that were near.
+    """
+    dense = dense_paths(net)
+    if not dense:
+        raise TargetError("the model has no nn.Dense cell that a delta could be attached to")
+    linear = tuple(p for p in dense if any(fnmatchcase(p, g) for g in sites.linears.values())) or dense
+    wanted = tuple(targets) if targets is not None else (sites.default_roles or (ALL_LINEAR,))
+    if not wanted:
+        raise TargetError("--target names nothing", hint=_known_targets(dense, sites))
+    chosen: dict[str, None] = {}
+    problems = []
+    for target in wanted:
+        hits = _select(target, linear, dense, sites)
+        if not hits:
+            problems.append(f"--target {target} matches no linear layer. {_near(target, dense, sites)}")
+        chosen.update(dict.fromkeys(hits))
+    dropped: set[str] = set()
+    for pattern in exclude:
+        hits = [p for p in chosen if p in _select(pattern, linear, dense, sites)]
+        if not hits and chosen:
+            problems.append(f"--exclude {pattern} matches none of the targets. {_near(pattern, tuple(chosen), sites)}")
+        dropped.update(hits)
+    if problems:
+        raise TargetError("\n".join(problems), hint=_known_targets(dense, sites))
+    left = tuple(p for p in dense if p in chosen and p not in dropped)
+    if not left:
+        raise TargetError(f"--exclude takes away every layer that --target {','.join(wanted)} matched")
+    return left
+
+
+def _vocabulary(dense: Iterable[str], sites: Sites) -> set[str]:
+    names = {ALL_LINEAR, *sites.linears}
+    for path in dense:
+        names.add(path.rpartition(".")[2])
+        if path in sites.hf_paths:
+            names.add(sites.hf_paths[path].rpartition(".")[2])
+    return {n for n in names if not n.isdigit()}
+
+
+def _near(name: str, dense: Iterable[str], sites: Sites) -> str:
+    paths = list(dense)
+    candidates = {*paths, *(sites.hf_paths[p] for p in paths if p in sites.hf_paths)} if "." in name else set()
+    return did_you_mean(name, candidates or _vocabulary(paths, sites))
+
+
+def _known_targets(dense: tuple[str, ...], sites: Sites) -> str:
+    roles = ", ".join(sites.linears) or "none"
+    leaves = ", ".join(sorted(_vocabulary(dense, sites) - set(sites.linears) - {ALL_LINEAR}))
+    return (
+        f"Roles of this model: {roles}. Layer names: {leaves}. "
+        f"Or all-linear, or a glob over full paths such as '{dense[0].rpartition('.')[0]}.*'."
+    )
+
+
+def swap(net: Any, builders: Mapping[str, Callable[[Any], Any]]) -> tuple[str, ...]:
+    """Replace the cell at each path by builder(cell). Base parameters keep their names; returns the names of the new ones."""
+    known = {id(p): p.name for p in net.get_parameters()}
+    table = {"": net, **cells(net)}
+    for path, build in builders.items():
+        parent, _, leaf = path.rpartition(".")
+        _assign(table[parent], leaf, build(table[path]))
+    added = []
+    for path, parameter in net.parameters_and_names():
+        if id(parameter) in known:
+            parameter.name = known[id(parameter)]
+        else:
+            parameter.name = path
+            added.append(path)
+    # Any cell on the way down may have been called, and so compiled, by itself.
+    for _, cell in net.cells_and_names():
+        cell.compile_cache.clear()
+    return tuple(added)
+
+
+def _assign(parent: Any, leaf: str, cell: Any) -> None:
+    if isinstance(parent, nn.CellList | nn.SequentialCell):
+        # Item assignment of these containers guesses a name prefix from the parameters' names and fails on deeper cells.
+        parent._cells[leaf] = cell
+        if isinstance(parent, nn.SequentialCell):
+            parent.cell_list = list(parent._cells.values())
+    else:
+        setattr(parent, leaf, cell)

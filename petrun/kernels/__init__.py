@@ -1,0 +1,38 @@
+"""Graph-safe maths for both targets: fused C++ operators on the CPU, primitives with kernels on Ascend.
+
+Cells are built in a model's `__init__` and called in `construct`, in GRAPH and PyNative mode. Which
+implementation a cell uses is settled when it is built: by the device target, and on the CPU by whether the C++ operators could be compiled
+(`status()`).
+"""
+
+from petrun.kernels.activations import Gelu, GeluTanh, SiluMul, Tanh
+from petrun.kernels.attention import Attention
+from petrun.kernels.dropout import Dropout, step_counter
+from petrun.kernels.heads import MergeHeads, SplitHeads, SplitQkv
+from petrun.kernels.loss import TokenCrossEntropy
+from petrun.kernels.native import Status, primitives_only, set_threads, status, use_cache
+from petrun.kernels.norms import LayerNorm, RmsNorm
+from petrun.kernels.rope import Rope, apply_rope
+
+__all__ = [
+    "Attention",
+    "Dropout",
+    "Gelu",
+    "GeluTanh",
+    "LayerNorm",
+    "MergeHeads",
+    "RmsNorm",
+    "Rope",
+    "SiluMul",
+    "SplitHeads",
+    "SplitQkv",
+    "Status",
+    "Tanh",
+    "TokenCrossEntropy",
+    "apply_rope",
+    "primitives_only",
+    "set_threads",
+    "status",
+    "step_counter",
+    "use_cache",
+]

@@ -1,0 +1,102 @@
+"""Element-wise activations of the feed-forward layers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import mindspore as ms
+from mindspore import mint, nn, ops
+
+from petrun.kernels import fused, native
+from petrun.kernels.device import on_ascend
+
+
+class Tanh(nn.Cell):
+    """tanh(x), to 1e-6: MindSpore's own on the CPU is off by up to 1e-4.
+
+    Inputs: x, any shape, float16, bfloat16 or float32. Returns: the same shape and dtype.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        library = native.library()
+        self.is_fused = library is not None
+        self.fused: Any = fused.tanh(library) if library else None
+        self.on_ascend = on_ascend()
+
+    def construct(self, x: Any) -> Any:
+        if self.is_fused and x.dtype == ms.float32:
+            return self.fused(x)
+        if self.on_ascend:
+            return ops.tanh(x)
+        return 2.0 * ops.sigmoid(2.0 * x) - 1.0
+
+
+class Gelu(nn.Cell):
+    """GELU, exact: x * Phi(x) = x/2 * (1 + erf(x / sqrt(2))).
+
+    Source: Hendrycks and Gimpel, arXiv:1606.08415, eq. (1).
+    Inputs: x, any shape, float16, bfloat16 or float32. Returns: the same shape and dtype.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        library = native.library()
+        self.is_fused = library is not None
+        self.fused: Any = fused.gelu(library) if library else None
+        self.on_ascend = on_ascend()
+
+    def construct(self, x: Any) -> Any:
+        if self.on_ascend:
+            return mint.nn.functional.gelu(x)
+        # In half precision 1 + erf(x) keeps almost nothing of a negative x.
+        wide = ops.cast(x, ms.float32)
+        if self.is_fused:
+            return ops.cast(self.fused(wide), x.dtype)
+        return ops.cast(wide * 0.5 * (1.0 + ops.erf(wide * math.sqrt(0.5))), x.dtype)
+
+
+class GeluTanh(nn.Cell):
+    """GELU, tanh form: x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))).
+
+    Source: Hendrycks and Gimpel, arXiv:1606.08415, section 2; "gelu_new" of GPT-2.
+    Inputs: x, any shape, float16, bfloat16 or float32. Returns: the same shape and dtype.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        library = native.library()
+        self.is_fused = library is not None
+        self.fused: Any = fused.gelu_tanh(library) if library else None
+        self.on_ascend = on_ascend()
+
+    def construct(self, x: Any) -> Any:
+        if self.on_ascend:
+            return mint.nn.functional.gelu(x, approximate="tanh")
+        wide = ops.cast(x, ms.float32)
+        if self.is_fused:
+            return ops.cast(self.fused(wide), x.dtype)
+        # The same number as with tanh, whose kernel on the CPU is off by up to 1e-4.
+        inner = math.sqrt(8.0 / math.pi) * (wide + 0.044715 * (wide * wide * wide))
+        return ops.cast(wide * ops.sigmoid(inner), x.dtype)
+
+
+class SiluMul(nn.Cell):
+    """silu(gate) * up, silu(x) = x * sigmoid(x).
+
+    Source: Shazeer, arXiv:2002.05202, eq. (6) (SwiGLU).
+    Inputs: gate and up, one shape, float16, bfloat16 or float32. Returns: the same shape and dtype.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        library = native.library()
+        self.is_fused = library is not None
+        self.fused: Any = fused.silu_mul(library) if library else None
+
+    def construct(self, gate: Any, up: Any) -> Any:
+        if self.is_fused and gate.dtype == ms.float32 and up.dtype == ms.float32:
+            return self.fused(gate, up)
+        wide = ops.cast(gate, ms.float32)
+        return ops.cast(wide * ops.sigmoid(wide), gate.dtype) * up

@@ -1,0 +1,66 @@
+"""The attention core: everything between the projections."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from petrun.kernels import fused, native
+from petrun.kernels.device import on_ascend
+from petrun.kernels.dropout import KeepMask, checked_rate, fused_key, step_counter
+from petrun.kernels.flash import FlashAttention
+
+HIDDEN = 1e30
+"""Taken off the score of a hidden position: finite, so that a row that sees nothing stays free of NaN."""
+
+
+class Attention(nn.Cell):
+    """dropout(softmax(q k^T * scale over the visible positions)) v; a query that sees nothing gets 0.
+
+    Source: Vaswani et al., arXiv:1706.03762, eq. (1); grouped heads: Ainslie et al., arXiv:2305.13245.
+    Query head n reads key/value head n // (N / N_kv).
+    Inputs: q (B, N, T, D), k and v (B, N_kv, S, D), float16, bfloat16 or float32; mask (B, 1, T, S) bool,
+    True = visible. Returns: (B, N, T, D) in q's dtype. Softmax is taken in float32.
+    """
+
+    def __init__(self, scale: float, dropout: float = 0.0, seed: int = 0, site: str = "") -> None:
+        super().__init__()
+        self.scale = scale
+        self.p = checked_rate(dropout)
+        self.keep = KeepMask(dropout, seed, site)
+        object.__setattr__(self, "step", step_counter())
+        self.flash = FlashAttention(scale, dropout, seed, site) if on_ascend() else None
+        self.scores = ops.BatchMatMul(transpose_b=True)
+        self.values = ops.BatchMatMul()
+        library = native.library()
+        self.is_fused = library is not None
+        self.fused: Any = fused.attention(library) if library else None
+        self.fused_dropout: Any = fused.attention_dropout(library) if library else None
+        self.scale_tensor = Tensor([scale], ms.float32)
+        self.key = fused_key(dropout, seed, site)
+        self.factor = Tensor([1.0 / (1.0 - dropout)], ms.float32)
+
+    def construct(self, q: Any, k: Any, v: Any, mask: Any) -> Any:
+        b, n, t, d = q.shape
+        s = k.shape[2]
+        if self.is_fused and q.dtype == ms.float32:
+            if mask.shape != (b, 1, t, s):
+                mask = ops.broadcast_to(mask, (b, 1, t, s))
+            if self.training and self.p > 0.0:
+                return self.fused_dropout(q, k, v, mask, self.scale_tensor, self.step, self.key, self.factor)[0]
+            return self.fused(q, k, v, mask, self.scale_tensor)[0]
+        if self.flash is not None and self.flash.takes(q, s):
+            return self.flash(q, k, v, mask)
+        groups = n // k.shape[1]
+        if groups > 1:
+            k = ops.reshape(ops.tile(ops.expand_dims(k, 2), (1, 1, groups, 1, 1)), (b, n, s, d))
+            v = ops.reshape(ops.tile(ops.expand_dims(v, 2), (1, 1, groups, 1, 1)), (b, n, s, d))
+        scores = ops.cast(self.scores(q, k), ms.float32) * self.scale
+        visible = ops.cast(mask, ms.float32)
+        probs = ops.softmax(scores + (visible - 1.0) * HIDDEN, -1)
+        if self.training and self.p > 0.0:
+            kept = ops.reshape(self.keep(self.step, b * n * t * s), (b, n, t, s))
+            visible = visible * ops.cast(kept, ms.float32) * (1.0 / (1.0 - self.p))
+        return self.values(ops.cast(probs * visible, q.dtype), v)

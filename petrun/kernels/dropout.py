@@ -1,0 +1,144 @@
+"""Dropout whose mask is a pure function of (seed, step, site, position).
+
+The bit for flat index i at step s is taken from a 32-bit integer hash, keyed by 64 bits of (seed, site):
+
+    z(x)    = x ^ (x >> 16);  z * 0x21F0AAAD;  z ^ (z >> 15);  z * 0x735A2D97;  z ^ (z >> 15)
+    k0, k1  = SHA-256(seed, site), the first two 32-bit words
+    a       = z(k0 + s * 0x9E3779B9);   b = z(a ^ k1)
+    h       = i ^ a;  h ^= h >> 16;  h *= 0x21F0AAAD;  h += b;  h ^= h >> 15;  h *= 0x735A2D97;  h ^= h >> 15
+    keep    = (h as a signed number) >= round(p * 2^32) - 2^31
+
+Everything is modulo 2^32, so the pattern repeats after 2^32 elements of one tensor. No generator state
+exists: a run that stops and resumes, another process and the other execution mode draw the same masks, and the
+backward pass draws them again instead of keeping them.
+Source: the constants of z are those of the low-bias search in github.com/skeeto/hash-prospector (issue 19).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from petrun.errors import ConfigError
+from petrun.kernels import fused, native
+
+MULTIPLIER_1 = 0x21F0AAAD
+MULTIPLIER_2 = 0x735A2D97
+GOLDEN = 0x9E3779B9
+LANES = 4096
+
+
+@lru_cache(maxsize=1)
+def step_counter() -> Parameter:
+    """The one int32 scalar that every mask depends on: the train step sets it before the forward pass."""
+    return Parameter(Tensor(0, ms.int32), name="petrun_dropout_step", requires_grad=False)
+
+
+def signed(word: int) -> int:
+    """A 32-bit word as the int32 of the same bits."""
+    word &= 0xFFFFFFFF
+    return word - (1 << 32) if word >= 1 << 31 else word
+
+
+def stream_key(seed: int, site: str) -> tuple[int, int]:
+    """Two 32-bit words, as int32, that stand for (seed, site)."""
+    digest = hashlib.sha256(f"{seed}/{site}".encode()).digest()
+    return signed(int.from_bytes(digest[:4], "little")), signed(int.from_bytes(digest[4:8], "little"))
+
+
+def keep_threshold(p: float) -> int:
+    """The smallest int32 hash that is kept: a share of p of all hashes lies below."""
+    return min(round(p * 2**32), 2**32 - 1) - 2**31
+
+
+def checked_rate(p: float) -> float:
+    """p, or ConfigError where it is no probability below 1."""
+    if not 0.0 <= p < 1.0:
+        raise ConfigError(f"dropout = {p} is not a probability below 1.", hint="Give 0 <= dropout < 1.")
+    return p
+
+
+def fused_key(p: float, seed: int, site: str) -> Tensor:
+    """(3,) int32: k0, k1 and the threshold, as the C++ operators take them."""
+    return Tensor([*stream_key(seed, site), keep_threshold(p)], ms.int32)
+
+
+class KeepMask(nn.Cell):
+    """The mask itself, in primitives with int32 kernels on every target.
+
+    Inputs: step () int32; count, a Python int. Returns: (count,) bool, True = kept.
+    """
+
+    def __init__(self, p: float, seed: int, site: str) -> None:
+        super().__init__()
+        key_0, key_1 = stream_key(seed, site)
+        self.key_0 = Tensor(key_0, ms.int32)
+        self.key_1 = Tensor(key_1, ms.int32)
+        self.golden = Tensor(signed(GOLDEN), ms.int32)
+        self.multiplier_1 = Tensor(MULTIPLIER_1, ms.int32)
+        self.multiplier_2 = Tensor(MULTIPLIER_2, ms.int32)
+        self.threshold = Tensor(keep_threshold(p), ms.int32)
+        # RightShift of an int32 drags the sign along; the masks cut it off.
+        self.by_15, self.low_17 = Tensor(15, ms.int32), Tensor(0x1FFFF, ms.int32)
+        self.by_16, self.low_16 = Tensor(16, ms.int32), Tensor(0xFFFF, ms.int32)
+        self.shift = ops.RightShift()
+        self.both = ops.BitwiseAnd()
+        self.xor = ops.BitwiseXor()
+
+    def fold_15(self, x: Any) -> Any:
+        return self.xor(x, self.both(self.shift(x, self.by_15), self.low_17))
+
+    def fold_16(self, x: Any) -> Any:
+        return self.xor(x, self.both(self.shift(x, self.by_16), self.low_16))
+
+    def mix(self, x: Any) -> Any:
+        x = self.fold_15(self.fold_16(x) * self.multiplier_1)
+        return self.fold_15(x * self.multiplier_2)
+
+    def construct(self, step: Any, count: int) -> Any:
+        first = self.mix(self.key_0 + step * self.golden)
+        second = self.mix(self.xor(first, self.key_1))
+        # MindSpore folds a range into the graph as a constant: one as long as the tensor would be kept for every site.
+        # i = LANES * row + lane has its bits in either part, so that i ^ a can be taken part by part.
+        rows = -(-count // LANES)
+        row = ops.reshape(ops.arange(0, rows, 1, dtype=ms.int32) * LANES, (rows, 1))
+        h = self.xor(self.xor(row, first), ops.arange(0, LANES, 1, dtype=ms.int32))
+        h = self.fold_15(self.fold_16(h) * self.multiplier_1 + second)
+        kept = ops.reshape(self.fold_15(h * self.multiplier_2) >= self.threshold, (rows * LANES,))
+        return kept if rows * LANES == count else kept[:count]
+
+
+class Dropout(nn.Cell):
+    """x * keep / (1 - p) while training, x otherwise or for p = 0.
+
+    Source: Srivastava et al., JMLR 15 (2014), section 4, in the inverted form.
+    Inputs: x, any shape, float16, bfloat16 or float32. Returns: the same shape and dtype.
+    `dropout` is the multiplication by the mask: the operator to shard.
+    """
+
+    def __init__(self, p: float, seed: int, site: str) -> None:
+        super().__init__()
+        self.p = checked_rate(p)
+        self.dropout = ops.Mul()
+        self.keep = KeepMask(p, seed, site)
+        library = native.library()
+        self.is_fused = library is not None
+        self.fused: Any = fused.dropout(library) if library else None
+        self.key = fused_key(p, seed, site)
+        self.factor = Tensor([1.0 / (1.0 - p)], ms.float32)
+        # Not an attribute in the cell's eyes: a shared counter must neither be renamed after the layer that
+        # happens to hold it first nor appear among the model's parameters.
+        object.__setattr__(self, "step", step_counter())
+
+    def construct(self, x: Any) -> Any:
+        if not self.training or self.p == 0.0:
+            return x
+        if self.is_fused and x.dtype == ms.float32:
+            return self.fused(x, self.step, self.key, self.factor)
+        mask = self.keep(self.step, int(np.prod(x.shape)))
+        return self.dropout(x, ops.cast(ops.reshape(mask, x.shape), x.dtype) * (1.0 / (1.0 - self.p)))

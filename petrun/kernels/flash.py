@@ -1,0 +1,67 @@
+"""Attention on Ascend without the matrix of scores: MindSpore's FlashAttentionScore."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from petrun.kernels.dropout import KeepMask, step_counter
+
+_WIDEST = 512
+_WIDTH_STEP = 16
+
+
+class FlashAttention(nn.Cell):
+    """What petrun.kernels.Attention computes, for the inputs that the operator takes; see `takes`.
+
+    Source: Dao et al., arXiv:2205.14135. Conventions of the operator, from its documentation: layout BNSD, N a multiple of
+    N_kv; sparse_mode 0 with a whole mask, True = hidden; dropout's mask is one bit a score, 1 = kept, the first
+    score in a byte's lowest bit. Softmax is taken in float32 inside.
+    Inputs: q (B, N, T, D), k and v (B, N_kv, S, D), float16 or bfloat16; mask (B or 1, 1, T or 1, S) bool, True = visible.
+    Returns: (B, N, T, D) in q's dtype.
+    """
+
+    def __init__(self, scale: float, dropout: float, seed: int, site: str) -> None:
+        super().__init__()
+        self.scale = scale
+        self.p = dropout
+        self.keep = KeepMask(dropout, seed, site)
+        object.__setattr__(self, "step", step_counter())
+        self.bits = Tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0], ms.float32)
+        self.sum = ops.ReduceSum()
+        self.any = ops.ReduceAny(keep_dims=True)
+
+    def takes(self, q: Any, slots: int) -> bool:
+        """Half precision, a head width that the operator is built for, and with dropout whole bytes of its mask."""
+        width = q.shape[3]
+        fits = width % _WIDTH_STEP == 0 and width <= _WIDEST
+        whole = not self.training or self.p == 0.0 or slots % 8 == 0
+        return q.dtype in (ms.float16, ms.bfloat16) and fits and whole
+
+    def construct(self, q: Any, k: Any, v: Any, mask: Any) -> Any:
+        b, n, t, _ = q.shape
+        s = k.shape[2]
+        if mask.shape != (b, 1, t, s):
+            mask = ops.broadcast_to(mask, (b, 1, t, s))
+        # What the operator makes of a row without any visible position is not specified: it sees all, and gives 0.
+        sees = self.any(mask, -1)
+        hidden = ops.logical_and(sees, ops.logical_not(mask))
+        if self.training and self.p > 0.0:
+            kept = ops.reshape(self.keep(self.step, b * n * t * s), (b, n, t, s // 8, 8))
+            packed = ops.cast(self.sum(ops.cast(kept, ms.float32) * self.bits, -1), ms.uint8)
+            out = ops.flash_attention_score(
+                q,
+                k,
+                v,
+                n,
+                drop_mask=packed,
+                attn_mask=hidden,
+                keep_prob=1.0 - self.p,
+                scalar_value=self.scale,
+                input_layout="BNSD",
+            )
+        else:
+            out = ops.flash_attention_score(q, k, v, n, attn_mask=hidden, scalar_value=self.scale, input_layout="BNSD")
+        return out * ops.cast(sees, out.dtype)

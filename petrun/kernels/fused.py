@@ -1,0 +1,262 @@
+"""The C++ operators as MindSpore primitives, with their gradients.
+
+Every function returns the operator for a library; primitives are shared by all cells that use them. Inputs are float32
+but for targets, masks, steps and keys; numbers such as eps are tensors of one element, because an operator takes tensors
+only. What an operator's gradient needs is its inputs, and where a softmax is inside, two numbers a row. Gradients of inputs that may be
+frozen are operators of their own, so that a graph that does not ask for them does not compute them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from mindspore import ops
+
+Infer = Callable[..., Any]
+
+
+def _operator(
+    library: Path,
+    name: str,
+    infer: Infer,
+    dtype: Infer | None = None,
+    bprop: Infer | None = None,
+    width: int = 0,
+) -> Any:
+    """`infer` maps the inputs' shapes to the outputs', and their dtypes likewise unless `dtype` is given.
+
+    MindSpore takes two operators for one where their attributes agree, and then reuses what it inferred for the other:
+    whatever `infer` or `bprop` depend on besides the inputs has to be an attribute.
+    """
+    operator = ops.Custom(f"{library}:petrun_{name}", infer, dtype or infer, func_type="aot", bprop=bprop)
+    operator.add_prim_attr("petrun_width", width)
+    operator.add_prim_attr("petrun_gradient", bprop is None)
+    return operator
+
+
+def _unary(library: Path, name: str) -> Any:
+    grad = _operator(library, f"{name}_grad", lambda x, dy: x)
+
+    def bprop(x: Any, out: Any, dout: Any) -> Any:
+        return (grad(x, dout),)
+
+    return _operator(library, name, lambda x: x, bprop=bprop)
+
+
+@lru_cache
+def gelu(library: Path) -> Any:
+    """x -> y"""
+    return _unary(library, "gelu")
+
+
+@lru_cache
+def gelu_tanh(library: Path) -> Any:
+    """x -> y"""
+    return _unary(library, "gelu_tanh")
+
+
+@lru_cache
+def tanh(library: Path) -> Any:
+    """x -> y; the gradient needs y"""
+    grad = _operator(library, "tanh_grad", lambda y, dy: y)
+
+    def bprop(x: Any, out: Any, dout: Any) -> Any:
+        return (grad(out, dout),)
+
+    return _operator(library, "tanh", lambda x: x, bprop=bprop)
+
+
+@lru_cache
+def silu_mul(library: Path) -> Any:
+    """gate, up -> y"""
+    grad = _operator(library, "silu_mul_grad", lambda gate, up, dy: (gate, up))
+
+    def bprop(gate: Any, up: Any, out: Any, dout: Any) -> Any:
+        return grad(gate, up, dout)
+
+    return _operator(library, "silu_mul", lambda gate, up: gate, bprop=bprop)
+
+
+@lru_cache
+def rope(library: Path) -> Any:
+    """x (B, N, T, D), cos, sin -> y. The tables are constants: their gradients are 0."""
+    grad = _operator(library, "rope_grad", lambda dy, cos, sin: dy)
+
+    def bprop(x: Any, cos: Any, sin: Any, out: Any, dout: Any) -> Any:
+        return grad(dout, cos, sin), ops.zeros_like(cos), ops.zeros_like(sin)
+
+    return _operator(library, "rope", lambda x, cos, sin: x, bprop=bprop)
+
+
+@lru_cache
+def split_heads(library: Path, width: int) -> Any:
+    """x (B, T, N * width) -> (B, N, T, width)"""
+    return _heads(library, width)[0]
+
+
+@lru_cache
+def merge_heads(library: Path, width: int) -> Any:
+    """x (B, N, T, width) -> (B, T, N * width)"""
+    return _heads(library, width)[1]
+
+
+@lru_cache
+def split_qkv(library: Path, width: int) -> Any:
+    """x (B, T, 3 * N * width) -> q, k, v (B, N, T, width)"""
+
+    def apart(x: Any) -> Any:
+        part = (x[0], x[2] // (3 * width), x[1], width)
+        return part, part, part
+
+    grad = _operator(library, "merge_qkv", lambda q, k, v: (q[0], q[2], 3 * q[1] * q[3]), lambda q, k, v: q)
+
+    def bprop(x: Any, out: Any, dout: Any) -> Any:
+        return (grad(dout[0], dout[1], dout[2]),)
+
+    return _operator(library, "split_qkv", apart, lambda x: (x, x, x), bprop, width)
+
+
+@lru_cache
+def _heads(library: Path, width: int) -> tuple[Any, Any]:
+    """Each is the other's gradient."""
+
+    def apart(x: Any) -> Any:
+        return x[0], x[2] // width, x[1], width
+
+    def together(x: Any) -> Any:
+        return x[0], x[2], x[1] * x[3]
+
+    split_grad = _operator(library, "merge_heads", together, lambda dy: dy)
+    merge_grad = _operator(library, "split_heads", apart, lambda dy: dy, width=width)
+
+    def split_bprop(x: Any, out: Any, dout: Any) -> Any:
+        return (split_grad(dout),)
+
+    def merge_bprop(x: Any, out: Any, dout: Any) -> Any:
+        return (merge_grad(dout),)
+
+    split = _operator(library, "split_heads", apart, lambda x: x, split_bprop, width)
+    return split, _operator(library, "merge_heads", together, lambda x: x, merge_bprop, width)
+
+
+@lru_cache
+def row_sum(library: Path) -> Any:
+    """dy (..., H) -> (H,)"""
+    return _operator(library, "row_sum", lambda dy: dy[-1:], lambda dy: dy)
+
+
+@lru_cache
+def layer_norm(library: Path) -> Any:
+    """x, weight, bias, eps -> y"""
+    grad = _operator(library, "layer_norm_grad", lambda x, weight, dy, eps: x)
+    weight_grad = _operator(library, "layer_norm_weight_grad", lambda x, dy, eps: x[-1:], lambda x, dy, eps: x)
+    bias_grad = row_sum(library)
+
+    def bprop(x: Any, weight: Any, bias: Any, eps: Any, out: Any, dout: Any) -> Any:
+        return grad(x, weight, dout, eps), weight_grad(x, dout, eps), bias_grad(dout), ops.zeros_like(eps)
+
+    return _operator(library, "layer_norm", lambda x, weight, bias, eps: x, bprop=bprop)
+
+
+@lru_cache
+def add_layer_norm(library: Path) -> Any:
+    """x, residual, weight, bias, eps -> layer_norm(x + residual), x + residual
+
+    The gradient takes the sum, whose own gradient is not asked for: it is an output only to be kept.
+    """
+    grad = _operator(library, "layer_norm_grad", lambda x, weight, dy, eps: x)
+    weight_grad = _operator(library, "layer_norm_weight_grad", lambda x, dy, eps: x[-1:], lambda x, dy, eps: x)
+    bias_grad = row_sum(library)
+
+    def bprop(x: Any, residual: Any, weight: Any, bias: Any, eps: Any, out: Any, dout: Any) -> Any:
+        dx = grad(out[1], weight, dout[0], eps)
+        return dx, dx, weight_grad(out[1], dout[0], eps), bias_grad(dout[0]), ops.zeros_like(eps)
+
+    return _operator(library, "add_layer_norm", lambda x, residual, weight, bias, eps: (x, x), bprop=bprop)
+
+
+@lru_cache
+def rms_norm(library: Path) -> Any:
+    """x, weight, eps -> y"""
+    grad = _operator(library, "rms_norm_grad", lambda x, weight, dy, eps: x)
+    weight_grad = _operator(library, "rms_norm_weight_grad", lambda x, dy, eps: x[-1:], lambda x, dy, eps: x)
+
+    def bprop(x: Any, weight: Any, eps: Any, out: Any, dout: Any) -> Any:
+        return grad(x, weight, dout, eps), weight_grad(x, dout, eps), ops.zeros_like(eps)
+
+    return _operator(library, "rms_norm", lambda x, weight, eps: x, bprop=bprop)
+
+
+@lru_cache
+def dropout(library: Path) -> Any:
+    """x, step (), key (3,), factor (1,) -> y. The gradient is the operator itself, on dy."""
+    grad = _operator(library, "dropout", lambda dy, step, key, factor: dy)
+
+    def bprop(x: Any, step: Any, key: Any, factor: Any, out: Any, dout: Any) -> Any:
+        dx = grad(dout, step, key, factor)
+        return dx, ops.zeros_like(step), ops.zeros_like(key), ops.zeros_like(factor)
+
+    return _operator(library, "dropout", lambda x, step, key, factor: x, bprop=bprop)
+
+
+@lru_cache
+def cross_entropy(library: Path) -> Any:
+    """logits (M, V), targets (M,) int32 -> loss (M,), row scales (M, 2)"""
+    grad = _operator(library, "cross_entropy_grad", lambda logits, targets, scales, dloss: logits)
+
+    def bprop(logits: Any, targets: Any, out: Any, dout: Any) -> Any:
+        return grad(logits, targets, out[1], dout[0]), ops.zeros_like(targets)
+
+    return _operator(
+        library,
+        "cross_entropy",
+        lambda logits, targets: (targets, [*targets, 2]),
+        lambda logits, targets: (logits, logits),
+        bprop,
+    )
+
+
+@lru_cache
+def attention(library: Path) -> Any:
+    """q (B,N,T,D), k and v (B,Nkv,S,D), mask (B,1,T,S) bool, scale (1,) -> out (B,N,T,D), row scales (B,N,T,2)"""
+    grad = _operator(library, "attention_grad", lambda q, k, v, mask, scale, scales, dout: (q, k, v))
+
+    def bprop(q: Any, k: Any, v: Any, mask: Any, scale: Any, out: Any, dout: Any) -> Any:
+        dq, dk, dv = grad(q, k, v, mask, scale, out[1], dout[0])
+        return dq, dk, dv, ops.zeros_like(mask), ops.zeros_like(scale)
+
+    return _operator(
+        library,
+        "attention",
+        lambda q, k, v, mask, scale: (q, [*q[:3], 2]),
+        lambda q, k, v, mask, scale: (q, q),
+        bprop,
+    )
+
+
+@lru_cache
+def attention_dropout(library: Path) -> Any:
+    """q, k, v, mask, scale, step (), key (3,), factor (1,) -> out, row scales"""
+    grad = _operator(
+        library,
+        "attention_dropout_grad",
+        lambda q, k, v, mask, scale, step, key, factor, scales, dout: (q, k, v),
+    )
+
+    def bprop(
+        q: Any, k: Any, v: Any, mask: Any, scale: Any, step: Any, key: Any, factor: Any, out: Any, dout: Any
+    ) -> Any:
+        dq, dk, dv = grad(q, k, v, mask, scale, step, key, factor, out[1], dout[0])
+        zeros = ops.zeros_like(mask), ops.zeros_like(scale), ops.zeros_like(step)
+        return dq, dk, dv, *zeros, ops.zeros_like(key), ops.zeros_like(factor)
+
+    return _operator(
+        library,
+        "attention_dropout",
+        lambda q, k, v, mask, scale, step, key, factor: (q, [*q[:3], 2]),
+        lambda q, k, v, mask, scale, step, key, factor: (q, q),
+        bprop,
+    )

@@ -1,0 +1,73 @@
+"""Heads in and out: (B, T, N * D) <-> (B, N, T, D)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mindspore as ms
+from mindspore import nn, ops
+
+from petrun.kernels import fused, native
+
+
+class SplitHeads(nn.Cell):
+    """The N heads of a projection, side by side in its last axis, become an axis of their own.
+
+    MindSpore's Transpose on the CPU keeps a buffer twice the size of its output for every place it is called from, as
+    long as the graph lives; the fused operator keeps none.
+    Inputs: x (B, T, N * D), any float dtype. Returns: (B, N, T, D). `width` is D.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        library = native.library()
+        self.is_fused = library is not None
+        self.fused: Any = fused.split_heads(library, width) if library else None
+
+    def construct(self, x: Any) -> Any:
+        if self.is_fused and x.dtype == ms.float32:
+            return self.fused(x)
+        b, t, h = x.shape
+        return ops.transpose(ops.reshape(x, (b, t, h // self.width, self.width)), (0, 2, 1, 3))
+
+
+class SplitQkv(nn.Cell):
+    """The same for one projection that holds queries, keys and values, in that order.
+
+    Inputs: x (B, T, 3 * N * D), any float dtype. Returns: q, k, v, each (B, N, T, D). `width` is D.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        library = native.library()
+        self.is_fused = library is not None
+        self.fused: Any = fused.split_qkv(library, width) if library else None
+
+    def construct(self, x: Any) -> Any:
+        if self.is_fused and x.dtype == ms.float32:
+            return self.fused(x)
+        b, t, h = x.shape
+        qkv = ops.transpose(ops.reshape(x, (b, t, 3, h // (3 * self.width), self.width)), (2, 0, 3, 1, 4))
+        return qkv[0], qkv[1], qkv[2]
+
+
+class MergeHeads(nn.Cell):
+    """The way back.
+
+    Inputs: x (B, N, T, D), any float dtype. Returns: (B, T, N * D). `width` is D.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        library = native.library()
+        self.is_fused = library is not None
+        self.fused: Any = fused.merge_heads(library, width) if library else None
+
+    def construct(self, x: Any) -> Any:
+        if self.is_fused and x.dtype == ms.float32:
+            return self.fused(x)
+        b, n, t, d = x.shape
+        return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (b, t, n * d))

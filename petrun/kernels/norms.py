@@ -1,0 +1,79 @@
+"""Normalisation over the last axis. Statistics are taken in float32 whatever the input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import initializer
+
+from petrun.kernels import fused, native
+from petrun.kernels.device import on_ascend
+
+
+class LayerNorm(nn.Cell):
+    """(x - mean) / sqrt(var + eps) * weight + bias, over the last axis; var is the biased variance.
+
+    With `residual`, of x + residual: one pass instead of two.
+    Source: Ba et al., arXiv:1607.06450, eq. (4).
+    Inputs: x (..., H), float16, bfloat16 or float32; residual, the same shape and dtype, or None.
+    Returns: the same shape and dtype.
+    Owns: weight (H,), bias (H,), float32.
+    """
+
+    def __init__(self, hidden: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.eps_tensor = Tensor([eps], ms.float32)
+        self.weight = Parameter(initializer("ones", (hidden,), ms.float32), name="weight")
+        self.bias = Parameter(initializer("zeros", (hidden,), ms.float32), name="bias")
+        library = native.library()
+        self.is_fused = library is not None
+        self.fused: Any = fused.layer_norm(library) if library else None
+        self.fused_add: Any = fused.add_layer_norm(library) if library else None
+        self.on_ascend = on_ascend()
+        self.primitive = ops.LayerNorm(-1, -1, eps)
+
+    def construct(self, x: Any, residual: Any = None) -> Any:
+        if self.is_fused and x.dtype == ms.float32 and self.weight.dtype == ms.float32:
+            if residual is None:
+                return self.fused(x, self.weight, self.bias, self.eps_tensor)
+            return self.fused_add(x, residual, self.weight, self.bias, self.eps_tensor)[0]
+        if residual is not None:
+            x = x + residual
+        wide = ops.cast(x, ms.float32)
+        if self.on_ascend:
+            return ops.cast(self.primitive(wide, self.weight, self.bias)[0], x.dtype)
+        centred = wide - ops.mean(wide, -1, True)
+        scale = ops.rsqrt(ops.mean(centred * centred, -1, True) + self.eps)
+        return ops.cast(centred * scale * self.weight + self.bias, x.dtype)
+
+
+class RmsNorm(nn.Cell):
+    """x / sqrt(mean(x^2) + eps) * weight, over the last axis.
+
+    Source: Zhang and Sennrich, arXiv:1910.07467, eq. (4).
+    Inputs: x (..., H), float16, bfloat16 or float32. Returns: the same shape and dtype.
+    Owns: weight (H,), float32.
+    """
+
+    def __init__(self, hidden: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.eps_tensor = Tensor([eps], ms.float32)
+        self.weight = Parameter(initializer("ones", (hidden,), ms.float32), name="weight")
+        library = native.library()
+        self.is_fused = library is not None
+        self.fused: Any = fused.rms_norm(library) if library else None
+        self.on_ascend = on_ascend()
+        self.primitive = ops.RmsNorm(eps)
+
+    def construct(self, x: Any) -> Any:
+        if self.is_fused and x.dtype == ms.float32 and self.weight.dtype == ms.float32:
+            return self.fused(x, self.weight, self.eps_tensor)
+        wide = ops.cast(x, ms.float32)
+        if self.on_ascend:
+            return ops.cast(self.primitive(wide, self.weight)[0], x.dtype)
+        scale = ops.rsqrt(ops.mean(wide * wide, -1, True) + self.eps)
+        return ops.cast(wide * scale * self.weight, x.dtype)

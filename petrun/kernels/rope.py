@@ -1,0 +1,38 @@
+"""Rotary position embedding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mindspore as ms
+from mindspore import nn, ops
+
+from petrun.kernels import fused, native
+
+
+def apply_rope(x: Any, cos: Any, sin: Any) -> Any:
+    """x * cos + rotate_half(x) * sin in primitives: see Rope."""
+    half = x.shape[-1] // 2
+    rotated = ops.concat((-x[..., half:], x[..., :half]), -1)
+    return x * cos + rotated * sin
+
+
+class Rope(nn.Cell):
+    """x * cos + rotate_half(x) * sin, rotate_half([a, b]) = [-b, a] over the two halves of the last axis.
+
+    Source: Su et al., arXiv:2104.09864, eq. (34), in the half-split layout of Hugging Face's Llama:
+    the file's q and k weights are permuted for it.
+    Inputs: x (B, N, T, D); cos and sin (B, 1, T, D) or (1, 1, T, D), x's dtype; no gradient reaches them.
+    Returns: (B, N, T, D).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        library = native.library()
+        self.is_fused = library is not None
+        self.fused: Any = fused.rope(library) if library else None
+
+    def construct(self, x: Any, cos: Any, sin: Any) -> Any:
+        if self.is_fused and x.dtype == ms.float32 and cos.dtype == ms.float32 and sin.dtype == ms.float32:
+            return self.fused(x, cos, sin)
+        return apply_rope(x, ops.stop_gradient(cos), ops.stop_gradient(sin))

@@ -1,0 +1,78 @@
+"""The record a model family fills in, and what the factory hands to a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from petrun.graph.sites import Sites
+
+
+@dataclass(frozen=True)
+class StoredName:
+    """How a parameter is called and laid out in a Hugging Face file."""
+
+    name: str
+    """Canonical name, as transformers saves the family's task model: `bert.encoder.layer.0...`."""
+    transpose: bool = False
+    """True for GPT-2's Conv1D weights, stored (in, out); the net holds (out, in)."""
+    optional: bool = False
+    """May be absent from a base: a task head, which is then made afresh."""
+    also: tuple[str, ...] = ()
+    """Names under which a file may repeat the tensor: the output matrix of a model whose embeddings are tied."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One built-in architecture. `N + M` files: no method is named here."""
+
+    name: str
+    model_types: tuple[str, ...]
+    """Values of config.json's `model_type` that this family serves."""
+    tasks: tuple[str, ...]
+    """Tasks it can do: "classify", "lm", "instruct"."""
+    inputs: tuple[str, ...]
+    """Names of construct's int32 (B, T) inputs, in order."""
+    parse: Callable[[Mapping[str, Any]], Any]
+    """config.json -> the family's frozen config. ModelError names a field that changes the mathematics and is not supported."""
+    build: Callable[..., Any]
+    """(config, *, compute_dtype: str = "float32", dropout_seed: int = 0, num_labels: int | None = None) -> nn.Cell."""
+    sites: Callable[[Any], Sites]
+    names: Callable[[Any], dict[str, StoredName]]
+    """Every parameter of the net -> its Hugging Face name."""
+    prefixes: tuple[str, ...] = ("",)
+    """Prefixes a file may lack: transformers saves BertModel without "bert.", GPT2Model without "transformer."."""
+    ignored: tuple[str, ...] = ()
+    """Patterns of stored tensors that no parameter needs (position_ids, masked_bias, pretraining heads)."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A net with its base weights in it, in eval mode, and all that later steps ask about it."""
+
+    net: Any
+    """nn.Cell. Built-in families: construct(*inputs) -> float32 logits, (B, C) or (B, T, V)."""
+    sites: Sites
+    family: str
+    """"bert", "gpt2", "llama", or "module:function"."""
+    model_type: str
+    """config.json's model_type ("mistral", "qwen2", ...); equals `family` for a factory."""
+    inputs: tuple[str, ...]
+    tasks: tuple[str, ...]
+    hf_config: dict[str, Any] = field(default_factory=dict)
+    """config.json as read; {} for a factory."""
+    names: dict[str, StoredName] = field(default_factory=dict)
+    fresh: tuple[str, ...] = ()
+    """Parameters the base did not hold and that were initialised from the seed (a new classifier)."""
+    base_digest: str = ""
+    """SHA-256 over the base's tensors by canonical name, dtype, shape and bytes: independent of path, mtime and sharding."""
+    folder: Path | None = None
+    """Where config.json and the tokenizer's files lie."""
+    max_positions: int | None = None
+    pad_token_id: int = 0
+    eos_token_ids: tuple[int, ...] = ()
+    num_labels: int | None = None
+    labels: tuple[str, ...] = ()
+    """Label names of the base's own head, from config.json's id2label, when it has one."""

@@ -1,0 +1,229 @@
+"""BERT: a bidirectional encoder with a classification head.
+
+Source: Devlin et al., arXiv:1810.04805; layout and names of transformers' BertForSequenceClassification.
+B batch, T tokens, H hidden, N heads, D head width, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mindspore as ms
+from mindspore import nn, ops
+
+from petrun.graph.sites import Sites
+from petrun.kernels import Attention, Dropout, LayerNorm, MergeHeads, SplitHeads, Tanh
+from petrun.models.base import Family, StoredName
+from petrun.models.fields import Fields
+from petrun.models.parts import ACTIVATIONS, DTYPES, Embedding, FeedForward, cell_paths, dense, named
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    vocab: int
+    hidden: int
+    layers: int
+    heads: int
+    wide: int
+    positions: int
+    token_types: int
+    act: str
+    eps: float
+    hidden_dropout: float
+    attention_dropout: float
+    classifier_dropout: float
+    init_range: float
+
+
+def parse(raw: Mapping[str, Any]) -> BertConfig:
+    """Defaults are those of transformers' BertConfig; sizes have none. Raises ModelError."""
+    f = Fields(raw, "bert")
+    f.only("position_embedding_type", ("absolute",), "absolute")
+    f.only("is_decoder", (False,), False)
+    f.only("add_cross_attention", (False,), False)
+    hidden, heads = f.integer("hidden_size"), f.integer("num_attention_heads")
+    if hidden % heads:
+        f.wrong("hidden_size", hidden, f"a multiple of num_attention_heads = {heads}")
+    hidden_dropout = f.number("hidden_dropout_prob", 0.1, below=1.0)
+    config = BertConfig(
+        vocab=f.integer("vocab_size"),
+        hidden=hidden,
+        layers=f.integer("num_hidden_layers"),
+        heads=heads,
+        wide=f.integer("intermediate_size"),
+        positions=f.integer("max_position_embeddings", 512),
+        token_types=f.integer("type_vocab_size", 2),
+        act=f.choice("hidden_act", tuple(ACTIVATIONS), "gelu"),
+        eps=f.positive("layer_norm_eps", 1e-12),
+        hidden_dropout=hidden_dropout,
+        attention_dropout=f.number("attention_probs_dropout_prob", 0.1, below=1.0),
+        classifier_dropout=f.number("classifier_dropout", hidden_dropout, below=1.0),
+        init_range=f.number("initializer_range", 0.02),
+    )
+    f.finish()
+    return config
+
+
+class BertEmbeddings(nn.Cell):
+    """LayerNorm(word[ids] + position[0..T-1] + token_type[types]), then dropout.
+
+    Inputs: input_ids, token_type_ids (B, T) int32. Returns: (B, T, H).
+    """
+
+    def __init__(self, c: BertConfig, dtype: Any, seed: int) -> None:
+        super().__init__()
+        self.word = Embedding(c.vocab, c.hidden, dtype)
+        self.position = Embedding(c.positions, c.hidden, dtype)
+        self.token_type = Embedding(c.token_types, c.hidden, dtype)
+        self.norm = LayerNorm(c.hidden, c.eps)
+        self.dropout = Dropout(c.hidden_dropout, seed, "embeddings.dropout")
+
+    def construct(self, input_ids: Any, token_type_ids: Any) -> Any:
+        x = self.word(input_ids) + self.token_type(token_type_ids) + self.position.first(input_ids.shape[1])
+        return self.dropout(self.norm(x))
+
+
+class BertAttention(nn.Cell):
+    """Inputs: x (B, T, H), mask (B, 1, T, T) bool. Returns: (B, T, H), before the residual."""
+
+    def __init__(self, c: BertConfig, dtype: Any, seed: int, site: str) -> None:
+        super().__init__()
+        width = c.hidden // c.heads
+        self.q = dense(c.hidden, c.hidden, dtype)
+        self.k = dense(c.hidden, c.hidden, dtype)
+        self.v = dense(c.hidden, c.hidden, dtype)
+        self.split = SplitHeads(width)
+        self.merge = MergeHeads(width)
+        self.core = Attention(width**-0.5, c.attention_dropout, seed, f"{site}.core")
+        self.o = dense(c.hidden, c.hidden, dtype)
+
+    def construct(self, x: Any, mask: Any) -> Any:
+        return self.o(self.merge(self.core(self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x)), mask)))
+
+
+class BertLayer(nn.Cell):
+    """Post-norm: x = norm(x + dropout(f(x))) for attention, then for the feed-forward part."""
+
+    def __init__(self, c: BertConfig, dtype: Any, seed: int, site: str) -> None:
+        super().__init__()
+        self.attn = BertAttention(c, dtype, seed, f"{site}.attn")
+        self.attn_dropout = Dropout(c.hidden_dropout, seed, f"{site}.attn_dropout")
+        self.attn_norm = LayerNorm(c.hidden, c.eps)
+        self.mlp = FeedForward(c.hidden, c.wide, c.act, dtype)
+        self.mlp_dropout = Dropout(c.hidden_dropout, seed, f"{site}.mlp_dropout")
+        self.mlp_norm = LayerNorm(c.hidden, c.eps)
+
+    def construct(self, x: Any, mask: Any) -> Any:
+        x = self.attn_norm(self.attn_dropout(self.attn(x, mask)), x)
+        return self.mlp_norm(self.mlp_dropout(self.mlp(x)), x)
+
+
+class Bert(nn.Cell):
+    """Logits from the first position: classifier(dropout(tanh(pooler(x[:, 0])))).
+
+    Inputs: input_ids, segment_ids (0 = padding), token_type_ids, each (B, T) int32. Returns: (B, C) float32.
+    """
+
+    def __init__(self, c: BertConfig, dtype: Any, seed: int, num_labels: int) -> None:
+        super().__init__()
+        self.embeddings = BertEmbeddings(c, dtype, seed)
+        self.layers = nn.CellList([BertLayer(c, dtype, seed, f"layers.{i}") for i in range(c.layers)])
+        self.pooler = dense(c.hidden, c.hidden, ms.float32)
+        self.tanh = Tanh()
+        self.dropout = Dropout(c.classifier_dropout, seed, "dropout")
+        self.classifier = dense(c.hidden, num_labels, ms.float32)
+
+    def mask(self, segment_ids: Any) -> Any:
+        """(B, 1, T, T) bool. A padded query sees its row's tokens, as in transformers: with padding on the left the first
+        position, which the classifier reads, is one."""
+        query = ops.expand_dims(ops.expand_dims(segment_ids, 1), 3)
+        key = ops.expand_dims(ops.expand_dims(segment_ids, 1), 2)
+        return ops.logical_and(ops.logical_or(query == key, query == 0), key > 0)
+
+    def construct(self, input_ids: Any, segment_ids: Any, token_type_ids: Any) -> Any:
+        x = self.embeddings(input_ids, token_type_ids)
+        mask = self.mask(segment_ids)
+        for layer in self.layers:
+            x = layer(x, mask)
+        pooled = self.tanh(self.pooler(ops.cast(x[:, 0], ms.float32)))
+        return ops.cast(self.classifier(self.dropout(pooled)), ms.float32)
+
+
+def build(
+    config: BertConfig,
+    *,
+    compute_dtype: str = "float32",
+    dropout_seed: int = 0,
+    num_labels: int | None = None,
+) -> nn.Cell:
+    return named(Bert(config, DTYPES[compute_dtype], dropout_seed, num_labels or 2))
+
+
+_CELLS = {
+    "attn.q": "attention.self.query",
+    "attn.k": "attention.self.key",
+    "attn.v": "attention.self.value",
+    "attn.o": "attention.output.dense",
+    "attn_norm": "attention.output.LayerNorm",
+    "mlp.up": "intermediate.dense",
+    "mlp.down": "output.dense",
+    "mlp_norm": "output.LayerNorm",
+}
+
+
+def names(config: BertConfig) -> dict[str, StoredName]:
+    table = {
+        "embeddings.word.weight": StoredName("bert.embeddings.word_embeddings.weight"),
+        "embeddings.position.weight": StoredName("bert.embeddings.position_embeddings.weight"),
+        "embeddings.token_type.weight": StoredName("bert.embeddings.token_type_embeddings.weight"),
+    }
+    cells = {"embeddings.norm": "bert.embeddings.LayerNorm"}
+    for i in range(config.layers):
+        cells.update({f"layers.{i}.{ours}": f"bert.encoder.layer.{i}.{theirs}" for ours, theirs in _CELLS.items()})
+    for kind in ("weight", "bias"):
+        table.update({f"{ours}.{kind}": StoredName(f"{theirs}.{kind}") for ours, theirs in cells.items()})
+        table[f"pooler.{kind}"] = StoredName(f"bert.pooler.dense.{kind}", optional=True)
+        table[f"classifier.{kind}"] = StoredName(f"classifier.{kind}", optional=True)
+    return table
+
+
+def sites(config: BertConfig) -> Sites:
+    return Sites(
+        linears={
+            "q": "layers.*.attn.q",
+            "k": "layers.*.attn.k",
+            "v": "layers.*.attn.v",
+            "o": "layers.*.attn.o",
+            "up": "layers.*.mlp.up",
+            "down": "layers.*.mlp.down",
+        },
+        default_roles=("q", "v"),
+        embedding="embeddings.word",
+        head="classifier",
+        cores="layers.*.attn.core",
+        sublayers=("layers.*.attn.o", "layers.*.mlp.down"),
+        trained_heads=("classifier.*",),
+        hf_paths=cell_paths(names(config)),
+        hidden=config.hidden,
+        heads=config.heads,
+        kv_heads=config.heads,
+        head_dim=config.hidden // config.heads,
+        layers=config.layers,
+    )
+
+
+FAMILY = Family(
+    name="bert",
+    model_types=("bert",),
+    tasks=("classify",),
+    inputs=("input_ids", "segment_ids", "token_type_ids"),
+    parse=parse,
+    build=build,
+    sites=sites,
+    names=names,
+    prefixes=("", "bert."),
+    # Buffers, and the heads of other tasks, which sequence classification leaves out.
+    ignored=("bert.embeddings.position_ids", "cls.*", "qa_outputs.*"),
+)

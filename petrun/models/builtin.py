@@ -1,0 +1,112 @@
+"""A built-in family's net, with its base in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from petrun.errors import ModelError
+from petrun.models.base import Family, LoadedModel
+from petrun.models.folder import eos_ids, label_names
+from petrun.models.weights import Match, absent, check, init_fresh, load, match
+from petrun.tensors import TensorReader
+
+
+def assemble(
+    reader: TensorReader,
+    family: Family,
+    parsed: Any,
+    raw: dict[str, Any],
+    path: Path,
+    num_labels: int | None,
+    fresh_head: bool,
+    compute_dtype: str,
+    seed: int,
+) -> LoadedModel:
+    """Match the file's tensors, settle the head, build the net, check, load. Raises ModelError and WeightsError."""
+    names = family.names(parsed)
+    matched = match(reader, names, family.prefixes, family.ignored)
+    head = (
+        _settle_head(reader, matched, raw, num_labels, fresh_head) if "classify" in family.tasks else _Head(None, False)
+    )
+    net = family.build(parsed, compute_dtype=compute_dtype, dropout_seed=seed, num_labels=head.classes)
+    fresh = absent(matched, names)
+    check(reader, matched, names, net, fresh)
+    sites = family.sites(parsed)
+    digest = load(reader, matched, net, sites.trained_heads)
+    init_fresh(net, fresh, seed, getattr(parsed, "init_range", 0.02))
+    extra = {f"{name.rpartition('.')[0]}.*" for name in fresh} - set(sites.trained_heads)
+    net.set_train(False)
+    pad = raw.get("pad_token_id")
+    return LoadedModel(
+        net=net,
+        sites=replace(sites, trained_heads=(*sites.trained_heads, *sorted(extra))),
+        family=family.name,
+        model_type=str(raw.get("model_type") or family.name),
+        inputs=family.inputs,
+        tasks=family.tasks,
+        hf_config=raw,
+        names=names,
+        fresh=fresh,
+        base_digest=digest,
+        folder=path.parent,
+        max_positions=getattr(parsed, "positions", None),
+        # Padding is masked out: where the stated id is none of the vocabulary, any other serves.
+        pad_token_id=pad if isinstance(pad, int) and 0 <= pad < parsed.vocab else 0,
+        eos_token_ids=eos_ids(raw, path.parent),
+        num_labels=head.classes,
+        labels=label_names(raw, head.classes) if head.own and head.classes else (),
+    )
+
+
+@dataclass(frozen=True)
+class _Head:
+    classes: int | None
+    own: bool
+    """The base's head is kept."""
+
+
+FRESH_HEAD = "--set model.fresh_head=true puts a new head in its place."
+
+
+def _settle_head(
+    reader: TensorReader, matched: Match, raw: Mapping[str, Any], num_labels: int | None, fresh_head: bool
+) -> _Head:
+    """Decide between the base's head and a new one; a head that is not kept is taken out of the match."""
+    head = {ours: s for ours, s in matched.found.items() if ours.startswith("classifier.")}
+    if num_labels is not None and num_labels < 2:
+        raise ModelError(f"a classification head needs at least 2 classes, not {num_labels}")
+    if not head or fresh_head:
+        for ours in head:
+            del matched.found[ours]
+        if num_labels is None:
+            raise ModelError(
+                f"{reader.path}: the base has no classification head{' left' if head else ''}, and the number of classes is not known",
+                hint="Give labelled data, or a delta that carries the head.",
+            )
+        return _Head(num_labels, False)
+    problem = raw.get("problem_type")
+    if problem not in (None, "single_label_classification"):
+        raise ModelError(
+            f'{reader.path}: problem_type = "{problem}" of config.json is not supported for the base\'s own head; '
+            'supported: "single_label_classification"',
+            hint=FRESH_HEAD,
+        )
+    weight = head.get("classifier.weight")
+    shape = reader.info(weight.stored).shape if weight else ()
+    own = shape[0] if len(shape) == 2 else None
+    if "pooler.weight" not in matched.found:
+        raise ModelError(
+            f"{reader.path}: the base's classifier reads no pooler: it was trained for another task",
+            hint=FRESH_HEAD,
+        )
+    if own == 1:
+        raise ModelError(
+            f"{reader.path}: the base's head has one output, for regression or multiple choice: not supported",
+            hint=FRESH_HEAD,
+        )
+    if own is not None and num_labels is not None and own != num_labels:
+        raise ModelError(f"{reader.path}: the base's head has {own} classes, the data {num_labels}", hint=FRESH_HEAD)
+    return _Head(own or num_labels or 2, True)

@@ -1,0 +1,88 @@
+"""What the decoders share: the causal mask, the cache of keys and values, and the two compiled steps of generation.
+
+B batch, T tokens of the prompt, S slots of the cache (T + tokens to generate), N_kv key/value heads, D head width, V vocabulary.
+Slot j of a row's cache belongs to column j of its batch: prompts are padded on the left, so that generated tokens follow at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mindspore as ms
+from mindspore import nn, ops
+
+
+def causal_mask(segment_ids: Any, window: int) -> Any:
+    """(B, T) segments -> (B, 1, T, T) bool: a query sees itself and the earlier tokens of its segment, at most `window` in all
+    (0: no limit). Distances are counted in columns, as transformers counts them."""
+    columns = ops.arange(segment_ids.shape[1], dtype=ms.int32)
+    distance = ops.expand_dims(columns, 1) - ops.expand_dims(columns, 0)
+    near = distance >= 0
+    if window > 0:
+        near = ops.logical_and(near, distance < window)
+    same = ops.expand_dims(segment_ids, 2) == ops.expand_dims(segment_ids, 1)
+    return ops.expand_dims(ops.logical_and(same, near), 1)
+
+
+def cached_mask(visible: Any, slot: Any, window: int) -> Any:
+    """(B, S) bool, True where a slot holds a token of the row -> (B, 1, 1, S) for the token at `slot`, within its window."""
+    if window > 0:
+        visible = ops.logical_and(visible, ops.arange(visible.shape[1], dtype=ms.int32) > slot - window)
+    return ops.expand_dims(ops.expand_dims(visible, 1), 1)
+
+
+def open_cache(x: Any, slots: int) -> Any:
+    """(B, N_kv, T, D) -> (B, N_kv, S, D), the new slots 0."""
+    b, n, t, d = x.shape
+    if slots == t:
+        return x
+    return ops.concat((x, ops.zeros((b, n, slots - t, d), x.dtype)), 2)
+
+
+def cache_index(rows: int, slot: Any) -> Any:
+    """Where `write_cache` writes: (rows, 2) int32, made once a step. rows = B * N_kv; slot () int32."""
+    row = ops.reshape(ops.arange(rows, dtype=ms.int32), (rows, 1))
+    return ops.concat((row, ops.zeros_like(row) + slot), 1)
+
+
+def write_cache(cache: Any, index: Any, x: Any) -> Any:
+    """cache (B, N_kv, S, D) with x (B, N_kv, 1, D) in its slot."""
+    b, n, s, d = cache.shape
+    flat = ops.tensor_scatter_update(ops.reshape(cache, (b * n, s, d)), index, ops.reshape(x, (b * n, d)))
+    return ops.reshape(flat, (b, n, s, d))
+
+
+class PrefillStep(nn.Cell):
+    """Run the prompts and open the caches.
+
+    A row's tokens must stay within the model's positions, which is for the caller to see to; slots may exceed them, as some
+    are padding.
+
+    Inputs: input_ids, segment_ids, position_ids (B, T) int32, padded on the left.
+    Returns: logits of the last column (B, V) float32, then k and v (B, N_kv, S, D) of every layer in turn.
+    """
+
+    def __init__(self, net: Any, slots: int) -> None:
+        # The net keeps its parameters' names: it is held, not renamed.
+        super().__init__(auto_prefix=False)
+        self.net = net
+        self.slots = slots
+
+    def construct(self, input_ids: Any, segment_ids: Any, position_ids: Any) -> Any:
+        return self.net.prefill(input_ids, segment_ids, position_ids, self.slots)
+
+
+class DecodeStep(nn.Cell):
+    """Run one token of every row against the caches.
+
+    Inputs: input_ids, position_ids (B, 1) int32; slot () int32, the column the token is written to; visible (B, S) bool, True where
+    a slot holds a token of the row, `slot` included; the caches, as the step before returned them.
+    Returns: logits (B, V) float32, then the caches.
+    """
+
+    def __init__(self, net: Any) -> None:
+        super().__init__(auto_prefix=False)
+        self.net = net
+
+    def construct(self, input_ids: Any, position_ids: Any, slot: Any, visible: Any, *caches: Any) -> Any:
+        return self.net.decode(input_ids, position_ids, slot, visible, caches)

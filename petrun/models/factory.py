@@ -1,0 +1,315 @@
+"""From a base on disk, or a user's own function, to a net with its weights in it. The only file that imports by string."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn
+
+from petrun.errors import ModelError, SetupError, did_you_mean
+from petrun.graph.sites import Sites
+from petrun.kernels.device import on_ascend
+from petrun.models import bert, gpt2, llama
+from petrun.models.base import Family, LoadedModel, StoredName
+from petrun.models.builtin import assemble
+from petrun.models.folder import BASE_HINT, config_path, read_json, weights_path
+from petrun.models.weights import check, load, match
+from petrun.tensors import content_digest, open_tensors
+
+FAMILIES: dict[str, Family] = {f.name: f for f in (bert.FAMILY, gpt2.FAMILY, llama.FAMILY)}
+_OWN = "A model of your own is given as --model module:function or --model path/file.py:function."
+
+
+def is_factory(family: str | None) -> bool:
+    """Whether --model names a user's function: module:function or path/file.py:function."""
+    return family is not None and re.search(r"[^:]:[A-Za-z_][\w.]*$", family) is not None
+
+
+def read_model_config(base: Path | None, family: str | None = None, config: Path | None = None) -> dict[str, Any]:
+    """config.json alone, checked to be of a family that exists; {} for a factory. No weights are read.
+
+    Raises ModelError.
+    """
+    return {} if is_factory(family) else _read_config(base, family, config)[1]
+
+
+def _read_config(base: Path | None, family: str | None, config: Path | None) -> tuple[Path, dict[str, Any], Family]:
+    """The path of config.json, its content (model_type filled in where only the user states it), its family."""
+    types = {t: f for f in FAMILIES.values() for t in f.model_types}
+    if family is not None and family not in FAMILIES and family not in types:
+        raise ModelError(f"--model {family}: no such family. {did_you_mean(family, {*FAMILIES, *types})}", hint=_OWN)
+    path = config_path(base, config)
+    raw = read_json(path)
+    stated = raw.get("model_type", family)
+    if stated is None:
+        raise ModelError(f"{path}: has no model_type", hint=f"--model names it: {', '.join(sorted(types))}.")
+    if not isinstance(stated, str) or stated not in types:
+        raise ModelError(
+            f"{path}: model_type = {stated!r} is not supported; supported: {', '.join(sorted(types))}", hint=_OWN
+        )
+    if family is not None and family not in (stated, types[stated].name):
+        raise ModelError(f"--model {family} contradicts model_type = {stated!r} in {path}", hint="Leave --model out.")
+    return path, {**raw, "model_type": stated}, types[stated]
+
+
+def read_family(
+    base: Path | None, family: str | None, config: Path | None = None
+) -> tuple[dict[str, Any], Family, Any]:
+    """config.json as `read_model_config` gives it, its family, and what the family reads in it. Raises ModelError."""
+    path, raw, picked = _read_config(base, family, config)
+    return raw, picked, _parse(path, raw, picked)
+
+
+def _parse(path: Path, raw: Mapping[str, Any], picked: Family) -> Any:
+    try:
+        return picked.parse(raw)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def load_model(
+    base: Path | None,
+    *,
+    family: str | None = None,
+    config: Path | None = None,
+    task: str | None = None,
+    num_labels: int | None = None,
+    fresh_head: bool = False,
+    compute_dtype: str = "float32",
+    seed: int = 0,
+    kwargs: Mapping[str, Any] | None = None,
+) -> LoadedModel:
+    """Build the net and load its base strictly; it is returned in eval mode, every parameter as stored.
+
+    num_labels: classes of a classification head. The base's own head is kept where it has that many (or none are
+    asked for); `fresh_head` replaces it. A new head, and a pooler the base lacks, are initialised from `seed`.
+    compute_dtype: "float32", "float16" or "bfloat16": the type of a built-in family's matrices and activations.
+    kwargs: for a user's function only.
+    Raises ModelError (config.json, the task, the head, the user's function) and WeightsError (the tensors).
+    """
+    if is_factory(family):
+        return _from_function(str(family), dict(kwargs or {}), base, task, num_labels, seed)
+    if kwargs:
+        raise ModelError(
+            f"model.kwargs = {dict(kwargs)} is for a model of your own, not for a built-in family", hint=_OWN
+        )
+    path, raw, picked = _read_config(base, family, config)
+    if task is not None and task not in picked.tasks:
+        others = ", ".join(f.name for f in FAMILIES.values() if task in f.tasks)
+        raise ModelError(
+            f"a {picked.name} base cannot do task {task}; it does: {', '.join(picked.tasks)}",
+            hint=f"Families for {task}: {others}." if others else "",
+        )
+    if base is None:
+        raise ModelError("no base is given", hint=BASE_HINT)
+    if compute_dtype == "bfloat16" and not on_ascend():
+        raise SetupError(
+            "the CPU has no bfloat16 matrix product",
+            hint="Leave model.dtype out: on the CPU a bfloat16 base is loaded as float32.",
+        )
+    parsed = _parse(path, raw, picked)
+    reader = open_tensors(weights_path(base))
+    return assemble(reader, picked, parsed, raw, path, num_labels, fresh_head, compute_dtype, seed)
+
+
+def _from_function(
+    spelled: str, kwargs: dict[str, Any], base: Path | None, task: str | None, num_labels: int | None, seed: int
+) -> LoadedModel:
+    """Call the user's function; its net's own names are the names of its checkpoint. Without a base the values that
+    the function gave stay: MindSpore's and numpy's seeds are set first, so that they are the same every time."""
+    if task not in (None, "classify"):
+        raise ModelError(
+            f"--model {spelled} cannot do task {task}: a model of your own returns logits (B, C), for task classify"
+        )
+    ms.set_seed(seed)
+    net, sites = _call(spelled, kwargs)
+    names = {p.name: StoredName(p.name) for p in net.get_parameters()}
+    every = [p.name for p in net.get_parameters()]
+    if len(every) > len(names):
+        twice = sorted({n for n in every if every.count(n) > 1})
+        raise ModelError(f"--model {spelled}: several parameters of its net are called {', '.join(twice)}")
+    if not names:
+        raise ModelError(f"--model {spelled}: its net has no parameters")
+    if base is None:
+        digest = _digest_in_memory(net)
+    else:
+        reader = open_tensors(weights_path(base))
+        matched = match(reader, names, ("",), ())
+        check(reader, matched, names, net)
+        digest = load(reader, matched, net)
+    net.set_train(False)
+    return LoadedModel(
+        net=net,
+        sites=sites,
+        family=spelled,
+        model_type=spelled,
+        inputs=_inputs(net, spelled),
+        tasks=("classify",),
+        names=names,
+        base_digest=digest,
+        folder=None if base is None else base if base.is_dir() else base.parent,
+        num_labels=num_labels,
+    )
+
+
+def _inputs(net: Any, spelled: str) -> tuple[str, ...]:
+    """Names of the arrays that the net's construct takes; () where it does not say."""
+    stated = getattr(net, "inputs", ())
+    names = (stated,) if isinstance(stated, str) else tuple(stated) if isinstance(stated, list | tuple) else (None,)
+    if not all(isinstance(name, str) for name in names):
+        raise ModelError(
+            f"--model {spelled}: its net's `inputs` is {stated!r}, not names of arrays",
+            hint='For example: inputs = ("x",), one name for each argument of construct.',
+        )
+    return names
+
+
+def _digest_in_memory(net: Any) -> str:
+    lines = []
+    for p in net.get_parameters():
+        values = np.ascontiguousarray(p.float().asnumpy() if p.dtype == ms.bfloat16 else p.asnumpy())
+        lines.append((p.name, str(values.dtype), tuple(p.shape), hashlib.sha256(values.tobytes()).hexdigest()))
+    return content_digest(lines)
+
+
+def _call(spelled: str, kwargs: dict[str, Any]) -> tuple[Any, Sites]:
+    """The net and the sites that the user's function returns. Raises ModelError."""
+    source, _, name = spelled.rpartition(":")
+    with _importable(source):
+        module = _import_file(Path(source), spelled) if source.endswith(".py") else _import_module(source, spelled)
+        function = _attribute(module, name, spelled)
+        try:
+            inspect.signature(function).bind(**kwargs)
+        except TypeError as error:
+            raise ModelError(
+                f"--model {spelled}: {error}; it takes {name}{inspect.signature(function)}",
+                hint="--set model.kwargs.NAME=VALUE gives its keyword arguments.",
+            ) from error
+        with UserCode(spelled, str(getattr(module, "__file__", source))):
+            result = function(**kwargs)
+    net, sites = result if isinstance(result, tuple) and len(result) == 2 else (result, Sites())
+    if not isinstance(net, nn.Cell) or not isinstance(sites, Sites):
+        given = (
+            f"({type(net).__name__}, {type(sites).__name__})" if isinstance(result, tuple) else type(result).__name__
+        )
+        raise ModelError(
+            f"--model {spelled}: returned {given}",
+            hint="It must return a mindspore.nn.Cell, or a Cell and a petrun.graph.sites.Sites.",
+        )
+    return net, sites
+
+
+@contextmanager
+def _importable(source: str) -> Iterator[None]:
+    """While a file's code runs, its neighbours can be imported, as when Python runs the file itself."""
+    if not source.endswith(".py"):
+        yield
+        return
+    folder = str(Path(source).resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)
+
+
+def _import_file(path: Path, spelled: str) -> ModuleType:
+    """Load a file under a name made of its content: two files of one name do not meet, an edited one is read again."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"--model {spelled}: {path} cannot be read: {error.strerror or error}") from error
+    identity = hashlib.sha256(str(path.resolve()).encode() + b"\0" + content).hexdigest()[:16]
+    name = f"petrun_user_{identity}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    if spec is None or spec.loader is None:
+        raise ModelError(f"--model {spelled}: {path} cannot be loaded as Python")
+    module = importlib.util.module_from_spec(spec)
+    # GRAPH mode looks a cell's source up through sys.modules.
+    sys.modules[name] = module
+    try:
+        with UserCode(spelled, str(path.resolve())):
+            spec.loader.exec_module(module)
+    except ModelError:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _import_module(name: str, spelled: str) -> ModuleType:
+    try:
+        found = importlib.util.find_spec(name)
+    except (ModuleNotFoundError, ValueError):
+        found = None
+    if found is None:
+        beside = Path(name.replace(".", "/") + ".py")
+        hint = f"For the file in this folder: --model {beside}:{spelled.rpartition(':')[2]}" if beside.is_file() else ""
+        raise ModelError(
+            f"--model {spelled}: no module {name} is installed",
+            hint=hint or "A file is given as path/file.py:function.",
+        )
+    with UserCode(spelled, found.origin or name):
+        return importlib.import_module(name)
+
+
+def _attribute(module: ModuleType, name: str, spelled: str) -> Callable[..., Any]:
+    value: Any = module
+    for part in name.split("."):
+        if not hasattr(value, part):
+            public = [n for n, v in vars(value).items() if callable(v) and not n.startswith("_")]
+            raise ModelError(f"--model {spelled}: there is no {part} in it. {did_you_mean(part, public)}".rstrip())
+        value = getattr(value, part)
+    if not callable(value):
+        raise ModelError(f"--model {spelled}: {name} is a {type(value).__name__}, not a function")
+    return value  # type: ignore[no-any-return]
+
+
+class UserCode:
+    """`with UserCode(...)`: whatever the user's code raises becomes a ModelError that names the line it came from.
+
+    Foreign code raises what it likes, so no list of types would do; --debug still shows the whole traceback.
+    `describe(error, file)`: the place and what is wrong; by default from the traceback.
+    """
+
+    def __init__(self, spelled: str, file: str, describe: Callable[[BaseException, str], str] | None = None) -> None:
+        self.spelled = spelled
+        self.file = file
+        self.describe = describe or _line_and_message
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not isinstance(error, Exception | SystemExit):
+            return
+        raise ModelError(
+            f"--model {self.spelled}: {self.describe(error, self.file)}", hint="--debug shows the whole traceback."
+        ) from error
+
+
+def _line_and_message(error: BaseException, file: str) -> str:
+    """`path/net.py:12: RuntimeError: no luck`, the last line of the user's own file."""
+    if isinstance(error, SyntaxError) and error.filename:
+        where = f"{error.filename}:{error.lineno}"
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        theirs = [f for f in frames if f.filename == file] or frames
+        where = f"{theirs[-1].filename}:{theirs[-1].lineno}"
+    detail = str(error.msg if isinstance(error, SyntaxError) else error).strip().splitlines()
+    return f"{where}: {type(error).__name__}: {detail[0] if detail else ''}".rstrip(": ")

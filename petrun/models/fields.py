@@ -1,0 +1,148 @@
+"""Reading config.json: every field is asked for by name and type, all problems are collected, one ModelError is raised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from petrun.errors import ModelError, did_you_mean
+
+_MISSING: Any = object()
+
+FOREIGN: Mapping[str, tuple[Any, ...]] = {
+    # Fields that change the mathematics of some architecture, and the values that mean "off". None of the families here has them;
+    # a base that sets one was made by other code, and computing it without the field would be silently wrong.
+    "alibi": (False,),
+    "attention_multiplier": (1, 1.0),
+    "attn_logit_softcapping": (0, 0.0),
+    "attn_logit_soft_cap": (0, 0.0),
+    "block_sparse_attention": (False,),
+    "clip_qkv": (0, 0.0),
+    "cross_attention_hidden_size": (),
+    "embedding_multiplier": (1, 1.0),
+    "final_logit_softcapping": (0, 0.0),
+    "is_encoder_decoder": (False,),
+    "kv_lora_rank": (0,),
+    "logit_scale": (1, 1.0),
+    "logits_scaling": (1, 1.0),
+    "num_experts": (0, 1),
+    "num_local_experts": (0, 1),
+    "output_multiplier_scale": (1, 1.0),
+    "parallel_attn": (False,),
+    "per_layer_config": ({},),
+    "pruned_heads": ({},),
+    "q_lora_rank": (0,),
+    "quantization_config": ({},),
+    "residual_multiplier": (1, 1.0),
+    "rope_interleaved": (False,),
+    "scale_depth": (1, 1.0),
+    "scale_emb": (1, 1.0),
+    "use_bidirectional_attention": (False,),
+    "use_qk_norm": (False,),
+}
+
+_HINTS = {
+    "quantization_config": "Use the float16, bfloat16 or float32 copy of the model, or dequantise it first.",
+    "is_encoder_decoder": "Encoder-decoder models are not supported.",
+}
+
+
+class Fields:
+    """A config.json, and what was found wrong with it so far."""
+
+    def __init__(self, raw: Mapping[str, Any], family: str) -> None:
+        self.raw = raw
+        self.family = family
+        self.problems: list[str] = []
+        self.hints: list[str] = []
+        for name, off in FOREIGN.items():
+            value = raw.get(name)
+            if value is not None and not any(value == v and type(value) is type(v) for v in off):
+                self.unsupported(name, value, f"{_spell(off[0])} (off)" if off and off[0] != {} else "leaving it out")
+
+    def unsupported(self, name: str, value: Any, supported: str) -> None:
+        """Record a field whose value changes what the model computes and is not implemented."""
+        self.problems.append(f"{name} = {_spell(value)} is not supported for {self.family}; supported: {supported}")
+        if name in _HINTS:
+            self.hints.append(_HINTS[name])
+
+    def wrong(self, name: str, value: Any, wanted: str) -> None:
+        """Record a value that cannot be. A field that has a problem already goes on with a stand-in, which is not judged."""
+        if any(problem.startswith(f"{name} ") for problem in self.problems):
+            return
+        self.problems.append(f"{name} = {_spell(value)}: must be {wanted}")
+
+    def value(self, name: str, default: Any = _MISSING, aliases: Sequence[str] = ()) -> Any:
+        """The field, or its default where it is absent or null."""
+        for key in (name, *aliases):
+            if self.raw.get(key) is not None:
+                return self.raw[key]
+        if default is _MISSING:
+            self.problems.append(f"{name} is missing")
+            return None
+        return default
+
+    def integer(self, name: str, default: Any = _MISSING, aliases: Sequence[str] = (), least: int = 1) -> int:
+        value = self.value(name, default, aliases)
+        if isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**31:
+            return value
+        if value is not None:
+            most = " and below 2147483648" if isinstance(value, int) and value >= 2**31 else ""
+            self.wrong(name, value, f"an integer of at least {least}{most}")
+        return max(least, 1)
+
+    def number(self, name: str, default: Any = _MISSING, least: float = 0.0, below: float = math.inf) -> float:
+        value = self.value(name, default)
+        if isinstance(value, int | float) and not isinstance(value, bool) and least <= value < below:
+            return float(value)
+        if value is not None:
+            self.wrong(
+                name,
+                value,
+                f"a number of at least {least:g}" + (f" and below {below:g}" if below < math.inf else ""),
+            )
+        return least
+
+    def positive(self, name: str, default: Any = _MISSING) -> float:
+        value = self.value(name, default)
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+            return float(value)
+        if value is not None:
+            self.wrong(name, value, "a number above 0")
+        return 1.0
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.value(name, default)
+        if isinstance(value, bool):
+            return value
+        self.wrong(name, value, "true or false")
+        return default
+
+    def only(self, name: str, allowed: Sequence[Any], default: Any) -> None:
+        """The field must have one of these values: others compute something else."""
+        value = self.value(name, default)
+        if value not in allowed:
+            self.unsupported(name, value, ", ".join(_spell(v) for v in allowed))
+
+    def choice(self, name: str, known: Sequence[str], default: Any = _MISSING) -> str:
+        value = self.value(name, default)
+        if value in known:
+            return str(value)
+        if value is not None:
+            self.unsupported(name, value, ", ".join(sorted(known)))
+            if isinstance(value, str):
+                self.hints.append(did_you_mean(value, known))
+        return known[0]
+
+    def finish(self) -> None:
+        """Raise ModelError with every problem found; values read so far are usable only where there is none."""
+        if self.problems:
+            raise ModelError("; ".join(self.problems), hint=" ".join(dict.fromkeys(self.hints)))
+
+
+def _spell(value: Any) -> str:
+    """As it stands in the JSON file, cut short."""
+    text = {True: "true", False: "false", None: "null"}.get(value) if isinstance(value, bool | None) else None
+    text = text or (f'"{value}"' if isinstance(value, str) else str(value))
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,244 @@
+"""GPT-2: a decoder with learned positions.
+
+Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019; layout and names of transformers' GPT2LMHeadModel,
+whose Conv1D weights are stored (in, out).
+B batch, T tokens, H hidden, N heads, D head width, S cache slots, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mindspore as ms
+from mindspore import nn, ops
+
+from petrun.errors import ModelError
+from petrun.graph.sites import Sites
+from petrun.kernels import Attention, Dropout, LayerNorm, MergeHeads, SplitQkv
+from petrun.models.base import Family, StoredName
+from petrun.models.decoding import cache_index, cached_mask, causal_mask, open_cache, write_cache
+from petrun.models.fields import Fields
+from petrun.models.parts import ACTIVATIONS, DTYPES, Embedding, FeedForward, cell_paths, dense, named
+
+
+@dataclass(frozen=True)
+class Gpt2Config:
+    vocab: int
+    hidden: int
+    layers: int
+    heads: int
+    wide: int
+    positions: int
+    act: str
+    eps: float
+    residual_dropout: float
+    embedding_dropout: float
+    attention_dropout: float
+    scale_weights: bool
+    scale_by_layer: bool
+    tied: bool
+
+
+def parse(raw: Mapping[str, Any]) -> Gpt2Config:
+    """Defaults are those of transformers' GPT2Config; sizes have none. Raises ModelError."""
+    f = Fields(raw, "gpt2")
+    f.only("is_causal", (True,), True)
+    f.only("add_cross_attention", (False,), False)
+    # reorder_and_upcast_attn asks for float32 scores and softmax: they always are here.
+    f.flag("reorder_and_upcast_attn", False)
+    hidden, heads = f.integer("n_embd", aliases=["hidden_size"]), f.integer("n_head", aliases=["num_attention_heads"])
+    if hidden % heads:
+        f.wrong("n_embd", hidden, f"a multiple of n_head = {heads}")
+    config = Gpt2Config(
+        vocab=f.integer("vocab_size"),
+        hidden=hidden,
+        layers=f.integer("n_layer", aliases=["num_hidden_layers"]),
+        heads=heads,
+        wide=f.integer("n_inner", 4 * hidden),
+        positions=f.integer("n_positions", 1024, ["max_position_embeddings"]),
+        act=f.choice("activation_function", tuple(ACTIVATIONS), "gelu_new"),
+        eps=f.positive("layer_norm_epsilon", 1e-5),
+        residual_dropout=f.number("resid_pdrop", 0.1, below=1.0),
+        embedding_dropout=f.number("embd_pdrop", 0.1, below=1.0),
+        attention_dropout=f.number("attn_pdrop", 0.1, below=1.0),
+        scale_weights=f.flag("scale_attn_weights", True),
+        scale_by_layer=f.flag("scale_attn_by_inverse_layer_idx", False),
+        tied=f.flag("tie_word_embeddings", True),
+    )
+    f.finish()
+    return config
+
+
+class Gpt2Attention(nn.Cell):
+    """Inputs: x (B, T, H), mask (B, 1, T, T) bool. Returns: (B, T, H), before dropout and the residual."""
+
+    def __init__(self, c: Gpt2Config, dtype: Any, seed: int, index: int) -> None:
+        super().__init__()
+        width = c.hidden // c.heads
+        scale = width**-0.5 if c.scale_weights else 1.0
+        if c.scale_by_layer:
+            scale /= index + 1
+        self.qkv = dense(c.hidden, 3 * c.hidden, dtype)
+        self.split = SplitQkv(width)
+        self.merge = MergeHeads(width)
+        self.core = Attention(scale, c.attention_dropout, seed, f"layers.{index}.attn.core")
+        self.o = dense(c.hidden, c.hidden, dtype)
+
+    def project(self, x: Any) -> Any:
+        """q, k, v, each (B, N, T, D)."""
+        return self.split(self.qkv(x))
+
+    def attend(self, q: Any, k: Any, v: Any, mask: Any) -> Any:
+        return self.o(self.merge(self.core(q, k, v, mask)))
+
+    def construct(self, x: Any, mask: Any) -> Any:
+        q, k, v = self.project(x)
+        return self.attend(q, k, v, mask)
+
+
+class Gpt2Layer(nn.Cell):
+    """Pre-norm: x + dropout(attn(norm(x))), then x + dropout(mlp(norm(x)))."""
+
+    def __init__(self, c: Gpt2Config, dtype: Any, seed: int, index: int) -> None:
+        super().__init__()
+        self.attn_norm = LayerNorm(c.hidden, c.eps)
+        self.attn = Gpt2Attention(c, dtype, seed, index)
+        self.attn_dropout = Dropout(c.residual_dropout, seed, f"layers.{index}.attn_dropout")
+        self.mlp_norm = LayerNorm(c.hidden, c.eps)
+        self.mlp = FeedForward(c.hidden, c.wide, c.act, dtype)
+        self.mlp_dropout = Dropout(c.residual_dropout, seed, f"layers.{index}.mlp_dropout")
+
+    def feed(self, x: Any) -> Any:
+        return x + self.mlp_dropout(self.mlp(self.mlp_norm(x)))
+
+    def construct(self, x: Any, mask: Any) -> Any:
+        return self.feed(x + self.attn_dropout(self.attn(self.attn_norm(x), mask)))
+
+    def prefill(self, x: Any, mask: Any, slots: int) -> Any:
+        q, k, v = self.attn.project(self.attn_norm(x))
+        return self.feed(x + self.attn.attend(q, k, v, mask)), open_cache(k, slots), open_cache(v, slots)
+
+    def decode(self, x: Any, mask: Any, index: Any, k_cache: Any, v_cache: Any) -> Any:
+        q, k, v = self.attn.project(self.attn_norm(x))
+        k = write_cache(k_cache, index, k)
+        v = write_cache(v_cache, index, v)
+        return self.feed(x + self.attn.attend(q, k, v, mask)), k, v
+
+
+class Gpt2(nn.Cell):
+    """Inputs: input_ids, segment_ids (0 = padding), position_ids, each (B, T) int32. Returns: logits (B, T, V) float32."""
+
+    def __init__(self, c: Gpt2Config, dtype: Any, seed: int) -> None:
+        super().__init__()
+        self.heads, self.longest = c.heads, c.positions
+        self.embed = Embedding(c.vocab, c.hidden, dtype)
+        self.positions = Embedding(c.positions, c.hidden, dtype)
+        self.dropout = Dropout(c.embedding_dropout, seed, "dropout")
+        self.layers = nn.CellList([Gpt2Layer(c, dtype, seed, i) for i in range(c.layers)])
+        self.norm = LayerNorm(c.hidden, c.eps)
+        self.head = dense(c.hidden, c.vocab, dtype, bias=False)
+        if c.tied:
+            self.head.weight = self.embed.weight
+
+    def enter(self, input_ids: Any, position_ids: Any) -> Any:
+        return self.dropout(self.embed(input_ids) + self.positions(position_ids))
+
+    def logits(self, x: Any) -> Any:
+        return ops.cast(self.head(self.norm(x)), ms.float32)
+
+    def construct(self, input_ids: Any, segment_ids: Any, position_ids: Any) -> Any:
+        x = self.enter(input_ids, position_ids)
+        mask = causal_mask(segment_ids, 0)
+        for layer in self.layers:
+            x = layer(x, mask)
+        return self.logits(x)
+
+    def check_slots(self, tokens: int) -> None:
+        """Raises ModelError where the model has no positions for a row of so many tokens."""
+        if tokens > self.longest:
+            raise ModelError(
+                f"prompt and new tokens need {tokens} positions, the model has n_positions = {self.longest}",
+                hint="Shorten the prompt, or generate fewer tokens.",
+            )
+
+    def prefill(self, input_ids: Any, segment_ids: Any, position_ids: Any, slots: int) -> Any:
+        """See decoding.PrefillStep."""
+        x = self.enter(input_ids, position_ids)
+        mask = causal_mask(segment_ids, 0)
+        caches: tuple[Any, ...] = ()
+        for layer in self.layers:
+            x, k, v = layer.prefill(x, mask, slots)
+            caches = (*caches, k, v)
+        return (self.logits(x[:, -1]), *caches)
+
+    def decode(self, input_ids: Any, position_ids: Any, slot: Any, visible: Any, caches: Any) -> Any:
+        """See decoding.DecodeStep."""
+        x = self.enter(input_ids, position_ids)
+        mask = cached_mask(visible, slot, 0)
+        index = cache_index(input_ids.shape[0] * self.heads, slot)
+        new: tuple[Any, ...] = ()
+        for i, layer in enumerate(self.layers):
+            x, k, v = layer.decode(x, mask, index, caches[2 * i], caches[2 * i + 1])
+            new = (*new, k, v)
+        return (self.logits(x[:, 0]), *new)
+
+
+def build(
+    config: Gpt2Config, *, compute_dtype: str = "float32", dropout_seed: int = 0, num_labels: int | None = None
+) -> nn.Cell:
+    return named(Gpt2(config, DTYPES[compute_dtype], dropout_seed))
+
+
+_CONV1D = {"attn.qkv": "attn.c_attn", "attn.o": "attn.c_proj", "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}
+_NORMS = {"attn_norm": "ln_1", "mlp_norm": "ln_2"}
+
+
+def names(config: Gpt2Config) -> dict[str, StoredName]:
+    table = {
+        "embed.weight": StoredName("transformer.wte.weight", also=("lm_head.weight",) if config.tied else ()),
+        "positions.weight": StoredName("transformer.wpe.weight"),
+        "norm.weight": StoredName("transformer.ln_f.weight"),
+        "norm.bias": StoredName("transformer.ln_f.bias"),
+    }
+    if not config.tied:
+        table["head.weight"] = StoredName("lm_head.weight")
+    for i in range(config.layers):
+        for ours, theirs in {**_CONV1D, **_NORMS}.items():
+            weight = StoredName(f"transformer.h.{i}.{theirs}.weight", transpose=ours in _CONV1D)
+            table[f"layers.{i}.{ours}.weight"] = weight
+            table[f"layers.{i}.{ours}.bias"] = StoredName(f"transformer.h.{i}.{theirs}.bias")
+    return table
+
+
+def sites(config: Gpt2Config) -> Sites:
+    return Sites(
+        linears={ours.rpartition(".")[2]: f"layers.*.{ours}" for ours in _CONV1D},
+        default_roles=("qkv",),
+        embedding="embed",
+        head="head",
+        cores="layers.*.attn.core",
+        sublayers=("layers.*.attn.o", "layers.*.mlp.down"),
+        hf_paths={**cell_paths(names(config)), "head": "lm_head"},
+        hidden=config.hidden,
+        heads=config.heads,
+        kv_heads=config.heads,
+        head_dim=config.hidden // config.heads,
+        layers=config.layers,
+    )
+
+
+FAMILY = Family(
+    name="gpt2",
+    model_types=("gpt2",),
+    tasks=("lm", "instruct"),
+    inputs=("input_ids", "segment_ids", "position_ids"),
+    parse=parse,
+    build=build,
+    sites=sites,
+    names=names,
+    prefixes=("", "transformer."),
+    # Causal masks that old files store as buffers.
+    ignored=("transformer.h.*.attn.bias", "transformer.h.*.attn.masked_bias"),
+)

@@ -1,0 +1,341 @@
+"""Llama, and the families that share its net: Mistral (sliding window), Qwen2 (biases of q, k, v), Qwen3 (norms of q and k).
+
+Source: Touvron et al., arXiv:2302.13971; Jiang et al., arXiv:2310.06825; Yang et al., arXiv:2407.10671 and arXiv:2505.09388; layout
+and names of transformers' ForCausalLM classes.
+B batch, T tokens, H hidden, N heads, N_kv key/value heads, D head width, S cache slots, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mindspore as ms
+from mindspore import nn, ops
+
+from petrun.errors import ModelError
+from petrun.graph.sites import Sites
+from petrun.kernels import Attention, MergeHeads, RmsNorm, SiluMul, SplitHeads
+from petrun.kernels import Rope as Rotate
+from petrun.models.base import Family, StoredName
+from petrun.models.decoding import cache_index, cached_mask, causal_mask, open_cache, write_cache
+from petrun.models.fields import Fields
+from petrun.models.parts import ACTIVATIONS, DTYPES, Embedding, activation, cell_paths, dense, named
+from petrun.models.rope import Rope, Rotary, parse_rope
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    vocab: int
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    wide: int
+    positions: int
+    act: str
+    eps: float
+    qkv_bias: bool
+    o_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    tied: bool
+    attention_dropout: float
+    rope: Rope
+    windows: tuple[int, ...]
+    """Tokens a query sees, by layer; 0: all."""
+
+
+_POSITIONS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
+
+
+def parse(raw: Mapping[str, Any]) -> LlamaConfig:
+    """Defaults are those of transformers' config class for the model_type; sizes have none. Raises ModelError."""
+    kind = str(raw.get("model_type") or "llama")
+    f = Fields(raw, kind)
+    f.only("is_causal", (True,), True)
+    hidden, heads, layers = f.integer("hidden_size"), f.integer("num_attention_heads"), f.integer("num_hidden_layers")
+    kv_heads = _kv_heads(f, kind, heads)
+    head_dim = f.integer("head_dim", 128 if kind == "qwen3" else max(1, hidden // heads))
+    if f.raw.get("head_dim") is None and kind != "qwen3" and hidden % heads:
+        f.wrong("hidden_size", hidden, f"a multiple of num_attention_heads = {heads}")
+    positions = f.integer("max_position_embeddings", _POSITIONS[kind])
+    biased = f.flag("attention_bias", False) if kind in ("llama", "qwen3") else False
+    config = LlamaConfig(
+        vocab=f.integer("vocab_size"),
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        wide=f.integer("intermediate_size"),
+        positions=positions,
+        act=f.choice("hidden_act", tuple(ACTIVATIONS), "silu"),
+        eps=f.positive("rms_norm_eps", 1e-6),
+        qkv_bias=biased or kind == "qwen2",
+        o_bias=biased,
+        mlp_bias=f.flag("mlp_bias", False) if kind == "llama" else False,
+        qk_norm=kind == "qwen3",
+        tied=f.flag("tie_word_embeddings", False),
+        attention_dropout=f.number("attention_dropout", 0.0, below=1.0),
+        rope=parse_rope(f, head_dim, positions),
+        windows=_windows(f, kind, layers),
+    )
+    # pretraining_tp > 1 splits the matrix products of old Llama files into slices: the same sums, taken in another order.
+    f.finish()
+    return config
+
+
+def _kv_heads(f: Fields, kind: str, heads: int) -> int:
+    default = {"llama": heads, "mistral": 8}.get(kind, 32) if "num_key_value_heads" not in f.raw else heads
+    kv_heads = f.integer("num_key_value_heads", default)
+    if heads % kv_heads:
+        f.wrong("num_key_value_heads", kv_heads, f"a divisor of num_attention_heads = {heads}")
+    return kv_heads
+
+
+def _windows(f: Fields, kind: str, layers: int) -> tuple[int, ...]:
+    """Sliding windows by layer. Mistral: every layer, where set. Qwen: by layer_types, or from max_window_layers on. Llama: none."""
+    if kind == "llama":
+        return (0,) * layers
+    if kind == "mistral":
+        window = f.integer("sliding_window", 0, least=0) if "sliding_window" in f.raw else 4096
+        own = ["sliding_attention" if window else "full_attention"] * layers
+    else:
+        used = f.flag("use_sliding_window", False) and f.raw.get("sliding_window", 4096) is not None
+        window = f.integer("sliding_window", 4096) if used else 0
+        first = f.integer("max_window_layers", 28, least=0)
+        own = ["sliding_attention" if window and i >= first else "full_attention" for i in range(layers)]
+    types = f.value("layer_types", own)
+    if not isinstance(types, list) or len(types) != layers or not set(types) <= {"sliding_attention", "full_attention"}:
+        f.unsupported("layer_types", types, f"{layers} times full_attention or sliding_attention")
+        return (0,) * layers
+    if "sliding_attention" in types and not window:
+        f.wrong("layer_types", types, "without sliding_attention where no sliding_window is in use")
+    if kind == "mistral" and types != own:
+        f.unsupported("layer_types", types, f"all {own[0]}, as sliding_window says")
+    return tuple(window if t == "sliding_attention" else 0 for t in types)
+
+
+class LlamaAttention(nn.Cell):
+    """Grouped attention with rotary positions; Qwen3 norms each head of q and k first.
+
+    Inputs: x (B, T, H); cos, sin (B, 1, T, D); mask (B, 1, T, T) bool. Returns: (B, T, H), before the residual.
+    """
+
+    def __init__(self, c: LlamaConfig, dtype: Any, seed: int, site: str) -> None:
+        super().__init__()
+        self.q = dense(c.hidden, c.heads * c.head_dim, dtype, c.qkv_bias)
+        self.k = dense(c.hidden, c.kv_heads * c.head_dim, dtype, c.qkv_bias)
+        self.v = dense(c.hidden, c.kv_heads * c.head_dim, dtype, c.qkv_bias)
+        self.normed = c.qk_norm
+        if c.qk_norm:
+            self.q_norm = RmsNorm(c.head_dim, c.eps)
+            self.k_norm = RmsNorm(c.head_dim, c.eps)
+        self.split = SplitHeads(c.head_dim)
+        self.merge = MergeHeads(c.head_dim)
+        self.rotate = Rotate()
+        self.core = Attention(c.head_dim**-0.5, c.attention_dropout, seed, f"{site}.core")
+        self.o = dense(c.heads * c.head_dim, c.hidden, dtype, c.o_bias)
+
+    def project(self, x: Any, cos: Any, sin: Any) -> Any:
+        """q (B, N, T, D), k and v (B, N_kv, T, D), q and k rotated."""
+        q, k, v = self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x))
+        if self.normed:
+            q = self.q_norm(q)
+            k = self.k_norm(k)
+        return self.rotate(q, cos, sin), self.rotate(k, cos, sin), v
+
+    def attend(self, q: Any, k: Any, v: Any, mask: Any) -> Any:
+        return self.o(self.merge(self.core(q, k, v, mask)))
+
+    def construct(self, x: Any, cos: Any, sin: Any, mask: Any) -> Any:
+        q, k, v = self.project(x, cos, sin)
+        return self.attend(q, k, v, mask)
+
+
+class LlamaMlp(nn.Cell):
+    """down(act(gate(x)) * up(x)), (B, T, H) -> (B, T, H)."""
+
+    def __init__(self, c: LlamaConfig, dtype: Any) -> None:
+        super().__init__()
+        self.gate = dense(c.hidden, c.wide, dtype, c.mlp_bias)
+        self.up = dense(c.hidden, c.wide, dtype, c.mlp_bias)
+        self.down = dense(c.wide, c.hidden, dtype, c.mlp_bias)
+        self.fused = c.act in ("silu", "swish")
+        self.act = SiluMul() if self.fused else activation(c.act)
+
+    def construct(self, x: Any) -> Any:
+        if self.fused:
+            return self.down(self.act(self.gate(x), self.up(x)))
+        return self.down(self.act(self.gate(x)) * self.up(x))
+
+
+class LlamaLayer(nn.Cell):
+    """Pre-norm: x + attn(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, c: LlamaConfig, dtype: Any, seed: int, index: int) -> None:
+        super().__init__()
+        self.window = c.windows[index]
+        self.attn_norm = RmsNorm(c.hidden, c.eps)
+        self.attn = LlamaAttention(c, dtype, seed, f"layers.{index}.attn")
+        self.mlp_norm = RmsNorm(c.hidden, c.eps)
+        self.mlp = LlamaMlp(c, dtype)
+
+    def construct(self, x: Any, cos: Any, sin: Any, mask: Any) -> Any:
+        x = x + self.attn(self.attn_norm(x), cos, sin, mask)
+        return x + self.mlp(self.mlp_norm(x))
+
+    def prefill(self, x: Any, cos: Any, sin: Any, mask: Any, slots: int) -> Any:
+        q, k, v = self.attn.project(self.attn_norm(x), cos, sin)
+        x = x + self.attn.attend(q, k, v, mask)
+        return x + self.mlp(self.mlp_norm(x)), open_cache(k, slots), open_cache(v, slots)
+
+    def decode(self, x: Any, cos: Any, sin: Any, mask: Any, index: Any, k_cache: Any, v_cache: Any) -> Any:
+        q, k, v = self.attn.project(self.attn_norm(x), cos, sin)
+        k = write_cache(k_cache, index, k)
+        v = write_cache(v_cache, index, v)
+        x = x + self.attn.attend(q, k, v, mask)
+        return x + self.mlp(self.mlp_norm(x)), k, v
+
+
+class Llama(nn.Cell):
+    """Inputs: input_ids, segment_ids (0 = padding), position_ids, each (B, T) int32. Returns: logits (B, T, V) float32."""
+
+    def __init__(self, c: LlamaConfig, dtype: Any, seed: int) -> None:
+        super().__init__()
+        self.kv_heads = c.kv_heads
+        self.longest = c.rope.positions if c.rope.kind == "dynamic" else 0
+        # One mask for each kind of layer that there is.
+        self.window = max(c.windows)
+        self.all_windowed = min(c.windows) > 0
+        self.embed = Embedding(c.vocab, c.hidden, dtype)
+        self.rotary = Rotary(c.rope, dtype)
+        self.layers = nn.CellList([LlamaLayer(c, dtype, seed, i) for i in range(c.layers)])
+        self.norm = RmsNorm(c.hidden, c.eps)
+        self.head = dense(c.hidden, c.vocab, dtype, bias=False)
+        if c.tied:
+            self.head.weight = self.embed.weight
+
+    def logits(self, x: Any) -> Any:
+        return ops.cast(self.head(self.norm(x)), ms.float32)
+
+    def construct(self, input_ids: Any, segment_ids: Any, position_ids: Any) -> Any:
+        x = self.embed(input_ids)
+        cos, sin = self.rotary(position_ids)
+        near = causal_mask(segment_ids, self.window)
+        full = near if self.all_windowed or self.window == 0 else causal_mask(segment_ids, 0)
+        for layer in self.layers:
+            x = layer(x, cos, sin, near if layer.window > 0 else full)
+        return self.logits(x)
+
+    def check_slots(self, tokens: int) -> None:
+        """Raises ModelError where a cache cannot hold what the model computes for a row of so many tokens."""
+        if self.longest and tokens > self.longest:
+            raise ModelError(
+                f"rope_type = dynamic changes the keys of earlier tokens beyond max_position_embeddings = {self.longest}; "
+                f"{tokens} tokens with a cache are not supported",
+                hint="Shorten the prompt, or generate fewer tokens.",
+            )
+
+    def prefill(self, input_ids: Any, segment_ids: Any, position_ids: Any, slots: int) -> Any:
+        """See decoding.PrefillStep."""
+        x = self.embed(input_ids)
+        cos, sin = self.rotary(position_ids)
+        near = causal_mask(segment_ids, self.window)
+        full = near if self.all_windowed or self.window == 0 else causal_mask(segment_ids, 0)
+        caches: tuple[Any, ...] = ()
+        for layer in self.layers:
+            x, k, v = layer.prefill(x, cos, sin, near if layer.window > 0 else full, slots)
+            caches = (*caches, k, v)
+        return (self.logits(x[:, -1]), *caches)
+
+    def decode(self, input_ids: Any, position_ids: Any, slot: Any, visible: Any, caches: Any) -> Any:
+        """See decoding.DecodeStep."""
+        x = self.embed(input_ids)
+        cos, sin = self.rotary(position_ids)
+        near = cached_mask(visible, slot, self.window)
+        full = cached_mask(visible, slot, 0)
+        index = cache_index(input_ids.shape[0] * self.kv_heads, slot)
+        new: tuple[Any, ...] = ()
+        for i, layer in enumerate(self.layers):
+            mask = near if layer.window > 0 else full
+            x, k, v = layer.decode(x, cos, sin, mask, index, caches[2 * i], caches[2 * i + 1])
+            new = (*new, k, v)
+        return (self.logits(x[:, 0]), *new)
+
+
+def build(
+    config: LlamaConfig, *, compute_dtype: str = "float32", dropout_seed: int = 0, num_labels: int | None = None
+) -> nn.Cell:
+    return named(Llama(config, DTYPES[compute_dtype], dropout_seed))
+
+
+_CELLS = {
+    "attn.q": "self_attn.q_proj",
+    "attn.k": "self_attn.k_proj",
+    "attn.v": "self_attn.v_proj",
+    "attn.o": "self_attn.o_proj",
+    "mlp.gate": "mlp.gate_proj",
+    "mlp.up": "mlp.up_proj",
+    "mlp.down": "mlp.down_proj",
+    "attn_norm": "input_layernorm",
+    "mlp_norm": "post_attention_layernorm",
+}
+
+
+def names(config: LlamaConfig) -> dict[str, StoredName]:
+    also = ("lm_head.weight",) if config.tied else ()
+    table = {
+        "embed.weight": StoredName("model.embed_tokens.weight", also=also),
+        "norm.weight": StoredName("model.norm.weight"),
+    }
+    if not config.tied:
+        table["head.weight"] = StoredName("lm_head.weight")
+    biased = {
+        **dict.fromkeys(("attn.q", "attn.k", "attn.v"), config.qkv_bias),
+        "attn.o": config.o_bias,
+        **dict.fromkeys(("mlp.gate", "mlp.up", "mlp.down"), config.mlp_bias),
+    }
+    cells = dict(_CELLS)
+    if config.qk_norm:
+        cells.update({"attn.q_norm": "self_attn.q_norm", "attn.k_norm": "self_attn.k_norm"})
+    for i in range(config.layers):
+        for ours, theirs in cells.items():
+            table[f"layers.{i}.{ours}.weight"] = StoredName(f"model.layers.{i}.{theirs}.weight")
+            if biased.get(ours):
+                table[f"layers.{i}.{ours}.bias"] = StoredName(f"model.layers.{i}.{theirs}.bias")
+    return table
+
+
+def sites(config: LlamaConfig) -> Sites:
+    return Sites(
+        linears={ours.rpartition(".")[2]: f"layers.*.{ours}" for ours in _CELLS if "." in ours},
+        default_roles=("q", "v"),
+        embedding="embed",
+        head="head",
+        cores="layers.*.attn.core",
+        sublayers=("layers.*.attn.o", "layers.*.mlp.down"),
+        hf_paths={**cell_paths(names(config)), "head": "lm_head"},
+        hidden=config.hidden,
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        layers=config.layers,
+    )
+
+
+FAMILY = Family(
+    name="llama",
+    model_types=("llama", "mistral", "qwen2", "qwen3"),
+    tasks=("lm", "instruct"),
+    inputs=("input_ids", "segment_ids", "position_ids"),
+    parse=parse,
+    build=build,
+    sites=sites,
+    names=names,
+    prefixes=("", "model."),
+    ignored=("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"),
+)

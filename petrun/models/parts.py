@@ -1,0 +1,136 @@
+"""Parts that more than one family is built of. Parameters are created as zeros that cost nothing until the base is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import mindspore as ms
+from mindspore import Parameter, nn, ops
+from mindspore.common.initializer import initializer
+
+from petrun.kernels import Gelu, GeluTanh
+from petrun.models.base import StoredName
+
+DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
+
+
+class Embedding(nn.Cell):
+    """weight[ids].
+
+    Inputs: ids (B, T) int32. Returns: (B, T, H) in the dtype it was built with, whatever weight's is by then.
+    Owns: weight (V, H).
+    """
+
+    def __init__(self, rows: int, width: int, dtype: Any) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.weight = Parameter(initializer("zeros", (rows, width), dtype), name="weight")
+        self.gather = ops.Gather()
+
+    def first(self, rows: int) -> Any:
+        """weight[: rows], (rows, H)."""
+        return ops.cast(self.weight[:rows], self.dtype)
+
+    def construct(self, ids: Any) -> Any:
+        return ops.cast(self.gather(self.weight, ids, 0), self.dtype)
+
+
+class Dense(nn.Dense):
+    """x W^T + b in the dtype of x: a weight that trains is float32 whatever the layers compute in.
+
+    Inputs: x (..., in). Returns: (..., out), x's dtype. Owns: weight (out, in), bias (out,).
+    """
+
+    def construct(self, x: Any) -> Any:
+        shape = x.shape
+        y = self.matmul(ops.reshape(x, (-1, self.in_channels)), ops.cast(self.weight, x.dtype))
+        if self.has_bias:
+            y = self.bias_add(y, ops.cast(self.bias, x.dtype))
+        return ops.reshape(y, (*shape[:-1], self.out_channels))
+
+
+def dense(wide_in: int, wide_out: int, dtype: Any, bias: bool = True) -> Dense:
+    return Dense(wide_in, wide_out, weight_init="zeros", bias_init="zeros", has_bias=bias, dtype=dtype)
+
+
+class Relu2(nn.Cell):
+    """max(x, 0)^2, any shape."""
+
+    def construct(self, x: Any) -> Any:
+        positive = ops.relu(x)
+        return positive * positive
+
+
+class Sigmoid1702(nn.Cell):
+    """x * sigmoid(1.702 x), any shape. Source: Hendrycks and Gimpel, arXiv:1606.08415, section 2."""
+
+    def construct(self, x: Any) -> Any:
+        return x * ops.sigmoid(1.702 * x)
+
+
+class Silu(nn.Cell):
+    """x * sigmoid(x), any shape."""
+
+    def construct(self, x: Any) -> Any:
+        return x * ops.sigmoid(x)
+
+
+class Linear(nn.Cell):
+    """x itself, any shape."""
+
+    def construct(self, x: Any) -> Any:
+        return x
+
+
+ACTIVATIONS: Mapping[str, type[nn.Cell]] = {
+    # Names of transformers' ACT2FN. Those that share a formula and differ in implementation only stand for one cell.
+    "gelu": Gelu,
+    "gelu_python": Gelu,
+    "gelu_new": GeluTanh,
+    "gelu_fast": GeluTanh,
+    "gelu_accurate": GeluTanh,
+    "gelu_pytorch_tanh": GeluTanh,
+    "gelu_python_tanh": GeluTanh,
+    "quick_gelu": Sigmoid1702,
+    "relu": nn.ReLU,
+    "relu2": Relu2,
+    "silu": Silu,
+    "swish": Silu,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "linear": Linear,
+}
+
+
+def activation(name: str) -> nn.Cell:
+    return ACTIVATIONS[name]()
+
+
+class FeedForward(nn.Cell):
+    """down(act(up(x))), (B, T, H) -> (B, T, H)."""
+
+    def __init__(self, hidden: int, wide: int, act: str, dtype: Any) -> None:
+        super().__init__()
+        self.up = dense(hidden, wide, dtype)
+        self.act = activation(act)
+        self.down = dense(wide, hidden, dtype)
+
+    def construct(self, x: Any) -> Any:
+        return self.down(self.act(self.up(x)))
+
+
+def named(net: nn.Cell) -> nn.Cell:
+    """Name every parameter by its path (a shared one by the first), whatever MindSpore made of it while cells were nested."""
+    for path, parameter in net.parameters_and_names():
+        parameter.name = path
+    return net
+
+
+def cell_paths(names: Mapping[str, StoredName]) -> dict[str, str]:
+    """Path of each cell that owns a weight -> its path in Hugging Face's naming."""
+    return {
+        ours.removesuffix(".weight"): stored.name.removesuffix(".weight")
+        for ours, stored in names.items()
+        if ours.endswith(".weight")
+    }

@@ -1,0 +1,198 @@
+"""Rotary position embedding: the frequencies of every scaling that the llama families use, and the tables of one forward pass.
+
+Frequencies are computed in float32 in the order that transformers uses: at long positions their last bit shows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from petrun.models.fields import Fields
+from petrun.tensors import Array
+
+REQUIRED: Mapping[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+}
+_OPTIONAL = (
+    "attention_factor",
+    "beta_fast",
+    "beta_slow",
+    "mscale",
+    "mscale_all_dim",
+    "original_max_position_embeddings",
+    "rope_theta",
+)
+_BENIGN = ("type", "rope_type", "finetuned", "truncate", "partial_rotary_factor")
+
+
+@dataclass(frozen=True)
+class Rope:
+    kind: str
+    theta: float
+    width: int
+    """D: the rotation covers the whole head."""
+    positions: int
+    """max_position_embeddings."""
+    original_positions: int
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+    mscale: float = 0.0
+    mscale_all_dim: float = 0.0
+    truncate: bool = True
+
+
+def parse_rope(f: Fields, width: int, positions: int) -> Rope:
+    """From transformers 5's rope_parameters, or transformers 4's rope_theta and rope_scaling. Problems are recorded in `f`."""
+    key = "rope_scaling" if f.raw.get("rope_scaling") else "rope_parameters"
+    stored = f.raw.get(key) or {}
+    if not isinstance(stored, Mapping):
+        f.wrong(key, stored, "an object")
+        stored = {}
+    inner = {k: v for k, v in stored.items() if v is not None}
+    kind = inner.get("rope_type", inner.get("type", "default"))
+    partial = inner.get("partial_rotary_factor", f.raw.get("partial_rotary_factor"))
+    if partial not in (None, 1, 1.0):
+        f.unsupported("partial_rotary_factor", partial, "1.0")
+    if width % 2:
+        f.wrong("head_dim", width, "even, for rotary positions")
+    if kind not in REQUIRED:
+        f.unsupported(f"{key}.rope_type", kind, ", ".join(sorted(REQUIRED)))
+        return Rope("default", 1e4, width, positions, positions)
+    numbers = _numbers(f, key, inner, str(kind))
+    truncate = inner.get("truncate", True)
+    if not isinstance(truncate, bool):
+        f.wrong(f"{key}.truncate", truncate, "true or false")
+    original = int(
+        f.raw.get("original_max_position_embeddings") or numbers.pop("original_max_position_embeddings", positions)
+    )
+    theta = numbers.pop("rope_theta", None) or f.positive("rope_theta", 10000.0)
+    if kind == "dynamic" and width < 4:
+        f.wrong("head_dim", width, "at least 4, for dynamic rope scaling")
+    return Rope(str(kind), theta, width, positions, original, truncate=bool(truncate), **numbers)
+
+
+def _numbers(f: Fields, key: str, inner: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    wanted = {*_OPTIONAL, *(n for names in REQUIRED.values() for n in names)}
+    numbers = {}
+    for name, value in inner.items():
+        if name in _BENIGN:
+            continue
+        if name not in wanted:
+            f.unsupported(f"{key}.{name}", value, f"the keys {', '.join(sorted(wanted))}")
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            f.wrong(f"{key}.{name}", value, "a number above 0")
+        else:
+            numbers[name] = value
+    for name in REQUIRED[kind]:
+        if name not in inner:
+            f.problems.append(f"{key}.{name} is missing for rope_type = {kind}")
+    return numbers
+
+
+def frequencies(rope: Rope) -> tuple[Array, float]:
+    """(D / 2,) float32 inverse frequencies, and the factor that multiplies cos and sin.
+
+    default   w_i = theta^(-2i / D).                        Source: Su et al., arXiv:2104.09864, section 3.2.2.
+    linear    w_i / s.                                      Source: Chen et al., arXiv:2306.15595, eq. (4).
+    dynamic   the default up to max_position_embeddings; beyond, theta grows with the length: see Rotary.
+    llama3    w_i / s where a wave is longer than L / low, w_i where shorter than L / high, a linear blend between them.
+              Source: Llama 3.1, reference implementation, `apply_scaling`.
+    yarn      w_i below a ramp, w_i / s above it, the ramp set by beta_fast and beta_slow rotations over L.
+              Source: Peng et al., arXiv:2309.00071, sections 3.2 to 3.4; the factor is eq. (22): 0.1 ln(s) + 1.
+    """
+    steps = np.arange(0, rope.width, 2).astype(np.float32) / np.float32(rope.width)
+    waves = np.power(np.float32(rope.theta), steps)
+    plain = np.float32(1.0) / waves
+    if rope.kind == "linear":
+        return plain / np.float32(rope.factor), 1.0
+    if rope.kind == "llama3":
+        return _llama3(rope, plain), 1.0
+    if rope.kind == "yarn":
+        return _yarn(rope, waves), _yarn_factor(rope)
+    return plain, 1.0
+
+
+def _llama3(rope: Rope, plain: Array) -> Array:
+    length, low, high = rope.original_positions, rope.low_freq_factor, rope.high_freq_factor
+    wave = np.float32(2 * math.pi) / plain
+    blend = (np.float32(length) / wave - np.float32(low)) / np.float32(high - low)
+    slow = plain / np.float32(rope.factor)
+    mixed = (np.float32(1) - blend) * slow + blend * plain
+    return np.where(wave > length / low, slow, np.where(wave < length / high, plain, mixed)).astype(np.float32)
+
+
+def _yarn(rope: Rope, waves: Array) -> Array:
+    def dimension(rotations: float) -> float:
+        return rope.width * math.log(rope.original_positions / (rotations * 2 * math.pi)) / (2 * math.log(rope.theta))
+
+    low, high = dimension(rope.beta_fast), dimension(rope.beta_slow)
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rope.width - 1)
+    if low == high:
+        high += 0.001
+    ramp = np.clip((np.arange(rope.width // 2, dtype=np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
+    keep = np.float32(1) - ramp
+    scaled = np.float32(1) / (np.float32(rope.factor) * waves)
+    return (scaled * (np.float32(1) - keep) + (np.float32(1) / waves) * keep).astype(np.float32)
+
+
+def _yarn_factor(rope: Rope) -> float:
+    if rope.attention_factor is not None:
+        return float(rope.attention_factor)
+
+    def term(weight: float) -> float:
+        return 1.0 if rope.factor <= 1 else 0.1 * weight * math.log(rope.factor) + 1.0
+
+    if rope.mscale and rope.mscale_all_dim:
+        return term(rope.mscale) / term(rope.mscale_all_dim)
+    return term(1.0)
+
+
+class Rotary(nn.Cell):
+    """cos and sin of position * frequency, times the scaling's factor; made once a forward pass.
+
+    dynamic: with L the longest position + 1, M = max_position_embeddings, and L > M,
+    theta' = theta * (s L / M - s + 1)^(D / (D - 2)). Source: transformers, `_compute_dynamic_ntk_parameters`; it is a function of
+    this pass alone, as in a model that has seen nothing longer before.
+    Inputs: position_ids (B, T) int32. Returns: cos, sin (B, 1, T, D) in the given dtype.
+    """
+
+    def __init__(self, rope: Rope, dtype: Any) -> None:
+        super().__init__()
+        inverse, self.scale = frequencies(rope)
+        self.inverse = Tensor(inverse.reshape(1, 1, 1, -1))
+        self.dynamic = rope.kind == "dynamic"
+        self.steps = Tensor((np.arange(0, rope.width, 2) / rope.width).astype(np.float32).reshape(1, 1, 1, -1))
+        self.theta = float(rope.theta)
+        self.factor = float(rope.factor)
+        self.positions = float(rope.positions)
+        self.exponent = rope.width / (rope.width - 2) if rope.width > 2 else 1.0
+        self.dtype = dtype
+
+    def stretched(self, positions: Any) -> Any:
+        length = ops.maximum(ops.reduce_max(positions) + 1.0, Tensor(self.positions, ms.float32))
+        theta = self.theta * ops.pow(self.factor * length / self.positions - (self.factor - 1.0), self.exponent)
+        return ops.select(length > self.positions, 1.0 / ops.pow(theta, self.steps), self.inverse)
+
+    def construct(self, position_ids: Any) -> Any:
+        positions = ops.cast(position_ids, ms.float32)
+        inverse = self.stretched(positions) if self.dynamic else self.inverse
+        angles = ops.expand_dims(ops.expand_dims(positions, 1), 3) * inverse
+        angles = ops.concat((angles, angles), -1)
+        return ops.cast(ops.cos(angles) * self.scale, self.dtype), ops.cast(ops.sin(angles) * self.scale, self.dtype)

@@ -1,0 +1,73 @@
+"""Device, execution mode and precision. The only file that touches MindSpore's global context."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import mindspore as ms
+
+from petrun.errors import SetupError
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a run computes."""
+
+    target: Literal["cpu", "ascend"]
+    compute_dtype: str
+    """dtype of the frozen base's arithmetic: "float32", "float16" or "bfloat16"."""
+    loss_scale: float | None
+    """Initial dynamic loss scale; None where the dtype's range needs none."""
+
+
+def setup(
+    device: str | None, dtype: str | None = None, loss_scale: float | None = None, pynative: bool = False
+) -> Device:
+    """Set target and mode for this process. `device` None: ascend where a card is found, else cpu.
+
+    Raises SetupError when the device is asked for and not there, or has no kernels for the dtype.
+    """
+    target = device or ("ascend" if _has_ascend() else "cpu")
+    if target == "ascend" and not _has_ascend():
+        raise SetupError(
+            "--device ascend: MindSpore finds no Ascend card here",
+            hint="Install CANN and MindSpore's Ascend runtime (see Dockerfile.ascend), or use --device cpu.",
+        )
+    if target == "cpu" and dtype == "bfloat16":
+        raise SetupError(
+            "model.dtype bfloat16: MindSpore has no bfloat16 matrix product for the CPU",
+            hint="A bfloat16 base is computed in float32 there by default; leave model.dtype out.",
+        )
+    ms.set_context(mode=ms.PYNATIVE_MODE if pynative else ms.GRAPH_MODE)
+    name = "Ascend" if target == "ascend" else "CPU"
+    if ms.get_context("device_target") != name:
+        # Setting it again is an error once a kernel has run, even to the same device.
+        ms.set_device(name)
+    compute = dtype or ("bfloat16" if target == "ascend" else "float32")
+    scale = loss_scale if loss_scale is not None else (65536.0 if compute == "float16" else None)
+    return Device("ascend" if target == "ascend" else "cpu", compute, scale)
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """Cells called in the block run operator by operator, so that an error comes from a line of their own code."""
+    before = ms.get_context("mode")
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    try:
+        yield
+    finally:
+        ms.set_context(mode=before)
+
+
+def _has_ascend() -> bool:
+    """Whether there is a card. MindSpore calls Ascend available where CANN is installed, card or not; with
+    MS_SIMULATION_LEVEL set it needs none, as it only compiles."""
+    try:
+        ascend = ms.device_context.ascend
+        return bool(ascend.is_available() and (os.environ.get("MS_SIMULATION_LEVEL") or ascend.device_count() > 0))
+    except (AttributeError, RuntimeError):
+        return False

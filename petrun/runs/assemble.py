@@ -1,0 +1,192 @@
+"""Base + delta -> a net: the steps that train, eval and predict share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor
+from pydantic import ValidationError
+
+from petrun.assets import base_folder
+from petrun.checkpoint.convert import to_house, trained_classes
+from petrun.checkpoint.delta import Delta, check_delta, read_delta
+from petrun.config.schema import ModelConfig
+from petrun.delta import METHODS, Method, MethodConfig
+from petrun.errors import ConfigError, DeltaError, ModelError, TargetError, did_you_mean
+from petrun.models.base import LoadedModel
+from petrun.models.factory import FAMILIES, is_factory, load_model
+from petrun.models.folder import BASE_HINT
+from petrun.parallel.context import Device
+from petrun.tensors import Array
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A net with a delta attached, and whose parameters are whose."""
+
+    loaded: LoadedModel
+    method: Method
+    config: MethodConfig
+    attached: tuple[str, ...]
+    """Parameters that the method itself owns."""
+    heads: tuple[str, ...]
+    """Task heads and parameters named by the user: trained and saved beside the delta."""
+
+    @property
+    def owned(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.attached, *self.heads)))
+
+
+def base_path(model: ModelConfig) -> Path | None:
+    """The base on disk: the user's, or the embedded one; None for a factory without a checkpoint. Raises ModelError."""
+    if model.base is not None:
+        return Path(model.base).expanduser()
+    if model.family is None:
+        return base_folder()
+    if not is_factory(model.family):
+        raise ModelError(f"no base is given for a {model.family} model", hint=BASE_HINT)
+    return None
+
+
+def open_base(
+    model: ModelConfig,
+    device: Device,
+    *,
+    task: str | None,
+    num_labels: int | None,
+    seed: int,
+    arrays: tuple[str, ...] = (),
+) -> LoadedModel:
+    """Build the net and load its base; targets may then be named in Hugging Face's terms as well.
+
+    `arrays`: names of array data's columns, for a factory's net that does not say which inputs it takes.
+    """
+    loaded = load_model(
+        base_path(model),
+        family=model.family,
+        config=Path(model.config) if model.config else None,
+        task=task,
+        num_labels=num_labels,
+        fresh_head=model.fresh_head,
+        compute_dtype=device.compute_dtype,
+        seed=seed,
+        kwargs=model.kwargs,
+    )
+    stored = {name.rpartition(".")[0]: info.name.rpartition(".")[0] for name, info in loaded.names.items()}
+    sites = replace(loaded.sites, hf_paths={**stored, **loaded.sites.hf_paths})
+    return replace(loaded, sites=sites, inputs=loaded.inputs or arrays)
+
+
+def open_delta(path: str, alpha: float | None) -> Delta:
+    """Read a delta; a foreign one keeps its own names until `fit_delta`."""
+    delta = read_delta(Path(path).expanduser())
+    if alpha is not None and delta.origin != "mindpet":
+        raise ConfigError(
+            f"--alpha is for MindPet checkpoints: {path} states its own", hint="Leave --alpha out; it is in the delta."
+        )
+    return delta
+
+
+def classes_of(delta: Delta | None) -> int | None:
+    """Classes of the head that the delta brings, if it brings one."""
+    return None if delta is None else trained_classes(delta)
+
+
+def fit_delta(delta: Delta, loaded: LoadedModel, alpha: float | None) -> Delta:
+    """Give a delta the net's names, and hold its manifest against the base. Raises DeltaError for another base."""
+    family = FAMILIES.get(loaded.family)
+    fitted = to_house(delta, loaded.names, family.prefixes if family else ("",), alpha)
+    hold_to_base(fitted, loaded.base_digest)
+    return fitted
+
+
+def hold_to_family(delta: Delta | None, hf_config: Mapping[str, Any]) -> None:
+    """Refuse a base of another architecture as soon as config.json is read. Raises DeltaError."""
+    manifest = None if delta is None else delta.manifest
+    if delta is None or manifest is None or not hf_config or not manifest.hf_config:
+        return
+    if manifest.model_type != hf_config.get("model_type"):
+        was = f" ({manifest.base.name})" if manifest.base.name else ""
+        raise DeltaError(
+            f"{delta.path}: was trained on a {manifest.model_type} base{was}; this one is {hf_config.get('model_type')}",
+            hint="Give the base it was trained on as --base.",
+        )
+
+
+def hold_to_base(delta: Delta, digest: str) -> None:
+    """Refuse a base of other content than the one the delta was trained on. Foreign deltas do not say. Raises DeltaError."""
+    manifest = delta.manifest
+    if manifest is None or not manifest.base.digest or manifest.base.digest == digest:
+        return
+    was = manifest.base.name or "another base"
+    raise DeltaError(
+        f"{delta.path}: was trained on a base with other content ({was}, digest {manifest.base.digest[:12]}; "
+        f"this one {digest[:12]})",
+        hint="Give the base it was trained on as --base.",
+    )
+
+
+def method_of(algo: str, config: Mapping[str, Any], where: object) -> tuple[Method, MethodConfig]:
+    """The method a delta names, and its settings validated. Raises DeltaError."""
+    if algo not in METHODS:
+        raise DeltaError(f"{where}: its algorithm {algo!r} is not known here. {did_you_mean(algo, METHODS)}")
+    method = METHODS[algo]
+    try:
+        # The manifest is JSON, where tuples are lists.
+        return method, method.config.model_validate(dict(config))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise DeltaError(f"{where}: setting {key} of {algo} does not read: {first['msg']}") from error
+
+
+def head_names(loaded: LoadedModel, also: Iterable[str] = ()) -> tuple[str, ...]:
+    """Parameters trained beside any delta: the task's heads, what the base did not hold, what the user named."""
+    names = [p.name for p in loaded.net.get_parameters()]
+    heads = [n for n in names if any(fnmatchcase(n, pattern) for pattern in loaded.sites.trained_heads)]
+    return tuple(dict.fromkeys((*heads, *loaded.fresh, *also)))
+
+
+def attach(loaded: LoadedModel, method: Method, config: MethodConfig, seed: int, heads: tuple[str, ...]) -> Assembled:
+    """Let the method into the net."""
+    attached = method.attach(loaded.net, config, loaded.sites, seed)
+    return Assembled(loaded, method, config, attached, tuple(h for h in heads if h not in attached))
+
+
+def attach_delta(loaded: LoadedModel, delta: Delta, seed: int = 0) -> Assembled:
+    """Attach a delta's method with the delta's settings; the values are set by `set_delta`."""
+    method, config = method_of(delta.algo, delta.config, delta.path)
+    base = {p.name for p in loaded.net.get_parameters()}
+    own = delta.manifest is not None
+    # A delta of petrun's own must bring every head it trained; a foreign one says which it has by having them.
+    heads = head_names(loaded) if own else loaded.fresh
+    brought = tuple(name for name in delta.shapes if name in base)
+    try:
+        assembled = attach(loaded, method, config, seed, tuple(dict.fromkeys((*heads, *brought))))
+    except TargetError as error:
+        raise DeltaError(
+            f"{delta.path}: does not fit this base: {error.message}",
+            hint="Check that --base is the model the delta was trained on.",
+        ) from error
+    shapes = {p.name: tuple(p.shape) for p in loaded.net.get_parameters()}
+    check_delta(delta, {name: shapes[name] for name in assembled.owned})
+    return assembled
+
+
+def set_delta(assembled: Assembled, delta: Delta) -> None:
+    """Put a delta's values into the net it was attached to."""
+    parameters = {p.name: p for p in assembled.loaded.net.get_parameters()}
+    for name in assembled.owned:
+        parameter = parameters[name]
+        parameter.set_data(Tensor(np.ascontiguousarray(delta.tensors[name]), parameter.dtype))
+
+
+def values_of(net: Any, names: Iterable[str]) -> dict[str, Array]:
+    """Parameter name -> float32 array, for saving."""
+    wanted = set(names)
+    return {p.name: p.asnumpy() for p in net.get_parameters() if p.name in wanted}

@@ -1,0 +1,160 @@
+"""The texts a run shows: the plan before step 1, the first rows, and the way on at the end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from petrun import kernels
+from petrun.assets import task_file
+from petrun.config.load import Resolved
+from petrun.config.schema import RunConfig
+from petrun.data.buckets import Batching
+from petrun.data.examples import ExampleSet
+from petrun.evaluate.compare import spell
+from petrun.graph.freeze import Trainable
+from petrun.models.factory import is_factory
+from petrun.parallel.context import Device
+from petrun.runs.assemble import Assembled, base_path
+from petrun.runs.folder import RunFolder
+from petrun.runs.sources import Sources
+from petrun.train.loop import Plan
+from petrun.train.optim import Schedule
+from petrun.train.report import table
+
+_PREVIEW_ROWS = 3
+
+
+def figures(values: Mapping[str, float]) -> str:
+    """`accuracy 0.8370  loss 0.3812`."""
+    return "  ".join(f"{name} {spell(value)}" for name, value in values.items())
+
+
+def plan(
+    resolved: Resolved,
+    assembled: Assembled,
+    trainable: Trainable,
+    sources: Sources,
+    batching: Batching,
+    steps: Plan,
+    schedule: Schedule,
+    device: Device,
+) -> str:
+    """The resolved plan: model, delta, data, batch arithmetic, and the origin of every value that is not a default."""
+    config, loaded = resolved.config, assembled.loaded
+    base = base_path(config.model)
+    model = loaded.family if loaded.family == loaded.model_type else f"{loaded.model_type} ({loaded.family})"
+    rows: list[tuple[str, str]] = [
+        (
+            "model",
+            f"{model}, {base or 'no base'}, {trainable.all_values:,} parameters, {device.compute_dtype} on {device.target}",
+        ),
+        ("delta", delta_line(assembled, trainable)),
+        ("data", data_line(sources.train)),
+    ]
+    if sources.evaluation is not None:
+        rows.append(("eval", data_line(sources.evaluation)))
+    shapes = batching.shapes(1)
+    spelt = ", ".join(f"{b}x{t}" if t else f"{b} rows" for b, t in shapes[:6]) + (", ..." if len(shapes) > 6 else "")
+    rows += [
+        ("shapes", f"{len(shapes)} to compile in the first epoch ({spelt}), {batching.padding():.0%} padding"),
+        (
+            "steps",
+            f"{steps.total_steps:,} = {steps.micro_batches_per_epoch:,} batches of {config.train.batch_size} an epoch"
+            + (f", {steps.accumulate} to a step" if steps.accumulate > 1 else "")
+            + f", {steps.total_micro_batches / steps.micro_batches_per_epoch:.4g} epochs",
+        ),
+        ("rate", rate_line(schedule, config)),
+        ("kernels", kernels.status().reason),
+    ]
+    rows.append(("set by", origins_line(resolved.origins)))
+    return table(rows)
+
+
+def origins_line(origins: Mapping[str, str]) -> str:
+    """Where values came from, in short; run.yaml has it key by key."""
+    flags = [origin for origin in origins.values() if origin.startswith("--")]
+    others: dict[str, list[str]] = {}
+    for key, origin in origins.items():
+        if not origin.startswith(("--", "default")):
+            others.setdefault(origin, []).append(key)
+    parts = [", ".join(dict.fromkeys(flags))] if flags else []
+    parts += [
+        f"{origin}: {', '.join(keys) if len(keys) < 4 else f'{len(keys)} keys'}" for origin, keys in others.items()
+    ]
+    return "; ".join(parts) or "defaults"
+
+
+def delta_line(assembled: Assembled, trainable: Trainable) -> str:
+    """What the method attached, and what share of the net trains."""
+    names = {name.rpartition(".")[0] for name in assembled.attached}
+    where = f", {len(names)} layers" if assembled.method.name != "full" else ""
+    settings = ", ".join(
+        f"{key} {value}"
+        for key, value in assembled.config.model_dump(exclude_defaults=False).items()
+        if isinstance(value, int | float)
+    )
+    heads = sorted({name.split(".")[0] for name in assembled.heads})
+    also = f", with {', '.join(heads)}" if heads else ""
+    return (
+        f"{assembled.method.name}{' (' + settings + ')' if settings else ''}{where}{also}: "
+        f"{trainable.trained_values:,} trained ({trainable.share:.3%})"
+    )
+
+
+def data_line(rows: ExampleSet) -> str:
+    """Rows read, used and cut; tokens; what is supervised."""
+    stats = rows.stats
+    parts = [f"{len(rows):,} rows for {rows.task}" + (f" of {stats.read:,} read" if stats.read != len(rows) else "")]
+    if stats.cut:
+        parts.append(
+            f"{stats.cut:,} cut"
+            + (f" ({stats.completion_gone:,} lost their completion)" if stats.completion_gone else "")
+        )
+    if stats.empty:
+        parts.append(f"{stats.empty:,} empty")
+    if rows.num_labels:
+        names = f": {', '.join(rows.labels[:8])}{', ...' if len(rows.labels) > 8 else ''}" if rows.labels else ""
+        parts.append(f"{rows.num_labels} classes{names}")
+    if stats.tokens:
+        parts.append(f"{stats.tokens:,} tokens")
+        if rows.task != "classify":
+            parts.append(
+                f"{stats.supervised / stats.tokens:.0%} supervised, end of text in {stats.eos_supervised:,} rows"
+            )
+    return ", ".join(parts)
+
+
+def rate_line(schedule: Schedule, config: RunConfig) -> str:
+    clip = f"clip {config.optim.clip:g}" if config.optim.clip else "no clipping"
+    return (
+        f"{schedule.kind} to {schedule.peak:g}, {schedule.warmup_steps} warm-up steps, "
+        f"weight decay {config.optim.weight_decay:g}, {clip}, seed {config.train.seed}"
+    )
+
+
+def first_rows(sources: Sources) -> str:
+    """The first rows with their loss mask, for --dry-run."""
+    from petrun.data.preview import preview
+
+    return preview(sources.train, sources.tokenizer, _PREVIEW_ROWS, colour=sys.stdout.isatty())
+
+
+def ending(out: RunFolder, config: RunConfig, sources: Sources, seconds: float) -> str:
+    """Where the delta lies and what to do with it."""
+    kilobytes = out.delta.stat().st_size / 1000
+    base = f" --base {config.model.base}" if config.model.base else ""
+    model = f" --model {config.model.family}" if config.model.family else ""
+    own_files = config.data.path != (str(task_file("train")),)
+    evaluated = f" --data {','.join(config.data.eval_path or ('FILE',))}" if own_files else ""
+    where = f"{base}{model} --delta {out.path}"
+    lines = [
+        f"saved {out.delta} ({kilobytes:,.0f} kB) in {seconds:.0f} s",
+        "next:",
+        f"  petrun eval{where}{evaluated}",
+        f"  petrun predict{where}{' --data FILE' if own_files else ''} --out predictions.jsonl",
+        f"  petrun inspect {out.path}",
+    ]
+    if not is_factory(config.model.family):
+        lines.insert(4, f"  petrun merge{where} --out merged")
+    return "\n".join(lines)

@@ -1,0 +1,78 @@
+"""`petrun eval`: base and delta side by side on the same rows."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from petrun import __version__
+from petrun.evaluate.compare import side_by_side
+from petrun.evaluate.metrics import require_packages, select_metrics
+from petrun.evaluate.score import Scorer
+from petrun.runs.assemble import set_delta
+from petrun.runs.describe import data_line
+from petrun.runs.folder import check_file, write_text
+from petrun.runs.reading import open_reading
+from petrun.runs.scoring import Judge
+from petrun.train.report import say
+
+
+def run(
+    flags: Mapping[str, tuple[str, Any]],
+    sets: Sequence[str],
+    *,
+    delta: str | None,
+    alpha: float | None,
+    out: str | None,
+) -> None:
+    """Score the base, then base plus delta, print both and write the numbers."""
+    began = time.perf_counter()
+    reading = open_reading(flags, sets, delta=delta, alpha=alpha, embedded_rows=True)
+    check_file("--out", out, reading.inputs)
+    rows = reading.rows()
+    metrics = select_metrics(reading.config.eval.metrics, rows.task)
+    require_packages(metrics)
+    prompts = reading.rows(rows.task, for_generation=True) if any(m.generated for m in metrics) else None
+    say(data_line(rows))
+    loaded, fitted, assembled = reading.net(rows)
+    judge = Judge(
+        loaded=loaded,
+        task=rows.task,
+        metrics=metrics,
+        examples=rows,
+        prompts=prompts,
+        tokenizer=reading.tokenizer,
+        batch_size=reading.batch_size,
+        buckets=reading.config.data.buckets,
+        seq_len=reading.config.data.seq_len,
+        max_new_tokens=reading.config.eval.max_new_tokens,
+        scorer=Scorer(loaded.net, loaded.inputs, rows.task),
+    )
+    # Every method here is the identity at its initial values, so the net with the delta attached scores the base as well, and
+    # is compiled once. A base without a head of its own has the untrained one that training started from.
+    base = judge.score("base")
+    if loaded.fresh:
+        say(
+            f"the base has no {', '.join(sorted({n.split('.')[0] for n in loaded.fresh}))} of its own: its figures are those of a new one"
+        )
+    with_delta: dict[str, float] | None = None
+    if assembled is not None and fitted is not None:
+        set_delta(assembled, fitted)
+        with_delta = judge.score("delta")
+    say(side_by_side(base, with_delta))
+    results = {
+        **(with_delta if with_delta is not None else base or {}),
+        "base": base,
+        "delta": with_delta,
+        "task": rows.task,
+        "rows": len(rows),
+        "data": list(reading.paths),
+        "seconds": time.perf_counter() - began,
+        "petrun_version": __version__,
+    }
+    if out is not None:
+        write_text(Path(out).expanduser(), json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+        say(f"wrote {out}")

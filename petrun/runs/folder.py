@@ -1,0 +1,177 @@
+"""The run folder: run.yaml, log.jsonl, `<algo>.ckpt`, best.ckpt, results.json. A finished one is never touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from petrun.errors import OutputError
+from petrun.tensors import atomic_file
+from petrun.tensors.atomic import output_error, refuse_special
+
+RESULTS = "results.json"
+RUN_YAML = "run.yaml"
+LOG = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run writes. Files appear whole or not at all."""
+
+    path: Path
+    algo: str
+    format: str
+    new: bool = False
+    """It did not exist when it was chosen."""
+    numbered: bool = False
+    """Its name is the next free number, not the user's choice."""
+
+    @property
+    def delta(self) -> Path:
+        return self.path / f"{self.algo.replace('+', '-')}.{self.format}"
+
+    @property
+    def best(self) -> Path:
+        return self.path / f"best.{self.format}"
+
+    @property
+    def log(self) -> Path:
+        return self.path / LOG
+
+    def create(self) -> RunFolder:
+        """Make the folder; where another run took the number meanwhile, the next one. Raises OutputError."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(exist_ok=not self.new)
+            return self
+        except FileExistsError as error:
+            if self.numbered:
+                return replace(self, path=next_free(self.algo)).create()
+            raise OutputError(
+                f"--out {self.path}: another run has made it meanwhile", hint="Give each run a folder of its own."
+            ) from error
+        except OSError as error:
+            raise output_error(self.path, error) from error
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a small file. Raises OutputError naming it."""
+        write_text(self.path / name, text)
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        """results.json: written last, so that it marks the run as finished."""
+        self.write_text(RESULTS, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file under a temporary name, then rename it."""
+    with atomic_file(path) as (file, _):
+        # A path that is no valid text stands in JSON and YAML by its escapes.
+        file.write(text.encode("utf-8", "backslashreplace"))
+
+
+def run_files(delta: Path) -> tuple[Path, ...]:
+    """What a training run leaves beside its delta, and the delta itself."""
+    names = (RUN_YAML, LOG, RESULTS, "best.ckpt", "best.safetensors")
+    return (delta, *(delta.parent / name for name in names))
+
+
+def check_file(flag: str, out: str | None, inputs: Iterable[Path]) -> None:
+    """Find out before any work whether a result can be written, and that it replaces nothing that the command reads.
+
+    `inputs`: files and folders that it reads. Raises OutputError.
+    """
+    if out is None:
+        return
+    path = Path(out).expanduser()
+    try:
+        if path.is_dir():
+            raise OutputError(f"{flag} {out} is a folder", hint="Give a file name.")
+        if not path.parent.is_dir():
+            what = "is a file, not a folder" if path.parent.exists() else "does not exist"
+            raise OutputError(f"{flag} {out}: the folder {path.parent} {what}", hint="Create it, or choose another.")
+        if path.exists():
+            refuse_special(path)
+            place = path.resolve()
+            sources = {source.resolve() for source in inputs}
+            if sources & {place, *place.parents}:
+                raise OutputError(
+                    f"{flag} {out}: would replace what this command reads, or what a training run left",
+                    hint="Give another name; nothing was touched.",
+                )
+        _probe(path.parent)
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def next_free(algo: str, parent: Path = Path("runs")) -> Path:
+    """runs/<algo>-N with N one above the highest taken number."""
+    name = algo.replace("+", "-")
+    taken = [0]
+    if parent.is_dir():
+        for entry in parent.iterdir():
+            match = re.fullmatch(rf"{re.escape(name)}-(\d+)", entry.name)
+            if match:
+                taken.append(int(match.group(1)))
+    return parent / f"{name}-{max(taken) + 1}"
+
+
+def prepare(directory: str | None, algo: str, fmt: str) -> tuple[RunFolder, bool]:
+    """Choose the run folder. Returns it, and whether it holds an unfinished run that starts over. Nothing is made yet: a run
+    that fails before its first step leaves no folder behind.
+
+    Raises OutputError for a finished run, an unfinished one with a saved delta, a folder with files of somebody else's, or one that
+    cannot be written.
+    """
+    path = Path(directory).expanduser() if directory else next_free(algo)
+    try:
+        unfinished = _look(path)
+        existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+        if not existing.is_dir():
+            raise OutputError(
+                f"cannot write to --out {path}: {existing} is a file", hint="Give a folder that you may write."
+            )
+        _probe(existing)
+        return RunFolder(path, algo, fmt, new=not path.exists(), numbered=directory is None), unfinished
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to --out {path}: {error.strerror}", hint="Give a folder that you may write."
+        ) from error
+
+
+def _look(path: Path) -> bool:
+    """Whether `path` holds a run that did not finish and saved nothing. Raises OutputError for anything else but an empty folder."""
+    if not path.is_dir():
+        if path.exists():
+            raise OutputError(f"--out {path} is a file, not a folder", hint="Give a folder that does not exist yet.")
+        return False
+    entries = sorted(p.name for p in path.iterdir())
+    if RESULTS in entries:
+        raise OutputError(
+            f"--out {path} holds a finished run",
+            hint="Give another folder, or leave --out out for the next free number.",
+        )
+    if entries and RUN_YAML not in entries:
+        raise OutputError(
+            f"--out {path} is not empty and holds no petrun run",
+            hint="Give a new or empty folder; nothing was touched.",
+        )
+    saved = [name for name in entries if name.endswith((".ckpt", ".safetensors"))]
+    if saved:
+        raise OutputError(
+            f"--out {path} holds a run that did not finish, with a delta that it saved: {', '.join(saved)}",
+            hint="Give another folder; to start over in this one, move what it saved away first.",
+        )
+    return bool(entries)
+
+
+def _probe(folder: Path) -> None:
+    """Raises OSError where no file can be made in `folder`: permission bits alone do not tell."""
+    handle, name = tempfile.mkstemp(prefix=".petrun-", dir=folder)
+    os.close(handle)
+    os.unlink(name)

@@ -1,0 +1,219 @@
+"""What a training run keeps: its log, the best and the final delta, the scores before and after, and the results."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import mindspore
+
+from petrun import __version__
+from petrun.checkpoint.delta import BaseIdentity, Manifest, TaskInfo, save_delta
+from petrun.config.schema import RunConfig
+from petrun.errors import OutputError, TrainingError
+from petrun.evaluate.compare import side_by_side
+from petrun.evaluate.score import Scorer
+from petrun.graph.freeze import Trainable
+from petrun.runs import describe
+from petrun.runs.assemble import Assembled, base_path, values_of
+from petrun.runs.folder import RunFolder
+from petrun.runs.scoring import Judge
+from petrun.runs.sources import Sources
+from petrun.train.loop import Plan
+from petrun.train.report import RunLog, StepBar, say
+
+
+class Keeper:
+    """Follows a run from the first score to the last file."""
+
+    def __init__(self, out: RunFolder, config: RunConfig, assembled: Assembled, sources: Sources, plan: Plan) -> None:
+        self.out = out
+        self.config = config
+        self.assembled = assembled
+        self.sources = sources
+        self.plan = plan
+        self.judge = _judge(config, assembled, sources)
+        self.log = RunLog(out.log)
+        self.bar: StepBar | None = None
+        self.first: dict[str, float] = {}
+        self.last: dict[str, Any] = {}
+        self.losses: list[float] = []
+        self.best_value: float | None = None
+        self.best_step = 0
+        self.waited = 0
+        self.stopped = ""
+
+    def before(self) -> None:
+        """Score the net as it stands before the first step."""
+        if self.judge is not None:
+            self.first = self.judge.score("before")
+            self.log.write({"step": 0, "epoch": 0.0, "evaluation": self.first})
+            say("before: " + describe.figures(self.first))
+        self.bar = StepBar(self.plan.total_steps)
+
+    def on_step(self, record: dict[str, Any]) -> bool:
+        """Log a step; evaluate, keep the best and decide about stopping early. True: stop."""
+        self.last = record
+        self.log.write(record)
+        assert self.bar is not None
+        self.bar.step(record)
+        self.losses.append(float(record["loss"]))
+        every = self.config.train.eval_every_steps or self.plan.steps_per_epoch
+        step = int(record["step"])
+        if self.judge is None or step % every or step == self.plan.total_steps:
+            return False
+        found = self.judge.score(f"step {step}", generated=False)
+        return self._weigh(found, step, float(record["epoch"]))
+
+    def _weigh(self, found: dict[str, float], step: int, epoch: float) -> bool:
+        """Note an evaluation, keep the delta if it is the best so far. True: patience is used up."""
+        self.log.write({"step": step, "epoch": epoch, "evaluation": found})
+        say(f"step {step}: " + describe.figures(found))
+        metric = self.sources.best
+        value = found.get(metric.name, found.get("loss"))
+        assert value is not None
+        better = self.best_value is None or (
+            value > self.best_value if metric.higher_is_better else value < self.best_value
+        )
+        if better:
+            self.best_value, self.best_step, self.waited = value, step, 0
+            self._save(self.out.best, step, epoch, found)
+            return False
+        self.waited += 1
+        patience = self.config.train.patience
+        if patience is not None and self.waited >= patience:
+            self.stopped = f"no better {metric.name} in {patience} evaluations; the best was at step {self.best_step}"
+            say("stopped early: " + self.stopped)
+            return True
+        return False
+
+    def __enter__(self) -> Keeper:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Whatever happened, end the bar and the log; what was trained is not lost where a disk is full."""
+        self._end_bar()
+        self.log.close()
+        if isinstance(error, OutputError) and self.last:
+            raise self._rescue(error) from error
+
+    def _end_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def finish(self, trainable: Trainable, seconds: float) -> None:
+        """Score, save the final delta, and write the results."""
+        self._end_bar()
+        self._check_changed()
+        step, epoch = int(self.last["step"]), float(self.last["epoch"])
+        after: dict[str, float] = {}
+        if self.judge is not None:
+            after = self.judge.score("after")
+            self._weigh(after, step, epoch)
+        self._save(self.out.delta, step, epoch, after)
+        results = {
+            **after,
+            "base": self.first,
+            "delta": after,
+            "algo": self.config.algo,
+            "task": self.sources.train.task,
+            "steps": step,
+            "epochs": epoch,
+            "train_loss_first": self.losses[0],
+            "train_loss_last": self.losses[-1],
+            "best": {"step": self.best_step, self.sources.best.name: self.best_value}
+            if self.best_value is not None
+            else None,
+            "stopped": self.stopped or None,
+            "trainable_parameters": trainable.trained_values,
+            "all_parameters": trainable.all_values,
+            "delta_bytes": self.out.delta.stat().st_size,
+            "rows": {"train": vars(self.sources.train.stats), "eval": vars(self.sources.evaluation.stats)}
+            if self.sources.evaluation is not None
+            else {"train": vars(self.sources.train.stats)},
+            "seconds": seconds,
+            "petrun_version": __version__,
+        }
+        self.out.write_results(results)
+        say("")
+        if after:
+            say(side_by_side(self.first, after))
+        say(describe.ending(self.out, self.config, self.sources, seconds))
+
+    def _rescue(self, error: OutputError) -> OutputError:
+        """Where the run folder takes no more files, put what was trained elsewhere; the error, with the way there."""
+        if self.out.delta.exists():
+            return error
+        try:
+            place = Path(tempfile.mkdtemp(prefix="petrun-")) / self.out.delta.name
+            self._save(place, int(self.last["step"]), float(self.last["epoch"]), {})
+        except (OutputError, OSError):
+            return error
+        return OutputError(
+            error.message, hint=f"{error.hint}\nWhat was trained up to step {self.last['step']} is saved: {place}"
+        )
+
+    def _check_changed(self) -> None:
+        if all(loss == 0.0 for loss in self.losses):
+            raise TrainingError(
+                "the loss was 0 at every step: nothing was learned", hint="Look at the labels with --dry-run."
+            )
+
+    def _save(self, path: Path, step: int, epoch: float, metrics: dict[str, float]) -> None:
+        values = values_of(self.assembled.loaded.net, self.assembled.owned)
+        save_delta(path, values, self._manifest(step, epoch, metrics))
+
+    def _manifest(self, step: int, epoch: float, metrics: dict[str, float]) -> Manifest:
+        config, loaded, rows = self.config, self.assembled.loaded, self.sources.train
+        base = base_path(config.model)
+        return Manifest(
+            algo=self.assembled.method.name,
+            config=self.assembled.config.model_dump(mode="json"),
+            family=loaded.family,
+            model_type=loaded.model_type,
+            hf_config=loaded.hf_config,
+            base=BaseIdentity(digest=loaded.base_digest, name=base.name if base else "", fresh=loaded.fresh),
+            task=TaskInfo(
+                name=rows.task,
+                labels=rows.labels,
+                num_labels=rows.num_labels,
+                seq_len=config.data.seq_len,
+                loss_on=config.data.loss_on,
+                columns=config.data.columns,
+                separator=config.data.separator,
+            ),
+            template=self.sources.template.text if self.sources.template else None,
+            tokenizer_digest=self.sources.tokenizer.digest if self.sources.tokenizer else None,
+            seed=config.train.seed,
+            step=step,
+            epoch=epoch,
+            metrics=dict(metrics),
+            versions={
+                "petrun": __version__,
+                "mindspore": str(mindspore.__version__),
+                "python": platform.python_version(),
+                "platform": sys.platform,
+            },
+        )
+
+
+def _judge(config: RunConfig, assembled: Assembled, sources: Sources) -> Judge | None:
+    if sources.evaluation is None:
+        return None
+    loaded, task = assembled.loaded, sources.train.task
+    return Judge(
+        loaded=loaded,
+        task=task,
+        metrics=sources.metrics,
+        examples=sources.evaluation,
+        prompts=sources.prompts,
+        tokenizer=sources.tokenizer,
+        batch_size=config.eval.batch_size or config.train.batch_size,
+        buckets=config.data.buckets,
+        seq_len=config.data.seq_len,
+        max_new_tokens=config.eval.max_new_tokens,
+        scorer=Scorer(loaded.net, loaded.inputs, task),
+    )

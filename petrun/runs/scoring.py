@@ -1,0 +1,102 @@
+"""Score a net: metrics that need one forward pass, and those that need generated text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from petrun.data.buckets import plan_batches
+from petrun.data.examples import ExampleSet
+from petrun.data.tokenize import Tokenizer
+from petrun.evaluate.generate import Generator
+from petrun.evaluate.metrics import Answer, Metric, text_metrics
+from petrun.evaluate.score import Scorer, Scores
+from petrun.models.base import LoadedModel
+from petrun.runs.rows import mappings
+from petrun.train.report import progress
+
+
+@dataclass
+class Judge:
+    """Everything that scoring needs, settled once; `score` may be called again and again on a changing net."""
+
+    loaded: LoadedModel
+    task: str
+    metrics: tuple[Metric, ...]
+    examples: ExampleSet
+    prompts: ExampleSet | None
+    """The same rows as prompts with references; None where no metric needs generation."""
+    tokenizer: Tokenizer | None
+    batch_size: int
+    buckets: int
+    seq_len: int
+    max_new_tokens: int
+    scorer: Scorer
+    writer: Generator | None = field(default=None, init=False)
+    """Made when the first text is generated, and kept with its compiled graphs."""
+
+    def score(self, label: str, generated: bool = True) -> dict[str, float]:
+        """Metrics by name; `generated` False leaves out those that cost a generation."""
+        scores = self.forward(label)
+        found = {m.name: scores.metrics[m.name] for m in self.metrics if m.name in scores.metrics}
+        if not found:
+            found = {"loss": scores.metrics["loss"]}
+        if generated and self.prompts is not None:
+            answers = [
+                Answer(tuple(self.prompts[i].input_ids.tolist()), self.prompts.references[i] or "", text)
+                for i, text in enumerate(self.answers(label))
+            ]
+            found.update(text_metrics(answers, self.metrics))
+        return found
+
+    def forward(self, label: str) -> Scores:
+        """One pass over the examples."""
+        batching = plan_batches(
+            self.examples.lengths,
+            batch_size=self.batch_size,
+            seq_len=self.seq_len,
+            buckets=self.buckets,
+            shuffle=False,
+            by_length=True,
+            arrays=self.examples.is_arrays,
+        )
+        rows = mappings(self.examples, batching.epoch(0), self.loaded.inputs, self.loaded.pad_token_id)
+        return self.scorer(rows, progress(f"score {label}"), len(self.examples))
+
+    def answers(self, label: str) -> list[str]:
+        """Greedy continuations of the prompts, as text, in the data's order."""
+        assert self.prompts is not None
+        if self.writer is None:
+            self.writer = open_writer(self.loaded, self.tokenizer, self.batch_size)
+        return texts(self.writer, self.prompts, self.tokenizer, self.max_new_tokens, f"generate {label}")
+
+
+def open_writer(loaded: LoadedModel, tokenizer: Tokenizer | None, batch_size: int) -> Generator:
+    """A generator for the net, with the ends that model and tokenizer know."""
+    return Generator(
+        loaded.net,
+        eos_ids=end_ids(loaded, tokenizer),
+        pad_id=loaded.pad_token_id,
+        max_positions=loaded.max_positions,
+        batch_size=batch_size,
+    )
+
+
+def texts(
+    writer: Generator, prompts: ExampleSet, tokenizer: Tokenizer | None, max_new_tokens: int, label: str
+) -> list[str]:
+    """Greedy continuation of every prompt, without special tokens; token ids where the base has no tokenizer."""
+    found = writer(
+        [prompts[i].input_ids for i in range(len(prompts))],
+        max_new_tokens,
+        rows=prompts.per_row["row"].tolist(),
+        progress=progress(label),
+    )
+    if tokenizer is None:
+        return [" ".join(map(str, item.tokens)) for item in found]
+    return [tokenizer.decode(item.tokens) for item in found]
+
+
+def end_ids(loaded: LoadedModel, tokenizer: Tokenizer | None) -> tuple[int, ...]:
+    """Tokens that end a text: the model's and the tokenizer's."""
+    own = () if tokenizer is None or tokenizer.eos_id is None else (int(tokenizer.eos_id),)
+    return tuple(dict.fromkeys((*loaded.eos_token_ids, *own)))

@@ -1,0 +1,186 @@
+"""The data of a training run: which files, read as what, for which base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from petrun.assets import task_file
+from petrun.checkpoint.delta import Delta
+from petrun.config.load import Resolved
+from petrun.config.schema import RunConfig
+from petrun.data.examples import ExampleSet, split
+from petrun.data.template import Template
+from petrun.data.tokenize import Tokenizer
+from petrun.errors import ConfigError
+from petrun.evaluate.metrics import Metric, best_metric, require_packages, select_metrics
+from petrun.models.factory import is_factory, read_family
+from petrun.models.folder import label_names
+from petrun.runs.assemble import base_path, classes_of, hold_to_family
+from petrun.runs.rows import check_length, hold_to_classes, open_rows, open_tokenizer, require_classes, require_room
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What config.json says before any weight is read."""
+
+    hf_config: dict[str, Any]
+    tasks: tuple[str, ...]
+    longest: int | None
+    """Positions the model has; None where it does not say."""
+    labels: tuple[str, ...]
+    """Names of the classes of the base's own head; () for a base without one."""
+    num_labels: int | None
+    folder: Path | None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Rows to train and to evaluate on."""
+
+    train: ExampleSet
+    evaluation: ExampleSet | None
+    prompts: ExampleSet | None
+    """The evaluation rows as prompts, where a metric needs generated text."""
+    tokenizer: Tokenizer | None
+    task: str | None
+    """None for a factory, whose net says itself what it does."""
+    metrics: tuple[Metric, ...]
+    best: Metric
+    template: Template | None
+
+
+def outlook(config: RunConfig) -> Outlook:
+    """Read config.json and what follows from it."""
+    base = base_path(config.model)
+    if is_factory(config.model.family):
+        return Outlook({}, ("classify",), None, (), None, None)
+    path = Path(config.model.config) if config.model.config else None
+    raw, family, parsed = read_family(base, config.model.family, path)
+    longest = getattr(parsed, "positions", None)
+    beside = path.parent if path else (base.parent if base is not None and base.is_file() else base)
+    labels, count = ((), None) if config.model.fresh_head else own_head(raw)
+    return Outlook(raw, family.tasks, longest, labels, count, beside)
+
+
+def own_head(raw: Mapping[str, Any]) -> tuple[tuple[str, ...], int | None]:
+    """(label names, classes) of a base that is a classifier already; names that transformers made up do not count."""
+    if "ForSequenceClassification" not in str(raw.get("architectures")):
+        return (), None
+    table, stated = raw.get("id2label"), raw.get("num_labels")
+    count = len(table) if isinstance(table, dict) and table else stated if isinstance(stated, int) else 2
+    if count < 2:
+        # A head with one output is no classifier; loading it says so.
+        return (), None
+    names = label_names(raw, count)
+    return (() if all(n == f"LABEL_{i}" for i, n in enumerate(names)) else names), count
+
+
+def open_sources(resolved: Resolved, start: Delta | None) -> tuple[Sources, Resolved]:
+    """Read all rows of the run. Returns them, and the configuration with what was inferred."""
+    config = resolved.config
+    seen = outlook(config)
+    hold_to_family(start, seen.hf_config)
+    paths, eval_paths = _files(config)
+    seq_len = check_length(config.data.seq_len, seen.longest, resolved.given("data.seq_len"), "the model")
+    data = config.data.model_copy(update={"seq_len": seq_len, "path": paths, "eval_path": eval_paths})
+    config = config.model_copy(update={"data": data})
+    tokenizer = open_tokenizer(seen.folder)
+    info = start.manifest.task if start is not None and start.manifest is not None else None
+    template = _template(config, start)
+    train_rows = open_rows(
+        data,
+        paths,
+        tokenizer,
+        task=data.task,
+        tasks=seen.tasks,
+        hf_config=seen.hf_config,
+        labels=(info.labels if info else ()) or seen.labels,
+        num_labels=classes_of(start) or seen.num_labels,
+        template=template,
+        weights=data.weights,
+        seed=config.train.seed,
+    )
+    task = train_rows.task
+    if not is_factory(config.model.family):
+        require_classes(train_rows)
+    metrics = select_metrics(config.eval.metrics, task)
+    evaluation = None
+    if eval_paths:
+        evaluation = _evaluation(config, eval_paths, tokenizer, seen, train_rows, generation=False)
+    elif data.eval_split > 0:
+        train_rows, evaluation = split(train_rows, data.eval_split, config.train.seed)
+    generated = [m for m in metrics if m.generated]
+    prompts = None
+    if generated:
+        require_packages(generated)
+        if evaluation is None:
+            raise ConfigError(
+                f"eval.metrics {', '.join(m.name for m in generated)} needs --eval-data or --eval-split",
+                hint="Or leave these metrics out.",
+            )
+        prompts = _evaluation(config, eval_paths or paths, tokenizer, seen, train_rows, generation=True)
+        if not eval_paths:
+            held = np.isin(prompts.per_row["row"], evaluation.per_row["row"])
+            prompts = prompts.take(np.flatnonzero(held))
+    sources = Sources(
+        train=train_rows,
+        evaluation=evaluation,
+        prompts=prompts,
+        tokenizer=tokenizer,
+        task=None if is_factory(config.model.family) else task,
+        metrics=metrics,
+        best=best_metric(config.train.best_metric, task),
+        template=train_rows.template,
+    )
+    return sources, Resolved(config, resolved.origins)
+
+
+def _evaluation(
+    config: RunConfig,
+    paths: tuple[str, ...],
+    tokenizer: Tokenizer | None,
+    seen: Outlook,
+    train_rows: ExampleSet,
+    *,
+    generation: bool,
+) -> ExampleSet:
+    rows = open_rows(
+        config.data,
+        paths,
+        tokenizer,
+        task=train_rows.task,
+        tasks=seen.tasks,
+        hf_config=seen.hf_config,
+        labels=train_rows.labels,
+        num_labels=train_rows.num_labels,
+        template=train_rows.template,
+        for_generation=generation,
+    )
+    hold_to_classes(rows, train_rows.labels, train_rows.num_labels)
+    if generation:
+        require_room(rows, seen.longest)
+    return rows
+
+
+def _template(config: RunConfig, start: Delta | None) -> str | Template | None:
+    """The user's template; else the one that the starting delta was trained with."""
+    if config.data.template is not None or start is None or start.manifest is None or not start.manifest.template:
+        return config.data.template
+    return Template("delta", start.manifest.template)
+
+
+def _files(config: RunConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Training and evaluation files: the user's, or the embedded task's for the embedded base."""
+    data = config.data
+    if data.path:
+        return data.path, data.eval_path
+    if config.model.base is not None or config.model.family is not None:
+        raise ConfigError("--data is missing: the file of training examples", hint="Example: --data train.jsonl")
+    if data.eval_path:
+        raise ConfigError("--eval-data without --data", hint="Give --data as well, or neither.")
+    return (str(task_file("train")),), (str(task_file("eval")),)

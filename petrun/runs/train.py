@@ -1,0 +1,223 @@
+"""`petrun train`: from a configuration to a run folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from petrun import __version__
+from petrun.assets import default_recipe
+from petrun.checkpoint.delta import Delta
+from petrun.config.load import Resolved, dump_run, load_run_config
+from petrun.config.schema import OptimConfig, RunConfig
+from petrun.data.buckets import Batching, plan_batches
+from petrun.data.examples import ExampleSet
+from petrun.errors import ConfigError
+from petrun.graph.freeze import Trainable, freeze_all_but, match_parameters
+from petrun.graph.surgery import resolve_targets
+from petrun.models.base import LoadedModel
+from petrun.parallel.context import Device, setup
+from petrun.runs import describe, folder
+from petrun.runs.assemble import (
+    Assembled,
+    attach,
+    attach_delta,
+    fit_delta,
+    head_names,
+    method_of,
+    open_base,
+    open_delta,
+    set_delta,
+)
+from petrun.runs.keep import Keeper
+from petrun.runs.rows import endless, try_rows
+from petrun.runs.sources import Sources, open_sources
+from petrun.train.loop import Plan, make_plan, train
+from petrun.train.loss import SupervisedLoss
+from petrun.train.optim import AdamW, Schedule, warmup_steps
+from petrun.train.report import say
+from petrun.train.step import TrainStep
+
+
+def run(
+    recipe: str | None, flags: Mapping[str, tuple[str, Any]], sets: Sequence[str], *, dry_run: bool = False
+) -> None:
+    """Train as told and fill the run folder."""
+    began = time.perf_counter()
+    resolved = load_run_config(recipe, flags, sets, embedded=default_recipe())
+    start, resolved = _read_start(resolved)
+    config = resolved.config
+    device = setup(config.device, config.model.dtype, config.train.loss_scale)
+    out, unfinished = (None, False) if dry_run else folder.prepare(config.out.dir, config.algo, config.out.format)
+    sources, resolved = open_sources(resolved, start)
+    loaded = open_base(
+        resolved.config.model,
+        device,
+        task=sources.task,
+        num_labels=sources.train.num_labels,
+        seed=config.train.seed,
+        arrays=tuple(sources.train.arrays),
+    )
+    try_rows(loaded, sources.train)
+    assembled, trainable, resolved = _attach(resolved, loaded, start)
+    config = resolved.config
+    batching = _batching(config, sources.train)
+    plan = make_plan(batching.batches_per_epoch, config.train.accumulate, config.train.epochs, config.train.steps)
+    schedule = _schedule(config.optim, plan, assembled.method.default_lr)
+    out = out.create() if out is not None else None
+    resolved = _settle(resolved, sources, schedule, device, out)
+    say(describe.plan(resolved, assembled, trainable, sources, batching, plan, schedule, device))
+    if out is None:
+        say(describe.first_rows(sources))
+        return
+    if unfinished:
+        say(f"{out.path} held a run that did not finish: it starts over")
+    out.write_text(folder.RUN_YAML, dump_run(resolved, __version__))
+    with Keeper(out, resolved.config, assembled, sources, plan) as keeper:
+        keeper.before()
+        step = _step(resolved.config, assembled, trainable, schedule, device)
+        rows = endless(sources.train, batching, loaded.inputs, loaded.pad_token_id)
+        assembled.loaded.net.set_train(True)
+        train(step, rows, plan, loaded.inputs, keeper.on_step, skip_overflow=device.loss_scale is not None)
+        keeper.finish(trainable, time.perf_counter() - began)
+
+
+def _read_start(resolved: Resolved) -> tuple[Delta | None, Resolved]:
+    """--init-delta: its method holds, whatever the default; another --algo is an error."""
+    config = resolved.config
+    if config.init_delta is None:
+        return None, resolved
+    start = open_delta(config.init_delta, None)
+    algo = start.algo or "lora"
+    if algo != config.algo:
+        if resolved.given("algo"):
+            raise ConfigError(
+                f"--algo {config.algo} contradicts --init-delta {config.init_delta}, which is a {algo} delta",
+                hint="Leave --algo out.",
+            )
+        _, settings = method_of(algo, {} if start.manifest is None else start.config, start.path)
+        config = config.model_copy(update={"algo": algo, "delta": settings})
+        resolved = Resolved(config, {**resolved.origins, "algo": "init-delta"})
+    return start, resolved
+
+
+def _attach(resolved: Resolved, loaded: LoadedModel, start: Delta | None) -> tuple[Assembled, Trainable, Resolved]:
+    """Let the method (or the starting delta) in, and freeze everything it does not own."""
+    config = resolved.config
+    also = match_parameters(loaded.net, config.train.train_also, "train.train_also")
+    if start is None:
+        method, settings = method_of(config.algo, config.delta.model_dump(), "the configuration")
+        assembled = attach(loaded, method, settings, config.train.seed, head_names(loaded, also))
+    else:
+        # A MindPet checkpoint does not say its alpha: there the flag is needed, elsewhere it may only agree.
+        alpha = (
+            getattr(config.delta, "alpha", None)
+            if start.origin == "mindpet" and resolved.given("delta.alpha")
+            else None
+        )
+        fitted = _settle_start(resolved, loaded, fit_delta(start, loaded, alpha))
+        assembled = attach_delta(loaded, fitted, config.train.seed)
+        set_delta(assembled, fitted)
+        assembled = replace(assembled, heads=tuple(dict.fromkeys((*assembled.heads, *also))))
+        origins = {f"delta.{key}": "init-delta" for key in fitted.config if key != "dropout"}
+        resolved = Resolved(config.model_copy(update={"delta": assembled.config}), {**resolved.origins, **origins})
+    return assembled, freeze_all_but(loaded.net, assembled.owned), resolved
+
+
+def _settle_start(resolved: Resolved, loaded: LoadedModel, start: Delta) -> Delta:
+    """Hold the flags against the starting delta's settings. Dropout belongs to the run, so the flag's holds."""
+    _, own = method_of(start.algo, start.config, start.path)
+    asked = resolved.config.delta
+    settings = own.model_dump()
+    problems = []
+    for key in type(own).model_fields:
+        if not resolved.given(f"delta.{key}"):
+            continue
+        value, mine = getattr(asked, key), settings[key]
+        if key == "dropout":
+            settings[key] = value
+        elif key in ("target", "exclude"):
+            if _paths(loaded, asked) != _paths(loaded, own):
+                problems.append(
+                    f"{resolved.origins[f'delta.{key}']} {','.join(value or ())} names other layers than the delta's"
+                )
+        elif value != mine:
+            problems.append(f"{resolved.origins[f'delta.{key}']} {value} contradicts the delta's {mine}")
+    if problems:
+        raise ConfigError(
+            f"--init-delta {start.path}:\n  " + "\n  ".join(problems),
+            hint="Leave these out: the delta's settings hold.",
+        )
+    return replace(start, config=settings)
+
+
+def _paths(loaded: LoadedModel, settings: Any) -> tuple[str, ...]:
+    return resolve_targets(loaded.net, loaded.sites, settings.target, settings.exclude)
+
+
+def _batching(config: RunConfig, rows: ExampleSet) -> Batching:
+    return plan_batches(
+        rows.lengths,
+        batch_size=config.train.batch_size,
+        seq_len=config.data.seq_len,
+        buckets=config.data.buckets,
+        shuffle=config.data.shuffle,
+        seed=config.train.seed,
+        pack=config.data.pack,
+        arrays=rows.is_arrays,
+    )
+
+
+def _schedule(optim: OptimConfig, plan: Plan, default_lr: float) -> Schedule:
+    warmup = optim.warmup if optim.warmup is not None else (0.0 if optim.schedule == "constant" else 0.06)
+    return Schedule(
+        kind=optim.schedule,
+        peak=optim.lr if optim.lr is not None else default_lr,
+        warmup_steps=warmup_steps(warmup, plan.total_steps),
+        total_steps=plan.total_steps,
+        min_ratio=optim.min_lr_ratio,
+    )
+
+
+def _settle(
+    resolved: Resolved, sources: Sources, schedule: Schedule, device: Device, out: folder.RunFolder | None
+) -> Resolved:
+    """Write down what was inferred, so that run.yaml holds every value that was used."""
+    config = resolved.config
+    inferred: dict[str, tuple[str, str, Any, str]] = {
+        "data.task": ("data", "task", sources.train.task, "inferred from the columns"),
+        "optim.lr": ("optim", "lr", schedule.peak, f"default of {config.algo}"),
+        "optim.warmup": ("optim", "warmup", float(schedule.warmup_steps), "default"),
+    }
+    if out is not None:
+        inferred["out.dir"] = ("out", "dir", str(out.path), "inferred: the next free number")
+    origins = dict(resolved.origins)
+    for key, (section, leaf, value, origin) in inferred.items():
+        part = getattr(config, section)
+        if getattr(part, leaf) is None:
+            config = config.model_copy(update={section: part.model_copy(update={leaf: value})})
+            origins[key] = origin
+    if config.device is None:
+        config = config.model_copy(update={"device": device.target})
+        origins["device"] = "inferred: what this machine has"
+    return Resolved(config, origins)
+
+
+def _step(
+    config: RunConfig, assembled: Assembled, trainable: Trainable, schedule: Schedule, device: Device
+) -> TrainStep:
+    optim = config.optim
+    optimizer = AdamW(
+        trainable.parameters,
+        schedule,
+        beta1=optim.beta1,
+        beta2=optim.beta2,
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+        decay_all=optim.decay_all,
+    )
+    net = assembled.loaded.net
+    loss = assembled.method.wrap_loss(SupervisedLoss(net), net, assembled.config)
+    return TrainStep(loss, optimizer, accumulate=config.train.accumulate, clip=optim.clip, loss_scale=device.loss_scale)

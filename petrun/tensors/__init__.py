@@ -1,0 +1,34 @@
+"""Files of named tensors: safetensors, Hugging Face folders and MindSpore checkpoints. What the tensors
+mean is others' business.
+"""
+
+from petrun.tensors.atomic import atomic_file, atomic_folder
+from petrun.tensors.digest import content_digest, tensor_digest
+from petrun.tensors.dtypes import Array, from_bfloat16, to_bfloat16
+from petrun.tensors.reader import TensorReader, open_tensors
+from petrun.tensors.table import TensorInfo
+from petrun.tensors.writers import (
+    TensorEntry,
+    array_entries,
+    write_ckpt,
+    write_safetensors,
+    write_safetensors_folder,
+)
+
+__all__ = [
+    "Array",
+    "TensorEntry",
+    "TensorInfo",
+    "TensorReader",
+    "array_entries",
+    "atomic_file",
+    "atomic_folder",
+    "content_digest",
+    "from_bfloat16",
+    "open_tensors",
+    "tensor_digest",
+    "to_bfloat16",
+    "write_ckpt",
+    "write_safetensors",
+    "write_safetensors_folder",
+]

@@ -1,0 +1,96 @@
+"""Element types of stored tensors: their names in petrun, in safetensors, in a MindSpore checkpoint and in
+numpy.
+
+numpy has no bfloat16. Its 16 bits are the upper half of a float32, so a stored bfloat16 is read as the
+float32 of the same value (exact) and written by rounding a float32 to the nearest, ties to even (IEEE 754).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class DType:
+    name: str
+    """As numpy and MindSpore's Python side spell it: "float32", "bfloat16", "bool"."""
+    safetensors: str
+    ckpt: str
+    """`tensor_type` of a MindSpore checkpoint; "" where it has none."""
+    numpy: str | None
+    """Little-endian numpy type of the stored elements (bfloat16: of its bits); None: numpy cannot hold it."""
+    bits: int
+
+    @property
+    def floating(self) -> bool:
+        return "float" in self.name
+
+
+DTYPES: tuple[DType, ...] = (
+    DType("float64", "F64", "Float64", "<f8", 64),
+    DType("float32", "F32", "Float32", "<f4", 32),
+    DType("float16", "F16", "Float16", "<f2", 16),
+    DType("bfloat16", "BF16", "BFloat16", "<u2", 16),
+    DType("int64", "I64", "Int64", "<i8", 64),
+    DType("int32", "I32", "Int32", "<i4", 32),
+    DType("int16", "I16", "Int16", "<i2", 16),
+    DType("int8", "I8", "Int8", "<i1", 8),
+    DType("uint64", "U64", "UInt64", "<u8", 64),
+    DType("uint32", "U32", "UInt32", "<u4", 32),
+    DType("uint16", "U16", "UInt16", "<u2", 16),
+    DType("uint8", "U8", "UInt8", "|u1", 8),
+    DType("bool", "BOOL", "Bool", "|b1", 8),
+    DType("complex64", "C64", "Complex64", "<c8", 64),
+    # Known so that a file's sizes can be checked and the error names the type; their values cannot be read.
+    DType("float8_e4m3", "F8_E4M3", "Float8E4M3FN", None, 8),
+    DType("float8_e5m2", "F8_E5M2", "Float8E5M2", None, 8),
+    DType("float8_e8m0", "F8_E8M0", "", None, 8),
+    DType("float6_e2m3", "F6_E2M3", "", None, 6),
+    DType("float6_e3m2", "F6_E3M2", "", None, 6),
+    DType("float4", "F4", "", None, 4),
+    DType("int4", "I4", "Int4", None, 4),
+)
+
+BY_NAME: dict[str, DType] = {d.name: d for d in DTYPES}
+BY_SAFETENSORS: dict[str, DType] = {d.safetensors: d for d in DTYPES}
+BY_CKPT: dict[str, DType] = {d.ckpt: d for d in DTYPES if d.ckpt}
+
+
+def from_bfloat16(bits: Array) -> Array:
+    """uint16 bit patterns -> float32 of the same values."""
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def to_bfloat16(values: Array) -> Array:
+    """float32 -> uint16 bit patterns of the nearest bfloat16, ties to even. NaN stays NaN; overflow becomes
+    infinity.
+    """
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    quiet_nan = (bits >> np.uint32(16)) | np.uint32(0x0040)
+    nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+    return np.where(nan, quiet_nan, rounded).astype(np.uint16)
+
+
+def dtype_of(array: Array) -> str:
+    """Name of a numpy array's element type. Raises KeyError for one that no file format here stores."""
+    name = array.dtype.name
+    if name not in BY_NAME:
+        raise KeyError(name)
+    return name
+
+
+def encode(array: Array, dtype: str) -> bytes:
+    """An array's elements as `dtype`, little-endian, C order."""
+    if dtype == "bfloat16":
+        return to_bfloat16(array).astype("<u2", copy=False).tobytes()
+    stored = BY_NAME[dtype].numpy
+    if stored is None:
+        raise ValueError(f"{dtype} cannot be written")
+    return np.ascontiguousarray(array).astype(stored, copy=False).tobytes()

@@ -1,0 +1,113 @@
+"""Hugging Face model folders: model.safetensors, or shards listed in model.safetensors.index.json."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from petrun.errors import WeightsError
+from petrun.tensors.kinds import file_kind
+from petrun.tensors.safetensors_file import scan_safetensors
+from petrun.tensors.table import Stored, Table
+
+WHOLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+_FETCH = "The folder is incomplete or mixes two models: fetch it again."
+
+
+def scan_folder(folder: Path) -> Table:
+    """All tensors of a folder. A whole file wins over an index beside it, as in transformers.
+
+    Raises WeightsError naming the folder or file, and the tensor where one is at fault. OSError passes as
+    it comes.
+    """
+    if (folder / WHOLE).exists():
+        return _scan_file(folder / WHOLE)
+    if not (folder / INDEX).exists():
+        raise _nothing_here(folder)
+    listed = _read_index(folder / INDEX)
+    return _join_shards(folder, listed)
+
+
+def _scan_file(path: Path) -> Table:
+    if file_kind(path) != "safetensors":
+        raise WeightsError(
+            f"{path}: is a MindSpore checkpoint under a safetensors name",
+            hint="Give the file itself, renamed to .ckpt.",
+        )
+    return scan_safetensors(path)
+
+
+def _nothing_here(folder: Path) -> WeightsError:
+    files = sorted(p.name for p in folder.iterdir())
+    shards = [f for f in files if _SHARD.fullmatch(f)]
+    pickles = [f for f in files if f.startswith("pytorch_model") and f.endswith(".bin")]
+    if "adapter_config.json" in files:
+        return WeightsError(
+            f"{folder}: is a peft adapter, not a base model",
+            hint="Give it as the delta (--delta), and its base as --base.",
+        )
+    if shards:
+        return WeightsError(f"{folder}: holds shards ({shards[0]}, ...) but no {INDEX}", hint=_FETCH)
+    if pickles:
+        return WeightsError(
+            f"{folder}: holds only {pickles[0]}, a pickle, which petrun never opens",
+            hint="Convert it once where transformers is installed: "
+            "`AutoModel.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)` writes safetensors.",
+        )
+    others = [f for f in files if f.endswith((".safetensors", ".ckpt"))]
+    hint = f"To use {others[0]}, give that file itself." if others else f"Expected {WHOLE} or {INDEX}."
+    return WeightsError(f"{folder}: holds neither {WHOLE} nor {INDEX}", hint=hint)
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """weight_map: tensor -> file name in the same folder."""
+    try:
+        content: Any = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: is not valid JSON ({error})", hint=_FETCH) from error
+    listed = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(listed, dict) or not listed:
+        raise WeightsError(f"{path}: has no weight_map", hint=_FETCH)
+    for name, file in listed.items():
+        # A plain file name only: an index must not make petrun read outside its folder.
+        if not isinstance(file, str) or Path(file).name != file or file in ("", ".", ".."):
+            raise WeightsError(
+                f"{path}: tensor {name} is said to lie in {file!r}, which is not a file name", hint=_FETCH
+            )
+    return listed
+
+
+def _join_shards(folder: Path, listed: dict[str, str]) -> Table:
+    index = folder / INDEX
+    files = sorted(set(listed.values()))
+    missing = [f for f in files if not (folder / f).is_file()]
+    if missing:
+        some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise WeightsError(
+            f"{folder}: lacks {len(missing)} of {len(files)} shards: {some}",
+            hint=f"{INDEX} names them: fetch them again.",
+        )
+    unlisted = sorted(p.name for p in folder.iterdir() if _SHARD.fullmatch(p.name) and p.name not in files)
+    if unlisted:
+        raise WeightsError(f"{folder}: shard {unlisted[0]} is not named in {INDEX}", hint=_FETCH)
+    tables = {file: _scan_file(folder / file) for file in files}
+    tensors: dict[str, Stored] = {}
+    for name, file in listed.items():
+        if name not in tables[file].tensors:
+            raise WeightsError(f"{folder / file}: lacks tensor {name}, which {INDEX} says it holds", hint=_FETCH)
+        tensors[name] = tables[file].tensors[name]
+    for file, table in tables.items():
+        strays = [name for name in table.tensors if listed.get(name) != file]
+        if strays:
+            raise WeightsError(
+                f"{folder / file}: holds tensor {strays[0]}, which {index.name} does not place there",
+                hint=_FETCH,
+            )
+    metadata: dict[str, str] = {}
+    for table in tables.values():
+        metadata.update(table.metadata)
+    return Table(tensors, metadata)

@@ -1,0 +1,121 @@
+"""Lazy reading: a table of where each tensor's bytes lie, and reads of one tensor at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from petrun.errors import WeightsError, did_you_mean
+from petrun.tensors.ckpt_file import scan_ckpt
+from petrun.tensors.dtypes import BY_NAME, Array, from_bfloat16
+from petrun.tensors.folder import scan_folder
+from petrun.tensors.kinds import file_kind
+from petrun.tensors.safetensors_file import scan_safetensors
+from petrun.tensors.table import Extent, Stored, Table, TensorInfo, unreadable
+
+_CHUNK_BYTES = 8 << 20
+
+
+class TensorReader:
+    """Named tensors of one file or folder. Only headers are held; every read opens, seeks and closes."""
+
+    def __init__(self, path: Path, kind: str, table: Table) -> None:
+        self.path = path
+        self.kind = kind
+        """"safetensors", "folder" or "ckpt"."""
+        self.metadata: dict[str, str] = dict(table.metadata)
+        self._tensors: Mapping[str, Stored] = table.tensors
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """In the order of the file."""
+        return tuple(self._tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def info(self, name: str) -> TensorInfo:
+        return self._stored(name).info
+
+    def read(self, name: str) -> Array:
+        """One tensor, C order, in its stored type; bfloat16 as the float32 of the same values.
+
+        Raises WeightsError for an unknown name, a file cut short since it was opened, and an element type
+        numpy cannot hold.
+        """
+        info = self.info(name)
+        element = BY_NAME[info.dtype]
+        if element.numpy is None:
+            raise WeightsError(
+                f"{self.path}: tensor {name} is {info.dtype}, which cannot be read",
+                hint="Use a float32, float16 or bfloat16 copy of the model.",
+            )
+        stored = np.empty(info.elements, np.dtype(element.numpy))
+        if info.elements:
+            view = memoryview(stored.view(np.uint8).data)
+            filled = 0
+            for piece in self.raw_chunks(name):
+                view[filled : filled + len(piece)] = piece
+                filled += len(piece)
+        native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+        values = from_bfloat16(native) if info.dtype == "bfloat16" else native
+        return values.reshape(info.shape)
+
+    def read_raw(self, name: str) -> bytes:
+        """One tensor's bytes as stored."""
+        return b"".join(self.raw_chunks(name))
+
+    def raw_chunks(self, name: str, chunk_bytes: int = _CHUNK_BYTES) -> Iterator[bytes]:
+        """One tensor's bytes as stored, in pieces of at most `chunk_bytes`."""
+        for extent in self._stored(name).extents:
+            try:
+                with extent.path.open("rb") as file:
+                    file.seek(extent.offset)
+                    yield from self._pieces(file, extent, name, chunk_bytes)
+            except OSError as error:
+                raise unreadable(extent.path, error) from error
+
+    def _pieces(self, file: BinaryIO, extent: Extent, name: str, chunk_bytes: int) -> Iterator[bytes]:
+        left = extent.length
+        while left:
+            piece = file.read(min(left, chunk_bytes))
+            if not piece:
+                raise WeightsError(
+                    f"{extent.path}: ends inside tensor {name}, {left} bytes short",
+                    hint="The file was changed while it was being read: fetch it again.",
+                )
+            left -= len(piece)
+            yield piece
+
+    def _stored(self, name: str) -> Stored:
+        if name not in self._tensors:
+            raise WeightsError(f"{self.path}: holds no tensor {name}", hint=did_you_mean(name, self._tensors))
+        return self._tensors[name]
+
+
+def open_tensors(path: str | Path) -> TensorReader:
+    """Open one .safetensors or MindSpore .ckpt file, or a Hugging Face folder (whole or sharded safetensors).
+
+    The kind of a file is told by its first bytes, not by its name. Only headers are read; all sizes in them
+    are checked against the file's size. A MindSpore checkpoint that carries a checksum is read through once
+    and compared.
+
+    Raises WeightsError: no such path; a truncated or inconsistent file; a missing shard; a file of another
+    kind (a pickle, a Git LFS pointer, a web page, ...), with the way out.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return TensorReader(path, "folder", scan_folder(path))
+        kind = file_kind(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if kind == "safetensors":
+        return TensorReader(path, kind, scan_safetensors(path))
+    return TensorReader(path, kind, scan_ckpt(path))

@@ -1,0 +1,62 @@
+"""What a scanner finds in a file: each tensor's type, shape and place."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from petrun.errors import WeightsError
+from petrun.tensors.dtypes import BY_NAME
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    shape: tuple[int, ...]
+    dtype: str
+    """"float32", "bfloat16", "int64", ...: see dtypes.py."""
+
+    @property
+    def elements(self) -> int:
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    @property
+    def nbytes(self) -> int:
+        return (self.elements * BY_NAME[self.dtype].bits + 7) // 8
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A run of bytes of one file."""
+
+    path: Path
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor: what it is, and the runs of bytes that hold it, in order."""
+
+    info: TensorInfo
+    extents: tuple[Extent, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a format's scanner finds in a file."""
+
+    tensors: dict[str, Stored]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def unreadable(path: Path, error: OSError) -> WeightsError:
+    """What the operating system said of a file; it names the one inside a folder."""
+    place = error.filename or path
+    if error.errno == errno.ENOENT:
+        return WeightsError(f"{place}: no such file or folder", hint="Check the spelling of the path.")
+    reason = error.strerror or str(error)
+    return WeightsError(f"{place}: cannot be read: {reason}", hint="Check the path and its permissions.")

@@ -1,0 +1,127 @@
+"""The training loop: micro-batches in, log records out. It knows nothing of files, metrics or algorithms."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+
+from petrun.errors import TrainingError
+from petrun.kernels import step_counter
+from petrun.tensors import Array
+from petrun.train.step import TrainStep
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Batch arithmetic of a run."""
+
+    micro_batches_per_epoch: int
+    accumulate: int
+    total_micro_batches: int
+
+    @property
+    def total_steps(self) -> int:
+        return -(-self.total_micro_batches // self.accumulate)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, self.micro_batches_per_epoch // self.accumulate)
+
+
+def make_plan(per_epoch: int, accumulate: int, epochs: float | None, steps: int | None) -> Plan:
+    """`steps` wins over `epochs`; neither: 3 epochs. The last step of a run may hold fewer micro-batches."""
+    passes = 3.0 if epochs is None else epochs
+    total = steps * accumulate if steps is not None else max(1, round(passes * per_epoch))
+    return Plan(per_epoch, accumulate, total)
+
+
+def supervised(targets: Array) -> int:
+    """How many items of a batch are scored."""
+    return int(np.count_nonzero(targets != IGNORED))
+
+
+def tokens(batch: Mapping[str, Any]) -> int:
+    """Tokens read in a batch: non-padding positions, or rows where the data has no tokens."""
+    segments = batch.get("segment_ids")
+    return int(np.count_nonzero(segments)) if segments is not None else len(batch["targets"])
+
+
+def as_tensors(batch: Mapping[str, Any], inputs: Iterable[str]) -> tuple[Any, tuple[Any, ...]]:
+    """(targets, the net's inputs in order) as tensors."""
+    return Tensor(batch["targets"]), tuple(Tensor(batch[name]) for name in inputs)
+
+
+def train(
+    step: TrainStep,
+    micro_batches: Iterator[Mapping[str, Any]],
+    plan: Plan,
+    inputs: tuple[str, ...],
+    on_step: Callable[[dict[str, Any]], bool],
+    skip_overflow: bool = False,
+) -> int:
+    """Run the plan. `on_step(record)` gets one log record per optimizer step and says whether to stop.
+
+    record: step (from 1), epoch, loss (before the update, mean over the step's supervised items), lr, grad_norm, tokens,
+    tokens_per_second, seconds (wall-clock of the step). `skip_overflow`: a loss scale is in use, so single steps that are not finite are
+    expected. Returns the number of steps done. Raises TrainingError on NaN or infinity, naming step and rows.
+    """
+    counter = step_counter()
+    micro = 0
+    overflows = 0
+    for number in range(1, plan.total_steps + 1):
+        begin = time.perf_counter()
+        wanted = min(plan.accumulate, plan.total_micro_batches - micro)
+        group = list(islice(micro_batches, wanted))
+        if len(group) < wanted:
+            raise TrainingError(f"the data ended at step {number} of {plan.total_steps}")
+        count = sum(supervised(batch["targets"]) for batch in group)
+        denominator = Tensor(float(max(count, 1)), ms.float32)
+        loss = 0.0
+        for position, batch in enumerate(group):
+            counter.set_data(Tensor(micro, ms.int32))
+            targets, arrays = as_tensors(batch, inputs)
+            value, norm, rate, finite = step(position == len(group) - 1, denominator, targets, *arrays)
+            loss += float(value.asnumpy())
+            micro += 1
+        ok = bool(finite.asnumpy()) and bool(np.isfinite(loss))
+        overflows = 0 if ok else overflows + 1
+        if not ok and not (skip_overflow and overflows < 40):
+            raise _not_finite(number, group, loss)
+        seconds = time.perf_counter() - begin
+        read = sum(tokens(batch) for batch in group)
+        record = {
+            "step": number,
+            "epoch": round(micro / plan.micro_batches_per_epoch, 6),
+            "loss": loss,
+            "lr": float(rate.asnumpy()),
+            "grad_norm": float(norm.asnumpy()),
+            "tokens": read,
+            "tokens_per_second": read / seconds,
+            "seconds": seconds,
+        }
+        if on_step(record):
+            return number
+    return plan.total_steps
+
+
+def _not_finite(number: int, group: list[Mapping[str, Any]], loss: float) -> TrainingError:
+    rows = [int(row) for batch in group for row in batch.get("rows", ())]
+    shown = ", ".join(str(row) for row in rows[:16]) + (", ..." if len(rows) > 16 else "")
+    what = "the loss" if not np.isfinite(loss) else "a gradient"
+    hint = "Lower --lr, set --clip 1, or look at these rows; the log up to this step is kept."
+    if number == 1:
+        hint = "Nothing was updated before it, so --lr is not to blame: look at these rows, and at the base's weights."
+    return TrainingError(
+        f"step {number}: {what} is not finite (loss {loss}); the batch held rows {shown} (counted from 0). "
+        "No parameter was changed by this step.",
+        hint=hint,
+    )

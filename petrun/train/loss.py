@@ -1,0 +1,32 @@
+"""What a step minimises: a sum over supervised items divided by a denominator that the caller knows.
+
+With the denominator of the whole accumulated batch, the losses and gradients of its micro-batches add up to the exact mean over all
+supervised tokens, however unevenly they lie.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mindspore import nn, ops
+
+from petrun.kernels import TokenCrossEntropy
+
+
+class SupervisedLoss(nn.Cell):
+    """Cross entropy of a net's logits.
+
+    Inputs: denominator () float32; targets int32, (B, T) for decoders, already shifted, or (B,) for classifiers, -100 = ignored;
+    then the net's own inputs. Returns (sum of losses / denominator () float32, logits). Reduction: a sum, divided as told.
+    """
+
+    def __init__(self, net: Any) -> None:
+        super().__init__(auto_prefix=False)
+        self.net = net
+        self.cross_entropy = TokenCrossEntropy()
+
+    def construct(self, denominator: Any, targets: Any, *inputs: Any) -> Any:
+        logits = self.net(*inputs)
+        flat = ops.reshape(logits, (-1, logits.shape[-1]))
+        losses = self.cross_entropy(flat, ops.reshape(targets, (-1,)))
+        return losses.sum() / denominator, logits

@@ -1,0 +1,145 @@
+"""AdamW with decoupled weight decay, and the learning-rate schedules, all inside the compiled step.
+
+    m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2
+    w <- w - lr * wd * w - lr * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+
+Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", arXiv 1711.05101, algorithm 2, with the schedule multiplying
+the decay as torch.optim.AdamW does. nn.AdamWeightDecay has no bias correction, so it is not used here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from petrun.errors import ConfigError
+
+_UNDECAYED_LEAVES = ("bias", "beta", "gamma")
+_UNDECAYED_CELLS = ("norm", "layernorm", "ln_1", "ln_2", "ln_f")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate at optimizer step s, counted from 0."""
+
+    kind: Literal["constant", "linear", "cosine"]
+    peak: float
+    warmup_steps: int
+    total_steps: int
+    min_ratio: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.warmup_steps > self.total_steps:
+            raise ConfigError(
+                f"--warmup {self.warmup_steps} is more than the run's {self.total_steps} steps",
+                hint="Give fewer warm-up steps, a share below 1, or more --steps.",
+            )
+
+    def at(self, step: int) -> float:
+        """Peak * (s + 1) / W during warm-up, so that no step has rate 0; then constant, a line or half a cosine to the end."""
+        if step < self.warmup_steps:
+            return self.peak * (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+        falling = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[self.kind]
+        floor = 1.0 if self.kind == "constant" else self.min_ratio
+        return self.peak * (floor + (1.0 - floor) * falling)
+
+
+def warmup_steps(warmup: float, total_steps: int) -> int:
+    """Below 1 a share of all steps, rounded; else a number of steps."""
+    return round(warmup * total_steps) if warmup < 1 else int(warmup)
+
+
+class LearningRate(nn.Cell):
+    """Schedule.at, in the graph: the int32 step is a tensor, so no step recompiles anything."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__()
+        self.kind = schedule.kind
+        self.peak = schedule.peak
+        self.warmup = float(schedule.warmup_steps)
+        self.span = float(max(1, schedule.total_steps - schedule.warmup_steps))
+        self.floor = schedule.min_ratio
+
+    def construct(self, step: Any) -> Any:
+        """() int32 -> () float32."""
+        s = step.astype(ms.float32)
+        done = ops.clamp((s - self.warmup) / self.span, 0.0, 1.0)
+        rate = ops.ones_like(s)
+        if self.kind == "linear":
+            rate = self.floor + (1.0 - self.floor) * (1.0 - done)
+        elif self.kind == "cosine":
+            rate = self.floor + (1.0 - self.floor) * 0.5 * (1.0 + ops.cos(math.pi * done))
+        if self.warmup > 0.0:
+            rate = ops.select(s < self.warmup, (s + 1.0) / self.warmup, rate)
+        return self.peak * rate
+
+
+def decays(name: str, ndim: int, decay_all: bool) -> bool:
+    """Biases and norms are not decayed: whatever has one axis, is called bias, or sits in a norm."""
+    if decay_all:
+        return True
+    path, _, leaf = name.rpartition(".")
+    cell = path.rpartition(".")[2].lower()
+    return ndim > 1 and leaf not in _UNDECAYED_LEAVES and not cell.endswith(_UNDECAYED_CELLS)
+
+
+class AdamW(nn.Cell):
+    """The update of all trained parameters. Owns `adam_m.*`, `adam_v.*` (float32, shapes of the parameters) and `adam_step`."""
+
+    def __init__(
+        self,
+        parameters: Iterable[Any],
+        schedule: Schedule,
+        *,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        decay_all: bool = False,
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.parameters = ParameterTuple(list(parameters))
+        self.m = ParameterTuple([_zeros(p, "adam_m.") for p in self.parameters])
+        self.v = ParameterTuple([_zeros(p, "adam_v.") for p in self.parameters])
+        self.step = Parameter(Tensor(0, ms.int32), name="adam_step", requires_grad=False)
+        self.decay = tuple(weight_decay if decays(p.name, p.ndim, decay_all) else 0.0 for p in self.parameters)
+        self.rate = LearningRate(schedule)
+        self.beta1 = Tensor(beta1, ms.float32)
+        self.beta2 = Tensor(beta2, ms.float32)
+        self.log_beta1 = math.log(beta1) if beta1 > 0 else -math.inf
+        self.log_beta2 = math.log(beta2) if beta2 > 0 else -math.inf
+        self.eps = eps
+        self.adam = ops.Adam()
+        self.count = len(self.parameters)
+
+    def learning_rate(self) -> Any:
+        """Rate of the step that comes next."""
+        return self.rate(self.step)
+
+    def construct(self, grads: Any) -> Any:
+        """One update from gradients in the order of the parameters. Returns the rate that was used."""
+        rate = self.rate(self.step)
+        t = (self.step + 1).astype(ms.float32)
+        power1 = ops.exp(t * self.log_beta1)
+        power2 = ops.exp(t * self.log_beta2)
+        # ops.Adam divides by sqrt(v) + eps and folds both corrections into the rate; scaling eps by
+        # sqrt(1 - b2^t) makes that equal to the formula above.
+        eps = self.eps * ops.sqrt(1.0 - power2)
+        for i in range(self.count):
+            weight = self.parameters[i]
+            if self.decay[i] > 0.0:
+                ops.assign(weight, weight * (1.0 - rate * self.decay[i]))
+            self.adam(weight, self.m[i], self.v[i], power1, power2, rate, self.beta1, self.beta2, eps, grads[i])
+        ops.assign(self.step, self.step + 1)
+        return rate
+
+
+def _zeros(parameter: Any, prefix: str) -> Any:
+    return Parameter(Tensor(np.zeros(parameter.shape, np.float32)), name=prefix + parameter.name, requires_grad=False)

@@ -1,0 +1,96 @@
+"""What a training run prints, and its log. Beside cli/, the only place that prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from petrun.tensors.atomic import output_error
+
+
+def say(text: str = "") -> None:
+    """A line on standard output, above any progress bar."""
+    tqdm.write(text, file=sys.stdout)
+
+
+def progress(label: str, unit: str = "row") -> Callable[[int, int], None]:
+    """A callback (done, total) that draws a bar on a terminal, and is silent elsewhere."""
+    bar: Any = None
+
+    def update(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=total, desc=label, unit=unit, leave=False, disable=not sys.stderr.isatty())
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return update
+
+
+class RunLog:
+    """log.jsonl: one object per optimizer step or evaluation. A line is in the file, whole, when `write` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._size = 0
+        try:
+            self._file = path.open("wb", buffering=0)
+        except OSError as error:
+            raise output_error(path, error) from error
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Raises OutputError; what a full disk took of the line is taken away again."""
+        line = json.dumps(record).encode() + b"\n"
+        try:
+            done = 0
+            while done < len(line):
+                done += self._file.write(line[done:])
+            self._size += len(line)
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(self._size)
+            raise output_error(self.path, error) from error
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class StepBar:
+    """Progress over optimizer steps: loss, rate, tokens per second and the time left.
+
+    On a terminal a tqdm bar; elsewhere (a job's log) about twenty plain lines over the run.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._every = max(1, total // 20)
+        self._total = total
+        self._bar = tqdm(total=total, desc="train", unit="step", disable=not self._terminal, dynamic_ncols=True)
+
+    def step(self, record: Mapping[str, Any]) -> None:
+        self._bar.set_postfix_str(
+            f"loss {record['loss']:.4f}, lr {record['lr']:.2e}, {record['tokens_per_second']:.0f} tok/s", refresh=False
+        )
+        self._bar.update(1)
+        step = int(record["step"])
+        if not self._terminal and (step % self._every == 0 or step in (1, self._total)):
+            say(
+                f"step {step}/{self._total}  loss {record['loss']:.4f}  lr {record['lr']:.2e}  "
+                f"{record['tokens_per_second']:.0f} tok/s"
+            )
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def table(rows: Sequence[tuple[str, str]]) -> str:
+    """Two columns, the first padded to the longest name."""
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)

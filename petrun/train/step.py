@@ -1,0 +1,102 @@
+"""The compiled training step: forward, backward, accumulation, clipping, update and schedule in one graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from petrun.train.optim import AdamW
+
+
+class TrainStep(nn.Cell):
+    """One micro-batch.
+
+    `construct(update, denominator, targets, *inputs)`: `update` is a Python bool, a constant of the graph: False adds the gradients to
+    the accumulators, True adds them, clips the sum by its global norm, and updates. An update with a loss or gradient that is not
+    finite changes nothing and says so.
+
+    Returns (loss () float32 of this micro-batch's share, gradient norm before clipping () float32, rate () float32, finite () bool); the
+    last three mean something for `update=True` only.
+    """
+
+    def __init__(
+        self, loss: Any, optimizer: AdamW, *, accumulate: int = 1, clip: float = 1.0, loss_scale: float | None = None
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.loss = loss
+        self.optimizer = optimizer
+        self.clip = clip
+        self.accumulate = accumulate > 1
+        self.scaled = loss_scale is not None
+        self.scale = Parameter(Tensor(loss_scale or 1.0, ms.float32), name="loss_scale", requires_grad=False)
+        self.clean_steps = Parameter(Tensor(0, ms.int32), name="clean_steps", requires_grad=False)
+        sums = []
+        if self.accumulate:
+            for p in optimizer.parameters:
+                zeros = Tensor(np.zeros(p.shape, np.float32))
+                sums.append(Parameter(zeros, name=f"grad_sum.{p.name}", requires_grad=False))
+        self.sums = ParameterTuple(sums)
+        self.count = len(optimizer.parameters)
+        self.gradient = ms.value_and_grad(self.scaled_loss, None, optimizer.parameters)
+
+    def scaled_loss(self, denominator: Any, targets: Any, *inputs: Any) -> Any:
+        """The loss times the loss scale; the logits stay inside, so they are not kept as an output."""
+        value, _ = self.loss(denominator, targets, *inputs)
+        return value * self.scale if self.scaled else value
+
+    def construct(self, update: bool, denominator: Any, targets: Any, *inputs: Any) -> Any:
+        value, grads = self.gradient(denominator, targets, *inputs)
+        if self.scaled:
+            value = value / self.scale
+        if not update:
+            for i in range(self.count):
+                ops.assign_add(self.sums[i], grads[i].astype(ms.float32))
+            return value, value, value, ops.isfinite(value)
+        total: Any = ()
+        for i in range(self.count):
+            grad = grads[i].astype(ms.float32)
+            if self.accumulate:
+                grad = grad + self.sums[i]
+            if self.scaled:
+                grad = grad / self.scale
+            total = (*total, grad)
+        norm = self.global_norm(total)
+        # One NaN or infinity anywhere makes the norm so.
+        finite = ops.logical_and(ops.isfinite(norm), ops.isfinite(value))
+        rate = self.optimizer.learning_rate()
+        if self.clip > 0.0:
+            total = self.clipped(total, norm)
+        if finite:
+            self.optimizer(total)
+        if self.accumulate:
+            for i in range(self.count):
+                ops.assign(self.sums[i], ops.zeros_like(self.sums[i]))
+        if self.scaled:
+            self.rescale(finite)
+        return value, norm, rate, finite
+
+    def global_norm(self, grads: Any) -> Any:
+        """sqrt of the sum of all squares."""
+        squares = 0.0
+        for grad in grads:
+            squares = squares + ops.square(grad).sum()
+        return ops.sqrt(squares)
+
+    def clipped(self, grads: Any, norm: Any) -> Any:
+        """g * min(1, clip / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_ has it."""
+        factor = ops.minimum(self.clip / (norm + 1e-6), Tensor(1.0, ms.float32))
+        scaled: Any = ()
+        for grad in grads:
+            scaled = (*scaled, grad * factor)
+        return scaled
+
+    def rescale(self, finite: Any) -> None:
+        """Dynamic loss scale: halved on overflow, doubled after 1000 clean steps, within [1, 2^24]."""
+        grown = ops.select(self.clean_steps >= 999, self.scale * 2.0, self.scale + 0.0)
+        scale = ops.select(finite, grown, self.scale * 0.5)
+        count = ops.select(self.clean_steps >= 999, ops.zeros_like(self.clean_steps), self.clean_steps + 1)
+        ops.assign(self.scale, ops.clamp(scale, 1.0, 16777216.0))
+        ops.assign(self.clean_steps, ops.select(finite, count, ops.zeros_like(count)))

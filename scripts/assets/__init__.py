@@ -1,0 +1,1 @@
+"""What scripts/make_assets.py builds the embedded base model and its task from: words, events, documents, orders."""

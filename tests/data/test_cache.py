@@ -1,0 +1,140 @@
+"""Tokenised rows on disk, keyed by content."""
+
+import os
+
+import numpy as np
+import pytest
+
+from petrun.data import cache, load
+from petrun.data.load import load_examples
+
+ROWS = [{"prompt": "the dog", "completion": " yes"}, {"prompt": "Why?", "completion": "Because it is. ☃"}]
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """Counts how often rows were really tokenised."""
+    calls = []
+    original = load.build_examples
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(load, "build_examples", counted)
+    return calls
+
+
+def read(path, tokenizer, folder, **given):
+    return load_examples(path, **{"task": None, "tokenizer": tokenizer, "seq_len": 64, "cache_dir": folder, **given})
+
+
+def same(a, b):
+    assert (a.task, a.kind, a.labels, a.num_labels, a.references, a.stats, a.template, a.digest, a.columns, a.formats) == (
+        b.task, b.kind, b.labels, b.num_labels, b.references, b.stats, b.template, b.digest, b.columns, b.formats,
+    )  # fmt: skip
+    assert a.flat.keys() == b.flat.keys() and a.per_row.keys() == b.per_row.keys()
+    for name in a.flat:
+        np.testing.assert_array_equal(a.flat[name], b.flat[name])
+        assert a.flat[name].dtype == b.flat[name].dtype
+    for name in a.per_row:
+        np.testing.assert_array_equal(a.per_row[name], b.per_row[name])
+    np.testing.assert_array_equal(a.offsets, b.offsets)
+
+
+def test_a_second_reading_comes_from_the_cache(write, bpe, tmp_path, built):
+    path = write("a.jsonl", ROWS)
+    first = read(path, bpe, tmp_path / "cache")
+    second = read(path, bpe, tmp_path / "cache")
+    assert len(built) == 1
+    same(first, second)
+    same(first, read(path, bpe, None))
+    assert [p.suffix for p in (tmp_path / "cache").iterdir()] == [".npz"]
+
+
+def test_the_key_is_the_content_not_the_path(write, bpe, tmp_path, built):
+    read(write("a.jsonl", ROWS), bpe, tmp_path / "cache")
+    moved = read(write("b.jsonl", ROWS), bpe, tmp_path / "cache")
+    assert len(built) == 1
+    assert moved.where(0).endswith("b.jsonl, line 1")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seq_len": 16},
+        {"loss_on": "all"},
+        {"template": "chatml"},
+        {"max_rows": 1},
+        {"for_generation": True},
+        {"task": "instruct"},
+        {"need_target": False},
+        {"vocab_size": 999},
+    ],
+)
+def test_every_setting_is_in_the_key(write, bpe, tmp_path, built, change):
+    path = write("a.jsonl", ROWS)
+    read(path, bpe, tmp_path / "cache")
+    same(read(path, bpe, tmp_path / "cache", **change), read(path, bpe, None, **change))
+    assert len(built) == 3
+
+
+def test_other_content_tokenizer_or_template_file(write, bpe, chat, tmp_path, built):
+    path = write("a.jsonl", ROWS)
+    template = tmp_path / "t.jinja"
+    template.write_text("{{ prompt }}!")
+    read(path, bpe, tmp_path / "cache", template=str(template))
+    template.write_text("{{ prompt }}?")
+    changed = read(path, bpe, tmp_path / "cache", template=str(template))
+    assert bpe.decode(changed[0].input_ids) == "the dog? yes"
+    read(path, chat, tmp_path / "cache", template=str(template))
+    write("a.jsonl", ROWS[:1])
+    assert len(read(path, bpe, tmp_path / "cache", template=str(template))) == 1
+    assert len(built) == 4
+
+
+@pytest.mark.parametrize("damage", ["truncate", "garbage", "flip", "empty", "foreign"])
+def test_a_damaged_entry_is_made_again(write, bpe, tmp_path, built, damage):
+    path, folder = write("a.jsonl", ROWS), tmp_path / "cache"
+    first = read(path, bpe, folder)
+    [entry] = folder.iterdir()
+    raw = bytearray(entry.read_bytes())
+    if damage == "truncate":
+        raw = raw[: len(raw) // 2]
+    elif damage == "garbage":
+        raw = bytearray(b"garbage")
+    elif damage == "flip":
+        raw[raw.index(b"NUMPY") + 140] ^= 0xFF
+    elif damage == "empty":
+        raw = bytearray()
+    else:
+        np.savez(entry, other=np.zeros(3))
+        raw = bytearray(entry.read_bytes())
+    entry.write_bytes(raw)
+    same(read(path, bpe, folder), first)
+    assert len(built) == 2
+    same(read(path, bpe, folder), first)
+    assert len(built) == 2
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing(write, bpe, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("not a folder")
+    assert len(read(write("a.jsonl", ROWS), bpe, tmp_path / "file" / "cache")) == 2
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    assert len(read(write("a.jsonl", ROWS), bpe, tmp_path / "cache")) == 2
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_the_folder_stays_small(write, bpe, tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    read(write("a.jsonl", ROWS), bpe, folder)
+    [old] = folder.iterdir()
+    os.utime(old, (1, 1))
+    monkeypatch.setattr(cache, "_LARGEST_BYTES", old.stat().st_size + 1)
+    read(write("b.jsonl", ROWS[:1]), bpe, folder)
+    assert old not in folder.iterdir()
+    assert len(list(folder.iterdir())) == 1

@@ -1,0 +1,134 @@
+"""The contract of every method, over every family, in both modes, on a net that was called before.
+
+Identity at initialisation; after training only owned parameters moved and the output changed; the saved key set is exact; a saved delta
+in a fresh net gives the same output; the folded base equals base plus delta; a missing site is an error.
+"""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from petrun.checkpoint.delta import BaseIdentity, Manifest, read_delta, save_delta
+from petrun.delta import METHODS
+from petrun.errors import TargetError
+from petrun.graph.freeze import freeze_all_but
+from petrun.models.factory import FAMILIES, load_model
+from petrun.train.loss import SupervisedLoss
+from petrun.train.optim import AdamW, Schedule
+from petrun.train.step import TrainStep
+from tests.tiny import write_base
+
+SETTINGS = {"lora": {"rank": 2, "alpha": 8.0}, "full": {}}
+FAMILY_NAMES = ["bert", "gpt2", "llama"]
+ROWS, TOKENS = 3, 6
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    root = tmp_path_factory.mktemp("bases")
+    return {family: write_base(root / family, family) for family in FAMILY_NAMES}
+
+
+def load(bases, family):
+    return load_model(bases[family], num_labels=2 if family == "bert" else None)
+
+
+def rows(loaded):
+    """(targets, inputs): a padded batch that suits the family."""
+    rng = np.random.default_rng(5)
+    segments = np.ones((ROWS, TOKENS), np.int32)
+    segments[1, 4:] = 0
+    ids = rng.integers(4, 12, (ROWS, TOKENS)).astype(np.int32) * segments
+    table = {
+        "input_ids": ids,
+        "segment_ids": segments,
+        "position_ids": np.maximum(np.cumsum(segments, 1) - 1, 0).astype(np.int32),
+        "token_type_ids": np.zeros_like(ids),
+    }
+    classes = loaded.family == "bert"
+    targets = (
+        np.array([0, 1, 1], np.int32)
+        if classes
+        else np.where(segments == 1, np.roll(ids, -1, 1), -100).astype(np.int32)
+    )
+    return Tensor(targets), tuple(Tensor(table[name]) for name in loaded.inputs)
+
+
+def output(loaded, inputs):
+    loaded.net.set_train(False)
+    values = loaded.net(*inputs).asnumpy()
+    return values if values.ndim == 2 else values[0]
+
+
+def test_the_matrix_is_complete():
+    assert set(METHODS) == set(SETTINGS) and len(METHODS) == 2
+    assert set(FAMILIES) == set(FAMILY_NAMES)
+
+
+@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("algo", list(SETTINGS))
+def test_contract(bases, tmp_path, algo, family, mode):
+    ms.set_context(mode=mode)
+    try:
+        check(bases, tmp_path, algo, family)
+    finally:
+        ms.set_context(mode=ms.GRAPH_MODE)
+
+
+def check(bases, tmp_path, algo, family):
+    method = METHODS[algo]
+    config = method.config(**SETTINGS[algo])
+    loaded = load(bases, family)
+    targets, inputs = rows(loaded)
+    before = output(loaded, inputs)
+    base = {p.name: p.asnumpy().copy() for p in loaded.net.get_parameters()}
+    owned = method.attach(loaded.net, config, loaded.sites, 0)
+    assert owned
+    np.testing.assert_array_equal(output(loaded, inputs), before)
+    trainable = freeze_all_but(loaded.net, owned)
+    assert sorted(p.name for p in trainable.parameters) == sorted(owned)
+    optimizer = AdamW(
+        trainable.parameters, Schedule("constant", 3e-2, 0, 9), beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01
+    )
+    step = TrainStep(method.wrap_loss(SupervisedLoss(loaded.net), loaded.net, config), optimizer)
+    loaded.net.set_train(True)
+    count = Tensor(float((targets.asnumpy() != -100).sum()), ms.float32)
+    losses = [float(step(True, count, targets, *inputs)[0].asnumpy()) for _ in range(4)]
+    assert losses[-1] < losses[0]
+    after = output(loaded, inputs)
+    assert np.abs(after - before).max() > 1e-3
+    values = {p.name: p.asnumpy() for p in loaded.net.get_parameters()}
+    moved = {name for name in base if not np.array_equal(base[name], values[name])}
+    assert moved <= set(owned)
+    round_trip(bases, tmp_path, family, method, config, {n: values[n] for n in owned}, inputs, after)
+    assert method.fold is not None
+    update = method.fold(config, {n: values[n] for n in owned})
+    merged = load(bases, family)
+    for p in merged.net.get_parameters():
+        p.set_data(Tensor(update(p.name, base[p.name])))
+    np.testing.assert_allclose(output(merged, inputs), after, atol=2e-5)
+
+
+def round_trip(bases, tmp_path, family, method, config, values, inputs, expected):
+    """Saved and loaded into a net that was called before, the delta gives the same output."""
+    path = tmp_path / "delta.ckpt"
+    save_delta(
+        path, values, Manifest(algo=method.name, config=config.model_dump(mode="json"), base=BaseIdentity(digest="x"))
+    )
+    delta = read_delta(path)
+    assert set(delta.shapes) == set(values)
+    fresh = load(bases, family)
+    output(fresh, inputs)
+    method.attach(fresh.net, method.config.model_validate(delta.config), fresh.sites, 7)
+    for p in fresh.net.get_parameters():
+        if p.name in values:
+            p.set_data(Tensor(np.array(delta.tensors[p.name])))
+    np.testing.assert_allclose(output(fresh, inputs), expected, atol=1e-6)
+
+
+def test_a_site_that_is_missing_is_an_error(bases):
+    loaded = load(bases, "llama")
+    with pytest.raises(TargetError, match="query"):
+        METHODS["lora"].attach(loaded.net, METHODS["lora"].config(target=("query",)), loaded.sites, 0)

@@ -1,0 +1,149 @@
+"""The counter dropout: its bits against an independent implementation, its statistics, what they depend on."""
+
+import hashlib
+import subprocess
+import sys
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from petrun import kernels
+from petrun.errors import ConfigError
+from petrun.kernels.dropout import keep_threshold
+
+from .conftest import close, normal, run
+
+
+def reference_mask(p, seed, site, step, count):
+    """The formula of the module's docstring, in numpy's uint64 with an explicit modulus."""
+    modulus = np.uint64(0xFFFFFFFF)
+    digest = hashlib.sha256(f"{seed}/{site}".encode()).digest()
+    k0, k1 = (int.from_bytes(digest[i : i + 4], "little") for i in (0, 4))
+
+    def times(x, factor):
+        return x * np.uint64(factor) & modulus
+
+    def fold(x, by):
+        return x ^ (x >> np.uint64(by))
+
+    def z(x):
+        return fold(times(fold(times(fold(x, 16), 0x21F0AAAD), 15), 0x735A2D97), 15)
+
+    a = z(np.array([(k0 + step * 0x9E3779B9) & 0xFFFFFFFF], np.uint64))
+    b = z(a ^ np.uint64(k1))
+    h = np.arange(count, dtype=np.uint64) ^ a
+    h = fold(h, 16)
+    h = times(h, 0x21F0AAAD) + b & modulus
+    h = fold(times(fold(h, 15), 0x735A2D97), 15)
+    number = np.where(h >= 2**31, h.astype(np.int64) - 2**32, h.astype(np.int64))
+    return number >= round(p * 2**32) - 2**31
+
+
+def at_step(step):
+    kernels.step_counter().set_data(Tensor(step, ms.int32))
+
+
+@pytest.fixture(autouse=True)
+def _step_restored():
+    yield
+    at_step(0)
+
+
+def kept(p, seed, site, step, count):
+    at_step(step)
+    cell = kernels.Dropout(p, seed, site).set_train()
+    return cell(Tensor(np.ones(count, np.float32))).asnumpy() != 0
+
+
+@pytest.mark.parametrize(
+    "p, seed, site, step", [(0.1, 0, "", 0), (0.5, 7, "layers.0.attn", 1), (0.9, 2**31, "x", 2**31 - 1)]
+)
+def test_bits(p, seed, site, step, mode, implementation):
+    np.testing.assert_array_equal(kept(p, seed, site, step, 20_003), reference_mask(p, seed, site, step, 20_003))
+
+
+def test_bits_in_another_process():
+    code = (
+        "import numpy as np, mindspore as ms\n"
+        "from mindspore import Tensor\n"
+        "from petrun import kernels\n"
+        "kernels.step_counter().set_data(Tensor(12, ms.int32))\n"
+        "y = kernels.Dropout(0.3, 5, 'there').set_train()(Tensor(np.ones(999, np.float32))).asnumpy()\n"
+        "print(''.join('01'[int(v != 0)] for v in y))\n"
+    )
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()[-1]
+    np.testing.assert_array_equal(kept(0.3, 5, "there", 12, 999), np.array(list(there)) == "1")
+
+
+def test_value_and_gradient(mode, implementation):
+    at_step(3)
+    x, w = normal(7, 33), normal(7, 33, seed=1)
+    y, (dx,), _ = run(kernels.Dropout(0.25, 1, "a"), (x,), w, (0,), train=True)
+    mask = reference_mask(0.25, 1, "a", 3, x.size).reshape(x.shape)
+    close(y, x * mask / 0.75)
+    close(dx, w * mask / 0.75)
+
+
+def test_the_step_is_read_at_every_call(mode, implementation):
+    """A compiled graph must not have the step frozen into it."""
+    cell = kernels.Dropout(0.5, 0, "s").set_train()
+    x = Tensor(np.ones(500, np.float32))
+    for step in (0, 1, 2, 1):
+        at_step(step)
+        np.testing.assert_array_equal(cell(x).asnumpy() != 0, reference_mask(0.5, 0, "s", step, 500))
+
+
+@pytest.mark.parametrize("p", [0.01, 0.1, 0.5, 0.9])
+def test_keep_rate(p):
+    count = 200_000
+    rates = [kept(p, seed, "rate", step, count).mean() for seed in (0, 1) for step in (0, 1)]
+    sigma = (p * (1 - p) / count) ** 0.5
+    assert np.abs(np.array(rates) - (1 - p)).max() < 4 * sigma
+
+
+def test_streams_are_independent():
+    """Seed, site and step each give a new mask; neighbours in a mask do not follow one another; no mask is another shifted."""
+    count = 100_000
+    base = kept(0.5, 0, "a", 0, count)
+    others = [kept(0.5, 1, "a", 0, count), kept(0.5, 0, "b", 0, count), kept(0.5, 0, "a", 1, count)]
+    bound = 4.5 / np.sqrt(count)
+    centred = base - 0.5
+    for other in others:
+        assert abs(np.mean(centred * (other - 0.5))) * 4 < bound
+    for lag in (1, 2, 16, 64, 384, 4096):
+        assert abs(np.mean(centred[:-lag] * centred[lag:])) * 4 < bound
+    spectrum = np.fft.rfft(centred) * np.conj(np.fft.rfft(others[2] - 0.5))
+    assert np.abs(np.fft.irfft(spectrum)).max() * 4 / count < 6.5 / np.sqrt(count)
+
+
+def test_inactive(mode, implementation):
+    x = Tensor(normal(3, 4))
+    for cell in (kernels.Dropout(0.5, 0, "a").set_train(False), kernels.Dropout(0.0, 0, "a").set_train()):
+        np.testing.assert_array_equal(cell(x).asnumpy(), x.asnumpy())
+
+
+def test_half_precision(implementation):
+    y = kernels.Dropout(0.5, 0, "a").set_train()(Tensor(np.ones((4, 50), np.float16)))
+    assert y.dtype == ms.float16
+    np.testing.assert_array_equal(y.asnumpy().ravel() == 2, reference_mask(0.5, 0, "a", 0, 200))
+
+
+def test_the_counter_is_no_parameter_of_the_model():
+    net = ms.nn.SequentialCell(kernels.Dropout(0.5, 0, "a"), kernels.Attention(1.0, 0.1, 0, "b"))
+    assert list(net.get_parameters()) == []
+    assert kernels.step_counter().name == "petrun_dropout_step" and not kernels.step_counter().requires_grad
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.0, 1.5, float("nan")])
+def test_wrong_rates(p):
+    with pytest.raises(ConfigError, match="dropout"):
+        kernels.Dropout(p, 0, "a")
+    with pytest.raises(ConfigError, match="dropout"):
+        kernels.Attention(1.0, p, 0, "a")
+
+
+def test_threshold_at_the_ends():
+    assert keep_threshold(0.0) == -(2**31)
+    assert keep_threshold(1.0 - 1e-12) == 2**31 - 1

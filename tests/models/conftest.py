@@ -1,0 +1,22 @@
+"""Fixtures for the tests of model families."""
+
+import mindspore as ms
+import pytest
+
+MODES = {"graph": ms.GRAPH_MODE, "pynative": ms.PYNATIVE_MODE}
+
+
+@pytest.fixture(params=MODES)
+def mode(request):
+    """Both execution modes."""
+    ms.set_context(mode=MODES[request.param])
+    yield request.param
+    ms.set_context(mode=ms.GRAPH_MODE)
+
+
+@pytest.fixture
+def pynative():
+    """For tests of what is computed rather than of how: no graph is compiled."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    yield
+    ms.set_context(mode=ms.GRAPH_MODE)

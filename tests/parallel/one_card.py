@@ -1,0 +1,119 @@
+"""Compile petrun's own steps for one Ascend card that is not there, and say what stands in their graphs.
+
+    python -m tests.parallel.one_card FOLDER FAMILY/WHAT/DTYPE...        WHAT: lora, full or generate
+
+MindSpore must find a CANN, or a stub of one, and MS_SIMULATION_LEVEL. At level 0 graphs are compiled, at level 1 each operator
+is given its kernel as well. Prints one JSON object a case.
+"""
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+
+from petrun.delta import METHODS
+from petrun.graph.freeze import freeze_all_but
+from petrun.models.decoding import DecodeStep, PrefillStep
+from petrun.models.factory import load_model
+from petrun.parallel.context import setup
+from petrun.train.loss import SupervisedLoss
+from petrun.train.optim import AdamW, Schedule
+from petrun.train.step import TrainStep
+
+from ..models import reference
+
+B, T, SLOTS, LAYERS = 2, 64, 72, 1
+WIDER = {"num_hidden_layers": LAYERS, "hidden_size": 64, "intermediate_size": 96}
+CONFIGS = {
+    "bert": {**reference.BERT, **WIDER, "max_position_embeddings": 64, "attention_probs_dropout_prob": 0.1, "hidden_dropout_prob": 0.1},
+    "gpt2": {**reference.GPT2, "n_layer": LAYERS, "n_embd": 64, "n_positions": 80, "attn_pdrop": 0.1, "resid_pdrop": 0.1},
+    "llama": {**reference.LLAMA, **WIDER, "attention_dropout": 0.1},
+    "qwen3": {**reference.LLAMA, **WIDER, "model_type": "qwen3", "head_dim": 32, "attention_bias": False},
+}  # fmt: skip
+
+
+def ids(*shape):
+    return Tensor(np.ones(shape, np.int32))
+
+
+def run(step, *inputs):
+    """Level 0 has no kernels to run."""
+    if os.environ["MS_SIMULATION_LEVEL"] == "0":
+        step.compile(*inputs)
+    else:
+        step(*inputs)
+
+
+def train(loaded, algo, loss_scale):
+    """Compile the training step; returns what trains and the types of the optimizer's state."""
+    method = METHODS[algo]
+    config = method.config(rank=4, dropout=0.1) if algo == "lora" else method.config()
+    heads = [name for name in loaded.names if name.startswith("classifier.")]
+    owned = (*method.attach(loaded.net, config, loaded.sites, 0), *heads)
+    parameters = freeze_all_but(loaded.net, owned).parameters
+    loaded.net.set_train(True)
+    schedule = Schedule("cosine", 1e-3, 2, 10)
+    optimizer = AdamW(parameters, schedule, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01)
+    step = TrainStep(SupervisedLoss(loaded.net), optimizer, clip=1.0, loss_scale=loss_scale)
+    targets = ids(B) if loaded.family == "bert" else ids(B, T)
+    run(step, True, Tensor(4.0, ms.float32), targets, *(ids(B, T) for _ in loaded.inputs))
+    return [p.name for p in parameters], sorted({str(p.dtype) for p in (*optimizer.m, *optimizer.v, *step.sums)})
+
+
+def generate(loaded, dtype):
+    """Compile both steps of generation."""
+    sites = loaded.sites
+    prefill, decode = PrefillStep(loaded.net, SLOTS), DecodeStep(loaded.net)
+    for step in (prefill, decode):
+        step.set_train(False)
+    run(prefill, ids(B, T), ids(B, T), ids(B, T))
+    cache = Tensor(np.zeros((B, sites.kv_heads, SLOTS, sites.head_dim), np.float32), getattr(ms, dtype))
+    visible = Tensor(np.ones((B, SLOTS), bool))
+    run(decode, ids(B, 1), ids(B, 1), Tensor(T, ms.int32), visible, *[cache] * (2 * sites.layers))
+
+
+def operators(text):
+    """(operator, types of its tensors) of every node of a graph as MindSpore prints it."""
+    found = set()
+    for name, inputs in re.findall(r"^ *%\d+\(.*?\) = (?:PrimFunc_)?(\w+)\(.*\n *: \((.*)\) -> ", text, re.MULTILINE):
+        found.add((name, *re.findall(r"Tensor\[(\w+)\]", inputs)))
+    return sorted(found)
+
+
+def longest_constant(text):
+    sizes = (re.findall(r"\d+", shape) for shape in re.findall(r"Tensor\(shape=\[([\d, ]*)\]", text))
+    return max((int(np.prod([int(n) for n in size])) for size in sizes), default=0)
+
+
+def case(folder, spelled):
+    family, what, dtype = spelled.split("/")
+    device = setup("ascend", dtype)
+    ms.set_context(save_graphs=1, save_graphs_path=str(folder / "graphs"))
+    base = reference.write(folder / "base", CONFIGS[family], reference.make(CONFIGS[family]))
+    loaded = load_model(base, compute_dtype=device.compute_dtype, num_labels=3 if family == "bert" else None)
+    trained, state = ([], [])
+    if what == "generate":
+        generate(loaded, dtype)
+    else:
+        trained, state = train(loaded, what, device.loss_scale)
+    graphs = [path.read_text(errors="replace") for path in sorted((folder / "graphs").rglob("*validate*.ir"))]
+    return {
+        "case": spelled,
+        "loss_scale": device.loss_scale,
+        "types": {p.name: str(p.dtype) for p in loaded.net.get_parameters()},
+        "trained": trained,
+        "state": state,
+        "graphs": len(graphs),
+        "operators": [node for text in graphs for node in operators(text)],
+        "longest_constant": max(map(longest_constant, graphs), default=0),
+    }
+
+
+if __name__ == "__main__":
+    for number, spelled in enumerate(sys.argv[2:]):
+        print("CASE", json.dumps(case(Path(sys.argv[1]) / str(number), spelled)), flush=True)

@@ -1,0 +1,92 @@
+"""The loop: batch arithmetic, log records, dropout counter, and a stop on NaN that names step and rows."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from petrun.errors import TrainingError
+from petrun.kernels import step_counter
+from petrun.train.loop import Plan, make_plan, train
+
+
+class FakeStep:
+    """Stands for the compiled step: notes what it is given and returns what it is told."""
+
+    def __init__(self, losses):
+        self.losses = iter(losses)
+        self.calls = []
+
+    def __call__(self, update, denominator, targets, *inputs):
+        loss = next(self.losses)
+        self.calls.append((update, float(denominator.asnumpy()), int(step_counter().asnumpy()), len(inputs)))
+        value = Tensor(loss, ms.float32)
+        return value, Tensor(2.0, ms.float32), Tensor(0.5, ms.float32), Tensor(bool(np.isfinite(loss)))
+
+
+def batch(rows, scored=2):
+    targets = np.full((len(rows), 3), -100, np.int32)
+    targets[:, :scored] = 1
+    return {
+        "x": np.zeros((len(rows), 3), np.int32),
+        "targets": targets,
+        "segment_ids": np.ones((len(rows), 3), np.int32),
+        "rows": rows,
+    }
+
+
+@pytest.mark.parametrize(
+    ("per_epoch", "accumulate", "epochs", "steps", "micro", "total"),
+    [
+        (10, 1, None, None, 30, 30),
+        (10, 4, 1, None, 10, 3),
+        (10, 4, None, 5, 20, 5),
+        (10, 1, 0.25, None, 2, 2),
+        (3, 1, 0.01, None, 1, 1),
+    ],
+)
+def test_plan(per_epoch, accumulate, epochs, steps, micro, total):
+    plan = make_plan(per_epoch, accumulate, epochs, steps)
+    assert (plan.total_micro_batches, plan.total_steps) == (micro, total)
+
+
+def test_records_and_denominators():
+    """Three micro-batches with 2, 4 and 1 supervised tokens: steps of two share a denominator, the last step has one."""
+    step = FakeStep([1.0, 0.5, 4.0])
+    records = []
+    data = iter([batch((0,)), batch((1, 2)), batch((3,), scored=1)])
+    done = train(step, data, Plan(3, 2, 3), ("x",), lambda r: bool(records.append(r)))
+    assert done == 2
+    assert [call[:2] for call in step.calls] == [(False, 6.0), (True, 6.0), (True, 1.0)]
+    assert [call[2] for call in step.calls] == [0, 1, 2], "every micro-batch has a dropout stream of its own"
+    assert [r["loss"] for r in records] == [1.5, 4.0]
+    assert [r["step"] for r in records] == [1, 2]
+    assert [r["tokens"] for r in records] == [9, 3]
+    assert records[-1]["epoch"] == 1.0
+    assert set(records[0]) == {"step", "epoch", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "seconds"}
+
+
+def test_on_step_can_stop():
+    step = FakeStep([1.0] * 10)
+    assert train(step, iter([batch((i,)) for i in range(10)]), Plan(10, 1, 10), ("x",), lambda r: r["step"] == 3) == 3
+
+
+def test_nan_names_step_and_rows():
+    step = FakeStep([1.0, float("nan")])
+    with pytest.raises(TrainingError) as caught:
+        train(step, iter([batch((0, 1)), batch((7, 9))]), Plan(5, 1, 5), ("x",), lambda r: False)
+    assert "step 2" in caught.value.message and "rows 7, 9" in caught.value.message
+    assert "--lr" in caught.value.hint
+
+
+def test_a_loss_scale_may_overflow_now_and_then_but_not_for_ever():
+    step = FakeStep([float("inf"), 1.0, 1.0])
+    assert (
+        train(step, iter([batch((i,)) for i in range(3)]), Plan(3, 1, 3), ("x",), lambda r: False, skip_overflow=True)
+        == 3
+    )
+    step = FakeStep([float("inf")] * 60)
+    with pytest.raises(TrainingError, match="step 40"):
+        train(
+            step, iter([batch((i,)) for i in range(60)]), Plan(60, 1, 60), ("x",), lambda r: False, skip_overflow=True
+        )

@@ -1,0 +1,84 @@
+"""AdamW and the schedules against numpy."""
+
+import math
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor
+
+from petrun.errors import ConfigError
+from petrun.train.optim import AdamW, LearningRate, Schedule, decays, warmup_steps
+
+
+def reference_adamw(w, grads, rates, beta1, beta2, eps, decay):
+    m = v = 0.0
+    w = w.astype(np.float64)
+    for t, (g, rate) in enumerate(zip(grads, rates, strict=True), 1):
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g * g
+        w = w - rate * decay * w
+        w = w - rate * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps)
+    return w
+
+
+@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
+@pytest.mark.parametrize("scale", [1.0, 1e-7], ids=["plain", "tiny-gradients"])
+def test_adamw_is_the_formula(mode, scale):
+    """Tiny gradients show whether eps stands where torch has it: outside the corrected square root."""
+    ms.set_context(mode=mode)
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(4, 3)).astype(np.float32)
+    bias = rng.normal(size=(3,)).astype(np.float32)
+    weight = Parameter(Tensor(start), name="layer.weight")
+    shift = Parameter(Tensor(bias), name="layer.bias")
+    schedule = Schedule("cosine", 1e-2, 2, 6)
+    optimizer = AdamW([weight, shift], schedule, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1)
+    grads = [(scale * rng.normal(size=(4, 3))).astype(np.float32) for _ in range(6)]
+    bias_grads = [(scale * rng.normal(size=(3,))).astype(np.float32) for _ in range(6)]
+    rates = []
+    for g, b in zip(grads, bias_grads, strict=True):
+        rates.append(float(optimizer((Tensor(g), Tensor(b))).asnumpy()))
+    ms.set_context(mode=ms.GRAPH_MODE)
+    np.testing.assert_allclose(rates, [schedule.at(s) for s in range(6)], rtol=1e-5)
+    expected = reference_adamw(start, grads, rates, 0.9, 0.95, 1e-8, 0.1)
+    np.testing.assert_allclose(weight.asnumpy(), expected, rtol=2e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        shift.asnumpy(), reference_adamw(bias, bias_grads, rates, 0.9, 0.95, 1e-8, 0.0), rtol=2e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("kind", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("warmup", [0, 3])
+def test_schedule_in_the_graph_equals_the_host(kind, warmup):
+    schedule = Schedule(kind, 2e-3, warmup, 10, 0.1)
+    cell = LearningRate(schedule)
+    found = [float(cell(Tensor(s, ms.int32)).asnumpy()) for s in range(11)]
+    np.testing.assert_allclose(found, [schedule.at(s) for s in range(11)], rtol=1e-5)
+
+
+def test_schedule_values():
+    cosine = Schedule("cosine", 1.0, 2, 10)
+    assert cosine.at(0) == 0.5 and cosine.at(1) == 1.0 and cosine.at(2) == 1.0
+    assert cosine.at(6) == pytest.approx(0.5)
+    assert cosine.at(9) == pytest.approx(0.5 * (1 + math.cos(math.pi * 7 / 8)))
+    assert Schedule("linear", 1.0, 0, 4).at(1) == pytest.approx(0.75)
+    assert Schedule("constant", 1.0, 0, 4).at(3) == 1.0
+    assert Schedule("linear", 1.0, 0, 4, 0.5).at(4) == pytest.approx(0.5)
+
+
+def test_warmup_counts():
+    assert warmup_steps(0.06, 100) == 6
+    assert warmup_steps(0.06, 5) == 0
+    assert warmup_steps(20, 100) == 20
+    with pytest.raises(ConfigError, match="--warmup 20"):
+        Schedule("cosine", 1.0, 20, 10)
+
+
+def test_what_decays():
+    assert decays("layers.0.attn.q.weight", 2, False)
+    assert decays("layers.0.attn.q.mindpet_delta_lora_a", 2, False)
+    assert not decays("layers.0.attn.q.bias", 1, False)
+    assert not decays("layers.0.attn_norm.weight", 1, False)
+    assert not decays("x.norm.gamma", 1, False)
+    assert decays("layers.0.attn.q.bias", 1, True)
