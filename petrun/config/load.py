@@ -188,12 +188,17 @@ def load_run_config(
 
 def validate(values: Mapping[str, Any], origins: Mapping[str, str]) -> RunConfig:
     """Dotted values -> RunConfig, every problem named as the user typed it."""
-    from petrun.delta import METHODS
+    from petrun.delta import find_method
 
-    algo = values.get("algo", "lora")
-    if not isinstance(algo, str) or algo not in METHODS:
-        raise ConfigError(f"{_label('algo', origins)}: unknown algorithm {algo!r}. {did_you_mean(str(algo), METHODS)}")
-    method = METHODS[algo].config
+    asked = values.get("algo", "lora")
+    try:
+        if not isinstance(asked, str):
+            raise ConfigError(f"unknown algorithm {asked!r}. Give a name, or several joined by +")
+        found = find_method(asked)
+    except ConfigError as error:
+        raise ConfigError(f"{_label('algo', origins)}: {error.message}", hint=error.hint) from error
+    algo, method = found.name, found.config
+    values = {**values, "algo": algo} if "algo" in values else values
     known = known_keys(method)
     tree: dict[str, Any] = {"delta": {}}
     problems = []

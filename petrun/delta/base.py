@@ -19,12 +19,40 @@ class MethodConfig(BaseModel):
 
 
 Update = Callable[[str, Array], Array]
-"""(parameter name, its base value in float32, (out, in) layout) -> the merged value in float32."""
+"""(parameter name, its value in float32, (out, in) layout) -> the merged value in float32. The value is the base's, or where the
+delta trained the whole parameter (a head, a bias), the delta's."""
+
+Encode = Callable[[str], list[int]]
+"""Text -> token ids, without special tokens."""
 
 
 def same_loss(loss: Any, net: Any, config: MethodConfig) -> Any:
     """The method adds nothing to the loss."""
     return loss
+
+
+def same_config(config: Any, encode: Encode | None) -> Any:
+    """The method's settings need no tokenizer."""
+    return config
+
+
+def no_hook(net: Any, config: Any, parameters: Any, total_steps: int) -> None:
+    """The method does nothing at a step of its own."""
+
+
+def one_rate(config: Any, name: str) -> float:
+    """Every parameter trains at the run's learning rate."""
+    return 1.0
+
+
+def no_tokens(config: Any) -> int:
+    """The method adds no virtual tokens."""
+    return 0
+
+
+def same_values(config: Any, tensors: Mapping[str, Array]) -> Update:
+    """A fold that changes nothing further: the trained parameters replace the base's, and that is all."""
+    return lambda name, value: value
 
 
 @dataclass(frozen=True)
@@ -44,6 +72,18 @@ class Method:
     fold: Callable[[Any, Mapping[str, Array]], Update] | None = None
     """(config, delta tensors) -> how each base tensor changes. Works on arrays, so a merge never builds the net. None: no merge."""
     wrap_loss: Callable[[Any, Any, Any], Any] = same_loss
-    after_grad: Callable[..., None] | None = None
+    """(loss, net, config) -> loss."""
+    hook: Callable[[Any, Any, Any, int], Any] = no_hook
+    """(net, config, trained parameters in the optimizer's order, total steps) -> None, or an nn.Cell that the compiled step calls
+    around each update: `before_update(gradients, step)`, gradients float32 in that order as the optimizer gets them, step () int32
+    counted from 0; then, after the optimizer, `after_update(step)`."""
+    rate: Callable[[Any, str], float] = one_rate
+    """(config, parameter name) -> factor on the learning rate."""
+    tokens: Callable[[Any], int] = no_tokens
+    """(config) -> virtual tokens, which take positions away from the rows."""
+    prepare: Callable[[Any, Encode | None], Any] = same_config
+    """(config, tokenizer's encode or None) -> config with what had to be looked up in the tokenizer. Raises ConfigError."""
+    fixed: tuple[str, ...] = ()
+    """Last parts of the names of owned parameters that are saved but never trained (masks, initial values)."""
     owning: bool = True
-    """Replaces cells or trains base tensors; False: composes with any other (R-Drop)."""
+    """Attaches cells to layers, or trains everything: one such method a run. False: composes with any other."""

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from petrun.delta.base import Method, MethodConfig, Update
+from petrun.delta.base import Method, MethodConfig, same_values
 from petrun.graph.sites import Sites
-from petrun.tensors import Array
 
 
 class FullConfig(MethodConfig):
@@ -22,14 +18,4 @@ def attach(net: Any, config: FullConfig, sites: Sites, seed: int) -> tuple[str, 
     return tuple(sorted(names))
 
 
-def fold(config: FullConfig, tensors: Mapping[str, Array]) -> Update:
-    """W <- the trained W."""
-
-    def update(name: str, value: Array) -> Array:
-        trained = tensors.get(name)
-        return value if trained is None else trained.astype(np.float32)
-
-    return update
-
-
-METHOD = Method(name="full", config=FullConfig, default_lr=1e-4, attach=attach, fold=fold)
+METHOD = Method(name="full", config=FullConfig, default_lr=1e-4, attach=attach, fold=same_values)

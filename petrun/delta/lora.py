@@ -271,7 +271,7 @@ def _check_patterns(config: LoraConfig, paths: tuple[str, ...]) -> None:
 
 
 def fold(config: LoraConfig, tensors: Mapping[str, Array]) -> Update:
-    """W <- W + s B A, in float32; other tensors of the delta (task heads) replace the base's."""
+    """W <- W + s B A, in float32."""
 
     def update(name: str, value: Array) -> Array:
         path, _, leaf = name.rpartition(".")
@@ -282,8 +282,7 @@ def fold(config: LoraConfig, tensors: Mapping[str, Array]) -> Update:
             product = b.astype(np.float32) @ a.astype(np.float32)
             merged: Array = value + np.float32(scale) * product
             return merged
-        replaced = tensors.get(name)
-        return value if replaced is None else replaced.astype(np.float32)
+        return value
 
     return update
 

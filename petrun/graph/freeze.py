@@ -40,12 +40,14 @@ def match_parameters(net: Any, patterns: Iterable[str], flag: str) -> tuple[str,
     return tuple(found)
 
 
-def freeze_all_but(net: Any, owned: Iterable[str]) -> Trainable:
+def freeze_all_but(net: Any, owned: Iterable[str], fixed: Iterable[str] = ()) -> Trainable:
     """Train exactly the owned names, in float32: an update of one part in a thousand is lost in a half-precision weight.
 
-    The frozen ones stay as they are. Raises TrainingError when there are none, or when one does not exist.
+    `fixed`: last parts of the names of owned parameters that do not train (a mask). The frozen ones stay as they are.
+    Raises TrainingError when nothing is left to train, or when a name does not exist.
     """
-    names = set(owned)
+    leaves = set(fixed)
+    names = {name for name in owned if name.rpartition(".")[2] not in leaves}
     parameters = list(net.get_parameters())
     missing = sorted(names - {p.name for p in parameters})
     if missing:

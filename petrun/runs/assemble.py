@@ -16,8 +16,8 @@ from petrun.assets import base_folder
 from petrun.checkpoint.convert import to_house, trained_classes
 from petrun.checkpoint.delta import Delta, check_delta, read_delta
 from petrun.config.schema import ModelConfig
-from petrun.delta import METHODS, Method, MethodConfig
-from petrun.errors import ConfigError, DeltaError, ModelError, TargetError, did_you_mean
+from petrun.delta import Method, MethodConfig, find_method
+from petrun.errors import ConfigError, DeltaError, ModelError, TargetError
 from petrun.models.base import LoadedModel
 from petrun.models.factory import FAMILIES, is_factory, load_model
 from petrun.models.folder import BASE_HINT
@@ -133,9 +133,10 @@ def hold_to_base(delta: Delta, digest: str) -> None:
 
 def method_of(algo: str, config: Mapping[str, Any], where: object) -> tuple[Method, MethodConfig]:
     """The method a delta names, and its settings validated. Raises DeltaError."""
-    if algo not in METHODS:
-        raise DeltaError(f"{where}: its algorithm {algo!r} is not known here. {did_you_mean(algo, METHODS)}")
-    method = METHODS[algo]
+    try:
+        method = find_method(algo)
+    except ConfigError as error:
+        raise DeltaError(f"{where}: its {error.message}", hint=error.hint) from error
     try:
         # The manifest is JSON, where tuples are lists.
         return method, method.config.model_validate(dict(config))

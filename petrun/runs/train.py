@@ -123,7 +123,7 @@ def _attach(resolved: Resolved, loaded: LoadedModel, start: Delta | None) -> tup
         assembled = replace(assembled, heads=tuple(dict.fromkeys((*assembled.heads, *also))))
         origins = {f"delta.{key}": "init-delta" for key in fitted.config if key != "dropout"}
         resolved = Resolved(config.model_copy(update={"delta": assembled.config}), {**resolved.origins, **origins})
-    return assembled, freeze_all_but(loaded.net, assembled.owned), resolved
+    return assembled, freeze_all_but(loaded.net, assembled.owned, assembled.method.fixed), resolved
 
 
 def _settle_start(resolved: Resolved, loaded: LoadedModel, start: Delta) -> Delta:
@@ -208,7 +208,7 @@ def _settle(
 def _step(
     config: RunConfig, assembled: Assembled, trainable: Trainable, schedule: Schedule, device: Device
 ) -> TrainStep:
-    optim = config.optim
+    optim, method = config.optim, assembled.method
     optimizer = AdamW(
         trainable.parameters,
         schedule,
@@ -217,7 +217,14 @@ def _step(
         eps=optim.eps,
         weight_decay=optim.weight_decay,
         decay_all=optim.decay_all,
+        rates={p.name: method.rate(assembled.config, p.name) for p in trainable.parameters},
     )
     net = assembled.loaded.net
-    loss = assembled.method.wrap_loss(SupervisedLoss(net), net, assembled.config)
-    return TrainStep(loss, optimizer, accumulate=config.train.accumulate, clip=optim.clip, loss_scale=device.loss_scale)
+    return TrainStep(
+        method.wrap_loss(SupervisedLoss(net), net, assembled.config),
+        optimizer,
+        accumulate=config.train.accumulate,
+        clip=optim.clip,
+        loss_scale=device.loss_scale,
+        hook=method.hook(net, assembled.config, trainable.parameters, schedule.total_steps),
+    )

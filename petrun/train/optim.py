@@ -10,7 +10,7 @@ the decay as torch.optim.AdamW does. nn.AdamWeightDecay has no bias correction, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -103,13 +103,16 @@ class AdamW(nn.Cell):
         eps: float,
         weight_decay: float,
         decay_all: bool = False,
+        rates: Mapping[str, float] | None = None,
     ) -> None:
+        """`rates`: parameter name -> factor on the schedule's rate, where it is not 1."""
         super().__init__(auto_prefix=False)
         self.parameters = ParameterTuple(list(parameters))
         self.m = ParameterTuple([_zeros(p, "adam_m.") for p in self.parameters])
         self.v = ParameterTuple([_zeros(p, "adam_v.") for p in self.parameters])
         self.step = Parameter(Tensor(0, ms.int32), name="adam_step", requires_grad=False)
         self.decay = tuple(weight_decay if decays(p.name, p.ndim, decay_all) else 0.0 for p in self.parameters)
+        self.factors = tuple((rates or {}).get(p.name, 1.0) for p in self.parameters)
         self.rate = LearningRate(schedule)
         self.beta1 = Tensor(beta1, ms.float32)
         self.beta2 = Tensor(beta2, ms.float32)
@@ -134,9 +137,10 @@ class AdamW(nn.Cell):
         eps = self.eps * ops.sqrt(1.0 - power2)
         for i in range(self.count):
             weight = self.parameters[i]
+            own = rate if self.factors[i] == 1.0 else rate * self.factors[i]
             if self.decay[i] > 0.0:
-                ops.assign(weight, weight * (1.0 - rate * self.decay[i]))
-            self.adam(weight, self.m[i], self.v[i], power1, power2, rate, self.beta1, self.beta2, eps, grads[i])
+                ops.assign(weight, weight * (1.0 - own * self.decay[i]))
+            self.adam(weight, self.m[i], self.v[i], power1, power2, own, self.beta1, self.beta2, eps, grads[i])
         ops.assign(self.step, self.step + 1)
         return rate
 

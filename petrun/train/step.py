@@ -23,11 +23,21 @@ class TrainStep(nn.Cell):
     """
 
     def __init__(
-        self, loss: Any, optimizer: AdamW, *, accumulate: int = 1, clip: float = 1.0, loss_scale: float | None = None
+        self,
+        loss: Any,
+        optimizer: AdamW,
+        *,
+        accumulate: int = 1,
+        clip: float = 1.0,
+        loss_scale: float | None = None,
+        hook: Any = None,
     ) -> None:
+        """`hook`: what the method does around each update (Method.hook), or None."""
         super().__init__(auto_prefix=False)
         self.loss = loss
         self.optimizer = optimizer
+        self.hooked = hook is not None
+        self.hook = hook
         self.clip = clip
         self.accumulate = accumulate > 1
         self.scaled = loss_scale is not None
@@ -70,13 +80,22 @@ class TrainStep(nn.Cell):
         if self.clip > 0.0:
             total = self.clipped(total, norm)
         if finite:
-            self.optimizer(total)
+            self.update(total)
         if self.accumulate:
             for i in range(self.count):
                 ops.assign(self.sums[i], ops.zeros_like(self.sums[i]))
         if self.scaled:
             self.rescale(finite)
         return value, norm, rate, finite
+
+    def update(self, grads: Any) -> None:
+        """The optimizer's step, and the method's own before and after it."""
+        step = self.optimizer.step + 0
+        if self.hooked:
+            self.hook.before_update(grads, step)
+        self.optimizer(grads)
+        if self.hooked:
+            self.hook.after_update(step)
 
     def global_norm(self, grads: Any) -> Any:
         """sqrt of the sum of all squares."""

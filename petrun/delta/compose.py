@@ -1,0 +1,92 @@
+"""Several methods as one: `lora+bitfit`, `lora+r_drop`. At most one owns cells; the others compose with it.
+
+Settings keep their names (`delta.rank`, `delta.kl_weight`): the configuration of a composition is the union of its parts'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from petrun.delta.base import Encode, Method, MethodConfig, Update
+from petrun.tensors import Array
+
+JOIN = "+"
+
+
+def split_names(algo: str) -> tuple[str, ...]:
+    """`lora + bitfit` -> (lora, bitfit)."""
+    return tuple(part.strip() for part in algo.split(JOIN))
+
+
+@cache
+def compose(parts: tuple[Method, ...]) -> Method:
+    """One Method that does what its parts do, the owning part first. Raises ValueError: two owning parts, or one part twice."""
+    names = [part.name for part in parts]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{twice[0]} stands twice")
+    owning = [part for part in parts if part.owning]
+    if len(owning) > 1:
+        raise ValueError(f"{owning[0].name} and {owning[1].name} cannot be joined: each takes the layers for itself")
+    if len(parts) == 1:
+        return parts[0]
+    ordered = (*owning, *sorted((part for part in parts if not part.owning), key=lambda part: part.name))
+    # Each part reads its own settings off the joint configuration, which is an instance of every part's.
+    config: Any = type("JointConfig", tuple(part.config for part in ordered), {})
+    return Method(
+        name=JOIN.join(part.name for part in ordered),
+        config=config,
+        default_lr=ordered[0].default_lr,
+        attach=_Attach(ordered),
+        fold=_Fold(ordered) if all(part.fold is not None for part in ordered) else None,
+        wrap_loss=_WrapLoss(ordered),
+        hook=ordered[0].hook,
+        rate=_Rate(ordered),
+        tokens=ordered[0].tokens,
+        prepare=ordered[0].prepare,
+        fixed=tuple(leaf for part in ordered for leaf in part.fixed),
+        owning=bool(owning),
+    )
+
+
+class _Joint:
+    def __init__(self, parts: tuple[Method, ...]) -> None:
+        self.parts = parts
+
+
+class _Attach(_Joint):
+    def __call__(self, net: Any, config: MethodConfig, sites: Any, seed: int) -> tuple[str, ...]:
+        owned = [name for part in self.parts for name in part.attach(net, config, sites, seed)]
+        return tuple(dict.fromkeys(owned))
+
+
+class _Fold(_Joint):
+    def __call__(self, config: MethodConfig, tensors: Mapping[str, Array]) -> Update:
+        updates = [part.fold(config, tensors) for part in self.parts if part.fold is not None]
+
+        def update(name: str, value: Array) -> Array:
+            for each in updates:
+                value = each(name, value)
+            return value
+
+        return update
+
+
+class _WrapLoss(_Joint):
+    def __call__(self, loss: Any, net: Any, config: MethodConfig) -> Any:
+        for part in self.parts:
+            loss = part.wrap_loss(loss, net, config)
+        return loss
+
+
+class _Rate(_Joint):
+    def __call__(self, config: MethodConfig, name: str) -> float:
+        factor = 1.0
+        for part in self.parts:
+            factor *= part.rate(config, name)
+        return factor
+
+
+__all__ = ["Encode", "compose", "split_names"]
