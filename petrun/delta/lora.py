@@ -12,7 +12,6 @@ because half precision applied to the frozen base as well loses 5e-4 and overflo
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -20,10 +19,21 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeUniform, initializer
-from mindspore.ops.primitive import Primitive
 from pydantic import Field, field_validator
 
 from petrun.delta.base import Method, MethodConfig, Update
+from petrun.delta.dense import (
+    activation_of,
+    adopt,
+    arguments_like,
+    drawn,
+    float_dtype,
+    of_shape,
+    positive_int,
+    rate,
+    shard_activation,
+    shard_base,
+)
 from petrun.errors import TargetError, did_you_mean
 from petrun.graph.sites import Sites
 from petrun.graph.surgery import resolve_targets, swap
@@ -32,9 +42,6 @@ from petrun.tensors import Array
 
 LORA_A = "mindpet_delta_lora_a"
 LORA_B = "mindpet_delta_lora_b"
-# nn.GELU calls a function; as a primitive, the same formula can be split over devices.
-_AS_PRIMITIVE = {"gelu": ops.GeLU}
-_DTYPES = (ms.float16, ms.float32, ms.bfloat16)
 
 
 class LoraConfig(MethodConfig):
@@ -107,15 +114,17 @@ class LoRADense(nn.Dense):
         compute_dtype: Any = ms.float32,
         **kwargs: Any,
     ) -> None:
+        activation = activation_of("LoRADense", kwargs.pop("activation", None))
         super().__init__(in_channels, out_channels, **kwargs)
-        if kwargs.get("activation") in _AS_PRIMITIVE:
-            self.activation = _AS_PRIMITIVE[kwargs["activation"]]()
-        _check_numbers(lora_rank, lora_alpha, lora_dropout)
-        _check_shape("lora_a_init", lora_a_init, (lora_rank, in_channels))
-        _check_shape("lora_b_init", lora_b_init, (out_channels, lora_rank))
-        for name, dtype in (("param_init_type", param_init_type), ("compute_dtype", compute_dtype)):
-            if dtype not in _DTYPES:
-                raise TypeError(f"LoRADense: {name} must be float16, float32 or bfloat16, got {dtype}")
+        self.activation = activation
+        self.activation_flag = activation is not None
+        positive_int("LoRADense", "lora_rank", lora_rank)
+        _check_alpha(lora_alpha)
+        rate("LoRADense", "lora_dropout", lora_dropout)
+        of_shape("LoRADense", "lora_a_init", lora_a_init, (lora_rank, in_channels))
+        of_shape("LoRADense", "lora_b_init", lora_b_init, (out_channels, lora_rank))
+        float_dtype("LoRADense", "param_init_type", param_init_type)
+        float_dtype("LoRADense", "compute_dtype", compute_dtype)
         self.lora_rank = lora_rank
         self.lora_alpha = lora_alpha
         self.scaling = lora_alpha / lora_rank
@@ -166,9 +175,7 @@ class LoRADense(nn.Dense):
         Strategies are tuples with one tuple of splits per input. Raises ValueError for an activation that reduces over the split
         axis (LogSoftmax) or has no operator of its own.
         """
-        self.matmul.shard(strategy_org_dense_matmul)
-        if self.has_bias:
-            self.bias_add.shard(strategy_org_bias_add)
+        shard_base(self, strategy_org_dense_matmul, strategy_org_bias_add)
         if strategy_lora_dropout is not None and len(strategy_lora_dropout) == 1:
             # MindPet's dropout has one input; here the mask is a second one, cut the same way.
             strategy_lora_dropout = strategy_lora_dropout * 2
@@ -177,51 +184,17 @@ class LoRADense(nn.Dense):
         self.lora_b_matmul.shard(strategy_lora_b_matmul)
         self.mul.shard(strategy_lora_mul)
         self.add.shard(strategy_lora_add)
-        if self.activation_flag:
-            _shard_activation(self.activation, strategy_activation)
+        shard_activation("LoRADense", self.activation, strategy_activation)
 
 
-def _check_numbers(rank: Any, alpha: Any, dropout: Any) -> None:
-    if isinstance(rank, bool) or not isinstance(rank, int):
-        raise TypeError(f"LoRADense: lora_rank must be an int, got {type(rank).__name__}")
-    if rank <= 0:
-        raise ValueError(f"LoRADense: lora_rank must be positive, got {rank}")
+def _check_alpha(alpha: Any) -> None:
     if isinstance(alpha, bool) or not isinstance(alpha, int | float):
         raise TypeError(f"LoRADense: lora_alpha must be an int or a float, got {type(alpha).__name__}")
     if alpha == 0:
         raise ValueError("LoRADense: lora_alpha must not be 0")
-    if not isinstance(dropout, float):
-        raise TypeError(f"LoRADense: lora_dropout must be a float, got {type(dropout).__name__}")
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"LoRADense: lora_dropout must lie in [0, 1), got {dropout}")
 
 
-def _check_shape(name: str, value: Any, shape: tuple[int, int]) -> None:
-    if isinstance(value, Tensor) and tuple(value.shape) != shape:
-        raise ValueError(f"LoRADense: {name} must have shape {shape}, got {tuple(value.shape)}")
-
-
-def _shard_activation(activation: Any, strategy: Any) -> None:
-    if isinstance(activation, nn.LogSoftmax | nn.Softmax):
-        raise ValueError(f"LoRADense: {type(activation).__name__} cannot be split over devices")
-    if isinstance(activation, Primitive):
-        activation.shard(strategy)
-        return
-    primitives = list(activation._primitives.values())
-    if not primitives:
-        raise ValueError(f"LoRADense: {type(activation).__name__} has no operator that could be split over devices")
-    for primitive in primitives:
-        primitive.shard(strategy)
-
-
-def _initial_a(path: str, rank: int, width: int, seed: int) -> Array:
-    """U(-1/sqrt(in), 1/sqrt(in)): He-uniform with slope sqrt(5), drawn from (seed, path) alone."""
-    rng = np.random.default_rng([seed, zlib.crc32(path.encode())])
-    bound = 1.0 / math.sqrt(width)
-    return rng.uniform(-bound, bound, (rank, width)).astype(np.float32)
-
-
-def wrap_dense(dense: Any, path: str, config: LoraConfig, seed: int) -> LoRADense:
+def wrap_dense(dense: Any, path: str, config: LoraConfig, seed: int) -> Any:
     """A LoRADense around an existing nn.Dense: the base's parameters are kept as they are, A is drawn, B is zero."""
     rank, scale = config.site(path)
     cell = LoRADense(
@@ -230,20 +203,12 @@ def wrap_dense(dense: Any, path: str, config: LoraConfig, seed: int) -> LoRADens
         rank,
         scale * rank,
         float(config.dropout),
-        lora_a_init=Tensor(_initial_a(path, rank, dense.in_channels, seed)),
-        weight_init="zeros",
-        has_bias=dense.has_bias,
-        activation=dense.activation,
-        dtype=dense.weight.dtype,
-        compute_dtype=dense.weight.dtype,
+        lora_a_init=Tensor(drawn(path, (rank, dense.in_channels), dense.in_channels, seed)),
+        **arguments_like(dense),
     )
     cell.scaling = scale
     cell.lora_dropout = Dropout(float(config.dropout), seed, path)
-    cell.weight = dense.weight
-    if dense.has_bias:
-        cell.bias = dense.bias
-    cell.set_train(dense.training)
-    return cell
+    return adopt(cell, dense)
 
 
 def attach(net: Any, config: LoraConfig, sites: Sites, seed: int) -> tuple[str, ...]:
