@@ -1,78 +1,30 @@
-"""adapter_config.json of a peft LoRA adapter: what is read, what is refused, and which layers its patterns
-mean.
+"""adapter_config.json of a peft adapter: typed reading of its fields, and which layers its patterns mean.
 
-Source: peft 0.21, tuners/lora/config.py (fields), tuners/tuners_utils.py check_target_module_exists
-(targets), utils/other.py get_pattern_key (rank_pattern and alpha_pattern are regular expressions over the
-end of a module's path).
+Source: peft 0.21, config.py (fields of every kind), tuners/tuners_utils.py check_target_module_exists (targets), utils/other.py
+get_pattern_key (patterns are regular expressions over the end of a module's path).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from petrun.errors import DeltaError
 
-# Fields that do not change what a trained adapter computes: bookkeeping, initialisation, training and
-# serving.
-_HARMLESS = frozenset(
-    [
-        "auto_mapping",
-        "base_model_name_or_path",
-        "revision",
-        "inference_mode",
-        "peft_version",
-        "peft_type",
-        "megatron_core",
-        "loftq_config",
-        "eva_config",
-        "corda_config",
-        "lora_ga_config",
-        "velora_config",
-        "qalora_group_size",
-        "runtime_config",
-        "fan_in_fan_out",
-        "ensure_weight_tying",
-    ]
+# Fields of every kind that do not change what a trained adapter computes.
+_BOOKKEEPING = frozenset(
+    ["auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version", "peft_type"]
 )
-_READ = frozenset(
-    [
-        "r",
-        "task_type",
-        "use_dora",
-        "lora_alpha",
-        "lora_dropout",
-        "use_rslora",
-        "rank_pattern",
-        "alpha_pattern",
-        "target_modules",
-        "exclude_modules",
-        "layers_to_transform",
-        "layers_pattern",
-        "modules_to_save",
-        "bias",
-        "init_lora_weights",
-    ]
-)
-# Initialisations that leave the base's weights alone. The others (pissa, olora, corda, loftq, lora_ga)
-# subtract something from them.
-_BASE_KEEPING_INITS = ("gaussian", "eva", "orthogonal")
 # Other tasks put a head of the same name to another use (a classifier over every token, say).
 _TASKS = (None, "SEQ_CLS", "CAUSAL_LM", "FEATURE_EXTRACTION")
 
 
 @dataclass(frozen=True)
-class PeftConfig:
-    """The part of an adapter's config that LoRA's mathematics and its targets need."""
+class Targets:
+    """The part of a config that says which layers are adapted and which are saved whole."""
 
-    rank: int
-    alpha: float
-    dropout: float
-    rslora: bool
-    rank_pattern: Mapping[str, int]
-    alpha_pattern: Mapping[str, float]
     targets: str | tuple[str, ...]
     """A regular expression over whole paths, or path ends; "all-linear" as in peft."""
     excluded: str | tuple[str, ...]
@@ -80,23 +32,17 @@ class PeftConfig:
     layers_pattern: tuple[str, ...]
     saved_modules: tuple[str, ...]
 
-    def rank_of(self, module: str) -> int:
-        return self.rank_pattern.get(_pattern_key(self.rank_pattern, module), self.rank)
-
-    def alpha_of(self, module: str) -> float:
-        return self.alpha_pattern.get(_pattern_key(self.alpha_pattern, module), self.alpha)
-
     def is_saved(self, module: str) -> bool:
         """`module` is one of modules_to_save: trained and stored as a whole."""
-        return any(module == m or module.endswith("." + m) for m in self.saved_modules)
+        return names_module(self.saved_modules, module)
 
     def targets_module(self, module: str) -> bool | None:
         """Whether the config adapts `module`; None where only the model itself can tell (all-linear)."""
-        if self.is_saved(module) or _names(self.excluded, module):
+        if self.is_saved(module) or names_module(self.excluded, module):
             return False
         if self.targets == "all-linear":
             return None
-        if not _names(self.targets, module):
+        if not names_module(self.targets, module):
             return False
         if isinstance(self.targets, str) or not self.layers:
             return True
@@ -113,82 +59,57 @@ class PeftConfig:
         return None
 
 
-def _names(patterns: str | tuple[str, ...], module: str) -> bool:
+def names_module(patterns: str | tuple[str, ...], module: str) -> bool:
+    """A regular expression names whole paths, a list the ends of paths."""
     if isinstance(patterns, str):
         return bool(patterns) and re.fullmatch(patterns, module) is not None
     return any(module == p or module.endswith("." + p) for p in patterns)
 
 
-def _pattern_key(patterns: Mapping[str, Any], module: str) -> str:
+def pattern_key(patterns: Mapping[str, Any], module: str) -> str:
+    """The first key of rank_pattern or alpha_pattern that means `module`; `module` itself where none does."""
     return next((key for key in patterns if re.match(rf"(.*\.)?({key})$", module)), module)
 
 
-def parse_peft_config(place: str, raw: Mapping[str, Any]) -> PeftConfig:
-    """adapter_config.json -> PeftConfig. Raises one DeltaError with every field that is wrong or not
-    supported.
-    """
-    kind = raw.get("peft_type")
-    if kind != "LORA":
-        raise DeltaError(f"{place}: peft_type {kind!r} is not supported", hint="petrun reads LORA adapters.")
-    problems = _unsupported(raw)
-    fields = _Fields(raw, problems)
-    config = PeftConfig(
-        rank=fields.rank(),
-        alpha=fields.number("lora_alpha", 8.0),
-        dropout=fields.number("lora_dropout", 0.0),
-        rslora=fields.flag("use_rslora"),
-        rank_pattern={k: int(v) for k, v in fields.pattern("rank_pattern", whole=True).items()},
-        alpha_pattern=fields.pattern("alpha_pattern", whole=False),
-        targets=fields.names("target_modules", regex=True),
-        excluded=fields.names("exclude_modules", regex=True),
-        layers=fields.indices("layers_to_transform"),
-        layers_pattern=fields.several("layers_pattern"),
-        saved_modules=fields.several("modules_to_save"),
-    )
-    if problems:
-        raise DeltaError(
-            "\n  ".join([f"{place}:", *problems]) if len(problems) > 1 else f"{place}: {problems[0]}",
-            hint="petrun reads LoRA and rsLoRA adapters, with heads, biases and per-layer ranks and alphas.",
-        )
-    return config
+class Fields:
+    """Typed reading of a config's fields; what is wrong is collected in `problems`."""
 
-
-def _unsupported(raw: Mapping[str, Any]) -> list[str]:
-    """Fields that change the mathematics. One that is unknown here is refused unless it is off."""
-    problems = []
-    if raw.get("use_dora"):
-        problems.append("use_dora: DoRA adapters are not supported")
-    for key, value in raw.items():
-        off = value is None or value is False or value in ([], {}, "")
-        if key not in _HARMLESS | _READ and not off:
-            problems.append(f"{key}: {value!r} is not supported")
-    init = raw.get("init_lora_weights", True)
-    if isinstance(init, str) and init.lower() not in _BASE_KEEPING_INITS:
-        problems.append(
-            f"init_lora_weights: {init!r} is not supported (such adapters change the base's own weights); "
-            "save it with peft's path_initial_model_for_weight_conversion first"
-        )
-    if raw.get("task_type") not in _TASKS:
-        problems.append(f"task_type: {raw['task_type']!r} is not supported")
-    if raw.get("bias", "none") not in ("none", "all", "lora_only"):
-        problems.append(f"bias: {raw['bias']!r} is none of none, all, lora_only")
-    return problems
-
-
-class _Fields:
-    """Typed reading of a config's fields; what is wrong is collected."""
-
-    def __init__(self, raw: Mapping[str, Any], problems: list[str]) -> None:
+    def __init__(self, raw: Mapping[str, Any]) -> None:
         self.raw = raw
-        self.problems = problems
+        self.problems: list[str] = []
 
-    def _wrong(self, key: str, wanted: str) -> None:
-        self.problems.append(f"{key}: must be {wanted}, not {self.raw.get(key)!r}")
+    def refuse_others(self, read: Collection[str], harmless: Collection[str] = ()) -> None:
+        """A field that is neither read nor harmless may change the mathematics: it must be off."""
+        for key, value in self.raw.items():
+            off = value is None or value is False or value in ([], {}, "")
+            if key not in _BOOKKEEPING and key not in read and key not in harmless and not off:
+                self.problems.append(f"{key}: {value!r} is not supported")
 
-    def rank(self) -> int:
-        value = self.raw.get("r", 8)
+    def check_task(self) -> None:
+        if self.raw.get("task_type") not in _TASKS:
+            self.problems.append(f"task_type: {self.raw['task_type']!r} is not supported")
+
+    def raise_problems(self, place: str, hint: str) -> None:
+        """One DeltaError with every problem, where there is one."""
+        if self.problems:
+            several = len(self.problems) > 1
+            raise DeltaError(
+                "\n  ".join([f"{place}:", *self.problems]) if several else f"{place}: {self.problems[0]}", hint=hint
+            )
+
+    def targets(self) -> Targets:
+        return Targets(
+            targets=self.names("target_modules"),
+            excluded=self.names("exclude_modules"),
+            layers=self.indices("layers_to_transform"),
+            layers_pattern=self.several("layers_pattern"),
+            saved_modules=self.several("modules_to_save"),
+        )
+
+    def count(self, key: str, default: int) -> int:
+        value = self.raw.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            self._wrong("r", "a positive whole number")
+            self._wrong(key, "a positive whole number")
             return 1
         return value
 
@@ -215,7 +136,8 @@ class _Fields:
             self._check_regex(key, rf"(.*\.)?({expression})$")
         return dict(value)
 
-    def names(self, key: str, *, regex: bool) -> str | tuple[str, ...]:
+    def names(self, key: str) -> str | tuple[str, ...]:
+        """A regular expression, or a list of names."""
         value = self.raw.get(key)
         if isinstance(value, str):
             if value != "all-linear":
@@ -239,6 +161,9 @@ class _Fields:
             self._wrong(key, "layer numbers")
             return ()
         return tuple(several)
+
+    def _wrong(self, key: str, wanted: str) -> None:
+        self.problems.append(f"{key}: must be {wanted}, not {self.raw.get(key)!r}")
 
     def _check_regex(self, key: str, expression: str) -> None:
         try:

@@ -15,8 +15,8 @@ from petrun.checkpoint.convert import to_house
 from petrun.checkpoint.delta import LORA_A, LORA_B, read_delta
 from petrun.checkpoint.hf_config import merged_config
 from petrun.checkpoint.merge import merge_to_file, merge_to_folder
+from petrun.delta.base import same_values as fold_full
 from petrun.delta.full import FullConfig
-from petrun.delta.full import fold as fold_full
 from petrun.delta.lora import LoraConfig, fold
 from petrun.errors import DeltaError, OutputError, WeightsError
 from petrun.models.base import StoredName

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 
 from petrun.checkpoint.convert import from_peft, to_house, trained_classes, write_peft
 from petrun.checkpoint.delta import LORA_A, LORA_B, read_delta
-from petrun.checkpoint.peft_config import parse_peft_config
+from petrun.checkpoint.peft_lora_config import parse_lora_config
 from petrun.delta.lora import LoraConfig, fold
 from petrun.errors import DeltaError, OutputError
 from petrun.tensors import TensorEntry, open_tensors, write_safetensors
@@ -275,8 +275,13 @@ def test_every_field_of_the_installed_default_is_harmless():
         "task_type": "CAUSAL_LM", "trainable_token_indices": None, "use_bdlora": None, "use_dora": False,
         "use_qalora": False, "use_rslora": False, "velora_config": None,
     }  # fmt: skip
-    config = parse_peft_config("adapter_config.json", raw)
-    assert (config.rank, config.alpha, config.targets, config.saved_modules) == (4, 8.0, ("v_proj", "q_proj"), ())
+    config = parse_lora_config("adapter_config.json", raw)
+    assert (config.rank, config.alpha, config.targets.targets, config.targets.saved_modules) == (
+        4,
+        8.0,
+        ("v_proj", "q_proj"),
+        (),
+    )
 
 
 def changed(**tensors):
@@ -411,7 +416,7 @@ class TestExport:
         )
         with pytest.raises(DeltaError, match=r"lacks classifier\.bias, though it trains its module"):
             write_peft(part, names, tmp_path / "out")
-        with pytest.raises(DeltaError, match="is a full delta; only lora has a peft form"):
+        with pytest.raises(DeltaError, match="is a full delta, which has no peft form"):
             write_peft(make_delta({"norm.weight": np.ones(6, np.float32)}, "full"), names, tmp_path / "out")
         with pytest.raises(DeltaError, match=r"layers\.0\.attn\.x\.mindpet_delta_lora_a has no Hugging Face name"):
             write_peft(make_delta({"layers.0.attn.x." + LORA_A: np.ones((2, 6), np.float32)}), names, tmp_path / "out")

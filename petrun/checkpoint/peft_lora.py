@@ -1,0 +1,140 @@
+"""peft LoRA adapters.
+
+In the file (peft 0.21): `base_model.model.<module>.lora_A.weight` (R, in) and `.lora_B.weight` (out, R),
+for nn.Linear and for GPT-2's Conv1D alike; a trained head `base_model.model.<module>.weight`. Here:
+`<path>.mindpet_delta_lora_a` (R, in), `_b` (out, R), and the head by its parameter's name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from petrun.checkpoint.delta import ADAPTER_CONFIG, LORA_A, LORA_B, Delta
+from petrun.checkpoint.peft_lora_config import LoraAdapter, parse_lora_config
+from petrun.checkpoint.peft_reading import PREFIX, Reading
+from petrun.checkpoint.peft_writing import by_module, collect, common_fields, compact, plain, write_folder
+from petrun.models.base import StoredName
+
+_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])(?:\.(?!weight$)[^.]+)?\.weight")
+_LEAVES = {LORA_A: "lora_A.weight", LORA_B: "lora_B.weight"}
+_UNSUPPORTED = (
+    (re.compile(r".*\.lora_embedding_[AB](\..*)?"), "LoRA on an embedding"),
+    (re.compile(r".*\.lora_magnitude_vector(\..*)?"), "DoRA"),
+    (re.compile(r".*\.lora_B(\.[^.]+)?\.bias"), "lora_bias"),
+    (re.compile(r".*trainable_tokens_.*"), "trainable_token_indices"),
+)
+
+
+def read_lora(reading: Reading) -> Delta:
+    """A LoRA adapter -> algo "lora". Raises DeltaError as from_peft says."""
+    delta = reading.delta
+    config = parse_lora_config(str(delta.path / ADAPTER_CONFIG), delta.config)
+    sorting = _Sorting(config, reading)
+    for stored in delta.tensors:
+        sorting.take(stored)
+    layers = sorting.checked(delta.shapes)
+    if not reading.problems:
+        modules = {path: layer.module for path, layer in layers.items()}
+        reading.check_complete(config.targets, modules, "its matrices")
+    if not layers and not reading.problems:
+        reading.problems.append("it holds no lora_A and lora_B tensors")
+    reading.raise_problems()
+    return reading.finish("lora", _house_config(config, layers))
+
+
+def _house_config(config: LoraAdapter, layers: Mapping[str, _Layer]) -> dict[str, Any]:
+    ranks = {path: config.rank_of(layer.module) for path, layer in layers.items()}
+    alphas = {path: config.alpha_of(layer.module) for path, layer in layers.items()}
+    return {
+        "rank": config.rank,
+        "alpha": config.alpha,
+        "dropout": config.dropout,
+        "variant": "rslora" if config.rslora else "lora",
+        "target": list(layers),
+        "rank_pattern": {path: rank for path, rank in ranks.items() if rank != config.rank},
+        "alpha_pattern": {path: alpha for path, alpha in alphas.items() if alpha != config.alpha},
+    }
+
+
+@dataclass
+class _Layer:
+    module: str
+    """Path in the adapter's own model: what the config's patterns speak of."""
+    factors: dict[str, str] = field(default_factory=dict)
+    """"A" and "B" -> name in the file."""
+
+
+class _Sorting:
+    """Sorts an adapter's tensors into layers and heads."""
+
+    def __init__(self, config: LoraAdapter, reading: Reading) -> None:
+        self.config = config
+        self.reading = reading
+        self.problems = reading.problems
+        self._layers: dict[str, _Layer] = {}
+
+    def take(self, stored: str) -> None:
+        name = stored.removeprefix(PREFIX)
+        unsupported = next((what for pattern, what in _UNSUPPORTED if pattern.fullmatch(name)), None)
+        if name == stored:
+            self.problems.append(f"{stored}: does not begin with {PREFIX}")
+        elif unsupported:
+            self.problems.append(f"{name}: {unsupported} is not supported")
+        elif match := _FACTOR.fullmatch(name):
+            self._factor(stored, match["module"], match["factor"])
+        else:
+            self.reading.whole(stored, name)
+
+    def _factor(self, stored: str, module: str, factor: str) -> None:
+        path = self.reading.layer(module, f"lora_{factor} of {module}")
+        if path is None:
+            return
+        layer = self._layers.setdefault(path, _Layer(module))
+        if factor in layer.factors:
+            self.problems.append(f"{stored} and {layer.factors[factor]} are the same matrix")
+        layer.factors[factor] = stored
+        self.reading.found[f"{path}.{LORA_A if factor == 'A' else LORA_B}"] = stored
+
+    def checked(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, _Layer]:
+        """Layers with both matrices of agreeing shapes, in the net's order."""
+        for layer in self._layers.values():
+            if set(layer.factors) != {"A", "B"}:
+                lone = next(iter(layer.factors))
+                self.problems.append(f"{layer.module}: has lora_{lone} alone")
+                continue
+            a, b = shapes[layer.factors["A"]], shapes[layer.factors["B"]]
+            rank = self.config.rank_of(layer.module)
+            if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
+                self.problems.append(f"{layer.module}: lora_A {list(a)} and lora_B {list(b)} do not multiply")
+            elif a[0] != rank:
+                self.problems.append(f"{layer.module}: its rank is {a[0]}, the config says {rank}")
+            elif self.config.targets.targets_module(layer.module) is False:
+                self.problems.append(f"{layer.module}: has tensors, but target_modules does not name it")
+            if self.config.alpha_of(layer.module) == 0:
+                self.problems.append(f"{layer.module}: alpha is 0, so the adapter does nothing")
+        return {path: self._layers[path] for path in self.reading.in_order(self._layers)}
+
+
+def write_lora(delta: Delta, names: Mapping[str, StoredName], out: Path, *, task: str | None, base: str | None) -> None:
+    """A LoRA delta as an adapter folder. Raises DeltaError and OutputError as write_peft says."""
+    export = collect(delta, names, _LEAVES)
+    config = delta.config
+    exported = {
+        **common_fields("LORA", task, base, export.heads),
+        "r": config["rank"],
+        "lora_alpha": plain(config["alpha"]),
+        "lora_dropout": config.get("dropout", 0.0),
+        "use_rslora": config.get("variant") == "rslora",
+        "bias": export.bias,
+        "fan_in_fan_out": any(names[f"{path}.weight"].transpose for path in export.modules),
+        "init_lora_weights": True,
+        "target_modules": compact(set(export.modules.values()), names.values()),
+        "modules_to_save": sorted(export.heads) or None,
+        "rank_pattern": by_module(config.get("rank_pattern", {}), export.modules),
+        "alpha_pattern": by_module(config.get("alpha_pattern", {}), export.modules),
+    }
+    write_folder(out, exported, export.entries)
