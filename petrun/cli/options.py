@@ -22,7 +22,7 @@ def option(name: str, text: str, panel: str | None = None, **more: Any) -> Any:
 Completer = Callable[[str], list[str]]
 """What was typed so far -> what it may become. Called by the shell, so it must not import MindSpore."""
 
-ALGORITHMS = ("full", "lora")
+ALGORITHMS = ("full", "lora", "prefix", "prompt", "ptuning", "ptuning2")
 """Names of petrun.delta.METHODS, which cannot be asked without MindSpore."""
 
 

@@ -1,6 +1,6 @@
 """Delta algorithms. A new one is one file and one line in METHODS."""
 
-from petrun.delta import full, lora
+from petrun.delta import full, lora, prefix, prompt, ptuning, ptuning2
 from petrun.delta.base import Method, MethodConfig
 from petrun.delta.compose import compose, split_names
 from petrun.delta.lora import LoRADense
@@ -8,6 +8,10 @@ from petrun.errors import ConfigError, did_you_mean
 
 METHODS: dict[str, Method] = {
     "lora": lora.METHOD,
+    "prefix": prefix.METHOD,
+    "ptuning2": ptuning2.METHOD,
+    "prompt": prompt.METHOD,
+    "ptuning": ptuning.METHOD,
     "full": full.METHOD,
 }
 

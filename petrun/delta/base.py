@@ -85,5 +85,7 @@ class Method:
     """(config, tokenizer's encode or None) -> config with what had to be looked up in the tokenizer. Raises ConfigError."""
     fixed: tuple[str, ...] = ()
     """Last parts of the names of owned parameters that are saved but never trained (masks, initial values)."""
+    identity: bool = True
+    """With its initial values the net computes what the base computes."""
     owning: bool = True
     """Attaches cells to layers, or trains everything: one such method a run. False: composes with any other."""

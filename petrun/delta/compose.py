@@ -47,6 +47,7 @@ def compose(parts: tuple[Method, ...]) -> Method:
         tokens=ordered[0].tokens,
         prepare=ordered[0].prepare,
         fixed=tuple(leaf for part in ordered for leaf in part.fixed),
+        identity=all(part.identity for part in ordered),
         owning=bool(owning),
     )
 

@@ -69,11 +69,14 @@ def parse(raw: Mapping[str, Any]) -> BertConfig:
 class BertEmbeddings(nn.Cell):
     """LayerNorm(word[ids] + position[0..T-1] + token_type[types]), then dropout.
 
-    Inputs: input_ids, token_type_ids (B, T) int32. Returns: (B, T, H).
+    A prompt's vectors stand in for words, of token type 0; a prefix takes the first positions away.
+    Inputs: input_ids, token_type_ids (B, T) int32. Returns: (B, P + T, H).
     """
 
     def __init__(self, c: BertConfig, dtype: Any, seed: int) -> None:
         super().__init__()
+        # Set by graph.virtual where a delta brings virtual tokens.
+        self.prefix_tokens, self.prompt_tokens = 0, 0
         self.word = Embedding(c.vocab, c.hidden, dtype)
         self.position = Embedding(c.positions, c.hidden, dtype)
         self.token_type = Embedding(c.token_types, c.hidden, dtype)
@@ -81,7 +84,12 @@ class BertEmbeddings(nn.Cell):
         self.dropout = Dropout(c.hidden_dropout, seed, "embeddings.dropout")
 
     def construct(self, input_ids: Any, token_type_ids: Any) -> Any:
-        x = self.word(input_ids) + self.token_type(token_type_ids) + self.position.first(input_ids.shape[1])
+        rows, tokens = input_ids.shape
+        words, count = self.word(input_ids), self.prompt_tokens
+        if count > 0:
+            words = ops.concat((self.word.prompt(rows, words.dtype), words), 1)
+            token_type_ids = ops.concat((ops.zeros((rows, count), token_type_ids.dtype), token_type_ids), 1)
+        x = words + self.token_type(token_type_ids) + self.position.slice(self.prefix_tokens, count + tokens)
         return self.dropout(self.norm(x))
 
 
@@ -128,6 +136,7 @@ class Bert(nn.Cell):
 
     def __init__(self, c: BertConfig, dtype: Any, seed: int, num_labels: int) -> None:
         super().__init__()
+        self.prefix_tokens, self.prompt_tokens = 0, 0
         self.embeddings = BertEmbeddings(c, dtype, seed)
         self.layers = nn.CellList([BertLayer(c, dtype, seed, f"layers.{i}") for i in range(c.layers)])
         self.pooler = dense(c.hidden, c.hidden, ms.float32)
@@ -136,11 +145,15 @@ class Bert(nn.Cell):
         self.classifier = dense(c.hidden, num_labels, ms.float32)
 
     def mask(self, segment_ids: Any) -> Any:
-        """(B, 1, T, T) bool. A padded query sees its row's tokens, as in transformers: with padding on the left the first
-        position, which the classifier reads, is one."""
-        query = ops.expand_dims(ops.expand_dims(segment_ids, 1), 3)
-        key = ops.expand_dims(ops.expand_dims(segment_ids, 1), 2)
-        return ops.logical_and(ops.logical_or(query == key, query == 0), key > 0)
+        """(B, 1, P_prompt + T, P_prefix + P_prompt + T) bool. A padded query sees its row's tokens, as in transformers: with
+        padding on the left the first position, which the classifier reads, is one. So does a virtual one; all see the virtual."""
+        virtual = self.prefix_tokens + self.prompt_tokens
+        segments = ops.expand_dims(segment_ids, 1)
+        if virtual > 0:
+            segments = ops.concat((ops.full((segment_ids.shape[0], 1, virtual), -1, dtype=segments.dtype), segments), 2)
+        query, key = ops.expand_dims(segments[:, :, self.prefix_tokens :], 3), ops.expand_dims(segments, 2)
+        seen = ops.logical_and(ops.logical_or(query == key, query <= 0), key > 0)
+        return ops.logical_or(seen, key < 0) if virtual > 0 else seen
 
     def construct(self, input_ids: Any, segment_ids: Any, token_type_ids: Any) -> Any:
         x = self.embeddings(input_ids, token_type_ids)

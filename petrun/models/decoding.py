@@ -11,23 +11,46 @@ from typing import Any
 import mindspore as ms
 from mindspore import nn, ops
 
+_VIRTUAL = -1
+"""Segment of virtual tokens: every token sees them."""
 
-def causal_mask(segment_ids: Any, window: int) -> Any:
-    """(B, T) segments -> (B, 1, T, T) bool: a query sees itself and the earlier tokens of its segment, at most `window` in all
-    (0: no limit). Distances are counted in columns, as transformers counts them."""
-    columns = ops.arange(segment_ids.shape[1], dtype=ms.int32)
-    distance = ops.expand_dims(columns, 1) - ops.expand_dims(columns, 0)
+
+def causal_mask(segment_ids: Any, window: int, prefix: int = 0, prompt: int = 0) -> Any:
+    """(B, T) segments -> (B, 1, P_prompt + T, P_prefix + P_prompt + T) bool: a query sees the virtual tokens, itself and the earlier
+    tokens of its segment, at most `window` in all (0: no limit). Distances are counted in columns, as transformers counts them."""
+    virtual = prefix + prompt
+    keys = ops.arange(virtual + segment_ids.shape[1], dtype=ms.int32)
+    distance = ops.expand_dims(keys[prefix:], 1) - ops.expand_dims(keys, 0)
     near = distance >= 0
     if window > 0:
         near = ops.logical_and(near, distance < window)
-    same = ops.expand_dims(segment_ids, 2) == ops.expand_dims(segment_ids, 1)
+    key = segment_ids
+    if virtual > 0:
+        key = ops.concat((ops.full((segment_ids.shape[0], virtual), _VIRTUAL, dtype=segment_ids.dtype), segment_ids), 1)
+    same = ops.expand_dims(key[:, prefix:], 2) == ops.expand_dims(key, 1)
+    if virtual > 0:
+        same = ops.logical_or(same, ops.expand_dims(key == _VIRTUAL, 1))
     return ops.expand_dims(ops.logical_and(same, near), 1)
 
 
-def cached_mask(visible: Any, slot: Any, window: int) -> Any:
-    """(B, S) bool, True where a slot holds a token of the row -> (B, 1, 1, S) for the token at `slot`, within its window."""
+def virtual_positions(position_ids: Any, prefix: int, prompt: int) -> Any:
+    """(B, T) positions of the tokens -> (B, P_prompt + T) of prompt and tokens, behind the prefix."""
+    if prefix + prompt == 0:
+        return position_ids
+    moved = position_ids + (prefix + prompt)
+    if prompt == 0:
+        return moved
+    first = ops.arange(prefix, prefix + prompt, dtype=position_ids.dtype)
+    return ops.concat((ops.broadcast_to(first, (position_ids.shape[0], prompt)), moved), 1)
+
+
+def cached_mask(visible: Any, slot: Any, window: int, virtual: int = 0) -> Any:
+    """(B, S) bool, True where a slot holds a token of the row -> (B, 1, 1, P + S) for the token at `slot`, within its window."""
+    if virtual > 0:
+        visible = ops.concat((ops.ones((visible.shape[0], virtual), ms.bool_), visible), 1)
     if window > 0:
-        visible = ops.logical_and(visible, ops.arange(visible.shape[1], dtype=ms.int32) > slot - window)
+        nearest = slot + virtual - window
+        visible = ops.logical_and(visible, ops.arange(visible.shape[1], dtype=ms.int32) > nearest)
     return ops.expand_dims(ops.expand_dims(visible, 1), 1)
 
 

@@ -18,7 +18,7 @@ from petrun.errors import ModelError
 from petrun.graph.sites import Sites
 from petrun.kernels import Attention, Dropout, LayerNorm, MergeHeads, SplitQkv
 from petrun.models.base import Family, StoredName
-from petrun.models.decoding import cache_index, cached_mask, causal_mask, open_cache, write_cache
+from petrun.models.decoding import cache_index, cached_mask, causal_mask, open_cache, virtual_positions, write_cache
 from petrun.models.fields import Fields
 from petrun.models.parts import ACTIVATIONS, DTYPES, Embedding, FeedForward, cell_paths, dense, named
 
@@ -133,6 +133,8 @@ class Gpt2(nn.Cell):
     def __init__(self, c: Gpt2Config, dtype: Any, seed: int) -> None:
         super().__init__()
         self.heads, self.longest = c.heads, c.positions
+        # Set by graph.virtual where a delta brings virtual tokens.
+        self.prefix_tokens, self.prompt_tokens = 0, 0
         self.embed = Embedding(c.vocab, c.hidden, dtype)
         self.positions = Embedding(c.positions, c.hidden, dtype)
         self.dropout = Dropout(c.embedding_dropout, seed, "dropout")
@@ -143,20 +145,26 @@ class Gpt2(nn.Cell):
             self.head.weight = self.embed.weight
 
     def enter(self, input_ids: Any, position_ids: Any) -> Any:
-        return self.dropout(self.embed(input_ids) + self.positions(position_ids))
+        """The row as vectors, the prompt before it: (B, P + T, H)."""
+        x = self.embed(input_ids)
+        if self.prompt_tokens > 0:
+            x = ops.concat((self.embed.prompt(x.shape[0], x.dtype), x), 1)
+        positions = virtual_positions(position_ids, self.prefix_tokens, self.prompt_tokens)
+        return self.dropout(x + self.positions(positions))
 
     def logits(self, x: Any) -> Any:
         return ops.cast(self.head(self.norm(x)), ms.float32)
 
     def construct(self, input_ids: Any, segment_ids: Any, position_ids: Any) -> Any:
         x = self.enter(input_ids, position_ids)
-        mask = causal_mask(segment_ids, 0)
+        mask = causal_mask(segment_ids, 0, self.prefix_tokens, self.prompt_tokens)
         for layer in self.layers:
             x = layer(x, mask)
-        return self.logits(x)
+        return self.logits(x[:, self.prompt_tokens :] if self.prompt_tokens > 0 else x)
 
     def check_slots(self, tokens: int) -> None:
         """Raises ModelError where the model has no positions for a row of so many tokens."""
+        tokens += self.prefix_tokens + self.prompt_tokens
         if tokens > self.longest:
             raise ModelError(
                 f"prompt and new tokens need {tokens} positions, the model has n_positions = {self.longest}",
@@ -166,18 +174,19 @@ class Gpt2(nn.Cell):
     def prefill(self, input_ids: Any, segment_ids: Any, position_ids: Any, slots: int) -> Any:
         """See decoding.PrefillStep."""
         x = self.enter(input_ids, position_ids)
-        mask = causal_mask(segment_ids, 0)
+        mask = causal_mask(segment_ids, 0, self.prefix_tokens, self.prompt_tokens)
         caches: tuple[Any, ...] = ()
         for layer in self.layers:
-            x, k, v = layer.prefill(x, mask, slots)
+            x, k, v = layer.prefill(x, mask, self.prompt_tokens + slots)
             caches = (*caches, k, v)
         return (self.logits(x[:, -1]), *caches)
 
     def decode(self, input_ids: Any, position_ids: Any, slot: Any, visible: Any, caches: Any) -> Any:
         """See decoding.DecodeStep."""
-        x = self.enter(input_ids, position_ids)
-        mask = cached_mask(visible, slot, 0)
-        index = cache_index(input_ids.shape[0] * self.heads, slot)
+        virtual = self.prefix_tokens + self.prompt_tokens
+        x = self.dropout(self.embed(input_ids) + self.positions(position_ids + virtual))
+        mask = cached_mask(visible, slot, 0, virtual)
+        index = cache_index(input_ids.shape[0] * self.heads, slot + self.prompt_tokens)
         new: tuple[Any, ...] = ()
         for i, layer in enumerate(self.layers):
             x, k, v = layer.decode(x, mask, index, caches[2 * i], caches[2 * i + 1])

@@ -19,7 +19,7 @@ from petrun.graph.sites import Sites
 from petrun.kernels import Attention, MergeHeads, RmsNorm, SiluMul, SplitHeads
 from petrun.kernels import Rope as Rotate
 from petrun.models.base import Family, StoredName
-from petrun.models.decoding import cache_index, cached_mask, causal_mask, open_cache, write_cache
+from petrun.models.decoding import cache_index, cached_mask, causal_mask, open_cache, virtual_positions, write_cache
 from petrun.models.fields import Fields
 from petrun.models.parts import ACTIVATIONS, DTYPES, Embedding, activation, cell_paths, dense, named
 from petrun.models.rope import Rope, Rotary, parse_rope
@@ -211,6 +211,8 @@ class Llama(nn.Cell):
         # One mask for each kind of layer that there is.
         self.window = max(c.windows)
         self.all_windowed = min(c.windows) > 0
+        # Set by graph.virtual where a delta brings virtual tokens.
+        self.prefix_tokens, self.prompt_tokens = 0, 0
         self.embed = Embedding(c.vocab, c.hidden, dtype)
         self.rotary = Rotary(c.rope, dtype)
         self.layers = nn.CellList([LlamaLayer(c, dtype, seed, i) for i in range(c.layers)])
@@ -222,17 +224,31 @@ class Llama(nn.Cell):
     def logits(self, x: Any) -> Any:
         return ops.cast(self.head(self.norm(x)), ms.float32)
 
-    def construct(self, input_ids: Any, segment_ids: Any, position_ids: Any) -> Any:
+    def enter(self, input_ids: Any) -> Any:
+        """The row as vectors, the prompt before it: (B, P + T, H)."""
         x = self.embed(input_ids)
-        cos, sin = self.rotary(position_ids)
-        near = causal_mask(segment_ids, self.window)
-        full = near if self.all_windowed or self.window == 0 else causal_mask(segment_ids, 0)
+        if self.prompt_tokens > 0:
+            x = ops.concat((self.embed.prompt(x.shape[0], x.dtype), x), 1)
+        return x
+
+    def masks(self, segment_ids: Any) -> Any:
+        """The mask of windowed layers and that of the others."""
+        near = causal_mask(segment_ids, self.window, self.prefix_tokens, self.prompt_tokens)
+        if self.all_windowed or self.window == 0:
+            return near, near
+        return near, causal_mask(segment_ids, 0, self.prefix_tokens, self.prompt_tokens)
+
+    def construct(self, input_ids: Any, segment_ids: Any, position_ids: Any) -> Any:
+        x = self.enter(input_ids)
+        cos, sin = self.rotary(virtual_positions(position_ids, self.prefix_tokens, self.prompt_tokens))
+        near, full = self.masks(segment_ids)
         for layer in self.layers:
             x = layer(x, cos, sin, near if layer.window > 0 else full)
-        return self.logits(x)
+        return self.logits(x[:, self.prompt_tokens :] if self.prompt_tokens > 0 else x)
 
     def check_slots(self, tokens: int) -> None:
         """Raises ModelError where a cache cannot hold what the model computes for a row of so many tokens."""
+        tokens += self.prefix_tokens + self.prompt_tokens
         if self.longest and tokens > self.longest:
             raise ModelError(
                 f"rope_type = dynamic changes the keys of earlier tokens beyond max_position_embeddings = {self.longest}; "
@@ -242,23 +258,24 @@ class Llama(nn.Cell):
 
     def prefill(self, input_ids: Any, segment_ids: Any, position_ids: Any, slots: int) -> Any:
         """See decoding.PrefillStep."""
-        x = self.embed(input_ids)
-        cos, sin = self.rotary(position_ids)
-        near = causal_mask(segment_ids, self.window)
-        full = near if self.all_windowed or self.window == 0 else causal_mask(segment_ids, 0)
+        x = self.enter(input_ids)
+        cos, sin = self.rotary(virtual_positions(position_ids, self.prefix_tokens, self.prompt_tokens))
+        near, full = self.masks(segment_ids)
         caches: tuple[Any, ...] = ()
         for layer in self.layers:
-            x, k, v = layer.prefill(x, cos, sin, near if layer.window > 0 else full, slots)
+            mask = near if layer.window > 0 else full
+            x, k, v = layer.prefill(x, cos, sin, mask, self.prompt_tokens + slots)
             caches = (*caches, k, v)
         return (self.logits(x[:, -1]), *caches)
 
     def decode(self, input_ids: Any, position_ids: Any, slot: Any, visible: Any, caches: Any) -> Any:
         """See decoding.DecodeStep."""
         x = self.embed(input_ids)
-        cos, sin = self.rotary(position_ids)
-        near = cached_mask(visible, slot, self.window)
-        full = cached_mask(visible, slot, 0)
-        index = cache_index(input_ids.shape[0] * self.kv_heads, slot)
+        virtual = self.prefix_tokens + self.prompt_tokens
+        cos, sin = self.rotary(position_ids + virtual)
+        near = cached_mask(visible, slot, self.window, virtual)
+        full = cached_mask(visible, slot, 0, virtual)
+        index = cache_index(input_ids.shape[0] * self.kv_heads, slot + self.prompt_tokens)
         new: tuple[Any, ...] = ()
         for i, layer in enumerate(self.layers):
             mask = near if layer.window > 0 else full

@@ -28,9 +28,9 @@ class Embedding(nn.Cell):
         self.weight = Parameter(initializer("zeros", (rows, width), dtype), name="weight")
         self.gather = ops.Gather()
 
-    def first(self, rows: int) -> Any:
-        """weight[: rows], (rows, H)."""
-        return ops.cast(self.weight[:rows], self.dtype)
+    def slice(self, start: int, rows: int) -> Any:
+        """weight[start : start + rows], (rows, H)."""
+        return ops.cast(self.weight[start : start + rows], self.dtype)
 
     def construct(self, ids: Any) -> Any:
         return ops.cast(self.gather(self.weight, ids, 0), self.dtype)

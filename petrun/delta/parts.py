@@ -1,0 +1,112 @@
+"""Cells and numbers that several methods are built of. P virtual tokens, H hidden, N_kv key/value heads, D head width, M mid width."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import Any
+
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from petrun.errors import TargetError
+from petrun.graph.sites import Sites
+from petrun.kernels import Dropout, Tanh
+from petrun.tensors import Array
+
+
+def draw_normal(seed: int, site: str, shape: tuple[int, ...], std: float) -> Array:
+    """Normal numbers of mean 0 that follow from (seed, site) alone, float32."""
+    rng = np.random.default_rng([seed, zlib.crc32(site.encode())])
+    return (std * rng.standard_normal(shape)).astype(np.float32)
+
+
+def draw_uniform(seed: int, site: str, shape: tuple[int, ...], bound: float) -> Array:
+    """Uniform numbers in [-bound, bound) that follow from (seed, site) alone, float32."""
+    rng = np.random.default_rng([seed, zlib.crc32(site.encode())])
+    return rng.uniform(-bound, bound, shape).astype(np.float32)
+
+
+class Affine(nn.Cell):
+    """x W^T + b; torch's initial values: both uniform in +-1/sqrt(in). Inputs: (..., in). Returns: (..., out).
+
+    Owns: weight (out, in), bias (out,), float32.
+    """
+
+    def __init__(self, wide_in: int, wide_out: int, seed: int, site: str) -> None:
+        super().__init__()
+        bound = 1.0 / math.sqrt(wide_in)
+        self.weight = Parameter(Tensor(draw_uniform(seed, f"{site}.weight", (wide_out, wide_in), bound)), name="weight")
+        self.bias = Parameter(Tensor(draw_uniform(seed, f"{site}.bias", (wide_out,), bound)), name="bias")
+        self.matmul = ops.MatMul(transpose_b=True)
+
+    def construct(self, x: Any) -> Any:
+        return self.matmul(x, self.weight) + self.bias
+
+
+class Table(nn.Cell):
+    """A matrix of learned vectors, () -> (P, width). Owns: table (P, width) float32."""
+
+    def __init__(self, values: Array) -> None:
+        super().__init__()
+        self.table = Parameter(Tensor(np.ascontiguousarray(values, np.float32)), name="table")
+
+    def construct(self) -> Any:
+        return self.table + 0.0
+
+
+class Trunk(nn.Cell):
+    """tanh(E W^T + b): what the projected prefixes of all layers share, () -> (P, M). Owns: E (P, width), W (M, width), b (M,)."""
+
+    def __init__(self, tokens: int, width: int, middle: int, seed: int, site: str) -> None:
+        super().__init__()
+        self.embedding = Table(draw_normal(seed, f"{site}.embedding", (tokens, width), 1.0))
+        self.dense_in = Affine(width, middle, seed, f"{site}.dense_in")
+        self.tanh = Tanh()
+
+    def construct(self) -> Any:
+        return self.tanh(self.dense_in(self.embedding()))
+
+
+class Prefix(nn.Cell):
+    """Keys and values of one layer, () -> (2, N_kv, P, D), keys first; `source()` gives (P, 2 * N_kv * D), columns [key | value]."""
+
+    def __init__(self, source: Any, kv_heads: int, head_dim: int, dropout: float, seed: int, site: str) -> None:
+        super().__init__()
+        self.source = source
+        self.sizes = (2, kv_heads, head_dim)
+        self.dropout = Dropout(dropout, seed, site)
+
+    def construct(self) -> Any:
+        flat = self.dropout(self.source())
+        return ops.transpose(ops.reshape(flat, (flat.shape[0], *self.sizes)), (1, 2, 0, 3))
+
+
+class Projected(nn.Cell):
+    """A layer's share of a projected prefix: trunk() W^T + b, () -> (P, 2 * N_kv * D). Owns: W (2 * N_kv * D, M), b; shares the trunk."""
+
+    def __init__(self, trunk: Trunk, middle: int, width: int, seed: int, site: str) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.dense_out = Affine(middle, width, seed, f"{site}.dense_out")
+
+    def construct(self) -> Any:
+        return self.dense_out(self.trunk())
+
+
+def require_heads(sites: Sites) -> None:
+    """Raises TargetError where the model does not say how wide its keys and values are."""
+    if not (sites.kv_heads and sites.head_dim):
+        raise TargetError(
+            "the model does not say how many key/value heads it has, and how wide",
+            hint="A factory of your own says so: return (net, Sites(cores=..., kv_heads=8, head_dim=64)).",
+        )
+
+
+def require_hidden(sites: Sites) -> None:
+    """Raises TargetError where the model does not say how wide its embeddings are."""
+    if not sites.hidden:
+        raise TargetError(
+            "the model does not say how wide its embeddings are",
+            hint="A factory of your own says so: return (net, Sites(embedding=..., hidden=768)).",
+        )

@@ -1,0 +1,69 @@
+"""P-tuning v2: a table of learned keys and values before those of every attention layer (deep prompts).
+
+    [K_l | V_l] = T_l                                    T_l (P, 2 N_kv D), the default
+    [K_l | V_l] = tanh(E W_1^T + b_1) W_2,l^T + b_2,l    with `projection`
+
+Source: Liu et al., "P-Tuning v2: Prompt Tuning Can Be Comparable to Fine-tuning Universally Across Scales and Tasks",
+arXiv 2110.07602, section 3.2. Each layer keeps its own part of the table, so that pipeline stages and merges of files take layers apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mindspore import nn
+from pydantic import Field
+
+from petrun.delta.base import Method, MethodConfig
+from petrun.delta.parts import Prefix, Projected, Table, Trunk, draw_normal, require_heads
+from petrun.graph.sites import Sites
+from petrun.graph.virtual import add_prefix
+
+_SPREAD = 0.02
+
+
+class Ptuning2Config(MethodConfig):
+    """Settings of P-tuning v2."""
+
+    tokens: int = Field(20, ge=1, description="P: virtual tokens before every layer's keys and values")
+    projection: bool = Field(False, description="give them by a small network instead of learning them directly")
+    middle: int = Field(128, ge=1, description="width of that network")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="on keys and values, while training")
+
+
+class Ptuning2Cell(nn.Cell):
+    """() -> (2, N_kv, P, D). Owns what its source owns, under MindPet's mark."""
+
+    def __init__(self, prefix: Prefix) -> None:
+        super().__init__()
+        self.mindpet_delta_ptuning2 = prefix
+
+    def construct(self) -> Any:
+        return self.mindpet_delta_ptuning2()
+
+
+def attach(net: Any, config: Ptuning2Config, sites: Sites, seed: int) -> tuple[str, ...]:
+    """Put a prefix before every attention core. Returns the names of the new parameters. Raises TargetError."""
+    require_heads(sites)
+    width = sites.kv_heads * sites.head_dim
+    trunk = Trunk(config.tokens, width, config.middle, seed, "ptuning2") if config.projection else None
+
+    def encoder(path: str) -> Ptuning2Cell:
+        source: Any = (
+            Table(draw_normal(seed, path, (config.tokens, 2 * width), _SPREAD))
+            if trunk is None
+            else Projected(trunk, config.middle, 2 * width, seed, path)
+        )
+        return Ptuning2Cell(Prefix(source, sites.kv_heads, sites.head_dim, config.dropout, seed, f"{path}.prefix"))
+
+    return add_prefix(net, sites, config.tokens, encoder)
+
+
+METHOD = Method(
+    name="ptuning2",
+    config=Ptuning2Config,
+    default_lr=1e-2,
+    attach=attach,
+    tokens=lambda config: int(config.tokens),
+    identity=False,
+)
