@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from petrun.graph.sites import Sites
 from petrun.tensors import Array
@@ -17,6 +17,14 @@ class MethodConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+
+def split_commas(value: Any) -> Any:
+    """`a, b` -> (a, b); a list stays one."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
+"""A setting that lists names or patterns, on the command line with commas between them."""
 
 Update = Callable[[str, Array], Array]
 """(parameter name, its value in float32, (out, in) layout) -> the merged value in float32. The value is the base's, or where the

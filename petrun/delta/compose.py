@@ -59,7 +59,9 @@ class _Joint:
 
 class _Attach(_Joint):
     def __call__(self, net: Any, config: MethodConfig, sites: Any, seed: int) -> tuple[str, ...]:
-        owned = [name for part in self.parts for name in part.attach(net, config, sites, seed)]
+        # What joins sees the base alone: bitfit's biases are not those of the owning part's cells.
+        joining, owning = ([part for part in self.parts if part.owning is kind] for kind in (False, True))
+        owned = [name for part in (*joining, *owning) for name in part.attach(net, config, sites, seed)]
         return tuple(dict.fromkeys(owned))
 
 

@@ -1,0 +1,168 @@
+"""(IA)^3: learned scales on keys, values and the feed-forward's inner activations.
+
+    y = act((x W^T + b) * l)           keys and values, l (out,)
+    y = act((x * l_ff) W^T + b)        the feed-forward's projection back to H, l_ff (in,)
+
+Source: Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning", arXiv 2205.05638,
+section 3.3. As in peft the bias is scaled too, and where a model computes queries, keys and values in one layer (GPT-2's c_attn), the
+whole layer is scaled, queries with it. Scales start at 1, so at first nothing changes, bit for bit. They are multiplied in float32:
+near 1, bfloat16 knows only steps of 1/128.
+
+The two kinds have names of their own, because a square layer's scale does not show its side by its shape, and merging has only arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from pydantic import Field
+
+from petrun.delta.base import Method, Names, Update
+from petrun.delta.dense import TargetConfig, adopt
+from petrun.errors import TargetError
+from petrun.graph.sites import Sites
+from petrun.graph.surgery import resolve_targets, swap
+from petrun.tensors import Array
+
+IA3_L = "mindpet_delta_ia3_l"
+IA3_L_FF = "mindpet_delta_ia3_l_ff"
+_OUTPUT_ROLES = (("k", "v"), ("qkv",))
+_INPUT_ROLE = "down"
+
+
+class Ia3Config(TargetConfig):
+    """Settings of (IA)^3."""
+
+    target: Names | None = Field(
+        None,
+        description="roles, layer names, globs over full paths, or all-linear; default: k and v (qkv, whole, where they are one) and down",
+    )
+    feedforward: Names | None = Field(
+        None, description="which of the targets are scaled at their input; default: the role down"
+    )
+
+
+class IA3Dense(nn.Dense):
+    """nn.Dense with a learned scale on its output, or on its input.
+
+    Inputs: x (..., in), at least 2 axes, any float dtype. Returns (..., out) in the dtype of x.
+    Owns: mindpet_delta_ia3_l (out,) or mindpet_delta_ia3_l_ff (in,), float32, ones.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, feedforward: bool, compute_dtype: Any, **kwargs: Any
+    ) -> None:
+        super().__init__(in_channels, out_channels, **kwargs)
+        self.feedforward = feedforward
+        self.compute_dtype = compute_dtype
+        if feedforward:
+            self.mindpet_delta_ia3_l_ff = _ones(in_channels, IA3_L_FF)
+        else:
+            self.mindpet_delta_ia3_l = _ones(out_channels, IA3_L)
+        self.cast = ops.Cast()
+
+    def construct(self, x: Any) -> Any:
+        """(..., in) -> (..., out), dtype kept."""
+        shape = self.shape_op(x)
+        rows = self.cast(self.reshape(x, (-1, shape[-1])), self.compute_dtype)
+        if self.feedforward:
+            rows = self.cast(self.cast(rows, ms.float32) * self.mindpet_delta_ia3_l_ff, self.compute_dtype)
+        y = self.matmul(rows, self.cast(self.weight, self.compute_dtype))
+        if self.has_bias:
+            y = self.bias_add(y, self.cast(self.bias, self.compute_dtype))
+        if not self.feedforward:
+            y = self.cast(self.cast(y, ms.float32) * self.mindpet_delta_ia3_l, self.compute_dtype)
+        if self.activation_flag:
+            y = self.activation(y)
+        return self.cast(self.reshape(y, (*shape[:-1], self.out_channels)), x.dtype)
+
+
+def _ones(width: int, name: str) -> Any:
+    return Parameter(Tensor(np.ones(width, np.float32)), name=name)
+
+
+def wrap_dense(dense: Any, feedforward: bool) -> Any:
+    """An IA3Dense around an existing nn.Dense: the base's parameters are kept as they are."""
+    cell = IA3Dense(
+        dense.in_channels,
+        dense.out_channels,
+        feedforward,
+        dense.weight.dtype,
+        weight_init="zeros",
+        bias_init="zeros",
+        has_bias=dense.has_bias,
+        activation=dense.activation,
+        dtype=dense.weight.dtype,
+    )
+    return adopt(cell, dense)
+
+
+def layer_paths(net: Any, sites: Sites, config: Ia3Config) -> tuple[str, ...]:
+    """Paths of the layers that are scaled. Raises TargetError."""
+    return resolve_targets(
+        net, sites, _default_roles(sites) if config.target is None else config.target, config.exclude
+    )
+
+
+def _default_roles(sites: Sites) -> tuple[str, ...]:
+    found = next((roles for roles in _OUTPUT_ROLES if all(role in sites.linears for role in roles)), ())
+    roles = (*found, *(role for role in (_INPUT_ROLE,) if role in sites.linears))
+    if not roles:
+        raise TargetError(
+            "the model does not say which layers compute keys, values and the feed-forward's output, which ia3 scales by default",
+            hint="Name layers with --target, and those scaled at their input with --set delta.feedforward='[...]'.",
+        )
+    return roles
+
+
+def feedforward_paths(net: Any, sites: Sites, config: Ia3Config, paths: tuple[str, ...]) -> frozenset[str]:
+    """Which of `paths` are scaled at their input. Raises TargetError for a pattern that names none of them."""
+    if config.feedforward is None:
+        named = resolve_targets(net, sites, (_INPUT_ROLE,)) if _INPUT_ROLE in sites.linears else ()
+        return frozenset(named) & frozenset(paths)
+    chosen: set[str] = set()
+    problems = []
+    for pattern in config.feedforward:
+        hits = set(resolve_targets(net, sites, (pattern,))) & set(paths)
+        if not hits:
+            problems.append(f"delta.feedforward: {pattern} names none of the layers that ia3 scales")
+        chosen |= hits
+    if problems:
+        raise TargetError("\n".join(problems), hint=f"These are scaled: {', '.join(paths[:8])}, ...")
+    return frozenset(chosen)
+
+
+def attach(net: Any, config: Ia3Config, sites: Sites, seed: int) -> tuple[str, ...]:
+    """Scale every targeted nn.Dense. Returns the names of all scales. Raises TargetError."""
+    paths = layer_paths(net, sites, config)
+    inner = feedforward_paths(net, sites, config, paths)
+
+    def builder(path: str) -> Any:
+        return lambda dense: wrap_dense(dense, path in inner)
+
+    return swap(net, {path: builder(path) for path in paths})
+
+
+def fold(config: Ia3Config, tensors: Mapping[str, Array]) -> Update:
+    """W <- diag(l) W and b <- l * b, or W <- W diag(l_ff), in float32."""
+
+    def update(name: str, value: Array) -> Array:
+        path, _, leaf = name.rpartition(".")
+        outer, inner = tensors.get(f"{path}.{IA3_L}"), tensors.get(f"{path}.{IA3_L_FF}")
+        if outer is not None and leaf in ("weight", "bias"):
+            scale = outer.astype(np.float32)
+            merged: Array = value * (scale[:, None] if leaf == "weight" else scale)
+            return merged
+        if inner is not None and leaf == "weight":
+            columns: Array = value * inner.astype(np.float32)[None, :]
+            return columns
+        return value
+
+    return update
+
+
+METHOD = Method(name="ia3", config=Ia3Config, default_lr=1e-2, attach=attach, fold=fold)
