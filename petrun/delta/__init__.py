@@ -1,17 +1,27 @@
 """Delta algorithms. A new one is one file and one line in METHODS."""
 
-from petrun.delta import full, lora, prefix, prompt, ptuning, ptuning2
+from petrun.delta import adapter, bitfit, full, ia3, lora, low_rank_adapter, prefix, prompt, ptuning, ptuning2, r_drop
+from petrun.delta.adapter import AdapterDense, AdapterLayer
 from petrun.delta.base import Method, MethodConfig
 from petrun.delta.compose import compose, split_names
 from petrun.delta.lora import LoRADense
+from petrun.delta.low_rank_adapter import LowRankAdapterDense, LowRankAdapterLayer, LowRankLinear
+from petrun.delta.prefix_encoder import PrefixEncoder
+from petrun.delta.prefix_layer import PrefixLayer
+from petrun.delta.r_drop import RDropLoss, rdrop_repeat
 from petrun.errors import ConfigError, did_you_mean
 
 METHODS: dict[str, Method] = {
     "lora": lora.METHOD,
+    "adapter": adapter.METHOD,
+    "low_rank_adapter": low_rank_adapter.METHOD,
     "prefix": prefix.METHOD,
     "ptuning2": ptuning2.METHOD,
     "prompt": prompt.METHOD,
     "ptuning": ptuning.METHOD,
+    "r_drop": r_drop.METHOD,
+    "ia3": ia3.METHOD,
+    "bitfit": bitfit.METHOD,
     "full": full.METHOD,
 }
 
@@ -28,4 +38,19 @@ def find_method(algo: str) -> Method:
         raise ConfigError(f"algorithm {algo!r}: {error}", hint="bitfit and r_drop join with any other.") from error
 
 
-__all__ = ["METHODS", "LoRADense", "Method", "MethodConfig", "find_method"]
+__all__ = [
+    "METHODS",
+    "AdapterDense",
+    "AdapterLayer",
+    "LoRADense",
+    "LowRankAdapterDense",
+    "LowRankAdapterLayer",
+    "LowRankLinear",
+    "Method",
+    "MethodConfig",
+    "PrefixEncoder",
+    "PrefixLayer",
+    "RDropLoss",
+    "find_method",
+    "rdrop_repeat",
+]

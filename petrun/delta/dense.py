@@ -8,20 +8,51 @@ are the primitives that the strategies are set on.
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import mindspore as ms
-import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.ops.primitive import Primitive
+from pydantic import Field, field_validator
 
 from petrun import kernels
+from petrun.delta.base import MethodConfig
+from petrun.delta.parts import draw_uniform
+from petrun.errors import TargetError
+from petrun.graph.sites import Sites
+from petrun.graph.surgery import resolve_targets
 from petrun.kernels.device import on_ascend
 from petrun.tensors import Array
 
 DTYPES = (ms.float16, ms.float32, ms.bfloat16)
+
+
+def split_names(value: Any) -> Any:
+    """`a, b` -> (a, b), for a field that takes a list or one text with commas; anything else as it is."""
+    return tuple(t.strip() for t in value.split(",") if t.strip()) if isinstance(value, str) else value
+
+
+class TargetConfig(MethodConfig):
+    """Which layers a method goes to."""
+
+    target: tuple[str, ...] | None = Field(
+        None, description="roles, layer names, globs over full paths, or all-linear; default: the family's"
+    )
+    exclude: tuple[str, ...] = Field((), description="the same, taken away from target")
+
+    _split = field_validator("target", "exclude", mode="before")(split_names)
+
+
+def sublayer_paths(net: Any, sites: Sites, config: TargetConfig) -> tuple[str, ...]:
+    """Paths of the nn.Dense cells that adapters follow: the targets, or the ends of the model's sub-layers. Raises TargetError."""
+    targets = sites.sublayers if config.target is None else config.target
+    if not targets:
+        raise TargetError(
+            "the model does not say where its sub-layers end, where adapters go by default",
+            hint="Name the layers with --target, or let the factory return Sites(sublayers=...).",
+        )
+    return resolve_targets(net, sites, targets, config.exclude)
 
 
 def positive_int(owner: str, name: str, value: Any) -> int:
@@ -223,6 +254,18 @@ ACTIVATIONS: Mapping[str, Callable[[], Any]] = {
 _SPLIT_THEMSELVES = (Tanh, Gelu, Silu, LeakyRelu, LogSigmoid, Softmin, Tanhshrink, Hardtanh)
 
 
+# No number of its own, another shape than a layer's, or other values at every call.
+_NOT_BETWEEN = ("threshold", "softmax2d", "rrelu")
+
+
+def usable_activation(name: str) -> str:
+    """name, or ValueError where no such activation can stand between two projections."""
+    known = [n for n in ACTIVATIONS if n not in _NOT_BETWEEN]
+    if name not in known:
+        raise ValueError(f"must be one of {', '.join(known)}")
+    return name
+
+
 def named_activation(owner: str, name: str) -> Any:
     """A new cell for one of the names; KeyError for another, TypeError for `threshold`, which has no default numbers."""
     if name not in ACTIVATIONS:
@@ -260,8 +303,10 @@ def shard_activation(owner: str, activation: Any, strategy: Any) -> None:
     if isinstance(activation, _SPLIT_THEMSELVES):
         activation.shard(strategy)
         return
+    if isinstance(activation, nn.RReLU | nn.Softmax2d):
+        raise ValueError(f"{owner}: {name} cannot be split over devices")
     operators = [activation] if isinstance(activation, Primitive) else list(activation._primitives.values())
-    if isinstance(activation, nn.RReLU) or len(operators) != 1:
+    if len(operators) != 1:
         raise ValueError(f"{owner}: {name} is not one operator that could be split; give the activation by its name")
     operators[0].shard(strategy)
 
@@ -341,8 +386,6 @@ def adopt(cell: Any, dense: Any) -> Any:
     return cell
 
 
-def drawn(path: str, shape: tuple[int, int], fan_in: int, seed: int) -> Array:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): He-uniform with slope sqrt(5), drawn from (seed, path) alone."""
-    rng = np.random.default_rng([seed, zlib.crc32(path.encode())])
-    bound = 1.0 / math.sqrt(fan_in)
-    return rng.uniform(-bound, bound, shape).astype(np.float32)
+def drawn(path: str, shape: tuple[int, ...], fan_in: int, seed: int) -> Array:
+    """He-uniform with slope sqrt(5): U(-1/sqrt(fan_in), 1/sqrt(fan_in)), from (seed, path) alone."""
+    return draw_uniform(seed, path, shape, 1.0 / math.sqrt(fan_in))

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from petrun.delta.base import Method, MethodConfig
 from petrun.delta.parts import Prefix, Projected, Table, Trunk, draw_normal, require_heads
+from petrun.delta.prefix_encoder import PrefixEncoder as PrefixEncoder  # MindPet's import path
 from petrun.graph.sites import Sites
 from petrun.graph.virtual import add_prefix
 

@@ -1,0 +1,201 @@
+"""Adapters: a small bottleneck after a frozen linear layer.
+
+    h = act(x W^T + b);   y = h + f(h W_down^T + b_down) W_up^T + b_up
+
+Source: Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", arXiv 1902.00751, section 2.1 and figure 2: after the attention
+output and after the feed-forward output, before the residual connection.
+
+The cells keep MindPet's names, signatures and parameter names; `compute_dtype` is float32 unless asked. There both weights start at
+Normal(0.01), which is near the identity; `--algo adapter` starts at the identity itself, with W_up = 0.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+from pydantic import Field, field_validator
+
+from petrun.delta.base import Method
+from petrun.delta.dense import (
+    CastDense,
+    TargetConfig,
+    adopt,
+    arguments_like,
+    drawn,
+    non_linearity_of,
+    positive_int,
+    shard_activation,
+    sublayer_paths,
+    usable_activation,
+)
+from petrun.graph.sites import Sites
+from petrun.graph.surgery import swap
+
+_DOWN = "mindpet_delta_adapter_down_sampler"
+_ACT = "mindpet_delta_adapter_non_linear"
+_UP = "mindpet_delta_adapter_up_sampler"
+
+
+class AdapterConfig(TargetConfig):
+    """Settings of adapters. They follow the attention output and the feed-forward output, or the layers that `target` names."""
+
+    bottleneck: int = Field(64, ge=1, description="width of the bottleneck")
+    activation: str = Field("gelu", description="between the two projections")
+
+    _known = field_validator("activation")(usable_activation)
+
+
+class AdapterLayer(nn.Cell):
+    """x + f(x W_down^T + b_down) W_up^T + b_up, MindPet's signature.
+
+    Args:
+        hidden_size: H. bottleneck_size: width of the bottleneck. non_linearity: one of MindPet's 25 names of activations.
+        param_init_type: dtype of the parameters. compute_dtype: dtype of the two products.
+
+    Inputs: x (..., H), any float dtype. Returns (..., H) in the dtype of x.
+    Owns: mindpet_delta_adapter_block.mindpet_delta_adapter_{down,up}_sampler.{weight,bias}; weights (bottleneck, H) and
+    (H, bottleneck), Normal(0.01) at first, biases 0.
+    Raises: TypeError or ValueError for an argument of the wrong type or range.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        bottleneck_size: int = 64,
+        non_linearity: str = "gelu",
+        param_init_type: Any = ms.float32,
+        compute_dtype: Any = ms.float32,
+    ) -> None:
+        super().__init__()
+        positive_int("AdapterLayer", "hidden_size", hidden_size)
+        self.bottleneck_size = positive_int("AdapterLayer", "bottleneck_size", bottleneck_size)
+        self.non_linearity_name = non_linearity
+        middle = non_linearity_of("AdapterLayer", non_linearity)
+        types = {"dtype": param_init_type, "compute_dtype": compute_dtype}
+        self.mindpet_delta_adapter_block = nn.SequentialCell(
+            OrderedDict(
+                {
+                    _DOWN: CastDense(hidden_size, bottleneck_size, **types),
+                    _ACT: middle,
+                    _UP: CastDense(bottleneck_size, hidden_size, **types),
+                }
+            )
+        )
+        self.residual_add = ops.Add()
+        self.reshape = ops.Reshape()
+
+    def construct(self, x: Any) -> Any:
+        shape = x.shape
+        flat = self.reshape(x, (-1, shape[-1]))
+        return self.reshape(self.residual_add(flat, self.mindpet_delta_adapter_block(flat)), shape)
+
+    def shard(
+        self,
+        strategy_matmul_down_sampler: Any = None,
+        strategy_bias_down_sampler: Any = None,
+        strategy_non_linearity: Any = None,
+        strategy_matmul_up_sampler: Any = None,
+        strategy_bias_up_sampler: Any = None,
+        strategy_residual_add: Any = None,
+    ) -> None:
+        """Set how each operator is split over devices; see LoRADense.shard. Raises ValueError, TypeError."""
+        block = self.mindpet_delta_adapter_block
+        getattr(block, _DOWN).shard(strategy_matmul_down_sampler, strategy_bias_down_sampler)
+        shard_activation("AdapterLayer", getattr(block, _ACT), strategy_non_linearity)
+        getattr(block, _UP).shard(strategy_matmul_up_sampler, strategy_bias_up_sampler)
+        self.residual_add.shard(strategy_residual_add)
+
+
+class AdapterDense(CastDense):
+    """AdapterLayer(act(x W^T + b)), MindPet's signature.
+
+    Args:
+        in_channels, out_channels, weight_init, bias_init, has_bias, activation: the base layer, as nn.Dense takes them.
+        bottleneck_size, non_linearity, param_init_type: the adapter's. compute_dtype: dtype of the whole layer's arithmetic.
+
+    Inputs: x (..., in_channels), any float dtype. Returns (..., out_channels) in the dtype of x.
+    Owns: what AdapterLayer owns, under mindpet_delta_adapter.
+    Raises: TypeError or ValueError for an argument of the wrong type or range, KeyError for an unknown activation.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        weight_init: Any = "normal",
+        bias_init: Any = "zeros",
+        has_bias: bool = True,
+        activation: Any = None,
+        bottleneck_size: int = 64,
+        non_linearity: str = "gelu",
+        param_init_type: Any = ms.float32,
+        compute_dtype: Any = ms.float32,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, weight_init, bias_init, has_bias, activation, compute_dtype=compute_dtype
+        )
+        self.mindpet_delta_adapter = AdapterLayer(
+            out_channels, bottleneck_size, non_linearity, param_init_type, compute_dtype
+        )
+        self.bottleneck_size = bottleneck_size
+
+    def construct(self, x: Any) -> Any:
+        shape = self.shape_op(x)
+        y = self.mindpet_delta_adapter(self.plain(self.reshape(x, (-1, shape[-1]))))
+        return self.cast(self.reshape(y, (*shape[:-1], self.out_channels)), x.dtype)
+
+    def shard(
+        self,
+        strategy_matmul_org: Any = None,
+        strategy_bias_org: Any = None,
+        strategy_activation_org: Any = None,
+        strategy_matmul_down_sampler: Any = None,
+        strategy_bias_down_sampler: Any = None,
+        strategy_non_linearity: Any = None,
+        strategy_matmul_up_sampler: Any = None,
+        strategy_bias_up_sampler: Any = None,
+        strategy_residual_add: Any = None,
+    ) -> None:
+        """Set how each operator is split over devices; see LoRADense.shard. Raises ValueError, TypeError."""
+        super().shard(strategy_matmul_org, strategy_bias_org, strategy_activation_org)
+        self.mindpet_delta_adapter.shard(
+            strategy_matmul_down_sampler,
+            strategy_bias_down_sampler,
+            strategy_non_linearity,
+            strategy_matmul_up_sampler,
+            strategy_bias_up_sampler,
+            strategy_residual_add,
+        )
+
+
+def wrap_dense(dense: Any, path: str, config: AdapterConfig, seed: int) -> Any:
+    """An AdapterDense around an existing nn.Dense: its parameters are kept, W_down is drawn, W_up is zero."""
+    cell = AdapterDense(
+        dense.in_channels,
+        dense.out_channels,
+        bottleneck_size=config.bottleneck,
+        non_linearity=config.activation,
+        **arguments_like(dense),
+    )
+    width = dense.out_channels
+    block = cell.mindpet_delta_adapter.mindpet_delta_adapter_block
+    getattr(block, _DOWN).weight.set_data(Tensor(drawn(path, (config.bottleneck, width), width, seed)))
+    getattr(block, _UP).weight.set_data(Tensor(np.zeros((width, config.bottleneck), np.float32)))
+    return adopt(cell, dense)
+
+
+def attach(net: Any, config: AdapterConfig, sites: Sites, seed: int) -> tuple[str, ...]:
+    """Put an adapter after every targeted nn.Dense. Returns the names of the adapters' parameters. Raises TargetError."""
+    paths = sublayer_paths(net, sites, config)
+
+    def builder(path: str) -> Any:
+        return lambda dense: wrap_dense(dense, path, config, seed)
+
+    return swap(net, {path: builder(path) for path in paths})
+
+
+METHOD = Method(name="adapter", config=AdapterConfig, default_lr=1e-3, attach=attach)

@@ -1,0 +1,154 @@
+"""R-Drop: two dropout masks for every row, and a loss that pulls the two predictions together.
+
+    loss = 1/2 (CE(p1) + CE(p2)) + kl_weight * 1/2 (KL(p1 || p2) + KL(p2 || p1))
+
+Source: Wu et al., "R-Drop: Regularized Dropout for Neural Networks", arXiv 2106.14448, eq. (2) for the divergence, eq. (3) for the
+cross entropies, eq. (4) for their sum. There both cross entropies are added, here their mean is taken, as in the authors' code, so
+that the loss is on the scale of a run without R-Drop: kl_weight is half of the alpha of eq. (4), and the alpha of that code.
+
+Both passes are one pass over the batch written twice, which is how section 2.2 does it. A mask follows from (seed, step, layer,
+position), and the copies lie at other positions: the masks differ, and are the same again in another run and in the other mode.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mindspore as ms
+from mindspore import mint, nn, ops
+from pydantic import Field
+
+from petrun.delta.base import Method, MethodConfig, same_values
+from petrun.errors import ConfigError
+from petrun.graph.sites import Sites
+from petrun.kernels import Attention, Dropout, TokenCrossEntropy
+
+IGNORED = -100
+
+
+class RDropConfig(MethodConfig):
+    """Settings of R-Drop."""
+
+    kl_weight: float = Field(1.0, gt=0.0, description="weight of the divergence between the two passes")
+
+
+def log_probabilities(logits: Any) -> Any:
+    """log softmax over the last axis, float32. From exp and log: MindSpore's own hides a NaN on the CPU."""
+    wide = ops.cast(logits, ms.float32)
+    shifted = wide - ops.stop_gradient(ops.amax(wide, -1, True))
+    return shifted - ops.log(ops.sum(ops.exp(shifted), -1, True))
+
+
+def both_divergences(first: Any, second: Any) -> Any:
+    """KL(p1 || p2) + KL(p2 || p1) = sum over classes of (p1 - p2) (log p1 - log p2). (..., C) twice -> (...), float32."""
+    log_1, log_2 = log_probabilities(first), log_probabilities(second)
+    return ops.sum((ops.exp(log_1) - ops.exp(log_2)) * (log_1 - log_2), -1)
+
+
+def _twice(x: Any) -> Any:
+    return ops.concat((x, x), 0)
+
+
+class RDropTraining(nn.Cell):
+    """Another loss with R-Drop on top.
+
+    Inputs: as the inner loss: denominator () float32; targets (B,) or (B, T) int32, -100 = ignored; the net's inputs, all with B rows.
+    Returns (loss () float32, logits of the first pass). Reduction: sums over supervised items divided by the denominator, for the
+    divergence as for the cross entropy, so that micro-batches add up to the mean of the whole batch.
+    """
+
+    def __init__(self, loss: Any, kl_weight: float) -> None:
+        super().__init__(auto_prefix=False)
+        self.loss = loss
+        self.kl_weight = kl_weight
+
+    def construct(self, denominator: Any, targets: Any, *inputs: Any) -> Any:
+        doubled: Any = ()
+        for x in inputs:
+            doubled = (*doubled, _twice(x))
+        # Over twice the denominator, the inner loss of both copies is the mean of the two.
+        value, logits = self.loss(denominator * 2.0, _twice(targets), *doubled)
+        rows = targets.shape[0]
+        first = logits[:rows]
+        apart = both_divergences(first, logits[rows:])
+        known = ops.cast(ops.reshape(targets, apart.shape) != IGNORED, ms.float32)
+        # A row that is not supervised may hold anything, infinity included.
+        apart = ops.select(known > 0.0, apart, ops.zeros_like(apart))
+        return value + (0.5 * self.kl_weight) * (apart.sum() / denominator), first
+
+
+class RDropLoss(nn.Cell):
+    """Cross entropy and divergence of rows that lie in pairs (0, 1), (2, 3), ..., MindPet's signature.
+
+        mean over the 2B rows of CE + alpha / 4 * mean over the B pairs of (KL(p1 || p2) + KL(p2 || p1))
+
+    This is half of eq. (4), averaged over the batch. MindPet sums the divergence over the batch instead, so that it grows with the
+    batch; and does not check alpha.
+
+    Inputs: logits (2B, C) float16, bfloat16 or float32; label_ids (2B,) class numbers, -100 = ignored, or (2B, C) probabilities,
+    or both (2B,): one row of 2B classes; alpha, a number. Returns () float32.
+    Raises: TypeError where alpha is no number, ValueError for an odd number of rows.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cross_entropy = TokenCrossEntropy()
+
+    def construct(self, logits: Any, label_ids: Any, alpha: Any = 4) -> Any:
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+            raise TypeError("RDropLoss: alpha must be an int or a float")
+        if logits.shape[0] % 2 != 0:
+            raise ValueError("RDropLoss: the rows must lie in pairs; repeat the inputs with rdrop_repeat")
+        pairs = both_divergences(logits[0::2], logits[1::2])
+        if label_ids.shape == logits.shape:
+            entropy = -ops.sum(ops.cast(label_ids, ms.float32) * log_probabilities(logits), -1)
+            return ops.mean(entropy) + alpha / 4 * ops.mean(pairs)
+        labels = ops.cast(ops.reshape(label_ids, (-1,)), ms.int32)
+        known = ops.cast(labels != IGNORED, ms.float32)
+        counted = ops.maximum(known.sum(), 1.0)
+        divergence = ops.sum(ops.reshape(pairs, (-1,)) * known[0::2]) * 2.0 / counted
+        return self.cross_entropy(logits, labels).sum() / counted + alpha / 4 * divergence
+
+
+def rdrop_repeat(*items: Any) -> tuple[Any, ...]:
+    """Every item with each of its rows twice, one after the other: (B, ...) -> (2B, ...)."""
+    repeated: Any = ()
+    for item in items:
+        both = ops.stack((item, item), 1)
+        repeated = (*repeated, ops.reshape(both, (2 * item.shape[0], *item.shape[1:])))
+    return repeated  # type: ignore[no-any-return]
+
+
+def drops(cell: Any) -> bool:
+    """True for a cell that draws a dropout mask while training."""
+    if isinstance(cell, nn.Dropout):
+        # It keeps either of its two arguments, whichever was given.
+        return bool(cell.keep_prob < 1.0 if cell.p is None else cell.p > 0.0)
+    known = (Dropout, Attention, mint.nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+    return isinstance(cell, known) and bool(cell.p > 0.0)
+
+
+def attach(net: Any, config: RDropConfig, sites: Sites, seed: int) -> tuple[str, ...]:
+    """Own nothing. Raises ConfigError where the net has no dropout: both passes would be the same."""
+    if not any(drops(cell) for _, cell in net.cells_and_names()):
+        raise ConfigError(
+            "r_drop needs dropout: nothing in this model drops anything while training, so its two passes would be the same",
+            hint="Join it with a method that has dropout (--algo lora+r_drop --dropout 0.1), or use a base with dropout.",
+        )
+    return ()
+
+
+def wrap_loss(loss: Any, net: Any, config: RDropConfig) -> RDropTraining:
+    """The loss with R-Drop on top."""
+    return RDropTraining(loss, config.kl_weight)
+
+
+METHOD = Method(
+    name="r_drop",
+    config=RDropConfig,
+    default_lr=1e-3,
+    attach=attach,
+    fold=same_values,
+    wrap_loss=wrap_loss,
+    owning=False,
+)
