@@ -132,7 +132,9 @@ def feedforward_paths(net: Any, sites: Sites, config: Ia3Config, paths: tuple[st
             problems.append(f"delta.feedforward: {pattern} names none of the layers that ia3 scales")
         chosen |= hits
     if problems:
-        raise TargetError("\n".join(problems), hint=f"These are scaled: {', '.join(paths[:8])}, ...")
+        raise TargetError(
+            "\n".join(problems), hint=f"It scales {len(paths)} layers, such as {paths[0]} and {paths[-1]}."
+        )
     return frozenset(chosen)
 
 
