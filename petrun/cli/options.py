@@ -22,7 +22,19 @@ def option(name: str, text: str, panel: str | None = None, **more: Any) -> Any:
 Completer = Callable[[str], list[str]]
 """What was typed so far -> what it may become. Called by the shell, so it must not import MindSpore."""
 
-ALGORITHMS = ("full", "lora", "prefix", "prompt", "ptuning", "ptuning2")
+ALGORITHMS = (
+    "adapter",
+    "bitfit",
+    "full",
+    "ia3",
+    "lora",
+    "low_rank_adapter",
+    "prefix",
+    "prompt",
+    "ptuning",
+    "ptuning2",
+    "r_drop",
+)
 """Names of petrun.delta.METHODS, which cannot be asked without MindSpore."""
 
 
