@@ -129,8 +129,9 @@ def drops(cell: Any) -> bool:
 
 
 def attach(net: Any, config: RDropConfig, sites: Sites, seed: int) -> tuple[str, ...]:
-    """Own nothing. Raises ConfigError where the net has no dropout: both passes would be the same."""
-    if not any(drops(cell) for _, cell in net.cells_and_names()):
+    """Own nothing. Raises ConfigError where neither the net nor a method it is joined with drops anything."""
+    joined = any(value > 0.0 for key, value in config.model_dump().items() if key.endswith("dropout"))
+    if not joined and not any(drops(cell) for _, cell in net.cells_and_names()):
         raise ConfigError(
             "r_drop needs dropout: nothing in this model drops anything while training, so its two passes would be the same",
             hint="Join it with a method that has dropout (--algo lora+r_drop --dropout 0.1), or use a base with dropout.",
