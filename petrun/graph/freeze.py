@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -25,9 +25,8 @@ class Trainable:
         return self.trained_values / max(self.all_values, 1)
 
 
-def match_parameters(net: Any, patterns: Iterable[str], flag: str) -> tuple[str, ...]:
-    """Names of the parameters that the globs match. Raises TargetError for each pattern that matches nothing."""
-    names = [p.name for p in net.get_parameters()]
+def match_names(names: Collection[str], patterns: Iterable[str], flag: str) -> tuple[str, ...]:
+    """Those of the names that the globs match. Raises TargetError for each pattern that matches nothing."""
     found: dict[str, None] = {}
     problems = []
     for pattern in patterns:
@@ -38,6 +37,18 @@ def match_parameters(net: Any, patterns: Iterable[str], flag: str) -> tuple[str,
     if problems:
         raise TargetError("\n".join(problems))
     return tuple(found)
+
+
+def match_parameters(net: Any, patterns: Iterable[str], flag: str) -> tuple[str, ...]:
+    """Names of the parameters that the globs match. Raises TargetError for each pattern that matches nothing."""
+    return match_names([p.name for p in net.get_parameters()], patterns, flag)
+
+
+def trainable_of(net: Any) -> Trainable:
+    """What trains in a net as it is."""
+    trained = tuple(p for p in net.get_parameters() if p.requires_grad)
+    counted = [p for p in net.get_parameters() if p.requires_grad or "Float" in str(p.dtype)]
+    return Trainable(trained, sum(p.size for p in trained), sum(p.size for p in counted))
 
 
 def freeze_all_but(net: Any, owned: Iterable[str], fixed: Iterable[str] = ()) -> Trainable:
@@ -61,6 +72,4 @@ def freeze_all_but(net: Any, owned: Iterable[str], fixed: Iterable[str] = ()) ->
         parameter.requires_grad = parameter.name in names
         if parameter.requires_grad and parameter.dtype in (ms.float16, ms.bfloat16):
             parameter.set_dtype(ms.float32)
-    trained = tuple(p for p in parameters if p.requires_grad)
-    counted = [p for p in parameters if p.name in names or "Float" in str(p.dtype)]
-    return Trainable(trained, sum(p.size for p in trained), sum(p.size for p in counted))
+    return trainable_of(net)
