@@ -3,9 +3,10 @@
     y = act(x W^T + b + s * dropout(x) A^T B^T),  s = alpha / R  (rsLoRA: alpha / sqrt(R))
 
 Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685, section 4.1; Kalajdzievski, "A Rank
-Stabilization Scaling Factor for Fine-Tuning with LoRA", arXiv 2312.03732, theorem 3.2 (rsLoRA).
+Stabilization Scaling Factor for Fine-Tuning with LoRA", arXiv 2312.03732, theorem 3.2 (rsLoRA); Hayou et al., "LoRA+: Efficient Low
+Rank Adaptation of Large Models", arXiv 2402.12354, equations 6 and 7: B's learning rate is `lora_plus_ratio` times A's.
 
-The cell is in lora_dense.py.
+The cell is in lora_dense.py; lora_dora.py and lora_pissa.py hold what these variants do otherwise.
 """
 
 from __future__ import annotations
@@ -18,36 +19,35 @@ import numpy as np
 from mindspore import Tensor
 from pydantic import Field, field_validator
 
-from petrun.delta.base import Method, MethodConfig, Update
-from petrun.delta.dense import adopt, arguments_like, drawn
+from petrun.delta.base import Method, Update
+from petrun.delta.dense import TargetConfig, adopt, arguments_like, drawn
 from petrun.delta.lora_dense import LORA_A, LORA_B, LoRADense
+from petrun.delta.lora_dora import LORA_M, DoraDense, rescaled
+from petrun.delta.lora_pissa import LORA_A0, LORA_B0, PissaDense
 from petrun.errors import TargetError, did_you_mean
 from petrun.graph.sites import Sites
-from petrun.graph.surgery import resolve_targets, swap
+from petrun.graph.surgery import cells, resolve_targets, swap
 from petrun.kernels import Dropout
 from petrun.tensors import Array
 
 __all__ = ["LORA_A", "LORA_B", "METHOD", "LoRADense", "LoraConfig", "attach", "fold"]
 
+_CELLS: dict[str, type[LoRADense]] = {"lora": LoRADense, "rslora": LoRADense, "dora": DoraDense, "pissa": PissaDense}
 
-class LoraConfig(MethodConfig):
+
+class LoraConfig(TargetConfig):
     """Settings of LoRA."""
 
     rank: int = Field(8, ge=1, description="rows of A: the rank of the update")
     alpha: float = Field(16.0, description="scale of the update; s = alpha / rank")
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="on the input of A, while training")
-    target: tuple[str, ...] | None = Field(
-        None, description="roles, layer names, globs over full paths, or all-linear; default: the family's"
+    variant: Literal["lora", "rslora", "dora", "pissa"] = Field(
+        "lora",
+        description="rslora scales by alpha / sqrt(rank); dora trains magnitudes apart; pissa starts from W's largest singular triples",
     )
-    exclude: tuple[str, ...] = Field((), description="the same, taken away from target")
-    variant: Literal["lora", "rslora"] = Field("lora", description="rslora scales by alpha / sqrt(rank)")
+    lora_plus_ratio: float = Field(1.0, gt=0.0, description="LoRA+: learning rate of B over that of A; 1 is off")
     rank_pattern: dict[str, int] = Field(default_factory=dict, description="path -> rank, where it differs")
     alpha_pattern: dict[str, float] = Field(default_factory=dict, description="path -> alpha, where it differs")
-
-    @field_validator("target", "exclude", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return tuple(t.strip() for t in value.split(",") if t.strip()) if isinstance(value, str) else value
 
     @field_validator("alpha")
     @classmethod
@@ -72,9 +72,9 @@ class LoraConfig(MethodConfig):
 
 
 def wrap_dense(dense: Any, path: str, config: LoraConfig, seed: int) -> Any:
-    """A LoRADense around an existing nn.Dense: the base's parameters are kept as they are, A is drawn, B is zero."""
+    """The variant's cell around an existing nn.Dense: the base's parameters are kept as they are, A is drawn, B is zero."""
     rank, scale = config.site(path)
-    cell = LoRADense(
+    cell = _CELLS[config.variant](
         dense.in_channels,
         dense.out_channels,
         rank,
@@ -85,13 +85,17 @@ def wrap_dense(dense: Any, path: str, config: LoraConfig, seed: int) -> Any:
     )
     cell.scaling = scale
     cell.lora_dropout = Dropout(float(config.dropout), seed, path)
-    return adopt(cell, dense)
+    adopt(cell, dense)
+    cell.start()
+    return cell
 
 
 def attach(net: Any, config: LoraConfig, sites: Sites, seed: int) -> tuple[str, ...]:
-    """Wrap every targeted nn.Dense. Returns the names of all A and B. Raises TargetError."""
+    """Wrap every targeted nn.Dense. Returns the names of A, B and what the variant adds. Raises TargetError."""
     paths = resolve_targets(net, sites, config.target, config.exclude)
     _check_patterns(config, paths)
+    if config.variant == "pissa":
+        _check_ranks(net, config, paths)
 
     def builder(path: str) -> Any:
         return lambda dense: wrap_dense(dense, path, config, seed)
@@ -112,21 +116,50 @@ def _check_patterns(config: LoraConfig, paths: tuple[str, ...]) -> None:
         )
 
 
+def _check_ranks(net: Any, config: LoraConfig, paths: tuple[str, ...]) -> None:
+    """A matrix has no more singular triples than its shorter side."""
+    table = cells(net)
+    problems = []
+    for path in paths:
+        rank, _ = config.site(path)
+        rows, columns = table[path].out_channels, table[path].in_channels
+        if rank > min(rows, columns):
+            problems.append(
+                f"{path} is {rows} x {columns}: it has {min(rows, columns)} singular triples, rank is {rank}"
+            )
+    if problems:
+        raise TargetError(
+            "\n".join(["delta.variant pissa:", *problems]),
+            hint="Lower --rank, or leave these layers out with --exclude.",
+        )
+
+
+def rate(config: LoraConfig, name: str) -> float:
+    """LoRA+: B learns `lora_plus_ratio` times as fast."""
+    return config.lora_plus_ratio if name.rpartition(".")[2] == LORA_B else 1.0
+
+
 def fold(config: LoraConfig, tensors: Mapping[str, Array]) -> Update:
-    """W <- W + s B A, in float32."""
+    """W <- W + s B A, in float32; pissa: W + s (B A - B_0 A_0); dora: m (W + s B A) / ||W + s B A||."""
+
+    def product(path: str, b: str, a: str) -> Array:
+        found: Array = tensors[f"{path}.{b}"].astype(np.float32) @ tensors[f"{path}.{a}"].astype(np.float32)
+        return found
 
     def update(name: str, value: Array) -> Array:
         path, _, leaf = name.rpartition(".")
-        a = tensors.get(f"{path}.{LORA_A}")
-        b = tensors.get(f"{path}.{LORA_B}")
-        if leaf == "weight" and a is not None and b is not None:
-            _, scale = config.site(path)
-            product = b.astype(np.float32) @ a.astype(np.float32)
-            merged: Array = value + np.float32(scale) * product
-            return merged
-        return value
+        if leaf != "weight" or f"{path}.{LORA_A}" not in tensors:
+            return value
+        _, scale = config.site(path)
+        change = product(path, LORA_B, LORA_A)
+        if config.variant == "pissa":
+            change -= product(path, LORA_B0, LORA_A0)
+        merged: Array = value + np.float32(scale) * change
+        return rescaled(merged, tensors[f"{path}.{LORA_M}"]) if config.variant == "dora" else merged
 
     return update
 
 
-METHOD = Method(name="lora", config=LoraConfig, default_lr=1e-3, attach=attach, fold=fold)
+METHOD = Method(
+    name="lora", config=LoraConfig, default_lr=1e-3, attach=attach, fold=fold, rate=rate, fixed=(LORA_A0, LORA_B0)
+)

@@ -89,6 +89,9 @@ class LoRADense(nn.Dense):
         self.add = ops.Add()
         self.cast = ops.Cast()
 
+    def start(self) -> None:
+        """Set initial values that follow from the base's weight, once the cell has it."""
+
     def construct(self, input_tensor: Any) -> Any:
         """(..., in_channels) -> (..., out_channels), dtype kept."""
         given = input_tensor.dtype

@@ -11,6 +11,7 @@ from petrun.delta import METHODS, LoRADense
 from petrun.delta.lora import LORA_A, LORA_B, LoraConfig
 from petrun.errors import TargetError
 from petrun.graph.sites import Sites
+from petrun.train.optim import AdamW, Schedule
 
 MODES = [ms.GRAPH_MODE, ms.PYNATIVE_MODE]
 
@@ -149,6 +150,40 @@ def test_attached_net_equals_base_then_the_folded_weights(mode, variant):
     np.testing.assert_array_equal(merged["first.bias"], base["first.bias"])
     plain = np.maximum(x.asnumpy() @ merged["first.weight"].T + merged["first.bias"], 0) @ merged["second.weight"].T
     np.testing.assert_allclose(changed, plain, rtol=1e-5, atol=1e-4)
+
+
+def test_lora_plus_trains_b_faster_by_its_ratio(mode):
+    """Equations 6 and 7 in the optimizer: three steps of AdamW in numpy, with 16 times the rate for B."""
+    method, config = METHODS["lora"], LoraConfig(rank=2, target=("all-linear",), lora_plus_ratio=16.0)
+    net = Mlp()
+    owned = method.attach(net, config, Sites(), 0)
+    trained = [p for p in net.get_parameters() if p.name in owned]
+    start = [p.asnumpy().copy() for p in trained]
+    optimizer = AdamW(
+        trained,
+        Schedule("constant", 1e-3, 0, 5),
+        beta1=0.9,
+        beta2=0.999,
+        eps=1e-8,
+        weight_decay=0.1,
+        rates={p.name: method.rate(config, p.name) for p in trained},
+    )
+    rng = np.random.default_rng(0)
+    moments = [(0.0, 0.0)] * len(trained)
+    expected = [value.astype(np.float64) for value in start]
+    for t in (1, 2, 3):
+        grads = [rng.normal(size=p.shape).astype(np.float32) for p in trained]
+        optimizer(tuple(Tensor(g) for g in grads))
+        for i, (p, g) in enumerate(zip(trained, grads, strict=True)):
+            rate = 1e-3 * (16.0 if p.name.endswith(LORA_B) else 1.0)
+            m, v = 0.9 * moments[i][0] + 0.1 * g, 0.999 * moments[i][1] + 0.001 * g * g
+            moments[i] = (m, v)
+            step = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+            expected[i] = expected[i] * (1 - rate * 0.1) - rate * step
+    for p, value in zip(trained, expected, strict=True):
+        np.testing.assert_allclose(p.asnumpy(), value, rtol=1e-4, atol=1e-6, err_msg=p.name)
+    assert method.rate(LoraConfig(), f"first.{LORA_B}") == 1.0, "off unless asked for"
+    assert method.rate(config, "head.weight") == 1.0, "a head learns at the run's rate"
 
 
 def test_initial_a_depends_on_seed_and_path_alone():
