@@ -11,26 +11,30 @@ from typing import Any
 import mindspore as ms
 from mindspore import nn, ops
 
-_VIRTUAL = -1
-"""Segment of virtual tokens: every token sees them."""
+
+def causal_mask(segment_ids: Any, position_ids: Any, window: int, prefix: int = 0, prompt: int = 0) -> Any:
+    """(B, T) segments and positions -> (B, 1, P_prompt + T, P_prefix + P_prompt + T) bool: a query sees the virtual tokens, itself
+    and the earlier tokens of its segment, at most `window` in all (0: no limit).
+
+    Distances between tokens are counted in columns, as transformers counts them; from a virtual token in positions, as padding may
+    lie between, and in packed rows another segment.
+    """
+    columns = ops.arange(segment_ids.shape[1], dtype=ms.int32)
+    near = _within(ops.expand_dims(columns, 1) - ops.expand_dims(columns, 0), window)
+    same = ops.expand_dims(segment_ids, 2) == ops.expand_dims(segment_ids, 1)
+    seen = ops.logical_and(same, near)
+    if prompt > 0:
+        rows, tokens = segment_ids.shape
+        seen = ops.concat((ops.zeros((rows, prompt, tokens), ms.bool_), seen), 1)
+    if prefix + prompt > 0:
+        at = ops.expand_dims(virtual_positions(position_ids, prefix, prompt), 2)
+        seen = ops.concat((_within(at - ops.arange(prefix + prompt, dtype=ms.int32), window), seen), 2)
+    return ops.expand_dims(seen, 1)
 
 
-def causal_mask(segment_ids: Any, window: int, prefix: int = 0, prompt: int = 0) -> Any:
-    """(B, T) segments -> (B, 1, P_prompt + T, P_prefix + P_prompt + T) bool: a query sees the virtual tokens, itself and the earlier
-    tokens of its segment, at most `window` in all (0: no limit). Distances are counted in columns, as transformers counts them."""
-    virtual = prefix + prompt
-    keys = ops.arange(virtual + segment_ids.shape[1], dtype=ms.int32)
-    distance = ops.expand_dims(keys[prefix:], 1) - ops.expand_dims(keys, 0)
+def _within(distance: Any, window: int) -> Any:
     near = distance >= 0
-    if window > 0:
-        near = ops.logical_and(near, distance < window)
-    key = segment_ids
-    if virtual > 0:
-        key = ops.concat((ops.full((segment_ids.shape[0], virtual), _VIRTUAL, dtype=segment_ids.dtype), segment_ids), 1)
-    same = ops.expand_dims(key[:, prefix:], 2) == ops.expand_dims(key, 1)
-    if virtual > 0:
-        same = ops.logical_or(same, ops.expand_dims(key == _VIRTUAL, 1))
-    return ops.expand_dims(ops.logical_and(same, near), 1)
+    return ops.logical_and(near, distance < window) if window > 0 else near
 
 
 def virtual_positions(position_ids: Any, prefix: int, prompt: int) -> Any:
@@ -44,13 +48,14 @@ def virtual_positions(position_ids: Any, prefix: int, prompt: int) -> Any:
     return ops.concat((ops.broadcast_to(first, (position_ids.shape[0], prompt)), moved), 1)
 
 
-def cached_mask(visible: Any, slot: Any, window: int, virtual: int = 0) -> Any:
-    """(B, S) bool, True where a slot holds a token of the row -> (B, 1, 1, P + S) for the token at `slot`, within its window."""
-    if virtual > 0:
-        visible = ops.concat((ops.ones((visible.shape[0], virtual), ms.bool_), visible), 1)
+def cached_mask(visible: Any, slot: Any, position_ids: Any, window: int, virtual: int = 0) -> Any:
+    """(B, S) bool, True where a slot holds a token of the row -> (B, 1, 1, P + S) for the token at `slot`, of position
+    `position_ids` (B, 1), within its window. Distances as in `causal_mask`."""
     if window > 0:
-        nearest = slot + virtual - window
-        visible = ops.logical_and(visible, ops.arange(visible.shape[1], dtype=ms.int32) > nearest)
+        visible = ops.logical_and(visible, ops.arange(visible.shape[1], dtype=ms.int32) > slot - window)
+    if virtual > 0:
+        distance = position_ids + virtual - ops.arange(virtual, dtype=ms.int32)
+        visible = ops.concat((_within(distance, window), visible), 1)
     return ops.expand_dims(ops.expand_dims(visible, 1), 1)
 
 

@@ -157,7 +157,7 @@ class Gpt2(nn.Cell):
 
     def construct(self, input_ids: Any, segment_ids: Any, position_ids: Any) -> Any:
         x = self.enter(input_ids, position_ids)
-        mask = causal_mask(segment_ids, 0, self.prefix_tokens, self.prompt_tokens)
+        mask = causal_mask(segment_ids, position_ids, 0, self.prefix_tokens, self.prompt_tokens)
         for layer in self.layers:
             x = layer(x, mask)
         return self.logits(x[:, self.prompt_tokens :] if self.prompt_tokens > 0 else x)
@@ -174,7 +174,7 @@ class Gpt2(nn.Cell):
     def prefill(self, input_ids: Any, segment_ids: Any, position_ids: Any, slots: int) -> Any:
         """See decoding.PrefillStep."""
         x = self.enter(input_ids, position_ids)
-        mask = causal_mask(segment_ids, 0, self.prefix_tokens, self.prompt_tokens)
+        mask = causal_mask(segment_ids, position_ids, 0, self.prefix_tokens, self.prompt_tokens)
         caches: tuple[Any, ...] = ()
         for layer in self.layers:
             x, k, v = layer.prefill(x, mask, self.prompt_tokens + slots)
@@ -185,7 +185,7 @@ class Gpt2(nn.Cell):
         """See decoding.DecodeStep."""
         virtual = self.prefix_tokens + self.prompt_tokens
         x = self.dropout(self.embed(input_ids) + self.positions(position_ids + virtual))
-        mask = cached_mask(visible, slot, 0, virtual)
+        mask = cached_mask(visible, slot, position_ids, 0, virtual)
         index = cache_index(input_ids.shape[0] * self.heads, slot + self.prompt_tokens)
         new: tuple[Any, ...] = ()
         for i, layer in enumerate(self.layers):

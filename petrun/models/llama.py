@@ -231,17 +231,17 @@ class Llama(nn.Cell):
             x = ops.concat((self.embed.prompt(x.shape[0], x.dtype), x), 1)
         return x
 
-    def masks(self, segment_ids: Any) -> Any:
+    def masks(self, segment_ids: Any, position_ids: Any) -> Any:
         """The mask of windowed layers and that of the others."""
-        near = causal_mask(segment_ids, self.window, self.prefix_tokens, self.prompt_tokens)
+        near = causal_mask(segment_ids, position_ids, self.window, self.prefix_tokens, self.prompt_tokens)
         if self.all_windowed or self.window == 0:
             return near, near
-        return near, causal_mask(segment_ids, 0, self.prefix_tokens, self.prompt_tokens)
+        return near, causal_mask(segment_ids, position_ids, 0, self.prefix_tokens, self.prompt_tokens)
 
     def construct(self, input_ids: Any, segment_ids: Any, position_ids: Any) -> Any:
         x = self.enter(input_ids)
         cos, sin = self.rotary(virtual_positions(position_ids, self.prefix_tokens, self.prompt_tokens))
-        near, full = self.masks(segment_ids)
+        near, full = self.masks(segment_ids, position_ids)
         for layer in self.layers:
             x = layer(x, cos, sin, near if layer.window > 0 else full)
         return self.logits(x[:, self.prompt_tokens :] if self.prompt_tokens > 0 else x)
@@ -260,7 +260,7 @@ class Llama(nn.Cell):
         """See decoding.PrefillStep."""
         x = self.enter(input_ids)
         cos, sin = self.rotary(virtual_positions(position_ids, self.prefix_tokens, self.prompt_tokens))
-        near, full = self.masks(segment_ids)
+        near, full = self.masks(segment_ids, position_ids)
         caches: tuple[Any, ...] = ()
         for layer in self.layers:
             mask = near if layer.window > 0 else full
@@ -273,8 +273,8 @@ class Llama(nn.Cell):
         x = self.embed(input_ids)
         virtual = self.prefix_tokens + self.prompt_tokens
         cos, sin = self.rotary(position_ids + virtual)
-        near = cached_mask(visible, slot, self.window, virtual)
-        full = cached_mask(visible, slot, 0, virtual)
+        near = cached_mask(visible, slot, position_ids, self.window, virtual)
+        full = cached_mask(visible, slot, position_ids, 0, virtual)
         index = cache_index(input_ids.shape[0] * self.kv_heads, slot + self.prompt_tokens)
         new: tuple[Any, ...] = ()
         for i, layer in enumerate(self.layers):

@@ -24,6 +24,8 @@ from petrun.models.folder import BASE_HINT
 from petrun.parallel.context import Device
 from petrun.tensors import Array
 
+_PTUNING2_TABLE = "ptuning2_embedding.embedding_table"
+
 
 @dataclass(frozen=True)
 class Assembled:
@@ -97,10 +99,23 @@ def classes_of(delta: Delta | None) -> int | None:
     return None if delta is None else trained_classes(delta)
 
 
+def virtual_tokens(delta: Delta | None) -> int:
+    """Positions that the delta's virtual tokens take; works before `fit_delta`."""
+    if delta is None:
+        return 0
+    if delta.algo:
+        method, config = method_of(delta.algo, delta.config, delta.path)
+        return method.tokens(config)
+    if delta.origin == "peft":
+        count = delta.config.get("num_virtual_tokens")
+        return count if isinstance(count, int) else 0
+    return max((shape[0] for name, shape in delta.shapes.items() if name.endswith(_PTUNING2_TABLE)), default=0)
+
+
 def fit_delta(delta: Delta, loaded: LoadedModel, alpha: float | None) -> Delta:
     """Give a delta the net's names, and hold its manifest against the base. Raises DeltaError for another base."""
     family = FAMILIES.get(loaded.family)
-    fitted = to_house(delta, loaded.names, family.prefixes if family else ("",), alpha)
+    fitted = to_house(delta, loaded.names, family.prefixes if family else ("",), alpha, loaded.sites)
     hold_to_base(fitted, loaded.base_digest)
     return fitted
 
@@ -156,6 +171,8 @@ def head_names(loaded: LoadedModel, also: Iterable[str] = ()) -> tuple[str, ...]
 def attach(loaded: LoadedModel, method: Method, config: MethodConfig, seed: int, heads: tuple[str, ...]) -> Assembled:
     """Let the method into the net."""
     attached = method.attach(loaded.net, config, loaded.sites, seed)
+    if loaded.max_positions is not None:
+        loaded = replace(loaded, max_positions=loaded.max_positions - method.tokens(config))
     return Assembled(loaded, method, config, attached, tuple(h for h in heads if h not in attached))
 
 

@@ -11,6 +11,7 @@ from petrun.config.load import Resolved
 from petrun.config.schema import RunConfig
 from petrun.data.buckets import Batching
 from petrun.data.examples import ExampleSet
+from petrun.delta import find_method
 from petrun.evaluate.compare import spell
 from petrun.graph.freeze import Trainable
 from petrun.models.factory import is_factory
@@ -87,8 +88,8 @@ def origins_line(origins: Mapping[str, str]) -> str:
 
 def delta_line(assembled: Assembled, trainable: Trainable) -> str:
     """What the method attached, and what share of the net trains."""
-    names = {name.rpartition(".")[0] for name in assembled.attached}
-    where = f", {len(names)} layers" if assembled.method.name != "full" else ""
+    layers = {_layer(name) for name in assembled.attached}
+    where = f", {len(layers)} layer{'s' if len(layers) > 1 else ''}" if "full" not in assembled.method.name else ""
     settings = ", ".join(
         f"{key} {value}"
         for key, value in assembled.config.model_dump(exclude_defaults=False).items()
@@ -100,6 +101,12 @@ def delta_line(assembled: Assembled, trainable: Trainable) -> str:
         f"{assembled.method.name}{' (' + settings + ')' if settings else ''}{where}{also}: "
         f"{trainable.trained_values:,} trained ({trainable.share:.3%})"
     )
+
+
+def _layer(name: str) -> str:
+    """Path of the layer that a method's parameter was attached to."""
+    path, mark, _ = name.partition(".mindpet_delta_")
+    return path if mark else name.rpartition(".")[0]
 
 
 def data_line(rows: ExampleSet) -> str:
@@ -155,6 +162,6 @@ def ending(out: RunFolder, config: RunConfig, sources: Sources, seconds: float) 
         f"  petrun predict{where}{' --data FILE' if own_files else ''} --out predictions.jsonl",
         f"  petrun inspect {out.path}",
     ]
-    if not is_factory(config.model.family):
+    if not is_factory(config.model.family) and find_method(config.algo).fold is not None:
         lines.insert(4, f"  petrun merge{where} --out merged")
     return "\n".join(lines)

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from petrun import __version__
+from petrun.data.examples import ExampleSet
 from petrun.evaluate.compare import side_by_side
-from petrun.evaluate.metrics import require_packages, select_metrics
+from petrun.evaluate.metrics import Metric, require_packages, select_metrics
 from petrun.evaluate.score import Scorer
-from petrun.runs.assemble import set_delta
+from petrun.runs.assemble import attach_delta, method_of, set_delta
 from petrun.runs.describe import data_line
 from petrun.runs.folder import check_file, write_text
-from petrun.runs.reading import open_reading
+from petrun.runs.reading import Reading, open_reading
 from petrun.runs.scoring import Judge
 from petrun.train.report import say
 
@@ -37,31 +38,7 @@ def run(
     require_packages(metrics)
     prompts = reading.rows(rows.task, for_generation=True) if any(m.generated for m in metrics) else None
     say(data_line(rows))
-    loaded, fitted, assembled = reading.net(rows)
-    judge = Judge(
-        loaded=loaded,
-        task=rows.task,
-        metrics=metrics,
-        examples=rows,
-        prompts=prompts,
-        tokenizer=reading.tokenizer,
-        batch_size=reading.batch_size,
-        buckets=reading.config.data.buckets,
-        seq_len=reading.config.data.seq_len,
-        max_new_tokens=reading.config.eval.max_new_tokens,
-        scorer=Scorer(loaded.net, loaded.inputs, rows.task),
-    )
-    # Every method here is the identity at its initial values, so the net with the delta attached scores the base as well, and
-    # is compiled once. A base without a head of its own has the untrained one that training started from.
-    base = judge.score("base")
-    if loaded.fresh:
-        say(
-            f"the base has no {', '.join(sorted({n.split('.')[0] for n in loaded.fresh}))} of its own: its figures are those of a new one"
-        )
-    with_delta: dict[str, float] | None = None
-    if assembled is not None and fitted is not None:
-        set_delta(assembled, fitted)
-        with_delta = judge.score("delta")
+    base, with_delta = _scores(reading, rows, prompts, metrics)
     say(side_by_side(base, with_delta))
     results = {
         **(with_delta if with_delta is not None else base or {}),
@@ -76,3 +53,39 @@ def run(
     if out is not None:
         write_text(Path(out).expanduser(), json.dumps(results, indent=2, ensure_ascii=False) + "\n")
         say(f"wrote {out}")
+
+
+def _scores(
+    reading: Reading, rows: ExampleSet, prompts: ExampleSet | None, metrics: tuple[Metric, ...]
+) -> tuple[dict[str, float], dict[str, float] | None]:
+    """Figures of the base, and of base plus delta where there is one."""
+    loaded, fitted = reading.net(rows)
+    seed = reading.config.train.seed
+    assembled = None
+    if fitted is not None and method_of(fitted.algo, fitted.config, fitted.path)[0].identity:
+        # At its initial values it changes nothing: the net scores the base with it attached, and is compiled once.
+        assembled = attach_delta(loaded, fitted, seed)
+    judge = Judge(
+        loaded=loaded,
+        task=rows.task,
+        metrics=metrics,
+        examples=rows,
+        prompts=prompts,
+        tokenizer=reading.tokenizer,
+        batch_size=reading.batch_size,
+        buckets=reading.config.data.buckets,
+        seq_len=reading.config.data.seq_len,
+        max_new_tokens=reading.config.eval.max_new_tokens,
+        scorer=Scorer(loaded.net, loaded.inputs, rows.task),
+    )
+    # A base without a head of its own has the untrained one that training started from.
+    base = judge.score("base")
+    if loaded.fresh:
+        heads = ", ".join(sorted({name.split(".")[0] for name in loaded.fresh}))
+        say(f"the base has no {heads} of its own: its figures are those of a new one")
+    if fitted is None:
+        return base, None
+    assembled = assembled or attach_delta(loaded, fitted, seed)
+    set_delta(assembled, fitted)
+    judge.renew(assembled.loaded)
+    return base, judge.score("delta")

@@ -17,6 +17,7 @@ from petrun.errors import OutputError, TrainingError
 from petrun.evaluate.compare import side_by_side
 from petrun.evaluate.score import Scorer
 from petrun.graph.freeze import Trainable
+from petrun.models.base import LoadedModel
 from petrun.runs import describe
 from petrun.runs.assemble import Assembled, base_path, values_of
 from petrun.runs.folder import RunFolder
@@ -35,7 +36,7 @@ class Keeper:
         self.assembled = assembled
         self.sources = sources
         self.plan = plan
-        self.judge = _judge(config, assembled, sources)
+        self.judge = _judge(config, assembled.loaded, sources)
         self.log = RunLog(out.log)
         self.bar: StepBar | None = None
         self.first: dict[str, float] = {}
@@ -46,10 +47,10 @@ class Keeper:
         self.waited = 0
         self.stopped = ""
 
-    def before(self) -> None:
-        """Score the net as it stands before the first step."""
+    def before(self, base: dict[str, float] | None) -> None:
+        """Note what the base scored, or else score the net as it stands before the first step."""
         if self.judge is not None:
-            self.first = self.judge.score("before")
+            self.first = base if base is not None else self.judge.score("before")
             self.log.write({"step": 0, "epoch": 0.0, "evaluation": self.first})
             say("before: " + describe.figures(self.first))
         self.bar = StepBar(self.plan.total_steps)
@@ -200,10 +201,16 @@ class Keeper:
         )
 
 
-def _judge(config: RunConfig, assembled: Assembled, sources: Sources) -> Judge | None:
+def score_base(config: RunConfig, loaded: LoadedModel, sources: Sources) -> dict[str, float] | None:
+    """What the base scores by itself: to be called before a delta is attached."""
+    judge = _judge(config, loaded, sources)
+    return None if judge is None else judge.score("base")
+
+
+def _judge(config: RunConfig, loaded: LoadedModel, sources: Sources) -> Judge | None:
     if sources.evaluation is None:
         return None
-    loaded, task = assembled.loaded, sources.train.task
+    task = sources.train.task
     return Judge(
         loaded=loaded,
         task=task,

@@ -64,7 +64,7 @@ def _merge(
     reader = open_tensors(weights_path(base))
     names = kind.names(parsed) if kind else {}
     prefixes, ignored = (kind.prefixes, kind.ignored) if kind else (("",), ())
-    fitted = to_house(given, names, prefixes, alpha)
+    fitted = to_house(given, names, prefixes, alpha, kind.sites(parsed) if kind else None)
     hold_to_base(fitted, _digest(reader, names, kind))
     method, config = method_of(fitted.algo, fitted.config, fitted.path)
     if method.fold is None:

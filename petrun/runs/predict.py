@@ -15,7 +15,7 @@ from petrun.errors import ConfigError
 from petrun.evaluate.metrics import probabilities
 from petrun.evaluate.score import Scorer, logits
 from petrun.models.base import LoadedModel
-from petrun.runs.assemble import set_delta
+from petrun.runs.assemble import attach_delta, set_delta
 from petrun.runs.folder import check_file, write_text
 from petrun.runs.reading import Reading, open_reading
 from petrun.runs.rows import mappings
@@ -49,9 +49,11 @@ def run(
     if rows.task == "lm":
         # The loss of a row is what is predicted: labels say which of its tokens count.
         rows = reading.rows("lm")
-    loaded, fitted, assembled = reading.net(rows)
-    if assembled is not None and fitted is not None:
+    loaded, fitted = reading.net(rows)
+    if fitted is not None:
+        assembled = attach_delta(loaded, fitted, reading.config.train.seed)
         set_delta(assembled, fitted)
+        loaded = assembled.loaded
     if out is not None:
         lines = [json.dumps(item, ensure_ascii=False) for item in predictions(reading, rows, loaded)]
         write_text(Path(out).expanduser(), "".join(line + "\n" for line in lines))

@@ -18,7 +18,14 @@ from petrun.errors import ConfigError
 from petrun.models.base import LoadedModel
 from petrun.models.factory import is_factory
 from petrun.parallel.context import Device, setup
-from petrun.runs.assemble import Assembled, attach_delta, classes_of, fit_delta, hold_to_family, open_base, open_delta
+from petrun.runs.assemble import (
+    classes_of,
+    fit_delta,
+    hold_to_family,
+    open_base,
+    open_delta,
+    virtual_tokens,
+)
 from petrun.runs.folder import run_files
 from petrun.runs.rows import check_length, hold_to_classes, open_rows, open_tokenizer, require_room, try_rows
 from petrun.runs.sources import Outlook, outlook
@@ -76,8 +83,8 @@ class Reading:
             require_room(rows, self.outlook.longest)
         return rows
 
-    def net(self, rows: ExampleSet) -> tuple[LoadedModel, Delta | None, Assembled | None]:
-        """The base, and the delta attached at its initial values: `set_delta` makes it count."""
+    def net(self, rows: ExampleSet) -> tuple[LoadedModel, Delta | None]:
+        """The base, and the delta that fits it, not attached yet."""
         factory = is_factory(self.config.model.family)
         loaded = open_base(
             self.config.model,
@@ -88,10 +95,7 @@ class Reading:
             arrays=tuple(rows.arrays),
         )
         try_rows(loaded, rows)
-        if self.delta is None:
-            return loaded, None, None
-        fitted = fit_delta(self.delta, loaded, self.alpha)
-        return loaded, fitted, attach_delta(loaded, fitted, self.config.train.seed)
+        return loaded, None if self.delta is None else fit_delta(self.delta, loaded, self.alpha)
 
 
 def open_reading(
@@ -108,9 +112,9 @@ def open_reading(
     resolved = _inherit(resolved, given)
     config = resolved.config
     device = setup(config.device, config.model.dtype)
-    seen = outlook(config)
+    seen = outlook(config, virtual_tokens(given))
     hold_to_family(given, seen.hf_config)
-    seq_len = check_length(config.data.seq_len, seen.longest, resolved.given("data.seq_len"), "the model")
+    seq_len = check_length(config.data.seq_len, seen.longest, resolved.given("data.seq_len"), seen.tokens)
     paths = config.data.path
     if not paths:
         if not embedded_rows or config.model.base is not None or config.model.family is not None:

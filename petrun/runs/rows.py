@@ -71,13 +71,14 @@ def open_rows(
     )
 
 
-def check_length(seq_len: int, longest: int | None, given: bool, where: str) -> int:
+def check_length(seq_len: int, longest: int | None, given: bool, tokens: int) -> int:
     """seq_len held against the model's positions: an error when the user asked for more, else cut down."""
     if longest is None or seq_len <= longest:
         return seq_len
     if given:
         raise ConfigError(
-            f"--seq-len {seq_len} is more than the {longest} positions of {where}",
+            f"--seq-len {seq_len} is more than the {longest} positions of the model"
+            + (f" that {tokens} virtual tokens leave" if tokens else ""),
             hint=f"Give --seq-len {longest} or less.",
         )
     return longest

@@ -48,6 +48,12 @@ class Judge:
             found.update(text_metrics(answers, self.metrics))
         return found
 
+    def renew(self, loaded: LoadedModel) -> None:
+        """The same net with a delta attached: virtual tokens leave fewer positions for answers."""
+        if loaded.max_positions != self.loaded.max_positions:
+            self.writer = None
+        self.loaded = loaded
+
     def forward(self, label: str) -> Scores:
         """One pass over the examples."""
         batching = plan_batches(

@@ -16,11 +16,12 @@ from petrun.config.schema import RunConfig
 from petrun.data.examples import ExampleSet, split
 from petrun.data.template import Template
 from petrun.data.tokenize import Tokenizer
+from petrun.delta import find_method
 from petrun.errors import ConfigError
 from petrun.evaluate.metrics import Metric, best_metric, require_packages, select_metrics
 from petrun.models.factory import is_factory, read_family
 from petrun.models.folder import label_names
-from petrun.runs.assemble import base_path, classes_of, hold_to_family
+from petrun.runs.assemble import base_path, classes_of, hold_to_family, virtual_tokens
 from petrun.runs.rows import check_length, hold_to_classes, open_rows, open_tokenizer, require_classes, require_room
 
 
@@ -31,7 +32,9 @@ class Outlook:
     hf_config: dict[str, Any]
     tasks: tuple[str, ...]
     longest: int | None
-    """Positions the model has; None where it does not say."""
+    """Positions the model has for a row; None where it does not say."""
+    tokens: int
+    """Positions that the delta's virtual tokens take."""
     labels: tuple[str, ...]
     """Names of the classes of the base's own head; () for a base without one."""
     num_labels: int | None
@@ -54,17 +57,24 @@ class Sources:
     template: Template | None
 
 
-def outlook(config: RunConfig) -> Outlook:
-    """Read config.json and what follows from it."""
+def outlook(config: RunConfig, tokens: int = 0) -> Outlook:
+    """Read config.json and what follows from it, for a delta with so many virtual tokens. Raises ConfigError."""
     base = base_path(config.model)
     if is_factory(config.model.family):
-        return Outlook({}, ("classify",), None, (), None, None)
+        return Outlook({}, ("classify",), None, tokens, (), None, None)
     path = Path(config.model.config) if config.model.config else None
     raw, family, parsed = read_family(base, config.model.family, path)
     longest = getattr(parsed, "positions", None)
+    if longest is not None:
+        if longest - tokens < 2:
+            raise ConfigError(
+                f"{tokens} virtual tokens leave no room in the model's {longest} positions",
+                hint="Give fewer: --set delta.tokens=20.",
+            )
+        longest -= tokens
     beside = path.parent if path else (base.parent if base is not None and base.is_file() else base)
     labels, count = ((), None) if config.model.fresh_head else own_head(raw)
-    return Outlook(raw, family.tasks, longest, labels, count, beside)
+    return Outlook(raw, family.tasks, longest, tokens, labels, count, beside)
 
 
 def own_head(raw: Mapping[str, Any]) -> tuple[tuple[str, ...], int | None]:
@@ -83,10 +93,11 @@ def own_head(raw: Mapping[str, Any]) -> tuple[tuple[str, ...], int | None]:
 def open_sources(resolved: Resolved, start: Delta | None) -> tuple[Sources, Resolved]:
     """Read all rows of the run. Returns them, and the configuration with what was inferred."""
     config = resolved.config
-    seen = outlook(config)
+    own = find_method(config.algo).tokens(config.delta)
+    seen = outlook(config, own if start is None else virtual_tokens(start))
     hold_to_family(start, seen.hf_config)
     paths, eval_paths = _files(config)
-    seq_len = check_length(config.data.seq_len, seen.longest, resolved.given("data.seq_len"), "the model")
+    seq_len = check_length(config.data.seq_len, seen.longest, resolved.given("data.seq_len"), seen.tokens)
     data = config.data.model_copy(update={"seq_len": seq_len, "path": paths, "eval_path": eval_paths})
     config = config.model_copy(update={"data": data})
     tokenizer = open_tokenizer(seen.folder)

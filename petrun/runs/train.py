@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from petrun import __version__
@@ -14,6 +15,7 @@ from petrun.config.load import Resolved, dump_run, load_run_config
 from petrun.config.schema import OptimConfig, RunConfig
 from petrun.data.buckets import Batching, plan_batches
 from petrun.data.examples import ExampleSet
+from petrun.delta import find_method
 from petrun.errors import ConfigError
 from petrun.graph.freeze import Trainable, freeze_all_but, match_parameters
 from petrun.graph.surgery import resolve_targets
@@ -31,7 +33,7 @@ from petrun.runs.assemble import (
     open_delta,
     set_delta,
 )
-from petrun.runs.keep import Keeper
+from petrun.runs.keep import Keeper, score_base
 from petrun.runs.rows import endless, try_rows
 from petrun.runs.sources import Sources, open_sources
 from petrun.train.loop import Plan, make_plan, train
@@ -61,6 +63,11 @@ def run(
         arrays=tuple(sources.train.arrays),
     )
     try_rows(loaded, sources.train)
+    base: dict[str, float] | None = None
+    if start is None and not dry_run and not find_method(config.algo).identity:
+        # A random prompt makes another model of it: what the base can do is found out before it comes in.
+        base = score_base(resolved.config, loaded, sources)
+    resolved = _prepare(resolved, sources)
     assembled, trainable, resolved = _attach(resolved, loaded, start)
     config = resolved.config
     batching = _batching(config, sources.train)
@@ -76,7 +83,7 @@ def run(
         say(f"{out.path} held a run that did not finish: it starts over")
     out.write_text(folder.RUN_YAML, dump_run(resolved, __version__))
     with Keeper(out, resolved.config, assembled, sources, plan) as keeper:
-        keeper.before()
+        keeper.before(base)
         step = _step(resolved.config, assembled, trainable, schedule, device)
         rows = endless(sources.train, batching, loaded.inputs, loaded.pad_token_id)
         assembled.loaded.net.set_train(True)
@@ -101,6 +108,14 @@ def _read_start(resolved: Resolved) -> tuple[Delta | None, Resolved]:
         config = config.model_copy(update={"algo": algo, "delta": settings})
         resolved = Resolved(config, {**resolved.origins, "algo": "init-delta"})
     return start, resolved
+
+
+def _prepare(resolved: Resolved, sources: Sources) -> Resolved:
+    """Look up in the tokenizer what the method's settings speak of."""
+    config = resolved.config
+    encode = partial(sources.tokenizer.encode, special=False) if sources.tokenizer is not None else None
+    delta = find_method(config.algo).prepare(config.delta, encode)
+    return Resolved(config.model_copy(update={"delta": delta}), resolved.origins)
 
 
 def _attach(resolved: Resolved, loaded: LoadedModel, start: Delta | None) -> tuple[Assembled, Trainable, Resolved]:

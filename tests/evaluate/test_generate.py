@@ -79,19 +79,6 @@ def attach(net, sites, seed=3):
     return owned
 
 
-@pytest.fixture
-def graph_mode():
-    ms.set_context(mode=ms.GRAPH_MODE)
-
-
-@pytest.fixture
-def pynative():
-    """Graphs take a second each to compile; what the host does is the same in both modes."""
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=ms.GRAPH_MODE)
-
-
 class Toy(nn.Cell):
     """A decoder of a few operators, whose cache holds the ids themselves: whatever the host gets wrong shows.
 

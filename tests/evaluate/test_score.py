@@ -60,11 +60,6 @@ def mode(request):
     ms.set_context(mode=ms.GRAPH_MODE)
 
 
-@pytest.fixture
-def graph_mode():
-    ms.set_context(mode=ms.GRAPH_MODE)
-
-
 LENGTHS = [4, 7, 5, 7, 3, 6, 2]
 ROWS = [(RNG.integers(0, VOCAB, n).astype(np.int32), RNG.integers(0, VOCAB, n).astype(np.int32)) for n in LENGTHS]
 for _, labels in ROWS:

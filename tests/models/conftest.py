@@ -12,11 +12,3 @@ def mode(request):
     ms.set_context(mode=MODES[request.param])
     yield request.param
     ms.set_context(mode=ms.GRAPH_MODE)
-
-
-@pytest.fixture
-def pynative():
-    """For tests of what is computed rather than of how: no graph is compiled."""
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=ms.GRAPH_MODE)
