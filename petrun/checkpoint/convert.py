@@ -7,13 +7,18 @@ from collections.abc import Mapping, Sequence
 from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.mindpet import from_mindpet
 from petrun.checkpoint.peft_adapter import from_peft, write_peft
+from petrun.graph.sites import Sites
 from petrun.models.base import StoredName
 
 __all__ = ["from_mindpet", "from_peft", "to_house", "trained_classes", "write_peft"]
 
 
 def to_house(
-    delta: Delta, names: Mapping[str, StoredName], prefixes: Sequence[str] = ("",), alpha: float | None = None
+    delta: Delta,
+    names: Mapping[str, StoredName],
+    prefixes: Sequence[str] = ("",),
+    alpha: float | None = None,
+    sites: Sites | None = None,
 ) -> Delta:
     """Any delta as read -> one with the net's parameter names, its `algo` and `config`. petrun's own pass
     unchanged.
@@ -23,7 +28,7 @@ def to_house(
     if delta.algo:
         return delta
     if delta.origin == "peft":
-        return from_peft(delta, names, prefixes)
+        return from_peft(delta, names, prefixes, sites)
     return from_mindpet(delta, alpha)
 
 

@@ -30,6 +30,10 @@ LORA_A = "mindpet_delta_lora_a"
 """Last part of the name of a LoRA layer's A, (R, in)."""
 LORA_B = "mindpet_delta_lora_b"
 """... and of its B, (out, R)."""
+IA3_L = "mindpet_delta_ia3_l"
+"""Of a layer's scale on its output, (out,)."""
+IA3_L_FF = "mindpet_delta_ia3_l_ff"
+"""... and on its input, (in,)."""
 _SUFFIXES = (".ckpt", ".safetensors")
 _MINDPET_MARKS = ("mindpet_delta_", "tk_delta_")
 _LISTED = 20

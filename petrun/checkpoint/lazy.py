@@ -5,7 +5,9 @@ whole.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,53 +15,91 @@ from petrun.errors import DeltaError
 from petrun.tensors import Array, TensorReader, content_digest, tensor_digest
 
 
+@dataclass(frozen=True)
+class Part:
+    """A tensor of the file, or a piece of one, in the form it has here."""
+
+    stored: str
+    """Name in the file."""
+    turned: bool = False
+    """The file holds the transpose."""
+    flat: bool = False
+    """The file spreads a vector over several axes, (1, n) or (n, 1)."""
+    columns: tuple[int, int] | None = None
+    """Only these columns of a matrix: first, and one past the last."""
+
+    def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        if self.columns is not None:
+            return (stored[0], self.columns[1] - self.columns[0])
+        if self.flat:
+            return (math.prod(stored),)
+        return tuple(reversed(stored)) if self.turned else stored
+
+    def values(self, stored: Array) -> Array:
+        if self.columns is not None:
+            return np.ascontiguousarray(stored[:, slice(*self.columns)])
+        if self.flat:
+            return stored.reshape(-1)
+        return np.ascontiguousarray(stored.T) if self.turned else stored
+
+
 class LazyTensors(Mapping[str, Array]):
     """Name -> array, read from the file at every access. Floating-point tensors come as float32, others as
     stored.
     """
 
-    def __init__(
-        self, reader: TensorReader, names: Mapping[str, str] | None = None, turned: Collection[str] = ()
-    ) -> None:
-        """`names`: name here -> name in the file; without it, the file's own. `turned`: names whose matrix
-        the file holds transposed."""
+    def __init__(self, reader: TensorReader, parts: Mapping[str, Part] | None = None) -> None:
+        """`parts`: name here -> what it is of the file; without it, the file's own."""
         self._reader = reader
-        self._names = dict(names) if names is not None else {name: name for name in reader.names}
-        self._turned = frozenset(turned)
+        self._parts = dict(parts) if parts is not None else {name: Part(name) for name in reader.names}
 
     def __getitem__(self, name: str) -> Array:
-        values = self._reader.read(self._names[name])
-        if name in self._turned:
-            values = np.ascontiguousarray(values.T)
+        part = self._parts[name]
+        values = part.values(self._reader.read(part.stored))
         return values.astype(np.float32, copy=False) if values.dtype.kind == "f" else values
 
     def __contains__(self, name: object) -> bool:
-        return name in self._names
+        return name in self._parts
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._parts)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._parts)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        shape = self._reader.info(self._names[name]).shape
-        return tuple(reversed(shape)) if name in self._turned else shape
+        part = self._parts[name]
+        return part.shape(self._reader.info(part.stored).shape)
 
-    def renamed(self, names: Mapping[str, str], turned: Collection[str] = ()) -> LazyTensors:
-        """The tensors listed in `names` (new name -> name here), under their new names; those in `turned`
-        transposed.
+    def renamed(
+        self,
+        names: Mapping[str, str],
+        turned: Collection[str] = (),
+        flat: Collection[str] = (),
+        columns: Mapping[str, tuple[int, int]] | None = None,
+    ) -> LazyTensors:
+        """The tensors of a file listed in `names` (new name -> name here), under their new names; those in `turned` transposed, in
+        `flat` as vectors, of those in `columns` a piece.
         """
-        again = {new for new, old in names.items() if (old in self._turned) != (new in turned)}
-        return LazyTensors(self._reader, {new: self._names[old] for new, old in names.items()}, again)
+        pieces = columns or {}
+        return LazyTensors(
+            self._reader,
+            {
+                new: Part(self._parts[old].stored, new in turned, new in flat, pieces.get(new))
+                for new, old in names.items()
+            },
+        )
 
     def checked_digest(self) -> str:
         """Digest of the content. Raises DeltaError where a tensor holds NaN or infinity."""
         parts = []
-        for name, stored in self._names.items():
-            info = self._reader.info(stored)
-            refuse_nonfinite(str(self._reader.path), name, self._reader.read(stored))
-            parts.append((name, info.dtype, info.shape, tensor_digest(self._reader, stored)))
+        for name, part in self._parts.items():
+            info = self._reader.info(part.stored)
+            values = part.values(self._reader.read(part.stored))
+            refuse_nonfinite(str(self._reader.path), name, values)
+            whole = part.columns is None
+            digest = tensor_digest(self._reader, part.stored) if whole else _bytes_digest(values)
+            parts.append((name, info.dtype, info.shape if part.turned else self.shape(name), digest))
         return content_digest(parts)
 
 

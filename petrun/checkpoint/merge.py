@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from petrun.checkpoint.delta import LORA_A, LORA_B, Delta
+from petrun.checkpoint.delta import IA3_L, IA3_L_FF, LORA_A, LORA_B, Delta
 from petrun.checkpoint.hf_config import merged_config, write_companions
 from petrun.errors import DeltaError, OutputError, WeightsError, perhaps
 from petrun.models.base import StoredName
@@ -45,6 +45,13 @@ FLOATS = ("float32", "float16", "bfloat16", "float64")
 _LARGEST = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38, "float32": 3.4028234663852886e38}
 _HEADS = ("classifier.weight", "score.weight")
 _LISTED = 20
+# Last part of a delta's name -> its number of axes, the axis that must be as wide as the layer, and the side of the weight that is.
+_SIDES = {
+    LORA_A: (2, 1, 1, "inputs"),
+    LORA_B: (2, 0, 0, "outputs"),
+    IA3_L: (1, 0, 0, "outputs"),
+    IA3_L_FF: (1, 0, 1, "inputs"),
+}
 
 
 @dataclass(frozen=True)
@@ -227,11 +234,11 @@ class _Merger:
             if source is None:
                 problems.append(f"{name} fits nothing. {perhaps(owner, self.names)}".rstrip())
                 continue
-            rows, columns = (*self._parameter_shape(source), 0, 0)[:2]
-            if leaf == LORA_A and (len(shape) != 2 or shape[1] != columns):
-                problems.append(f"{name} is {list(shape)}, its layer has {columns} inputs")
-            if leaf == LORA_B and (len(shape) != 2 or shape[0] != rows):
-                problems.append(f"{name} is {list(shape)}, its layer has {rows} outputs")
+            if leaf in _SIDES:
+                axes, axis, side, word = _SIDES[leaf]
+                width = (*self._parameter_shape(source), 0, 0)[side]
+                if len(shape) != axes or shape[axis] != width:
+                    problems.append(f"{name} is {list(shape)}, its layer has {width} {word}")
         if problems:
             more = [f"... and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
             raise DeltaError(

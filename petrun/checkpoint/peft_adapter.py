@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from petrun.checkpoint.delta import ADAPTER_CONFIG, Delta
+from petrun.checkpoint.peft_ia3 import read_ia3, write_ia3
 from petrun.checkpoint.peft_lora import read_lora, write_lora
+from petrun.checkpoint.peft_prompt import read_prefix, read_prompt, write_prefix, write_prompt
 from petrun.checkpoint.peft_reading import Reading
+from petrun.checkpoint.peft_writing import Order
 from petrun.errors import DeltaError
+from petrun.graph.sites import Sites
 from petrun.models.base import StoredName
 
-_READERS = {"LORA": read_lora}
+_READERS: dict[str, Callable[[Reading], Delta]] = {
+    "LORA": read_lora,
+    "IA3": read_ia3,
+    "PREFIX_TUNING": read_prefix,
+    "PROMPT_TUNING": read_prompt,
+    "P_TUNING": read_prompt,
+}
 """peft_type -> reader."""
-_WRITERS = {"lora": write_lora}
-"""petrun's algorithm -> writer."""
+_WRITERS: dict[str, Callable[[Order], None]] = {
+    "lora": write_lora,
+    "ia3": write_ia3,
+    "ptuning2": write_prefix,
+    "prompt": write_prompt,
+}
+"""petrun's algorithm -> writer. bitfit may be joined to it: what it trains are values of the base."""
 
 
-def from_peft(delta: Delta, names: Mapping[str, StoredName], prefixes: Sequence[str] = ("",)) -> Delta:
+def from_peft(
+    delta: Delta, names: Mapping[str, StoredName], prefixes: Sequence[str] = ("",), sites: Sites | None = None
+) -> Delta:
     """A peft adapter as read -> the same delta in the net's names, with its algo and config.
 
     `names`: net parameter -> its Hugging Face name; `prefixes`: what a module's path may lack (an adapter
-    trained on BertModel).
+    trained on BertModel); `sites`: the model's, for virtual tokens.
     Raises one DeltaError with everything in the config that is not supported, or every tensor that fits
     nothing, is missing its partner or contradicts the config; and for NaN or infinity.
     """
@@ -31,7 +48,7 @@ def from_peft(delta: Delta, names: Mapping[str, StoredName], prefixes: Sequence[
             f"{delta.path / ADAPTER_CONFIG}: peft_type {kind!r} is not supported",
             hint=f"petrun reads adapters of these kinds: {', '.join(_READERS)}.",
         )
-    return _READERS[kind](Reading(delta, names, prefixes))
+    return _READERS[kind](Reading(delta, names, prefixes, sites))
 
 
 def write_peft(
@@ -41,17 +58,20 @@ def write_peft(
     *,
     task: str | None = None,
     base: str | None = None,
+    sites: Sites | None = None,
 ) -> None:
     """Write a delta as an adapter folder that peft loads. `out` must not exist or be empty.
 
     `task`: petrun's (classify, lm, instruct), for peft's task_type; `base`: what peft is to load the base
-    from.
+    from; `sites`: the model's, for virtual tokens. Encoders of virtual tokens have no place in the folder: petrun.runs.export
+    computes what they give, and calls this.
     Raises DeltaError where peft has no form for the algorithm, or where the delta trains part of a module (peft saves modules
     whole); OutputError.
     """
-    if delta.algo not in _WRITERS:
+    algo = delta.algo.removesuffix("+bitfit")
+    if algo not in _WRITERS:
         raise DeltaError(
             f"{delta.path}: is a {delta.algo} delta, which has no peft form here",
             hint=f"petrun writes these: {', '.join(_WRITERS)}.",
         )
-    _WRITERS[delta.algo](delta, names, out, task=task, base=base)
+    _WRITERS[algo](Order(delta, names, out, task, base, sites))

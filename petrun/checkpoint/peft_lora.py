@@ -10,14 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from petrun.checkpoint.delta import ADAPTER_CONFIG, LORA_A, LORA_B, Delta
 from petrun.checkpoint.peft_lora_config import LoraAdapter, parse_lora_config
 from petrun.checkpoint.peft_reading import PREFIX, Reading
-from petrun.checkpoint.peft_writing import by_module, collect, common_fields, compact, plain, write_folder
-from petrun.models.base import StoredName
+from petrun.checkpoint.peft_writing import Order, by_module, collect, common_fields, compact, plain, write_folder
 
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])(?:\.(?!weight$)[^.]+)?\.weight")
 _LEAVES = {LORA_A: "lora_A.weight", LORA_B: "lora_B.weight"}
@@ -119,12 +117,13 @@ class _Sorting:
         return {path: self._layers[path] for path in self.reading.in_order(self._layers)}
 
 
-def write_lora(delta: Delta, names: Mapping[str, StoredName], out: Path, *, task: str | None, base: str | None) -> None:
+def write_lora(order: Order) -> None:
     """A LoRA delta as an adapter folder. Raises DeltaError and OutputError as write_peft says."""
+    delta, names = order.delta, order.names
     export = collect(delta, names, _LEAVES)
     config = delta.config
     exported = {
-        **common_fields("LORA", task, base, export.heads),
+        **common_fields("LORA", order.task, order.base, export.heads),
         "r": config["rank"],
         "lora_alpha": plain(config["alpha"]),
         "lora_dropout": config.get("dropout", 0.0),
@@ -137,4 +136,4 @@ def write_lora(delta: Delta, names: Mapping[str, StoredName], out: Path, *, task
         "rank_pattern": by_module(config.get("rank_pattern", {}), export.modules),
         "alpha_pattern": by_module(config.get("alpha_pattern", {}), export.modules),
     }
-    write_folder(out, exported, export.entries)
+    write_folder(order.out, exported, export.entries)

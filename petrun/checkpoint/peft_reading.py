@@ -15,6 +15,7 @@ from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.lazy import LazyTensors
 from petrun.checkpoint.peft_config import Targets
 from petrun.errors import DeltaError, perhaps
+from petrun.graph.sites import Sites
 from petrun.models.base import StoredName
 
 PREFIX = "base_model.model."
@@ -24,17 +25,25 @@ _LISTED = 20
 class Reading:
     """Finds the net's parameters behind an adapter's names; collects what does not fit.
 
-    `names`: net parameter -> its Hugging Face name; `prefixes`: what a module's path may lack (an adapter trained on BertModel).
+    `names`: net parameter -> its Hugging Face name; `prefixes`: what a module's path may lack (an adapter trained on BertModel);
+    `sites`: where virtual tokens go.
     """
 
-    def __init__(self, delta: Delta, names: Mapping[str, StoredName], prefixes: Sequence[str]) -> None:
+    def __init__(
+        self, delta: Delta, names: Mapping[str, StoredName], prefixes: Sequence[str], sites: Sites | None
+    ) -> None:
         self.delta = delta
+        self.sites = sites
         self.names = names
         self.prefixes = ("", *(p for p in prefixes if p))
         self.ours = {stored.name: ours for ours, stored in names.items()}
         self.tied = {again: ours for ours, stored in names.items() for again in stored.also}
         self.found: dict[str, str] = {}
         """Name in the net -> name in the file."""
+        self.flat: set[str] = set()
+        """Names in the net of vectors that the file spreads over two axes."""
+        self.columns: dict[str, tuple[int, int]] = {}
+        """Name in the net -> the columns of the file's matrix that it is."""
         self.problems: list[str] = []
 
     def resolve(self, name: str) -> str | None:
@@ -119,5 +128,5 @@ class Reading:
         assert isinstance(self.delta.tensors, LazyTensors)
         # A whole matrix of GPT-2's Conv1D is stored (in, out).
         turned = {ours for ours in self.found if ours in self.names and self.names[ours].transpose}
-        tensors = self.delta.tensors.renamed(self.found, turned)
+        tensors = self.delta.tensors.renamed(self.found, turned, self.flat, self.columns)
         return replace(self.delta, tensors=tensors, algo=algo, config=config, digest=tensors.checked_digest())

@@ -15,6 +15,7 @@ import numpy as np
 from petrun.checkpoint.delta import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Delta
 from petrun.checkpoint.peft_reading import PREFIX
 from petrun.errors import DeltaError, did_you_mean
+from petrun.graph.sites import Sites
 from petrun.models.base import StoredName
 from petrun.tensors import Array, TensorEntry, atomic_file, atomic_folder, write_safetensors
 
@@ -24,6 +25,21 @@ Shaped = Callable[[str, tuple[int, ...]], tuple[int, ...]]
 
 def same_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be written: a delta, as an adapter folder that peft loads."""
+
+    delta: Delta
+    names: Mapping[str, StoredName]
+    """Net parameter -> its Hugging Face name."""
+    out: Path
+    task: str | None = None
+    """petrun's (classify, lm, instruct), for peft's task_type."""
+    base: str | None = None
+    """What peft is to load the base from."""
+    sites: Sites | None = None
 
 
 @dataclass
@@ -94,6 +110,15 @@ def _check_whole(delta: Delta, names: Mapping[str, StoredName], heads: set[str])
                 f"{delta.path}: lacks {stored.name}, though it trains its module; peft saves them whole",
                 hint="Train the whole module, or keep the delta in petrun's own format.",
             )
+
+
+def refuse_lone_biases(delta: Delta, export: Export, kind: str) -> None:
+    """Raises DeltaError where biases are trained without their weights: only LoRA's config has a word for them."""
+    if export.bias != "none":
+        raise DeltaError(
+            f"{delta.path}: trains biases, for which peft's {kind} adapters have no place",
+            hint="Keep the delta in petrun's own format, or merge it into its base.",
+        )
 
 
 def _values(delta: Delta, name: str, turned: bool, shape: tuple[int, ...]) -> Array:
