@@ -178,12 +178,17 @@ def load_run_config(
     for key, value in assigned:
         put({key: value}, f"--set {key}")
     if embedded is not None and not any(k in values for k in ("model.base", "model.family", "data.path")):
-        algo = values.get("algo", "lora")
-        for key, value in read_recipe(embedded).items():
-            # The recipe's delta settings are LoRA's; another algorithm keeps its own defaults.
-            if key not in values and not (key.startswith("delta.") and algo != "lora"):
-                put({key: value}, "embedded recipe")
+        for path in (*(_tuned_for(values.get("algo", "lora")) if recipe is None else ()), embedded):
+            for key, value in read_recipe(path).items():
+                if key not in values and key != "algo":
+                    put({key: value}, "embedded recipe")
     return Resolved(validate(values, origins), origins)
+
+
+def _tuned_for(algo: object) -> tuple[Path, ...]:
+    """The shipped recipe of an algorithm for the embedded task; of a composition, its first part's."""
+    path = recipes_folder() / "embedded" / f"{str(algo).partition('+')[0].strip()}.yaml"
+    return (path,) if path.is_file() else ()
 
 
 def validate(values: Mapping[str, Any], origins: Mapping[str, str]) -> RunConfig:

