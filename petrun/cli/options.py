@@ -23,6 +23,7 @@ Completer = Callable[[str], list[str]]
 """What was typed so far -> what it may become. Called by the shell, so it must not import MindSpore."""
 
 ALGORITHMS = (
+    "adalora",
     "adapter",
     "bitfit",
     "full",

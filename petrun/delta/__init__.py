@@ -1,6 +1,19 @@
 """Delta algorithms. A new one is one file and one line in METHODS."""
 
-from petrun.delta import adapter, bitfit, full, ia3, lora, low_rank_adapter, prefix, prompt, ptuning, ptuning2, r_drop
+from petrun.delta import (
+    adalora,
+    adapter,
+    bitfit,
+    full,
+    ia3,
+    lora,
+    low_rank_adapter,
+    prefix,
+    prompt,
+    ptuning,
+    ptuning2,
+    r_drop,
+)
 from petrun.delta.adapter import AdapterDense, AdapterLayer
 from petrun.delta.base import Method, MethodConfig
 from petrun.delta.compose import compose, split_names
@@ -13,6 +26,7 @@ from petrun.errors import ConfigError, did_you_mean
 
 METHODS: dict[str, Method] = {
     "lora": lora.METHOD,
+    "adalora": adalora.METHOD,
     "adapter": adapter.METHOD,
     "low_rank_adapter": low_rank_adapter.METHOD,
     "prefix": prefix.METHOD,

@@ -24,6 +24,7 @@ SETTINGS = {
     "lora": ("lora", {"rank": 2, "alpha": 8.0}),
     "dora": ("lora", {"rank": 2, "alpha": 8.0, "variant": "dora"}),
     "pissa": ("lora", {"rank": 2, "alpha": 8.0, "variant": "pissa", "lora_plus_ratio": 2.0}),
+    "adalora": ("adalora", {"rank": 1, "init_rank": 2, "alpha": 8.0, "tinit": 1, "tfinal": 6, "delta_t": 1}),
     "prefix": ("prefix", {"tokens": 3, "middle": 5}),
     "ptuning2": ("ptuning2", {"tokens": 3}),
     "ptuning2-projection": ("ptuning2", {"tokens": 3, "projection": True, "middle": 5}),
