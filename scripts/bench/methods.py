@@ -5,10 +5,10 @@
     python scripts/bench/methods.py --task sst2 --sst2 FOLDER [--base FOLDER]
     python scripts/bench/methods.py --table
 
-order: the embedded instruction task, `petrun train embedded/<method>`, exact match on its 128 held-out rows. sst2: MiniLM (all-MiniLM-L6-v2) on
-train.tsv of FOLDER for one epoch, accuracy on dev.tsv. Every figure comes from a run of the command line: its results.json, its log.jsonl (median
-seconds of a step, the first ten left out) and the peak resident size of its process. Runs that are in the results file already are not repeated;
---table prints what is there.
+order: the embedded instruction task, `petrun train embedded/<method>`, exact match on its 128 held-out rows. sst2: MiniLM
+(all-MiniLM-L6-v2) on train.tsv of FOLDER for one epoch, accuracy on dev.tsv. Every figure comes from a run of the command line: its
+results.json, its log.jsonl (median seconds of a step, the first ten left out) and the peak resident size of its process. Runs that are
+in the results file already are not repeated; --table prints what is there.
 """
 
 from __future__ import annotations

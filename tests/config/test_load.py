@@ -78,7 +78,7 @@ def test_one_value_stands_for_a_list_of_one():
 @pytest.mark.parametrize(
     ("flags", "sets", "message"),
     [
-        ({"algo": ("--algo", "loar")}, [], "--algo: unknown algorithm 'loar'. Did you mean lora?"),
+        ({"algo": ("--algo", "loar")}, [], "--algo: unknown algorithm 'loar'. Did you mean lora"),
         ({"delta.rank": ("--rank", 0)}, [], "--rank: 0 is not valid: must be at least 1"),
         ({"delta.alpha": ("--alpha", 0.0)}, [], "--alpha: 0.0 is not valid: alpha must be"),
         ({"delta.dropout": ("--dropout", 1.0)}, [], "--dropout: 1.0 is not valid"),

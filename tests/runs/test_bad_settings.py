@@ -12,7 +12,7 @@ EVAL = "eval --base bert --delta bert-lora --data reviews.jsonl"
 PREDICT = "predict --base bert --delta bert-lora --data reviews.jsonl"
 # what follows TRAIN: words of the message; the exit code is 2
 FLAGS = {
-    "--algo loar": ["--algo: unknown algorithm 'loar'. Did you mean lora?"],
+    "--algo loar": ["--algo: unknown algorithm 'loar'. Did you mean lora"],
     "--rank 0": ["--rank: 0 is not valid: must be at least 1"],
     "--rank -1": ["--rank: -1 is not valid: must be at least 1"],
     "--rank abc": ["Invalid value for '--rank'"],
