@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up .venv and run the tests. --all runs the full matrices as well; other arguments go to pytest.
+# Set up .venv and run the tests, two files at a time. --all runs the full matrices as well; other arguments go to pytest.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 setup dev
@@ -9,4 +9,6 @@ if [ "${1:-}" = "--all" ]; then
   shift
 fi
 export GLOG_v="${GLOG_v:-3}"
-exec .venv/bin/python -m pytest ${selection[@]+"${selection[@]}"} "$@"
+# MindSpore's own threads would get in each other's way.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+exec .venv/bin/python -m pytest -n "${PETRUN_TEST_WORKERS:-2}" --dist loadfile ${selection[@]+"${selection[@]}"} "$@"

@@ -25,14 +25,21 @@ def train(
     algo: Annotated[
         Text,
         option(
-            "--algo", "Delta algorithm: lora or full. Default lora.", DELTA, autocompletion=options.complete_algorithm
+            "--algo",
+            f"Delta algorithm: {', '.join(options.ALGORITHMS)}; +bitfit and +r_drop join any other (lora+r_drop). "
+            "`petrun algorithms` describes them and their settings. Default lora.",
+            DELTA,
+            autocompletion=options.complete_algorithm,
         ),
     ] = None,
-    rank: Annotated[Whole, option("--rank", "LoRA rank. Default 8.", DELTA)] = None,
+    rank: Annotated[Whole, option("--rank", "Rank of LoRA and AdaLoRA. Default 8.", DELTA)] = None,
     alpha: Annotated[
         Number, option("--alpha", "LoRA scale: the update is multiplied by alpha / rank. Default 16.", DELTA)
     ] = None,
     dropout: Annotated[Number, option("--dropout", "Dropout on LoRA's input while training. Default 0.", DELTA)] = None,
+    tokens: Annotated[
+        Whole, option("--tokens", "Virtual tokens of prefix, ptuning2, prompt and ptuning. Default 20.", DELTA)
+    ] = None,
     target: Annotated[
         Text,
         option(
@@ -92,9 +99,7 @@ def train(
     accumulate: Annotated[
         Whole, option("--accumulate", "Micro-batches per optimizer step; exact per token. Default 1.", OPTIM)
     ] = None,
-    lr: Annotated[
-        Number, option("--lr", "Peak learning rate. Default: the algorithm's (lora 1e-3, full 1e-4).", OPTIM)
-    ] = None,
+    lr: Annotated[Number, option("--lr", "Peak learning rate. Default: the algorithm's own.", OPTIM)] = None,
     schedule: Annotated[
         Text,
         option(
@@ -141,6 +146,7 @@ def train(
             "delta.rank": ("--rank", rank),
             "delta.alpha": ("--alpha", alpha),
             "delta.dropout": ("--dropout", dropout),
+            "delta.tokens": ("--tokens", tokens),
             "delta.target": ("--target", split_list(target)),
             "delta.exclude": ("--exclude", split_list(exclude)),
             "init_delta": ("--init-delta", init_delta),
