@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from petrun.checkpoint.delta import Delta
-from petrun.checkpoint.mindpet import from_mindpet
-from petrun.checkpoint.peft_adapter import from_peft, write_peft
+from petrun.checkpoint.mindpet import from_mindpet, mindpet_algorithm
+from petrun.checkpoint.peft_adapter import from_peft, peft_algo, write_peft
 from petrun.graph.sites import Sites
 from petrun.models.base import StoredName
 
-__all__ = ["from_mindpet", "from_peft", "to_house", "trained_classes", "write_peft"]
+__all__ = ["algo_of", "from_mindpet", "from_peft", "to_house", "trained_classes", "write_peft"]
 
 
 def to_house(
@@ -29,7 +29,14 @@ def to_house(
         return delta
     if delta.origin == "peft":
         return from_peft(delta, names, prefixes, sites)
-    return from_mindpet(delta, alpha)
+    return from_mindpet(delta, alpha, sites)
+
+
+def algo_of(delta: Delta) -> str:
+    """Name of the delta's algorithm. Works before `to_house`. Raises DeltaError for a foreign one that is not supported."""
+    if delta.algo:
+        return delta.algo
+    return peft_algo(delta) if delta.origin == "peft" else mindpet_algorithm(delta)
 
 
 def trained_classes(delta: Delta) -> int | None:

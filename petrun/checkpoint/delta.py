@@ -18,6 +18,7 @@ import numpy as np
 
 from petrun.checkpoint.lazy import LazyTensors, arrays_digest, refuse_nonfinite
 from petrun.checkpoint.manifest import BaseIdentity, Manifest, TaskInfo, parse_manifest
+from petrun.checkpoint.mindpet_names import algorithms
 from petrun.errors import DeltaError, OutputError, WeightsError, perhaps
 from petrun.tensors import Array, TensorReader, array_entries, open_tensors, write_ckpt, write_safetensors
 
@@ -35,7 +36,6 @@ IA3_L = "mindpet_delta_ia3_l"
 IA3_L_FF = "mindpet_delta_ia3_l_ff"
 """... and on its input, (in,)."""
 _SUFFIXES = (".ckpt", ".safetensors")
-_MINDPET_MARKS = ("mindpet_delta_", "tk_delta_")
 _LISTED = 20
 
 
@@ -146,7 +146,7 @@ def _read_own(path: Path, reader: TensorReader) -> Delta:
 
 def _read_mindpet(path: Path, reader: TensorReader) -> Delta:
     names = reader.names
-    if any(mark in name for name in names for mark in _MINDPET_MARKS):
+    if algorithms({name: reader.info(name).shape for name in names}):
         return Delta(path, LazyTensors(reader), origin="mindpet")
     if any(name.startswith("base_model.model.") for name in names):
         raise DeltaError(
@@ -154,7 +154,7 @@ def _read_mindpet(path: Path, reader: TensorReader) -> Delta:
             hint=f"Put {ADAPTER_CONFIG} beside it, and give the folder.",
         )
     raise DeltaError(
-        f"{path}: is not a delta: it has no petrun manifest and no mindpet_delta tensors",
+        f"{path}: is not a delta: it has no petrun manifest, no mindpet_delta tensors, and is not biases alone",
         hint="Give a delta file or a run folder as the delta, and a whole model as --base.",
     )
 

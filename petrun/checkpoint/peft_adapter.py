@@ -15,14 +15,14 @@ from petrun.errors import DeltaError
 from petrun.graph.sites import Sites
 from petrun.models.base import StoredName
 
-_READERS: dict[str, Callable[[Reading], Delta]] = {
-    "LORA": read_lora,
-    "IA3": read_ia3,
-    "PREFIX_TUNING": read_prefix,
-    "PROMPT_TUNING": read_prompt,
-    "P_TUNING": read_prompt,
+_READERS: dict[str, tuple[str, Callable[[Reading], Delta]]] = {
+    "LORA": ("lora", read_lora),
+    "IA3": ("ia3", read_ia3),
+    "PREFIX_TUNING": ("ptuning2", read_prefix),
+    "PROMPT_TUNING": ("prompt", read_prompt),
+    "P_TUNING": ("prompt", read_prompt),
 }
-"""peft_type -> reader."""
+"""peft_type -> what it becomes here, and its reader."""
 _WRITERS: dict[str, Callable[[Order], None]] = {
     "lora": write_lora,
     "ia3": write_ia3,
@@ -42,13 +42,22 @@ def from_peft(
     Raises one DeltaError with everything in the config that is not supported, or every tensor that fits
     nothing, is missing its partner or contradicts the config; and for NaN or infinity.
     """
+    return _kind(delta)[1](Reading(delta, names, prefixes, sites))
+
+
+def peft_algo(delta: Delta) -> str:
+    """What a peft adapter as read will be here. Raises DeltaError for a kind that is not supported."""
+    return _kind(delta)[0]
+
+
+def _kind(delta: Delta) -> tuple[str, Callable[[Reading], Delta]]:
     kind = delta.config.get("peft_type")
     if not isinstance(kind, str) or kind not in _READERS:
         raise DeltaError(
             f"{delta.path / ADAPTER_CONFIG}: peft_type {kind!r} is not supported",
             hint=f"petrun reads adapters of these kinds: {', '.join(_READERS)}.",
         )
-    return _READERS[kind](Reading(delta, names, prefixes, sites))
+    return _READERS[kind]
 
 
 def write_peft(

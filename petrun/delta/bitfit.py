@@ -26,6 +26,9 @@ _BIAS = re.compile(r"(?:.*_)?bias(?:_.*)?|beta")
 class BitfitConfig(MethodConfig):
     """Settings of BitFit."""
 
+    bias_include: Names | None = Field(
+        None, description="globs over names of parameters: biases to train; default: every one"
+    )
     bias_exclude: Names = Field((), description="globs over names of parameters: biases that stay as they are")
 
 
@@ -39,7 +42,7 @@ def biases(net: Any) -> tuple[str, ...]:
 
 
 def attach(net: Any, config: BitfitConfig, sites: Sites, seed: int) -> tuple[str, ...]:
-    """Own every bias of the net that is not excluded. Raises TargetError."""
+    """Own every bias of the net that is included and not excluded. Raises TargetError."""
     found = biases(net)
     if not found:
         raise TargetError(
@@ -47,16 +50,25 @@ def attach(net: Any, config: BitfitConfig, sites: Sites, seed: int) -> tuple[str
             hint="Linear layers with has_bias and LayerNorms have them (BERT and GPT-2 throughout, Qwen2 in q, k and v); "
             "Llama's and Mistral's layers have none, and an RMSNorm has no shift. lora or ia3 fit such a model.",
         )
-    idle = [pattern for pattern in config.bias_exclude if not any(fnmatchcase(name, pattern) for name in found)]
+    wanted = ("*",) if config.bias_include is None else config.bias_include
+    idle = [
+        f"delta.{key}: {pattern} matches no bias. {perhaps(pattern, found)}".rstrip()
+        for key, patterns in (("bias_include", wanted), ("bias_exclude", config.bias_exclude))
+        for pattern in patterns
+        if not _hit(pattern, found)
+    ]
     if idle:
-        raise TargetError(
-            "\n".join(f"delta.bias_exclude: {p} matches no bias. {perhaps(p, found)}".rstrip() for p in idle),
-            hint="Patterns are globs over whole names, such as '*.norm*.bias'.",
-        )
-    kept = tuple(name for name in found if not any(fnmatchcase(name, pattern) for pattern in config.bias_exclude))
+        raise TargetError("\n".join(idle), hint="Patterns are globs over whole names, such as '*.norm*.bias'.")
+    chosen = {name for pattern in wanted for name in _hit(pattern, found)}
+    dropped = {name for pattern in config.bias_exclude for name in _hit(pattern, found)}
+    kept = tuple(name for name in found if name in chosen and name not in dropped)
     if not kept:
-        raise TargetError("delta.bias_exclude takes away every bias of the model")
+        raise TargetError("delta.bias_exclude takes away every bias that delta.bias_include names")
     return kept
+
+
+def _hit(pattern: str, names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if fnmatchcase(name, pattern)]
 
 
 METHOD = Method(name="bitfit", config=BitfitConfig, default_lr=1e-3, attach=attach, fold=same_values, owning=False)

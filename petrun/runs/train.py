@@ -10,6 +10,7 @@ from typing import Any
 
 from petrun import __version__
 from petrun.assets import default_recipe
+from petrun.checkpoint.convert import algo_of
 from petrun.checkpoint.delta import Delta
 from petrun.config.load import Resolved, dump_run, load_run_config
 from petrun.config.schema import OptimConfig, RunConfig
@@ -97,7 +98,7 @@ def _read_start(resolved: Resolved) -> tuple[Delta | None, Resolved]:
     if config.init_delta is None:
         return None, resolved
     start = open_delta(config.init_delta, None)
-    algo = start.algo or "lora"
+    algo = algo_of(start)
     if algo != config.algo:
         if resolved.given("algo"):
             raise ConfigError(

@@ -2,8 +2,10 @@
 
 import json
 
+import mindspore as ms
 import numpy as np
 import pytest
+from mindspore import Tensor
 from safetensors.numpy import save_file
 
 from petrun.checkpoint.delta import BaseIdentity, Manifest, read_delta, save_delta
@@ -70,3 +72,15 @@ def write_adapter(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def write(tmp_path):
+    """write(arrays) -> what is read of a MindSpore checkpoint of them."""
+
+    def save(arrays):
+        path = tmp_path / "DELTA_CKP-3_12.ckpt"
+        ms.save_checkpoint([{"name": n, "data": Tensor(a)} for n, a in arrays.items()], str(path))
+        return read_delta(path)
+
+    return save

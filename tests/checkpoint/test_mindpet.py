@@ -1,9 +1,7 @@
-"""MindPet's checkpoints: every naming, the optimizer's tensors beside them, and no alpha."""
+"""MindPet's LoRA checkpoints: every naming, the optimizer's tensors beside them, and no alpha."""
 
-import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor
 
 from petrun.checkpoint.convert import from_mindpet, to_house
 from petrun.checkpoint.delta import read_delta
@@ -11,16 +9,6 @@ from petrun.delta.lora import LoraConfig
 from petrun.errors import DeltaError
 
 A, B = np.full((4, 6), 2, np.float32), np.full((5, 4), 3, np.float32)
-
-
-@pytest.fixture
-def write(tmp_path):
-    def save(arrays):
-        path = tmp_path / "DELTA_CKP-3_12.ckpt"
-        ms.save_checkpoint([{"name": n, "data": Tensor(a)} for n, a in arrays.items()], str(path))
-        return read_delta(path)
-
-    return save
 
 
 @pytest.mark.parametrize(
@@ -118,10 +106,15 @@ def caught_path(caught):
         ({**GOOD, "q.tk_delta_lora_a": A}, "are the same parameter"),
         ({**GOOD, "q.mindpet_delta_lora_b": B * np.nan}, "holds NaN or infinity in 20 of 20 values"),
         (
-            {"a.mindpet_delta_adapter_block.mindpet_delta_adapter_down_sampler.weight": A},
-            r"is a MindPet adapter delta \(a\.mindpet_delta_adapter_block",
+            {**GOOD, "a.mindpet_delta_adapter.mindpet_delta_adapter_block.x": A},
+            "several MindPet algorithms: lora, adapter",
         ),
-        ({"tk_delta_ptuning2_embedding.embedding_table": A}, "is a MindPet ptuning2 delta"),
+        ({"tk_delta_ptuning2_embedding.embedding_table": A}, "is a MindPet ptuning2 delta, which has no alpha"),
+        ({"q.mindpet_delta_hyper_w": A}, "is a MindPet hyper_w delta, which is not supported"),
+        (
+            {"layer.mindpet_delta_prefixtuning_wte.embedding_table": A},
+            "is a MindPet prefix delta, whose numbers were never trained",
+        ),
     ],
 )
 def test_what_is_refused(write, arrays, message):

@@ -36,6 +36,7 @@ def attached(net, **settings):
 def test_every_bias_and_nothing_else():
     assert set(attached(Net())) == {"first.bias", "norm.beta", "bias_ih_l0"}
     assert set(attached(Net(), bias_exclude="norm.*, bias_ih_*")) == {"first.bias"}
+    assert set(attached(Net(), bias_include=("*.b*",), bias_exclude="*.beta")) == {"first.bias"}
 
 
 def load(tmp_path, family, **changes):
@@ -70,6 +71,10 @@ def test_exclusions_that_name_nothing_or_everything():
         TargetError, match=r"delta\.bias_exclude: nrm\.beta matches no bias\. Did you mean norm\.beta\?"
     ):
         attached(Net(), bias_exclude=("nrm.beta", "first.*"))
+    with pytest.raises(
+        TargetError, match=r"delta\.bias_include: second\.bias matches no bias\. Did you mean first\.bias\?"
+    ):
+        attached(Net(), bias_include=("second.bias",))
     with pytest.raises(TargetError, match="takes away every bias"):
         attached(Net(), bias_exclude=("*",))
 

@@ -154,6 +154,7 @@ def check_trained(family, folder, delta, tmp_path):
     expected = to_house(read_delta(adapter), kinds.names(parsed), kinds.prefixes, sites=kinds.sites(parsed))
     (file,) = (tmp_path / "run").glob("*.safetensors")
     found = read_delta(file)
+    assert file.stem == found.algo == expected.algo
     assert set(found.tensors) == set(expected.tensors)
     assert sum(np.prod(shape) for shape in found.shapes.values()) == sum(v.size for v in tensors.values())
     for name, values in found.tensors.items():
