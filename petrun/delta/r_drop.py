@@ -119,13 +119,17 @@ def rdrop_repeat(*items: Any) -> tuple[Any, ...]:
     return repeated  # type: ignore[no-any-return]
 
 
+_DROPOUTS = (Dropout, Attention, mint.nn.Dropout, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
+
 def drops(cell: Any) -> bool:
     """True for a cell that draws a dropout mask while training."""
-    if isinstance(cell, nn.Dropout):
-        # It keeps either of its two arguments, whichever was given.
-        return bool(cell.keep_prob < 1.0 if cell.p is None else cell.p > 0.0)
-    known = (Dropout, Attention, mint.nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-    return isinstance(cell, known) and bool(cell.p > 0.0)
+    if not isinstance(cell, _DROPOUTS):
+        return False
+    # MindSpore's keep their rate under one of three names.
+    rates = [getattr(cell, name, None) for name in ("p", "prob")]
+    known = [rate for rate in rates if rate is not None]
+    return bool(known[0] > 0.0 if known else cell.keep_prob < 1.0)
 
 
 def attach(net: Any, config: RDropConfig, sites: Sites, seed: int) -> tuple[str, ...]:
