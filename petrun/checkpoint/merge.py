@@ -18,7 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from petrun.checkpoint.delta import IA3_L, IA3_L_FF, LORA_A, LORA_B, Delta
+from petrun.checkpoint.delta import (
+    ADALORA_A,
+    ADALORA_B,
+    IA3_L,
+    IA3_L_FF,
+    LORA_A,
+    LORA_A0,
+    LORA_B,
+    LORA_B0,
+    LORA_M,
+    Delta,
+)
 from petrun.checkpoint.hf_config import merged_config, write_companions
 from petrun.errors import DeltaError, OutputError, WeightsError, perhaps
 from petrun.models.base import StoredName
@@ -49,6 +60,11 @@ _LISTED = 20
 _SIDES = {
     LORA_A: (2, 1, 1, "inputs"),
     LORA_B: (2, 0, 0, "outputs"),
+    LORA_A0: (2, 1, 1, "inputs"),
+    LORA_B0: (2, 0, 0, "outputs"),
+    LORA_M: (1, 0, 0, "outputs"),
+    ADALORA_A: (2, 1, 1, "inputs"),
+    ADALORA_B: (2, 0, 0, "outputs"),
     IA3_L: (1, 0, 0, "outputs"),
     IA3_L_FF: (1, 0, 1, "inputs"),
 }

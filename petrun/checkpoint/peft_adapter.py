@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from petrun.checkpoint.delta import ADAPTER_CONFIG, Delta
+from petrun.checkpoint.peft_adalora import read_adalora, write_adalora
 from petrun.checkpoint.peft_ia3 import read_ia3, write_ia3
 from petrun.checkpoint.peft_lora import read_lora, write_lora
 from petrun.checkpoint.peft_prompt import read_prefix, read_prompt, write_prefix, write_prompt
@@ -17,6 +18,7 @@ from petrun.models.base import StoredName
 
 _READERS: dict[str, tuple[str, Callable[[Reading], Delta]]] = {
     "LORA": ("lora", read_lora),
+    "ADALORA": ("adalora", read_adalora),
     "IA3": ("ia3", read_ia3),
     "PREFIX_TUNING": ("ptuning2", read_prefix),
     "PROMPT_TUNING": ("prompt", read_prompt),
@@ -25,11 +27,12 @@ _READERS: dict[str, tuple[str, Callable[[Reading], Delta]]] = {
 """peft_type -> what it becomes here, and its reader."""
 _WRITERS: dict[str, Callable[[Order], None]] = {
     "lora": write_lora,
+    "adalora": write_adalora,
     "ia3": write_ia3,
     "ptuning2": write_prefix,
     "prompt": write_prompt,
 }
-"""petrun's algorithm -> writer. bitfit may be joined to it: what it trains are values of the base."""
+"""petrun's algorithm -> writer. What is joined to it, as in lora+bitfit, trains values of the base or nothing."""
 
 
 def from_peft(
@@ -77,7 +80,7 @@ def write_peft(
     Raises DeltaError where peft has no form for the algorithm, or where the delta trains part of a module (peft saves modules
     whole); OutputError.
     """
-    algo = delta.algo.removesuffix("+bitfit")
+    algo = delta.algo.partition("+")[0]
     if algo not in _WRITERS:
         raise DeltaError(
             f"{delta.path}: is a {delta.algo} delta, which has no peft form here",

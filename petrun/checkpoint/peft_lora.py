@@ -1,27 +1,33 @@
 """peft LoRA adapters.
 
 In the file (peft 0.21): `base_model.model.<module>.lora_A.weight` (R, in) and `.lora_B.weight` (out, R),
-for nn.Linear and for GPT-2's Conv1D alike; a trained head `base_model.model.<module>.weight`. Here:
-`<path>.mindpet_delta_lora_a` (R, in), `_b` (out, R), and the head by its parameter's name.
+for nn.Linear and for GPT-2's Conv1D alike; DoRA's `.lora_magnitude_vector` (out,); a trained head
+`base_model.model.<module>.weight`. Here: `<path>.mindpet_delta_lora_a` (R, in), `_b` (out, R), `_m` (out,), and the head by its
+parameter's name.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from petrun.checkpoint.delta import ADAPTER_CONFIG, LORA_A, LORA_B, Delta
+from petrun.checkpoint.delta import ADAPTER_CONFIG, LORA_A, LORA_B, LORA_M, Delta
 from petrun.checkpoint.peft_lora_config import LoraAdapter, parse_lora_config
 from petrun.checkpoint.peft_reading import PREFIX, Reading
 from petrun.checkpoint.peft_writing import Order, by_module, collect, common_fields, compact, plain, write_folder
+from petrun.checkpoint.pissa import as_plain_lora
 
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])(?:\.(?!weight$)[^.]+)?\.weight")
-_LEAVES = {LORA_A: "lora_A.weight", LORA_B: "lora_B.weight"}
+# Before peft 0.12 a vector of its own, since then the weight of a module; in either form the adapter's name may stand in it.
+_MAGNITUDE = re.compile(r"(?P<module>.+)\.lora_magnitude_vector(?:\.[^.]+)?(?:\.weight)?")
+_LEAVES = {LORA_A: "lora_A.weight", LORA_B: "lora_B.weight", LORA_M: "lora_magnitude_vector"}
+_OURS = {"A": LORA_A, "B": LORA_B, "M": LORA_M}
+_THEIRS = {"A": "lora_A", "B": "lora_B", "M": "lora_magnitude_vector"}
 _UNSUPPORTED = (
     (re.compile(r".*\.lora_embedding_[AB](\..*)?"), "LoRA on an embedding"),
-    (re.compile(r".*\.lora_magnitude_vector(\..*)?"), "DoRA"),
     (re.compile(r".*\.lora_B(\.[^.]+)?\.bias"), "lora_bias"),
     (re.compile(r".*trainable_tokens_.*"), "trainable_token_indices"),
 )
@@ -47,14 +53,19 @@ def read_lora(reading: Reading) -> Delta:
 def _house_config(config: LoraAdapter, layers: Mapping[str, _Layer]) -> dict[str, Any]:
     ranks = {path: config.rank_of(layer.module) for path, layer in layers.items()}
     alphas = {path: config.alpha_of(layer.module) for path, layer in layers.items()}
+    alpha = config.alpha
+    if config.dora and config.rslora:
+        # One variant at a time here: DoRA with the alphas that give rsLoRA's scale.
+        alpha *= math.sqrt(config.rank)
+        alphas = {path: value * math.sqrt(ranks[path]) for path, value in alphas.items()}
     return {
         "rank": config.rank,
-        "alpha": config.alpha,
+        "alpha": alpha,
         "dropout": config.dropout,
-        "variant": "rslora" if config.rslora else "lora",
+        "variant": "dora" if config.dora else "rslora" if config.rslora else "lora",
         "target": list(layers),
         "rank_pattern": {path: rank for path, rank in ranks.items() if rank != config.rank},
-        "alpha_pattern": {path: alpha for path, alpha in alphas.items() if alpha != config.alpha},
+        "alpha_pattern": {path: value for path, value in alphas.items() if value != alpha},
     }
 
 
@@ -63,7 +74,7 @@ class _Layer:
     module: str
     """Path in the adapter's own model: what the config's patterns speak of."""
     factors: dict[str, str] = field(default_factory=dict)
-    """"A" and "B" -> name in the file."""
+    """"A", "B" and DoRA's "M" -> name in the file."""
 
 
 class _Sorting:
@@ -84,30 +95,42 @@ class _Sorting:
             self.problems.append(f"{name}: {unsupported} is not supported")
         elif match := _FACTOR.fullmatch(name):
             self._factor(stored, match["module"], match["factor"])
+        elif match := _MAGNITUDE.fullmatch(name):
+            if self.config.dora:
+                self._factor(stored, match["module"], "M")
+            else:
+                self.problems.append(f"{name}: has magnitudes, but use_dora is off")
         else:
             self.reading.whole(stored, name)
 
     def _factor(self, stored: str, module: str, factor: str) -> None:
-        path = self.reading.layer(module, f"lora_{factor} of {module}")
+        path = self.reading.layer(module, f"{_THEIRS[factor]} of {module}")
         if path is None:
             return
         layer = self._layers.setdefault(path, _Layer(module))
         if factor in layer.factors:
             self.problems.append(f"{stored} and {layer.factors[factor]} are the same matrix")
         layer.factors[factor] = stored
-        self.reading.found[f"{path}.{LORA_A if factor == 'A' else LORA_B}"] = stored
+        self.reading.found[f"{path}.{_OURS[factor]}"] = stored
 
     def checked(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, _Layer]:
-        """Layers with both matrices of agreeing shapes, in the net's order."""
+        """Layers with all their matrices, of agreeing shapes, in the net's order."""
+        wanted = {"A", "B", "M"} if self.config.dora else {"A", "B"}
         for layer in self._layers.values():
-            if set(layer.factors) != {"A", "B"}:
-                lone = next(iter(layer.factors))
-                self.problems.append(f"{layer.module}: has lora_{lone} alone")
+            if set(layer.factors) != wanted:
+                held = [_THEIRS[factor] for factor in sorted(layer.factors)]
+                lacking = [_THEIRS[factor] for factor in sorted(wanted - set(layer.factors))]
+                what = f"has {held[0]} alone" if len(held) == 1 else f"lacks {', '.join(lacking)}"
+                self.problems.append(f"{layer.module}: {what}")
                 continue
             a, b = shapes[layer.factors["A"]], shapes[layer.factors["B"]]
             rank = self.config.rank_of(layer.module)
             if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
                 self.problems.append(f"{layer.module}: lora_A {list(a)} and lora_B {list(b)} do not multiply")
+            elif self.config.dora and shapes[layer.factors["M"]] != (b[0],):
+                self.problems.append(
+                    f"{layer.module}: it has {b[0]} outputs, magnitudes {list(shapes[layer.factors['M']])}"
+                )
             elif a[0] != rank:
                 self.problems.append(f"{layer.module}: its rank is {a[0]}, the config says {rank}")
             elif self.config.targets.targets_module(layer.module) is False:
@@ -118,8 +141,8 @@ class _Sorting:
 
 
 def write_lora(order: Order) -> None:
-    """A LoRA delta as an adapter folder. Raises DeltaError and OutputError as write_peft says."""
-    delta, names = order.delta, order.names
+    """A LoRA delta as an adapter folder; of PiSSA's, the plain LoRA that it is. Raises DeltaError and OutputError as write_peft says."""
+    delta, names = as_plain_lora(order.delta), order.names
     export = collect(delta, names, _LEAVES)
     config = delta.config
     exported = {
@@ -128,6 +151,7 @@ def write_lora(order: Order) -> None:
         "lora_alpha": plain(config["alpha"]),
         "lora_dropout": config.get("dropout", 0.0),
         "use_rslora": config.get("variant") == "rslora",
+        "use_dora": config.get("variant") == "dora",
         "bias": export.bias,
         "fan_in_fan_out": any(names[f"{path}.weight"].transpose for path in export.modules),
         "init_lora_weights": True,

@@ -12,7 +12,7 @@ from typing import Any
 from petrun.checkpoint.peft_config import Fields, Targets, pattern_key
 
 # Initialisation, training and serving: nothing that changes what a trained adapter computes.
-_HARMLESS = frozenset(
+HARMLESS = frozenset(
     [
         "megatron_core",
         "loftq_config",
@@ -57,6 +57,7 @@ class LoraAdapter:
     alpha: float
     dropout: float
     rslora: bool
+    dora: bool
     rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, float]
     targets: Targets
@@ -77,12 +78,13 @@ def parse_lora_config(place: str, raw: Mapping[str, Any]) -> LoraAdapter:
         alpha=fields.number("lora_alpha", 8.0),
         dropout=fields.number("lora_dropout", 0.0),
         rslora=fields.flag("use_rslora"),
+        dora=fields.flag("use_dora"),
         rank_pattern={k: int(v) for k, v in fields.pattern("rank_pattern", whole=True).items()},
         alpha_pattern=fields.pattern("alpha_pattern", whole=False),
         targets=fields.targets(),
     )
     fields.raise_problems(
-        place, "petrun reads LoRA and rsLoRA adapters, with heads, biases and per-layer ranks and alphas."
+        place, "petrun reads LoRA, rsLoRA and DoRA adapters, with heads, biases and per-layer ranks and alphas."
     )
     return config
 
@@ -90,9 +92,7 @@ def parse_lora_config(place: str, raw: Mapping[str, Any]) -> LoraAdapter:
 def _refuse(fields: Fields) -> None:
     """Fields that change the mathematics. One that is unknown here is refused unless it is off."""
     raw, problems = fields.raw, fields.problems
-    if raw.get("use_dora"):
-        problems.append("use_dora: DoRA adapters are not supported")
-    fields.refuse_others(_READ, _HARMLESS)
+    fields.refuse_others(_READ, HARMLESS)
     init = raw.get("init_lora_weights", True)
     if isinstance(init, str) and init.lower() not in _BASE_KEEPING_INITS:
         problems.append(

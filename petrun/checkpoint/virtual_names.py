@@ -5,8 +5,10 @@ from __future__ import annotations
 from petrun.errors import DeltaError
 from petrun.graph.sites import Sites
 
-_PREFIX_TABLE = "encoder.mindpet_delta_ptuning2.source.table"
-_PROMPT_TABLE = "encoder.mindpet_delta_prompt.table"
+PREFIX_TABLE = "encoder.mindpet_delta_ptuning2.source.table"
+"""Below the path of an attention core."""
+PROMPT_TABLE = "encoder.mindpet_delta_prompt.table"
+"""Below the path of the token embedding."""
 
 
 def prefix_tables(place: str, sites: Sites | None) -> tuple[str, ...]:
@@ -16,7 +18,7 @@ def prefix_tables(place: str, sites: Sites | None) -> tuple[str, ...]:
             f"{place}: holds keys and values for every layer, and the base does not say where these go",
             hint="A factory of your own says it: return (net, Sites(cores='layers.*.attn.core', layers=, kv_heads=, head_dim=, ...)).",
         )
-    return tuple(f"{sites.cores.replace('*', str(layer))}.{_PREFIX_TABLE}" for layer in range(sites.layers))
+    return tuple(f"{sites.cores.replace('*', str(layer))}.{PREFIX_TABLE}" for layer in range(sites.layers))
 
 
 def prompt_table(place: str, sites: Sites | None) -> str:
@@ -26,4 +28,4 @@ def prompt_table(place: str, sites: Sites | None) -> str:
             f"{place}: holds vectors to stand before the embedded row, and the base does not say where its embedding is",
             hint="A factory of your own says it: return (net, Sites(embedding='embed', hidden=, ...)).",
         )
-    return f"{sites.embedding}.{_PROMPT_TABLE}"
+    return f"{sites.embedding}.{PROMPT_TABLE}"

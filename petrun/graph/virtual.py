@@ -17,11 +17,13 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import mindspore as ms
+import numpy as np
 from mindspore import nn, ops
 
 from petrun.errors import TargetError
 from petrun.graph.sites import Sites
 from petrun.graph.surgery import cells, swap
+from petrun.tensors import Array
 
 PROMPT = "prompt_tokens"
 PREFIX = "prefix_tokens"
@@ -143,6 +145,18 @@ def add_prompt(net: Any, sites: Sites, count: int, encoder: Any) -> tuple[str, .
     if not knows and sites.head in cells(net):
         builders[sites.head] = lambda cell: _trained_like(cell, TrimmedHead(cell, count))
     return swap(net, builders)
+
+
+def computed_tokens(net: Any) -> dict[str, Array]:
+    """What the encoders give now: path of the core -> (P, 2 * N_kv * D), columns [key | value]; of the embedding -> (P, H)."""
+    tables: dict[str, Array] = {}
+    for path, cell in cells(net).items():
+        if isinstance(cell, PrefixedCore):
+            values = cell.encoder().asnumpy().astype(np.float32)
+            tables[path] = np.ascontiguousarray(values.transpose(2, 0, 1, 3).reshape(values.shape[2], -1))
+        elif isinstance(cell, PromptedEmbedding):
+            tables[path] = cell.encoder().asnumpy().astype(np.float32)
+    return tables
 
 
 def _trained_like(cell: Any, wrapped: Any) -> Any:
