@@ -135,11 +135,11 @@ class AdamW(nn.Cell):
         # ops.Adam divides by sqrt(v) + eps and folds both corrections into the rate; scaling eps by
         # sqrt(1 - b2^t) makes that equal to the formula above.
         eps = self.eps * ops.sqrt(1.0 - power2)
+        # No branch within the loop: each would add a call to the depth of the graph, whose limit a few hundred parameters reach.
         for i in range(self.count):
             weight = self.parameters[i]
-            own = rate if self.factors[i] == 1.0 else rate * self.factors[i]
-            if self.decay[i] > 0.0:
-                ops.assign(weight, weight * (1.0 - own * self.decay[i]))
+            own = rate * self.factors[i]
+            ops.assign(weight, weight * (1.0 - own * self.decay[i]))
             self.adam(weight, self.m[i], self.v[i], power1, power2, own, self.beta1, self.beta2, eps, grads[i])
         ops.assign(self.step, self.step + 1)
         return rate

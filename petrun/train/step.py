@@ -65,14 +65,11 @@ class TrainStep(nn.Cell):
             for i in range(self.count):
                 ops.assign_add(self.sums[i], grads[i].astype(ms.float32))
             return value, value, value, ops.isfinite(value)
-        total: Any = ()
-        for i in range(self.count):
-            grad = grads[i].astype(ms.float32)
-            if self.accumulate:
-                grad = grad + self.sums[i]
-            if self.scaled:
-                grad = grad / self.scale
-            total = (*total, grad)
+        total = self.widened(grads)
+        if self.accumulate:
+            total = self.with_sums(total)
+        if self.scaled:
+            total = self.unscaled(total)
         norm = self.global_norm(total)
         # One NaN or infinity anywhere makes the norm so.
         finite = ops.logical_and(ops.isfinite(norm), ops.isfinite(value))
@@ -87,6 +84,27 @@ class TrainStep(nn.Cell):
         if self.scaled:
             self.rescale(finite)
         return value, norm, rate, finite
+
+    def widened(self, grads: Any) -> Any:
+        """Gradients in float32. Here and below no branch within a loop: see AdamW.construct."""
+        wide: Any = ()
+        for grad in grads:
+            wide = (*wide, grad.astype(ms.float32))
+        return wide
+
+    def with_sums(self, grads: Any) -> Any:
+        """Gradients plus those of the earlier micro-batches."""
+        total: Any = ()
+        for i in range(self.count):
+            total = (*total, grads[i] + self.sums[i])
+        return total
+
+    def unscaled(self, grads: Any) -> Any:
+        """Gradients over the loss scale."""
+        total: Any = ()
+        for grad in grads:
+            total = (*total, grad / self.scale)
+        return total
 
     def update(self, grads: Any) -> None:
         """The optimizer's step, and the method's own before and after it."""

@@ -150,3 +150,28 @@ def test_the_loss_alone_sums_and_changes_nothing():
     assert logits.shape == (ROWS, 3, CLASSES)
     for p, q in zip(net.get_parameters(), before, strict=True):
         np.testing.assert_array_equal(p.asnumpy(), q)
+
+
+@pytest.mark.all_only
+def test_hundreds_of_parameters_compile():
+    """A whole BERT or a 32-layer Llama trains some 300 to 400 tensors at once: the depth of the graph must not grow with them."""
+
+    class Deep(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.CellList([nn.Dense(2, 2) for _ in range(200)])
+
+        def construct(self, x):
+            for layer in self.layers:
+                x = x + ops.tanh(layer(x))
+            return x
+
+    net = Deep()
+    optimizer = AdamW(
+        net.trainable_params(), Schedule("constant", 1e-3, 0, 9), beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01
+    )
+    step = TrainStep(SupervisedLoss(net), optimizer, accumulate=2, loss_scale=8.0)
+    batch = Tensor(3.0, ms.float32), Tensor(np.array([0, 1, 0], np.int32)), Tensor(np.ones((3, 2), np.float32))
+    step(False, *batch)
+    value, norm, _, finite = step(True, *batch)
+    assert bool(finite.asnumpy()) and float(norm.asnumpy()) > 0 and np.isfinite(float(value.asnumpy()))
