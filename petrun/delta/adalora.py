@@ -167,7 +167,7 @@ def fold(config: AdaLoraConfig, tensors: Mapping[str, Array]) -> Update:
 METHOD = Method(
     name="adalora",
     config=AdaLoraConfig,
-    default_lr=1e-3,
+    default_lr=3e-3,
     attach=attach,
     fold=fold,
     wrap_loss=wrap_loss,

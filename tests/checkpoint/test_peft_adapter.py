@@ -209,7 +209,7 @@ def test_layers_to_transform(write_adapter, names, layers):
 
 
 UNSUPPORTED = {
-    "dora": ({"use_dora": True}, "use_dora: DoRA adapters are not supported"),
+    "dora": ({"use_dora": 1}, "use_dora: must be true or false, not 1"),
     "lora_bias": ({"lora_bias": True}, "lora_bias: True is not supported"),
     "qalora": ({"use_qalora": True}, "use_qalora: True is not supported"),
     "tokens": ({"trainable_token_indices": [1, 2]}, r"trainable_token_indices: \[1, 2\] is not supported"),
@@ -251,7 +251,7 @@ def test_fields_that_are_refused(write_adapter, names, case):
 
 def test_all_refused_fields_are_told_at_once(write_adapter, names):
     with pytest.raises(DeltaError) as caught:
-        from_peft(read_delta(write_adapter(factors(), use_dora=True, r=-1, lora_bias=True)), names)
+        from_peft(read_delta(write_adapter(factors(), use_dora="yes", r=-1, lora_bias=True)), names)
     assert all(f"\n  {key}: " in caught.value.message for key in ("use_dora", "lora_bias", "r"))
 
 
@@ -314,7 +314,7 @@ MISFITS = {
     ),
     "dora vector": (
         lambda t: t.update({B + "model.h.0.attn.query.lora_magnitude_vector": np.ones(6, np.float32)}),
-        "DoRA is not supported",
+        "lora_magnitude_vector: has magnitudes, but use_dora is off",
     ),
     "tied head": (
         lambda t: t.update({B + "lm_head.lora_A.weight": np.ones((2, 6), np.float32)}),
@@ -443,7 +443,7 @@ def of_the_reference(shared, family, method):
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "qwen2"])
-@pytest.mark.parametrize("method", ["lora", "rslora"])
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora"])
 def test_adapters_of_the_reference(shared, family, method):
     """Folded into the base, peft's own files give peft's own merged weights."""
     case, names, delta = of_the_reference(shared, family, method)
@@ -463,7 +463,7 @@ def test_adapters_of_the_reference(shared, family, method):
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "qwen2"])
-@pytest.mark.parametrize("method", ["lora", "rslora"])
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora", "adalora"])
 def test_peft_computes_the_reference_from_what_is_exported(tmp_path, shared, family, method):
     torch = pytest.importorskip("torch")
     peft = pytest.importorskip("peft")

@@ -252,7 +252,7 @@ FILES = {
         "ad",
         ["ad/adapter_config.json: peft_type 'IA3' is not supported"],
     ),
-    "peft with DoRA": (peft(use_dora=True), "ad", ["use_dora: DoRA adapters are not supported"]),
+    "peft with DoRA": (peft(use_dora=True), "ad", ["attention.self.query: lacks lora_magnitude_vector"]),
     "peft of rank 0": (peft(r=0), "ad", ["ad/adapter_config.json: r: must be a positive whole number, not 0"]),
     "peft of another rank": (peft(r=4), "ad", ["attention.self.query: its rank is 2, the config says 4"]),
     "peft of other targets": (
