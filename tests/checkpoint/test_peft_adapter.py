@@ -438,15 +438,16 @@ def of_the_reference(shared, family, method):
 
     case = shared / "oracle" / "cases" / family
     record = next(f for f in FAMILIES.values() if family in f.model_types)
-    names = record.names(record.parse(json.loads((case / "base" / "config.json").read_text())))
-    return case, names, to_house(read_delta(case / method), names, record.prefixes)
+    parsed = record.parse(json.loads((case / "base" / "config.json").read_text()))
+    names, sites = record.names(parsed), record.sites(parsed)
+    return case, names, sites, to_house(read_delta(case / method), names, record.prefixes, sites=sites)
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "qwen2"])
 @pytest.mark.parametrize("method", ["lora", "rslora", "dora"])
 def test_adapters_of_the_reference(shared, family, method):
     """Folded into the base, peft's own files give peft's own merged weights."""
-    case, names, delta = of_the_reference(shared, family, method)
+    case, names, _, delta = of_the_reference(shared, family, method)
     update = fold(LoraConfig(**delta.config), delta.tensors)
     base, want = open_tensors(case / "base"), open_tensors(case / method / "merged.safetensors")
     moved = 0
@@ -463,13 +464,15 @@ def test_adapters_of_the_reference(shared, family, method):
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "qwen2"])
-@pytest.mark.parametrize("method", ["lora", "rslora", "dora", "adalora"])
+@pytest.mark.parametrize(
+    "method", ["lora", "rslora", "dora", "adalora", "ia3", "prefix", "ptuning2", "prompt", "ptuning"]
+)
 def test_peft_computes_the_reference_from_what_is_exported(tmp_path, shared, family, method):
     torch = pytest.importorskip("torch")
     peft = pytest.importorskip("peft")
     transformers = pytest.importorskip("transformers")
-    case, names, delta = of_the_reference(shared, family, method)
-    write_peft(delta, names, tmp_path / "adapter", task="classify" if family == "bert" else "lm")
+    case, names, sites, delta = of_the_reference(shared, family, method)
+    write_peft(delta, names, tmp_path / "adapter", task="classify" if family == "bert" else "lm", sites=sites)
     kind = "AutoModelForSequenceClassification" if family == "bert" else "AutoModelForCausalLM"
     base = getattr(transformers, kind).from_pretrained(case / "base")
     model = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
