@@ -81,7 +81,7 @@ class Fields:
     def refuse_others(self, read: Collection[str], harmless: Collection[str] = ()) -> None:
         """A field that is neither read nor harmless may change the mathematics: it must be off."""
         for key, value in self.raw.items():
-            off = value is None or value is False or value in ([], {}, "")
+            off = value is None or value is False or value in ([], {}, "", "none")
             if key not in _BOOKKEEPING and key not in read and key not in harmless and not off:
                 self.problems.append(f"{key}: {value!r} is not supported")
 

@@ -190,7 +190,7 @@ def wrap_dense(dense: Any, path: str, config: AdapterConfig, seed: int) -> Any:
 
 def attach(net: Any, config: AdapterConfig, sites: Sites, seed: int) -> tuple[str, ...]:
     """Put an adapter after every targeted nn.Dense. Returns the names of the adapters' parameters. Raises TargetError."""
-    paths = sublayer_paths(net, sites, config)
+    paths = sublayer_paths(net, config, sites)
 
     def builder(path: str) -> Any:
         return lambda dense: wrap_dense(dense, path, config, seed)
@@ -198,4 +198,4 @@ def attach(net: Any, config: AdapterConfig, sites: Sites, seed: int) -> tuple[st
     return swap(net, {path: builder(path) for path in paths})
 
 
-METHOD = Method(name="adapter", config=AdapterConfig, default_lr=1e-3, attach=attach)
+METHOD = Method(name="adapter", config=AdapterConfig, default_lr=1e-3, attach=attach, layers=sublayer_paths)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from petrun.graph.sites import Sites
+from petrun.graph.surgery import resolve_targets
 from petrun.tensors import Array
 
 
@@ -53,6 +54,11 @@ def one_rate(config: Any, name: str) -> float:
     return 1.0
 
 
+def targeted_layers(net: Any, config: Any, sites: Sites) -> tuple[str, ...]:
+    """The linear layers that the settings' target and exclude mean, by default the family's. Raises TargetError."""
+    return resolve_targets(net, sites, config.target, config.exclude)
+
+
 def no_tokens(config: Any) -> int:
     """The method adds no virtual tokens."""
     return 0
@@ -79,6 +85,8 @@ class Method:
     """(net, config, sites, seed) -> the names of the parameters the method owns: they are saved. Swaps cells; raises TargetError."""
     fold: Callable[[Any, Mapping[str, Array]], Update] | None = None
     """(config, delta tensors) -> how each base tensor changes. Works on arrays, so a merge never builds the net. None: no merge."""
+    layers: Callable[[Any, Any, Sites], tuple[str, ...]] = targeted_layers
+    """(net, config, sites) -> paths of the layers that `target` and `exclude` mean, where the settings have them. Raises TargetError."""
     wrap_loss: Callable[[Any, Any, Any], Any] = same_loss
     """(loss, net, config) -> loss."""
     hook: Callable[[Any, Any, Any, int], Any] = no_hook

@@ -41,6 +41,7 @@ def compose(parts: tuple[Method, ...]) -> Method:
         default_lr=ordered[0].default_lr,
         attach=_Attach(ordered),
         fold=_Fold(ordered) if all(part.fold is not None for part in ordered) else None,
+        layers=ordered[0].layers,
         wrap_loss=_WrapLoss(ordered),
         hook=ordered[0].hook,
         rate=_Rate(ordered),

@@ -44,7 +44,7 @@ class TargetConfig(MethodConfig):
     _split = field_validator("target", "exclude", mode="before")(split_names)
 
 
-def sublayer_paths(net: Any, sites: Sites, config: TargetConfig) -> tuple[str, ...]:
+def sublayer_paths(net: Any, config: TargetConfig, sites: Sites) -> tuple[str, ...]:
     """Paths of the nn.Dense cells that adapters follow: the targets, or the ends of the model's sub-layers. Raises TargetError."""
     targets = sites.sublayers if config.target is None else config.target
     if not targets:

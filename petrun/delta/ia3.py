@@ -101,7 +101,7 @@ def wrap_dense(dense: Any, feedforward: bool) -> Any:
     return adopt(cell, dense)
 
 
-def layer_paths(net: Any, sites: Sites, config: Ia3Config) -> tuple[str, ...]:
+def layer_paths(net: Any, config: Ia3Config, sites: Sites) -> tuple[str, ...]:
     """Paths of the layers that are scaled. Raises TargetError."""
     return resolve_targets(
         net, sites, _default_roles(sites) if config.target is None else config.target, config.exclude
@@ -140,7 +140,7 @@ def feedforward_paths(net: Any, sites: Sites, config: Ia3Config, paths: tuple[st
 
 def attach(net: Any, config: Ia3Config, sites: Sites, seed: int) -> tuple[str, ...]:
     """Scale every targeted nn.Dense. Returns the names of all scales. Raises TargetError."""
-    paths = layer_paths(net, sites, config)
+    paths = layer_paths(net, config, sites)
     inner = feedforward_paths(net, sites, config, paths)
 
     def builder(path: str) -> Any:
@@ -167,4 +167,4 @@ def fold(config: Ia3Config, tensors: Mapping[str, Array]) -> Update:
     return update
 
 
-METHOD = Method(name="ia3", config=Ia3Config, default_lr=1e-2, attach=attach, fold=fold)
+METHOD = Method(name="ia3", config=Ia3Config, default_lr=1e-2, attach=attach, fold=fold, layers=layer_paths)

@@ -306,7 +306,7 @@ def wrap_dense(dense: Any, path: str, config: LowRankAdapterConfig, seed: int) -
 
 def attach(net: Any, config: LowRankAdapterConfig, sites: Sites, seed: int) -> tuple[str, ...]:
     """Put a low-rank adapter after every targeted nn.Dense. Returns the names of their parameters. Raises TargetError."""
-    paths = sublayer_paths(net, sites, config)
+    paths = sublayer_paths(net, config, sites)
     table = cells(net)
     narrow = [path for path in paths if table[path].out_channels < config.reduction_factor]
     if narrow:
@@ -322,4 +322,6 @@ def attach(net: Any, config: LowRankAdapterConfig, sites: Sites, seed: int) -> t
     return swap(net, {path: builder(path) for path in paths})
 
 
-METHOD = Method(name="low_rank_adapter", config=LowRankAdapterConfig, default_lr=3e-3, attach=attach)
+METHOD = Method(
+    name="low_rank_adapter", config=LowRankAdapterConfig, default_lr=3e-3, attach=attach, layers=sublayer_paths
+)

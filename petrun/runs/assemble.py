@@ -151,7 +151,7 @@ def method_of(algo: str, config: Mapping[str, Any], where: object) -> tuple[Meth
     try:
         method = find_method(algo)
     except ConfigError as error:
-        raise DeltaError(f"{where}: its {error.message}", hint=error.hint) from error
+        raise DeltaError(f"{where}: names an {error.message}", hint=error.hint) from error
     try:
         # The manifest is JSON, where tuples are lists.
         return method, method.config.model_validate(dict(config))

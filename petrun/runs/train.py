@@ -19,7 +19,6 @@ from petrun.data.examples import ExampleSet
 from petrun.delta import find_method
 from petrun.errors import ConfigError
 from petrun.graph.freeze import Trainable, freeze_all_but, match_parameters
-from petrun.graph.surgery import resolve_targets
 from petrun.models.base import LoadedModel
 from petrun.parallel.context import Device, setup
 from petrun.runs import describe, folder
@@ -105,7 +104,18 @@ def _read_start(resolved: Resolved) -> tuple[Delta | None, Resolved]:
                 f"--algo {config.algo} contradicts --init-delta {config.init_delta}, which is a {algo} delta",
                 hint="Leave --algo out.",
             )
-        _, settings = method_of(algo, {} if start.manifest is None else start.config, start.path)
+        method, own = method_of(algo, {} if start.manifest is None else start.config, start.path)
+        asked = {
+            key: getattr(config.delta, key) for key in type(config.delta).model_fields if resolved.given(f"delta.{key}")
+        }
+        foreign = [resolved.origins[f"delta.{key}"] for key in asked if key not in method.config.model_fields]
+        if foreign:
+            raise ConfigError(
+                f"{', '.join(foreign)}: is no setting of {algo}, which --init-delta {config.init_delta} is",
+                hint=f"Settings of {algo}: {', '.join(method.config.model_fields) or 'none'}.",
+            )
+        # Held against the delta's own once these are known.
+        settings = own.model_copy(update=asked)
         config = config.model_copy(update={"algo": algo, "delta": settings})
         resolved = Resolved(config, {**resolved.origins, "algo": "init-delta"})
     return start, resolved
@@ -144,7 +154,8 @@ def _attach(resolved: Resolved, loaded: LoadedModel, start: Delta | None) -> tup
 
 def _settle_start(resolved: Resolved, loaded: LoadedModel, start: Delta) -> Delta:
     """Hold the flags against the starting delta's settings. Dropout belongs to the run, so the flag's holds."""
-    _, own = method_of(start.algo, start.config, start.path)
+    method, own = method_of(start.algo, start.config, start.path)
+    net, sites = loaded.net, loaded.sites
     asked = resolved.config.delta
     settings = own.model_dump()
     problems = []
@@ -155,7 +166,7 @@ def _settle_start(resolved: Resolved, loaded: LoadedModel, start: Delta) -> Delt
         if key == "dropout":
             settings[key] = value
         elif key in ("target", "exclude"):
-            if _paths(loaded, asked) != _paths(loaded, own):
+            if method.layers(net, asked, sites) != method.layers(net, own, sites):
                 problems.append(
                     f"{resolved.origins[f'delta.{key}']} {','.join(value or ())} names other layers than the delta's"
                 )
@@ -167,10 +178,6 @@ def _settle_start(resolved: Resolved, loaded: LoadedModel, start: Delta) -> Delt
             hint="Leave these out: the delta's settings hold.",
         )
     return replace(start, config=settings)
-
-
-def _paths(loaded: LoadedModel, settings: Any) -> tuple[str, ...]:
-    return resolve_targets(loaded.net, loaded.sites, settings.target, settings.exclude)
 
 
 def _batching(config: RunConfig, rows: ExampleSet) -> Batching:

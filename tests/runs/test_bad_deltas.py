@@ -184,7 +184,7 @@ FILES = {
     "unknown algorithm": (
         manifest(lambda m: m.update(algo="loro")),
         LORA,
-        ["its algorithm 'loro' is not known here. Did you mean lora?"],
+        ["names an unknown algorithm 'loro'. Did you mean lora"],
     ),
     "rank 0": (manifest(lambda m: m["config"].update(rank=0)), LORA, ["setting rank of lora does not read"]),
     "rank 4": (
@@ -248,9 +248,9 @@ FILES = {
         ["ad/adapter_config.json: is not UTF-8 text (byte 2)"],
     ),
     "peft of another method": (
-        peft(peft_type="IA3"),
+        peft(peft_type="LOHA"),
         "ad",
-        ["ad/adapter_config.json: peft_type 'IA3' is not supported"],
+        ["ad/adapter_config.json: peft_type 'LOHA' is not supported", "LORA", "IA3", "PREFIX_TUNING"],
     ),
     "peft with DoRA": (peft(use_dora=True), "ad", ["attention.self.query: lacks lora_magnitude_vector"]),
     "peft of rank 0": (peft(r=0), "ad", ["ad/adapter_config.json: r: must be a positive whole number, not 0"]),
@@ -415,7 +415,7 @@ COMMANDS = {
         mindpet(lambda held: held.update({"layers.0.mindpet_delta_adapter_up": np.ones((2, 2), np.float32)})),
         MERGE.format("llama", "mp.ckpt") + " --alpha 4",
         1,
-        ["is a MindPet adapter delta", "petrun reads MindPet's LoRA checkpoints"],
+        ["holds the tensors of several MindPet algorithms: lora, adapter"],
     ),
     "MindPet, NaN": (
         mindpet(set_first(A, np.nan)),
@@ -570,6 +570,17 @@ def test_a_flag_that_agrees_with_the_start_is_no_contradiction(place, petrun):
     mindpet()(place)
     done = petrun("train --base llama --data orders.jsonl --init-delta mp.ckpt --alpha 4 --dry-run")
     assert done.code == 0 and "alpha 4.0" in done.out, done.err
+
+
+def test_a_start_of_another_method_holds_its_own_default_layers(place, petrun, refused):
+    """(IA)^3 scales keys, values and the feed-forward's output where nothing is said; LoRA's default layers are others."""
+    assert petrun("train --algo ia3 --base bert --data reviews.jsonl --steps 1 --out ia3").code == 0
+    done = petrun(START.format("ia3") + " --target k,v,down --dry-run")
+    assert done.code == 0 and "delta    ia3, 6 layers" in done.out, done.err
+    refused(START.format("ia3") + " --target query,value", ["--target query,value names other layers"], 2)
+    refused(
+        START.format("ia3") + " --rank 4", ["--rank: is no setting of ia3, which --init-delta ia3 is", "feedforward"], 2
+    )
 
 
 def test_a_tokenizer_that_has_changed_is_noted(place, petrun):
