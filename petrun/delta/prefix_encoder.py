@@ -103,7 +103,9 @@ class PrefixEncoder(nn.Cell):
         self.split_layers = ops.Split(0, num_layers)
 
     def construct(self, batch_size: int, dtype: Any = ms.float32) -> Any:
-        ids = self.tile(self.expand_dims(self.mindpet_delta_ptuning2_prefix, 0), (batch_size, 1))
+        # A table split by rows wants int32; the parameter is int64 in every MindPet checkpoint.
+        ids = ops.cast(self.mindpet_delta_ptuning2_prefix, ms.int32)
+        ids = self.tile(self.expand_dims(ids, 0), (batch_size, 1))
         values = self.mindpet_delta_ptuning2_embedding(ids)
         if self.prefix_projection:
             values = self.mindpet_delta_ptuning2_tanh(self.mindpet_delta_ptuning2_dense_in(values))

@@ -4,9 +4,7 @@ Nothing is computed: what is checked is that graphs compile (and, in the full ma
 operators stand in them, and in which types. Needs the folder `shared` beside the repository, which holds the stub's maker, and g++.
 """
 
-import importlib.util
 import json
-import shutil
 import subprocess
 import sys
 
@@ -27,19 +25,12 @@ IN_FLOAT32 = {"LayerNorm", "LayerNormGrad", "RmsNorm", "RmsNormGrad", "Softmax",
 
 
 @pytest.fixture(scope="module")
-def rig(shared, tmp_path_factory):
+def rig(ascend, tmp_path_factory):
     """(level, cases) -> {case: what the child process found}."""
-    if not (shutil.which("g++") and shutil.which("readelf") and (shared / "ascend_rehearsal").is_dir()):
-        pytest.skip("needs g++, binutils and the stub's maker")
-    spec = importlib.util.spec_from_file_location("simrig", shared / "ascend_rehearsal" / "simrig.py")
-    simrig = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(simrig)
-    # MindSpore looks for CANN's own name in this path.
-    stub = simrig.ensure_stub(str(tmp_path_factory.mktemp("ascend") / "stub_cann"))
 
     def compile_all(level, cases):
         folder = tmp_path_factory.mktemp("cases")
-        environment = simrig.env(stub, rank=0, world=1, level=level)
+        environment = ascend(0, 1, level)
         environment["PYTHONPATH"] = f"{ROOT}:{environment['PYTHONPATH']}"
         environment["MS_DEV_DUMP_IR_PASSES"] = "validate"
         command = [sys.executable, "-m", "tests.parallel.one_card", str(folder), *cases]

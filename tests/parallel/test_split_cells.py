@@ -1,0 +1,36 @@
+"""MindPet's strategies on eight cards: the cells compile, forward and backward, with every activation that can be split.
+
+On MindSpore's Ascend front end with a stub of CANN, see test_rehearsal.py. Nothing is computed.
+"""
+
+import subprocess
+import sys
+
+import pytest
+
+from ..conftest import ROOT
+from ..delta.mindpet import NAMES, NOT_SPLIT
+
+QUICK = ["lora/gelu", "adapter/tanh", "low_rank/logsigmoid", "prefix_encoder/split"]
+ALL = [f"{cell}/{name}" for cell in ("lora", "adapter", "low_rank") for name in NAMES if name not in NOT_SPLIT]
+ALL += ["prefix_encoder/split", "prefix_encoder/whole"]
+
+
+def compile_all(ascend, folder, cases):
+    environment = ascend(0, 8, 0)
+    environment["PYTHONPATH"] = f"{ROOT}:{environment['PYTHONPATH']}"
+    command = [sys.executable, "-m", "tests.parallel.split_cells", *cases]
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+    found = dict(line.split(" ", 2)[1:] for line in done.stdout.splitlines() if line.startswith("CASE "))
+    assert found == dict.fromkeys(cases, "OK")
+
+
+def test_split_cells_compile(ascend, tmp_path):
+    compile_all(ascend, tmp_path, QUICK)
+
+
+@pytest.mark.all_only
+def test_every_activation_compiles_in_every_cell(ascend, tmp_path):
+    assert len(ALL) == 3 * 21 + 2
+    compile_all(ascend, tmp_path, ALL)
