@@ -167,4 +167,4 @@ def fold(config: Ia3Config, tensors: Mapping[str, Array]) -> Update:
     return update
 
 
-METHOD = Method(name="ia3", config=Ia3Config, default_lr=1e-2, attach=attach, fold=fold, layers=layer_paths)
+METHOD = Method(name="ia3", config=Ia3Config, default_lr=5e-2, attach=attach, fold=fold, layers=layer_paths)
