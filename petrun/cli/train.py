@@ -52,6 +52,15 @@ def train(
     exclude: Annotated[
         Text, option("--exclude", "Layers to take away from --target, in the same terms.", DELTA)
     ] = None,
+    train_also: Annotated[
+        Text,
+        option(
+            "--train-also",
+            "Parameters to train and save beside the delta, as globs over names, comma-separated ('pooler.*'). A classification "
+            "task's head always is.",
+            DELTA,
+        ),
+    ] = None,
     init_delta: Annotated[
         Text,
         option(
@@ -149,6 +158,7 @@ def train(
             "delta.tokens": ("--tokens", tokens),
             "delta.target": ("--target", split_list(target)),
             "delta.exclude": ("--exclude", split_list(exclude)),
+            "train.train_also": ("--train-also", split_list(train_also)),
             "init_delta": ("--init-delta", init_delta),
             "model.base": ("--base", base),
             "model.family": ("--model", model),

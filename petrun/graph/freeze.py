@@ -66,7 +66,7 @@ def freeze_all_but(net: Any, owned: Iterable[str], fixed: Iterable[str] = ()) ->
     if not names:
         raise TrainingError(
             "nothing is trainable: the algorithm owns no parameter of this model",
-            hint="Name layers with --target, or parameters with --set train.train_also=PATTERN.",
+            hint="Name layers with --target, or parameters with --train-also PATTERN.",
         )
     for parameter in parameters:
         parameter.requires_grad = parameter.name in names

@@ -132,7 +132,7 @@ def _prepare(resolved: Resolved, sources: Sources) -> Resolved:
 def _attach(resolved: Resolved, loaded: LoadedModel, start: Delta | None) -> tuple[Assembled, Trainable, Resolved]:
     """Let the method (or the starting delta) in, and freeze everything it does not own."""
     config = resolved.config
-    also = match_parameters(loaded.net, config.train.train_also, "train.train_also")
+    also = match_parameters(loaded.net, config.train.train_also, "--train-also")
     if start is None:
         method, settings = method_of(config.algo, config.delta.model_dump(), "the configuration")
         assembled = attach(loaded, method, settings, config.train.seed, head_names(loaded, also))

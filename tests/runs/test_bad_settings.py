@@ -78,7 +78,7 @@ TARGETS = {
         "delta.alpha_pattern: layers.0.attn.k is none",
         "Did you mean layers.",
     ],
-    "--set train.train_also=nix": ["train.train_also nix matches no parameter"],
+    "--train-also nix": ["--train-also nix matches no parameter"],
     "--device ascend": ["--device ascend: MindSpore finds no Ascend card here", "use --device cpu"],
 }
 
