@@ -73,41 +73,47 @@ class RankAllocator(nn.Cell):
         self.plan = Tensor(plan)
         self.last = len(plan) - 1
         self.settled = int(np.flatnonzero(plan)[-1])
+        # Primitives: they compile faster than the functions over them, which tells where there are hundreds of parameters.
+        self.abs = ops.Abs()
+        self.assign = ops.Assign()
+        self.mean = ops.ReduceMean()
+        self.concat = ops.Concat(0)
+        self.split = ops.Split(0, self.layers)
         self.top = ops.TopK(sorted=True)
 
     def before_update(self, grads: Any, step: Any) -> None:
         """Note how much each entry matters at this step. Nothing is noted after the last allocation."""
-        noting = step <= self.settled
-        beta1 = ops.select(noting, Tensor(self.beta1, ms.float32), Tensor(1.0, ms.float32))
-        beta2 = ops.select(noting, Tensor(self.beta2, ms.float32), Tensor(1.0, ms.float32))
+        noting = ops.cast(step <= self.settled, ms.float32)
+        new1, new2 = noting * (1.0 - self.beta1), noting * (1.0 - self.beta2)
+        old1, old2 = 1.0 - new1, 1.0 - new2
         for i in range(len(self.weights)):
-            now = ops.abs(self.weights[i] * grads[self.places[i]])
-            smooth = beta1 * self.sensitivity[i] + (1.0 - beta1) * now
-            spread = beta2 * self.uncertainty[i] + (1.0 - beta2) * ops.abs(now - smooth)
-            ops.assign(self.sensitivity[i], smooth)
-            ops.assign(self.uncertainty[i], spread)
+            now = self.abs(self.weights[i] * grads[self.places[i]])
+            smooth = old1 * self.sensitivity[i] + new1 * now
+            spread = old2 * self.uncertainty[i] + new2 * self.abs(now - smooth)
+            self.assign(self.sensitivity[i], smooth)
+            self.assign(self.uncertainty[i], spread)
 
     def after_update(self, step: Any) -> None:
         """Set e to 0 where a triplet is given up; from the last allocation on, for good."""
         budget = ops.gather(self.plan, ops.minimum(step, self.last), 0)
         chosen = ops.cast(self.chosen(self.scores(), budget), ms.float32)
+        # 1 where nothing is given up: outside allocations, and for the masks before the last one.
+        now = self.split(ops.select(budget > 0, chosen, ops.ones_like(chosen)))
+        kept = self.split(ops.select(step == self.settled, chosen, ops.ones_like(chosen)))
         for k in range(self.layers):
-            kept = self.keeps[k] * chosen[k * self.rank : (k + 1) * self.rank]
-            now = ops.select(budget > 0, kept, self.keeps[k] + 0.0)
-            ops.assign(self.values[k], self.values[k] * now)
-            ops.assign(self.keeps[k], ops.select(step == self.settled, kept, self.keeps[k] + 0.0))
+            self.assign(self.values[k], self.values[k] * self.keeps[k] * now[k])
+            self.assign(self.keeps[k], self.keeps[k] * kept[k])
 
     def scores(self) -> Any:
         """S of all triplets, layer by layer, (layers * R,); -1 for those given up for good."""
         found: Any = ()
         for k in range(self.layers):
-            rows = self.importance(3 * k).mean(1) + self.importance(3 * k + 1).mean(0) + self.importance(3 * k + 2)
-            found = (*found, ops.select(self.keeps[k] > 0.0, rows, ops.zeros_like(rows) - 1.0))
-        return ops.concat(found, 0)
-
-    def importance(self, i: int) -> Any:
-        """s(w) of every entry of a parameter."""
-        return self.sensitivity[i] * self.uncertainty[i]
+            right = self.mean(self.sensitivity[3 * k] * self.uncertainty[3 * k], 1)
+            left = self.mean(self.sensitivity[3 * k + 1] * self.uncertainty[3 * k + 1], 0)
+            middle = self.sensitivity[3 * k + 2] * self.uncertainty[3 * k + 2]
+            # keep is 0 or 1: S as it is, or -1.
+            found = (*found, (right + left + middle) * self.keeps[k] + (self.keeps[k] - 1.0))
+        return self.concat(found)
 
     def chosen(self, scores: Any, budget: Any) -> Any:
         """(M,) bool: the `budget` largest; of equal ones, those that come first."""
