@@ -11,7 +11,7 @@ regularises with the norms, not their squares, averaged over the matrices, not s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import mindspore as ms
 import numpy as np
@@ -20,7 +20,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from petrun.delta.adalora_budget import RankAllocator, budget_plan
 from petrun.delta.adalora_dense import ADALORA_A, ADALORA_B, ADALORA_E, ADALORA_KEEP, AdaLoraDense
-from petrun.delta.base import Method, Update
+from petrun.delta.base import OF_THE_RUN, Method, Update
 from petrun.delta.dense import TargetConfig, adopt, arguments_like
 from petrun.errors import ConfigError
 from petrun.graph.sites import Sites
@@ -38,13 +38,19 @@ class AdaLoraConfig(TargetConfig):
     rank: int = Field(8, ge=1, description="rank that a layer has at the end, on average over the layers")
     init_rank: int | None = Field(None, ge=1, description="R, rank of every layer at first; default: 1.5 times rank")
     alpha: float = Field(16.0, gt=0.0, description="scale of the update; s = alpha / init_rank")
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="on the input of A, while training")
-    orth_weight: float = Field(0.1, ge=0.0, description="weight of the orthogonality of A and B in the loss")
-    tinit: float = Field(0.1, ge=0.0, description="updates before the first rank is given up; below 1 a share of all")
-    tfinal: float = Field(0.3, ge=0.0, description="updates after the last rank is given up; below 1 a share of all")
-    delta_t: int = Field(10, ge=1, description="updates from one allocation of ranks to the next")
-    beta1: float = Field(0.85, gt=0.0, lt=1.0, description="smoothing of the sensitivity")
-    beta2: float = Field(0.85, gt=0.0, lt=1.0, description="smoothing of the uncertainty")
+    dropout: Annotated[float, OF_THE_RUN] = Field(0.0, ge=0.0, lt=1.0, description="on the input of A, while training")
+    orth_weight: Annotated[float, OF_THE_RUN] = Field(0.1, ge=0.0, description="weight of the orthogonality of A and B")
+    tinit: Annotated[float, OF_THE_RUN] = Field(
+        0.1, ge=0.0, description="updates before the first rank is given up; below 1 a share of all"
+    )
+    tfinal: Annotated[float, OF_THE_RUN] = Field(
+        0.3, ge=0.0, description="updates after the last rank is given up; below 1 a share of all"
+    )
+    delta_t: Annotated[int, OF_THE_RUN] = Field(
+        10, ge=1, description="updates from one allocation of ranks to the next"
+    )
+    beta1: Annotated[float, OF_THE_RUN] = Field(0.85, gt=0.0, lt=1.0, description="smoothing of the sensitivity")
+    beta2: Annotated[float, OF_THE_RUN] = Field(0.85, gt=0.0, lt=1.0, description="smoothing of the uncertainty")
 
     @field_validator("init_rank")
     @classmethod

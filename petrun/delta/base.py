@@ -19,6 +19,15 @@ class MethodConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+OF_THE_RUN = "of the run"
+"""Annotates a setting that says how a run trains, not what the delta computes: one that goes on from a delta may change it."""
+
+
+def of_the_run(config: type[MethodConfig], key: str) -> bool:
+    """Whether the setting `key` is marked OF_THE_RUN."""
+    return OF_THE_RUN in config.model_fields[key].metadata
+
+
 def split_commas(value: Any) -> Any:
     """`a, b` -> (a, b); a list stays one."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from mindspore import Tensor
 from pydantic import Field, field_validator
 
-from petrun.delta.base import Method, Update
+from petrun.delta.base import OF_THE_RUN, Method, Update
 from petrun.delta.dense import TargetConfig, adopt, arguments_like, drawn
 from petrun.delta.lora_dense import LORA_A, LORA_B, LoRADense
 from petrun.delta.lora_dora import LORA_M, DoraDense, rescaled
@@ -32,6 +32,7 @@ from petrun.tensors import Array
 
 __all__ = ["LORA_A", "LORA_B", "METHOD", "LoRADense", "LoraConfig", "attach", "fold"]
 
+_LISTED = 20
 _CELLS: dict[str, type[LoRADense]] = {"lora": LoRADense, "rslora": LoRADense, "dora": DoraDense, "pissa": PissaDense}
 
 
@@ -40,12 +41,14 @@ class LoraConfig(TargetConfig):
 
     rank: int = Field(8, ge=1, description="rows of A: the rank of the update")
     alpha: float = Field(16.0, description="scale of the update; s = alpha / rank")
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="on the input of A, while training")
+    dropout: Annotated[float, OF_THE_RUN] = Field(0.0, ge=0.0, lt=1.0, description="on the input of A, while training")
     variant: Literal["lora", "rslora", "dora", "pissa"] = Field(
         "lora",
         description="rslora scales by alpha / sqrt(rank); dora trains magnitudes apart; pissa starts from W's largest singular triples",
     )
-    lora_plus_ratio: float = Field(1.0, gt=0.0, description="LoRA+: learning rate of B over that of A; 1 is off")
+    lora_plus_ratio: Annotated[float, OF_THE_RUN] = Field(
+        1.0, gt=0.0, description="LoRA+: learning rate of B over that of A; 1 is off"
+    )
     rank_pattern: dict[str, int] = Field(default_factory=dict, description="path -> rank, where it differs")
     alpha_pattern: dict[str, float] = Field(default_factory=dict, description="path -> alpha, where it differs")
 
@@ -128,8 +131,9 @@ def _check_ranks(net: Any, config: LoraConfig, paths: tuple[str, ...]) -> None:
                 f"{path} is {rows} x {columns}: it has {min(rows, columns)} singular triples, rank is {rank}"
             )
     if problems:
+        more = [f"... and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
         raise TargetError(
-            "\n".join(["delta.variant pissa:", *problems]),
+            "\n  ".join(["delta.variant pissa:", *problems[:_LISTED], *more]),
             hint="Lower --rank, or leave these layers out with --exclude.",
         )
 

@@ -8,12 +8,12 @@ The network is saved with the delta, so that training can go on; in use only its
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from mindspore import nn
 from pydantic import Field
 
-from petrun.delta.base import Method, MethodConfig
+from petrun.delta.base import OF_THE_RUN, Method, MethodConfig
 from petrun.delta.parts import Prefix, Projected, Trunk, require_heads
 from petrun.graph.sites import Sites
 from petrun.graph.virtual import add_prefix
@@ -24,7 +24,7 @@ class PrefixConfig(MethodConfig):
 
     tokens: int = Field(20, ge=1, description="P: virtual tokens before every layer's keys and values")
     middle: int = Field(128, ge=1, description="width of the network that gives them")
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="on keys and values, while training")
+    dropout: Annotated[float, OF_THE_RUN] = Field(0.0, ge=0.0, lt=1.0, description="on keys and values, while training")
 
 
 class PrefixCell(nn.Cell):

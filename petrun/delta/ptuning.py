@@ -9,13 +9,13 @@ The encoder is saved with the delta, so that training can go on; in use only its
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import mindspore as ms
 from mindspore import nn, ops
 from pydantic import Field
 
-from petrun.delta.base import Method, MethodConfig
+from petrun.delta.base import OF_THE_RUN, Method, MethodConfig
 from petrun.delta.parts import Affine, Table, draw_normal, require_hidden
 from petrun.graph.sites import Sites
 from petrun.graph.virtual import add_prompt
@@ -28,7 +28,9 @@ class PtuningConfig(MethodConfig):
     tokens: int = Field(20, ge=1, description="P: learned vectors before the row")
     encoder: Literal["mlp", "lstm"] = Field("mlp", description="what gives the vectors")
     middle: int = Field(128, ge=1, description="M: width of the encoder")
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="between the layers of the lstm, while training")
+    dropout: Annotated[float, OF_THE_RUN] = Field(
+        0.0, ge=0.0, lt=1.0, description="between the layers of the lstm, while training"
+    )
 
 
 class Lstm(nn.Cell):

@@ -9,12 +9,12 @@ arXiv 2110.07602, section 3.2. Each layer keeps its own part of the table, so th
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from mindspore import nn
 from pydantic import Field
 
-from petrun.delta.base import Method, MethodConfig
+from petrun.delta.base import OF_THE_RUN, Method, MethodConfig
 from petrun.delta.parts import Prefix, Projected, Table, Trunk, draw_normal, require_heads
 from petrun.delta.prefix_encoder import PrefixEncoder as PrefixEncoder  # MindPet's import path
 from petrun.graph.sites import Sites
@@ -29,7 +29,7 @@ class Ptuning2Config(MethodConfig):
     tokens: int = Field(20, ge=1, description="P: virtual tokens before every layer's keys and values")
     projection: bool = Field(False, description="give them by a small network instead of learning them directly")
     middle: int = Field(128, ge=1, description="width of that network")
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="on keys and values, while training")
+    dropout: Annotated[float, OF_THE_RUN] = Field(0.0, ge=0.0, lt=1.0, description="on keys and values, while training")
 
 
 class Ptuning2Cell(nn.Cell):

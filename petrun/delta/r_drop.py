@@ -12,13 +12,13 @@ position), and the copies lie at other positions: the masks differ, and are the 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import mindspore as ms
 from mindspore import mint, nn, ops
 from pydantic import Field
 
-from petrun.delta.base import Method, MethodConfig, same_values
+from petrun.delta.base import OF_THE_RUN, Method, MethodConfig, same_values
 from petrun.errors import ConfigError
 from petrun.graph.sites import Sites
 from petrun.kernels import Attention, Dropout, TokenCrossEntropy
@@ -29,7 +29,9 @@ IGNORED = -100
 class RDropConfig(MethodConfig):
     """Settings of R-Drop."""
 
-    kl_weight: float = Field(1.0, gt=0.0, description="weight of the divergence between the two passes")
+    kl_weight: Annotated[float, OF_THE_RUN] = Field(
+        1.0, gt=0.0, description="weight of the divergence between the two passes"
+    )
 
 
 def log_probabilities(logits: Any) -> Any:

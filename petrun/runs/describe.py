@@ -93,7 +93,7 @@ def delta_line(assembled: Assembled, trainable: Trainable) -> str:
     settings = ", ".join(
         f"{key} {value}"
         for key, value in assembled.config.model_dump(exclude_defaults=False).items()
-        if isinstance(value, int | float)
+        if isinstance(value, int | float) or key == "variant"
     )
     heads = sorted({name.split(".")[0] for name in assembled.heads})
     also = f", with {', '.join(heads)}" if heads else ""

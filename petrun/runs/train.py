@@ -17,6 +17,7 @@ from petrun.config.schema import OptimConfig, RunConfig
 from petrun.data.buckets import Batching, plan_batches
 from petrun.data.examples import ExampleSet
 from petrun.delta import find_method
+from petrun.delta.base import of_the_run
 from petrun.errors import ConfigError
 from petrun.graph.freeze import Trainable, freeze_all_but, match_parameters
 from petrun.models.base import LoadedModel
@@ -73,6 +74,8 @@ def run(
     batching = _batching(config, sources.train)
     plan = make_plan(batching.batches_per_epoch, config.train.accumulate, config.train.epochs, config.train.steps)
     schedule = _schedule(config.optim, plan, assembled.method.default_lr)
+    # A method may find the run too short for it: before anything is written.
+    step = _step(config, assembled, trainable, schedule, device)
     out = out.create() if out is not None else None
     resolved = _settle(resolved, sources, schedule, device, out)
     say(describe.plan(resolved, assembled, trainable, sources, batching, plan, schedule, device))
@@ -84,7 +87,6 @@ def run(
     out.write_text(folder.RUN_YAML, dump_run(resolved, __version__))
     with Keeper(out, resolved.config, assembled, sources, plan) as keeper:
         keeper.before(base)
-        step = _step(resolved.config, assembled, trainable, schedule, device)
         rows = endless(sources.train, batching, loaded.inputs, loaded.pad_token_id)
         assembled.loaded.net.set_train(True)
         train(step, rows, plan, loaded.inputs, keeper.on_step, skip_overflow=device.loss_scale is not None)
@@ -147,13 +149,14 @@ def _attach(resolved: Resolved, loaded: LoadedModel, start: Delta | None) -> tup
         assembled = attach_delta(loaded, fitted, config.train.seed)
         set_delta(assembled, fitted)
         assembled = replace(assembled, heads=tuple(dict.fromkeys((*assembled.heads, *also))))
-        origins = {f"delta.{key}": "init-delta" for key in fitted.config if key != "dropout"}
+        ours = [key for key in fitted.config if not of_the_run(type(assembled.config), key)]
+        origins = {f"delta.{key}": "init-delta" for key in ours}
         resolved = Resolved(config.model_copy(update={"delta": assembled.config}), {**resolved.origins, **origins})
     return assembled, freeze_all_but(loaded.net, assembled.owned, assembled.method.fixed), resolved
 
 
 def _settle_start(resolved: Resolved, loaded: LoadedModel, start: Delta) -> Delta:
-    """Hold the flags against the starting delta's settings. Dropout belongs to the run, so the flag's holds."""
+    """Hold the flags against the starting delta's settings; of those that belong to the run, such as dropout, the flag's holds."""
     method, own = method_of(start.algo, start.config, start.path)
     net, sites = loaded.net, loaded.sites
     asked = resolved.config.delta
@@ -163,7 +166,7 @@ def _settle_start(resolved: Resolved, loaded: LoadedModel, start: Delta) -> Delt
         if not resolved.given(f"delta.{key}"):
             continue
         value, mine = getattr(asked, key), settings[key]
-        if key == "dropout":
+        if of_the_run(type(own), key):
             settings[key] = value
         elif key in ("target", "exclude"):
             if method.layers(net, asked, sites) != method.layers(net, own, sites):
