@@ -69,7 +69,7 @@ def outlook(config: RunConfig, tokens: int = 0) -> Outlook:
         if longest - tokens < 2:
             raise ConfigError(
                 f"{tokens} virtual tokens leave no room in the model's {longest} positions",
-                hint="Give fewer: --set delta.tokens=20.",
+                hint="Give fewer: --tokens 20.",
             )
         longest -= tokens
     beside = path.parent if path else (base.parent if base is not None and base.is_file() else base)

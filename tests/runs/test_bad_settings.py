@@ -13,6 +13,14 @@ PREDICT = "predict --base bert --delta bert-lora --data reviews.jsonl"
 # what follows TRAIN: words of the message; the exit code is 2
 FLAGS = {
     "--algo loar": ["--algo: unknown algorithm 'loar'. Did you mean lora"],
+    "--algo lora+full": ["--algo: algorithm 'lora+full': lora and full cannot be joined"],
+    "--algo lora+lora": ["--algo: algorithm 'lora+lora': lora stands twice"],
+    "--algo prefix --rank 4": ["--rank: unknown key delta.rank for --algo prefix"],
+    "--algo prompt --tokens 0": ["--tokens: 0 is not valid: must be at least 1"],
+    "--algo ptuning2 --tokens 5000": ["5000 virtual tokens leave no room in the model's", "--tokens 20"],
+    "--algo ptuning --set delta.encoder=gru": ["--set delta.encoder: 'gru' is not valid"],
+    "--algo adapter --set delta.activation=gleu": ["delta.activation"],
+    "--algo adalora --steps 3 --set delta.tinit=2 --set delta.tfinal=2": ["delta.tinit"],
     "--rank 0": ["--rank: 0 is not valid: must be at least 1"],
     "--rank -1": ["--rank: -1 is not valid: must be at least 1"],
     "--rank abc": ["Invalid value for '--rank'"],
