@@ -68,7 +68,10 @@ def test_nothing_imports_upward():
 
 
 def test_methods_and_families_do_not_import_each_other():
-    for group, shared in (("delta", {"base", "compose", "dense", "parts", "prefix_encoder", "__init__"}), ("models", None)):
+    for group, shared in (
+        ("delta", {"base", "compose", "dense", "parts", "prefix_encoder", "__init__"}),
+        ("models", None),
+    ):
         files = {p.stem for p in (PACKAGE / group).glob("*.py")}
         independent = files - shared if shared else {"bert", "gpt2", "llama"}
         assert len(independent) >= 2
