@@ -90,8 +90,8 @@ def main() -> None:
     # Where it dumps a graph that does not compile; by default into the current folder.
     os.environ.setdefault("MS_OM_PATH", os.path.join(tempfile.gettempdir(), f"petrun-{os.getuid()}"))
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # What the terminal cannot show must not end a run.
-        sys.stdout.reconfigure(errors="backslashreplace")
+        # What the terminal cannot show must not end a run; and who reads a log file or a pipe sees each line when it is printed.
+        sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     # Both: while a graph runs, MindSpore turns Ctrl-C into SIGTERM, so that the two cannot be told apart.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)

@@ -11,8 +11,9 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import CodeType, ModuleType, TracebackType
 from typing import Any
 
 import mindspore as ms
@@ -227,6 +228,14 @@ def _importable(source: str) -> Iterator[None]:
             sys.path.remove(folder)
 
 
+class _SourceLoader(SourceFileLoader):
+    """Always from the source: bytecode would be left beside the user's file, and is stale after an edit within the same second."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
 def _import_file(path: Path, spelled: str) -> ModuleType:
     """Load a file under a name made of its content: two files of one name do not meet, an edited one is read again."""
     try:
@@ -237,7 +246,7 @@ def _import_file(path: Path, spelled: str) -> ModuleType:
     name = f"petrun_user_{identity}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    spec = importlib.util.spec_from_file_location(name, path.resolve(), loader=_SourceLoader(name, str(path.resolve())))
     if spec is None or spec.loader is None:
         raise ModelError(f"--model {spelled}: {path} cannot be loaded as Python")
     module = importlib.util.module_from_spec(spec)
