@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from petrun.delta.base import Encode, Method, MethodConfig, Update
+from petrun.delta.base import Method, MethodConfig, Update
 from petrun.tensors import Array
 
 JOIN = "+"
@@ -91,6 +91,3 @@ class _Rate(_Joint):
         for part in self.parts:
             factor *= part.rate(config, name)
         return factor
-
-
-__all__ = ["Encode", "compose", "split_names"]
