@@ -11,6 +11,7 @@ from petrun.cli.options import DATA, RUN, Flag, Number, Text, Whole, given, opti
 
 DELTA = "Delta"
 OPTIM = "Optimisation"
+PARALLEL = "Parallel"
 
 
 def train(
@@ -126,6 +127,33 @@ def train(
         Number, option("--weight-decay", "Decoupled weight decay, not on biases and norms. Default 0.01.", OPTIM)
     ] = None,
     clip: Annotated[Number, option("--clip", "Largest global gradient norm; 0 is off. Default 1.", OPTIM)] = None,
+    parallel: Annotated[
+        Text,
+        option(
+            "--parallel",
+            "How the job's ranks are laid out, as dp=2,tp=4,pp=1,zero=1 (also micro_batches, sequence). What is left out: pp=1, tp=1, "
+            "zero=0, and dp takes all that these leave.",
+            PARALLEL,
+        ),
+    ] = None,
+    recompute: Annotated[
+        Text,
+        option(
+            "--recompute",
+            "Activations computed again for the backward pass: none, select (inside each layer) or full. Default none.",
+            PARALLEL,
+            autocompletion=options.complete_key("parallel.recompute"),
+        ),
+    ] = None,
+    offload: Annotated[
+        Text,
+        option(
+            "--offload",
+            "optimizer: keep and update the optimizer's state in the host's memory. Default none.",
+            PARALLEL,
+            autocompletion=options.complete_key("parallel.offload"),
+        ),
+    ] = None,
     out: Annotated[Text, option("--out", "Run folder. Default runs/<algo>-N, the next free number.", RUN)] = None,
     fmt: Annotated[
         Text,
@@ -180,12 +208,17 @@ def train(
             "optim.warmup": ("--warmup", warmup),
             "optim.weight_decay": ("--weight-decay", weight_decay),
             "optim.clip": ("--clip", clip),
+            "parallel.recompute": ("--recompute", recompute),
+            "parallel.offload": ("--offload", offload),
             "out.dir": ("--out", out),
             "out.format": ("--format", fmt),
             "device": ("--device", device),
         }
     )
     # Imported here so that --help does not wait for MindSpore.
+    from petrun.parallel.layout import parse_layout
     from petrun.runs.train import run
 
+    if parallel is not None:
+        flags |= {f"parallel.{key}": ("--parallel", value) for key, value in parse_layout(parallel).items()}
     run(recipe, flags, settings or [], dry_run=dry_run)

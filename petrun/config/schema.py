@@ -103,6 +103,24 @@ class TrainConfig(Section):
     _one_or_many = field_validator("train_also", mode="before")(_as_many)
 
 
+class ParallelConfig(Section):
+    dp: int | None = Field(None, ge=1, description="ranks that read different data; default: all that tp and pp leave")
+    tp: int = Field(1, ge=1, description="ranks that hold slices of each layer (tensor parallel)")
+    pp: int = Field(1, ge=1, description="stages that hold different layers (pipeline parallel)")
+    zero: int = Field(
+        0, ge=0, le=3, description="dp ranks split: 1 the optimizer's state, 2 gradients too, 3 weights too"
+    )
+    micro_batches: int | None = Field(None, ge=1, description="parts that a pipeline cuts each batch into; default pp")
+    sequence: bool = Field(False, description="between the layers, split tokens over the tp ranks")
+    recompute: Literal["none", "select", "full"] = Field(
+        "none",
+        description="activations computed again for the backward pass: select = inside each layer, full = all of it",
+    )
+    offload: Literal["none", "optimizer"] = Field(
+        "none", description="keep and update the optimizer's state on the host"
+    )
+
+
 class OutConfig(Section):
     dir: str | None = Field(None, description="run folder; default runs/<algo>-N, the next free number")
     format: Literal["ckpt", "safetensors"] = Field("ckpt", description="format of the delta file")
@@ -125,6 +143,7 @@ class RunConfig(Section):
     delta: SerializeAsAny[BaseModel]
     optim: OptimConfig = Field(default_factory=lambda: OptimConfig())
     train: TrainConfig = Field(default_factory=lambda: TrainConfig())
+    parallel: ParallelConfig = Field(default_factory=lambda: ParallelConfig())
     eval: EvalConfig = Field(default_factory=lambda: EvalConfig())
     out: OutConfig = Field(default_factory=lambda: OutConfig())
     device: Literal["cpu", "ascend"] | None = Field(

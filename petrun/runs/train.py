@@ -13,7 +13,7 @@ from petrun.assets import default_recipe
 from petrun.checkpoint.convert import algo_of
 from petrun.checkpoint.delta import Delta
 from petrun.config.load import Resolved, dump_run, load_run_config
-from petrun.config.schema import OptimConfig, RunConfig
+from petrun.config.schema import OptimConfig, ParallelConfig, RunConfig
 from petrun.data.buckets import Batching, plan_batches
 from petrun.data.examples import ExampleSet
 from petrun.delta import find_method
@@ -22,6 +22,7 @@ from petrun.errors import ConfigError
 from petrun.graph.freeze import Trainable, freeze_all_but, match_parameters
 from petrun.models.base import LoadedModel
 from petrun.parallel.context import Device, setup
+from petrun.parallel.layout import Layout, settle
 from petrun.runs import describe, folder
 from petrun.runs.assemble import (
     Assembled,
@@ -53,6 +54,7 @@ def run(
     start, resolved = _read_start(resolved)
     config = resolved.config
     device = setup(config.device, config.model.dtype, config.train.loss_scale)
+    _layout(config.parallel, device)
     out, unfinished = (None, False) if dry_run else folder.prepare(config.out.dir, config.algo, config.out.format)
     sources, resolved = open_sources(resolved, start)
     loaded = open_base(
@@ -91,6 +93,25 @@ def run(
         assembled.loaded.net.set_train(True)
         train(step, rows, plan, loaded.inputs, keeper.on_step, skip_overflow=device.loss_scale is not None)
         keeper.finish(trainable, time.perf_counter() - began)
+
+
+def _layout(asked: ParallelConfig, device: Device) -> Layout:
+    """How the ranks of this job, one process, are laid out. Raises ConfigError for what this device cannot do."""
+    layout = settle(
+        1,
+        dp=asked.dp,
+        tp=asked.tp,
+        pp=asked.pp,
+        zero=asked.zero,
+        micro_batches=asked.micro_batches,
+        sequence=asked.sequence,
+    )
+    if device.target == "cpu" and (asked.recompute, asked.offload) != ("none", "none"):
+        raise ConfigError(
+            "--recompute and --offload save memory of an Ascend card; this run computes on the cpu",
+            hint="Leave them out.",
+        )
+    return layout
 
 
 def _read_start(resolved: Resolved) -> tuple[Delta | None, Resolved]:
