@@ -99,6 +99,7 @@ def test_only_parallel_touches_mindspores_context():
     assert files_calling(
         "ms.set_context", "ms.set_device", "mindspore.set_context", "set_context", "ms.set_auto_parallel_context"
     ) == {"parallel/context.py"}
+    assert files_calling("communication.init", "init") == {"parallel/context.py"}
 
 
 def test_only_cli_and_the_report_print():

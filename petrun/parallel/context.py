@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import mindspore as ms
+from mindspore import communication
 
 from petrun.errors import SetupError
 
@@ -61,6 +62,30 @@ def eager() -> Iterator[None]:
         yield
     finally:
         ms.set_context(mode=before)
+
+
+def connect(how: str) -> None:
+    """Initialise MindSpore's communication; on the scheduler this ends with the job.
+
+    `how`: the start-up, for the message. Raises SetupError with the likely cause.
+    """
+    try:
+        communication.init()
+    except (RuntimeError, ValueError, TypeError, ImportError) as error:
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        hint = next((hint for mark, hint in _CAUSES if mark in str(error)), "See the logs of the other ranks as well.")
+        raise SetupError(f"the ranks of the job do not come together ({how}): {said}", hint=hint) from error
+
+
+_CAUSES = (
+    ("timed out node", "A rank has ended or hangs: its own log says why."),
+    ("hccl", "HCCL comes with CANN: see Dockerfile.ascend; and look at the rank table with `petrun ranktable lint`."),
+    ("RANK_ID", "Start-up by rank table needs RANK_TABLE_FILE and RANK_ID for every process."),
+    (
+        "opology",
+        "Either the port is taken, or fewer ranks were started than MS_WORKER_NUM says, or they do not reach MS_SCHED_HOST.",
+    ),
+)
 
 
 def _has_ascend() -> bool:

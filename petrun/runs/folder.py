@@ -31,6 +31,8 @@ class RunFolder:
     """It did not exist when it was chosen."""
     numbered: bool = False
     """Its name is the next free number, not the user's choice."""
+    writes: bool = True
+    """False: nothing is made or written."""
 
     @property
     def delta(self) -> Path:
@@ -46,6 +48,8 @@ class RunFolder:
 
     def create(self) -> RunFolder:
         """Make the folder; where another run took the number meanwhile, the next one. Raises OutputError."""
+        if not self.writes:
+            return self
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.mkdir(exist_ok=not self.new)
@@ -61,7 +65,8 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a small file. Raises OutputError naming it."""
-        write_text(self.path / name, text)
+        if self.writes:
+            write_text(self.path / name, text)
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """results.json: written last, so that it marks the run as finished."""
@@ -119,6 +124,11 @@ def next_free(algo: str, parent: Path = Path("runs")) -> Path:
             if match:
                 taken.append(int(match.group(1)))
     return parent / f"{name}-{max(taken) + 1}"
+
+
+def unwritten(directory: str | None, algo: str, fmt: str) -> RunFolder:
+    """The run folder as seen by a rank that leaves it to the first one."""
+    return RunFolder(Path(directory or "runs").expanduser(), algo, fmt, writes=False)
 
 
 def prepare(directory: str | None, algo: str, fmt: str) -> tuple[RunFolder, bool]:

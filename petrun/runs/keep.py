@@ -1,4 +1,7 @@
-"""What a training run keeps: its log, the best and the final delta, the scores before and after, and the results."""
+"""What a training run keeps: its log, the best and the final delta, the scores before and after, and the results.
+
+Every rank of a job follows the run and scores, on the same net, with the same result; only the first writes, and decides.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from petrun.evaluate.compare import side_by_side
 from petrun.evaluate.score import Scorer
 from petrun.graph.freeze import Trainable
 from petrun.models.base import LoadedModel
+from petrun.parallel.world import World
 from petrun.runs import describe
 from petrun.runs.assemble import Assembled, base_path, values_of
 from petrun.runs.folder import RunFolder
@@ -30,14 +34,17 @@ from petrun.train.report import RunLog, StepBar, say
 class Keeper:
     """Follows a run from the first score to the last file."""
 
-    def __init__(self, out: RunFolder, config: RunConfig, assembled: Assembled, sources: Sources, plan: Plan) -> None:
+    def __init__(
+        self, out: RunFolder, config: RunConfig, assembled: Assembled, sources: Sources, plan: Plan, world: World
+    ) -> None:
         self.out = out
+        self.world = world
         self.config = config
         self.assembled = assembled
         self.sources = sources
         self.plan = plan
         self.judge = _judge(config, assembled.loaded, sources)
-        self.log = RunLog(out.log)
+        self.log = RunLog(out.log, out.writes)
         self.bar: StepBar | None = None
         self.first: dict[str, float] = {}
         self.last: dict[str, Any] = {}
@@ -67,7 +74,8 @@ class Keeper:
         if self.judge is None or step % every or step == self.plan.total_steps:
             return False
         found = self.judge.score(f"step {step}", generated=False)
-        return self._weigh(found, step, float(record["epoch"]))
+        # The ranks' nets may differ in the last bit some day: they must not part over it.
+        return self.world.decide(self._weigh(found, step, float(record["epoch"])))
 
     def _weigh(self, found: dict[str, float], step: int, epoch: float) -> bool:
         """Note an evaluation, keep the delta if it is the best so far. True: patience is used up."""
@@ -115,6 +123,8 @@ class Keeper:
             after = self.judge.score("after")
             self._weigh(after, step, epoch)
         self._save(self.out.delta, step, epoch, after)
+        if not self.out.writes:
+            return
         results = {
             **after,
             "base": self.first,
@@ -164,6 +174,8 @@ class Keeper:
             )
 
     def _save(self, path: Path, step: int, epoch: float, metrics: dict[str, float]) -> None:
+        if not self.out.writes:
+            return
         values = values_of(self.assembled.loaded.net, self.assembled.owned)
         save_delta(path, values, self._manifest(step, epoch, metrics))
 

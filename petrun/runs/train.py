@@ -23,6 +23,7 @@ from petrun.graph.freeze import Trainable, freeze_all_but, match_parameters
 from petrun.models.base import LoadedModel
 from petrun.parallel.context import Device, setup
 from petrun.parallel.layout import Layout, settle
+from petrun.parallel.world import World, is_scheduler, join, serve
 from petrun.runs import describe, folder
 from petrun.runs.assemble import (
     Assembled,
@@ -41,7 +42,7 @@ from petrun.runs.sources import Sources, open_sources
 from petrun.train.loop import Plan, make_plan, train
 from petrun.train.loss import SupervisedLoss
 from petrun.train.optim import AdamW, Schedule, warmup_steps
-from petrun.train.report import say
+from petrun.train.report import hush, say
 from petrun.train.step import TrainStep
 
 
@@ -49,13 +50,25 @@ def run(
     recipe: str | None, flags: Mapping[str, tuple[str, Any]], sets: Sequence[str], *, dry_run: bool = False
 ) -> None:
     """Train as told and fill the run folder."""
+    if is_scheduler():
+        serve()
+        return
     began = time.perf_counter()
     resolved = load_run_config(recipe, flags, sets, embedded=default_recipe())
     start, resolved = _read_start(resolved)
     config = resolved.config
     device = setup(config.device, config.model.dtype, config.train.loss_scale)
-    _layout(config.parallel, device)
-    out, unfinished = (None, False) if dry_run else folder.prepare(config.out.dir, config.algo, config.out.format)
+    world = join(device.target)
+    hush(not world.first)
+    with world.naming():
+        _run(resolved, start, device, world, dry_run, began)
+
+
+def _run(resolved: Resolved, start: Delta | None, device: Device, world: World, dry_run: bool, began: float) -> None:
+    """This rank's part of the job."""
+    config = resolved.config
+    _layout(config.parallel, device, world)
+    out, unfinished = (None, False) if dry_run else _folder(config, world)
     sources, resolved = open_sources(resolved, start)
     loaded = open_base(
         resolved.config.model,
@@ -87,7 +100,7 @@ def run(
     if unfinished:
         say(f"{out.path} held a run that did not finish: it starts over")
     out.write_text(folder.RUN_YAML, dump_run(resolved, __version__))
-    with Keeper(out, resolved.config, assembled, sources, plan) as keeper:
+    with Keeper(out, resolved.config, assembled, sources, plan, world) as keeper:
         keeper.before(base)
         rows = endless(sources.train, batching, loaded.inputs, loaded.pad_token_id)
         assembled.loaded.net.set_train(True)
@@ -95,10 +108,10 @@ def run(
         keeper.finish(trainable, time.perf_counter() - began)
 
 
-def _layout(asked: ParallelConfig, device: Device) -> Layout:
-    """How the ranks of this job, one process, are laid out. Raises ConfigError for what this device cannot do."""
+def _layout(asked: ParallelConfig, device: Device, world: World) -> Layout:
+    """How the ranks of this job are laid out. Raises ConfigError for what this device cannot do."""
     layout = settle(
-        1,
+        world.size,
         dp=asked.dp,
         tp=asked.tp,
         pp=asked.pp,
@@ -112,6 +125,13 @@ def _layout(asked: ParallelConfig, device: Device) -> Layout:
             hint="Leave them out.",
         )
     return layout
+
+
+def _folder(config: RunConfig, world: World) -> tuple[folder.RunFolder, bool]:
+    """The run folder, and whether it holds an unfinished run that starts over; only the first rank looks. Raises OutputError."""
+    if not world.first:
+        return folder.unwritten(config.out.dir, config.algo, config.out.format), False
+    return folder.prepare(config.out.dir, config.algo, config.out.format)
 
 
 def _read_start(resolved: Resolved) -> tuple[Delta | None, Resolved]:

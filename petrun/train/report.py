@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -13,10 +14,23 @@ from tqdm import tqdm
 
 from petrun.tensors.atomic import output_error
 
+_speaks = True
+
+
+def hush(quiet: bool = True) -> None:
+    """Print nothing and draw no bar from now on: for the ranks of a job that are not its first."""
+    global _speaks
+    _speaks = not quiet
+
 
 def say(text: str = "") -> None:
     """A line on standard output, above any progress bar."""
-    tqdm.write(text, file=sys.stdout)
+    if _speaks:
+        tqdm.write(text, file=sys.stdout)
+
+
+def _draws() -> bool:
+    return _speaks and sys.stderr.isatty()
 
 
 def progress(label: str, unit: str = "row") -> Callable[[int, int], None]:
@@ -26,7 +40,7 @@ def progress(label: str, unit: str = "row") -> Callable[[int, int], None]:
     def update(done: int, total: int) -> None:
         nonlocal bar
         if bar is None:
-            bar = tqdm(total=total, desc=label, unit=unit, leave=False, disable=not sys.stderr.isatty())
+            bar = tqdm(total=total, desc=label, unit=unit, leave=False, disable=not _draws())
         bar.update(done - bar.n)
         if done >= total:
             bar.close()
@@ -37,11 +51,12 @@ def progress(label: str, unit: str = "row") -> Callable[[int, int], None]:
 class RunLog:
     """log.jsonl: one object per optimizer step or evaluation. A line is in the file, whole, when `write` returns."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        """`writes` False: keep no log."""
         self.path = path
         self._size = 0
         try:
-            self._file = path.open("wb", buffering=0)
+            self._file = (path if writes else Path(os.devnull)).open("wb", buffering=0)
         except OSError as error:
             raise output_error(path, error) from error
 
@@ -69,7 +84,7 @@ class StepBar:
     """
 
     def __init__(self, total: int) -> None:
-        self._terminal = sys.stderr.isatty()
+        self._terminal = _draws()
         self._every = max(1, total // 20)
         self._total = total
         self._bar = tqdm(total=total, desc="train", unit="step", disable=not self._terminal, dynamic_ncols=True)

@@ -1,0 +1,143 @@
+"""The processes of one job: how this one was started, which of them it is, and what they agree on.
+
+Three ways to start a rank are known, each by what the environment holds before MindSpore is initialised:
+
+    MS_ROLE                                   msrun, or a dynamic cluster by hand: MS_SCHED, or MS_WORKER
+    RANK_TABLE_FILE and RANK_ID               rank-table start-up, on Ascend only
+    RANK_SIZE above 1, MS_SIMULATION_LEVEL    a rehearsal: one rank of a cluster that is not there
+
+The rank is read after the initialisation, never from the environment: msrun gives ranks that a rank table changes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import mindspore as ms
+from mindspore import Tensor, communication, ops
+
+from petrun.errors import PetrunError, SetupError
+from petrun.parallel.context import connect
+
+TABLES = ("RANK_TABLE_FILE", "MINDSPORE_HCCL_CONFIG_PATH")
+_CLUSTER = ("MS_WORKER_NUM", "MS_SCHED_HOST", "MS_SCHED_PORT")
+
+StartUp = Literal["alone", "cluster", "rank table", "rehearsal"]
+
+
+@dataclass(frozen=True)
+class World:
+    """All ranks of the job, and this process among them."""
+
+    rank: int = 0
+    size: int = 1
+    host_rank: int = 0
+    """Among the ranks of this machine: the card's number there."""
+    host_size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """The one rank that prints and writes."""
+        return self.rank == 0
+
+    def agree(self, flag: bool) -> bool:
+        """Whether any rank says so. Every rank must call it at the same point; costs about a millisecond, alone nothing."""
+        if self.size == 1:
+            return flag
+        # A primitive called outside a graph runs at once, in either mode. Float32: the CPU reduces no integers.
+        votes = ops.AllReduce()(Tensor([1.0 if flag else 0.0], ms.float32))
+        return bool(votes.asnumpy()[0] > 0.0)
+
+    def decide(self, flag: bool) -> bool:
+        """What the first rank says. Every rank must call it at the same point."""
+        return self.agree(flag and self.first)
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """An error out of the block says which rank it comes from, where there are several."""
+        try:
+            yield
+        except PetrunError as error:
+            if self.size > 1:
+                error.message = f"rank {self.rank} of {self.size}: {error.message}"
+            raise
+
+
+ALONE = World()
+
+
+def is_scheduler() -> bool:
+    """This process was started to bring the ranks together, by the same command line: it runs no part of the job."""
+    return os.environ.get("MS_ROLE") == "MS_SCHED"
+
+
+def serve() -> None:
+    """Bring the ranks together, and return when all of them have ended. Raises SetupError where one was lost."""
+    # The wait is MindSpore's and never comes back to Python, where a handler would run: a signal ends the process itself.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    _require_cluster()
+    connect("the scheduler")
+
+
+def start_up() -> StartUp:
+    """How this process was started. Raises SetupError for an environment that is none of the ways."""
+    env = os.environ
+    if "MS_ROLE" in env:
+        if env["MS_ROLE"] not in ("MS_WORKER", "MS_SCHED"):
+            raise SetupError(
+                f"MS_ROLE is {env['MS_ROLE']!r}",
+                hint="A rank is started with MS_ROLE=MS_WORKER, the scheduler with MS_SCHED.",
+            )
+        return "cluster"
+    if any(env.get(name) for name in TABLES) and "RANK_ID" in env:
+        return "rank table"
+    if env.get("MS_SIMULATION_LEVEL") and _ranks() > 1:
+        return "rehearsal"
+    return "alone"
+
+
+def join(target: str) -> World:
+    """Meet the other ranks of the job, if there are any; to be called after the device is set and before any tensor is made.
+
+    `target`: "cpu" or "ascend". Raises SetupError with the likely cause.
+    """
+    how = start_up()
+    if how == "alone":
+        return ALONE
+    if how == "cluster":
+        _require_cluster()
+    elif target == "cpu":
+        table = next((name for name in TABLES if os.environ.get(name)), "MS_SIMULATION_LEVEL")
+        raise SetupError(
+            f"{table} is set, but this process computes on the CPU: start-up by rank table and rehearsals are for Ascend",
+            hint="On CPU the ranks are started by msrun. A single process: unset it.",
+        )
+    connect(how)
+    return World(
+        communication.get_rank(),
+        communication.get_group_size(),
+        communication.get_local_rank(),
+        communication.get_local_rank_size(),
+    )
+
+
+def _ranks() -> int:
+    size = os.environ.get("RANK_SIZE", "1")
+    if not size.isdecimal():
+        raise SetupError(f"RANK_SIZE is {size!r}", hint="It is the number of ranks.")
+    return int(size)
+
+
+def _require_cluster() -> None:
+    missing = [name for name in _CLUSTER if not os.environ.get(name)]
+    if missing:
+        raise SetupError(
+            f"MS_ROLE is set, but not {', '.join(missing)}",
+            hint="msrun sets them all; by hand: the number of ranks, and the scheduler's address and port.",
+        )

@@ -1,0 +1,165 @@
+"""Which way a process was started, what it then finds itself to be, and what the scheduler does not do."""
+
+import signal
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, communication
+
+from petrun.cli.app import main
+from petrun.errors import PetrunError, SetupError
+from petrun.parallel import world
+from petrun.parallel.world import ALONE, World, join, start_up
+from petrun.train import report
+
+CLUSTER = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "4", "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": "8118"}
+NAMES = (*CLUSTER, *world.TABLES, "RANK_ID", "RANK_SIZE", "MS_SIMULATION_LEVEL")
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """started(environment) and communication that answers: rank 2 of 4."""
+    called = []
+    monkeypatch.setattr(communication, "init", lambda: called.append("init"))
+    answers = {"get_rank": 2, "get_group_size": 4, "get_local_rank": 0, "get_local_rank_size": 2}
+    for name, value in answers.items():
+        monkeypatch.setattr(communication, name, lambda value=value: value)
+
+    def start(environment):
+        for name in NAMES:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        return called
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("environment", "how"),
+    [
+        ({}, "alone"),
+        ({"RANK_ID": "3", "RANK_SIZE": "8"}, "alone"),
+        ({"RANK_TABLE_FILE": "hccl.json"}, "alone"),
+        ({"RANK_TABLE_FILE": "hccl.json", "RANK_ID": "3"}, "rank table"),
+        ({"MINDSPORE_HCCL_CONFIG_PATH": "hccl.json", "RANK_ID": "3"}, "rank table"),
+        ({"MS_SIMULATION_LEVEL": "0", "RANK_SIZE": "1", "RANK_ID": "0"}, "alone"),
+        ({"MS_SIMULATION_LEVEL": "0", "RANK_SIZE": "8", "RANK_ID": "5"}, "rehearsal"),
+        (CLUSTER, "cluster"),
+        ({**CLUSTER, "RANK_TABLE_FILE": "hccl.json", "RANK_ID": "3"}, "cluster"),
+    ],
+)
+def test_how_a_process_was_started(started, environment, how):
+    started(environment)
+    assert start_up() == how
+
+
+def test_the_rank_is_what_mindspore_says_after_init(started):
+    called = started({**CLUSTER, "RANK_ID": "0"})
+    assert join("cpu") == World(2, 4, 0, 2) and called == ["init"]
+    called.clear()
+    started({"RANK_ID": "3", "RANK_SIZE": "8"})
+    assert join("cpu") is ALONE and not called, "what is left in the environment starts nothing"
+
+
+@pytest.mark.parametrize(
+    ("environment", "target", "words"),
+    [
+        ({"MS_ROLE": "worker"}, "cpu", "MS_ROLE is 'worker'"),
+        ({"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "2"}, "cpu", "not MS_SCHED_HOST, MS_SCHED_PORT"),
+        ({"RANK_TABLE_FILE": "hccl.json", "RANK_ID": "3"}, "cpu", "RANK_TABLE_FILE is set, but this process computes on the CPU"),
+        ({"MS_SIMULATION_LEVEL": "0", "RANK_SIZE": "8"}, "cpu", "MS_SIMULATION_LEVEL is set, but"),
+        ({"MS_SIMULATION_LEVEL": "0", "RANK_SIZE": "eight"}, "ascend", "RANK_SIZE is 'eight'"),
+    ],
+)  # fmt: skip
+def test_an_environment_that_cannot_work_is_refused_before_init(started, environment, target, words):
+    called = started(environment)
+    with pytest.raises(SetupError, match=words):
+        join(target)
+    assert not called
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("Topology build timed out.\nC++ Call Stack", "the port is taken"),
+        ("The total number of timed out node is 1. Timed out node list is: {1}", "its own log says why"),
+        ("something else", "other ranks"),
+    ],
+)
+def test_why_ranks_do_not_come_together(started, monkeypatch, said, hint):
+    started(CLUSTER)
+
+    def fail():
+        raise RuntimeError("\n" + said)
+
+    monkeypatch.setattr(communication, "init", fail)
+    with pytest.raises(SetupError) as caught:
+        join("cpu")
+    assert said.splitlines()[0] in caught.value.message and "Call Stack" not in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_the_scheduler_goes_straight_to_init_and_ends_well(started, monkeypatch, tmp_path):
+    """The same command line as a rank's: nothing of it is read, nothing is made."""
+    monkeypatch.chdir(tmp_path)
+    called = started({**CLUSTER, "MS_ROLE": "MS_SCHED"})
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr("sys.argv", ["petrun", "train", "missing.yaml", "--base", "nowhere", "--out", "run"])
+    try:
+        with pytest.raises(SystemExit) as end:
+            main()
+        found = {number: signal.getsignal(number) for number in before}
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert not end.value.code and called == ["init"] and not list(tmp_path.iterdir())
+    assert set(found.values()) == {signal.SIG_DFL}, "init waits outside Python: only the default action ends it"
+
+
+def test_alone_all_agree_with_themselves():
+    assert ALONE.agree(True) and not ALONE.agree(False) and ALONE.decide(True) and ALONE.first
+
+
+def test_agreement_is_any_and_a_decision_is_the_firsts(monkeypatch):
+    given = []
+
+    class Others:
+        """The other ranks' votes come to one."""
+
+        def __call__(self, votes):
+            given.append(float(votes.asnumpy()[0]))
+            return votes + Tensor(np.float32(others), ms.float32)
+
+    monkeypatch.setattr(world.ops, "AllReduce", Others)
+    for others, flag, outcome in ((0, False, False), (0, True, True), (1, False, True), (3, True, True)):
+        assert World(1, 4).agree(flag) is outcome
+    others = 0
+    assert World(0, 4).decide(True) and not World(1, 4).decide(True)
+    assert given[-2:] == [1.0, 0.0], "what another rank thinks does not count"
+
+
+def test_an_error_names_its_rank_where_there_are_several():
+    with pytest.raises(PetrunError, match=r"^rank 1 of 2: no\n"), World(1, 2).naming():
+        raise PetrunError("no", hint="way out")
+    with pytest.raises(PetrunError, match="^no$"), ALONE.naming():
+        raise PetrunError("no")
+
+
+def test_the_other_ranks_are_silent(capsys, tmp_path):
+    try:
+        report.hush()
+        report.say("a line")
+        report.progress("rows")(1, 1)
+        bar = report.StepBar(1)
+        bar.step({"step": 1, "loss": 1.0, "lr": 1.0, "tokens_per_second": 1.0})
+        bar.close()
+    finally:
+        report.hush(False)
+    log = report.RunLog(tmp_path / "log.jsonl", writes=False)
+    log.write({"step": 1})
+    log.close()
+    assert capsys.readouterr() == ("", "") and not list(tmp_path.iterdir())
+    report.say("a line")
+    assert capsys.readouterr().out == "a line\n"
