@@ -1,0 +1,19 @@
+"""How a process of the same Python and the same petrun as this one is started."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import petrun
+
+
+def module_command(module: str, *arguments: str) -> tuple[str, ...]:
+    """`python -m module arguments`, by the interpreter that runs now, not the first one on PATH.
+
+    `-m` looks into the current folder first. There another petrun may lie; -P (Python 3.11) keeps it out, unless this one is it.
+    """
+    own = Path(petrun.__file__).resolve().parent.parent
+    safe = ("-P",) if sys.version_info >= (3, 11) and own != Path(os.getcwd()).resolve() else ()
+    return (sys.executable, *safe, "-m", module, *arguments)

@@ -1,0 +1,147 @@
+"""A job on the cards of this host, from its first process to the truth about its end.
+
+petrun starts the scheduler and the ranks itself, by the environment that MindSpore documents for a dynamic cluster, and not through
+msrun, which does the same: what petrun has started it can end. msrun dies of SIGTERM and leaves its workers to train on, calls Ctrl-C
+a success, gives the other ranks no time to save, waits for a heartbeat before it reports a dead worker, and takes the first `python`
+on PATH. A user's own msrun around petrun works all the same.
+
+Three things end a process of the job, each where the one before cannot: petrun, which signals it (supervise.py); the kernel, which
+signals it when petrun is killed (leash.py); and the guard, which then kills what does not listen (guard.py).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from petrun.errors import SetupError
+from petrun.parallel import ports
+from petrun.parallel.cluster import Cluster, rank_environment, scheduler_environment
+from petrun.parallel.guard import Guard
+from petrun.parallel.supervise import Ending, Member, Stops, supervise
+from petrun.parallel.worker_log import tail
+from petrun.tensors.atomic import output_error
+
+CONFIG_ERROR = 2
+"""Exit code of a rank that will never do better: its command line or a setting is wrong."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to run, and how its end is dealt with."""
+
+    command: Sequence[str]
+    """Of every rank."""
+    scheduler: Sequence[str]
+    """Of the scheduler, where the job has one and this host runs it."""
+    cluster: Cluster
+    logs: Path
+    """Folder; each attempt gets one of its own in it."""
+    max_restarts: int = 0
+    grace_seconds: float = 30.0
+
+
+@dataclass(frozen=True)
+class Voice:
+    """Where lines go."""
+
+    out: Callable[[str], None]
+    """What rank 0 prints."""
+    err: Callable[[str], None]
+    """What petrun has to say about the job."""
+
+
+def launch(job: Job, voice: Voice, environment: Mapping[str, str] | None = None) -> int:
+    """Run the job, again where it fails and may. Returns the exit code: the first failing rank's, or 128 + N after signal N.
+
+    Raises SetupError where the scheduler's port is taken or a process cannot be started, OutputError for the logs.
+    """
+    base = dict(os.environ if environment is None else environment)
+    cluster = job.cluster
+    if cluster.hosts > 1:
+        job = replace(job, cluster=replace(cluster, address=ports.resolve(cluster.address)))
+    mark = uuid.uuid4().hex
+    with Guard(mark, job.grace_seconds), Stops() as stops:
+        for attempt in range(1, job.max_restarts + 2):
+            began = time.monotonic()
+            folder = _attempt_folder(job.logs)
+            ranks, scheduler = _members(job, base, folder, attempt)
+            voice.err(_opening(job, ranks, folder, attempt))
+            ending = supervise(ranks, scheduler, job=mark, grace_seconds=job.grace_seconds, stops=stops, show=voice.out)
+            if ending.code:
+                voice.err(_report(ending, job.grace_seconds, time.monotonic() - began))
+            if ending.survivors:
+                raise SetupError(
+                    f"processes that SIGKILL does not end: {', '.join(map(str, ending.survivors))}",
+                    hint="They hang in a driver; the host may need a restart.",
+                )
+            if ending.code in (0, CONFIG_ERROR) or ending.stopped or stops.first:
+                break
+        return ending.code
+
+
+def _attempt_folder(logs: Path) -> Path:
+    """`attempt-N`, N one above the highest: the logs of what failed before are kept."""
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+        taken = [int(entry.name[8:]) for entry in logs.glob("attempt-*") if entry.name[8:].isdecimal()]
+        folder = logs / f"attempt-{max(taken, default=0) + 1}"
+        folder.mkdir()
+    except OSError as error:
+        raise output_error(logs, error) from error
+    return folder
+
+
+def _members(job: Job, base: Mapping[str, str], folder: Path, attempt: int) -> tuple[list[Member], Member | None]:
+    """The ranks of this host, and the scheduler where it belongs here.
+
+    Every attempt has a port of its own: a rank of another host that starts again must not meet the scheduler of the attempt before.
+    """
+    cluster = job.cluster
+    scheduled = cluster.cards > 1 and cluster.host_rank == 0
+    port = ports.free_port(cluster.address) if cluster.port is None else cluster.port + attempt - 1
+    if scheduled:
+        ports.check_port(cluster.address, port)
+    ranks = [
+        Member(f"rank {rank}", job.command, rank_environment(base, cluster, rank, port), folder / f"rank_{rank}.log")
+        for rank in cluster.ranks
+    ]
+    if not scheduled:
+        return ranks, None
+    environment = scheduler_environment(base, cluster, port)
+    return ranks, Member("the scheduler", job.scheduler, environment, folder / "scheduler.log")
+
+
+def _opening(job: Job, ranks: Sequence[Member], folder: Path, attempt: int) -> str:
+    named = ranks[0].name if len(ranks) == 1 else f"ranks {ranks[0].name[5:]} to {ranks[-1].name[5:]}"
+    again = "" if attempt == 1 else f"attempt {attempt} of {job.max_restarts + 1}: "
+    return f"{again}{named} of {job.cluster.cards}; logs in {folder}"
+
+
+def _report(ending: Ending, grace_seconds: float, seconds: float) -> str:
+    """What ended the attempt, in a user's words."""
+    if ending.culprit is None:
+        name = signal.Signals(ending.stopped).name
+        return f"{name}: every rank was told to stop, and has ended (within {grace_seconds:g} s, or by force)"
+    end = tail(ending.culprit.log)
+    lines = "\n".join(f"  {line}" for line in end) if end else "  (it is empty)"
+    return (
+        f"error: {ending.culprit.name} {_how(ending.code)} after {seconds:.0f} s; the others were ended\n"
+        f"its log: {ending.culprit.log}\n{lines}"
+    )
+
+
+def _how(code: int) -> str:
+    if code <= 128:
+        return f"ended with exit code {code}"
+    try:
+        name = signal.Signals(code - 128).name
+    except ValueError:
+        return f"ended with exit code {code}"
+    memory = " (the kernel does that where memory runs out)" if name == "SIGKILL" else ""
+    return f"was ended by {name}{memory}"

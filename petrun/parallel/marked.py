@@ -1,0 +1,42 @@
+"""The processes of one job, found by a mark in their environment: also those that left their parent, group and session."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+MARK = "PETRUN_JOB"
+
+
+def mark(environment: Mapping[str, str], job: str) -> dict[str, str]:
+    """The environment of a process of this job: whatever it starts inherits the mark."""
+    return {**environment, MARK: job}
+
+
+def marked(job: str) -> list[int]:
+    """Process ids of the job, oldest first. A process that has ended and waits to be collected has no environment any more."""
+    wanted = f"{MARK}={job}".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        # Gone meanwhile, or somebody else's.
+        with suppress(OSError):
+            if wanted in entry.read_bytes().split(b"\0"):
+                found.append(int(entry.parent.name))
+    return sorted(found)
+
+
+def kill_marked(job: str, patience_seconds: float = 10.0) -> list[int]:
+    """SIGKILL every process of the job until none is found. Returns those that are still there: the kernel does not let go of them."""
+    deadline = time.monotonic() + patience_seconds
+    while found := marked(job):
+        if time.monotonic() > deadline:
+            break
+        for process in found:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        time.sleep(0.02)
+    return found

@@ -1,0 +1,57 @@
+"""The scheduler's address: a port that is free here, or an error before anything is started.
+
+MindSpore would wait its whole cluster timeout for workers that talk to somebody else's port.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from petrun.errors import SetupError
+
+LOCAL = "127.0.0.1"
+
+
+def resolve(host: str) -> str:
+    """The IP address of a host name or address, IPv4 where it has one. Raises SetupError."""
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError) as error:
+        raise SetupError(
+            f"--master-addr {host}: no such host", hint="Give the IP address of the host with --host-rank 0."
+        ) from error
+    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    return str(found[0][4][0])
+
+
+def free_port(address: str = LOCAL) -> int:
+    """A port that nobody listens on now."""
+    with _socket(address) as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
+
+
+def check_port(address: str, port: int) -> None:
+    """Raises SetupError where the scheduler could not listen: the port is taken, or the address is not this host's."""
+    with _socket(address) as probe:
+        # As servers do: a port whose last connections are still fading is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise SetupError(
+                    f"--master-addr {address} is no address of this host",
+                    hint="Host rank 0 runs the scheduler: --host-rank 0 belongs on the host that owns this address.",
+                ) from error
+            if error.errno == errno.EADDRINUSE:
+                raise SetupError(
+                    f"--master-port {port}: in use on {address}",
+                    hint="Another job may be running. Give a free port; on one host, leave --master-port out and petrun finds one.",
+                ) from error
+            raise SetupError(f"--master-port {port}: {error.strerror}", hint="Give a port above 1023.") from error
+
+
+def _socket(address: str) -> socket.socket:
+    return socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)

@@ -1,0 +1,80 @@
+"""A worker's log file: shown while it grows, and its end when it failed.
+
+Workers write into their files themselves, standard output and error in the order in which they came. So a log is complete whatever
+becomes of petrun, and a slow terminal does not hold training up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+_TRACEBACK = "Traceback (most recent call last)"
+_CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
+_TAIL_BYTES = 64 * 1024
+
+
+class Follower:
+    """Passes every line on once it is whole; the last one at the end as it is."""
+
+    def __init__(self, path: Path, show: Callable[[str], None]) -> None:
+        self._path, self._show = path, show
+        self._rest = b""
+
+    def __enter__(self) -> Follower:
+        self._file = self._path.open("rb")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def read(self) -> None:
+        """Show what has come since the last call."""
+        *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
+        for line in lines:
+            self._show(_text(line))
+
+    def finish(self) -> None:
+        """Show the rest, when nothing more will come."""
+        self.read()
+        if self._rest:
+            self._show(_text(self._rest))
+            self._rest = b""
+
+
+def tail(path: Path, lines: int = 20, most: int = 60) -> list[str]:
+    """The end of a log: from its last traceback on where that is near, else the last lines. A long one loses its middle."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _TAIL_BYTES))
+            text = [_text(line) for line in file.read().split(b"\n")]
+    except OSError as error:
+        return [f"(the log cannot be read: {error.strerror})"]
+    while text and not text[-1].strip():
+        text.pop()
+    start = _last_traceback(text)
+    if start is None or len(text) - start > 4 * most:
+        return text[-lines:]
+    found = text[start:]
+    return found if len(found) <= most else [*found[: most // 3], "...", *found[-2 * most // 3 :]]
+
+
+def _last_traceback(text: list[str]) -> int | None:
+    """Where the last traceback begins; of a chain of exceptions, the first one's."""
+    start = None
+    for number in range(len(text) - 1, -1, -1):
+        if _TRACEBACK not in text[number]:
+            continue
+        start = number
+        before = next((line for line in reversed(text[:number]) if line.strip()), "")
+        if not before.startswith(_CHAINED):
+            break
+    return start
+
+
+def _text(line: bytes) -> str:
+    return line.decode("utf-8", "replace").rstrip("\r")
