@@ -11,16 +11,18 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from petrun.checkpoint.lazy import LazyTensors, arrays_digest, refuse_nonfinite
+from petrun.checkpoint.lazy import Computed, LazyTensors, array_line, refuse_nonfinite
 from petrun.checkpoint.manifest import BaseIdentity, Manifest, TaskInfo, parse_manifest
 from petrun.checkpoint.mindpet_names import algorithms
 from petrun.errors import DeltaError, OutputError, WeightsError, perhaps
-from petrun.tensors import Array, TensorReader, array_entries, open_tensors, write_ckpt, write_safetensors
+from petrun.tensors import Array, TensorEntry, TensorReader, content_digest, open_tensors, write_ckpt, write_safetensors
+from petrun.tensors.dtypes import dtype_of
 
 __all__ = ["BaseIdentity", "Delta", "Manifest", "TaskInfo", "check_delta", "read_delta", "save_delta"]
 
@@ -69,7 +71,7 @@ class Delta:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        if isinstance(self.tensors, LazyTensors):
+        if isinstance(self.tensors, LazyTensors | Computed):
             return {name: self.tensors.shape(name) for name in self.tensors}
         return {name: array.shape for name, array in self.tensors.items()}
 
@@ -88,16 +90,24 @@ def save_delta(path: Path, tensors: Mapping[str, Array], manifest: Manifest) -> 
         )
     if not tensors:
         raise DeltaError(f"{path}: there is nothing to save: the delta owns no parameter")
-    for name, values in tensors.items():
-        refuse_nonfinite(str(path), name, values)
     owned = tuple(sorted(tensors))
-    filled = manifest.model_copy(update={"owned": owned, "digest": arrays_digest(tensors)})
-    entries = array_entries({name: np.asarray(tensors[name]) for name in owned})
+    lines, entries = [], []
+    for name in owned:
+        values = np.asarray(tensors[name])
+        refuse_nonfinite(str(path), name, values)
+        lines.append(array_line(name, values))
+        # Asked for again when its turn comes: tensors that are read or computed at every access are never all in memory.
+        entries.append(TensorEntry(name, values.shape, dtype_of(values), partial(_array, tensors, name)))
+    filled = manifest.model_copy(update={"owned": owned, "digest": content_digest(lines)})
     write = write_ckpt if path.suffix == ".ckpt" else write_safetensors
     text = filled.to_json()
     write(path, entries, {MANIFEST_KEY: text})
     # From the text, so that it equals what a reader gets (tuples in `config` are lists there).
     return parse_manifest(str(path), text)
+
+
+def _array(tensors: Mapping[str, Array], name: str) -> Array:
+    return np.asarray(tensors[name])
 
 
 def read_delta(path: Path) -> Delta:

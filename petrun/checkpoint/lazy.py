@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,9 +103,37 @@ class LazyTensors(Mapping[str, Array]):
         return content_digest(parts)
 
 
+class Computed(Mapping[str, Array]):
+    """Name -> array, computed at every access: a delta as large as its base is made without ever being whole in memory."""
+
+    def __init__(self, makers: Mapping[str, tuple[tuple[int, ...], Callable[[], Array]]]) -> None:
+        """`makers`: name -> shape, and what makes the array."""
+        self._makers = dict(makers)
+
+    def __getitem__(self, name: str) -> Array:
+        return self._makers[name][1]()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._makers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._makers[name][0]
+
+
 def arrays_digest(tensors: Mapping[str, Array]) -> str:
     """Digest of arrays in memory, equal to that of a file that holds them."""
-    return content_digest((name, a.dtype.name, a.shape, _bytes_digest(a)) for name, a in tensors.items())
+    return content_digest(array_line(name, values) for name, values in tensors.items())
+
+
+def array_line(name: str, values: Array) -> tuple[str, str, tuple[int, ...], str]:
+    """An array's line of a content digest."""
+    return name, values.dtype.name, values.shape, _bytes_digest(values)
 
 
 def _bytes_digest(values: Array) -> str:

@@ -65,6 +65,8 @@ class Manifest(_Part):
     metrics: dict[str, float | None] = Field(default_factory=dict)
     """Values that are not finite are kept as null: JSON has no other word for them."""
     versions: dict[str, str] = Field(default_factory=dict)
+    made: tuple[str, ...] = ()
+    """How it was made of other deltas: the operation, then a line a source with its weight and digest. () for one that was trained."""
     owned: tuple[str, ...] = ()
     """Names of all tensors in the file, sorted."""
     digest: str = ""

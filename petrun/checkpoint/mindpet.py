@@ -40,15 +40,20 @@ def from_mindpet(delta: Delta, alpha: float | None, sites: Sites | None = None) 
     shapes = {ours: delta.shapes[stored] for ours, stored in found.items()}
     if algorithm == "ptuning2":
         return _ptuning2(delta, found, sites)
+    return _renamed(delta, found, algorithm, told_settings(place, algorithm, shapes, alpha))
+
+
+def told_settings(
+    place: str, algorithm: str, shapes: Mapping[str, tuple[int, ...]], alpha: float | None
+) -> dict[str, Any]:
+    """What the names and shapes of a MindPet checkpoint say of lora, adapter, low_rank_adapter or bitfit. Raises DeltaError."""
     if algorithm == "lora":
-        config = _lora_settings(place, shapes, alpha)
-    elif algorithm == "adapter":
-        config = adapter_settings(place, shapes)
-    elif algorithm == "low_rank_adapter":
-        config = low_rank_adapter_settings(place, shapes)
-    else:
-        config = {"bias_include": lone_biases(found)}
-    return _renamed(delta, found, algorithm, config)
+        return _lora_settings(place, shapes, alpha)
+    if algorithm == "adapter":
+        return adapter_settings(place, shapes)
+    if algorithm == "low_rank_adapter":
+        return low_rank_adapter_settings(place, shapes)
+    return {"bias_include": lone_biases(shapes)}
 
 
 def mindpet_algorithm(delta: Delta) -> str:

@@ -23,7 +23,7 @@ from petrun.tensors import Array
 LORA_A0 = "mindpet_delta_lora_a0"
 LORA_B0 = "mindpet_delta_lora_b0"
 # Up to this width the decomposition is LAPACK's; beyond, it takes minutes a layer, and subspace iteration seconds.
-_EXACT_WIDTH = 1024
+EXACT_WIDTH = 1024
 _ITERATIONS = 16
 _OVERSAMPLING = 16
 
@@ -60,7 +60,7 @@ def principal_factors(weight: Array, rank: int, scale: float) -> tuple[Array, Ar
 
     The entry of A's row with the largest magnitude is positive: a decomposition leaves the signs open.
     """
-    left, values, right = _largest_triples(weight.astype(np.float32), rank)
+    left, values, right = largest_triples(weight.astype(np.float32), rank)
     peaks = np.take_along_axis(right, np.abs(right).argmax(1)[:, None], 1)[:, 0]
     signs = np.where(peaks < 0, -1.0, 1.0)
     root = np.sqrt(values / abs(scale))
@@ -69,10 +69,10 @@ def principal_factors(weight: Array, rank: int, scale: float) -> tuple[Array, Ar
     return np.ascontiguousarray(a, np.float32), np.ascontiguousarray(b, np.float32)
 
 
-def _largest_triples(weight: Array, rank: int) -> tuple[Array, Array, Array]:
+def largest_triples(weight: Array, rank: int) -> tuple[Array, Array, Array]:
     """U (out, R), S (R,), V^T (R, in). Wide matrices: Halko et al., arXiv 0909.4061, algorithm 4.4, from fixed numbers."""
     short = min(weight.shape)
-    if short > _EXACT_WIDTH and 2 * (rank + _OVERSAMPLING) < short:
+    if short > EXACT_WIDTH and 2 * (rank + _OVERSAMPLING) < short:
         start = np.random.default_rng(0).standard_normal((weight.shape[1], rank + _OVERSAMPLING))
         basis = np.linalg.qr(weight @ start.astype(np.float32))[0]
         for _ in range(_ITERATIONS):

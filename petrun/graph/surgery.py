@@ -61,7 +61,13 @@ def resolve_targets(
 
     Raises TargetError, once, with every target or exclusion that matches nothing and the names that were near.
     """
-    dense = dense_paths(net)
+    return select_paths(dense_paths(net), sites, targets, exclude)
+
+
+def select_paths(
+    dense: tuple[str, ...], sites: Sites, targets: Iterable[str] | None, exclude: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """`resolve_targets` among layers that are known by their paths alone."""
     if not dense:
         raise TargetError("the model has no nn.Dense cell that a delta could be attached to")
     linear = tuple(p for p in dense if any(fnmatchcase(p, g) for g in sites.linears.values())) or dense

@@ -40,14 +40,26 @@ def run(
     they give: enough to use them, not to go on training them.
     Raises DeltaError where peft has no form for the delta, ConfigError for a model of one's own, OutputError.
     """
+    refuse_factory(family)
+    return write(open_delta(delta, alpha), base=base, out=out, family=family, alpha=alpha, task=task)
+
+
+def refuse_factory(family: str | None) -> None:
+    """Raises ConfigError for a model of one's own."""
     if is_factory(family):
         raise ConfigError(
             f"--model {family}: peft knows Hugging Face models, not one of your own",
             hint="Keep the delta in petrun's own format.",
         )
+
+
+def write(
+    given: Delta, *, base: str | None, out: str, family: str | None, alpha: float | None, task: str | None
+) -> Path:
+    """A delta as read, or made, as an adapter folder. As `run`."""
+    refuse_factory(family)
     path = base_path(ModelConfig(base=base, family=family))
     assert path is not None
-    given = open_delta(delta, alpha)
     raw, kind, parsed = read_family(path, family)
     hold_to_family(given, raw)
     names, sites = kind.names(parsed), kind.sites(parsed)

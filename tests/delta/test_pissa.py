@@ -47,7 +47,7 @@ def test_the_fast_way_for_wide_matrices_finds_the_same_triples(monkeypatch):
     left, right = np.linalg.qr(rng.normal(size=(120, 100)))[0], np.linalg.qr(rng.normal(size=(90, 90)))[0][:90]
     weight = ((left[:, :90] * 0.9 ** np.arange(90)) @ right).astype(np.float32)
     exact = principal_factors(weight, 5, 1.0)
-    monkeypatch.setattr(lora_pissa, "_EXACT_WIDTH", 80)
+    monkeypatch.setattr(lora_pissa, "EXACT_WIDTH", 80)
     fast = principal_factors(weight, 5, 1.0)
     again = principal_factors(weight, 5, 1.0)
     for i in range(2):

@@ -1,0 +1,35 @@
+"""A base's tensors under the net's own names, in its layout, float32: read when asked for, without a net."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from petrun.models.weights import Match, Source
+from petrun.tensors import Array, TensorReader
+
+
+class BaseArrays:
+    """name -> array of the base, and whether it has one."""
+
+    def __init__(self, reader: TensorReader, matched: Match) -> None:
+        self.reader = reader
+        self.found: Mapping[str, Source] = matched.found
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.found
+
+    def __getitem__(self, name: str) -> Array:
+        source = self.found[name]
+        stored = self.reader.read(source.stored)
+        values = np.ascontiguousarray(stored.T if source.turn else stored)
+        return values.astype(np.float32, copy=False) if values.dtype.kind == "f" else values
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        source = self.found[name]
+        shape = self.reader.info(source.stored).shape
+        return tuple(reversed(shape)) if source.turn else shape
+
+    def is_float(self, name: str) -> bool:
+        return "float" in self.reader.info(self.found[name].stored).dtype
