@@ -1,10 +1,11 @@
-"""Files of named tensors: safetensors, Hugging Face folders and MindSpore checkpoints. What the tensors
-mean is others' business.
+"""Files of named tensors: safetensors, Hugging Face folders, MindSpore checkpoints, and the pieces that the ranks of a job hold. What the
+tensors mean is others' business.
 """
 
 from petrun.tensors.atomic import atomic_file, atomic_folder
 from petrun.tensors.digest import content_digest, tensor_digest
 from petrun.tensors.dtypes import Array, from_bfloat16, to_bfloat16
+from petrun.tensors.layout import Layout
 from petrun.tensors.reader import TensorReader, open_tensors
 from petrun.tensors.table import TensorInfo
 from petrun.tensors.writers import (
@@ -17,6 +18,7 @@ from petrun.tensors.writers import (
 
 __all__ = [
     "Array",
+    "Layout",
     "TensorEntry",
     "TensorInfo",
     "TensorReader",

@@ -49,6 +49,11 @@ class TensorReader:
         Raises WeightsError for an unknown name, a file cut short since it was opened, and an element type
         numpy cannot hold.
         """
+        stored = self.read_stored(name)
+        return from_bfloat16(stored) if self.info(name).dtype == "bfloat16" else stored
+
+    def read_stored(self, name: str) -> Array:
+        """One tensor's elements as stored: bfloat16 as uint16. Raises as `read` does."""
         info = self.info(name)
         element = BY_NAME[info.dtype]
         if element.numpy is None:
@@ -63,9 +68,7 @@ class TensorReader:
             for piece in self.raw_chunks(name):
                 view[filled : filled + len(piece)] = piece
                 filled += len(piece)
-        native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-        values = from_bfloat16(native) if info.dtype == "bfloat16" else native
-        return values.reshape(info.shape)
+        return stored.astype(stored.dtype.newbyteorder("="), copy=False).reshape(info.shape)
 
     def read_raw(self, name: str) -> bytes:
         """One tensor's bytes as stored."""

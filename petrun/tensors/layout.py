@@ -1,0 +1,163 @@
+"""How a tensor is cut among the devices of one pipeline stage, in MindSpore's terms.
+
+The devices stand in a matrix, the last axis the fastest: in (2, 4), rank = 4 i + j. A tensor map says for each dimension of the
+tensor which axes of that matrix cut it; devices that differ in no such axis hold the same piece. With the optimizer parallel as
+well, those replicas cut dimension 0 of their piece once more, `opt_size` neighbouring replicas among themselves.
+Source: mindspore/parallel/_tensor.py (2.10), and what the compiler of 2.10 writes and cuts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+_MOST_DEVICES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Layout:
+    devices: tuple[int, ...]
+    """The device matrix of the stage (dev_matrix)."""
+    axes: tuple[tuple[int, ...], ...]
+    """For each dimension the axes of `devices` that cut it, counted from the right, the outermost first; () where it is whole."""
+    opt_size: int = 0
+    """How many replicas cut dimension 0 once more (opt_weight_shard_size): 0 none, -1 all of them."""
+    opt_step: int = 0
+    """Distance of two neighbours among those (opt_weight_shard_step); 0 where it is not stated."""
+    shape: tuple[int, ...] | None = field(default=None, compare=False)
+    """The whole tensor's shape, where the file says it."""
+
+    @classmethod
+    def whole(cls, devices: int, dimensions: int) -> Layout:
+        """Every device holds all of it."""
+        return cls((devices,), ((),) * dimensions)
+
+    @classmethod
+    def of(cls, devices: Sequence[int], tensor_map: Sequence[int], *, opt_size: int = 0) -> Layout:
+        """From MindSpore's own terms: in the tensor map -1 is a whole dimension. `opt_step` follows from the rest."""
+        axes = tuple(() if axis < 0 else (axis,) for axis in tensor_map)
+        layout = cls(tuple(devices), axes, opt_size)
+        if not opt_size or layout.problem():
+            return layout
+        first = layout.optimizer_group
+        return cls(layout.devices, axes, opt_size, first[1] - first[0] if len(first) > 1 else 1)
+
+    @property
+    def count(self) -> int:
+        """Devices of the stage."""
+        return math.prod(self.devices)
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Into how many pieces each dimension is cut."""
+        return _cuts(self).parts
+
+    @property
+    def pieces(self) -> tuple[tuple[int, ...], ...]:
+        """For each device of the stage, in order, which piece of each dimension it holds."""
+        return _cuts(self).pieces
+
+    @property
+    def optimizer_group(self) -> tuple[int, ...]:
+        """The first replicas that share a piece under the optimizer parallel."""
+        return _cuts(self).group
+
+    def piece_shape(self, whole: Sequence[int]) -> tuple[int, ...]:
+        """Of every device's piece. Raises ValueError naming the dimension that does not divide."""
+        if len(whole) != len(self.axes):
+            raise ValueError(f"is cut along {len(self.axes)} dimensions and has {len(whole)}")
+        for dimension, (size, count) in enumerate(zip(whole, self.parts, strict=True)):
+            if size % count:
+                raise ValueError(f"its dimension {dimension}, {size}, does not divide by {count}")
+        return tuple(size // count for size, count in zip(whole, self.parts, strict=True))
+
+    def whole_shape(self, piece: Sequence[int]) -> tuple[int, ...]:
+        return tuple(size * count for size, count in zip(piece, self.parts, strict=True))
+
+    def place(self, device: int, piece_shape: Sequence[int]) -> tuple[slice, ...]:
+        """Where in the whole tensor a device's piece lies."""
+        starts = (index * size for index, size in zip(self.pieces[device], piece_shape, strict=True))
+        return tuple(slice(start, start + size) for start, size in zip(starts, piece_shape, strict=True))
+
+    def holders(self) -> dict[tuple[int, ...], list[int]]:
+        """Piece -> the devices that hold it."""
+        found: dict[tuple[int, ...], list[int]] = {}
+        for device, piece in enumerate(self.pieces):
+            found.setdefault(piece, []).append(device)
+        return found
+
+    def problem(self) -> str:
+        """What is wrong with the layout by itself, or ''."""
+        used = [axis for axes in self.axes for axis in axes]
+        if self.count > _MOST_DEVICES:
+            return f"its device matrix {list(self.devices)} is of more than {_MOST_DEVICES} devices"
+        if any(size < 1 for size in self.devices):
+            return f"its device matrix {list(self.devices)} has a size below 1"
+        wrong = [axis for axis in used if not 0 <= axis < len(self.devices)]
+        if wrong:
+            return (
+                f"its tensor map names axis {wrong[0]}, its device matrix {list(self.devices)} has {len(self.devices)}"
+            )
+        if len(set(used)) < len(used):
+            return f"its tensor map {[list(axes) for axes in self.axes]} uses an axis twice"
+        if self.opt_size:
+            return self._optimizer_problem()
+        return ""
+
+    def _optimizer_problem(self) -> str:
+        if not self.axes:
+            return "the optimizer parallel cuts a scalar"
+        replicas = self.count // math.prod(self.devices[len(self.devices) - 1 - axis] for a in self.axes for axis in a)
+        if self.opt_size < -1 or replicas % self.opt_size:
+            return f"the optimizer parallel cuts it among {self.opt_size} of {replicas} replicas"
+        group = self.optimizer_group
+        if self.opt_step > 0 and len(group) > 1 and group[1] - group[0] != self.opt_step:
+            return f"opt_weight_shard_step is {self.opt_step}, its replicas are {group[1] - group[0]} apart"
+        return ""
+
+
+@dataclass(frozen=True)
+class _Cuts:
+    parts: tuple[int, ...]
+    pieces: tuple[tuple[int, ...], ...]
+    group: tuple[int, ...]
+
+
+@lru_cache(maxsize=512)
+def _cuts(layout: Layout) -> _Cuts:
+    """The arithmetic of a layout, once for all parameters that share it."""
+    sizes = [[layout.devices[len(layout.devices) - 1 - axis] for axis in axes] for axes in layout.axes]
+    parts = [math.prod(each) for each in sizes]
+    pieces = [list(_piece(layout, coordinate)) for coordinate in _coordinates(layout.devices)]
+    holders: dict[tuple[int, ...], list[int]] = {}
+    for device, piece in enumerate(pieces):
+        holders.setdefault(tuple(piece), []).append(device)
+    first = next(iter(holders.values()))
+    size = len(first) if layout.opt_size < 0 else layout.opt_size
+    if size:
+        parts[0] *= size
+        for replicas in holders.values():
+            for position, device in enumerate(replicas):
+                pieces[device][0] = pieces[device][0] * size + position % size
+    return _Cuts(tuple(parts), tuple(map(tuple, pieces)), tuple(first[:size]))
+
+
+def _coordinates(devices: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Of every device in the matrix, in order of rank."""
+    for rank in range(math.prod(devices)):
+        rest, coordinate = rank, []
+        for size in reversed(devices):
+            rest, place = divmod(rest, size)
+            coordinate.append(place)
+        yield tuple(reversed(coordinate))
+
+
+def _piece(layout: Layout, coordinate: Sequence[int]) -> Iterator[int]:
+    for axes in layout.axes:
+        index = 0
+        for axis in axes:
+            place = len(layout.devices) - 1 - axis
+            index = index * layout.devices[place] + coordinate[place]
+        yield index

@@ -1,0 +1,102 @@
+"""The note that petrun leaves beside the files of all ranks: what each holds, and what the whole says about itself.
+
+Where it lies, two files cannot change places unseen, whatever is in them, and a petrun delta keeps its manifest when it is cut. It is a
+file of its own because transform_checkpoints fails over a checkpoint with a string in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from petrun.errors import WeightsError
+from petrun.tensors.atomic import atomic_file
+from petrun.tensors.digest import content_digest, tensor_digest
+from petrun.tensors.reader import TensorReader
+from petrun.tensors.table import unreadable
+
+NOTE = "petrun_shards.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Note:
+    files: tuple[str, ...]
+    """Of every rank, in order, under the note's folder: rank_0/model.ckpt."""
+    digests: tuple[str, ...]
+    """Of each file's content; () where they are not known."""
+    metadata: Mapping[str, str]
+    """The whole file's own: a delta's manifest."""
+
+
+def write_note(folder: Path, note: Note) -> None:
+    """Write it into a folder. Raises OutputError."""
+    content = {
+        "format": FORMAT,
+        "files": list(note.files),
+        "digests": list(note.digests),
+        "metadata": dict(note.metadata),
+    }
+    with atomic_file(folder / NOTE) as (file, _):
+        file.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
+
+
+def read_note(folder: Path) -> Note | None:
+    """The note in a folder, or None. Raises WeightsError for one that does not read."""
+    path = folder / NOTE
+    try:
+        if not path.is_file():
+            return None
+        raw = json.loads(path.read_text("utf-8"))
+        if raw["format"] != FORMAT:
+            raise WeightsError(
+                f"{path}: was written by another petrun (format {raw['format']})", hint="Upgrade petrun."
+            )
+        note = Note(tuple(raw["files"]), tuple(raw["digests"]), dict(raw["metadata"]))
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise WeightsError(f"{path}: does not read", hint="The file is damaged: write the checkpoint again.") from error
+    texts = (*note.files, *note.digests, *note.metadata, *note.metadata.values())
+    if not all(isinstance(text, str) for text in texts) or len(note.digests) not in (0, len(note.files)):
+        raise WeightsError(f"{path}: does not read", hint="The file is damaged: write the checkpoint again.")
+    return note
+
+
+def check_note(folder: Path, note: Note, readers: Sequence[TensorReader]) -> None:
+    """Hold the files of all ranks, in order, against the note. Raises WeightsError where they are others, or have changed places."""
+    here = tuple(reader.path.relative_to(folder).as_posix() for reader in readers)
+    if here != note.files:
+        odd = next((pair for pair in zip(here, note.files, strict=False) if pair[0] != pair[1]), None)
+        what = (
+            f"{odd[0]} is there, {NOTE} names {odd[1]}"
+            if odd
+            else f"{NOTE} is of {len(note.files)} ranks, not {len(here)}"
+        )
+        raise WeightsError(
+            f"{folder}: {what}",
+            hint=f"Put the ranks' files back as they were written; for files of another origin remove {NOTE}.",
+        )
+    if not note.digests:
+        return
+    found = [file_digest(reader) for reader in readers]
+    wrong = [rank for rank, digest in enumerate(found) if digest != note.digests[rank]]
+    if wrong:
+        rank = wrong[0]
+        held = next((other for other, digest in enumerate(note.digests) if digest == found[rank]), None)
+        raise WeightsError(
+            f"{folder}: {here[rank]} holds what rank {held} must hold"
+            if held is not None
+            else f"{folder}: {here[rank]} does not hold what it was written with",
+            hint="Put every rank's file back in its folder: their order is the order of the slices."
+            if held is not None
+            else "The file was changed or replaced: use the original.",
+        )
+
+
+def file_digest(reader: TensorReader) -> str:
+    """Of all that a file holds."""
+    infos = [(name, reader.info(name)) for name in reader.names]
+    return content_digest((name, info.dtype, info.shape, tensor_digest(reader, name)) for name, info in infos)

@@ -1,0 +1,50 @@
+"""Which checkpoint is the newest: by the numbers in its name, never by the alphabet (step 10 is newer than step 9) or the clock."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from petrun.errors import PetrunError, WeightsError
+
+_STEP = re.compile(r"(?P<series>.*?)(?:[-_.]?step[-_]?|-)(?P<numbers>\d+(?:_\d+)?)", re.IGNORECASE)
+
+
+def series_and_step(name: str) -> tuple[str, tuple[int, ...]]:
+    """A file's name without its ending -> what its series shares, and its step: `m-10_1` -> ("m", (10, 1)), epoch and step of
+    MindSpore's ModelCheckpoint; `step_20` -> ("", (20,)); () where the name has no step.
+    """
+    found = _STEP.fullmatch(name)
+    if found is None or found["series"].endswith("-of"):
+        return name, ()
+    return found["series"], tuple(int(number) for number in found["numbers"].split("_"))
+
+
+def newest(
+    files: Iterable[Path],
+    *,
+    place: Path,
+    label: Callable[[Path], str] = lambda path: path.stem,
+    error: type[PetrunError] = WeightsError,
+    hint: str = "Name one of them.",
+) -> Path:
+    """The file of the highest step. `label`: what of a file's name counts.
+
+    Raises `error` where files of several series lie there, where only some have a step, or two have the same: which is the newest
+    is not guessed.
+    """
+    steps = [(*series_and_step(label(file)), file) for file in sorted(files)]
+    if len(steps) == 1:
+        return steps[0][2]
+    listed = ", ".join(file.name for _, _, file in steps[:8]) + (", ..." if len(steps) > 8 else "")
+    sizes = {(series, len(step)) for series, step, _ in steps}
+    if len(sizes) > 1 or not all(step for _, step, _ in steps):
+        raise error(
+            f"{place}: holds several checkpoints, and their names do not say which is the newest: {listed}", hint=hint
+        )
+    last = max(step for _, step, _ in steps)
+    found = [file for _, step, file in steps if step == last]
+    if len(found) > 1:
+        raise error(f"{place}: {found[0].name} and {found[1].name} are of the same step", hint=hint)
+    return found[0]
