@@ -9,7 +9,7 @@
     ├── TargetError     a pattern that matches nothing
     ├── TrainingError   nothing trainable, nothing supervised, NaN while training
     ├── OutputError     a file or folder that cannot be written, or would be overwritten
-    └── SetupError      this machine: a missing package, compiler, device or kernel
+    └── SetupError      this machine or cluster: a missing package, compiler, device or kernel, or a wrong rank table
 
 The command line prints `message` and `hint` and exits with 1 (ConfigError: 2); `--debug` shows the traceback.
 """

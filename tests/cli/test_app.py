@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-COMMANDS = ["train", "eval", "merge", "predict", "inspect", "recipes"]
+COMMANDS = ["train", "eval", "merge", "predict", "inspect", "recipes", "ranktable"]
 
 
 def petrun(*arguments, **more):

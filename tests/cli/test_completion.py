@@ -48,6 +48,8 @@ def complete(line):
         ("petrun merge --dtype b", ["bfloat16"]),
         ("petrun train own/", ["own/mlp"]),
         ("petrun recipes cp ", recipe_names()),
+        ("petrun ranktable ", ["lint", "show", "make", "convert"]),
+        ("petrun ranktable show --start msrun-", ["msrun-table"]),
     ],
 )
 def test_what_is_offered(line, offered):

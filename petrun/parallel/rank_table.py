@@ -1,0 +1,99 @@
+"""HCCL rank tables, v1.0 (Atlas A1, A2) and v1.2 (A3 super pods): which rank runs on which server and device.
+
+    {"version": "1.0", "status": "completed", "server_count": "1",
+     "server_list": [{"server_id": "10.0.0.1",
+                      "device": [{"device_id": "0", "device_ip": "192.168.100.101", "rank_id": "0"}, ...]}]}
+
+Every scalar is a string. v1.2 adds super_device_id to a device, and super_pod_list: which servers make a super pod. A table is
+read (rank_table_read.py) in two steps: its fields one by one (rank_table_fields.py), then what they must be together
+(rank_table_rules.py).
+
+Source: HCCL's user guide, "rank table"; MindSpore's documentation of rank-table start-up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from petrun.errors import SetupError
+
+Version = Literal["1.0", "1.2"]
+VERSIONS: tuple[Version, ...] = ("1.0", "1.2")
+
+
+@dataclass(frozen=True)
+class Card:
+    """One device of a server."""
+
+    rank: int
+    device: int
+    """Physical, as npu-smi counts."""
+    device_ip: str | None = None
+    super_device_id: str | None = None
+    device_port: str | None = None
+    backup_device_ip: str | None = None
+    backup_device_port: str | None = None
+    host_port: str | None = None
+
+
+@dataclass(frozen=True)
+class Server:
+    """One host, its cards in the order of the table: msrun counts by it."""
+
+    id: str
+    cards: tuple[Card, ...]
+    host_ip: str | None = None
+    pod_ip: str | None = None
+    container_ip: str | None = None
+    host_nic_ip: str | None = None
+    hardware_type: str | None = None
+
+    def is_called(self, name: str) -> bool:
+        return name in (self.id, self.host_ip, self.pod_ip, self.container_ip)
+
+
+@dataclass(frozen=True)
+class SuperPod:
+    """Servers whose cards share one high-speed fabric."""
+
+    id: str
+    server_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RankTable:
+    version: Version
+    servers: tuple[Server, ...]
+    super_pods: tuple[SuperPod, ...] = ()
+
+    @property
+    def cards(self) -> int:
+        """Cards of all servers."""
+        return sum(len(server.cards) for server in self.servers)
+
+    def server(self, name: str, flag: str = "--host") -> Server:
+        """The server of this id or address, or at this position from 0. Raises SetupError naming those there are."""
+        found = [server for server in self.servers if server.is_called(name)]
+        if not found and name.isdecimal() and int(name) < len(self.servers):
+            found = [self.servers[int(name)]]
+        if len(found) != 1:
+            known = ", ".join(server.id for server in self.servers)
+            raise SetupError(
+                f"{flag} {name}: {'no' if not found else 'more than one'} server of the rank table",
+                hint=f"Servers: {known}; or their position, from 0.",
+            )
+        return found[0]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a table, and where."""
+
+    where: str
+    text: str
+    fatal: bool = True
+    """HCCL or MindSpore would not start, or would start something else. False: only some ways of starting mind."""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.text}" if self.where else self.text
