@@ -1,7 +1,7 @@
 """petrun's compiled steps on MindSpore's Ascend front end, with a stub of CANN and no card.
 
 Nothing is computed: what is checked is that graphs compile (and, in the full matrix, that each operator gets a kernel), which
-operators stand in them, and in which types. Needs the folder `shared` beside the repository, which holds the stub's maker, and g++.
+operators stand in them, and in which types. Needs g++ and readelf on x86-64.
 """
 
 import json
