@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -177,48 +178,54 @@ def train(
 
         petrun train --algo lora --rank 8 --base ./bert --data train.tsv --eval-data dev.tsv
     """
-    flags: dict[str, tuple[str, Any]] = given(
-        {
-            "algo": ("--algo", algo),
-            "delta.rank": ("--rank", rank),
-            "delta.alpha": ("--alpha", alpha),
-            "delta.dropout": ("--dropout", dropout),
-            "delta.tokens": ("--tokens", tokens),
-            "delta.target": ("--target", split_list(target)),
-            "delta.exclude": ("--exclude", split_list(exclude)),
-            "train.train_also": ("--train-also", split_list(train_also)),
-            "init_delta": ("--init-delta", init_delta),
-            "model.base": ("--base", base),
-            "model.family": ("--model", model),
-            "data.path": ("--data", split_list(data)),
-            "data.eval_path": ("--eval-data", split_list(eval_data)),
-            "data.eval_split": ("--eval-split", eval_split),
-            "data.task": ("--task", task),
-            "data.template": ("--template", template),
-            "data.seq_len": ("--seq-len", seq_len),
-            "data.pack": ("--pack", pack),
-            "data.shuffle": ("--no-shuffle", False if no_shuffle else None),
-            "train.epochs": ("--epochs", epochs),
-            "train.steps": ("--steps", steps),
-            "train.batch_size": ("--batch-size", batch_size),
-            "train.accumulate": ("--accumulate", accumulate),
-            "train.seed": ("--seed", seed),
-            "optim.lr": ("--lr", lr),
-            "optim.schedule": ("--schedule", schedule),
-            "optim.warmup": ("--warmup", warmup),
-            "optim.weight_decay": ("--weight-decay", weight_decay),
-            "optim.clip": ("--clip", clip),
-            "parallel.recompute": ("--recompute", recompute),
-            "parallel.offload": ("--offload", offload),
-            "out.dir": ("--out", out),
-            "out.format": ("--format", fmt),
-            "device": ("--device", device),
-        }
-    )
     # Imported here so that --help does not wait for MindSpore.
-    from petrun.parallel.layout import parse_layout
     from petrun.runs.train import run
 
-    if parallel is not None:
-        flags |= {f"parallel.{key}": ("--parallel", value) for key, value in parse_layout(parallel).items()}
-    run(recipe, flags, settings or [], dry_run=dry_run)
+    run(recipe, train_flags(locals()), settings or [], dry_run=dry_run)
+
+
+def train_flags(typed: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    """The options above that were typed, by their parameter's name -> {dotted key: (flag, value)}. Raises ConfigError."""
+    from petrun.parallel.layout import parse_layout
+
+    flags = given(
+        {
+            "algo": ("--algo", typed["algo"]),
+            "delta.rank": ("--rank", typed["rank"]),
+            "delta.alpha": ("--alpha", typed["alpha"]),
+            "delta.dropout": ("--dropout", typed["dropout"]),
+            "delta.tokens": ("--tokens", typed["tokens"]),
+            "delta.target": ("--target", split_list(typed["target"])),
+            "delta.exclude": ("--exclude", split_list(typed["exclude"])),
+            "train.train_also": ("--train-also", split_list(typed["train_also"])),
+            "init_delta": ("--init-delta", typed["init_delta"]),
+            "model.base": ("--base", typed["base"]),
+            "model.family": ("--model", typed["model"]),
+            "data.path": ("--data", split_list(typed["data"])),
+            "data.eval_path": ("--eval-data", split_list(typed["eval_data"])),
+            "data.eval_split": ("--eval-split", typed["eval_split"]),
+            "data.task": ("--task", typed["task"]),
+            "data.template": ("--template", typed["template"]),
+            "data.seq_len": ("--seq-len", typed["seq_len"]),
+            "data.pack": ("--pack", typed["pack"]),
+            "data.shuffle": ("--no-shuffle", False if typed["no_shuffle"] else None),
+            "train.epochs": ("--epochs", typed["epochs"]),
+            "train.steps": ("--steps", typed["steps"]),
+            "train.batch_size": ("--batch-size", typed["batch_size"]),
+            "train.accumulate": ("--accumulate", typed["accumulate"]),
+            "train.seed": ("--seed", typed["seed"]),
+            "optim.lr": ("--lr", typed["lr"]),
+            "optim.schedule": ("--schedule", typed["schedule"]),
+            "optim.warmup": ("--warmup", typed["warmup"]),
+            "optim.weight_decay": ("--weight-decay", typed["weight_decay"]),
+            "optim.clip": ("--clip", typed["clip"]),
+            "parallel.recompute": ("--recompute", typed["recompute"]),
+            "parallel.offload": ("--offload", typed["offload"]),
+            "out.dir": ("--out", typed["out"]),
+            "out.format": ("--format", typed["fmt"]),
+            "device": ("--device", typed["device"]),
+        }
+    )
+    if typed["parallel"] is not None:
+        flags |= {f"parallel.{key}": ("--parallel", value) for key, value in parse_layout(typed["parallel"]).items()}
+    return flags
