@@ -19,10 +19,22 @@ import numpy as np
 
 from petrun.checkpoint.lazy import Computed, LazyTensors, array_line, refuse_nonfinite
 from petrun.checkpoint.manifest import BaseIdentity, Manifest, TaskInfo, parse_manifest
-from petrun.checkpoint.mindpet_names import algorithms
+from petrun.checkpoint.mindpet_names import STATE, algorithms
 from petrun.errors import DeltaError, OutputError, WeightsError, perhaps
-from petrun.tensors import Array, TensorEntry, TensorReader, content_digest, open_tensors, write_ckpt, write_safetensors
+from petrun.tensors import (
+    Array,
+    ShardedReader,
+    TensorEntry,
+    TensorReader,
+    content_digest,
+    open_sharded,
+    open_tensors,
+    write_ckpt,
+    write_safetensors,
+)
 from petrun.tensors.dtypes import dtype_of
+from petrun.tensors.ranks import is_sharded
+from petrun.tensors.steps import newest, series_and_step
 
 __all__ = ["BaseIdentity", "Delta", "Manifest", "TaskInfo", "check_delta", "read_delta", "save_delta"]
 
@@ -110,8 +122,9 @@ def _array(tensors: Mapping[str, Array], name: str) -> Array:
     return np.asarray(tensors[name])
 
 
-def read_delta(path: Path) -> Delta:
-    """Read a delta file, the final delta of a run folder, a peft adapter folder, or a MindPet checkpoint.
+def read_delta(path: Path, strategy: Path | None = None) -> Delta:
+    """Read a delta file, the final delta of a run folder, a peft adapter folder, or a MindPet checkpoint; with a strategy (its file, or
+    the folder of the stages') one in the files of a job's ranks.
 
     A file with a manifest is verified against it: exactly the tensors it lists, with the content it was
     saved with, all finite. Foreign deltas come as they are: `convert.to_house` gives them petrun's names.
@@ -121,6 +134,13 @@ def read_delta(path: Path) -> Delta:
     """
     path = Path(path)
     with _delta_errors():
+        if strategy is not None:
+            return _read_sharded(path, open_sharded(path, strategy, STATE))
+        if is_sharded(path):
+            raise DeltaError(
+                f"{path}: holds the files of a job's ranks, each with a piece of the tensors",
+                hint="Give the job's strategy file: --delta-strategy FILE. Where nothing was cut, any one rank's file is the whole.",
+            )
         if path.is_dir():
             if (path / ADAPTER_CONFIG).exists():
                 return _read_adapter(path)
@@ -144,6 +164,11 @@ def _delta_errors() -> Iterator[None]:
         raise DeltaError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
 
+def _read_sharded(path: Path, reader: ShardedReader) -> Delta:
+    """petrun's own keep their manifest in the note beside the ranks' folders; others come as unsharded ones of MindPet do."""
+    return _read_own(path, reader) if MANIFEST_KEY in reader.metadata else _read_mindpet(path, reader)
+
+
 def _read_own(path: Path, reader: TensorReader) -> Delta:
     manifest = parse_manifest(str(path), reader.metadata[MANIFEST_KEY])
     lacking = sorted(set(manifest.owned) - set(reader.names))
@@ -156,7 +181,9 @@ def _read_own(path: Path, reader: TensorReader) -> Delta:
         )
     tensors = LazyTensors(reader)
     digest = tensors.checked_digest()
-    if digest != manifest.digest:
+    # No rank of a job knows the digest of the whole when it saves its pieces.
+    unknown = isinstance(reader, ShardedReader) and not manifest.digest
+    if digest != manifest.digest and not unknown:
         raise DeltaError(
             f"{path}: its tensors are not those it was saved with",
             hint="The file is damaged: use another copy.",
@@ -185,6 +212,9 @@ def _final_delta(folder: Path) -> Path:
     """
     files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in _SUFFIXES)
     finals = [p for p in files if p.stem != "best"]
+    steps = [series_and_step(p.stem) for p in finals]
+    if len(finals) > 1 and len({series for series, _ in steps}) == 1 and all(step for _, step in steps):
+        return newest(finals, place=folder, error=DeltaError, hint="Give one of the files.")
     if len(finals) > 1:
         # Other tensors may lie there too: a delta says its own name.
         finals = [p for p in finals if _algo_of(p) == p.stem]

@@ -31,6 +31,8 @@ _SCALARS = frozenset(
         "opt_step",
     ]
 )
+STATE = (*(f"{slot}.*" for slot in _SLOTS), *sorted(_SCALARS))
+"""Patterns of what the optimizer saves beside the parameters."""
 _BARE_LORA = re.compile(r"(.*mindpet_delta_lora_)([AB])")
 _BIASES = ("bias", "beta")
 

@@ -11,6 +11,8 @@ from petrun.cli.options import DATA, RUN, Text, Whole, given, option, split_list
 def evaluate(
     base: options.Base = None,
     delta: options.Delta = None,
+    base_strategy: options.BaseStrategy = None,
+    delta_strategy: options.DeltaStrategy = None,
     model: options.Model = None,
     alpha: options.Alpha = None,
     data: Annotated[
@@ -44,6 +46,8 @@ def evaluate(
     flags = given(
         {
             "model.base": ("--base", base),
+            "model.base_strategy": ("--base-strategy", base_strategy),
+            "delta_strategy": ("--delta-strategy", delta_strategy),
             "model.family": ("--model", model),
             "data.path": ("--data", split_list(data)),
             "data.task": ("--task", task),

@@ -11,6 +11,8 @@ from petrun.cli.options import RUN, Text, option
 def merge(
     base: options.Base = None,
     delta: options.Delta = None,
+    base_strategy: options.BaseStrategy = None,
+    delta_strategy: options.DeltaStrategy = None,
     out: Annotated[
         Text, option("--out", "Folder (Hugging Face layout), or a .safetensors or .ckpt file. Must not exist.", RUN)
     ] = None,
@@ -37,4 +39,14 @@ def merge(
     """
     from petrun.runs.merge import run
 
-    run(base=base, delta=delta, out=out, family=model, alpha=alpha, dtype=dtype, max_shard_size=max_shard_size)
+    run(
+        base=base,
+        delta=delta,
+        out=out,
+        family=model,
+        alpha=alpha,
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+        base_strategy=base_strategy,
+        delta_strategy=delta_strategy,
+    )

@@ -84,6 +84,19 @@ Base = Annotated[
         MODEL,
     ),
 ]
+BaseStrategy = Annotated[
+    Text,
+    option(
+        "--base-strategy",
+        "Of a base in the files of a job's ranks (--base is then the folder of rank_0, rank_1, ...): its strategy file, .ckpt or .json, or "
+        "the folder of its stages' files.",
+        MODEL,
+    ),
+]
+DeltaStrategy = Annotated[
+    Text,
+    option("--delta-strategy", "The same of a delta in the files of a job's ranks: the fine-tuning's strategy.", MODEL),
+]
 Model = Annotated[
     Text,
     option(

@@ -72,6 +72,8 @@ def train(
         ),
     ] = None,
     base: options.Base = None,
+    base_strategy: options.BaseStrategy = None,
+    delta_strategy: options.DeltaStrategy = None,
     model: options.Model = None,
     data: Annotated[
         Text, option("--data", "Training file, or several, comma-separated. None: the task that petrun ships.", DATA)
@@ -200,6 +202,8 @@ def train_flags(typed: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
             "train.train_also": ("--train-also", split_list(typed["train_also"])),
             "init_delta": ("--init-delta", typed["init_delta"]),
             "model.base": ("--base", typed["base"]),
+            "model.base_strategy": ("--base-strategy", typed["base_strategy"]),
+            "delta_strategy": ("--delta-strategy", typed["delta_strategy"]),
             "model.family": ("--model", typed["model"]),
             "data.path": ("--data", split_list(typed["data"])),
             "data.eval_path": ("--eval-data", split_list(typed["eval_data"])),

@@ -26,6 +26,9 @@ class ModelConfig(Section):
     base: str | None = Field(
         None, description="Hugging Face folder, .safetensors or .ckpt file of the base; none: the embedded base"
     )
+    base_strategy: str | None = Field(
+        None, description="strategy file, or folder of them, of a base in the files of a job's ranks"
+    )
     family: str | None = Field(
         None, description="bert, gpt2 or llama (default: from config.json), or module:function / file.py:function"
     )
@@ -151,4 +154,7 @@ class RunConfig(Section):
     )
     init_delta: str | None = Field(
         None, description="start from this delta: its method, settings, targets and heads hold"
+    )
+    delta_strategy: str | None = Field(
+        None, description="strategy file, or folder of them, of a delta in the files of a job's ranks"
     )

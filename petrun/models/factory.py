@@ -26,9 +26,10 @@ from petrun.kernels.device import on_ascend
 from petrun.models import bert, gpt2, llama
 from petrun.models.base import Family, LoadedModel, StoredName
 from petrun.models.builtin import assemble
-from petrun.models.folder import BASE_HINT, config_path, read_json, weights_path
-from petrun.models.weights import check, load, match
-from petrun.tensors import content_digest, open_tensors
+from petrun.models.folder import BASE_HINT, config_path, read_json
+from petrun.models.weights import check, load, match, open_weights
+from petrun.tensors import content_digest
+from petrun.tensors.ranks import root_of
 
 FAMILIES: dict[str, Family] = {f.name: f for f in (bert.FAMILY, gpt2.FAMILY, llama.FAMILY)}
 _OWN = "A model of your own is given as --model module:function or --model path/file.py:function."
@@ -86,6 +87,7 @@ def load_model(
     *,
     family: str | None = None,
     config: Path | None = None,
+    strategy: Path | None = None,
     task: str | None = None,
     num_labels: int | None = None,
     fresh_head: bool = False,
@@ -98,11 +100,11 @@ def load_model(
     num_labels: classes of a classification head. The base's own head is kept where it has that many (or none are
     asked for); `fresh_head` replaces it. A new head, and a pooler the base lacks, are initialised from `seed`.
     compute_dtype: "float32", "float16" or "bfloat16": the type of a built-in family's matrices and activations.
-    kwargs: for a user's function only.
+    strategy: the strategy file, or the folder of them, of a base in the files of a job's ranks. kwargs: for a user's function only.
     Raises ModelError (config.json, the task, the head, the user's function) and WeightsError (the tensors).
     """
     if is_factory(family):
-        return _from_function(str(family), dict(kwargs or {}), base, task, num_labels, seed)
+        return _from_function(str(family), dict(kwargs or {}), base, strategy, task, num_labels, seed)
     if kwargs:
         raise ModelError(
             f"model.kwargs = {dict(kwargs)} is for a model of your own, not for a built-in family", hint=_OWN
@@ -122,12 +124,18 @@ def load_model(
             hint="Leave model.dtype out: on the CPU a bfloat16 base is loaded as float32.",
         )
     parsed = _parse(path, raw, picked)
-    reader = open_tensors(weights_path(base))
+    reader = open_weights(base, strategy)
     return assemble(reader, picked, parsed, raw, path, num_labels, fresh_head, compute_dtype, seed)
 
 
 def _from_function(
-    spelled: str, kwargs: dict[str, Any], base: Path | None, task: str | None, num_labels: int | None, seed: int
+    spelled: str,
+    kwargs: dict[str, Any],
+    base: Path | None,
+    strategy: Path | None,
+    task: str | None,
+    num_labels: int | None,
+    seed: int,
 ) -> LoadedModel:
     """Call the user's function; its net's own names are the names of its checkpoint. Without a base the values that
     the function gave stay: MindSpore's and numpy's seeds are set first, so that they are the same every time."""
@@ -147,7 +155,7 @@ def _from_function(
     if base is None:
         digest = _digest_in_memory(net)
     else:
-        reader = open_tensors(weights_path(base))
+        reader = open_weights(base, strategy)
         matched = match(reader, names, ("",), ())
         check(reader, matched, names, net)
         digest = load(reader, matched, net)
@@ -161,7 +169,7 @@ def _from_function(
         tasks=("classify",),
         names=names,
         base_digest=digest,
-        folder=None if base is None else base if base.is_dir() else base.parent,
+        folder=None if base is None else root_of(base) if root_of(base).is_dir() else base.parent,
         num_labels=num_labels,
     )
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from petrun.errors import ModelError
+from petrun.tensors.ranks import is_sharded, root_of
+from petrun.tensors.steps import newest
 
 CONFIG = "config.json"
 BASE_HINT = "--base takes a Hugging Face folder, a .safetensors or a .ckpt file."
@@ -42,7 +44,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def config_path(base: Path | None, config: Path | None) -> Path:
-    """The config.json given, or the one in the base's folder, or beside the base's file. Raises ModelError where there is none."""
+    """The config.json given, or the one in the base's folder, or beside the base's file. Raises ModelError where there is none.
+
+    Of a base in ranks' files it lies beside the ranks' folders.
+    """
     if config is not None:
         path = config / CONFIG if config.is_dir() else config
         if not path.is_file():
@@ -50,6 +55,7 @@ def config_path(base: Path | None, config: Path | None) -> Path:
         return path
     if base is None:
         raise ModelError("no base is given", hint=BASE_HINT)
+    base = root_of(base)
     if not base.exists():
         raise ModelError(f"{base}: no such file or folder", hint=BASE_HINT)
     path = (base if base.is_dir() else base.parent) / CONFIG
@@ -68,18 +74,21 @@ def config_path(base: Path | None, config: Path | None) -> Path:
 
 
 def weights_path(base: Path) -> Path:
-    """A folder with safetensors is read as Hugging Face writes it; one with a single .ckpt and none of those stands for that file."""
+    """A folder with safetensors is read as Hugging Face writes it; one with .ckpt files and none of those stands for its newest step.
+
+    Raises ModelError where that is not told by their names, and for the files of a job's ranks.
+    """
+    if is_sharded(base):
+        raise ModelError(
+            f"{base}: holds the files of a job's ranks, each with a piece of the tensors",
+            hint="Give the job's strategy file: --base-strategy FILE. Where nothing was cut, any one rank's file is the whole.",
+        )
     if not base.exists():
         raise ModelError(f"{base}: no such file or folder", hint=BASE_HINT)
     if base.is_dir() and not any(base.glob("*.safetensors*")):
         checkpoints = sorted(base.glob("*.ckpt"))
-        if len(checkpoints) == 1:
-            return checkpoints[0]
         if checkpoints:
-            raise ModelError(
-                f"{base}: holds several .ckpt files: {', '.join(c.name for c in checkpoints)}",
-                hint="Name one of them with --base.",
-            )
+            return newest(checkpoints, place=base, error=ModelError, hint="Name one of them with --base.")
     return base
 
 

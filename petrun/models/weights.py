@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,17 +22,28 @@ from mindspore import Tensor
 
 from petrun.errors import WeightsError, perhaps
 from petrun.models.base import StoredName
-from petrun.tensors import Array, TensorReader, content_digest, tensor_digest
+from petrun.models.folder import weights_path
+from petrun.tensors import Array, TensorReader, content_digest, open_sharded, open_tensors, tensor_digest
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 OPTIMIZER_STATE = (
     # What MindSpore's optimizers and train cells save beside the weights in a .ckpt.
-    "moment1.*", "moment2.*", "moments.*", "moment.*", "accum.*", "adam_m.*", "adam_v.*", "vhat.*", "stat.*",
+    "moment1.*", "moment2.*", "moments.*", "moment.*", "accum.*", "adam_m.*", "adam_v.*", "vhat.*", "stat.*", "accu_grads.*",
     "learning_rate", "global_step", "beta1_power", "beta2_power", "momentum", "epoch_num", "step_num", "scale_sense",
     "loss_scale", "current_iterator_step", "last_overflow_iterator_step",
 )  # fmt: skip
 _LISTED = 20
+
+
+def open_weights(base: Path, strategy: Path | None = None) -> TensorReader:
+    """A base's tensors: of one file or folder, or with a strategy those of all ranks' files.
+
+    Raises ModelError and WeightsError, also for ranks' files without a strategy.
+    """
+    if strategy is not None:
+        return open_sharded(base, strategy, OPTIMIZER_STATE)
+    return open_tensors(weights_path(base))
 
 
 @dataclass(frozen=True)

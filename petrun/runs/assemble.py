@@ -46,6 +46,11 @@ class Assembled:
 
 def base_path(model: ModelConfig) -> Path | None:
     """The base on disk: the user's, or the embedded one; None for a factory without a checkpoint. Raises ModelError."""
+    if model.base is None and model.base_strategy is not None:
+        raise ConfigError(
+            f"--base-strategy {model.base_strategy}: says how a base was cut, and no base is given",
+            hint="Give the folder with the ranks' files as --base.",
+        )
     if model.base is not None:
         return Path(model.base).expanduser()
     if model.family is None:
@@ -72,6 +77,7 @@ def open_base(
         base_path(model),
         family=model.family,
         config=Path(model.config) if model.config else None,
+        strategy=strategy_path(model.base_strategy),
         task=task,
         num_labels=num_labels,
         fresh_head=model.fresh_head,
@@ -84,9 +90,25 @@ def open_base(
     return replace(loaded, sites=sites, inputs=loaded.inputs or arrays)
 
 
-def open_delta(path: str, alpha: float | None) -> Delta:
+def strategy_path(text: str | None) -> Path | None:
+    return Path(text).expanduser() if text is not None else None
+
+
+def delta_if_given(path: str | None, alpha: float | None, strategy: str | None) -> Delta | None:
+    """None where no delta is given. Raises as `open_delta` does."""
+    if path is not None:
+        return open_delta(path, alpha, strategy)
+    if strategy is not None:
+        raise ConfigError(
+            f"--delta-strategy {strategy}: says how a delta was cut, and no delta is given",
+            hint="Give the folder with the ranks' files as the delta.",
+        )
+    return None
+
+
+def open_delta(path: str, alpha: float | None, strategy: str | None = None) -> Delta:
     """Read a delta; a foreign one keeps its own names until `fit_delta`."""
-    delta = read_delta(Path(path).expanduser())
+    delta = read_delta(Path(path).expanduser(), strategy_path(strategy))
     if alpha is not None and delta.origin != "mindpet":
         raise ConfigError(
             f"--alpha is for MindPet checkpoints: {path} states its own", hint="Leave --alpha out; it is in the delta."

@@ -27,6 +27,7 @@ from petrun.runs.assemble import Assembled, base_path, values_of
 from petrun.runs.folder import RunFolder
 from petrun.runs.scoring import Judge
 from petrun.runs.sources import Sources
+from petrun.tensors.ranks import root_of
 from petrun.train.loop import Plan
 from petrun.train.report import RunLog, StepBar, say
 
@@ -188,7 +189,7 @@ class Keeper:
             family=loaded.family,
             model_type=loaded.model_type,
             hf_config=loaded.hf_config,
-            base=BaseIdentity(digest=loaded.base_digest, name=base.name if base else "", fresh=loaded.fresh),
+            base=BaseIdentity(digest=loaded.base_digest, name=root_of(base).name if base else "", fresh=loaded.fresh),
             task=TaskInfo(
                 name=rows.task,
                 labels=rows.labels,

@@ -13,10 +13,10 @@ from petrun.config.schema import ModelConfig
 from petrun.errors import ConfigError, DeltaError, did_you_mean
 from petrun.models.base import Family, StoredName
 from petrun.models.factory import is_factory, read_family
-from petrun.models.folder import weights_path
-from petrun.models.weights import match, stored_digest
-from petrun.runs.assemble import base_path, hold_to_base, hold_to_family, method_of, open_delta
-from petrun.tensors import TensorReader, open_tensors
+from petrun.models.weights import match, open_weights, stored_digest
+from petrun.runs.assemble import base_path, hold_to_base, hold_to_family, method_of, open_delta, strategy_path
+from petrun.tensors import TensorReader
+from petrun.tensors.ranks import root_of
 from petrun.train.report import say
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -31,6 +31,8 @@ def run(
     alpha: float | None,
     dtype: str | None,
     max_shard_size: str | None,
+    base_strategy: str | None = None,
+    delta_strategy: str | None = None,
 ) -> None:
     """Merge and say what was written."""
     if delta is None:
@@ -41,14 +43,15 @@ def run(
         raise ConfigError(f"--dtype {dtype} is unknown. {did_you_mean(dtype, FLOATS)}")
     shard = _bytes(max_shard_size or "5GB")
     began = time.perf_counter()
-    given = open_delta(delta, alpha)
-    path = base_path(ModelConfig(base=base, family=family))
+    given = open_delta(delta, alpha, delta_strategy)
+    path = base_path(ModelConfig(base=base, family=family, base_strategy=base_strategy))
     if path is None:
         raise ConfigError(
             "--base is missing: a model from a factory without a checkpoint has nothing to merge into",
             hint="Give the checkpoint that the factory's net starts from as --base.",
         )
-    merged = _merge(given, path, family, Path(out).expanduser(), alpha, dtype, shard)
+    reader = open_weights(path, strategy_path(base_strategy))
+    merged = _merge(given, path, reader, family, Path(out).expanduser(), alpha, dtype, shard)
     say(
         f"merged {len(merged.changed)} of {merged.tensors} tensors into {merged.path} "
         f"({merged.nbytes / 1e6:,.1f} MB) in {time.perf_counter() - began:.1f} s; read back and verified, "
@@ -57,11 +60,17 @@ def run(
 
 
 def _merge(
-    given: Delta, base: Path, family: str | None, out: Path, alpha: float | None, dtype: str | None, shard: int
+    given: Delta,
+    base: Path,
+    reader: TensorReader,
+    family: str | None,
+    out: Path,
+    alpha: float | None,
+    dtype: str | None,
+    shard: int,
 ) -> Merged:
     raw, kind, parsed = ({}, None, None) if is_factory(family) else read_family(base, family)
     hold_to_family(given, raw)
-    reader = open_tensors(weights_path(base))
     names = kind.names(parsed) if kind else {}
     prefixes, ignored = (kind.prefixes, kind.ignored) if kind else (("",), ())
     fitted = to_house(given, names, prefixes, alpha, kind.sites(parsed) if kind else None)
@@ -81,6 +90,7 @@ def _merge(
             hint="Give a file: --out merged.ckpt or merged.safetensors.",
         )
     info = fitted.manifest.task if fitted.manifest is not None else None
+    folder = root_of(base)
     return merge_to_folder(
         reader,
         fitted,
@@ -88,7 +98,7 @@ def _merge(
         out,
         names=names,
         config=raw,
-        companions=base if base.is_dir() else base.parent,
+        companions=folder if folder.is_dir() else folder.parent,
         prefixes=prefixes,
         ignored=ignored,
         labels=info.labels if info else (),

@@ -20,15 +20,16 @@ from petrun.models.factory import is_factory
 from petrun.parallel.context import Device, setup
 from petrun.runs.assemble import (
     classes_of,
+    delta_if_given,
     fit_delta,
     hold_to_family,
     open_base,
-    open_delta,
     virtual_tokens,
 )
 from petrun.runs.folder import run_files
 from petrun.runs.rows import check_length, hold_to_classes, open_rows, open_tokenizer, require_room, try_rows
 from petrun.runs.sources import Outlook, outlook
+from petrun.tensors.ranks import root_of
 from petrun.train.report import say
 
 _DEFAULT_BATCH = 16
@@ -56,10 +57,10 @@ class Reading:
     @property
     def inputs(self) -> tuple[Path, ...]:
         """Files and folders that the command reads, and what a training run left beside its delta."""
-        base = self.config.model.base
-        given = [*self.paths, *([base] if base is not None else [])]
-        delta = run_files(self.delta.path) if self.delta is not None else ()
-        return (*(Path(path).expanduser() for path in given), *delta)
+        model = self.config.model
+        given = [*self.paths, model.base, model.base_strategy, self.config.delta_strategy]
+        delta = run_files(root_of(self.delta.path)) if self.delta is not None else ()
+        return (*(root_of(Path(path).expanduser()) for path in given if path is not None), *delta)
 
     def rows(self, task: str | None = None, *, need_target: bool = True, for_generation: bool = False) -> ExampleSet:
         """Read the data file."""
@@ -108,7 +109,7 @@ def open_reading(
 ) -> Reading:
     """Settle everything that needs no weights: flags over the delta's manifest over defaults."""
     resolved = load_run_config(None, flags, sets)
-    given = open_delta(delta, alpha) if delta is not None else None
+    given = delta_if_given(delta, alpha, resolved.config.delta_strategy)
     resolved = _inherit(resolved, given)
     config = resolved.config
     device = setup(config.device, config.model.dtype)

@@ -23,6 +23,7 @@ from petrun.models.factory import is_factory, read_family
 from petrun.models.folder import label_names
 from petrun.runs.assemble import base_path, classes_of, hold_to_family, virtual_tokens
 from petrun.runs.rows import check_length, hold_to_classes, open_rows, open_tokenizer, require_classes, require_room
+from petrun.tensors.ranks import root_of
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,17 @@ def outlook(config: RunConfig, tokens: int = 0) -> Outlook:
                 hint="Give fewer: --tokens 20.",
             )
         longest -= tokens
-    beside = path.parent if path else (base.parent if base is not None and base.is_file() else base)
+    beside = path.parent if path else _folder_of(base)
     labels, count = ((), None) if config.model.fresh_head else own_head(raw)
     return Outlook(raw, family.tasks, longest, tokens, labels, count, beside)
+
+
+def _folder_of(base: Path | None) -> Path | None:
+    """Where a base's tokenizer lies: beside its file, or the folders of its ranks."""
+    if base is None:
+        return None
+    base = root_of(base)
+    return base.parent if base.is_file() else base
 
 
 def own_head(raw: Mapping[str, Any]) -> tuple[tuple[str, ...], int | None]:

@@ -14,10 +14,9 @@ from petrun.errors import ConfigError
 from petrun.graph.sites import Sites
 from petrun.models.base import Family, StoredName
 from petrun.models.factory import is_factory, read_family
-from petrun.models.folder import weights_path
-from petrun.models.weights import match, stored_digest
+from petrun.models.weights import match, open_weights, stored_digest
 from petrun.runs.assemble import base_path, hold_to_family
-from petrun.tensors import TensorReader, open_tensors
+from petrun.tensors import TensorReader
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class StoredBase:
         return self.kind.sites(self.parsed) if self.kind else None
 
     def reader(self) -> TensorReader:
-        return open_tensors(weights_path(self.path))
+        return open_weights(self.path)
 
     def arrays(self, reader: TensorReader | None = None) -> BaseArrays:
         reader = reader or self.reader()

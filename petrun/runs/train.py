@@ -29,11 +29,11 @@ from petrun.runs.assemble import (
     Assembled,
     attach,
     attach_delta,
+    delta_if_given,
     fit_delta,
     head_names,
     method_of,
     open_base,
-    open_delta,
     set_delta,
 )
 from petrun.runs.keep import Keeper, score_base
@@ -137,9 +137,9 @@ def _folder(config: RunConfig, world: World) -> tuple[folder.RunFolder, bool]:
 def _read_start(resolved: Resolved) -> tuple[Delta | None, Resolved]:
     """--init-delta: its method holds, whatever the default; another --algo is an error."""
     config = resolved.config
-    if config.init_delta is None:
+    start = delta_if_given(config.init_delta, None, config.delta_strategy)
+    if start is None:
         return None, resolved
-    start = open_delta(config.init_delta, None)
     algo = algo_of(start)
     if algo != config.algo:
         if resolved.given("algo"):

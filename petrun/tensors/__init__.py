@@ -7,6 +7,7 @@ from petrun.tensors.digest import content_digest, tensor_digest
 from petrun.tensors.dtypes import Array, from_bfloat16, to_bfloat16
 from petrun.tensors.layout import Layout
 from petrun.tensors.reader import TensorReader, open_tensors
+from petrun.tensors.sharded import ShardedReader, open_sharded
 from petrun.tensors.table import TensorInfo
 from petrun.tensors.writers import (
     TensorEntry,
@@ -19,6 +20,7 @@ from petrun.tensors.writers import (
 __all__ = [
     "Array",
     "Layout",
+    "ShardedReader",
     "TensorEntry",
     "TensorInfo",
     "TensorReader",
@@ -27,6 +29,7 @@ __all__ = [
     "atomic_folder",
     "content_digest",
     "from_bfloat16",
+    "open_sharded",
     "open_tensors",
     "tensor_digest",
     "to_bfloat16",

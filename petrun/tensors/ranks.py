@@ -32,10 +32,10 @@ def is_sharded(path: Path) -> bool:
         entries = list(path.iterdir())
     except OSError as error:
         raise unreadable(path, error) from error
-    if any(p.is_dir() and _FOLDER.fullmatch(p.name) for p in entries):
-        return True
     files = [p for p in entries if p.suffix in SUFFIXES]
-    return bool(files) and all(_IN_NAME.search(p.stem) for p in files)
+    if files:
+        return all(_IN_NAME.search(p.stem) for p in files)
+    return any(_FOLDER.fullmatch(p.name) and _checkpoints(p) for p in entries if p.is_dir())
 
 
 def root_of(path: Path) -> Path:
@@ -125,7 +125,7 @@ def _by_name(folder: Path, files: Sequence[Path]) -> dict[int, Path]:
 
 
 def _newest_in(folder: Path, rank: int) -> Path:
-    files = [p for p in folder.iterdir() if p.is_file() and p.suffix in SUFFIXES and not p.name.startswith(".")]
+    files = _checkpoints(folder)
     if not files:
         raise WeightsError(f"{folder}: holds no .ckpt or .safetensors file", hint="The job did not save on every rank.")
     for file in files:
@@ -136,6 +136,10 @@ def _newest_in(folder: Path, rank: int) -> Path:
                 hint="Put every rank's file where it belongs: the order of the ranks is the order of the slices.",
             )
     return _newest(folder, files)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return [p for p in folder.iterdir() if p.is_file() and p.suffix in SUFFIXES and not p.name.startswith(".")]
 
 
 def _newest(place: Path, files: Sequence[Path]) -> Path:

@@ -7,7 +7,7 @@ is bounded by the largest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -179,7 +179,7 @@ class _Gathering:
 
     def pieces(self) -> dict[str, _Pieces]:
         held = dict.fromkeys(name for reader in self.readers for name in reader.names)
-        self._check_listed([name for name in held if name not in self.plan and not self._is_spare(name)])
+        self._check_listed([name for name in held if name not in self.plan and not self._is_spare(name, held)])
         found = {name: pieces for name in held if (pieces := self._piece(name)) is not None}
         if self.problems:
             more = [f"... and {len(self.problems) - _LISTED} more"] if len(self.problems) > _LISTED else []
@@ -191,16 +191,18 @@ class _Gathering:
             raise WeightsError(f"{self.path}: its files hold no parameters", hint="Check the folder.")
         return found
 
-    def _is_spare(self, name: str) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in self.spare)
+    def _is_spare(self, name: str, held: Collection[str]) -> bool:
+        """A cell may itself be called like a slot: what stands behind the slot's name must be a parameter."""
+        _, dot, parameter = name.partition(".")
+        known = not dot or parameter in held or parameter in self.plan
+        return known and any(fnmatchcase(name, pattern) for pattern in self.spare)
 
     def _check_listed(self, unlisted: Sequence[str]) -> None:
         """A tensor without a layout may be a slice or the whole: MindSpore's tools take rank 0's for the whole."""
         if not unlisted:
             return
-        marked = [name for name in unlisted if _DELTA in name]
         hint = COMPLETE
-        if len(marked) == len(unlisted):
+        if any(_DELTA in name for name in unlisted):
             hint = (
                 "These are a delta's: give the strategy of its fine-tuning as --delta-strategy, not that of the base."
             )

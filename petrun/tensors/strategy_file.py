@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.message import DecodeError
-from mindspore.train import node_strategy_pb2
-
 from petrun.errors import OutputError, WeightsError
 from petrun.tensors.atomic import atomic_file
 from petrun.tensors.layout import Layout
@@ -48,8 +45,17 @@ def scan_strategy(path: Path) -> Items:
     return _scan_json(path, content) if path.suffix == ".json" else _scan_protobuf(path, content)
 
 
+def _message(**fields: int) -> Any:
+    """MindSpore's own message. Its import takes a second, and few commands that read tensors come here."""
+    from mindspore.train import node_strategy_pb2
+
+    return node_strategy_pb2.ParallelStrategyMap(**fields)
+
+
 def _scan_protobuf(path: Path, content: bytes) -> Items:
-    message = node_strategy_pb2.ParallelStrategyMap()
+    from google.protobuf.message import DecodeError
+
+    message = _message()
     # Its first field is a number, a checkpoint's first a message: the parser would take one for the other, without layouts.
     if content[:1] != b"\x08":
         raise WeightsError(f"{path}: is not a strategy file", hint=_KIND)
@@ -166,7 +172,7 @@ def _node(stage: int) -> str:
 
 
 def _to_protobuf(layouts: Mapping[str, Layout], stages: Iterable[int]) -> bytes:
-    message = node_strategy_pb2.ParallelStrategyMap(current_stage=1)
+    message = _message(current_stage=1)
     for stage in stages:
         message.parallel_strategy_item.add(node_name=_node(stage)).parallel_strategys.stage = stage
     for name, layout in layouts.items():

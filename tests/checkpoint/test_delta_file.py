@@ -162,6 +162,13 @@ class TestFolders:
         with pytest.raises(DeltaError, match=r"holds several deltas: lora\.ckpt, lora\.safetensors"):
             read_delta(tmp_path)
 
+    def test_the_newest_step(self, tmp_path):
+        """MindPet's checkpoints by epoch and step: 10 is newer than 9."""
+        for step in (9, 10):
+            arrays = {f"q.mindpet_delta_lora_{side}": np.full((2, 2), step, np.float32) for side in "ab"}
+            write_ckpt(tmp_path / f"DELTA_CKP-{step}_12.ckpt", array_entries(arrays))
+        assert read_delta(tmp_path).path.name == "DELTA_CKP-10_12.ckpt"
+
     def test_none(self, tmp_path):
         with pytest.raises(DeltaError, match="holds no delta"):
             read_delta(tmp_path)

@@ -63,8 +63,21 @@ def test_weights_path(tmp_path):
     (tmp_path / "a.ckpt").touch()
     assert weights_path(tmp_path) == tmp_path / "a.ckpt"
     (tmp_path / "b.ckpt").touch()
-    with pytest.raises(ModelError, match=r"holds several \.ckpt files: a\.ckpt, b\.ckpt"):
+    with pytest.raises(
+        ModelError, match=r"holds several checkpoints, and their names do not say which is the newest: a\.ckpt, b\.ckpt"
+    ):
         weights_path(tmp_path)
+    steps = tmp_path / "steps"
+    (steps / "rank_0").mkdir(parents=True)
+    for name in ("m-9_1.ckpt", "m-10_1.ckpt"):
+        (steps / name).touch()
+        (steps / "rank_0" / name).touch()
+    assert weights_path(steps) == steps / "m-10_1.ckpt"
+    for name in ("m-9_1.ckpt", "m-10_1.ckpt"):
+        (steps / name).unlink()
+    with pytest.raises(ModelError, match="holds the files of a job's ranks") as caught:
+        weights_path(steps)
+    assert "--base-strategy" in caught.value.hint
     (tmp_path / "model.safetensors").touch()
     assert weights_path(tmp_path) == tmp_path
     with pytest.raises(ModelError, match="no such file"):
