@@ -108,7 +108,9 @@ def train(
     no_shuffle: Annotated[bool, option("--no-shuffle", "Batch k is rows k*B to k*B+B-1 of the file.", DATA)] = False,
     epochs: Annotated[Number, option("--epochs", "Passes over the data. Default 3.", OPTIM)] = None,
     steps: Annotated[Whole, option("--steps", "Optimizer steps, instead of --epochs.", OPTIM)] = None,
-    batch_size: Annotated[Whole, option("--batch-size", "Rows per micro-batch. Default 16.", OPTIM)] = None,
+    batch_size: Annotated[
+        Whole, option("--batch-size", "Rows per micro-batch, on each data-parallel rank. Default 16.", OPTIM)
+    ] = None,
     accumulate: Annotated[
         Whole, option("--accumulate", "Micro-batches per optimizer step; exact per token. Default 1.", OPTIM)
     ] = None,

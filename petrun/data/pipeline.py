@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import mindspore.dataset as ds
 import numpy as np
 
 from petrun.data.batches import Batch, collate
-from petrun.data.buckets import BatchPlan
+from petrun.data.buckets import BatchSpec
 from petrun.data.examples import ExampleSet
 from petrun.data.records import Array
 
 _TARGETS, _ROWS = "targets", "rows"
 
 
+class Specs(Protocol):
+    """Batches in their order: a BatchPlan, or a rank's share of one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, k: int) -> BatchSpec: ...
+
+
 class _Batches:
     """Random-access source: item k is batch `start + k`."""
 
-    def __init__(self, examples: ExampleSet, plan: BatchPlan, inputs: Sequence[str], pad_id: int, start: int) -> None:
+    def __init__(self, examples: ExampleSet, plan: Specs, inputs: Sequence[str], pad_id: int, start: int) -> None:
         self._examples, self._plan, self._start = examples, plan, start
         self._inputs, self._pad_id = tuple(inputs), pad_id
 
@@ -36,7 +44,7 @@ class _Batches:
 
 
 def batch_dataset(
-    examples: ExampleSet, plan: BatchPlan, inputs: Sequence[str], *, pad_id: int = 0, start: int = 0
+    examples: ExampleSet, plan: Specs, inputs: Sequence[str], *, pad_id: int = 0, start: int = 0
 ) -> tuple[Any, tuple[str, ...]]:
     """(dataset with one batch per item, its columns: inputs in order, targets, rows). The order is the plan's."""
     names = tuple(collate(examples, plan[start], inputs, pad_id).inputs)
@@ -50,7 +58,7 @@ def batch_dataset(
 
 
 def batches(
-    examples: ExampleSet, plan: BatchPlan, inputs: Sequence[str], *, pad_id: int = 0, start: int = 0
+    examples: ExampleSet, plan: Specs, inputs: Sequence[str], *, pad_id: int = 0, start: int = 0
 ) -> Iterator[Batch]:
     """The plan's batches from `start` on, made ahead of time; numpy arrays."""
     if start >= len(plan):

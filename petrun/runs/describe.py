@@ -16,6 +16,7 @@ from petrun.evaluate.compare import spell
 from petrun.graph.freeze import Trainable
 from petrun.models.factory import is_factory
 from petrun.parallel.context import Device
+from petrun.parallel.layout import Layout
 from petrun.runs.assemble import Assembled, base_path
 from petrun.runs.folder import RunFolder
 from petrun.runs.sources import Sources
@@ -40,6 +41,7 @@ def plan(
     steps: Plan,
     schedule: Schedule,
     device: Device,
+    layout: Layout,
 ) -> str:
     """The resolved plan: model, delta, data, batch arithmetic, and the origin of every value that is not a default."""
     config, loaded = resolved.config, assembled.loaded
@@ -55,13 +57,14 @@ def plan(
     ]
     if sources.evaluation is not None:
         rows.append(("eval", data_line(sources.evaluation)))
-    shapes = batching.shapes(1)
+    # Of the first rank: no share of a batch is smaller by more than one row on another.
+    shapes = sorted({(max(1, b // layout.dp), t) for b, t in batching.shapes(1)})
     spelt = ", ".join(f"{b}x{t}" if t else f"{b} rows" for b, t in shapes[:6]) + (", ..." if len(shapes) > 6 else "")
     rows += [
         ("shapes", f"{len(shapes)} to compile in the first epoch ({spelt}), {batching.padding():.0%} padding"),
         (
             "steps",
-            f"{steps.total_steps:,} = {steps.micro_batches_per_epoch:,} batches of {config.train.batch_size} an epoch"
+            f"{steps.total_steps:,} = {steps.micro_batches_per_epoch:,} batches of {batch_line(config.train.batch_size, layout)} an epoch"
             + (f", {steps.accumulate} to a step" if steps.accumulate > 1 else "")
             + f", {steps.total_micro_batches / steps.micro_batches_per_epoch:.4g} epochs",
         ),
@@ -70,6 +73,13 @@ def plan(
     ]
     rows.append(("set by", origins_line(resolved.origins)))
     return table(rows)
+
+
+def batch_line(rows: int, layout: Layout) -> str:
+    """`16`, or of several ranks `64 (16 on each of 4 ranks)`."""
+    if layout.dp == 1:
+        return str(rows)
+    return f"{rows * layout.dp} ({rows} on each of {layout.dp} ranks)"
 
 
 def origins_line(origins: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from petrun.data.buckets import Batching, BatchPlan, plan_batches
 from petrun.data.examples import ExampleSet
 from petrun.data.load import load_examples
 from petrun.data.pipeline import batches
+from petrun.data.share import WHOLE, Share, count_rows, parts
 from petrun.data.template import Template
 from petrun.data.tokenize import Tokenizer, load_tokenizer
 from petrun.errors import ConfigError, DataError
@@ -133,7 +134,11 @@ def mappings(
         yield {**batch.arrays, "rows": batch.rows}
 
 
-def endless(examples: ExampleSet, batching: Batching, inputs: tuple[str, ...], pad_id: int) -> Iterator[dict[str, Any]]:
-    """Epoch after epoch, each in the order that (seed, epoch) gives."""
+def endless(
+    examples: ExampleSet, batching: Batching, inputs: tuple[str, ...], pad_id: int, share: Share = WHOLE
+) -> Iterator[dict[str, Any]]:
+    """A rank's share of epoch after epoch, each in the order that (seed, epoch) gives."""
+    counts = count_rows(examples)
     for epoch in count():
-        yield from mappings(examples, batching.epoch(epoch), inputs, pad_id)
+        for part in parts(examples, batching.epoch(epoch), share, counts, inputs, pad_id=pad_id):
+            yield part.mapping

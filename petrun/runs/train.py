@@ -16,6 +16,7 @@ from petrun.config.load import Resolved, dump_run, load_run_config
 from petrun.config.schema import OptimConfig, ParallelConfig, RunConfig
 from petrun.data.buckets import Batching, plan_batches
 from petrun.data.examples import ExampleSet
+from petrun.data.share import Share
 from petrun.delta import find_method
 from petrun.delta.base import of_the_run
 from petrun.errors import ConfigError
@@ -23,6 +24,7 @@ from petrun.graph.freeze import Trainable, freeze_all_but, match_parameters
 from petrun.models.base import LoadedModel
 from petrun.parallel.context import Device, setup
 from petrun.parallel.layout import Layout, settle
+from petrun.parallel.reduce import SumOverRanks
 from petrun.parallel.world import World, is_scheduler, join, serve
 from petrun.runs import describe, folder
 from petrun.runs.assemble import (
@@ -67,7 +69,7 @@ def run(
 def _run(resolved: Resolved, start: Delta | None, device: Device, world: World, dry_run: bool, began: float) -> None:
     """This rank's part of the job."""
     config = resolved.config
-    _layout(config.parallel, device, world)
+    layout = _layout(config.parallel, device, world)
     out, unfinished = (None, False) if dry_run else _folder(config, world)
     sources, resolved = open_sources(resolved, start)
     loaded = open_base(
@@ -86,14 +88,14 @@ def _run(resolved: Resolved, start: Delta | None, device: Device, world: World, 
     resolved = _prepare(resolved, sources)
     assembled, trainable, resolved = _attach(resolved, loaded, start)
     config = resolved.config
-    batching = _batching(config, sources.train)
+    batching = _batching(config, sources.train, layout)
     plan = make_plan(batching.batches_per_epoch, config.train.accumulate, config.train.epochs, config.train.steps)
     schedule = _schedule(config.optim, plan, assembled.method.default_lr)
     # A method may find the run too short for it: before anything is written.
-    step = _step(config, assembled, trainable, schedule, device)
+    step = _step(config, assembled, trainable, schedule, device, layout)
     out = out.create() if out is not None else None
     resolved = _settle(resolved, sources, schedule, device, out)
-    say(describe.plan(resolved, assembled, trainable, sources, batching, plan, schedule, device))
+    say(describe.plan(resolved, assembled, trainable, sources, batching, plan, schedule, device, layout))
     if out is None:
         say(describe.first_rows(sources))
         return
@@ -102,7 +104,8 @@ def _run(resolved: Resolved, start: Delta | None, device: Device, world: World, 
     out.write_text(folder.RUN_YAML, dump_run(resolved, __version__))
     with Keeper(out, resolved.config, assembled, sources, plan, world) as keeper:
         keeper.before(base)
-        rows = endless(sources.train, batching, loaded.inputs, loaded.pad_token_id)
+        share = Share(layout.place(world.rank)[1], layout.dp)
+        rows = endless(sources.train, batching, loaded.inputs, loaded.pad_token_id, share)
         assembled.loaded.net.set_train(True)
         train(step, rows, plan, loaded.inputs, keeper.on_step, skip_overflow=device.loss_scale is not None)
         keeper.finish(trainable, time.perf_counter() - began)
@@ -224,10 +227,11 @@ def _settle_start(resolved: Resolved, loaded: LoadedModel, start: Delta) -> Delt
     return replace(start, config=settings)
 
 
-def _batching(config: RunConfig, rows: ExampleSet) -> Batching:
+def _batching(config: RunConfig, rows: ExampleSet, layout: Layout) -> Batching:
+    """The batches of all data-parallel ranks together."""
     return plan_batches(
         rows.lengths,
-        batch_size=config.train.batch_size,
+        batch_size=config.train.batch_size * layout.dp,
         seq_len=config.data.seq_len,
         buckets=config.data.buckets,
         shuffle=config.data.shuffle,
@@ -273,7 +277,7 @@ def _settle(
 
 
 def _step(
-    config: RunConfig, assembled: Assembled, trainable: Trainable, schedule: Schedule, device: Device
+    config: RunConfig, assembled: Assembled, trainable: Trainable, schedule: Schedule, device: Device, layout: Layout
 ) -> TrainStep:
     optim, method = config.optim, assembled.method
     optimizer = AdamW(
@@ -294,4 +298,5 @@ def _step(
         clip=optim.clip,
         loss_scale=device.loss_scale,
         hook=method.hook(net, assembled.config, trainable.parameters, schedule.total_steps),
+        reduce=SumOverRanks(trainable.parameters) if layout.dp > 1 else None,
     )

@@ -14,7 +14,6 @@ from mindspore import Tensor
 
 from petrun.errors import TrainingError
 from petrun.kernels import step_counter
-from petrun.tensors import Array
 from petrun.train.step import TrainStep
 
 IGNORED = -100
@@ -44,13 +43,15 @@ def make_plan(per_epoch: int, accumulate: int, epochs: float | None, steps: int 
     return Plan(per_epoch, accumulate, total)
 
 
-def supervised(targets: Array) -> int:
-    """How many items of a batch are scored."""
-    return int(np.count_nonzero(targets != IGNORED))
+def supervised(batch: Mapping[str, Any]) -> int:
+    """How many items of a batch are scored; of a rank's share, how many of the whole batch."""
+    return int(batch["scored"]) if "scored" in batch else int(np.count_nonzero(batch["targets"] != IGNORED))
 
 
 def tokens(batch: Mapping[str, Any]) -> int:
-    """Tokens read in a batch: non-padding positions, or rows where the data has no tokens."""
+    """Tokens read in a batch: non-padding positions, or rows where the data has no tokens; of a share, as in `supervised`."""
+    if "tokens" in batch:
+        return int(batch["tokens"])
     segments = batch.get("segment_ids")
     return int(np.count_nonzero(segments)) if segments is not None else len(batch["targets"])
 
@@ -83,7 +84,7 @@ def train(
         group = list(islice(micro_batches, wanted))
         if len(group) < wanted:
             raise TrainingError(f"the data ended at step {number} of {plan.total_steps}")
-        count = sum(supervised(batch["targets"]) for batch in group)
+        count = sum(supervised(batch) for batch in group)
         denominator = Tensor(float(max(count, 1)), ms.float32)
         loss = 0.0
         for position, batch in enumerate(group):

@@ -18,8 +18,8 @@ class TrainStep(nn.Cell):
     the accumulators, True adds them, clips the sum by its global norm, and updates. An update with a loss or gradient that is not
     finite changes nothing and says so.
 
-    Returns (loss () float32 of this micro-batch's share, gradient norm before clipping () float32, rate () float32, finite () bool); the
-    last three mean something for `update=True` only.
+    Returns (loss () float32 of this micro-batch's share of the step, over all ranks; gradient norm before clipping () float32; rate ()
+    float32; finite () bool); the last three mean something for `update=True` only.
     """
 
     def __init__(
@@ -31,13 +31,17 @@ class TrainStep(nn.Cell):
         clip: float = 1.0,
         loss_scale: float | None = None,
         hook: Any = None,
+        reduce: Any = None,
     ) -> None:
-        """`hook`: what the method does around each update (Method.hook), or None."""
+        """`hook`: what the method does around each update (Method.hook), or None. `reduce`: a cell that makes the loss and gradients
+        of this rank's share those of the whole batch (petrun.parallel.reduce), or None where this process holds all of it."""
         super().__init__(auto_prefix=False)
         self.loss = loss
         self.optimizer = optimizer
         self.hooked = hook is not None
         self.hook = hook
+        self.shared = reduce is not None
+        self.reduce = reduce
         self.clip = clip
         self.accumulate = accumulate > 1
         self.scaled = loss_scale is not None
@@ -62,12 +66,16 @@ class TrainStep(nn.Cell):
         if self.scaled:
             value = value / self.scale
         if not update:
+            if self.shared:
+                value = self.reduce.value(value)
             for i in range(self.count):
                 ops.assign_add(self.sums[i], grads[i].astype(ms.float32))
             return value, value, value, ops.isfinite(value)
         total = self.widened(grads)
         if self.accumulate:
             total = self.with_sums(total)
+        if self.shared:
+            value, total = self.reduce(value, total)
         if self.scaled:
             total = self.unscaled(total)
         norm = self.global_norm(total)

@@ -1,0 +1,59 @@
+"""Sums over the data-parallel ranks, inside the compiled step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from mindspore import nn, ops
+
+_BUCKET = 1 << 22
+"""Values that travel together at most: a collective costs time of its own, and a copy costs memory."""
+
+
+class SumOverRanks(nn.Cell):
+    """Loss and gradients of a share of the batch -> those of the whole batch, equal on every rank to the last bit.
+
+    The shares are divided by the denominator of the whole batch, so their sum is its mean; what is not finite on one rank is not
+    finite on all. Neighbouring gradients are sent as one vector.
+    Inputs: value () float32; gradients in the parameters' order, float32. Returns the same.
+    """
+
+    def __init__(self, parameters: Iterable[Any]) -> None:
+        super().__init__(auto_prefix=False)
+        self.shapes = tuple(tuple(p.shape) for p in parameters)
+        self.sizes = (1, *(int(p.size) for p in parameters))
+        self.buckets = _buckets(self.sizes)
+        self.sum = ops.AllReduce()
+        self.join = ops.Concat(0)
+
+    def value(self, value: Any) -> Any:
+        """The loss alone."""
+        return ops.reshape(self.sum(ops.reshape(value, (1,))), ())
+
+    def construct(self, value: Any, grads: Any) -> Any:
+        flat: Any = (ops.reshape(value, (1,)),)
+        for grad in grads:
+            flat = (*flat, ops.reshape(grad, (-1,)))
+        whole: Any = ()
+        for first, stop in self.buckets:
+            joined = self.sum(self.join(flat[first:stop]))
+            at = 0
+            for k in range(first, stop):
+                whole = (*whole, joined[at : at + self.sizes[k]])
+                at = at + self.sizes[k]
+        total: Any = ()
+        for i in range(len(self.shapes)):
+            total = (*total, ops.reshape(whole[i + 1], self.shapes[i]))
+        return ops.reshape(whole[0], ()), total
+
+
+def _buckets(sizes: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """(first, stop) of neighbours that hold at most _BUCKET values together, or one that holds more."""
+    found, first, held = [], 0, 0
+    for k, size in enumerate(sizes):
+        if k > first and held + size > _BUCKET:
+            found.append((first, k))
+            first, held = k, 0
+        held += size
+    return (*found, (first, len(sizes)))
