@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from petrun import __version__
-from petrun.cli import algorithms, delta, evaluate, inspect, merge, predict, ranktable, recipes, train
+from petrun.cli import algorithms, delta, evaluate, inspect, job, merge, predict, ranktable, recipes, train
 from petrun.errors import PetrunError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app.command("inspect", rich_help_panel="Commands")(inspect.inspect)
 app.command("algorithms", rich_help_panel="Commands")(algorithms.algorithms)
 app.add_typer(delta.app, name="delta", rich_help_panel="Commands")
 app.add_typer(recipes.app, name="recipes", rich_help_panel="Commands")
+app.command("job", rich_help_panel="Cluster")(job.job)
 app.add_typer(ranktable.app, name="ranktable", rich_help_panel="Cluster")
 
 

@@ -329,3 +329,22 @@ def dump_run(resolved: Resolved, version: str) -> str:
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     text += yaml.safe_dump({"origins": origins, "petrun_version": version}, sort_keys=False, allow_unicode=True)
     return text
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """YAML for people: text of several lines stands as it is, and nothing refers to something else in the file."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_PlainDumper.add_representer(str, _represent_text)
+
+
+def to_yaml(documents: Sequence[Mapping[str, Any]]) -> str:
+    """Documents of one YAML file, keys in their order."""
+    return yaml.dump_all(documents, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True, width=1000)

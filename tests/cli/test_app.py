@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-COMMANDS = ["train", "eval", "merge", "predict", "inspect", "recipes", "ranktable"]
+COMMANDS = ["train", "eval", "merge", "predict", "inspect", "recipes", "ranktable", "job"]
 
 
 def petrun(*arguments, **more):

@@ -48,6 +48,7 @@ def complete(line):
         ("petrun merge --dtype b", ["bfloat16"]),
         ("petrun train own/", ["own/mlp"]),
         ("petrun recipes cp ", recipe_names()),
+        ("petrun job --to s", ["slurm", "shell"]),
         ("petrun ranktable ", ["lint", "show", "make", "convert"]),
         ("petrun ranktable show --start msrun-", ["msrun-table"]),
     ],

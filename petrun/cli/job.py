@@ -1,0 +1,112 @@
+"""`petrun job`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from petrun.cli import train
+from petrun.cli.options import Text, Texts, Whole, option
+from petrun.errors import ConfigError
+
+TARGETS = ("volcano", "slurm", "shell")
+NODE = "Of each host"
+CLUSTER = "Cluster"
+_OURS = ("--cards", "--hosts", "--host-rank", "--master-addr", "--master-port", "--rank-table")
+
+
+def job(
+    line: Annotated[
+        list[str], typer.Argument(help="After --: what follows `petrun train`.", metavar="-- TRAIN OPTIONS...")
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="volcano (a Kubernetes manifest), slurm (a script for sbatch) or shell (a script for each host).",
+            autocompletion=lambda incomplete: [one for one in TARGETS if one.startswith(incomplete)],
+        ),
+    ],
+    name: Annotated[Text, option("--name", "The job's name. Default petrun.")] = None,
+    cards: Annotated[Whole, option("--cards", "Cards of all hosts together. Default 1.")] = None,
+    hosts: Annotated[Whole, option("--hosts", "Hosts; each gives as many cards. Default 1.")] = None,
+    master_addr: Annotated[Text, option("--master-addr", "shell: address of host 0.")] = None,
+    master_port: Annotated[Whole, option("--master-port", "Port on host 0 where the ranks meet.")] = None,
+    setup: Annotated[
+        Texts, option("--setup", "A line of shell before the job, such as `source set_env.sh`. Repeatable.")
+    ] = None,
+    workdir: Annotated[Text, option("--workdir", "Folder that the job runs in. In the image: /work.")] = None,
+    memory: Annotated[Text, option("--memory", "volcano, slurm: memory, such as 512G.", NODE)] = None,
+    cpus: Annotated[Whole, option("--cpus", "volcano, slurm: processor cores.", NODE)] = None,
+    queue: Annotated[Text, option("--queue", "volcano: queue; slurm: partition.", CLUSTER)] = None,
+    time: Annotated[Text, option("--time", "volcano, slurm: longest run: 90m, 12h, 2d, 1-12:00:00.", CLUSTER)] = None,
+    gres: Annotated[Text, option("--gres", "slurm: what the cards are called there. Default npu.", CLUSTER)] = None,
+    image: Annotated[Text, option("--image", "volcano: image, such as Dockerfile.ascend builds.", CLUSTER)] = None,
+    mount: Annotated[
+        Texts,
+        option("--mount", "volcano: /FOLDER:/PATH, /FOLDER:/PATH:ro or pvc/CLAIM:/PATH. Repeatable.", CLUSTER),
+    ] = None,
+    namespace: Annotated[Text, option("--namespace", "volcano: namespace of the job.", CLUSTER)] = None,
+    node_selector: Annotated[
+        Texts,
+        option(
+            "--node-selector",
+            "volcano: label of the nodes, such as accelerator-type=module-910b-8. Repeatable.",
+            CLUSTER,
+            metavar="KEY=VALUE",
+        ),
+    ] = None,
+    ring_controller: Annotated[
+        Text, option("--ring-controller", "volcano: label for the ring controller. Default ascend-910b.", CLUSTER)
+    ] = None,
+    out: Annotated[Text, option("--out", "Write to this file instead of printing.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file of --out.")] = False,
+) -> None:
+    """Write the manifest or script that submits a training job; its command line is checked first.
+
+    petrun job --to slurm --cards 16 --hosts 2 --out job.sh -- --algo lora --rank 8 --base ./llama --data train.jsonl
+    """
+    arguments, values = _train_line(line)
+    from petrun.runs.job import TrainLine, run
+
+    options = {
+        "--name": name,
+        "--cards": cards,
+        "--hosts": hosts,
+        "--master-addr": master_addr,
+        "--master-port": master_port,
+        "--setup": setup,
+        "--workdir": workdir,
+        "--memory": memory,
+        "--cpus": cpus,
+        "--queue": queue,
+        "--time": time,
+        "--gres": gres,
+        "--image": image,
+        "--mount": mount,
+        "--namespace": namespace,
+        "--node-selector": node_selector,
+        "--ring-controller": ring_controller,
+    }
+    flags, sets = train.train_flags(values), values["settings"] or []
+    typed = TrainLine(arguments, values["recipe"], flags, sets, values.get("grace"))
+    run(to, typed, options, out=out, force=force)
+
+
+def _train_line(line: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """The arguments of `petrun train`, and what they mean. Raises ConfigError, or what the parser of the command line raises."""
+    arguments = list(line)
+    for word in ("petrun", "train"):
+        if arguments[:1] == [word]:
+            del arguments[0]
+    ours = [flag for flag in _OURS if any(word == flag or word.startswith(f"{flag}=") for word in arguments)]
+    if ours:
+        raise ConfigError(
+            f"{', '.join(ours)} after --: each host gets its own",
+            hint="Give --cards, --hosts and --master-port before --; the rest is written by petrun job.",
+        )
+    alone = typer.Typer(add_completion=False)
+    alone.command("train")(train.train)
+    command = typer.main.get_command(alone)
+    return arguments, command.make_context("petrun train", arguments.copy()).params

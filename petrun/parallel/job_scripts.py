@@ -1,0 +1,95 @@
+"""Scripts that start a job: for Slurm, and for hosts that one logs in to. Text only; what the user gave is quoted, or checked before."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from petrun.parallel.submission import Submission, host_flags
+
+
+def slurm(job: Submission) -> str:
+    """A script for sbatch: one task a node, each a petrun that starts and supervises the ranks of its node."""
+    head = dict(_directives(job))
+    lines = [
+        "#!/bin/bash",
+        f"# petrun job {job.name}: {_size(job)}. Submit it with: sbatch FILE",
+        *(f"#SBATCH --{key}={value}" for key, value in head.items()),
+        "set -euo pipefail",
+        *job.setup,
+    ]
+    train = shlex.join(("petrun", "train", *job.command))
+    port = str(job.port) if job.port else None
+    arguments = "petrun"
+    if job.hosts > 1:
+        # A port that two jobs on a node hardly share, below those that the system gives out.
+        lines += [
+            'read -r master < <(scontrol show hostnames "$SLURM_JOB_NODELIST")',
+            f"port={port or '$((20000 + SLURM_JOB_ID % 10000))'}",
+        ]
+        arguments, port = 'petrun "$master" "$port"', '"$2"'
+    flags = host_flags(job, '"$SLURM_NODEID"', '"$1"', port)
+    inner = f"exec {train} {flags}"
+    # srun does not take it over from sbatch.
+    cpus = f" --cpus-per-task={job.cpus}" if job.cpus else ""
+    lines += [
+        "# Each task knows its node's number; the quotes keep the command as it was typed.",
+        f"exec srun --kill-on-bad-exit=1{cpus} bash -c {shlex.quote(inner)} {arguments}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _directives(job: Submission) -> Iterator[tuple[str, str]]:
+    yield "job-name", job.name
+    yield "nodes", str(job.hosts)
+    yield "ntasks-per-node", "1"
+    yield "gres", f"{job.gres}:{job.cards_per_host}"
+    if job.cpus:
+        yield "cpus-per-task", str(job.cpus)
+    if job.memory:
+        yield "mem", job.memory
+    if job.queue:
+        yield "partition", job.queue
+    if job.time_seconds:
+        yield "time", _clock(job.time_seconds)
+    if job.workdir:
+        yield "chdir", job.workdir
+    yield "output", f"{job.name}-%j.log"
+    # To every task, not to this script: petrun saves and ends before the time is up.
+    yield "signal", f"TERM@{job.grace_seconds + 30}"
+
+
+def _clock(seconds: int) -> str:
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return f"{days}-{hours:02}:{minutes:02}:{rest:02}"
+
+
+def _size(job: Submission) -> str:
+    return f"{job.cards} cards on {job.hosts} host{'s' if job.hosts > 1 else ''}"
+
+
+def shell(job: Submission) -> str:
+    """A script to run on every host, with the host's number."""
+    lines = ["#!/bin/bash", f"# petrun job {job.name}: {_size(job)}."]
+    if job.hosts > 1:
+        last = job.hosts - 1
+        lines += [
+            f"# Run it on every host, with the host's number: bash FILE 0 on {job.address}, bash FILE 1 on the next, up to {last}.",
+            "set -euo pipefail",
+            f"if [[ $# -ne 1 || ! $1 =~ ^(0|[1-9][0-9]*)$ || $1 -gt {last} ]]; then",
+            f'  echo "usage: bash $0 HOST_RANK, from 0 to {last}; 0 is {job.address}" >&2',
+            "  exit 2",
+            "fi",
+        ]
+    else:
+        lines.append("set -euo pipefail")
+    lines += job.setup
+    if job.workdir:
+        lines.append(f"cd {shlex.quote(job.workdir)}")
+    train = shlex.join(("petrun", "train", *job.command))
+    port = str(job.port) if job.port else None
+    flags = host_flags(job, '"$1"', shlex.quote(job.address or ""), port)
+    lines.append(f"exec {train} {flags}")
+    return "\n".join(lines) + "\n"

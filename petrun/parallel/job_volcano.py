@@ -1,0 +1,138 @@
+"""A Volcano job for Kubernetes clusters with Ascend cards, as MindCluster's scheduler and device plugin take it: one pod a host.
+
+The ring controller fills the ConfigMap rings-config-NAME with the rank table of the cards that the pods were given; it is mounted
+in every pod. petrun's own start-up does not need it: hosts find one another by the name of the first pod.
+
+Source: Volcano's batch.volcano.sh/v1alpha1 API; MindCluster's documentation of Volcano jobs on Atlas 800 servers.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any
+
+from petrun.parallel.submission import Mount, Submission, host_flags
+
+RESOURCE = "huawei.com/Ascend910"
+RING = "ring-controller.atlas"
+TABLE_FOLDER = "/user/serverid/devindex/config"
+WORKDIR = "/work"
+"""Of the image that Dockerfile.ascend builds."""
+_TASK = "worker"
+# The driver is the host's; the cards' device files are put in by the device plugin.
+_DRIVER = (
+    ("driver", "/usr/local/Ascend/driver", "Directory"),
+    ("install-info", "/etc/ascend_install.info", "File"),
+    ("dcmi", "/usr/local/dcmi", "Directory"),
+    ("npu-smi", "/usr/local/bin/npu-smi", "File"),
+)
+_PORT = 8118
+
+
+def volcano(job: Submission) -> list[dict[str, Any]]:
+    """The documents of the manifest: the rank table's ConfigMap, and the Job."""
+    labels = {RING: job.ring_controller}
+    place = {"namespace": job.namespace} if job.namespace else {}
+    table = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": _table_name(job), **place, "labels": labels},
+        "data": {"hccl.json": '{"status": "initializing"}\n'},
+    }
+    # A pod that is gone takes its ranks with it, and the others cannot go on.
+    events = ("PodFailed", "PodEvicted")
+    spec: dict[str, Any] = {
+        "schedulerName": "volcano",
+        "minAvailable": job.hosts,
+        **({"queue": job.queue} if job.queue else {}),
+        "policies": [{"event": event, "action": "AbortJob"} for event in events],
+        "plugins": {"env": [], "svc": []},
+        "tasks": [
+            {
+                "name": _TASK,
+                "replicas": job.hosts,
+                "policies": [{"event": "TaskCompleted", "action": "CompleteJob"}],
+                "template": {"metadata": {"labels": {"app": job.name, **labels}}, "spec": _pod(job)},
+            }
+        ],
+    }
+    metadata = {"name": job.name, **place, "labels": labels}
+    return [table, {"apiVersion": "batch.volcano.sh/v1alpha1", "kind": "Job", "metadata": metadata, "spec": spec}]
+
+
+def _table_name(job: Submission) -> str:
+    return f"rings-config-{job.name}"
+
+
+def _pod(job: Submission) -> dict[str, Any]:
+    volumes: list[dict[str, Any]] = [
+        {"name": "rank-table", "configMap": {"name": _table_name(job)}},
+        # Ranks of one host talk through it; a container has 64 MB without.
+        {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        *({"name": name, "hostPath": {"path": path, "type": kind}} for name, path, kind in _DRIVER),
+        *(_volume(place, mount) for place, mount in enumerate(job.mounts)),
+    ]
+    mounts: list[dict[str, Any]] = [
+        {"name": "rank-table", "mountPath": TABLE_FOLDER},
+        {"name": "shm", "mountPath": "/dev/shm"},
+        *({"name": name, "mountPath": path, "readOnly": True} for name, path, _ in _DRIVER),
+        *(
+            {"name": f"mount-{place}", "mountPath": mount.target, **({"readOnly": True} if mount.read_only else {})}
+            for place, mount in enumerate(job.mounts)
+        ),
+    ]
+    resources: dict[str, Any] = {RESOURCE: job.cards_per_host}
+    if job.cpus:
+        resources["cpu"] = job.cpus
+    if job.memory:
+        resources["memory"] = f"{job.memory}i"
+    container = {
+        "name": "petrun",
+        "image": job.image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["/bin/bash", "-c", escape(_script(job))],
+        "workingDir": job.workdir or WORKDIR,
+        "resources": {"requests": resources, "limits": dict(resources)},
+        "volumeMounts": mounts,
+    }
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        # After SIGTERM the ranks save; then petrun ends what does not.
+        "terminationGracePeriodSeconds": job.grace_seconds + 30,
+        "containers": [container],
+        "volumes": volumes,
+    }
+    if job.time_seconds:
+        pod["activeDeadlineSeconds"] = job.time_seconds
+    if job.node_labels:
+        pod["nodeSelector"] = dict(label.split("=", 1) for label in job.node_labels)
+    return pod
+
+
+def _volume(place: int, mount: Mount) -> dict[str, Any]:
+    if mount.claim:
+        return {"name": f"mount-{place}", "persistentVolumeClaim": {"claimName": mount.source}}
+    return {"name": f"mount-{place}", "hostPath": {"path": mount.source, "type": "Directory"}}
+
+
+def _script(job: Submission) -> str:
+    """What a pod runs. The env plugin gives it its number, the svc plugin the first pod its name."""
+    lines = ["set -euo pipefail", *job.setup]
+    train = shlex.join(("petrun", "train", *job.command))
+    port = str(job.port or _PORT) if job.hosts > 1 or job.port else None
+    if job.hosts > 1:
+        lines += [
+            "rank=${VC_TASK_INDEX:-${VK_TASK_INDEX:?}}",
+            f"master={job.name}-{_TASK}-0.{job.name}",
+            "# The name is known once the first pod runs.",
+            'for _ in {1..300}; do getent hosts "$master" > /dev/null && break; sleep 2; done',
+        ]
+    flags = host_flags(job, '"$rank"', '"$master"', port)
+    return "\n".join([*lines, f"exec {train} {flags}"]) + "\n"
+
+
+def escape(text: str) -> str:
+    """As text in a container's command, where Kubernetes reads $(NAME) as a variable and $$ as one $."""
+    return re.sub(r"\$(?=[$(])", "$$", text)

@@ -1,0 +1,157 @@
+"""A training job as a scheduler is told it: what runs, on how many cards of how many hosts, with what of each host."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from petrun.errors import ConfigError
+
+# What Kubernetes takes as the name of a service, which the job's hosts find one another by; Slurm and files take it as well.
+_NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
+_QUEUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:_-]*[A-Za-z0-9])?")
+_LABEL = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?=[A-Za-z0-9._-]+")
+_PATH = re.compile(r"/[A-Za-z0-9._+@/-]*")
+_UNITS = {"m": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A folder of the host, or a claim, in the container."""
+
+    source: str
+    target: str
+    read_only: bool = False
+    claim: bool = False
+    """source is the name of a PersistentVolumeClaim."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Everything that a manifest or script is made of. Already checked: see `check`."""
+
+    name: str
+    command: tuple[str, ...]
+    """Arguments of `petrun train`, without those that say which host of which cluster it is on."""
+    cards: int
+    hosts: int = 1
+    port: int | None = None
+    address: str | None = None
+    """Of host 0, where the scheduler does not tell."""
+    image: str | None = None
+    queue: str | None = None
+    time_seconds: int | None = None
+    memory: str | None = None
+    """Of each host: 512G."""
+    cpus: int | None = None
+    """Of each host."""
+    mounts: tuple[Mount, ...] = ()
+    workdir: str | None = None
+    setup: tuple[str, ...] = ()
+    """Lines of shell before the job, as the user wrote them."""
+    grace_seconds: int = 30
+    namespace: str | None = None
+    node_labels: tuple[str, ...] = ()
+    ring_controller: str = "ascend-910b"
+    gres: str = "npu"
+
+    @property
+    def cards_per_host(self) -> int:
+        return self.cards // self.hosts
+
+
+def check(job: Submission) -> None:
+    """Raises ConfigError with every value that no scheduler would take, or that would be read as something else than text."""
+    problems = list(_wrong(job))
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _wrong(job: Submission) -> Iterator[str]:
+    patterns = (
+        ("--name", job.name, _NAME, "1 to 40 small letters, digits and -, and starts with a letter"),
+        ("--image", job.image, _IMAGE, "an image's name, such as registry/petrun:1"),
+        ("--queue", job.queue, _QUEUE, "a queue's name: letters, digits, . _ -"),
+        ("--namespace", job.namespace, _NAME, "small letters, digits and -"),
+        ("--master-addr", job.address, _HOST, "a host's name or address"),
+        ("--ring-controller", job.ring_controller, _QUEUE, "a label's value, such as ascend-910b"),
+        ("--gres", job.gres, _QUEUE, "a name of `scontrol show config`'s GresTypes, such as npu"),
+        *(("--node-selector", label, _LABEL, "KEY=VALUE, a label of nodes") for label in job.node_labels),
+    )
+    for flag, value, pattern, form in patterns:
+        if value is not None and pattern.fullmatch(value) is None:
+            yield f"{flag} {value!r}: must be {form}"
+    for flag, number in (("--cards", job.cards), ("--hosts", job.hosts), ("--cpus", job.cpus)):
+        if number is not None and number < 1:
+            yield f"{flag} {number}: must be at least 1"
+    if job.hosts > 0 and job.cards % job.hosts:
+        near = max(1, round(job.cards / job.hosts)) * job.hosts
+        yield f"--cards {job.cards}: must be a multiple of --hosts {job.hosts}: cards of all hosts together. Try --cards {near}"
+    if job.port is not None and not 0 < job.port < 65536:
+        yield f"--master-port {job.port}: must be between 1 and 65535"
+    # It stands in a line of #SBATCH, which is not shell and knows no quoting.
+    if job.workdir is not None and not (_is_clean(job.workdir) and _PATH.fullmatch(job.workdir)):
+        yield f"--workdir {job.workdir!r}: must be an absolute path of letters, digits and . _ - + @ /"
+    targets = [mount.target for mount in job.mounts]
+    for target in {target for target in targets if targets.count(target) > 1}:
+        yield f"--mount: {target} is mounted twice"
+
+
+def parse_mount(text: str) -> Mount:
+    """`/data:/data`, `/data:/data:ro`, `pvc/NAME:/work`. Raises ConfigError."""
+    source, _, rest = text.partition(":")
+    target, _, mode = rest.partition(":")
+    claim = source.startswith("pvc/")
+    source = source.removeprefix("pvc/")
+    good_source = _NAME.fullmatch(source) is not None if claim else _is_clean(source)
+    if not good_source or not _is_clean(target) or target == "/" or mode not in ("", "ro", "rw"):
+        raise ConfigError(
+            f"--mount {text!r}: must be /FOLDER:/PATH, /FOLDER:/PATH:ro or pvc/CLAIM:/PATH",
+            hint="Paths are absolute, and hold no .. and no colon.",
+        )
+    return Mount(source, target.rstrip("/"), mode == "ro", claim)
+
+
+def _is_clean(path: str) -> bool:
+    return path.startswith("/") and ".." not in path.split("/") and path.isprintable() and ":" not in path
+
+
+def parse_time(text: str) -> int:
+    """`2-12:00:00`, `12:00:00`, `90m`, `12h`, `2d` -> seconds. Raises ConfigError."""
+    short = re.fullmatch(r"(\d{1,6})([mhd])", text)
+    long = re.fullmatch(r"(?:(\d{1,4})-)?(\d{1,4}):(\d\d):(\d\d)", text)
+    seconds = 0
+    if short:
+        seconds = int(short[1]) * _UNITS[short[2]]
+    elif long:
+        days, hours, minutes, rest = (int(part or 0) for part in long.groups())
+        seconds = days * 86400 + hours * 3600 + minutes * 60 + rest
+    if seconds < 60:
+        raise ConfigError(f"--time {text}: must be such as 90m, 12h, 2d or 1-12:00:00, and a minute at least")
+    return seconds
+
+
+def parse_memory(text: str) -> str:
+    """`512G`, `512Gi`, `1T` -> 512G, 512G, 1T; units of 1024. Raises ConfigError."""
+    match = re.fullmatch(r"([1-9]\d{0,7})([MGT])i?", text)
+    if match is None:
+        raise ConfigError(f"--memory {text}: must be such as 512G, of each host")
+    return match[1] + match[2]
+
+
+def host_flags(job: Submission, rank: str, address: str, port: str | None) -> str:
+    """The flags that make a `petrun train` one host of the job, as shell text; `rank`, `address`, `port`: shell words."""
+    if job.hosts == 1:
+        return f"--cards {job.cards}" + (f" --master-port {port}" if port else "")
+    text = f"--cards {job.cards} --hosts {job.hosts} --host-rank {rank} --master-addr {address}"
+    return text + (f" --master-port {port}" if port else "")
+
+
+def lies_in(path: str, mounts: Sequence[Mount], workdir: str) -> bool:
+    """Whether what a job writes at `path` lands in a mount that can be written."""
+    place = PurePosixPath(workdir) / path
+    return any(place.is_relative_to(mount.target) for mount in mounts if not mount.read_only)

@@ -1,0 +1,285 @@
+"""`petrun job`: what it writes is parsed back, and run with stand-ins for the programs of the cluster."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from petrun.cli.app import app
+from petrun.errors import ConfigError, OutputError
+from petrun.parallel.job_volcano import escape
+from petrun.parallel.submission import Mount, parse_memory, parse_mount, parse_time
+
+# Everything that a shell, a YAML file or Kubernetes could read as something else.
+AWKWARD = [
+    "--rank",
+    "8",
+    "--out",
+    '/work/it\'s $(id) $$ `id` "x" \\ #;&|\n  - a: b',
+    "--set",
+    "data.template=${HOME} $(RANK) *",
+]
+VOLCANO = ["--to", "volcano", "--image", "registry/petrun:1", "--mount", "pvc/results:/work"]
+
+
+def job(*arguments):
+    done = CliRunner().invoke(app, ["job", *map(str, arguments)])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done
+
+
+def flags(hosts, rank, address, port=None):
+    """What petrun adds for one host of a job with 8 cards a host."""
+    added = ["--cards", str(8 * hosts)]
+    added += ["--hosts", str(hosts), "--host-rank", str(rank), "--master-addr", address] if hosts > 1 else []
+    return added + (["--master-port", str(port)] if port else [])
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """Run a script where petrun prints its arguments, NUL between them, and Slurm and the name service are three lines each."""
+    if shutil.which("bash") is None:
+        pytest.skip("needs bash")
+    programs = {
+        "petrun": "printf '%s\\0' \"$@\"",
+        "srun": "[[ $1 == --kill-on-bad-exit=1 ]] || exit 9\nwhile [[ $1 == --* ]]; do shift; done\n"
+        'for n in 0 1; do SLURM_NODEID=$n "$@" || exit; printf "\\n--\\n"; done',
+        "scontrol": '[[ "$*" == "show hostnames node[1-2]" ]] || exit 9\nprintf "node1\\nnode2\\n"',
+        "getent": '[[ "$*" == "hosts "* ]]',
+    }
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, body in programs.items():
+        (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+        (folder / name).chmod(0o755)
+
+    def run(text, *arguments, **environment):
+        assert subprocess.run(["bash", "-n"], input=text, text=True, timeout=60).returncode == 0
+        path = {"PATH": f"{folder}:{os.environ['PATH']}"}
+        command = ["bash", "-c", text, "script", *arguments]
+        done = subprocess.run(command, env={**path, **environment}, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+def called(output):
+    """The arguments of every petrun that a script started."""
+    return [one.split("\0")[:-1] for one in output.split("\n--\n") if one]
+
+
+def as_kubernetes_reads(text, variables):
+    """The documented expansion of a container's command: $(NAME), and $$ for $."""
+    out, at = "", 0
+    while at < len(text):
+        if text[at : at + 2] == "$$":
+            out, at = out + "$", at + 2
+        elif text[at : at + 2] == "$(" and ")" in text[at:]:
+            end = text.index(")", at)
+            name = text[at + 2 : end]
+            out, at = out + variables.get(name, f"$({name})"), end + 1
+        else:
+            out, at = out + text[at], at + 1
+    return out
+
+
+def test_slurm(cluster, tmp_path):
+    out = tmp_path / "job.sh"
+    options = ["--hosts", 2, "--cards", 16, "--queue", "npu", "--time", "36h", "--memory", "512Gi", "--cpus", 96]
+    options += ["--name", "tune-1", "--setup", "export A=1", "--gres", "ascend", "--workdir", "/home/me"]
+    assert f"sbatch {out}" in job("--to", "slurm", *options, "--out", out, "--", *AWKWARD).stdout
+    text = out.read_text()
+    directives = dict(
+        line[8:].removeprefix("--").split("=") for line in text.splitlines() if line.startswith("#SBATCH ")
+    )
+    assert directives == {
+        "job-name": "tune-1",
+        "nodes": "2",
+        "ntasks-per-node": "1",
+        "gres": "ascend:8",
+        "cpus-per-task": "96",
+        "mem": "512G",
+        "partition": "npu",
+        "time": "1-12:00:00",
+        "chdir": "/home/me",
+        "output": "tune-1-%j.log",
+        "signal": "TERM@60",
+    }
+    assert "srun --kill-on-bad-exit=1 --cpus-per-task=96 bash" in text
+    # Directives behind the first command are not read.
+    lines = text.splitlines()
+    assert lines[0] == "#!/bin/bash" and all(line.startswith("#") for line in lines[: 2 + len(directives)])
+    code, output, errors = cluster(text, SLURM_JOB_NODELIST="node[1-2]", SLURM_JOB_ID="123456")
+    assert code == 0, errors
+    assert called(output) == [["train", *AWKWARD, *flags(2, rank, "node1", 23456)] for rank in (0, 1)]
+    code, output, errors = cluster(job("--to", "slurm", "--cards", 8, "--", "--rank", "8").stdout)
+    assert (code, called(output)[0]) == (0, ["train", "--rank", "8", *flags(1, 0, "")]), errors
+
+
+def test_shell(cluster):
+    text = job("--to", "shell", "--hosts", 3, "--cards", 24, "--master-addr", "10.0.0.1", "--", *AWKWARD).stdout
+    code, output, errors = cluster(text, "2")
+    assert (code, called(output)) == (0, [["train", *AWKWARD, *flags(3, 2, "10.0.0.1")]]), errors
+    for wrong in ([], ["3"], ["-1"], ["08"], ["0", "1"], ["1; id"]):
+        code, output, errors = cluster(text, *wrong)
+        assert code == 2 and output == "" and "HOST_RANK, from 0 to 2" in errors
+    text = job("--to", "shell", "--cards", 8, "--master-port", 9000, "--", "petrun", "train", "--rank", "8").stdout
+    assert called(cluster(text)[1]) == [["train", "--rank", "8", *flags(1, 0, "", 9000)]]
+
+
+def test_volcano(cluster):
+    options = [
+        "--hosts",
+        2,
+        "--cards",
+        16,
+        "--name",
+        "tune-1",
+        "--queue",
+        "default",
+        "--time",
+        "90m",
+        "--namespace",
+        "vcjob",
+    ]
+    options += ["--memory", "1T", "--cpus", 96, "--mount", "/data:/data:ro", "--setup", "export A=1"]
+    options += ["--node-selector", "accelerator-type=module-910b-8"]
+    table, made = yaml.safe_load_all(job(*VOLCANO, *options, "--", *AWKWARD).stdout)
+    label = {"ring-controller.atlas": "ascend-910b"}
+    metadata = {"name": "rings-config-tune-1", "namespace": "vcjob", "labels": label}
+    assert (table["apiVersion"], table["kind"], table["metadata"]) == ("v1", "ConfigMap", metadata)
+    assert yaml.safe_load(table["data"]["hccl.json"]) == {"status": "initializing"}
+    assert (made["apiVersion"], made["kind"]) == ("batch.volcano.sh/v1alpha1", "Job")
+    assert made["metadata"] == {**metadata, "name": "tune-1"}
+    spec = made["spec"]
+    fields = {"schedulerName", "minAvailable", "queue", "policies", "plugins", "tasks"}
+    assert set(spec) == fields and (spec["schedulerName"], spec["minAvailable"], spec["queue"]) == (
+        "volcano",
+        2,
+        "default",
+    )
+    assert spec["plugins"] == {"env": [], "svc": []}
+    assert {p["event"]: p["action"] for p in spec["policies"]} == {"PodFailed": "AbortJob", "PodEvicted": "AbortJob"}
+    (task,) = spec["tasks"]
+    assert set(task) == {"name", "replicas", "policies", "template"} and (task["name"], task["replicas"]) == (
+        "worker",
+        2,
+    )
+    assert task["template"]["metadata"]["labels"] == {"app": "tune-1", **label}
+    pod = task["template"]["spec"]
+    (container,) = pod["containers"]
+    resources = {"huawei.com/Ascend910": 8, "cpu": 96, "memory": "1Ti"}
+    assert container["resources"] == {"requests": resources, "limits": resources}
+    assert (container["image"], container["workingDir"]) == ("registry/petrun:1", "/work")
+    assert (pod["restartPolicy"], pod["terminationGracePeriodSeconds"], pod["activeDeadlineSeconds"]) == (
+        "Never",
+        60,
+        5400,
+    )
+    assert pod["nodeSelector"] == {"accelerator-type": "module-910b-8"}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    places = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+    assert len(volumes) == len(pod["volumes"]) == len(places) and {m["name"] for m in places.values()} == set(volumes)
+
+    def behind(path):
+        mount = places[path]
+        volume = {key: value for key, value in volumes[mount["name"]].items() if key != "name"}
+        return volume, mount.get("readOnly", False)
+
+    assert behind("/user/serverid/devindex/config") == ({"configMap": {"name": "rings-config-tune-1"}}, False)
+    assert behind("/dev/shm") == ({"emptyDir": {"medium": "Memory"}}, False)
+    assert behind("/work") == ({"persistentVolumeClaim": {"claimName": "results"}}, False)
+    assert behind("/data") == ({"hostPath": {"path": "/data", "type": "Directory"}}, True)
+    driver = "/usr/local/Ascend/driver"
+    assert behind(driver) == ({"hostPath": {"path": driver, "type": "Directory"}}, True)
+    shell, option, script = container["command"]
+    assert (shell, option) == ("/bin/bash", "-c") and "args" not in container
+    script = as_kubernetes_reads(script, {"VC_TASK_INDEX": "1", "RANK": "no"})
+    code, output, errors = cluster(script, VC_TASK_INDEX="1")
+    assert (code, called(output)) == (0, [["train", *AWKWARD, *flags(2, 1, "tune-1-worker-0.tune-1", 8118)]]), errors
+    assert cluster(script, VK_TASK_INDEX="0")[0] == 0 and cluster(script)[0] != 0
+    _, one = yaml.safe_load_all(job(*VOLCANO, "--cards", 8, "--", "--rank", "8").stdout)
+    script = one["spec"]["tasks"][0]["template"]["spec"]["containers"][0]["command"][2]
+    assert called(cluster(script)[1]) == [["train", "--rank", "8", *flags(1, 0, "")]]
+    assert "namespace" not in one["metadata"] and "queue" not in one["spec"]
+
+
+def test_kubernetes_reads_back_what_was_escaped():
+    for text in ("$(A)", "$$", "$$(A)", "$A", "${A}", "$", "a$$$", "$($(A))", "$$$(A"):
+        assert as_kubernetes_reads(escape(text), {"A": "no"}) == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--to", "pbs", "--", "--rank", "8"], "--to pbs: unknown"),
+        (["--to", "slurm", "--name", "a; rm -rf /", "--"], "--name 'a; rm -rf /': must be"),
+        (["--to", "slurm", "--name", "a\n#SBATCH --uid=0", "--"], "--name"),
+        (["--to", "slurm", "--name", "$(id)", "--"], "--name"),
+        ([*VOLCANO, "--name", 'a"\nkind: Pod', "--"], "--name"),
+        (["--to", "slurm", "--queue", "a b", "--"], "--queue"),
+        (["--to", "slurm", "--workdir", "/a b", "--"], "--workdir"),
+        (["--to", "slurm", "--gres", "npu:8\n", "--"], "--gres"),
+        (["--to", "shell", "--hosts", "2", "--cards", "2", "--master-addr", "a`id`", "--"], "--master-addr"),
+        ([*VOLCANO, "--node-selector", "a", "--"], "--node-selector"),
+        (["--to", "volcano", "--image", "a b", "--mount", "/a:/work", "--"], "--image"),
+        ([*VOLCANO, "--mount", "data:/data", "--"], "--mount 'data:/data'"),
+        ([*VOLCANO, "--mount", "/data:/work", "--"], "/work is mounted twice"),
+        (["--to", "slurm", "--cards", "9", "--hosts", "2", "--"], "must be a multiple of --hosts 2"),
+        (["--to", "slurm", "--cards", "0", "--"], "--cards 0"),
+        (["--to", "slurm", "--hosts", "0", "--"], "--hosts 0"),
+        (["--to", "slurm", "--time", "soon", "--"], "--time soon"),
+        (["--to", "slurm", "--memory", "lots", "--"], "--memory lots"),
+        (["--to", "slurm", "--image", "a", "--"], "--image: nothing that --to slurm has"),
+        (["--to", "shell", "--time", "1h", "--"], "--time: nothing that --to shell has"),
+        (["--to", "shell", "--hosts", "2", "--cards", "2", "--"], "needs --master-addr"),
+        (["--to", "volcano", "--"], "needs --image"),
+        (["--to", "volcano", "--image", "a", "--"], "gone with the pod"),
+        ([*VOLCANO, "--", "--out", "/tmp/x"], "gone with the pod"),
+        (["--to", "slurm", "--", "--cards", "8"], "--cards after --"),
+        (["--to", "slurm", "--", "--host-rank=1"], "--host-rank after --"),
+        (["--to", "slurm", "--", "--algo", "loar"], "Did you mean lora"),
+        (["--to", "slurm", "--", "--set", "optim.beat2=0.9"], "unknown key optim.beat2"),
+        (["--to", "slurm", "--cards", "8", "--", "--parallel", "dp=3"], "the job has 8"),
+    ],
+)
+def test_what_is_refused(arguments, words):
+    if arguments[-1] == "--":
+        arguments = [*arguments, "--rank", "8"]
+    with pytest.raises(ConfigError) as caught:
+        job(*arguments)
+    assert words in str(caught.value)
+
+
+def test_a_misspelt_flag_is_found_before_the_queue(tmp_path):
+    done = job("--to", "slurm", "--out", tmp_path / "job.sh", "--", "--rnk", "8")
+    assert done.exit_code == 2 and "No such option: --rnk" in done.output and not list(tmp_path.iterdir())
+
+
+def test_a_file_is_replaced_only_when_told(tmp_path):
+    out = tmp_path / "job.sh"
+    out.write_text("mine")
+    with pytest.raises(OutputError, match="exists"):
+        job("--to", "slurm", "--out", out, "--", "--rank", "8")
+    assert out.read_text() == "mine"
+    job("--to", "slurm", "--out", out, "--force", "--", "--rank", "8")
+    assert out.read_text().startswith("#!/bin/bash")
+
+
+def test_units():
+    assert [parse_time(text) for text in ("90m", "12h", "2d", "1-12:00:00", "00:01:30")] == [
+        5400,
+        43200,
+        172800,
+        129600,
+        90,
+    ]
+    assert [parse_memory(text) for text in ("512G", "512Gi", "2T", "64000M")] == ["512G", "512G", "2T", "64000M"]
+    assert parse_mount("/a:/b/") == Mount("/a", "/b") and parse_mount("pvc/a:/b:ro") == Mount("a", "/b", True, True)
+    for wrong in ("/a", "/a:b", "/a:/", "/../a:/b", "pvc/A_:/b", "/a:/b:x"):
+        with pytest.raises(ConfigError):
+            parse_mount(wrong)
