@@ -13,8 +13,22 @@ from typing import Annotated
 import typer
 
 from petrun import __version__
-from petrun.cli import algorithms, delta, evaluate, inspect, job, merge, predict, ranktable, recipes, train
+from petrun.cli import (
+    algorithms,
+    delta,
+    evaluate,
+    inspect,
+    job,
+    merge,
+    predict,
+    ranktable,
+    recipes,
+    resume,
+    signals,
+    train,
+)
 from petrun.errors import PetrunError
+from petrun.train.stop import Stopped
 
 app = typer.Typer(
     name="petrun",
@@ -25,6 +39,7 @@ app = typer.Typer(
     epilog="Start with `petrun train --algo lora --rank 8`: it needs no files. `petrun recipes ls` shows complete examples.",
 )
 app.command("train", rich_help_panel="Commands")(train.train)
+app.command("resume", rich_help_panel="Commands")(resume.resume)
 app.command("eval", rich_help_panel="Commands")(evaluate.evaluate)
 app.command("merge", rich_help_panel="Commands")(merge.merge)
 app.command("predict", rich_help_panel="Commands")(predict.predict)
@@ -54,22 +69,6 @@ def root(
     pass
 
 
-class _Stopped(BaseException):
-    """Ctrl-C, or a scheduler's SIGTERM. Not KeyboardInterrupt, which the command line's library catches itself."""
-
-
-def _stop(number: int, frame: types.FrameType | None) -> None:
-    if any(_is_importing(module) for name, module in list(sys.modules.items()) if name.startswith("petrun.")):
-        # MindSpore's import does not survive an exception (it aborts the process); nothing has been written yet.
-        os.write(2, b"interrupted\n")
-        os._exit(128 + signal.SIGINT)
-    raise _Stopped
-
-
-def _is_importing(module: types.ModuleType) -> bool:
-    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
-
-
 def _show(message: str, hint: str = "") -> None:
     typer.secho("error: ", fg=typer.colors.RED, bold=True, nl=False, err=True)
     typer.echo(message, err=True)
@@ -95,18 +94,16 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What the terminal cannot show must not end a run; and who reads a log file or a pipe sees each line when it is printed.
         sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
-    # Both: while a graph runs, MindSpore turns Ctrl-C into SIGTERM, so that the two cannot be told apart.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    signals.install()
     try:
         _run([a for a in sys.argv[1:] if a != "--debug"])
     except BrokenPipeError:
         # The reader of our output went away (`petrun ... | head`): end as programs do then, and flush stdout into nothing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(128 + signal.SIGPIPE)
-    except _Stopped:
+    except Stopped as stopped:
         typer.echo("interrupted", err=True)
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(128 + stopped.number)
     except PetrunError as error:
         if debug:
             raise

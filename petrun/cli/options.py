@@ -133,12 +133,53 @@ Device = Annotated[
         autocompletion=complete_key("device"),
     ),
 ]
+Allow = Annotated[
+    Text,
+    option(
+        "--allow",
+        "Settings that may differ from what the run was begun with, comma-separated: optim.lr,data.path.",
+        RUN,
+    ),
+]
+SaveEvery = Annotated[
+    Whole,
+    option(
+        "--save-every",
+        "Steps from one training state to the next. Default: after an evaluation, else at the end of an epoch.",
+        RUN,
+    ),
+]
+Keep = Annotated[Whole, option("--keep", "Training states to keep, beside the best delta. Default 2.", RUN)]
+MaxTime = Annotated[
+    Text, option("--max-time", "Save and stop after the step that passes this time: 2h, 90m, 1h30m, 45s.", RUN)
+]
+OnNan = Annotated[
+    Text,
+    option(
+        "--on-nan",
+        "At a loss or gradient that is not finite: stop, skip the step, or rewind to the last state and skip it. Default stop.",
+        RUN,
+        autocompletion=complete_key("train.on_nan"),
+    ),
+]
 Set = Annotated[
     Texts,
     option(
         "--set", "Set any key, over recipe and flags: --set optim.beta2=0.95. Repeatable.", RUN, metavar="KEY=VALUE"
     ),
 ]
+
+
+def saving(
+    save_every: int | None, keep: int | None, max_time: str | None, on_nan: str | None
+) -> dict[str, tuple[str, Any]]:
+    """What `train` and `resume` are told about states, for `given`."""
+    return {
+        "train.save_every_steps": ("--save-every", save_every),
+        "train.keep_states": ("--keep", keep),
+        "train.max_seconds": ("--max-time", max_time),
+        "train.on_nan": ("--on-nan", on_nan),
+    }
 
 
 def given(pairs: dict[str, tuple[str, Any]]) -> dict[str, tuple[str, Any]]:

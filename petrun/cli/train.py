@@ -9,6 +9,7 @@ import typer
 
 from petrun.cli import options
 from petrun.cli.options import DATA, RUN, Flag, Number, Text, Whole, given, option, split_list
+from petrun.cli.signals import told_apart
 
 DELTA = "Delta"
 OPTIM = "Optimisation"
@@ -170,6 +171,19 @@ def train(
         ),
     ] = None,
     seed: Annotated[Whole, option("--seed", "Seed of initialisation, order and dropout. Default 0.", RUN)] = None,
+    resume: Annotated[
+        Text,
+        option(
+            "--resume",
+            "Go on with the unfinished run in this folder. An unfinished run of the same settings in --out goes on by itself.",
+            RUN,
+        ),
+    ] = None,
+    allow: options.Allow = None,
+    save_every: options.SaveEvery = None,
+    keep: options.Keep = None,
+    max_time: options.MaxTime = None,
+    on_nan: options.OnNan = None,
     device: options.Device = None,
     settings: options.Set = None,
     dry_run: Annotated[
@@ -182,10 +196,13 @@ def train(
 
         petrun train --algo lora --rank 8 --base ./bert --data train.tsv --eval-data dev.tsv
     """
-    # Imported here so that --help does not wait for MindSpore.
-    from petrun.runs.train import run
+    typed = locals()
+    with told_apart():
+        # Imported here so that --help does not wait for MindSpore.
+        from petrun.runs.train import run
 
-    run(recipe, train_flags(locals()), settings or [], dry_run=dry_run)
+        flags, allowed = train_flags(typed), split_list(allow) or []
+        run(recipe, flags, settings or [], dry_run=dry_run, resume=resume, allow=allowed)
 
 
 def train_flags(typed: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
@@ -230,6 +247,7 @@ def train_flags(typed: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
             "out.dir": ("--out", typed["out"]),
             "out.format": ("--format", typed["fmt"]),
             "device": ("--device", typed["device"]),
+            **options.saving(typed["save_every"], typed["keep"], typed["max_time"], typed["on_nan"]),
         }
     )
     if typed["parallel"] is not None:

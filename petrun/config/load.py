@@ -110,6 +110,16 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if value is not None}
 
 
+def with_noted_origins(resolved: Resolved, run_yaml: Path) -> Resolved:
+    """A run that goes on: values come from where they came from when it began, not from its own run.yaml."""
+    content = yaml.load(run_yaml.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    noted = content.get("origins")
+    noted = noted if isinstance(noted, dict) else {}
+    own = f"recipe {run_yaml}"
+    origins = {key: str(noted.get(key, own)) if origin == own else origin for key, origin in resolved.origins.items()}
+    return Resolved(resolved.config, {key: origin for key, origin in origins.items() if origin != "default"})
+
+
 def _flatten(tree: Mapping[Any, Any], where: str) -> dict[str, Any]:
     """One level of sections; deeper mappings are values (delta.rank_pattern)."""
     flat: dict[str, Any] = {}

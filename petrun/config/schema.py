@@ -6,6 +6,7 @@ defaults stand in that algorithm's file, petrun/delta/<algo>.py.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
@@ -20,6 +21,18 @@ class Section(BaseModel):
 def _as_many(value: Any) -> Any:
     """One value stands for a list of one."""
     return (value,) if isinstance(value, str | int | float) else value
+
+
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+
+def _as_seconds(value: Any) -> Any:
+    """2h, 1h30m, 90m, 45s -> seconds; a number is one already."""
+    match = _DURATION.fullmatch(value.replace(" ", "")) if isinstance(value, str) else None
+    if match is None or not any(match.groups()):
+        return value
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 class ModelConfig(Section):
@@ -102,8 +115,20 @@ class TrainConfig(Section):
         None, gt=0, description="initial dynamic loss scale; default 65536 for float16, off otherwise"
     )
     train_also: tuple[str, ...] = Field((), description="patterns of parameters to train and save beside the delta")
+    save_every_steps: int | None = Field(
+        None, ge=1, description="training state; default: after an evaluation, else at the end of an epoch"
+    )
+    keep_states: int = Field(2, ge=1, description="training states that are kept, beside the best delta")
+    max_seconds: float | None = Field(
+        None, gt=0, description="save and stop after the step that passes this time, such as 2h, 90m or 45s"
+    )
+    on_nan: Literal["stop", "skip", "rewind"] = Field(
+        "stop",
+        description="at a loss that is not finite: stop, leave the step out, or go back to the last state and leave it out",
+    )
 
     _one_or_many = field_validator("train_also", mode="before")(_as_many)
+    _duration = field_validator("max_seconds", mode="before")(_as_seconds)
 
 
 class ParallelConfig(Section):

@@ -1,4 +1,4 @@
-"""The run folder: run.yaml, log.jsonl, `<algo>.ckpt`, best.ckpt, results.json. A finished one is never touched."""
+"""The run folder: run.yaml, log.jsonl, state/, `<algo>.ckpt`, best.ckpt, results.json. A finished one is never touched."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from petrun.tensors.atomic import output_error, refuse_special
 RESULTS = "results.json"
 RUN_YAML = "run.yaml"
 LOG = "log.jsonl"
+STATES = "state"
+SAVE_WISH = "save"
+IDENTITY = "identity.json"
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,20 @@ class RunFolder:
     @property
     def log(self) -> Path:
         return self.path / LOG
+
+    @property
+    def states(self) -> Path:
+        """Training states, from which the run goes on."""
+        return self.path / STATES
+
+    @property
+    def save_wish(self) -> Path:
+        """A file of this name asks for a state now."""
+        return self.path / SAVE_WISH
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / RESULTS).exists()
 
     def create(self) -> RunFolder:
         """Make the folder; where another run took the number meanwhile, the next one. Raises OutputError."""
@@ -126,14 +143,14 @@ def next_free(algo: str, parent: Path = Path("runs")) -> Path:
     return parent / f"{name}-{max(taken) + 1}"
 
 
-def unwritten(directory: str | None, algo: str, fmt: str) -> RunFolder:
-    """The run folder as seen by a rank that leaves it to the first one."""
-    return RunFolder(Path(directory or "runs").expanduser(), algo, fmt, writes=False)
+def unwritten(directory: str | None, algo: str, fmt: str) -> tuple[RunFolder, bool]:
+    """The run folder as seen by a rank that leaves it to the first one, and does not know what it holds."""
+    return RunFolder(Path(directory or "runs").expanduser(), algo, fmt, writes=False), False
 
 
 def prepare(directory: str | None, algo: str, fmt: str) -> tuple[RunFolder, bool]:
-    """Choose the run folder. Returns it, and whether it holds an unfinished run that starts over. Nothing is made yet: a run
-    that fails before its first step leaves no folder behind.
+    """Choose the run folder. Returns it, and whether it holds an unfinished run that goes on or starts over. Nothing is made yet: a
+    run that fails before its first step leaves no folder behind.
 
     Raises OutputError for a finished run, an unfinished one with a saved delta, a folder with files of somebody else's, or one that
     cannot be written.
@@ -155,7 +172,9 @@ def prepare(directory: str | None, algo: str, fmt: str) -> tuple[RunFolder, bool
 
 
 def _look(path: Path) -> bool:
-    """Whether `path` holds a run that did not finish and saved nothing. Raises OutputError for anything else but an empty folder."""
+    """Whether `path` holds a run that did not finish, and can go on or saved nothing. Raises OutputError for anything else but an
+    empty folder.
+    """
     if not path.is_dir():
         if path.exists():
             raise OutputError(f"--out {path} is a file, not a folder", hint="Give a folder that does not exist yet.")
@@ -172,7 +191,7 @@ def _look(path: Path) -> bool:
             hint="Give a new or empty folder; nothing was touched.",
         )
     saved = [name for name in entries if name.endswith((".ckpt", ".safetensors"))]
-    if saved:
+    if saved and not (path / STATES / IDENTITY).exists():
         raise OutputError(
             f"--out {path} holds a run that did not finish, with a delta that it saved: {', '.join(saved)}",
             hint="Give another folder; to start over in this one, move what it saved away first.",

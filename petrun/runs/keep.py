@@ -25,6 +25,7 @@ from petrun.parallel.world import World
 from petrun.runs import describe
 from petrun.runs.assemble import Assembled, base_path, values_of
 from petrun.runs.folder import RunFolder
+from petrun.runs.progress import Progress
 from petrun.runs.scoring import Judge
 from petrun.runs.sources import Sources
 from petrun.tensors.ranks import root_of
@@ -36,8 +37,16 @@ class Keeper:
     """Follows a run from the first score to the last file."""
 
     def __init__(
-        self, out: RunFolder, config: RunConfig, assembled: Assembled, sources: Sources, plan: Plan, world: World
+        self,
+        out: RunFolder,
+        config: RunConfig,
+        assembled: Assembled,
+        sources: Sources,
+        plan: Plan,
+        world: World,
+        progress: Progress | None = None,
     ) -> None:
+        """`progress`: of an earlier process, for a run that goes on."""
         self.out = out
         self.world = world
         self.config = config
@@ -45,58 +54,57 @@ class Keeper:
         self.sources = sources
         self.plan = plan
         self.judge = _judge(config, assembled.loaded, sources)
-        self.log = RunLog(out.log, out.writes)
+        self.progress = progress or Progress()
+        self.log = RunLog(out.log, out.writes, size=self.progress.log_bytes)
         self.bar: StepBar | None = None
-        self.first: dict[str, float] = {}
-        self.last: dict[str, Any] = {}
-        self.losses: list[float] = []
-        self.best_value: float | None = None
-        self.best_step = 0
-        self.waited = 0
-        self.stopped = ""
+        self.evaluated = False
+        """The step that was noted last was evaluated."""
 
     def before(self, base: dict[str, float] | None) -> None:
-        """Note what the base scored, or else score the net as it stands before the first step."""
-        if self.judge is not None:
-            self.first = base if base is not None else self.judge.score("before")
-            self.log.write({"step": 0, "epoch": 0.0, "evaluation": self.first})
-            say("before: " + describe.figures(self.first))
-        self.bar = StepBar(self.plan.total_steps)
+        """Note what the base scored, or else score the net as it stands before the first step; a run that goes on knows already."""
+        if self.judge is not None and not self.progress.step:
+            self.progress.first = base if base is not None else self.judge.score("before")
+            self.log.write({"step": 0, "epoch": 0.0, "evaluation": self.progress.first})
+            say("before: " + describe.figures(self.progress.first))
+        self.bar = StepBar(self.plan.total_steps, self.progress.step)
 
     def on_step(self, record: dict[str, Any]) -> bool:
         """Log a step; evaluate, keep the best and decide about stopping early. True: stop."""
-        self.last = record
+        progress = self.progress
+        progress.advance(record, self.plan)
         self.log.write(record)
         assert self.bar is not None
         self.bar.step(record)
-        self.losses.append(float(record["loss"]))
         every = self.config.train.eval_every_steps or self.plan.steps_per_epoch
-        step = int(record["step"])
-        if self.judge is None or step % every or step == self.plan.total_steps:
+        last = progress.micro_batches >= self.plan.total_micro_batches
+        self.evaluated = self.judge is not None and progress.step % every == 0 and not last
+        if self.judge is None or not self.evaluated:
             return False
-        found = self.judge.score(f"step {step}", generated=False)
+        found = self.judge.score(f"step {progress.step}", generated=False)
         # The ranks' nets may differ in the last bit some day: they must not part over it.
-        return self.world.decide(self._weigh(found, step, float(record["epoch"])))
+        return self.world.decide(self._weigh(found))
 
-    def _weigh(self, found: dict[str, float], step: int, epoch: float) -> bool:
+    def _weigh(self, found: dict[str, float]) -> bool:
         """Note an evaluation, keep the delta if it is the best so far. True: patience is used up."""
+        progress = self.progress
+        step, epoch = progress.step, progress.epoch
         self.log.write({"step": step, "epoch": epoch, "evaluation": found})
         say(f"step {step}: " + describe.figures(found))
         metric = self.sources.best
         value = found.get(metric.name, found.get("loss"))
         assert value is not None
-        better = self.best_value is None or (
-            value > self.best_value if metric.higher_is_better else value < self.best_value
-        )
-        if better:
-            self.best_value, self.best_step, self.waited = value, step, 0
-            self._save(self.out.best, step, epoch, found)
+        best = progress.best_value
+        if best is None or (value > best if metric.higher_is_better else value < best):
+            progress.best_value, progress.best_step, progress.waited = value, step, 0
+            self._save(self.out.best, found)
             return False
-        self.waited += 1
+        progress.waited += 1
         patience = self.config.train.patience
-        if patience is not None and self.waited >= patience:
-            self.stopped = f"no better {metric.name} in {patience} evaluations; the best was at step {self.best_step}"
-            say("stopped early: " + self.stopped)
+        if patience is not None and progress.waited >= patience:
+            progress.stopped = (
+                f"no better {metric.name} in {patience} evaluations; the best was at step {progress.best_step}"
+            )
+            say("stopped early: " + progress.stopped)
             return True
         return False
 
@@ -107,7 +115,7 @@ class Keeper:
         """Whatever happened, end the bar and the log; what was trained is not lost where a disk is full."""
         self._end_bar()
         self.log.close()
-        if isinstance(error, OutputError) and self.last:
+        if isinstance(error, OutputError) and self.progress.step:
             raise self._rescue(error) from error
 
     def _end_bar(self) -> None:
@@ -118,28 +126,28 @@ class Keeper:
         """Score, save the final delta, and write the results."""
         self._end_bar()
         self._check_changed()
-        step, epoch = int(self.last["step"]), float(self.last["epoch"])
+        progress = self.progress
         after: dict[str, float] = {}
         if self.judge is not None:
             after = self.judge.score("after")
-            self._weigh(after, step, epoch)
-        self._save(self.out.delta, step, epoch, after)
+            self._weigh(after)
+        self._save(self.out.delta, after)
         if not self.out.writes:
             return
         results = {
             **after,
-            "base": self.first,
+            "base": progress.first,
             "delta": after,
             "algo": self.config.algo,
             "task": self.sources.train.task,
-            "steps": step,
-            "epochs": epoch,
-            "train_loss_first": self.losses[0],
-            "train_loss_last": self.losses[-1],
-            "best": {"step": self.best_step, self.sources.best.name: self.best_value}
-            if self.best_value is not None
+            "steps": progress.step,
+            "epochs": progress.epoch,
+            "train_loss_first": progress.loss_first,
+            "train_loss_last": progress.loss_last,
+            "best": {"step": progress.best_step, self.sources.best.name: progress.best_value}
+            if progress.best_value is not None
             else None,
-            "stopped": self.stopped or None,
+            "stopped": progress.stopped or None,
             "trainable_parameters": trainable.trained_values,
             "all_parameters": trainable.all_values,
             "delta_bytes": self.out.delta.stat().st_size,
@@ -152,7 +160,7 @@ class Keeper:
         self.out.write_results(results)
         say("")
         if after:
-            say(side_by_side(self.first, after))
+            say(side_by_side(progress.first, after))
         say(describe.ending(self.out, self.config, self.sources, seconds))
 
     def _rescue(self, error: OutputError) -> OutputError:
@@ -161,26 +169,26 @@ class Keeper:
             return error
         try:
             place = Path(tempfile.mkdtemp(prefix="petrun-")) / self.out.delta.name
-            self._save(place, int(self.last["step"]), float(self.last["epoch"]), {})
+            self._save(place, {})
         except (OutputError, OSError):
             return error
         return OutputError(
-            error.message, hint=f"{error.hint}\nWhat was trained up to step {self.last['step']} is saved: {place}"
+            error.message, hint=f"{error.hint}\nWhat was trained up to step {self.progress.step} is saved: {place}"
         )
 
     def _check_changed(self) -> None:
-        if all(loss == 0.0 for loss in self.losses):
+        if not self.progress.learned:
             raise TrainingError(
                 "the loss was 0 at every step: nothing was learned", hint="Look at the labels with --dry-run."
             )
 
-    def _save(self, path: Path, step: int, epoch: float, metrics: dict[str, float]) -> None:
+    def _save(self, path: Path, metrics: dict[str, float]) -> None:
         if not self.out.writes:
             return
         values = values_of(self.assembled.loaded.net, self.assembled.owned)
-        save_delta(path, values, self._manifest(step, epoch, metrics))
+        save_delta(path, values, self._manifest(metrics))
 
-    def _manifest(self, step: int, epoch: float, metrics: dict[str, float]) -> Manifest:
+    def _manifest(self, metrics: dict[str, float]) -> Manifest:
         config, loaded, rows = self.config, self.assembled.loaded, self.sources.train
         base = base_path(config.model)
         return Manifest(
@@ -202,8 +210,8 @@ class Keeper:
             template=self.sources.template.text if self.sources.template else None,
             tokenizer_digest=self.sources.tokenizer.digest if self.sources.tokenizer else None,
             seed=config.train.seed,
-            step=step,
-            epoch=epoch,
+            step=self.progress.step,
+            epoch=self.progress.epoch,
             metrics=dict(metrics),
             versions={
                 "petrun": __version__,

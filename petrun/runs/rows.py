@@ -135,10 +135,17 @@ def mappings(
 
 
 def endless(
-    examples: ExampleSet, batching: Batching, inputs: tuple[str, ...], pad_id: int, share: Share = WHOLE
+    examples: ExampleSet,
+    batching: Batching,
+    inputs: tuple[str, ...],
+    pad_id: int,
+    share: Share = WHOLE,
+    start: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """A rank's share of epoch after epoch, each in the order that (seed, epoch) gives."""
+    """A rank's share of epoch after epoch, each in the order that (seed, epoch) gives; from batch `start` of the whole run on."""
     counts = count_rows(examples)
-    for epoch in count():
-        for part in parts(examples, batching.epoch(epoch), share, counts, inputs, pad_id=pad_id):
+    first, skipped = divmod(start, batching.batches_per_epoch)
+    for epoch in count(first):
+        begin = skipped if epoch == first else 0
+        for part in parts(examples, batching.epoch(epoch), share, counts, inputs, pad_id=pad_id, start=begin):
             yield part.mapping

@@ -5,110 +5,130 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from petrun import __version__
 from petrun.assets import default_recipe
-from petrun.checkpoint.convert import algo_of
-from petrun.checkpoint.delta import Delta
-from petrun.config.load import Resolved, dump_run, load_run_config
-from petrun.config.schema import OptimConfig, ParallelConfig, RunConfig
-from petrun.data.buckets import Batching, plan_batches
-from petrun.data.examples import ExampleSet
+from petrun.checkpoint.state import Found
+from petrun.config.load import dump_run, load_run_config, with_noted_origins
+from petrun.config.schema import ParallelConfig, RunConfig
 from petrun.data.share import Share
-from petrun.delta import find_method
-from petrun.delta.base import of_the_run
 from petrun.errors import ConfigError
-from petrun.graph.freeze import Trainable, freeze_all_but, match_parameters
-from petrun.models.base import LoadedModel
 from petrun.parallel.context import Device, setup
 from petrun.parallel.layout import Layout, settle
-from petrun.parallel.reduce import SumOverRanks
 from petrun.parallel.world import World, is_scheduler, join, serve
-from petrun.runs import describe, folder
-from petrun.runs.assemble import (
-    Assembled,
-    attach,
-    attach_delta,
-    delta_if_given,
-    fit_delta,
-    head_names,
-    method_of,
-    open_base,
-    set_delta,
-)
-from petrun.runs.keep import Keeper, score_base
-from petrun.runs.rows import endless, try_rows
-from petrun.runs.sources import Sources, open_sources
-from petrun.train.loop import Plan, make_plan, train
-from petrun.train.loss import SupervisedLoss
-from petrun.train.optim import AdamW, Schedule, warmup_steps
+from petrun.runs import describe, folder, snapshot
+from petrun.runs.identity import identity_of
+from petrun.runs.keep import Keeper
+from petrun.runs.progress import Progress
+from petrun.runs.ready import Ready, make_ready, read_start, settle_inferred
+from petrun.runs.resume import go_on, look, note_identity, run_yaml, source
+from petrun.runs.rows import endless
+from petrun.runs.saving import Forgiver, Saver
+from petrun.train.loop import train
 from petrun.train.report import hush, say
-from petrun.train.step import TrainStep
+from petrun.train.stop import stop_request
 
 
 def run(
-    recipe: str | None, flags: Mapping[str, tuple[str, Any]], sets: Sequence[str], *, dry_run: bool = False
+    recipe: str | None,
+    flags: Mapping[str, tuple[str, Any]],
+    sets: Sequence[str],
+    *,
+    dry_run: bool = False,
+    resume: str | None = None,
+    allow: Sequence[str] = (),
 ) -> None:
-    """Train as told and fill the run folder."""
+    """Train as told and fill the run folder; or go on in one where a run did not finish (`resume`, or the folder that --out names).
+
+    `allow`: settings that may differ from what that run was begun with.
+    """
     if is_scheduler():
         serve()
         return
-    began = time.perf_counter()
+    began = time.monotonic()
+    if resume is not None:
+        found_run = source(resume, recipe, flags)
+        if found_run is None:
+            return
+        recipe, flags = found_run
     resolved = load_run_config(recipe, flags, sets, embedded=default_recipe())
-    start, resolved = _read_start(resolved)
+    if resume is not None and recipe == str(run_yaml(resume)):
+        resolved = with_noted_origins(resolved, run_yaml(resume))
+    start, resolved = read_start(resolved)
     config = resolved.config
     device = setup(config.device, config.model.dtype, config.train.loss_scale)
     world = join(device.target)
     hush(not world.first)
     with world.naming():
-        _run(resolved, start, device, world, dry_run, began)
+        layout = _layout(config.parallel, device, world)
+        out, unfinished = (None, False) if dry_run else _folder(config, world)
+        found = look(out, world) if out is not None and unfinished else Found(None)
+        ready = make_ready(resolved, start, device, layout, scored=not dry_run and found.state is None)
+        out = out.create() if out is not None else None
+        ready = replace(ready, resolved=settle_inferred(ready.resolved, ready.sources, ready.schedule, device, out))
+        say(
+            describe.plan(
+                ready.resolved,
+                ready.assembled,
+                ready.trainable,
+                ready.sources,
+                ready.batching,
+                ready.plan,
+                ready.schedule,
+                device,
+                layout,
+            )
+        )
+        if out is None:
+            say(describe.first_rows(ready.sources))
+            return
+        _run(ready, out, found if unfinished else None, world, began, allow)
 
 
-def _run(resolved: Resolved, start: Delta | None, device: Device, world: World, dry_run: bool, began: float) -> None:
-    """This rank's part of the job."""
-    config = resolved.config
-    layout = _layout(config.parallel, device, world)
-    out, unfinished = (None, False) if dry_run else _folder(config, world)
-    sources, resolved = open_sources(resolved, start)
-    loaded = open_base(
-        resolved.config.model,
-        device,
-        task=sources.task,
-        num_labels=sources.train.num_labels,
-        seed=config.train.seed,
-        arrays=tuple(sources.train.arrays),
-    )
-    try_rows(loaded, sources.train)
-    base: dict[str, float] | None = None
-    if start is None and not dry_run and not find_method(config.algo).identity:
-        # A random prompt makes another model of it: what the base can do is found out before it comes in.
-        base = score_base(resolved.config, loaded, sources)
-    resolved = _prepare(resolved, sources)
-    assembled, trainable, resolved = _attach(resolved, loaded, start)
-    config = resolved.config
-    batching = _batching(config, sources.train, layout)
-    plan = make_plan(batching.batches_per_epoch, config.train.accumulate, config.train.epochs, config.train.steps)
-    schedule = _schedule(config.optim, plan, assembled.method.default_lr)
-    # A method may find the run too short for it: before anything is written.
-    step = _step(config, assembled, trainable, schedule, device, layout)
-    out = out.create() if out is not None else None
-    resolved = _settle(resolved, sources, schedule, device, out)
-    say(describe.plan(resolved, assembled, trainable, sources, batching, plan, schedule, device, layout))
-    if out is None:
-        say(describe.first_rows(sources))
-        return
-    if unfinished:
-        say(f"{out.path} held a run that did not finish: it starts over")
-    out.write_text(folder.RUN_YAML, dump_run(resolved, __version__))
-    with Keeper(out, resolved.config, assembled, sources, plan, world) as keeper:
-        keeper.before(base)
-        share = Share(layout.place(world.rank)[1], layout.dp)
-        rows = endless(sources.train, batching, loaded.inputs, loaded.pad_token_id, share)
-        assembled.loaded.net.set_train(True)
-        train(step, rows, plan, loaded.inputs, keeper.on_step, skip_overflow=device.loss_scale is not None)
-        keeper.finish(trainable, time.perf_counter() - began)
+def _run(
+    ready: Ready, out: folder.RunFolder, found: Found | None, world: World, began: float, allow: Sequence[str]
+) -> None:
+    """This rank's part of the job. `found`: what an unfinished run has left in `out`."""
+    identity = identity_of(ready.resolved, ready.sources, ready.assembled.loaded, ready.start, ready.layout.dp)
+    parameters = snapshot.parameters_of(ready.step, ready.assembled)
+    progress, changed = go_on(out, found, identity, allow) if found is not None else (Progress(), True)
+    if found is not None and found.state is not None:
+        snapshot.put(parameters, found.state)
+    if changed:
+        out.write_text(folder.RUN_YAML, dump_run(ready.resolved, __version__))
+        note_identity(out, identity)
+    with Keeper(out, ready.resolved.config, ready.assembled, ready.sources, ready.plan, world, progress) as keeper:
+        saver = Saver(keeper, parameters, identity, stop_request(), began=began)
+        _train(ready, keeper, saver)
+        if saver.why:
+            saver.leave()
+        else:
+            keeper.finish(ready.trainable, saver.seconds)
+
+
+def _train(ready: Ready, keeper: Keeper, saver: Saver) -> None:
+    """From where the keeper stands to the end, or to where the run is asked to stop."""
+    keeper.before(ready.base)
+    loaded, done = ready.assembled.loaded, keeper.progress.position
+    share = Share(ready.layout.place(keeper.world.rank)[1], ready.layout.dp)
+    rows = endless(ready.sources.train, ready.batching, loaded.inputs, loaded.pad_token_id, share, done.micro_batches)
+    loaded.net.set_train(True)
+
+    def on_step(record: dict[str, Any]) -> bool:
+        return keeper.on_step(record) or saver.on_step(keeper.evaluated)
+
+    with saver.request.deferring():
+        train(
+            ready.step,
+            rows,
+            ready.plan,
+            loaded.inputs,
+            on_step,
+            skip_overflow=ready.device.loss_scale is not None,
+            done=done,
+            forgive=Forgiver(saver, keeper),
+        )
 
 
 def _layout(asked: ParallelConfig, device: Device, world: World) -> Layout:
@@ -131,172 +151,9 @@ def _layout(asked: ParallelConfig, device: Device, world: World) -> Layout:
 
 
 def _folder(config: RunConfig, world: World) -> tuple[folder.RunFolder, bool]:
-    """The run folder, and whether it holds an unfinished run that starts over; only the first rank looks. Raises OutputError."""
-    if not world.first:
-        return folder.unwritten(config.out.dir, config.algo, config.out.format), False
-    return folder.prepare(config.out.dir, config.algo, config.out.format)
-
-
-def _read_start(resolved: Resolved) -> tuple[Delta | None, Resolved]:
-    """--init-delta: its method holds, whatever the default; another --algo is an error."""
-    config = resolved.config
-    start = delta_if_given(config.init_delta, None, config.delta_strategy)
-    if start is None:
-        return None, resolved
-    algo = algo_of(start)
-    if algo != config.algo:
-        if resolved.given("algo"):
-            raise ConfigError(
-                f"--algo {config.algo} contradicts --init-delta {config.init_delta}, which is a {algo} delta",
-                hint="Leave --algo out.",
-            )
-        method, own = method_of(algo, {} if start.manifest is None else start.config, start.path)
-        asked = {
-            key: getattr(config.delta, key) for key in type(config.delta).model_fields if resolved.given(f"delta.{key}")
-        }
-        foreign = [resolved.origins[f"delta.{key}"] for key in asked if key not in method.config.model_fields]
-        if foreign:
-            raise ConfigError(
-                f"{', '.join(foreign)}: is no setting of {algo}, which --init-delta {config.init_delta} is",
-                hint=f"Settings of {algo}: {', '.join(method.config.model_fields) or 'none'}.",
-            )
-        # Held against the delta's own once these are known.
-        settings = own.model_copy(update=asked)
-        config = config.model_copy(update={"algo": algo, "delta": settings})
-        resolved = Resolved(config, {**resolved.origins, "algo": "init-delta"})
-    return start, resolved
-
-
-def _prepare(resolved: Resolved, sources: Sources) -> Resolved:
-    """Look up in the tokenizer what the method's settings speak of."""
-    config = resolved.config
-    encode = partial(sources.tokenizer.encode, special=False) if sources.tokenizer is not None else None
-    delta = find_method(config.algo).prepare(config.delta, encode)
-    return Resolved(config.model_copy(update={"delta": delta}), resolved.origins)
-
-
-def _attach(resolved: Resolved, loaded: LoadedModel, start: Delta | None) -> tuple[Assembled, Trainable, Resolved]:
-    """Let the method (or the starting delta) in, and freeze everything it does not own."""
-    config = resolved.config
-    also = match_parameters(loaded.net, config.train.train_also, "--train-also")
-    if start is None:
-        method, settings = method_of(config.algo, config.delta.model_dump(), "the configuration")
-        assembled = attach(loaded, method, settings, config.train.seed, head_names(loaded, also))
-    else:
-        # A MindPet checkpoint does not say its alpha: there the flag is needed, elsewhere it may only agree.
-        alpha = (
-            getattr(config.delta, "alpha", None)
-            if start.origin == "mindpet" and resolved.given("delta.alpha")
-            else None
-        )
-        fitted = _settle_start(resolved, loaded, fit_delta(start, loaded, alpha))
-        assembled = attach_delta(loaded, fitted, config.train.seed)
-        set_delta(assembled, fitted)
-        assembled = replace(assembled, heads=tuple(dict.fromkeys((*assembled.heads, *also))))
-        ours = [key for key in fitted.config if not of_the_run(type(assembled.config), key)]
-        origins = {f"delta.{key}": "init-delta" for key in ours}
-        resolved = Resolved(config.model_copy(update={"delta": assembled.config}), {**resolved.origins, **origins})
-    return assembled, freeze_all_but(loaded.net, assembled.owned, assembled.method.fixed), resolved
-
-
-def _settle_start(resolved: Resolved, loaded: LoadedModel, start: Delta) -> Delta:
-    """Hold the flags against the starting delta's settings; of those that belong to the run, such as dropout, the flag's holds."""
-    method, own = method_of(start.algo, start.config, start.path)
-    net, sites = loaded.net, loaded.sites
-    asked = resolved.config.delta
-    settings = own.model_dump()
-    problems = []
-    for key in type(own).model_fields:
-        if not resolved.given(f"delta.{key}"):
-            continue
-        value, mine = getattr(asked, key), settings[key]
-        if of_the_run(type(own), key):
-            settings[key] = value
-        elif key in ("target", "exclude"):
-            if method.layers(net, asked, sites) != method.layers(net, own, sites):
-                problems.append(
-                    f"{resolved.origins[f'delta.{key}']} {','.join(value or ())} names other layers than the delta's"
-                )
-        elif value != mine:
-            problems.append(f"{resolved.origins[f'delta.{key}']} {value} contradicts the delta's {mine}")
-    if problems:
-        raise ConfigError(
-            f"--init-delta {start.path}:\n  " + "\n  ".join(problems),
-            hint="Leave these out: the delta's settings hold.",
-        )
-    return replace(start, config=settings)
-
-
-def _batching(config: RunConfig, rows: ExampleSet, layout: Layout) -> Batching:
-    """The batches of all data-parallel ranks together."""
-    return plan_batches(
-        rows.lengths,
-        batch_size=config.train.batch_size * layout.dp,
-        seq_len=config.data.seq_len,
-        buckets=config.data.buckets,
-        shuffle=config.data.shuffle,
-        seed=config.train.seed,
-        pack=config.data.pack,
-        arrays=rows.is_arrays,
-    )
-
-
-def _schedule(optim: OptimConfig, plan: Plan, default_lr: float) -> Schedule:
-    warmup = optim.warmup if optim.warmup is not None else (0.0 if optim.schedule == "constant" else 0.06)
-    return Schedule(
-        kind=optim.schedule,
-        peak=optim.lr if optim.lr is not None else default_lr,
-        warmup_steps=warmup_steps(warmup, plan.total_steps),
-        total_steps=plan.total_steps,
-        min_ratio=optim.min_lr_ratio,
-    )
-
-
-def _settle(
-    resolved: Resolved, sources: Sources, schedule: Schedule, device: Device, out: folder.RunFolder | None
-) -> Resolved:
-    """Write down what was inferred, so that run.yaml holds every value that was used."""
-    config = resolved.config
-    inferred: dict[str, tuple[str, str, Any, str]] = {
-        "data.task": ("data", "task", sources.train.task, "inferred from the columns"),
-        "optim.lr": ("optim", "lr", schedule.peak, f"default of {config.algo}"),
-        "optim.warmup": ("optim", "warmup", float(schedule.warmup_steps), "default"),
-    }
-    if out is not None:
-        inferred["out.dir"] = ("out", "dir", str(out.path), "inferred: the next free number")
-    origins = dict(resolved.origins)
-    for key, (section, leaf, value, origin) in inferred.items():
-        part = getattr(config, section)
-        if getattr(part, leaf) is None:
-            config = config.model_copy(update={section: part.model_copy(update={leaf: value})})
-            origins[key] = origin
-    if config.device is None:
-        config = config.model_copy(update={"device": device.target})
-        origins["device"] = "inferred: what this machine has"
-    return Resolved(config, origins)
-
-
-def _step(
-    config: RunConfig, assembled: Assembled, trainable: Trainable, schedule: Schedule, device: Device, layout: Layout
-) -> TrainStep:
-    optim, method = config.optim, assembled.method
-    optimizer = AdamW(
-        trainable.parameters,
-        schedule,
-        beta1=optim.beta1,
-        beta2=optim.beta2,
-        eps=optim.eps,
-        weight_decay=optim.weight_decay,
-        decay_all=optim.decay_all,
-        rates={p.name: method.rate(assembled.config, p.name) for p in trainable.parameters},
-    )
-    net = assembled.loaded.net
-    return TrainStep(
-        method.wrap_loss(SupervisedLoss(net), net, assembled.config),
-        optimizer,
-        accumulate=config.train.accumulate,
-        clip=optim.clip,
-        loss_scale=device.loss_scale,
-        hook=method.hook(net, assembled.config, trainable.parameters, schedule.total_steps),
-        reduce=SumOverRanks(trainable.parameters) if layout.dp > 1 else None,
-    )
+    """The run folder, and whether it holds an unfinished run that goes on or starts over. Only the first rank looks whether it may be
+    used. Raises OutputError.
+    """
+    directory, algo, fmt = config.out.dir, config.algo, config.out.format
+    out, unfinished = (folder.prepare if world.first else folder.unwritten)(directory, algo, fmt)
+    return out, world.decide(unfinished)

@@ -31,9 +31,30 @@ class Plan:
     def total_steps(self) -> int:
         return -(-self.total_micro_batches // self.accumulate)
 
+    def after(self, position: Position) -> Position:
+        """One step on: the last one of a run may hold fewer micro-batches."""
+        left = self.total_micro_batches - position.micro_batches
+        return Position(position.step + 1, position.micro_batches + min(self.accumulate, left))
+
     @property
     def steps_per_epoch(self) -> int:
         return max(1, self.micro_batches_per_epoch // self.accumulate)
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run is: optimizer steps and micro-batches done. What comes next is computed from these."""
+
+    step: int
+    micro_batches: int
+
+
+START = Position(0, 0)
+
+
+def never(error: TrainingError, step: int) -> bool:
+    """Nothing is forgiven."""
+    return False
 
 
 def make_plan(per_epoch: int, accumulate: int, epochs: float | None, steps: int | None) -> Plan:
@@ -68,17 +89,23 @@ def train(
     inputs: tuple[str, ...],
     on_step: Callable[[dict[str, Any]], bool],
     skip_overflow: bool = False,
+    *,
+    done: Position = START,
+    forgive: Callable[[TrainingError, int], bool] = never,
 ) -> int:
-    """Run the plan. `on_step(record)` gets one log record per optimizer step and says whether to stop.
+    """Run what is left of the plan. `on_step(record)` gets one log record per optimizer step and says whether to stop.
 
     record: step (from 1), epoch, loss (before the update, mean over the step's supervised items), lr, grad_norm, tokens,
     tokens_per_second, seconds (wall-clock of the step). `skip_overflow`: a loss scale is in use, so single steps that are not finite are
-    expected. Returns the number of steps done. Raises TrainingError on NaN or infinity, naming step and rows.
+    expected. `done`: what an earlier run of the same plan has done; `micro_batches` go on from there. `forgive(error, step)` may mend a
+    step that is not finite; the run then goes on with the next. Returns the number of steps done. Raises TrainingError on NaN or
+    infinity, naming step and rows.
     """
     counter = step_counter()
-    micro = 0
+    number, micro = done.step, done.micro_batches
     overflows = 0
-    for number in range(1, plan.total_steps + 1):
+    while micro < plan.total_micro_batches:
+        number += 1
         begin = time.perf_counter()
         wanted = min(plan.accumulate, plan.total_micro_batches - micro)
         group = list(islice(micro_batches, wanted))
@@ -96,7 +123,9 @@ def train(
         ok = bool(finite.asnumpy()) and bool(np.isfinite(loss))
         overflows = 0 if ok else overflows + 1
         if not ok and not (skip_overflow and overflows < 40):
-            raise _not_finite(number, group, loss)
+            error = _not_finite(number, group, loss)
+            if not forgive(error, number):
+                raise error
         seconds = time.perf_counter() - begin
         read = sum(tokens(batch) for batch in group)
         record = {
@@ -110,8 +139,8 @@ def train(
             "seconds": seconds,
         }
         if on_step(record):
-            return number
-    return plan.total_steps
+            break
+    return number
 
 
 def _not_finite(number: int, group: list[Mapping[str, Any]], loss: float) -> TrainingError:

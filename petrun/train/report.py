@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -51,18 +53,36 @@ def progress(label: str, unit: str = "row") -> Callable[[int, int], None]:
 class RunLog:
     """log.jsonl: one object per optimizer step or evaluation. A line is in the file, whole, when `write` returns."""
 
-    def __init__(self, path: Path, writes: bool = True) -> None:
-        """`writes` False: keep no log."""
+    def __init__(self, path: Path, writes: bool = True, *, size: int = 0) -> None:
+        """`writes` False: keep no log. `size`: bytes of an earlier log to go on from; what follows them, and half a line, is cut off."""
         self.path = path
         self._size = 0
         try:
-            self._file = (path if writes else Path(os.devnull)).open("wb", buffering=0)
+            goes_on = writes and size > 0 and path.exists()
+            self._file = (path if writes else Path(os.devnull)).open("r+b" if goes_on else "wb", buffering=0)
+            if goes_on:
+                self._size = self._file.read(size).rfind(b"\n") + 1
+                self._file.seek(self._size)
+                self._file.truncate()
         except OSError as error:
             raise output_error(path, error) from error
 
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self._size
+
+    def sync(self) -> None:
+        """Everything written so far is on the disk after this. Raises OutputError."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # A device, which has nothing to sync.
+                raise output_error(self.path, error) from error
+
     def write(self, record: Mapping[str, Any]) -> None:
         """Raises OutputError; what a full disk took of the line is taken away again."""
-        line = json.dumps(record).encode() + b"\n"
+        line = json.dumps(_finite(record)).encode() + b"\n"
         try:
             done = 0
             while done < len(line):
@@ -77,17 +97,27 @@ class RunLog:
         self._file.close()
 
 
+def _finite(value: Any) -> Any:
+    """JSON has no word for NaN and infinity but null."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 class StepBar:
     """Progress over optimizer steps: loss, rate, tokens per second and the time left.
 
     On a terminal a tqdm bar; elsewhere (a job's log) about twenty plain lines over the run.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, done: int = 0) -> None:
         self._terminal = _draws()
         self._every = max(1, total // 20)
         self._total = total
-        self._bar = tqdm(total=total, desc="train", unit="step", disable=not self._terminal, dynamic_ncols=True)
+        self._first = done + 1
+        self._bar = tqdm(
+            total=total, initial=done, desc="train", unit="step", disable=not self._terminal, dynamic_ncols=True
+        )
 
     def step(self, record: Mapping[str, Any]) -> None:
         self._bar.set_postfix_str(
@@ -95,7 +125,7 @@ class StepBar:
         )
         self._bar.update(1)
         step = int(record["step"])
-        if not self._terminal and (step % self._every == 0 or step in (1, self._total)):
+        if not self._terminal and (step % self._every == 0 or step in (self._first, self._total)):
             say(
                 f"step {step}/{self._total}  loss {record['loss']:.4f}  lr {record['lr']:.2e}  "
                 f"{record['tokens_per_second']:.0f} tok/s"

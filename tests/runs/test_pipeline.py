@@ -40,7 +40,8 @@ def test_classify_from_train_to_merge(tmp_path, capsys):
         "--lr", 0.02, "--out", "run",
     )  # fmt: skip
     run = tmp_path / "run"
-    assert {p.name for p in run.iterdir()} == {"run.yaml", "log.jsonl", "lora.ckpt", "best.ckpt", "results.json"}
+    files = {"run.yaml", "log.jsonl", "lora.ckpt", "best.ckpt", "results.json", "state"}
+    assert {p.name for p in run.iterdir()} == files
     results = json.loads((run / "results.json").read_text())
     assert results["accuracy"] == results["delta"]["accuracy"] == 1.0 and results["base"]["loss"] > results["loss"]
     log = log_of(run)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from petrun.checkpoint.delta import read_delta
+from petrun.checkpoint.state import find_state
 from petrun.runs import inspect as inspect_run
 from petrun.tensors import atomic
 from tests.tiny import REVIEWS, write_rows
@@ -69,7 +70,7 @@ def test_a_loss_that_is_not_finite_names_step_and_rows(place, petrun):
     assert done.code == 1
     assert "error: step 2: the loss is not finite (loss nan); the batch held rows 2, 3 (counted from 0)." in done.err
     assert "Lower --lr, set --clip 1, or look at these rows" in done.err and "Traceback" not in done.err
-    assert names(place / "run") == ["log.jsonl", "run.yaml"]
+    assert names(place / "run") == ["log.jsonl", "run.yaml", "state"]
     assert [entry["step"] for entry in log_of(place / "run")] == [1]
 
 
@@ -84,7 +85,7 @@ def test_a_loss_that_is_not_finite_before_any_update(place, petrun):
     assert done.code == 1
     assert "error: step 1: the loss is not finite (loss nan); the batch held rows 0, 1, 2, 3" in done.err
     assert "--lr is not to blame" in done.err
-    assert names(place / "run") == ["log.jsonl", "run.yaml"] and log_of(place / "run") == []
+    assert names(place / "run") == ["log.jsonl", "run.yaml", "state"] and log_of(place / "run") == []
 
 
 def test_a_full_disk_when_the_delta_is_saved(place, petrun, no_room, rescue):
@@ -93,7 +94,7 @@ def test_a_full_disk_when_the_delta_is_saved(place, petrun, no_room, rescue):
     assert done.code == 1 and "Traceback" not in done.err
     assert f"error: run/lora.ckpt: cannot be written: {FULL}" in done.err
     assert "Free some space, or choose a folder on another disk." in done.err
-    assert names(place / "run") == ["log.jsonl", "run.yaml"] and len(log_of(place / "run")) == 3
+    assert names(place / "run") == ["log.jsonl", "run.yaml", "state"] and len(log_of(place / "run")) == 3
     saved = list(rescue.rglob("lora.ckpt"))
     assert len(saved) == 1 and f"What was trained up to step 3 is saved: {saved[0]}" in done.err
     delta = read_delta(saved[0])
@@ -128,11 +129,15 @@ def test_a_full_disk_when_the_results_are_written(place, petrun, no_room):
     no_room(place, "results.json")
     done = petrun(TRAIN)
     assert done.code == 1 and f"error: run/results.json: cannot be written: {FULL}" in done.err
-    assert names(place / "run") == ["log.jsonl", "lora.ckpt", "run.yaml"]
+    assert names(place / "run") == ["log.jsonl", "lora.ckpt", "run.yaml", "state"]
     assert read_delta(place / "run" / "lora.ckpt").manifest.step == 3
-    # The delta is safe from a second attempt, too.
+    # The same run comes to the same delta; another one does not touch it.
+    delta = (place / "run" / "lora.ckpt").read_bytes()
+    again = petrun(f"{TRAIN} --lr 0.5")
+    assert again.code == 2 and "optim.lr: 0.001 -> 0.5" in again.err
     again = petrun(TRAIN)
-    assert again.code == 1 and "with a delta that it saved: lora.ckpt" in again.err
+    assert again.code == 1 and "it had saved no state yet: it starts over" in again.out
+    assert (place / "run" / "lora.ckpt").read_bytes() == delta
 
 
 @pytest.mark.parametrize(
@@ -240,9 +245,11 @@ def test_interrupted_while_training(place, start, number):
     wait_for(process, "step 10:")
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and err == "interrupted\n"
-    assert names(place / "run") == ["best.ckpt", "log.jsonl", "run.yaml"]
-    assert [entry["step"] for entry in log_of(place / "run") if "loss" in entry][:3] == [1, 2, 3]
+    assert process.returncode == 128 + number
+    assert err == "stopping after this step; once more to stop at once\ninterrupted\n"
+    assert names(place / "run") == ["best.ckpt", "log.jsonl", "run.yaml", "state"]
+    steps = [entry["step"] for entry in log_of(place / "run") if "loss" in entry]
+    assert steps[:3] == [1, 2, 3] and find_state(place / "run" / "state").state.step == steps[-1]
     assert read_delta(place / "run" / "best.ckpt").manifest.step >= 5
 
 
@@ -254,7 +261,7 @@ def test_interrupted_while_it_starts(place, start, seconds):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and err == "interrupted\n"
-    assert not (place / "run").exists() or names(place / "run") == ["log.jsonl", "run.yaml"]
+    assert not (place / "run").exists() or names(place / "run") == ["log.jsonl", "run.yaml", "state"]
 
 
 def test_the_reader_of_the_output_goes_away(place, start):
@@ -263,7 +270,7 @@ def test_the_reader_of_the_output_goes_away(place, start):
     process.stdout.close()
     process.wait(timeout=60)
     assert process.returncode == 128 + signal.SIGPIPE and process.stderr.read() == ""
-    assert names(place / "run") == ["log.jsonl", "run.yaml"] and len(log_of(place / "run")) > 1
+    assert names(place / "run") == ["log.jsonl", "run.yaml", "state"] and len(log_of(place / "run")) > 1
 
 
 def test_the_reader_of_a_listing_goes_away(start):

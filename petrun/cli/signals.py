@@ -1,0 +1,101 @@
+"""Ctrl-C and SIGTERM, told apart: 130 and 143, after the step at hand or at once.
+
+While a graph runs, MindSpore turns SIGINT into SIGTERM. It cannot where SIGINT is blocked in every thread, so that is done before
+MindSpore starts any, and a thread of ours waits for it. SIGTERM stays as it is, or programs that are started from here could not be
+ended; the wake-up pipe tells the thread of it while the main one is inside a graph.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from petrun.train.stop import Stopped, stop_request
+
+_POLL_SECONDS = 0.1
+_NOTICE = b"stopping after this step; once more to stop at once\n"
+
+
+def install() -> None:
+    """Handle both signals in this process; a wish of an earlier command is forgotten."""
+    stop_request().forget()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+
+
+def _stop(number: int, frame: types.FrameType | None) -> None:
+    """In the main thread: end the command, unless a run is to end itself."""
+    request = stop_request()
+    first = request.note(number)
+    if request.deferred:
+        if first:
+            os.write(2, _NOTICE)
+        return
+    if any(_is_importing(module) for name, module in list(sys.modules.items()) if name.startswith("petrun.")):
+        # MindSpore's import does not survive an exception (it aborts the process); nothing has been written yet.
+        leave(request.number or number)
+    raise Stopped(request.number or number)
+
+
+def _is_importing(module: types.ModuleType) -> bool:
+    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
+
+
+def leave(number: int) -> None:
+    """End the process here and now."""
+    os.write(2, b"interrupted\n")
+    os._exit(128 + number)
+
+
+@contextmanager
+def told_apart() -> Iterator[None]:
+    """In the block SIGINT and SIGTERM keep their own names, and a second one ends the process even inside a graph.
+
+    To be entered before MindSpore is imported.
+    """
+    main = threading.get_ident()
+    reading, writing = os.pipe()
+    for end in (reading, writing):
+        os.set_blocking(end, False)
+    done = threading.Event()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    watcher = threading.Thread(target=_watch, args=(main, reading, done), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+        signal.set_wakeup_fd(before)
+        os.close(reading)
+        os.close(writing)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _watch(main: int, pipe: int, done: threading.Event) -> None:
+    while not done.is_set():
+        if signal.sigtimedwait({signal.SIGINT}, _POLL_SECONDS) is not None:
+            _arrived(signal.SIGINT, main)
+        with suppress(BlockingIOError):
+            for number in os.read(pipe, 64):
+                if number == signal.SIGTERM:
+                    _arrived(signal.SIGTERM, main)
+
+
+def _arrived(number: int, main: int) -> None:
+    request = stop_request()
+    if request.is_old:
+        leave(number)
+    first = request.note(number)
+    if request.deferred:
+        if first:
+            os.write(2, _NOTICE)
+    elif number == signal.SIGINT:
+        # Wakes the main thread where it waits for something; its handler takes the number from the request.
+        signal.pthread_kill(main, signal.SIGTERM)

@@ -1,0 +1,51 @@
+"""How far a run is, and what it must not forget: kept beside the tensors in every training state."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from petrun.train.loop import Plan, Position
+
+
+@dataclass
+class Progress:
+    """Changed by the keeper as the run goes on."""
+
+    step: int = 0
+    micro_batches: int = 0
+    epoch: float = 0.0
+    first: dict[str, float] = field(default_factory=dict)
+    """Scores before the first step."""
+    loss_first: float | None = None
+    loss_last: float | None = None
+    learned: bool = False
+    """Some loss was not 0."""
+    best_value: float | None = None
+    best_step: int = 0
+    waited: int = 0
+    """Evaluations since the best one."""
+    stopped: str = ""
+    """Why the run stopped early."""
+    log_bytes: int = 0
+    seconds: float = 0.0
+    """Spent so far, over all the run's processes."""
+
+    @property
+    def position(self) -> Position:
+        return Position(self.step, self.micro_batches)
+
+    def advance(self, record: dict[str, Any], plan: Plan) -> None:
+        """Note one step's log record."""
+        position = plan.after(self.position)
+        self.step, self.micro_batches = int(record["step"]), position.micro_batches
+        self.epoch, loss = float(record["epoch"]), float(record["loss"])
+        if not math.isfinite(loss):
+            return
+        self.loss_first = loss if self.loss_first is None else self.loss_first
+        self.loss_last = loss
+        self.learned = self.learned or loss != 0.0
+
+    def notes(self) -> dict[str, Any]:
+        return asdict(self)

@@ -1,0 +1,255 @@
+"""A run as far as it can be made before anything is written: rows, net, delta, optimizer, plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from petrun.checkpoint.convert import algo_of
+from petrun.checkpoint.delta import Delta
+from petrun.config.load import Resolved
+from petrun.config.schema import OptimConfig, RunConfig
+from petrun.data.buckets import Batching, plan_batches
+from petrun.data.examples import ExampleSet
+from petrun.delta import find_method
+from petrun.delta.base import of_the_run
+from petrun.errors import ConfigError
+from petrun.graph.freeze import Trainable, freeze_all_but, match_parameters
+from petrun.models.base import LoadedModel
+from petrun.parallel.context import Device
+from petrun.parallel.layout import Layout
+from petrun.parallel.reduce import SumOverRanks
+from petrun.runs import folder
+from petrun.runs.assemble import (
+    Assembled,
+    attach,
+    attach_delta,
+    delta_if_given,
+    fit_delta,
+    head_names,
+    method_of,
+    open_base,
+    set_delta,
+)
+from petrun.runs.keep import score_base
+from petrun.runs.rows import try_rows
+from petrun.runs.sources import Sources, open_sources
+from petrun.train.loop import Plan, make_plan
+from petrun.train.loss import SupervisedLoss
+from petrun.train.optim import AdamW, Schedule, warmup_steps
+from petrun.train.step import TrainStep
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A run as far as it can be made before anything is written."""
+
+    resolved: Resolved
+    device: Device
+    layout: Layout
+    start: Delta | None
+    sources: Sources
+    assembled: Assembled
+    trainable: Trainable
+    batching: Batching
+    plan: Plan
+    schedule: Schedule
+    step: TrainStep
+    base: dict[str, float] | None
+    """Scores of the base, where these had to be found out before the delta came in."""
+
+
+def make_ready(resolved: Resolved, start: Delta | None, device: Device, layout: Layout, *, scored: bool) -> Ready:
+    """Rows, net, delta and optimizer. `scored`: with the base's scores, where they cannot be had later."""
+    config = resolved.config
+    sources, resolved = open_sources(resolved, start)
+    loaded = open_base(
+        resolved.config.model,
+        device,
+        task=sources.task,
+        num_labels=sources.train.num_labels,
+        seed=config.train.seed,
+        arrays=tuple(sources.train.arrays),
+    )
+    try_rows(loaded, sources.train)
+    base: dict[str, float] | None = None
+    if start is None and scored and not find_method(config.algo).identity:
+        # A random prompt makes another model of it: what the base can do is found out before it comes in.
+        base = score_base(resolved.config, loaded, sources)
+    resolved = _prepare(resolved, sources)
+    assembled, trainable, resolved = _attach(resolved, loaded, start)
+    config = resolved.config
+    batching = _batching(config, sources.train, layout)
+    plan = make_plan(batching.batches_per_epoch, config.train.accumulate, config.train.epochs, config.train.steps)
+    schedule = _schedule(config.optim, plan, assembled.method.default_lr)
+    # A method may find the run too short for it: before anything is written.
+    step = _step(config, assembled, trainable, schedule, device, layout)
+    return Ready(
+        resolved, device, layout, start, sources, assembled, trainable, batching, plan, schedule, step, base
+    )  # fmt: skip
+
+
+def read_start(resolved: Resolved) -> tuple[Delta | None, Resolved]:
+    """--init-delta: its method holds, whatever the default; another --algo is an error."""
+    config = resolved.config
+    start = delta_if_given(config.init_delta, None, config.delta_strategy)
+    if start is None:
+        return None, resolved
+    algo = algo_of(start)
+    if algo != config.algo:
+        if resolved.given("algo"):
+            raise ConfigError(
+                f"--algo {config.algo} contradicts --init-delta {config.init_delta}, which is a {algo} delta",
+                hint="Leave --algo out.",
+            )
+        method, own = method_of(algo, {} if start.manifest is None else start.config, start.path)
+        asked = {
+            key: getattr(config.delta, key) for key in type(config.delta).model_fields if resolved.given(f"delta.{key}")
+        }
+        foreign = [resolved.origins[f"delta.{key}"] for key in asked if key not in method.config.model_fields]
+        if foreign:
+            raise ConfigError(
+                f"{', '.join(foreign)}: is no setting of {algo}, which --init-delta {config.init_delta} is",
+                hint=f"Settings of {algo}: {', '.join(method.config.model_fields) or 'none'}.",
+            )
+        # Held against the delta's own once these are known.
+        settings = own.model_copy(update=asked)
+        config = config.model_copy(update={"algo": algo, "delta": settings})
+        resolved = Resolved(config, {**resolved.origins, "algo": "init-delta"})
+    return start, resolved
+
+
+def _prepare(resolved: Resolved, sources: Sources) -> Resolved:
+    """Look up in the tokenizer what the method's settings speak of."""
+    config = resolved.config
+    encode = partial(sources.tokenizer.encode, special=False) if sources.tokenizer is not None else None
+    delta = find_method(config.algo).prepare(config.delta, encode)
+    return Resolved(config.model_copy(update={"delta": delta}), resolved.origins)
+
+
+def _attach(resolved: Resolved, loaded: LoadedModel, start: Delta | None) -> tuple[Assembled, Trainable, Resolved]:
+    """Let the method (or the starting delta) in, and freeze everything it does not own."""
+    config = resolved.config
+    also = match_parameters(loaded.net, config.train.train_also, "--train-also")
+    if start is None:
+        method, settings = method_of(config.algo, config.delta.model_dump(), "the configuration")
+        assembled = attach(loaded, method, settings, config.train.seed, head_names(loaded, also))
+    else:
+        # A MindPet checkpoint does not say its alpha: there the flag is needed, elsewhere it may only agree.
+        alpha = (
+            getattr(config.delta, "alpha", None)
+            if start.origin == "mindpet" and resolved.given("delta.alpha")
+            else None
+        )
+        fitted = _settle_start(resolved, loaded, fit_delta(start, loaded, alpha))
+        assembled = attach_delta(loaded, fitted, config.train.seed)
+        set_delta(assembled, fitted)
+        assembled = replace(assembled, heads=tuple(dict.fromkeys((*assembled.heads, *also))))
+        ours = [key for key in fitted.config if not of_the_run(type(assembled.config), key)]
+        origins = {f"delta.{key}": "init-delta" for key in ours}
+        resolved = Resolved(config.model_copy(update={"delta": assembled.config}), {**resolved.origins, **origins})
+    return assembled, freeze_all_but(loaded.net, assembled.owned, assembled.method.fixed), resolved
+
+
+def _settle_start(resolved: Resolved, loaded: LoadedModel, start: Delta) -> Delta:
+    """Hold the flags against the starting delta's settings; of those that belong to the run, such as dropout, the flag's holds."""
+    method, own = method_of(start.algo, start.config, start.path)
+    net, sites = loaded.net, loaded.sites
+    asked = resolved.config.delta
+    settings = own.model_dump()
+    problems = []
+    for key in type(own).model_fields:
+        if not resolved.given(f"delta.{key}"):
+            continue
+        value, mine = getattr(asked, key), settings[key]
+        if of_the_run(type(own), key):
+            settings[key] = value
+        elif key in ("target", "exclude"):
+            if method.layers(net, asked, sites) != method.layers(net, own, sites):
+                problems.append(
+                    f"{resolved.origins[f'delta.{key}']} {','.join(value or ())} names other layers than the delta's"
+                )
+        elif value != mine:
+            problems.append(f"{resolved.origins[f'delta.{key}']} {value} contradicts the delta's {mine}")
+    if problems:
+        raise ConfigError(
+            f"--init-delta {start.path}:\n  " + "\n  ".join(problems),
+            hint="Leave these out: the delta's settings hold.",
+        )
+    return replace(start, config=settings)
+
+
+def _batching(config: RunConfig, rows: ExampleSet, layout: Layout) -> Batching:
+    """The batches of all data-parallel ranks together."""
+    return plan_batches(
+        rows.lengths,
+        batch_size=config.train.batch_size * layout.dp,
+        seq_len=config.data.seq_len,
+        buckets=config.data.buckets,
+        shuffle=config.data.shuffle,
+        seed=config.train.seed,
+        pack=config.data.pack,
+        arrays=rows.is_arrays,
+    )
+
+
+def _schedule(optim: OptimConfig, plan: Plan, default_lr: float) -> Schedule:
+    warmup = optim.warmup if optim.warmup is not None else (0.0 if optim.schedule == "constant" else 0.06)
+    return Schedule(
+        kind=optim.schedule,
+        peak=optim.lr if optim.lr is not None else default_lr,
+        warmup_steps=warmup_steps(warmup, plan.total_steps),
+        total_steps=plan.total_steps,
+        min_ratio=optim.min_lr_ratio,
+    )
+
+
+def settle_inferred(
+    resolved: Resolved, sources: Sources, schedule: Schedule, device: Device, out: folder.RunFolder | None
+) -> Resolved:
+    """Write down what was inferred, so that run.yaml holds every value that was used."""
+    config = resolved.config
+    inferred: dict[str, tuple[str, str, Any, str]] = {
+        "data.task": ("data", "task", sources.train.task, "inferred from the columns"),
+        "optim.lr": ("optim", "lr", schedule.peak, f"default of {config.algo}"),
+        "optim.warmup": ("optim", "warmup", float(schedule.warmup_steps), "default"),
+    }
+    if out is not None:
+        inferred["out.dir"] = ("out", "dir", str(out.path), "inferred: the next free number")
+    origins = dict(resolved.origins)
+    for key, (section, leaf, value, origin) in inferred.items():
+        part = getattr(config, section)
+        if getattr(part, leaf) is None:
+            config = config.model_copy(update={section: part.model_copy(update={leaf: value})})
+            origins[key] = origin
+    if config.device is None:
+        config = config.model_copy(update={"device": device.target})
+        origins["device"] = "inferred: what this machine has"
+    return Resolved(config, origins)
+
+
+def _step(
+    config: RunConfig, assembled: Assembled, trainable: Trainable, schedule: Schedule, device: Device, layout: Layout
+) -> TrainStep:
+    optim, method = config.optim, assembled.method
+    optimizer = AdamW(
+        trainable.parameters,
+        schedule,
+        beta1=optim.beta1,
+        beta2=optim.beta2,
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+        decay_all=optim.decay_all,
+        rates={p.name: method.rate(assembled.config, p.name) for p in trainable.parameters},
+    )
+    net = assembled.loaded.net
+    return TrainStep(
+        method.wrap_loss(SupervisedLoss(net), net, assembled.config),
+        optimizer,
+        accumulate=config.train.accumulate,
+        clip=optim.clip,
+        loss_scale=device.loss_scale,
+        hook=method.hook(net, assembled.config, trainable.parameters, schedule.total_steps),
+        reduce=SumOverRanks(trainable.parameters) if layout.dp > 1 else None,
+    )

@@ -1,0 +1,117 @@
+"""Going on with a run that ended early: which folder, from which state, and whether it is still the same run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from petrun.checkpoint.state import Found, clear, find_state
+from petrun.errors import ConfigError, OutputError, TrainingError
+from petrun.parallel.world import World
+from petrun.runs.folder import IDENTITY, RESULTS, RUN_YAML, RunFolder, write_text
+from petrun.runs.identity import hold, newer
+from petrun.runs.progress import Progress
+from petrun.train.report import say
+
+Flags = Mapping[str, tuple[str, Any]]
+
+
+def source(run: str, recipe: str | None, flags: Flags) -> tuple[str, dict[str, tuple[str, Any]]] | None:
+    """The recipe and flags of a run that goes on: its run.yaml, where no other recipe is given. None: it is finished, and says so.
+
+    Raises ConfigError for a folder that holds no run.
+    """
+    folder = Path(run).expanduser()
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise ConfigError(f"{run} {what}", hint="Give the folder of a run, such as runs/lora-1.")
+    if not (folder / RUN_YAML).exists():
+        raise ConfigError(
+            f"{run} holds no run: it has no {RUN_YAML}", hint="Give the folder of a run, such as runs/lora-1."
+        )
+    given = flags.get("out.dir")
+    if given is not None and Path(given[1]).expanduser().resolve() != folder.resolve():
+        raise ConfigError(f"--out {given[1]} contradicts --resume {run}", hint="Leave --out out.")
+    if (folder / RESULTS).exists():
+        say(f"{run} is finished: there is nothing to go on with")
+        return None
+    return recipe or str(run_yaml(run)), {**flags, "out.dir": ("--resume", run)}
+
+
+def run_yaml(run: str) -> Path:
+    """Where the run in a folder notes its settings."""
+    return Path(run).expanduser() / RUN_YAML
+
+
+def look(out: RunFolder, world: World) -> Found:
+    """The newest whole state of a run, saying which newer ones are torn. Raises TrainingError where the ranks do not see the same."""
+    if out.writes:
+        clear(out.states)
+    found = find_state(out.states)
+    for text in found.torn:
+        say(f"torn state: {text}")
+    has = found.state is not None
+    if world.agree(has) and world.agree(not has):
+        raise TrainingError(
+            f"{out.states}: not all ranks see a state there",
+            hint="Every rank reads it: --out must lie on a shared disk.",
+        )
+    return found
+
+
+def go_on(out: RunFolder, found: Found, identity: dict[str, Any], allowed: Sequence[str]) -> tuple[Progress, bool]:
+    """How far the unfinished run in `out` is, and whether its settings change, as `allowed` lets them. Says what happens.
+
+    Raises ConfigError for a run of other settings or data; OutputError for one that has saved a delta and cannot go on.
+    """
+    place = str(out.path)
+    if found.state is None:
+        if not out.writes:
+            return Progress(), True
+        saved = [path for path in (out.delta, out.best) if path.exists()]
+        if saved:
+            # What it has saved comes again where the run is the same, and only there may be written over.
+            hold(_begun(out, saved), identity, allowed, place)
+        again = "its states are torn" if found.torn else "it had saved no state yet"
+        say(f"{place} holds a run that did not finish; {again}: it starts over")
+        return Progress(), True
+    changed = hold(found.state.identity, identity, allowed, place)
+    for key, text in changed.items():
+        say(f"allowed: {key}: {text}")
+    versions = newer(found.state.identity, identity)
+    if versions:
+        say(f"other versions than before, so that the last bits may differ: {versions}")
+    try:
+        progress = Progress(**found.state.notes)
+    except TypeError as error:
+        raise TrainingError(
+            f"{found.state.path}: does not read: {error}", hint="Was it written by a newer petrun?"
+        ) from error
+    say(f"{place} holds a run that did not finish: it goes on after step {progress.step}")
+    return progress, bool(changed)
+
+
+def _begun(out: RunFolder, saved: list[Path]) -> dict[str, Any]:
+    """The identity that a run noted when it began."""
+    path = out.states / IDENTITY
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise OutputError(
+            f"{out.path} holds a run that did not finish, with a delta that it saved: {saved[0].name}; {path} does not read",
+            hint="Give another folder; to start over in this one, move what it saved away first.",
+        ) from error
+    return content if isinstance(content, dict) else {}
+
+
+def note_identity(out: RunFolder, identity: Mapping[str, Any]) -> None:
+    """Write down which run this is, before its first step."""
+    if not out.writes:
+        return
+    try:
+        out.states.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out.states}: cannot be made: {error.strerror}") from error
+    write_text(out.states / IDENTITY, json.dumps(identity, indent=1) + "\n")

@@ -1,0 +1,56 @@
+"""Which parameters of a training step are its state, and how they are taken out and put back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor
+
+from petrun.checkpoint.state import State
+from petrun.errors import TrainingError
+from petrun.runs.assemble import Assembled
+from petrun.tensors import Array
+from petrun.train.step import TrainStep
+
+_MOVING = ("moving_mean", "moving_variance")
+"""Of batch normalisation: no gradient reaches them, and yet training moves them."""
+_SUMS = "grad_sum."
+"""Accumulated gradients: 0 between two optimizer steps, which is when a state is saved."""
+
+
+def parameters_of(step: TrainStep, assembled: Assembled) -> dict[str, Any]:
+    """Name -> Parameter: what training changes. Trained and owned ones, the optimizer's, the loss scale's, and the method's own."""
+    base = {p.name for p in assembled.loaded.net.get_parameters()}
+    owned = set(assembled.owned)
+
+    def changes(p: Any) -> bool:
+        if p.name not in base:
+            return not p.name.startswith(_SUMS)
+        return p.name in owned or p.requires_grad or p.name.rpartition(".")[2] in _MOVING
+
+    return {p.name: p for p in step.get_parameters() if changes(p)}
+
+
+def take(parameters: dict[str, Any]) -> dict[str, Array]:
+    """Values as they are now, in memory of their own."""
+    return {name: np.array(p.asnumpy()) for name, p in parameters.items()}
+
+
+def put(parameters: dict[str, Any], state: State) -> None:
+    """Set every parameter to the state's value. Raises TrainingError, before any is changed, where names, shapes or types differ."""
+    expected = {name: (tuple(p.shape), np.array(p.asnumpy()).dtype.name) for name, p in parameters.items()}
+    wrong = sorted(name for name in {*expected, *state.shapes} if expected.get(name) != state.shapes.get(name))
+    if wrong:
+        name = wrong[0]
+        raise TrainingError(
+            f"{state.path}: does not fit this run: {name} is {_text(state.shapes.get(name))} there and "
+            f"{_text(expected.get(name))} here ({len(wrong)} tensors differ)",
+            hint="Go on with the settings that the run was begun with.",
+        )
+    for name, parameter in parameters.items():
+        parameter.set_data(Tensor(np.ascontiguousarray(state.read(name)).reshape(parameter.shape), parameter.dtype))
+
+
+def _text(found: tuple[tuple[int, ...], str] | None) -> str:
+    return "missing" if found is None else f"{found[1]} ({', '.join(map(str, found[0]))})"

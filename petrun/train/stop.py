@@ -1,0 +1,56 @@
+"""The wish that a run ends after the step it is at: raised by a signal, looked at between steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+
+class Stopped(BaseException):
+    """Ctrl-C (SIGINT) or a scheduler's SIGTERM ends the command. Not KeyboardInterrupt, which the command line's library catches itself."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class StopRequest:
+    """Which signal came, when, and whether the run ends itself or has to be ended."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.came_at = 0.0
+        self.deferred = False
+        """A run is between its first step and its last: it looks here after every step."""
+
+    def note(self, number: int) -> bool:
+        """True for the first signal. What follows within half a second is the same wish: a terminal and a supervisor both send it."""
+        if self.number is None:
+            self.number, self.came_at = number, time.monotonic()
+            return True
+        return False
+
+    @property
+    def is_old(self) -> bool:
+        """Another signal is a second wish."""
+        return self.number is not None and time.monotonic() - self.came_at > 0.5
+
+    def forget(self) -> None:
+        self.number = None
+
+    @contextmanager
+    def deferring(self) -> Iterator[None]:
+        """In the block a first signal does not end the program; the block looks at `number`."""
+        self.deferred = True
+        try:
+            yield
+        finally:
+            self.deferred = False
+
+
+@lru_cache(maxsize=1)
+def stop_request() -> StopRequest:
+    """The one of this process."""
+    return StopRequest()
