@@ -7,9 +7,9 @@ failure leaves nothing behind.
 
 from __future__ import annotations
 
-import shutil
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -31,9 +31,11 @@ from petrun.checkpoint.delta import (
     Delta,
 )
 from petrun.checkpoint.hf_config import merged_config, write_companions
-from petrun.errors import DeltaError, OutputError, WeightsError, perhaps
+from petrun.checkpoint.merge_checks import check_base, check_room
+from petrun.delta.base import ALL, Update
+from petrun.errors import DeltaError, OutputError, perhaps
 from petrun.models.base import StoredName
-from petrun.models.weights import OPTIMIZER_STATE, Match, Source, match
+from petrun.models.weights import OPTIMIZER_STATE, Source, match
 from petrun.tensors import (
     Array,
     TensorEntry,
@@ -46,11 +48,8 @@ from petrun.tensors import (
     write_safetensors_folder,
 )
 from petrun.tensors.atomic import refuse_occupied
-
-Update = Callable[[str, Array], Array]
-"""(parameter name, its base value in float32, in the net's layout) -> the merged value; the same object
-where nothing changes.
-"""
+from petrun.tensors.dtypes import encoded, holds_nonfinite
+from petrun.tensors.rows import row_blocks
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 _LARGEST = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38, "float32": 3.4028234663852886e38}
@@ -126,7 +125,7 @@ def merge_to_folder(
     """
     refuse_occupied(out)
     merger = _Merger(base, delta, update, names, prefixes, ignored, dtype, hugging_face=True)
-    _check_room(out, merger.nbytes)
+    check_room(out, merger.nbytes)
     classes = merger.classes
     described = merged_config(config, classes=classes, labels=labels, dtype=dtype)
     with atomic_folder(out) as folder:
@@ -161,7 +160,7 @@ def merge_to_file(
     if out.exists():
         raise OutputError(f"{out}: exists", hint="Choose another --out, or remove it first.")
     merger = _Merger(base, delta, update, names, prefixes, ignored, dtype, hugging_face=out.suffix == ".safetensors")
-    _check_room(out, merger.nbytes)
+    check_room(out, merger.nbytes)
     if out.suffix == ".ckpt":
         digests = write_ckpt(out, merger.entries(), check=merger.check_used)
     else:
@@ -191,9 +190,11 @@ class _Merger:
         self.names = names or _own_names(base, self.shapes)
         self.matched = match(base, self.names, prefixes, ignored)
         self.changed: set[str] = set()
+        self.layers = {self._owner(n).rpartition(".")[0] for n in self.shapes if n not in self.names}
+        """Paths of the layers that the delta adapts."""
         if dtype is not None and dtype not in FLOATS:
             raise OutputError(f"{dtype}: not a floating type to write", hint=f"Known: {', '.join(FLOATS)}.")
-        _check_base(base, self.matched, self.names, self.shapes)
+        check_base(base, self.matched, self.names, self.shapes)
         self.pieces = self._plan(dtype, hugging_face)
         self._check_fit()
 
@@ -276,7 +277,44 @@ class _Merger:
         path = f".{name}".partition(".mindpet_delta_")[0]
         return f"{path}.weight".removeprefix(".")
 
-    def _load(self, piece: _Piece) -> Array:
+    def _load(self, piece: _Piece) -> Array | Iterator[bytes | memoryview]:
+        if self._stays(piece):
+            return self._copied(piece)
+        source = piece.source
+        plain = source is not None and not source.turn and not piece.turn and piece.ours not in self.shapes
+        if plain and len(piece.shape) == 2 and piece.dtype in FLOATS and self.base.kind in ("safetensors", "folder"):
+            return self._in_rows(piece)
+        return self._merged(piece)
+
+    def _in_rows(self, piece: _Piece) -> Iterator[memoryview]:
+        """A matrix a few rows at a time: what is in memory of it fits the processor's cache."""
+        assert piece.source is not None
+        for rows, values in row_blocks(self.base, piece.source.stored):
+            merged = self._updated(piece.ours, values, rows)
+            self._check_range(piece, merged)
+            yield encoded(merged, piece.dtype)
+
+    def _stays(self, piece: _Piece) -> bool:
+        """Whether the base's bytes are those of the output: nothing of the delta belongs to the layer, and its form is the same."""
+        source = piece.source
+        return (
+            source is not None
+            and piece.ours not in self.shapes
+            and piece.ours.rpartition(".")[0] not in self.layers
+            and source.turn == piece.turn
+            and self.base.info(source.stored).dtype == piece.dtype
+            and self.base.kind in ("safetensors", "folder")
+        )
+
+    def _copied(self, piece: _Piece) -> Iterator[bytes | memoryview]:
+        """The base's own bytes, a few megabytes at a time."""
+        assert piece.source is not None
+        for stored in self.base.raw_chunks(piece.source.stored):
+            if piece.dtype in FLOATS and holds_nonfinite(stored, piece.dtype):
+                raise _not_finite(piece)
+            yield stored
+
+    def _merged(self, piece: _Piece) -> Array:
         if piece.ours in self.shapes:
             # The delta's own value takes the base's place; a low-rank part may come on top of it.
             values = self.delta.tensors[piece.ours]
@@ -290,9 +328,9 @@ class _Merger:
             self._check_range(piece, values)
         return np.ascontiguousarray(values.T) if piece.turn else values
 
-    def _updated(self, ours: str, values: Array) -> Array:
+    def _updated(self, ours: str, values: Array, rows: slice = ALL) -> Array:
         given = np.ascontiguousarray(values, np.float32)
-        merged = self.update(ours, given)
+        merged = self.update(ours, given, rows)
         if merged is given:
             return values
         if merged.shape != given.shape:
@@ -301,12 +339,12 @@ class _Merger:
         return merged
 
     def _check_range(self, piece: _Piece, values: Array) -> None:
-        if not np.isfinite(values).all():
-            raise DeltaError(
-                f"{piece.name}: the merged tensor holds NaN or infinity",
-                hint="Check the base and the delta with `petrun inspect`.",
-            )
-        largest = float(np.abs(values).max(initial=0.0))
+        # NaN comes through maximum and minimum; neither needs a copy.
+        with np.errstate(invalid="ignore"):
+            ends = float(values.max(initial=0.0)), float(values.min(initial=0.0))
+        if not all(map(math.isfinite, ends)):
+            raise _not_finite(piece)
+        largest = max(ends[0], -ends[1])
         if largest > _LARGEST.get(piece.dtype, np.inf):
             raise DeltaError(
                 f"{piece.name}: holds {largest:.6g}, which {piece.dtype} cannot", hint="Merge into float32 or bfloat16."
@@ -322,50 +360,16 @@ class _Merger:
             )
 
 
+def _not_finite(piece: _Piece) -> DeltaError:
+    return DeltaError(
+        f"{piece.name}: the merged tensor holds NaN or infinity",
+        hint="Check the base and the delta with `petrun inspect`.",
+    )
+
+
 def _own_names(base: TensorReader, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, StoredName]:
     """A user's own cell: every parameter under its own name. What optimizers save beside the weights is
     left out.
     """
     kept = [n for n in base.names if not any(fnmatchcase(n, pattern) for pattern in OPTIMIZER_STATE)]
     return {name: StoredName(name) for name in kept}
-
-
-def _check_base(base: TensorReader, matched: Match, names: Mapping[str, StoredName], brought: Iterable[str]) -> None:
-    brought = set(brought)
-    problems = list(matched.problems)
-    problems += [
-        f"{name} belongs to no parameter. {perhaps(name, (s.name for s in names.values()))}".rstrip()
-        for name in matched.unknown
-    ]
-    for ours, stored in names.items():
-        if ours in matched.found or ours in brought:
-            continue
-        where = "neither here nor in the delta" if stored.optional else "missing"
-        problems.append(f"{stored.name} is {where}")
-    if problems:
-        more = [f"... and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
-        raise WeightsError(
-            "\n  ".join([f"{base.path}: cannot be merged:", *problems[:_LISTED], *more]),
-            hint="Check that config.json and the weights are of the same model.",
-        )
-
-
-def _spell(size: int) -> str:
-    """1234567 -> "1.2 MB"."""
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size >= scale:
-            return f"{size / scale:.1f} {unit}"
-    return f"{size} bytes"
-
-
-def _check_room(out: Path, needed: int) -> None:
-    """Raises OutputError where the disk has no room for what will be written, before hours of work."""
-    place = next((p for p in out.absolute().parents if p.is_dir()), None)
-    if place is None:
-        return
-    free = shutil.disk_usage(place).free
-    if needed > free:
-        raise OutputError(
-            f"{out}: needs {_spell(needed)}, its disk has {_spell(free)} free",
-            hint="Free some space, or choose a folder on another disk.",
-        )

@@ -5,12 +5,20 @@ from __future__ import annotations
 from typing import Annotated
 
 from petrun.cli import options
-from petrun.cli.options import RUN, Text, option
+from petrun.cli.options import RUN, Text, Texts, option
 
 
 def merge(
     base: options.Base = None,
-    delta: options.Delta = None,
+    delta: Annotated[
+        Texts,
+        option(
+            "--delta",
+            "Delta: a petrun file or run folder, a peft adapter folder, or a MindPet checkpoint. Repeatable, with weights: "
+            "--delta a.ckpt:0.7 --delta b.ckpt:0.3.",
+            options.MODEL,
+        ),
+    ] = None,
     base_strategy: options.BaseStrategy = None,
     delta_strategy: options.DeltaStrategy = None,
     out: Annotated[
@@ -41,7 +49,7 @@ def merge(
 
     run(
         base=base,
-        delta=delta,
+        deltas=delta or (),
         out=out,
         family=model,
         alpha=alpha,

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from petrun.delta.adalora_budget import RankAllocator, budget_plan
 from petrun.delta.adalora_dense import ADALORA_A, ADALORA_B, ADALORA_E, ADALORA_KEEP, AdaLoraDense
-from petrun.delta.base import OF_THE_RUN, Method, Update
+from petrun.delta.base import ALL, OF_THE_RUN, Method, Update
 from petrun.delta.dense import TargetConfig, adopt, arguments_like
 from petrun.errors import ConfigError
 from petrun.graph.sites import Sites
@@ -157,14 +157,15 @@ def hook(net: Any, config: AdaLoraConfig, parameters: Any, total_steps: int) -> 
 def fold(config: AdaLoraConfig, tensors: Mapping[str, Array]) -> Update:
     """W <- W + s B diag(e * keep) A, in float32."""
 
-    def update(name: str, value: Array) -> Array:
+    def update(name: str, value: Array, rows: slice = ALL) -> Array:
         path, _, leaf = name.rpartition(".")
         if leaf != "weight" or f"{path}.{ADALORA_A}" not in tensors:
             return value
         a, b, e, keep = (
             tensors[f"{path}.{part}"].astype(np.float32) for part in (ADALORA_A, ADALORA_B, ADALORA_E, ADALORA_KEEP)
         )
-        merged: Array = value + (b * (e * keep * np.float32(config.scale))) @ a
+        merged: Array = (b[rows] * (e * keep * np.float32(config.scale))) @ a
+        merged += value
         return merged
 
     return update

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
@@ -36,9 +36,19 @@ def split_commas(value: Any) -> Any:
 Names = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
 """A setting that lists names or patterns, on the command line with commas between them."""
 
-Update = Callable[[str, Array], Array]
-"""(parameter name, its value in float32, (out, in) layout) -> the merged value in float32. The value is the base's, or where the
-delta trained the whole parameter (a head, a bias), the delta's."""
+ALL = slice(None)
+
+
+class Update(Protocol):
+    """What becomes of a parameter in a merge."""
+
+    def __call__(self, name: str, value: Array, rows: slice = ALL) -> Array:
+        """(parameter name, its value in float32, (out, in) layout) -> the merged value in float32; the same object where nothing changes.
+
+        The value is the base's, or where the delta trained the whole parameter (a head, a bias), the delta's. rows: which of a matrix's
+        rows `value` holds: a merge hands a large matrix over in pieces.
+        """
+
 
 Encode = Callable[[str], list[int]]
 """Text -> token ids, without special tokens."""
@@ -75,7 +85,7 @@ def no_tokens(config: Any) -> int:
 
 def same_values(config: Any, tensors: Mapping[str, Array]) -> Update:
     """A fold that changes nothing further: the trained parameters replace the base's, and that is all."""
-    return lambda name, value: value
+    return lambda name, value, rows=ALL: value
 
 
 @dataclass(frozen=True)

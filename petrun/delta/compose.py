@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from petrun.delta.base import Method, MethodConfig, Update
+from petrun.delta.base import ALL, Method, MethodConfig, Update
 from petrun.tensors import Array
 
 JOIN = "+"
@@ -70,9 +70,9 @@ class _Fold(_Joint):
     def __call__(self, config: MethodConfig, tensors: Mapping[str, Array]) -> Update:
         updates = [part.fold(config, tensors) for part in self.parts if part.fold is not None]
 
-        def update(name: str, value: Array) -> Array:
+        def update(name: str, value: Array, rows: slice = ALL) -> Array:
             for each in updates:
-                value = each(name, value)
+                value = each(name, value, rows)
             return value
 
         return update

@@ -21,7 +21,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from pydantic import Field
 
-from petrun.delta.base import Method, Names, Update
+from petrun.delta.base import ALL, Method, Names, Update
 from petrun.delta.dense import TargetConfig, adopt
 from petrun.errors import TargetError
 from petrun.graph.sites import Sites
@@ -152,11 +152,11 @@ def attach(net: Any, config: Ia3Config, sites: Sites, seed: int) -> tuple[str, .
 def fold(config: Ia3Config, tensors: Mapping[str, Array]) -> Update:
     """W <- diag(l) W and b <- l * b, or W <- W diag(l_ff), in float32."""
 
-    def update(name: str, value: Array) -> Array:
+    def update(name: str, value: Array, rows: slice = ALL) -> Array:
         path, _, leaf = name.rpartition(".")
         outer, inner = tensors.get(f"{path}.{IA3_L}"), tensors.get(f"{path}.{IA3_L_FF}")
         if outer is not None and leaf in ("weight", "bias"):
-            scale = outer.astype(np.float32)
+            scale = outer[rows].astype(np.float32)
             merged: Array = value * (scale[:, None] if leaf == "weight" else scale)
             return merged
         if inner is not None and leaf == "weight":

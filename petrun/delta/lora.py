@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from mindspore import Tensor
 from pydantic import Field, field_validator
 
-from petrun.delta.base import OF_THE_RUN, Method, Update
+from petrun.delta.base import ALL, OF_THE_RUN, Method, Update
 from petrun.delta.dense import TargetConfig, adopt, arguments_like, drawn
 from petrun.delta.lora_dense import LORA_A, LORA_B, LoRADense
 from petrun.delta.lora_dora import LORA_M, DoraDense, rescaled
@@ -146,20 +147,28 @@ def rate(config: LoraConfig, name: str) -> float:
 def fold(config: LoraConfig, tensors: Mapping[str, Array]) -> Update:
     """W <- W + s B A, in float32; pissa: W + s (B A - B_0 A_0); dora: m (W + s B A) / ||W + s B A||."""
 
-    def product(path: str, b: str, a: str) -> Array:
-        found: Array = tensors[f"{path}.{b}"].astype(np.float32) @ tensors[f"{path}.{a}"].astype(np.float32)
+    @lru_cache(maxsize=5)
+    def factor(name: str) -> Array:
+        # Of one layer at a time: its matrix may come in many pieces, and the tensors may lie in a file.
+        return tensors[name].astype(np.float32)
+
+    def product(path: str, b: str, a: str, rows: slice) -> Array:
+        found: Array = factor(f"{path}.{b}")[rows] @ factor(f"{path}.{a}")
         return found
 
-    def update(name: str, value: Array) -> Array:
+    def update(name: str, value: Array, rows: slice = ALL) -> Array:
         path, _, leaf = name.rpartition(".")
         if leaf != "weight" or f"{path}.{LORA_A}" not in tensors:
             return value
         _, scale = config.site(path)
-        change = product(path, LORA_B, LORA_A)
+        change = product(path, LORA_B, LORA_A, rows)
         if config.variant == "pissa":
-            change -= product(path, LORA_B0, LORA_A0)
-        merged: Array = value + np.float32(scale) * change
-        return rescaled(merged, tensors[f"{path}.{LORA_M}"]) if config.variant == "dora" else merged
+            change -= product(path, LORA_B0, LORA_A0, rows)
+        # In place: of a large layer there are only the base's matrix and this one.
+        change *= np.float32(scale)
+        change += value
+        merged: Array = change
+        return rescaled(merged, factor(f"{path}.{LORA_M}")[rows]) if config.variant == "dora" else merged
 
     return update
 

@@ -14,7 +14,7 @@ from petrun.checkpoint.delta import Delta, read_delta, save_delta
 from petrun.checkpoint.derived import adopted, derived
 from petrun.checkpoint.lazy import arrays_digest
 from petrun.errors import ConfigError, OutputError
-from petrun.runs.assemble import hold_to_base, hold_to_family, method_of
+from petrun.runs.assemble import hold_to_base, hold_to_family, method_of, strategy_path
 from petrun.runs.stored_base import StoredBase, stored_base
 from petrun.train.report import say
 
@@ -46,20 +46,31 @@ def weighted(text: str) -> Weighted:
 class Opener:
     """Opens deltas in petrun's names; the base is touched only where something asks for it."""
 
-    def __init__(self, base: str | None, family: str | None, alpha: float | None) -> None:
+    def __init__(
+        self,
+        base: str | None,
+        family: str | None,
+        alpha: float | None,
+        base_strategy: str | None = None,
+        delta_strategy: str | None = None,
+    ) -> None:
+        """The strategies say how base and deltas were cut, where they lie in the files of a job's ranks."""
         self.given = base
         self.family = family
         self.alpha = alpha
+        self.base_strategy = base_strategy
+        self.delta_strategy = delta_strategy
         self._base: StoredBase | None = None
         self._digest: str | None = None
 
     @property
     def base(self) -> StoredBase:
         if self._base is None:
-            self._base = stored_base(self.given, self.family)
+            self._base = stored_base(self.given, self.family, self.base_strategy)
         return self._base
 
     def digest(self) -> str:
+        """The base's identity; every tensor is read, once."""
         if self._digest is None:
             self._digest = self.base.digest()
         return self._digest
@@ -69,7 +80,7 @@ class Opener:
 
         Raises DeltaError, also for a base given that is not a delta's own; ModelError; ConfigError for --alpha that none of them needs.
         """
-        read = [read_delta(Path(path).expanduser()) for path in paths]
+        read = [read_delta(Path(path).expanduser(), strategy_path(self.delta_strategy)) for path in paths]
         if self.alpha is not None and all(delta.origin != "mindpet" for delta in read):
             raise ConfigError(
                 f"--alpha is for MindPet checkpoints: {paths[0]} states its own",

@@ -1,23 +1,26 @@
-"""`petrun merge`: base and delta on disk -> a model on disk. No net is built, and one tensor is in memory at a time."""
+"""`petrun merge`: base and deltas on disk -> a model on disk. No net is built, and a part of one tensor is in memory at a time."""
 
 from __future__ import annotations
 
 import re
+import shutil
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from petrun.checkpoint.convert import to_house
+from petrun.checkpoint.algebra import Term, added
 from petrun.checkpoint.delta import Delta
+from petrun.checkpoint.derived import derived
 from petrun.checkpoint.merge import FLOATS, Merged, merge_to_file, merge_to_folder
-from petrun.config.schema import ModelConfig
-from petrun.errors import ConfigError, DeltaError, did_you_mean
-from petrun.models.base import Family, StoredName
-from petrun.models.factory import is_factory, read_family
-from petrun.models.weights import match, open_weights, stored_digest
-from petrun.runs.assemble import base_path, hold_to_base, hold_to_family, method_of, open_delta, strategy_path
-from petrun.tensors import TensorReader
+from petrun.errors import ConfigError, DeltaError, PetrunError, did_you_mean
+from petrun.runs.assemble import hold_to_base, hold_to_family, method_of, open_delta
+from petrun.runs.delta_files import Opener, line, weighted
+from petrun.runs.stored_base import StoredBase
 from petrun.tensors.ranks import root_of
 from petrun.train.report import say
+
+Proof = Callable[[Delta, Path, str | None], None]
+"""(delta, merged model, --dtype): raises PetrunError where the two do not compute the same."""
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -25,7 +28,7 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "M
 def run(
     *,
     base: str | None,
-    delta: str | None,
+    deltas: Sequence[str],
     out: str | None,
     family: str | None,
     alpha: float | None,
@@ -33,9 +36,10 @@ def run(
     max_shard_size: str | None,
     base_strategy: str | None = None,
     delta_strategy: str | None = None,
+    prove: Proof | None = None,
 ) -> None:
-    """Merge and say what was written."""
-    if delta is None:
+    """Merge, prove it where asked to, and say what was written. A merge that is not proven leaves nothing behind."""
+    if not deltas:
         raise ConfigError("--delta is missing: the delta to merge", hint="Example: --delta runs/lora-1")
     if out is None:
         raise ConfigError("--out is missing: where to write the merged model", hint="Example: --out ./merged")
@@ -43,76 +47,98 @@ def run(
         raise ConfigError(f"--dtype {dtype} is unknown. {did_you_mean(dtype, FLOATS)}")
     shard = _bytes(max_shard_size or "5GB")
     began = time.perf_counter()
-    given = open_delta(delta, alpha, delta_strategy)
-    path = base_path(ModelConfig(base=base, family=family, base_strategy=base_strategy))
-    if path is None:
-        raise ConfigError(
-            "--base is missing: a model from a factory without a checkpoint has nothing to merge into",
-            hint="Give the checkpoint that the factory's net starts from as --base.",
-        )
-    reader = open_weights(path, strategy_path(base_strategy))
-    merged = _merge(given, path, reader, family, Path(out).expanduser(), alpha, dtype, shard)
+    place = Path(out).expanduser()
+    opener = Opener(base, family, alpha, base_strategy, delta_strategy)
+    fitted = fit(deltas, opener)
+    merged = write(fitted, opener.base, place, dtype, shard)
     say(
         f"merged {len(merged.changed)} of {merged.tensors} tensors into {merged.path} "
         f"({merged.nbytes / 1e6:,.1f} MB) in {time.perf_counter() - began:.1f} s; read back and verified, "
         f"digest {merged.digest[:16]}"
     )
+    if prove is not None:
+        try:
+            prove(fitted, place, dtype)
+        except PetrunError:
+            discard(place)
+            say(f"removed {place}")
+            raise
 
 
-def _merge(
-    given: Delta,
-    base: Path,
-    reader: TensorReader,
-    family: str | None,
-    out: Path,
-    alpha: float | None,
-    dtype: str | None,
-    shard: int,
-) -> Merged:
-    raw, kind, parsed = ({}, None, None) if is_factory(family) else read_family(base, family)
-    hold_to_family(given, raw)
-    names = kind.names(parsed) if kind else {}
-    prefixes, ignored = (kind.prefixes, kind.ignored) if kind else (("",), ())
-    fitted = to_house(given, names, prefixes, alpha, kind.sites(parsed) if kind else None)
-    hold_to_base(fitted, _digest(reader, names, kind))
+def fit(deltas: Sequence[str], opener: Opener) -> Delta:
+    """One delta as it is, or the weighted sum of several, held against the base. Raises DeltaError."""
+    asked = [weighted(text) for text in deltas]
+    if len(asked) == 1 and asked[0].weight == 1.0:
+        given = open_delta(asked[0].path, opener.alpha, opener.delta_strategy)
+        fitted = opener.base.fit(given, opener.alpha)
+        if fitted.manifest is not None and fitted.manifest.base.digest:
+            hold_to_base(fitted, opener.digest())
+        return fitted
+    sources = opener(*(each.path for each in asked))
+    for source in sources:
+        hold_to_family(source, opener.base.raw)
+        hold_to_base(source, opener.digest())
+    terms = [Term(source, each.weight) for source, each in zip(sources, asked, strict=True)]
+    made = added(terms, base=opener.base.arrays())
+    for note in made.notes:
+        say(f"note: {note}")
+    manifest, notes = derived(sources, made, ("sum", *(line(term.delta, term.weight) for term in terms)))
+    for note in notes:
+        say(f"note: {note}")
+    named = Path(" + ".join(f"{each.path}:{each.weight:g}" for each in asked))
+    return Delta(named, made.tensors, manifest, "petrun", made.algo, made.config)
+
+
+def write(fitted: Delta, base: StoredBase, out: Path, dtype: str | None, shard: int) -> Merged:
+    """The merged model, at `out`. Raises DeltaError where the algorithm has no merged form, and as the merge does."""
     method, config = method_of(fitted.algo, fitted.config, fitted.path)
     if method.fold is None:
         raise DeltaError(
-            f"{given.path}: a {method.name} delta cannot be folded into the base's weights",
+            f"{fitted.path}: a {method.name} delta cannot be folded into the base's weights",
             hint="Use it beside its base: petrun eval and petrun predict take both.",
         )
     update = method.fold(config, fitted.tensors)
+    reader = base.reader()
     if out.suffix in (".ckpt", ".safetensors"):
-        return merge_to_file(reader, fitted, update, out, names=names, prefixes=prefixes, ignored=ignored, dtype=dtype)
-    if kind is None:
+        return merge_to_file(
+            reader,
+            fitted,
+            update,
+            out,
+            names=base.names,
+            prefixes=base.prefixes,
+            ignored=base.ignored,
+            dtype=dtype,
+        )
+    if base.kind is None:
         raise ConfigError(
             f"--out {out}: a model of your own has no Hugging Face layout",
             hint="Give a file: --out merged.ckpt or merged.safetensors.",
         )
+    folder = root_of(base.path)
     info = fitted.manifest.task if fitted.manifest is not None else None
-    folder = root_of(base)
     return merge_to_folder(
         reader,
         fitted,
         update,
         out,
-        names=names,
-        config=raw,
+        names=base.names,
+        config=base.raw,
         companions=folder if folder.is_dir() else folder.parent,
-        prefixes=prefixes,
-        ignored=ignored,
+        prefixes=base.prefixes,
+        ignored=base.ignored,
         labels=info.labels if info else (),
         dtype=dtype,
         max_shard_bytes=shard,
     )
 
 
-def _digest(reader: TensorReader, names: dict[str, StoredName], kind: Family | None) -> str:
-    own = names or {name: StoredName(name) for name in reader.names}
-    prefixes, ignored = (kind.prefixes, kind.ignored) if kind else (("",), ())
-    # Task heads are never part of a base's identity: every delta brings its own.
-    heads = ("classifier.*",) if kind and "classify" in kind.tasks else ()
-    return stored_digest(reader, match(reader, own, prefixes, ignored), heads)
+def discard(place: Path) -> None:
+    """Take away what a merge wrote."""
+    if place.is_dir():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
 
 
 def _bytes(text: str) -> int:

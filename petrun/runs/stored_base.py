@@ -15,7 +15,7 @@ from petrun.graph.sites import Sites
 from petrun.models.base import Family, StoredName
 from petrun.models.factory import is_factory, read_family
 from petrun.models.weights import match, open_weights, stored_digest
-from petrun.runs.assemble import base_path, hold_to_family
+from petrun.runs.assemble import base_path, hold_to_family, strategy_path
 from petrun.tensors import TensorReader
 
 
@@ -31,6 +31,8 @@ class StoredBase:
     family: str
     names: dict[str, StoredName] = field(default_factory=dict)
     """{} for a model of one's own: its parameters have their own names."""
+    strategy: str | None = None
+    """How the base was cut, where it lies in the files of a job's ranks."""
 
     @property
     def prefixes(self) -> tuple[str, ...]:
@@ -45,7 +47,7 @@ class StoredBase:
         return self.kind.sites(self.parsed) if self.kind else None
 
     def reader(self) -> TensorReader:
-        return open_weights(self.path)
+        return open_weights(self.path, strategy_path(self.strategy))
 
     def arrays(self, reader: TensorReader | None = None) -> BaseArrays:
         reader = reader or self.reader()
@@ -72,15 +74,15 @@ class StoredBase:
         return BaseIdentity(digest=digest, name=self.path.name, fresh=fresh)
 
 
-def stored_base(base: str | None, family: str | None) -> StoredBase:
+def stored_base(base: str | None, family: str | None, strategy: str | None = None) -> StoredBase:
     """The user's base, or the embedded one. Raises ModelError, and ConfigError for a factory without a checkpoint."""
-    path = base_path(ModelConfig(base=base, family=family))
+    path = base_path(ModelConfig(base=base, family=family, base_strategy=strategy))
     if path is None:
         raise ConfigError(
             "--base is missing: a model from a factory without a checkpoint has no weights on disk",
             hint="Give the checkpoint that the factory's net starts from as --base.",
         )
     if is_factory(family):
-        return StoredBase(path, {}, None, None, str(family))
+        return StoredBase(path, {}, None, None, str(family), strategy=strategy)
     raw, kind, parsed = read_family(path, family)
-    return StoredBase(path, raw, kind, parsed, kind.name, kind.names(parsed))
+    return StoredBase(path, raw, kind, parsed, kind.name, kind.names(parsed), strategy)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
+_PIECE = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -64,18 +65,31 @@ BY_CKPT: dict[str, DType] = {d.ckpt: d for d in DTYPES if d.ckpt}
 
 def from_bfloat16(bits: Array) -> Array:
     """uint16 bit patterns -> float32 of the same values."""
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    wide = bits.astype(np.uint32)
+    wide <<= np.uint32(16)
+    return wide.view(np.float32)
 
 
 def to_bfloat16(values: Array) -> Array:
     """float32 -> uint16 bit patterns of the nearest bfloat16, ties to even. NaN stays NaN; overflow becomes
     infinity.
     """
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    quiet_nan = (bits >> np.uint32(16)) | np.uint32(0x0040)
-    nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
-    return np.where(nan, quiet_nan, rounded).astype(np.uint16)
+    whole = np.ascontiguousarray(values, np.float32)
+    bits = whole.reshape(-1).view(np.uint32)
+    out = np.empty(bits.size, np.uint16)
+    # In pieces that fit the processor's cache: a large matrix costs no further copies of itself.
+    for start in range(0, bits.size, _PIECE):
+        piece = bits[start : start + _PIECE]
+        rounded = piece >> np.uint32(16)
+        rounded &= np.uint32(1)
+        rounded += np.uint32(0x7FFF)
+        rounded += piece
+        rounded >>= np.uint32(16)
+        nan = (piece & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+        if nan.any():
+            rounded[nan] = (piece[nan] >> np.uint32(16)) | np.uint32(0x0040)
+        out[start : start + _PIECE] = rounded
+    return out.reshape(whole.shape)
 
 
 def dtype_of(array: Array) -> str:
@@ -88,9 +102,29 @@ def dtype_of(array: Array) -> str:
 
 def encode(array: Array, dtype: str) -> bytes:
     """An array's elements as `dtype`, little-endian, C order."""
-    if dtype == "bfloat16":
-        return to_bfloat16(array).astype("<u2", copy=False).tobytes()
+    return bytes(encoded(array, dtype))
+
+
+def encoded(array: Array, dtype: str) -> memoryview:
+    """As `encode`, of the array's own memory where it has that form already."""
     stored = BY_NAME[dtype].numpy
     if stored is None:
         raise ValueError(f"{dtype} cannot be written")
-    return np.ascontiguousarray(array).astype(stored, copy=False).tobytes()
+    values = to_bfloat16(array) if dtype == "bfloat16" else np.ascontiguousarray(array)
+    flat = values.astype(stored, copy=False).reshape(-1)
+    return memoryview(flat.view(np.uint8).data) if flat.size else memoryview(b"")
+
+
+def holds_nonfinite(stored: bytes | memoryview, dtype: str) -> bool:
+    """Whether stored elements of a floating type hold a NaN or an infinity: an exponent of ones alone."""
+    width, mask = {
+        "float64": ("<u8", 0x7FF0 << 48),
+        "float32": ("<u4", 0x7F80 << 16),
+        "float16": ("<u2", 0x7C00),
+        "bfloat16": ("<u2", 0x7F80),
+    }[dtype]
+    bits = np.frombuffer(stored, width)
+    return any(
+        bool(((bits[start : start + _PIECE] & bits.dtype.type(mask)) == mask).any())
+        for start in range(0, bits.size, _PIECE)
+    )

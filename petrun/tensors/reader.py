@@ -63,12 +63,24 @@ class TensorReader:
             )
         stored = np.empty(info.elements, np.dtype(element.numpy))
         if info.elements:
-            view = memoryview(stored.view(np.uint8).data)
-            filled = 0
-            for piece in self.raw_chunks(name):
-                view[filled : filled + len(piece)] = piece
-                filled += len(piece)
+            self._fill(name, memoryview(stored.view(np.uint8).data))
         return stored.astype(stored.dtype.newbyteorder("="), copy=False).reshape(info.shape)
+
+    def _fill(self, name: str, view: memoryview) -> None:
+        """A tensor's bytes as stored, into memory that is there already."""
+        filled = 0
+        for extent in self._stored(name).extents:
+            try:
+                with extent.path.open("rb", buffering=0) as file:
+                    file.seek(extent.offset)
+                    end = filled + extent.length
+                    while filled < end:
+                        count = file.readinto(view[filled : min(end, filled + _CHUNK_BYTES)])
+                        if not count:
+                            raise self._short(extent, name, end - filled)
+                        filled += count
+            except OSError as error:
+                raise unreadable(extent.path, error) from error
 
     def read_raw(self, name: str) -> bytes:
         """One tensor's bytes as stored."""
@@ -89,12 +101,16 @@ class TensorReader:
         while left:
             piece = file.read(min(left, chunk_bytes))
             if not piece:
-                raise WeightsError(
-                    f"{extent.path}: ends inside tensor {name}, {left} bytes short",
-                    hint="The file was changed while it was being read: fetch it again.",
-                )
+                raise self._short(extent, name, left)
             left -= len(piece)
             yield piece
+
+    @staticmethod
+    def _short(extent: Extent, name: str, left: int) -> WeightsError:
+        return WeightsError(
+            f"{extent.path}: ends inside tensor {name}, {left} bytes short",
+            hint="The file was changed while it was being read: fetch it again.",
+        )
 
     def _stored(self, name: str) -> Stored:
         if name not in self._tensors:

@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -17,7 +19,7 @@ from petrun.errors import OutputError
 from petrun.tensors.atomic import atomic_file, flush, output_error
 from petrun.tensors.ckpt_file import scan_ckpt
 from petrun.tensors.digest import tensor_digest
-from petrun.tensors.dtypes import BY_NAME, Array, dtype_of, encode
+from petrun.tensors.dtypes import BY_NAME, Array, dtype_of, encoded
 from petrun.tensors.folder import INDEX, WHOLE
 from petrun.tensors.reader import TensorReader
 from petrun.tensors.safetensors_file import MAX_HEADER_BYTES, scan_safetensors
@@ -33,8 +35,8 @@ class TensorEntry(NamedTuple):
     name: str
     shape: tuple[int, ...]
     dtype: str
-    load: Callable[[], Array | bytes]
-    """An array of `shape` (converted to `dtype`), or the stored bytes themselves."""
+    load: Callable[[], Array | bytes | Iterator[bytes | memoryview]]
+    """An array of `shape` (converted to `dtype`), or the stored bytes themselves, whole or in pieces."""
 
 
 def array_entries(arrays: Mapping[str, Array], dtype: str | None = None) -> list[TensorEntry]:
@@ -68,9 +70,7 @@ def write_safetensors(
     with atomic_file(path) as (file, temporary):
         file.write(len(header).to_bytes(8, "little") + header)
         for entry in ordered:
-            data = _data(entry)
-            digests[entry.name] = hashlib.sha256(data).hexdigest()
-            file.write(data)
+            digests[entry.name] = _write_pieces(file, entry)
         if check is not None:
             check()
         _verify(path, file, temporary, digests, scan_safetensors)
@@ -167,16 +167,40 @@ def _checked(entries: Iterable[TensorEntry]) -> list[TensorEntry]:
     return ready
 
 
-def _data(entry: TensorEntry) -> bytes:
+def _write_pieces(file: BinaryIO, entry: TensorEntry) -> str:
+    """Write a tensor's bytes as they come; their SHA-256."""
+    digest, count = hashlib.sha256(), 0
+    for piece in _pieces(entry):
+        digest.update(piece)
+        file.write(piece)
+        count += len(piece)
+    _check_length(entry, count)
+    return digest.hexdigest()
+
+
+def _data(entry: TensorEntry) -> bytes | memoryview:
+    pieces = list(_pieces(entry))
+    data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    _check_length(entry, len(data))
+    return data
+
+
+def _pieces(entry: TensorEntry) -> Iterator[bytes | memoryview]:
     loaded = entry.load()
-    if not isinstance(loaded, bytes):
+    if isinstance(loaded, bytes):
+        yield loaded
+    elif isinstance(loaded, Iterator):
+        yield from loaded
+    else:
         if loaded.shape != tuple(entry.shape):
             raise ValueError(f"{entry.name}: announced as {entry.shape}, came as {loaded.shape}")
-        loaded = encode(loaded, entry.dtype)
+        yield encoded(loaded, entry.dtype)
+
+
+def _check_length(entry: TensorEntry, count: int) -> None:
     expected = TensorInfo(tuple(entry.shape), entry.dtype).nbytes
-    if len(loaded) != expected:
-        raise ValueError(f"{entry.name}: {expected} bytes announced, {len(loaded)} came")
-    return loaded
+    if count != expected:
+        raise ValueError(f"{entry.name}: {expected} bytes announced, {count} came")
 
 
 def _safetensors_header(path: Path, entries: Sequence[TensorEntry], metadata: dict[str, str]) -> bytes:
@@ -231,7 +255,10 @@ def _verify(
     try:
         written = TensorReader(temporary, "written", scan(temporary))
         differing = sorted(set(digests) ^ set(written.names))
-        differing += [name for name in _in_both(digests, written) if tensor_digest(written, name) != digests[name]]
+        common = [name for name in digests if name in written]
+        with ThreadPoolExecutor(2) as pool:
+            found = dict(zip(common, pool.map(partial(tensor_digest, written), common), strict=True))
+        differing += [name for name in common if found[name] != digests[name]]
     except OSError as error:
         raise output_error(path, error) from error
     if differing:
@@ -239,10 +266,6 @@ def _verify(
             f"{path}: what was read back differs from what was written (tensor {differing[0]})",
             hint="The disk or the memory is faulty: write to another disk.",
         )
-
-
-def _in_both(digests: dict[str, str], written: TensorReader) -> Iterator[str]:
-    return (name for name in digests if name in written)
 
 
 def _drop_cache(file: BinaryIO) -> None:

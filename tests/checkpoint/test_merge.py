@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from petrun.checkpoint import merge as merge_module
+from petrun.checkpoint import merge_checks
 from petrun.checkpoint.convert import to_house
-from petrun.checkpoint.delta import LORA_A, LORA_B, read_delta
+from petrun.checkpoint.delta import LORA_A, LORA_B, BaseIdentity, Manifest, read_delta, save_delta
 from petrun.checkpoint.hf_config import merged_config
 from petrun.checkpoint.merge import merge_to_file, merge_to_folder
 from petrun.delta.base import same_values as fold_full
@@ -309,7 +309,7 @@ class TestRefusals:
         assert {p.name: p.read_bytes() for p in out.iterdir()} == before
 
     def test_too_small_a_disk_is_told_before_the_work(self, tmp_path, base_folder, delta, monkeypatch):
-        monkeypatch.setattr(merge_module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+        monkeypatch.setattr(merge_checks.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
         for out in ("merged", "merged.ckpt"):
             with pytest.raises(OutputError, match=r"needs 1\.4 kB, its disk has 1\.0 kB free"):
                 merge(base_folder, delta, tmp_path / out)
@@ -328,7 +328,13 @@ class TestRefusals:
         reader = open_tensors(base_folder)
         with pytest.raises(DeltaError, match=r"changes the shape of .* from"):
             merge_to_file(
-                reader, delta, lambda n, v: v[:1], tmp_path / "m.ckpt", names=NAMES, prefixes=PREFIXES, ignored=IGNORED
+                reader,
+                delta,
+                lambda n, v, rows: v[:1],
+                tmp_path / "m.ckpt",
+                names=NAMES,
+                prefixes=PREFIXES,
+                ignored=IGNORED,
             )
 
 
@@ -420,3 +426,63 @@ def test_transformers_computes_the_reference_from_it(tmp_path, shared, family, m
     want = load_file(case / method / "out.safetensors")["logits"]
     seen = np.ones(len(want), bool) if family == "bert" else batch["attention_mask"].astype(bool)
     np.testing.assert_allclose(logits[seen], want[seen], rtol=0, atol=1e-5)
+
+
+def test_a_large_matrix_comes_in_pieces(tmp_path, monkeypatch):
+    """Rows at a time or whole, the merged bytes are the same, for every way to fold; and a base of another type is rounded once."""
+    from petrun.checkpoint import merge as module
+    from petrun.delta import find_method
+    from petrun.tensors.rows import row_blocks
+
+    rng = np.random.default_rng(8)
+    weight = rng.standard_normal((12, 6)).astype(np.float32)
+    write_safetensors(tmp_path / "base.safetensors", array_entries({"l.weight": weight, "l.bias": weight[:, 0].copy()}))
+    write_safetensors(tmp_path / "half.safetensors", array_entries({"l.weight": weight}, "bfloat16"))
+    a, b = rng.standard_normal((2, 6)).astype(np.float32), rng.standard_normal((12, 2)).astype(np.float32)
+    mark = "l.mindpet_delta_"
+    plain = {f"{mark}lora_a": a, f"{mark}lora_b": b}
+    started = {f"{mark}lora_a0": a[::-1].copy(), f"{mark}lora_b0": b[::-1].copy()}
+    ada = {
+        f"{mark}adalora_{k}": v
+        for k, v in (("a", a), ("b", b), ("e", a[:, 0].copy()), ("keep", np.ones(2, np.float32)))
+    }
+    every = {
+        "lora": (plain, {"rank": 2}),
+        "dora": ({**plain, f"{mark}lora_m": b[:, 0] ** 2}, {"rank": 2, "variant": "dora"}),
+        "pissa": ({**plain, **started}, {"rank": 2, "variant": "pissa"}),
+        "adalora": (ada, {"rank": 2, "init_rank": 2}),
+        "ia3": ({f"{mark}ia3_l": b[:, 0].copy()}, {}),
+    }
+    for name, (arrays, settings) in every.items():
+        method = find_method(name if name in ("adalora", "ia3") else "lora")
+        save_delta(tmp_path / f"{name}.ckpt", arrays, Manifest(algo=method.name, base=BaseIdentity(digest="d")))
+        delta = read_delta(tmp_path / f"{name}.ckpt")
+        update = method.fold(method.config(**settings), delta.tensors)
+        merge_to_file(
+            open_tensors(tmp_path / "base.safetensors"), delta, update, tmp_path / f"{name}.safetensors", names={}
+        )
+        monkeypatch.setattr(module, "row_blocks", lambda reader, stored: row_blocks(reader, stored, 30))
+        merge_to_file(
+            open_tensors(tmp_path / "base.safetensors"), delta, update, tmp_path / f"{name}-5.safetensors", names={}
+        )
+        monkeypatch.undo()
+        whole, pieces = load_file(tmp_path / f"{name}.safetensors"), load_file(tmp_path / f"{name}-5.safetensors")
+        want = update("l.weight", weight)
+        for found in (whole, pieces):
+            np.testing.assert_allclose(found["l.weight"], want, rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(whole["l.bias"], pieces["l.bias"])
+        assert np.abs(want - weight).max() > 0.1
+    blocks = list(row_blocks(open_tensors(tmp_path / "half.safetensors"), "l.weight", 30))
+    assert [rows for rows, _ in blocks] == [slice(0, 5), slice(5, 10), slice(10, 12)]
+    np.testing.assert_array_equal(np.concatenate([v for _, v in blocks]), from_bfloat16(to_bfloat16(weight)))
+
+
+def test_nan_in_what_the_delta_leaves_alone(tmp_path, base_folder, base_arrays, delta):
+    for dtype in ("float32", "float16", "bfloat16"):
+        broken = stored_form(base_arrays)
+        broken["model.embed.weight"] = broken["model.embed.weight"].copy()
+        broken["model.embed.weight"][3, 2] = np.inf
+        write_safetensors(base_folder / "model.safetensors", array_entries(broken, dtype))
+        with pytest.raises(DeltaError, match=r"model\.embed\.weight: the merged tensor holds NaN or infinity"):
+            merge(base_folder, delta, tmp_path / "merged")
+        assert not (tmp_path / "merged").exists()

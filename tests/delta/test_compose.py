@@ -35,7 +35,7 @@ FIRST = method(
     "first",
     FirstConfig,
     True,
-    fold=lambda config, tensors: lambda name, value: value * config.width,
+    fold=lambda config, tensors: lambda name, value, rows=slice(None): value * config.width,
     wrap_loss=lambda loss, net, config: (*loss, config.width),
     rate=lambda config, name: 4.0,
     tokens=lambda config: 7,

@@ -31,7 +31,7 @@ def here(tmp_path, monkeypatch):
 def merged(delta, out, base="gpt2"):
     """The base with the delta folded in, by the merge: tensor -> float64."""
     options = {"family": None, "alpha": None, "dtype": None, "max_shard_size": None}
-    merge.run(base=base, delta=str(delta), out=str(out), **options)
+    merge.run(base=base, deltas=[str(delta)], out=str(out), **options)
     return {n: a.astype(np.float64) for n, a in load_file(f"{out}/model.safetensors").items()}
 
 
@@ -167,3 +167,19 @@ def test_refusals(here, petrun):
         done = petrun(f"delta {line}")
         assert done.code in (1, 2) and words in " ".join(done.err.split()), (line, done.err)
         assert "Traceback" not in done.err and not (here / "x.ckpt").exists(), line
+
+
+def test_several_deltas_merge_as_their_sum_does(here, petrun):
+    assert petrun("delta add a.ckpt:0.7 b.safetensors:0.3 --out sum.ckpt").code == 0
+    want = merged("sum.ckpt", "one")
+    done = petrun("merge --base gpt2 --delta a.ckpt:0.7 --delta b.safetensors:0.3 --out two")
+    assert done.code == 0, done.err
+    found = load_file("two/model.safetensors")
+    for name, values in want.items():
+        np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-6)
+    for line, words in (
+        ("merge --base gpt2 --delta a.ckpt:x --out three", "'x' is not a weight"),
+        ("merge --base gpt2 --out three", "--delta is missing"),
+    ):
+        done = petrun(line)
+        assert done.code == 2 and words in done.err and not (here / "three").exists()

@@ -93,7 +93,7 @@ def test_merged_weights(case, tmp_path, family, delta):
     folder, _, _ = case(family)
     out = tmp_path / "merged"
     merge.run(
-        base=str(folder / "base"), delta=str(folder / delta), out=str(out), family=None, alpha=None, dtype=None, max_shard_size=None
+        base=str(folder / "base"), deltas=[str(folder / delta)], out=str(out), family=None, alpha=None, dtype=None, max_shard_size=None
     )  # fmt: skip
     expected = load_file(folder / delta / "merged.safetensors")
     found = load_file(out / "model.safetensors")
