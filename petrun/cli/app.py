@@ -23,6 +23,7 @@ from petrun.cli import (
     predict,
     ranktable,
     recipes,
+    reshard,
     resume,
     signals,
     train,
@@ -43,6 +44,7 @@ app.command("resume", rich_help_panel="Commands")(resume.resume)
 app.command("eval", rich_help_panel="Commands")(evaluate.evaluate)
 app.command("merge", rich_help_panel="Commands")(merge.merge)
 app.command("predict", rich_help_panel="Commands")(predict.predict)
+app.command("reshard", rich_help_panel="Commands")(reshard.reshard)
 app.command("inspect", rich_help_panel="Commands")(inspect.inspect)
 app.command("algorithms", rich_help_panel="Commands")(algorithms.algorithms)
 app.add_typer(delta.app, name="delta", rich_help_panel="Commands")

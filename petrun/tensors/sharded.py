@@ -7,7 +7,7 @@ is bounded by the largest.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -146,14 +146,14 @@ def _numbers(ranks: Iterator[int]) -> str:
     return ", ".join(map(str, listed[:_LISTED])) + (", ..." if len(listed) > _LISTED else "")
 
 
-def open_sharded(path: Path, strategy: Path, spare: Sequence[str] = ()) -> ShardedReader:
+def open_sharded(path: Path, strategy: Path | Strategy, spare: Sequence[str] = ()) -> ShardedReader:
     """Open the newest checkpoint of all ranks (see ranks.py) with the strategy it was saved under.
 
     spare: patterns of tensors that layouts need not list: the optimizer's state. Of these, what is one number is kept; the rest is left
     out, and named in `dropped`.
     Raises WeightsError for all that contradicts the strategy, with the ranks and tensors at fault.
     """
-    plan = read_strategy(strategy)
+    plan = strategy if isinstance(strategy, Strategy) else read_strategy(strategy)
     files = rank_files(path, plan.devices)
     readers = [open_tensors(file) for file in files]
     gathering = _Gathering(path, plan, readers, spare)
@@ -164,6 +164,15 @@ def open_sharded(path: Path, strategy: Path, spare: Sequence[str] = ()) -> Shard
     reader = ShardedReader(path, plan, readers, wholes, note.metadata if note is not None else {})
     reader.dropped = tuple(gathering.dropped)
     return reader
+
+
+def is_spare(name: str, patterns: Sequence[str], *known: Container[str]) -> bool:
+    """Whether a tensor is optimizer state that needs no layout. A cell may itself be called like a slot (`accum.weight`): what stands
+    behind the slot's name must be a parameter, one of `known`.
+    """
+    _, dot, parameter = name.partition(".")
+    there = not dot or any(parameter in each for each in known)
+    return there and any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 class _Gathering:
@@ -179,7 +188,9 @@ class _Gathering:
 
     def pieces(self) -> dict[str, _Pieces]:
         held = dict.fromkeys(name for reader in self.readers for name in reader.names)
-        self._check_listed([name for name in held if name not in self.plan and not self._is_spare(name, held)])
+        self._check_listed(
+            [name for name in held if name not in self.plan and not is_spare(name, self.spare, held, self.plan)]
+        )
         found = {name: pieces for name in held if (pieces := self._piece(name)) is not None}
         if self.problems:
             more = [f"... and {len(self.problems) - _LISTED} more"] if len(self.problems) > _LISTED else []
@@ -190,12 +201,6 @@ class _Gathering:
         if not found:
             raise WeightsError(f"{self.path}: its files hold no parameters", hint="Check the folder.")
         return found
-
-    def _is_spare(self, name: str, held: Collection[str]) -> bool:
-        """A cell may itself be called like a slot: what stands behind the slot's name must be a parameter."""
-        _, dot, parameter = name.partition(".")
-        known = not dot or parameter in held or parameter in self.plan
-        return known and any(fnmatchcase(name, pattern) for pattern in self.spare)
 
     def _check_listed(self, unlisted: Sequence[str]) -> None:
         """A tensor without a layout may be a slice or the whole: MindSpore's tools take rank 0's for the whole."""
