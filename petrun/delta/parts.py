@@ -75,7 +75,7 @@ class Prefix(nn.Cell):
         super().__init__()
         self.source = source
         self.sizes = (2, kv_heads, head_dim)
-        self.dropout = Dropout(dropout, seed, site)
+        self.dropout = Dropout(dropout, seed, site, rows=False)
 
     def construct(self) -> Any:
         flat = self.dropout(self.source())

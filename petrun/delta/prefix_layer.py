@@ -69,7 +69,7 @@ class PrefixLayer(nn.Cell):
         )
         self.mindpet_delta_prefixtuning_value_trans = nn.Dense(mid_dim, hidden_dim)
         self.dropout = nn.CellList(
-            [Dropout(dropout_rate, 0, "prefixtuning.key"), Dropout(dropout_rate, 0, "prefixtuning.value")]
+            [Dropout(dropout_rate, 0, f"prefixtuning.{part}", rows=False) for part in ("key", "value")]
         )
 
     def reparam(self) -> Any:

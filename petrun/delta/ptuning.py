@@ -88,7 +88,7 @@ class LstmEncoder(nn.Cell):
         self.embedding = Table(draw_normal(seed, "ptuning.embedding", (tokens, hidden), 1.0))
         self.forward_1 = Lstm(hidden, middle, False, seed, "ptuning.forward_1")
         self.backward_1 = Lstm(hidden, middle, True, seed, "ptuning.backward_1")
-        self.dropout = Dropout(dropout, seed, "ptuning.dropout")
+        self.dropout = Dropout(dropout, seed, "ptuning.dropout", rows=False)
         self.forward_2 = Lstm(2 * middle, middle, False, seed, "ptuning.forward_2")
         self.backward_2 = Lstm(2 * middle, middle, True, seed, "ptuning.backward_2")
         self.first = Affine(2 * middle, 2 * middle, seed, "ptuning.first")

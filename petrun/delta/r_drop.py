@@ -6,8 +6,9 @@ Source: Wu et al., "R-Drop: Regularized Dropout for Neural Networks", arXiv 2106
 cross entropies, eq. (4) for their sum. There both cross entropies are added, here their mean is taken, as in the authors' code, so
 that the loss is on the scale of a run without R-Drop: kl_weight is half of the alpha of eq. (4), and the alpha of that code.
 
-Both passes are one pass over the batch written twice, which is how section 2.2 does it. A mask follows from (seed, step, layer,
-position), and the copies lie at other positions: the masks differ, and are the same again in another run and in the other mode.
+Both passes are one pass over the batch with every row written twice, as section 2.2 does it. A mask follows from (seed, step, layer,
+position), and the copies lie at other positions: the masks differ, and are the same again in another run and in the other mode. The
+copies are neighbours, so that a rank's share of the batch is a neighbouring part of the doubled one too.
 """
 
 from __future__ import annotations
@@ -47,10 +48,6 @@ def both_divergences(first: Any, second: Any) -> Any:
     return ops.sum((ops.exp(log_1) - ops.exp(log_2)) * (log_1 - log_2), -1)
 
 
-def _twice(x: Any) -> Any:
-    return ops.concat((x, x), 0)
-
-
 class RDropTraining(nn.Cell):
     """Another loss with R-Drop on top.
 
@@ -65,14 +62,11 @@ class RDropTraining(nn.Cell):
         self.kl_weight = kl_weight
 
     def construct(self, denominator: Any, targets: Any, *inputs: Any) -> Any:
-        doubled: Any = ()
-        for x in inputs:
-            doubled = (*doubled, _twice(x))
+        doubled = rdrop_repeat(targets, *inputs)
         # Over twice the denominator, the inner loss of both copies is the mean of the two.
-        value, logits = self.loss(denominator * 2.0, _twice(targets), *doubled)
-        rows = targets.shape[0]
-        first = logits[:rows]
-        apart = both_divergences(first, logits[rows:])
+        value, logits = self.loss(denominator * 2.0, *doubled)
+        first = logits[0::2]
+        apart = both_divergences(first, logits[1::2])
         known = ops.cast(ops.reshape(targets, apart.shape) != IGNORED, ms.float32)
         # A row that is not supervised may hold anything, infinity included.
         apart = ops.select(known > 0.0, apart, ops.zeros_like(apart))

@@ -271,15 +271,20 @@ PETRUN_OPERATOR(attention_grad, 10) {
            args.floats(9));
 }
 
-// (q, k, v, mask, scale, step, key (3,), 1 / (1 - p)) -> out, row scales
-PETRUN_OPERATOR(attention_dropout, 10) {
-  const Dropout dropout{KeepMask(args.ints(6), args.ints(5)[0]), args.floats(7)[0]};
-  forward(args, args.floats(4)[0], dropout, args.floats(8), args.floats(9));
+// Inputs 5 to 8: step, place (2,), key (3,), 1 / (1 - p). Masks are those of the probabilities, (B, N, T, S).
+static Dropout dropout_of(const Arguments& args) {
+  const Shape s(args);
+  const long size = s.batch * s.heads * s.queries * s.keys;
+  return {KeepMask(args.ints(7), args.ints(5)[0], args.ints(6), size), args.floats(8)[0]};
 }
 
-// (q, k, v, mask, scale, step, key, 1 / (1 - p), row scales, dout) -> dq, dk, dv
-PETRUN_OPERATOR(attention_dropout_grad, 13) {
-  const Dropout dropout{KeepMask(args.ints(6), args.ints(5)[0]), args.floats(7)[0]};
-  backward(args, args.floats(4)[0], dropout, args.floats(8), args.floats(9), args.floats(10), args.floats(11),
-           args.floats(12));
+// (q, k, v, mask, scale, step, place, key, 1 / (1 - p)) -> out, row scales
+PETRUN_OPERATOR(attention_dropout, 11) {
+  forward(args, args.floats(4)[0], dropout_of(args), args.floats(9), args.floats(10));
+}
+
+// (q, k, v, mask, scale, step, place, key, 1 / (1 - p), row scales, dout) -> dq, dk, dv
+PETRUN_OPERATOR(attention_dropout_grad, 14) {
+  backward(args, args.floats(4)[0], dropout_of(args), args.floats(9), args.floats(10), args.floats(11), args.floats(12),
+           args.floats(13));
 }

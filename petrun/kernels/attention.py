@@ -9,7 +9,7 @@ from mindspore import Tensor, nn, ops
 
 from petrun.kernels import fused, native
 from petrun.kernels.device import on_ascend
-from petrun.kernels.dropout import KeepMask, checked_rate, fused_key, step_counter
+from petrun.kernels.dropout import KeepMask, batch_place, checked_rate, fused_key, step_counter
 from petrun.kernels.flash import FlashAttention
 
 HIDDEN = 1e30
@@ -31,6 +31,7 @@ class Attention(nn.Cell):
         self.p = checked_rate(dropout)
         self.keep = KeepMask(dropout, seed, site)
         object.__setattr__(self, "step", step_counter())
+        object.__setattr__(self, "place", batch_place())
         self.flash = FlashAttention(scale, dropout, seed, site) if on_ascend() else None
         self.scores = ops.BatchMatMul(transpose_b=True)
         self.values = ops.BatchMatMul()
@@ -49,7 +50,8 @@ class Attention(nn.Cell):
             if mask.shape != (b, 1, t, s):
                 mask = ops.broadcast_to(mask, (b, 1, t, s))
             if self.training and self.p > 0.0:
-                return self.fused_dropout(q, k, v, mask, self.scale_tensor, self.step, self.key, self.factor)[0]
+                drawn = self.step, self.place, self.key, self.factor
+                return self.fused_dropout(q, k, v, mask, self.scale_tensor, *drawn)[0]
             return self.fused(q, k, v, mask, self.scale_tensor)[0]
         if self.flash is not None and self.flash.takes(q, s):
             return self.flash(q, k, v, mask)
@@ -61,6 +63,6 @@ class Attention(nn.Cell):
         visible = ops.cast(mask, ms.float32)
         probs = ops.softmax(scores + (visible - 1.0) * HIDDEN, -1)
         if self.training and self.p > 0.0:
-            kept = ops.reshape(self.keep(self.step, b * n * t * s), (b, n, t, s))
+            kept = ops.reshape(self.keep(self.step, self.place, b * n * t * s), (b, n, t, s))
             visible = visible * ops.cast(kept, ms.float32) * (1.0 / (1.0 - self.p))
         return self.values(ops.cast(probs * visible, q.dtype), v)

@@ -8,13 +8,15 @@ namespace petrun {
 constexpr uint32_t kMultiplier1 = 0x21F0AAADu;
 constexpr uint32_t kMultiplier2 = 0x735A2D97u;
 
-// key holds {k0, k1, threshold} of (seed, site, p); step is the run's step.
+// key holds {k0, k1, threshold} of (seed, site, p); step is the run's step; place holds {first, rows}: the tensor of `size`
+// elements has `rows` equal rows, which are rows first, first + 1, ... of the whole batch.
 class KeepMask {
  public:
-  KeepMask(const int32_t* key, int32_t step) : threshold_(key[2]) {
+  KeepMask(const int32_t* key, int32_t step, const int32_t* place, long size) : threshold_(key[2]) {
     first_ = mix(static_cast<uint32_t>(key[0]) + static_cast<uint32_t>(step) * 0x9E3779B9u);
     second_ = mix(first_ ^ static_cast<uint32_t>(key[1]));
-    for (int i = 0; i < kLanes; ++i) lanes_[i] = i;
+    const auto before = static_cast<uint32_t>(size / place[1] * place[0]);
+    for (int i = 0; i < kLanes; ++i) lanes_[i] = before + i;
   }
 
   // All bits set for the flat positions i, i+1, ... that are kept.

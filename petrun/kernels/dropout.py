@@ -1,4 +1,4 @@
-"""Dropout whose mask is a pure function of (seed, step, site, position).
+"""Dropout whose mask is a pure function of (seed, step, site, position in the whole batch).
 
 The bit for flat index i at step s is taken from a 32-bit integer hash, keyed by 64 bits of (seed, site):
 
@@ -8,7 +8,8 @@ The bit for flat index i at step s is taken from a 32-bit integer hash, keyed by
     h       = i ^ a;  h ^= h >> 16;  h *= 0x21F0AAAD;  h += b;  h ^= h >> 15;  h *= 0x735A2D97;  h ^= h >> 15
     keep    = (h as a signed number) >= round(p * 2^32) - 2^31
 
-Everything is modulo 2^32, so the pattern repeats after 2^32 elements of one tensor. No generator state
+A process that holds rows f, f + 1, ... of a batch, e elements each, begins at i = f * e: however many share the batch, its rows
+are masked as one would mask them. Everything is modulo 2^32, so the pattern repeats after 2^32 elements of one tensor. No generator state
 exists: a run that stops and resumes, another process and the other execution mode draw the same masks, and the
 backward pass draws them again instead of keeping them.
 Source: the constants of z are those of the low-bias search in github.com/skeeto/hash-prospector (issue 19).
@@ -37,6 +38,18 @@ LANES = 4096
 def step_counter() -> Parameter:
     """The one int32 scalar that every mask depends on: the train step sets it before the forward pass."""
     return Parameter(Tensor(0, ms.int32), name="petrun_dropout_step", requires_grad=False)
+
+
+@lru_cache(maxsize=1)
+def batch_place() -> Parameter:
+    """(2,) int32 that every mask over rows depends on: place of the first row held here in the whole batch, and how many rows are
+    held. The train step sets it before the forward pass; a tensor with B rows of the batch on its first axis, or B * T, begins there."""
+    return Parameter(Tensor([0, 1], ms.int32), name="petrun_batch_place", requires_grad=False)
+
+
+def whole_place() -> Tensor:
+    """The place of a tensor that is the same on every rank."""
+    return Tensor([0, 1], ms.int32)
 
 
 def signed(word: int) -> int:
@@ -71,7 +84,7 @@ def fused_key(p: float, seed: int, site: str) -> Tensor:
 class KeepMask(nn.Cell):
     """The mask itself, in primitives with int32 kernels on every target.
 
-    Inputs: step () int32; count, a Python int. Returns: (count,) bool, True = kept.
+    Inputs: step () int32; place (2,) int32, see `batch_place`; count, a Python int. Returns: (count,) bool, True = kept.
     """
 
     def __init__(self, p: float, seed: int, site: str) -> None:
@@ -88,6 +101,7 @@ class KeepMask(nn.Cell):
         self.by_16, self.low_16 = Tensor(16, ms.int32), Tensor(0xFFFF, ms.int32)
         self.shift = ops.RightShift()
         self.both = ops.BitwiseAnd()
+        self.divide = ops.FloorDiv()
         self.xor = ops.BitwiseXor()
 
     def fold_15(self, x: Any) -> Any:
@@ -100,28 +114,34 @@ class KeepMask(nn.Cell):
         x = self.fold_15(self.fold_16(x) * self.multiplier_1)
         return self.fold_15(x * self.multiplier_2)
 
-    def construct(self, step: Any, count: int) -> Any:
+    def before(self, place: Any, count: int) -> Any:
+        """Elements of the whole batch's tensor before this one's, () int32."""
+        if count < 2**31:
+            return place[0] * self.divide(Tensor(count, ms.int32), place[1])
+        row = self.divide(Tensor(count, ms.int64), ops.cast(place[1], ms.int64))
+        return ops.cast(ops.cast(place[0], ms.int64) * row, ms.int32)
+
+    def construct(self, step: Any, place: Any, count: int) -> Any:
         first = self.mix(self.key_0 + step * self.golden)
         second = self.mix(self.xor(first, self.key_1))
         # MindSpore folds a range into the graph as a constant: one as long as the tensor would be kept for every site.
-        # i = LANES * row + lane has its bits in either part, so that i ^ a can be taken part by part.
         rows = -(-count // LANES)
-        row = ops.reshape(ops.arange(0, rows, 1, dtype=ms.int32) * LANES, (rows, 1))
-        h = self.xor(self.xor(row, first), ops.arange(0, LANES, 1, dtype=ms.int32))
+        row = ops.reshape(ops.arange(0, rows, 1, dtype=ms.int32) * LANES + self.before(place, count), (rows, 1))
+        h = self.xor(row + ops.arange(0, LANES, 1, dtype=ms.int32), first)
         h = self.fold_15(self.fold_16(h) * self.multiplier_1 + second)
         kept = ops.reshape(self.fold_15(h * self.multiplier_2) >= self.threshold, (rows * LANES,))
         return kept if rows * LANES == count else kept[:count]
 
 
 class Dropout(nn.Cell):
-    """x * keep / (1 - p) while training, x otherwise or for p = 0.
+    """x * keep / (1 - p) while training, x otherwise or for p = 0. `rows` False: x holds no rows of the batch.
 
     Source: Srivastava et al., JMLR 15 (2014), section 4, in the inverted form.
     Inputs: x, any shape, float16, bfloat16 or float32. Returns: the same shape and dtype.
     `dropout` is the multiplication by the mask: the operator to shard.
     """
 
-    def __init__(self, p: float, seed: int, site: str) -> None:
+    def __init__(self, p: float, seed: int, site: str, rows: bool = True) -> None:
         super().__init__()
         self.p = checked_rate(p)
         self.dropout = ops.Mul()
@@ -134,11 +154,12 @@ class Dropout(nn.Cell):
         # Not an attribute in the cell's eyes: a shared counter must neither be renamed after the layer that
         # happens to hold it first nor appear among the model's parameters.
         object.__setattr__(self, "step", step_counter())
+        object.__setattr__(self, "place", batch_place() if rows else whole_place())
 
     def construct(self, x: Any) -> Any:
         if not self.training or self.p == 0.0:
             return x
         if self.is_fused and x.dtype == ms.float32:
-            return self.fused(x, self.step, self.key, self.factor)
-        mask = self.keep(self.step, int(np.prod(x.shape)))
+            return self.fused(x, self.step, self.place, self.key, self.factor)
+        mask = self.keep(self.step, self.place, int(np.prod(x.shape)))
         return self.dropout(x, ops.cast(ops.reshape(mask, x.shape), x.dtype) * (1.0 / (1.0 - self.p)))

@@ -7,7 +7,7 @@ from typing import Any
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from petrun.kernels.dropout import KeepMask, step_counter
+from petrun.kernels.dropout import KeepMask, batch_place, step_counter
 
 _WIDEST = 512
 _WIDTH_STEP = 16
@@ -29,6 +29,7 @@ class FlashAttention(nn.Cell):
         self.p = dropout
         self.keep = KeepMask(dropout, seed, site)
         object.__setattr__(self, "step", step_counter())
+        object.__setattr__(self, "place", batch_place())
         self.bits = Tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0], ms.float32)
         self.sum = ops.ReduceSum()
         self.any = ops.ReduceAny(keep_dims=True)
@@ -49,7 +50,7 @@ class FlashAttention(nn.Cell):
         sees = self.any(mask, -1)
         hidden = ops.logical_and(sees, ops.logical_not(mask))
         if self.training and self.p > 0.0:
-            kept = ops.reshape(self.keep(self.step, b * n * t * s), (b, n, t, s // 8, 8))
+            kept = ops.reshape(self.keep(self.step, self.place, b * n * t * s), (b, n, t, s // 8, 8))
             packed = ops.cast(self.sum(ops.cast(kept, ms.float32) * self.bits, -1), ms.uint8)
             out = ops.flash_attention_score(
                 q,

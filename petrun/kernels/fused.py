@@ -192,14 +192,14 @@ def rms_norm(library: Path) -> Any:
 
 @lru_cache
 def dropout(library: Path) -> Any:
-    """x, step (), key (3,), factor (1,) -> y. The gradient is the operator itself, on dy."""
-    grad = _operator(library, "dropout", lambda dy, step, key, factor: dy)
+    """x, step (), place (2,), key (3,), factor (1,) -> y. The gradient is the operator itself, on dy."""
+    grad = _operator(library, "dropout", lambda dy, step, place, key, factor: dy)
 
-    def bprop(x: Any, step: Any, key: Any, factor: Any, out: Any, dout: Any) -> Any:
-        dx = grad(dout, step, key, factor)
-        return dx, ops.zeros_like(step), ops.zeros_like(key), ops.zeros_like(factor)
+    def bprop(x: Any, step: Any, place: Any, key: Any, factor: Any, out: Any, dout: Any) -> Any:
+        dx = grad(dout, step, place, key, factor)
+        return dx, ops.zeros_like(step), ops.zeros_like(place), ops.zeros_like(key), ops.zeros_like(factor)
 
-    return _operator(library, "dropout", lambda x, step, key, factor: x, bprop=bprop)
+    return _operator(library, "dropout", lambda x, step, place, key, factor: x, bprop=bprop)
 
 
 @lru_cache
@@ -239,24 +239,24 @@ def attention(library: Path) -> Any:
 
 @lru_cache
 def attention_dropout(library: Path) -> Any:
-    """q, k, v, mask, scale, step (), key (3,), factor (1,) -> out, row scales"""
+    """q, k, v, mask, scale, step (), place (2,), key (3,), factor (1,) -> out, row scales"""
     grad = _operator(
         library,
         "attention_dropout_grad",
-        lambda q, k, v, mask, scale, step, key, factor, scales, dout: (q, k, v),
+        lambda q, k, v, mask, scale, step, place, key, factor, scales, dout: (q, k, v),
     )
 
     def bprop(
-        q: Any, k: Any, v: Any, mask: Any, scale: Any, step: Any, key: Any, factor: Any, out: Any, dout: Any
+        q: Any, k: Any, v: Any, mask: Any, scale: Any, step: Any, place: Any, key: Any, factor: Any, out: Any, dout: Any
     ) -> Any:
-        dq, dk, dv = grad(q, k, v, mask, scale, step, key, factor, out[1], dout[0])
-        zeros = ops.zeros_like(mask), ops.zeros_like(scale), ops.zeros_like(step)
+        dq, dk, dv = grad(q, k, v, mask, scale, step, place, key, factor, out[1], dout[0])
+        zeros = ops.zeros_like(mask), ops.zeros_like(scale), ops.zeros_like(step), ops.zeros_like(place)
         return dq, dk, dv, *zeros, ops.zeros_like(key), ops.zeros_like(factor)
 
     return _operator(
         library,
         "attention_dropout",
-        lambda q, k, v, mask, scale, step, key, factor: (q, [*q[:3], 2]),
-        lambda q, k, v, mask, scale, step, key, factor: (q, q),
+        lambda q, k, v, mask, scale, step, place, key, factor: (q, [*q[:3], 2]),
+        lambda q, k, v, mask, scale, step, place, key, factor: (q, q),
         bprop,
     )

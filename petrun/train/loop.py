@@ -13,7 +13,7 @@ import numpy as np
 from mindspore import Tensor
 
 from petrun.errors import TrainingError
-from petrun.kernels import step_counter
+from petrun.kernels import batch_place, step_counter
 from petrun.train.step import TrainStep
 
 IGNORED = -100
@@ -101,7 +101,7 @@ def train(
     step that is not finite; the run then goes on with the next. Returns the number of steps done. Raises TrainingError on NaN or
     infinity, naming step and rows.
     """
-    counter = step_counter()
+    counter, place = step_counter(), batch_place()
     number, micro = done.step, done.micro_batches
     overflows = 0
     while micro < plan.total_micro_batches:
@@ -116,6 +116,7 @@ def train(
         loss = 0.0
         for position, batch in enumerate(group):
             counter.set_data(Tensor(micro, ms.int32))
+            place.set_data(Tensor([batch.get("first", 0), len(batch["targets"])], ms.int32))
             targets, arrays = as_tensors(batch, inputs)
             value, norm, rate, finite = step(position == len(group) - 1, denominator, targets, *arrays)
             loss += float(value.asnumpy())

@@ -9,7 +9,7 @@ from petrun.delta import METHODS, RDropLoss, find_method, rdrop_repeat
 from petrun.delta.r_drop import RDropConfig, RDropTraining, drops
 from petrun.errors import ConfigError
 from petrun.graph.sites import Sites
-from petrun.kernels import Attention, Dropout, step_counter
+from petrun.kernels import Attention, Dropout, batch_place, step_counter
 from petrun.train.loss import SupervisedLoss
 from tests.delta.mindpet import numbers
 
@@ -131,9 +131,9 @@ def model(p=0.4, train=True):
 
 
 def both_passes(net, x, shift):
-    """Logits of the two passes: the batch written twice."""
-    twice = (np.concatenate((x, x)), np.concatenate((shift, shift)))
-    return np.split(net(*(Tensor(part) for part in twice)).asnumpy(), 2)
+    """Logits of the two passes: every row written twice."""
+    logits = net(*(Tensor(np.repeat(part, 2, axis=0)) for part in (x, shift))).asnumpy()
+    return logits[0::2], logits[1::2]
 
 
 def wrapped(net, kl_weight):
@@ -183,13 +183,28 @@ def test_micro_batches_add_up_to_the_whole():
         """Two different passes of every row, without dropout: logits that depend on where in the doubled batch a row lies."""
 
         def construct(self, x):
-            half = x.shape[0] // 2
-            return ops.concat((x[:half], 2.0 * x[half:]), 0)
+            pairs = ops.reshape(x, (-1, 2, *x.shape[1:]))
+            return ops.reshape(ops.concat((pairs[:, :1], 2.0 * pairs[:, 1:]), 1), x.shape)
 
     x, targets = numbers((4, 3), 8), np.array([0, 2, -100, 1], np.int32)
     whole, _ = run(wrapped(Fixed(), 0.7), 3.0, targets, x)
     parts = [run(wrapped(Fixed(), 0.7), 3.0, targets[rows], x[rows])[0] for rows in (slice(0, 3), slice(3, 4))]
     np.testing.assert_allclose(sum(parts), whole, rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ranks_shares_add_up_to_the_whole_with_the_masks_of_the_whole(case):
+    x, shift, targets = CASES[case]
+    loss, total, place = wrapped(model(), 0.7), len(x), batch_place()
+    whole, _ = run(loss, 3.0, targets, x, shift)
+    found = 0.0
+    for first, stop in ((0, 1), (1, total)):
+        place.set_data(Tensor([first, stop - first], ms.int32))
+        found += run(loss, 3.0, targets[first:stop], x[first:stop], shift[first:stop])[0]
+    place.set_data(Tensor([0, 1], ms.int32))
+    np.testing.assert_allclose(found, whole, rtol=1e-5)
+    moved = sum(run(loss, 3.0, *(a[part] for a in (targets, x, shift)))[0] for part in (slice(0, 1), slice(1, total)))
+    assert abs(moved - whole) > 1e-4, "the masks of another place are others"
 
 
 def test_the_same_seed_and_step_give_the_same_masks_in_both_modes():

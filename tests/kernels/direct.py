@@ -47,13 +47,17 @@ def examples():
     q, k, v, dout = some(b, n, t, d), some(b, kv, s, d), some(b, kv, s, d), some(b, n, t, d)
     mask = rng.random((b, 1, t, s)) < 0.7
     scale, factor = np.array([0.2], np.float32), np.array([1.25], np.float32)
-    step, key = np.array(4, np.int32), np.array([12345, -987, -(2**31) + 858993459], np.int32)
+    step, place, key = (
+        np.array(4, np.int32),
+        np.array([3, 2], np.int32),
+        np.array([12345, -987, -(2**31) + 858993459], np.int32),
+    )
     row_scales = np.stack((np.full((b, n, t), 2.0), np.full((b, n, t), 0.05)), -1).astype(np.float32)
     table = some(b, 1, t, d)
     logits, targets = some(rows, classes), rng.integers(0, classes, rows).astype(np.int32)
     targets[::7] = -100
     logit_scales = np.stack((np.full(rows, 3.0), np.full(rows, 1e-3)), -1).astype(np.float32)
-    drop = (step, key, factor)
+    drop = (step, place, key, factor)
     return {
         "tanh": ([x], [x.shape]),
         "tanh_grad": ([x, dy], [x.shape]),

@@ -45,10 +45,15 @@ def at_step(step):
     kernels.step_counter().set_data(Tensor(step, ms.int32))
 
 
+def at_place(first, rows):
+    kernels.batch_place().set_data(Tensor([first, rows], ms.int32))
+
+
 @pytest.fixture(autouse=True)
-def _step_restored():
+def _restored():
     yield
     at_step(0)
+    at_place(0, 1)
 
 
 def kept(p, seed, site, step, count):
@@ -95,6 +100,40 @@ def test_the_step_is_read_at_every_call(mode, implementation):
         np.testing.assert_array_equal(cell(x).asnumpy() != 0, reference_mask(0.5, 0, "s", step, 500))
 
 
+def test_a_share_of_a_batch_is_masked_as_in_the_whole(mode, implementation):
+    """Also where the rows were laid flat, (B, T, H) -> (B * T, H), as low-rank layers do."""
+    shape = (7, 5, 333)
+    at_step(3)
+    cell = kernels.Dropout(0.25, 1, "a").set_train()
+    at_place(0, 7)
+    whole = cell(Tensor(np.ones(shape, np.float32))).asnumpy()
+    np.testing.assert_array_equal(whole.ravel() != 0, reference_mask(0.25, 1, "a", 3, whole.size))
+    for first in (0, 3):
+        stop = first + 4
+        at_place(first, 4)
+        share = np.ones((4, *shape[1:]), np.float32)
+        np.testing.assert_array_equal(cell(Tensor(share)).asnumpy(), whole[first:stop])
+        flat = cell(Tensor(share.reshape(-1, shape[-1]))).asnumpy()
+        np.testing.assert_array_equal(flat.reshape(share.shape), whole[first:stop])
+
+
+def test_what_is_no_row_of_the_batch_is_masked_alike_everywhere(mode, implementation):
+    cell = kernels.Dropout(0.5, 1, "a", rows=False).set_train()
+    x = Tensor(np.ones((6, 50), np.float32))
+    here = cell(x).asnumpy()
+    at_place(4, 3)
+    np.testing.assert_array_equal(cell(x).asnumpy(), here)
+
+
+def test_places_beyond_32_bits_of_elements():
+    """The count of one share may pass 2^31; positions are modulo 2^32."""
+    at_place(3, 2)
+    before = kernels.Dropout(0.5, 0, "s").keep.before
+    assert int(before(kernels.batch_place(), 1000).asnumpy()) == 1500
+    assert int(before(kernels.batch_place(), 2**33).asnumpy()) == 0
+    assert int(before(kernels.batch_place(), 2**33 + 4).asnumpy()) == 6
+
+
 @pytest.mark.parametrize("p", [0.01, 0.1, 0.5, 0.9])
 def test_keep_rate(p):
     count = 200_000
@@ -133,7 +172,11 @@ def test_half_precision(implementation):
 def test_the_counter_is_no_parameter_of_the_model():
     net = ms.nn.SequentialCell(kernels.Dropout(0.5, 0, "a"), kernels.Attention(1.0, 0.1, 0, "b"))
     assert list(net.get_parameters()) == []
-    assert kernels.step_counter().name == "petrun_dropout_step" and not kernels.step_counter().requires_grad
+    for shared, name in (
+        (kernels.step_counter(), "petrun_dropout_step"),
+        (kernels.batch_place(), "petrun_batch_place"),
+    ):
+        assert shared.name == name and not shared.requires_grad
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.0, 1.5, float("nan")])

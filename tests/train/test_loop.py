@@ -6,7 +6,7 @@ import pytest
 from mindspore import Tensor
 
 from petrun.errors import TrainingError
-from petrun.kernels import step_counter
+from petrun.kernels import batch_place, step_counter
 from petrun.train.loop import Plan, make_plan, train
 
 
@@ -19,7 +19,8 @@ class FakeStep:
 
     def __call__(self, update, denominator, targets, *inputs):
         loss = next(self.losses)
-        self.calls.append((update, float(denominator.asnumpy()), int(step_counter().asnumpy()), len(inputs)))
+        drawn = int(step_counter().asnumpy()), len(inputs), batch_place().asnumpy().tolist()
+        self.calls.append((update, float(denominator.asnumpy()), *drawn))
         value = Tensor(loss, ms.float32)
         return value, Tensor(2.0, ms.float32), Tensor(0.5, ms.float32), Tensor(bool(np.isfinite(loss)))
 
@@ -64,6 +65,18 @@ def test_records_and_denominators():
     assert [r["tokens"] for r in records] == [9, 3]
     assert records[-1]["epoch"] == 1.0
     assert set(records[0]) == {"step", "epoch", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "seconds"}
+
+
+def test_a_share_knows_the_whole_batch():
+    """Denominator, tokens and rows are those of all ranks; the place in the batch is set for the dropout masks."""
+    step, records = FakeStep([1.0, 1.0, float("nan")]), []
+    whole = {"scored": 20, "tokens": 30, "rows": (4, 5, 6, 7)}
+    data = iter([{**batch(rows), **whole, "first": first} for rows, first in (((6, 7), 2), ((4,), 1), ((5,), 3))])
+    with pytest.raises(TrainingError, match="rows 4, 5, 6, 7 "):
+        train(step, data, Plan(3, 2, 3), ("x",), lambda r: bool(records.append(r)))
+    assert [call[1] for call in step.calls] == [40.0, 40.0, 20.0]
+    assert [call[4] for call in step.calls] == [[2, 2], [1, 1], [3, 1]]
+    assert [r["tokens"] for r in records] == [60]
 
 
 def test_on_step_can_stop():
