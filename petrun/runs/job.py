@@ -71,6 +71,11 @@ def run(
     config = load_run_config(line.recipe, line.flags, line.sets, embedded=default_recipe()).config
     _check_layout(config.parallel, job.cards)
     _needs(to, job, config.out.dir or "runs")
+    if job.hosts > 1 and config.out.dir is None:
+        raise ConfigError(
+            f"--hosts {job.hosts}: the job needs --out, the same on every host",
+            hint="Give it after --: -- --out /shared/run",
+        )
     text = {"volcano": _manifest, "slurm": slurm, "shell": shell}[to](job)
     if out is None:
         say(text.rstrip("\n"))

@@ -1,6 +1,8 @@
 """`petrun job`: what it writes is parsed back, and run with stand-ins for the programs of the cluster."""
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 
@@ -12,6 +14,8 @@ from petrun.cli.app import app
 from petrun.errors import ConfigError, OutputError
 from petrun.parallel.job_volcano import escape
 from petrun.parallel.submission import Mount, parse_memory, parse_mount, parse_time
+
+from ..conftest import ROOT
 
 # Everything that a shell, a YAML file or Kubernetes could read as something else.
 AWKWARD = [
@@ -240,6 +244,7 @@ def test_kubernetes_reads_back_what_was_escaped():
         (["--to", "volcano", "--"], "needs --image"),
         (["--to", "volcano", "--image", "a", "--"], "gone with the pod"),
         ([*VOLCANO, "--", "--out", "/tmp/x"], "gone with the pod"),
+        (["--to", "slurm", "--hosts", "2", "--cards", "2", "--"], "needs --out"),
         (["--to", "slurm", "--", "--cards", "8"], "--cards after --"),
         (["--to", "slurm", "--", "--host-rank=1"], "--host-rank after --"),
         (["--to", "slurm", "--", "--algo", "loar"], "Did you mean lora"),
@@ -268,6 +273,18 @@ def test_a_file_is_replaced_only_when_told(tmp_path):
     assert out.read_text() == "mine"
     job("--to", "slurm", "--out", out, "--force", "--", "--rank", "8")
     assert out.read_text().startswith("#!/bin/bash")
+
+
+def test_the_commands_of_the_documentation_run(tmp_path, monkeypatch):
+    """Those that need nothing but themselves: every petrun job and petrun ranktable."""
+    text = (ROOT / "docs" / "cluster.md").read_text().replace("\\\n", " ")
+    lines = re.findall(r"^    petrun ((?:job|ranktable) .*)$", text, re.MULTILINE)
+    assert len(lines) == 6
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        done = CliRunner().invoke(app, shlex.split(line))
+        assert done.exit_code == 0, (line, done.output, done.exception)
+    assert {path.name for path in tmp_path.iterdir()} == {"start.sh", "hccl.json", "tune.sh", "tune.yaml"}
 
 
 def test_units():
