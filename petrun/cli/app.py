@@ -23,6 +23,7 @@ from petrun.cli import (
     predict,
     ranktable,
     recipes,
+    rehearse,
     reshard,
     resume,
     signals,
@@ -49,6 +50,7 @@ app.command("inspect", rich_help_panel="Commands")(inspect.inspect)
 app.command("algorithms", rich_help_panel="Commands")(algorithms.algorithms)
 app.add_typer(delta.app, name="delta", rich_help_panel="Commands")
 app.add_typer(recipes.app, name="recipes", rich_help_panel="Commands")
+app.command("rehearse", rich_help_panel="Cluster")(rehearse.rehearse)
 app.command("job", rich_help_panel="Cluster")(job.job)
 app.add_typer(ranktable.app, name="ranktable", rich_help_panel="Cluster")
 

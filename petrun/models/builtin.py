@@ -34,9 +34,32 @@ def assemble(
     net = family.build(parsed, compute_dtype=compute_dtype, dropout_seed=seed, num_labels=head.classes)
     fresh = absent(matched, names)
     check(reader, matched, names, net, fresh)
-    sites = family.sites(parsed)
-    digest = load(reader, matched, net, sites.trained_heads)
+    digest = load(reader, matched, net, family.sites(parsed).trained_heads)
     init_fresh(net, fresh, seed, getattr(parsed, "init_range", 0.02))
+    return _filled(family, parsed, raw, path, net, head, fresh, digest)
+
+
+def outline(
+    family: Family, parsed: Any, raw: dict[str, Any], path: Path, classes: int | None, compute_dtype: str, seed: int
+) -> LoadedModel:
+    """The net of a config.json, its parameters zeros that take no memory until they are written to. For a classifier
+    `classes` counts its head's outputs; the head trains as a new one does."""
+    head = _Head((classes or 2) if "classify" in family.tasks else None, False)
+    net = family.build(parsed, compute_dtype=compute_dtype, dropout_seed=seed, num_labels=head.classes)
+    return _filled(family, parsed, raw, path, net, head, (), "")
+
+
+def _filled(
+    family: Family,
+    parsed: Any,
+    raw: dict[str, Any],
+    path: Path,
+    net: Any,
+    head: _Head,
+    fresh: tuple[str, ...],
+    digest: str,
+) -> LoadedModel:
+    sites = family.sites(parsed)
     extra = {f"{name.rpartition('.')[0]}.*" for name in fresh} - set(sites.trained_heads)
     net.set_train(False)
     pad = raw.get("pad_token_id")
@@ -48,7 +71,7 @@ def assemble(
         inputs=family.inputs,
         tasks=family.tasks,
         hf_config=raw,
-        names=names,
+        names=family.names(parsed),
         fresh=fresh,
         base_digest=digest,
         folder=path.parent,

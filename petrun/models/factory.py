@@ -25,7 +25,7 @@ from petrun.graph.sites import Sites
 from petrun.kernels.device import on_ascend
 from petrun.models import bert, gpt2, llama
 from petrun.models.base import Family, LoadedModel, StoredName
-from petrun.models.builtin import assemble
+from petrun.models.builtin import assemble, outline
 from petrun.models.folder import BASE_HINT, config_path, read_json
 from petrun.models.weights import check, load, match, open_weights
 from petrun.tensors import content_digest
@@ -126,6 +126,26 @@ def load_model(
     parsed = _parse(path, raw, picked)
     reader = open_weights(base, strategy)
     return assemble(reader, picked, parsed, raw, path, num_labels, fresh_head, compute_dtype, seed)
+
+
+def outline_model(
+    base: Path | None,
+    *,
+    family: str | None = None,
+    config: Path | None = None,
+    num_labels: int | None = None,
+    compute_dtype: str = "float32",
+    seed: int = 0,
+    kwargs: Mapping[str, Any] | None = None,
+) -> LoadedModel:
+    """The net of `load_model` without its weights: config.json is all that is read, of a user's function nothing.
+
+    A built-in family's parameters are zeros that take no memory; a function's have the values that it gives them.
+    """
+    if is_factory(family):
+        return _from_function(str(family), dict(kwargs or {}), None, None, None, num_labels, seed)
+    path, raw, picked = _read_config(base, family, config)
+    return outline(picked, _parse(path, raw, picked), raw, path, num_labels, compute_dtype, seed)
 
 
 def _from_function(

@@ -12,6 +12,7 @@ from petrun.config.load import Resolved
 from petrun.config.schema import OptimConfig, RunConfig
 from petrun.data.buckets import Batching, plan_batches
 from petrun.data.examples import ExampleSet
+from petrun.data.tokenize import Tokenizer
 from petrun.delta import find_method
 from petrun.delta.base import of_the_run
 from petrun.errors import ConfigError
@@ -77,14 +78,14 @@ def make_ready(resolved: Resolved, start: Delta | None, device: Device, layout: 
     if start is None and scored and not find_method(config.algo).identity:
         # A random prompt makes another model of it: what the base can do is found out before it comes in.
         base = score_base(resolved.config, loaded, sources)
-    resolved = _prepare(resolved, sources)
-    assembled, trainable, resolved = _attach(resolved, loaded, start)
+    resolved = prepare_method(resolved, sources.tokenizer)
+    assembled, trainable, resolved = attach_method(resolved, loaded, start)
     config = resolved.config
-    batching = _batching(config, sources.train, layout)
+    batching = batch_rows(config, sources.train, layout)
     plan = make_plan(batching.batches_per_epoch, config.train.accumulate, config.train.epochs, config.train.steps)
-    schedule = _schedule(config.optim, plan, assembled.method.default_lr)
+    schedule = plan_schedule(config.optim, plan, assembled.method.default_lr)
     # A method may find the run too short for it: before anything is written.
-    step = _step(config, assembled, trainable, schedule, device, layout)
+    step = build_step(config, assembled, trainable, schedule, device, layout)
     return Ready(
         resolved, device, layout, start, sources, assembled, trainable, batching, plan, schedule, step, base
     )  # fmt: skip
@@ -120,15 +121,17 @@ def read_start(resolved: Resolved) -> tuple[Delta | None, Resolved]:
     return start, resolved
 
 
-def _prepare(resolved: Resolved, sources: Sources) -> Resolved:
+def prepare_method(resolved: Resolved, tokenizer: Tokenizer | None) -> Resolved:
     """Look up in the tokenizer what the method's settings speak of."""
     config = resolved.config
-    encode = partial(sources.tokenizer.encode, special=False) if sources.tokenizer is not None else None
+    encode = partial(tokenizer.encode, special=False) if tokenizer is not None else None
     delta = find_method(config.algo).prepare(config.delta, encode)
     return Resolved(config.model_copy(update={"delta": delta}), resolved.origins)
 
 
-def _attach(resolved: Resolved, loaded: LoadedModel, start: Delta | None) -> tuple[Assembled, Trainable, Resolved]:
+def attach_method(
+    resolved: Resolved, loaded: LoadedModel, start: Delta | None
+) -> tuple[Assembled, Trainable, Resolved]:
     """Let the method (or the starting delta) in, and freeze everything it does not own."""
     config = resolved.config
     also = match_parameters(loaded.net, config.train.train_also, "--train-also")
@@ -180,7 +183,7 @@ def _settle_start(resolved: Resolved, loaded: LoadedModel, start: Delta) -> Delt
     return replace(start, config=settings)
 
 
-def _batching(config: RunConfig, rows: ExampleSet, layout: Layout) -> Batching:
+def batch_rows(config: RunConfig, rows: ExampleSet, layout: Layout) -> Batching:
     """The batches of all data-parallel ranks together."""
     return plan_batches(
         rows.lengths,
@@ -194,7 +197,8 @@ def _batching(config: RunConfig, rows: ExampleSet, layout: Layout) -> Batching:
     )
 
 
-def _schedule(optim: OptimConfig, plan: Plan, default_lr: float) -> Schedule:
+def plan_schedule(optim: OptimConfig, plan: Plan, default_lr: float) -> Schedule:
+    """The learning rate over the run: the user's peak, or the method's own."""
     warmup = optim.warmup if optim.warmup is not None else (0.0 if optim.schedule == "constant" else 0.06)
     return Schedule(
         kind=optim.schedule,
@@ -229,9 +233,10 @@ def settle_inferred(
     return Resolved(config, origins)
 
 
-def _step(
+def build_step(
     config: RunConfig, assembled: Assembled, trainable: Trainable, schedule: Schedule, device: Device, layout: Layout
 ) -> TrainStep:
+    """The compiled step of this rank, with its optimizer."""
     optim, method = config.optim, assembled.method
     optimizer = AdamW(
         trainable.parameters,

@@ -1,0 +1,42 @@
+"""What is read out of MindSpore's graphs and of its refusals."""
+
+from petrun.parallel.rehearse import collectives, front_end_fault
+
+GRAPH = """
+subgraph @17() {
+  %3(CNode_8) = PrimFunc_AllReduce(%1, "sum", group: "hccl_world_group") cnode_attrs: {}
+      : (<Tensor[Float32], (3584)>) -> (<Tensor[Float32], (3584)>)
+  %4(CNode_9) = AllGather(%3) {instance name: allgather}
+      : (<Tensor[BFloat16], (2, 8)>) -> (<Tensor[BFloat16], (8, 8)>)
+  %5(CNode_10) = PrimFunc_Add(%3, %4)
+      : (<Tensor[Float32], (9)>, <Tensor[Float32], (9)>) -> (<Tensor[Float32], (9)>)
+  %6(CNode_11) = PrimFunc_AllReduce(%1)
+      : (<Tensor[Float32], ()>) -> (<Tensor[Float32], ()>)
+"""
+LOG = """\
+[ERROR] ME(1:2,MainProcess):2026-01-01-00:00:00 [mindspore/run_check/_check_version.py:350] CheckFailed: No module named 'te'
+[ERROR] PARALLEL(7,7f,python):00:01.1 [x/operator_info.cc:99] CheckStrategy] MatMul: shape value 64 cannot be divisible by strategy value 3
+[ERROR] PARALLEL(7,7f,python):00:01.2 [x/operator_info.cc:12] InitForCostModel] MatMul: Init failed.
+"""
+RAISED = """Failure:operator MatMul init failed
+
+----------------------------------------------------
+- C++ Call Stack: (For framework developers)
+----------------------------------------------------
+In file /home/me/net.py:12, 8~30
+"""
+
+
+def test_collectives_are_counted_with_their_bytes():
+    assert collectives([GRAPH, GRAPH]) == {"AllReduce": (4, 2 * (3584 * 4 + 4)), "AllGather": (2, 2 * 64 * 2)}
+    assert collectives([]) == {}
+
+
+def test_a_refusal_names_operator_strategy_and_line():
+    told = front_end_fault(LOG, RAISED)
+    assert told == (
+        "MatMul: shape value 64 cannot be divisible by strategy value 3; "
+        "Failure:operator MatMul init failed (at /home/me/net.py:12)"
+    )
+    assert front_end_fault("", "TypeError: no\nmore") == "TypeError: no"
+    assert front_end_fault("", "") == "no reason given"

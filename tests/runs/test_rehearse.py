@@ -1,0 +1,184 @@
+"""`petrun rehearse`: the step of a run, compiled for ranks of a cluster that is not there."""
+
+import json
+
+import pytest
+
+from petrun.parallel.layout import Layout
+from petrun.parallel.rehearse import Ended
+from petrun.runs import rehearse
+from petrun.runs.rehearsal_report import size, slice_lines
+
+from ..tiny import CONFIGS, REVIEWS, write_base, write_rows
+
+
+@pytest.fixture
+def configs(tmp_path, monkeypatch):
+    """Bases of which nothing but config.json is here; the current folder."""
+    for family, config in CONFIGS.items():
+        (tmp_path / family).mkdir()
+        (tmp_path / family / "config.json").write_text(json.dumps(config))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_two_ranks_of_a_data_parallel_job(ascend, configs, petrun):
+    done = petrun(
+        "rehearse --base llama --data far/away.jsonl --rank 3 --cards 4 --ranks 1,3 --seq-len 16 --batch-size 2 --level 0 --json found.json"
+    )
+    assert done.code == 0, done.err
+    found = json.loads((configs / "found.json").read_text())
+    assert found["layout"]["dp"] == found["world"] == 4 and not found["failed"]
+    assert found["shapes"]["tokens"] == 16 and found["shapes"]["batch"] == 2
+    assert [rank["rank"] for rank in found["ranks"]] == [1, 3]
+    assert [rank["place"]["row"] for rank in found["ranks"]] == [1, 3]
+    for rank in found["ranks"]:
+        slices = {p["name"]: p for p in rank["parameters"]}
+        assert slices["layers.1.attn.q.weight"] == {
+            "name": "layers.1.attn.q.weight",
+            "shape": [16, 16],
+            "slice": [16, 16],
+            "dtype": "bfloat16",
+            "trains": False,
+        }
+        trained = sorted(name for name, p in slices.items() if p["trains"])
+        assert trained == sorted(
+            f"layers.{i}.attn.{cell}.mindpet_delta_lora_{part}" for i in (0, 1) for cell in "qv" for part in "ab"
+        )
+        values = 2 * (2 * 3 * 16 + 16 * 3 + 8 * 3)
+        assert rank["trained_values"] == values
+        # All gradients in one piece, and the loss.
+        assert list(rank["collectives"]) == ["AllReduce"]
+        assert values * 4 <= rank["collectives"]["AllReduce"]["bytes"] <= values * 4 + 64
+        assert rank["state_bytes"] >= 2 * values * 4 and rank["peak_bytes"] is None
+    for line in (
+        "dp=4,tp=1,pp=1,zero=0 on 4 Ascend cards, ranks 1, 3",
+        "data.seq_len, as far/away.jsonl is not on this machine",
+        "layers.*.attn.q.mindpet_delta_lora_a  2x  3x16 whole",
+        "slices as on rank 1",
+        "only with --level 1",
+        "not shown: numbers",
+    ):
+        assert line in done.out, line
+    assert sorted(path.name for path in configs.iterdir()) == ["bert", "found.json", "gpt2", "llama"]
+
+
+@pytest.mark.all_only
+@pytest.mark.parametrize("algo", ["full", "lora", "prefix", "adalora", "bitfit"])
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_every_family_with_its_memory(ascend, configs, petrun, family, algo):
+    done = petrun(f"rehearse --base {family} --algo {algo} --cards 2 --seq-len 16 --batch-size 2 --json found.json")
+    assert done.code == 0, done.err
+    found = json.loads((configs / "found.json").read_text())
+    assert all(rank["peak_bytes"] > rank["state_bytes"] and rank["collectives"]["AllReduce"] for rank in found["ranks"])
+
+
+NET = """
+from mindspore import nn
+
+def make():
+    return nn.SequentialCell(nn.Flatten(), nn.Dense(12, 3))
+"""
+
+
+@pytest.mark.all_only
+def test_a_net_of_the_users_own(ascend, configs, petrun):
+    import numpy as np
+
+    (configs / "net.py").write_text(NET)
+    np.savez(configs / "rows.npz", x=np.ones((6, 3, 4), np.float32), label=np.arange(6, dtype=np.int32) % 3)
+    line = "rehearse --model net.py:make --algo full --cards 2 --batch-size 2 --json found.json"
+    missing = petrun(line)
+    assert missing.code != 0 and "--data is missing" in missing.err
+    done = petrun(f"{line} --data rows.npz")
+    assert done.code == 0, done.err
+    found = json.loads((configs / "found.json").read_text())
+    assert found["shapes"]["arrays"] == {"x": ["float32", [3, 4]]}
+    assert all(rank["collectives"]["AllReduce"]["bytes"] >= 4 * (12 * 3 + 3) for rank in found["ranks"])
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "text"),
+    [
+        ("--cards 4 --ranks 4", 2, "--ranks 4: the job has ranks 0 to 3"),
+        ("--cards 4 --ranks one", 2, "--ranks one: must be whole numbers"),
+        ("--cards 0", 2, "--cards 0: must be at least 1"),
+        ("--cards 4 --set device=cpu", 2, "--set device cpu: a rehearsal is of Ascend cards"),
+        ("--cards 4 --parallel dp=3", 2, "--parallel dp=3"),
+        ("--cards 4 --parallel tp=3", 2, "tp=3"),
+        ("--base nowhere", 1, "nowhere: no such file or folder"),
+        ("--level 2", 2, "Invalid value for '--level'"),
+        ("--base bert --task lm --seq-len 8", 2, "--task lm: this base does classify"),
+        ("--base llama --seq-len 4096", 2, "--seq-len 4096 is more than the 64 positions"),
+    ],
+)
+def test_what_cannot_be_rehearsed(configs, petrun, monkeypatch, line, code, text):
+    def never(cache):
+        raise AssertionError("refused before anything is built")
+
+    monkeypatch.setattr(rehearse, "ensure_stub", never)
+    done = petrun(f"rehearse {line}")
+    assert done.code == code and text in done.err, done.err
+    assert "Traceback" not in done.err
+
+
+def test_without_a_compiler(configs, petrun, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    done = petrun("rehearse --base llama --cards 2 --seq-len 8")
+    assert done.code == 1
+    assert "g++ and readelf are not found" in done.err and "apt-get install g++ binutils" in done.err
+
+
+def test_shapes_come_from_the_data_where_it_is_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_base(tmp_path / "bert", "bert")
+    write_rows(tmp_path / "reviews.jsonl", REVIEWS)
+
+    def shapes(**flags):
+        typed = {key.replace("__", "."): (key, value) for key, value in flags.items()}
+        resolved, start = rehearse.read_settings(None, typed, [])
+        return rehearse._shapes(resolved, start, Layout(dp=2))
+
+    read = shapes(model__base="bert", data__path=["reviews.jsonl"], train__batch_size=2)
+    assert (read.batch, read.tokens, read.task, read.classes) == (2, 8, "classify", 2)
+    assert read.steps == 6 and "of 6 rows" in read.reason
+    told = shapes(model__base="bert", data__seq_len=20, data__labels=["a", "b", "c"])
+    assert (told.tokens, told.classes, told.steps) == (20, 3, 1000)
+
+
+def test_what_a_ranks_process_said(tmp_path):
+    log = tmp_path / "rank_1.log"
+    log.write_text(
+        "[ERROR] PARALLEL(1,2,python):x [a.cc:1] Check] MatMul: 5 cannot be divided by 2\nTraceback\nlast line\n"
+    )
+    layout = Layout(dp=1, tp=2)
+
+    def error(outcome, code=0, debug=False):
+        return rehearse._error(1, layout, outcome, Ended(code, log), debug)
+
+    failed = error({"failed": "Failure:operator MatMul init failed", "traceback": "the trace"})
+    assert failed.message == (
+        "rank 1 of 2 (dp=1,tp=2,pp=1,zero=0): MindSpore's front end refuses it: MatMul: 5 cannot be divided by 2; "
+        "Failure:operator MatMul init failed"
+    )
+    assert "the trace" in error({"failed": "x", "traceback": "the trace"}, debug=True).message
+    refused = error({"refused": {"kind": "TargetError", "message": "no", "hint": "way out"}})
+    assert (type(refused).__name__, refused.message, refused.hint) == ("TargetError", "rank 1 of 2: no", "way out")
+    killed = error({}, -9)
+    assert "ended with -9" in killed.message and "last line" in killed.message and "memory" in killed.hint
+
+
+def test_equal_layers_are_one_line():
+    def parameter(name, shape, cut, trains=False):
+        return {"name": name, "shape": shape, "slice": cut, "dtype": "float32", "trains": trains}
+
+    own = [parameter(f"layers.{i}.q.weight", (8, 4), (2, 4)) for i in range(30)]
+    own += [parameter("layers.3.q.lora_a", (2, 4), (2, 4), True), parameter("scale", (), ())]
+    assert slice_lines(own) == [
+        "layers.*.q.weight  30x  8x4 -> 2x4  float32",
+        "layers.*.q.lora_a       2x4 whole   float32  trains",
+        "scale                   () whole    float32",
+    ]
+    assert slice_lines([]) == []
+    assert [size(n) for n in (12, 2048, 3 * 2**20, 5 * 2**29)] == ["12 bytes", "2.0 KiB", "3.0 MiB", "2.5 GiB"]
