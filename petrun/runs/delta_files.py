@@ -53,14 +53,15 @@ class Opener:
         alpha: float | None,
         base_strategy: str | None = None,
         delta_strategy: str | None = None,
+        model: StoredBase | None = None,
     ) -> None:
-        """The strategies say how base and deltas were cut, where they lie in the files of a job's ranks."""
+        """The strategies say how base and deltas were cut, where they lie in the files of a job's ranks. model: opened already."""
         self.given = base
         self.family = family
         self.alpha = alpha
         self.base_strategy = base_strategy
         self.delta_strategy = delta_strategy
-        self._base: StoredBase | None = None
+        self._base = model
         self._digest: str | None = None
 
     @property

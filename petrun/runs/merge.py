@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from petrun.checkpoint.algebra import Term, added
@@ -13,14 +13,13 @@ from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.derived import derived
 from petrun.checkpoint.merge import FLOATS, Merged, merge_to_file, merge_to_folder
 from petrun.errors import ConfigError, DeltaError, PetrunError, did_you_mean
+from petrun.models.factory import is_factory
 from petrun.runs.assemble import hold_to_base, hold_to_family, method_of, open_delta
 from petrun.runs.delta_files import Opener, line, weighted
+from petrun.runs.prove import Prover
 from petrun.runs.stored_base import StoredBase
 from petrun.tensors.ranks import root_of
 from petrun.train.report import say
-
-Proof = Callable[[Delta, Path, str | None], None]
-"""(delta, merged model, --dtype): raises PetrunError where the two do not compute the same."""
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -36,7 +35,9 @@ def run(
     max_shard_size: str | None,
     base_strategy: str | None = None,
     delta_strategy: str | None = None,
-    prove: Proof | None = None,
+    prove: bool = False,
+    tolerance: float | None = None,
+    probe: str | None = None,
 ) -> None:
     """Merge, prove it where asked to, and say what was written. A merge that is not proven leaves nothing behind."""
     if not deltas:
@@ -45,6 +46,12 @@ def run(
         raise ConfigError("--out is missing: where to write the merged model", hint="Example: --out ./merged")
     if dtype is not None and dtype not in FLOATS:
         raise ConfigError(f"--dtype {dtype} is unknown. {did_you_mean(dtype, FLOATS)}")
+    if prove and is_factory(family):
+        raise ConfigError(
+            f"--prove: what {family} takes as input is not known", hint="Built-in families: bert, gpt2, llama."
+        )
+    if not prove and (tolerance is not None or probe is not None):
+        raise ConfigError("--tolerance and --probe are for --prove", hint="Leave them out, or add --prove.")
     shard = _bytes(max_shard_size or "5GB")
     began = time.perf_counter()
     place = Path(out).expanduser()
@@ -56,9 +63,9 @@ def run(
         f"({merged.nbytes / 1e6:,.1f} MB) in {time.perf_counter() - began:.1f} s; read back and verified, "
         f"digest {merged.digest[:16]}"
     )
-    if prove is not None:
+    if prove:
         try:
-            prove(fitted, place, dtype)
+            Prover(opener.base, tolerance, probe)(fitted, place)
         except PetrunError:
             discard(place)
             say(f"removed {place}")

@@ -1,15 +1,17 @@
 """`petrun delta ...` on files of tiny bases. No net runs: every number is checked against the merged weights or the dense updates."""
 
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from petrun.checkpoint.delta import read_delta
-from petrun.runs import merge
+from petrun.runs import merge, prove
 from petrun.runs.assemble import attach_delta, fit_delta, set_delta
-from petrun.tensors import open_tensors
+from petrun.tensors import array_entries, open_tensors, write_safetensors
 from tests.runs.test_export import make_delta, open_base
 from tests.tiny import write_base
 
@@ -183,3 +185,72 @@ def test_several_deltas_merge_as_their_sum_does(here, petrun):
     ):
         done = petrun(line)
         assert done.code == 2 and words in done.err and not (here / "three").exists()
+
+
+def rewrite(source, out, dtype):
+    """The same model in another type."""
+    shutil.copytree(source, out)
+    write_safetensors(
+        out / "model.safetensors", array_entries(load_file(source / "model.safetensors"), dtype), {"format": "pt"}
+    )
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "llama"])
+def test_a_merge_proves_itself_and_goes_back(tmp_path, monkeypatch, petrun, family):
+    monkeypatch.chdir(tmp_path)
+    base = write_base(tmp_path / "base", family)
+    make_delta(base, family, "lora", tmp_path / "d.ckpt", {**LORA, "variant": "rslora"})
+    done = petrun("merge --base base --delta d.ckpt --out merged --prove")
+    assert done.code == 0 and "proof on 8 rows of random tokens" in done.out and "100.00%" in done.out, (
+        done.err + done.out
+    )
+    largest = float(re.search(r"at most (\S+) in a logit", done.out)[1])
+    moved = float(re.search(r"by up to (\S+)\)", done.out)[1])
+    assert largest < 1e-4 < 0.01 < moved
+    # Another delta's merge in its place is found out, and nothing is left of it.
+    monkeypatch.setattr(prove, "set_delta", lambda assembled, delta: None)
+    done = petrun("merge --base base --delta d.ckpt --out other --prove")
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert done.code == 1 and "the merged model is not base + delta" in done.err and not (tmp_path / "other").exists()
+    # In float32 a value comes back to within its rounding.
+    done = petrun("unmerge --merged merged --delta d.ckpt --out back")
+    assert done.code == 0 and ("to the bit" in done.out), done.err
+    want, found = load_file("base/model.safetensors"), load_file("back/model.safetensors")
+    assert want.keys() == found.keys()
+    for name, values in want.items():
+        np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-6)
+
+
+def test_a_narrow_base_comes_back_to_the_bit(tmp_path, monkeypatch, petrun):
+    monkeypatch.chdir(tmp_path)
+    rewrite(write_base(tmp_path / "wide", "llama"), tmp_path / "base", "bfloat16")
+    make_delta(tmp_path / "base", "llama", "lora", tmp_path / "d.ckpt", LORA)
+    text = tmp_path / "probe.txt"
+    text.write_text("a film\n\nis good\n")
+    done = petrun("merge --base base --delta d.ckpt --out merged --dtype float32 --prove --probe probe.txt")
+    assert done.code == 0 and "2 rows of probe.txt" in done.out, done.err
+    done = petrun("unmerge --merged merged --delta d.ckpt --out back --dtype bfloat16")
+    assert "this is the base to the bit" in done.out, done.err + done.out
+    one, other = open_tensors("base"), open_tensors("back")
+    assert all(one.read_raw(name) == other.read_raw(name) for name in one.names)
+    # Rounded to bfloat16 the merge is near, and a tight tolerance says so.
+    done = petrun("merge --base base --delta d.ckpt --out narrow --prove")
+    assert done.code == 0 and "tolerance 0.5" in done.out, done.err
+    done = petrun("merge --base base --delta d.ckpt --out strict --prove --tolerance 1e-5")
+    assert done.code == 1 and "the tolerance is 1e-05" in done.err and not (tmp_path / "strict").exists()
+
+
+def test_no_way_back(here, petrun):
+    make_delta(here / "gpt2", "gpt2", "lora+bitfit", here / "biases.ckpt", LORA)
+    make_delta(here / "gpt2", "gpt2", "lora", here / "dora.ckpt", {**LORA, "variant": "dora"})
+    for line, words in (
+        ("unmerge --merged gpt2 --delta biases.ckpt --out x", "the base's values are gone"),
+        ("unmerge --merged gpt2 --delta dora.ckpt --out x", "magnitudes multiply"),
+        ("unmerge --merged gpt2 --out x", "--delta is missing"),
+        ("merge --base gpt2 --delta a.ckpt --out x --tolerance 1", "are for --prove"),
+        ("merge --base gpt2 --delta a.ckpt --out x --prove --probe none.txt", "cannot be read"),
+        ("merge --base gpt2 --delta a.ckpt --out x --prove --tolerance 0", "must be above 0"),
+    ):
+        done = petrun(line)
+        assert done.code in (1, 2) and words in done.err and not (here / "x").exists(), (line, done.err)
