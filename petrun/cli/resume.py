@@ -13,6 +13,12 @@ from petrun.cli.signals import told_apart
 
 def resume(
     run_folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run that did not finish.")],
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Do the last steps once more, from the state before them, and compare every bit."
+        ),
+    ] = False,
     allow: options.Allow = None,
     save_every: options.SaveEvery = None,
     keep: options.Keep = None,
@@ -29,6 +35,11 @@ def resume(
     flags: dict[str, tuple[str, Any]] = given(options.saving(save_every, keep, max_time, on_nan))
     with told_apart():
         # Imported here so that --help does not wait for MindSpore.
+        if verify:
+            from petrun.runs.verify import run as replay
+
+            replay(run_folder, settings or [])
+            return
         from petrun.runs.train import run
 
         run(None, flags, settings or [], resume=run_folder, allow=split_list(allow) or [])

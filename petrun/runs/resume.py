@@ -18,11 +18,8 @@ from petrun.train.report import say
 Flags = Mapping[str, tuple[str, Any]]
 
 
-def source(run: str, recipe: str | None, flags: Flags) -> tuple[str, dict[str, tuple[str, Any]]] | None:
-    """The recipe and flags of a run that goes on: its run.yaml, where no other recipe is given. None: it is finished, and says so.
-
-    Raises ConfigError for a folder that holds no run.
-    """
+def folder_of(run: str) -> Path:
+    """The folder of a run that was begun. Raises ConfigError."""
     folder = Path(run).expanduser()
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
@@ -31,6 +28,15 @@ def source(run: str, recipe: str | None, flags: Flags) -> tuple[str, dict[str, t
         raise ConfigError(
             f"{run} holds no run: it has no {RUN_YAML}", hint="Give the folder of a run, such as runs/lora-1."
         )
+    return folder
+
+
+def source(run: str, recipe: str | None, flags: Flags) -> tuple[str, dict[str, tuple[str, Any]]] | None:
+    """The recipe and flags of a run that goes on: its run.yaml, where no other recipe is given. None: it is finished, and says so.
+
+    Raises ConfigError for a folder that holds no run.
+    """
+    folder = folder_of(run)
     given = flags.get("out.dir")
     if given is not None and Path(given[1]).expanduser().resolve() != folder.resolve():
         raise ConfigError(f"--out {given[1]} contradicts --resume {run}", hint="Leave --out out.")

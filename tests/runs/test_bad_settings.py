@@ -196,13 +196,14 @@ def test_a_place_without_the_right_to_write(refused, monkeypatch):
 
 def test_a_run_that_did_not_finish_keeps_its_delta(place, refused):
     (place / "bert-lora" / "results.json").unlink()
+    line = "train --base bert --data reviews.jsonl --out bert-lora"
     refused(
-        "train --base bert --data reviews.jsonl --out bert-lora",
-        [
-            "--out bert-lora holds a run that did not finish, with a delta that it saved: lora.ckpt",
-            "move what it saved",
-        ],
+        line, ["bert-lora was begun with other settings or data:", "delta.rank: 2 -> 8", "--allow delta.rank"], code=2
     )
+    # A run of before there were states.
+    shutil.rmtree(place / "bert-lora" / "state")
+    words = "--out bert-lora holds a run that did not finish, with a delta that it saved: lora.ckpt"
+    refused(line, [words, "move what it saved"])
 
 
 def test_a_model_that_is_not_named_beside_a_checkpoint(place, refused):

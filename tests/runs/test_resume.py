@@ -2,21 +2,22 @@
 
 import json
 import shutil
-import signal
 
+import numpy as np
 import pytest
 
 from petrun.checkpoint.state import find_state, steps_of
+from petrun.errors import TrainingError
 from petrun.runs.saving import Saver
-from petrun.train.stop import stop_request
-from tests.tiny import REVIEWS, write_rows
+from petrun.runs.verify import Interval, compare, compare_log
+from tests.tiny import REVIEWS, write_base, write_rows
 
 ROWS = [{"text": row["text"] + " not the film" * (i % 3), "label": row["label"]} for i, row in enumerate(REVIEWS * 2)]
 TRAIN = (
-    "train --base bert --data rows.jsonl --eval-data reviews.jsonl --algo adalora --rank 2 --target q --dropout 0.2 --batch-size 2 "
+    "train --base small --data rows.jsonl --eval-data reviews.jsonl --algo adalora --rank 2 --target q --dropout 0.2 --batch-size 2 "
     "--accumulate 2 --lr 0.01 --steps 10 --set train.eval_every_steps=3 --set delta.delta_t=2 --set data.buckets=2 "
 )
-LORA = "train --base bert --data reviews.jsonl --rank 2 --dropout 0.2 --batch-size 2 "
+LORA = "train --base small --data reviews.jsonl --rank 2 --target q --dropout 0.2 --batch-size 2 "
 
 
 def names(folder):
@@ -57,6 +58,7 @@ def same_run(one, two, delta):
 
 def test_a_resumed_run_equals_the_uninterrupted_one(place, petrun):
     """Dropout, accumulation, AdaLoRA's budget, two lengths of batches, evaluation in between, from several steps."""
+    write_base(place / "small", "bert", num_hidden_layers=1)
     write_rows(place / "rows.jsonl", ROWS)
     done = petrun(TRAIN + "--out whole --save-every 1 --keep 99")
     assert done.code == 0, done.err
@@ -76,7 +78,8 @@ def test_a_resumed_run_equals_the_uninterrupted_one(place, petrun):
 
 
 def test_what_else_a_run_may_be_told(place, petrun, monkeypatch):
-    """A wish in the folder, a limit of time, a signal; then changes of settings and data, and torn states."""
+    """A wish in the folder and a limit of time; then other settings and data, refused and allowed, a torn state, and a replay."""
+    write_base(place / "small", "bert", num_hidden_layers=1)
     done = petrun(LORA + "--steps 6 --out whole --save-every 1 --keep 99")
     assert done.code == 0, done.err
     run = place / "run"
@@ -87,16 +90,15 @@ def test_what_else_a_run_may_be_told(place, petrun, monkeypatch):
         if progress.step == 1:
             (run / "save").write_text("")
         if progress.step == 3:
-            stop_request().note(signal.SIGTERM)
+            self.began -= 7200
         return ask(self, evaluated)
 
-    monkeypatch.setattr(Saver, "on_step", on_step)
-    done = petrun(LORA + "--steps 6 --out run")
-    assert done.code == 143 and "stopped by SIGTERM after step 3 of 6; its state is saved" in done.out
-    assert "to go on: petrun resume run" in done.out and done.err.endswith("interrupted\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(Saver, "on_step", on_step)
+        done = petrun(LORA + "--steps 6 --out run --max-time 1h30m")
+    assert done.code == 0 and "the time is up after step 3 of 6; its state is saved" in done.out, done.err
+    assert "to go on: petrun resume run" in done.out and "step 1: saved, as run/save asks" in done.out
     assert steps_of(run / "state") == [3, 1] and names(run) == ["log.jsonl", "run.yaml", "state"]
-    monkeypatch.undo()
-    monkeypatch.chdir(place)
     (place / "reviews.jsonl").rename(place / "before.jsonl")
     write_rows(place / "reviews.jsonl", [*REVIEWS, REVIEWS[0]])
     done = petrun("resume run --set optim.lr=0.5")
@@ -109,23 +111,78 @@ def test_what_else_a_run_may_be_told(place, petrun, monkeypatch):
     (place / "reviews.jsonl").unlink()
     newest = run / "state" / "step-00000003.safetensors"
     newest.write_bytes(newest.read_bytes()[:-9])
-    done = petrun("resume run --set data.path=before.jsonl --max-time 1s")
-    assert done.code == 0 and f"torn state: {newest.relative_to(place)}: is cut off" in done.out
-    assert "it goes on after step 1" in done.out and "the time is up after step 2 of 6" in done.out
-    done = petrun("resume run --set data.path=before.jsonl")
-    assert done.code == 0, done.err
+    done = petrun("resume run --set data.path=before.jsonl --save-every 2")
+    assert done.code == 0 and f"torn state: {newest.relative_to(place)}: is cut off" in done.out, done.err
+    assert "it goes on after step 1" in done.out
     same_run(place / "whole", run, "lora.ckpt")
-
-
-def test_changes_that_are_allowed_are_noted(place, petrun):
-    done = petrun(LORA + "--steps 2 --out run --save-every 1")
+    done = petrun("resume --verify run --set data.path=before.jsonl")
     assert done.code == 0, done.err
-    killed_at(place / "run", 1, place / "copy")
-    done = petrun("resume copy --set train.steps=4 --set optim.lr=0.5 --allow train.steps,optim.lr")
+    assert "tensors of run/lora.ckpt and " in done.out and " of the log are the same" in done.out
+    killed_at(place / "whole", 5, place / "copy")
+    changes = "--set train.steps=7 --set optim.lr=0.5 --set data.path=before.jsonl"
+    done = petrun(f"resume copy {changes} --allow train.steps,optim.lr")
     assert done.code == 0 and "allowed: optim.lr: 0.001 -> 0.5" in done.out, done.err
     log = log_of(place / "copy")
-    assert [line["step"] for line in log] == [1, 2, 3, 4] and log[1]["lr"] > 0.1
+    assert [line["step"] for line in log] == [1, 2, 3, 4, 5, 6, 7] and log[5]["lr"] > 0.02 > log[4]["lr"]
     assert json.loads((place / "copy" / "state" / "identity.json").read_text())["optim.lr"] == 0.5
+
+
+def test_a_replay_that_differs_is_told(tmp_path):
+    (tmp_path / "log.jsonl").write_text(
+        '{"step": 3, "loss": 0.5, "lr": null, "seconds": 1}\n{"step": 3, "event": "x"}\n'
+    )
+    compare_log([{"step": 3, "loss": 0.5, "lr": float("nan"), "seconds": 2.0}], tmp_path / "log.jsonl")
+    with pytest.raises(TrainingError, match=r"step 3: loss is 0.5 there, and 0.25 when it is replayed"):
+        compare_log([{"step": 3, "loss": 0.25}], tmp_path / "log.jsonl")
+    saved = {"a": np.zeros(3, np.float32), "b": np.array([1.0, 0.0], np.float32)}
+    interval = Interval(None, 4, saved.__getitem__, tuple(saved), tmp_path / "x")
+    compare({**saved, "c": np.ones(1)}, interval)
+    with pytest.raises(TrainingError, match=r"up to step 4, 1 of 2 tensors differ, b by up to 0\n"):
+        compare({**saved, "b": np.array([1.0, -0.0], np.float32)}, interval)
+    with pytest.raises(TrainingError, match=r"a by up to 2\n"):
+        compare({**saved, "a": np.array([0, -2, 0], np.float32)}, interval)
+
+
+NET = """
+from mindspore import nn
+
+
+class Net(nn.Cell):
+    inputs = ("x",)
+
+    def __init__(self):
+        super().__init__()
+        self.dense = nn.Dense(3, 2)
+
+    def construct(self, x):
+        return self.dense(x) / x.sum(-1, keepdims=True)
+
+
+def build():
+    return Net()
+"""
+
+
+def test_a_step_that_is_not_finite_is_left_out(place, petrun):
+    """The row of zeros, alone in the batch of step 4, gives 0 / 0."""
+    (place / "net.py").write_text(NET)
+    x = np.random.default_rng(0).uniform(1, 2, (6, 3)).astype(np.float32)
+    x[3] = 0
+    np.savez(place / "rows.npz", x=x, label=[0, 1, 0, 1, 1, 0])
+    line = "train --model net.py:build --data rows.npz --algo full --steps 6 --batch-size 1 --no-shuffle --save-every 2 --keep 9 "
+    for policy, event in (("skip", {"event": "skipped"}), ("rewind", {"event": "rewound", "to": 2})):
+        done = petrun(f"{line} --on-nan {policy} --out {policy}")
+        assert done.code == 0 and "step 4 is not finite" in done.out, done.err
+        log = log_of(place / policy)
+        assert [entry["step"] for entry in log] == [1, 2, 3, 4, 4, 5, 6]
+        assert log[3] == {"step": 4, **event} and log[4]["loss"] is None
+        assert np.isfinite(log[6]["loss"]) and json.loads((place / policy / "results.json").read_text())["steps"] == 6
+    # Of step 4 the weights are those of step 3 in one run, of step 2 in the other.
+    after = {p: find_state(place / p / "state", below=6).state for p in ("skip", "rewind")}
+    assert [int(after[p].read("adam_step")) for p in after] == [3, 2]
+    before = find_state(place / "rewind" / "state", below=4).state
+    assert (after["rewind"].read("dense.weight") == before.read("dense.weight")).all()
+    assert (after["skip"].read("dense.weight") != before.read("dense.weight")).any()
 
 
 @pytest.mark.parametrize(
