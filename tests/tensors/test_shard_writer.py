@@ -12,7 +12,7 @@ from petrun.tensors.shard_note import NOTE
 from petrun.tensors.shard_writer import wholes_of, write_sharded
 from petrun.tensors.sharded import open_sharded
 from petrun.tensors.strategy import Strategy, read_strategy, write_strategy
-from tests.shards import piece_of_rank, rank_count
+from tests.shards import piece_of, piece_of_rank, rank_count
 from tests.tensors.test_sharded import ARRAYS, LAYOUTS
 
 
@@ -80,6 +80,28 @@ def test_mindspores_tools_agree(tmp_path, layout):
         assert ms.load_distributed_checkpoint(net, files, train_strategy_filename=file)
         for parameter in net.get_parameters():
             np.testing.assert_array_equal(parameter.asnumpy(), ARRAYS[parameter.name])
+
+
+def test_where_mindspores_tool_is_wrong(tmp_path):
+    """Dimension 0 split by the inner axis and 1 by the outer, and the optimizer parallel: transform_checkpoints takes the axes in the
+    order of the dimensions. What petrun cuts is what the compiler cuts: tests/parallel/test_cut_values.py, product 3.
+    """
+    array, layout = np.arange(64, dtype=np.float32).reshape(8, 8), Layout.of((2, 2, 2), (0, 1), opt_size=-1)
+    (tmp_path / "whole" / "rank_0").mkdir(parents=True)
+    write_ckpt(tmp_path / "whole" / "rank_0" / "m.ckpt", array_entries({"w": array}))
+    write_strategy(tmp_path / "s.ckpt", {"w": layout})
+    ms.transform_checkpoints(str(tmp_path / "whole"), str(tmp_path / "theirs"), "c_", None, str(tmp_path / "s.ckpt"))
+    theirs = [ms.load_checkpoint(str(tmp_path / f"theirs/rank_{r}/c_{r}.ckpt"))["w"].asnumpy() for r in range(8)]
+    wrong = [r for r in range(8) if not np.array_equal(theirs[r], piece_of(array, r, layout))]
+    assert wrong == [1, 2, 5, 6]
+    write_sharded(
+        tmp_path / "ours",
+        wholes_of(open_tensors(tmp_path / "whole" / "rank_0" / "m.ckpt")),
+        read_strategy(tmp_path / "s.ckpt"),
+    )
+    for rank in range(8):
+        held = open_tensors(tmp_path / "ours" / f"rank_{rank}" / "model.ckpt").read("w")
+        np.testing.assert_array_equal(held, piece_of(array, rank, layout))
 
 
 def test_the_note_proves_the_order(tmp_path):
