@@ -1,4 +1,4 @@
-"""Compile petrun's own steps for one Ascend card that is not there, and say what stands in their graphs.
+"""Compile petrun's own steps for an Ascend card that is not there, alone or one of many, and say what stands in their graphs.
 
     python -m tests.parallel.one_card FOLDER FAMILY/WHAT/DTYPE...        WHAT: lora, full or generate
 
@@ -21,6 +21,8 @@ from petrun.graph.freeze import freeze_all_but
 from petrun.models.decoding import DecodeStep, PrefillStep
 from petrun.models.factory import load_model
 from petrun.parallel.context import setup
+from petrun.parallel.reduce import SumOverRanks
+from petrun.parallel.world import join
 from petrun.train.loss import SupervisedLoss
 from petrun.train.optim import AdamW, Schedule
 from petrun.train.step import TrainStep
@@ -49,7 +51,7 @@ def run(step, *inputs):
         step(*inputs)
 
 
-def train(loaded, algo, loss_scale):
+def train(loaded, algo, loss_scale, ranks):
     """Compile the training step; returns what trains and the types of the optimizer's state."""
     method = METHODS[algo]
     config = method.config(rank=4, dropout=0.1) if algo == "lora" else method.config()
@@ -59,7 +61,8 @@ def train(loaded, algo, loss_scale):
     loaded.net.set_train(True)
     schedule = Schedule("cosine", 1e-3, 2, 10)
     optimizer = AdamW(parameters, schedule, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01)
-    step = TrainStep(SupervisedLoss(loaded.net), optimizer, clip=1.0, loss_scale=loss_scale)
+    reduce = SumOverRanks(parameters) if ranks > 1 else None
+    step = TrainStep(SupervisedLoss(loaded.net), optimizer, clip=1.0, loss_scale=loss_scale, reduce=reduce)
     targets = ids(B) if loaded.family == "bert" else ids(B, T)
     run(step, True, Tensor(4.0, ms.float32), targets, *(ids(B, T) for _ in loaded.inputs))
     return [p.name for p in parameters], sorted({str(p.dtype) for p in (*optimizer.m, *optimizer.v, *step.sums)})
@@ -93,6 +96,7 @@ def longest_constant(text):
 def case(folder, spelled):
     family, what, dtype = spelled.split("/")
     device = setup("ascend", dtype)
+    world = join(device.target)
     ms.set_context(save_graphs=1, save_graphs_path=str(folder / "graphs"))
     base = reference.write(folder / "base", CONFIGS[family], reference.make(CONFIGS[family]))
     loaded = load_model(base, compute_dtype=device.compute_dtype, num_labels=3 if family == "bert" else None)
@@ -100,10 +104,11 @@ def case(folder, spelled):
     if what == "generate":
         generate(loaded, dtype)
     else:
-        trained, state = train(loaded, what, device.loss_scale)
+        trained, state = train(loaded, what, device.loss_scale, world.size)
     graphs = [path.read_text(errors="replace") for path in sorted((folder / "graphs").rglob("*validate*.ir"))]
     return {
         "case": spelled,
+        "rank": [world.rank, world.size],
         "loss_scale": device.loss_scale,
         "types": {p.name: str(p.dtype) for p in loaded.net.get_parameters()},
         "trained": trained,

@@ -28,9 +28,9 @@ IN_FLOAT32 = {"LayerNorm", "LayerNormGrad", "RmsNorm", "RmsNormGrad", "Softmax",
 def rig(ascend, tmp_path_factory):
     """(level, cases) -> {case: what the child process found}."""
 
-    def compile_all(level, cases):
+    def compile_all(level, cases, rank=0, world=1):
         folder = tmp_path_factory.mktemp("cases")
-        environment = ascend(0, 1, level)
+        environment = ascend(rank, world, level)
         environment["PYTHONPATH"] = f"{ROOT}:{environment['PYTHONPATH']}"
         environment["MS_DEV_DUMP_IR_PASSES"] = "validate"
         command = [sys.executable, "-m", "tests.parallel.one_card", str(folder), *cases]
@@ -92,6 +92,14 @@ def check_types(found, what, half):
 def test_steps_compile_for_ascend(rig):
     for found in rig(0, QUICK):
         check(found)
+
+
+def test_the_data_parallel_step_sums_over_the_ranks(rig):
+    """Rank 5 of 8: loss and gradients travel in one vector, in float32; everything else is as on one card."""
+    (found,) = rig(0, ["llama/lora/bfloat16"], rank=5, world=8)
+    assert found["rank"] == [5, 8]
+    assert [node for node in found["operators"] if node[0] == "AllReduce"] == [["AllReduce", "Float32"]]
+    check(found)
 
 
 @pytest.mark.all_only
