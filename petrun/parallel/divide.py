@@ -1,0 +1,144 @@
+"""Whether a model can be cut as a layout says: pure arithmetic, before anything is loaded.
+
+Heads, key/value heads and the feed-forward width are cut over tp ranks, layers over pp stages, the rows of a data-parallel rank into
+micro-batches, tokens over tp ranks where the sequence is split. The vocabulary is not asked: one that tp does not divide (GPT-2's is
+50257) stays whole on each rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from math import log2
+
+from petrun.errors import ConfigError
+from petrun.parallel.layout import Layout, settle
+
+_NEAREST = 3
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What of a model must divide."""
+
+    heads: int
+    kv_heads: int
+    wide: int
+    layers: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A layout as it was asked for. None: not said."""
+
+    dp: int | None = None
+    tp: int = 1
+    pp: int = 1
+    zero: int = 0
+    micro_batches: int | None = None
+    sequence: bool = False
+
+
+def divide(asked: Asked, world: int, sizes: Sizes | None, rows: int, tokens: int) -> Layout:
+    """The layout of `world` ranks, each data-parallel one with `rows` rows of `tokens` tokens a micro-batch of the accumulation.
+
+    `sizes` None: a model that does not say what it is made of, which is not cut. tokens 0: rows that are no sequences.
+    Raises ConfigError with all that does not divide, and the nearest layouts of as many ranks that do.
+    """
+    problems = _of_ranks(asked, world) + _of_model(asked, sizes) + _of_rows(asked, rows, tokens)
+    if not problems:
+        # What no layout may be is said by the layout itself.
+        return settle(world, **asdict(asked))
+    near = nearest(asked, world, sizes, rows, tokens)
+    hint = f"These divide: {'; '.join(f'--parallel {spell(layout)}' for layout in near)}." if near else ""
+    raise ConfigError("\n".join(f"--parallel {problem}" for problem in problems), hint=hint)
+
+
+def fits(layout: Layout, sizes: Sizes | None, rows: int, tokens: int) -> bool:
+    """Whether all of it divides."""
+    asked = Asked(layout.dp, layout.tp, layout.pp, layout.zero, layout.micro_batches, layout.sequence)
+    return not (_of_model(asked, sizes) + _of_rows(asked, rows, tokens))
+
+
+def layouts(world: int, sizes: Sizes | None, rows: int, tokens: int) -> Iterator[Layout]:
+    """Every dp, tp and pp of so many ranks that divides, with the fewest micro-batches."""
+    for tp in divisors(world):
+        for pp in divisors(world // tp):
+            parts = next((n for n in divisors(rows) if n >= pp), None) if pp > 1 else 1
+            if parts is not None:
+                layout = Layout(world // (tp * pp), tp, pp, micro_batches=parts)
+                if fits(layout, sizes, rows, tokens):
+                    yield layout
+
+
+def nearest(asked: Asked, world: int, sizes: Sizes | None, rows: int, tokens: int) -> list[Layout]:
+    """The few layouts most like the one asked for, best first, with its other settings where they can stay."""
+
+    def distance(layout: Layout) -> float:
+        far = abs(log2(layout.tp / max(1, asked.tp))) + abs(log2(layout.pp / max(1, asked.pp)))
+        return far + (abs(log2(layout.dp / asked.dp)) if asked.dp else 0.0)
+
+    found = sorted(layouts(world, sizes, rows, tokens), key=lambda layout: (distance(layout), layout.pp, layout.tp))
+    return [_dressed(layout, asked, sizes, rows, tokens) for layout in found[:_NEAREST]]
+
+
+def _dressed(layout: Layout, asked: Asked, sizes: Sizes | None, rows: int, tokens: int) -> Layout:
+    """With the zero, sequence and micro_batches asked for, as far as each can be had."""
+    zero = asked.zero if layout.dp > 1 and 0 <= asked.zero <= 3 else 0
+    layout = replace(layout, zero=zero)
+    if layout.tp > 1 and asked.sequence and fits(replace(layout, sequence=True), sizes, rows, tokens):
+        layout = replace(layout, sequence=True)
+    parts = asked.micro_batches
+    if layout.pp > 1 and parts is not None and parts >= layout.pp and rows % parts == 0:
+        layout = replace(layout, micro_batches=parts)
+    return layout
+
+
+def spell(layout: Layout) -> str:
+    """As it is typed, without what is at its default."""
+    parts = [f"dp={layout.dp}", f"tp={layout.tp}", f"pp={layout.pp}"]
+    parts += [f"zero={layout.zero}"] if layout.zero else []
+    parts += [f"micro_batches={layout.micro_batches}"] if layout.pp > 1 else []
+    return ",".join(parts + (["sequence=true"] if layout.sequence else []))
+
+
+def divisors(number: int) -> list[int]:
+    """Ascending."""
+    low = [n for n in range(1, int(number**0.5) + 1) if number % n == 0]
+    return sorted({*low, *(number // n for n in low)})
+
+
+def _of_ranks(asked: Asked, world: int) -> list[str]:
+    rest = asked.tp * asked.pp
+    if asked.dp is None:
+        return [] if world % rest == 0 else [f"tp={asked.tp} * pp={asked.pp} = {rest}: does not divide {world} cards"]
+    product = asked.dp * rest
+    shown = f"dp={asked.dp} * tp={asked.tp} * pp={asked.pp} = {product}"
+    return [] if product == world else [f"{shown}: the job has {world} cards"]
+
+
+def _of_model(asked: Asked, sizes: Sizes | None) -> list[str]:
+    if sizes is None:
+        cut = [f"{key}={getattr(asked, key)}: this model does not say how it is cut" for key in ("tp", "pp")]
+        return [text for text, number in zip(cut, (asked.tp, asked.pp), strict=True) if number > 1]
+    over_tp = (
+        ("attention heads", sizes.heads),
+        ("key/value heads", sizes.kv_heads),
+        ("features of the feed-forward layer", sizes.wide),
+    )
+    problems = [f"tp={asked.tp}: does not divide {count} {what}" for what, count in over_tp if count % asked.tp]
+    if sizes.layers % asked.pp:
+        problems.append(f"pp={asked.pp}: does not divide {sizes.layers} layers")
+    return problems
+
+
+def _of_rows(asked: Asked, rows: int, tokens: int) -> list[str]:
+    problems = []
+    parts = asked.micro_batches if asked.micro_batches is not None else asked.pp
+    if asked.pp > 1 and rows % parts:
+        problems.append(
+            f"micro_batches={parts}: does not divide the --batch-size of {rows} rows on each data-parallel rank"
+        )
+    if asked.sequence and tokens % asked.tp:
+        problems.append(f"sequence=true: tp={asked.tp} does not divide rows of {tokens} tokens")
+    return problems
