@@ -16,9 +16,10 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore import ParameterTuple, Tensor, nn, ops
 
 from petrun.delta.adalora_dense import AdaLoraDense
+from petrun.graph.state import zeros_beside
 from petrun.tensors import Array
 
 
@@ -66,8 +67,8 @@ class RankAllocator(nn.Cell):
         ]
         self.weights = ParameterTuple(weights)
         self.places = tuple(places[p.name] for p in weights)
-        self.sensitivity = ParameterTuple([_zeros(p, "adalora_sensitivity.") for p in weights])
-        self.uncertainty = ParameterTuple([_zeros(p, "adalora_uncertainty.") for p in weights])
+        self.sensitivity = ParameterTuple([zeros_beside(p, "adalora_sensitivity.") for p in weights])
+        self.uncertainty = ParameterTuple([zeros_beside(p, "adalora_uncertainty.") for p in weights])
         self.beta1 = beta1
         self.beta2 = beta2
         self.plan = Tensor(plan)
@@ -124,7 +125,3 @@ class RankAllocator(nn.Cell):
         places = ops.cumsum(ops.cast(level, ms.int32), 0)
         room = budget - ops.cast(above, ms.int32).sum()
         return ops.logical_or(above, ops.logical_and(level, places <= room))
-
-
-def _zeros(parameter: Any, prefix: str) -> Any:
-    return Parameter(Tensor(np.zeros(parameter.shape, np.float32)), name=prefix + parameter.name, requires_grad=False)

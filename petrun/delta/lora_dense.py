@@ -147,6 +147,21 @@ class LoRADense(nn.Dense):
         self.add.shard(strategy_lora_add)
         shard_activation("LoRADense", self.activation, strategy_activation)
 
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """`column`: outputs over tp ranks, so B is cut as the base's rows are; `row`: inputs, so A is cut as its columns are."""
+        outer, inner = (tp if how == "column" else 1), (tp if how == "row" else 1)
+        self.shard(
+            strategy_org_dense_matmul=((dp, inner), (outer, inner)),
+            strategy_org_bias_add=((dp, outer), (outer,)),
+            strategy_lora_dropout=((dp, inner),),
+            strategy_lora_a_matmul=((dp, inner), (1, inner)),
+            strategy_lora_b_matmul=((dp, 1), (outer, 1)),
+            strategy_lora_mul=((dp, outer), ()),
+            strategy_lora_add=((dp, outer), (dp, outer)),
+            strategy_activation=((dp, outer),),
+        )
+        self.lora_dropout.lay_out(how, dp, tp)
+
 
 def _check_alpha(alpha: Any) -> None:
     if isinstance(alpha, bool) or not isinstance(alpha, int | float):

@@ -26,6 +26,10 @@ class Sites:
     """Patterns of cells (B, T, H) -> (B, T, H) that adapters follow: attention output and feed-forward output."""
     trained_heads: tuple[str, ...] = ()
     """Patterns of parameters that belong to the task, not to the base: trained and saved beside every delta."""
+    blocks: str = ""
+    """The layers, one cell each; here and below `*` stands for one part of a path."""
+    splits: dict[str, str] = field(default_factory=dict)
+    """How the cells of the net are cut over ranks: pattern -> role, see petrun.parallel.plan; "" is the net itself."""
     hf_paths: dict[str, str] = field(default_factory=dict)
     """Path of a cell -> its path in Hugging Face's naming, so that users may name either."""
     hidden: int = 0

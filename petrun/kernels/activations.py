@@ -24,13 +24,18 @@ class Tanh(nn.Cell):
         self.is_fused = library is not None
         self.fused: Any = fused.tanh(library) if library else None
         self.on_ascend = on_ascend()
+        self.primitive = ops.Tanh()
 
     def construct(self, x: Any) -> Any:
         if self.is_fused and x.dtype == ms.float32:
             return self.fused(x)
         if self.on_ascend:
-            return ops.tanh(x)
+            return self.primitive(x)
         return 2.0 * ops.sigmoid(2.0 * x) - 1.0
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """(B, H) by rows of the batch."""
+        self.primitive.shard(((dp, 1),))
 
 
 class Gelu(nn.Cell):
@@ -46,15 +51,27 @@ class Gelu(nn.Cell):
         self.is_fused = library is not None
         self.fused: Any = fused.gelu(library) if library else None
         self.on_ascend = on_ascend()
+        self.is_cut = False
+        self.scale, self.half, self.times, self.add, self.erf = ops.Mul(), ops.Mul(), ops.Mul(), ops.Add(), ops.Erf()
 
     def construct(self, x: Any) -> Any:
-        if self.on_ascend:
+        if self.on_ascend and not self.is_cut:
             return mint.nn.functional.gelu(x)
         # In half precision 1 + erf(x) keeps almost nothing of a negative x.
         wide = ops.cast(x, ms.float32)
         if self.is_fused:
             return ops.cast(self.fused(wide), x.dtype)
-        return ops.cast(wide * 0.5 * (1.0 + ops.erf(wide * math.sqrt(0.5))), x.dtype)
+        normal = self.add(self.erf(self.scale(wide, math.sqrt(0.5))), 1.0)
+        return ops.cast(self.times(self.half(wide, 0.5), normal), x.dtype)
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """(B, T, F): features over tp ranks. MindSpore's operator of one piece cannot be cut."""
+        wide = (dp, 1, tp)
+        for operator in (self.scale, self.half, self.add):
+            operator.shard((wide, ()))
+        self.erf.shard((wide,))
+        self.times.shard((wide, wide))
+        self.is_cut = True
 
 
 class GeluTanh(nn.Cell):
@@ -70,8 +87,12 @@ class GeluTanh(nn.Cell):
         self.is_fused = library is not None
         self.fused: Any = fused.gelu_tanh(library) if library else None
         self.on_ascend = on_ascend()
+        self.is_cut = False
+        self.primitive = ops.GeLU()
 
     def construct(self, x: Any) -> Any:
+        if self.is_cut:
+            return self.primitive(x)
         if self.on_ascend:
             return mint.nn.functional.gelu(x, approximate="tanh")
         wide = ops.cast(x, ms.float32)
@@ -80,6 +101,11 @@ class GeluTanh(nn.Cell):
         # The same number as with tanh, whose kernel on the CPU is off by up to 1e-4.
         inner = math.sqrt(8.0 / math.pi) * (wide + 0.044715 * (wide * wide * wide))
         return ops.cast(wide * ops.sigmoid(inner), x.dtype)
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """(B, T, F): features over tp ranks. The operator that mint calls cannot be cut; this one is the same formula."""
+        self.primitive.shard(((dp, 1, tp),))
+        self.is_cut = True
 
 
 class SiluMul(nn.Cell):
@@ -94,9 +120,17 @@ class SiluMul(nn.Cell):
         library = native.library()
         self.is_fused = library is not None
         self.fused: Any = fused.silu_mul(library) if library else None
+        self.sigmoid, self.gated, self.times = ops.Sigmoid(), ops.Mul(), ops.Mul()
 
     def construct(self, gate: Any, up: Any) -> Any:
         if self.is_fused and gate.dtype == ms.float32 and up.dtype == ms.float32:
             return self.fused(gate, up)
         wide = ops.cast(gate, ms.float32)
-        return ops.cast(wide * ops.sigmoid(wide), gate.dtype) * up
+        return self.times(ops.cast(self.gated(wide, self.sigmoid(wide)), gate.dtype), up)
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """(B, T, F): features over tp ranks."""
+        wide = (dp, 1, tp)
+        self.sigmoid.shard((wide,))
+        self.gated.shard((wide, wide))
+        self.times.shard((wide, wide))

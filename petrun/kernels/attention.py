@@ -25,16 +25,18 @@ class Attention(nn.Cell):
     True = visible. Returns: (B, N, T, D) in q's dtype. Softmax is taken in float32.
     """
 
-    def __init__(self, scale: float, dropout: float = 0.0, seed: int = 0, site: str = "") -> None:
+    def __init__(self, scale: float, dropout: float = 0.0, seed: int = 0, site: str = "", heads: int = 0) -> None:
+        """`heads`: N, needed to lay it out over ranks."""
         super().__init__()
         self.scale = scale
         self.p = checked_rate(dropout)
         self.keep = KeepMask(dropout, seed, site)
         object.__setattr__(self, "step", step_counter())
         object.__setattr__(self, "place", batch_place())
-        self.flash = FlashAttention(scale, dropout, seed, site) if on_ascend() else None
+        self.flash = FlashAttention(scale, dropout, seed, site, heads) if on_ascend() else None
         self.scores = ops.BatchMatMul(transpose_b=True)
         self.values = ops.BatchMatMul()
+        self.softmax = ops.Softmax(-1)
         library = native.library()
         self.is_fused = library is not None
         self.fused: Any = fused.attention(library) if library else None
@@ -61,8 +63,18 @@ class Attention(nn.Cell):
             v = ops.reshape(ops.tile(ops.expand_dims(v, 2), (1, 1, groups, 1, 1)), (b, n, s, d))
         scores = ops.cast(self.scores(q, k), ms.float32) * self.scale
         visible = ops.cast(mask, ms.float32)
-        probs = ops.softmax(scores + (visible - 1.0) * HIDDEN, -1)
+        probs = self.softmax(scores + (visible - 1.0) * HIDDEN)
         if self.training and self.p > 0.0:
-            kept = ops.reshape(self.keep(self.step, self.place, b * n * t * s), (b, n, t, s))
+            kept = self.keep(self.step, self.place, (b, n, t, s))
             visible = visible * ops.cast(kept, ms.float32) * (1.0 / (1.0 - self.p))
         return self.values(ops.cast(probs * visible, q.dtype), v)
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """Heads over tp ranks. What has no strategy here MindSpore splits by the first axis: right, with more to send."""
+        heads = (dp, tp, 1, 1)
+        self.scores.shard((heads, heads))
+        self.softmax.shard((heads,))
+        self.values.shard((heads, heads))
+        self.keep.lay_out(how, dp, tp)
+        if self.flash is not None:
+            self.flash.lay_out(how, dp, tp)

@@ -18,6 +18,7 @@ Source: the constants of z are those of the low-bias search in github.com/skeeto
 from __future__ import annotations
 
 import hashlib
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -84,7 +85,7 @@ def fused_key(p: float, seed: int, site: str) -> Tensor:
 class KeepMask(nn.Cell):
     """The mask itself, in primitives with int32 kernels on every target.
 
-    Inputs: step () int32; place (2,) int32, see `batch_place`; count, a Python int. Returns: (count,) bool, True = kept.
+    Inputs: step () int32; place (2,) int32, see `batch_place`; shape, of the tensor to mask. Returns: that shape, bool, True = kept.
     """
 
     def __init__(self, p: float, seed: int, site: str) -> None:
@@ -103,12 +104,30 @@ class KeepMask(nn.Cell):
         self.both = ops.BitwiseAnd()
         self.divide = ops.FloorDiv()
         self.xor = ops.BitwiseXor()
+        # Those of the mask, apart from those of the key's scalars: over several ranks they are cut.
+        self.mask_shift, self.mask_both, self.mask_xor = ops.RightShift(), ops.BitwiseAnd(), ops.BitwiseXor()
+        self.index, self.by_key = ops.Add(), ops.BitwiseXor()
+        self.first_times, self.last_times, self.add, self.reaches = ops.Mul(), ops.Mul(), ops.Add(), ops.GreaterEqual()
+        self.ranks, self.is_cut = 1, False
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """The mask of the whole batch's tensor, whose first axis is cut over dp ranks: each rank makes its own rows."""
+        self.ranks, self.is_cut = dp, True
+        rows = (dp, 1)
+        for operator in (self.mask_shift, self.mask_both, self.first_times, self.last_times, self.add, self.reaches):
+            operator.shard((rows, ()))
+        self.mask_xor.shard((rows, rows))
+        self.index.shard((rows, (1, 1)))
+        self.by_key.shard((rows, ()))
 
     def fold_15(self, x: Any) -> Any:
         return self.xor(x, self.both(self.shift(x, self.by_15), self.low_17))
 
     def fold_16(self, x: Any) -> Any:
         return self.xor(x, self.both(self.shift(x, self.by_16), self.low_16))
+
+    def mask_fold_15(self, x: Any) -> Any:
+        return self.mask_xor(x, self.mask_both(self.mask_shift(x, self.by_15), self.low_17))
 
     def mix(self, x: Any) -> Any:
         x = self.fold_15(self.fold_16(x) * self.multiplier_1)
@@ -121,16 +140,33 @@ class KeepMask(nn.Cell):
         row = self.divide(Tensor(count, ms.int64), ops.cast(place[1], ms.int64))
         return ops.cast(ops.cast(place[0], ms.int64) * row, ms.int32)
 
-    def construct(self, step: Any, place: Any, count: int) -> Any:
+    def lanes(self, shape: Any) -> int:
+        """How many bits a row of the mask has: where the tensor's first axis is cut, rows and axes must fall together."""
+        if not self.is_cut:
+            return LANES
+        lanes = 1
+        for axis in (*shape[:0:-1], shape[0] // self.ranks):
+            common = math.gcd(axis, LANES // lanes)
+            lanes *= common
+            if common != axis:
+                break
+        return lanes
+
+    def construct(self, step: Any, place: Any, shape: Any) -> Any:
+        count, lanes = int(np.prod(shape)), self.lanes(shape)
         first = self.mix(self.key_0 + step * self.golden)
         second = self.mix(self.xor(first, self.key_1))
         # MindSpore folds a range into the graph as a constant: one as long as the tensor would be kept for every site.
-        rows = -(-count // LANES)
-        row = ops.reshape(ops.arange(0, rows, 1, dtype=ms.int32) * LANES + self.before(place, count), (rows, 1))
-        h = self.xor(row + ops.arange(0, LANES, 1, dtype=ms.int32), first)
-        h = self.fold_15(self.fold_16(h) * self.multiplier_1 + second)
-        kept = ops.reshape(self.fold_15(h * self.multiplier_2) >= self.threshold, (rows * LANES,))
-        return kept if rows * LANES == count else kept[:count]
+        rows = -(-count // lanes)
+        row = ops.reshape(ops.arange(0, rows, 1, dtype=ms.int32) * lanes, (rows, 1))
+        if not self.is_cut:
+            row = row + self.before(place, count)
+        h = self.by_key(self.index(row, ops.reshape(ops.arange(0, lanes, 1, dtype=ms.int32), (1, lanes))), first)
+        h = self.mask_xor(h, self.mask_both(self.mask_shift(h, self.by_16), self.low_16))
+        h = self.mask_fold_15(self.add(self.first_times(h, self.multiplier_1), second))
+        h = self.mask_fold_15(self.last_times(h, self.multiplier_2))
+        kept = ops.reshape(self.reaches(h, self.threshold), (rows * lanes,))
+        return ops.reshape(kept if rows * lanes == count else kept[:count], shape)
 
 
 class Dropout(nn.Cell):
@@ -144,7 +180,7 @@ class Dropout(nn.Cell):
     def __init__(self, p: float, seed: int, site: str, rows: bool = True) -> None:
         super().__init__()
         self.p = checked_rate(p)
-        self.dropout = ops.Mul()
+        self.dropout, self.scaled = ops.Mul(), ops.Mul()
         self.keep = KeepMask(p, seed, site)
         library = native.library()
         self.is_fused = library is not None
@@ -161,5 +197,13 @@ class Dropout(nn.Cell):
             return x
         if self.is_fused and x.dtype == ms.float32:
             return self.fused(x, self.step, self.place, self.key, self.factor)
-        mask = self.keep(self.step, self.place, int(np.prod(x.shape)))
-        return self.dropout(x, ops.cast(ops.reshape(mask, x.shape), x.dtype) * (1.0 / (1.0 - self.p)))
+        mask = self.keep(self.step, self.place, x.shape)
+        return self.dropout(x, self.scaled(ops.cast(mask, x.dtype), 1.0 / (1.0 - self.p)))
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """`tokens`: (B, T, H) by rows of the batch; `row`: (M, F), features over tp ranks as well; else (M, F) by rows."""
+        self.keep.lay_out(how, dp, tp)
+        whole = (dp, 1, 1) if how == "tokens" else (dp, 1)
+        self.scaled.shard((whole, ()))
+        cut = (dp, tp) if how == "row" else whole
+        self.dropout.shard((cut, cut))

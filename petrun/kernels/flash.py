@@ -6,6 +6,7 @@ from typing import Any
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
+from mindspore.ops.auto_generate import FlashAttentionScore
 
 from petrun.kernels.dropout import KeepMask, batch_place, step_counter
 
@@ -23,8 +24,11 @@ class FlashAttention(nn.Cell):
     Returns: (B, N, T, D) in q's dtype.
     """
 
-    def __init__(self, scale: float, dropout: float, seed: int, site: str) -> None:
+    def __init__(self, scale: float, dropout: float, seed: int, site: str, heads: int = 0) -> None:
+        """`heads`: N, needed to lay it out over ranks."""
         super().__init__()
+        self.heads = heads
+        self.laid_out = False
         self.scale = scale
         self.p = dropout
         self.keep = KeepMask(dropout, seed, site)
@@ -33,6 +37,7 @@ class FlashAttention(nn.Cell):
         self.bits = Tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0], ms.float32)
         self.sum = ops.ReduceSum()
         self.any = ops.ReduceAny(keep_dims=True)
+        self.invert, self.both, self.times, self.weigh = ops.LogicalNot(), ops.LogicalAnd(), ops.Mul(), ops.Mul()
 
     def takes(self, q: Any, slots: int) -> bool:
         """Half precision, a head width that the operator is built for, and with dropout whole bytes of its mask."""
@@ -48,21 +53,46 @@ class FlashAttention(nn.Cell):
             mask = ops.broadcast_to(mask, (b, 1, t, s))
         # What the operator makes of a row without any visible position is not specified: it sees all, and gives 0.
         sees = self.any(mask, -1)
-        hidden = ops.logical_and(sees, ops.logical_not(mask))
+        hidden = self.both(sees, self.invert(mask))
         if self.training and self.p > 0.0:
-            kept = ops.reshape(self.keep(self.step, self.place, b * n * t * s), (b, n, t, s // 8, 8))
-            packed = ops.cast(self.sum(ops.cast(kept, ms.float32) * self.bits, -1), ms.uint8)
-            out = ops.flash_attention_score(
-                q,
-                k,
-                v,
-                n,
-                drop_mask=packed,
-                attn_mask=hidden,
-                keep_prob=1.0 - self.p,
-                scalar_value=self.scale,
-                input_layout="BNSD",
+            kept = self.keep(self.step, self.place, (b, n, t, s // 8, 8))
+            packed = ops.cast(self.sum(self.weigh(ops.cast(kept, ms.float32), self.bits), -1), ms.uint8)
+            out = (
+                self.dropping(q, k, v, None, packed, None, hidden)[3]
+                if self.laid_out
+                else self.drop(q, k, v, n, packed, hidden)
             )
+        elif self.laid_out:
+            out = self.keeping(q, k, v, None, None, None, hidden)[3]
         else:
             out = ops.flash_attention_score(q, k, v, n, attn_mask=hidden, scalar_value=self.scale, input_layout="BNSD")
-        return out * ops.cast(sees, out.dtype)
+        return self.times(out, ops.cast(sees, out.dtype))
+
+    def drop(self, q: Any, k: Any, v: Any, heads: int, packed: Any, hidden: Any) -> Any:
+        return ops.flash_attention_score(
+            q,
+            k,
+            v,
+            heads,
+            drop_mask=packed,
+            attn_mask=hidden,
+            keep_prob=1.0 - self.p,
+            scalar_value=self.scale,
+            input_layout="BNSD",
+        )
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """Heads over tp ranks. The masks are made whole on each of them and cut where they are used."""
+        self.laid_out = True
+        heads, rows = (dp, tp, 1, 1), (dp, 1, 1, 1)
+        self.keeping = FlashAttentionScore(self.heads, scale_value=self.scale, input_layout="BNSD")
+        self.keeping.shard((heads, heads, heads, rows))
+        self.dropping = FlashAttentionScore(self.heads, 1.0 - self.p, self.scale, input_layout="BNSD")
+        self.dropping.shard((heads, heads, heads, heads, rows))
+        self.keep.lay_out(how, dp, tp)
+        self.weigh.shard(((dp, 1, 1, 1, 1), (1,)))
+        self.sum.shard(((dp, 1, 1, 1, 1),))
+        self.any.shard((rows,))
+        self.invert.shard((rows,))
+        self.both.shard((rows, rows))
+        self.times.shard((heads, rows))

@@ -24,12 +24,16 @@ class SplitHeads(nn.Cell):
         library = native.library()
         self.is_fused = library is not None
         self.fused: Any = fused.split_heads(library, width) if library else None
+        self.transpose = ops.Transpose()
 
     def construct(self, x: Any) -> Any:
         if self.is_fused and x.dtype == ms.float32:
             return self.fused(x)
         b, t, h = x.shape
-        return ops.transpose(ops.reshape(x, (b, t, h // self.width, self.width)), (0, 2, 1, 3))
+        return self.transpose(ops.reshape(x, (b, t, h // self.width, self.width)), (0, 2, 1, 3))
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        self.transpose.shard(((dp, 1, tp, 1),))
 
 
 class SplitQkv(nn.Cell):
@@ -65,9 +69,13 @@ class MergeHeads(nn.Cell):
         library = native.library()
         self.is_fused = library is not None
         self.fused: Any = fused.merge_heads(library, width) if library else None
+        self.transpose = ops.Transpose()
 
     def construct(self, x: Any) -> Any:
         if self.is_fused and x.dtype == ms.float32:
             return self.fused(x)
         b, n, t, d = x.shape
-        return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (b, t, n * d))
+        return ops.reshape(self.transpose(x, (0, 2, 1, 3)), (b, t, n * d))
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        self.transpose.shard(((dp, tp, 1, 1),))

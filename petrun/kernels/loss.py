@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from petrun.kernels import fused, native
 
@@ -25,15 +25,49 @@ class TokenCrossEntropy(nn.Cell):
         library = native.library()
         self.is_fused = library is not None
         self.fused: Any = fused.cross_entropy(library) if library else None
+        self.known, self.safe, self.masked = ops.NotEqual(), ops.Select(), ops.Select()
+        self.largest, self.minus, self.exp, self.total = (
+            ops.ReduceMax(keep_dims=True),
+            ops.Sub(),
+            ops.Exp(),
+            ops.ReduceSum(),
+        )
+        self.log, self.less = ops.Log(), ops.Sub()
+        self.one_hot, self.picked, self.only = ops.OneHot(), ops.Mul(), ops.ReduceSum()
+        self.no_target, self.no_loss = ops.ZerosLike(), ops.ZerosLike()
+        self.is_cut = False
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """`column`: the vocabulary over tp ranks; else (M, V) by rows."""
+        rows, cut = (dp,), (dp, tp if how == "column" else 1)
+        self.known.shard((rows, ()))
+        self.safe.shard((rows, rows, rows))
+        self.masked.shard((rows, rows, rows))
+        self.largest.shard((cut,))
+        self.minus.shard((cut, (dp, 1)))
+        self.exp.shard((cut,))
+        self.total.shard((cut,))
+        for operator in (self.log, self.no_target, self.no_loss):
+            operator.shard((rows,))
+        self.less.shard((rows, rows))
+        self.one_hot.shard((cut, (), ()))
+        self.picked.shard((cut, cut))
+        self.only.shard((cut,))
+        self.is_cut = True
 
     def construct(self, logits: Any, targets: Any) -> Any:
         if self.is_fused and logits.dtype == ms.float32 and targets.dtype == ms.int32:
             return self.fused(logits, targets)[0]
         logits = ops.cast(logits, ms.float32)
-        known = targets != IGNORED
-        safe = ops.select(known, targets, ops.zeros_like(targets))
+        known = self.known(targets, IGNORED)
+        safe = self.safe(known, targets, self.no_target(targets))
         # From exp and log, because log_softmax on the CPU turns a NaN among the logits into -inf elsewhere.
-        shifted = logits - ops.stop_gradient(ops.amax(logits, -1, True))
-        picked = ops.squeeze(ops.gather_elements(shifted, 1, ops.expand_dims(safe, 1)), 1)
-        loss = ops.log(ops.sum(ops.exp(shifted), -1)) - picked
-        return ops.select(known, loss, ops.zeros_like(loss))
+        shifted = self.minus(logits, ops.stop_gradient(self.largest(logits, -1)))
+        if self.is_cut:
+            # A gather along an axis that is cut is refused.
+            one, none = Tensor(1.0, ms.float32), Tensor(0.0, ms.float32)
+            picked = self.only(self.picked(shifted, self.one_hot(safe, logits.shape[-1], one, none)), -1)
+        else:
+            picked = ops.squeeze(ops.gather_elements(shifted, 1, ops.expand_dims(safe, 1)), 1)
+        loss = self.less(self.log(self.total(self.exp(shifted), -1)), picked)
+        return self.masked(known, loss, self.no_loss(loss))

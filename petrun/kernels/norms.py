@@ -34,6 +34,12 @@ class LayerNorm(nn.Cell):
         self.fused_add: Any = fused.add_layer_norm(library) if library else None
         self.on_ascend = on_ascend()
         self.primitive = ops.LayerNorm(-1, -1, eps)
+        self.add = ops.Add()
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """`tokens`: (B, T, H) by rows of the batch."""
+        self.primitive.shard(((dp, 1, 1), (1,), (1,)))
+        self.add.shard(((dp, 1, 1), (dp, 1, 1)))
 
     def construct(self, x: Any, residual: Any = None) -> Any:
         if self.is_fused and x.dtype == ms.float32 and self.weight.dtype == ms.float32:
@@ -41,7 +47,7 @@ class LayerNorm(nn.Cell):
                 return self.fused(x, self.weight, self.bias, self.eps_tensor)
             return self.fused_add(x, residual, self.weight, self.bias, self.eps_tensor)[0]
         if residual is not None:
-            x = x + residual
+            x = self.add(x, residual)
         wide = ops.cast(x, ms.float32)
         if self.on_ascend:
             return ops.cast(self.primitive(wide, self.weight, self.bias)[0], x.dtype)
@@ -68,6 +74,10 @@ class RmsNorm(nn.Cell):
         self.fused: Any = fused.rms_norm(library) if library else None
         self.on_ascend = on_ascend()
         self.primitive = ops.RmsNorm(eps)
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """`tokens`: (B, T, H) by rows of the batch; `heads`: (B, N, T, D) by heads as well."""
+        self.primitive.shard(((dp, tp, 1, 1) if how == "heads" else (dp, 1, 1), (1,)))
 
     def construct(self, x: Any) -> Any:
         if self.is_fused and x.dtype == ms.float32 and self.weight.dtype == ms.float32:

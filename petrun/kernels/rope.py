@@ -31,8 +31,24 @@ class Rope(nn.Cell):
         library = native.library()
         self.is_fused = library is not None
         self.fused: Any = fused.rope(library) if library else None
+        self.slice, self.neg, self.concat = ops.StridedSlice(), ops.Neg(), ops.Concat(-1)
+        self.straight, self.crossed, self.add = ops.Mul(), ops.Mul(), ops.Add()
 
     def construct(self, x: Any, cos: Any, sin: Any) -> Any:
         if self.is_fused and x.dtype == ms.float32 and cos.dtype == ms.float32 and sin.dtype == ms.float32:
             return self.fused(x, cos, sin)
-        return apply_rope(x, ops.stop_gradient(cos), ops.stop_gradient(sin))
+        b, n, t, d = x.shape
+        first = self.slice(x, (0, 0, 0, 0), (b, n, t, d // 2), (1, 1, 1, 1))
+        second = self.slice(x, (0, 0, 0, d // 2), (b, n, t, d), (1, 1, 1, 1))
+        rotated = self.concat((self.neg(second), first))
+        return self.add(self.straight(x, ops.stop_gradient(cos)), self.crossed(rotated, ops.stop_gradient(sin)))
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """Heads over tp ranks; cos and sin are the same for all."""
+        heads, table = (dp, tp, 1, 1), (dp, 1, 1, 1)
+        self.slice.shard((heads,))
+        self.neg.shard((heads,))
+        self.concat.shard((heads, heads))
+        self.straight.shard((heads, table))
+        self.crossed.shard((heads, table))
+        self.add.shard((heads, heads))

@@ -82,6 +82,12 @@ class BertEmbeddings(nn.Cell):
         self.token_type = Embedding(c.token_types, c.hidden, dtype)
         self.norm = LayerNorm(c.hidden, c.eps)
         self.dropout = Dropout(c.hidden_dropout, seed, "embeddings.dropout")
+        self.add_type, self.add_position = ops.Add(), ops.Add()
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """Rows of the batch; the positions are the same for all."""
+        self.add_type.shard(((dp, 1, 1), (dp, 1, 1)))
+        self.add_position.shard(((dp, 1, 1), (1, 1, 1)))
 
     def construct(self, input_ids: Any, token_type_ids: Any) -> Any:
         rows, tokens = input_ids.shape
@@ -89,7 +95,8 @@ class BertEmbeddings(nn.Cell):
         if count > 0:
             words = ops.concat((self.word.prompt(rows, words.dtype), words), 1)
             token_type_ids = ops.concat((ops.zeros((rows, count), token_type_ids.dtype), token_type_ids), 1)
-        x = words + self.token_type(token_type_ids) + self.position.slice(self.prefix_tokens, count + tokens)
+        positions = ops.reshape(self.position.slice(self.prefix_tokens, count + tokens), (1, count + tokens, -1))
+        x = self.add_position(self.add_type(words, self.token_type(token_type_ids)), positions)
         return self.dropout(self.norm(x))
 
 
@@ -104,7 +111,7 @@ class BertAttention(nn.Cell):
         self.v = dense(c.hidden, c.hidden, dtype)
         self.split = SplitHeads(width)
         self.merge = MergeHeads(width)
-        self.core = Attention(width**-0.5, c.attention_dropout, seed, f"{site}.core")
+        self.core = Attention(width**-0.5, c.attention_dropout, seed, f"{site}.core", c.heads)
         self.o = dense(c.hidden, c.hidden, dtype)
 
     def construct(self, x: Any, mask: Any) -> Any:
@@ -128,6 +135,41 @@ class BertLayer(nn.Cell):
         return self.mlp_norm(self.mlp_dropout(self.mlp(x)), x)
 
 
+class BertMask(nn.Cell):
+    """Which keys a query sees. A padded query sees its row's tokens, as in transformers: with padding on the left the first
+    position, which the classifier reads, is one. So does a virtual one; all see the virtual.
+
+    Inputs: segment_ids (B, T) int32; prefix, prompt: ints. Returns: (B, 1, P_prompt + T, P_prefix + P_prompt + T) bool.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head_axis, self.of_query, self.of_key = ops.ExpandDims(), ops.ExpandDims(), ops.ExpandDims()
+        self.same, self.padded, self.either = ops.Equal(), ops.LessEqual(), ops.LogicalOr()
+        self.real, self.both = ops.Greater(), ops.LogicalAnd()
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """Rows of the batch."""
+        rows = (dp, 1, 1, 1)
+        self.head_axis.shard(((dp, 1),))
+        self.of_query.shard(((dp, 1, 1),))
+        self.of_key.shard(((dp, 1, 1),))
+        for operator in (self.same, self.either, self.both):
+            operator.shard((rows, rows))
+        self.padded.shard((rows, ()))
+        self.real.shard((rows, ()))
+
+    def construct(self, segment_ids: Any, prefix: int, prompt: int) -> Any:
+        segments, virtual = self.head_axis(segment_ids, 1), prefix + prompt
+        queries = segments
+        if virtual > 0:
+            segments = ops.concat((ops.full((segment_ids.shape[0], 1, virtual), -1, dtype=segments.dtype), segments), 2)
+            queries = segments[:, :, prefix:]
+        query, key = self.of_query(queries, 3), self.of_key(segments, 2)
+        seen = self.both(self.either(self.same(query, key), self.padded(query, 0)), self.real(key, 0))
+        return ops.logical_or(seen, key < 0) if virtual > 0 else seen
+
+
 class Bert(nn.Cell):
     """Logits from the first position: classifier(dropout(tanh(pooler(x[:, 0])))).
 
@@ -137,6 +179,8 @@ class Bert(nn.Cell):
     def __init__(self, c: BertConfig, dtype: Any, seed: int, num_labels: int) -> None:
         super().__init__()
         self.prefix_tokens, self.prompt_tokens = 0, 0
+        self.mask = BertMask()
+        self.first = ops.StridedSlice()
         self.embeddings = BertEmbeddings(c, dtype, seed)
         self.layers = nn.CellList([BertLayer(c, dtype, seed, f"layers.{i}") for i in range(c.layers)])
         self.pooler = dense(c.hidden, c.hidden, ms.float32)
@@ -144,23 +188,17 @@ class Bert(nn.Cell):
         self.dropout = Dropout(c.classifier_dropout, seed, "dropout")
         self.classifier = dense(c.hidden, num_labels, ms.float32)
 
-    def mask(self, segment_ids: Any) -> Any:
-        """(B, 1, P_prompt + T, P_prefix + P_prompt + T) bool. A padded query sees its row's tokens, as in transformers: with
-        padding on the left the first position, which the classifier reads, is one. So does a virtual one; all see the virtual."""
-        virtual = self.prefix_tokens + self.prompt_tokens
-        segments = ops.expand_dims(segment_ids, 1)
-        if virtual > 0:
-            segments = ops.concat((ops.full((segment_ids.shape[0], 1, virtual), -1, dtype=segments.dtype), segments), 2)
-        query, key = ops.expand_dims(segments[:, :, self.prefix_tokens :], 3), ops.expand_dims(segments, 2)
-        seen = ops.logical_and(ops.logical_or(query == key, query <= 0), key > 0)
-        return ops.logical_or(seen, key < 0) if virtual > 0 else seen
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        self.first.shard(((dp, 1, 1),))
 
     def construct(self, input_ids: Any, segment_ids: Any, token_type_ids: Any) -> Any:
         x = self.embeddings(input_ids, token_type_ids)
-        mask = self.mask(segment_ids)
+        mask = self.mask(segment_ids, self.prefix_tokens, self.prompt_tokens)
         for layer in self.layers:
             x = layer(x, mask)
-        pooled = self.tanh(self.pooler(ops.cast(x[:, 0], ms.float32)))
+        rows, _, hidden = x.shape
+        first = ops.reshape(self.first(x, (0, 0, 0), (rows, 1, hidden), (1, 1, 1)), (rows, hidden))
+        pooled = self.tanh(self.pooler(ops.cast(first, ms.float32)))
         return ops.cast(self.classifier(self.dropout(pooled)), ms.float32)
 
 
@@ -202,6 +240,26 @@ def names(config: BertConfig) -> dict[str, StoredName]:
     return table
 
 
+_SPLITS = {
+    "": "tokens",
+    "mask": "tokens",
+    "embeddings": "tokens",
+    "embeddings.word": "vocabulary",
+    "embeddings.position": "whole",
+    "embeddings.token_type": "whole",
+    "embeddings.norm": "tokens",
+    "embeddings.dropout": "tokens",
+    **dict.fromkeys((f"layers.*.attn.{role}" for role in "qkv"), "column"),
+    **dict.fromkeys((f"layers.*.attn.{cell}" for cell in ("split", "core", "merge")), "heads"),
+    "layers.*.attn.o": "row",
+    "layers.*.mlp.up": "column",
+    "layers.*.mlp.act": "wide",
+    "layers.*.mlp.down": "row",
+    **dict.fromkeys((f"layers.*.{part}_{cell}" for part in ("attn", "mlp") for cell in ("norm", "dropout")), "tokens"),
+    **dict.fromkeys(("pooler", "tanh", "dropout", "classifier"), "whole"),
+}
+
+
 def sites(config: BertConfig) -> Sites:
     return Sites(
         linears={
@@ -218,6 +276,8 @@ def sites(config: BertConfig) -> Sites:
         cores="layers.*.attn.core",
         sublayers=("layers.*.attn.o", "layers.*.mlp.down"),
         trained_heads=("classifier.*",),
+        blocks="layers.*",
+        splits=_SPLITS,
         hf_paths=cell_paths(names(config)),
         hidden=config.hidden,
         heads=config.heads,

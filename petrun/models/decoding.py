@@ -12,24 +12,53 @@ import mindspore as ms
 from mindspore import nn, ops
 
 
-def causal_mask(segment_ids: Any, position_ids: Any, window: int, prefix: int = 0, prompt: int = 0) -> Any:
-    """(B, T) segments and positions -> (B, 1, P_prompt + T, P_prefix + P_prompt + T) bool: a query sees the virtual tokens, itself
-    and the earlier tokens of its segment, at most `window` in all (0: no limit).
+class CausalMask(nn.Cell):
+    """Which keys a query sees: the virtual tokens, itself and the earlier tokens of its segment.
 
     Distances between tokens are counted in columns, as transformers counts them; from a virtual token in positions, as padding may
     lie between, and in packed rows another segment.
+    Inputs: segment_ids, position_ids (B, T) int32; window, prefix, prompt: ints; a query sees at most `window` keys (0: no limit).
+    Returns: (B, 1, P_prompt + T, P_prefix + P_prompt + T) bool.
     """
-    columns = ops.arange(segment_ids.shape[1], dtype=ms.int32)
-    near = _within(ops.expand_dims(columns, 1) - ops.expand_dims(columns, 0), window)
-    same = ops.expand_dims(segment_ids, 2) == ops.expand_dims(segment_ids, 1)
-    seen = ops.logical_and(same, near)
-    if prompt > 0:
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.distance, self.behind, self.close, self.near = ops.Sub(), ops.GreaterEqual(), ops.Less(), ops.LogicalAnd()
+        self.of_query, self.of_key, self.same, self.both = (
+            ops.ExpandDims(),
+            ops.ExpandDims(),
+            ops.Equal(),
+            ops.LogicalAnd(),
+        )
+        self.head_axis = ops.ExpandDims()
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """A rank's own rows of the batch; what all rows share is made on each rank."""
+        shared, rows = (1, 1), (dp, 1, 1)
+        self.distance.shard((shared, shared))
+        self.behind.shard((shared, ()))
+        self.close.shard((shared, ()))
+        self.near.shard((shared, shared))
+        self.of_query.shard(((dp, 1),))
+        self.of_key.shard(((dp, 1),))
+        self.same.shard((rows, rows))
+        self.both.shard((rows, shared))
+        self.head_axis.shard((rows,))
+
+    def construct(self, segment_ids: Any, position_ids: Any, window: int, prefix: int = 0, prompt: int = 0) -> Any:
         rows, tokens = segment_ids.shape
-        seen = ops.concat((ops.zeros((rows, prompt, tokens), ms.bool_), seen), 1)
-    if prefix + prompt > 0:
-        at = ops.expand_dims(virtual_positions(position_ids, prefix, prompt), 2)
-        seen = ops.concat((_within(at - ops.arange(prefix + prompt, dtype=ms.int32), window), seen), 2)
-    return ops.expand_dims(seen, 1)
+        columns = ops.arange(tokens, dtype=ms.int32)
+        distance = self.distance(ops.reshape(columns, (tokens, 1)), ops.reshape(columns, (1, tokens)))
+        near = self.behind(distance, 0)
+        if window > 0:
+            near = self.near(near, self.close(distance, window))
+        seen = self.both(self.same(self.of_query(segment_ids, 2), self.of_key(segment_ids, 1)), near)
+        if prompt > 0:
+            seen = ops.concat((ops.zeros((rows, prompt, tokens), ms.bool_), seen), 1)
+        if prefix + prompt > 0:
+            at = ops.expand_dims(virtual_positions(position_ids, prefix, prompt), 2)
+            seen = ops.concat((_within(at - ops.arange(prefix + prompt, dtype=ms.int32), window), seen), 2)
+        return self.head_axis(seen, 1)
 
 
 def _within(distance: Any, window: int) -> Any:

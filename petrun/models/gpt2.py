@@ -18,7 +18,7 @@ from petrun.errors import ModelError
 from petrun.graph.sites import Sites
 from petrun.kernels import Attention, Dropout, LayerNorm, MergeHeads, SplitQkv
 from petrun.models.base import Family, StoredName
-from petrun.models.decoding import cache_index, cached_mask, causal_mask, open_cache, virtual_positions, write_cache
+from petrun.models.decoding import CausalMask, cache_index, cached_mask, open_cache, virtual_positions, write_cache
 from petrun.models.fields import Fields
 from petrun.models.parts import ACTIVATIONS, DTYPES, Embedding, FeedForward, cell_paths, dense, named
 
@@ -138,6 +138,7 @@ class Gpt2(nn.Cell):
         self.embed = Embedding(c.vocab, c.hidden, dtype)
         self.positions = Embedding(c.positions, c.hidden, dtype)
         self.dropout = Dropout(c.embedding_dropout, seed, "dropout")
+        self.causal_mask = CausalMask()
         self.layers = nn.CellList([Gpt2Layer(c, dtype, seed, i) for i in range(c.layers)])
         self.norm = LayerNorm(c.hidden, c.eps)
         self.head = dense(c.hidden, c.vocab, dtype, bias=False)
@@ -157,7 +158,7 @@ class Gpt2(nn.Cell):
 
     def construct(self, input_ids: Any, segment_ids: Any, position_ids: Any) -> Any:
         x = self.enter(input_ids, position_ids)
-        mask = causal_mask(segment_ids, position_ids, 0, self.prefix_tokens, self.prompt_tokens)
+        mask = self.causal_mask(segment_ids, position_ids, 0, self.prefix_tokens, self.prompt_tokens)
         for layer in self.layers:
             x = layer(x, mask)
         return self.logits(x[:, self.prompt_tokens :] if self.prompt_tokens > 0 else x)
@@ -174,7 +175,7 @@ class Gpt2(nn.Cell):
     def prefill(self, input_ids: Any, segment_ids: Any, position_ids: Any, slots: int) -> Any:
         """See decoding.PrefillStep."""
         x = self.enter(input_ids, position_ids)
-        mask = causal_mask(segment_ids, position_ids, 0, self.prefix_tokens, self.prompt_tokens)
+        mask = self.causal_mask(segment_ids, position_ids, 0, self.prefix_tokens, self.prompt_tokens)
         caches: tuple[Any, ...] = ()
         for layer in self.layers:
             x, k, v = layer.prefill(x, mask, self.prompt_tokens + slots)

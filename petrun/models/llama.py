@@ -19,7 +19,7 @@ from petrun.graph.sites import Sites
 from petrun.kernels import Attention, MergeHeads, RmsNorm, SiluMul, SplitHeads
 from petrun.kernels import Rope as Rotate
 from petrun.models.base import Family, StoredName
-from petrun.models.decoding import cache_index, cached_mask, causal_mask, open_cache, virtual_positions, write_cache
+from petrun.models.decoding import CausalMask, cache_index, cached_mask, open_cache, virtual_positions, write_cache
 from petrun.models.fields import Fields
 from petrun.models.parts import ACTIVATIONS, DTYPES, Embedding, activation, cell_paths, dense, named
 from petrun.models.rope import Rope, Rotary, parse_rope
@@ -137,7 +137,7 @@ class LlamaAttention(nn.Cell):
         self.split = SplitHeads(c.head_dim)
         self.merge = MergeHeads(c.head_dim)
         self.rotate = Rotate()
-        self.core = Attention(c.head_dim**-0.5, c.attention_dropout, seed, f"{site}.core")
+        self.core = Attention(c.head_dim**-0.5, c.attention_dropout, seed, f"{site}.core", c.heads)
         self.o = dense(c.heads * c.head_dim, c.hidden, dtype, c.o_bias)
 
     def project(self, x: Any, cos: Any, sin: Any) -> Any:
@@ -183,10 +183,16 @@ class LlamaLayer(nn.Cell):
         self.attn = LlamaAttention(c, dtype, seed, f"layers.{index}.attn")
         self.mlp_norm = RmsNorm(c.hidden, c.eps)
         self.mlp = LlamaMlp(c, dtype)
+        self.after_attn, self.after_mlp = ops.Add(), ops.Add()
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """The residual stream, (B, T, H), by rows of the batch."""
+        self.after_attn.shard(((dp, 1, 1), (dp, 1, 1)))
+        self.after_mlp.shard(((dp, 1, 1), (dp, 1, 1)))
 
     def construct(self, x: Any, cos: Any, sin: Any, mask: Any) -> Any:
-        x = x + self.attn(self.attn_norm(x), cos, sin, mask)
-        return x + self.mlp(self.mlp_norm(x))
+        x = self.after_attn(x, self.attn(self.attn_norm(x), cos, sin, mask))
+        return self.after_mlp(x, self.mlp(self.mlp_norm(x)))
 
     def prefill(self, x: Any, cos: Any, sin: Any, mask: Any, slots: int) -> Any:
         q, k, v = self.attn.project(self.attn_norm(x), cos, sin)
@@ -215,6 +221,7 @@ class Llama(nn.Cell):
         self.prefix_tokens, self.prompt_tokens = 0, 0
         self.embed = Embedding(c.vocab, c.hidden, dtype)
         self.rotary = Rotary(c.rope, dtype)
+        self.causal_mask = CausalMask()
         self.layers = nn.CellList([LlamaLayer(c, dtype, seed, i) for i in range(c.layers)])
         self.norm = RmsNorm(c.hidden, c.eps)
         self.head = dense(c.hidden, c.vocab, dtype, bias=False)
@@ -233,10 +240,10 @@ class Llama(nn.Cell):
 
     def masks(self, segment_ids: Any, position_ids: Any) -> Any:
         """The mask of windowed layers and that of the others."""
-        near = causal_mask(segment_ids, position_ids, self.window, self.prefix_tokens, self.prompt_tokens)
+        near = self.causal_mask(segment_ids, position_ids, self.window, self.prefix_tokens, self.prompt_tokens)
         if self.all_windowed or self.window == 0:
             return near, near
-        return near, causal_mask(segment_ids, position_ids, 0, self.prefix_tokens, self.prompt_tokens)
+        return near, self.causal_mask(segment_ids, position_ids, 0, self.prefix_tokens, self.prompt_tokens)
 
     def construct(self, input_ids: Any, segment_ids: Any, position_ids: Any) -> Any:
         x = self.enter(input_ids)
@@ -327,6 +334,27 @@ def names(config: LlamaConfig) -> dict[str, StoredName]:
     return table
 
 
+_SPLITS = {
+    "embed": "vocabulary",
+    "rotary": "tokens",
+    "causal_mask": "tokens",
+    "layers.*": "tokens",
+    "layers.*.attn_norm": "tokens",
+    **dict.fromkeys((f"layers.*.attn.{role}" for role in "qkv"), "column"),
+    **dict.fromkeys(
+        (f"layers.*.attn.{cell}" for cell in ("q_norm", "k_norm", "split", "rotate", "core", "merge")), "heads"
+    ),
+    "layers.*.attn.o": "row",
+    "layers.*.mlp_norm": "tokens",
+    "layers.*.mlp.gate": "column",
+    "layers.*.mlp.up": "column",
+    "layers.*.mlp.act": "wide",
+    "layers.*.mlp.down": "row",
+    "norm": "tokens",
+    "head": "column",
+}
+
+
 def sites(config: LlamaConfig) -> Sites:
     return Sites(
         linears={ours.rpartition(".")[2]: f"layers.*.{ours}" for ours in _CELLS if "." in ours},
@@ -335,6 +363,8 @@ def sites(config: LlamaConfig) -> Sites:
         head="head",
         cores="layers.*.attn.core",
         sublayers=("layers.*.attn.o", "layers.*.mlp.down"),
+        blocks="layers.*",
+        splits=_SPLITS,
         hf_paths={**cell_paths(names(config)), "head": "lm_head"},
         hidden=config.hidden,
         heads=config.heads,

@@ -26,14 +26,21 @@ class Embedding(nn.Cell):
         super().__init__()
         self.dtype = dtype
         self.weight = Parameter(initializer("zeros", (rows, width), dtype), name="weight")
+        self.width = width
         self.gather = ops.Gather()
+        self.rows = ops.StridedSlice()
 
     def slice(self, start: int, rows: int) -> Any:
         """weight[start : start + rows], (rows, H)."""
-        return ops.cast(self.weight[start : start + rows], self.dtype)
+        return ops.cast(self.rows(self.weight, (start, 0), (start + rows, self.width), (1, 1)), self.dtype)
 
     def construct(self, ids: Any) -> Any:
         return ops.cast(self.gather(self.weight, ids, 0), self.dtype)
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """`vocabulary`: rows of the table over tp ranks; else the whole table on each."""
+        self.gather.shard(((tp if how == "vocabulary" else 1, 1), (dp, 1)))
+        self.rows.shard(((1, 1),))
 
 
 class Dense(nn.Dense):
@@ -48,6 +55,13 @@ class Dense(nn.Dense):
         if self.has_bias:
             y = self.bias_add(y, ops.cast(self.bias, x.dtype))
         return ops.reshape(y, (*shape[:-1], self.out_channels))
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """`column`: outputs over tp ranks; `row`: inputs; else the whole layer on each."""
+        outer, inner = (tp if how == "column" else 1), (tp if how == "row" else 1)
+        self.matmul.shard(((dp, inner), (outer, inner)))
+        if self.has_bias:
+            self.bias_add.shard(((dp, outer), (outer,)))
 
 
 def dense(wide_in: int, wide_out: int, dtype: Any, bias: bool = True) -> Dense:

@@ -184,6 +184,25 @@ class Rotary(nn.Cell):
         self.positions = float(rope.positions)
         self.exponent = rope.width / (rope.width - 2) if rope.width > 2 else 1.0
         self.dtype = dtype
+        self.head_axis, self.width_axis, self.angle, self.double = (
+            ops.ExpandDims(),
+            ops.ExpandDims(),
+            ops.Mul(),
+            ops.Concat(-1),
+        )
+        self.cos, self.sin, self.cos_scale, self.sin_scale = ops.Cos(), ops.Sin(), ops.Mul(), ops.Mul()
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """Tables of a rank's own rows of the batch."""
+        table = (dp, 1, 1, 1)
+        self.head_axis.shard(((dp, 1),))
+        self.width_axis.shard(((dp, 1, 1),))
+        self.angle.shard((table, (1, 1, 1, 1)))
+        self.double.shard((table, table))
+        for operator in (self.cos, self.sin):
+            operator.shard((table,))
+        for operator in (self.cos_scale, self.sin_scale):
+            operator.shard((table, ()))
 
     def stretched(self, positions: Any) -> Any:
         length = ops.maximum(ops.reduce_max(positions) + 1.0, Tensor(self.positions, ms.float32))
@@ -193,6 +212,7 @@ class Rotary(nn.Cell):
     def construct(self, position_ids: Any) -> Any:
         positions = ops.cast(position_ids, ms.float32)
         inverse = self.stretched(positions) if self.dynamic else self.inverse
-        angles = ops.expand_dims(ops.expand_dims(positions, 1), 3) * inverse
-        angles = ops.concat((angles, angles), -1)
-        return ops.cast(ops.cos(angles) * self.scale, self.dtype), ops.cast(ops.sin(angles) * self.scale, self.dtype)
+        angles = self.angle(self.width_axis(self.head_axis(positions, 1), 3), inverse)
+        angles = self.double((angles, angles))
+        cos, sin = self.cos_scale(self.cos(angles), self.scale), self.sin_scale(self.sin(angles), self.scale)
+        return ops.cast(cos, self.dtype), ops.cast(sin, self.dtype)

@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import mindspore as ms
 from mindspore import communication
 
 from petrun.errors import SetupError
+from petrun.parallel.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,32 @@ def setup(
     compute = dtype or ("bfloat16" if target == "ascend" else "float32")
     scale = loss_scale if loss_scale is not None else (65536.0 if compute == "float16" else None)
     return Device("ascend" if target == "ascend" else "cpu", compute, scale)
+
+
+def split_operators(layout: Layout, rank: int, strategy_file: Path | None = None) -> None:
+    """Compile what follows for this rank of a job whose operators are split as they say (MindSpore's semi-automatic parallel).
+
+    Every rank gives the step the rows of the whole batch; its graph takes its own of them. `strategy_file`: where MindSpore writes
+    how every parameter is cut, frozen ones too.
+    """
+    settings: dict[str, Any] = {
+        "parallel_mode": "semi_auto_parallel",
+        "device_num": layout.world,
+        "global_rank": rank,
+        "pipeline_stages": layout.pp,
+        "dataset_strategy": "full_batch",
+        "enable_parallel_optimizer": layout.zero > 0,
+    }
+    if layout.zero:
+        settings["parallel_optimizer_config"] = {
+            "parallel_optimizer_threshold": 0,
+            "optimizer_weight_shard_size": layout.dp,
+            "optimizer_level": f"level{layout.zero}",
+        }
+    if strategy_file is not None:
+        settings["strategy_ckpt_config"] = {"save_file": str(strategy_file), "only_trainable_params": False}
+    ms.reset_auto_parallel_context()
+    ms.set_auto_parallel_context(**settings)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from petrun.delta.base import of_the_run
 from petrun.errors import ConfigError
 from petrun.graph.freeze import Trainable, freeze_all_but, match_parameters
 from petrun.models.base import LoadedModel
+from petrun.parallel import plan
 from petrun.parallel.context import Device
 from petrun.parallel.layout import Layout
 from petrun.parallel.reduce import SumOverRanks
@@ -248,13 +249,27 @@ def build_step(
         decay_all=optim.decay_all,
         rates={p.name: method.rate(assembled.config, p.name) for p in trainable.parameters},
     )
-    net = assembled.loaded.net
+    net, loss = assembled.loaded.net, SupervisedLoss(assembled.loaded.net)
+    hook = method.hook(net, assembled.config, trainable.parameters, schedule.total_steps)
+    if layout.split:
+        if hook is not None:
+            raise ConfigError(
+                f"--parallel {layout}: {method.name} weighs whole matrices at each update, which no rank holds",
+                hint="Use dp alone.",
+            )
+        plan.apply(net, assembled.loaded.sites, layout, loss)
+    if config.parallel.offload != "none":
+        raise ConfigError(
+            "--offload optimizer: is not built yet", hint="Leave it out; zero=1 splits the state over dp ranks."
+        )
+    plan.recompute(net, assembled.loaded.sites, config.parallel.recompute)
     return TrainStep(
-        method.wrap_loss(SupervisedLoss(net), net, assembled.config),
+        method.wrap_loss(loss, net, assembled.config),
         optimizer,
         accumulate=config.train.accumulate,
         clip=optim.clip,
         loss_scale=device.loss_scale,
-        hook=method.hook(net, assembled.config, trainable.parameters, schedule.total_steps),
-        reduce=SumOverRanks(trainable.parameters) if layout.dp > 1 else None,
+        hook=hook,
+        # Where operators are split MindSpore's own passes sum over the ranks.
+        reduce=SumOverRanks(trainable.parameters) if layout.dp > 1 and not layout.split else None,
     )

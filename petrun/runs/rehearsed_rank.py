@@ -26,7 +26,8 @@ from petrun.config.schema import RunConfig
 from petrun.errors import PetrunError
 from petrun.models.base import LoadedModel
 from petrun.models.factory import outline_model
-from petrun.parallel.context import Device, setup
+from petrun.parallel.context import Device, setup, split_operators
+from petrun.parallel.layout import Layout
 from petrun.parallel.rehearse import collectives
 from petrun.parallel.world import join
 from petrun.runs import rehearse
@@ -51,6 +52,8 @@ def _rehearse(job: Mapping[str, Any], graphs: Path) -> dict[str, Any]:
     device = setup("ascend", config.model.dtype, config.train.loss_scale)
     world = join(device.target)
     layout = rehearse.job_layout(config, world.size)
+    if layout.split:
+        split_operators(layout, world.rank)
     began = time.perf_counter()
     loaded = _outline(config, device, job, start)
     resolved = prepare_method(resolved, rehearse.tokenizer_beside(config))
@@ -61,7 +64,7 @@ def _rehearse(job: Mapping[str, Any], graphs: Path) -> dict[str, Any]:
     step = build_step(config, assembled, trainable, schedule, device, layout)
     loaded.net.set_train(True)
     whole = {p.name: tuple(p.shape) for p in loaded.net.get_parameters()}
-    inputs = _inputs(loaded, job)
+    inputs = _inputs(loaded, job, layout)
     # MindSpore leaves files in the current folder while it compiles; whatever the user named has been read by now.
     os.chdir(graphs)
     built = time.perf_counter()
@@ -126,9 +129,10 @@ def _outline(config: RunConfig, device: Device, job: Mapping[str, Any], start: D
     return replace(loaded, sites=sites, base_digest=known, inputs=loaded.inputs or tuple(job["arrays"]))
 
 
-def _inputs(loaded: LoadedModel, job: Mapping[str, Any]) -> tuple[Any, ...]:
-    """(denominator, targets, the net's inputs) of a micro-batch, ones in the shapes that the run will have."""
-    rows, tokens = job["batch"], job["tokens"]
+def _inputs(loaded: LoadedModel, job: Mapping[str, Any], layout: Layout) -> tuple[Any, ...]:
+    """(denominator, targets, the net's inputs) of a micro-batch, ones in the shapes that the run will have. Where
+    operators are split, every rank is given the whole batch."""
+    rows, tokens = job["batch"] * (layout.dp if layout.split else 1), job["tokens"]
     if job["arrays"]:
         arrays = [Tensor(np.ones((rows, *shape), dtype)) for dtype, shape in map(job["arrays"].get, loaded.inputs)]
     else:

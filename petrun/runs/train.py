@@ -142,6 +142,12 @@ def _layout(asked: ParallelConfig, device: Device, world: World) -> Layout:
         micro_batches=asked.micro_batches,
         sequence=asked.sequence,
     )
+    if layout.split:
+        where = "the cpu, where only dp works" if device.target == "cpu" else "train, which keeps whole files only"
+        raise ConfigError(
+            f"--parallel {layout}: tensor, pipeline and optimizer parallel are not for {where}",
+            hint="`petrun rehearse` with the same flags compiles such a job here. Train with dp alone.",
+        )
     if device.target == "cpu" and (asked.recompute, asked.offload) != ("none", "none"):
         raise ConfigError(
             "--recompute and --offload save memory of an Ascend card; this run computes on the cpu",

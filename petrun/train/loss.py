@@ -24,9 +24,15 @@ class SupervisedLoss(nn.Cell):
         super().__init__(auto_prefix=False)
         self.net = net
         self.cross_entropy = TokenCrossEntropy()
+        self.total = ops.ReduceSum()
 
     def construct(self, denominator: Any, targets: Any, *inputs: Any) -> Any:
         logits = self.net(*inputs)
         flat = ops.reshape(logits, (-1, logits.shape[-1]))
         losses = self.cross_entropy(flat, ops.reshape(targets, (-1,)))
-        return losses.sum() / denominator, logits
+        return self.total(losses) / denominator, logits
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """`column`: the logits' classes are cut over tp ranks."""
+        self.total.shard(((dp,),))
+        self.cross_entropy.lay_out(how, dp, tp)

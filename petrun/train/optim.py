@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import mindspore as ms
-import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from petrun.errors import ConfigError
+from petrun.graph.state import zeros_beside
 
 _UNDECAYED_LEAVES = ("bias", "beta", "gamma")
 _UNDECAYED_CELLS = ("norm", "layernorm", "ln_1", "ln_2", "ln_f")
@@ -108,8 +108,8 @@ class AdamW(nn.Cell):
         """`rates`: parameter name -> factor on the schedule's rate, where it is not 1."""
         super().__init__(auto_prefix=False)
         self.parameters = ParameterTuple(list(parameters))
-        self.m = ParameterTuple([_zeros(p, "adam_m.") for p in self.parameters])
-        self.v = ParameterTuple([_zeros(p, "adam_v.") for p in self.parameters])
+        self.m = ParameterTuple([zeros_beside(p, "adam_m.") for p in self.parameters])
+        self.v = ParameterTuple([zeros_beside(p, "adam_v.") for p in self.parameters])
         self.step = Parameter(Tensor(0, ms.int32), name="adam_step", requires_grad=False)
         self.decay = tuple(weight_decay if decays(p.name, p.ndim, decay_all) else 0.0 for p in self.parameters)
         self.factors = tuple((rates or {}).get(p.name, 1.0) for p in self.parameters)
@@ -143,7 +143,3 @@ class AdamW(nn.Cell):
             self.adam(weight, self.m[i], self.v[i], power1, power2, own, self.beta1, self.beta2, eps, grads[i])
         ops.assign(self.step, self.step + 1)
         return rate
-
-
-def _zeros(parameter: Any, prefix: str) -> Any:
-    return Parameter(Tensor(np.zeros(parameter.shape, np.float32)), name=prefix + parameter.name, requires_grad=False)

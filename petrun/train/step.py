@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import mindspore as ms
-import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from petrun.graph.state import zeros_beside
 from petrun.train.optim import AdamW
 
 
@@ -50,10 +50,10 @@ class TrainStep(nn.Cell):
         sums = []
         if self.accumulate:
             for p in optimizer.parameters:
-                zeros = Tensor(np.zeros(p.shape, np.float32))
-                sums.append(Parameter(zeros, name=f"grad_sum.{p.name}", requires_grad=False))
+                sums.append(zeros_beside(p, "grad_sum."))
         self.sums = ParameterTuple(sums)
         self.count = len(optimizer.parameters)
+        self.mark = ops.ExpandDims().add_prim_attr("grad_scale", True)
         self.gradient = ms.value_and_grad(self.scaled_loss, None, optimizer.parameters)
 
     def scaled_loss(self, denominator: Any, targets: Any, *inputs: Any) -> Any:
@@ -124,11 +124,14 @@ class TrainStep(nn.Cell):
             self.hook.after_update(step)
 
     def global_norm(self, grads: Any) -> Any:
-        """sqrt of the sum of all squares."""
-        squares = 0.0
+        """sqrt of the sum of all squares, () float32.
+
+        Over ranks that hold slices, MindSpore sums what carries the mark `grad_scale` before the root is taken, each slice once.
+        """
+        squares: Any = ()
         for grad in grads:
-            squares = squares + ops.square(grad).sum()
-        return ops.sqrt(squares)
+            squares = (*squares, self.mark(ops.square(grad).sum(), 0))
+        return ops.reshape(ops.sqrt(ops.addn(squares)), ())
 
     def clipped(self, grads: Any, norm: Any) -> Any:
         """g * min(1, clip / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_ has it."""

@@ -10,7 +10,7 @@ from petrun.errors import ModelError, TargetError
 from petrun.evaluate.generate import Generator
 from petrun.graph.sites import Sites
 from petrun.graph.virtual import PREFIX, PROMPT, reserve
-from petrun.models.decoding import cached_mask, causal_mask, virtual_positions
+from petrun.models.decoding import CausalMask, cached_mask, virtual_positions
 from tests.evaluate.test_generate import PROMPTS, build, uncached
 
 KINDS = {"prefix": {"tokens": 3, "middle": 5}, "prompt": {"tokens": 3}}
@@ -62,7 +62,7 @@ def test_causal_mask_against_its_definition(pynative, window):
     segments = np.array([[0, 1, 1, 2], [1, 1, 0, 0]], np.int32)
     for prefix, prompt in ((0, 0), (2, 0), (0, 2), (1, 2)):
         positions = np.array([[0, 0, 1, 0], [0, 1, 1, 1]], np.int32)
-        got = causal_mask(Tensor(segments), Tensor(positions), window, prefix, prompt).asnumpy()
+        got = CausalMask()(Tensor(segments), Tensor(positions), window, prefix, prompt).asnumpy()
         virtual = prefix + prompt
         assert got.shape == (2, 1, prompt + 4, virtual + 4)
         for b in range(2):

@@ -1,0 +1,22 @@
+"""Tensors that go with a parameter: an optimizer's moments, sums of gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+
+
+def zeros_beside(parameter: Any, prefix: str) -> Any:
+    """Zeros of the parameter's shape, float32, named `prefix` + its name.
+
+    Cloned, because that is how MindSpore knows that such a tensor is cut over ranks as its parameter is.
+    """
+    beside = parameter.clone()
+    beside.set_dtype(ms.float32)
+    beside.set_data(Tensor(np.zeros(parameter.shape, np.float32)))
+    beside.name = prefix + parameter.name
+    beside.requires_grad = False
+    return beside

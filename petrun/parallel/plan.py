@@ -1,0 +1,122 @@
+"""A family's own plan, applied: how every cell of its net is cut over the ranks of a stage.
+
+The plan is data (Sites.splits): path pattern -> role. What a role means for its operators each cell says itself, in
+`lay_out(role, dp, tp)`, so a delta's cell takes the role of the layer it stands for:
+
+    vocabulary   rows of the table over tp ranks             whole    on each rank whole; data by rows of the batch
+    column       outputs of a linear layer over tp ranks     tokens   (B, T, H) by rows of the batch
+    row          inputs of a linear layer over tp ranks      heads    (B, N, T, D), heads over tp ranks
+    wide         (B, T, F), features over tp ranks
+
+A vocabulary that tp does not divide (GPT-2's is 50257) stays whole, with its head.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from petrun.errors import ConfigError
+from petrun.graph.sites import Sites
+from petrun.parallel.layout import Layout
+
+ROLES = ("vocabulary", "column", "row", "wide", "whole", "tokens", "heads")
+
+
+def apply(net: Any, sites: Sites, layout: Layout, loss: Any = None) -> None:
+    """Give every operator of the net, and of the loss where it has a `lay_out`, its strategy.
+
+    Raises ConfigError where the model has no plan, a layer does not divide, or a cell of the delta cannot be cut.
+    """
+    if layout.pp > 1 or layout.sequence or layout.zero:
+        raise ConfigError(
+            f"--parallel {layout}: pipelines, split sequences and split optimizers are not built yet",
+            hint="Use dp and tp.",
+        )
+    if not sites.splits:
+        if layout.tp > 1:
+            raise ConfigError(
+                f"--parallel {layout}: this model does not say how its layers are cut",
+                hint="Use dp and zero alone, or let the factory return Sites(splits={...}).",
+            )
+        return
+    planned = list(_planned(net, sites))
+    whole = _uneven_vocabulary(planned, sites, layout.tp)
+    _check(planned, sites, layout, whole)
+    for path, cell, role in planned:
+        if hasattr(cell, "lay_out"):
+            cell.lay_out("whole" if path in whole else role, layout.dp, layout.tp)
+    if loss is not None and hasattr(loss, "lay_out"):
+        own = "whole" if sites.head in whole else role_of(sites.head, sites)
+        loss.lay_out(own, layout.dp, layout.tp)
+
+
+def recompute(net: Any, sites: Sites, how: str) -> None:
+    """Have activations computed again in the backward pass. full: those of whole layers; select: those of the attention cores and the
+    feed-forward activations, which are many and cheap to compute. Raises ConfigError where the model does not name its layers."""
+    if how == "none":
+        return
+    if not sites.blocks:
+        raise ConfigError(
+            "--recompute: this model does not say which cells its layers are",
+            hint="Leave it out, or let the factory return Sites(blocks='layers.*').",
+        )
+    for path, cell in net.cells_and_names():
+        inside = role_of(path, sites) == "wide" or _fits(sites.cores, path)
+        if _fits(sites.blocks, path) if how == "full" else inside:
+            cell.recompute()
+
+
+def role_of(path: str, sites: Sites) -> str | None:
+    """The role that the plan gives to the cell at `path`; of several patterns the first that fits."""
+    return next((role for pattern, role in sites.splits.items() if _fits(pattern, path)), None)
+
+
+def _fits(pattern: str, path: str) -> bool:
+    """`*` stands for one part of a path: a layer's cells are not meant where the layer is."""
+    return re.fullmatch(re.escape(pattern).replace(r"\*", r"[^.]+"), path) is not None
+
+
+def _planned(net: Any, sites: Sites) -> Iterator[tuple[str, Any, str]]:
+    for path, cell in net.cells_and_names():
+        role = role_of(path, sites)
+        if role is not None:
+            yield path, cell, role
+
+
+def _uneven_vocabulary(planned: list[tuple[str, Any, str]], sites: Sites, tp: int) -> set[str]:
+    """Paths of the embedding and the head, where the vocabulary does not divide: tied or not, they are cut alike."""
+    rows = [cell.weight.shape[0] for _, cell, role in planned if role == "vocabulary" and hasattr(cell, "weight")]
+    if all(count % tp == 0 for count in rows):
+        return set()
+    return {path for path, _, role in planned if role == "vocabulary" or path == sites.head}
+
+
+def _check(planned: list[tuple[str, Any, str]], sites: Sites, layout: Layout, whole: set[str]) -> None:
+    tp = layout.tp
+    if tp == 1:
+        return
+    problems = [
+        f"{count} {what}: not a multiple of tp={tp}"
+        for what, count in (("attention heads", sites.heads), ("key/value heads", sites.kv_heads))
+        if count % tp
+    ]
+    for path, cell, role in planned:
+        if not hasattr(cell, "lay_out"):
+            problems.append(f"{path}: a {type(cell).__name__} is not cut over ranks")
+        elif role in ("column", "row") and path not in whole:
+            width, side = (cell.out_channels, "outputs") if role == "column" else (cell.in_channels, "inputs")
+            if width % tp:
+                problems.append(f"{path}: {width} {side}, not a multiple of tp={tp}")
+    if problems:
+        more = [f"... and {len(problems) - 8} more"] if len(problems) > 8 else []
+        raise ConfigError(
+            "\n  ".join([f"--parallel {layout}:", *problems[:8], *more]),
+            hint=f"Give a tp that divides the heads: {', '.join(map(str, _divisors(sites)))}. tp=1 cuts no layer.",
+        )
+
+
+def _divisors(sites: Sites) -> list[int]:
+    heads, kv_heads = sites.heads, sites.kv_heads or sites.heads
+    return [n for n in range(1, kv_heads + 1) if heads % n == 0 and kv_heads % n == 0]

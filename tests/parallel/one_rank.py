@@ -1,0 +1,124 @@
+"""Compile petrun's own training step for one rank of a cluster of Ascend cards that is not there.
+
+    RANK_ID=1 RANK_SIZE=8 python -m tests.parallel.one_rank FOLDER FAMILY/ALGO/LAYOUT
+
+MindSpore must find a CANN, or a stub of one, and MS_SIMULATION_LEVEL. Prints one JSON object.
+"""
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+
+from petrun.delta import METHODS
+from petrun.graph.freeze import freeze_all_but
+from petrun.models.factory import load_model
+from petrun.parallel import plan
+from petrun.parallel.context import connect, setup, split_operators
+from petrun.parallel.layout import parse_layout, settle
+from petrun.train.loss import SupervisedLoss
+from petrun.train.optim import AdamW, Schedule
+from petrun.train.step import TrainStep
+
+from ..models import reference
+
+ROWS, T = 8, 16
+"""Rows of the whole batch; tokens."""
+SIZES = {
+    "num_hidden_layers": 2,
+    "hidden_size": 128,
+    "intermediate_size": 96,
+    "num_attention_heads": 8,
+    "vocab_size": 64,
+}
+CONFIGS = {
+    "bert": {
+        **reference.BERT,
+        **SIZES,
+        "max_position_embeddings": 32,
+        "attention_probs_dropout_prob": 0.1,
+        "hidden_dropout_prob": 0.1,
+    },
+    "gpt2": {
+        **reference.GPT2, "n_layer": 2, "n_embd": 128, "n_head": 8, "n_inner": 96, "vocab_size": 64, "n_positions": 32,
+        "resid_pdrop": 0.1,
+    },
+    "llama": {**reference.LLAMA, **SIZES, "num_key_value_heads": 4, "attention_dropout": 0.1},
+}  # fmt: skip
+
+
+def step_of(loaded, algo, layout):
+    """The training step of all linear layers, or of everything, laid out."""
+    method = METHODS[algo]
+    settings = {"rank": 4, "dropout": 0.1, "target": ("all-linear",)} if algo == "lora" else {}
+    owned = method.attach(loaded.net, method.config(**settings), loaded.sites, 0)
+    heads = [name for name in loaded.names if name.startswith("classifier.")]
+    parameters = freeze_all_but(loaded.net, (*owned, *heads)).parameters
+    loaded.net.set_train(True)
+    loss = SupervisedLoss(loaded.net)
+    plan.apply(loaded.net, loaded.sites, layout, loss)
+    schedule = Schedule("cosine", 1e-3, 2, 10)
+    optimizer = AdamW(parameters, schedule, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01)
+    return TrainStep(loss, optimizer, clip=1.0)
+
+
+def operators(text):
+    """{collective: how often it stands in a graph as MindSpore prints it}."""
+    names = re.findall(r"^ *%\d+\(.*?\) = (?:PrimFunc_)?(\w+)\(", text, re.MULTILINE)
+    wanted = ("AllReduce", "AllGather", "ReduceScatter", "Send", "Receive", "AlltoAll")
+    return {name: names.count(name) for name in wanted if name in names}
+
+
+def of_norms(text):
+    """Squares of how many parameters are summed over the ranks, and in how many sums."""
+    return [text.count(f"instance name: PARALLEL_GLOBALNORM_{what}") for what in ("DIV", "IN_STAGES")]
+
+
+def case(folder, spelled):
+    family, algo, text = spelled.split("/")
+    rank, world = int(os.environ["RANK_ID"]), int(os.environ["RANK_SIZE"])
+    layout = settle(world, **parse_layout(text))
+    ms.set_context(save_graphs=1, save_graphs_path=str(folder / "graphs"))
+    classify = family == "bert"
+    base = reference.write(folder / "base", CONFIGS[family], reference.make(CONFIGS[family]))
+    loaded = load_model(base, compute_dtype="bfloat16", num_labels=3 if classify else None)
+    split_operators(layout, rank, folder / "strategy.ckpt")
+    step = step_of(loaded, algo, layout)
+    whole = {p.name: list(p.shape) for p in step.get_parameters()}
+    rows = Tensor(np.ones((ROWS, T), np.int32))
+    targets = Tensor(np.ones(ROWS, np.int32)) if classify else rows
+    inputs = (True, Tensor(4.0, ms.float32), targets, *(rows for _ in loaded.inputs))
+    if os.environ["MS_SIMULATION_LEVEL"] == "0":
+        step.compile(*inputs)
+    else:
+        step(*inputs)
+    graph = next((folder / "graphs").rglob("*validate*.ir")).read_text(errors="replace")
+    parallel = next((folder / "graphs").rglob("*step_parallel_end*.ir")).read_text(errors="replace")
+    held = step.parameter_layout_dict
+    return {
+        "case": spelled,
+        "net": [p.name for p in loaded.net.get_parameters()],
+        "trained": [p.name for p in step.optimizer.parameters],
+        "whole": whole,
+        "slices": {p.name: list(p.shape) for p in step.get_parameters()},
+        "held": sorted(held),
+        "forward": operators(parallel),
+        "collectives": operators(graph),
+        "norms": of_norms(parallel),
+        "peak_bytes": int(ms.runtime.max_memory_allocated()),
+    }
+
+
+def main(folder, spelled):
+    setup("ascend", "bfloat16")
+    connect("a rehearsal")
+    print("CASE", json.dumps(case(folder, spelled)), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

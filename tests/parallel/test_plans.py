@@ -1,0 +1,163 @@
+"""Every family's plan on MindSpore's Ascend front end, with no card: what each rank holds, what is sent, what is refused.
+
+Nothing is computed. Slices are held against a rule written here, not against the plan itself.
+"""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from petrun.errors import ConfigError
+from petrun.graph.sites import Sites
+from petrun.parallel import plan
+from petrun.parallel.layout import Layout, parse_layout, settle
+
+from ..conftest import ROOT
+
+WORLD = 8
+COLUMNS = r"(attn\.(q|k|v|qkv)|mlp\.(gate|up))"
+ROWS = r"(attn\.o|mlp\.down)"
+
+
+@pytest.fixture
+def compiled(ascend, tmp_path):
+    """(rank, level, case) -> what the child process found; one case each, as MindSpore keeps state from one to the next."""
+
+    def compile_one(rank, level, case):
+        folder = tmp_path / f"{case.replace('/', '_')}_{rank}"
+        folder.mkdir()
+        environment = ascend(rank, WORLD, level)
+        environment["PYTHONPATH"] = f"{ROOT}:{environment['PYTHONPATH']}"
+        environment["MS_DEV_DUMP_IR_PASSES"] = "validate,step_parallel_end"
+        command = [sys.executable, "-m", "tests.parallel.one_rank", str(folder), case]
+        done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+        (found,) = [line.removeprefix("CASE ") for line in done.stdout.splitlines() if line.startswith("CASE ")]
+        return json.loads(found)
+
+    return compile_one
+
+
+def cut_by_tensor_parallel(name, shape, tp):
+    """The slice of a parameter by the textbook: Shoeybi et al., arXiv:1909.08053, and for A and B what follows from it."""
+    axis = None
+    if re.search(rf"{COLUMNS}\.(weight|bias|mindpet_delta_lora_b)$", name) or re.search(
+        r"^(embed|head|embeddings\.word)\.weight$", name
+    ):
+        axis = 0
+    elif re.search(rf"{ROWS}\.(weight|mindpet_delta_lora_a)$", name):
+        axis = 1
+    return [size // tp if i == axis else size for i, size in enumerate(shape)]
+
+
+def check_slices(found, layout):
+    """Every parameter, frozen or not, and the optimizer's state beside it."""
+    assert len(found["net"]) > 20
+    for name in found["net"]:
+        whole = found["whole"][name]
+        expected = cut_by_tensor_parallel(name, whole, layout.tp)
+        assert found["slices"][name] == expected, name
+        if name in found["trained"]:
+            assert found["slices"][f"adam_m.{name}"] == found["slices"][f"adam_v.{name}"] == expected, name
+
+
+def check_collectives(found, layers=2):
+    """Two sums over the columns in each layer's forward pass, and what vocabulary, loss and norm need; no tensor is gathered."""
+    family, algo, _ = found["case"].split("/")
+    adapted = 2 if algo == "lora" else 0  # A of a row layer gives a part of its sum on each rank
+    outside = {"bert": 2, "gpt2": 5, "llama": 5}[family]
+    sums = outside + layers * (2 + adapted)
+    norm = 1
+    assert found["forward"] == {"AllReduce": sums + norm}
+    assert set(found["collectives"]) == {"AllReduce"}
+    # Backward: one sum over the rows for each trained parameter, and over the columns for the input of every column layer.
+    assert found["collectives"]["AllReduce"] >= sums + norm + len(found["trained"])
+    assert found["norms"] == [len(found["trained"]), 1], "each gradient counts once in the global norm"
+
+
+def check(found):
+    layout = settle(WORLD, **parse_layout(found["case"].split("/")[2]))
+    check_slices(found, layout)
+    check_collectives(found)
+    assert set(found["held"]) >= set(found["net"]), "MindSpore's strategy file leaves nothing out"
+
+
+@pytest.mark.parametrize("case", ["llama/lora/dp=2,tp=4", "bert/full/dp=2,tp=4"])
+def test_two_rows_of_four_columns(compiled, case):
+    check(compiled(5, 0, case))
+
+
+@pytest.mark.all_only
+@pytest.mark.parametrize("rank", [0, 6])
+@pytest.mark.parametrize("algo", ["lora", "full"])
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_every_family_and_algorithm(compiled, rank, algo, family):
+    for layout in ("dp=2,tp=4", "dp=4,tp=2"):
+        check(compiled(rank, 0, f"{family}/{algo}/{layout}"))
+
+
+class Cell:
+    """A layer without a `lay_out`."""
+
+    in_channels = 6
+
+
+class Net:
+    marked = False
+
+    def __init__(self, **cells):
+        self.cells = cells
+
+    def cells_and_names(self):
+        return [("", self), *self.cells.items()]
+
+
+def test_a_model_or_a_delta_without_a_plan_is_refused():
+    with pytest.raises(ConfigError, match="does not say how its layers are cut"):
+        plan.apply(Net(), Sites(), Layout(1, 2))
+    plan.apply(Net(), Sites(), Layout(8))
+    for layout in (Layout(1, 1, 2, 0, 2), Layout(2, zero=1), Layout(1, 2, sequence=True)):
+        with pytest.raises(ConfigError, match="not built yet"):
+            plan.apply(Net(), Sites(), layout)
+    sites = Sites(splits={"o": "row"}, heads=4, kv_heads=4)
+    with pytest.raises(ConfigError, match="o: a Cell is not cut over ranks"):
+        plan.apply(Net(o=Cell()), sites, Layout(1, 2))
+    plan.apply(Net(o=Cell()), sites, Layout(2))
+
+
+def test_recompute_marks_layers_or_what_is_inside_them():
+    class Marked:
+        marked = False
+
+        def recompute(self):
+            self.marked = True
+
+    sites = Sites(splits={"layers.*.act": "wide"}, cores="layers.*.core", blocks="layers.*")
+    paths = ("embed", "layers.0", "layers.0.core", "layers.0.act", "layers.0.norm")
+    for how, expected in (("none", []), ("full", ["layers.0"]), ("select", ["layers.0.core", "layers.0.act"])):
+        net = Net(**{path: Marked() for path in paths})
+        plan.recompute(net, sites, how)
+        assert [path for path, cell in net.cells.items() if cell.marked] == expected
+    with pytest.raises(ConfigError, match="--recompute"):
+        plan.recompute(net, Sites(), "full")
+
+
+def test_layers_that_do_not_divide_are_all_named():
+    class Cuttable(Cell):
+        def lay_out(self, role, dp, tp):
+            raise AssertionError("nothing is set before all is checked")
+
+    sites = Sites(splits={"*": "row"}, heads=8, kv_heads=4)
+    with pytest.raises(ConfigError) as caught:
+        plan.apply(Net(o=Cuttable(), down=Cuttable()), sites, Layout(1, 8))
+    assert "4 key/value heads: not a multiple of tp=8" in caught.value.message and "1, 2, 4" in caught.value.hint
+    assert "o: 6 inputs, not a multiple of tp=8" in caught.value.message and "down: 6 inputs" in caught.value.message
+
+
+def test_a_star_is_one_part_of_a_path():
+    sites = Sites(splits={"layers.*": "tokens", "layers.*.o": "row", "": "whole"})
+    roles = {path: plan.role_of(path, sites) for path in ("", "layers.0", "layers.11.o", "layers.0.attn.o", "layers")}
+    assert roles == {"": "whole", "layers.0": "tokens", "layers.11.o": "row", "layers.0.attn.o": None, "layers": None}
