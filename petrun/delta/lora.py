@@ -147,9 +147,9 @@ def rate(config: LoraConfig, name: str) -> float:
 def fold(config: LoraConfig, tensors: Mapping[str, Array]) -> Update:
     """W <- W + s B A, in float32; pissa: W + s (B A - B_0 A_0); dora: m (W + s B A) / ||W + s B A||."""
 
-    @lru_cache(maxsize=5)
+    @lru_cache(maxsize=10)
     def factor(name: str) -> Array:
-        # Of one layer at a time: its matrix may come in many pieces, and the tensors may lie in a file.
+        # Of the layer at hand, or two where two files are written: a matrix may come in many pieces, the tensors lie in a file.
         return tensors[name].astype(np.float32)
 
     def product(path: str, b: str, a: str, rows: slice) -> Array:

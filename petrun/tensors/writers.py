@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -142,17 +143,42 @@ def write_safetensors_folder(
         filled += size
     if len(shards) == 1:
         return write_safetensors(folder / WHOLE, shards[0], metadata)
-    digests: dict[str, str] = {}
-    placed: dict[str, str] = {}
-    total = 0
-    for number, shard in enumerate(shards, 1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        digests.update(write_safetensors(folder / file, shard, metadata))
-        placed.update({entry.name: file for entry in shard})
-        total += sum(TensorInfo(entry.shape, entry.dtype).nbytes for entry in shard)
+    files = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    digests = _write_shards(folder, dict(zip(files, shards, strict=True)), metadata)
+    placed = {entry.name: file for file, shard in zip(files, shards, strict=True) for entry in shard}
+    total = sum(TensorInfo(entry.shape, entry.dtype).nbytes for shard in shards for entry in shard)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
     with atomic_file(folder / INDEX) as (out, _):
         out.write((json.dumps(index, indent=2) + "\n").encode())
+    return digests
+
+
+def _write_shards(
+    folder: Path, shards: Mapping[str, list[TensorEntry]], metadata: Mapping[str, str] | None
+) -> dict[str, str]:
+    """Two shards at a time: while one waits for the disk, the next is computed. Where one fails the other stops at its next tensor."""
+    stopped = threading.Event()
+
+    def guarded(entry: TensorEntry) -> TensorEntry:
+        def load() -> Array | bytes | Iterator[bytes | memoryview]:
+            if stopped.is_set():
+                raise OutputError(f"{folder}: writing was stopped")
+            return entry.load()
+
+        return entry._replace(load=load)
+
+    digests: dict[str, str] = {}
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            written = [
+                pool.submit(write_safetensors, folder / file, [guarded(entry) for entry in shard], metadata)
+                for file, shard in shards.items()
+            ]
+            for each in as_completed(written):
+                digests.update(each.result())
+        finally:
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
     return digests
 
 

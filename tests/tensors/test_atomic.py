@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from petrun.tensors import (
     open_tensors,
     write_ckpt,
     write_safetensors,
+    write_safetensors_folder,
 )
 from petrun.tensors import atomic as atomic_module
 from petrun.tensors import writers as writers_module
@@ -208,3 +210,20 @@ def test_a_link_keeps_pointing_at_its_file(tmp_path):
     with atomic_file(tmp_path / "link") as (file, _):
         file.write(b"new")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_a_shard_that_fails_stops_the_others(tmp_path):
+    """Two are written at a time; the rest is not begun, and the error is the one that was raised."""
+    asked = []
+
+    def load(i):
+        asked.append(i)
+        if i == 1:
+            raise KeyboardInterrupt
+        time.sleep(0.05)
+        return np.ones(100, np.float32)
+
+    entries = [TensorEntry(f"t{i}", (100,), "float32", lambda i=i: load(i)) for i in range(40)]
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "model") as folder:
+        write_safetensors_folder(folder, entries, max_shard_bytes=400)
+    assert len(asked) < 20 and list(tmp_path.iterdir()) == []
