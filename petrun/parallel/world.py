@@ -11,14 +11,16 @@ The rank is read after the initialisation, never from the environment: msrun giv
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, communication, ops
 
 from petrun.errors import PetrunError, SetupError
@@ -56,6 +58,26 @@ class World:
     def decide(self, flag: bool) -> bool:
         """What the first rank says. Every rank must call it at the same point."""
         return self.agree(flag and self.first)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """All ranks leave the block, or none does: where one ends it with an error, so do the others, at once and not when MindSpore
+        misses the one. Every rank must enter the same blocks; within one no rank may wait for another. Raises SetupError."""
+        try:
+            yield
+        except PetrunError:
+            self.agree(True)
+            raise
+        if self.agree(False):
+            raise SetupError("another rank failed", hint="Its own message says why.")
+
+    def differing(self, values: Mapping[str, str]) -> tuple[str, ...]:
+        """The keys whose value is another here than on the first rank; () on the first. All ranks must have the same keys."""
+        if self.size == 1:
+            return ()
+        mine = np.array([_words(f"{key}={value}") for key, value in sorted(values.items())], np.float32)
+        firsts = ops.AllReduce()(Tensor(mine if self.first else np.zeros_like(mine))).asnumpy()
+        return tuple(key for key, same in zip(sorted(values), (firsts == mine).all(1), strict=True) if not same)
 
     @contextmanager
     def naming(self) -> Iterator[None]:
@@ -125,6 +147,12 @@ def join(target: str) -> World:
         communication.get_local_rank(),
         communication.get_local_rank_size(),
     )
+
+
+def _words(text: str) -> list[int]:
+    """96 bits of a digest, in whole numbers that float32 holds."""
+    digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).digest()
+    return [int.from_bytes(digest[i : i + 2], "little") for i in range(0, 12, 2)]
 
 
 def _ranks() -> int:

@@ -18,6 +18,7 @@ from petrun.parallel.context import Device, setup
 from petrun.parallel.layout import Layout, settle
 from petrun.parallel.world import World, is_scheduler, join, serve
 from petrun.runs import describe, folder, snapshot
+from petrun.runs.agreement import hold_together
 from petrun.runs.identity import identity_of
 from petrun.runs.keep import Keeper
 from petrun.runs.progress import Progress
@@ -64,8 +65,10 @@ def run(
         layout = _layout(config.parallel, device, world)
         out, unfinished = (None, False) if dry_run else _folder(config, world)
         found = look(out, world) if out is not None and unfinished else Found(None)
-        ready = make_ready(resolved, start, device, layout, scored=not dry_run and found.state is None)
-        out = out.create() if out is not None else None
+        with world.together():
+            ready = make_ready(resolved, start, device, layout, scored=not dry_run and found.state is None)
+        with world.together():
+            out = out.create() if out is not None else None
         ready = replace(ready, resolved=settle_inferred(ready.resolved, ready.sources, ready.schedule, device, out))
         say(
             describe.plan(
@@ -91,6 +94,7 @@ def _run(
 ) -> None:
     """This rank's part of the job. `found`: what an unfinished run has left in `out`."""
     identity = identity_of(ready.resolved, ready.sources, ready.assembled.loaded, ready.start, ready.layout.dp)
+    hold_together(ready, identity, world)
     parameters = snapshot.parameters_of(ready.step, ready.assembled)
     progress, changed = go_on(out, found, identity, allow) if found is not None else (Progress(), True)
     if found is not None and found.state is not None:
@@ -161,5 +165,6 @@ def _folder(config: RunConfig, world: World) -> tuple[folder.RunFolder, bool]:
     used. Raises OutputError.
     """
     directory, algo, fmt = config.out.dir, config.algo, config.out.format
-    out, unfinished = (folder.prepare if world.first else folder.unwritten)(directory, algo, fmt)
+    with world.together():
+        out, unfinished = (folder.prepare if world.first else folder.unwritten)(directory, algo, fmt)
     return out, world.decide(unfinished)

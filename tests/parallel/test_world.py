@@ -8,7 +8,7 @@ import pytest
 from mindspore import Tensor, communication
 
 from petrun.cli.app import main
-from petrun.errors import PetrunError, SetupError
+from petrun.errors import ConfigError, PetrunError, SetupError
 from petrun.parallel import world
 from petrun.parallel.world import ALONE, World, join, start_up
 from petrun.train import report
@@ -138,6 +138,51 @@ def test_agreement_is_any_and_a_decision_is_the_firsts(monkeypatch):
     others[0] = 0
     assert World(0, 4).decide(True) and not World(1, 4).decide(True)
     assert given[-2:] == [1.0, 0.0], "what another rank thinks does not count"
+
+
+@pytest.fixture
+def summed(monkeypatch):
+    """summed(value): what the other ranks put into every sum."""
+    others = [0.0]
+
+    class Reduce:
+        def __call__(self, given):
+            return given + Tensor(np.float32(others[0]), ms.float32)
+
+    monkeypatch.setattr(world.ops, "AllReduce", Reduce)
+    return lambda value: others.__setitem__(0, value)
+
+
+def test_where_one_rank_fails_all_do(summed):
+    with World(1, 2).together():
+        pass
+    with pytest.raises(ConfigError, match="mine"), World(1, 2).together():
+        raise ConfigError("mine")
+    summed(1.0)
+    with pytest.raises(SetupError, match="another rank failed"), World(1, 2).together():
+        pass
+    with pytest.raises(ConfigError, match="mine"), World(1, 2).together():
+        raise ConfigError("mine")
+    with ALONE.together():
+        pass
+
+
+def test_what_differs_from_the_first_rank_is_named(monkeypatch):
+    first = {"data.path": "[1]", "optim.lr": "0.1", "train.seed": "0"}
+    sent = []
+
+    class Reduce:
+        """The sum of what the first rank sends and the zeros of the others."""
+
+        def __call__(self, given):
+            sent.append(given.asnumpy())
+            return Tensor(sent[0] + (0 if len(sent) == 1 else sent[-1]))
+
+    monkeypatch.setattr(world.ops, "AllReduce", Reduce)
+    assert World(0, 3).differing(first) == () and sent[0].any()
+    assert World(1, 3).differing(dict(reversed(first.items()))) == () and not sent[1].any()
+    assert World(2, 3).differing({**first, "optim.lr": "0.10", "data.path": "[2]"}) == ("data.path", "optim.lr")
+    assert ALONE.differing(first) == () and len(sent) == 3
 
 
 def test_an_error_names_its_rank_where_there_are_several():
