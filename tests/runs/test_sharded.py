@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,8 @@ from petrun.models.factory import read_family
 from petrun.models.weights import match
 from petrun.tensors import Layout, array_entries, open_tensors, write_ckpt
 from petrun.tensors.shard_note import Note, write_note
-from petrun.tensors.strategy import Strategy, write_strategy
+from petrun.tensors.strategy import Strategy, read_strategy, write_strategy
+from tests.conftest import ROOT
 from tests.shards import dp2_tp2_pp2, dp2_tp4, dp8_optimizer, write_ranks
 
 CUTS = {
@@ -86,6 +89,57 @@ def test_scores_are_those_of_the_unsharded(place, petrun, family, rows, cuts):
         assert scores("cut.json") == scores("whole.json") and scores("whole.json")["delta"]["loss"] > 0
         shutil.rmtree(place / "ckpts")
         shutil.rmtree(place / "parts")
+
+
+def compile_strategy(ascend, place, what):
+    """One stage: any rank writes the strategy of all."""
+    environment = ascend(0, 8, 0)
+    environment["PYTHONPATH"] = f"{ROOT}:{environment['PYTHONPATH']}"
+    command = [
+        sys.executable,
+        "-m",
+        "tests.parallel.job_strategy",
+        str(place / "gpt2"),
+        str(place / f"{what}.ckpt"),
+        what,
+    ]
+    done = subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+    return list(read_strategy(place / f"{what}.ckpt").stages)
+
+
+def evaluate_with(ascend, place, petrun, base_job):
+    """Base cut by one job's strategy file and delta by the fine-tuning's, as MindSpore's compiler wrote them for petrun's own net."""
+    delta = read_delta(place / "gpt2-lora")
+    finetune = compile_strategy(ascend, place, "finetune")
+    stages = finetune if base_job == "finetune" else compile_strategy(ascend, place, base_job)
+    arrays = net_arrays(place / "gpt2")
+    assert set(arrays) | set(delta.tensors) <= set(finetune[0]), "the frozen parameters as well"
+    assert sum(layout.parts != (1,) * len(layout.parts) for n, layout in stages[0].items() if n in arrays) >= 4
+    write_ranks(place / "ckpts", arrays, stages)
+    write_ranks(place / "parts", dict(delta.tensors), finetune, file="lora.ckpt")
+    for file in (place / "gpt2").glob("*.json"):
+        shutil.copy(file, place / "ckpts")
+    line = EVAL.format(rows="orders", out="{out}")
+    cut = (
+        SHARDED.format(base=f"{base_job}.ckpt", delta="finetune.ckpt")
+        + f" --alpha {delta.config['alpha']} --task instruct"
+    )
+    # Without a note the delta says neither task nor length of its rows: parts as MindPet saves them.
+    assert petrun(line.format(out="whole") + " --base gpt2 --delta gpt2-lora").code == 0
+    done = petrun(line.format(out="cut") + " " + cut)
+    assert done.code == 0, done.err
+    assert scores("cut.json") == scores("whole.json")
+
+
+def test_scores_with_the_compilers_own_strategy(ascend, place, petrun):
+    evaluate_with(ascend, place, petrun, "finetune")
+
+
+@pytest.mark.all_only
+def test_scores_with_the_compilers_own_strategies(ascend, place, petrun):
+    """The base as data parallel pre-training with the optimizer parallel cut it."""
+    evaluate_with(ascend, place, petrun, "pretrain")
 
 
 MERGE = "merge --out {out} " + SHARDED.format(base="pretrain.ckpt", delta="finetune.ckpt")

@@ -2,11 +2,12 @@
 
 import shutil
 import tracemalloc
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import Parameter, Tensor, nn
 
 from petrun.errors import WeightsError
 from petrun.tensors import (
@@ -281,3 +282,35 @@ def test_memory_is_bounded_by_a_tensor(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 * arrays["w0"].nbytes
+
+
+class Net(nn.Cell):
+    def __init__(self):
+        super().__init__()
+        self.w = Parameter(Tensor(np.zeros((8, 8), np.float32)), name="w")
+        self.a = Parameter(Tensor(np.zeros((8, 4), np.float32)), name="a.mindpet_delta_lora_a")
+
+
+def test_what_mindspore_lets_pass(tmp_path):
+    """Pairs of files and strategy that petrun refuses above: load_distributed_checkpoint returns True, and the base is not loaded."""
+    base = {"w": np.arange(64, dtype=np.float32).reshape(8, 8) + 1}
+    arrays = {**base, "a.mindpet_delta_lora_a": np.ones((8, 4), np.float32)}
+    (stage,) = dp2_tp4(arrays)
+    write_ranks(tmp_path / "ckpts", arrays, [stage])
+    files = [str(tmp_path / "ckpts" / f"rank_{rank}" / "model.ckpt") for rank in range(8)]
+    write_strategy(tmp_path / "full.ckpt", stage)
+    write_strategy(tmp_path / "lora.ckpt", {n: lay for n, lay in stage.items() if n not in base})
+    (tmp_path / "none.ckpt").write_bytes(b"\x08\x01")
+    for ordered, strategy, loaded in [
+        (files, tmp_path / "full.ckpt", True),
+        ([files[1], files[0], *files[2:]], tmp_path / "full.ckpt", False),
+        (files, tmp_path / "lora.ckpt", False),
+        (files, tmp_path / "none.ckpt", False),
+        (files, files[0], False),
+    ]:
+        net = Net()
+        assert ms.load_distributed_checkpoint(net, ordered, None, str(strategy)) is True
+        assert np.array_equal(net.w.asnumpy(), base["w"]) is loaded
+        if strategy != tmp_path / "full.ckpt":
+            with pytest.raises(WeightsError):
+                open_sharded(tmp_path / "ckpts", Path(strategy))
