@@ -111,7 +111,7 @@ def save_delta(path: Path, tensors: Mapping[str, Array], manifest: Manifest) -> 
         # Asked for again when its turn comes: tensors that are read or computed at every access are never all in memory.
         entries.append(TensorEntry(name, values.shape, dtype_of(values), partial(_array, tensors, name)))
     filled = manifest.model_copy(update={"owned": owned, "digest": content_digest(lines)})
-    write = write_ckpt if path.suffix == ".ckpt" else write_safetensors
+    write = partial(write_ckpt, leading=True) if path.suffix == ".ckpt" else write_safetensors
     text = filled.to_json()
     write(path, entries, {MANIFEST_KEY: text})
     # From the text, so that it equals what a reader gets (tuples in `config` are lists there).
@@ -192,6 +192,13 @@ def _read_own(path: Path, reader: TensorReader) -> Delta:
 
 
 def _read_mindpet(path: Path, reader: TensorReader) -> Delta:
+    # By several of its keys: bytes may be damaged inside it as well.
+    strayed = [key for key, text in reader.metadata.items() if sum(f'"{k}"' in text for k in Manifest.model_fields) > 3]
+    if strayed:
+        raise DeltaError(
+            f"{path}: holds its manifest under the name {strayed[0]!r}, not {MANIFEST_KEY}",
+            hint="The file is damaged: use another copy.",
+        )
     names = reader.names
     if algorithms({name: reader.info(name).shape for name in names}):
         return Delta(path, LazyTensors(reader), origin="mindpet")

@@ -84,6 +84,7 @@ def write_ckpt(
     metadata: Mapping[str, str] | None = None,
     *,
     part_bytes: int = _PART_BYTES,
+    leading: bool = False,
     check: Callable[[], None] | None = None,
 ) -> dict[str, str]:
     """Write one MindSpore checkpoint; `metadata` as `append_dict` strings. Returns each tensor's SHA-256
@@ -92,6 +93,7 @@ def write_ckpt(
     mindspore.load_checkpoint reads it. Tensors over `part_bytes` are split as MindSpore splits them. No
     checksum is appended: strict protobuf readers, MindSpore's older ones among them, would refuse the file.
 
+    leading: the strings come first, so that a file that is cut off between two tensors still says what it should hold.
     `check` and Raises as for `write_safetensors`; OutputError also for an element type that checkpoints do
     not have.
     """
@@ -104,15 +106,16 @@ def write_ckpt(
             )
     digests: dict[str, str] = {}
     with atomic_file(path) as (file, temporary):
+        if leading:
+            _write_strings(file, metadata or {})
         for entry in ready:
             data = _data(entry)
             digests[entry.name] = hashlib.sha256(data).hexdigest()
             view, kind = memoryview(data), BY_NAME[entry.dtype].ckpt
             for start in range(0, max(len(data), 1), part_bytes):
                 _write_value(file, entry.name, entry.shape, kind, view[start : start + part_bytes])
-        for key, text in (metadata or {}).items():
-            # One character at least: numpy has no strings of length 0.
-            _write_value(file, key, (0,), "str", memoryview((text or "\0").encode("utf-32-le")))
+        if not leading:
+            _write_strings(file, metadata or {})
         if check is not None:
             check()
         _verify(path, file, temporary, digests, scan_ckpt)
@@ -261,6 +264,12 @@ def _varint(value: int) -> bytes:
 
 def _delimited(number: int, content: bytes) -> bytes:
     return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _write_strings(file: BinaryIO, metadata: Mapping[str, str]) -> None:
+    for key, text in metadata.items():
+        # One character at least: numpy has no strings of length 0.
+        _write_value(file, key, (0,), "str", memoryview((text or "\0").encode("utf-32-le")))
 
 
 def _write_value(file: BinaryIO, tag: str, dims: Sequence[int], tensor_type: str, content: memoryview) -> None:

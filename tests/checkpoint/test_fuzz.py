@@ -101,6 +101,10 @@ def test_delta_files(tmp_path, kind, count):
     path = tmp_path / f"a.{kind}"
     whole = saved(path)
     digest = read_delta(path).digest
+    # A manifest under another name would leave a delta that passes for another tool's.
+    path.write_bytes(whole.replace(b"petrun_manifest", b"petrun_manifesu"))
+    with pytest.raises(PetrunError, match="holds its manifest under the name 'petrun_manifesu'"):
+        read_delta(path)
 
     @settings(max_examples=count, **FEW)
     @given(mutations(len(whole)))
