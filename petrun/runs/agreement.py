@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any
 
 from petrun.errors import SetupError
 from petrun.parallel.world import World
-from petrun.runs.identity import VERSIONS
+from petrun.runs.identity import VERSIONS, identity_of
 from petrun.runs.ready import Ready
 
 _FIRST_VALUES = "the first values of what trains"
 
 
-def hold_together(ready: Ready, identity: Mapping[str, Any], world: World) -> None:
+def hold_together(ready: Ready, world: World) -> None:
     """Every rank must call it. Raises SetupError on every rank, where one differs from the first; that one names in what."""
     if world.size == 1:
         return
+    identity = identity_of(ready.resolved, ready.sources, ready.assembled.loaded, ready.start, ready.layout.dp)
     values = {key: json.dumps(value, sort_keys=True) for key, value in identity.items() if key != VERSIONS}
     differing = world.differing({**values, _FIRST_VALUES: _first_values(ready)})
     with world.together():

@@ -67,6 +67,7 @@ def run(
         found = look(out, world) if out is not None and unfinished else Found(None)
         with world.together():
             ready = make_ready(resolved, start, device, layout, scored=not dry_run and found.state is None)
+        hold_together(ready, world)
         with world.together():
             out = out.create() if out is not None else None
         ready = replace(ready, resolved=settle_inferred(ready.resolved, ready.sources, ready.schedule, device, out))
@@ -94,7 +95,6 @@ def _run(
 ) -> None:
     """This rank's part of the job. `found`: what an unfinished run has left in `out`."""
     identity = identity_of(ready.resolved, ready.sources, ready.assembled.loaded, ready.start, ready.layout.dp)
-    hold_together(ready, identity, world)
     parameters = snapshot.parameters_of(ready.step, ready.assembled)
     progress, changed = go_on(out, found, identity, allow) if found is not None else (Progress(), True)
     if found is not None and found.state is not None:
