@@ -138,7 +138,7 @@ def train(
         option(
             "--parallel",
             "How the job's ranks are laid out, as dp=2,tp=4,pp=1,zero=1 (also micro_batches, sequence). What is left out: pp=1, tp=1, "
-            "zero=0, and dp takes all that these leave.",
+            "zero=0, and dp takes all that these leave. auto: by the memory of a card (--set parallel.card_memory=64), and why.",
             PARALLEL,
         ),
     ] = None,
@@ -250,6 +250,8 @@ def train_flags(typed: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
             **options.saving(typed["save_every"], typed["keep"], typed["max_time"], typed["on_nan"]),
         }
     )
-    if typed["parallel"] is not None:
+    if typed["parallel"] == "auto":
+        flags["parallel.auto"] = ("--parallel", True)
+    elif typed["parallel"] is not None:
         flags |= {f"parallel.{key}": ("--parallel", value) for key, value in parse_layout(typed["parallel"]).items()}
     return flags

@@ -132,6 +132,8 @@ class TrainConfig(Section):
 
 
 class ParallelConfig(Section):
+    auto: bool = Field(False, description="choose dp, tp, pp and zero by the memory of a card; --parallel auto")
+    card_memory: float | None = Field(None, gt=0, description="GiB of a card, for auto; default 32")
     dp: int | None = Field(None, ge=1, description="ranks that read different data; default: all that tp and pp leave")
     tp: int = Field(1, ge=1, description="ranks that hold slices of each layer (tensor parallel)")
     pp: int = Field(1, ge=1, description="stages that hold different layers (pipeline parallel)")

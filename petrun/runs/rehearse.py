@@ -18,9 +18,10 @@ from petrun.config.schema import EvalConfig, RunConfig
 from petrun.data.tokenize import Tokenizer
 from petrun.errors import ConfigError, PetrunError, SetupError
 from petrun.models.factory import is_factory
-from petrun.parallel.layout import Layout, settle
+from petrun.parallel.layout import Layout
 from petrun.parallel.rehearse import Ended, front_end_fault, run_ranks
 from petrun.parallel.stub_cann import ensure_stub
+from petrun.runs.laying import lay_out, settle_auto
 from petrun.runs.ready import batch_rows, read_start
 from petrun.runs.rehearsal_report import report
 from petrun.runs.rows import check_length, open_tokenizer
@@ -69,7 +70,11 @@ def run(
 ) -> None:
     """Compile the step of some ranks of the job, and print what stands in it."""
     resolved, start = read_settings(recipe, flags, sets)
-    layout = job_layout(resolved.config, cards)
+    world = _world(resolved.config, cards)
+    resolved, why = settle_auto(resolved, world)
+    layout = job_layout(resolved.config, world)
+    for line in why:
+        say(line)
     chosen = _ranks(ranks, layout)
     shapes = _shapes(resolved, start, layout)
     stub = ensure_stub(cache_folder())
@@ -84,13 +89,25 @@ def run(
         "ranks": found,
         "failed": {str(rank): error.message for rank, error in wrong.items()},
     }
+    _hold_to_layout(layout, found)
     if out is not None:
         with atomic_file(Path(out).expanduser()) as (file, _):
-            file.write(json.dumps(result, indent=2).encode())
+            file.write(json.dumps({**result, "auto": why}, indent=2).encode())
     if found:
         say(report(resolved.config, layout, str(shapes), found, level))
     if wrong:
         raise next(iter(wrong.values()))
+
+
+def _hold_to_layout(layout: Layout, found: Sequence[Mapping[str, Any]]) -> None:
+    """What was asked for must be seen in what was compiled. Raises SetupError."""
+    for rank in found:
+        whole = all(p["slice"] == p["shape"] for p in rank["parameters"])
+        if layout.tp > 1 and whole:
+            raise SetupError(
+                f"rank {rank['rank']} of {layout.world}: holds every parameter whole, though --parallel says {layout}",
+                hint="This model is not cut: use dp alone.",
+            )
 
 
 def read_settings(recipe: str | None, flags: Flags, sets: Sequence[str]) -> tuple[Resolved, Delta | None]:
@@ -112,18 +129,13 @@ def tokenizer_beside(config: RunConfig) -> Tokenizer | None:
 
 def job_layout(config: RunConfig, cards: int | None) -> Layout:
     """How the cards are laid out. Raises ConfigError."""
+    return lay_out(config, _world(config, cards))
+
+
+def _world(config: RunConfig, cards: int | None) -> int:
     asked = config.parallel
     own = asked.tp * asked.pp
-    world = cards if cards is not None else own * (asked.dp if asked.dp is not None else max(1, _CARDS // own))
-    return settle(
-        world,
-        dp=asked.dp,
-        tp=asked.tp,
-        pp=asked.pp,
-        zero=asked.zero,
-        micro_batches=asked.micro_batches,
-        sequence=asked.sequence,
-    )
+    return cards if cards is not None else own * (asked.dp if asked.dp is not None else max(1, _CARDS // own))
 
 
 def _ranks(asked: Sequence[int] | None, layout: Layout) -> list[int]:
@@ -194,6 +206,7 @@ def _compile(
     folder = Path(tempfile.mkdtemp(prefix="petrun-rehearsal-"))
     try:
         parallel = {f"parallel.{key}": ("--parallel", value) for key, value in asdict(layout).items()}
+        parallel["parallel.auto"] = ("--parallel", False)
         flags = {**job["flags"], **parallel}
         (folder / "job.json").write_text(json.dumps({**job, "flags": flags}), encoding="utf-8")
         draw = progress("compile", "rank")

@@ -21,6 +21,7 @@ from petrun.runs import describe, folder, snapshot
 from petrun.runs.agreement import hold_together
 from petrun.runs.identity import identity_of
 from petrun.runs.keep import Keeper
+from petrun.runs.laying import settle_auto
 from petrun.runs.progress import Progress
 from petrun.runs.ready import Ready, make_ready, read_start, settle_inferred
 from petrun.runs.resume import go_on, look, note_identity, run_yaml, source
@@ -62,7 +63,11 @@ def run(
     world = join(device.target)
     hush(not world.first)
     with world.naming():
-        layout = _layout(config.parallel, device, world)
+        if device.target == "ascend":
+            resolved, why = settle_auto(resolved, world.size)
+            for line in why:
+                say(line)
+        layout = _layout(resolved.config.parallel, device, world)
         out, unfinished = (None, False) if dry_run else _folder(config, world)
         found = look(out, world) if out is not None and unfinished else Found(None)
         with world.together():

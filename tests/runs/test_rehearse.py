@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from petrun.errors import SetupError
 from petrun.parallel.layout import Layout
 from petrun.parallel.rehearse import Ended
-from petrun.runs import rehearse
+from petrun.runs import laying, rehearse
 from petrun.runs.rehearsal_report import size, slice_lines
 
 from ..tiny import CONFIGS, REVIEWS, write_base, write_rows
@@ -105,7 +106,11 @@ def test_a_net_of_the_users_own(ascend, configs, petrun):
         ("--cards 0", 2, "--cards 0: must be at least 1"),
         ("--cards 4 --set device=cpu", 2, "--set device cpu: a rehearsal is of Ascend cards"),
         ("--cards 4 --parallel dp=3", 2, "--parallel dp=3"),
-        ("--cards 4 --parallel tp=3", 2, "tp=3"),
+        ("--cards 4 --parallel tp=3", 2, "tp=3 * pp=1 = 3: does not divide 4 cards"),
+        ("--base llama --cards 4 --parallel tp=4", 2, "These divide: --parallel dp=2,tp=2,pp=1"),
+        ("--base llama --cards 4 --parallel auto --card-memory 0.0001", 2, "no layout of 4 cards fits"),
+        ("--base llama --cards 4 --parallel auto --set parallel.tp=2", 2, "--parallel auto contradicts tp=2"),
+        ("--model net.py:make --cards 4 --parallel auto", 2, "does not say its sizes"),
         ("--base nowhere", 1, "nowhere: no such file or folder"),
         ("--level 2", 2, "Invalid value for '--level'"),
         ("--base bert --task lm --seq-len 8", 2, "--task lm: this base does classify"),
@@ -120,6 +125,32 @@ def test_what_cannot_be_rehearsed(configs, petrun, monkeypatch, line, code, text
     done = petrun(f"rehearse {line}")
     assert done.code == code and text in done.err, done.err
     assert "Traceback" not in done.err
+
+
+def test_auto_is_settled_from_config_json_alone(configs):
+    typed = {"model.base": ("--base", "llama"), "parallel.auto": ("--parallel", True), "delta.rank": ("--rank", 3)}
+    resolved, _ = rehearse.read_settings(None, typed, ["data.seq_len=32", "train.batch_size=4"])
+    model = laying.model_of(resolved.config)
+    sizes = CONFIGS["llama"]
+    hidden, wide, vocab, layers = (
+        sizes[key] for key in ("hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers")
+    )
+    lora = layers * (2 * 3 * hidden + 3 * hidden + 3 * 8)
+    assert (model.trained_layer, model.trained_other) == (lora, 0)
+    assert model.layer_values == lora + layers * (2 * hidden**2 + 2 * 8 * hidden + 3 * hidden * wide + 2 * hidden)
+    assert model.other_values == 2 * vocab * hidden + hidden
+    settled, why = laying.settle_auto(resolved, 4)
+    assert settled.config.parallel.dp == 4 and not settled.config.parallel.auto
+    assert why[-1] == "chosen: dp=4,tp=1,pp=1,zero=0, as the model and its data fit on each card"
+    assert laying.settle_auto(settled, 4) == (settled, ())
+
+
+def test_a_layout_that_is_not_seen_in_what_was_compiled():
+    whole = {"rank": 1, "parameters": [{"slice": [4, 4], "shape": [4, 4]}]}
+    rehearse._hold_to_layout(Layout(dp=2), [whole])
+    rehearse._hold_to_layout(Layout(tp=2), [{**whole, "parameters": [{"slice": [2, 4], "shape": [4, 4]}]}])
+    with pytest.raises(SetupError, match="rank 1 of 2: holds every parameter whole"):
+        rehearse._hold_to_layout(Layout(tp=2), [whole])
 
 
 def test_without_a_compiler(configs, petrun, monkeypatch):

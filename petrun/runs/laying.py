@@ -1,0 +1,117 @@
+"""The layout of a job: what was asked for held against the model, or chosen by the rule of `--parallel auto`."""
+
+from __future__ import annotations
+
+import re
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from petrun import kernels
+from petrun.config.load import Resolved
+from petrun.config.schema import RunConfig
+from petrun.errors import ConfigError
+from petrun.models.factory import is_factory, outline_model, read_family
+from petrun.parallel.auto import Batch, Model, choose
+from petrun.parallel.divide import Asked, Sizes, divide
+from petrun.parallel.layout import Layout
+from petrun.runs.assemble import attach, base_path, head_names, method_of
+
+_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def lay_out(config: RunConfig, cards: int) -> Layout:
+    """The layout that was asked for. Raises ConfigError with all that does not divide, and the nearest layouts that do."""
+    asked = config.parallel
+    wanted = Asked(asked.dp, asked.tp, asked.pp, asked.zero, asked.micro_batches, asked.sequence)
+    return divide(wanted, cards, sizes_of(config), config.train.batch_size, _tokens(config))
+
+
+def settle_auto(resolved: Resolved, cards: int) -> tuple[Resolved, tuple[str, ...]]:
+    """With `--parallel auto` its choice in the settings' place, and the lines that say why; else nothing. Raises ConfigError."""
+    config = resolved.config
+    asked = config.parallel
+    if not asked.auto:
+        return resolved, ()
+    fixed = [f"{key}={getattr(asked, key)}" for key in ("dp", "tp", "pp", "zero") if resolved.given(f"parallel.{key}")]
+    if fixed:
+        raise ConfigError(f"--parallel auto contradicts {', '.join(fixed)}", hint="Give one or the other.")
+    batch = Batch(
+        config.train.batch_size,
+        _tokens(config),
+        accumulate=config.train.accumulate > 1,
+        recompute=asked.recompute,
+        offload=asked.offload == "optimizer",
+    )
+    choice = choose(cards, model_of(config), batch, asked.card_memory)
+    found = choice.layout
+    parallel = asked.model_copy(
+        update={
+            "auto": False,
+            "dp": found.dp,
+            "tp": found.tp,
+            "pp": found.pp,
+            "zero": found.zero,
+            "micro_batches": found.micro_batches,
+        }
+    )
+    return Resolved(config.model_copy(update={"parallel": parallel}), resolved.origins), choice.why
+
+
+def sizes_of(config: RunConfig) -> Sizes | None:
+    """What of the base must divide, from config.json; None for a user's own net."""
+    if is_factory(config.model.family):
+        return None
+    parsed = _parsed(config)
+    return Sizes(parsed.heads, getattr(parsed, "kv_heads", parsed.heads), parsed.wide, parsed.layers)
+
+
+def model_of(config: RunConfig) -> Model:
+    """What takes memory, counted on the net with its delta, whose parameters take none here. Raises ConfigError for a user's own net."""
+    model = config.model
+    if is_factory(model.family):
+        raise ConfigError(
+            f"--parallel auto: --model {model.family} does not say its sizes",
+            hint="Leave --parallel out: all cards are data parallel then.",
+        )
+    dtype = model.dtype or "bfloat16"
+    with kernels.primitives_only():
+        loaded = outline_model(
+            base_path(model),
+            family=model.family,
+            config=Path(model.config) if model.config else None,
+            compute_dtype=dtype,
+            seed=config.train.seed,
+        )
+        method, settings = method_of(config.algo, config.delta.model_dump(), "the configuration")
+        assembled = attach(loaded, method, settings, config.train.seed, head_names(loaded))
+    owned = set(assembled.owned)
+    counts = {(layer, own): 0 for layer in (False, True) for own in (False, True)}
+    for p in loaded.net.get_parameters():
+        counts[re.search(r"\.\d+\.", p.name) is not None, p.name in owned] += prod(p.shape)
+    parsed = _parsed(config)
+    return Model(
+        layer_values=counts[True, True] + counts[True, False],
+        other_values=counts[False, True] + counts[False, False],
+        trained_layer=counts[True, True],
+        trained_other=counts[False, True],
+        hidden=parsed.hidden,
+        wide=parsed.wide,
+        heads=parsed.heads,
+        layers=parsed.layers,
+        outputs=0 if loaded.num_labels else parsed.vocab,
+        item_bytes=_ITEM_BYTES[dtype],
+        sizes=sizes_of(config),
+    )
+
+
+def _tokens(config: RunConfig) -> int:
+    """Longest row that the run may have."""
+    if is_factory(config.model.family):
+        return 0
+    return min(config.data.seq_len, getattr(_parsed(config), "positions", config.data.seq_len))
+
+
+def _parsed(config: RunConfig) -> Any:
+    path = Path(config.model.config) if config.model.config else None
+    return read_family(base_path(config.model), config.model.family, path)[2]
