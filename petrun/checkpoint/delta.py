@@ -139,7 +139,8 @@ def read_delta(path: Path, strategy: Path | None = None) -> Delta:
         if is_sharded(path):
             raise DeltaError(
                 f"{path}: holds the files of a job's ranks, each with a piece of the tensors",
-                hint="Give the job's strategy file: --delta-strategy FILE. Where nothing was cut, any one rank's file is the whole.",
+                hint="Give the job's strategy file, --delta-strategy FILE, or join them first: petrun reshard --from-strategy FILE "
+                "--single. Where nothing was cut, any one rank's file is the whole.",
             )
         if path.is_dir():
             if (path / ADAPTER_CONFIG).exists():

@@ -82,11 +82,15 @@ def test_scores_are_those_of_the_unsharded(place, petrun, family, rows, cuts):
     for cut, ending in cuts.items():
         cut_base(place, family, cut, strategy=f"pretrain.{ending}", file="net_rank_{rank}-10_1.ckpt")
         cut_delta(place, family, cut, strategy=f"finetune.{ending}")
-        done = petrun(
-            line.format(out="cut") + " " + SHARDED.format(base=f"pretrain.{ending}", delta=f"finetune.{ending}")
-        )
+        cut_flags = SHARDED.format(base=f"pretrain.{ending}", delta=f"finetune.{ending}")
+        done = petrun(line.format(out="cut") + " " + cut_flags)
         assert done.code == 0, done.err
         assert scores("cut.json") == scores("whole.json") and scores("whole.json")["delta"]["loss"] > 0
+        if cut == "dp8_optimizer":
+            predict = "predict --data reviews.jsonl --batch-size 4 --out {}.jsonl "
+            assert petrun(predict.format("whole") + "--base bert --delta bert-lora").code == 0
+            assert petrun(predict.format("cut") + cut_flags).code == 0
+            assert (place / "cut.jsonl").read_bytes() == (place / "whole.jsonl").read_bytes()
         shutil.rmtree(place / "ckpts")
         shutil.rmtree(place / "parts")
 
@@ -187,17 +191,18 @@ def test_parts_of_mindpet(place, petrun):
 
 
 def test_training_on_a_cut_base_from_a_cut_delta(place, petrun):
-    """What is trained is what the unsharded gives, and the delta belongs to the unsharded base too."""
+    """What comes of it belongs to the unsharded base as well: its identity is that of the content."""
     cut_base(place, "bert", "dp2_tp4")
     cut_delta(place, "bert", "dp2_tp4")
-    line = "train --data reviews.jsonl --steps 1 --batch-size 3 --out {out} --init-delta {delta} "
-    assert petrun(line.format(out="whole", delta="bert-lora") + "--base bert").code == 0
-    cut = "--base ckpts --base-strategy pretrain.ckpt --delta-strategy finetune.ckpt"
-    done = petrun(line.format(out="cut", delta="parts") + cut)
+    line = "train --data reviews.jsonl --steps 1 --batch-size 3 --out cut --init-delta parts --delta-strategy finetune.ckpt "
+    done = petrun(line + "--base ckpts --base-strategy pretrain.ckpt")
     assert done.code == 0, done.err
-    whole, cut = read_delta(place / "whole"), read_delta(place / "cut")
-    assert whole.digest == cut.digest and whole.manifest.base.digest == cut.manifest.base.digest
+    start, trained = read_delta(place / "bert-lora"), read_delta(place / "cut")
+    assert trained.manifest.base.digest == start.manifest.base.digest and trained.config == start.config
+    moved = [np.abs(trained.tensors[name] - start.tensors[name]).max() for name in start.tensors]
+    assert 0 < max(moved) < 0.1, "one step from where the cut delta was"
     assert "base_strategy: pretrain.ckpt" in (place / "cut" / "run.yaml").read_text()
+    assert petrun("merge --base bert --delta cut --out merged.ckpt").code == 0
 
 
 class TestRefused:
