@@ -170,8 +170,18 @@ Set = Annotated[
 ]
 
 
+Spike = Annotated[
+    Number,
+    option(
+        "--spike",
+        "A loss over this many times the mean of the last 20 steps' counts as one that is not finite. Default: none does.",
+        RUN,
+    ),
+]
+
+
 def saving(
-    save_every: int | None, keep: int | None, max_time: str | None, on_nan: str | None
+    save_every: int | None, keep: int | None, max_time: str | None, on_nan: str | None, spike: float | None
 ) -> dict[str, tuple[str, Any]]:
     """What `train` and `resume` are told about states, for `given`."""
     return {
@@ -179,6 +189,7 @@ def saving(
         "train.keep_states": ("--keep", keep),
         "train.max_seconds": ("--max-time", max_time),
         "train.on_nan": ("--on-nan", on_nan),
+        "train.spike_ratio": ("--spike", spike),
     }
 
 

@@ -24,6 +24,7 @@ def resume(
     keep: options.Keep = None,
     max_time: options.MaxTime = None,
     on_nan: options.OnNan = None,
+    spike: options.Spike = None,
     settings: options.Set = None,
 ) -> None:
     """Go on with a run that was stopped or killed, as if it had not been: to the bit, on the CPU.
@@ -32,7 +33,7 @@ def resume(
 
         petrun resume runs/lora-1
     """
-    flags: dict[str, tuple[str, Any]] = given(options.saving(save_every, keep, max_time, on_nan))
+    flags: dict[str, tuple[str, Any]] = given(options.saving(save_every, keep, max_time, on_nan, spike))
     with told_apart():
         # Imported here so that --help does not wait for MindSpore.
         if verify:

@@ -184,6 +184,7 @@ def train(
     keep: options.Keep = None,
     max_time: options.MaxTime = None,
     on_nan: options.OnNan = None,
+    spike: options.Spike = None,
     device: options.Device = None,
     settings: options.Set = None,
     dry_run: Annotated[
@@ -247,7 +248,7 @@ def train_flags(typed: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
             "out.dir": ("--out", typed["out"]),
             "out.format": ("--format", typed["fmt"]),
             "device": ("--device", typed["device"]),
-            **options.saving(typed["save_every"], typed["keep"], typed["max_time"], typed["on_nan"]),
+            **options.saving(typed["save_every"], typed["keep"], typed["max_time"], typed["on_nan"], typed["spike"]),
         }
     )
     if typed["parallel"] == "auto":

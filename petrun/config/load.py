@@ -17,7 +17,8 @@ from pydantic import BaseModel, ValidationError
 from petrun.config.schema import RunConfig, Section
 from petrun.errors import ConfigError, did_you_mean
 
-_NOT_SETTINGS = ("origins", "petrun_version", "description")
+_NOT_SETTINGS = ("origins", "petrun_version", "started_in", "description")
+_PATHS = ("model.base", "model.config", "data.path", "data.eval_path", "data.template", "init_delta")
 _SHOW = "`petrun recipes show NAME` prints a complete one."
 
 
@@ -110,14 +111,34 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if value is not None}
 
 
-def with_noted_origins(resolved: Resolved, run_yaml: Path) -> Resolved:
-    """A run that goes on: values come from where they came from when it began, not from its own run.yaml."""
+def as_begun(resolved: Resolved, run_yaml: Path) -> Resolved:
+    """Settings of a run that goes on: from where they came when it began, and files found from where it was started, too."""
     content = yaml.load(run_yaml.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    noted = content.get("origins")
+    noted, folder = content.get("origins"), content.get("started_in")
     noted = noted if isinstance(noted, dict) else {}
     own = f"recipe {run_yaml}"
+    config = resolved.config
+    for key in _PATHS if isinstance(folder, str) else ():
+        if resolved.origins.get(key) == own:
+            config = _found_from(config, key, Path(folder))
     origins = {key: str(noted.get(key, own)) if origin == own else origin for key, origin in resolved.origins.items()}
-    return Resolved(resolved.config, {key: origin for key, origin in origins.items() if origin != "default"})
+    return Resolved(config, {key: origin for key, origin in origins.items() if origin != "default"})
+
+
+def _found_from(config: RunConfig, key: str, folder: Path) -> RunConfig:
+    """A path that leads nowhere from the current folder, but somewhere from `folder`, is meant from there."""
+
+    def find(path: str) -> str:
+        place = folder / path
+        return str(place) if not Path(path).expanduser().exists() and place.exists() else path
+
+    section, _, leaf = key.rpartition(".")
+    part = getattr(config, section) if section else config
+    value = getattr(part, leaf)
+    if value is None:
+        return config
+    part = part.model_copy(update={leaf: tuple(map(find, value)) if isinstance(value, tuple) else find(value)})
+    return config.model_copy(update={section: part}) if section else part
 
 
 def _flatten(tree: Mapping[Any, Any], where: str) -> dict[str, Any]:
@@ -337,7 +358,8 @@ def dump_run(resolved: Resolved, version: str) -> str:
         for key in [f"{section}.{leaf}" for leaf in content] if isinstance(content, dict) else [section]:
             origins[key] = resolved.origins.get(key, "default")
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    text += yaml.safe_dump({"origins": origins, "petrun_version": version}, sort_keys=False, allow_unicode=True)
+    more = {"origins": origins, "petrun_version": version, "started_in": os.getcwd()}
+    text += yaml.safe_dump(more, sort_keys=False, allow_unicode=True)
     return text
 
 

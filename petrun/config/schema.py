@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator
 
 Task = Literal["classify", "lm", "instruct"]
 
@@ -127,8 +127,21 @@ class TrainConfig(Section):
         description="at a loss that is not finite: stop, leave the step out, or go back to the last state and leave it out",
     )
 
+    spike_ratio: float | None = Field(
+        None,
+        gt=1,
+        description="a loss over this many times the mean of the last 20 counts as one that is not finite; default: none does",
+    )
+
     _one_or_many = field_validator("train_also", mode="before")(_as_many)
     _duration = field_validator("max_seconds", mode="before")(_as_seconds)
+
+    @field_validator("spike_ratio")
+    @classmethod
+    def _undone(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and info.data.get("on_nan") == "skip":
+            raise ValueError("must be left out with on_nan skip: a spike shows when its step is done; rewind undoes it")
+        return value
 
 
 class ParallelConfig(Section):

@@ -28,8 +28,11 @@ _FREE = (
     "train.keep_states",
     "train.max_seconds",
     "train.on_nan",
+    "train.spike_ratio",
+    "model.base_strategy",
+    "delta_strategy",
 )
-"""Settings that do not change what is computed."""
+"""Settings that do not change what is computed, or only by the content that is compared besides."""
 
 
 def identity_of(
@@ -43,7 +46,7 @@ def identity_of(
         else:
             found[section] = content
     for key in _FREE:
-        del found[key]
+        found.pop(key, None)
     data = resolved.config.data
     by_content: dict[str, Any] = {
         "data.path": [read_source(path).digest for path in data.path],

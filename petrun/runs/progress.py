@@ -8,6 +8,9 @@ from typing import Any
 
 from petrun.train.loop import Plan, Position
 
+RECENT = 20
+"""Steps that tell what a usual loss is."""
+
 
 @dataclass
 class Progress:
@@ -28,6 +31,10 @@ class Progress:
     """Evaluations since the best one."""
     stopped: str = ""
     """Why the run stopped early."""
+    recent: list[float] = field(default_factory=list)
+    """Losses of the last steps, but for those that were left out."""
+    left_out: int = 0
+    """The last step that was left out or gone back over."""
     log_bytes: int = 0
     seconds: float = 0.0
     """Spent so far, over all the run's processes."""
@@ -46,6 +53,12 @@ class Progress:
         self.loss_first = loss if self.loss_first is None else self.loss_first
         self.loss_last = loss
         self.learned = self.learned or loss != 0.0
+        if self.step != self.left_out:
+            self.recent = [*self.recent, loss][-RECENT:]
+
+    def is_spike(self, loss: float, ratio: float) -> bool:
+        """Whether a loss is over `ratio` times the mean of the last RECENT."""
+        return len(self.recent) == RECENT and loss > ratio * sum(self.recent) / RECENT
 
     def notes(self) -> dict[str, Any]:
         return asdict(self)

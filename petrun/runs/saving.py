@@ -117,21 +117,25 @@ class Saver:
 
 
 class Forgiver:
-    """What --on-nan asks for at a step that is not finite."""
+    """What --on-nan asks for at a step that is not finite, or whose loss leaps."""
 
     def __init__(self, saver: Saver, keeper: Keeper) -> None:
         self.saver = saver
         self.keeper = keeper
         self.policy = keeper.config.train.on_nan
-        self.last_step = 0
+        self.ratio = keeper.config.train.spike_ratio
         self.in_a_row = 0
+
+    def is_spike(self, loss: float) -> bool:
+        return self.ratio is not None and self.keeper.progress.is_spike(loss, self.ratio)
 
     def __call__(self, error: TrainingError, step: int) -> bool:
         """Mend what can be mended. False: the run has to stop. Raises TrainingError where it does not get better."""
         if self.policy == "stop":
             return False
-        self.in_a_row = self.in_a_row + 1 if step == self.last_step + 1 else 1
-        self.last_step = step
+        progress = self.keeper.progress
+        self.in_a_row = self.in_a_row + 1 if step == progress.left_out + 1 else 1
+        progress.left_out = step
         if self.in_a_row > _MOST_IN_A_ROW:
             raise TrainingError(
                 f"{error.message}\n{_MOST_IN_A_ROW} steps before it, one after the other, were left out for the same reason.",
@@ -147,7 +151,7 @@ class Forgiver:
             event = {"step": step, "event": "rewound", "to": back}
         self.keeper.log.write(event)
         what = f"weights and optimizer are those of step {event['to']} again" if "to" in event else "left out"
-        say(f"step {step} is not finite: {what}; it goes on with the next rows")
+        say(f"{error.message.partition(';')[0]}: {what}; it goes on with the next rows")
         return True
 
 

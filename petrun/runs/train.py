@@ -10,7 +10,7 @@ from typing import Any
 from petrun import __version__
 from petrun.assets import default_recipe
 from petrun.checkpoint.state import Found
-from petrun.config.load import dump_run, load_run_config, with_noted_origins
+from petrun.config.load import as_begun, dump_run, load_run_config
 from petrun.config.schema import ParallelConfig, RunConfig
 from petrun.data.share import Share
 from petrun.errors import ConfigError
@@ -56,7 +56,7 @@ def run(
         recipe, flags = found_run
     resolved = load_run_config(recipe, flags, sets, embedded=default_recipe())
     if resume is not None and recipe == str(run_yaml(resume)):
-        resolved = with_noted_origins(resolved, run_yaml(resume))
+        resolved = as_begun(resolved, run_yaml(resume))
     start, resolved = read_start(resolved)
     config = resolved.config
     device = setup(config.device, config.model.dtype, config.train.loss_scale)
@@ -127,6 +127,7 @@ def _train(ready: Ready, keeper: Keeper, saver: Saver) -> None:
     def on_step(record: dict[str, Any]) -> bool:
         return keeper.on_step(record) or saver.on_step(keeper.evaluated)
 
+    forgiver = Forgiver(saver, keeper)
     with saver.request.deferring():
         train(
             ready.step,
@@ -136,7 +137,8 @@ def _train(ready: Ready, keeper: Keeper, saver: Saver) -> None:
             on_step,
             skip_overflow=ready.device.loss_scale is not None,
             done=done,
-            forgive=Forgiver(saver, keeper),
+            forgive=forgiver,
+            is_spike=forgiver.is_spike,
         )
 
 

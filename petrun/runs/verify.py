@@ -12,7 +12,7 @@ import numpy as np
 
 from petrun.checkpoint.delta import read_delta
 from petrun.checkpoint.state import State, find_state
-from petrun.config.load import load_run_config, with_noted_origins
+from petrun.config.load import as_begun, load_run_config
 from petrun.errors import ConfigError, TrainingError
 from petrun.parallel.context import setup
 from petrun.parallel.layout import Layout
@@ -46,7 +46,7 @@ class Interval:
 def run(name: str, sets: Sequence[str] = ()) -> None:
     """Replay and compare. Raises TrainingError for the first difference, ConfigError where the run is not the one that was begun."""
     path = folder_of(name)
-    resolved = with_noted_origins(load_run_config(str(run_yaml(name)), {}, sets), run_yaml(name))
+    resolved = as_begun(load_run_config(str(run_yaml(name)), {}, sets), run_yaml(name))
     start, resolved = read_start(resolved)
     config = resolved.config
     out = RunFolder(path, config.algo, config.out.format, writes=False)

@@ -57,6 +57,11 @@ def never(error: TrainingError, step: int) -> bool:
     return False
 
 
+def no_spike(loss: float) -> bool:
+    """Any loss is fine."""
+    return False
+
+
 def make_plan(per_epoch: int, accumulate: int, epochs: float | None, steps: int | None) -> Plan:
     """`steps` wins over `epochs`; neither: 3 epochs. The last step of a run may hold fewer micro-batches."""
     passes = 3.0 if epochs is None else epochs
@@ -92,16 +97,16 @@ def train(
     *,
     done: Position = START,
     forgive: Callable[[TrainingError, int], bool] = never,
+    is_spike: Callable[[float], bool] = no_spike,
 ) -> int:
     """Run what is left of the plan. `on_step(record)` gets one log record per optimizer step and says whether to stop.
 
     record: step (from 1), epoch, loss (before the update, mean over the step's supervised items), lr, grad_norm, tokens,
     tokens_per_second, seconds (wall-clock of the step). `skip_overflow`: a loss scale is in use, so single steps that are not finite are
     expected. `done`: what an earlier run of the same plan has done; `micro_batches` go on from there. `forgive(error, step)` may mend a
-    step that is not finite; the run then goes on with the next. Returns the number of steps done. Raises TrainingError on NaN or
-    infinity, naming step and rows.
+    step that is not finite, or whose loss `is_spike`; the run then goes on with the next. Returns the number of steps done. Raises
+    TrainingError for what is not forgiven, naming step and rows.
     """
-    counter, place = step_counter(), batch_place()
     number, micro = done.step, done.micro_batches
     overflows = 0
     while micro < plan.total_micro_batches:
@@ -111,22 +116,17 @@ def train(
         group = list(islice(micro_batches, wanted))
         if len(group) < wanted:
             raise TrainingError(f"the data ended at step {number} of {plan.total_steps}")
-        count = sum(supervised(batch) for batch in group)
-        denominator = Tensor(float(max(count, 1)), ms.float32)
-        loss = 0.0
-        for position, batch in enumerate(group):
-            counter.set_data(Tensor(micro, ms.int32))
-            place.set_data(Tensor([batch.get("first", 0), len(batch["targets"])], ms.int32))
-            targets, arrays = as_tensors(batch, inputs)
-            value, norm, rate, finite = step(position == len(group) - 1, denominator, targets, *arrays)
-            loss += float(value.asnumpy())
-            micro += 1
+        loss, norm, rate, finite = _update(step, group, inputs, micro)
+        micro += len(group)
         ok = bool(finite.asnumpy()) and bool(np.isfinite(loss))
         overflows = 0 if ok else overflows + 1
+        error = None
         if not ok and not (skip_overflow and overflows < 40):
             error = _not_finite(number, group, loss)
-            if not forgive(error, number):
-                raise error
+        elif ok and is_spike(loss):
+            error = _spiking(number, group, loss)
+        if error is not None and not forgive(error, number):
+            raise error
         seconds = time.perf_counter() - begin
         read = sum(tokens(batch) for batch in group)
         record = {
@@ -144,9 +144,36 @@ def train(
     return number
 
 
-def _not_finite(number: int, group: list[Mapping[str, Any]], loss: float) -> TrainingError:
+def _update(step: TrainStep, group: list[Mapping[str, Any]], inputs: tuple[str, ...], micro: int) -> tuple[Any, ...]:
+    """One optimizer step over the micro-batches from number `micro` on. Returns (loss, and of the last what TrainStep returns besides)."""
+    counter, place = step_counter(), batch_place()
+    count = sum(supervised(batch) for batch in group)
+    denominator = Tensor(float(max(count, 1)), ms.float32)
+    loss = 0.0
+    norm = rate = finite = None
+    for position, batch in enumerate(group):
+        counter.set_data(Tensor(micro + position, ms.int32))
+        place.set_data(Tensor([batch.get("first", 0), len(batch["targets"])], ms.int32))
+        targets, arrays = as_tensors(batch, inputs)
+        value, norm, rate, finite = step(position == len(group) - 1, denominator, targets, *arrays)
+        loss += float(value.asnumpy())
+    return loss, norm, rate, finite
+
+
+def _rows(group: list[Mapping[str, Any]]) -> str:
     rows = [int(row) for batch in group for row in batch.get("rows", ())]
-    shown = ", ".join(str(row) for row in rows[:16]) + (", ..." if len(rows) > 16 else "")
+    return ", ".join(str(row) for row in rows[:16]) + (", ..." if len(rows) > 16 else "")
+
+
+def _spiking(number: int, group: list[Mapping[str, Any]], loss: float) -> TrainingError:
+    return TrainingError(
+        f"step {number}: the loss leapt to {loss:.4g}; the batch held rows {_rows(group)} (counted from 0)",
+        hint="Look at these rows, lower --lr, or have the run go back over such steps: --on-nan rewind.",
+    )
+
+
+def _not_finite(number: int, group: list[Mapping[str, Any]], loss: float) -> TrainingError:
+    shown = _rows(group)
     what = "the loss" if not np.isfinite(loss) else "a gradient"
     hint = "Lower --lr, set --clip 1, or look at these rows; the log up to this step is kept."
     if number == 1:

@@ -8,8 +8,10 @@ import pytest
 
 from petrun.checkpoint.state import find_state, steps_of
 from petrun.errors import TrainingError
+from petrun.runs.progress import RECENT, Progress
 from petrun.runs.saving import Saver
 from petrun.runs.verify import Interval, compare, compare_log
+from petrun.train.loop import Plan
 from tests.tiny import REVIEWS, write_base, write_rows
 
 ROWS = [{"text": row["text"] + " not the film" * (i % 3), "label": row["label"]} for i, row in enumerate(REVIEWS * 2)]
@@ -119,8 +121,11 @@ def test_what_else_a_run_may_be_told(place, petrun, monkeypatch):
     assert done.code == 0, done.err
     assert "tensors of run/lora.ckpt and " in done.out and " of the log are the same" in done.out
     killed_at(place / "whole", 5, place / "copy")
-    changes = "--set train.steps=7 --set optim.lr=0.5 --set data.path=before.jsonl"
-    done = petrun(f"resume copy {changes} --allow train.steps,optim.lr")
+    # From another folder, whence `small` leads nowhere.
+    (place / "elsewhere").mkdir()
+    monkeypatch.chdir(place / "elsewhere")
+    changes = "--set train.steps=7 --set optim.lr=0.5 --set data.path=../before.jsonl"
+    done = petrun(f"resume ../copy {changes} --allow train.steps,optim.lr")
     assert done.code == 0 and "allowed: optim.lr: 0.001 -> 0.5" in done.out, done.err
     log = log_of(place / "copy")
     assert [line["step"] for line in log] == [1, 2, 3, 4, 5, 6, 7] and log[5]["lr"] > 0.02 > log[4]["lr"]
@@ -163,6 +168,17 @@ def build():
 """
 
 
+def test_a_leap_is_measured_against_the_last_losses():
+    progress, plan = Progress(), Plan(100, 1, 100)
+    for step in range(1, RECENT + 5):
+        assert not progress.is_spike(1e9, 3.0) or step > RECENT
+        progress.advance({"step": step, "epoch": 0.0, "loss": 10.0 if step < 5 else 2.0}, plan)
+    assert progress.is_spike(6.1, 3.0) and not progress.is_spike(5.9, 3.0)
+    progress.left_out = progress.step + 1
+    progress.advance({"step": progress.left_out, "epoch": 0.0, "loss": 1e9}, plan)
+    assert progress.is_spike(6.1, 3.0) and Progress(**json.loads(json.dumps(progress.notes()))) == progress
+
+
 def test_a_step_that_is_not_finite_is_left_out(place, petrun):
     """The row of zeros, alone in the batch of step 4, gives 0 / 0."""
     (place / "net.py").write_text(NET)
@@ -172,7 +188,7 @@ def test_a_step_that_is_not_finite_is_left_out(place, petrun):
     line = "train --model net.py:build --data rows.npz --algo full --steps 6 --batch-size 1 --no-shuffle --save-every 2 --keep 9 "
     for policy, event in (("skip", {"event": "skipped"}), ("rewind", {"event": "rewound", "to": 2})):
         done = petrun(f"{line} --on-nan {policy} --out {policy}")
-        assert done.code == 0 and "step 4 is not finite" in done.out, done.err
+        assert done.code == 0 and "step 4: the loss is not finite (loss nan): " in done.out, done.err
         log = log_of(place / policy)
         assert [entry["step"] for entry in log] == [1, 2, 3, 4, 4, 5, 6]
         assert log[3] == {"step": 4, **event} and log[4]["loss"] is None
@@ -193,6 +209,7 @@ def test_a_step_that_is_not_finite_is_left_out(place, petrun):
         ("resume reviews.jsonl", "reviews.jsonl is not a folder", 2),
         ("train --resume bert-lora --out other", "--out other contradicts --resume bert-lora", 2),
         ("train --base bert --data reviews.jsonl --max-time soon", "--max-time: 'soon' is not valid", 2),
+        ("train --base bert --data reviews.jsonl --on-nan skip --spike 3", "--spike: 3.0 is not valid", 2),
         ("train --base bert --data reviews.jsonl --on-nan hope", "--on-nan: 'hope' is not valid", 2),
     ],
 )

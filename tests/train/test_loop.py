@@ -7,7 +7,7 @@ from mindspore import Tensor
 
 from petrun.errors import TrainingError
 from petrun.kernels import batch_place, step_counter
-from petrun.train.loop import Plan, make_plan, train
+from petrun.train.loop import Plan, Position, make_plan, train
 
 
 class FakeStep:
@@ -103,3 +103,37 @@ def test_a_loss_scale_may_overflow_now_and_then_but_not_for_ever():
         train(
             step, iter([batch((i,)) for i in range(60)]), Plan(60, 1, 60), ("x",), lambda r: False, skip_overflow=True
         )
+
+
+def test_what_is_forgiven_is_passed_over_and_a_leap_counts_as_not_finite():
+    losses = [1.0, float("nan"), 1.0, 50.0, 1.0]
+    told = []
+
+    def forgive(error, number):
+        told.append((number, error.message.partition(";")[0]))
+        return True
+
+    plan = Plan(5, 1, 5)
+    rows = [batch((i,)) for i in range(5)]
+    step = FakeStep(losses)
+    done = train(step, iter(rows), plan, ("x",), lambda r: False, forgive=forgive, is_spike=lambda loss: loss > 10)
+    assert done == 5 and [call[2] for call in step.calls] == [0, 1, 2, 3, 4]
+    assert told == [(2, "step 2: the loss is not finite (loss nan)"), (4, "step 4: the loss leapt to 50")]
+    with pytest.raises(TrainingError, match=r"step 4: the loss leapt to 50; the batch held rows 3 "):
+        train(FakeStep([1.0] * 3 + [50.0]), iter(rows), plan, ("x",), lambda r: False, is_spike=lambda loss: loss > 10)
+
+
+def test_a_run_goes_on_where_it_stopped():
+    """Step numbers, dropout counters and the size of the last step, from the middle of a plan of 7 micro-batches."""
+    step, records = FakeStep([1.0] * 7), []
+
+    def keep(record):
+        records.append(record)
+        return False
+
+    plan = Plan(4, 2, 7)
+    rows = iter([batch((i,)) for i in range(4, 7)])
+    assert train(step, rows, plan, ("x",), keep, done=Position(2, 4)) == 4
+    assert [r["step"] for r in records] == [3, 4] and [call[2] for call in step.calls] == [4, 5, 6]
+    assert plan.after(Position(3, 6)) == Position(4, 7)
+    assert train(step, rows, plan, ("x",), keep, done=Position(4, 7)) == 4 and len(records) == 2
