@@ -38,7 +38,10 @@ LANES = 4096
 @lru_cache(maxsize=1)
 def step_counter() -> Parameter:
     """The one int32 scalar that every mask depends on: the train step sets it before the forward pass."""
-    return Parameter(Tensor(0, ms.int32), name="petrun_dropout_step", requires_grad=False)
+    counter = Parameter(Tensor(0, ms.int32), name="petrun_dropout_step", requires_grad=False)
+    # MindSpore crashes where it cuts a scalar over the ranks of an optimizer that is split.
+    counter.parallel_optimizer = False
+    return counter
 
 
 @lru_cache(maxsize=1)

@@ -29,10 +29,10 @@ def apply(net: Any, sites: Sites, layout: Layout, loss: Any = None) -> None:
 
     Raises ConfigError where the model has no plan, a layer does not divide, or a cell of the delta cannot be cut.
     """
-    if layout.pp > 1 or layout.sequence or layout.zero:
+    if layout.pp > 1 or layout.sequence:
         raise ConfigError(
-            f"--parallel {layout}: pipelines, split sequences and split optimizers are not built yet",
-            hint="Use dp and tp.",
+            f"--parallel {layout}: pipelines and split sequences are not built yet",
+            hint="Use dp, tp and zero.",
         )
     if not sites.splits:
         if layout.tp > 1:
