@@ -479,7 +479,15 @@ def test_peft_computes_the_reference_from_what_is_exported(tmp_path, shared, fam
     batch = load_file(case / "batch.safetensors")
     with torch.no_grad():
         inputs = {k: torch.from_numpy(batch[k]) for k in ("input_ids", "attention_mask")}
-        logits = model(**inputs).logits.numpy()
+        try:
+            logits = model(**inputs).logits.numpy()
+        except ValueError as error:
+            if "does not support past key values" in str(error):
+                pytest.skip(f"peft {peft.__version__} puts no prefix into the BERT of transformers {transformers.__version__}")
+            raise
     want = load_file(case / method / "out.safetensors")["logits"]
     seen = np.ones(len(want), bool) if family == "bert" else batch["attention_mask"].astype(bool)
+    if family != "bert":
+        # peft gives the logits of virtual tokens in the row as well, before the row's own.
+        logits, want = logits[:, -seen.shape[1] :], want[:, -seen.shape[1] :]
     np.testing.assert_allclose(logits[seen], want[seen], rtol=0, atol=1e-5)
