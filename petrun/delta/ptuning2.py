@@ -20,7 +20,8 @@ from petrun.delta.prefix_encoder import PrefixEncoder as PrefixEncoder  # MindPe
 from petrun.graph.sites import Sites
 from petrun.graph.virtual import add_prefix
 
-_SPREAD = 0.02
+_SPREAD = 1.0
+"""Of the table's initial values: those of the source's code, and of peft."""
 
 
 class Ptuning2Config(MethodConfig):
