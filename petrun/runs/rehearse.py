@@ -16,11 +16,13 @@ from petrun.checkpoint.delta import Delta
 from petrun.config.load import Resolved, cache_folder, load_run_config
 from petrun.config.schema import EvalConfig, RunConfig
 from petrun.data.tokenize import Tokenizer
+from petrun.delta import find_method
 from petrun.errors import ConfigError, PetrunError, SetupError
 from petrun.models.factory import is_factory
 from petrun.parallel.layout import Layout
 from petrun.parallel.rehearse import Ended, front_end_fault, run_ranks
 from petrun.parallel.stub_cann import ensure_stub
+from petrun.runs.assemble import virtual_tokens
 from petrun.runs.laying import lay_out, settle_auto
 from petrun.runs.ready import batch_rows, read_start
 from petrun.runs.rehearsal_report import report
@@ -158,7 +160,9 @@ def _shapes(resolved: Resolved, start: Delta | None, layout: Layout) -> Shapes:
     here = bool(files) and all(Path(name).expanduser().exists() for name in files)
     if is_factory(config.model.family) or (here and tokenizer_beside(config) is not None):
         return _shapes_of_data(resolved, start, layout)
-    seen = outlook(config)
+    # A prompt's or a prefix's virtual tokens take positions away.
+    own = find_method(config.algo).tokens(config.delta) if start is None else virtual_tokens(start)
+    seen = outlook(config, own)
     length = check_length(config.data.seq_len, seen.longest, resolved.given("data.seq_len"), seen.tokens)
     missing = next((name for name in files if not Path(name).expanduser().exists()), None)
     why = (
@@ -252,9 +256,7 @@ def _error(rank: int, layout: Layout, outcome: Mapping[str, Any], ended: Ended, 
     if "failed" in outcome:
         text = f"{who} ({layout}): MindSpore's front end refuses it: {front_end_fault(ended.text, outcome['failed'])}"
         more = f"\n{ended.tail}\n{outcome['traceback']}" if debug else ""
-        return ConfigError(
-            text + more, hint="Choose another --parallel." + ("" if debug else " --debug shows all of it.")
-        )
+        return ConfigError(text + more, hint="" if debug else "--debug shows all of it.")
     return SetupError(
         f"{who}: its process ended with {ended.code} before it was done:\n{ended.tail}",
         hint="Rehearse fewer ranks, or a smaller model: this may be this machine's memory." if ended.code < 0 else "",
