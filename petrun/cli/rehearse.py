@@ -6,12 +6,15 @@ import inspect
 import sys
 from typing import Annotated, Any
 
+from petrun.cli import cluster
 from petrun.cli.options import RUN, Number, Text, Whole, option, split_list
 from petrun.cli.train import PARALLEL, train, train_flags
 from petrun.errors import ConfigError
 
-_NOT_OURS = ("dry_run", "out", "fmt", "device", "resume", "allow", "save_every", "keep", "max_time", "on_nan")
-"""Options of `petrun train` that say where its results go, and on what it computes."""
+_LAUNCH = ("context", *(name for name in cluster.NAMES if name != "cards"))
+_RUN = ("dry_run", "out", "fmt", "device", "resume", "allow", "save_every", "keep", "max_time", "on_nan")
+_NOT_OURS = (*_LAUNCH, *_RUN)
+"""Options of `petrun train` that start its ranks, say where its results go, and on what it computes."""
 
 
 def _own(

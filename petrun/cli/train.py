@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
-from petrun.cli import options
+from petrun.cli import cluster, options
 from petrun.cli.options import DATA, RUN, Flag, Number, Text, Whole, given, option, split_list
 from petrun.cli.signals import told_apart
 
@@ -17,6 +19,7 @@ PARALLEL = "Parallel"
 
 
 def train(
+    context: typer.Context,
     recipe: Annotated[
         Text,
         typer.Argument(
@@ -160,6 +163,15 @@ def train(
             autocompletion=options.complete_key("parallel.offload"),
         ),
     ] = None,
+    cards: cluster.Cards = None,
+    hosts: cluster.Hosts = None,
+    host_rank: cluster.HostRank = None,
+    master_addr: cluster.MasterAddr = None,
+    master_port: cluster.MasterPort = None,
+    rank_table: cluster.RankTable = None,
+    max_restarts: cluster.MaxRestarts = None,
+    grace: cluster.Grace = None,
+    log_dir: cluster.LogDir = None,
     out: Annotated[Text, option("--out", "Run folder. Default runs/<algo>-N, the next free number.", RUN)] = None,
     fmt: Annotated[
         Text,
@@ -198,12 +210,34 @@ def train(
         petrun train --algo lora --rank 8 --base ./bert --data train.tsv --eval-data dev.tsv
     """
     typed = locals()
+    asked = cluster.given_flags(typed)
+    if asked and (code := _launch(context, typed, asked)) is not None:
+        raise typer.Exit(code)
     with told_apart():
         # Imported here so that --help does not wait for MindSpore.
         from petrun.runs.train import run
 
         flags, allowed = train_flags(typed), split_list(allow) or []
         run(recipe, flags, settings or [], dry_run=dry_run, resume=resume, allow=allowed)
+
+
+def _launch(context: typer.Context, typed: Mapping[str, Any], asked: Mapping[str, Any]) -> int | None:
+    """Start the ranks and see them to their end. Returns the exit code; None where this process is one of them."""
+    from petrun.parallel.launch import Voice
+    from petrun.runs import launch
+
+    wish = launch.Asked(**asked)
+    if not launch.starts_ranks(wish):
+        return None
+    command = launch.Command(
+        typed["recipe"],
+        train_flags(typed),
+        typed["settings"] or [],
+        partial(cluster.rank_arguments, sys.argv[1:], context, wish.flags()),
+        resume=typed["resume"],
+        dry_run=typed["dry_run"],
+    )
+    return launch.run(command, wish, Voice(typer.echo, partial(typer.echo, err=True)))
 
 
 def train_flags(typed: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:

@@ -16,6 +16,7 @@ DEFAULT_PORT = 8118
 """MindSpore's own. On one host petrun finds a free one."""
 _TIMEOUTS = {"MS_TOPO_TIMEOUT": "600", "MS_NODE_TIMEOUT": "30"}
 """Seconds in which all ranks must have come, and after which one that is silent counts as lost. What the user has set, stays."""
+_PLACE = ("MS_NODE_ID", "RANK_ID", "DEVICE_ID")
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,7 @@ def rank_environment(base: Mapping[str, str], cluster: Cluster, rank: int, port:
 
 def scheduler_environment(base: Mapping[str, str], cluster: Cluster, port: int) -> dict[str, str]:
     """What makes a process the scheduler."""
-    unwanted = ("MS_NODE_ID", "RANK_ID", "DEVICE_ID")
-    common = {key: value for key, value in _common(base, cluster, port).items() if key not in unwanted}
+    common = {key: value for key, value in _common(base, cluster, port).items() if key not in _PLACE}
     return {**common, "MS_ROLE": "MS_SCHED"}
 
 

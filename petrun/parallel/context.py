@@ -34,12 +34,7 @@ def setup(
 
     Raises SetupError when the device is asked for and not there, or has no kernels for the dtype.
     """
-    target = device or ("ascend" if _has_ascend() else "cpu")
-    if target == "ascend" and not _has_ascend():
-        raise SetupError(
-            "--device ascend: MindSpore finds no Ascend card here",
-            hint="Install CANN and MindSpore's Ascend runtime (see Dockerfile.ascend), or use --device cpu.",
-        )
+    target = find_target(device)
     if target == "cpu" and dtype == "bfloat16":
         raise SetupError(
             "model.dtype bfloat16: MindSpore has no bfloat16 matrix product for the CPU",
@@ -52,7 +47,28 @@ def setup(
         ms.set_device(name)
     compute = dtype or ("bfloat16" if target == "ascend" else "float32")
     scale = loss_scale if loss_scale is not None else (65536.0 if compute == "float16" else None)
-    return Device("ascend" if target == "ascend" else "cpu", compute, scale)
+    return Device(target, compute, scale)
+
+
+def find_target(device: str | None) -> Literal["cpu", "ascend"]:
+    """Where a run computes; this process sets nothing. `device` None: ascend where a card is found, else cpu.
+
+    Raises SetupError when the device is asked for and not there.
+    """
+    if device == "cpu":
+        return "cpu"
+    found = _has_ascend()
+    if device == "ascend" and not found:
+        raise SetupError(
+            "--device ascend: MindSpore finds no Ascend card here",
+            hint="Install CANN and MindSpore's Ascend runtime (see Dockerfile.ascend), or use --device cpu.",
+        )
+    return "ascend" if found else "cpu"
+
+
+def cards_here() -> int | None:
+    """Ascend cards that this process may see; None where MindSpore only compiles for them."""
+    return None if os.environ.get("MS_SIMULATION_LEVEL") else int(ms.device_context.ascend.device_count())
 
 
 def split_operators(layout: Layout, rank: int, strategy_file: Path | None = None) -> None:
@@ -97,6 +113,9 @@ def connect(how: str) -> None:
 
     `how`: the start-up, for the message. Raises SetupError with the likely cause.
     """
+    # On the CPU a rank that waits for the others inside a collective gives up after 30 seconds, which one that compiles or saves a
+    # file may take. That a rank is lost, the scheduler notices by itself.
+    os.environ.setdefault("MS_CPU_COMM_OP_TIMEOUT", "3600")
     try:
         communication.init()
     except (RuntimeError, ValueError, TypeError, ImportError) as error:

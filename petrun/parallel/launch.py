@@ -24,6 +24,7 @@ from petrun.parallel import ports
 from petrun.parallel.cluster import Cluster, rank_environment, scheduler_environment
 from petrun.parallel.guard import Guard
 from petrun.parallel.supervise import Ending, Member, Stops, supervise
+from petrun.parallel.table_start import TableStart, table_environment
 from petrun.parallel.worker_log import tail
 from petrun.tensors.atomic import output_error
 
@@ -39,7 +40,7 @@ class Job:
     """Of every rank."""
     scheduler: Sequence[str]
     """Of the scheduler, where the job has one and this host runs it."""
-    cluster: Cluster
+    cluster: Cluster | TableStart
     logs: Path
     """Folder; each attempt gets one of its own in it."""
     max_restarts: int = 0
@@ -62,9 +63,6 @@ def launch(job: Job, voice: Voice, environment: Mapping[str, str] | None = None)
     Raises SetupError where the scheduler's port is taken or a process cannot be started, OutputError for the logs.
     """
     base = dict(os.environ if environment is None else environment)
-    cluster = job.cluster
-    if cluster.hosts > 1:
-        job = replace(job, cluster=replace(cluster, address=ports.resolve(cluster.address)))
     mark = uuid.uuid4().hex
     with Guard(mark, job.grace_seconds), Stops() as stops:
         for attempt in range(1, job.max_restarts + 2):
@@ -74,7 +72,7 @@ def launch(job: Job, voice: Voice, environment: Mapping[str, str] | None = None)
             voice.err(_opening(job, ranks, folder, attempt))
             ending = supervise(ranks, scheduler, job=mark, grace_seconds=job.grace_seconds, stops=stops, show=voice.out)
             if ending.code:
-                voice.err(_report(ending, job.grace_seconds, time.monotonic() - began))
+                voice.err(_report(ending, job, time.monotonic() - began))
             if ending.survivors:
                 raise SetupError(
                     f"processes that SIGKILL does not end: {', '.join(map(str, ending.survivors))}",
@@ -103,18 +101,24 @@ def _members(job: Job, base: Mapping[str, str], folder: Path, attempt: int) -> t
     Every attempt has a port of its own: a rank of another host that starts again must not meet the scheduler of the attempt before.
     """
     cluster = job.cluster
+    if isinstance(cluster, TableStart):
+        environments = {rank: table_environment(base, cluster, rank) for rank in cluster.ranks}
+        return [_rank(job, rank, environment, folder) for rank, environment in environments.items()], None
     scheduled = cluster.cards > 1 and cluster.host_rank == 0
-    port = ports.free_port(cluster.address) if cluster.port is None else cluster.port + attempt - 1
+    address = ports.resolve(cluster.address)
+    port = ports.free_port(address) if cluster.port is None else cluster.port + attempt - 1
     if scheduled:
-        ports.check_port(cluster.address, port)
-    ranks = [
-        Member(f"rank {rank}", job.command, rank_environment(base, cluster, rank, port), folder / f"rank_{rank}.log")
-        for rank in cluster.ranks
-    ]
+        ports.check_port(address, port)
+    cluster = replace(cluster, address=address)
+    ranks = [_rank(job, rank, rank_environment(base, cluster, rank, port), folder) for rank in cluster.ranks]
     if not scheduled:
         return ranks, None
     environment = scheduler_environment(base, cluster, port)
     return ranks, Member("the scheduler", job.scheduler, environment, folder / "scheduler.log")
+
+
+def _rank(job: Job, rank: int, environment: Mapping[str, str], folder: Path) -> Member:
+    return Member(f"rank {rank}", job.command, environment, folder / f"rank_{rank}.log")
 
 
 def _opening(job: Job, ranks: Sequence[Member], folder: Path, attempt: int) -> str:
@@ -123,25 +127,34 @@ def _opening(job: Job, ranks: Sequence[Member], folder: Path, attempt: int) -> s
     return f"{again}{named} of {job.cluster.cards}; logs in {folder}"
 
 
-def _report(ending: Ending, grace_seconds: float, seconds: float) -> str:
+def _report(ending: Ending, job: Job, seconds: float) -> str:
     """What ended the attempt, in a user's words."""
     if ending.culprit is None:
         name = signal.Signals(ending.stopped).name
-        return f"{name}: every rank was told to stop, and has ended (within {grace_seconds:g} s, or by force)"
+        return f"{name}: every rank was told to stop, and has ended (after {job.grace_seconds:g} s by force)"
     end = tail(ending.culprit.log)
     lines = "\n".join(f"  {line}" for line in end) if end else "  (it is empty)"
     return (
-        f"error: {ending.culprit.name} {_how(ending.code)} after {seconds:.0f} s; the others were ended\n"
+        f"error: {ending.culprit.name} {_how(ending.code)} after {seconds:.0f} s; the others were ended{_elsewhere(ending, job)}\n"
         f"its log: {ending.culprit.log}\n{lines}"
     )
 
 
 def _how(code: int) -> str:
-    if code <= 128:
-        return f"ended with exit code {code}"
     try:
         name = signal.Signals(code - 128).name
     except ValueError:
         return f"ended with exit code {code}"
     memory = " (the kernel does that where memory runs out)" if name == "SIGKILL" else ""
     return f"was ended by {name}{memory}"
+
+
+def _elsewhere(ending: Ending, job: Job) -> str:
+    """Where the reason may lie on another host: what this one sees of it is a scheduler that misses a rank, or ranks that miss the
+    scheduler, which MindSpore ends by SIGTERM."""
+    if not isinstance(job.cluster, Cluster) or job.cluster.hosts == 1:
+        return ""
+    lost = ending.culprit is not None and ending.culprit.name == "the scheduler"
+    if lost or ending.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        return "\nIt has lost the other hosts: what petrun says there may be the reason."
+    return ""

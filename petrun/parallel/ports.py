@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from contextlib import suppress
 
 from petrun.errors import SetupError
 
@@ -51,6 +52,14 @@ def check_port(address: str, port: int) -> None:
                     hint="Another job may be running. Give a free port; on one host, leave --master-port out and petrun finds one.",
                 ) from error
             raise SetupError(f"--master-port {port}: {error.strerror}", hint="Give a port above 1023.") from error
+
+
+def is_local(address: str) -> bool:
+    """Whether this host owns the address."""
+    with suppress(OSError), _socket(address) as probe:
+        probe.bind((address, 0))
+        return True
+    return False
 
 
 def _socket(address: str) -> socket.socket:

@@ -23,8 +23,10 @@ _POLL_SECONDS = 0.05
 _FAILED_GRACE_SECONDS = 5.0
 """After a rank's end the others cannot take another step: most of them wait for it inside a collective, where Python, and so SIGTERM,
 does not reach them. This is time to finish a file."""
-_SCHEDULER_SECONDS = 10.0
-"""For the scheduler to see that all ranks have left; and for a rank to say why the scheduler is gone."""
+_LEAVE_SECONDS = 10.0
+"""For the scheduler to see that all ranks have left."""
+_ORPHANED_SECONDS = 3.0
+"""For a rank to say why the scheduler is gone: one of this host may be the reason."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +109,7 @@ def supervise(
             )
             follower.finish()
         if scheduler is not None and ending.code == 0:
-            attempt.wait([scheduler], _SCHEDULER_SECONDS)
+            attempt.wait([scheduler], _LEAVE_SECONDS)
     finally:
         survivors = attempt.sweep()
     return Ending(ending.code, ending.culprit, ending.stopped, tuple(survivors))
@@ -126,8 +128,8 @@ def _watch(attempt: _Attempt, ranks: Sequence[Member], scheduler: Member | None,
         if not any(member in attempt.running for member in ranks):
             return Ending(0)
         if scheduler is not None and (code := attempt.poll(scheduler)):
-            # The ranks notice it too, and know more: which of them is missing.
-            orphaned = orphaned or time.monotonic() + _SCHEDULER_SECONDS
+            # It misses a rank: of this host, which is found in the next round, or of another.
+            orphaned = orphaned or time.monotonic() + _ORPHANED_SECONDS
             if time.monotonic() > orphaned:
                 return Ending(code, scheduler)
         time.sleep(_POLL_SECONDS)

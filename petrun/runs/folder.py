@@ -21,6 +21,8 @@ LOG = "log.jsonl"
 STATES = "state"
 SAVE_WISH = "save"
 IDENTITY = "identity.json"
+LOGS = "logs"
+"""Folder with the output of each rank, where there are several. It does not make a run of its parent."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ def _look(path: Path) -> bool:
         if path.exists():
             raise OutputError(f"--out {path} is a file, not a folder", hint="Give a folder that does not exist yet.")
         return False
-    entries = sorted(p.name for p in path.iterdir())
+    entries = sorted(p.name for p in path.iterdir() if p.name != LOGS)
     if RESULTS in entries:
         raise OutputError(
             f"--out {path} holds a finished run",

@@ -1,0 +1,178 @@
+"""`petrun train --cards N`: everything that can be found out before a rank is started, and then the ranks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from petrun.assets import default_recipe
+from petrun.config.load import load_run_config
+from petrun.config.schema import RunConfig
+from petrun.errors import ConfigError, SetupError
+from petrun.parallel.cluster import Cluster, make_cluster
+from petrun.parallel.context import cards_here, find_target
+from petrun.parallel.interpreter import module_command
+from petrun.parallel.launch import Job, Voice, launch
+from petrun.parallel.layout import settle
+from petrun.parallel.table_start import TableStart, read_start
+from petrun.parallel.world import start_up
+from petrun.runs import folder
+from petrun.runs.resume import run_yaml
+from petrun.tensors.atomic import output_error
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The flags that start ranks, as typed; None: not given."""
+
+    cards: int | None = None
+    hosts: int | None = None
+    host_rank: int | None = None
+    master_addr: str | None = None
+    master_port: int | None = None
+    rank_table: str | None = None
+    max_restarts: int | None = None
+    grace: float | None = None
+    log_dir: str | None = None
+
+    def flags(self) -> dict[str, Any]:
+        """Those that were given: {"--host-rank": 1}."""
+        named = {f"--{field.name.replace('_', '-')}": getattr(self, field.name) for field in fields(self)}
+        return {flag: value for flag, value in named.items() if value is not None}
+
+
+def starts_ranks(asked: Asked) -> bool:
+    """Whether this process is to start ranks. Not where it is one: there --cards may say what is so, and nothing else.
+
+    Raises ConfigError.
+    """
+    given = asked.flags()
+    if not given or (how := start_up()) == "alone":
+        return bool(given)
+    size = os.environ.get("MS_WORKER_NUM") or os.environ.get("RANK_SIZE")
+    wrong = [flag for flag, value in given.items() if flag != "--cards" or str(value) != size]
+    if wrong:
+        raise ConfigError(
+            f"{', '.join(wrong)}: this process is a rank already, of {size or '?'} (start-up: {how})",
+            hint="Either petrun starts the ranks or msrun does: leave the flag out, or run petrun by itself.",
+        )
+    return False
+
+
+@dataclass(frozen=True)
+class Command:
+    """What `petrun train` was told, beside the ranks."""
+
+    recipe: str | None
+    flags: Mapping[str, tuple[str, Any]]
+    sets: Sequence[str]
+    arguments: Callable[[Sequence[str]], Sequence[str]]
+    """Options to add -> the command line of a rank."""
+    resume: str | None = None
+    dry_run: bool = False
+
+
+def run(command: Command, asked: Asked, voice: Voice) -> int:
+    """Check the job, start its ranks here and see them to their end. Returns the exit code.
+
+    Raises ConfigError, SetupError and OutputError before anything starts.
+    """
+    recipe = command.recipe if command.resume is None else str(run_yaml(command.resume))
+    config = load_run_config(recipe, command.flags, command.sets, embedded=default_recipe()).config
+    cluster = _cluster(asked, find_target(config.device))
+    _check(config, cluster)
+    temporary = command.dry_run and asked.log_dir is None
+    logs, added = _place(config, command, temporary)
+    if asked.log_dir is not None:
+        logs = Path(asked.log_dir).expanduser()
+    if isinstance(cluster, Cluster) and cluster.hosts > 1:
+        # On a disk that the hosts share, each counts its own attempts.
+        logs = logs / f"host-{cluster.host_rank}"
+    job = Job(
+        command=module_command("petrun", *command.arguments(added)),
+        scheduler=module_command("petrun", "train"),
+        cluster=cluster,
+        logs=logs,
+        max_restarts=asked.max_restarts or 0,
+        grace_seconds=30.0 if asked.grace is None else asked.grace,
+    )
+    code = launch(job, voice)
+    if temporary and code == 0:
+        shutil.rmtree(logs)
+    return code
+
+
+def _place(config: RunConfig, command: Command, temporary: bool) -> tuple[Path, list[str]]:
+    """The folder of the logs, and what tells the ranks of a run folder that they cannot find out. Raises OutputError."""
+    if command.resume is not None:
+        return Path(command.resume).expanduser() / folder.LOGS, []
+    out, _ = folder.prepare(config.out.dir, config.algo, config.out.format)
+    if command.dry_run:
+        return (_temporary_logs() if temporary else out.path), []
+    # All ranks and attempts share one folder, which takes its number now.
+    out = out.create()
+    return out.path / folder.LOGS, [] if config.out.dir else ["--out", str(out.path)]
+
+
+def _cluster(asked: Asked, target: str) -> Cluster | TableStart:
+    """The ranks that the flags ask for. Raises ConfigError and SetupError."""
+    for flag, value in (("--max-restarts", asked.max_restarts), ("--grace", asked.grace)):
+        if value is not None and value < 0:
+            raise ConfigError(f"{flag} {value:g}: must be at least 0")
+    if asked.rank_table is None:
+        shape = make_cluster(asked.cards, asked.hosts, asked.host_rank, asked.master_addr, asked.master_port)
+        _enough_cards(shape.local, target)
+        return shape
+    wrong = [flag for flag in ("--hosts", "--master-addr", "--master-port") if flag in asked.flags()]
+    if wrong:
+        raise ConfigError(f"{', '.join(wrong)}: the rank table says that", hint="Leave it out beside --rank-table.")
+    if target != "ascend":
+        raise SetupError(
+            f"--rank-table {asked.rank_table}: start-up by rank table is for Ascend, and this run computes on the cpu",
+            hint="Here --cards N starts N ranks. `petrun ranktable lint` checks a table on any machine.",
+        )
+    start = read_start(asked.rank_table, asked.host_rank)
+    if asked.cards not in (None, start.cards):
+        raise ConfigError(f"--cards {asked.cards}: the rank table has {start.cards}", hint="Leave --cards out.")
+    _enough_cards(len(start.devices), target)
+    return start
+
+
+def _enough_cards(wanted: int, target: str) -> None:
+    found = cards_here() if target == "ascend" else None
+    if found is not None and wanted > found:
+        raise SetupError(
+            f"{wanted} cards of this host are asked for, and MindSpore finds {found}",
+            hint="--cards counts the cards of all hosts. ASCEND_RT_VISIBLE_DEVICES may hide some.",
+        )
+
+
+def _check(config: RunConfig, cluster: Cluster | TableStart) -> None:
+    """What every rank would find out, each by itself."""
+    asked = config.parallel
+    settle(
+        cluster.cards,
+        dp=asked.dp,
+        tp=asked.tp,
+        pp=asked.pp,
+        zero=asked.zero,
+        micro_batches=asked.micro_batches,
+        sequence=asked.sequence,
+    )
+    if isinstance(cluster, Cluster) and cluster.hosts > 1 and config.out.dir is None:
+        raise ConfigError(
+            f"--hosts {cluster.hosts}: needs --out, the same on every host",
+            hint="A number that each host takes for itself may differ.",
+        )
+
+
+def _temporary_logs() -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="petrun-logs-"))
+    except OSError as error:
+        raise output_error(Path(tempfile.gettempdir()), error) from error
