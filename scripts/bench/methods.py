@@ -8,7 +8,8 @@
 
 order: the embedded instruction task, `petrun train embedded/<method>`, exact match on its 128 held-out rows. sst2: MiniLM
 (all-MiniLM-L6-v2) on train.tsv of FOLDER for one epoch, accuracy on dev.tsv. speed: 25 steps of the latter at one sequence
-length, without evaluation, for the time of a step (the fastest of the last twenty: other work on the machine only adds) and the peak resident size of the process; full
+length, without evaluation, for the time of a step (the fastest of the last twenty: other work on the machine only adds) and the
+peak resident size of the process; full
 fine-tuning is measured again before every third method, and the ratio to it is what counts, so that a machine whose speed drifts
 slows both. Every figure comes from a run of the command line. Runs that are in the results file already are not repeated; --table
 prints what is there.
@@ -157,7 +158,7 @@ def main() -> None:
         if args.task != "order" and args.base is None:
             args.base = minilm()
         seeds = (0,) if args.task == "speed" else tuple(map(int, args.seeds.split(",")))
-        measured = 0
+        measured, reference = 0, {}
         for method in args.methods.split(",") if args.methods else METHODS:
             for seed in seeds:
                 key = (args.task, method, seed)

@@ -22,7 +22,7 @@ from typing import Any
 # transformers looks for an optional package `kernels`, and would find the file of that name beside this one.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-import numpy as np
+import numpy as np  # noqa: E402
 
 METHODS = ("prefix", "ptuning2", "prompt", "ptuning", "bitfit", "lora")
 
@@ -62,7 +62,10 @@ def dump(folder: Path, methods: list[str], sets: list[str]) -> None:
                 arrays[f"train/{k}/{name}"] = batch[name]
         held = next(
             mappings(
-                sources.evaluation, lay_out(sources.evaluation.lengths, False, len(sources.evaluation)).epoch(0), inputs, 0
+                sources.evaluation,
+                lay_out(sources.evaluation.lengths, False, len(sources.evaluation)).epoch(0),
+                inputs,
+                0,
             )
         )
         for name in ("input_ids", "segment_ids", "targets"):
@@ -93,7 +96,11 @@ def adapted(method: str, settings: dict[str, Any], model: Any) -> Any:
         return model
     if method == "lora":
         config: Any = peft.LoraConfig(
-            task_type=task, r=delta["rank"], lora_alpha=delta["alpha"], lora_dropout=0.0, target_modules=["q_proj", "v_proj"]
+            task_type=task,
+            r=delta["rank"],
+            lora_alpha=delta["alpha"],
+            lora_dropout=0.0,
+            target_modules=["q_proj", "v_proj"],
         )
     elif method in ("prefix", "ptuning2"):
         projection = method == "prefix"

@@ -483,7 +483,9 @@ def test_peft_computes_the_reference_from_what_is_exported(tmp_path, shared, fam
             logits = model(**inputs).logits.numpy()
         except ValueError as error:
             if "does not support past key values" in str(error):
-                pytest.skip(f"peft {peft.__version__} puts no prefix into the BERT of transformers {transformers.__version__}")
+                pytest.skip(
+                    f"peft {peft.__version__} puts no prefix into the BERT of transformers {transformers.__version__}"
+                )
             raise
     want = load_file(case / method / "out.safetensors")["logits"]
     seen = np.ones(len(want), bool) if family == "bert" else batch["attention_mask"].astype(bool)
