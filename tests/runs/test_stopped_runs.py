@@ -253,6 +253,19 @@ def test_interrupted_while_training(place, start, number):
     assert read_delta(place / "run" / "best.ckpt").manifest.step >= 5
 
 
+@pytest.mark.all_only
+def test_a_second_signal_ends_it_at_once(place, start):
+    """While MindSpore compiles the first step, where no handler of Python's runs."""
+    process = start("train --base bert --data reviews.jsonl --algo adalora --steps 1000000 --out run")
+    wait_for(process, "set by")
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.7)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and err.endswith("interrupted\n")
+
+
 @pytest.mark.parametrize("seconds", [0.8, pytest.param(1.6, marks=pytest.mark.all_only)])
 def test_interrupted_while_it_starts(place, start, seconds):
     """MindSpore's import does not survive an exception: the program ends by itself there."""
