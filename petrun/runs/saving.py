@@ -111,9 +111,18 @@ class Saver:
         """Say how to go on. Raises Stopped where a signal came."""
         progress = self.keeper.progress
         say(f"{self.why} after step {progress.step} of {self.keeper.plan.total_steps}; its state is saved")
-        say(f"to go on: petrun resume {self.out.path}")
+        say(f"to go on: {self._again()}")
         if self.number is not None:
             raise Stopped(self.number)
+
+    def _again(self) -> str:
+        """The command that goes on with the run, on as many ranks."""
+        world, place = self.keeper.world, self.out.path
+        if world.size == 1:
+            return f"petrun resume {place}"
+        if world.host_size < world.size:
+            return "the same command once more, on every host"
+        return f"petrun train --resume {place} --cards {world.size}"
 
 
 class Forgiver:

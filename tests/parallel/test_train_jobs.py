@@ -1,0 +1,146 @@
+"""`petrun train --cards 2` itself: killed, stopped and begun again, it ends as if nothing had happened."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from petrun.checkpoint.delta import read_delta
+from tests.tiny import write_base, write_rows
+
+from ..conftest import ROOT
+from .processes import Marked, wait_for
+
+STEPS = 60
+"""Each takes some hundredths of a second, once it is compiled: a signal finds the job between the first and the last."""
+TRAIN = (
+    f"train --base llama --data rows.jsonl --dropout 0.3 --lr 0.01 --steps {STEPS} --batch-size 2 --save-every 1 --keep 20 "
+    "--set data.cache=false --set data.buckets=1"
+).split()
+
+
+class Jobs:
+    """Jobs of petrun in one folder with a tiny base, whose processes are found again."""
+
+    def __init__(self, folder):
+        self.folder, self.marked = folder, Marked()
+        self.environment = {
+            **self.marked.environment,
+            "PYTHONPATH": str(ROOT),
+            "GLOG_v": "4",
+            "XDG_CACHE_HOME": str(folder / "cache"),
+            "MS_RETRY_INTERVAL_LOWER": "1",
+            "MS_RETRY_INTERVAL_UPPER": "1",
+        }
+        write_base(folder / "llama", "llama", num_hidden_layers=1)
+        write_rows(folder / "rows.jsonl", [{"prompt": "a" * (n % 4 + 1), "completion": "b" * n} for n in (3, 1, 4, 2)])
+
+    def start(self, *flags, before=(sys.executable, "-m", "petrun"), **variables):
+        return subprocess.Popen(
+            [*before, *TRAIN, *flags],
+            env={**self.environment, **variables},
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def end(self, process, code=0):
+        """What it printed, and said of the job; no process of it is left."""
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == code, out[-2000:] + err
+        assert self.marked.all_end(), self.marked.alive()
+        return out, err
+
+    def wait_for_step(self, run, step, process):
+        """Until the state of this step is there."""
+        state = self.folder / run / "state" / f"step-{step:08d}.json"
+        assert wait_for(lambda: state.exists() or process.poll() is not None, 240) and process.poll() is None
+
+    def rank(self, number):
+        """The process of this rank, None before it is there."""
+        return next((pid for pid in self.marked.alive() if f"RANK_ID={number}".encode() in _environment(pid)), None)
+
+    def steps(self, run):
+        lines = (self.folder / run / "log.jsonl").read_text().splitlines()
+        return [(record["step"], record["loss"]) for record in map(json.loads, lines)]
+
+    def hold(self, run, other):
+        """The same losses and the same delta, bit for bit."""
+        assert self.steps(run) == self.steps(other)
+        assert [step for step, _ in self.steps(run)] == list(range(1, STEPS + 1))
+        left, right = (read_delta(self.folder / name / "lora.ckpt").tensors for name in (run, other))
+        assert {name: left[name].tobytes() for name in left} == {name: right[name].tobytes() for name in right}
+
+
+def _environment(pid):
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory):
+    found = Jobs(tmp_path_factory.mktemp("jobs"))
+    yield found
+    found.marked.kill()
+
+
+@pytest.fixture(scope="module")
+def whole(jobs):
+    """A run that nothing disturbs."""
+    out, _ = jobs.end(jobs.start("--cards", "2", "--out", "whole"))
+    assert "batches of 4 (2 on each of 2 ranks)" in out
+    return "whole"
+
+
+def test_a_killed_rank_is_named_and_the_job_begins_again_as_if_nothing_had_happened(jobs, whole):
+    process = jobs.start("--cards", "2", "--out", "killed", "--max-restarts", "1")
+    logs = jobs.folder / "killed" / "logs"
+    assert wait_for((logs / "attempt-1" / "rank_1.log").exists, 120)
+    rank = wait_for(lambda: jobs.rank(1))
+    jobs.wait_for_step("killed", 2, process)
+    os.kill(rank, signal.SIGKILL)
+    # MindSpore itself misses a rank after 30 seconds.
+    assert wait_for((logs / "attempt-2").exists, 25)
+    out, err = jobs.end(process)
+    assert "error: rank 1 was ended by SIGKILL" in err
+    assert "its log: killed/logs/attempt-1/rank_1.log" in err and "attempt 2 of 2: ranks 0 to 1 of 2" in err
+    after = re.search(r"killed holds a run that did not finish: it goes on after step (\d+)", out)
+    assert after and 2 <= int(after[1]) < STEPS
+    jobs.hold("killed", whole)
+
+
+@pytest.mark.all_only
+def test_a_job_that_is_told_to_stop_saves_and_goes_on_by_resume(jobs, whole):
+    process = jobs.start("--cards", "2", "--out", "stopped")
+    jobs.wait_for_step("stopped", 2, process)
+    process.terminate()
+    out, err = jobs.end(process, 143)
+    assert "SIGTERM: every rank was told to stop" in err and "to go on: petrun train --resume stopped --cards 2" in out
+    last = len(jobs.steps("stopped"))
+    assert last < STEPS
+    out, _ = jobs.end(jobs.start("--cards", "2", "--resume", "stopped"))
+    assert f"it goes on after step {last}" in out
+    jobs.hold("stopped", whole)
+
+
+@pytest.mark.all_only
+def test_a_dry_run_writes_nothing(jobs):
+    out, _ = jobs.end(jobs.start("--cards", "2", "--out", "dry", "--dry-run"))
+    assert "batches of 4 (2 on each of 2 ranks)" in out and not (jobs.folder / "dry").exists()
+
+
+@pytest.mark.all_only
+def test_msrun_of_the_users_own(jobs, whole):
+    bin = Path(sys.executable).parent
+    msrun = [str(bin / "msrun"), "--worker_num=2", "--local_worker_num=2", "--join=True", "--log_dir=msrun"]
+    path = f"{bin}{os.pathsep}{os.environ['PATH']}"
+    jobs.end(jobs.start("--out", "by-msrun", before=[*msrun, str(bin / "petrun")], PATH=path))
+    jobs.hold("by-msrun", whole)
