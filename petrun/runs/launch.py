@@ -22,7 +22,7 @@ from petrun.parallel.layout import settle
 from petrun.parallel.table_start import TableStart, read_start
 from petrun.parallel.world import start_up
 from petrun.runs import folder
-from petrun.runs.resume import run_yaml
+from petrun.runs.resume import source
 from petrun.tensors.atomic import output_error
 
 
@@ -82,13 +82,20 @@ def run(command: Command, asked: Asked, voice: Voice) -> int:
 
     Raises ConfigError, SetupError and OutputError before anything starts.
     """
-    recipe = command.recipe if command.resume is None else str(run_yaml(command.resume))
-    config = load_run_config(recipe, command.flags, command.sets, embedded=default_recipe()).config
+    recipe, flags = command.recipe, command.flags
+    if command.resume is not None:
+        found = source(command.resume, recipe, flags)
+        if found is None:
+            return 0
+        recipe, flags = found
+    config = load_run_config(recipe, flags, command.sets, embedded=default_recipe()).config
     cluster = _cluster(asked, find_target(config.device))
     _check(config, cluster)
-    temporary = command.dry_run and asked.log_dir is None
-    logs, added = _place(config, command, temporary)
-    if asked.log_dir is not None:
+    logs, added = _place(config, command)
+    temporary = _temporary_logs() if command.dry_run and asked.log_dir is None else None
+    if temporary is not None:
+        logs = temporary
+    elif asked.log_dir is not None:
         logs = Path(asked.log_dir).expanduser()
     if isinstance(cluster, Cluster) and cluster.hosts > 1:
         # On a disk that the hosts share, each counts its own attempts.
@@ -102,18 +109,18 @@ def run(command: Command, asked: Asked, voice: Voice) -> int:
         grace_seconds=30.0 if asked.grace is None else asked.grace,
     )
     code = launch(job, voice)
-    if temporary and code == 0:
-        shutil.rmtree(logs)
+    if temporary is not None and code == 0:
+        shutil.rmtree(temporary)
     return code
 
 
-def _place(config: RunConfig, command: Command, temporary: bool) -> tuple[Path, list[str]]:
+def _place(config: RunConfig, command: Command) -> tuple[Path, list[str]]:
     """The folder of the logs, and what tells the ranks of a run folder that they cannot find out. Raises OutputError."""
     if command.resume is not None:
         return Path(command.resume).expanduser() / folder.LOGS, []
     out, _ = folder.prepare(config.out.dir, config.algo, config.out.format)
     if command.dry_run:
-        return (_temporary_logs() if temporary else out.path), []
+        return out.path / folder.LOGS, []
     # All ranks and attempts share one folder, which takes its number now.
     out = out.create()
     return out.path / folder.LOGS, [] if config.out.dir else ["--out", str(out.path)]
