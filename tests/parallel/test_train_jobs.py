@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -144,3 +146,45 @@ def test_msrun_of_the_users_own(jobs, whole):
     path = f"{bin}{os.pathsep}{os.environ['PATH']}"
     jobs.end(jobs.start("--out", "by-msrun", before=[*msrun, str(bin / "petrun")], PATH=path))
     jobs.hold("by-msrun", whole)
+
+
+@pytest.fixture
+def networks():
+    """Two network namespaces that see each other as 10.0.0.1 and 10.0.0.2: as much of two hosts as one machine has."""
+    if shutil.which("ip") is None or os.geteuid() != 0:
+        pytest.skip("needs root and the program ip")
+    mark = uuid.uuid4().hex[:6]
+    names = [f"petrun-{mark}-{host}" for host in range(2)]
+    made = []
+    try:
+        for name in names:
+            if subprocess.run(["ip", "netns", "add", name], capture_output=True).returncode:
+                pytest.skip("this machine makes no network namespaces")
+            made.append(name)
+        ends = [f"pt{mark}{host}" for host in range(2)]
+        inside = ["ip", "-n"]
+        lines = [
+            [*inside, names[0], "link", "add", ends[0], "type", "veth", "peer", "name", ends[1], "netns", names[1]]
+        ]
+        for host, (name, end) in enumerate(zip(names, ends, strict=True)):
+            lines.append([*inside, name, "addr", "add", f"10.0.0.{host + 1}/24", "dev", end])
+            lines += [[*inside, name, "link", "set", device, "up"] for device in (end, "lo")]
+        for line in lines:
+            subprocess.run(line, check=True, capture_output=True)
+        yield names
+    finally:
+        for name in made:
+            subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+@pytest.mark.all_only
+def test_two_hosts(jobs, whole, networks):
+    flags = ["--out", "hosts", "--cards", "2", "--hosts", "2", "--master-addr", "10.0.0.1", "--host-rank"]
+    processes = [
+        jobs.start(*flags, str(host), before=["ip", "netns", "exec", name, sys.executable, "-m", "petrun"])
+        for host, name in enumerate(networks)
+    ]
+    first, second = [jobs.end(process) for process in processes]
+    assert "rank 0 of 2; logs in hosts/logs/host-0/attempt-1" in first[1] and "saved hosts/lora.ckpt" in first[0]
+    assert "rank 1 of 2; logs in hosts/logs/host-1/attempt-1" in second[1] and "step" not in second[0]
+    jobs.hold("hosts", whole)
