@@ -37,7 +37,7 @@ METHODS: dict[str, tuple[str, list[str]]] = {
     "dora": ("embedded/dora", ["--algo", "lora", "--set", "delta.variant=dora", "--lr", "1e-3"]),
     "pissa": ("embedded/pissa", ["--algo", "lora", "--set", "delta.variant=pissa", "--lr", "1e-3"]),
     "lora+": ("embedded/lora-plus", ["--algo", "lora", "--set", "delta.lora_plus_ratio=16", "--lr", "2e-4"]),
-    "adalora": ("embedded/adalora", ["--algo", "adalora", "--lr", "2e-3"]),
+    "adalora": ("embedded/adalora", ["--algo", "adalora", "--lr", "2e-2"]),
     "ia3": ("embedded/ia3", ["--algo", "ia3", "--lr", "1e-2"]),
     "adapter": ("embedded/adapter", ["--algo", "adapter", "--lr", "1e-3"]),
     "low_rank_adapter": ("embedded/low_rank_adapter", ["--algo", "low_rank_adapter", "--lr", "3e-3"]),
