@@ -143,7 +143,7 @@ def _write_single(out: Path, wholes: Sequence[Whole], reader: TensorReader, root
     if out.suffix in _SUFFIXES and out.suffix != suffix:
         raise ConfigError(f"--out {out} contradicts --format {suffix[1:]}", hint="Leave one of them out.")
     entries = [TensorEntry(w.name, w.info.shape, w.info.dtype, partial(_bytes, w)) for w in wholes]
-    write = write_ckpt if suffix == ".ckpt" else write_safetensors
+    write = partial(write_ckpt, leading=True) if suffix == ".ckpt" else write_safetensors
     if out.suffix in _SUFFIXES:
         if out.exists():
             raise OutputError(f"{out}: exists", hint="Choose another --out, or remove it first.")

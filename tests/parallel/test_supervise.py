@@ -46,6 +46,8 @@ class Jobs:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # Under nohup, tests inherit a SIGHUP that is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
 
     def end(self, process):
@@ -95,7 +97,8 @@ def test_a_good_end(jobs):
 def test_the_first_rank_that_fails_ends_the_others_and_is_the_truth(jobs):
     rank = RANK + (
         "def inner():\n    raise ValueError('boom of rank %d' % rank)\n"
-        "if rank == 1:\n    time.sleep(0.3)\n    inner()\n"
+        f"if rank == 1:\n    while 'early' not in open({str(jobs.logs / 'attempt-1' / 'rank_2.log')!r}).read():\n"
+        "        time.sleep(0.05)\n    inner()\n"
         "if rank == 2:\n    import signal\n    signal.signal(signal.SIGTERM, lambda *_: (print('told to stop'), sys.exit(7)))\n"
         "print('early', flush=True)\ntime.sleep(60)\n"
     )
@@ -128,7 +131,10 @@ def test_restarts(jobs, tmp_path):
     rank = RANK + (
         f"print(os.environ['MS_SCHED_PORT'], flush=True)\n"
         f"if rank == 1:\n    open({str(count)!r}, 'a').write('x')\n"
-        f"    if len(open({str(count)!r}).read()) < 3:\n        sys.exit(5)\n"
+        f"    attempt = len(open({str(count)!r}).read())\n"
+        f"    log = {str(jobs.logs)!r} + f'/attempt-{{attempt}}/rank_0.log'\n"
+        "    while attempt < 3 and not open(log).read():\n        time.sleep(0.05)\n"
+        "    if attempt < 3:\n        sys.exit(5)\n"
         f"else:\n    time.sleep(1)\n"
     )
     with socket.socket() as probe:
