@@ -41,7 +41,7 @@ METHODS: dict[str, tuple[str, list[str]]] = {
     "ia3": ("embedded/ia3", ["--algo", "ia3", "--lr", "1e-2"]),
     "adapter": ("embedded/adapter", ["--algo", "adapter", "--lr", "1e-3"]),
     "low_rank_adapter": ("embedded/low_rank_adapter", ["--algo", "low_rank_adapter", "--lr", "3e-3"]),
-    "bitfit": ("embedded/bitfit", ["--algo", "bitfit", "--lr", "1e-2"]),
+    "bitfit": ("embedded/bitfit", ["--algo", "bitfit", "--lr", "3e-3"]),
     "lora+bitfit": ("embedded/lora-bitfit", ["--algo", "lora+bitfit", "--lr", "1e-3"]),
     "lora+r_drop": ("embedded/lora-r_drop", ["--algo", "lora+r_drop", "--lr", "1e-3"]),
     "prefix": ("embedded/prefix", ["--algo", "prefix", "--lr", "5e-3"]),
