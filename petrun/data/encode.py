@@ -123,12 +123,12 @@ def encode_instruct(
         row, completion = _row_pieces(records, i, layout, how, renderer)
         pieces.append(row)
         references.append(completion)
-    ids = _tokenise(pieces, how.tokenizer, progress)
+    ids = tokenise(pieces, how.tokenizer, progress)
     for i, row_pieces in enumerate(pieces):
         place = (first_row + i, file, records.line(i))
         reference = references[i]
         out.counts["empty"] += reference is not None and not reference.strip()
-        whole, labels = _joined(row_pieces, ids[i], how, chat=renderer is not None)
+        whole, labels = joined(row_pieces, ids[i], how, chat=renderer is not None)
         if not whole:
             raise DataError(
                 f"{records.where(i)}: the prompt is empty",
@@ -190,7 +190,7 @@ def _template_values(records: Records, i: int, layout: Layout) -> dict[str, Any]
     return values
 
 
-def _tokenise(pieces: list[list[Piece]], tokenizer: Tokenizer, progress: Progress | None) -> list[list[list[int]]]:
+def tokenise(pieces: list[list[Piece]], tokenizer: Tokenizer, progress: Progress | None) -> list[list[list[int]]]:
     """Ids of every piece: one batch for all pieces that begin a row, one for those that go on."""
     firsts = [row[0].text if row else "" for row in pieces]
     later = [piece.text for row in pieces for piece in row[1:]]
@@ -211,7 +211,7 @@ def _tokenise(pieces: list[list[Piece]], tokenizer: Tokenizer, progress: Progres
     return [[first, *(next(continued) for _ in row[1:])] for first, row in zip(begun, pieces, strict=True)]
 
 
-def _joined(pieces: list[Piece], ids: list[list[int]], how: Encoding, *, chat: bool) -> tuple[list[int], list[int]]:
+def joined(pieces: list[Piece], ids: list[list[int]], how: Encoding, *, chat: bool) -> tuple[list[int], list[int]]:
     """(input_ids, labels) of one row. Chat templates write BOS and end of turn themselves."""
     tokenizer = how.tokenizer
     whole = [] if chat else list(tokenizer.prefix_ids)

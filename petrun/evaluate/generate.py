@@ -8,10 +8,9 @@ without a cache, one row at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import mindspore as ms
 import numpy as np
@@ -20,6 +19,7 @@ from mindspore import Tensor, nn, ops
 from petrun.data.batches import positions
 from petrun.data.buckets import plan_shapes
 from petrun.errors import ConfigError, DataError, ModelError
+from petrun.evaluate.sampling import Sampling
 from petrun.evaluate.score import Progress, counter, eval_mode, not_finite
 from petrun.models.decoding import DecodeStep, PrefillStep
 from petrun.tensors import Array
@@ -28,52 +28,41 @@ _SLOTS_MULTIPLE = 16
 _PROMPTS_A_SHAPE = 256
 """A further prompt width costs two compilations; it takes some hundred prompts to earn them back."""
 _MOST_SHAPES = 4
+_NARROWEST = 32
+"""Least width, and least slots behind it, where shapes are to stay."""
+
+__all__ = ["Generation", "Generator", "Request", "Sampling", "Step", "generate"]
+
+
+Finish = Literal["eos", "stop", "length", "positions"]
+"""How an answer ended: by itself, where its asker stopped it, at the limit of new tokens, or at the end of the model's positions."""
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """Draw each token from softmax(logits / temperature), cut to the `top_k` likeliest (0: all), then to the fewest whose
-    probabilities add up to `top_p`. Every row has its own stream, keyed by (seed, row): batches do not change what is drawn.
+class Request:
+    """A prompt, and how it is to be answered."""
 
-    Source: top-k: Fan et al., ACL 2018; top-p: Holtzman et al., arXiv:1904.09751. Raises: ConfigError.
-    """
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        problems = []
-        if not (np.isfinite(self.temperature) and self.temperature > 0):
-            problems.append(f"temperature = {self.temperature} is not a number above 0")
-        if self.top_k < 0:
-            problems.append(f"top_k = {self.top_k} is below 0")
-        if not 0 < self.top_p <= 1:
-            problems.append(f"top_p = {self.top_p} does not lie in (0, 1]")
-        if problems:
-            raise ConfigError(
-                "sampling: " + "; ".join(problems), hint="Leave sampling out to take the likeliest token."
-            )
-
-    def stream(self, row: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, row])
-
-    def draw(self, logits: Array, stream: np.random.Generator) -> int:
-        """One token from (V,) logits, by inversion of one uniform number."""
-        scores = logits.astype(np.float64) / self.temperature
-        order = np.argsort(-scores, kind="stable")
-        if self.top_k:
-            order = order[: self.top_k]
-        weights = np.exp(scores[order] - scores[order[0]])
-        below = np.cumsum(weights) - weights
-        kept = weights[below < self.top_p * weights.sum()]
-        place = np.searchsorted(np.cumsum(kept), stream.random() * kept.sum(), side="right")
-        return int(order[min(int(place), len(kept) - 1)])
+    prompt: Array
+    """(t,) int32."""
+    limit: int
+    """Most new tokens."""
+    row: int
+    """Its number in the data, for messages and sampling."""
+    sampling: Sampling | None = None
+    """None: the likeliest token."""
+    slot: int = 0
+    """Which delta of a bank answers."""
+    watch: Callable[[int], bool] | None = None
+    """Called with every new token; True ends the answer with it."""
 
 
-Finish = Literal["eos", "length", "positions"]
-"""How an answer ended: by itself, at the limit of new tokens, or at the end of the model's positions."""
+class Step(NamedTuple):
+    """What came for one request: a token, the end, or both."""
+
+    number: int
+    """Which of the requests."""
+    token: int | None
+    finish: Finish | None
 
 
 @dataclass(frozen=True)
@@ -105,31 +94,40 @@ class Pick(nn.Cell):
         return (picked, finite, *out[1:])
 
 
-@dataclass
 class _Row:
-    """A distinct prompt on its way."""
+    """A distinct request on its way."""
 
-    prompt: Array
-    """(t,) int32."""
-    row: int
-    """Its number in the data."""
-    indices: list[int]
-    """Which of the caller's prompts are this one."""
-    limit: int
-    """Most new tokens."""
-    at_limit: Finish
-    """What it means to reach it."""
-    take: Callable[[Any], int]
-    """What `Pick` gave for this row -> its next token."""
-    tokens: list[int]
-    finish: Finish | None = None
+    def __init__(self, request: Request, index: int, left: int) -> None:
+        self.request = request
+        self.indices = [index]
+        """Which of the caller's requests are this one."""
+        self.limit = min(left, request.limit)
+        self.at_limit: Finish = "positions" if self.limit < request.limit else "length"
+        self.greedy = request.sampling is None or request.sampling.greedy
+        self.stream = None if request.sampling is None else request.sampling.stream(request.row)
+        self.tokens: list[int] = []
+        self.finish: Finish | None = None
+
+    @property
+    def length(self) -> int:
+        return len(self.request.prompt)
+
+    def take(self, picked: Any, greedy: bool) -> int:
+        """What `Pick` gave for this row -> its next token."""
+        if greedy:
+            return int(picked)
+        sampling = self.request.sampling
+        if sampling is None or self.stream is None:
+            return int(picked.argmax())
+        return sampling.take(picked, self.stream, [*self.request.prompt.tolist(), *self.tokens])
 
 
 class Generator:
     """Generates with one net again and again without compiling again. Attach deltas before a call, not during it.
 
     Inputs: `eos_ids`, tokens of which any ends a row; `max_positions`, the most tokens that prompt and answer may have together
-    (None: no limit); `batch_size`, B. Raises ModelError for a net that has no cache.
+    (None: no limit); `batch_size`, B; `select`, called with the slots of a batch's rows before the net computes with them; `steady`:
+    shapes are powers of two, so that calls with a prompt or a few share graphs. Raises ModelError for a net that has no cache.
     """
 
     def __init__(
@@ -140,6 +138,8 @@ class Generator:
         pad_id: int = 0,
         max_positions: int | None = None,
         batch_size: int = 16,
+        select: Callable[[Sequence[int]], None] | None = None,
+        steady: bool = False,
     ) -> None:
         if not (hasattr(net, "prefill") and hasattr(net, "decode")):
             raise ModelError(
@@ -151,6 +151,8 @@ class Generator:
         self.pad_id = pad_id
         self.max_positions = max_positions
         self.batch_size = batch_size
+        self.select = select
+        self.steady = steady
         self._parameters: tuple[int, ...] = ()
         self._steps: dict[tuple[int, bool], Pick] = {}
 
@@ -161,63 +163,87 @@ class Generator:
         *,
         sampling: Sampling | None = None,
         rows: Sequence[int] | None = None,
+        slots: Sequence[int] | None = None,
         progress: Progress | None = None,
     ) -> list[Generation]:
         """Answers in the order of the prompts, each a 1-D sequence of token ids. Equal prompts are answered once, unless sampled.
 
-        Inputs: `rows`, the prompts' numbers in the data, for messages and sampling (default: 0, 1, ...); `progress` is called with
-        (prompts answered, all prompts).
+        Inputs: `rows`, the prompts' numbers in the data, for messages and sampling (default: 0, 1, ...); `slots`, the delta of each
+        (default: the base); `progress` is called with (prompts answered, all prompts).
         Raises: DataError for a prompt that is empty or fills all positions; WeightsError naming a row whose logits are not finite.
         """
         if max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens = {max_new_tokens} is below 1")
-        numbers = range(len(prompts)) if rows is None else rows
-        todo = self._rows([np.asarray(p, np.int32) for p in prompts], numbers, max_new_tokens, sampling)
-        if not todo:
-            return []
-        self._renew()
-        self.net.check_slots(max(len(r.prompt) + r.limit for r in todo))
-        lengths = [len(r.prompt) for r in todo]
-        shapes = min(_MOST_SHAPES, 1 + len(todo) // _PROMPTS_A_SHAPE)
-        widths = plan_shapes(lengths, shapes, max(lengths) + _SLOTS_MULTIPLE)
-        room = -(-max(r.limit for r in todo) // _SLOTS_MULTIPLE) * _SLOTS_MULTIPLE
-        size = min(self.batch_size, len(todo))
+        requests = [
+            Request(np.asarray(prompt, np.int32), max_new_tokens, number, sampling, slot)
+            for prompt, number, slot in zip(
+                prompts, range(len(prompts)) if rows is None else rows, slots or [0] * len(prompts), strict=True
+            )
+        ]
         tell = counter(progress, len(prompts))
+        tokens: list[list[int]] = [[] for _ in requests]
+        ends: dict[int, Finish] = {}
+        for steps in self.stream(requests):
+            for step in steps:
+                if step.token is not None:
+                    tokens[step.number].append(step.token)
+                if step.finish is not None:
+                    ends[step.number] = step.finish
+                    tell(1)
+        return [Generation(tuple(tokens[i]), ends[i]) for i in range(len(prompts))]
+
+    def check(self, request: Request) -> int:
+        """How many tokens the positions leave for an answer. Raises DataError as a call does."""
+        if len(request.prompt) == 0:
+            raise DataError(
+                f"row {request.row}: the prompt holds no tokens", hint="Give the row a text, or a --template."
+            )
+        left = request.limit if self.max_positions is None else self.max_positions - len(request.prompt)
+        if left < 1:
+            raise DataError(
+                f"row {request.row}: a prompt of {len(request.prompt)} tokens leaves no room for an answer in the model's "
+                f"{self.max_positions} positions",
+                hint="Shorten the prompt, or cut it with --seq-len.",
+            )
+        return left
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[list[Step]]:
+        """What each step of a batch brings, as it comes. To stop half-way, close the iterator. Raises as a call does."""
+        todo = self._rows(requests)
+        if not todo:
+            return
+        self._renew()
+        self.net.check_slots(max(r.length + r.limit for r in todo))
+        widths, room, size = self._shapes(todo)
         with eval_mode(self.net):
             for narrower, width in zip((0, *widths), widths, strict=False):
-                group = [r for r in todo if narrower < len(r.prompt) <= width]
+                group = [r for r in todo if narrower < r.length <= width]
                 for start in range(0, len(group), size):
-                    steps = self._step(width + room, sampling is None), self._step(0, sampling is None)
-                    self._batch(group[start : start + size], size, width, room, steps, tell)
-        answers = {i: Generation(tuple(r.tokens), r.finish or r.at_limit) for r in todo for i in r.indices}
-        return [answers[i] for i in range(len(prompts))]
+                    yield from self._batch(group[start : start + size], size, width, room)
 
-    def _rows(
-        self, prompts: list[Array], numbers: Sequence[int], max_new_tokens: int, sampling: Sampling | None
-    ) -> list[_Row]:
-        """Distinct prompts, shortest first, each with its limit."""
+    def _rows(self, requests: Sequence[Request]) -> list[_Row]:
+        """Distinct requests, those with the shortest prompts first."""
         found: dict[Any, _Row] = {}
-        for i, (prompt, number) in enumerate(zip(prompts, numbers, strict=True)):
-            key = prompt.tobytes() if sampling is None else i
+        for i, request in enumerate(requests):
+            alone = request.sampling is not None or request.watch is not None
+            key = i if alone else (request.prompt.tobytes(), request.slot, request.limit)
             if key in found:
                 found[key].indices.append(i)
-                continue
-            if len(prompt) == 0:
-                raise DataError(
-                    f"row {number}: the prompt holds no tokens", hint="Give the row a text, or a --template."
-                )
-            left = max_new_tokens if self.max_positions is None else self.max_positions - len(prompt)
-            if left < 1:
-                raise DataError(
-                    f"row {number}: a prompt of {len(prompt)} tokens leaves no room for an answer in the model's "
-                    f"{self.max_positions} positions",
-                    hint="Shorten the prompt, or cut it with --seq-len.",
-                )
-            limit = min(left, max_new_tokens)
-            at_limit: Finish = "positions" if limit < max_new_tokens else "length"
-            take = int if sampling is None else partial(sampling.draw, stream=sampling.stream(number))
-            found[key] = _Row(prompt, number, [i], limit, at_limit, take, [])
-        return sorted(found.values(), key=lambda r: len(r.prompt))
+            else:
+                found[key] = _Row(request, i, self.check(request))
+        return sorted(found.values(), key=lambda r: r.length)
+
+    def _shapes(self, todo: list[_Row]) -> tuple[tuple[int, ...], int, int]:
+        """Widths of prompts, slots behind them, rows of a batch."""
+        lengths = [r.length for r in todo]
+        longest = max(r.limit for r in todo)
+        if self.steady:
+            widths = tuple(sorted({_power(length, _NARROWEST) for length in lengths}))
+            return widths, _power(longest, _NARROWEST), min(self.batch_size, _power(len(todo), 1))
+        shapes = min(_MOST_SHAPES, 1 + len(todo) // _PROMPTS_A_SHAPE)
+        widths = plan_shapes(lengths, shapes, max(lengths) + _SLOTS_MULTIPLE)
+        room = -(-longest // _SLOTS_MULTIPLE) * _SLOTS_MULTIPLE
+        return widths, room, min(self.batch_size, len(todo))
 
     def _renew(self) -> None:
         """A delta attached or detached since the last call leaves this object's own graphs out of date."""
@@ -234,58 +260,73 @@ class Generator:
             self._steps[slots, greedy] = step
         return self._steps[slots, greedy]
 
-    def _batch(
-        self,
-        rows: list[_Row],
-        size: int,
-        width: int,
-        room: int,
-        steps: tuple[Pick, Pick],
-        tell: Callable[[int], None],
-    ) -> None:
+    def _batch(self, rows: list[_Row], size: int, width: int, room: int) -> Iterator[list[Step]]:
         """Fill in tokens and finish of each row. A batch that is not full repeats its last row, so its shape is known."""
-        prefill, decode = steps
+        greedy = all(r.greedy for r in rows)
+        prefill, decode = self._step(width + room, greedy), self._step(0, greedy)
         every = rows + [rows[-1]] * (size - len(rows))
-        lengths = np.array([len(r.prompt) for r in every], np.int32)
+        lengths = np.array([r.length for r in every], np.int32)
         ends = lengths + np.array([r.limit - 1 for r in every], np.int32)
         ids = np.full((size, width), self.pad_id, np.int32)
         visible = np.zeros((size, width + room), bool)
         for b, r in enumerate(every):
-            ids[b, width - len(r.prompt) :] = r.prompt
-            visible[b, width - len(r.prompt) : width] = True
+            ids[b, width - r.length :] = r.request.prompt
+            visible[b, width - r.length : width] = True
         segments = visible[:, :width].astype(np.int32)
+        slots = [r.request.slot for r in every]
+        self._select(slots)
         picked, finite, *caches = prefill(Tensor(ids), Tensor(segments), Tensor(positions(segments)))
         for slot in range(width, width + room):
             tokens = np.full((size, 1), self.pad_id, np.int32)
-            tokens[: len(rows), 0] = self._choose(rows, picked.asnumpy(), finite.asnumpy(), tell)
+            tokens[: len(rows), 0], steps = self._choose(rows, picked.asnumpy(), finite.asnumpy(), greedy)
+            yield steps
             if all(r.finish for r in rows):
                 return
             visible[:, slot] = True
             # A row that has ended goes on in place: its positions stay within the model's.
             at = np.minimum(lengths + (slot - width), ends)[:, None]
+            # Before every step: whoever takes the steps may have begun another batch in between.
+            self._select(slots)
             picked, finite, *caches = decode(
                 Tensor(tokens), Tensor(at), Tensor(slot, ms.int32), Tensor(visible), *caches
             )
 
-    def _choose(self, rows: list[_Row], picked: Array, finite: Array, tell: Callable[[int], None]) -> list[int]:
-        """The next token of every row; those that have ended get padding."""
-        broken = [r.row for r, ok in zip(rows, finite, strict=False) if not ok and r.finish is None]
+    def _select(self, slots: Sequence[int]) -> None:
+        if self.select is not None:
+            self.select(slots)
+
+    def _choose(self, rows: list[_Row], picked: Array, finite: Array, greedy: bool) -> tuple[list[int], list[Step]]:
+        """The next token of every row, padding for those that have ended; and what that is to those who asked."""
+        broken = [r.request.row for r, ok in zip(rows, finite, strict=False) if not ok and r.finish is None]
         if broken:
             raise not_finite(np.array(broken))
-        chosen = []
+        chosen: list[int] = []
+        steps: list[Step] = []
         for r, given in zip(rows, picked, strict=False):
             token = self.pad_id
             if r.finish is None:
-                token = r.take(given)
-                if token in self.eos_ids:
-                    r.finish = "eos"
-                else:
-                    r.tokens.append(token)
-                    r.finish = r.at_limit if len(r.tokens) == r.limit else None
-                if r.finish is not None:
-                    tell(len(r.indices))
+                token = r.take(given, greedy)
+                new = self._add(r, token)
+                steps += [Step(i, new, r.finish) for i in r.indices]
             chosen.append(token)
-        return chosen
+        return chosen, steps
+
+    def _add(self, r: _Row, token: int) -> int | None:
+        """Note a row's next token and whether it ends; None for a token that only ends it."""
+        if token in self.eos_ids:
+            r.finish = "eos"
+            return None
+        r.tokens.append(token)
+        if r.request.watch is not None and r.request.watch(token):
+            r.finish = "stop"
+        elif len(r.tokens) == r.limit:
+            r.finish = r.at_limit
+        return token
+
+
+def _power(count: int, least: int) -> int:
+    """The smallest power of two that is no smaller than either."""
+    return max(least, 1 << (count - 1).bit_length())
 
 
 def generate(

@@ -22,6 +22,10 @@ class Sites:
     """Decoders: (B, T, H) -> (B, T, V). Classifiers: (B, H) -> (B, C)."""
     cores: str = ""
     """Attention cores: q (B, N, T, D), k and v (B, N_kv, S, D), mask (B, 1, T, S) bool, True = visible -> (B, N, T, D)."""
+    positions: str = ""
+    """Decoders: positions (B, T) -> whatever the net makes of them, once for every token that it computes."""
+    window: int = 0
+    """Keys that a query sees at most in a layer that limits them; 0: none does."""
     sublayers: tuple[str, ...] = ()
     """Patterns of cells (B, T, H) -> (B, T, H) that adapters follow: attention output and feed-forward output."""
     trained_heads: tuple[str, ...] = ()

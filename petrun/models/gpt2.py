@@ -229,6 +229,7 @@ def sites(config: Gpt2Config) -> Sites:
         embedding="embed",
         head="head",
         cores="layers.*.attn.core",
+        positions="positions",
         sublayers=("layers.*.attn.o", "layers.*.mlp.down"),
         hf_paths={**cell_paths(names(config)), "head": "lm_head"},
         hidden=config.hidden,

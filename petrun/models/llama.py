@@ -362,6 +362,8 @@ def sites(config: LlamaConfig) -> Sites:
         embedding="embed",
         head="head",
         cores="layers.*.attn.core",
+        positions="rotary",
+        window=max(config.windows),
         sublayers=("layers.*.attn.o", "layers.*.mlp.down"),
         blocks="layers.*",
         splits=_SPLITS,

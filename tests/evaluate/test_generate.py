@@ -237,7 +237,7 @@ def test_equal_prompts_are_answered_once_and_batches_do_not_matter(net):
     seen = []
     answers = generate(net, prompts, 7, eos_ids=(), batch_size=2, progress=lambda *at: seen.append(at))
     assert answers == [g for p in prompts for g in generate(net, [p], 7, eos_ids=())]
-    assert [done for done, _ in seen] == [1, 3, 4, 7] and {total for _, total in seen} == {7}
+    assert [done for done, _ in seen] == [1, 2, 3, 4, 5, 6, 7] and {total for _, total in seen} == {7}
 
 
 def test_many_prompts_take_a_few_widths(net, monkeypatch):
@@ -293,9 +293,10 @@ def test_draws_follow_the_distribution():
 
 def test_sampling_settings_out_of_range_are_named_together():
     with pytest.raises(ConfigError) as caught:
-        Sampling(temperature=0.0, top_k=-1, top_p=1.5)
-    assert "temperature = 0.0" in caught.value.message and "top_k = -1" in caught.value.message
-    assert "top_p = 1.5" in caught.value.message
+        Sampling(temperature=-1.0, top_k=-1, top_p=1.5, seed=-1, repetition_penalty=0.0)
+    assert "temperature = -1.0" in caught.value.message and "top_k = -1" in caught.value.message
+    assert "top_p = 1.5" in caught.value.message and "repetition_penalty = 0.0" in caught.value.message
+    assert "seed = -1" in caught.value.message
 
 
 @pytest.mark.parametrize("sampling", [None, Sampling()])

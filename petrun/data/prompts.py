@@ -1,0 +1,39 @@
+"""One prompt or conversation -> token ids, the way a row of a file becomes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from petrun.data.chat import ChatRenderer, Message, Piece, as_messages, check_messages
+from petrun.data.encode import Encoding, joined, tokenise
+from petrun.data.template import Template, render_prompt
+from petrun.data.tokenize import Tokenizer
+from petrun.errors import DataError
+
+_NO_LIMIT = 1 << 30
+
+
+def prompt_ids(
+    prompt: str | Sequence[Message], tokenizer: Tokenizer, template: Template, where: str = "the prompt"
+) -> list[int]:
+    """Tokens up to where the answer begins. A text is what the user says under a chat template, and the column `prompt` otherwise.
+
+    Raises DataError: no messages, a conversation without a chat template, a template that asks for other columns, no tokens.
+    """
+    how = Encoding(tokenizer, _NO_LIMIT, template, generation=True)
+    if template.is_chat:
+        messages = as_messages(prompt, None, "") if isinstance(prompt, str) else check_messages(prompt, where)
+        renderer = ChatRenderer(template, tokenizer.specials, tokenizer.special_texts)
+        pieces, _ = renderer.prompt(messages, where)
+    elif isinstance(prompt, str):
+        values = {"prompt": prompt, "instruction": "", "input": "", "system": ""}
+        pieces = [Piece(render_prompt(template, values, where), False)]
+    else:
+        raise DataError(
+            f"{where}: is a conversation, and the template {template.name} does not read `messages`",
+            hint="Give a text, or a chat template: --template chatml.",
+        )
+    ids, _ = joined(pieces, tokenise([pieces], tokenizer, None)[0], how, chat=template.is_chat)
+    if not ids:
+        raise DataError(f"{where}: is empty", hint="Give a text to go on from.")
+    return ids

@@ -1,0 +1,153 @@
+"""A base and named deltas -> one net that generates with any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from petrun.checkpoint.convert import algo_of
+from petrun.checkpoint.delta import Delta
+from petrun.config.load import Resolved, load_run_config
+from petrun.data.template import BUILTIN, Template, find_template
+from petrun.data.tokenize import Tokenizer
+from petrun.delta.compose import split_names
+from petrun.errors import ConfigError, ModelError
+from petrun.models.base import LoadedModel
+from petrun.models.factory import is_factory
+from petrun.parallel.context import setup
+from petrun.runs.assemble import attach_delta, fit_delta, hold_to_family, open_base, open_delta, set_delta
+from petrun.runs.bank import KINDS, OFF, Bank, fixed_bank, open_bank
+from petrun.runs.reading import note_tokenizer
+from petrun.runs.rows import open_tokenizer
+from petrun.runs.scoring import end_ids
+from petrun.runs.sources import outlook
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a session is made of."""
+
+    loaded: LoadedModel
+    bank: Bank
+    tokenizer: Tokenizer
+    templates: dict[str, Template]
+    """Of each delta, and of the base under "off"."""
+    ends: tuple[int, ...]
+    """Tokens that end an answer."""
+
+
+def named_paths(deltas: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
+    """Paths, or NAME=PATH -> name -> path; a name is that of the file without its ending, or of the folder. Raises ConfigError."""
+    pairs = list(deltas.items()) if isinstance(deltas, Mapping) else [_named(text) for text in deltas]
+    found: dict[str, str] = {}
+    for name, path in pairs:
+        if name == OFF or not name or any(c.isspace() for c in name):
+            raise ConfigError(
+                f"--delta {path}: {name!r} cannot be the name of a delta", hint="Name it yourself: --delta NAME=PATH."
+            )
+        if name in found:
+            raise ConfigError(
+                f"--delta {found[name]} and --delta {path} would both be called {name}",
+                hint="Name one yourself: --delta NAME=PATH.",
+            )
+        found[name] = path
+    return found
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if equals and not Path(text).expanduser().exists() and "/" not in name:
+        return name, path
+    given = Path(text).expanduser()
+    return (given.stem if given.suffix in (".ckpt", ".safetensors") else given.resolve().name), text
+
+
+def open_deltas(
+    base: str | None,
+    deltas: Mapping[str, str] | Sequence[str],
+    *,
+    model: str | None,
+    template: str | None,
+    alpha: float | None,
+    device: str | None,
+    rows: int,
+    settings: Sequence[str],
+) -> Opened:
+    """Load everything. `rows`: of the largest batch. Raises as Session.open says."""
+    flags: dict[str, tuple[str, Any]] = {
+        "model.base": ("--base", base),
+        "model.family": ("--model", model),
+        "data.template": ("--template", template),
+        "device": ("--device", device),
+    }
+    resolved = load_run_config(None, {key: pair for key, pair in flags.items() if pair[1] is not None}, settings)
+    config = resolved.config
+    if is_factory(config.model.family):
+        raise ConfigError(
+            f"--model {config.model.family}: text is generated with gpt2 and llama models, not with one of your own",
+            hint="petrun predict runs your own.",
+        )
+    given = {name: open_delta(path, alpha) for name, path in named_paths(deltas).items()}
+    chosen = setup(config.device, config.model.dtype)
+    seen = outlook(config)
+    if "instruct" not in seen.tasks:
+        raise ModelError(
+            f"a {seen.hf_config.get('model_type')} base generates no text", hint="Give a gpt2 or llama family base."
+        )
+    for delta in given.values():
+        hold_to_family(delta, seen.hf_config)
+        _hold_to_text(delta)
+    alone = _alone(given)
+    tokenizer = open_tokenizer(seen.folder)
+    if tokenizer is None:
+        raise ModelError(f"{seen.folder}: holds no tokenizer", hint="Put tokenizer.json beside config.json.")
+    templates = _templates(resolved, given, tokenizer)
+    loaded = open_base(config.model, chosen, task="instruct", num_labels=None, seed=0)
+    fitted = {name: fit_delta(delta, loaded, alpha) for name, delta in given.items()}
+    for delta in given.values():
+        note_tokenizer(delta, tokenizer)
+    ends = end_ids(loaded, tokenizer)
+    if alone is not None:
+        assembled = attach_delta(loaded, fitted[alone])
+        set_delta(assembled, fitted[alone])
+        return Opened(assembled.loaded, fixed_bank(alone, rows), tokenizer, templates, ends)
+    loaded, bank = open_bank(loaded, fitted, rows)
+    return Opened(loaded, bank, tokenizer, templates, ends)
+
+
+def _alone(given: Mapping[str, Delta]) -> str | None:
+    """The name of a single delta of a kind that cannot be switched: it is attached for good."""
+    if len(given) != 1:
+        return None
+    ((name, delta),) = given.items()
+    return name if set(split_names(algo_of(delta))) - {*KINDS, "r_drop"} else None
+
+
+def _hold_to_text(delta: Delta) -> None:
+    task = delta.manifest.task if delta.manifest is not None else None
+    if task is not None and task.name == "classify":
+        raise ConfigError(
+            f"{delta.path}: was trained to classify rows, and generates no text", hint="petrun predict labels rows."
+        )
+
+
+def _templates(resolved: Resolved, given: Mapping[str, Delta], tokenizer: Tokenizer) -> dict[str, Template]:
+    """The user's for all, else each delta's own; by default the tokenizer's chat template, or the text as it is."""
+    wanted = resolved.config.data.template
+    if wanted is None and tokenizer.chat_template is None:
+        wanted = "plain"
+    default = find_template(wanted, chat_template=tokenizer.chat_template, row_kind="instruction")
+    assert default is not None
+    found = {OFF: default}
+    for name, delta in given.items():
+        manifest = delta.manifest
+        found[name] = default
+        if resolved.config.data.template is not None or manifest is None:
+            continue
+        if manifest.template:
+            found[name] = Template("delta", manifest.template)
+        elif manifest.task is not None and manifest.task.name == "lm":
+            found[name] = Template("plain", BUILTIN["plain"])
+    return found
