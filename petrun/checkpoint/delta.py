@@ -8,7 +8,7 @@ form.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,6 +33,7 @@ from petrun.tensors import (
     write_safetensors,
 )
 from petrun.tensors.dtypes import dtype_of
+from petrun.tensors.pieces import Cut, own_pieces, save_pieces
 from petrun.tensors.ranks import is_sharded
 from petrun.tensors.steps import newest, series_and_step
 
@@ -118,13 +119,32 @@ def save_delta(path: Path, tensors: Mapping[str, Array], manifest: Manifest) -> 
     return parse_manifest(str(path), text)
 
 
+def save_delta_pieces(
+    place: Path, fmt: str, pieces: Mapping[str, Array], owned: Iterable[str], manifest: Manifest, cut: Cut
+) -> None:
+    """Write this rank's pieces of a delta into the folder `place`; every rank must call it. The manifest lies beside the ranks' files.
+
+    fmt: ckpt or safetensors. owned: names of all that the delta owns, whichever rank holds it. Raises DeltaError for NaN or infinity.
+    """
+    with cut.together():
+        for name, piece in pieces.items():
+            refuse_nonfinite(str(place), name, piece)
+    filled = manifest.model_copy(update={"owned": tuple(sorted(owned))})
+
+    def describe(reader: ShardedReader) -> dict[str, str]:
+        # Read back and put together: pieces that should be alike are compared, and the whole gets its digest.
+        return {MANIFEST_KEY: filled.model_copy(update={"digest": LazyTensors(reader).checked_digest()}).to_json()}
+
+    save_pieces(place, f"{place.name}.{fmt}", pieces, cut, describe)
+
+
 def _array(tensors: Mapping[str, Array], name: str) -> Array:
     return np.asarray(tensors[name])
 
 
 def read_delta(path: Path, strategy: Path | None = None) -> Delta:
     """Read a delta file, the final delta of a run folder, a peft adapter folder, or a MindPet checkpoint; with a strategy (its file, or
-    the folder of the stages') one in the files of a job's ranks.
+    the folder of the stages') one in the files of a job's ranks. What the ranks of a petrun job wrote has its strategy beside it.
 
     A file with a manifest is verified against it: exactly the tensors it lists, with the content it was
     saved with, all finite. Foreign deltas come as they are: `convert.to_house` gives them petrun's names.
@@ -134,6 +154,8 @@ def read_delta(path: Path, strategy: Path | None = None) -> Delta:
     """
     path = Path(path)
     with _delta_errors():
+        path = _pieces_of_run(path) or path
+        strategy = strategy or own_pieces(path)
         if strategy is not None:
             return _read_sharded(path, open_sharded(path, strategy, STATE))
         if is_sharded(path):
@@ -247,6 +269,14 @@ def _final_delta(folder: Path) -> Path:
         f"{folder}: holds no delta (<algo>.ckpt, <algo>.safetensors or a peft adapter)",
         hint="Give a run folder that finished, a peft adapter's folder, or a delta file.",
     )
+
+
+def _pieces_of_run(folder: Path) -> Path | None:
+    """The final delta of a run whose ranks held slices: the folder in the run's, beside best."""
+    if not folder.is_dir():
+        return None
+    found = [entry for entry in folder.iterdir() if entry.name != "best" and own_pieces(entry) is not None]
+    return found[0] if len(found) == 1 and not found[0].name.startswith(".") else None
 
 
 def _algo_of(path: Path) -> str | None:

@@ -5,6 +5,8 @@
 
 A state without a mark was being written when its run ended; one that differs from its mark was damaged since. Neither is ever loaded:
 the newest whole one is.
+
+Where the ranks of a job hold slices, step-00000120 is a folder of theirs instead (petrun/tensors/pieces.py), whose note is the mark.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,11 +32,13 @@ from petrun.tensors import (
     write_safetensors,
 )
 from petrun.tensors.atomic import output_error
+from petrun.tensors.pieces import Cut, own_pieces, save_pieces
+from petrun.tensors.sharded import open_sharded
 
 FORMAT = 1
 """Raised when a reader of the older format would misunderstand a state."""
 _KEY = "petrun_state"
-_NAME = re.compile(r"step-(\d+)\.(safetensors|json)")
+_NAME = re.compile(r"step-(\d+)(\.(safetensors|json))?")
 _CHUNK_BYTES = 8 << 20
 
 
@@ -80,7 +85,7 @@ def save_state(
 
     Raises OutputError; what was there before still loads then.
     """
-    text = json.dumps({"format": FORMAT, "step": step, "identity": dict(identity), "notes": dict(notes)})
+    text = _describe(step, identity, notes)
     path, mark = _paths(folder, step)
     try:
         folder.mkdir(exist_ok=True)
@@ -92,6 +97,30 @@ def save_state(
         file.write(json.dumps(content).encode() + b"\n")
     _drop(folder, step, keep)
     return path
+
+
+def save_state_pieces(
+    folder: Path,
+    step: int,
+    pieces: Mapping[str, Array],
+    identity: Mapping[str, Any],
+    notes: Mapping[str, Any],
+    keep: int,
+    cut: Cut,
+) -> Path:
+    """Write this rank's part of a state; every rank must call it, and what the first says of identity and notes holds. Else as
+    `save_state`.
+    """
+    place = _pieces(folder, step)
+    text = _describe(step, identity, notes)
+    save_pieces(place, "state.safetensors", pieces, cut, lambda reader: {_KEY: text})
+    if cut.rank == 0:
+        _drop(folder, step, keep)
+    return place
+
+
+def _describe(step: int, identity: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
+    return json.dumps({"format": FORMAT, "step": step, "identity": dict(identity), "notes": dict(notes)})
 
 
 def steps_of(folder: Path) -> list[int]:
@@ -121,6 +150,8 @@ def find_state(folder: Path, below: int | None = None) -> Found:
 
 def read_state(folder: Path, step: int) -> State:
     """Hold a state against its mark. Raises WeightsError naming what is torn; TrainingError for a state of a newer petrun."""
+    if (place := _pieces(folder, step)).is_dir():
+        return _read_pieces(place)
     path, mark = _paths(folder, step)
     if not mark.exists():
         raise WeightsError(f"{path}: was not finished: it has no completion mark")
@@ -143,12 +174,28 @@ def read_state(folder: Path, step: int) -> State:
     return _parse(path, open_tensors(path))
 
 
+def _read_pieces(place: Path) -> State:
+    """The files of all ranks as one state. Raises WeightsError."""
+    strategy = own_pieces(place)
+    if strategy is None:
+        raise WeightsError(f"{place}: was not finished: it has no completion mark")
+    return _parse(place, open_sharded(place, strategy))
+
+
 def clear(folder: Path) -> None:
-    """Remove what writes that were cut off have left: hidden files. Best effort."""
+    """Remove what writes that were cut off have left: hidden files and folders. Best effort."""
     with suppress(OSError):
-        for entry in folder.glob(".*.tmp"):
-            with suppress(OSError):
-                entry.unlink()
+        for entry in (*folder.glob(".*.tmp"), *folder.glob(".*.part"), *folder.glob(".*.old")):
+            _remove(entry)
+
+
+def _remove(entry: Path) -> None:
+    with suppress(OSError):
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+
+
+def _pieces(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
 
 
 def _paths(folder: Path, step: int) -> tuple[Path, Path]:
@@ -187,6 +234,11 @@ def _parse(path: Path, reader: TensorReader) -> State:
     return State(path, content["step"], content["identity"], content["notes"], reader)
 
 
+def _is_whole(folder: Path, step: int) -> bool:
+    """Whether it was written to its end."""
+    return _paths(folder, step)[1].exists() or own_pieces(_pieces(folder, step)) is not None
+
+
 def _drop(folder: Path, newest: int, keep: int) -> None:
     """Remove what is older than the `keep` newest states up to `newest`, and all later ones: they are of a course that was left.
 
@@ -194,9 +246,14 @@ def _drop(folder: Path, newest: int, keep: int) -> None:
     """
     with suppress(OSError, OutputError, TrainingError):
         known = steps_of(folder)
-        kept = [step for step in known if step <= newest and _paths(folder, step)[1].exists()][: max(1, keep)]
+        kept = [step for step in known if step <= newest and _is_whole(folder, step)][: max(1, keep)]
         for step in known:
             if step not in kept:
                 path, mark = _paths(folder, step)
                 mark.unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
+                if (place := _pieces(folder, step)).exists():
+                    # A folder without its name is none of a step, however far its removal comes.
+                    gone = place.with_name(f".{place.name}.old")
+                    place.rename(gone)
+                    _remove(gone)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
@@ -75,6 +76,19 @@ class TokenScores(nn.Cell):
         super().__init__(auto_prefix=False)
         self.net = net
         self.cross_entropy = TokenCrossEntropy()
+        self.known, self.safe, self.none = ops.Less(), ops.Select(), ops.OnesLike()
+        self.ignored, self.largest, self.equal = ops.Mul(), ops.Argmax(-1, ms.int32), ops.Equal()
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """`column`: the logits' classes are cut over tp ranks, which are gathered to find the largest."""
+        rows = (dp,)
+        self.known.shard((rows, ()))
+        self.safe.shard((rows, rows, rows))
+        self.none.shard((rows,))
+        self.ignored.shard((rows, ()))
+        self.largest.shard(((dp, 1),))
+        self.equal.shard((rows, rows))
+        self.cross_entropy.lay_out(how, dp, tp)
 
     def construct(self, targets: Any, *inputs: Any) -> Any:
         logits = self.net(*inputs)
@@ -82,18 +96,25 @@ class TokenScores(nn.Cell):
         flat = ops.reshape(logits, (-1, size))
         wanted = ops.reshape(targets, (-1,))
         # The loss kernel trusts its targets; the caller reports those that are out of range.
-        safe = ops.select(wanted < size, wanted, ops.full_like(wanted, IGNORED))
+        safe = self.safe(self.known(wanted, size), wanted, self.ignored(self.none(wanted), IGNORED))
         losses = self.cross_entropy(flat, safe)
-        hits = ops.argmax(flat, -1).astype(wanted.dtype) == wanted
+        hits = self.equal(self.largest(flat), wanted)
         return ops.reshape(losses, targets.shape), ops.reshape(hits, targets.shape), size
+
+
+def scoring_cell(net: Any, task: str) -> Any:
+    """What is called to score a net: itself for a classifier."""
+    return TokenScores(net) if task in DECODER_TASKS else net
 
 
 class Runner:
     """Calls a compiled cell on batches so that few graphs are compiled: a batch smaller than one seen before
     is filled up with copies of its last row, and what they give is dropped."""
 
-    def __init__(self, cell: Any) -> None:
+    def __init__(self, cell: Any, rows: int = 0) -> None:
+        """`rows`: how many each batch has to have, where the graph cuts it."""
         self.cell = cell
+        self.rows = rows
         self._sizes: dict[tuple[Any, ...], set[int]] = {}
 
     def __call__(self, arrays: Sequence[Array]) -> tuple[Any, ...]:
@@ -102,7 +123,7 @@ class Runner:
         if any(len(a) != rows for a in arrays):
             raise DataError(f"a batch holds arrays of different lengths: {[len(a) for a in arrays]}")
         known = self._sizes.setdefault(tuple((a.dtype, a.shape[1:]) for a in arrays), set())
-        size = min((s for s in known if s >= rows), default=rows)
+        size = max(rows, self.rows) if self.rows else min((s for s in known if s >= rows), default=rows)
         known.add(size)
         out = self.cell(*(Tensor(filled(a, size)) for a in arrays))
         outputs = out if isinstance(out, tuple) else (out,)
@@ -118,9 +139,13 @@ def filled(array: Array, rows: int) -> Array:
 class Scorer:
     """Scores one net again and again without compiling again. Attach deltas before a call, not during it."""
 
-    def __init__(self, net: Any, inputs: Sequence[str], task: str) -> None:
+    def __init__(self, net: Any, inputs: Sequence[str], task: str, *, cell: Any = None, rows: int = 0) -> None:
+        """`cell`: what is called, a `scoring_cell`, where its operators had to be split; `rows`: see Runner."""
         self.net = net
         self.inputs = tuple(inputs)
+        self.task = task
+        self.cell = cell
+        self.rows = rows
         self.decoder = task in DECODER_TASKS
         self._parameters: tuple[int, ...] = ()
         self._runner = Runner(net)
@@ -141,7 +166,7 @@ class Scorer:
         parameters = tuple(id(p) for p in self.net.get_parameters())
         if parameters != self._parameters:
             self._parameters = parameters
-            self._runner = Runner(TokenScores(self.net) if self.decoder else self.net)
+            self._runner = Runner(self.cell if self.cell is not None else scoring_cell(self.net, self.task), self.rows)
 
     def _tokens(self, batches: Iterable[Batch], tell: Callable[[int], None]) -> Scores:
         sums: dict[int, Array] = {}

@@ -74,8 +74,7 @@ def cards_here() -> int | None:
 def split_operators(layout: Layout, rank: int, strategy_file: Path | None = None) -> None:
     """Compile what follows for this rank of a job whose operators are split as they say (MindSpore's semi-automatic parallel).
 
-    Every rank gives the step the rows of the whole batch; its graph takes its own of them. `strategy_file`: where MindSpore writes
-    how every parameter is cut, frozen ones too.
+    Every rank gives the step the rows of the whole batch; its graph takes its own of them. `strategy_file`: see `write_strategy_to`.
     """
     settings: dict[str, Any] = {
         "parallel_mode": "semi_auto_parallel",
@@ -91,10 +90,15 @@ def split_operators(layout: Layout, rank: int, strategy_file: Path | None = None
             "optimizer_weight_shard_size": layout.dp,
             "optimizer_level": f"level{layout.zero}",
         }
-    if strategy_file is not None:
-        settings["strategy_ckpt_config"] = {"save_file": str(strategy_file), "only_trainable_params": False}
     ms.reset_auto_parallel_context()
     ms.set_auto_parallel_context(**settings)
+    write_strategy_to(strategy_file)
+
+
+def write_strategy_to(file: Path | None) -> None:
+    """Where MindSpore writes how every parameter is cut, frozen ones too, of each graph that it compiles from now on; None: nowhere."""
+    place = str(file) if file is not None else ""
+    ms.set_auto_parallel_context(strategy_ckpt_config={"save_file": place, "only_trainable_params": False})
 
 
 @contextmanager

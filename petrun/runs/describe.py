@@ -159,7 +159,7 @@ def first_rows(sources: Sources) -> str:
 
 def ending(out: RunFolder, config: RunConfig, sources: Sources, seconds: float) -> str:
     """Where the delta lies and what to do with it."""
-    kilobytes = out.delta.stat().st_size / 1000
+    kilobytes = out.delta_bytes / 1000
     base = f" --base {config.model.base}" if config.model.base else ""
     model = f" --model {config.model.family}" if config.model.family else ""
     own_files = config.data.path != (str(task_file("train")),)

@@ -14,6 +14,7 @@ from typing import Any
 from petrun.errors import OutputError
 from petrun.tensors import atomic_file
 from petrun.tensors.atomic import output_error, refuse_special
+from petrun.tensors.pieces import own_pieces
 
 RESULTS = "results.json"
 RUN_YAML = "run.yaml"
@@ -38,14 +39,25 @@ class RunFolder:
     """Its name is the next free number, not the user's choice."""
     writes: bool = True
     """False: nothing is made or written."""
+    cut: bool = False
+    """The ranks hold slices: each writes its own, into folders that stand where files would."""
 
     @property
     def delta(self) -> Path:
-        return self.path / f"{self.algo.replace('+', '-')}.{self.format}"
+        return self.path / self._named(self.algo.replace("+", "-"))
 
     @property
     def best(self) -> Path:
-        return self.path / f"best.{self.format}"
+        return self.path / self._named("best")
+
+    def _named(self, stem: str) -> str:
+        return stem if self.cut else f"{stem}.{self.format}"
+
+    @property
+    def delta_bytes(self) -> int:
+        """Of the final delta, in all ranks' files."""
+        files = self.delta.glob(f"rank_*/*.{self.format}") if self.cut else (self.delta,)
+        return sum(file.stat().st_size for file in files)
 
     @property
     def log(self) -> Path:
@@ -90,6 +102,15 @@ class RunFolder:
     def write_results(self, results: Mapping[str, Any]) -> None:
         """results.json: written last, so that it marks the run as finished."""
         self.write_text(RESULTS, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+
+
+def require_shared(out: RunFolder) -> None:
+    """Raises OutputError where this rank does not see the folder that the first has made."""
+    if not out.path.is_dir():
+        raise OutputError(
+            f"--out {out.path}: this rank does not see the folder that rank 0 has made",
+            hint="Each rank writes its slices there: --out must lie on a disk that all hosts share.",
+        )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -192,7 +213,7 @@ def _look(path: Path) -> bool:
             f"--out {path} is not empty and holds no petrun run",
             hint="Give a new or empty folder; nothing was touched.",
         )
-    saved = [name for name in entries if name.endswith((".ckpt", ".safetensors"))]
+    saved = [name for name in entries if name.endswith((".ckpt", ".safetensors")) or own_pieces(path / name)]
     if saved and not (path / STATES / IDENTITY).exists():
         raise OutputError(
             f"--out {path} holds a run that did not finish, with a delta that it saved: {', '.join(saved)}",

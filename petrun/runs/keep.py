@@ -1,6 +1,7 @@
 """What a training run keeps: its log, the best and the final delta, the scores before and after, and the results.
 
-Every rank of a job follows the run and scores, on the same net, with the same result; only the first writes, and decides.
+Every rank of a job follows the run and scores, on the same net, with the same result; only the first writes, and decides. Where the ranks
+hold slices all of them take part in every forward pass, and each writes its own slices.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from typing import Any
 import mindspore
 
 from petrun import __version__
-from petrun.checkpoint.delta import BaseIdentity, Manifest, TaskInfo, save_delta
+from petrun.checkpoint.delta import BaseIdentity, Manifest, TaskInfo, save_delta, save_delta_pieces
 from petrun.config.schema import RunConfig
-from petrun.errors import OutputError, TrainingError
+from petrun.errors import ConfigError, OutputError, TrainingError
 from petrun.evaluate.compare import side_by_side
-from petrun.evaluate.score import Scorer
+from petrun.evaluate.score import Scorer, scoring_cell
 from petrun.graph.freeze import Trainable
 from petrun.models.base import LoadedModel
+from petrun.parallel import plan
+from petrun.parallel.layout import Layout
 from petrun.parallel.world import World
 from petrun.runs import describe
 from petrun.runs.assemble import Assembled, base_path, values_of
@@ -28,6 +31,7 @@ from petrun.runs.folder import RunFolder
 from petrun.runs.progress import Progress
 from petrun.runs.scoring import Judge
 from petrun.runs.sources import Sources
+from petrun.tensors.pieces import Cut
 from petrun.tensors.ranks import root_of
 from petrun.train.loop import Plan
 from petrun.train.report import RunLog, StepBar, say
@@ -45,15 +49,18 @@ class Keeper:
         plan: Plan,
         world: World,
         progress: Progress | None = None,
+        cut: Cut | None = None,
+        layout: Layout | None = None,
     ) -> None:
-        """`progress`: of an earlier process, for a run that goes on."""
+        """`progress`: of an earlier process, for a run that goes on. `cut`: where the ranks hold slices, how, and their `layout`."""
         self.out = out
         self.world = world
         self.config = config
         self.assembled = assembled
         self.sources = sources
         self.plan = plan
-        self.judge = _judge(config, assembled.loaded, sources)
+        self.cut = cut
+        self.judge = _judge(config, assembled.loaded, sources, layout)
         self.progress = progress or Progress()
         self.log = RunLog(out.log, out.writes, size=self.progress.log_bytes)
         self.bar: StepBar | None = None
@@ -64,8 +71,9 @@ class Keeper:
         """Note what the base scored, or else score the net as it stands before the first step; a run that goes on knows already."""
         if self.judge is not None and not self.progress.step:
             self.progress.first = base if base is not None else self.judge.score("before")
-            self.log.write({"step": 0, "epoch": 0.0, "evaluation": self.progress.first})
-            say("before: " + describe.figures(self.progress.first))
+            if self.progress.first:
+                self.log.write({"step": 0, "epoch": 0.0, "evaluation": self.progress.first})
+                say("before: " + describe.figures(self.progress.first))
         self.bar = StepBar(self.plan.total_steps, self.progress.step)
 
     def on_step(self, record: dict[str, Any]) -> bool:
@@ -94,9 +102,11 @@ class Keeper:
         value = found.get(metric.name, found.get("loss"))
         assert value is not None
         best = progress.best_value
-        if best is None or (value > best if metric.higher_is_better else value < best):
+        better = best is None or (value > best if metric.higher_is_better else value < best)
+        # Where ranks hold slices they save together.
+        if self.world.decide(better):
             progress.best_value, progress.best_step, progress.waited = value, step, 0
-            self._save(self.out.best, found)
+            self.save(self.out.best, found)
             return False
         progress.waited += 1
         patience = self.config.train.patience
@@ -131,7 +141,7 @@ class Keeper:
         if self.judge is not None:
             after = self.judge.score("after")
             self._weigh(after)
-        self._save(self.out.delta, after)
+        self.save(self.out.delta, after)
         if not self.out.writes:
             return
         results = {
@@ -150,7 +160,7 @@ class Keeper:
             "stopped": progress.stopped or None,
             "trainable_parameters": trainable.trained_values,
             "all_parameters": trainable.all_values,
-            "delta_bytes": self.out.delta.stat().st_size,
+            "delta_bytes": self.out.delta_bytes,
             "rows": {"train": vars(self.sources.train.stats), "eval": vars(self.sources.evaluation.stats)}
             if self.sources.evaluation is not None
             else {"train": vars(self.sources.train.stats)},
@@ -165,11 +175,11 @@ class Keeper:
 
     def _rescue(self, error: OutputError) -> OutputError:
         """Where the run folder takes no more files, put what was trained elsewhere; the error, with the way there."""
-        if self.out.delta.exists():
+        if self.out.delta.exists() or self.cut is not None:
             return error
         try:
             place = Path(tempfile.mkdtemp(prefix="petrun-")) / self.out.delta.name
-            self._save(place, {})
+            self.save(place, {})
         except (OutputError, OSError):
             return error
         return OutputError(
@@ -182,11 +192,13 @@ class Keeper:
                 "the loss was 0 at every step: nothing was learned", hint="Look at the labels with --dry-run."
             )
 
-    def _save(self, path: Path, metrics: dict[str, float]) -> None:
-        if not self.out.writes:
-            return
-        values = values_of(self.assembled.loaded.net, self.assembled.owned)
-        save_delta(path, values, self._manifest(metrics))
+    def save(self, path: Path, metrics: dict[str, float]) -> None:
+        net, owned = self.assembled.loaded.net, self.assembled.owned
+        if self.cut is not None:
+            pieces = values_of(net, (name for name in owned if name in self.cut.layouts))
+            save_delta_pieces(path, self.out.format, pieces, owned, self._manifest(metrics), self.cut)
+        elif self.out.writes:
+            save_delta(path, values_of(net, owned), self._manifest(metrics))
 
     def _manifest(self, metrics: dict[str, float]) -> Manifest:
         config, loaded, rows = self.config, self.assembled.loaded, self.sources.train
@@ -228,10 +240,17 @@ def score_base(config: RunConfig, loaded: LoadedModel, sources: Sources) -> dict
     return None if judge is None else judge.score("base")
 
 
-def _judge(config: RunConfig, loaded: LoadedModel, sources: Sources) -> Judge | None:
+def _judge(config: RunConfig, loaded: LoadedModel, sources: Sources, layout: Layout | None = None) -> Judge | None:
+    """`layout`: of ranks that hold slices. A batch holds as many rows for each data-parallel one as on one rank, and always so many:
+    their graph cuts it.
+    """
     if sources.evaluation is None:
         return None
-    task = sources.train.task
+    task, rows = sources.train.task, config.eval.batch_size or config.train.batch_size
+    cell, full = None, 0
+    if layout is not None:
+        rows *= layout.dp
+        cell, full = _laid_out(loaded, task, layout), rows
     return Judge(
         loaded=loaded,
         task=task,
@@ -239,9 +258,30 @@ def _judge(config: RunConfig, loaded: LoadedModel, sources: Sources) -> Judge | 
         examples=sources.evaluation,
         prompts=sources.prompts,
         tokenizer=sources.tokenizer,
-        batch_size=config.eval.batch_size or config.train.batch_size,
+        batch_size=rows,
         buckets=config.data.buckets,
         seq_len=config.data.seq_len,
         max_new_tokens=config.eval.max_new_tokens,
-        scorer=Scorer(loaded.net, loaded.inputs, task),
+        scorer=Scorer(loaded.net, loaded.inputs, task, cell=cell, rows=full),
     )
+
+
+def require_forward_only(layout: Layout, sources: Sources) -> None:
+    """Raises ConfigError for an evaluation that needs more than a forward pass which every rank can take part in."""
+    if layout.pp > 1 and sources.evaluation is not None:
+        raise ConfigError(
+            f"--parallel {layout}: rows are not scored over pipeline stages, of which only the last has figures",
+            hint="Leave --eval-data and --eval-split out, and score what was saved: petrun eval --delta RUN.",
+        )
+    if sources.prompts is not None:
+        raise ConfigError(
+            f"--parallel {layout}: text is not generated by a model that is cut over ranks",
+            hint="Give --metrics that need none, and score what was saved: petrun eval --delta RUN.",
+        )
+
+
+def _laid_out(loaded: LoadedModel, task: str, layout: Layout) -> Any:
+    """What is called to score, its operators split as the net's."""
+    cell = scoring_cell(loaded.net, task)
+    plan.apply(loaded.net, loaded.sites, layout, cell)
+    return cell

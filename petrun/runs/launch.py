@@ -18,10 +18,10 @@ from petrun.parallel.cluster import Cluster, make_cluster
 from petrun.parallel.context import cards_here, find_target
 from petrun.parallel.interpreter import module_command
 from petrun.parallel.launch import Job, Voice, launch
-from petrun.parallel.layout import settle
 from petrun.parallel.table_start import TableStart, read_start
 from petrun.parallel.world import start_up
 from petrun.runs import folder
+from petrun.runs.laying import lay_out
 from petrun.runs.resume import source
 from petrun.tensors.atomic import output_error
 
@@ -161,16 +161,8 @@ def _enough_cards(wanted: int, target: str) -> None:
 
 def _check(config: RunConfig, cluster: Cluster | TableStart) -> None:
     """What every rank would find out, each by itself."""
-    asked = config.parallel
-    settle(
-        cluster.cards,
-        dp=asked.dp,
-        tp=asked.tp,
-        pp=asked.pp,
-        zero=asked.zero,
-        micro_batches=asked.micro_batches,
-        sequence=asked.sequence,
-    )
+    if not config.parallel.auto:
+        lay_out(config, cluster.cards)
     if isinstance(cluster, Cluster) and cluster.hosts > 1 and config.out.dir is None:
         raise ConfigError(
             f"--hosts {cluster.hosts}: needs --out, the same on every host",

@@ -24,6 +24,9 @@ def lay_out(config: RunConfig, cards: int) -> Layout:
     """The layout that was asked for. Raises ConfigError with all that does not divide, and the nearest layouts that do."""
     asked = config.parallel
     wanted = Asked(asked.dp, asked.tp, asked.pp, asked.zero, asked.micro_batches, asked.sequence)
+    if asked.tp == asked.pp == 1 and not asked.sequence:
+        # Nothing of the model is cut: it need not be looked at.
+        return divide(wanted, cards, None, config.train.batch_size, 0)
     return divide(wanted, cards, sizes_of(config), config.train.batch_size, _tokens(config))
 
 

@@ -34,7 +34,7 @@ from petrun.runs.assemble import (
     open_base,
     set_delta,
 )
-from petrun.runs.keep import score_base
+from petrun.runs.keep import require_forward_only, score_base
 from petrun.runs.rows import try_rows
 from petrun.runs.sources import Sources, open_sources
 from petrun.train.loop import Plan, make_plan
@@ -76,9 +76,12 @@ def make_ready(resolved: Resolved, start: Delta | None, device: Device, layout: 
     )
     try_rows(loaded, sources.train)
     base: dict[str, float] | None = None
+    if layout.split:
+        require_forward_only(layout, sources)
     if start is None and scored and not find_method(config.algo).identity:
-        # A random prompt makes another model of it: what the base can do is found out before it comes in.
-        base = score_base(resolved.config, loaded, sources)
+        # A random prompt makes another model of it: what the base can do is found out before it comes in. A net that is cut over
+        # ranks is laid out with its delta, and never computes without.
+        base = score_base(resolved.config, loaded, sources) if not layout.split else {}
     resolved = prepare_method(resolved, sources.tokenizer)
     assembled, trainable, resolved = attach_method(resolved, loaded, start)
     config = resolved.config

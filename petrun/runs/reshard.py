@@ -33,6 +33,7 @@ from petrun.tensors import (
     write_safetensors,
 )
 from petrun.tensors.atomic import refuse_occupied
+from petrun.tensors.pieces import own_pieces
 from petrun.tensors.ranks import root_of
 from petrun.tensors.shard_writer import Whole, wholes_of, write_sharded
 from petrun.tensors.sharded import is_spare
@@ -64,7 +65,7 @@ def run(
     place = Path(out).expanduser()
     refuse_occupied(place)
     given = Path(source).expanduser()
-    reader = _open(given, strategy_path(from_strategy))
+    reader = _open(given, strategy_path(from_strategy) or own_pieces(given))
     root = root_of(given) if root_of(given).is_dir() else given.parent
     suffix = f".{fmt}" if fmt else place.suffix if place.suffix in _SUFFIXES else _suffix(reader)
     if to_strategy is None:

@@ -12,13 +12,14 @@ import numpy as np
 from petrun.config.load import cache_folder
 from petrun.config.schema import DataConfig
 from petrun.data.buckets import Batching, BatchPlan, plan_batches
-from petrun.data.examples import ExampleSet
+from petrun.data.examples import IGNORED, ExampleSet
 from petrun.data.load import load_examples
 from petrun.data.pipeline import batches
 from petrun.data.share import WHOLE, Share, count_rows, parts
 from petrun.data.template import Template
 from petrun.data.tokenize import Tokenizer, load_tokenizer
 from petrun.errors import ConfigError, DataError
+from petrun.evaluate.score import filled
 from petrun.models.base import LoadedModel
 from petrun.models.factory import is_factory
 from petrun.models.trial import try_net
@@ -141,11 +142,25 @@ def endless(
     pad_id: int,
     share: Share = WHOLE,
     start: int = 0,
+    full: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """A rank's share of epoch after epoch, each in the order that (seed, epoch) gives; from batch `start` of the whole run on."""
+    """A rank's share of epoch after epoch, each in the order that (seed, epoch) gives; from batch `start` of the whole run on.
+
+    `full`: rows that each batch has to have, where the graph cuts it; a smaller one is filled up with rows that count for nothing.
+    """
     counts = count_rows(examples)
     first, skipped = divmod(start, batching.batches_per_epoch)
     for epoch in count(first):
         begin = skipped if epoch == first else 0
         for part in parts(examples, batching.epoch(epoch), share, counts, inputs, pad_id=pad_id, start=begin):
-            yield part.mapping
+            yield filled_up(part.mapping, full)
+
+
+def filled_up(batch: dict[str, Any], full: int) -> dict[str, Any]:
+    """At least `full` rows of arrays: copies of the last one, their targets ignored."""
+    rows = len(batch["targets"])
+    if rows >= full:
+        return batch
+    more = {name: filled(array, full) for name, array in batch.items() if isinstance(array, np.ndarray)}
+    more["targets"][rows:] = IGNORED
+    return {**batch, **more}

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from petrun.checkpoint.state import read_state, save_state, steps_of
+from petrun.checkpoint.state import read_state, save_state, save_state_pieces, steps_of
 from petrun.config.schema import TrainConfig
 from petrun.errors import TrainingError, WeightsError
 from petrun.runs import snapshot
@@ -66,7 +66,9 @@ class Saver:
             self.save()
             return True
         asked = self.out.save_wish.exists() if self.out.writes else False
-        if asked or self._is_due(evaluated, last):
+        due = asked or self._is_due(evaluated, last)
+        # Ranks that hold slices save together, when the first finds it time: their clocks differ.
+        if self.keeper.world.decide(due) if self.keeper.cut is not None else due:
             self.save()
             if asked:
                 say(f"step {progress.step}: saved, as {self.out.save_wish} asks")
@@ -86,14 +88,16 @@ class Saver:
         progress = self.keeper.progress
         if self.saved_step == progress.step:
             return
-        if self.out.writes:
+        cut = self.keeper.cut
+        if self.out.writes or cut is not None:
             progress.seconds = self.seconds
             self.keeper.log.sync()
             progress.log_bytes = self.keeper.log.size
-            tensors = snapshot.take(self.parameters)
-            save_state(
-                self.out.states, progress.step, tensors, self.identity, progress.notes(), self.config.keep_states
-            )
+            what = (snapshot.take(self.parameters), self.identity, progress.notes(), self.config.keep_states)
+            if cut is not None:
+                save_state_pieces(self.out.states, progress.step, *what, cut)
+            else:
+                save_state(self.out.states, progress.step, *what)
         self.saved_step, self.saved_at = progress.step, time.monotonic()
 
     def rewind(self) -> int | None:
@@ -101,7 +105,7 @@ class Saver:
         for step in steps_of(self.out.states):
             if step <= self.saved_step:
                 try:
-                    snapshot.put(self.parameters, read_state(self.out.states, step))
+                    snapshot.put(self.parameters, read_state(self.out.states, step), self.keeper.cut)
                 except WeightsError:
                     continue
                 return step

@@ -11,6 +11,7 @@ from petrun.checkpoint.state import State
 from petrun.errors import TrainingError
 from petrun.runs.assemble import Assembled
 from petrun.tensors import Array
+from petrun.tensors.pieces import Cut
 from petrun.train.step import TrainStep
 
 _MOVING = ("moving_mean", "moving_variance")
@@ -37,10 +38,20 @@ def take(parameters: dict[str, Any]) -> dict[str, Array]:
     return {name: np.array(p.asnumpy()) for name, p in parameters.items()}
 
 
-def put(parameters: dict[str, Any], state: State) -> None:
-    """Set every parameter to the state's value. Raises TrainingError, before any is changed, where names, shapes or types differ."""
-    expected = {name: (tuple(p.shape), np.array(p.asnumpy()).dtype.name) for name, p in parameters.items()}
-    wrong = sorted(name for name in {*expected, *state.shapes} if expected.get(name) != state.shapes.get(name))
+def held(parameters: dict[str, Any], cut: Cut | None) -> dict[str, Any]:
+    """Those of them that this rank holds: its pipeline stage's."""
+    return parameters if cut is None else {name: p for name, p in parameters.items() if name in cut.layouts}
+
+
+def put(parameters: dict[str, Any], state: State, cut: Cut | None = None) -> None:
+    """Set every parameter to the state's value, or where they are cut already to this rank's piece of it.
+
+    Raises TrainingError, before any is changed, where names, shapes or types differ.
+    """
+    expected = {name: (_whole(name, p, cut), np.array(p.asnumpy()).dtype.name) for name, p in parameters.items()}
+    # Other pipeline stages hold what this one does not.
+    others = state.shapes if cut is None or cut.stages == 1 else {}
+    wrong = sorted(name for name in {*expected, *others} if expected.get(name) != state.shapes.get(name))
     if wrong:
         name = wrong[0]
         raise TrainingError(
@@ -49,7 +60,13 @@ def put(parameters: dict[str, Any], state: State) -> None:
             hint="Go on with the settings that the run was begun with.",
         )
     for name, parameter in parameters.items():
-        parameter.set_data(Tensor(np.ascontiguousarray(state.read(name)).reshape(parameter.shape), parameter.dtype))
+        values = state.read(name) if cut is None else cut.piece(name, state.read(name))
+        parameter.set_data(Tensor(np.ascontiguousarray(values).reshape(parameter.shape), parameter.dtype))
+
+
+def _whole(name: str, parameter: Any, cut: Cut | None) -> tuple[int, ...]:
+    """The shape of the whole parameter."""
+    return tuple(parameter.shape) if cut is None else cut.layouts[name].whole_shape(parameter.shape)
 
 
 def _text(found: tuple[tuple[int, ...], str] | None) -> str:

@@ -10,22 +10,22 @@ from typing import Any
 from petrun import __version__
 from petrun.assets import default_recipe
 from petrun.checkpoint.state import Found
-from petrun.config.load import as_begun, dump_run, load_run_config
-from petrun.config.schema import ParallelConfig, RunConfig
-from petrun.data.share import Share
+from petrun.config.load import Resolved, as_begun, dump_run, load_run_config
+from petrun.config.schema import RunConfig
 from petrun.errors import ConfigError
-from petrun.parallel.context import Device, setup
-from petrun.parallel.layout import Layout, settle
+from petrun.parallel.context import Device, setup, split_operators
+from petrun.parallel.cutting import compile_cut
+from petrun.parallel.layout import Layout
 from petrun.parallel.world import World, is_scheduler, join, serve
 from petrun.runs import describe, folder, snapshot
 from petrun.runs.agreement import hold_together
+from petrun.runs.feeding import first_inputs, rows_of
 from petrun.runs.identity import identity_of
 from petrun.runs.keep import Keeper
-from petrun.runs.laying import settle_auto
+from petrun.runs.laying import lay_out, settle_auto
 from petrun.runs.progress import Progress
 from petrun.runs.ready import Ready, make_ready, read_start, settle_inferred
 from petrun.runs.resume import go_on, look, note_identity, run_yaml, source
-from petrun.runs.rows import endless
 from petrun.runs.saving import Forgiver, Saver
 from petrun.train.loop import train
 from petrun.train.report import hush, say
@@ -63,18 +63,17 @@ def run(
     world = join(device.target)
     hush(not world.first)
     with world.naming():
-        if device.target == "ascend":
-            resolved, why = settle_auto(resolved, world.size)
-            for line in why:
-                say(line)
-        layout = _layout(resolved.config.parallel, device, world)
-        out, unfinished = (None, False) if dry_run else _folder(config, world)
+        resolved, layout = _laid_out(resolved, device, world)
+        out, unfinished = (None, False) if dry_run else _folder(config, world, layout)
         found = look(out, world) if out is not None and unfinished else Found(None)
         with world.together():
             ready = make_ready(resolved, start, device, layout, scored=not dry_run and found.state is None)
         hold_together(ready, world)
         with world.together():
             out = out.create() if out is not None else None
+        if out is not None and layout.split:
+            with world.together():
+                folder.require_shared(out)
         ready = replace(ready, resolved=settle_inferred(ready.resolved, ready.sources, ready.schedule, device, out))
         say(
             describe.plan(
@@ -103,11 +102,16 @@ def _run(
     parameters = snapshot.parameters_of(ready.step, ready.assembled)
     progress, changed = go_on(out, found, identity, allow) if found is not None else (Progress(), True)
     if found is not None and found.state is not None:
+        # Whole, also where the step is cut: compiling it cuts what is in it.
         snapshot.put(parameters, found.state)
     if changed:
         out.write_text(folder.RUN_YAML, dump_run(ready.resolved, __version__))
         note_identity(out, identity)
-    with Keeper(out, ready.resolved.config, ready.assembled, ready.sources, ready.plan, world, progress) as keeper:
+    split = ready.layout if ready.layout.split else None
+    cut = compile_cut(ready.step, first_inputs(ready), split, world) if split is not None else None
+    parameters = snapshot.held(parameters, cut)
+    kept = (out, ready.resolved.config, ready.assembled, ready.sources, ready.plan, world, progress)
+    with Keeper(*kept, cut, split) as keeper:
         saver = Saver(keeper, parameters, identity, stop_request(), began=began)
         _train(ready, keeper, saver)
         if saver.why:
@@ -120,8 +124,7 @@ def _train(ready: Ready, keeper: Keeper, saver: Saver) -> None:
     """From where the keeper stands to the end, or to where the run is asked to stop."""
     keeper.before(ready.base)
     loaded, done = ready.assembled.loaded, keeper.progress.position
-    share = Share(ready.layout.place(keeper.world.rank)[1], ready.layout.dp)
-    rows = endless(ready.sources.train, ready.batching, loaded.inputs, loaded.pad_token_id, share, done.micro_batches)
+    rows = rows_of(ready, keeper.world.rank, done.micro_batches)
     loaded.net.set_train(True)
 
     def on_step(record: dict[str, Any]) -> bool:
@@ -142,22 +145,31 @@ def _train(ready: Ready, keeper: Keeper, saver: Saver) -> None:
         )
 
 
-def _layout(asked: ParallelConfig, device: Device, world: World) -> Layout:
-    """How the ranks of this job are laid out. Raises ConfigError for what this device cannot do."""
-    layout = settle(
-        world.size,
-        dp=asked.dp,
-        tp=asked.tp,
-        pp=asked.pp,
-        zero=asked.zero,
-        micro_batches=asked.micro_batches,
-        sequence=asked.sequence,
-    )
+def _laid_out(resolved: Resolved, device: Device, world: World) -> tuple[Resolved, Layout]:
+    """The settings with the choice of --parallel auto, and the layout, which everything compiled from now on follows."""
+    if device.target == "ascend":
+        resolved, why = settle_auto(resolved, world.size)
+        for line in why:
+            say(line)
+    layout = _layout(resolved.config, device, world)
     if layout.split:
-        where = "the cpu, where only dp works" if device.target == "cpu" else "train, which keeps whole files only"
+        split_operators(layout, world.rank)
+    return resolved, layout
+
+
+def _layout(config: RunConfig, device: Device, world: World) -> Layout:
+    """How the ranks of this job are laid out. Raises ConfigError for what the model or this device cannot do."""
+    asked = config.parallel
+    layout = lay_out(config, world.size)
+    if layout.split and device.target == "cpu":
         raise ConfigError(
-            f"--parallel {layout}: tensor, pipeline and optimizer parallel are not for {where}",
+            f"--parallel {layout}: tensor, pipeline and optimizer parallel are not for the cpu, where only dp works",
             hint="`petrun rehearse` with the same flags compiles such a job here. Train with dp alone.",
+        )
+    if layout.split and config.out.dir is None:
+        raise ConfigError(
+            f"--parallel {layout}: needs --out: each rank writes into the run's folder",
+            hint="Give a folder that all ranks see.",
         )
     if device.target == "cpu" and (asked.recompute, asked.offload) != ("none", "none"):
         raise ConfigError(
@@ -167,11 +179,11 @@ def _layout(asked: ParallelConfig, device: Device, world: World) -> Layout:
     return layout
 
 
-def _folder(config: RunConfig, world: World) -> tuple[folder.RunFolder, bool]:
+def _folder(config: RunConfig, world: World, layout: Layout) -> tuple[folder.RunFolder, bool]:
     """The run folder, and whether it holds an unfinished run that goes on or starts over. Only the first rank looks whether it may be
     used. Raises OutputError.
     """
     directory, algo, fmt = config.out.dir, config.algo, config.out.format
     with world.together():
         out, unfinished = (folder.prepare if world.first else folder.unwritten)(directory, algo, fmt)
-    return out, world.decide(unfinished)
+    return replace(out, cut=layout.split), world.decide(unfinished)

@@ -1,0 +1,46 @@
+"""A step compiled whose operators are split, and how MindSpore has cut what it holds."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from petrun.errors import ConfigError, SetupError
+from petrun.parallel.context import write_strategy_to
+from petrun.parallel.layout import Layout
+from petrun.parallel.rehearse import front_end_fault
+from petrun.parallel.world import World
+from petrun.tensors.layout import Layout as Slices
+from petrun.tensors.pieces import Cut
+from petrun.tensors.strategy_file import scan_strategy
+
+
+def compile_cut(step: Any, inputs: tuple[Any, ...], layout: Layout, world: World) -> Cut:
+    """Compile the training step, upon which every parameter of it holds this rank's slice, and read how it was cut.
+
+    To be called before any other graph of the net is compiled: training decides how parameters lie, what only computes takes them so.
+    Raises ConfigError for what MindSpore's front end refuses.
+    """
+    with tempfile.TemporaryDirectory(prefix="petrun-strategy-") as folder:
+        file = Path(folder) / "strategy.ckpt"
+        write_strategy_to(file)
+        try:
+            step.compile(*inputs)
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
+            raise ConfigError(
+                f"--parallel {layout}: MindSpore's front end refuses it: {front_end_fault('', str(error))}",
+                hint="petrun rehearse with the same flags names the operator.",
+            ) from error
+        finally:
+            # What is compiled later would replace it by a strategy of less: a graph that only computes has no optimizer.
+            write_strategy_to(None)
+        if not file.is_file():
+            raise SetupError(f"--parallel {layout}: MindSpore wrote no strategy file for its step")
+        found = dict(scan_strategy(file).layouts)
+    devices = layout.dp * layout.tp
+    for parameter in step.get_parameters():
+        # Counters are on every rank; and what no operator of the graph reads is not cut.
+        if parameter.name not in found and (parameter.size == 1 or layout.pp == 1):
+            found[parameter.name] = Slices.whole(devices, parameter.ndim)
+    return Cut(world.rank, world.size, layout.pp, found, world.together)

@@ -1,0 +1,103 @@
+"""What `petrun train` does of a job whose operators are split, as one rank of it, on MindSpore's Ascend front end: nothing is computed.
+
+    python -m tests.parallel.one_trained save|resume RECIPE CARDS
+
+MindSpore must find a CANN, or a stub of one, and MS_SIMULATION_LEVEL=0, where groups are imagined: no rank waits for another. save: every
+parameter gets values that follow from its name, the step is compiled, and state and delta are saved as after step 1; the first rank must
+come last. resume: the saved state is put into a net of other values, and what the rank holds of it after compiling is compared.
+"""
+
+import json
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+from mindspore import Tensor
+
+from petrun.checkpoint.state import find_state
+from petrun.config.load import load_run_config
+from petrun.parallel.context import setup, split_operators
+from petrun.parallel.cutting import compile_cut
+from petrun.parallel.world import join
+from petrun.runs import snapshot
+from petrun.runs.feeding import first_inputs
+from petrun.runs.folder import RunFolder
+from petrun.runs.identity import identity_of
+from petrun.runs.keep import Keeper
+from petrun.runs.laying import lay_out
+from petrun.runs.progress import Progress
+from petrun.runs.ready import make_ready
+from petrun.runs.saving import Saver
+from petrun.train.stop import stop_request
+
+
+def values_of(name, shape, dtype):
+    """The same in every process."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    return (rng.standard_normal(shape) * 3 if np.issubdtype(dtype, np.floating) else np.array(7)).astype(dtype)
+
+
+def fill(parameters):
+    for name, p in parameters.items():
+        p.set_data(Tensor(values_of(name, p.shape, p.asnumpy().dtype).reshape(p.shape), p.dtype))
+
+
+def check(parameters, cut, wholes):
+    """Every parameter holds this rank's piece of what the state says, bit for bit."""
+    for name, p in parameters.items():
+        dtype = p.asnumpy().dtype
+        piece = cut.piece(name, values_of(name, wholes[name], dtype).reshape(wholes[name]))
+        assert p.asnumpy().tobytes() == np.ascontiguousarray(piece).tobytes() and p.shape == piece.shape, name
+    assert sum(tuple(p.shape) != wholes[name] for name, p in parameters.items()) > 4
+
+
+def main(what, recipe, cards):
+    resolved = load_run_config(recipe, {}, ())
+    config = resolved.config
+    device = setup("ascend", config.model.dtype, config.train.loss_scale)
+    world = join(device.target)
+    layout = lay_out(config, cards)
+    split_operators(layout, world.rank)
+    ready = make_ready(resolved, None, device, layout, scored=False)
+    out = RunFolder(Path(config.out.dir), config.algo, config.out.format, writes=world.first, cut=True)
+    parameters = snapshot.parameters_of(ready.step, ready.assembled)
+    wholes = {name: tuple(p.shape) for name, p in parameters.items()}
+    state = find_state(out.states).state
+    if what == "save":
+        fill(parameters)
+    else:
+        snapshot.put(parameters, state)
+    cut = compile_cut(ready.step, first_inputs(ready), layout, world)
+    parameters = snapshot.held(parameters, cut)
+    check(parameters, cut, wholes)
+    if what == "resume":
+        # Going back to a state after a step that is not finite: into a net that is cut.
+        for p in parameters.values():
+            p.set_data(Tensor(np.zeros(p.shape, p.asnumpy().dtype), p.dtype))
+        snapshot.put(parameters, state, cut)
+        check(parameters, cut, wholes)
+        return
+    identity = identity_of(ready.resolved, ready.sources, ready.assembled.loaded, None, layout.dp)
+    with Keeper(
+        out,
+        ready.resolved.config,
+        ready.assembled,
+        ready.sources,
+        ready.plan,
+        world,
+        Progress(step=1, micro_batches=1),
+        cut,
+        layout,
+    ) as keeper:
+        saver = Saver(keeper, parameters, identity, stop_request(), began=time.monotonic())
+        saver.saved_step = 0
+        saver.save()
+        keeper.save(out.delta, {"loss": 1.0})
+    held = {name: list(p.shape) for name, p in parameters.items()}
+    print("HELD", json.dumps({"wholes": wholes, "slices": held}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
