@@ -53,6 +53,15 @@ def check(parameters, cut, wholes):
     assert sum(tuple(p.shape) != wholes[name] for name, p in parameters.items()) > 4
 
 
+def score(judge):
+    """Compile the forward pass of an evaluation, in which every rank takes part, beside the step."""
+    cell, rows = judge.scorer.cell, judge.scorer.rows
+    cell.set_train(False)
+    ids = Tensor(np.ones((rows, 16), np.int32))
+    cell.compile(ids, *(ids for _ in judge.loaded.inputs))
+    judge.loaded.net.set_train(True)
+
+
 def main(what, recipe, cards):
     resolved = load_run_config(recipe, {}, ())
     config = resolved.config
@@ -91,6 +100,8 @@ def main(what, recipe, cards):
         cut,
         layout,
     ) as keeper:
+        score(keeper.judge)
+        check(parameters, cut, wholes)
         saver = Saver(keeper, parameters, identity, stop_request(), began=time.monotonic())
         saver.saved_step = 0
         saver.save()
