@@ -173,6 +173,9 @@ class EvalConfig(Section):
     batch_size: int | None = Field(None, ge=1, description="rows per batch; default train.batch_size")
     metrics: tuple[str, ...] = Field((), description="default: all that the task has without generation")
     max_new_tokens: int = Field(128, ge=1)
+    samples: int = Field(
+        3, ge=0, le=20, description="prompts answered before and after training, for its receipt; 0: none"
+    )
 
     _one_or_many = field_validator("metrics", mode="before")(_as_many)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from petrun.checkpoint.delta import Delta, check_delta, read_delta
 from petrun.config.schema import ModelConfig
 from petrun.delta import Method, MethodConfig, find_method
 from petrun.errors import ConfigError, DeltaError, ModelError, TargetError
+from petrun.graph.surgery import resolve_targets
 from petrun.models.base import LoadedModel
 from petrun.models.factory import FAMILIES, is_factory, load_model
 from petrun.models.folder import BASE_HINT
@@ -38,6 +39,10 @@ class Assembled:
     """Parameters that the method itself owns."""
     heads: tuple[str, ...]
     """Task heads and parameters named by the user: trained and saved beside the delta."""
+    layers: tuple[str, ...] = ()
+    """Layers that the settings' targets mean; () for a method without targets."""
+    asked: dict[str, int] = field(default_factory=dict)
+    """Target as the settings name it -> how many layers it matches; {} for the family's own."""
 
     @property
     def owned(self) -> tuple[str, ...]:
@@ -192,10 +197,14 @@ def head_names(loaded: LoadedModel, also: Iterable[str] = ()) -> tuple[str, ...]
 
 def attach(loaded: LoadedModel, method: Method, config: MethodConfig, seed: int, heads: tuple[str, ...]) -> Assembled:
     """Let the method into the net."""
+    # Before the method's own layers come in.
+    targets = getattr(config, "target", None) or ()
+    layers = method.layers(loaded.net, config, loaded.sites) if hasattr(config, "target") else ()
+    asked = {target: len(resolve_targets(loaded.net, loaded.sites, (target,))) for target in targets}
     attached = method.attach(loaded.net, config, loaded.sites, seed)
     if loaded.max_positions is not None:
         loaded = replace(loaded, max_positions=loaded.max_positions - method.tokens(config))
-    return Assembled(loaded, method, config, attached, tuple(h for h in heads if h not in attached))
+    return Assembled(loaded, method, config, attached, tuple(h for h in heads if h not in attached), layers, asked)
 
 
 def attach_delta(loaded: LoadedModel, delta: Delta, seed: int = 0) -> Assembled:

@@ -29,6 +29,7 @@ _FREE = (
     "train.max_seconds",
     "train.on_nan",
     "train.spike_ratio",
+    "eval.samples",
     "model.base_strategy",
     "delta_strategy",
 )

@@ -17,20 +17,16 @@ import mindspore
 from petrun import __version__
 from petrun.checkpoint.delta import BaseIdentity, Manifest, TaskInfo, save_delta, save_delta_pieces
 from petrun.config.schema import RunConfig
-from petrun.errors import ConfigError, OutputError, TrainingError
+from petrun.errors import OutputError
 from petrun.evaluate.compare import side_by_side
-from petrun.evaluate.score import Scorer, scoring_cell
-from petrun.graph.freeze import Trainable
-from petrun.models.base import LoadedModel
-from petrun.parallel import plan
 from petrun.parallel.layout import Layout
 from petrun.parallel.world import World
 from petrun.runs import describe
-from petrun.runs.assemble import Assembled, base_path, values_of
+from petrun.runs.assemble import base_path, values_of
 from petrun.runs.folder import RunFolder
-from petrun.runs.progress import Progress
-from petrun.runs.scoring import Judge
-from petrun.runs.sources import Sources
+from petrun.runs.probe import Probe, Seen
+from petrun.runs.receipt import Facts, Receipt, make_receipt
+from petrun.runs.receipt_text import receipt_text
 from petrun.tensors.pieces import Cut
 from petrun.tensors.ranks import root_of
 from petrun.train.loop import Plan
@@ -44,33 +40,35 @@ class Keeper:
         self,
         out: RunFolder,
         config: RunConfig,
-        assembled: Assembled,
-        sources: Sources,
+        facts: Facts,
         plan: Plan,
         world: World,
-        progress: Progress | None = None,
         cut: Cut | None = None,
         layout: Layout | None = None,
     ) -> None:
-        """`progress`: of an earlier process, for a run that goes on. `cut`: where the ranks hold slices, how, and their `layout`."""
+        """`facts.progress`: of an earlier process, for a run that goes on. `cut`: where the ranks hold slices, how, and their `layout`."""
         self.out = out
         self.world = world
         self.config = config
-        self.assembled = assembled
-        self.sources = sources
+        self.facts = facts
+        self.assembled = facts.assembled
+        self.sources = facts.sources
         self.plan = plan
         self.cut = cut
-        self.judge = _judge(config, assembled.loaded, sources, layout)
-        self.progress = progress or Progress()
+        self.probe = Probe(config, facts.assembled.loaded, facts.sources, layout)
+        self.judge = self.probe.judge
+        self.progress = facts.progress
         self.log = RunLog(out.log, out.writes, size=self.progress.log_bytes)
         self.bar: StepBar | None = None
         self.evaluated = False
         """The step that was noted last was evaluated."""
 
-    def before(self, base: dict[str, float] | None) -> None:
-        """Note what the base scored, or else score the net as it stands before the first step; a run that goes on knows already."""
-        if self.judge is not None and not self.progress.step:
-            self.progress.first = base if base is not None else self.judge.score("before")
+    def before(self, base: Seen | None) -> None:
+        """Note what the base does, or else what the net does as it stands before the first step; a run that goes on knows already."""
+        if not self.progress.step:
+            seen = base if base is not None else self.probe.look("before")
+            self.progress.first, self.progress.first_losses = seen.scores, seen.losses
+            self.progress.first_texts = seen.texts
             if self.progress.first:
                 self.log.write({"step": 0, "epoch": 0.0, "evaluation": self.progress.first})
                 say("before: " + describe.figures(self.progress.first))
@@ -132,19 +130,23 @@ class Keeper:
         if self.bar is not None:
             self.bar.close()
 
-    def finish(self, trainable: Trainable, seconds: float) -> None:
-        """Score, save the final delta, and write the results."""
+    def finish(self, seconds: float) -> None:
+        """Score, save the final delta, write the results and print the receipt. Raises TrainingError where nothing was learned."""
         self._end_bar()
-        self._check_changed()
-        progress = self.progress
-        after: dict[str, float] = {}
+        seen = self.probe.look("after")
+        after = seen.scores
         if self.judge is not None:
-            after = self.judge.score("after")
             self._weigh(after)
         self.save(self.out.delta, after)
-        if not self.out.writes:
-            return
-        results = {
+        receipt = make_receipt(self.facts, self.probe, seen)
+        if self.out.writes:
+            self.out.write_results(self._results(receipt, seconds))
+            self._tell(receipt, seconds)
+        receipt.hold()
+
+    def _results(self, receipt: Receipt, seconds: float) -> dict[str, Any]:
+        progress, trainable, after = self.progress, self.facts.trainable, receipt.after
+        return {
             **after,
             "base": progress.first,
             "delta": after,
@@ -166,11 +168,16 @@ class Keeper:
             else {"train": vars(self.sources.train.stats)},
             "seconds": seconds,
             "petrun_version": __version__,
+            "receipt": receipt.content,
         }
-        self.out.write_results(results)
+
+    def _tell(self, receipt: Receipt, seconds: float) -> None:
         say("")
-        if after:
-            say(side_by_side(progress.first, after))
+        if receipt.after:
+            say(side_by_side(self.progress.first, receipt.after))
+            say("")
+        say(receipt_text(receipt, self.config.algo))
+        say("")
         say(describe.ending(self.out, self.config, self.sources, seconds))
 
     def _rescue(self, error: OutputError) -> OutputError:
@@ -185,12 +192,6 @@ class Keeper:
         return OutputError(
             error.message, hint=f"{error.hint}\nWhat was trained up to step {self.progress.step} is saved: {place}"
         )
-
-    def _check_changed(self) -> None:
-        if not self.progress.learned:
-            raise TrainingError(
-                "the loss was 0 at every step: nothing was learned", hint="Look at the labels with --dry-run."
-            )
 
     def save(self, path: Path, metrics: dict[str, float]) -> None:
         net, owned = self.assembled.loaded.net, self.assembled.owned
@@ -232,56 +233,3 @@ class Keeper:
                 "platform": sys.platform,
             },
         )
-
-
-def score_base(config: RunConfig, loaded: LoadedModel, sources: Sources) -> dict[str, float] | None:
-    """What the base scores by itself: to be called before a delta is attached."""
-    judge = _judge(config, loaded, sources)
-    return None if judge is None else judge.score("base")
-
-
-def _judge(config: RunConfig, loaded: LoadedModel, sources: Sources, layout: Layout | None = None) -> Judge | None:
-    """`layout`: of ranks that hold slices. A batch holds as many rows for each data-parallel one as on one rank, and always so many:
-    their graph cuts it.
-    """
-    if sources.evaluation is None:
-        return None
-    task, rows = sources.train.task, config.eval.batch_size or config.train.batch_size
-    cell, full = None, 0
-    if layout is not None:
-        rows *= layout.dp
-        cell, full = _laid_out(loaded, task, layout), rows
-    return Judge(
-        loaded=loaded,
-        task=task,
-        metrics=sources.metrics,
-        examples=sources.evaluation,
-        prompts=sources.prompts,
-        tokenizer=sources.tokenizer,
-        batch_size=rows,
-        buckets=config.data.buckets,
-        seq_len=config.data.seq_len,
-        max_new_tokens=config.eval.max_new_tokens,
-        scorer=Scorer(loaded.net, loaded.inputs, task, cell=cell, rows=full),
-    )
-
-
-def require_forward_only(layout: Layout, sources: Sources) -> None:
-    """Raises ConfigError for an evaluation that needs more than a forward pass which every rank can take part in."""
-    if layout.pp > 1 and sources.evaluation is not None:
-        raise ConfigError(
-            f"--parallel {layout}: rows are not scored over pipeline stages, of which only the last has figures",
-            hint="Leave --eval-data and --eval-split out, and score what was saved: petrun eval --delta RUN.",
-        )
-    if sources.prompts is not None:
-        raise ConfigError(
-            f"--parallel {layout}: text is not generated by a model that is cut over ranks",
-            hint="Give --metrics that need none, and score what was saved: petrun eval --delta RUN.",
-        )
-
-
-def _laid_out(loaded: LoadedModel, task: str, layout: Layout) -> Any:
-    """What is called to score, its operators split as the net's."""
-    cell = scoring_cell(loaded.net, task)
-    plan.apply(loaded.net, loaded.sites, layout, cell)
-    return cell

@@ -21,6 +21,14 @@ class Progress:
     epoch: float = 0.0
     first: dict[str, float] = field(default_factory=dict)
     """Scores before the first step."""
+    first_losses: list[float] | None = None
+    """Of a few training rows, before the first step."""
+    first_texts: list[str] = field(default_factory=list)
+    """Answers to a few prompts, before the first step."""
+    updates: int = 0
+    """Steps that changed weights: the others overflowed or were not finite."""
+    largest_gradient: float = 0.0
+    """Norm before clipping, over all updates."""
     loss_first: float | None = None
     loss_last: float | None = None
     learned: bool = False
@@ -52,6 +60,10 @@ class Progress:
             return
         self.loss_first = loss if self.loss_first is None else self.loss_first
         self.loss_last = loss
+        gradient = float(record.get("grad_norm", math.inf))
+        if math.isfinite(gradient):
+            self.updates += 1
+            self.largest_gradient = max(self.largest_gradient, gradient)
         self.learned = self.learned or loss != 0.0
         if self.step != self.left_out:
             self.recent = [*self.recent, loss][-RECENT:]

@@ -34,8 +34,9 @@ from petrun.runs.assemble import (
     open_base,
     set_delta,
 )
-from petrun.runs.keep import require_forward_only, score_base
+from petrun.runs.probe import Probe, Seen
 from petrun.runs.rows import try_rows
+from petrun.runs.scoring import require_forward_only
 from petrun.runs.sources import Sources, open_sources
 from petrun.train.loop import Plan, make_plan
 from petrun.train.loss import SupervisedLoss
@@ -58,8 +59,8 @@ class Ready:
     plan: Plan
     schedule: Schedule
     step: TrainStep
-    base: dict[str, float] | None
-    """Scores of the base, where these had to be found out before the delta came in."""
+    base: Seen | None
+    """What the base does, where that had to be found out before the delta came in."""
 
 
 def make_ready(resolved: Resolved, start: Delta | None, device: Device, layout: Layout, *, scored: bool) -> Ready:
@@ -75,13 +76,13 @@ def make_ready(resolved: Resolved, start: Delta | None, device: Device, layout: 
         arrays=tuple(sources.train.arrays),
     )
     try_rows(loaded, sources.train)
-    base: dict[str, float] | None = None
+    base: Seen | None = None
     if layout.split:
         require_forward_only(layout, sources)
     if start is None and scored and not find_method(config.algo).identity:
         # A random prompt makes another model of it: what the base can do is found out before it comes in. A net that is cut over
         # ranks is laid out with its delta, and never computes without.
-        base = score_base(resolved.config, loaded, sources) if not layout.split else {}
+        base = Probe(resolved.config, loaded, sources).look("base") if not layout.split else Seen()
     resolved = prepare_method(resolved, sources.tokenizer)
     assembled, trainable, resolved = attach_method(resolved, loaded, start)
     config = resolved.config

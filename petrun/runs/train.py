@@ -23,8 +23,10 @@ from petrun.runs.feeding import first_inputs, rows_of
 from petrun.runs.identity import identity_of
 from petrun.runs.keep import Keeper
 from petrun.runs.laying import lay_out, settle_auto
+from petrun.runs.moved import start_of
 from petrun.runs.progress import Progress
 from petrun.runs.ready import Ready, make_ready, read_start, settle_inferred
+from petrun.runs.receipt import Facts
 from petrun.runs.resume import go_on, look, note_identity, run_yaml, source
 from petrun.runs.saving import Forgiver, Saver
 from petrun.train.loop import train
@@ -100,6 +102,7 @@ def _run(
     """This rank's part of the job. `found`: what an unfinished run has left in `out`."""
     identity = identity_of(ready.resolved, ready.sources, ready.assembled.loaded, ready.start, ready.layout.dp)
     parameters = snapshot.parameters_of(ready.step, ready.assembled)
+    start = start_of(ready.trainable)
     progress, changed = go_on(out, found, identity, allow) if found is not None else (Progress(), True)
     if found is not None and found.state is not None:
         # Whole, also where the step is cut: compiling it cuts what is in it.
@@ -110,14 +113,14 @@ def _run(
     split = ready.layout if ready.layout.split else None
     cut = compile_cut(ready.step, first_inputs(ready), split, world) if split is not None else None
     parameters = snapshot.held(parameters, cut)
-    kept = (out, ready.resolved.config, ready.assembled, ready.sources, ready.plan, world, progress)
-    with Keeper(*kept, cut, split) as keeper:
+    facts = Facts.of(ready, start if cut is None else None, progress)
+    with Keeper(out, ready.resolved.config, facts, ready.plan, world, cut, split) as keeper:
         saver = Saver(keeper, parameters, identity, stop_request(), began=began)
         _train(ready, keeper, saver)
         if saver.why:
             saver.leave()
         else:
-            keeper.finish(ready.trainable, saver.seconds)
+            keeper.finish(saver.seconds)
 
 
 def _train(ready: Ready, keeper: Keeper, saver: Saver) -> None:

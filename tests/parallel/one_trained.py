@@ -29,6 +29,7 @@ from petrun.runs.keep import Keeper
 from petrun.runs.laying import lay_out
 from petrun.runs.progress import Progress
 from petrun.runs.ready import make_ready
+from petrun.runs.receipt import Facts
 from petrun.runs.saving import Saver
 from petrun.train.stop import stop_request
 
@@ -89,17 +90,8 @@ def main(what, recipe, cards):
         check(parameters, cut, wholes)
         return
     identity = identity_of(ready.resolved, ready.sources, ready.assembled.loaded, None, layout.dp)
-    with Keeper(
-        out,
-        ready.resolved.config,
-        ready.assembled,
-        ready.sources,
-        ready.plan,
-        world,
-        Progress(step=1, micro_batches=1),
-        cut,
-        layout,
-    ) as keeper:
+    facts = Facts.of(ready, None, Progress(step=1, micro_batches=1))
+    with Keeper(out, ready.resolved.config, facts, ready.plan, world, cut, layout) as keeper:
         score(keeper.judge)
         check(parameters, cut, wholes)
         saver = Saver(keeper, parameters, identity, stop_request(), began=time.monotonic())

@@ -34,7 +34,7 @@ MORE = {
 
 def command(name, flags, ranks, out):
     line = ["train", *flags.split(), "--lr", "0.01", "--batch-size", str(GLOBAL // ranks), "--set", "data.cache=false"]
-    line += ["--set", "data.buckets=1"]
+    line += ["--set", "data.buckets=1", "--set", "eval.samples=0"]
     return [*line, "--out", f"{out}/{name}"]
 
 

@@ -22,7 +22,7 @@ STEPS = 60
 """Each takes some hundredths of a second, once it is compiled: a signal finds the job between the first and the last."""
 TRAIN = (
     f"train --base llama --data rows.jsonl --dropout 0.3 --lr 0.01 --steps {STEPS} --batch-size 2 --save-every 1 --keep 20 "
-    "--set data.cache=false --set data.buckets=1"
+    "--set data.cache=false --set data.buckets=1 --set eval.samples=0"
 ).split()
 
 
