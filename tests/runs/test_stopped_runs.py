@@ -17,6 +17,7 @@ import pytest
 from petrun.checkpoint.delta import read_delta
 from petrun.checkpoint.state import find_state
 from petrun.runs import inspect as inspect_run
+from petrun.runs import saving
 from petrun.tensors import atomic
 from tests.tiny import REVIEWS, write_rows
 
@@ -125,7 +126,9 @@ def test_a_full_disk_when_the_log_is_written(place, petrun, rescue):
     assert read_delta(saved[0]).manifest.step == 1
 
 
-def test_a_full_disk_when_the_results_are_written(place, petrun, no_room):
+def test_a_full_disk_when_the_results_are_written(place, petrun, no_room, monkeypatch):
+    # However long three steps take, no state is saved before the end.
+    monkeypatch.setattr(saving, "_PAUSE_SECONDS", 1e9)
     no_room(place, "results.json")
     done = petrun(TRAIN)
     assert done.code == 1 and f"error: run/results.json: cannot be written: {FULL}" in done.err
