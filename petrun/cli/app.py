@@ -17,6 +17,7 @@ from petrun.cli import (
     algorithms,
     delta,
     evaluate,
+    generate,
     inspect,
     job,
     merge,
@@ -46,6 +47,7 @@ app.command("eval", rich_help_panel="Commands")(evaluate.evaluate)
 app.command("merge", rich_help_panel="Commands")(merge.merge)
 app.command("unmerge", rich_help_panel="Commands")(merge.unmerge)
 app.command("predict", rich_help_panel="Commands")(predict.predict)
+app.command("generate", rich_help_panel="Commands")(generate.generate)
 app.command("reshard", rich_help_panel="Commands")(reshard.reshard)
 app.command("inspect", rich_help_panel="Commands")(inspect.inspect)
 app.command("algorithms", rich_help_panel="Commands")(algorithms.algorithms)

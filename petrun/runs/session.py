@@ -11,7 +11,7 @@ for piece in session.stream("Hello", delta="chat", how=Decoding(temperature=0.7,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,7 +22,8 @@ from petrun.data.prompts import prompt_ids
 from petrun.data.template import Template
 from petrun.data.tokenize import Tokenizer
 from petrun.errors import ConfigError
-from petrun.evaluate.generate import Generator, Request
+from petrun.evaluate.generate import Generator as Writer
+from petrun.evaluate.generate import Request
 from petrun.evaluate.sampling import Sampling
 from petrun.evaluate.text import TextStream
 from petrun.models.base import LoadedModel
@@ -82,7 +83,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Piece:
-    """What came for the ask of this number: text, and with the last piece the whole answer."""
+    """What a token brought for the ask of this number: text, "" while a character or a stop string may be half there; and with the
+    last piece the whole answer."""
 
     index: int
     text: str
@@ -92,13 +94,13 @@ class Piece:
 class Stream(Iterator[str]):
     """Pieces of one answer; `answer` is the whole once they have all come. `close()` gives up the rest."""
 
-    def __init__(self, pieces: Iterator[Piece]) -> None:
-        self._pieces: Any = pieces
+    def __init__(self, pieces: Generator[Piece, None, None]) -> None:
+        self._pieces = pieces
         self.answer: Answer | None = None
 
     def __next__(self) -> str:
         while True:
-            piece: Piece = next(self._pieces)
+            piece = next(self._pieces)
             self.answer = piece.answer or self.answer
             if piece.text:
                 return piece.text
@@ -125,7 +127,7 @@ class Session:
         self._templates = dict(templates)
         self.current: str = bank.names[0] if bank.fixed else OFF
         """The delta in use where an ask names none; "off": the base."""
-        self._writer = Generator(
+        self._writer = Writer(
             loaded.net,
             eos_ids=ends,
             pad_id=loaded.pad_token_id,
@@ -209,7 +211,7 @@ class Session:
         """The answer to one prompt, piece by piece, by a delta (None: the one in use)."""
         return Stream(self.pieces([Ask(prompt, self._name(delta), how or Decoding())]))
 
-    def pieces(self, asks: Sequence[Ask]) -> Iterator[Piece]:
+    def pieces(self, asks: Sequence[Ask]) -> Generator[Piece, None, None]:
         """What comes for many asks, as it comes: those of one batch together. Close the iterator to give up the rest.
 
         Raises ConfigError for an unknown delta, DataError for a prompt that is empty or too long, before anything is computed.
@@ -232,8 +234,7 @@ class Session:
                 counts[i] += step.token is not None
                 text, shown[i] = shown[i], ""
                 if step.finish is None:
-                    if text:
-                        yield Piece(i, text)
+                    yield Piece(i, text)
                     continue
                 text += texts[i].end()
                 finish: Literal["stop", "length"] = "stop" if step.finish in ("eos", "stop") else "length"
