@@ -41,6 +41,15 @@ def job(
     cpus: Annotated[Whole, option("--cpus", "volcano, slurm: processor cores.", NODE)] = None,
     queue: Annotated[Text, option("--queue", "volcano: queue; slurm: partition.", CLUSTER)] = None,
     time: Annotated[Text, option("--time", "volcano, slurm: longest run: 90m, 12h, 2d, 1-12:00:00.", CLUSTER)] = None,
+    restarts: Annotated[
+        Whole,
+        option(
+            "--restarts",
+            "volcano, slurm: start the whole job again up to this often where it fails, a host is lost or its time is up (slurm); it goes "
+            "on from its newest state. Default 0. --max-restarts after -- starts the ranks again within the job.",
+            CLUSTER,
+        ),
+    ] = None,
     gres: Annotated[Text, option("--gres", "slurm: what the cards are called there. Default npu.", CLUSTER)] = None,
     image: Annotated[Text, option("--image", "volcano: image, such as Dockerfile.ascend builds.", CLUSTER)] = None,
     mount: Annotated[
@@ -83,6 +92,7 @@ def job(
         "--queue": queue,
         "--time": time,
         "--gres": gres,
+        "--restarts": restarts,
         "--image": image,
         "--mount": mount,
         "--namespace": namespace,

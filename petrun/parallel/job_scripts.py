@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
+from petrun.parallel.launch import CONFIG_ERROR
 from petrun.parallel.submission import Submission, host_flags
 
 
@@ -15,6 +16,7 @@ def slurm(job: Submission) -> str:
         "#!/bin/bash",
         f"# petrun job {job.name}: {_size(job)}. Submit it with: sbatch FILE",
         *(f"#SBATCH --{key}={value}" for key, value in head.items()),
+        *(["#SBATCH --requeue"] if job.restarts else []),
         "set -euo pipefail",
         *job.setup,
     ]
@@ -32,11 +34,22 @@ def slurm(job: Submission) -> str:
     inner = f"exec {train} {flags}"
     # srun does not take it over from sbatch.
     cpus = f" --cpus-per-task={job.cpus}" if job.cpus else ""
-    lines += [
-        "# Each task knows its node's number; the quotes keep the command as it was typed.",
-        f"exec srun --kill-on-bad-exit=1{cpus} bash -c {shlex.quote(inner)} {arguments}",
-    ]
+    step = f"srun --kill-on-bad-exit=1{cpus} bash -c {shlex.quote(inner)} {arguments}"
+    lines.append("# Each task knows its node's number; the quotes keep the command as it was typed.")
+    lines += [f"exec {step}"] if not job.restarts else list(_requeued(step, job.restarts))
     return "\n".join(lines) + "\n"
+
+
+def _requeued(step: str, restarts: int) -> Iterator[str]:
+    """The step, and the whole job back into the queue where it fails. Of a job that Slurm itself puts back, because a node is lost, it
+    counts the restart as well; one that is cancelled does not come this far."""
+    yield "code=0"
+    yield f"{step} || code=$?"
+    yield f"# Exit code {CONFIG_ERROR} is a wrong setting, which another start does not mend."
+    yield f"if [[ $code -ne 0 && $code -ne {CONFIG_ERROR} && ${{SLURM_RESTART_COUNT:-0}} -lt {restarts} ]]; then"
+    yield '  scontrol requeue "$SLURM_JOB_ID"'
+    yield "fi"
+    yield 'exit "$code"'
 
 
 def _directives(job: Submission) -> Iterator[tuple[str, str]]:
@@ -55,6 +68,9 @@ def _directives(job: Submission) -> Iterator[tuple[str, str]]:
     if job.workdir:
         yield "chdir", job.workdir
     yield "output", f"{job.name}-%j.log"
+    if job.restarts:
+        # What the attempt before has printed stays.
+        yield "open-mode", "append"
     # To every task, not to this script: petrun saves and ends before the time is up.
     yield "signal", f"TERM@{job.grace_seconds + 30}"
 

@@ -12,6 +12,7 @@ import re
 import shlex
 from typing import Any
 
+from petrun.parallel.launch import CONFIG_ERROR
 from petrun.parallel.submission import Mount, Submission, host_flags
 
 RESOURCE = "huawei.com/Ascend910"
@@ -40,13 +41,11 @@ def volcano(job: Submission) -> list[dict[str, Any]]:
         "metadata": {"name": _table_name(job), **place, "labels": labels},
         "data": {"hccl.json": '{"status": "initializing"}\n'},
     }
-    # A pod that is gone takes its ranks with it, and the others cannot go on.
-    events = ("PodFailed", "PodEvicted")
     spec: dict[str, Any] = {
         "schedulerName": "volcano",
         "minAvailable": job.hosts,
         **({"queue": job.queue} if job.queue else {}),
-        "policies": [{"event": event, "action": "AbortJob"} for event in events],
+        **_policies(job),
         "plugins": {"env": [], "svc": []},
         "tasks": [
             {
@@ -59,6 +58,20 @@ def volcano(job: Submission) -> list[dict[str, Any]]:
     }
     metadata = {"name": job.name, **place, "labels": labels}
     return [table, {"apiVersion": "batch.volcano.sh/v1alpha1", "kind": "Job", "metadata": metadata, "spec": spec}]
+
+
+def _policies(job: Submission) -> dict[str, Any]:
+    """A pod that is gone takes its ranks with it, and the others cannot go on: all are ended, or all start again.
+
+    Volcano counts a restart when it begins, and gives up as soon as the count is maxRetry: N restarts need N + 1. Of several policies
+    the first that fits holds; what a wrong setting ends is not started again.
+    """
+    events = ("PodFailed", "PodEvicted")
+    if not job.restarts:
+        return {"policies": [{"event": event, "action": "AbortJob"} for event in events]}
+    never = {"exitCode": CONFIG_ERROR, "action": "AbortJob"}
+    again = [{"event": event, "action": "RestartJob"} for event in events]
+    return {"maxRetry": job.restarts + 1, "policies": [never, *again]}
 
 
 def _table_name(job: Submission) -> str:

@@ -16,6 +16,7 @@ _QUEUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:_-]*[A-Za-z0-9])?")
 _LABEL = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?=[A-Za-z0-9._-]+")
 _PATH = re.compile(r"/[A-Za-z0-9._+@/-]*")
+_MOST_RESTARTS = 1000
 _UNITS = {"m": 60, "h": 3600, "d": 86400}
 
 
@@ -58,6 +59,8 @@ class Submission:
     node_labels: tuple[str, ...] = ()
     ring_controller: str = "ascend-910b"
     gres: str = "npu"
+    restarts: int = 0
+    """How often the scheduler starts the whole job again where it fails; it goes on from its newest state."""
 
     @property
     def cards_per_host(self) -> int:
@@ -91,6 +94,8 @@ def _wrong(job: Submission) -> Iterator[str]:
     if job.hosts > 0 and job.cards % job.hosts:
         near = max(1, round(job.cards / job.hosts)) * job.hosts
         yield f"--cards {job.cards}: must be a multiple of --hosts {job.hosts}: cards of all hosts together. Try --cards {near}"
+    if not 0 <= job.restarts <= _MOST_RESTARTS:
+        yield f"--restarts {job.restarts}: must be between 0 and {_MOST_RESTARTS}"
     if job.port is not None and not 0 < job.port < 65536:
         yield f"--master-port {job.port}: must be between 1 and 65535"
     # It stands in a line of #SBATCH, which is not shell and knows no quoting.

@@ -31,6 +31,7 @@ _ONLY = {
     "--time": _BOTH,
     "--memory": _BOTH,
     "--cpus": _BOTH,
+    "--restarts": _BOTH,
     "--master-addr": ("shell",),
 }
 _NEXT = {"volcano": "kubectl apply -f {}", "slurm": "sbatch {}", "shell": "bash {}"}
@@ -74,6 +75,11 @@ def run(
     if job.hosts > 1 and config.out.dir is None:
         raise ConfigError(
             f"--hosts {job.hosts}: the job needs --out, the same on every host",
+            hint="Give it after --: -- --out /shared/run",
+        )
+    if job.restarts and config.out.dir is None:
+        raise ConfigError(
+            f"--restarts {job.restarts}: the job needs --out, or each start would begin a run of its own",
             hint="Give it after --: -- --out /shared/run",
         )
     text = {"volcano": _manifest, "slurm": slurm, "shell": shell}[to](job)
@@ -121,6 +127,7 @@ def _submission(line: TrainLine, given: Mapping[str, Any]) -> Submission:
         node_labels=tuple(given.get("--node-selector", ())),
         ring_controller=defaults["--ring-controller"],
         gres=defaults["--gres"],
+        restarts=given.get("--restarts", 0),
     )
 
 

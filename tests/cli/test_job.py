@@ -51,8 +51,9 @@ def cluster(tmp_path):
     programs = {
         "petrun": "printf '%s\\0' \"$@\"",
         "srun": "[[ $1 == --kill-on-bad-exit=1 ]] || exit 9\nwhile [[ $1 == --* ]]; do shift; done\n"
-        'for n in 0 1; do SLURM_NODEID=$n "$@" || exit; printf "\\n--\\n"; done',
-        "scontrol": '[[ "$*" == "show hostnames node[1-2]" ]] || exit 9\nprintf "node1\\nnode2\\n"',
+        '[[ -z ${FAILS:-} ]] || exit "$FAILS"\nfor n in 0 1; do SLURM_NODEID=$n "$@" || exit; printf "\\n--\\n"; done',
+        "scontrol": 'if [[ $1 == requeue ]]; then echo "$@"; exit; fi\n'
+        '[[ "$*" == "show hostnames node[1-2]" ]] || exit 9\nprintf "node1\\nnode2\\n"',
         "getent": '[[ "$*" == "hosts "* ]]',
     }
     folder = tmp_path / "bin"
@@ -122,6 +123,64 @@ def test_slurm(cluster, tmp_path):
     assert called(output) == [["train", *AWKWARD, *flags(2, rank, "node1", 23456)] for rank in (0, 1)]
     code, output, errors = cluster(job("--to", "slurm", "--cards", 8, "--", "--rank", "8").stdout)
     assert (code, called(output)[0]) == (0, ["train", "--rank", "8", *flags(1, 0, "")]), errors
+
+
+def test_slurm_puts_a_job_that_failed_back_into_the_queue(cluster):
+    """As often as asked, but not for a wrong setting; what the tasks were told stays as it was typed."""
+    line = ["--to", "slurm", "--hosts", 2, "--cards", 16, "--restarts", 3, "--", *AWKWARD]
+    text = job(*line).stdout
+    assert "\n#SBATCH --requeue\n" in text and "\n#SBATCH --open-mode=append\n" in text
+    assert text.index("#SBATCH --requeue") < text.index("set -euo pipefail")
+    where = {"SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_ID": "123456"}
+    code, output, errors = cluster(text, **where)
+    assert code == 0 and "requeue" not in output, errors
+    assert called(output) == [["train", *AWKWARD, *flags(2, rank, "node1", 23456)] for rank in (0, 1)]
+    for fails, count, again in ((1, None, True), (143, "2", True), (137, "3", False), (2, None, False)):
+        told = {"FAILS": str(fails)} | ({"SLURM_RESTART_COUNT": count} if count else {})
+        code, output, errors = cluster(text, **where, **told)
+        assert code == fails and output.endswith("requeue 123456\n") == again, (fails, output, errors)
+    assert "requeue" not in job(*line[:5], "--", *AWKWARD).stdout
+    with pytest.raises(ConfigError, match="--restarts 3: the job needs --out"):
+        job("--to", "slurm", "--cards", 8, "--restarts", 3, "--", "--rank", "8")
+    with pytest.raises(ConfigError, match="--restarts -1: must be between"):
+        job("--to", "slurm", "--restarts", -1, "--", *AWKWARD)
+    with pytest.raises(ConfigError, match="--restarts: nothing that --to shell has"):
+        job("--to", "shell", "--restarts", 1, "--", *AWKWARD)
+
+
+def volcano_end(spec, failures):
+    """What becomes of a job, and how often it was started, as Volcano's controller decides of each failed pod in turn, whose exit code or
+    event is given: the first policy that fits holds, and a restart is counted before the count is compared."""
+    count = 0
+    for failure in failures:
+        key = "exitCode" if isinstance(failure, int) else "event"
+        fits = [
+            policy["action"]
+            for policy in spec["policies"]
+            if policy.get(key) == failure or (key == "exitCode" and policy.get("event") == "PodFailed")
+        ]
+        if fits[0] == "AbortJob":
+            return "Aborted", count + 1
+        count += 1
+        if count >= spec["maxRetry"]:
+            return "Failed", count
+    return "Running", count + 1
+
+
+def test_volcano_starts_a_job_again(cluster):
+    line = [*VOLCANO, "--hosts", 2, "--cards", 16, "--restarts", 2, "--", "--rank", "8", "--out", "/work/tuned"]
+    _, made = yaml.safe_load_all(job(*line).stdout)
+    spec = made["spec"]
+    assert spec["policies"] == [
+        {"exitCode": 2, "action": "AbortJob"},
+        {"event": "PodFailed", "action": "RestartJob"},
+        {"event": "PodEvicted", "action": "RestartJob"},
+    ]
+    assert volcano_end(spec, [137, "PodEvicted"]) == ("Running", 3), "two restarts are three starts"
+    assert volcano_end(spec, [137, 1, 1]) == ("Failed", 3)
+    assert volcano_end(spec, [1, 2]) == ("Aborted", 2), "a wrong setting is not tried again"
+    pod = spec["tasks"][0]["template"]["spec"]
+    assert pod["restartPolicy"] == "Never", "ranks start together or not at all"
 
 
 def test_shell(cluster):
