@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Annotated, Any
 
@@ -62,6 +64,32 @@ NAMES = (
 def given_flags(typed: Mapping[str, Any]) -> dict[str, Any]:
     """Those that were typed, by their parameter's name."""
     return {name: typed[name] for name in NAMES if typed[name] is not None}
+
+
+def flag(name: str) -> str:
+    """As it is typed."""
+    return f"--{name.replace('_', '-')}"
+
+
+def launch(
+    context: typer.Context,
+    asked: Mapping[str, Any],
+    settings: tuple[str | None, Mapping[str, tuple[str, Any]], Sequence[str]],
+    *,
+    resume: str | None,
+    dry_run: bool = False,
+) -> int | None:
+    """Start the ranks and see them to their end. `settings`: recipe, flags and --set. Returns the exit code; None where this process is
+    one of them."""
+    from petrun.parallel.launch import Voice
+    from petrun.runs import launch as ranks
+
+    wish = ranks.Asked(**asked)
+    if not ranks.starts_ranks(wish):
+        return None
+    arguments = partial(rank_arguments, sys.argv[1:], context, wish.flags())
+    command = ranks.Command(*settings, arguments, resume=resume, dry_run=dry_run)
+    return ranks.run(command, wish, Voice(typer.echo, partial(typer.echo, err=True)))
 
 
 def rank_arguments(

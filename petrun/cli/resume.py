@@ -6,12 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from petrun.cli import options
+from petrun.cli import cluster, options
 from petrun.cli.options import given, split_list
 from petrun.cli.signals import told_apart
+from petrun.errors import ConfigError
 
 
 def resume(
+    context: typer.Context,
     run_folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run that did not finish.")],
     verify: Annotated[
         bool,
@@ -26,14 +28,31 @@ def resume(
     on_nan: options.OnNan = None,
     spike: options.Spike = None,
     settings: options.Set = None,
+    cards: cluster.Cards = None,
+    hosts: cluster.Hosts = None,
+    host_rank: cluster.HostRank = None,
+    master_addr: cluster.MasterAddr = None,
+    master_port: cluster.MasterPort = None,
+    rank_table: cluster.RankTable = None,
+    max_restarts: cluster.MaxRestarts = None,
+    grace: cluster.Grace = None,
+    log_dir: cluster.LogDir = None,
 ) -> None:
     """Go on with a run that was stopped or killed, as if it had not been: to the bit, on the CPU.
 
-    The folder says everything. Other settings or data than the run was begun with are refused, key by key, unless --allow names them.
+    The folder says everything. Other settings or data than the run was begun with are refused, key by key, unless --allow names them. A
+    run of several ranks needs as many again, started as `petrun train` starts them.
 
         petrun resume runs/lora-1
+        petrun resume runs/lora-2 --cards 8
     """
+    typed = locals()
     flags: dict[str, tuple[str, Any]] = given(options.saving(save_every, keep, max_time, on_nan, spike))
+    asked = cluster.given_flags(typed)
+    if asked and verify:
+        raise ConfigError(f"--verify: goes on in this process alone, without {cluster.flag(next(iter(asked)))}")
+    if asked and (code := cluster.launch(context, asked, (None, flags, settings or []), resume=run_folder)) is not None:
+        raise typer.Exit(code)
     with told_apart():
         # Imported here so that --help does not wait for MindSpore.
         if verify:
@@ -43,4 +62,5 @@ def resume(
             return
         from petrun.runs.train import run
 
-        run(None, flags, settings or [], resume=run_folder, allow=split_list(allow) or [])
+        allowed = split_list(allow) or []
+        run(None, flags, settings or [], resume=run_folder, allow=allowed, again="petrun resume")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -211,33 +209,16 @@ def train(
     """
     typed = locals()
     asked = cluster.given_flags(typed)
-    if asked and (code := _launch(context, typed, asked)) is not None:
-        raise typer.Exit(code)
+    if asked:
+        said = (recipe, train_flags(typed), settings or [])
+        if (code := cluster.launch(context, asked, said, resume=resume, dry_run=dry_run)) is not None:
+            raise typer.Exit(code)
     with told_apart():
         # Imported here so that --help does not wait for MindSpore.
         from petrun.runs.train import run
 
         flags, allowed = train_flags(typed), split_list(allow) or []
         run(recipe, flags, settings or [], dry_run=dry_run, resume=resume, allow=allowed)
-
-
-def _launch(context: typer.Context, typed: Mapping[str, Any], asked: Mapping[str, Any]) -> int | None:
-    """Start the ranks and see them to their end. Returns the exit code; None where this process is one of them."""
-    from petrun.parallel.launch import Voice
-    from petrun.runs import launch
-
-    wish = launch.Asked(**asked)
-    if not launch.starts_ranks(wish):
-        return None
-    command = launch.Command(
-        typed["recipe"],
-        train_flags(typed),
-        typed["settings"] or [],
-        partial(cluster.rank_arguments, sys.argv[1:], context, wish.flags()),
-        resume=typed["resume"],
-        dry_run=typed["dry_run"],
-    )
-    return launch.run(command, wish, Voice(typer.echo, partial(typer.echo, err=True)))
 
 
 def train_flags(typed: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:

@@ -103,7 +103,8 @@ def set_threads(threads: int) -> None:
     if path is not None and _state.found is not None:
         loaded = ctypes.CDLL(str(path))
         loaded.petrun_set_threads(threads)
-        _state.found = replace(_state.found, threads=int(loaded.petrun_threads()))
+        count = int(loaded.petrun_threads())
+        _state.found = replace(_state.found, reason=_spell(count), threads=count)
 
 
 def sources() -> list[Path]:
@@ -127,7 +128,11 @@ def _prepare() -> Status:
         return Status(False, f"{compiler} failed ({last[0]}): kernels run as slower primitives")
     except (OSError, AttributeError, subprocess.TimeoutExpired) as error:
         return Status(False, f"the C++ kernels could not be built ({error}): kernels run as slower primitives")
-    return Status(True, f"C++ operators, {threads} thread{'s' if threads > 1 else ''}", path, threads)
+    return Status(True, _spell(threads), path, threads)
+
+
+def _spell(threads: int) -> str:
+    return f"C++ operators, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _writable_folder() -> Path:

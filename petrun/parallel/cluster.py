@@ -6,6 +6,7 @@ The ranks of a host follow one another: host h of H has ranks h*K ... h*K+K-1 wi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -101,9 +102,30 @@ def scheduler_environment(base: Mapping[str, str], cluster: Cluster, port: int) 
 def _common(base: Mapping[str, str], cluster: Cluster, port: int) -> dict[str, str]:
     return {
         **_TIMEOUTS,
+        **_level(base),
+        **_threads(base, len(cluster.ranks)),
         **base,
         "MS_WORKER_NUM": str(cluster.cards),
         "MS_SCHED_HOST": cluster.address,
         "MS_SCHED_PORT": str(port),
         "RANK_SIZE": str(cluster.cards),
     }
+
+
+def _level(base: Mapping[str, str]) -> dict[str, str]:
+    """The level of GLOG_v (2, warnings, where it is not set) for the log's own back end as well: when a rank ends, MindSpore has
+    forgotten the level, and writes two lines of information however it is set. Warnings and errors stay as they are."""
+    level = base.get("GLOG_v", "2")
+    if "MS_SUBMODULE_LOG_v" in base or level not in ("2", "3", "4"):
+        return {}
+    return {"GLOG_minloglevel": str(int(level) - 1)}
+
+
+def _threads(base: Mapping[str, str], ranks: int) -> dict[str, str]:
+    """Ranks of one host share out its cores; each of them would take all otherwise, and they wait for each other."""
+    return {} if ranks == 1 else {"OMP_NUM_THREADS": str(max(1, cores_here() // ranks))}
+
+
+def cores_here() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -166,6 +166,19 @@ def next_free(algo: str, parent: Path = Path("runs")) -> Path:
     return parent / f"{name}-{max(taken) + 1}"
 
 
+def set_aside(path: Path) -> Path | None:
+    """Rename a run folder that holds nothing but logs to `lora-1.failed`, where it is not taken for a run. None where it holds more."""
+    try:
+        if [entry.name for entry in path.iterdir()] not in ([], [LOGS]):
+            return None
+        names = (f"{path.name}.failed", *(f"{path.name}.failed-{n}" for n in range(2, 10_000)))
+        free = next(path.with_name(name) for name in names if not path.with_name(name).exists())
+        path.rename(free)
+        return free
+    except (OSError, StopIteration):
+        return None
+
+
 def unwritten(directory: str | None, algo: str, fmt: str) -> tuple[RunFolder, bool]:
     """The run folder as seen by a rank that leaves it to the first one, and does not know what it holds."""
     return RunFolder(Path(directory or "runs").expanduser(), algo, fmt, writes=False), False

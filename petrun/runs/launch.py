@@ -111,6 +111,9 @@ def run(command: Command, asked: Asked, voice: Voice) -> int:
     code = launch(job, voice)
     if temporary is not None and code == 0:
         shutil.rmtree(temporary)
+    # Only a folder that took its number here, not one that the user named.
+    if code and added and (moved := folder.set_aside(Path(added[1]))) is not None:
+        voice.err(f"nothing was trained: its logs lie in {moved} now, and the next run takes the number")
     return code
 
 

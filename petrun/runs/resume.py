@@ -9,8 +9,8 @@ from typing import Any
 
 from petrun.checkpoint.state import Found, clear, find_state
 from petrun.errors import ConfigError, OutputError, TrainingError
-from petrun.parallel.world import World
-from petrun.runs.folder import IDENTITY, RESULTS, RUN_YAML, RunFolder, write_text
+from petrun.parallel.world import World, start_up
+from petrun.runs.folder import IDENTITY, RESULTS, RUN_YAML, STATES, RunFolder, write_text
 from petrun.runs.identity import hold, newer
 from petrun.runs.progress import Progress
 from petrun.train.report import say
@@ -31,10 +31,13 @@ def folder_of(run: str) -> Path:
     return folder
 
 
-def source(run: str, recipe: str | None, flags: Flags) -> tuple[str, dict[str, tuple[str, Any]]] | None:
+def source(
+    run: str, recipe: str | None, flags: Flags, again: str | None = None
+) -> tuple[str, dict[str, tuple[str, Any]]] | None:
     """The recipe and flags of a run that goes on: its run.yaml, where no other recipe is given. None: it is finished, and says so.
 
-    Raises ConfigError for a folder that holds no run.
+    `again`: what was typed, without the run, by who goes on with it in this process; None: others do, or it may have been of more.
+    Raises ConfigError for a folder that holds no run, and for one of several ranks in a process by itself.
     """
     folder = folder_of(run)
     given = flags.get("out.dir")
@@ -43,7 +46,28 @@ def source(run: str, recipe: str | None, flags: Flags) -> tuple[str, dict[str, t
     if (folder / RESULTS).exists():
         say(f"{run} is finished: there is nothing to go on with")
         return None
+    if again is not None and start_up() == "alone":
+        _hold_ranks(run, again)
     return recipe or str(run_yaml(run)), {**flags, "out.dir": ("--resume", run)}
+
+
+def _hold_ranks(run: str, command: str) -> None:
+    """Raises ConfigError where the run was begun by several ranks: it is gone on with by as many."""
+    ranks = ranks_of(run)
+    if ranks > 1:
+        raise ConfigError(
+            f"{run} was begun by {ranks} ranks, and this is one process",
+            hint=f"{command} {run} --cards {ranks} (on several hosts also --hosts, --host-rank and --master-addr, on each)",
+        )
+
+
+def ranks_of(run: str) -> int:
+    """How many ranks the run was begun with; 1 where it does not say."""
+    try:
+        noted = json.loads((Path(run).expanduser() / STATES / IDENTITY).read_bytes())
+        return int(noted["parallel.dp"]) * int(noted["parallel.tp"]) * int(noted["parallel.pp"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return 1
 
 
 def run_yaml(run: str) -> Path:

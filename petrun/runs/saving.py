@@ -126,7 +126,7 @@ class Saver:
             return f"petrun resume {place}"
         if world.host_size < world.size:
             return "the same command once more, on every host"
-        return f"petrun train --resume {place} --cards {world.size}"
+        return f"petrun resume {place} --cards {world.size}"
 
 
 class Forgiver:

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from petrun import __version__
+from petrun import __version__, kernels
 from petrun.assets import default_recipe
 from petrun.checkpoint.state import Found
 from petrun.config.load import Resolved, as_begun, dump_run, load_run_config
 from petrun.config.schema import RunConfig
 from petrun.errors import ConfigError
+from petrun.parallel.cluster import cores_here
 from petrun.parallel.context import Device, setup, split_operators
 from petrun.parallel.cutting import compile_cut
 from petrun.parallel.layout import Layout
@@ -42,17 +43,18 @@ def run(
     dry_run: bool = False,
     resume: str | None = None,
     allow: Sequence[str] = (),
+    again: str = "petrun train --resume",
 ) -> None:
     """Train as told and fill the run folder; or go on in one where a run did not finish (`resume`, or the folder that --out names).
 
-    `allow`: settings that may differ from what that run was begun with.
+    `allow`: settings that may differ from what that run was begun with. `again`: how the user goes on with a run.
     """
     if is_scheduler():
         serve()
         return
     began = time.monotonic()
     if resume is not None:
-        found_run = source(resume, recipe, flags)
+        found_run = source(resume, recipe, flags, None if allow else again)
         if found_run is None:
             return
         recipe, flags = found_run
@@ -62,8 +64,7 @@ def run(
     start, resolved = read_start(resolved)
     config = resolved.config
     device = setup(config.device, config.model.dtype, config.train.loss_scale)
-    world = join(device.target)
-    hush(not world.first)
+    world = _join(device)
     with world.naming():
         resolved, layout = _laid_out(resolved, device, world)
         out, unfinished = (None, False) if dry_run else _folder(config, world, layout)
@@ -146,6 +147,15 @@ def _train(ready: Ready, keeper: Keeper, saver: Saver) -> None:
             forgive=forgiver,
             is_spike=forgiver.is_spike,
         )
+
+
+def _join(device: Device) -> World:
+    """Meet the other ranks. Only the first speaks, and those of one host share out its cores: they wait for each other at every step."""
+    world = join(device.target)
+    hush(not world.first)
+    if world.host_size > 1:
+        kernels.set_threads(max(1, cores_here() // world.host_size))
+    return world
 
 
 def _laid_out(resolved: Resolved, device: Device, world: World) -> tuple[Resolved, Layout]:

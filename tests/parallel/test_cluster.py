@@ -1,5 +1,6 @@
 """The shape of a job, its ranks' environment, its scheduler's port, and the logs it leaves."""
 
+import os
 import socket
 
 import pytest
@@ -55,7 +56,15 @@ def test_environment_of_a_rank_and_of_the_scheduler():
         "MS_TOPO_TIMEOUT": "600",
         # The user's own stays.
         "MS_NODE_TIMEOUT": "9",
+        "GLOG_minloglevel": "1",
+        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // 4)),
     }
+    own = {**base, "OMP_NUM_THREADS": "3", "GLOG_v": "4"}
+    kept = rank_environment(own, cluster, 6, 8119)
+    assert kept["OMP_NUM_THREADS"] == "3" and kept["GLOG_minloglevel"] == "3"
+    assert "GLOG_minloglevel" not in rank_environment({"GLOG_v": "1"}, cluster, 6, 8119), (
+        "whoever asks for all gets all"
+    )
     scheduler = scheduler_environment(base, cluster, 8119)
     assert scheduler["MS_ROLE"] == "MS_SCHED" and not {"RANK_ID", "DEVICE_ID", "MS_NODE_ID"} & set(scheduler)
     assert rank_environment(base, Cluster(1), 0, 1) == base

@@ -62,7 +62,9 @@ class Jobs:
     def wait_for_step(self, run, step, process):
         """Until the state of this step is there."""
         state = self.folder / run / "state" / f"step-{step:08d}.json"
-        assert wait_for(lambda: state.exists() or process.poll() is not None, 240) and process.poll() is None
+        assert wait_for(lambda: state.exists() or process.poll() is not None, 240) and process.poll() is None, (
+            process.communicate()
+        )
 
     def rank(self, number):
         """The process of this rank, None before it is there."""
@@ -125,11 +127,16 @@ def test_a_job_that_is_told_to_stop_saves_and_goes_on_by_resume(jobs, whole):
     jobs.wait_for_step("stopped", 2, process)
     process.terminate()
     out, err = jobs.end(process, 143)
-    assert "SIGTERM: every rank was told to stop" in err and "to go on: petrun train --resume stopped --cards 2" in out
+    assert "SIGTERM: every rank was told to stop" in err and "to go on: petrun resume stopped --cards 2" in out
     last = len(jobs.steps("stopped"))
     assert last < STEPS
-    out, _ = jobs.end(jobs.start("--cards", "2", "--resume", "stopped"))
-    assert f"it goes on after step {last}" in out
+    # In one process it does not go on, and says how it does.
+    resume = [sys.executable, "-m", "petrun", "resume", "stopped"]
+    settings = {"env": jobs.environment, "cwd": jobs.folder, "capture_output": True, "text": True, "timeout": 300}
+    assert "petrun resume stopped --cards 2 " in subprocess.run(resume, **settings).stderr
+    done = subprocess.run([*resume, "--cards", "2", "--allow", "data.seq_len"], **settings)
+    assert done.returncode == 0, done.stderr
+    assert f"it goes on after step {last}" in done.stdout and "[INFO]" not in done.stdout
     jobs.hold("stopped", whole)
 
 
@@ -177,14 +184,32 @@ def networks():
             subprocess.run(["ip", "netns", "del", name], check=True)
 
 
-@pytest.mark.all_only
-def test_two_hosts(jobs, whole, networks):
-    flags = ["--out", "hosts", "--cards", "2", "--hosts", "2", "--master-addr", "10.0.0.1", "--host-rank"]
-    processes = [
+def start_hosts(jobs, networks, out, *more):
+    flags = ["--out", out, "--cards", "2", "--hosts", "2", "--master-addr", "10.0.0.1", *more, "--host-rank"]
+    return [
         jobs.start(*flags, str(host), before=["ip", "netns", "exec", name, sys.executable, "-m", "petrun"])
         for host, name in enumerate(networks)
     ]
-    first, second = [jobs.end(process) for process in processes]
+
+
+@pytest.mark.all_only
+def test_two_hosts(jobs, whole, networks):
+    first, second = [jobs.end(process) for process in start_hosts(jobs, networks, "hosts")]
     assert "rank 0 of 2; logs in hosts/logs/host-0/attempt-1" in first[1] and "saved hosts/lora.ckpt" in first[0]
     assert "rank 1 of 2; logs in hosts/logs/host-1/attempt-1" in second[1] and "step" not in second[0]
     jobs.hold("hosts", whole)
+
+
+@pytest.mark.all_only
+def test_a_rank_killed_on_one_of_two_hosts_ends_both_and_both_begin_again(jobs, whole, networks):
+    processes = start_hosts(jobs, networks, "lost", "--max-restarts", "1")
+    logs = jobs.folder / "lost" / "logs"
+    jobs.wait_for_step("lost", 2, processes[0])
+    os.kill(wait_for(lambda: jobs.rank(1)), signal.SIGKILL)
+    # Its own host knows at once; the other when the scheduler misses the rank, or when it waits for it in vain.
+    assert wait_for((logs / "host-1" / "attempt-2").exists, 60)
+    first, second = [jobs.end(process) for process in processes]
+    assert "error: rank 1 was ended by SIGKILL" in second[1] and "lost/logs/host-1/attempt-1/rank_1.log" in second[1]
+    assert "error: " in first[1] and "attempt 2 of 2: rank 0 of 2" in first[1] + second[1]
+    assert re.search(r"lost holds a run that did not finish: it goes on after step \d+", first[0])
+    jobs.hold("lost", whole)

@@ -1,12 +1,13 @@
 """What is settled before any rank starts: where its logs lie, and what `--resume` names. No rank is started here."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from petrun.errors import ConfigError
 from petrun.parallel.launch import Voice
-from petrun.runs import launch
+from petrun.runs import folder, launch
 
 
 @pytest.fixture
@@ -30,6 +31,38 @@ def jobs(monkeypatch, tmp_path):
 def run(resume=None, dry_run=False, flags=None, **asked):
     command = launch.Command(None, flags or {}, [], lambda added: ["train", *added], resume=resume, dry_run=dry_run)
     return launch.run(command, launch.Asked(cards=2, **asked), Voice(print, print))
+
+
+def test_a_job_that_failed_before_its_first_step_leaves_no_run(jobs, capsys, monkeypatch):
+    """Its logs are kept, under a name that is no run's; a folder that the user named, or one with more in it, stays."""
+    code = [1]
+    begun = launch.launch
+    monkeypatch.setattr(launch, "launch", lambda job, voice: begun(job, voice) or code[0])
+    assert run() == 1 and run() == 1
+    assert sorted(entry.name for entry in Path("runs").iterdir()) == ["lora-1.failed", "lora-1.failed-2"]
+    assert Path("runs/lora-1.failed-2/logs/rank_0.log").read_text() == "step 1"
+    assert "its logs lie in runs/lora-1.failed-2 now" in capsys.readouterr().out
+    assert run(flags={"out.dir": ("--out", "named")}) == 1 and Path("named/logs").is_dir()
+    code[0] = 0
+    assert run() == 0 and Path("runs/lora-1/logs").is_dir()
+    Path("runs/lora-1/run.yaml").write_text("")
+    code[0] = 1
+    monkeypatch.setattr(launch.folder, "next_free", lambda algo: Path("runs/lora-1"))
+    Path("runs/lora-1/state").mkdir()
+    assert folder.set_aside(Path("runs/lora-1")) is None
+
+
+def test_a_run_of_several_ranks_is_gone_on_with_by_as_many(tmp_path, petrun):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "run.yaml").write_text("algo: lora\n")
+    noted = {"parallel.dp": 2, "parallel.tp": 4, "parallel.pp": 1}
+    (tmp_path / "state" / "identity.json").write_text(json.dumps(noted))
+    for command in ("resume", "train --resume"):
+        done = petrun(f"{command} {tmp_path}")
+        assert done.code == 2 and "was begun by 8 ranks, and this is one process" in done.err
+        assert f"petrun {command} {tmp_path} --cards 8 " in done.err
+    done = petrun(f"resume {tmp_path} --cards 3 --device cpu --verify")
+    assert done.code == 2
 
 
 def unfinished():
