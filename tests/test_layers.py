@@ -11,7 +11,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = {
     "cli": 3,
     "runs": 2,
-    **dict.fromkeys(("config", "models", "delta", "data", "parallel", "train", "checkpoint", "evaluate", "assets"), 1),
+    **dict.fromkeys(
+        ("config", "models", "delta", "data", "parallel", "train", "checkpoint", "evaluate", "serve", "assets"), 1
+    ),
     **dict.fromkeys(("graph", "kernels", "tensors", "errors", "utils"), 0),
 }
 # Rooms of the same level that must not know each other.

@@ -27,6 +27,7 @@ from petrun.cli import (
     rehearse,
     reshard,
     resume,
+    serve,
     signals,
     train,
 )
@@ -48,6 +49,7 @@ app.command("merge", rich_help_panel="Commands")(merge.merge)
 app.command("unmerge", rich_help_panel="Commands")(merge.unmerge)
 app.command("predict", rich_help_panel="Commands")(predict.predict)
 app.command("generate", rich_help_panel="Commands")(generate.generate)
+app.command("serve", rich_help_panel="Commands")(serve.serve)
 app.command("reshard", rich_help_panel="Commands")(reshard.reshard)
 app.command("inspect", rich_help_panel="Commands")(inspect.inspect)
 app.command("algorithms", rich_help_panel="Commands")(algorithms.algorithms)

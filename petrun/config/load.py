@@ -380,3 +380,8 @@ _PlainDumper.add_representer(str, _represent_text)
 def to_yaml(documents: Sequence[Mapping[str, Any]]) -> str:
     """Documents of one YAML file, keys in their order."""
     return yaml.dump_all(documents, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def environment(name: str) -> str | None:
+    """A variable of the environment that the user named; None where it is not set."""
+    return os.environ.get(name)

@@ -1,0 +1,290 @@
+"""OpenAI's request bodies -> what is wanted; answers -> OpenAI's objects. No HTTP and no net in here.
+
+Source: https://platform.openai.com/docs/api-reference (chat, completions, models, and the shape of errors). `top_k` and
+`repetition_penalty` are not OpenAI's; vLLM and others spell them so.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+_MOST_STOPS = 4
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_ROLES = ("system", "developer", "user", "assistant")
+_KNOWN = {
+    "model", "stream", "stream_options", "max_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "stop", "seed", "n",
+    "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "user", "metadata", "store", "service_tier",
+    "safety_identifier", "prompt_cache_key",
+}  # fmt: skip
+_CHAT = {
+    "messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "functions",
+    "function_call", "response_format", "modalities", "reasoning_effort", "verbosity",
+}  # fmt: skip
+_TEXT = {"prompt", "suffix", "echo", "best_of"}
+_NOTHING: Mapping[str, tuple[Any, ...]] = {
+    "n": (1,), "best_of": (1,), "presence_penalty": (0,), "frequency_penalty": (0,), "logit_bias": ({},), "logprobs": (False, 0),
+    "top_logprobs": (0,), "tools": ([],), "functions": ([],), "tool_choice": ("none", "auto"), "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},), "modalities": (["text"],), "suffix": ("",), "echo": (False,),
+}  # fmt: skip
+"""Settings that are taken where they ask for nothing; null always is."""
+
+
+class Refusal(Exception):
+    """What a client gets instead of an answer: an HTTP status and OpenAI's error object."""
+
+    def __init__(
+        self, status: int, message: str, *, code: str | None = None, param: str | None = None, kind: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {
+            "error": {
+                "message": message,
+                "type": kind or ("invalid_request_error" if status < 500 else "server_error"),
+                "param": param,
+                "code": code,
+            }
+        }
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for."""
+
+    most_tokens: int = 1024
+    """New tokens."""
+    default_tokens: int = 256
+    """... where the request names no number."""
+    body_bytes: int = 1 << 20
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One request."""
+
+    model: str
+    prompt: str | tuple[Mapping[str, str], ...]
+    """A text, or messages of role and content."""
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+    stream: bool = False
+    with_usage: bool = False
+    """A stream ends with the counts of tokens."""
+    id: str = field(default_factory=lambda: secrets.token_hex(12))
+
+    @property
+    def chat(self) -> bool:
+        return not isinstance(self.prompt, str)
+
+
+@dataclass(frozen=True)
+class Done:
+    """How an answer ended."""
+
+    finish: Literal["stop", "length"]
+    tokens: int
+    prompt_tokens: int
+
+    @property
+    def usage(self) -> dict[str, int]:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.tokens,
+            "total_tokens": self.prompt_tokens + self.tokens,
+        }
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """The body's object. Raises Refusal."""
+    try:
+        found = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise Refusal(400, f"The body is not valid JSON: {what}") from error
+    if not isinstance(found, dict):
+        raise Refusal(400, "The body must be a JSON object.")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def read_wanted(body: Mapping[str, Any], limits: Limits, *, chat: bool) -> Wanted:
+    """A body of /v1/chat/completions or /v1/completions. Raises Refusal naming the parameter."""
+    known = _KNOWN | (_CHAT if chat else _TEXT)
+    for name, value in body.items():
+        if name not in known:
+            raise _wrong(name, f"Unknown parameter: '{name[:64]}'.", "unknown_parameter")
+        if value is not None and name in _NOTHING and value not in _NOTHING[name]:
+            raise _wrong(name, f"'{name}' is not supported here, other than {_listed(_NOTHING[name])}.", "unsupported")
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        raise _wrong("model", "you must provide a model parameter", "missing_required_parameter")
+    stream = _flag(body, "stream")
+    options = body.get("stream_options")
+    if options is not None and (not stream or not isinstance(options, dict)):
+        raise _wrong("stream_options", "'stream_options' is an object, and only allowed when 'stream' is true.")
+    seed = _number(body, "seed", None, -(2**63), 2**63 - 1, whole=True)
+    return Wanted(
+        model=model,
+        prompt=_messages(body.get("messages")) if chat else _prompt(body.get("prompt")),
+        max_tokens=_max_tokens(body, limits),
+        temperature=_number(body, "temperature", 1.0, 0.0, 2.0),
+        top_p=_number(body, "top_p", 1.0, 0.0, 1.0, above=True),
+        top_k=int(_number(body, "top_k", 0, 0, 2**31, whole=True)),
+        repetition_penalty=_number(body, "repetition_penalty", 1.0, 0.0, 10.0, above=True),
+        stop=_stop(body.get("stop")),
+        seed=secrets.randbits(62) if seed is None else int(seed) % 2**63,
+        stream=stream,
+        with_usage=bool(options and _flag(options, "include_usage")),
+    )
+
+
+def _wrong(param: str, message: str, code: str | None = None) -> Refusal:
+    return Refusal(400, message, code=code, param=param[:64])
+
+
+def _listed(values: tuple[Any, ...]) -> str:
+    return " or ".join(json.dumps(value) for value in values)
+
+
+def _flag(body: Mapping[str, Any], name: str) -> bool:
+    value = body.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise _wrong(name, f"'{name}' must be a boolean.", "invalid_type")
+    return bool(value)
+
+
+def _number(
+    body: Mapping[str, Any],
+    name: str,
+    default: Any,
+    low: float,
+    high: float,
+    *,
+    whole: bool = False,
+    above: bool = False,
+) -> Any:
+    """A number from `low` (`above`: not that itself) to `high`."""
+    value = body.get(name)
+    if value is None:
+        return default
+    kind = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise _wrong(name, f"'{name}' must be {'an integer' if whole else 'a number'}.", "invalid_type")
+    if not (low <= value <= high) or (above and value == low) or not math.isfinite(value):
+        raise _wrong(name, f"'{name}' must be {'above' if above else 'at least'} {low:g} and at most {high:g}.")
+    return value if whole else float(value)
+
+
+def _max_tokens(body: Mapping[str, Any], limits: Limits) -> int:
+    name = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
+    value = _number(body, name, None, 1, 2**31, whole=True)
+    if value is None:
+        return min(limits.default_tokens, limits.most_tokens)
+    if value > limits.most_tokens:
+        raise _wrong(name, f"{name} is too large: {value}. This server gives at most {limits.most_tokens} tokens.")
+    return int(value)
+
+
+def _stop(value: Any) -> tuple[str, ...]:
+    found = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(found, list) or len(found) > _MOST_STOPS or not all(isinstance(x, str) and x for x in found):
+        raise _wrong("stop", f"'stop' must be a text or a list of at most {_MOST_STOPS} texts, none of them empty.")
+    return tuple(_text(text, "stop") for text in found)
+
+
+def _text(text: str, param: str) -> str:
+    if not text.isascii() and _SURROGATE.search(text):
+        raise _wrong(param, f"'{param}' holds half of a surrogate pair, which is no character.")
+    return text
+
+
+def _prompt(value: Any) -> str:
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if not isinstance(value, str) or not value:
+        raise _wrong("prompt", "'prompt' must be a text, or a list of one text, and not empty.", "invalid_type")
+    return _text(value, "prompt")
+
+
+def _messages(value: Any) -> tuple[Mapping[str, str], ...]:
+    if not isinstance(value, list) or not value:
+        raise _wrong("messages", "'messages' must be a list of at least one message.", "missing_required_parameter")
+    found = []
+    for number, message in enumerate(value):
+        where = f"messages[{number}]"
+        if not isinstance(message, dict) or message.get("role") not in _ROLES:
+            raise _wrong(where, f"'{where}' must be an object whose role is one of {', '.join(_ROLES)}.")
+        found.append({"role": message["role"], "content": _content(message.get("content"), f"{where}.content")})
+    return tuple(found)
+
+
+def _content(value: Any, where: str) -> str:
+    """A text, or a list of parts of type text."""
+    parts = value if isinstance(value, list) else [{"type": "text", "text": value}]
+    for part in parts:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise _wrong(where, f"'{where}' must be a text, or a list of parts of type text.", "invalid_type")
+    return _text("".join(part["text"] for part in parts), where)
+
+
+def answer(wanted: Wanted, text: str, done: Done, created: int) -> dict[str, Any]:
+    """The object of a whole answer."""
+    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": done.finish}
+    if wanted.chat:
+        choice["message"] = {"role": "assistant", "content": text, "refusal": None}
+    else:
+        choice["text"] = text
+    return {**_head(wanted, created, part=False), "choices": [choice], "usage": done.usage}
+
+
+def chunk(
+    wanted: Wanted, created: int, text: str | None, finish: str | None = None, first: bool = False
+) -> dict[str, Any]:
+    """The object of a piece of a stream. `text` None: an end without text."""
+    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish}
+    if wanted.chat:
+        delta = {"role": "assistant"} if first else {}
+        choice["delta"] = delta if text is None else {**delta, "content": text}
+    else:
+        choice["text"] = text or ""
+    found = {**_head(wanted, created, part=True), "choices": [choice]}
+    return {**found, "usage": None} if wanted.with_usage else found
+
+
+def usage_chunk(wanted: Wanted, created: int, done: Done) -> dict[str, Any]:
+    """The last object of a stream whose counts were asked for."""
+    return {**_head(wanted, created, part=True), "choices": [], "usage": done.usage}
+
+
+def _head(wanted: Wanted, created: int, part: bool) -> dict[str, Any]:
+    kind = ("chat.completion" + (".chunk" if part else "")) if wanted.chat else "text_completion"
+    return {
+        "id": ("chatcmpl-" if wanted.chat else "cmpl-") + wanted.id,
+        "object": kind,
+        "created": created,
+        "model": wanted.model,
+    }
+
+
+def model_object(name: str, created: int) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": created, "owned_by": "petrun"}
+
+
+def event(found: Mapping[str, Any] | str) -> bytes:
+    """A server-sent event."""
+    text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+    return f"data: {text}\n\n".encode()

@@ -1,0 +1,363 @@
+"""The HTTP side on a real socket, with an engine that computes nothing: every request gets the right status, and the server lives on."""
+
+import http.client
+import json
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from petrun.errors import ConfigError, DataError, SetupError
+from petrun.serve.app import Service, make_app
+from petrun.serve.desk import Desk, Piece, work
+from petrun.serve.openai import Done, Limits
+from petrun.serve.server import HttpServer, bind, is_loopback
+
+HELLO = {"model": "echo", "messages": [{"role": "user", "content": "a b c"}]}
+
+
+class Words:
+    """Answers with the words of the last message, one a piece. "fail" raises, each "wait" waits for a `go`, over 9 words are too long."""
+
+    names = ("echo", "other")
+
+    def __init__(self):
+        self.go = threading.Semaphore(0)
+        self.seen = []
+        self.batches = []
+
+    def text(self, wanted):
+        return wanted.prompt if isinstance(wanted.prompt, str) else wanted.prompt[-1]["content"]
+
+    def check(self, wanted):
+        count = len(self.text(wanted).split())
+        if count > 9:
+            raise DataError(
+                f"prompt 1: a prompt of {count} tokens leaves no room for an answer in the model's 9 positions"
+            )
+        return count
+
+    def pieces(self, wanted):
+        self.batches.append([each.model for each in wanted])
+        self.seen += wanted
+        for index, each in enumerate(wanted):
+            words = self.text(each).split()
+            for number, word in enumerate(words):
+                if word == "fail":
+                    raise RuntimeError("kernel launch failed\nmore")
+                if word == "wait":
+                    assert self.go.acquire(timeout=30)
+                last = number == len(words) - 1
+                done = Done("stop", len(words), len(words)) if last else None
+                yield Piece(index, word if last else word + " ", done)
+
+
+class Running:
+    def __init__(self, engine, port, desk, told):
+        self.engine, self.port, self.desk, self.told = engine, port, desk, told
+
+    def __call__(self, method, path, body=None, **headers):
+        """(status, headers, the JSON object)."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        headers = {"Content-Type": "application/json", **{k.replace("_", "-"): v for k, v in headers.items()}}
+        connection.request(method, path, data, headers)
+        response = connection.getresponse()
+        found = response.status, dict(response.getheaders()), response.read()
+        connection.close()
+        return (
+            found[0],
+            found[1],
+            json.loads(found[2]) if found[1].get("content-type") == "application/json" else found[2],
+        )
+
+    def chat(self, **changes):
+        return self("POST", "/v1/chat/completions", {**HELLO, **changes})
+
+    def error(self, status, body, path="/v1/chat/completions"):
+        found, _, content = self("POST", path, body)
+        assert found == status, content
+        assert set(content) == {"error"} and set(content["error"]) == {"message", "type", "param", "code"}
+        return content["error"]
+
+
+@contextmanager
+def serving(key=None, queue=3, batch=2, limits=None, grace=20.0):
+    engine, desk, told, end = Words(), Desk(queue), [], threading.Event()
+    place = bind("127.0.0.1", 0)
+    app = make_app(Service(engine, desk, limits or Limits(most_tokens=50, default_tokens=7, body_bytes=4096), key))
+    server = HttpServer(app, place, grace_seconds=grace, most_connections=50)
+    server.start()
+    how = {"stopping": end.is_set, "closing": server.refuse, "grace_seconds": grace, "tell": told.append}
+    worker = threading.Thread(target=lambda: work(desk, engine, batch, **how))
+    worker.start()
+    running = Running(engine, place.getsockname()[1], desk, told)
+    running.end, running.worker = end, worker
+    try:
+        yield running
+    finally:
+        end.set()
+        engine.go.release(9)
+        worker.join(30)
+        server.stop()
+        assert not worker.is_alive() and not server.alive
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving() as running:
+        yield running
+
+
+def test_answers_models_and_health(server):
+    status, _, found = server.chat()
+    assert status == 200 and found["object"] == "chat.completion" and found["model"] == "echo"
+    assert found["id"].startswith("chatcmpl-") and abs(found["created"] - time.time()) < 100
+    message = {"role": "assistant", "content": "a b c", "refusal": None}
+    assert found["choices"] == [{"index": 0, "logprobs": None, "finish_reason": "stop", "message": message}]
+    assert found["usage"] == {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6}
+    status, _, found = server("POST", "/v1/completions", {"model": "other", "prompt": ["x y"], "max_tokens": 2})
+    assert status == 200 and found["object"] == "text_completion" and found["choices"][0]["text"] == "x y"
+    status, _, found = server("GET", "/v1/models")
+    assert [each["id"] for each in found["data"]] == ["echo", "other"] and found["object"] == "list"
+    assert server("GET", "/v1/models/other")[2]["id"] == "other"
+    assert server("GET", "/v1/models/nobody")[0] == 404
+    assert server("GET", "/health")[2] == {"status": "ok", "waiting": 0, "running": 0}
+
+
+def test_settings_reach_the_engine(server):
+    parts = [{"type": "text", "text": "p "}, {"type": "text", "text": "q"}]
+    status, _, _ = server.chat(
+        messages=[{"role": "system", "content": "be brief"}, {"role": "user", "content": parts}], temperature=0, top_p=0.5, top_k=4,
+        stop="END", seed=-1, max_completion_tokens=11, max_tokens=5, repetition_penalty=1.5, n=1, presence_penalty=0, tools=[],
+        user="me", logprobs=False, response_format={"type": "text"}, stream=None, logit_bias={},
+    )  # fmt: skip
+    wanted = server.engine.seen[-1]
+    assert status == 200 and wanted.prompt == (
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "p q"},
+    )
+    assert (wanted.temperature, wanted.top_p, wanted.top_k, wanted.repetition_penalty) == (0.0, 0.5, 4, 1.5)
+    assert (wanted.stop, wanted.seed, wanted.max_tokens) == (("END",), 2**63 - 1, 11)
+    server.chat(stop=["a", "b"])
+    first = server.engine.seen[-1]
+    assert first.stop == ("a", "b") and (first.temperature, first.max_tokens) == (1.0, 7)
+    server.chat()
+    assert server.engine.seen[-1].seed != first.seed, "no seed: another answer each time"
+
+
+def test_streams(server):
+    body = {**HELLO, "stream": True, "stream_options": {"include_usage": True}}
+    status, headers, raw = server("POST", "/v1/chat/completions", body)
+    assert status == 200 and headers["content-type"].startswith("text/event-stream")
+    events = raw.decode().split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
+    chunks = [json.loads(each.removeprefix("data: ")) for each in events[:-2]]
+    assert {each["object"] for each in chunks} == {"chat.completion.chunk"} and len(
+        {each["id"] for each in chunks}
+    ) == 1
+    deltas = [each["choices"][0]["delta"] for each in chunks if each["choices"]]
+    assert deltas[0] == {"role": "assistant", "content": ""} and deltas[-1] == {}
+    assert [each["content"] for each in deltas[1:-1]] == ["a ", "b ", "c"]
+    assert [each["choices"][0]["finish_reason"] for each in chunks[:-1]] == [None] * 4 + ["stop"]
+    assert chunks[-1]["usage"]["total_tokens"] == 6 and chunks[-1]["choices"] == [] and chunks[0]["usage"] is None
+    raw = server("POST", "/v1/completions", {"model": "echo", "prompt": "u v", "stream": True})[2].decode()
+    chunks = [json.loads(each.removeprefix("data: ")) for each in raw.split("\n\n")[:-2]]
+    assert "".join(each["choices"][0]["text"] for each in chunks) == "u v" and "usage" not in chunks[0]
+
+
+WRONG = {
+    "no JSON": (b"{", 400, None),
+    "NaN": (b'{"model": "echo", "temperature": NaN}', 400, None),
+    "not UTF-8": (b'{"model": "\xff"}', 400, None),
+    "too deep": (b"[" * 4000, 400, None),
+    "a huge number": (b'{"model": "echo", "seed": ' + b"9" * 4000 + b"}", 400, "seed"),
+    "a list": ([], 400, None),
+    "no model": ({"messages": HELLO["messages"]}, 400, "model"),
+    "a model of no name": ({**HELLO, "model": 3}, 400, "model"),
+    "an unknown model": ({**HELLO, "model": "nobody"}, 404, "model"),
+    "no messages": ({"model": "echo"}, 400, "messages"),
+    "empty messages": ({**HELLO, "messages": []}, 400, "messages"),
+    "a message that is a text": ({**HELLO, "messages": ["hi"]}, 400, "messages[0]"),
+    "an unknown role": ({**HELLO, "messages": [{"role": "judge", "content": "x"}]}, 400, "messages[0]"),
+    "content that is a number": ({**HELLO, "messages": [{"role": "user", "content": 3}]}, 400, "messages[0].content"),
+    "an image": ({**HELLO, "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages[0].content"),
+    "half a character": (b'{"model": "echo", "messages": [{"role": "user", "content": "\\ud800"}]}', 400, "messages[0].content"),
+    "too hot": ({**HELLO, "temperature": 2.1}, 400, "temperature"),
+    "temperature as text": ({**HELLO, "temperature": "hot"}, 400, "temperature"),
+    "a boolean as number": ({**HELLO, "top_p": True}, 400, "top_p"),
+    "top_p 0": ({**HELLO, "top_p": 0}, 400, "top_p"),
+    "no tokens": ({**HELLO, "max_tokens": 0}, 400, "max_tokens"),
+    "too many tokens": ({**HELLO, "max_completion_tokens": 51}, 400, "max_completion_tokens"),
+    "half a token": ({**HELLO, "max_tokens": 1.5}, 400, "max_tokens"),
+    "five stops": ({**HELLO, "stop": list("abcde")}, 400, "stop"),
+    "an empty stop": ({**HELLO, "stop": [""]}, 400, "stop"),
+    "two answers": ({**HELLO, "n": 2}, 400, "n"),
+    "tools": ({**HELLO, "tools": [{"type": "function"}]}, 400, "tools"),
+    "log probabilities": ({**HELLO, "logprobs": True}, 400, "logprobs"),
+    "an unknown setting": ({**HELLO, "temprature": 1}, 400, "temprature"),
+    "a stream that is a text": ({**HELLO, "stream": "yes"}, 400, "stream"),
+    "options without a stream": ({**HELLO, "stream_options": {}}, 400, "stream_options"),
+    "too long": ({**HELLO, "messages": [{"role": "user", "content": "w " * 10}]}, 400, "messages"),
+    "too large": ({**HELLO, "messages": [{"role": "user", "content": "w" * 5000}]}, 413, None),
+}  # fmt: skip
+
+
+def test_what_is_wrong_gets_its_status(server):
+    for case, (body, status, param) in WRONG.items():
+        error = server.error(status, body)
+        assert error["param"] == param, case
+        assert error["type"] == "invalid_request_error" and error["message"], case
+    assert server.error(400, WRONG["too long"][0])["code"] == "context_length_exceeded"
+    assert server.error(404, WRONG["an unknown model"][0])["code"] == "model_not_found"
+    assert server.error(400, WRONG["an unknown setting"][0])["code"] == "unknown_parameter"
+    assert server.error(400, {"model": "echo", "prompt": ["a", "b"]}, "/v1/completions")["param"] == "prompt"
+    assert server.error(400, {**HELLO, "prompt": "x"})["param"] == "prompt"
+    assert server("GET", "/nowhere")[0] == 404 and server("GET", "/v1/chat/completions")[0] == 405
+    assert server("GET", "/nowhere")[2]["error"]["type"] == "invalid_request_error"
+    assert server("POST", "/v1/chat/completions", HELLO, Content_Type="text/plain")[0] == 415
+    # In pieces, and so without a length that says it beforehand.
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection.request("POST", "/v1/completions", iter([b"x" * 3000] * 2), {"Content-Type": "application/json"})
+    assert connection.getresponse().status == 413
+    connection.close()
+    with socket.create_connection(("127.0.0.1", server.port)) as raw:
+        raw.sendall(b"NONSENSE\r\n\r\n")
+        assert b" 400 " in raw.recv(1000)
+    assert server.chat()[0] == 200
+
+
+def test_what_fails_while_computing(server):
+    assert server.error(500, {**HELLO, "messages": [{"role": "user", "content": "fail"}]})["type"] == "server_error"
+    assert server.told[-1] == "a request failed: RuntimeError: kernel launch failed"
+    body = {**HELLO, "stream": True, "messages": [{"role": "user", "content": "a fail"}]}
+    status, _, raw = server("POST", "/v1/chat/completions", body)
+    assert (
+        status == 200
+        and json.loads(raw.decode().split("\n\n")[-2].removeprefix("data: "))["error"]["type"] == "server_error"
+    )
+    assert server.chat()[0] == 200
+
+
+def background(running, content, results, **changes):
+    """A request in a thread of its own."""
+
+    def ask():
+        results.append(running.chat(messages=[{"role": "user", "content": content}], **changes))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    return thread
+
+
+def until(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_too_many_wait_and_those_that_leave_make_room():
+    with serving(queue=2, batch=2) as running:
+        results = []
+        threads = [background(running, "wait", results)]
+        until(lambda: running.desk.running == 1)
+        threads += [background(running, f"later {name}", results, model=name) for name in ("echo", "other")]
+        until(lambda: running.desk.waiting == 2)
+        status, headers, found = running.chat()
+        assert status == 429 and headers["retry-after"] == "1" and found["error"]["code"] == "rate_limit_exceeded"
+        assert running("GET", "/health")[2] == {"status": "ok", "waiting": 2, "running": 1}
+        running.engine.go.release()
+        for thread in threads:
+            thread.join(30)
+        assert [status for status, _, _ in results] == [200] * 3
+        assert sorted(running.engine.batches[1]) == ["echo", "other"], "two deltas in one batch"
+        # A client that goes away while it waits is not computed for.
+        thread = background(running, "wait", results)
+        until(lambda: running.desk.running == 1)
+        seen = len(running.engine.seen)
+        leaver = http.client.HTTPConnection("127.0.0.1", running.port)
+        body = json.dumps({**HELLO, "messages": [{"role": "user", "content": "gone"}]})
+        leaver.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+        until(lambda: running.desk.waiting == 1)
+        leaver.close()
+        until(lambda: all(ticket.dropped for ticket in running.desk._waiting))
+        running.engine.go.release()
+        thread.join(30)
+        assert running.chat()[0] == 200 and "gone" not in [running.engine.text(w) for w in running.engine.seen[seen:]]
+
+
+def test_a_key_is_asked_for():
+    with serving(key="s3cret") as running:
+        assert running("GET", "/health")[0] == 200
+        for header in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": "s3cret"},
+            {"Authorization": "Bearer \xff"},
+        ):
+            status, headers, found = running("GET", "/v1/models", **header)
+            assert status == 401 and found["error"]["code"] == "invalid_api_key", header
+            assert headers["www-authenticate"] == "Bearer"
+        assert running("POST", "/v1/chat/completions", b"{")[0] == 401, "before the body is looked at"
+        assert running("POST", "/v1/chat/completions", HELLO, Authorization="Bearer s3cret")[0] == 200
+
+
+def refused(port):
+    """Nobody listens at the port."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_an_end_answers_what_was_asked():
+    """What is computed and what waits is answered; what comes later is refused or finds nobody."""
+    with serving(batch=1) as running:
+        results = []
+        threads = [background(running, "wait wait here", results)]
+        until(lambda: running.desk.running == 1)
+        threads.append(background(running, "next", results))
+        until(lambda: running.desk.waiting == 1)
+        running.end.set()
+        # Noticed with the next piece; the second wait holds the answer up.
+        running.engine.go.release()
+        until(lambda: refused(running.port))
+        running.engine.go.release()
+        for thread in threads:
+            thread.join(30)
+        assert [status for status, _, _ in results] == [200, 200]
+        running.worker.join(30)
+
+
+def test_an_end_without_grace_sends_everyone_away():
+    with serving(batch=1, grace=0.0) as running:
+        results = []
+        threads = [background(running, "wait x y", results)]
+        until(lambda: running.desk.running == 1)
+        threads.append(background(running, "next", results))
+        until(lambda: running.desk.waiting == 1)
+        running.end.set()
+        running.engine.go.release()
+        for thread in threads:
+            thread.join(30)
+        assert sorted(status for status, _, _ in results) == [503, 503]
+        assert "shutting down" in results[0][2]["error"]["message"]
+
+
+def test_addresses():
+    assert [is_loopback(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost", "0.0.0.0", "::", "example.org")] == [
+        True, True, True, True, False, False, False,
+    ]  # fmt: skip
+    place = bind("127.0.0.1", 0)
+    place.listen()
+    with pytest.raises(SetupError, match="cannot be used"):
+        bind("127.0.0.1", place.getsockname()[1])
+    place.close()
+    with pytest.raises(ConfigError, match="--host no such host: is no address"):
+        bind("no such host", 0)
+    with pytest.raises(ConfigError, match="--port 70000"):
+        bind("127.0.0.1", 70000)
