@@ -18,7 +18,6 @@ from contextlib import contextmanager, suppress
 from petrun.train.stop import Stopped, stop_request
 
 _POLL_SECONDS = 0.1
-_NOTICE = b"stopping after this step; once more to stop at once\n"
 
 
 def install() -> None:
@@ -34,12 +33,16 @@ def _stop(number: int, frame: types.FrameType | None) -> None:
     first = request.note(number)
     if request.deferred:
         if first:
-            os.write(2, _NOTICE)
+            _tell(request.notice)
         return
     if any(_is_importing(module) for name, module in list(sys.modules.items()) if name.startswith("petrun.")):
         # MindSpore's import does not survive an exception (it aborts the process); nothing has been written yet.
         leave(request.number or number)
     raise Stopped(request.number or number)
+
+
+def _tell(notice: str) -> None:
+    os.write(2, f"{notice}; once more to stop at once\n".encode())
 
 
 def _is_importing(module: types.ModuleType) -> bool:
@@ -95,7 +98,7 @@ def _arrived(number: int, main: int) -> None:
     first = request.note(number)
     if request.deferred:
         if first:
-            os.write(2, _NOTICE)
+            _tell(request.notice)
     elif number == signal.SIGINT:
         # Wakes the main thread where it waits for something; its handler takes the number from the request.
         signal.pthread_kill(main, signal.SIGTERM)

@@ -111,7 +111,7 @@ def run(
         app = make_app(Service(engine, desk, Limits(most_tokens=asked.max_tokens), key))
         most = asked.queue + asked.batch_size + _SPARE_CONNECTIONS
         http = HttpServer(app, place, grace_seconds=asked.grace_seconds, most_connections=most)
-        with request.deferring():
+        with request.deferring("finishing what was asked"):
             http.start()
             host, port = place.getsockname()[:2]
             say(f"serving {', '.join(engine.names)} on http://{f'[{host}]' if ':' in host else host}:{port}/v1")

@@ -24,6 +24,8 @@ class StopRequest:
         self.came_at = 0.0
         self.deferred = False
         """A run is between its first step and its last: it looks here after every step."""
+        self.notice = ""
+        """What is said where a deferred signal comes."""
 
     def note(self, number: int) -> bool:
         """True for the first signal. What follows within half a second is the same wish: a terminal and a supervisor both send it."""
@@ -41,9 +43,9 @@ class StopRequest:
         self.number = None
 
     @contextmanager
-    def deferring(self) -> Iterator[None]:
+    def deferring(self, notice: str = "stopping after this step") -> Iterator[None]:
         """In the block a first signal does not end the program; the block looks at `number`."""
-        self.deferred = True
+        self.deferred, self.notice = True, notice
         try:
             yield
         finally:
