@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from petrun.cli import options
-from petrun.cli.options import Number, Text, Texts, Whole, option
+from petrun.cli.options import MODEL, Number, Text, Texts, Whole, option
 from petrun.cli.signals import told_apart
 
 SERVER = "Server"
