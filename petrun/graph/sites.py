@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 
@@ -41,3 +42,8 @@ class Sites:
     kv_heads: int = 0
     head_dim: int = 0
     layers: int = 0
+
+
+def fits(pattern: str, path: str) -> bool:
+    """`*` stands for one part of a path: a layer's cells are not meant where the layer is."""
+    return re.fullmatch(re.escape(pattern).replace(r"\*", r"[^.]+"), path) is not None

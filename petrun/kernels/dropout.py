@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import mindspore as ms
@@ -35,10 +35,13 @@ GOLDEN = 0x9E3779B9
 LANES = 4096
 
 
-@lru_cache(maxsize=1)
-def step_counter() -> Parameter:
-    """The one int32 scalar that every mask depends on: the train step sets it before the forward pass."""
-    counter = Parameter(Tensor(0, ms.int32), name="petrun_dropout_step", requires_grad=False)
+@cache
+def step_counter(stage: int = 0) -> Parameter:
+    """The int32 scalar that every mask depends on: the train step sets it before the forward pass.
+
+    Each stage of a pipeline has one of its own, as MindSpore would send a shared one from stage to stage, and cannot."""
+    name = f"petrun_dropout_step_{stage}" if stage else "petrun_dropout_step"
+    counter = Parameter(Tensor(0, ms.int32), name=name, requires_grad=False)
     # MindSpore crashes where it cuts a scalar over the ranks of an optimizer that is split.
     counter.parallel_optimizer = False
     return counter
@@ -54,6 +57,12 @@ def batch_place() -> Parameter:
 def whole_place() -> Tensor:
     """The place of a tensor that is the same on every rank."""
     return Tensor([0, 1], ms.int32)
+
+
+def count_on_stage(cell: Any, stage: int) -> None:
+    """Have a cell's own masks, if it has any, depend on that stage's counter."""
+    if getattr(cell, "step", None) is step_counter():
+        object.__setattr__(cell, "step", step_counter(stage))
 
 
 def signed(word: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import mindspore as ms
@@ -19,10 +20,11 @@ from petrun.graph.sites import Sites
 from petrun.kernels import Attention, MergeHeads, RmsNorm, SiluMul, SplitHeads
 from petrun.kernels import Rope as Rotate
 from petrun.models.base import Family, StoredName
-from petrun.models.decoding import CausalMask, cache_index, cached_mask, open_cache, virtual_positions, write_cache
+from petrun.models.decoding import cache_index, cached_mask, open_cache, write_cache
 from petrun.models.fields import Fields
 from petrun.models.parts import ACTIVATIONS, DTYPES, Embedding, activation, cell_paths, dense, named
-from petrun.models.rope import Rope, Rotary, parse_rope
+from petrun.models.rope import Rope, parse_rope
+from petrun.models.tables import Tables
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ class LlamaLayer(nn.Cell):
         self.after_attn.shard(((dp, 1, 1), (dp, 1, 1)))
         self.after_mlp.shard(((dp, 1, 1), (dp, 1, 1)))
 
-    def construct(self, x: Any, cos: Any, sin: Any, mask: Any) -> Any:
+    def construct(self, x: Any, cos: Any, sin: Any, mask: Any, part: int = 0) -> Any:
         x = self.after_attn(x, self.attn(self.attn_norm(x), cos, sin, mask))
         return self.after_mlp(x, self.mlp(self.mlp_norm(x)))
 
@@ -214,14 +216,11 @@ class Llama(nn.Cell):
         super().__init__()
         self.kv_heads = c.kv_heads
         self.longest = c.rope.positions if c.rope.kind == "dynamic" else 0
-        # One mask for each kind of layer that there is.
-        self.window = max(c.windows)
-        self.all_windowed = min(c.windows) > 0
+        self.make_tables = partial(Tables, c.rope, c.windows, dtype)
         # Set by graph.virtual where a delta brings virtual tokens.
         self.prefix_tokens, self.prompt_tokens = 0, 0
         self.embed = Embedding(c.vocab, c.hidden, dtype)
-        self.rotary = Rotary(c.rope, dtype)
-        self.causal_mask = CausalMask()
+        self.tables = nn.CellList([self.make_tables()])
         self.layers = nn.CellList([LlamaLayer(c, dtype, seed, i) for i in range(c.layers)])
         self.norm = RmsNorm(c.hidden, c.eps)
         self.head = dense(c.hidden, c.vocab, dtype, bias=False)
@@ -238,19 +237,20 @@ class Llama(nn.Cell):
             x = ops.concat((self.embed.prompt(x.shape[0], x.dtype), x), 1)
         return x
 
-    def masks(self, segment_ids: Any, position_ids: Any) -> Any:
-        """The mask of windowed layers and that of the others."""
-        near = self.causal_mask(segment_ids, position_ids, self.window, self.prefix_tokens, self.prompt_tokens)
-        if self.all_windowed or self.window == 0:
-            return near, near
-        return near, self.causal_mask(segment_ids, position_ids, 0, self.prefix_tokens, self.prompt_tokens)
+    def open_stages(self, count: int) -> list[Any]:
+        """Have what the layers share made on each of `count` stages. Returns the cells that make it."""
+        self.tables.extend([self.make_tables() for _ in range(count - len(self.tables))])
+        return list(self.tables)
 
-    def construct(self, input_ids: Any, segment_ids: Any, position_ids: Any) -> Any:
+    def construct(self, input_ids: Any, segment_ids: Any, position_ids: Any, part: int = 0) -> Any:
+        """`part`: number of the batch's part that a pipeline sees; it changes nothing, but see train.pipelined."""
         x = self.enter(input_ids)
-        cos, sin = self.rotary(virtual_positions(position_ids, self.prefix_tokens, self.prompt_tokens))
-        near, full = self.masks(segment_ids, position_ids)
-        for layer in self.layers:
-            x = layer(x, cos, sin, near if layer.window > 0 else full)
+        made: Any = ()
+        for tables in self.tables:
+            made = (*made, tables(segment_ids, position_ids, self.prefix_tokens, self.prompt_tokens, part))
+        for i, layer in enumerate(self.layers):
+            cos, sin, near, full = made[i * len(self.tables) // len(self.layers)]
+            x = layer(x, cos, sin, near if layer.window > 0 else full, part)
         return self.logits(x[:, self.prompt_tokens :] if self.prompt_tokens > 0 else x)
 
     def check_slots(self, tokens: int) -> None:
@@ -266,8 +266,7 @@ class Llama(nn.Cell):
     def prefill(self, input_ids: Any, segment_ids: Any, position_ids: Any, slots: int) -> Any:
         """See decoding.PrefillStep."""
         x = self.enter(input_ids)
-        cos, sin = self.rotary(virtual_positions(position_ids, self.prefix_tokens, self.prompt_tokens))
-        near, full = self.masks(segment_ids, position_ids)
+        cos, sin, near, full = self.tables[0](segment_ids, position_ids, self.prefix_tokens, self.prompt_tokens)
         caches: tuple[Any, ...] = ()
         for layer in self.layers:
             mask = near if layer.window > 0 else full
@@ -279,8 +278,8 @@ class Llama(nn.Cell):
         """See decoding.DecodeStep."""
         x = self.embed(input_ids)
         virtual = self.prefix_tokens + self.prompt_tokens
-        cos, sin = self.rotary(position_ids + virtual)
-        near = cached_mask(visible, slot, position_ids, self.window, virtual)
+        cos, sin = self.tables[0].rotary(position_ids + virtual)
+        near = cached_mask(visible, slot, position_ids, self.tables[0].window, virtual)
         full = cached_mask(visible, slot, position_ids, 0, virtual)
         index = cache_index(input_ids.shape[0] * self.kv_heads, slot + self.prompt_tokens)
         new: tuple[Any, ...] = ()
@@ -336,8 +335,8 @@ def names(config: LlamaConfig) -> dict[str, StoredName]:
 
 _SPLITS = {
     "embed": "vocabulary",
-    "rotary": "tokens",
-    "causal_mask": "tokens",
+    "tables.*.rotary": "tokens",
+    "tables.*.causal_mask": "tokens",
     "layers.*": "tokens",
     "layers.*.attn_norm": "tokens",
     **dict.fromkeys((f"layers.*.attn.{role}" for role in "qkv"), "column"),

@@ -26,7 +26,7 @@ def compile_cut(step: Any, inputs: tuple[Any, ...], layout: Layout, world: World
         file = Path(folder) / "strategy.ckpt"
         write_strategy_to(file)
         try:
-            step.compile(*inputs)
+            step.compile(*step.arguments(*inputs))
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
             raise ConfigError(
                 f"--parallel {layout}: MindSpore's front end refuses it: {front_end_fault('', str(error))}",

@@ -13,12 +13,12 @@ A vocabulary that tp does not divide (GPT-2's is 50257) stays whole, with its he
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from petrun.errors import ConfigError
-from petrun.graph.sites import Sites
+from petrun.graph.sites import Sites, fits
+from petrun.parallel import stages
 from petrun.parallel.layout import Layout
 
 ROLES = ("vocabulary", "column", "row", "wide", "whole", "tokens", "heads")
@@ -29,11 +29,13 @@ def apply(net: Any, sites: Sites, layout: Layout, loss: Any = None) -> None:
 
     Raises ConfigError where the model has no plan, a layer does not divide, or a cell of the delta cannot be cut.
     """
-    if layout.pp > 1 or layout.sequence:
+    if layout.sequence:
         raise ConfigError(
-            f"--parallel {layout}: pipelines and split sequences are not built yet",
-            hint="Use dp, tp and zero.",
+            f"--parallel {layout}: split sequences are not built yet",
+            hint="Use dp, tp, pp and zero.",
         )
+    if layout.pp > 1:
+        stages.divide(net, sites, layout)
     if not sites.splits:
         if layout.tp > 1:
             raise ConfigError(
@@ -63,19 +65,14 @@ def recompute(net: Any, sites: Sites, how: str) -> None:
             hint="Leave it out, or let the factory return Sites(blocks='layers.*').",
         )
     for path, cell in net.cells_and_names():
-        inside = role_of(path, sites) == "wide" or _fits(sites.cores, path)
-        if _fits(sites.blocks, path) if how == "full" else inside:
+        inside = role_of(path, sites) == "wide" or fits(sites.cores, path)
+        if fits(sites.blocks, path) if how == "full" else inside:
             cell.recompute()
 
 
 def role_of(path: str, sites: Sites) -> str | None:
     """The role that the plan gives to the cell at `path`; of several patterns the first that fits."""
-    return next((role for pattern, role in sites.splits.items() if _fits(pattern, path)), None)
-
-
-def _fits(pattern: str, path: str) -> bool:
-    """`*` stands for one part of a path: a layer's cells are not meant where the layer is."""
-    return re.fullmatch(re.escape(pattern).replace(r"\*", r"[^.]+"), path) is not None
+    return next((role for pattern, role in sites.splits.items() if fits(pattern, path)), None)
 
 
 def _planned(net: Any, sites: Sites) -> Iterator[tuple[str, Any, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -110,6 +111,12 @@ def collectives(graphs: Iterable[str]) -> dict[str, tuple[int, int]]:
             count, size = found.get(name, (0, 0))
             found[name] = (count + 1, size + _tensor_bytes(returned))
     return {name: found[name] for name in COLLECTIVES if name in found}
+
+
+def gradient_sums(graphs: Iterable[str]) -> dict[str, int]:
+    """{parameter: how often its gradient is summed over the ranks that hold it}."""
+    mark = r"= AllReduce\(.*instance name: grad_mirror_.*mirror_user_id: \"([^\"]*)\""
+    return dict(Counter(name for text in graphs for name in re.findall(mark, text)))
 
 
 def _tensor_bytes(returned: str) -> int:

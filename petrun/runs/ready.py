@@ -41,6 +41,7 @@ from petrun.runs.sources import Sources, open_sources
 from petrun.train.loop import Plan, make_plan
 from petrun.train.loss import SupervisedLoss
 from petrun.train.optim import AdamW, Schedule, warmup_steps
+from petrun.train.pipelined import PipelineStep
 from petrun.train.step import TrainStep
 
 
@@ -252,6 +253,7 @@ def build_step(
         weight_decay=optim.weight_decay,
         decay_all=optim.decay_all,
         rates={p.name: method.rate(assembled.config, p.name) for p in trainable.parameters},
+        on_host=config.parallel.offload == "optimizer",
     )
     net, loss = assembled.loaded.net, SupervisedLoss(assembled.loaded.net)
     hook = method.hook(net, assembled.config, trainable.parameters, schedule.total_steps)
@@ -262,13 +264,31 @@ def build_step(
                 hint="Use dp alone.",
             )
         plan.apply(net, assembled.loaded.sites, layout, loss)
-    if config.parallel.offload != "none":
-        raise ConfigError(
-            "--offload optimizer: is not built yet", hint="Leave it out; zero=1 splits the state over dp ranks."
-        )
     plan.recompute(net, assembled.loaded.sites, config.parallel.recompute)
+    total = method.wrap_loss(loss, net, assembled.config)
+    if layout.split and total is not loss:
+        raise ConfigError(
+            f"--parallel {layout}: {method.name} compares two whole distributions of each row, which the ranks hold in slices",
+            hint="Use dp alone.",
+        )
+    if layout.pp > 1:
+        if config.train.accumulate > 1:
+            raise ConfigError(
+                f"--accumulate {config.train.accumulate}: a pipeline adds up its micro-batches instead",
+                hint=f"Give a --batch-size {config.train.accumulate} times as large, and as many more micro_batches.",
+            )
+        return PipelineStep(
+            total,
+            optimizer,
+            stages=layout.pp,
+            micro_batches=layout.micro_batches,
+            copies=layout.dp * layout.tp,
+            split_state=layout.zero > 0,
+            clip=optim.clip,
+            loss_scale=device.loss_scale,
+        )
     return TrainStep(
-        method.wrap_loss(loss, net, assembled.config),
+        total,
         optimizer,
         accumulate=config.train.accumulate,
         clip=optim.clip,

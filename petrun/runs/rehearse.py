@@ -110,6 +110,13 @@ def _hold_to_layout(layout: Layout, found: Sequence[Mapping[str, Any]]) -> None:
                 f"rank {rank['rank']} of {layout.world}: holds every parameter whole, though --parallel says {layout}",
                 hint="This model is not cut: use dp alone.",
             )
+        if rank["summed_twice"]:
+            names = ", ".join(rank["summed_twice"][:3])
+            raise SetupError(
+                f"rank {rank['rank']} of {layout.world}: MindSpore sums the gradients of {len(rank['summed_twice'])} parameters over "
+                f"the ranks more than once ({names}), so the step would be wrong",
+                hint="Use dp, tp and zero instead of pp for this model.",
+            )
 
 
 def read_settings(recipe: str | None, flags: Flags, sets: Sequence[str]) -> tuple[Resolved, Delta | None]:

@@ -28,7 +28,7 @@ from petrun.models.base import LoadedModel
 from petrun.models.factory import outline_model
 from petrun.parallel.context import Device, setup, split_operators
 from petrun.parallel.layout import Layout
-from petrun.parallel.rehearse import collectives
+from petrun.parallel.rehearse import collectives, gradient_sums
 from petrun.parallel.world import join
 from petrun.runs import rehearse
 from petrun.runs.assemble import base_path
@@ -70,7 +70,7 @@ def _rehearse(job: Mapping[str, Any], graphs: Path) -> dict[str, Any]:
     built = time.perf_counter()
     try:
         if job["level"] == 0:
-            step.compile(True, *inputs)
+            step.compile(*step.arguments(True, *inputs))
         else:
             step(True, *inputs)
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, NotImplementedError) as error:
@@ -78,7 +78,8 @@ def _rehearse(job: Mapping[str, Any], graphs: Path) -> dict[str, Any]:
     compiled = time.perf_counter()
     stage, row, column = layout.place(world.rank)
     held = set(getattr(step, "parameter_layout_dict", None) or whole) if layout.split else set(whole)
-    own = {p.name: p for p in step.get_parameters() if p.name in held or p.name not in whole}
+    # Of a pipeline's other stages neither the weights are held nor what goes with them.
+    own = {p.name: p for p in step.get_parameters() if p.name in held or (p.name not in whole and layout.pp == 1)}
     texts = [path.read_text(errors="replace") for path in sorted(graphs.rglob("*validate*.ir"))]
     return {
         "rank": world.rank,
@@ -95,6 +96,7 @@ def _rehearse(job: Mapping[str, Any], graphs: Path) -> dict[str, Any]:
             if name in own
         ],
         "state_bytes": sum(_bytes(p) for name, p in own.items() if name not in whole),
+        "summed_twice": sorted(name for name, n in gradient_sums(texts).items() if n > 1) if layout.pp > 1 else [],
         "collectives": {name: {"count": n, "bytes": size} for name, (n, size) in collectives(texts).items()},
         "peak_bytes": int(ms.runtime.max_memory_allocated()) if job["level"] else None,
         "build_seconds": round(built - began, 2),

@@ -56,6 +56,10 @@ class TrainStep(nn.Cell):
         self.mark = ops.ExpandDims().add_prim_attr("grad_scale", True)
         self.gradient = ms.value_and_grad(self.scaled_loss, None, optimizer.parameters)
 
+    def arguments(self, update: bool, denominator: Any, targets: Any, *inputs: Any) -> tuple[Any, ...]:
+        """What `construct` takes of what the cell is called with."""
+        return update, denominator, targets, *inputs
+
     def scaled_loss(self, denominator: Any, targets: Any, *inputs: Any) -> Any:
         """The loss times the loss scale; the logits stay inside, so they are not kept as an output."""
         value, _ = self.loss(denominator, targets, *inputs)

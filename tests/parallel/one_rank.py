@@ -1,6 +1,6 @@
 """Compile petrun's own training step for one rank of a cluster of Ascend cards that is not there.
 
-    RANK_ID=1 RANK_SIZE=8 python -m tests.parallel.one_rank FOLDER FAMILY/ALGO/LAYOUT
+    RANK_ID=1 RANK_SIZE=8 python -m tests.parallel.one_rank FOLDER FAMILY/ALGO/LAYOUT[/tied][/offload]
 
 MindSpore must find a CANN, or a stub of one, and MS_SIMULATION_LEVEL. Prints one JSON object.
 """
@@ -21,8 +21,10 @@ from petrun.models.factory import load_model
 from petrun.parallel import plan
 from petrun.parallel.context import connect, setup, split_operators
 from petrun.parallel.layout import parse_layout, settle
+from petrun.parallel.rehearse import gradient_sums
 from petrun.train.loss import SupervisedLoss
 from petrun.train.optim import AdamW, Schedule
+from petrun.train.pipelined import PipelineStep
 from petrun.train.step import TrainStep
 
 from ..models import reference
@@ -52,7 +54,7 @@ CONFIGS = {
 }  # fmt: skip
 
 
-def step_of(loaded, algo, layout):
+def step_of(loaded, algo, layout, on_host=False):
     """The training step of all linear layers, or of everything, laid out."""
     method = METHODS[algo]
     settings = {"rank": 4, "dropout": 0.1, "target": ("all-linear",)} if algo == "lora" else {}
@@ -63,8 +65,18 @@ def step_of(loaded, algo, layout):
     loss = SupervisedLoss(loaded.net)
     plan.apply(loaded.net, loaded.sites, layout, loss)
     schedule = Schedule("cosine", 1e-3, 2, 10)
-    optimizer = AdamW(parameters, schedule, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01)
-    return TrainStep(loss, optimizer, clip=1.0)
+    optimizer = AdamW(parameters, schedule, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01, on_host=on_host)
+    if layout.pp == 1:
+        return TrainStep(loss, optimizer, clip=1.0)
+    return PipelineStep(
+        loss,
+        optimizer,
+        stages=layout.pp,
+        micro_batches=layout.micro_batches,
+        copies=layout.dp * layout.tp,
+        split_state=layout.zero > 0,
+        clip=1.0,
+    )
 
 
 def operators(text):
@@ -75,26 +87,28 @@ def operators(text):
 
 
 def of_norms(text):
-    """Squares of how many parameters are summed over the ranks, and in how many sums."""
-    return [text.count(f"instance name: PARALLEL_GLOBALNORM_{what}") for what in ("DIV", "IN_STAGES")]
+    """Squares of how many parameters are summed over the ranks, and in how many sums over ranks of a stage and over stages."""
+    places = ("DIV", "IN_STAGES", "BETWEEN_STAGES")
+    return [text.count(f"instance name: PARALLEL_GLOBALNORM_{what}") for what in places]
 
 
 def case(folder, spelled):
-    family, algo, text = spelled.split("/")
+    family, algo, text, *more = spelled.split("/")
     rank, world = int(os.environ["RANK_ID"]), int(os.environ["RANK_SIZE"])
     layout = settle(world, **parse_layout(text))
     ms.set_context(save_graphs=1, save_graphs_path=str(folder / "graphs"))
     classify = family == "bert"
-    base = reference.write(folder / "base", CONFIGS[family], reference.make(CONFIGS[family]))
+    config = {**CONFIGS[family], **({"tie_word_embeddings": True} if "tied" in more else {})}
+    base = reference.write(folder / "base", config, reference.make(config))
     loaded = load_model(base, compute_dtype="bfloat16", num_labels=3 if classify else None)
     split_operators(layout, rank, folder / "strategy.ckpt")
-    step = step_of(loaded, algo, layout)
+    step = step_of(loaded, algo, layout, "offload" in more)
     whole = {p.name: list(p.shape) for p in step.get_parameters()}
     rows = Tensor(np.ones((ROWS, T), np.int32))
     targets = Tensor(np.ones(ROWS, np.int32)) if classify else rows
     inputs = (True, Tensor(4.0, ms.float32), targets, *(rows for _ in loaded.inputs))
     if os.environ["MS_SIMULATION_LEVEL"] == "0":
-        step.compile(*inputs)
+        step.compile(*step.arguments(*inputs))
     else:
         step(*inputs)
     graph = next((folder / "graphs").rglob("*validate*.ir")).read_text(errors="replace")
@@ -102,6 +116,7 @@ def case(folder, spelled):
     held = step.parameter_layout_dict
     return {
         "case": spelled,
+        "rank": rank,
         "net": [p.name for p in loaded.net.get_parameters()],
         "trained": [p.name for p in step.optimizer.parameters],
         "whole": whole,
@@ -110,6 +125,8 @@ def case(folder, spelled):
         "forward": operators(parallel),
         "collectives": operators(graph),
         "norms": of_norms(parallel),
+        "summed": gradient_sums([graph]),
+        "on_host": re.findall(r'= (?:PrimFunc_)?(\w+)\(.*primitive_target: "CPU"', graph),
         "peak_bytes": int(ms.runtime.max_memory_allocated()),
     }
 

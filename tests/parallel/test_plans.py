@@ -56,8 +56,8 @@ def cut_by_tensor_parallel(name, shape, tp):
 
 def check_slices(found, layout):
     """Every parameter, frozen or not, and the optimizer's state beside it."""
-    assert len(found["net"]) > 20
-    for name in found["net"]:
+    assert len(found["net"]) > 19
+    for name in held_by_stage(found, layout):
         whole = found["whole"][name]
         expected = cut_by_tensor_parallel(name, whole, layout.tp)
         if layout.zero and expected[0] % layout.dp == 0:
@@ -65,6 +65,52 @@ def check_slices(found, layout):
         assert found["slices"][name] == expected, name
         if name in found["trained"]:
             assert found["slices"][f"adam_m.{name}"] == found["slices"][f"adam_v.{name}"] == expected, name
+
+
+def held_by_stage(found, layout):
+    """Weights of this rank's stage: layers by their number, the embedding before the first and the head behind the last."""
+    stage, layers = layout.place(found["rank"])[0], 2
+    names = []
+    for name in found["net"]:
+        if name.startswith("layers."):
+            wanted = {int(name.split(".")[1]) * layout.pp // layers}
+        elif name.startswith("embed"):
+            # The last stage is sent a tied embedding, for its head.
+            wanted = {0, layout.pp - 1} if "head.weight" not in found["net"] else {0}
+        else:
+            wanted = {layout.pp - 1}
+        names += [name] if stage in wanted else []
+    return names
+
+
+def check_pipeline(found, layout):
+    """What a stage holds; that each part of the batch, and its gradient, goes from stage to stage once."""
+    own = set(held_by_stage(found, layout))
+    first, tied = layout.place(found["rank"])[0] == 0, "head.weight" not in found["net"]
+    assert set(found["held"]) & set(found["net"]) - {"embed.weight"} == own - {"embed.weight"}
+    prefixes = ("accu_grads.", "adam_m.", "adam_v.")
+    beside = {name for name in found["held"] if name.startswith(prefixes)}
+    kept = own & set(found["trained"]) - (set() if first else {"embed.weight"})
+    assert beside == {prefix + name for prefix in prefixes for name in kept} and len(kept) > 9
+    # A tied embedding is sent once a step, and its gradient comes back where it trains.
+    there, back = int(tied), int(tied and "embed.weight" in found["trained"])
+    parts = layout.micro_batches
+    assert found["collectives"]["Send"] == parts + (there if first else back)
+    assert found["collectives"]["Receive"] == parts + (back if first else there)
+    assert ("Send" in found["forward"], "Receive" in found["forward"]) == (first, not first)
+    # Its part of the norm is summed over the ranks of the stage, then over the stages.
+    assert found["norms"][1:] == [1, 1] and 0 < found["norms"][0] <= len(kept)
+    if layout.zero:
+        cut = [
+            name
+            for name in kept
+            if np.prod(found["slices"][name]) < np.prod(cut_by_tensor_parallel(name, found["whole"][name], layout.tp))
+        ]
+        assert found["collectives"]["ReduceScatter"] == len(cut) > 5
+    else:
+        assert found["norms"][0] == len(kept)
+        # Once a parameter: parts of a batch that share a graph would each sum it again.
+        assert set(found["summed"].values()) == {1} and len(found["summed"]) > 9
 
 
 def check_split_optimizer(found, layout):
@@ -80,7 +126,7 @@ def check_split_optimizer(found, layout):
     unique = [
         name for name in found["trained"] if np.prod(found["whole"][name]) == WORLD * np.prod(found["slices"][name])
     ]
-    assert found["norms"] == [len(found["trained"]) - len(unique), 1] and unique
+    assert found["norms"] == [len(found["trained"]) - len(unique), 1, 0] and unique
 
 
 def check_collectives(found, layers=2):
@@ -94,12 +140,15 @@ def check_collectives(found, layers=2):
     assert set(found["collectives"]) == {"AllReduce"}
     # Backward: one sum over the rows for each trained parameter, and over the columns for the input of every column layer.
     assert found["collectives"]["AllReduce"] >= sums + norm + len(found["trained"])
-    assert found["norms"] == [len(found["trained"]), 1], "each gradient counts once in the global norm"
+    assert found["norms"] == [len(found["trained"]), 1, 0], "each gradient counts once in the global norm"
 
 
 def check(found):
     layout = settle(WORLD, **parse_layout(found["case"].split("/")[2]))
     check_slices(found, layout)
+    if layout.pp > 1:
+        check_pipeline(found, layout)
+        return
     if layout.zero:
         check_split_optimizer(found, layout)
     else:
@@ -107,7 +156,9 @@ def check(found):
     assert set(found["held"]) >= set(found["net"]), "MindSpore's strategy file leaves nothing out"
 
 
-@pytest.mark.parametrize("case", ["llama/lora/dp=2,tp=4", "bert/full/dp=2,tp=4", "llama/lora/dp=4,tp=2,zero=1"])
+@pytest.mark.parametrize(
+    "case", ["llama/lora/dp=2,tp=4", "bert/full/dp=2,tp=4", "llama/lora/dp=4,tp=2,zero=1", "llama/lora/dp=2,tp=2,pp=2"]
+)
 def test_a_rank_holds_what_the_plan_says(compiled, case):
     check(compiled(5, 0, case))
 
@@ -119,6 +170,24 @@ def test_a_rank_holds_what_the_plan_says(compiled, case):
 def test_every_family_and_algorithm(compiled, rank, algo, family):
     for layout in ("dp=2,tp=4", "dp=4,tp=2", "dp=4,tp=2,zero=1"):
         check(compiled(rank, 0, f"{family}/{algo}/{layout}"))
+
+
+@pytest.mark.all_only
+@pytest.mark.parametrize("rank", [0, 5])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "lora/dp=2,tp=2,pp=2",
+        "full/dp=2,tp=2,pp=2,micro_batches=4",
+        "full/dp=2,tp=2,pp=2/tied",
+        "lora/dp=2,tp=2,pp=2,zero=1/tied",
+    ],
+)
+def test_stages_of_a_pipeline(compiled, rank, case):
+    found = compiled(rank, 1, f"llama/{case}")
+    check(found)
+    print(f"{case}, rank {rank}: peak memory {found['peak_bytes'] / 2**20:.2f} MiB")
+    assert found["peak_bytes"] > 0
 
 
 class Cell:
@@ -141,9 +210,10 @@ def test_a_model_or_a_delta_without_a_plan_is_refused():
     with pytest.raises(ConfigError, match="does not say how its layers are cut"):
         plan.apply(Net(), Sites(), Layout(1, 2))
     plan.apply(Net(), Sites(), Layout(8, zero=1))
-    for layout in (Layout(1, 1, 2, 0, 2), Layout(1, 2, sequence=True)):
-        with pytest.raises(ConfigError, match="not built yet"):
-            plan.apply(Net(), Sites(), layout)
+    with pytest.raises(ConfigError, match="not built yet"):
+        plan.apply(Net(), Sites(), Layout(1, 2, sequence=True))
+    with pytest.raises(ConfigError, match="divided into stages"):
+        plan.apply(Net(), Sites(), Layout(1, 1, 2, 0, 2))
     sites = Sites(splits={"o": "row"}, heads=4, kv_heads=4)
     with pytest.raises(ConfigError, match="o: a Cell is not cut over ranks"):
         plan.apply(Net(o=Cell()), sites, Layout(1, 2))

@@ -1,6 +1,6 @@
 """What is read out of MindSpore's graphs and of its refusals."""
 
-from petrun.parallel.rehearse import collectives, front_end_fault
+from petrun.parallel.rehearse import collectives, front_end_fault, gradient_sums
 
 GRAPH = """
 subgraph @17() {
@@ -30,6 +30,12 @@ In file /home/me/net.py:12, 8~30
 def test_collectives_are_counted_with_their_bytes():
     assert collectives([GRAPH, GRAPH]) == {"AllReduce": (4, 2 * (3584 * 4 + 4)), "AllGather": (2, 2 * 64 * 2)}
     assert collectives([]) == {}
+
+
+def test_sums_of_gradients_are_counted_by_parameter():
+    line = '  %1(real_grad) = AllReduce(%0) {instance name: grad_mirror_Op} cnode_attrs: {mirror_user_id: "q.weight"}\n'
+    assert gradient_sums([line + line, line.replace("q.", "k.")]) == {"q.weight": 2, "k.weight": 1}
+    assert gradient_sums([GRAPH]) == {}
 
 
 def test_a_refusal_names_operator_strategy_and_line():

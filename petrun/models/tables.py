@@ -1,0 +1,33 @@
+"""What every layer of a llama needs of the rows beside its input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mindspore import nn
+
+from petrun.models.decoding import CausalMask, virtual_positions
+from petrun.models.rope import Rope, Rotary
+
+
+class Tables(nn.Cell):
+    """Angles of the positions, and masks. A pipeline makes them once on each stage: a mask cannot be sent, and angles need not be.
+
+    Inputs: segment_ids, position_ids (B, T) int32; prefix, prompt: ints. Returns: cos, sin (B, 1, P_prompt + T, D); the mask of windowed
+    layers and that of the others, see CausalMask.
+    """
+
+    def __init__(self, rope: Rope, windows: tuple[int, ...], dtype: Any) -> None:
+        super().__init__()
+        # One mask for each kind of layer that there is.
+        self.window = max(windows)
+        self.all_windowed = min(windows) > 0
+        self.rotary = Rotary(rope, dtype)
+        self.causal_mask = CausalMask()
+
+    def construct(self, segment_ids: Any, position_ids: Any, prefix: int, prompt: int, part: int = 0) -> Any:
+        cos, sin = self.rotary(virtual_positions(position_ids, prefix, prompt))
+        near = self.causal_mask(segment_ids, position_ids, self.window, prefix, prompt)
+        if self.all_windowed or self.window == 0:
+            return cos, sin, near, near
+        return cos, sin, near, self.causal_mask(segment_ids, position_ids, 0, prefix, prompt)

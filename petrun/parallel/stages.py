@@ -1,0 +1,54 @@
+"""Which stage of a pipeline each cell of a net belongs to.
+
+The layers are dealt out evenly, in their order. What stands before them in the net belongs to the first stage, what stands behind
+them to the last. What all layers need is made on each stage: the net gives a cell for each of them, from `open_stages(count)`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from petrun.errors import ConfigError
+from petrun.graph.sites import Sites, fits
+from petrun.kernels import count_on_stage
+from petrun.parallel.layout import Layout
+
+
+def divide(net: Any, sites: Sites, layout: Layout) -> None:
+    """Set the stage of every cell. Raises ConfigError where the model has no layers that divide, or a stage would train nothing."""
+    if not sites.blocks or not hasattr(net, "open_stages"):
+        raise ConfigError(
+            f"--parallel {layout}: this model does not say how its layers are divided into stages",
+            hint="Use dp, tp and zero.",
+        )
+    layers = [path for path, _ in net.cells_and_names() if fits(sites.blocks, path)]
+    if len(layers) % layout.pp:
+        raise ConfigError(
+            f"--parallel {layout}: pp={layout.pp} does not divide {len(layers)} layers",
+            hint="Give a number of stages that does, or pp=1.",
+        )
+    tables = net.open_stages(layout.pp)
+    shared = {path for path, cell in net.cells_and_names() if any(cell is table for table in tables)}
+    place, outer = -1, "-"
+    idle = set(range(layout.pp))
+    for path, cell in net.cells_and_names():
+        place = layers.index(path) if path in layers else place
+        holds = path == "" or any(inner.startswith(f"{path}.") for inner in (*layers, *shared))
+        if holds or any(f"{path}.".startswith(f"{table}.") for table in shared):
+            continue
+        inside = place >= 0 and f"{path}.".startswith(f"{layers[place]}.")
+        stage = place * layout.pp // len(layers) if inside else 0 if place < 0 else layout.pp - 1
+        count_on_stage(cell, stage)
+        if any(p.requires_grad for p in cell.get_parameters(expand=False)):
+            idle.discard(stage)
+        # Cells within cells are left alone: MindSpore puts a function with a stage into its caller later than others.
+        if not path.startswith(f"{outer}."):
+            cell.pipeline_stage, outer = stage, path
+    for stage, table in enumerate(tables):
+        table.pipeline_stage = stage
+    if idle:
+        names = ", ".join(str(stage) for stage in sorted(idle))
+        raise ConfigError(
+            f"--parallel {layout}: on stage {names} of 0 to {layout.pp - 1} nothing trains, which MindSpore refuses",
+            hint="Train something in every layer, as LoRA does, or use dp, tp and zero.",
+        )

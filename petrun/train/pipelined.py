@@ -1,0 +1,141 @@
+"""The training step of a pipeline: each batch goes through the stages in parts, and their gradients are added up before the update."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mindspore as ms
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from petrun.graph.state import zeros_beside
+from petrun.kernels import step_counter
+from petrun.train.optim import AdamW
+from petrun.train.step import TrainStep
+
+
+class Parts(nn.Cell):
+    """The loss of the batch, part by part, each over all its targets, scored or not.
+
+    The net is told the number of the part, so that MindSpore keeps a graph of its own for each: of one that all share it would sum the
+    gradients over the ranks again for each part.
+    Inputs: targets; the net's own inputs, of the whole batch. Returns: () float32, times the loss scale.
+    """
+
+    def __init__(self, loss: Any, count: int, scale: Any) -> None:
+        super().__init__(auto_prefix=False)
+        self.loss = loss
+        self.count = count
+        self.scaled = scale is not None
+        self.scale = scale
+        self.cut = ops.StridedSlice()
+        # By these MindSpore finds where a part ends.
+        self.adds = [ops.Add().add_prim_attr("pipeline_end", i) for i in range(count)]
+
+    def part(self, i: int, values: Any) -> Any:
+        """Rows of part i."""
+        rows: Any = ()
+        for value in values:
+            each = value.shape[0] // self.count
+            rest = value.shape[1:]
+            first = (each * i,) + (0,) * len(rest)
+            rows = (*rows, self.cut(value, first, (each * (i + 1), *rest), (1,) * len(value.shape)))
+        return rows
+
+    def of(self, i: int, targets: Any, inputs: Any) -> Any:
+        own = self.part(i, (targets, *inputs))
+        value, _ = self.loss(float(own[0].size), *own, i)
+        return value * self.scale if self.scaled else value
+
+    def construct(self, targets: Any, *inputs: Any) -> Any:
+        total = self.of(0, targets, inputs)
+        for i in range(1, self.count):
+            total = self.adds[i](total, self.of(i, targets, inputs))
+        return total
+
+
+class PipelineStep(TrainStep):
+    """One whole batch; see TrainStep. What a stage does not hold MindSpore takes out of its graph, the optimizer's part included.
+
+    MindSpore knows the gradients that it adds up by the names `accu_grads.*`, and takes every input of the graph for rows of the batch:
+    so the denominator is a parameter, set at each call.
+    """
+
+    def __init__(
+        self,
+        loss: Any,
+        optimizer: AdamW,
+        *,
+        stages: int,
+        micro_batches: int,
+        copies: int,
+        split_state: bool,
+        clip: float = 1.0,
+        loss_scale: float | None = None,
+    ) -> None:
+        """`copies`: ranks of a stage, each of which knows the stage's loss. `split_state`: each rank is given its own share of a
+        gradient (zero), already summed."""
+        super().__init__(loss, optimizer, clip=clip, loss_scale=loss_scale)
+        self.stages = stages
+        self.split_state = split_state
+        self.copies = float(copies)
+        self.denominator = Parameter(Tensor(1.0, ms.float32), name="denominator", requires_grad=False)
+        # MindSpore crashes where it cuts a scalar over the ranks of an optimizer that is split.
+        self.denominator.parallel_optimizer = False
+        self.micro_batches = micro_batches
+        self.pipeline = Parts(loss, micro_batches, self.scale if self.scaled else None)
+        self.added = ParameterTuple([zeros_beside(p, "accu_grads.") for p in optimizer.parameters])
+        self.gradient = ms.value_and_grad(self.pipeline, None, optimizer.parameters)
+        self.sum = ops.AllReduce()
+        # The whole step trains in MindSpore's eyes, or its passes for pipelines stay away.
+        self.set_train(True)
+
+    def __call__(self, update: bool, denominator: Any, targets: Any, *inputs: Any) -> Any:
+        """As TrainStep is called; `update` is always True."""
+        return super().__call__(*self.arguments(update, denominator, targets, *inputs))
+
+    def arguments(self, update: bool, denominator: Any, targets: Any, *inputs: Any) -> tuple[Any, ...]:
+        self.denominator.set_data(denominator)
+        for stage in range(1, self.stages):
+            step_counter(stage).set_data(Tensor(int(step_counter().asnumpy()), ms.int32))
+        return targets, *inputs
+
+    def construct(self, targets: Any, *inputs: Any) -> Any:  # type: ignore[override]
+        value, grads = self.gradient(targets, *inputs)
+        # Of each part the loss was divided by how many targets it has.
+        factor = float(targets.size // self.micro_batches) / self.denominator
+        total = self.widened(grads) if self.split_state else self.added_up(grads)
+        total = self.times(total, factor)
+        if self.scaled:
+            value = value / self.scale
+            total = self.unscaled(total)
+        norm = self.global_norm(total)
+        value = self.of_last_stage(value * factor, norm)
+        finite = ops.logical_and(ops.isfinite(norm), ops.isfinite(value))
+        rate = self.optimizer.learning_rate()
+        if self.clip > 0.0:
+            total = self.clipped(total, norm)
+        if finite:
+            self.update(total)
+        for i in range(self.count):
+            ops.assign(self.added[i], ops.zeros_like(self.added[i]))
+        if self.scaled:
+            self.rescale(finite)
+        return value, norm, rate, finite
+
+    def added_up(self, grads: Any) -> Any:
+        """What was added up over the parts. By the way over each gradient MindSpore finds how many ranks hold it: see global_norm."""
+        total: Any = ()
+        for i in range(self.count):
+            total = (*total, ops.depend(self.added[i], grads[i]))
+        return total
+
+    def times(self, grads: Any, factor: Any) -> Any:
+        total: Any = ()
+        for grad in grads:
+            total = (*total, grad * factor)
+        return total
+
+    def of_last_stage(self, value: Any, norm: Any) -> Any:
+        """The loss, which the last stage alone knows; the others have 0. After the norm, so that no rank waits for it with work to do."""
+        summed = self.sum(ops.reshape(ops.depend(value, norm), (1,)))
+        return ops.reshape(summed, ()) / self.copies
