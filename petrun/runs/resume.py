@@ -45,6 +45,7 @@ def source(
         raise ConfigError(f"--out {given[1]} contradicts --resume {run}", hint="Leave --out out.")
     if (folder / RESULTS).exists():
         say(f"{run} is finished: there is nothing to go on with")
+        _hold_finished(run, folder / RESULTS)
         return None
     if again is not None and start_up() == "alone":
         _hold_ranks(run, again)
@@ -68,6 +69,18 @@ def ranks_of(run: str) -> int:
         return int(noted["parallel.dp"]) * int(noted["parallel.tp"]) * int(noted["parallel.pp"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return 1
+
+
+def _hold_finished(run: str, results: Path) -> None:
+    try:
+        content = json.loads(results.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        # It is there, which is what finishes a run.
+        return
+    receipt = content.get("receipt") if isinstance(content, dict) else None
+    failures = receipt.get("failures") if isinstance(receipt, dict) else None
+    if failures:
+        raise TrainingError(f"{run}: nothing was learned: {failures[0]}", hint="Begin another run: this one is over.")
 
 
 def run_yaml(run: str) -> Path:

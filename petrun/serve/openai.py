@@ -45,12 +45,17 @@ class Refusal(Exception):
         self.status = status
         self.body = {
             "error": {
-                "message": message,
+                "message": _sendable(message),
                 "type": kind or ("invalid_request_error" if status < 500 else "server_error"),
-                "param": param,
+                "param": None if param is None else _sendable(param),
                 "code": code,
             }
         }
+
+
+def _sendable(text: str) -> str:
+    """What a client sent may hold half of a surrogate pair, which no UTF-8 has."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True)

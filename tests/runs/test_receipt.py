@@ -261,6 +261,10 @@ def test_a_run_that_teaches_nothing_ends_with_an_error(place, petrun):
     assert "Only what trains beside it moved (used.bias)" in done.err
     results = json.loads((place / "wrong" / "results.json").read_text())
     assert len(results["receipt"]["failures"]) == 1 and read_delta(place / "wrong").manifest.step == 2
+    done = petrun("resume wrong")
+    assert (
+        done.code == 1 and "wrong is finished" in done.out and "wrong: nothing was learned: what lora adds" in done.err
+    )
     done = petrun(line + "--target used --lr 1e-30 --out slow")
     assert done.code == 1 and "the model computes what it computed before" in done.err and "raise --lr" in done.err
     # One step, all of it warm-up, is a healthy run.

@@ -8,8 +8,11 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from petrun.errors import ConfigError, DataError, SetupError
+from petrun.serve import openai
 from petrun.serve.app import Service, make_app
 from petrun.serve.desk import Desk, Piece, work
 from petrun.serve.openai import Done, Limits
@@ -27,6 +30,7 @@ class Words:
         self.go = threading.Semaphore(0)
         self.seen = []
         self.batches = []
+        self.given_up = 0
 
     def text(self, wanted):
         return wanted.prompt if isinstance(wanted.prompt, str) else wanted.prompt[-1]["content"]
@@ -42,6 +46,13 @@ class Words:
     def pieces(self, wanted):
         self.batches.append([each.model for each in wanted])
         self.seen += wanted
+        try:
+            yield from self.words(wanted)
+        except GeneratorExit:
+            self.given_up += 1
+            raise
+
+    def words(self, wanted):
         for index, each in enumerate(wanted):
             words = self.text(each).split()
             for number, word in enumerate(words):
@@ -83,9 +94,16 @@ class Running:
         return content["error"]
 
 
+def noted(place, found):
+    place += found
+    return found
+
+
 @contextmanager
 def serving(key=None, queue=3, batch=2, limits=None, grace=20.0):
-    engine, desk, told, end = Words(), Desk(queue), [], threading.Event()
+    engine, desk, told, end, taken = Words(), Desk(queue), [], threading.Event(), []
+    take = desk.take
+    desk.take = lambda *how: noted(taken, take(*how))
     place = bind("127.0.0.1", 0)
     app = make_app(Service(engine, desk, limits or Limits(most_tokens=50, default_tokens=7, body_bytes=4096), key))
     server = HttpServer(app, place, grace_seconds=grace, most_connections=50)
@@ -94,7 +112,7 @@ def serving(key=None, queue=3, batch=2, limits=None, grace=20.0):
     worker = threading.Thread(target=lambda: work(desk, engine, batch, **how))
     worker.start()
     running = Running(engine, place.getsockname()[1], desk, told)
-    running.end, running.worker = end, worker
+    running.end, running.worker, running.taken = end, worker, taken
     try:
         yield running
     finally:
@@ -184,6 +202,7 @@ WRONG = {
     "an unknown role": ({**HELLO, "messages": [{"role": "judge", "content": "x"}]}, 400, "messages[0]"),
     "content that is a number": ({**HELLO, "messages": [{"role": "user", "content": 3}]}, 400, "messages[0].content"),
     "an image": ({**HELLO, "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages[0].content"),
+    "an unknown half of a character": (b'{"\\ud800": 1}', 400, "\\ud800"),
     "half a character": (b'{"model": "echo", "messages": [{"role": "user", "content": "\\ud800"}]}', 400, "messages[0].content"),
     "too hot": ({**HELLO, "temperature": 2.1}, 400, "temperature"),
     "temperature as text": ({**HELLO, "temperature": "hot"}, 400, "temperature"),
@@ -287,6 +306,46 @@ def test_too_many_wait_and_those_that_leave_make_room():
         running.engine.go.release()
         thread.join(30)
         assert running.chat()[0] == 200 and "gone" not in [running.engine.text(w) for w in running.engine.seen[seen:]]
+
+
+def test_a_stream_that_nobody_reads_any_more_is_given_up():
+    with serving(batch=1) as running:
+        leaver = http.client.HTTPConnection("127.0.0.1", running.port)
+        body = {**HELLO, "stream": True, "messages": [{"role": "user", "content": "a wait wait wait b"}]}
+        leaver.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+        response = leaver.getresponse()
+        assert response.readline().startswith(b"data: ")
+        (ticket,) = running.taken
+        response.close()
+        leaver.close()
+        until(lambda: ticket.dropped)
+        running.engine.go.release()
+        until(lambda: running.engine.given_up == 1)
+        assert running.chat()[0] == 200
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9), lambda inner: st.lists(inner, max_size=5)
+    | st.dictionaries(st.sampled_from(["role", "content", "type", "text", "user", "include_usage"]), inner, max_size=4), max_leaves=9,
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from([*sorted(openai._KNOWN | openai._CHAT | openai._TEXT), "\ud800"]), JSON),
+    st.booleans(),
+)
+def test_any_body_is_read_or_refused(changes, chat):
+    """Whatever stands where: a request or a refusal that can be sent, nothing else."""
+    body = {"model": "echo", "messages": HELLO["messages"]} if chat else {"model": "echo", "prompt": "x"}
+    try:
+        sent = json.dumps({**body, **changes}).encode()
+        wanted = openai.read_wanted(openai.parse_json(sent), Limits(), chat=chat)
+    except openai.Refusal as refusal:
+        assert refusal.status == 400 and json.dumps(refusal.body, ensure_ascii=False).encode()
+    else:
+        assert 0 <= wanted.temperature <= 2 and 0 < wanted.top_p <= 1 and 1 <= wanted.max_tokens <= 1024
+        assert 0 <= wanted.seed < 2**63 and wanted.chat == chat and len(wanted.stop) <= 4
 
 
 def test_a_key_is_asked_for():
