@@ -57,8 +57,12 @@ def plan(
     ]
     if sources.evaluation is not None:
         rows.append(("eval", data_line(sources.evaluation)))
-    # Of the first rank: no share of a batch is smaller by more than one row on another.
-    shapes = sorted({(max(1, b // layout.dp), t) for b, t in batching.shapes(1)})
+    if layout.split:
+        rows.append(("ranks", f"{layout}: {layout.world} ranks, each with its slices"))
+    # Of the first rank: no share of a batch is smaller by more than one row on another. Batches that a graph cuts are filled up.
+    shapes = sorted(
+        {(config.train.batch_size if layout.split else max(1, b // layout.dp), t) for b, t in batching.shapes(1)}
+    )
     spelt = ", ".join(f"{b}x{t}" if t else f"{b} rows" for b, t in shapes[:6]) + (", ..." if len(shapes) > 6 else "")
     rows += [
         ("shapes", f"{len(shapes)} to compile in the first epoch ({spelt}), {batching.padding():.0%} padding"),

@@ -20,7 +20,7 @@ from petrun.runs import snapshot
 from petrun.runs.folder import RESULTS, RunFolder
 from petrun.runs.identity import hold, identity_of, newer
 from petrun.runs.ready import Ready, make_ready, read_start, settle_inferred
-from petrun.runs.resume import folder_of, run_yaml
+from petrun.runs.resume import folder_of, ranks_of, run_yaml
 from petrun.runs.rows import endless
 from petrun.tensors import Array
 from petrun.train.loop import START, Position, train
@@ -46,6 +46,11 @@ class Interval:
 def run(name: str, sets: Sequence[str] = ()) -> None:
     """Replay and compare. Raises TrainingError for the first difference, ConfigError where the run is not the one that was begun."""
     path = folder_of(name)
+    if (ranks := ranks_of(name)) > 1:
+        raise ConfigError(
+            f"--verify: {name} was begun by {ranks} ranks, and one process replays what one process did",
+            hint="Hold the log and the delta of a second run of as many ranks against it.",
+        )
     resolved = as_begun(load_run_config(str(run_yaml(name)), {}, sets), run_yaml(name))
     start, resolved = read_start(resolved)
     config = resolved.config

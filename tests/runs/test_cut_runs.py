@@ -92,6 +92,34 @@ def test_what_the_ranks_save_is_what_the_run_has(ascend, tmp_path, petrun, dp, t
     check(Job(ascend, tmp_path, dp, tp, zero), petrun)
 
 
+@pytest.mark.all_only
+def test_train_itself_as_each_rank(ascend, tmp_path):
+    """From the command line to the last file, but for the numbers: the plan, the step, evaluations, the best delta, the last."""
+    base = write_base(tmp_path / "base", "llama", num_hidden_layers=1)
+    data = write_rows(tmp_path / "rows.jsonl", ORDERS)
+    line = f"--base {base} --data {data} --eval-data {data} --steps 3 --batch-size 2 --seq-len 16 --out run --device ascend"
+    line += " --parallel tp=2 --on-nan skip --save-every 100 --set data.cache=false --set data.buckets=1"
+    said = []
+    # The first rank alone does not find the other's best delta, once there is one; then it is there.
+    for rank in (0, 1, 0):
+        environment = ascend(rank, 2, 1)
+        environment["PYTHONPATH"] = f"{ROOT}:{environment['PYTHONPATH']}"
+        command = [sys.executable, "-m", "tests.parallel.one_train", *line.split()]
+        said.append(subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=900))
+    for text in ("ranks    dp=1,tp=2,pp=1,zero=0: 2 ranks, each with its slices", "before: loss", "step 2: loss"):
+        assert text in said[0].stdout, said[0].stdout + said[0].stderr
+    assert "what rank 1 has written is not to be seen from rank 0" in said[0].stderr
+    # A delta that did not move is an error, when all is saved.
+    assert all("learned" in done.stderr and done.returncode == 1 for done in said[1:]), said[2].stderr
+    assert "it had saved no state yet: it starts over" in said[2].stdout
+    run = tmp_path / "run"
+    assert not list(run.glob(".*")), "what grew has its name"
+    assert json.loads((run / "results.json").read_text())["steps"] == 3
+    for name in ("lora", "best"):
+        assert {rank.name for rank in (run / name).glob("rank_*")} == {"rank_0", "rank_1"}
+    assert read_delta(run).manifest.algo == "lora" and read_delta(run / "best").manifest.step == 2
+
+
 def ready_for(folder, layout):
     recipe = Job(None, folder, layout.dp, layout.tp, 0).recipe
     return make_ready(load_run_config(recipe, {}, ()), None, setup("cpu"), layout, scored=False)

@@ -61,8 +61,12 @@ def test_a_run_of_several_ranks_is_gone_on_with_by_as_many(tmp_path, petrun):
         done = petrun(f"{command} {tmp_path}")
         assert done.code == 2 and "was begun by 8 ranks, and this is one process" in done.err
         assert f"petrun {command} {tmp_path} --cards 8 " in done.err
-    done = petrun(f"resume {tmp_path} --cards 3 --device cpu --verify")
-    assert done.code == 2
+    done = petrun(f"resume {tmp_path} --verify")
+    assert done.code == 2 and "was begun by 8 ranks, and one process replays" in done.err
+    assert (
+        "--verify: goes on in this process alone, without --cards"
+        in petrun(f"resume {tmp_path} --verify --cards 8").err
+    )
 
 
 def unfinished():

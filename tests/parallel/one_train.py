@@ -1,0 +1,19 @@
+"""`petrun train`, all of it, as one rank of a job whose operators are split, on the Ascend front end with imagined kernels and groups.
+
+    python -m tests.parallel.one_train OPTIONS...        what follows `petrun train`
+
+MindSpore must find a CANN, or a stub of one, and MS_SIMULATION_LEVEL=1. Sums over imagined ranks are nothing, so what ranks agree on
+is what this one says, and nobody differs. Gradients are not finite and losses 0, so that every step is left out with --on-nan skip.
+"""
+
+import sys
+
+import petrun.runs.train
+from petrun.cli.app import main
+from petrun.parallel.world import World
+
+if __name__ == "__main__":
+    World.agree = World.decide = lambda self, flag: flag
+    petrun.runs.train.hold_together = lambda ready, world: None
+    sys.argv = ["petrun", "train", *sys.argv[1:]]
+    main()
