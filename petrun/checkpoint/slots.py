@@ -63,7 +63,9 @@ def require_kind(delta: Delta, algo: str) -> None:
     for part in parts or ["r_drop"]:
         if part not in KINDS:
             raise ConfigError(
-                f"{delta.path}: is a {algo} delta, and {part} cannot be switched in a compiled graph", hint=_HINT
+                f"{delta.path}: {part} cannot be switched in a compiled graph"
+                + (f" (the delta's algorithm is {algo})" if algo != part else ""),
+                hint=_HINT,
             )
 
 

@@ -5,12 +5,22 @@ from __future__ import annotations
 from typing import Annotated
 
 from petrun.cli import options
-from petrun.cli.options import DATA, RUN, Text, Whole, given, option, split_list
+from petrun.cli.options import DATA, MODEL, RUN, Text, Texts, Whole, given, option, split_list
+from petrun.errors import ConfigError
 
 
 def evaluate(
     base: options.Base = None,
-    delta: options.Delta = None,
+    delta: Annotated[
+        Texts,
+        option(
+            "--delta",
+            "Delta: a petrun file or run folder, a peft adapter folder, or a MindPet checkpoint. Given several times: all are scored in "
+            "one pass and compared in pairs; they are called by their file or folder, or as you name them.",
+            MODEL,
+            metavar="[NAME=]PATH",
+        ),
+    ] = None,
     base_strategy: options.BaseStrategy = None,
     delta_strategy: options.DeltaStrategy = None,
     model: options.Model = None,
@@ -34,6 +44,9 @@ def evaluate(
     ] = None,
     batch_size: options.BatchSize = None,
     out: Annotated[Text, option("--out", "Write the numbers to this JSON file.", RUN)] = None,
+    seed: Annotated[
+        Whole, option("--seed", "Of the rows that are drawn to compare several deltas. Default 0.", RUN)
+    ] = None,
     device: options.Device = None,
     settings: options.Set = None,
 ) -> None:
@@ -42,6 +55,7 @@ def evaluate(
     Needs no more than the base and the delta: the delta knows its algorithm, task, labels and template, and refuses another base.
 
         petrun eval --base ./bert --delta runs/lora-1 --data dev.tsv
+        petrun eval --delta runs/lora-1 --delta runs/ia3-1
     """
     flags = given(
         {
@@ -58,6 +72,15 @@ def evaluate(
             "device": ("--device", device),
         }
     )
+    if len(delta or []) > 1:
+        if delta_strategy is not None:
+            raise ConfigError(
+                "--delta-strategy is for one delta", hint="Join the others first: petrun reshard --single."
+            )
+        from petrun.runs.contest import run as compare
+
+        compare(flags, settings or [], deltas=delta or [], alpha=alpha, out=out, seed=seed or 0)
+        return
     from petrun.runs.evaluate import run
 
-    run(flags, settings or [], delta=delta, alpha=alpha, out=out)
+    run(flags, settings or [], delta=delta[0] if delta else None, alpha=alpha, out=out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from petrun.evaluate.bootstrap import Comparison
 from petrun.evaluate.metrics import METRICS
 
 
@@ -51,8 +52,29 @@ def side_by_side(
         figures = [values.get(name) for values in shown.values()]
         change = (_change(name, figures[0], figures[1]),) if len(shown) == 2 else ()
         rows.append((name, *(spell(f) for f in figures), *change))
+    return _aligned(rows, len(shown))
+
+
+def table(columns: Mapping[str, Mapping[str, float]]) -> str:
+    """A table metric / one column for each of many, aligned."""
+    names = dict.fromkeys(name for values in columns.values() for name in values)
+    rows: list[tuple[str, ...]] = [("metric", *columns)]
+    rows += [(name, *(spell(values.get(name)) for values in columns.values())) for name in names]
+    return _aligned(rows, len(columns))
+
+
+def comparison_lines(first: str, second: str, found: Sequence[Comparison]) -> str:
+    """The second against the first: a table metric / difference / its 95 % interval / share of draws that the second wins."""
+    rows: list[tuple[str, ...]] = [("metric", "difference", "95 % from", "to", f"{second} better in")]
+    for c in found:
+        signed = [("+" if value > 0 else "") + spell(value) for value in (c.difference, c.low, c.high)]
+        rows.append((c.metric, *signed, f"{100 * c.wins:.1f} % of {c.draws}"))
+    return f"\n{second} against {first}, on the same rows drawn again and again\n{_aligned(rows, 4)}"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]], figures: int) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(_line(row, widths, len(shown)) for row in rows)
+    return "\n".join(_line(row, widths, figures) for row in rows)
 
 
 def _line(row: tuple[str, ...], widths: Sequence[int], figures: int) -> str:

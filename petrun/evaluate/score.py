@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mindspore as ms
@@ -51,6 +51,12 @@ class Scores:
     """(R,) int64."""
     probabilities: Array | None = None
     """(R, C) float32."""
+
+    def part(self, chosen: Array) -> Scores:
+        """The rows where `chosen` (R,) is true, without figures."""
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "metrics"}
+        parts: dict[str, Any] = {name: None if array is None else array[chosen] for name, array in arrays.items()}
+        return replace(self, metrics={}, **parts)
 
 
 @contextmanager

@@ -96,7 +96,12 @@ class Reading:
             arrays=tuple(rows.arrays),
         )
         try_rows(loaded, rows)
-        return loaded, None if self.delta is None else fit_delta(self.delta, loaded, self.alpha)
+        return loaded, None if self.delta is None else self.fitted(loaded)
+
+    def fitted(self, loaded: LoadedModel) -> Delta:
+        """The delta with the names of the net; there must be one."""
+        assert self.delta is not None
+        return fit_delta(self.delta, loaded, self.alpha)
 
 
 def open_reading(

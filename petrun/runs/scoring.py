@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,14 +139,20 @@ def _laid_out(loaded: LoadedModel, task: str, layout: Layout) -> Any:
     return cell
 
 
-def open_writer(loaded: LoadedModel, tokenizer: Tokenizer | None, batch_size: int) -> Generator:
-    """A generator for the net, with the ends that model and tokenizer know."""
+def open_writer(
+    loaded: LoadedModel,
+    tokenizer: Tokenizer | None,
+    batch_size: int,
+    select: Callable[[Sequence[int]], None] | None = None,
+) -> Generator:
+    """A generator for the net, with the ends that model and tokenizer know. `select`: of a bank."""
     return Generator(
         loaded.net,
         eos_ids=end_ids(loaded, tokenizer),
         pad_id=loaded.pad_token_id,
         max_positions=loaded.max_positions,
         batch_size=batch_size,
+        select=select,
     )
 
 

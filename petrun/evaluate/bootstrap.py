@@ -1,0 +1,119 @@
+"""Two deltas on the same rows: how sure is the difference between them?
+
+Rows are drawn with replacement, as many as there are and the same for both; each draw gives a difference. The interval holds the
+middle 95 % of them, the share of wins is that of draws in which the second is better, a tie counting half.
+
+Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3 (percentiles); Koehn, "Statistical Significance
+Tests for Machine Translation Evaluation", EMNLP 2004 (paired draws). R rows, N draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from petrun.evaluate.metrics import METRICS, Answer, Metric, accuracy, f1_macro, matthews, perplexity, text_metrics
+from petrun.evaluate.score import IGNORED, Scores
+from petrun.tensors import Array
+
+DRAWS = 2000
+_SLOW_DRAWS = 200
+"""Of a metric that is computed anew from all texts of a draw."""
+
+Figure = Callable[[Array], float]
+"""Indices of items, (R,), repeats allowed -> the metric over them."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A metric as a function of the rows that are drawn."""
+
+    items: int
+    value: Figure
+    draws: int = DRAWS
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The second against the first."""
+
+    metric: str
+    difference: float
+    """Of the second minus the first, over all rows."""
+    low: float
+    high: float
+    """Ends of the 95 % interval of the difference."""
+    wins: float
+    """Share of draws in which the second is better."""
+    draws: int
+
+
+def forward_samples(scores: Scores, names: Sequence[str]) -> dict[str, Sample]:
+    """Those metrics of one forward pass that have a figure here."""
+    scored = np.flatnonzero(scores.counts > 0)
+    losses, counts, hits = scores.losses[scored], scores.counts[scored], scores.hits[scored]
+
+    def loss(drawn: Array) -> float:
+        return float(losses[drawn].sum() / counts[drawn].sum())
+
+    found: dict[str, Figure] = {
+        "loss": loss,
+        "perplexity": lambda drawn: perplexity(loss(drawn)),
+        "token_accuracy": lambda drawn: float(hits[drawn].sum() / counts[drawn].sum()),
+    }
+    if scores.labels is not None and scores.predictions is not None:
+        known = np.flatnonzero(scores.labels != IGNORED)
+        labels, predictions = scores.labels[known], scores.predictions[known]
+
+        def of_classes(figure: Callable[[Array, Array], float]) -> Figure:
+            return lambda drawn: figure(labels[drawn], predictions[drawn])
+
+        classes = {"accuracy": accuracy, "f1_macro": f1_macro, "matthews": matthews}
+        found = {"loss": loss, **{name: of_classes(figure) for name, figure in classes.items()}}
+    return {name: Sample(len(scored), found[name]) for name in names if name in found}
+
+
+def text_samples(answers: Sequence[Answer], metrics: Sequence[Metric]) -> dict[str, Sample]:
+    """Metrics of generated text. What is drawn is a prompt with all its rows."""
+    groups: dict[Any, list[Answer]] = {}
+    for answer in answers:
+        groups.setdefault(answer.prompt, []).append(answer)
+    items = list(groups.values())
+    return {metric.name: _text_sample(items, metric) for metric in metrics if metric.generated and items}
+
+
+def _text_sample(items: list[list[Answer]], metric: Metric) -> Sample:
+    if metric.name == "bleu":
+        # Of a corpus, not a mean over its rows. A prompt that is drawn twice is there twice.
+        def corpus(drawn: Array) -> float:
+            chosen = [Answer((i, a.prompt), a.text, a.reference) for i, j in enumerate(drawn) for a in items[j]]
+            return text_metrics(chosen, [metric])[metric.name]
+
+        return Sample(len(items), corpus, _SLOW_DRAWS)
+    # Exact match counts rows, the others prompts.
+    weights = np.array([len(item) if metric.name == "exact_match" else 1 for item in items], np.float64)
+    values = np.array([text_metrics(item, [metric])[metric.name] for item in items])
+    return Sample(len(items), lambda drawn: float((values * weights)[drawn].sum() / weights[drawn].sum()))
+
+
+def compare(first: Mapping[str, Sample], second: Mapping[str, Sample], seed: int = 0) -> list[Comparison]:
+    """The second against the first on every metric that both have, on paired draws from `seed`."""
+    return [_compared(name, sample, second[name], seed) for name, sample in first.items() if name in second]
+
+
+def _compared(name: str, first: Sample, second: Sample, seed: int) -> Comparison:
+    assert first.items == second.items, "both were scored on the same rows"
+    whole = np.arange(first.items)
+    rng = np.random.default_rng(seed)
+    found = np.empty(first.draws)
+    for n in range(first.draws):
+        drawn = rng.integers(0, first.items, first.items)
+        found[n] = second.value(drawn) - first.value(drawn)
+    low, high = np.percentile(found, (2.5, 97.5))
+    sign = 1.0 if METRICS[name].higher_is_better else -1.0
+    wins = np.mean(sign * found > 0) + 0.5 * np.mean(found == 0)
+    difference = second.value(whole) - first.value(whole)
+    return Comparison(name, difference, float(low), float(high), float(wins), first.draws)
