@@ -9,7 +9,7 @@ from pathlib import Path
 
 from petrun.config.load import environment
 from petrun.config.schema import ModelConfig
-from petrun.errors import ConfigError, SetupError
+from petrun.errors import ConfigError, DataError, SetupError
 from petrun.runs.assemble import base_path
 from petrun.runs.session import OFF, Ask, Decoding, Session
 from petrun.serve.desk import Desk, Piece, work
@@ -56,7 +56,12 @@ class SessionEngine:
         return self.session.names if self.session.bank.fixed else (*self.session.names, self.base)
 
     def check(self, wanted: Wanted) -> int:
-        return self.session.check(self._ask(wanted))
+        try:
+            return self.session.check(self._ask(wanted))
+        except DataError as error:
+            # A client has one prompt, which needs no number.
+            error.message = error.message.removeprefix("row 0: ").removeprefix("prompt 1: ")
+            raise
 
     def pieces(self, wanted: Sequence[Wanted]) -> Iterator[Piece]:
         for piece in self.session.pieces([self._ask(each) for each in wanted]):
@@ -108,7 +113,8 @@ def run(
         )  # fmt: skip
         engine = SessionEngine(session, _base_name(base))
         desk = Desk(asked.queue)
-        app = make_app(Service(engine, desk, Limits(most_tokens=asked.max_tokens), key))
+        limits, local = Limits(most_tokens=asked.max_tokens), key is None and not asked.without_key
+        app = make_app(Service(engine, desk, limits, key, local))
         most = asked.queue + asked.batch_size + _SPARE_CONNECTIONS
         http = HttpServer(app, place, grace_seconds=asked.grace_seconds, most_connections=most)
         with request.deferring("finishing what was asked"):

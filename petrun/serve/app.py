@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -29,6 +30,7 @@ from petrun.serve.openai import (
     read_wanted,
     usage_chunk,
 )
+from petrun.serve.server import is_loopback
 
 _BODY_SECONDS = 30.0
 """For a client to send its body."""
@@ -45,6 +47,8 @@ class Service:
     limits: Limits
     key: str | None = None
     """What a client must send as `Authorization: Bearer KEY`; None: nothing."""
+    local: bool = False
+    """Only requests that name this machine are answered: a web page whose own name has come to mean it is kept out."""
     started: int = field(default_factory=lambda: int(time.time()))
 
 
@@ -54,6 +58,8 @@ def make_app(service: Service) -> Starlette:
     def guarded(endpoint: Callable[[Service, Request], Awaitable[Response]]) -> Endpoint:
         async def run(request: Request) -> Response:
             try:
+                if service.local:
+                    _require_local(request)
                 _require_key(service, request)
                 return await endpoint(service, request)
             except Refusal as refusal:
@@ -89,6 +95,16 @@ async def _unrouted(request: Request, error: Exception) -> Response:
     what = HTTPStatus(error.status_code).phrase
     path = request.url.path[:200]
     return _refused(Refusal(error.status_code, f"{what}: {request.method} {path}"), error.headers)
+
+
+def _require_local(request: Request) -> None:
+    """Raises Refusal where the address that the client has asked for is not a loopback one."""
+    try:
+        host = urlsplit("//" + request.headers.get("host", "")).hostname or ""
+    except ValueError:
+        host = ""
+    if not is_loopback(host):
+        raise Refusal(403, "This server answers to localhost alone. For other names start it with an API key.")
 
 
 def _require_key(service: Service, request: Request) -> None:

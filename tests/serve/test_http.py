@@ -105,7 +105,9 @@ def serving(key=None, queue=3, batch=2, limits=None, grace=20.0):
     take = desk.take
     desk.take = lambda *how: noted(taken, take(*how))
     place = bind("127.0.0.1", 0)
-    app = make_app(Service(engine, desk, limits or Limits(most_tokens=50, default_tokens=7, body_bytes=4096), key))
+    app = make_app(
+        Service(engine, desk, limits or Limits(most_tokens=50, default_tokens=7, body_bytes=4096), key, key is None)
+    )
     server = HttpServer(app, place, grace_seconds=grace, most_connections=50)
     server.start()
     how = {"stopping": end.is_set, "closing": server.refuse, "grace_seconds": grace, "tell": told.append}
@@ -237,6 +239,10 @@ def test_what_is_wrong_gets_its_status(server):
     assert server("GET", "/nowhere")[0] == 404 and server("GET", "/v1/chat/completions")[0] == 405
     assert server("GET", "/nowhere")[2]["error"]["type"] == "invalid_request_error"
     assert server("POST", "/v1/chat/completions", HELLO, Content_Type="text/plain")[0] == 415
+    for host in ("evil.example", "evil.example:80", "[", "localhost.evil.example"):
+        assert server("GET", "/v1/models", Host=host)[0] == 403, host
+    for host in ("localhost", f"127.0.0.1:{server.port}", "[::1]:8000"):
+        assert server("GET", "/v1/models", Host=host)[0] == 200, host
     # In pieces, and so without a length that says it beforehand.
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     connection.request("POST", "/v1/completions", iter([b"x" * 3000] * 2), {"Content-Type": "application/json"})
