@@ -82,5 +82,6 @@ def evaluate(
         compare(flags, settings or [], deltas=delta or [], alpha=alpha, out=out, seed=seed or 0)
         return
     from petrun.runs.evaluate import run
+    from petrun.runs.opening import named_path
 
-    run(flags, settings or [], delta=delta[0] if delta else None, alpha=alpha, out=out)
+    run(flags, settings or [], delta=named_path(delta[0])[1] if delta else None, alpha=alpha, out=out)

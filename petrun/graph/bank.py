@@ -13,6 +13,7 @@ S slots, B rows, T tokens, R rank, H hidden, P virtual tokens, N_kv key/value he
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 import mindspore as ms
@@ -185,7 +186,7 @@ def add_virtual(
     prompt: Array | None,
     seen: Array,
 ) -> None:
-    """Virtual tokens: `prefix` path of every core -> its stack or None, `seen` (S, P_prefix + P_prompt).
+    """Virtual tokens: `prefix` path of every core -> its stack or None, `seen` (S, P_prefix + P_prompt); `positions` a pattern.
 
     Raises TargetError where the net has virtual tokens already.
     """
@@ -198,7 +199,10 @@ def add_virtual(
         return lambda cell: _trained_like(cell, BankedCore(cell, slots, prefix[path], seen))
 
     builders = {path: core(path) for path in prefix}
-    builders[positions] = lambda cell: _trained_like(cell, BankedPositions(cell, slots, padded))
+    places = [path for path in cells(net) if fnmatchcase(path, positions)]
+    assert places, f"the family says that positions go to {positions}, and there is no such cell"
+    for path in places:
+        builders[path] = lambda cell: _trained_like(cell, BankedPositions(cell, slots, padded))
     if prompt is not None:
         builders[embedding] = lambda cell: _trained_like(cell, BankedEmbedding(cell, slots, prompt))
     swap(net, builders)

@@ -24,7 +24,7 @@ class Sites:
     cores: str = ""
     """Attention cores: q (B, N, T, D), k and v (B, N_kv, S, D), mask (B, 1, T, S) bool, True = visible -> (B, N, T, D)."""
     positions: str = ""
-    """Decoders: positions (B, T) -> whatever the net makes of them, once for every token that it computes."""
+    """Decoders, pattern: positions (B, T) -> whatever the net makes of them, for every token that it computes."""
     window: int = 0
     """Keys that a query sees at most in a layer that limits them; 0: none does."""
     sublayers: tuple[str, ...] = ()

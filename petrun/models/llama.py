@@ -361,7 +361,7 @@ def sites(config: LlamaConfig) -> Sites:
         embedding="embed",
         head="head",
         cores="layers.*.attn.core",
-        positions="rotary",
+        positions="tables.*.rotary",
         window=max(config.windows),
         sublayers=("layers.*.attn.o", "layers.*.mlp.down"),
         blocks="layers.*",

@@ -40,7 +40,7 @@ class Opened:
 
 def named_paths(deltas: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
     """Paths, or NAME=PATH -> name -> path; a name is that of the file without its ending, or of the folder. Raises ConfigError."""
-    pairs = list(deltas.items()) if isinstance(deltas, Mapping) else [_named(text) for text in deltas]
+    pairs = list(deltas.items()) if isinstance(deltas, Mapping) else [named_path(text) for text in deltas]
     found: dict[str, str] = {}
     for name, path in pairs:
         if name == OFF or not name or any(c.isspace() for c in name):
@@ -56,7 +56,8 @@ def named_paths(deltas: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _named(text: str) -> tuple[str, str]:
+def named_path(text: str) -> tuple[str, str]:
+    """A path, or NAME=PATH -> (name, path)."""
     name, equals, path = text.partition("=")
     if equals and not Path(text).expanduser().exists() and "/" not in name:
         return name, path

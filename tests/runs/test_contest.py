@@ -29,7 +29,7 @@ def test_one_pass_over_a_decoder_is_as_one_at_a_time(place, petrun):
     assert found["deltas"]["own"].pop("exact_match") == 0.0
     assert found["one_pass"] and list(found["deltas"]) == ["a", "own"] and found["seed"] == 5
     for name, file in (("a", "a.ckpt"), ("own", "p.ckpt")):
-        _, alone = scored(place, petrun, f"{base} --delta {file}")
+        _, alone = scored(place, petrun, f"{base} --delta it={file}")
         assert found["deltas"][name] == pytest.approx(alone["delta"], abs=1e-4)
         assert found["base"] == pytest.approx(alone["base"], abs=1e-4)
         assert alone["delta"]["loss"] != pytest.approx(alone["base"]["loss"], abs=1e-3)
