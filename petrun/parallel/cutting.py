@@ -39,6 +39,10 @@ def compile_cut(step: Any, inputs: tuple[Any, ...], layout: Layout, world: World
             raise SetupError(f"--parallel {layout}: MindSpore wrote no strategy file for its step")
         found = dict(scan_strategy(file).layouts)
     devices = layout.dp * layout.tp
+    names = {parameter.name for parameter in step.get_parameters()}
+    for name in [name for name in found if f"adam_m.{name}" in names and f"adam_m.{name}" not in found]:
+        # A tied weight that another pipeline stage trains: what this one holds of it is of the step before.
+        del found[name]
     for parameter in step.get_parameters():
         # Counters are on every rank; and what no operator of the graph reads is not cut.
         if parameter.name not in found and (parameter.size == 1 or layout.pp == 1):

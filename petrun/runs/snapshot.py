@@ -16,8 +16,10 @@ from petrun.train.step import TrainStep
 
 _MOVING = ("moving_mean", "moving_variance")
 """Of batch normalisation: no gradient reaches them, and yet training moves them."""
-_SUMS = "grad_sum."
+_SUMS = ("grad_sum.", "accu_grads.")
 """Accumulated gradients: 0 between two optimizer steps, which is when a state is saved."""
+_INPUTS = ("denominator",)
+"""Set anew at every step: what a pipeline's graph takes no other way."""
 
 
 def parameters_of(step: TrainStep, assembled: Assembled) -> dict[str, Any]:
@@ -27,7 +29,7 @@ def parameters_of(step: TrainStep, assembled: Assembled) -> dict[str, Any]:
 
     def changes(p: Any) -> bool:
         if p.name not in base:
-            return not p.name.startswith(_SUMS)
+            return not p.name.startswith(_SUMS) and p.name not in _INPUTS
         return p.name in owned or p.requires_grad or p.name.rpartition(".")[2] in _MOVING
 
     return {p.name: p for p in step.get_parameters() if changes(p)}

@@ -51,7 +51,7 @@ def check(parameters, cut, wholes):
         dtype = p.asnumpy().dtype
         piece = cut.piece(name, values_of(name, wholes[name], dtype).reshape(wholes[name]))
         assert p.asnumpy().tobytes() == np.ascontiguousarray(piece).tobytes() and p.shape == piece.shape, name
-    assert sum(tuple(p.shape) != wholes[name] for name, p in parameters.items()) > 4
+    assert sum(tuple(p.shape) != wholes[name] for name, p in parameters.items()) > 4 or len(parameters) < len(wholes)
 
 
 def score(judge):
@@ -92,7 +92,8 @@ def main(what, recipe, cards):
     identity = identity_of(ready.resolved, ready.sources, ready.assembled.loaded, None, layout.dp)
     facts = Facts.of(ready, None, Progress(step=1, micro_batches=1))
     with Keeper(out, ready.resolved.config, facts, ready.plan, world, cut, layout) as keeper:
-        score(keeper.judge)
+        if layout.pp == 1:
+            score(keeper.judge)
         check(parameters, cut, wholes)
         saver = Saver(keeper, parameters, identity, stop_request(), began=time.monotonic())
         saver.saved_step = 0
