@@ -106,7 +106,8 @@ def _open(source: Path, strategy: Path | None) -> TensorReader:
                 f"{source}: is a peft adapter, whose names no strategy lists",
                 hint="Make a petrun delta of it first: petrun delta convert.",
             )
-        return open_tensors(delta.path)
+        own = own_pieces(delta.path)
+        return open_tensors(delta.path) if own is None else open_weights(delta.path, own)
     reader = open_weights(source)
     if MANIFEST_KEY in reader.metadata:
         read_delta(reader.path)

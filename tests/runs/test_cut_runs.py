@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from petrun.checkpoint.delta import read_delta
+from petrun.checkpoint.delta import read_delta, save_delta_pieces
 from petrun.checkpoint.state import find_state
 from petrun.config.load import load_run_config
 from petrun.parallel.context import setup
@@ -20,6 +20,8 @@ from petrun.tensors.strategy import read_strategy
 
 from ..conftest import ROOT
 from ..parallel.one_trained import values_of
+from ..shards import dp2_tp4, piece_of_rank
+from ..tensors.ranks_together import Ranks
 from ..tiny import CONFIGS, ORDERS, write_base, write_rows
 
 RECIPE = """
@@ -127,6 +129,35 @@ def test_train_itself_as_each_rank(ascend, tmp_path, layout):
         assert {rank.name for rank in (run / name).glob("rank_*")} == {"rank_0", "rank_1"}
     assert read_delta(run).manifest.algo == "lora"
     assert not rated or read_delta(run / "best").manifest.step == 2
+
+
+def test_a_run_whose_ranks_hold_slices_is_a_delta_like_any_other(place, petrun):
+    """No flag says how it was cut."""
+    delta = read_delta(place / "bert-lora")
+    arrays = {name: np.asarray(delta.tensors[name]) for name in delta.tensors}
+    ranks, run = Ranks(dp2_tp4(arrays)), place / "slices"
+    run.mkdir()
+    (run / "run.yaml").write_text("algo: lora\n")
+
+    def save(rank):
+        pieces = {name: piece_of_rank(values, rank, name, ranks.stages) for name, values in arrays.items()}
+        save_delta_pieces(run / "lora", "ckpt", pieces, arrays, delta.manifest, ranks.cut(rank))
+
+    assert not ranks.each(save)
+    for name, given in (
+        ("whole", "bert-lora"),
+        ("cut", "slices"),
+        ("named", "slices/lora --delta-strategy slices/lora/strategy"),
+    ):
+        done = petrun(f"eval --data reviews.jsonl --batch-size 4 --base bert --out {name}.json --delta {given}")
+        assert done.code == 0, done.err
+    found = [json.loads((place / f"{name}.json").read_text()) for name in ("whole", "cut", "named")]
+    assert found[0]["delta"] == found[1]["delta"] == found[2]["delta"] and found[0]["delta"] != found[0]["base"]
+    for source in ("slices", "slices/lora"):
+        done = petrun(f"reshard --from {source} --single --out {source.replace('/', '-')}.ckpt")
+        assert done.code == 0, done.err
+        joined = read_delta(place / f"{source.replace('/', '-')}.ckpt")
+        assert joined.digest == delta.digest and joined.manifest == delta.manifest
 
 
 def ready_for(folder, layout):
