@@ -28,6 +28,7 @@ from petrun.delta.dense import (
     drawn,
     non_linearity_of,
     positive_int,
+    rows_of,
     shard_activation,
     sublayer_paths,
     usable_activation,
@@ -87,6 +88,11 @@ class AdapterLayer(nn.Cell):
         )
         self.residual_add = ops.Add()
         self.reshape = ops.Reshape()
+
+    @property
+    def middle(self) -> Any:
+        """The non-linearity."""
+        return getattr(self.mindpet_delta_adapter_block, _ACT)
 
     def construct(self, x: Any) -> Any:
         shape = x.shape
@@ -169,6 +175,22 @@ class AdapterDense(CastDense):
             strategy_matmul_up_sampler,
             strategy_bias_up_sampler,
             strategy_residual_add,
+        )
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """The base's product as its role says; the adapter, which needs whole rows, whole on each rank."""
+        outer, inner = (tp if how == "column" else 1), (tp if how == "row" else 1)
+        whole = ((dp, 1), (1, 1))
+        self.shard(
+            strategy_matmul_org=((dp, inner), (outer, inner)),
+            strategy_bias_org=((dp, outer), (outer,)),
+            strategy_activation_org=((dp, outer),),
+            strategy_matmul_down_sampler=whole,
+            strategy_bias_down_sampler=((dp, 1), (1,)),
+            strategy_non_linearity=rows_of(self.mindpet_delta_adapter.middle, dp),
+            strategy_matmul_up_sampler=whole,
+            strategy_bias_up_sampler=((dp, 1), (1,)),
+            strategy_residual_add=((dp, 1), (dp, 1)),
         )
 
 

@@ -311,6 +311,11 @@ def shard_activation(owner: str, activation: Any, strategy: Any) -> None:
     operators[0].shard(strategy)
 
 
+def rows_of(activation: Any, dp: int) -> Any:
+    """The strategy of an activation of (M, F) that is cut by rows; prelu has its slope beside."""
+    return ((dp, 1), (1,)) if isinstance(activation, nn.PReLU) else ((dp, 1),)
+
+
 def shard_base(cell: Any, matmul: Any, bias_add: Any) -> None:
     """Split the product with the base's weight and the addition of its bias."""
     cell.matmul.shard(matmul)

@@ -22,7 +22,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from pydantic import Field
 
 from petrun.delta.base import ALL, Method, Names, Update
-from petrun.delta.dense import TargetConfig, adopt
+from petrun.delta.dense import TargetConfig, adopt, shard_activation, shard_base
 from petrun.errors import TargetError
 from petrun.graph.sites import Sites
 from petrun.graph.surgery import resolve_targets, swap
@@ -64,18 +64,27 @@ class IA3Dense(nn.Dense):
         else:
             self.mindpet_delta_ia3_l = _ones(out_channels, IA3_L)
         self.cast = ops.Cast()
+        self.scale = ops.Mul()
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """`column`: outputs over tp ranks, and a scale of them; `row`: inputs, and a scale of them. The other scale is whole."""
+        outer, inner = (tp if how == "column" else 1), (tp if how == "row" else 1)
+        shard_base(self, ((dp, inner), (outer, inner)), ((dp, outer), (outer,)))
+        cut = inner if self.feedforward else outer
+        self.scale.shard(((dp, cut), (cut,)))
+        shard_activation("IA3Dense", self.activation, ((dp, outer),))
 
     def construct(self, x: Any) -> Any:
         """(..., in) -> (..., out), dtype kept."""
         shape = self.shape_op(x)
         rows = self.cast(self.reshape(x, (-1, shape[-1])), self.compute_dtype)
         if self.feedforward:
-            rows = self.cast(self.cast(rows, ms.float32) * self.mindpet_delta_ia3_l_ff, self.compute_dtype)
+            rows = self.cast(self.scale(self.cast(rows, ms.float32), self.mindpet_delta_ia3_l_ff), self.compute_dtype)
         y = self.matmul(rows, self.cast(self.weight, self.compute_dtype))
         if self.has_bias:
             y = self.bias_add(y, self.cast(self.bias, self.compute_dtype))
         if not self.feedforward:
-            y = self.cast(self.cast(y, ms.float32) * self.mindpet_delta_ia3_l, self.compute_dtype)
+            y = self.cast(self.scale(self.cast(y, ms.float32), self.mindpet_delta_ia3_l), self.compute_dtype)
         if self.activation_flag:
             y = self.activation(y)
         return self.cast(self.reshape(y, (*shape[:-1], self.out_channels)), x.dtype)

@@ -15,6 +15,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, ops
 
 from petrun.delta.lora_dense import LoRADense
+from petrun.errors import ConfigError
 from petrun.tensors import Array
 
 LORA_M = "mindpet_delta_lora_m"
@@ -75,6 +76,15 @@ class DoraDense(LoRADense):
         if self.has_bias:
             y = self.bias_add(y, self.cast(self.bias, self.dtype))
         return y
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """Whole on each rank. Raises ConfigError for what tp cuts: the magnitudes need the norms of whole rows."""
+        if tp > 1 and how in ("column", "row"):
+            raise ConfigError(
+                "--parallel tp: the magnitudes of dora need norms of whole rows of W + s B A at each step, which no rank holds",
+                hint="Use another delta.variant, or dp, pp and zero.",
+            )
+        super().lay_out(how, dp, tp)
 
 
 def rescaled(merged: Array, magnitude: Array) -> Array:

@@ -29,6 +29,7 @@ from petrun.delta.dense import (
     non_linearity_of,
     of_shape,
     positive_int,
+    rows_of,
     shard_activation,
     sublayer_paths,
     usable_activation,
@@ -281,6 +282,25 @@ class LowRankAdapterDense(CastDense):
             strategy_residual_add,
         )
         return self
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """The base's product as its role says; the adapter, which needs whole rows, whole on each rank."""
+        outer, inner = (tp if how == "column" else 1), (tp if how == "row" else 1)
+        self.shard(
+            strategy_matmul_org=((dp, inner), (outer, inner)),
+            strategy_bias_org=((dp, outer), (outer,)),
+            strategy_activation_org=((dp, outer),),
+            strategy_matmul_down_sampler_weight=((1, 1), (1, 1)),
+            strategy_matmul_down_sampler_input=((dp, 1), (1, 1)),
+            strategy_bias_down_sampler=((dp, 1), (1,)),
+            strategy_non_linearity=rows_of(
+                self.mindpet_delta_low_rank_adapter.mindpet_delta_low_rank_adapter_non_linear, dp
+            ),
+            strategy_matmul_up_sampler_weight=((1, 1), (1, 1)),
+            strategy_matmul_up_sampler_input=((dp, 1), (1, 1)),
+            strategy_bias_up_sampler=((dp, 1), (1,)),
+            strategy_residual_add=((dp, 1), (dp, 1)),
+        )
 
 
 def wrap_dense(dense: Any, path: str, config: LowRankAdapterConfig, seed: int) -> Any:

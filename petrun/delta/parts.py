@@ -38,10 +38,15 @@ class Affine(nn.Cell):
         bound = 1.0 / math.sqrt(wide_in)
         self.weight = Parameter(Tensor(draw_uniform(seed, f"{site}.weight", (wide_out, wide_in), bound)), name="weight")
         self.bias = Parameter(Tensor(draw_uniform(seed, f"{site}.bias", (wide_out,), bound)), name="bias")
-        self.matmul = ops.MatMul(transpose_b=True)
+        self.matmul, self.add = ops.MatMul(transpose_b=True), ops.Add()
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """Whole on each rank, as what it is given is."""
+        self.matmul.shard(((1, 1), (1, 1)))
+        self.add.shard(((1, 1), (1,)))
 
     def construct(self, x: Any) -> Any:
-        return self.matmul(x, self.weight) + self.bias
+        return self.add(self.matmul(x, self.weight), self.bias)
 
 
 class Table(nn.Cell):
@@ -50,9 +55,14 @@ class Table(nn.Cell):
     def __init__(self, values: Array) -> None:
         super().__init__()
         self.table = Parameter(Tensor(np.ascontiguousarray(values, np.float32)), name="table")
+        self.copy = ops.Add()
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """Whole on each rank."""
+        self.copy.shard(((1, 1), ()))
 
     def construct(self) -> Any:
-        return self.table + 0.0
+        return self.copy(self.table, 0.0)
 
 
 class Trunk(nn.Cell):
@@ -76,10 +86,15 @@ class Prefix(nn.Cell):
         self.source = source
         self.sizes = (2, kv_heads, head_dim)
         self.dropout = Dropout(dropout, seed, site, rows=False)
+        self.transpose = ops.Transpose()
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """Whole on each rank."""
+        self.transpose.shard(((1, 1, 1, 1),))
 
     def construct(self) -> Any:
         flat = self.dropout(self.source())
-        return ops.transpose(ops.reshape(flat, (flat.shape[0], *self.sizes)), (1, 2, 0, 3))
+        return self.transpose(ops.reshape(flat, (flat.shape[0], *self.sizes)), (1, 2, 0, 3))
 
 
 class Projected(nn.Cell):

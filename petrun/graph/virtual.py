@@ -40,17 +40,35 @@ class PrefixedCore(nn.Cell):
         super().__init__()
         self.core = core
         self.encoder = encoder
+        self.pick, self.widen, self.join, self.is_cut = ops.StridedSlice(), ops.Tile(), ops.Concat(2), False
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """The core as its role says. What gives the prefix is whole on each rank, which takes its heads of it."""
+        self.is_cut = True
+        self.core.lay_out(how, dp, tp)
+        _lay_out_whole(self.encoder)
+        heads = (dp, tp, 1, 1)
+        self.pick.shard(((1, tp, 1, 1),))
+        self.widen.shard((heads,))
+        self.join.shard((heads, heads))
+
+    def widened(self, learned: Any, which: int, rows: int) -> Any:
+        """Keys (0) or values (1) of the prefix, once a row: (B, N_kv, P, D)."""
+        _, heads, count, width = learned.shape
+        if self.is_cut:
+            one = self.pick(learned, (which, 0, 0, 0), (which + 1, heads, count, width), (1, 1, 1, 1))
+            return self.widen(one, (rows, 1, 1, 1))
+        return ops.broadcast_to(learned[which : which + 1], (rows, heads, count, width))
 
     def construct(self, q: Any, k: Any, v: Any, mask: Any) -> Any:
         rows, own = k.shape[0], k.shape[2]
         learned = ops.cast(self.encoder(), k.dtype)
-        _, heads, count, width = learned.shape
-        keys = ops.broadcast_to(learned[0:1], (rows, heads, count, width))
-        values = ops.broadcast_to(learned[1:2], (rows, heads, count, width))
+        count = learned.shape[2]
+        keys, values = self.widened(learned, 0, rows), self.widened(learned, 1, rows)
         if mask.shape[-1] == own:
             seen = ops.ones((*mask.shape[:-1], count), ms.bool_)
             mask = ops.concat((seen, mask), -1)
-        return self.core(q, ops.concat((keys, k), 2), ops.concat((values, v), 2), mask)
+        return self.core(q, self.join((keys, k)), self.join((values, v)), mask)
 
 
 class PromptedEmbedding(nn.Cell):
@@ -64,6 +82,11 @@ class PromptedEmbedding(nn.Cell):
         self.base = base
         self.encoder = encoder
         self.prepend = prepend
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """The table as its role says; what gives the prompt is whole on each rank."""
+        self.base.lay_out(how, dp, tp)
+        _lay_out_whole(self.encoder)
 
     def prompt(self, rows: int, dtype: Any) -> Any:
         """The learned vectors, once a row: (B, P, H)."""
@@ -87,6 +110,13 @@ class TrimmedHead(nn.Cell):
 
     def construct(self, x: Any) -> Any:
         return self.base(x[:, self.count :])
+
+
+def _lay_out_whole(encoder: Any) -> None:
+    """Have every operator between the learned values and the virtual tokens computed whole on each rank."""
+    for _, cell in encoder.cells_and_names():
+        if hasattr(cell, "lay_out"):
+            cell.lay_out("whole", 1, 1)
 
 
 def reserve(net: Any, kind: str, count: int) -> bool:

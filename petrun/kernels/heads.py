@@ -48,13 +48,29 @@ class SplitQkv(nn.Cell):
         library = native.library()
         self.is_fused = library is not None
         self.fused: Any = fused.split_qkv(library, width) if library else None
+        self.transpose, self.pick, self.is_cut = ops.Transpose(), ops.StridedSlice(), False
+
+    def one(self, x: Any, which: int) -> Any:
+        b, t, h = x.shape
+        wide = h // 3
+        own = self.pick(x, (0, 0, which * wide), (b, t, (which + 1) * wide), (1, 1, 1))
+        return self.transpose(ops.reshape(own, (b, t, wide // self.width, self.width)), (0, 2, 1, 3))
 
     def construct(self, x: Any) -> Any:
         if self.is_fused and x.dtype == ms.float32:
             return self.fused(x)
+        if self.is_cut:
+            return self.one(x, 0), self.one(x, 1), self.one(x, 2)
         b, t, h = x.shape
         qkv = ops.transpose(ops.reshape(x, (b, t, 3, h // (3 * self.width), self.width)), (2, 0, 3, 1, 4))
         return qkv[0], qkv[1], qkv[2]
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """Heads over tp ranks. The projection's outputs are cut in runs, all queries first, so a rank's slice is not that of its heads:
+        MindSpore gathers the outputs over the tp ranks, and each takes its heads."""
+        self.is_cut = True
+        self.pick.shard(((dp, 1, 1),))
+        self.transpose.shard(((dp, 1, tp, 1),))
 
 
 class MergeHeads(nn.Cell):

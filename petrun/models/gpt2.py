@@ -83,7 +83,7 @@ class Gpt2Attention(nn.Cell):
         self.qkv = dense(c.hidden, 3 * c.hidden, dtype)
         self.split = SplitQkv(width)
         self.merge = MergeHeads(width)
-        self.core = Attention(scale, c.attention_dropout, seed, f"layers.{index}.attn.core")
+        self.core = Attention(scale, c.attention_dropout, seed, f"layers.{index}.attn.core", c.heads)
         self.o = dense(c.hidden, c.hidden, dtype)
 
     def project(self, x: Any) -> Any:
@@ -109,12 +109,18 @@ class Gpt2Layer(nn.Cell):
         self.mlp_norm = LayerNorm(c.hidden, c.eps)
         self.mlp = FeedForward(c.hidden, c.wide, c.act, dtype)
         self.mlp_dropout = Dropout(c.residual_dropout, seed, f"layers.{index}.mlp_dropout")
+        self.after_attn, self.after_mlp = ops.Add(), ops.Add()
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        """The residual stream, (B, T, H), by rows of the batch."""
+        self.after_attn.shard(((dp, 1, 1), (dp, 1, 1)))
+        self.after_mlp.shard(((dp, 1, 1), (dp, 1, 1)))
 
     def feed(self, x: Any) -> Any:
-        return x + self.mlp_dropout(self.mlp(self.mlp_norm(x)))
+        return self.after_mlp(x, self.mlp_dropout(self.mlp(self.mlp_norm(x))))
 
     def construct(self, x: Any, mask: Any) -> Any:
-        return self.feed(x + self.attn_dropout(self.attn(self.attn_norm(x), mask)))
+        return self.feed(self.after_attn(x, self.attn_dropout(self.attn(self.attn_norm(x), mask))))
 
     def prefill(self, x: Any, mask: Any, slots: int) -> Any:
         q, k, v = self.attn.project(self.attn_norm(x))
@@ -144,6 +150,10 @@ class Gpt2(nn.Cell):
         self.head = dense(c.hidden, c.vocab, dtype, bias=False)
         if c.tied:
             self.head.weight = self.embed.weight
+        self.add_position = ops.Add()
+
+    def lay_out(self, how: str, dp: int, tp: int) -> None:
+        self.add_position.shard(((dp, 1, 1), (dp, 1, 1)))
 
     def enter(self, input_ids: Any, position_ids: Any) -> Any:
         """The row as vectors, the prompt before it: (B, P + T, H)."""
@@ -151,7 +161,7 @@ class Gpt2(nn.Cell):
         if self.prompt_tokens > 0:
             x = ops.concat((self.embed.prompt(x.shape[0], x.dtype), x), 1)
         positions = virtual_positions(position_ids, self.prefix_tokens, self.prompt_tokens)
-        return self.dropout(x + self.positions(positions))
+        return self.dropout(self.add_position(x, self.positions(positions)))
 
     def logits(self, x: Any) -> Any:
         return ops.cast(self.head(self.norm(x)), ms.float32)
@@ -222,6 +232,25 @@ def names(config: Gpt2Config) -> dict[str, StoredName]:
     return table
 
 
+_SPLITS = {
+    "": "tokens",
+    "embed": "vocabulary",
+    "positions": "whole",
+    "dropout": "tokens",
+    "causal_mask": "tokens",
+    "layers.*": "tokens",
+    **dict.fromkeys((f"layers.*.{part}_{cell}" for part in ("attn", "mlp") for cell in ("norm", "dropout")), "tokens"),
+    "layers.*.attn.qkv": "column",
+    **dict.fromkeys((f"layers.*.attn.{cell}" for cell in ("split", "core", "merge")), "heads"),
+    "layers.*.attn.o": "row",
+    "layers.*.mlp.up": "column",
+    "layers.*.mlp.act": "wide",
+    "layers.*.mlp.down": "row",
+    "norm": "tokens",
+    "head": "column",
+}
+
+
 def sites(config: Gpt2Config) -> Sites:
     return Sites(
         linears={ours.rpartition(".")[2]: f"layers.*.{ours}" for ours in _CONV1D},
@@ -231,6 +260,8 @@ def sites(config: Gpt2Config) -> Sites:
         cores="layers.*.attn.core",
         positions="positions",
         sublayers=("layers.*.attn.o", "layers.*.mlp.down"),
+        blocks="layers.*",
+        splits=_SPLITS,
         hf_paths={**cell_paths(names(config)), "head": "lm_head"},
         hidden=config.hidden,
         heads=config.heads,

@@ -244,6 +244,7 @@ def build_step(
 ) -> TrainStep:
     """The compiled step of this rank, with its optimizer."""
     optim, method = config.optim, assembled.method
+    _check_layout(config, layout)
     optimizer = AdamW(
         trainable.parameters,
         schedule,
@@ -253,7 +254,6 @@ def build_step(
         weight_decay=optim.weight_decay,
         decay_all=optim.decay_all,
         rates={p.name: method.rate(assembled.config, p.name) for p in trainable.parameters},
-        on_host=config.parallel.offload == "optimizer",
     )
     net, loss = assembled.loaded.net, SupervisedLoss(assembled.loaded.net)
     hook = method.hook(net, assembled.config, trainable.parameters, schedule.total_steps)
@@ -272,11 +272,6 @@ def build_step(
             hint="Use dp alone.",
         )
     if layout.pp > 1:
-        if config.train.accumulate > 1:
-            raise ConfigError(
-                f"--accumulate {config.train.accumulate}: a pipeline adds up its micro-batches instead",
-                hint=f"Give a --batch-size {config.train.accumulate} times as large, and as many more micro_batches.",
-            )
         return PipelineStep(
             total,
             optimizer,
@@ -297,3 +292,17 @@ def build_step(
         # Where operators are split MindSpore's own passes sum over the ranks.
         reduce=SumOverRanks(trainable.parameters) if layout.dp > 1 and not layout.split else None,
     )
+
+
+def _check_layout(config: RunConfig, layout: Layout) -> None:
+    accumulate = config.train.accumulate
+    if config.parallel.offload != "none":
+        raise ConfigError(
+            "--offload optimizer: MindSpore 2.10 computes the update on the host then, but keeps the optimizer's state on the card",
+            hint="Leave it out; zero=1 splits the state over dp ranks.",
+        )
+    if layout.pp > 1 and accumulate > 1:
+        raise ConfigError(
+            f"--accumulate {accumulate}: a pipeline adds up its micro-batches instead",
+            hint=f"Give a --batch-size {accumulate} times as large, and as many more micro_batches.",
+        )

@@ -104,10 +104,8 @@ class AdamW(nn.Cell):
         weight_decay: float,
         decay_all: bool = False,
         rates: Mapping[str, float] | None = None,
-        on_host: bool = False,
     ) -> None:
-        """`rates`: parameter name -> factor on the schedule's rate, where it is not 1. `on_host`: the update is computed by the host's
-        processor, and m and v lie in its memory; weights and gradients go there and back."""
+        """`rates`: parameter name -> factor on the schedule's rate, where it is not 1."""
         super().__init__(auto_prefix=False)
         self.parameters = ParameterTuple(list(parameters))
         self.m = ParameterTuple([zeros_beside(p, "adam_m.") for p in self.parameters])
@@ -122,8 +120,6 @@ class AdamW(nn.Cell):
         self.log_beta2 = math.log(beta2) if beta2 > 0 else -math.inf
         self.eps = eps
         self.adam = ops.Adam()
-        if on_host:
-            self.adam.set_device("CPU")
         self.count = len(self.parameters)
 
     def learning_rate(self) -> Any:

@@ -54,10 +54,21 @@ CONFIGS = {
 }  # fmt: skip
 
 
+SETTINGS = {
+    "lora": {"rank": 4, "dropout": 0.1, "target": ("all-linear",)},
+    "adapter": {"bottleneck": 12},
+    "low_rank_adapter": {"reduction_factor": 8, "low_rank_size": 2},
+    "prefix": {"tokens": 8, "middle": 12, "dropout": 0.1},
+    "ptuning2": {"tokens": 8},
+    "prompt": {"tokens": 8},
+    "ptuning": {"tokens": 8, "middle": 12},
+}
+
+
 def step_of(loaded, algo, layout, on_host=False):
     """The training step of all linear layers, or of everything, laid out."""
     method = METHODS[algo]
-    settings = {"rank": 4, "dropout": 0.1, "target": ("all-linear",)} if algo == "lora" else {}
+    settings = SETTINGS.get(algo, {})
     owned = method.attach(loaded.net, method.config(**settings), loaded.sites, 0)
     heads = [name for name in loaded.names if name.startswith("classifier.")]
     parameters = freeze_all_but(loaded.net, (*owned, *heads)).parameters
@@ -65,7 +76,9 @@ def step_of(loaded, algo, layout, on_host=False):
     loss = SupervisedLoss(loaded.net)
     plan.apply(loaded.net, loaded.sites, layout, loss)
     schedule = Schedule("cosine", 1e-3, 2, 10)
-    optimizer = AdamW(parameters, schedule, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01, on_host=on_host)
+    optimizer = AdamW(parameters, schedule, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01)
+    if on_host:
+        optimizer.adam.set_device("CPU")
     if layout.pp == 1:
         return TrainStep(loss, optimizer, clip=1.0)
     return PipelineStep(
