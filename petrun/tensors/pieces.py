@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ from petrun.tensors.writers import array_entries, write_ckpt, write_safetensors
 
 STRATEGY = "strategy"
 """Folder of the strategy files beside the ranks'."""
+PATIENCE_SECONDS = 10.0
+"""A file that one host has written another may see a little later, where the disk is shared over a network."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +114,11 @@ def _finish(
 ) -> None:
     """All ranks have written: see that their files are here, describe them, and give the folder its name."""
     marks = [_mark(growing, rank) for rank in range(cut.ranks)]
-    missing = next((rank for rank, mark in enumerate(marks) if not mark.is_file()), None)
-    if missing is not None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (missing := next((rank for rank, mark in enumerate(marks) if not mark.is_file()), None)) is not None:
+        if time.monotonic() < deadline:
+            time.sleep(0.2)
+            continue
         raise OutputError(
             f"{growing}: what rank {missing} has written is not to be seen from rank 0",
             hint="All ranks of such a job write into one folder: --out must lie on a disk that the hosts share.",

@@ -9,7 +9,7 @@ from petrun.checkpoint.delta import MANIFEST_KEY, Manifest, read_delta, save_del
 from petrun.checkpoint.manifest import BaseIdentity, TaskInfo
 from petrun.checkpoint.state import clear, find_state, save_state_pieces, steps_of
 from petrun.errors import DeltaError, OutputError, SetupError
-from petrun.tensors import Layout
+from petrun.tensors import Layout, pieces
 from petrun.tensors.shard_note import read_note
 from petrun.tensors.strategy import read_strategy
 
@@ -162,7 +162,8 @@ class TestAFailure:
         assert "must hold the same piece" in errors[0].message and len(errors) == 8
         assert not (tmp_path / "lora").exists()
 
-    def test_of_a_disk_that_is_not_shared(self, tmp_path):
+    def test_of_a_disk_that_is_not_shared(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(pieces, "PATIENCE_SECONDS", 0.3)
         ranks = ranks_of("dp2_tp4")
 
         def one(rank):
