@@ -6,6 +6,7 @@ import io
 import json
 import signal
 import sys
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ HELP = """/use NAME  answer with this delta
 /help      this
 /quit      end (as the end of the input does)
 Ctrl-C     stops an answer"""
+_SETTLE_SECONDS = 0.3
 
 
 class Chat:
@@ -51,6 +53,8 @@ class Chat:
             try:
                 line = self.read()
             except Stopped as stopped:
+                # The signal that woke this thread is still on its way to the one that tells signals apart.
+                time.sleep(_SETTLE_SECONDS)
                 stop_request().forget()
                 if stopped.number != signal.SIGINT or warned:
                     raise

@@ -96,6 +96,29 @@ def test_ctrl_c_stops_the_answer_and_sigterm_the_program(quick, deltas, petrun, 
     assert done.code == 143 and "interrupted" in done.err and "Traceback" not in done.err
 
 
+class Fingers(io.StringIO):
+    """A person who presses Ctrl-C instead of writing, `times` times, and then writes a line."""
+
+    def __init__(self, times):
+        super().__init__("film\n")
+        self.times = times
+
+    def readline(self, *size):
+        if self.times:
+            self.times -= 1
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        return super().readline(*size)
+
+
+@pytest.mark.parametrize(("times", "code"), [(1, 0), (2, 130)])
+def test_ctrl_c_at_the_prompt_ends_the_program_the_second_time(quick, deltas, petrun, monkeypatch, times, code):
+    monkeypatch.setattr(sys, "stdin", Fingers(times))
+    done = petrun(f"{BOTH} --json --max-new-tokens 3")
+    assert done.code == code and "so does another Ctrl-C" in done.err
+    assert [s["tokens"] for s in objects(done.out)] == ([3] if code == 0 else [])
+
+
 @pytest.mark.parametrize(
     ("line", "words", "code"),
     [
