@@ -54,7 +54,7 @@ def attach(net: Any, config: PrefixConfig, sites: Sites, seed: int) -> tuple[str
 METHOD = Method(
     name="prefix",
     config=PrefixConfig,
-    default_lr=5e-3,
+    default_lr=1e-3,
     attach=attach,
     tokens=lambda config: int(config.tokens),
     identity=False,

@@ -126,7 +126,7 @@ def attach(net: Any, config: PtuningConfig, sites: Sites, seed: int) -> tuple[st
 METHOD = Method(
     name="ptuning",
     config=PtuningConfig,
-    default_lr=1e-2,
+    default_lr=1e-3,
     attach=attach,
     tokens=lambda config: int(config.tokens),
     identity=False,

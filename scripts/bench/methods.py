@@ -43,11 +43,11 @@ METHODS: dict[str, tuple[str, list[str]]] = {
     "low_rank_adapter": ("embedded/low_rank_adapter", ["--algo", "low_rank_adapter", "--lr", "3e-3"]),
     "bitfit": ("embedded/bitfit", ["--algo", "bitfit", "--lr", "3e-3"]),
     "lora+bitfit": ("embedded/lora-bitfit", ["--algo", "lora+bitfit", "--lr", "1e-3"]),
-    "lora+r_drop": ("embedded/lora-r_drop", ["--algo", "lora+r_drop", "--lr", "1e-3"]),
-    "prefix": ("embedded/prefix", ["--algo", "prefix", "--lr", "5e-3"]),
+    "lora+r_drop": ("embedded/lora-r_drop", ["--algo", "lora+r_drop", "--lr", "3e-3"]),
+    "prefix": ("embedded/prefix", ["--algo", "prefix", "--lr", "1e-3"]),
     "ptuning2": ("embedded/ptuning2", ["--algo", "ptuning2", "--lr", "3e-2"]),
     "prompt": ("embedded/prompt", ["--algo", "prompt", "--lr", "3e-2"]),
-    "ptuning": ("embedded/ptuning", ["--algo", "ptuning", "--lr", "3e-3"]),
+    "ptuning": ("embedded/ptuning", ["--algo", "ptuning", "--lr", "1e-3"]),
 }
 
 
