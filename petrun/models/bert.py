@@ -130,14 +130,14 @@ class BertLayer(nn.Cell):
         self.mlp_dropout = Dropout(c.hidden_dropout, seed, f"{site}.mlp_dropout")
         self.mlp_norm = LayerNorm(c.hidden, c.eps)
 
-    def construct(self, x: Any, mask: Any) -> Any:
+    def construct(self, x: Any, mask: Any, part: int = 0) -> Any:
         x = self.attn_norm(self.attn_dropout(self.attn(x, mask)), x)
         return self.mlp_norm(self.mlp_dropout(self.mlp(x)), x)
 
 
 class BertMask(nn.Cell):
     """Which keys a query sees. A padded query sees its row's tokens, as in transformers: with padding on the left the first
-    position, which the classifier reads, is one. So does a virtual one; all see the virtual.
+    position, which the classifier reads, is one. So does a virtual one; all see the virtual. A pipeline makes it once on each stage.
 
     Inputs: segment_ids (B, T) int32; prefix, prompt: ints. Returns: (B, 1, P_prompt + T, P_prefix + P_prompt + T) bool.
     """
@@ -159,7 +159,7 @@ class BertMask(nn.Cell):
         self.padded.shard((rows, ()))
         self.real.shard((rows, ()))
 
-    def construct(self, segment_ids: Any, prefix: int, prompt: int) -> Any:
+    def construct(self, segment_ids: Any, prefix: int, prompt: int, part: int = 0) -> Any:
         segments, virtual = self.head_axis(segment_ids, 1), prefix + prompt
         queries = segments
         if virtual > 0:
@@ -179,7 +179,7 @@ class Bert(nn.Cell):
     def __init__(self, c: BertConfig, dtype: Any, seed: int, num_labels: int) -> None:
         super().__init__()
         self.prefix_tokens, self.prompt_tokens = 0, 0
-        self.mask = BertMask()
+        self.masks = nn.CellList([BertMask()])
         self.first = ops.StridedSlice()
         self.embeddings = BertEmbeddings(c, dtype, seed)
         self.layers = nn.CellList([BertLayer(c, dtype, seed, f"layers.{i}") for i in range(c.layers)])
@@ -191,11 +191,19 @@ class Bert(nn.Cell):
     def lay_out(self, how: str, dp: int, tp: int) -> None:
         self.first.shard(((dp, 1, 1),))
 
-    def construct(self, input_ids: Any, segment_ids: Any, token_type_ids: Any) -> Any:
+    def open_stages(self, count: int) -> list[Any]:
+        """Have what the layers share made on each of `count` stages. Returns the cells that make it."""
+        self.masks.extend([BertMask() for _ in range(count - len(self.masks))])
+        return list(self.masks)
+
+    def construct(self, input_ids: Any, segment_ids: Any, token_type_ids: Any, part: int = 0) -> Any:
+        """`part`: number of the batch's part that a pipeline sees; it changes nothing, but see train.pipelined."""
         x = self.embeddings(input_ids, token_type_ids)
-        mask = self.mask(segment_ids, self.prefix_tokens, self.prompt_tokens)
-        for layer in self.layers:
-            x = layer(x, mask)
+        made: Any = ()
+        for mask in self.masks:
+            made = (*made, mask(segment_ids, self.prefix_tokens, self.prompt_tokens, part))
+        for i, layer in enumerate(self.layers):
+            x = layer(x, made[i * len(self.masks) // len(self.layers)], part)
         rows, _, hidden = x.shape
         first = ops.reshape(self.first(x, (0, 0, 0), (rows, 1, hidden), (1, 1, 1)), (rows, hidden))
         pooled = self.tanh(self.pooler(ops.cast(first, ms.float32)))
@@ -242,7 +250,7 @@ def names(config: BertConfig) -> dict[str, StoredName]:
 
 _SPLITS = {
     "": "tokens",
-    "mask": "tokens",
+    "masks.*": "tokens",
     "embeddings": "tokens",
     "embeddings.word": "vocabulary",
     "embeddings.position": "whole",

@@ -15,7 +15,7 @@ from petrun.parallel.layout import Layout
 
 
 def divide(net: Any, sites: Sites, layout: Layout) -> None:
-    """Set the stage of every cell. Raises ConfigError where the model has no layers that divide, or a stage would train nothing."""
+    """Set the stage of every cell. Raises ConfigError where the model has no layers that divide, or layers of a stage train nothing."""
     if not sites.blocks or not hasattr(net, "open_stages"):
         raise ConfigError(
             f"--parallel {layout}: this model does not say how its layers are divided into stages",
@@ -39,7 +39,8 @@ def divide(net: Any, sites: Sites, layout: Layout) -> None:
         inside = place >= 0 and f"{path}.".startswith(f"{layers[place]}.")
         stage = place * layout.pp // len(layers) if inside else 0 if place < 0 else layout.pp - 1
         count_on_stage(cell, stage)
-        if any(p.requires_grad for p in cell.get_parameters(expand=False)):
+        # A prompt on the first stage and a classifier on the last are not enough: MindSpore looks for where a layer's gradient begins.
+        if inside and any(p.requires_grad for p in cell.get_parameters(expand=False)):
             idle.discard(stage)
         # Cells within cells are left alone: MindSpore puts a function with a stage into its caller later than others.
         if not path.startswith(f"{outer}."):
@@ -49,6 +50,6 @@ def divide(net: Any, sites: Sites, layout: Layout) -> None:
     if idle:
         names = ", ".join(str(stage) for stage in sorted(idle))
         raise ConfigError(
-            f"--parallel {layout}: on stage {names} of 0 to {layout.pp - 1} nothing trains, which MindSpore refuses",
+            f"--parallel {layout}: in the layers of stage {names} of 0 to {layout.pp - 1} nothing trains, which MindSpore refuses",
             hint="Train something in every layer, as LoRA does, or use dp, tp and zero.",
         )

@@ -72,16 +72,20 @@ def check_slices(found, layout):
             assert found["slices"][f"adam_m.{name}"] == found["slices"][f"adam_v.{name}"] == expected, name
 
 
+def is_tied(found):
+    return "embed.weight" in found["net"] and "head.weight" not in found["net"]
+
+
 def held_by_stage(found, layout):
     """Weights of this rank's stage: layers by their number, the embedding before the first and the head behind the last."""
-    stage, layers = layout.place(found["rank"])[0], 2
+    stage, layers, tied = layout.place(found["rank"])[0], 2, is_tied(found)
     names = []
     for name in found["net"]:
         if name.startswith("layers."):
             wanted = {int(name.split(".")[1]) * layout.pp // layers}
         elif name.startswith("embed"):
             # The last stage is sent a tied embedding, for its head.
-            wanted = {0, layout.pp - 1} if "head.weight" not in found["net"] else {0}
+            wanted = {0, layout.pp - 1} if tied else {0}
         else:
             wanted = {layout.pp - 1}
         names += [name] if stage in wanted else []
@@ -91,7 +95,7 @@ def held_by_stage(found, layout):
 def check_pipeline(found, layout):
     """What a stage holds; that each part of the batch, and its gradient, goes from stage to stage once."""
     own = set(held_by_stage(found, layout))
-    first, tied = layout.place(found["rank"])[0] == 0, "head.weight" not in found["net"]
+    first, tied = layout.place(found["rank"])[0] == 0, is_tied(found)
     assert set(found["held"]) & set(found["net"]) - {"embed.weight"} == own - {"embed.weight"}
     prefixes = ("accu_grads.", "adam_m.", "adam_v.")
     # MindSpore lists what goes with a tied embedding on the last stage too.
@@ -117,6 +121,11 @@ def check_pipeline(found, layout):
         assert found["collectives"]["ReduceScatter"] == len(cut) > 5
     else:
         assert found["norms"][0] == len(kept)
+        family, algo, _ = found["case"].split("/")[:3]
+        outside = 1 if first or family == "bert" else 4  # the embedding; the loss
+        each = 4 if algo == "lora" else 2
+        # Of each part what its layers sum, as on one stage; of the whole the norm, twice, and the loss.
+        assert found["forward"]["AllReduce"] == parts * (outside + each * 2 // layout.pp) + 3
         # Once a parameter: parts of a batch that share a graph would each sum it again.
         assert set(found["summed"].values()) == {1} and len(found["summed"]) > 9
 
@@ -214,14 +223,17 @@ def test_an_optimizer_on_the_host_still_takes_the_cards_memory(compiled):
 @pytest.mark.parametrize(
     "case",
     [
-        "lora/dp=2,tp=2,pp=2",
-        "full/dp=2,tp=2,pp=2,micro_batches=4",
-        "full/dp=2,tp=2,pp=2/tied",
-        "lora/dp=2,tp=2,pp=2,zero=1",
+        "llama/lora/dp=2,tp=2,pp=2",
+        "llama/full/dp=2,tp=2,pp=2,micro_batches=4",
+        "llama/full/dp=2,tp=2,pp=2/tied",
+        "llama/lora/dp=2,tp=2,pp=2,zero=1",
+        "bert/lora/dp=2,tp=2,pp=2",
+        "bert/full/dp=2,tp=2,pp=2,micro_batches=4",
+        "bert/full/dp=2,tp=2,pp=2,zero=1",
     ],
 )
 def test_stages_of_a_pipeline(compiled, rank, case):
-    found = compiled(rank, 1, f"llama/{case}")
+    found = compiled(rank, 1, case)
     check(found)
     print(f"{case}, rank {rank}: peak memory {found['peak_bytes'] / 2**20:.2f} MiB")
     assert found["peak_bytes"] > 0

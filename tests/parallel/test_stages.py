@@ -68,7 +68,7 @@ def test_layers_are_dealt_out_and_the_rest_stands_before_or_behind():
 def test_what_makes_no_pipeline_is_refused():
     with pytest.raises(ConfigError, match="pp=8 does not divide 12 layers"):
         stages.divide(Net(), SITES, Layout(1, 1, 8, 0, 8))
-    with pytest.raises(ConfigError, match="on stage 0 of 0 to 1 nothing trains"):
+    with pytest.raises(ConfigError, match="in the layers of stage 0, 1 of 0 to 1 nothing trains"):
         stages.divide(Net(trained=False), SITES, Layout(1, 1, 2, 0, 2))
     for net, sites in ((Cell(), SITES), (Net(), Sites())):
         with pytest.raises(ConfigError, match="does not say how its layers are divided into stages"):

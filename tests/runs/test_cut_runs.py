@@ -22,7 +22,7 @@ from ..conftest import ROOT
 from ..parallel.one_trained import values_of
 from ..shards import dp2_tp4, piece_of_rank
 from ..tensors.ranks_together import Ranks
-from ..tiny import CONFIGS, ORDERS, write_base, write_rows
+from ..tiny import CONFIGS, ORDERS, REVIEWS, write_base, write_rows
 
 RECIPE = """
 model: {{base: {base}}}
@@ -100,11 +100,11 @@ def test_what_the_ranks_save_is_what_the_run_has(ascend, tmp_path, petrun, dp, t
 
 
 @pytest.mark.all_only
-@pytest.mark.parametrize("layout", ["tp=2", "pp=2"])
-def test_train_itself_as_each_rank(ascend, tmp_path, layout):
+@pytest.mark.parametrize(("family", "layout"), [("llama", "tp=2"), ("llama", "pp=2"), ("bert", "pp=2")])
+def test_train_itself_as_each_rank(ascend, tmp_path, family, layout):
     """From the command line to the last file, but for the numbers: the plan, the step, evaluations, the best delta, the last."""
-    base = write_base(tmp_path / "base", "llama")
-    data = write_rows(tmp_path / "rows.jsonl", ORDERS)
+    base = write_base(tmp_path / "base", family)
+    data = write_rows(tmp_path / "rows.jsonl", REVIEWS if family == "bert" else ORDERS)
     line = f"--base {base} --data {data} --steps 3 --batch-size 2 --seq-len 16 --out run --device ascend --parallel {layout}"
     line += " --on-nan skip --save-every 100 --set data.cache=false --set data.buckets=1"
     rated = layout == "tp=2"

@@ -8,7 +8,7 @@ from petrun.parallel.context import Device
 from petrun.parallel.layout import Layout
 from petrun.runs.ready import make_ready
 
-from ..tiny import ORDERS, write_base, write_rows
+from ..tiny import ORDERS, REVIEWS, write_base, write_rows
 
 
 @pytest.mark.parametrize(
@@ -19,14 +19,30 @@ from ..tiny import ORDERS, write_base, write_rows
         ("lora", Layout(2, 2), ["delta.variant=dora"], "norms of whole rows"),
         ("lora", Layout(2, 2), ["parallel.offload=optimizer"], "keeps the optimizer's state on the card"),
         ("lora", Layout(2, 1, 2, 0, 2), ["train.accumulate=4"], "--accumulate 4: a pipeline adds up its micro-batches"),
-        ("prompt", Layout(2, 1, 2, 0, 2), [], "on stage 1 of 0 to 1 nothing trains"),
+        ("prompt", Layout(2, 1, 2, 0, 2), [], "in the layers of stage 0, 1 of 0 to 1 nothing trains"),
         ("lora", Layout(2, 2, sequence=True), [], "split sequences"),
     ],
 )
 def test_what_cannot_be_split_is_refused_with_its_reason(tmp_path, pynative, algo, layout, sets, reason):
-    rows = write_rows(tmp_path / "rows.jsonl", ORDERS)
+    refused(tmp_path, "llama", algo, layout, sets, reason)
+
+
+@pytest.mark.parametrize(
+    ("algo", "stages", "reason"),
+    [
+        ("lora", 3, "pp=3 does not divide 2 layers"),
+        ("prompt", 2, "in the layers of stage 0, 1 of 0 to 1 nothing trains"),
+    ],
+)
+def test_stages_of_bert_that_cannot_be(tmp_path, pynative, algo, stages, reason):
+    """Its classifier trains with every method, but that is not enough."""
+    refused(tmp_path, "bert", algo, Layout(2, 1, stages, 0, stages), [], reason)
+
+
+def refused(folder, family, algo, layout, sets, reason):
+    rows = write_rows(folder / "rows.jsonl", REVIEWS if family == "bert" else ORDERS)
     flags = {
-        "model.base": ("--base", str(write_base(tmp_path / "base", "llama"))),
+        "model.base": ("--base", str(write_base(folder / "base", family))),
         "data.path": ("--data", (str(rows),)),
         "algo": ("--algo", algo),
         "device": ("--device", "cpu"),
