@@ -226,6 +226,7 @@ def test_the_digest_follows_sources_compiler_and_flags(fresh, monkeypatch):
     assert digests[0] == digests[1] and len(set(digests)) == 5
 
 
+@pytest.mark.all_only
 def test_processes_at_once_build_once(fused, fresh):
     """Three processes find an empty cache at the same moment."""
     log = fresh / "log"

@@ -177,7 +177,13 @@ def check(found):
 
 
 @pytest.mark.parametrize(
-    "case", ["llama/lora/dp=2,tp=4", "bert/full/dp=2,tp=4", "llama/lora/dp=4,tp=2,zero=1", "llama/lora/dp=2,tp=2,pp=2"]
+    "case",
+    [
+        pytest.param("llama/lora/dp=2,tp=4", marks=pytest.mark.all_only),
+        "bert/full/dp=2,tp=4",
+        pytest.param("llama/lora/dp=4,tp=2,zero=1", marks=pytest.mark.all_only),
+        "llama/lora/dp=2,tp=2,pp=2",
+    ],
 )
 def test_a_rank_holds_what_the_plan_says(compiled, case):
     check(compiled(5, 0, case))

@@ -77,6 +77,7 @@ def test_a_model_of_ones_own_from_the_copy_to_the_merge(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.all_only
 def test_full_fine_tuning_of_ones_own_model_is_a_base_afterwards(tmp_path, monkeypatch):
     """A full delta folded into a checkpoint of the net gives a base that needs no delta."""
     monkeypatch.chdir(tmp_path)

@@ -40,6 +40,7 @@ def test_one_pass_over_a_decoder_is_as_one_at_a_time(place, petrun):
     assert "own against a" in done.out and "own better in" in done.out
 
 
+@pytest.mark.all_only
 def test_classifiers_with_heads_of_their_own(place, petrun):
     make_delta(place / "i.ckpt", place / "bert", "ia3", task="classify", size=0.5)
     base = "--base bert --data reviews.jsonl"

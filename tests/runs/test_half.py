@@ -32,7 +32,9 @@ def run(base, rows, algo, dtype, out):
     return [entry["loss"] for entry in log if "loss" in entry], open_tensors(out / f"{algo}.safetensors")
 
 
-@pytest.mark.parametrize(("family", "algo"), [("bert", "lora"), ("gpt2", "full")])
+@pytest.mark.parametrize(
+    ("family", "algo"), [("bert", "lora"), pytest.param("gpt2", "full", marks=pytest.mark.all_only)]
+)
 def test_float16_follows_float32(tmp_path, monkeypatch, family, algo):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     base = write_base(tmp_path / family, family)

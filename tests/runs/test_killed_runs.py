@@ -40,7 +40,7 @@ def deadly(real):
 
 atomic.os = type("Deadly", (), {{**vars(os), "fsync": staticmethod(deadly(os.fsync)), "replace": staticmethod(deadly(os.replace))}})
 """
-AMID = [pytest.param(f"call {at}", marks=[] if at == 26 else pytest.mark.all_only) for at in (14, 17, 20, 23, 26)]
+AMID = [pytest.param(f"call {at}", marks=pytest.mark.all_only) for at in (14, 17, 20, 23, 26)]
 RANDOM = [pytest.param(f"moment {seed}", marks=[] if seed == 0 else pytest.mark.all_only) for seed in range(5)]
 
 

@@ -150,11 +150,13 @@ def test_auto_is_settled_from_config_json_alone(configs):
 
 
 def test_a_layout_that_is_not_seen_in_what_was_compiled():
-    whole = {"rank": 1, "parameters": [{"slice": [4, 4], "shape": [4, 4]}]}
+    whole = {"rank": 1, "parameters": [{"slice": [4, 4], "shape": [4, 4]}], "summed_twice": []}
     rehearse._hold_to_layout(Layout(dp=2), [whole])
     rehearse._hold_to_layout(Layout(tp=2), [{**whole, "parameters": [{"slice": [2, 4], "shape": [4, 4]}]}])
     with pytest.raises(SetupError, match="rank 1 of 2: holds every parameter whole"):
         rehearse._hold_to_layout(Layout(tp=2), [whole])
+    with pytest.raises(SetupError, match="rank 1 of 2: MindSpore sums the gradients of 1 parameters"):
+        rehearse._hold_to_layout(Layout(pp=2, micro_batches=2), [{**whole, "summed_twice": ["norm.weight"]}])
 
 
 def test_without_a_compiler(configs, petrun, monkeypatch):
