@@ -48,6 +48,8 @@ class LoRADense(nn.Dense):
     Raises: TypeError or ValueError for an argument of the wrong type or range, KeyError for an unknown activation.
     """
 
+    splits_tokens = True
+
     def __init__(
         self,
         in_channels: int,
@@ -148,19 +150,24 @@ class LoRADense(nn.Dense):
         shard_activation("LoRADense", self.activation, strategy_activation)
 
     def lay_out(self, how: str, dp: int, tp: int) -> None:
-        """`column`: outputs over tp ranks, so B is cut as the base's rows are; `row`: inputs, so A is cut as its columns are."""
-        outer, inner = (tp if how == "column" else 1), (tp if how == "row" else 1)
+        """`column`: outputs over tp ranks, so B is cut as the base's rows are; `row`: inputs, so A is cut as its columns are;
+        `scattered`: the same, and rows of both products over all ranks."""
+        outer, inner = (tp if how == "column" else 1), (tp if how in ("row", "scattered") else 1)
+        rows = dp * tp if how == "scattered" else dp
         self.shard(
             strategy_org_dense_matmul=((dp, inner), (outer, inner)),
-            strategy_org_bias_add=((dp, outer), (outer,)),
+            strategy_org_bias_add=((rows, outer), (outer,)),
             strategy_lora_dropout=((dp, inner),),
             strategy_lora_a_matmul=((dp, inner), (1, inner)),
-            strategy_lora_b_matmul=((dp, 1), (outer, 1)),
-            strategy_lora_mul=((dp, outer), ()),
-            strategy_lora_add=((dp, outer), (dp, outer)),
-            strategy_activation=((dp, outer),),
+            strategy_lora_b_matmul=((rows, 1), (outer, 1)),
+            strategy_lora_mul=((rows, outer), ()),
+            strategy_lora_add=((rows, outer), (rows, outer)),
+            strategy_activation=((rows, outer),),
         )
-        self.lora_dropout.lay_out(how, dp, tp)
+        self.lora_dropout.lay_out("row" if how == "scattered" else how, dp, tp)
+        if how == "scattered":
+            for matmul in (self.matmul, self.lora_a_matmul):
+                matmul.shard(((dp, tp), (1, tp)), ((rows, 1),))
 
 
 def _check_alpha(alpha: Any) -> None:

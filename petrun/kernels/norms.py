@@ -64,6 +64,8 @@ class RmsNorm(nn.Cell):
     Owns: weight (H,), float32.
     """
 
+    splits_tokens = True
+
     def __init__(self, hidden: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
@@ -74,14 +76,20 @@ class RmsNorm(nn.Cell):
         self.fused: Any = fused.rms_norm(library) if library else None
         self.on_ascend = on_ascend()
         self.primitive = ops.RmsNorm(eps)
+        self.width, self.flat = hidden, False
 
     def lay_out(self, how: str, dp: int, tp: int) -> None:
-        """`tokens`: (B, T, H) by rows of the batch; `heads`: (B, N, T, D) by heads as well."""
-        self.primitive.shard(((dp, tp, 1, 1) if how == "heads" else (dp, 1, 1), (1,)))
+        """`tokens`: (B, T, H) by rows of the batch; `heads`: (B, N, T, D) by heads as well; `stream`: B * T over all ranks."""
+        self.flat = how == "stream"
+        rows = {"heads": (dp, tp, 1, 1), "stream": (dp * tp, 1)}.get(how, (dp, 1, 1))
+        self.primitive.shard((rows, (1,)))
 
     def construct(self, x: Any) -> Any:
         if self.is_fused and x.dtype == ms.float32 and self.weight.dtype == ms.float32:
             return self.fused(x, self.weight, self.eps_tensor)
+        if self.flat:
+            wide = ops.cast(ops.reshape(x, (-1, self.width)), ms.float32)
+            return ops.reshape(ops.cast(self.primitive(wide, self.weight)[0], x.dtype), x.shape)
         wide = ops.cast(x, ms.float32)
         if self.on_ascend:
             return ops.cast(self.primitive(wide, self.weight)[0], x.dtype)

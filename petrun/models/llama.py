@@ -178,6 +178,8 @@ class LlamaMlp(nn.Cell):
 class LlamaLayer(nn.Cell):
     """Pre-norm: x + attn(norm(x)), then x + mlp(norm(x))."""
 
+    splits_tokens = True
+
     def __init__(self, c: LlamaConfig, dtype: Any, seed: int, index: int) -> None:
         super().__init__()
         self.window = c.windows[index]
@@ -186,15 +188,24 @@ class LlamaLayer(nn.Cell):
         self.mlp_norm = RmsNorm(c.hidden, c.eps)
         self.mlp = LlamaMlp(c, dtype)
         self.after_attn, self.after_mlp = ops.Add(), ops.Add()
+        self.flat = False
 
     def lay_out(self, how: str, dp: int, tp: int) -> None:
-        """The residual stream, (B, T, H), by rows of the batch."""
-        self.after_attn.shard(((dp, 1, 1), (dp, 1, 1)))
-        self.after_mlp.shard(((dp, 1, 1), (dp, 1, 1)))
+        """The residual stream, (B, T, H), by rows of the batch; `stream`: B * T over all ranks, for which it is laid flat."""
+        self.flat = how == "stream"
+        rows = (dp * tp, 1) if self.flat else (dp, 1, 1)
+        self.after_attn.shard((rows, rows))
+        self.after_mlp.shard((rows, rows))
+
+    def plus(self, add: Any, x: Any, y: Any) -> Any:
+        if not self.flat:
+            return add(x, y)
+        shape = x.shape
+        return ops.reshape(add(ops.reshape(x, (-1, shape[-1])), ops.reshape(y, (-1, shape[-1]))), shape)
 
     def construct(self, x: Any, cos: Any, sin: Any, mask: Any, part: int = 0) -> Any:
-        x = self.after_attn(x, self.attn(self.attn_norm(x), cos, sin, mask))
-        return self.after_mlp(x, self.mlp(self.mlp_norm(x)))
+        x = self.plus(self.after_attn, x, self.attn(self.attn_norm(x), cos, sin, mask))
+        return self.plus(self.after_mlp, x, self.mlp(self.mlp_norm(x)))
 
     def prefill(self, x: Any, cos: Any, sin: Any, mask: Any, slots: int) -> Any:
         q, k, v = self.attn.project(self.attn_norm(x), cos, sin)
@@ -337,19 +348,19 @@ _SPLITS = {
     "embed": "vocabulary",
     "tables.*.rotary": "tokens",
     "tables.*.causal_mask": "tokens",
-    "layers.*": "tokens",
-    "layers.*.attn_norm": "tokens",
+    "layers.*": "stream",
+    "layers.*.attn_norm": "stream",
     **dict.fromkeys((f"layers.*.attn.{role}" for role in "qkv"), "column"),
     **dict.fromkeys(
         (f"layers.*.attn.{cell}" for cell in ("q_norm", "k_norm", "split", "rotate", "core", "merge")), "heads"
     ),
     "layers.*.attn.o": "row",
-    "layers.*.mlp_norm": "tokens",
+    "layers.*.mlp_norm": "stream",
     "layers.*.mlp.gate": "column",
     "layers.*.mlp.up": "column",
     "layers.*.mlp.act": "wide",
     "layers.*.mlp.down": "row",
-    "norm": "tokens",
+    "norm": "stream",
     "head": "column",
 }
 

@@ -49,6 +49,8 @@ class Dense(nn.Dense):
     Inputs: x (..., in). Returns: (..., out), x's dtype. Owns: weight (out, in), bias (out,).
     """
 
+    splits_tokens = True
+
     def construct(self, x: Any) -> Any:
         shape = x.shape
         y = self.matmul(ops.reshape(x, (-1, self.in_channels)), ops.cast(self.weight, x.dtype))
@@ -57,11 +59,13 @@ class Dense(nn.Dense):
         return ops.reshape(y, (*shape[:-1], self.out_channels))
 
     def lay_out(self, how: str, dp: int, tp: int) -> None:
-        """`column`: outputs over tp ranks; `row`: inputs; else the whole layer on each."""
-        outer, inner = (tp if how == "column" else 1), (tp if how == "row" else 1)
-        self.matmul.shard(((dp, inner), (outer, inner)))
+        """`column`: outputs over tp ranks; `row`: inputs; `scattered`: the same, and rows of what comes out over all; else the whole
+        layer on each."""
+        outer, inner = (tp if how == "column" else 1), (tp if how in ("row", "scattered") else 1)
+        rows = dp * tp if how == "scattered" else dp
+        self.matmul.shard(((dp, inner), (outer, inner)), ((rows, outer),) if how == "scattered" else None)
         if self.has_bias:
-            self.bias_add.shard(((dp, outer), (outer,)))
+            self.bias_add.shard(((rows, outer), (outer,)))
 
 
 def dense(wide_in: int, wide_out: int, dtype: Any, bias: bool = True) -> Dense:

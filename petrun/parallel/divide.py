@@ -15,6 +15,8 @@ from petrun.errors import ConfigError
 from petrun.parallel.layout import Layout, settle
 
 _NEAREST = 3
+_WIDTH = 8
+"""Rows are padded to multiples of it: see data.buckets."""
 
 
 @dataclass(frozen=True)
@@ -141,4 +143,6 @@ def _of_rows(asked: Asked, rows: int, tokens: int) -> list[str]:
         )
     if asked.sequence and tokens % asked.tp:
         problems.append(f"sequence=true: tp={asked.tp} does not divide rows of {tokens} tokens")
+    elif asked.sequence and _WIDTH % asked.tp:
+        problems.append(f"sequence=true: tp={asked.tp} does not divide {_WIDTH}, of which shorter rows are a multiple")
     return problems

@@ -6,8 +6,10 @@ The plan is data (Sites.splits): path pattern -> role. What a role means for its
     vocabulary   rows of the table over tp ranks             whole    on each rank whole; data by rows of the batch
     column       outputs of a linear layer over tp ranks     tokens   (B, T, H) by rows of the batch
     row          inputs of a linear layer over tp ranks      heads    (B, N, T, D), heads over tp ranks
-    wide         (B, T, F), features over tp ranks
+    wide         (B, T, F), features over tp ranks            stream   tokens; where tokens are split, B * T over dp * tp ranks
 
+Where tokens are split (Korthikanti et al., arXiv:2205.05198) a row layer is told `scattered`: its sums are scattered over the ranks of
+the stream, and MindSpore gathers the stream before a column layer by itself.
 A vocabulary that tp does not divide (GPT-2's is 50257) stays whole, with its head.
 """
 
@@ -21,7 +23,9 @@ from petrun.graph.sites import Sites, fits
 from petrun.parallel import stages
 from petrun.parallel.layout import Layout
 
-ROLES = ("vocabulary", "column", "row", "wide", "whole", "tokens", "heads")
+ROLES = ("vocabulary", "column", "row", "wide", "whole", "tokens", "stream", "heads")
+_SPLIT = {"row": "scattered"}
+_WHOLE = {"stream": "tokens"}
 
 
 def apply(net: Any, sites: Sites, layout: Layout, loss: Any = None) -> None:
@@ -30,10 +34,7 @@ def apply(net: Any, sites: Sites, layout: Layout, loss: Any = None) -> None:
     Raises ConfigError where the model has no plan, a layer does not divide, or a cell of the delta cannot be cut.
     """
     if layout.sequence:
-        raise ConfigError(
-            f"--parallel {layout}: split sequences are not built yet",
-            hint="Use dp, tp, pp and zero.",
-        )
+        _check_sequence(net, sites, layout)
     if layout.pp > 1:
         stages.divide(net, sites, layout)
     if not sites.splits:
@@ -46,7 +47,9 @@ def apply(net: Any, sites: Sites, layout: Layout, loss: Any = None) -> None:
     planned = list(_planned(net, sites))
     whole = _uneven_vocabulary(planned, sites, layout.tp)
     _check(planned, sites, layout, whole)
+    meant = _SPLIT if layout.sequence else _WHOLE
     for path, cell, role in planned:
+        role = meant.get(role, role)
         if hasattr(cell, "lay_out"):
             cell.lay_out("whole" if path in whole else role, layout.dp, layout.tp)
     if loss is not None and hasattr(loss, "lay_out"):
@@ -73,6 +76,30 @@ def recompute(net: Any, sites: Sites, how: str) -> None:
 def role_of(path: str, sites: Sites) -> str | None:
     """The role that the plan gives to the cell at `path`; of several patterns the first that fits."""
     return next((role for pattern, role in sites.splits.items() if fits(pattern, path)), None)
+
+
+def _check_sequence(net: Any, sites: Sites, layout: Layout) -> None:
+    """Raises ConfigError where tokens cannot be split."""
+    reason = ""
+    if layout.pp > 1 or layout.zero:
+        reason = "tokens are split with dp and tp alone"
+    elif "stream" not in sites.splits.values():
+        reason = "this model does not say where its tokens are split"
+    elif getattr(net, "prefix_tokens", 0) or getattr(net, "prompt_tokens", 0):
+        reason = "rows with virtual tokens are not split"
+    else:
+        kept = [
+            (path, cell)
+            for path, cell, role in _planned(net, sites)
+            if role in ("stream", "row") and not getattr(cell, "splits_tokens", False)
+        ]
+        if kept:
+            reason = f"{kept[0][0]}: {type(kept[0][1]).__name__} does not split tokens"
+    if reason:
+        raise ConfigError(
+            f"--parallel {layout}: {reason}",
+            hint="Leave sequence out; a llama splits tokens with LoRA and full fine-tuning.",
+        )
 
 
 def _planned(net: Any, sites: Sites) -> Iterator[tuple[str, Any, str]]:

@@ -58,6 +58,7 @@ def test_the_nearest_that_divide_are_shown():
     assert "dp=1,tp=8,pp=2,micro_batches=2" in refused(Asked(1, 16), 16, LLAMA_8B).hint
     assert "zero=1" in refused(Asked(tp=16, zero=1), 32, LLAMA_8B).hint
     assert "sequence=true" in refused(Asked(tp=16, sequence=True), 32, LLAMA_8B).hint
+    assert "tp=16 does not divide 8, of which" in refused(Asked(tp=16, sequence=True), 16, LLAMA_7B).message
     # A prime number of cards: what the model allows of it.
     assert refused(Asked(tp=7), 7, GPT2).hint == "These divide: --parallel dp=7,tp=1,pp=1."
 

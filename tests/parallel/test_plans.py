@@ -212,6 +212,28 @@ def test_every_method_beside_cut_layers(compiled, case, rank):
 
 
 @pytest.mark.all_only
+@pytest.mark.parametrize("algo", ["lora", "full"])
+def test_tokens_split_between_the_layers(compiled, algo):
+    """Korthikanti et al., arXiv:2205.05198: what a row layer sums is scattered over the columns, and gathered before column layers."""
+    case, layers = f"llama/{algo}/dp=2,tp=2", 2
+    whole, split = (compiled(1, 1, f"{case}{more}", world=4) for more in ("", ",sequence=true"))
+    check_slices(split, Layout(2, 2))
+    assert split["slices"] == whole["slices"] and split["trained"] == whole["trained"]
+    scattered = layers * (4 if algo == "lora" else 2)
+    # No AllReduce is left in the layers: one for the embedding, four for the loss, one for the norm.
+    assert whole["forward"] == {"AllReduce": 6 + scattered}
+    assert (split["forward"]["AllReduce"], split["forward"]["ReduceScatter"]) == (6, scattered)
+    # Twice a layer, and before the head; what goes back takes the opposite, but for a gradient that nothing needs.
+    gathers = 2 * layers + 1
+    frozen_embedding = 1 if algo == "lora" else 0
+    assert split["collectives"]["AllGather"] == gathers + scattered
+    assert split["collectives"]["ReduceScatter"] == gathers + scattered - frozen_embedding
+    assert split["norms"] == [len(split["trained"]), 1, 0] and set(split["summed"].values()) == {1}
+    print(f"{case}: peak memory {whole['peak_bytes']} bytes, {split['peak_bytes']} with sequence=true")
+    assert 0 < split["peak_bytes"] < whole["peak_bytes"]
+
+
+@pytest.mark.all_only
 def test_an_optimizer_on_the_host_still_takes_the_cards_memory(compiled):
     """Why --offload optimizer is refused: every update is computed on the host, but the plan of the card's memory hardly changes."""
     case = "llama/full/dp=2,tp=2"
@@ -265,7 +287,7 @@ def test_a_model_or_a_delta_without_a_plan_is_refused():
     with pytest.raises(ConfigError, match="does not say how its layers are cut"):
         plan.apply(Net(), Sites(), Layout(1, 2))
     plan.apply(Net(), Sites(), Layout(8, zero=1))
-    with pytest.raises(ConfigError, match="not built yet"):
+    with pytest.raises(ConfigError, match="does not say where its tokens are split"):
         plan.apply(Net(), Sites(), Layout(1, 2, sequence=True))
     with pytest.raises(ConfigError, match="divided into stages"):
         plan.apply(Net(), Sites(), Layout(1, 1, 2, 0, 2))

@@ -20,7 +20,10 @@ from ..tiny import ORDERS, REVIEWS, write_base, write_rows
         ("lora", Layout(2, 2), ["parallel.offload=optimizer"], "keeps the optimizer's state on the card"),
         ("lora", Layout(2, 1, 2, 0, 2), ["train.accumulate=4"], "--accumulate 4: a pipeline adds up its micro-batches"),
         ("prompt", Layout(2, 1, 2, 0, 2), [], "in the layers of stage 0, 1 of 0 to 1 nothing trains"),
-        ("lora", Layout(2, 2, sequence=True), [], "split sequences"),
+        ("lora", Layout(2, 2, 2, 0, 2, True), [], "tokens are split with dp and tp alone"),
+        ("lora", Layout(2, 2, zero=1, sequence=True), [], "tokens are split with dp and tp alone"),
+        ("adapter", Layout(2, 2, sequence=True), [], "layers.0.attn.o: AdapterDense does not split tokens"),
+        ("prompt", Layout(2, 2, sequence=True), [], "rows with virtual tokens are not split"),
     ],
 )
 def test_what_cannot_be_split_is_refused_with_its_reason(tmp_path, pynative, algo, layout, sets, reason):
