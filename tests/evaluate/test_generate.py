@@ -141,7 +141,7 @@ def poison(net, first):
     table.set_data(Tensor(value))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "qwen3", pytest.param("llama", marks=pytest.mark.all_only)])
+@pytest.mark.parametrize("name", ["gpt2", *(pytest.param(n, marks=pytest.mark.all_only) for n in ("llama", "qwen3"))])
 def test_greedy_equals_decoding_without_a_cache_with_and_without_lora(graph_mode, name):
     """Seven prompts of six lengths in batches of three, in graphs; the last batch is not full. A delta attached later counts."""
     net, sites = build(name)

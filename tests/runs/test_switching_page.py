@@ -3,6 +3,8 @@
 import re
 from functools import partial
 
+import pytest
+
 from petrun.parallel.context import setup
 from petrun.runs import opening
 from tests.conftest import ROOT
@@ -10,6 +12,7 @@ from tests.deltas import make_delta
 from tests.tiny import write_base
 
 
+@pytest.mark.all_only
 def test_the_example_runs(pynative, tmp_path, capsys, monkeypatch):
     # A graph takes a second to compile, and the text is the same.
     monkeypatch.setattr(opening, "setup", partial(setup, pynative=True))
