@@ -21,27 +21,11 @@ TEXT = "Text"
 
 def generate(
     base: options.Base = None,
-    delta: Annotated[
-        Texts,
-        option(
-            "--delta",
-            "Delta: a petrun file or run folder, a peft adapter folder, or a MindPet checkpoint. Repeatable; called by the name of its "
-            "file or folder, or as you name it.",
-            MODEL,
-            metavar="[NAME=]PATH",
-        ),
-    ] = None,
+    delta: options.NamedDeltas = None,
     use: Annotated[Text, option("--use", "Name of the delta to begin with, or off. Default: the first.", MODEL)] = None,
     model: options.Model = None,
     alpha: options.Alpha = None,
-    template: Annotated[
-        Text,
-        option(
-            "--template",
-            "Prompt template for all: a jinja2 file, plain, alpaca, chatml or chat. Default: each delta's own.",
-            MODEL,
-        ),
-    ] = None,
+    template: options.TemplateForAll = None,
     prompt: Annotated[
         Texts, option("--prompt", "Answer this and end, instead of reading lines from you. Repeatable.", TEXT)
     ] = None,

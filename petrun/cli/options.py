@@ -110,6 +110,24 @@ Delta = Annotated[
     Text,
     option("--delta", "Delta: a petrun file or run folder, a peft adapter folder, or a MindPet checkpoint.", MODEL),
 ]
+NamedDeltas = Annotated[
+    Texts,
+    option(
+        "--delta",
+        "Delta: a petrun file or run folder, a peft adapter folder, or a MindPet checkpoint. Repeatable; called by the name of its "
+        "file or folder, or as you name it.",
+        MODEL,
+        metavar="[NAME=]PATH",
+    ),
+]
+TemplateForAll = Annotated[
+    Text,
+    option(
+        "--template",
+        "Prompt template for all: a jinja2 file, plain, alpaca, chatml or chat. Default: each delta's own.",
+        MODEL,
+    ),
+]
 Alpha = Annotated[
     Number, option("--alpha", "LoRA alpha of a delta whose file does not say it (MindPet checkpoints).", MODEL)
 ]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from petrun.cli import options
-from petrun.cli.options import MODEL, Number, Text, Texts, Whole, option
+from petrun.cli.options import Number, Text, Whole, option
 from petrun.cli.signals import told_apart
 
 SERVER = "Server"
@@ -15,25 +15,9 @@ SERVER = "Server"
 
 def serve(
     base: options.Base = None,
-    delta: Annotated[
-        Texts,
-        option(
-            "--delta",
-            "Delta: a petrun file or run folder, a peft adapter folder, or a MindPet checkpoint. Repeatable; the model has the name of its "
-            "file or folder, or yours.",
-            MODEL,
-            metavar="[NAME=]PATH",
-        ),
-    ] = None,
+    delta: options.NamedDeltas = None,
     model: options.Model = None,
-    template: Annotated[
-        Text,
-        option(
-            "--template",
-            "Prompt template for all: a jinja2 file, plain, alpaca, chatml or chat. Default: each delta's own.",
-            MODEL,
-        ),
-    ] = None,
+    template: options.TemplateForAll = None,
     alpha: options.Alpha = None,
     host: Annotated[
         str, typer.Option("--host", help="Address to listen at.", rich_help_panel=SERVER, show_default=True)

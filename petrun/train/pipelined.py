@@ -129,12 +129,6 @@ class PipelineStep(TrainStep):
             total = (*total, ops.depend(self.added[i], grads[i]))
         return total
 
-    def times(self, grads: Any, factor: Any) -> Any:
-        total: Any = ()
-        for grad in grads:
-            total = (*total, grad * factor)
-        return total
-
     def of_last_stage(self, value: Any, norm: Any) -> Any:
         """The loss, which the last stage alone knows; the others have 0. After the norm, so that no rank waits for it with work to do."""
         summed = self.sum(ops.reshape(ops.depend(value, norm), (1,)))

@@ -139,7 +139,10 @@ class TrainStep(nn.Cell):
 
     def clipped(self, grads: Any, norm: Any) -> Any:
         """g * min(1, clip / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_ has it."""
-        factor = ops.minimum(self.clip / (norm + 1e-6), Tensor(1.0, ms.float32))
+        return self.times(grads, ops.minimum(self.clip / (norm + 1e-6), Tensor(1.0, ms.float32)))
+
+    def times(self, grads: Any, factor: Any) -> Any:
+        """Gradients times a number."""
         scaled: Any = ()
         for grad in grads:
             scaled = (*scaled, grad * factor)

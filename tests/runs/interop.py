@@ -42,6 +42,7 @@ COMPUTED = ("ptuning", "prefix")
 """What their networks give is exported: it differs in the last bits from processor to processor, so its values are left out."""
 MERGED = ("lora", "lora-rslora", "ia3", "bitfit", "full")
 TOKENS = 6
+LIBRARIES = ("torch", "transformers", "peft")
 
 
 def cases():
@@ -68,16 +69,7 @@ def make(kind, method, family, folder):
         # Which triplets are kept is a mask, not a number.
         if p.name in assembled.owned and p.name.rpartition(".")[2] not in found.fixed:
             p.set_data(Tensor(exact(p.name, p.shape)))
-    manifest = Manifest(
-        algo=found.name,
-        config=config.model_dump(mode="json"),
-        family=family,
-        model_type=family,
-        hf_config=loaded.hf_config,
-        base=BaseIdentity(digest=loaded.base_digest, fresh=loaded.fresh),
-        task=TaskInfo(name="classify" if family == "bert" else "lm"),
-    )
-    save_delta(folder / "delta.ckpt", values_of(loaded.net, assembled.owned), manifest)
+    write_delta(folder / "delta.ckpt", assembled, family)
     out = folder / "out"
     if kind == "peft":
         export.run(base=str(base), delta=str(folder / "delta.ckpt"), out=str(out))
@@ -92,6 +84,21 @@ def make(kind, method, family, folder):
             max_shard_size=None,
         )
     return out, assembled.loaded
+
+
+def write_delta(path, assembled, family):
+    """What is attached to a net as a run would save it."""
+    loaded = assembled.loaded
+    manifest = Manifest(
+        algo=assembled.method.name,
+        config=assembled.config.model_dump(mode="json"),
+        family=family,
+        model_type=family,
+        hf_config=loaded.hf_config,
+        base=BaseIdentity(digest=loaded.base_digest, fresh=loaded.fresh),
+        task=TaskInfo(name="classify" if family == "bert" else "lm"),
+    )
+    save_delta(path, values_of(loaded.net, assembled.owned), manifest)
 
 
 def exact(name, shape):
@@ -177,7 +184,7 @@ def main():
             ids, ours = logits(loaded)
             np.testing.assert_allclose(in_theirs(kind, family, Path(text), out, ids), ours, atol=1e-4)
             stored[f"{kind} {method} {family}"] = digest_of(method, out)
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")}
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     STORED.write_text(json.dumps({"verified_with": versions, "digests": stored}, indent=1) + "\n")
     print(f"{len(stored)} exports verified with {versions}")
 

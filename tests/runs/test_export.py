@@ -1,5 +1,6 @@
 """From a delta to a peft folder and back: the same logits here, the formulas' numbers in the file, and the same logits in peft."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -7,12 +8,13 @@ import pytest
 from mindspore import Tensor
 from safetensors.numpy import load_file
 
-from petrun.checkpoint.delta import BaseIdentity, Manifest, TaskInfo, read_delta, save_delta
+from petrun.checkpoint.delta import read_delta, save_delta
 from petrun.delta import find_method
 from petrun.errors import ConfigError, DeltaError, OutputError
 from petrun.models.factory import load_model
 from petrun.runs import export
-from petrun.runs.assemble import attach, attach_delta, fit_delta, head_names, set_delta, values_of
+from petrun.runs.assemble import attach, attach_delta, fit_delta, head_names, set_delta
+from tests.runs.interop import LIBRARIES, in_theirs, logits, write_delta
 from tests.tiny import write_base
 
 FAMILIES = ["bert", "gpt2", "llama"]
@@ -26,7 +28,6 @@ METHODS = {
     "prefix": {"tokens": 3, "middle": 5},
     "lora+bitfit": {"rank": 2, "alpha": 8.0},
 }
-TOKENS = 6
 
 
 def matrix():
@@ -52,25 +53,8 @@ def make_delta(folder, family, algo, path, settings=None):
     for p in loaded.net.get_parameters():
         if p.name in assembled.owned:
             p.set_data(Tensor((p.asnumpy() + 0.2 * rng.standard_normal(p.shape)).astype(np.float32)))
-    manifest = Manifest(
-        algo=method.name,
-        config=config.model_dump(mode="json"),
-        family=family,
-        model_type=family,
-        hf_config=loaded.hf_config,
-        base=BaseIdentity(digest=loaded.base_digest, fresh=loaded.fresh),
-        task=TaskInfo(name="classify" if family == "bert" else "lm"),
-    )
-    save_delta(path, values_of(loaded.net, assembled.owned), manifest)
+    write_delta(path, assembled, family)
     return assembled.loaded
-
-
-def logits(loaded):
-    ids = np.random.default_rng(1).integers(4, 12, (2, TOKENS)).astype(np.int32)
-    table = {"input_ids": ids, "segment_ids": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-    table["position_ids"] = np.tile(np.arange(TOKENS, dtype=np.int32), (2, 1))
-    loaded.net.set_train(False)
-    return ids, loaded.net(*(Tensor(table[name]) for name in loaded.inputs)).asnumpy()
 
 
 @pytest.mark.parametrize(("algo", "family"), list(matrix()))
@@ -92,18 +76,8 @@ def test_out_and_in_again(tmp_path, algo, family):
 
 def in_peft(base, family, folder, ids, want):
     """The same logits in peft, where it is installed."""
-    try:
-        import peft
-        import torch
-        import transformers
-    except ImportError:
-        return
-    kind = "AutoModelForSequenceClassification" if family == "bert" else "AutoModelForCausalLM"
-    model = peft.PeftModel.from_pretrained(getattr(transformers, kind).from_pretrained(base), folder).eval()
-    with torch.no_grad():
-        inputs = torch.from_numpy(ids.astype(np.int64))
-        found = model(input_ids=inputs, attention_mask=torch.ones_like(inputs)).logits.numpy()
-    np.testing.assert_allclose(found if family == "bert" else found[:, -TOKENS:], want, atol=1e-4)
+    if all(importlib.util.find_spec(name) for name in LIBRARIES):
+        np.testing.assert_allclose(in_theirs("peft", family, base.parent, folder, ids), want, atol=1e-4)
 
 
 def exported(tmp_path, family, algo, **settings):

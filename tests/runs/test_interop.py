@@ -9,7 +9,7 @@ import pytest
 
 from petrun.models.factory import load_model
 from petrun.runs import merge
-from tests.runs.interop import STORED, cases, digest_of, in_theirs, logits, make
+from tests.runs.interop import LIBRARIES, STORED, cases, digest_of, in_theirs, logits, make
 
 pytestmark = pytest.mark.usefixtures("pynative")
 BY_DEFAULT = {"peft": "llama", "merged": "gpt2"}
@@ -27,7 +27,7 @@ def matrix():
 def test_the_export_is_the_one_that_was_verified(tmp_path, kind, method, family):
     out, loaded = make(kind, method, family, tmp_path)
     assert digest_of(method, out) == json.loads(STORED.read_text())["digests"][f"{kind} {method} {family}"]
-    if all(importlib.util.find_spec(name) for name in ("torch", "transformers", "peft")):
+    if all(importlib.util.find_spec(name) for name in LIBRARIES):
         ids, ours = logits(loaded)
         np.testing.assert_allclose(in_theirs(kind, family, tmp_path, out, ids), ours, atol=1e-4)
 
