@@ -102,14 +102,17 @@ def scheduler_environment(base: Mapping[str, str], cluster: Cluster, port: int) 
 def _common(base: Mapping[str, str], cluster: Cluster, port: int) -> dict[str, str]:
     return {
         **_TIMEOUTS,
-        **_level(base),
-        **_threads(base, len(cluster.ranks)),
-        **base,
+        **host_environment(base, len(cluster.ranks)),
         "MS_WORKER_NUM": str(cluster.cards),
         "MS_SCHED_HOST": cluster.address,
         "MS_SCHED_PORT": str(port),
         "RANK_SIZE": str(cluster.cards),
     }
+
+
+def host_environment(base: Mapping[str, str], ranks: int) -> dict[str, str]:
+    """What every rank of a host with this many is given, however it is started. What the user has set, stays."""
+    return {**_level(base), **_threads(base, ranks), **base}
 
 
 def _level(base: Mapping[str, str]) -> dict[str, str]:

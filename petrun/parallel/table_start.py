@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from petrun.errors import SetupError
+from petrun.parallel.cluster import host_environment
 from petrun.parallel.ports import is_local
 from petrun.parallel.rank_table import RankTable, Server
 from petrun.parallel.rank_table_read import read_rank_table
@@ -24,6 +25,9 @@ class TableStart:
     """Of all servers."""
     devices: Mapping[int, int]
     """Rank -> device, as npu-smi counts, of this host."""
+    hosts: int = 1
+    host_rank: int = 0
+    """This server's position in the table."""
 
     @property
     def ranks(self) -> list[int]:
@@ -39,7 +43,8 @@ def read_start(file: str, host_rank: int | None) -> TableStart:
     path = Path(file).expanduser().absolute()
     table = read_rank_table(path)
     server = table.server(str(host_rank), "--host-rank") if host_rank is not None else _own_server(table, file)
-    return TableStart(path, table.cards, {card.rank: card.device for card in server.cards})
+    devices = {card.rank: card.device for card in server.cards}
+    return TableStart(path, table.cards, devices, len(table.servers), table.servers.index(server))
 
 
 def _own_server(table: RankTable, file: str) -> Server:
@@ -63,7 +68,7 @@ def table_environment(base: Mapping[str, str], start: TableStart, rank: int) -> 
     """What makes a process this rank. Raises SetupError where its card is hidden from this job."""
     kept = {key: value for key, value in base.items() if key not in _OTHER_WAYS}
     return {
-        **kept,
+        **host_environment(kept, len(start.devices)),
         "RANK_TABLE_FILE": str(start.path),
         "RANK_ID": str(rank),
         "RANK_SIZE": str(start.cards),

@@ -97,7 +97,7 @@ def run(command: Command, asked: Asked, voice: Voice) -> int:
         logs = temporary
     elif asked.log_dir is not None:
         logs = Path(asked.log_dir).expanduser()
-    if isinstance(cluster, Cluster) and cluster.hosts > 1:
+    if cluster.hosts > 1:
         # On a disk that the hosts share, each counts its own attempts.
         logs = logs / f"host-{cluster.host_rank}"
     job = Job(
@@ -166,9 +166,10 @@ def _check(config: RunConfig, cluster: Cluster | TableStart) -> None:
     """What every rank would find out, each by itself."""
     if not config.parallel.auto:
         lay_out(config, cluster.cards)
-    if isinstance(cluster, Cluster) and cluster.hosts > 1 and config.out.dir is None:
+    if cluster.hosts > 1 and config.out.dir is None:
+        many = f"--hosts {cluster.hosts}" if isinstance(cluster, Cluster) else f"--rank-table: {cluster.hosts} servers"
         raise ConfigError(
-            f"--hosts {cluster.hosts}: needs --out, the same on every host",
+            f"{many}: needs --out, the same on every host",
             hint="A number that each host takes for itself may differ.",
         )
 
