@@ -22,8 +22,10 @@ from typing import Literal
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, communication, ops
+from numpy.typing import NDArray
 
 from petrun.errors import PetrunError, SetupError
+from petrun.parallel import failures
 from petrun.parallel.context import connect
 
 TABLES = ("RANK_TABLE_FILE", "MINDSPORE_HCCL_CONFIG_PATH")
@@ -47,13 +49,17 @@ class World:
         """The one rank that prints and writes."""
         return self.rank == 0
 
-    def agree(self, flag: bool) -> bool:
-        """Whether any rank says so. Every rank must call it at the same point; costs about a millisecond, alone nothing."""
+    def summed(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The sum over all ranks, each of which must call it at the same point with as many; about a millisecond, alone nothing."""
         if self.size == 1:
-            return flag
+            return values
         # A primitive called outside a graph runs at once, in either mode. Float32: the CPU reduces no integers.
-        votes = ops.AllReduce()(Tensor([1.0 if flag else 0.0], ms.float32))
-        return bool(votes.asnumpy()[0] > 0.0)
+        found: NDArray[np.float32] = ops.AllReduce()(Tensor(values, ms.float32)).asnumpy()
+        return found
+
+    def agree(self, flag: bool) -> bool:
+        """Whether any rank says so. Every rank must call it at the same point."""
+        return bool(self.summed(np.array([flag], np.float32))[0] > 0.0)
 
     def decide(self, flag: bool) -> bool:
         """What the first rank says. Every rank must call it at the same point."""
@@ -62,21 +68,33 @@ class World:
     @contextmanager
     def together(self) -> Iterator[None]:
         """All ranks leave the block, or none does: where one ends it with an error, so do the others, at once and not when MindSpore
-        misses the one. Every rank must enter the same blocks; within one no rank may wait for another. Raises SetupError."""
+        misses the one. Every rank must enter the same blocks; within one no rank may wait for another. Raises SetupError, which says
+        who failed and why."""
         try:
             yield
-        except PetrunError:
+        except PetrunError as error:
             self.agree(True)
+            self._failed(error)
             raise
         if self.agree(False):
-            raise SetupError("another rank failed", hint="Its own message says why.")
+            raise failures.elsewhere(self._failed(None))
+
+    def _failed(self, own: PetrunError | None) -> list[failures.Failure]:
+        """Who failed, `own` among them: exchanged only where every rank knows that one did."""
+        if self.size == 1:
+            return []
+        try:
+            return failures.read(self.summed(failures.write(own, self.rank, self.size)))
+        except RuntimeError:
+            # A rank is gone by now. What this one knows has still to be said.
+            return []
 
     def differing(self, values: Mapping[str, str]) -> tuple[str, ...]:
         """The keys whose value is another here than on the first rank; () on the first. All ranks must have the same keys."""
         if self.size == 1:
             return ()
         mine = np.array([_words(f"{key}={value}") for key, value in sorted(values.items())], np.float32)
-        firsts = ops.AllReduce()(Tensor(mine if self.first else np.zeros_like(mine))).asnumpy()
+        firsts = self.summed(mine if self.first else np.zeros_like(mine))
         return tuple(key for key, same in zip(sorted(values), (firsts == mine).all(1), strict=True) if not same)
 
     @contextmanager

@@ -1,6 +1,10 @@
 """Delta and state as the ranks of a job write them, each its own slices: put together they are what all of them hold, bit for bit."""
 
+import errno
+import os
 import shutil
+import socket
+import threading
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ from petrun.checkpoint.manifest import BaseIdentity, TaskInfo
 from petrun.checkpoint.state import clear, find_state, save_state_pieces, steps_of
 from petrun.errors import DeltaError, OutputError, SetupError
 from petrun.tensors import Layout, pieces
+from petrun.tensors.atomic import output_error
 from petrun.tensors.shard_note import read_note
 from petrun.tensors.strategy import read_strategy
 
@@ -149,8 +154,34 @@ class TestAFailure:
 
         errors = save(ranks, tmp_path, change=spoil)
         assert sorted(errors) == list(range(8)) and isinstance(errors[3], DeltaError)
-        assert all(isinstance(errors[rank], SetupError) for rank in errors if rank != 3)
+        for rank in errors.keys() - {3}:
+            first = errors[3].message.splitlines()[0]
+            assert isinstance(errors[rank], SetupError) and errors[rank].message == f"rank 3 failed: {first}"
         same(read_delta(tmp_path).tensors, DELTA)
+
+    def test_of_a_full_disk_is_named_on_every_host(self, tmp_path, monkeypatch):
+        """Ranks 4 to 7 run on another host, whose disk takes no more."""
+        real, ranks = pieces.write_ckpt, ranks_of("dp2_tp4")
+        here = threading.local()
+
+        def write(path, entries):
+            here.name = f"host-{int(path.parent.name[5:]) // 4}"
+            if here.name == "host-1":
+                raise output_error(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+            return real(path, entries)
+
+        monkeypatch.setattr(pieces, "write_ckpt", write)
+        monkeypatch.setattr(socket, "gethostname", lambda: here.name)
+        errors = save(ranks, tmp_path)
+        assert sorted(errors) == list(range(8))
+        assert ranks.meeting.sums == 3, "a look at the values, a vote, and who it was"
+        assert all(isinstance(errors[rank], OutputError) for rank in range(4, 8))
+        for rank in range(4):
+            assert errors[rank].message == f"rank 4 on host-1 failed: {errors[4].message.splitlines()[0]}"
+            assert "No space left" in errors[rank].message and "rank_4" in errors[rank].message
+            assert "Failed as well: ranks 5, 6, 7." in errors[rank].hint
+        monkeypatch.setattr(pieces, "write_ckpt", real)
+        assert not save(ranks, tmp_path) and ranks.meeting.sums == 6, "where all is well, nothing but votes"
 
     def test_of_ranks_that_have_parted(self, tmp_path):
         """Replicas must be alike: data-parallel ranks of which one has missed a sum are found out when they save."""

@@ -2,14 +2,16 @@
 
     python -m tests.parallel.ranks FILE        a JSON list of command lines, each a list of arguments
 
-Meeting the other ranks takes far longer than these runs; so they share it. Exits with the first code that is not 0.
+Meeting the other ranks takes far longer than these runs; so they share it. Exits with the first code that is not 0. After the last
+run every rank but the first fails once, and each prints what it ends with.
 """
 
 import json
 import sys
 from pathlib import Path
 
-from petrun.parallel.world import is_scheduler, serve
+from petrun.errors import OutputError, PetrunError
+from petrun.parallel.world import is_scheduler, join, serve
 
 from ..runs.conftest import call
 
@@ -18,7 +20,20 @@ def main(file):
     if is_scheduler():
         serve()
         return 0
-    return next((code for line in json.loads(Path(file).read_text()) if (code := call(line))), 0)
+    code = next((code for line in json.loads(Path(file).read_text()) if (code := call(line))), 0)
+    return code or fail(join("cpu"))
+
+
+def fail(world):
+    """0: every rank has ended the block with an error."""
+    try:
+        with world.together():
+            if not world.first:
+                raise OutputError(f"the disk of rank {world.rank} is full\nand more")
+    except PetrunError as error:
+        print("ended with:", error.message)
+        return 0
+    return 3
 
 
 if __name__ == "__main__":

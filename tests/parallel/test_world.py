@@ -8,8 +8,8 @@ import pytest
 from mindspore import Tensor, communication
 
 from petrun.cli.app import main
-from petrun.errors import ConfigError, PetrunError, SetupError
-from petrun.parallel import world
+from petrun.errors import ConfigError, OutputError, PetrunError, SetupError
+from petrun.parallel import failures, world
 from petrun.parallel.world import ALONE, World, join, start_up
 from petrun.train import report
 
@@ -165,6 +165,46 @@ def test_where_one_rank_fails_all_do(summed):
         raise ConfigError("mine")
     with ALONE.together():
         pass
+    with pytest.raises(ConfigError, match="mine"), ALONE.together():
+        raise ConfigError("mine")
+
+
+def test_who_failed_is_told_where_anybody_did(monkeypatch):
+    """One sum where all is well; two where not, on every rank alike, and the second may fail."""
+    sums, others = [], []
+
+    class Reduce:
+        def __call__(self, given):
+            sums.append(given.asnumpy())
+            other = others[len(sums) - 1]
+            if isinstance(other, Exception):
+                raise other
+            return Tensor(sums[-1] + other)
+
+    monkeypatch.setattr(world.ops, "AllReduce", Reduce)
+    why = failures.write(OutputError("run/rank_1: the disk is full\nand more", hint="Make room."), 1, 2)
+    others[:] = [np.float32(0.0)]
+    with World(0, 2).together():
+        pass
+    assert len(sums) == 1 and sums.pop().size == 1
+    others[:] = [np.float32(1.0), why]
+    with (
+        pytest.raises(SetupError, match=r"^rank 1 failed: run/rank_1: the disk is full\n") as caught,
+        World(0, 2).together(),
+    ):
+        pass
+    assert "The log of rank 1" in caught.value.hint and caught.value.exit_code == 1
+    assert [given.any() for given in sums] == [False, False] and sums[1].shape == why.shape
+    sums.clear()
+    with pytest.raises(OutputError, match="mine"), World(0, 2).together():
+        raise OutputError("mine")
+    assert [given.any() for given in sums] == [True, True] and sums[1].shape == why.shape
+    for own in (None, OutputError("mine")):
+        sums.clear()
+        others[1] = RuntimeError("connection reset")
+        with pytest.raises(PetrunError, match="another rank failed" if own is None else "mine"), World(0, 2).together():
+            if own is not None:
+                raise own
 
 
 def test_what_differs_from_the_first_rank_is_named(monkeypatch):

@@ -1,10 +1,37 @@
 """Ranks of one job as threads of one process: they wait for each other as processes do, and fail together."""
 
 import threading
-from contextlib import contextmanager
+from dataclasses import dataclass
 
-from petrun.errors import PetrunError, SetupError
+from petrun.errors import PetrunError
+from petrun.parallel.world import World
 from petrun.tensors.pieces import Cut
+
+
+class Meeting:
+    """Where the threads sum what each of them brings."""
+
+    def __init__(self, count):
+        self.brought = [None] * count
+        self.barrier = threading.Barrier(count, timeout=60)
+        self.sums = 0
+
+    def summed(self, rank, values):
+        self.brought[rank] = values
+        first = self.barrier.wait() == 0
+        total = sum(self.brought)
+        self.sums += first
+        # What they brought must be read by all before one goes on to the next sum.
+        self.barrier.wait()
+        return total
+
+
+@dataclass(frozen=True)
+class Thread(World):
+    meeting: Meeting | None = None
+
+    def summed(self, values):
+        return self.meeting.summed(self.rank, values)
 
 
 class Ranks:
@@ -13,38 +40,16 @@ class Ranks:
     def __init__(self, stages):
         self.stages = stages
         self.count = len(stages) * next(iter(stages[0].values())).count
-        self.barrier = threading.Barrier(self.count, timeout=60)
-        self.failed = False
-
-    @contextmanager
-    def together(self):
-        """As World.together."""
-        try:
-            yield
-        except PetrunError:
-            self.agree(True)
-            raise
-        if self.agree(False):
-            raise SetupError("another rank failed")
-
-    def agree(self, flag):
-        """Twice: what they agreed on must be read by all before one goes on to the next vote."""
-        self.failed = self.failed or flag
-        self.barrier.wait()
-        agreed = self.failed
-        if self.barrier.wait() == 0:
-            self.failed = False
-        self.barrier.wait()
-        return agreed
+        self.meeting = Meeting(self.count)
 
     def cut(self, rank):
         layouts = self.stages[rank * len(self.stages) // self.count]
-        return Cut(rank, self.count, len(self.stages), layouts, self.together)
+        world = Thread(rank, self.count, meeting=self.meeting)
+        return Cut(rank, self.count, len(self.stages), layouts, world.together)
 
     def each(self, work):
         """{rank: the error it ended with}."""
         errors = {}
-        self.failed = False
 
         def one(rank):
             try:
