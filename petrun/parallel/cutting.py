@@ -9,7 +9,7 @@ from typing import Any
 from petrun.errors import ConfigError, SetupError
 from petrun.parallel.context import write_strategy_to
 from petrun.parallel.layout import Layout
-from petrun.parallel.rehearse import front_end_fault
+from petrun.parallel.rehearse import FRONT_END_ERRORS, front_end_fault
 from petrun.parallel.world import World
 from petrun.tensors.layout import Layout as Slices
 from petrun.tensors.pieces import Cut
@@ -27,7 +27,7 @@ def compile_cut(step: Any, inputs: tuple[Any, ...], layout: Layout, world: World
         write_strategy_to(file)
         try:
             step.compile(*step.arguments(*inputs))
-        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
+        except FRONT_END_ERRORS as error:
             raise ConfigError(
                 f"--parallel {layout}: MindSpore's front end refuses it: {front_end_fault('', str(error))}",
                 hint="petrun rehearse with the same flags names the operator.",

@@ -18,6 +18,8 @@ from petrun.parallel.worker_log import tail
 COLLECTIVES = ("AllReduce", "AllGather", "ReduceScatter", "AlltoAll", "Broadcast", "Send", "Receive")
 AT_ONCE = 2
 """Children at a time: each is a MindSpore that compiles, with some hundred MB of its own."""
+FRONT_END_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, NameError, AssertionError)
+"""What MindSpore's front end raises for a graph that it refuses: its own errors, and those of Python that a construct would end with."""
 _BYTES = {"Bool": 1, "Int8": 1, "UInt8": 1, "Int16": 2, "Float16": 2, "BFloat16": 2, "Int64": 8, "Float64": 8}
 
 

@@ -28,7 +28,7 @@ from petrun.models.base import LoadedModel
 from petrun.models.factory import outline_model
 from petrun.parallel.context import Device, setup, split_operators
 from petrun.parallel.layout import Layout
-from petrun.parallel.rehearse import collectives, gradient_sums
+from petrun.parallel.rehearse import FRONT_END_ERRORS, collectives, gradient_sums
 from petrun.parallel.world import join
 from petrun.runs import rehearse
 from petrun.runs.assemble import base_path
@@ -73,7 +73,7 @@ def _rehearse(job: Mapping[str, Any], graphs: Path) -> dict[str, Any]:
             step.compile(*step.arguments(True, *inputs))
         else:
             step(True, *inputs)
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, NotImplementedError) as error:
+    except FRONT_END_ERRORS as error:
         return {"failed": str(error), "traceback": traceback.format_exc()}
     compiled = time.perf_counter()
     stage, row, column = layout.place(world.rank)

@@ -1,6 +1,7 @@
 """Tokenised rows on disk, keyed by content."""
 
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def test_other_content_tokenizer_or_template_file(write, bpe, chat, tmp_path, bu
     assert len(built) == 4
 
 
-@pytest.mark.parametrize("damage", ["truncate", "garbage", "flip", "empty", "foreign"])
+@pytest.mark.parametrize("damage", ["truncate", "garbage", "flip", "empty", "foreign", "no array"])
 def test_a_damaged_entry_is_made_again(write, bpe, tmp_path, built, damage):
     path, folder = write("a.jsonl", ROWS), tmp_path / "cache"
     first = read(path, bpe, folder)
@@ -107,6 +108,10 @@ def test_a_damaged_entry_is_made_again(write, bpe, tmp_path, built, damage):
         raw[raw.index(b"NUMPY") + 140] ^= 0xFF
     elif damage == "empty":
         raw = bytearray()
+    elif damage == "no array":
+        with zipfile.ZipFile(entry, "w") as archive:
+            archive.writestr("meta", "{}")
+        raw = bytearray(entry.read_bytes())
     else:
         np.savez(entry, other=np.zeros(3))
         raw = bytearray(entry.read_bytes())

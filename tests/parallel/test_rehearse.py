@@ -1,6 +1,11 @@
 """What is read out of MindSpore's graphs and of its refusals."""
 
-from petrun.parallel.rehearse import collectives, front_end_fault, gradient_sums
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+
+from petrun.parallel.rehearse import FRONT_END_ERRORS, collectives, front_end_fault, gradient_sums
 
 GRAPH = """
 subgraph @17() {
@@ -46,3 +51,41 @@ def test_a_refusal_names_operator_strategy_and_line():
     )
     assert front_end_fault("", "TypeError: no\nmore") == "TypeError: no"
     assert front_end_fault("", "") == "no reason given"
+
+
+class Refused(nn.Cell):
+    """Graphs that MindSpore's front end refuses, one a number."""
+
+    def __init__(self, number):
+        super().__init__(auto_prefix=False)
+        self.number, self.two = number, (1, 2)
+
+    def construct(self, x):
+        if self.number == 0:
+            import nothing  # noqa: F401
+        elif self.number == 1:
+            x = x.reshape((3, 1))
+        elif self.number == 2:
+            x = x.nothing()
+        elif self.number == 3:
+            x = x + self.two[5]
+        elif self.number == 4:
+            x = x + unknown  # noqa: F821
+        elif self.number == 5:
+            assert x.shape[0] == 99, "no"
+        elif self.number == 6:
+            raise KeyError("no")
+        return x
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_error_of_the_front_end_is_one_that_it_raises(graph_mode):
+    x, raised = Tensor(np.ones((2, 2)), ms.float32), set()
+    for number in range(7):
+        with pytest.raises(FRONT_END_ERRORS) as caught:
+            Refused(number).compile(x)
+        raised.add(caught.type)
+    with pytest.raises(FRONT_END_ERRORS) as caught:
+        Refused(7).compile()
+    raised.add(caught.type)
+    assert not [kind for kind in FRONT_END_ERRORS if not any(issubclass(one, kind) for one in raised)], raised
