@@ -72,6 +72,9 @@ def test_every_family_with_its_memory(ascend, configs, petrun, family, algo):
     done = petrun(
         f"rehearse --base {family} --algo {algo}{few} --cards 2 --seq-len 16 --batch-size 2 --json found.json"
     )
+    if (family, algo) == ("llama", "bitfit"):
+        assert done.code == 1 and "the model has no bias" in done.err
+        return
     assert done.code == 0, done.err
     found = json.loads((configs / "found.json").read_text())
     assert all(rank["peak_bytes"] > rank["state_bytes"] and rank["collectives"]["AllReduce"] for rank in found["ranks"])
