@@ -102,6 +102,17 @@ def write_strategy_to(file: Path | None) -> None:
 
 
 @contextmanager
+def undivided() -> Iterator[None]:
+    """Graphs compiled and run in the block are not split, whatever the job's are: those may hold no collective of their own."""
+    before = {name: ms.get_auto_parallel_context(name) for name in ("parallel_mode", "dataset_strategy")}
+    ms.set_auto_parallel_context(parallel_mode="stand_alone", dataset_strategy="data_parallel")
+    try:
+        yield
+    finally:
+        ms.set_auto_parallel_context(**before)
+
+
+@contextmanager
 def eager() -> Iterator[None]:
     """Cells called in the block run operator by operator, so that an error comes from a line of their own code."""
     before = ms.get_context("mode")

@@ -17,16 +17,17 @@ import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, communication, ops
+from mindspore import Tensor, communication, nn, ops
 from numpy.typing import NDArray
 
 from petrun.errors import PetrunError, SetupError
 from petrun.parallel import failures
-from petrun.parallel.context import connect
+from petrun.parallel.context import connect, undivided
 
 TABLES = ("RANK_TABLE_FILE", "MINDSPORE_HCCL_CONFIG_PATH")
 _CLUSTER = ("MS_WORKER_NUM", "MS_SCHED_HOST", "MS_SCHED_PORT")
@@ -43,6 +44,8 @@ class World:
     host_rank: int = 0
     """Among the ranks of this machine: the card's number there."""
     host_size: int = 1
+    in_graph: bool = False
+    """Only a graph can sum over ranks."""
 
     @property
     def first(self) -> bool:
@@ -53,8 +56,14 @@ class World:
         """The sum over all ranks, each of which must call it at the same point with as many; about a millisecond, alone nothing."""
         if self.size == 1:
             return values
-        # A primitive called outside a graph runs at once, in either mode. Float32: the CPU reduces no integers.
-        found: NDArray[np.float32] = ops.AllReduce()(Tensor(values, ms.float32)).asnumpy()
+        # Float32: the CPU reduces no integers.
+        given = Tensor(values, ms.float32)
+        if self.in_graph:
+            with undivided():
+                found: NDArray[np.float32] = _graph()(given).asnumpy()
+        else:
+            # A primitive called outside a graph runs at once, in either mode.
+            found = ops.AllReduce()(given).asnumpy()
         return found
 
     def agree(self, flag: bool) -> bool:
@@ -106,6 +115,22 @@ class World:
             if self.size > 1:
                 error.message = f"rank {self.rank} of {self.size}: {error.message}"
             raise
+
+
+class Sum(nn.Cell):
+    """The sum over all ranks, compiled once for each shape."""
+
+    def __init__(self) -> None:
+        super().__init__(auto_prefix=False)
+        self.sum = ops.AllReduce()
+
+    def construct(self, values: Any) -> Any:
+        return self.sum(values)
+
+
+@lru_cache(maxsize=1)
+def _graph() -> Sum:
+    return Sum()
 
 
 ALONE = World()
@@ -164,6 +189,8 @@ def join(target: str) -> World:
         communication.get_group_size(),
         communication.get_local_rank(),
         communication.get_local_rank_size(),
+        # HCCL that a rank table started has a communicator for graphs and none for single operators.
+        in_graph=how == "rank table",
     )
 
 

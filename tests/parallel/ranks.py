@@ -3,11 +3,12 @@
     python -m tests.parallel.ranks FILE        a JSON list of command lines, each a list of arguments
 
 Meeting the other ranks takes far longer than these runs; so they share it. Exits with the first code that is not 0. After the last
-run every rank but the first fails once, and each prints what it ends with.
+run every rank but the first fails, and each prints what it ends with.
 """
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from petrun.errors import OutputError, PetrunError
@@ -21,7 +22,8 @@ def main(file):
         serve()
         return 0
     code = next((code for line in json.loads(Path(file).read_text()) if (code := call(line))), 0)
-    return code or fail(join("cpu"))
+    world = join("cpu")
+    return code or fail(world) or fail(replace(world, in_graph=True))
 
 
 def fail(world):
@@ -31,7 +33,7 @@ def fail(world):
             if not world.first:
                 raise OutputError(f"the disk of rank {world.rank} is full\nand more")
     except PetrunError as error:
-        print("ended with:", error.message)
+        print(f"ended with: {error.message} (in a graph: {world.in_graph})")
         return 0
     return 3
 

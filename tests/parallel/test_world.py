@@ -1,6 +1,9 @@
 """Which way a process was started, what it then finds itself to be, and what the scheduler does not do."""
 
+import json
 import signal
+import subprocess
+import sys
 
 import mindspore as ms
 import numpy as np
@@ -12,6 +15,8 @@ from petrun.errors import ConfigError, OutputError, PetrunError, SetupError
 from petrun.parallel import failures, world
 from petrun.parallel.world import ALONE, World, join, start_up
 from petrun.train import report
+
+from ..conftest import ROOT
 
 CLUSTER = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "4", "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": "8118"}
 NAMES = (*CLUSTER, *world.TABLES, "RANK_ID", "RANK_SIZE", "MS_SIMULATION_LEVEL")
@@ -58,6 +63,8 @@ def test_how_a_process_was_started(started, environment, how):
 def test_the_rank_is_what_mindspore_says_after_init(started):
     called = started({**CLUSTER, "RANK_ID": "0"})
     assert join("cpu") == World(2, 4, 0, 2) and called == ["init"]
+    started({"RANK_TABLE_FILE": "hccl.json", "RANK_ID": "3"})
+    assert join("ascend") == World(2, 4, 0, 2, in_graph=True)
     called.clear()
     started({"RANK_ID": "3", "RANK_SIZE": "8"})
     assert join("cpu") is ALONE and not called, "what is left in the environment starts nothing"
@@ -205,6 +212,18 @@ def test_who_failed_is_told_where_anybody_did(monkeypatch):
         with pytest.raises(PetrunError, match="another rank failed" if own is None else "mine"), World(0, 2).together():
             if own is not None:
                 raise own
+
+
+def test_ranks_of_a_table_sum_in_graphs_also_where_operators_are_split(ascend, tmp_path):
+    """Which a split job's graphs may not hold. What is compiled afterwards is cut as what was before."""
+    environment = ascend(1, 4, 0)
+    environment["PYTHONPATH"] = f"{ROOT}:{environment['PYTHONPATH']}"
+    command = [sys.executable, "-m", "tests.parallel.one_sum"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("CUT "))
+    before, after, now = json.loads(line.removeprefix("CUT "))
+    assert before == after and before[0] == [8, 8] and now == ["semi_auto_parallel", "full_batch"]
 
 
 def test_what_differs_from_the_first_rank_is_named(monkeypatch):
