@@ -1,6 +1,7 @@
 """A program that is told to end when the process that started it is gone: `python -m petrun.parallel.leash PARENT PROGRAM ...`.
 
-Linux sends SIGTERM on the parent's end, however that came: SIGKILL and the out-of-memory killer leave nobody to do it. The wish
+Linux sends SIGTERM on the parent's end, however that came: SIGKILL and the out-of-memory killer leave nobody to do it. It counts the
+end of the thread that started the program, which must be the one that waits for it. The wish
 (PR_SET_PDEATHSIG) outlives exec but not fork, so the started program states it itself, in a process of its own: code that runs
 between fork and exec of a parent with threads, such as MindSpore's, may hang.
 """
