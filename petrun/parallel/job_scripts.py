@@ -17,8 +17,7 @@ def slurm(job: Submission) -> str:
         f"# petrun job {job.name}: {_size(job)}. Submit it with: sbatch FILE",
         *(f"#SBATCH --{key}={value}" for key, value in head.items()),
         *(["#SBATCH --requeue"] if job.restarts else []),
-        "set -euo pipefail",
-        *job.setup,
+        *strict(job),
     ]
     train = shlex.join(("petrun", "train", *job.command))
     port = str(job.port) if job.port else None
@@ -38,6 +37,12 @@ def slurm(job: Submission) -> str:
     lines.append("# Each task knows its node's number; the quotes keep the command as it was typed.")
     lines += [f"exec {step}"] if not job.restarts else list(_requeued(step, job.restarts))
     return "\n".join(lines) + "\n"
+
+
+def strict(job: Submission) -> list[str]:
+    """What the user wrote to set things up, and that an error or a misspelt variable ends the script. The latter holds behind it alone:
+    CANN's set_env.sh appends to variables that nobody has set, such as PYTHONPATH."""
+    return ["set -eo pipefail", *job.setup, "set -u"] if job.setup else ["set -euo pipefail"]
 
 
 def _requeued(step: str, restarts: int) -> Iterator[str]:
@@ -93,15 +98,13 @@ def shell(job: Submission) -> str:
         last = job.hosts - 1
         lines += [
             f"# Run it on every host, with the host's number: bash FILE 0 on {job.address}, bash FILE 1 on the next, up to {last}.",
-            "set -euo pipefail",
+            "set -eo pipefail",
             f"if [[ $# -ne 1 || ! $1 =~ ^(0|[1-9][0-9]*)$ || $1 -gt {last} ]]; then",
             f'  echo "usage: bash $0 HOST_RANK, from 0 to {last}; 0 is {job.address}" >&2',
             "  exit 2",
             "fi",
         ]
-    else:
-        lines.append("set -euo pipefail")
-    lines += job.setup
+    lines += strict(job)
     if job.workdir:
         lines.append(f"cd {shlex.quote(job.workdir)}")
     train = shlex.join(("petrun", "train", *job.command))

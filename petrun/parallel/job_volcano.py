@@ -12,6 +12,7 @@ import re
 import shlex
 from typing import Any
 
+from petrun.parallel.job_scripts import strict
 from petrun.parallel.launch import CONFIG_ERROR
 from petrun.parallel.submission import Mount, Submission, host_flags
 
@@ -29,6 +30,8 @@ _DRIVER = (
     ("npu-smi", "/usr/local/bin/npu-smi", "File"),
 )
 _PORT = 8118
+_GIVEN_CARDS = f"metadata.annotations['{RESOURCE}']"
+"""Where MindCluster's scheduler notes the cards that a pod was given; its container runtime puts those in, by the variable."""
 
 
 def volcano(job: Submission) -> list[dict[str, Any]]:
@@ -105,6 +108,7 @@ def _pod(job: Submission) -> dict[str, Any]:
         "image": job.image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["/bin/bash", "-c", escape(_script(job))],
+        "env": [{"name": "ASCEND_VISIBLE_DEVICES", "valueFrom": {"fieldRef": {"fieldPath": _GIVEN_CARDS}}}],
         "workingDir": job.workdir or WORKDIR,
         "resources": {"requests": resources, "limits": dict(resources)},
         "volumeMounts": mounts,
@@ -132,7 +136,7 @@ def _volume(place: int, mount: Mount) -> dict[str, Any]:
 
 def _script(job: Submission) -> str:
     """What a pod runs. The env plugin gives it its number, the svc plugin the first pod its name."""
-    lines = ["set -euo pipefail", *job.setup]
+    lines = strict(job)
     train = shlex.join(("petrun", "train", *job.command))
     port = str(job.port or _PORT) if job.hosts > 1 or job.port else None
     if job.hosts > 1:

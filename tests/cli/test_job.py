@@ -26,6 +26,8 @@ AWKWARD = [
     "--set",
     "data.template=${HOME} $(RANK) *",
 ]
+# CANN's set_env.sh appends to variables that nobody has set.
+SET_ENV = 'export PYTHONPATH="/cann:$PYTHONPATH"'
 VOLCANO = ["--to", "volcano", "--image", "registry/petrun:1", "--mount", "pvc/results:/work"]
 
 
@@ -95,7 +97,7 @@ def as_kubernetes_reads(text, variables):
 def test_slurm(cluster, tmp_path):
     out = tmp_path / "job.sh"
     options = ["--hosts", 2, "--cards", 16, "--queue", "npu", "--time", "36h", "--memory", "512Gi", "--cpus", 96]
-    options += ["--name", "tune-1", "--setup", "export A=1", "--gres", "ascend", "--workdir", "/home/me"]
+    options += ["--name", "tune-1", "--setup", SET_ENV, "--gres", "ascend", "--workdir", "/home/me"]
     assert f"sbatch {out}" in job("--to", "slurm", *options, "--out", out, "--", *AWKWARD).stdout
     text = out.read_text()
     directives = dict(
@@ -184,7 +186,8 @@ def test_volcano_starts_a_job_again(cluster):
 
 
 def test_shell(cluster):
-    text = job("--to", "shell", "--hosts", 3, "--cards", 24, "--master-addr", "10.0.0.1", "--", *AWKWARD).stdout
+    options = ["--hosts", 3, "--cards", 24, "--master-addr", "10.0.0.1", "--setup", SET_ENV]
+    text = job("--to", "shell", *options, "--", *AWKWARD).stdout
     code, output, errors = cluster(text, "2")
     assert (code, called(output)) == (0, [["train", *AWKWARD, *flags(3, 2, "10.0.0.1")]]), errors
     for wrong in ([], ["3"], ["-1"], ["08"], ["0", "1"], ["1; id"]):
@@ -209,7 +212,7 @@ def test_volcano(cluster):
         "--namespace",
         "vcjob",
     ]
-    options += ["--memory", "1T", "--cpus", 96, "--mount", "/data:/data:ro", "--setup", "export A=1"]
+    options += ["--memory", "1T", "--cpus", 96, "--mount", "/data:/data:ro", "--setup", SET_ENV]
     options += ["--node-selector", "accelerator-type=module-910b-8"]
     table, made = yaml.safe_load_all(job(*VOLCANO, *options, "--", *AWKWARD).stdout)
     label = {"ring-controller.atlas": "ascend-910b"}
@@ -237,6 +240,11 @@ def test_volcano(cluster):
     (container,) = pod["containers"]
     resources = {"huawei.com/Ascend910": 8, "cpu": 96, "memory": "1Ti"}
     assert container["resources"] == {"requests": resources, "limits": resources}
+    (cards,) = container["env"]
+    assert cards == {
+        "name": "ASCEND_VISIBLE_DEVICES",
+        "valueFrom": {"fieldRef": {"fieldPath": "metadata.annotations['huawei.com/Ascend910']"}},
+    }
     assert (container["image"], container["workingDir"]) == ("registry/petrun:1", "/work")
     assert (pod["restartPolicy"], pod["terminationGracePeriodSeconds"], pod["activeDeadlineSeconds"]) == (
         "Never",
