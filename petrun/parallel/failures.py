@@ -29,15 +29,21 @@ class Failure:
     reason: str
 
 
-def write(own: PetrunError | None, rank: int, size: int) -> NDArray[np.float32]:
+def write(own: Exception | None, rank: int, size: int) -> NDArray[np.float32]:
     """The table with this rank's row, which is empty where it did not fail."""
     table = np.zeros((size, LETTERS), np.float32)
     if own is not None:
-        first = next(iter(own.message.splitlines()), "")
-        text = f"{own.exit_code}\n{socket.gethostname()[:_HOST]}\n{first}".encode("utf-8", "backslashreplace")
+        code, said = (own.exit_code, own.message) if isinstance(own, PetrunError) else (1, _unforeseen(own))
+        first = next(iter(said.splitlines()), "")
+        text = f"{code}\n{socket.gethostname()[:_HOST]}\n{first}".encode("utf-8", "backslashreplace")
         text = text if len(text) <= LETTERS else text[: LETTERS - 3] + b"..."
         table[rank, : len(text)] = np.frombuffer(text, np.uint8)
     return table
+
+
+def _unforeseen(error: Exception) -> str:
+    """One line that says what it is where no message was written for it."""
+    return f"{type(error).__name__}: {str(error).strip()}"
 
 
 def read(table: NDArray[np.float32]) -> list[Failure]:

@@ -122,9 +122,20 @@ def _rank(job: Job, rank: int, environment: Mapping[str, str], folder: Path) -> 
 
 
 def _opening(job: Job, ranks: Sequence[Member], folder: Path, attempt: int) -> str:
-    named = ranks[0].name if len(ranks) == 1 else f"ranks {ranks[0].name[5:]} to {ranks[-1].name[5:]}"
+    named = f"rank{'s' if len(ranks) > 1 else ''} {_spell(job.cluster.ranks)}"
     again = "" if attempt == 1 else f"attempt {attempt} of {job.max_restarts + 1}: "
     return f"{again}{named} of {job.cluster.cards}; logs in {folder}"
+
+
+def _spell(ranks: Sequence[int]) -> str:
+    """In rising order, neighbours joined: 0 to 3, 6. A rank table may give a host any."""
+    runs: list[list[int]] = []
+    for rank in ranks:
+        if runs and rank == runs[-1][1] + 1:
+            runs[-1][1] = rank
+        else:
+            runs.append([rank, rank])
+    return ", ".join(f"{first} to {last}" if last > first else str(first) for first, last in runs)
 
 
 def _report(ending: Ending, job: Job, seconds: float) -> str:

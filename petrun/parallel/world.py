@@ -15,9 +15,10 @@ import hashlib
 import os
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from types import TracebackType
 from typing import Any, Literal
 
 import mindspore as ms
@@ -74,21 +75,13 @@ class World:
         """What the first rank says. Every rank must call it at the same point."""
         return self.agree(flag and self.first)
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self) -> Together:
         """All ranks leave the block, or none does: where one ends it with an error, so do the others, at once and not when MindSpore
         misses the one. Every rank must enter the same blocks; within one no rank may wait for another. Raises SetupError, which says
         who failed and why."""
-        try:
-            yield
-        except PetrunError as error:
-            self.agree(True)
-            self._failed(error)
-            raise
-        if self.agree(False):
-            raise failures.elsewhere(self._failed(None))
+        return Together(self)
 
-    def _failed(self, own: PetrunError | None) -> list[failures.Failure]:
+    def failed(self, own: Exception | None) -> list[failures.Failure]:
         """Who failed, `own` among them: exchanged only where every rank knows that one did."""
         if self.size == 1:
             return []
@@ -115,6 +108,29 @@ class World:
             if self.size > 1:
                 error.message = f"rank {self.rank} of {self.size}: {error.message}"
             raise
+
+
+class Together:
+    """See World.together. An error that no room foresaw counts as well. A signal does not: it ends this process without waiting for the
+    others, who have it too, or are ended by whoever watches the job."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            if self.world.agree(False):
+                raise failures.elsewhere(self.world.failed(None))
+        elif isinstance(error, Exception):
+            # Where the vote itself fails, because a rank is gone, the error of this one is still what is raised.
+            with suppress(RuntimeError):
+                self.world.agree(True)
+                self.world.failed(error)
 
 
 class Sum(nn.Cell):

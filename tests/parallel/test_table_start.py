@@ -3,13 +3,14 @@
 import json
 import os
 import sys
+from dataclasses import replace
 
 import pytest
 
 from petrun.errors import ConfigError, SetupError
 from petrun.parallel import table_start
 from petrun.parallel.cluster import Cluster, rank_environment
-from petrun.parallel.launch import Job, Voice, launch
+from petrun.parallel.launch import Job, Voice, _spell, launch
 from petrun.parallel.table_start import TableStart, read_start, table_environment
 from petrun.runs import launch as runs_launch
 
@@ -19,11 +20,11 @@ SHARED = {"OMP_NUM_THREADS", "GLOG_minloglevel", "GLOG_v"}
 
 @pytest.fixture
 def table(tmp_path):
-    """table(servers): a file that gives each server devices 4 and 5; ranks count down on the second."""
+    """table(servers): a file that gives each server devices 4 and 5; ranks count down on the second, where not said otherwise."""
 
-    def write(*servers):
+    def write(*servers, ranks=((0, 1), (3, 2))):
         def card(s, c):
-            rank = 2 * s + (c if s == 0 else 1 - c)
+            rank = ranks[s][c]
             return {"device_id": str(4 + c), "device_ip": f"192.168.{s}.{c + 1}", "rank_id": str(rank)}
 
         cards = [{"server_id": server, "device": [card(s, c) for c in range(2)]} for s, server in enumerate(servers)]
@@ -89,6 +90,15 @@ def test_its_ranks_run_without_a_scheduler(table, tmp_path):
     logs = tmp_path / "logs" / "attempt-1"
     assert (logs / "rank_3.log").read_text() == f"3 {threads} False\n"
     assert sorted(path.name for path in logs.iterdir()) == ["rank_2.log", "rank_3.log"]
+    start = read_start(table("10.0.0.1", "10.0.0.2", ranks=((0, 2), (1, 3))), 1)
+    job = replace(job, cluster=start)
+    assert launch(job, Voice(out.append, err.append), environment) == 0 and "ranks 1, 3 of 4" in err[-1]
+
+
+def test_ranks_are_named_as_they_are():
+    """What a rank table gives a host need not be neighbours."""
+    named = {(0,): "0", (2, 3): "2 to 3", (1, 3): "1, 3", (0, 1, 2, 5, 8, 9): "0 to 2, 5, 8 to 9"}
+    assert {ranks: _spell(ranks) for ranks in named} == named
 
 
 def test_hosts_of_a_table_share_one_run_folder_and_keep_their_logs_apart(table, tmp_path, monkeypatch):

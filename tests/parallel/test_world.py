@@ -15,6 +15,7 @@ from petrun.errors import ConfigError, OutputError, PetrunError, SetupError
 from petrun.parallel import failures, world
 from petrun.parallel.world import ALONE, World, join, start_up
 from petrun.train import report
+from petrun.train.stop import Stopped
 
 from ..conftest import ROOT
 
@@ -212,6 +213,33 @@ def test_who_failed_is_told_where_anybody_did(monkeypatch):
         with pytest.raises(PetrunError, match="another rank failed" if own is None else "mine"), World(0, 2).together():
             if own is not None:
                 raise own
+
+
+def test_an_error_that_nobody_foresaw_is_voted_on_too(monkeypatch):
+    """But no signal, which ends this rank without waiting; and where the vote fails the error of this rank is still the one."""
+    sums, gone = [], []
+
+    class Reduce:
+        def __call__(self, given):
+            sums.append(given.asnumpy())
+            if gone:
+                raise RuntimeError("connection reset")
+            return Tensor(sums[-1])
+
+    monkeypatch.setattr(world.ops, "AllReduce", Reduce)
+    with pytest.raises(KeyError, match="surprise"), World(1, 2).together():
+        raise KeyError("surprise")
+    (said,) = failures.read(sums[1])
+    assert (said.rank, said.exit_code, said.reason) == (1, 1, "KeyError: 'surprise'")
+    gone.append(0)
+    for error in (KeyError("surprise"), OSError(28, "No space left on device")):
+        with pytest.raises(type(error)) as caught, World(1, 2).together():
+            raise error
+        assert caught.value is error
+    sums.clear()
+    with pytest.raises(Stopped), World(1, 2).together():
+        raise Stopped(15)
+    assert not sums
 
 
 def test_ranks_of_a_table_sum_in_graphs_also_where_operators_are_split(ascend, tmp_path):
