@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+import traceback
 import types
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from petrun.cli import (
     algorithms,
     delta,
     evaluate,
+    faults,
     generate,
     inspect,
     job,
@@ -87,10 +89,22 @@ def _show(message: str, hint: str = "") -> None:
 
 def _unexpected(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
     """For what no room foresaw: one line that a user can report, instead of a traceback."""
+    _trace_of_rank(error)
     typer.secho("internal error: ", fg=typer.colors.RED, bold=True, nl=False, err=True)
-    first = (str(error).strip().splitlines() or [""])[0]
-    typer.echo(f"{kind.__name__}: {first}", err=True)
-    typer.echo("This is a fault of petrun. Run again with --debug for the traceback.", err=True)
+    typer.echo(f"{kind.__name__}: {faults.first_line(str(error))}", err=True)
+    if not _is_rank():
+        typer.echo("This is a fault of petrun. Run again with --debug for the traceback.", err=True)
+
+
+def _is_rank() -> bool:
+    """Whether this process is one of a job's, whose output is a log."""
+    return "MS_ROLE" in os.environ or "RANK_TABLE_FILE" in os.environ
+
+
+def _trace_of_rank(error: BaseException) -> None:
+    """All of it, as nobody starts a job of many cards again for a traceback."""
+    if _is_rank():
+        traceback.print_exception(error)
 
 
 def main() -> None:
@@ -125,6 +139,13 @@ def main() -> None:
         if debug:
             raise
         _show(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        sys.exit(1)
+    except RuntimeError as error:
+        told = faults.known(error)
+        if told is None or debug:
+            raise
+        _trace_of_rank(error)
+        _show(*told)
         sys.exit(1)
     except MemoryError:
         if debug:

@@ -131,10 +131,13 @@ def connect(how: str) -> None:
     # On the CPU a rank that waits for the others inside a collective gives up after 30 seconds, which one that compiles or saves a
     # file may take. That a rank is lost, the scheduler notices by itself.
     os.environ.setdefault("MS_CPU_COMM_OP_TIMEOUT", "3600")
+    # Cards are linked at the first collective of a group. HCCL's own two minutes are less than another stage of a pipeline may compile.
+    os.environ.setdefault("HCCL_CONNECT_TIMEOUT", "600")
     try:
         communication.init()
     except (RuntimeError, ValueError, TypeError, ImportError) as error:
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        told = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("-")]
+        said = next(iter(told), type(error).__name__)
         hint = next((hint for mark, hint in _CAUSES if mark in str(error)), "See the logs of the other ranks as well.")
         raise SetupError(f"the ranks of the job do not come together ({how}): {said}", hint=hint) from error
 

@@ -64,7 +64,7 @@ def convert(table: RankTable, version: Version, extra: Extra) -> tuple[RankTable
         ]
         table = replace(table, servers=tuple(bare), super_pods=())
     result = _with(replace(table, version=version), extra)
-    return _checked(result, "FILE"), tuple(lost)
+    return _checked(result, f"--to {version}"), tuple(lost)
 
 
 def _checked(table: RankTable, what: str) -> RankTable:
