@@ -115,10 +115,15 @@ def collectives(graphs: Iterable[str]) -> dict[str, tuple[int, int]]:
     return {name: found[name] for name in COLLECTIVES if name in found}
 
 
-def gradient_sums(graphs: Iterable[str]) -> dict[str, int]:
-    """{parameter: how often its gradient is summed over the ranks that hold it}."""
-    mark = r"= AllReduce\(.*instance name: grad_mirror_.*mirror_user_id: \"([^\"]*)\""
-    return dict(Counter(name for text in graphs for name in re.findall(mark, text)))
+def gradient_sums(graphs: Sequence[str]) -> dict[str, int]:
+    """{parameter: how often its gradient is summed over the same ranks}. Where zero cuts a weight, its gradient is scattered to the ranks
+    that share it, and summed over the others that hold it: once each is right, so the larger of both counts."""
+    marks = (("AllReduce", "grad_mirror_"), ("ReduceScatter", "grad_parallel_optimizer_"))
+    found: Counter[str] = Counter()
+    for operator, instance in marks:
+        pattern = rf"= (?:PrimFunc_)?{operator}\(.*instance name: {instance}.*mirror_user_id: \"([^\"]*)\""
+        found |= Counter(name for text in graphs for name in re.findall(pattern, text))
+    return dict(found)
 
 
 def _tensor_bytes(returned: str) -> int:

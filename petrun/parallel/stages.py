@@ -31,6 +31,7 @@ def divide(net: Any, sites: Sites, layout: Layout) -> None:
     shared = {path for path, cell in net.cells_and_names() if any(cell is table for table in tables)}
     place, outer = -1, "-"
     idle = set(range(layout.pp))
+    owners: dict[int, tuple[Any, set[int]]] = {}
     for path, cell in net.cells_and_names():
         place = layers.index(path) if path in layers else place
         holds = path == "" or any(inner.startswith(f"{path}.") for inner in (*layers, *shared))
@@ -39,12 +40,18 @@ def divide(net: Any, sites: Sites, layout: Layout) -> None:
         inside = place >= 0 and f"{path}.".startswith(f"{layers[place]}.")
         stage = place * layout.pp // len(layers) if inside else 0 if place < 0 else layout.pp - 1
         count_on_stage(cell, stage)
+        for parameter in cell.get_parameters(expand=False):
+            owners.setdefault(id(parameter), (parameter, set()))[1].add(stage)
         # A prompt on the first stage and a classifier on the last are not enough: MindSpore looks for where a layer's gradient begins.
         if inside and any(p.requires_grad for p in cell.get_parameters(expand=False)):
             idle.discard(stage)
         # Cells within cells are left alone: MindSpore puts a function with a stage into its caller later than others.
         if not path.startswith(f"{outer}."):
             cell.pipeline_stage, outer = stage, path
+    for parameter, found in owners.values():
+        if len(found) > 1:
+            # A tied embedding is sent from stage to stage; zero would cut it on the first alone, and nothing fits then.
+            parameter.parallel_optimizer = False
     for stage, table in enumerate(tables):
         table.pipeline_stage = stage
     if idle:

@@ -41,6 +41,13 @@ def test_sums_of_gradients_are_counted_by_parameter():
     line = '  %1(real_grad) = AllReduce(%0) {instance name: grad_mirror_Op} cnode_attrs: {mirror_user_id: "q.weight"}\n'
     assert gradient_sums([line + line, line.replace("q.", "k.")]) == {"q.weight": 2, "k.weight": 1}
     assert gradient_sums([GRAPH]) == {}
+    # A norm that zero cuts: scattered to the ranks that share it, summed over the others that hold it.
+    cut = line.replace("AllReduce", "ReduceScatter").replace(
+        "grad_mirror_Op", "grad_parallel_optimizer_allgather_not_recompute"
+    )
+    assert gradient_sums([line + cut]) == {"q.weight": 1}
+    assert gradient_sums([line + cut + cut]) == {"q.weight": 2}
+    assert gradient_sums([line.replace("grad_mirror_Op", "forward_op_1"), cut.replace("grad_", "")]) == {}
 
 
 def test_a_refusal_names_operator_strategy_and_line():

@@ -16,6 +16,7 @@ SITES = Sites(blocks="body.layers.*")
 class Weight:
     def __init__(self, trains):
         self.requires_grad = trains
+        self.parallel_optimizer = True
 
 
 class Cell:
@@ -63,6 +64,16 @@ def test_layers_are_dealt_out_and_the_rest_stands_before_or_behind():
     counters = [net.cells[f"body.layers.{i}.drop"].step for i in (3, 4, 11)]
     assert counters == [step_counter(), step_counter(1), step_counter(2)]
     assert [counter.name for counter in counters[1:]] == ["petrun_dropout_step_1", "petrun_dropout_step_2"]
+
+
+def test_a_weight_of_two_stages_is_not_cut_by_zero():
+    """A tied embedding is sent from the first stage to the last, where MindSpore would leave it whole."""
+    net = Net()
+    net.cells["head"].weights = net.cells["embed"].weights
+    net.cells["body.layers.1.q"].weights = net.cells["body.layers.0.q"].weights
+    stages.divide(net, SITES, Layout(2, 1, 3, 1, 3))
+    left = {path for path, cell in net.cells.items() if any(not w.parallel_optimizer for w in cell.weights)}
+    assert left == {"embed", "head"}
 
 
 def test_what_makes_no_pipeline_is_refused():
