@@ -83,6 +83,19 @@ def launch(job: Job, voice: Voice, environment: Mapping[str, str] | None = None)
         return ending.code
 
 
+def check_start(cluster: Cluster | TableStart) -> None:
+    """Raises SetupError where the job's first attempt could not start here: no such host, or a port that is taken."""
+    if isinstance(cluster, Cluster) and _is_scheduled(cluster):
+        address = ports.resolve(cluster.address)
+        if cluster.port is not None:
+            ports.check_port(address, cluster.port)
+
+
+def _is_scheduled(cluster: Cluster) -> bool:
+    """Whether the scheduler runs here."""
+    return cluster.cards > 1 and cluster.host_rank == 0
+
+
 def _attempt_folder(logs: Path) -> Path:
     """`attempt-N`, N one above the highest: the logs of what failed before are kept."""
     try:
@@ -104,7 +117,7 @@ def _members(job: Job, base: Mapping[str, str], folder: Path, attempt: int) -> t
     if isinstance(cluster, TableStart):
         environments = {rank: table_environment(base, cluster, rank) for rank in cluster.ranks}
         return [_rank(job, rank, environment, folder) for rank, environment in environments.items()], None
-    scheduled = cluster.cards > 1 and cluster.host_rank == 0
+    scheduled = _is_scheduled(cluster)
     address = ports.resolve(cluster.address)
     port = ports.free_port(address) if cluster.port is None else cluster.port + attempt - 1
     if scheduled:
@@ -142,7 +155,7 @@ def _report(ending: Ending, job: Job, seconds: float) -> str:
     """What ended the attempt, in a user's words."""
     if ending.culprit is None:
         name = signal.Signals(ending.stopped).name
-        return f"{name}: every rank was told to stop, and has ended (after {job.grace_seconds:g} s by force)"
+        return f"{name}: every rank was told to stop, and all have ended (who had not after {job.grace_seconds:g} s, by force)"
     end = tail(ending.culprit.log)
     lines = "\n".join(f"  {line}" for line in end) if end else "  (it is empty)"
     return (

@@ -17,7 +17,7 @@ from petrun.errors import ConfigError, SetupError
 from petrun.parallel.cluster import Cluster, make_cluster
 from petrun.parallel.context import cards_here, find_target
 from petrun.parallel.interpreter import module_command
-from petrun.parallel.launch import Job, Voice, launch
+from petrun.parallel.launch import Job, Voice, check_start, launch
 from petrun.parallel.table_start import TableStart, read_start
 from petrun.parallel.world import start_up
 from petrun.runs import folder
@@ -91,6 +91,7 @@ def run(command: Command, asked: Asked, voice: Voice) -> int:
     config = load_run_config(recipe, flags, command.sets, embedded=default_recipe()).config
     cluster = _cluster(asked, find_target(config.device))
     _check(config, cluster)
+    check_start(cluster)
     logs, added = _place(config, command)
     temporary = _temporary_logs() if command.dry_run and asked.log_dir is None else None
     if temporary is not None:

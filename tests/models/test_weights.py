@@ -160,6 +160,12 @@ def test_optimizer_state_in_a_ckpt_is_left_aside(tmp_path):
     state |= {"learning_rate": np.float32(0.1).reshape(1), "global_step": np.ones(1, np.int32)}
     path = write_ckpt(tmp_path / "ckpt" / "run.ckpt", {**state, **inside}, reference.GPT2)
     same(values(load_model(path)), inside)
+    # load_param_into_net would put the moment into the weight that the file lacks, and say that it was loaded.
+    lacking = {name: array for name, array in inside.items() if not name.endswith(".0.attn.o.weight")}
+    assert len(lacking) == len(inside) - 1
+    path = write_ckpt(tmp_path / "lacking" / "run.ckpt", {**state, **lacking}, reference.GPT2)
+    with pytest.raises(WeightsError, match=r"c_proj\.weight .* is missing"):
+        load_model(path)
     save_file({**tensors, "moment1.x": np.ones(2, np.float32)}, base / "model.safetensors")
     with pytest.raises(WeightsError, match=r"moment1\.x"):
         load_model(base)

@@ -1,11 +1,12 @@
 """What is settled before any rank starts: where its logs lie, and what `--resume` names. No rank is started here."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
 
-from petrun.errors import ConfigError
+from petrun.errors import ConfigError, SetupError
 from petrun.parallel.launch import Voice
 from petrun.runs import folder, launch
 
@@ -50,6 +51,18 @@ def test_a_job_that_failed_before_its_first_step_leaves_no_run(jobs, capsys, mon
     monkeypatch.setattr(launch.folder, "next_free", lambda algo: Path("runs/lora-1"))
     Path("runs/lora-1/state").mkdir()
     assert folder.set_aside(Path("runs/lora-1")) is None
+
+
+def test_a_port_that_is_taken_is_found_before_anything_is_written(jobs, tmp_path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(SetupError, match=f"--master-port {port}: in use on 127.0.0.1"):
+            run(master_port=port)
+    with pytest.raises(SetupError, match=r"--master-addr a\.\.b: no such host"):
+        run(hosts=2, host_rank=0, master_addr="a..b", flags={"out.dir": ("--out", "named")})
+    assert not jobs and not list(tmp_path.iterdir())
 
 
 def test_a_run_of_several_ranks_is_gone_on_with_by_as_many(tmp_path, petrun):

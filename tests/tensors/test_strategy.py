@@ -63,6 +63,14 @@ def test_stages(tmp_path, ending):
         read_strategy(folder)
 
 
+@pytest.mark.parametrize("ending", ["ckpt", "json"])
+def test_a_name_may_hold_the_sign_that_merging_puts_behind_the_stage(tmp_path, ending):
+    """MindSpore's own tools split `1-head-2.w` at both."""
+    stages = ({"x.w": STAGES[0]["x.w"]}, {"head-2.w": STAGES[0]["x.w"], "1-3.w": STAGES[0]["x.w"]})
+    write_strategy(tmp_path / f"s.{ending}", Strategy(tmp_path, stages))
+    assert read_strategy(tmp_path / f"s.{ending}").stages == stages
+
+
 def one_stage(path, layouts, stage):
     """As MindSpore writes it: the stage stands at an operator."""
     write_strategy(path, layouts)
