@@ -10,7 +10,9 @@ from petrun.cli import options
 
 
 def inspect(
-    path: Annotated[str, typer.Argument(help="A delta, a base, a run folder, a peft folder or a checkpoint.")],
+    path: Annotated[
+        str, typer.Argument(help="A delta, a base, a run folder, a peft folder, a checkpoint or a strategy file.")
+    ],
     tensors: Annotated[bool, options.option("--tensors", "List every tensor, not only the first ones.")] = False,
     as_json: Annotated[bool, options.option("--json", "Print one JSON object.")] = False,
 ) -> None:

@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from petrun.checkpoint.delta import Delta, Manifest, read_delta
-from petrun.errors import DeltaError
+from petrun.errors import DeltaError, WeightsError
 from petrun.models.folder import read_json
 from petrun.runs.folder import RESULTS
 from petrun.tensors import TensorReader, open_tensors
+from petrun.tensors.ranks import is_sharded
+from petrun.tensors.strategy import Strategy, read_strategy
 from petrun.train.report import say, table
 
 _FIRST = 12
 
 
 def run(path: str, *, tensors: bool, as_json: bool) -> None:
-    """Describe a delta, a base, a run folder, a peft folder or a checkpoint."""
+    """Describe a delta, a base, a run folder, a peft folder, a checkpoint or a strategy file."""
     place = Path(path).expanduser()
     if not place.exists():
         raise DeltaError(f"{path}: no such file or folder", hint="Give a delta, a base or a run folder.")
@@ -37,13 +39,56 @@ def run(path: str, *, tensors: bool, as_json: bool) -> None:
 
 def _describe(place: Path) -> dict[str, Any]:
     try:
-        delta = read_delta(place)
+        return _as_delta(place, read_delta(place))
     except DeltaError as error:
-        base = _as_base(place)
-        if base is None:
-            raise error
-        return base
-    return _as_delta(place, delta)
+        if is_sharded(place):
+            raise DeltaError(
+                f"{place}: holds the files of a job's ranks, each with a piece of the tensors",
+                hint="Inspect one of the files, or the job's strategy file, which says how they are cut.",
+            ) from error
+        return _other(place, error)
+
+
+def _other(place: Path, error: DeltaError) -> dict[str, Any]:
+    """A base, tensors, or a strategy; `error` where it is none of them."""
+    try:
+        found = _as_base(place)
+    except WeightsError as unreadable:
+        strategy = _as_strategy(place)
+        if strategy is None:
+            raise unreadable
+        return strategy
+    found = _as_strategy(place) if found is None else found
+    if found is None:
+        raise error
+    return found
+
+
+def _as_strategy(place: Path) -> dict[str, Any] | None:
+    """How a job's strategy file, or the folder of its stages', cuts each parameter; None where it is neither."""
+    try:
+        strategy = read_strategy(place)
+    except WeightsError:
+        return None
+    return {
+        "kind": "strategy",
+        "file": str(place),
+        "ranks": strategy.devices,
+        "stages": len(strategy.stages),
+        "parameters": len(strategy.names),
+        "tensors": {name: _cut(strategy, name) for name in strategy.names},
+    }
+
+
+def _cut(strategy: Strategy, name: str) -> str:
+    """`in 8 x 1` of its dimensions, how much of that is optimizer parallel, and the stages that hold it."""
+    held = strategy.stages_of(name)
+    layout = strategy.stages[held[0]][name]
+    parts = f"in {' x '.join(map(str, layout.parts))}" if any(part > 1 for part in layout.parts) else "whole"
+    stages = f", on stage {', '.join(map(str, held))}" if len(strategy.stages) > 1 else ""
+    group = layout.optimizer_group
+    shared = f", {len(group)} of it by the optimizer parallel" if len(group) > 1 else ""
+    return f"{parts}{shared}{stages}"
 
 
 def _as_delta(place: Path, delta: Delta) -> dict[str, Any]:

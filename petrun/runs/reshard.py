@@ -34,7 +34,7 @@ from petrun.tensors import (
 )
 from petrun.tensors.atomic import refuse_occupied
 from petrun.tensors.pieces import own_pieces
-from petrun.tensors.ranks import root_of
+from petrun.tensors.ranks import is_sharded, root_of
 from petrun.tensors.shard_writer import Whole, wholes_of, write_sharded
 from petrun.tensors.sharded import is_spare
 from petrun.tensors.strategy import COMPLETE, Strategy, read_strategy, spell
@@ -65,6 +65,11 @@ def run(
     place = Path(out).expanduser()
     refuse_occupied(place)
     given = Path(source).expanduser()
+    if from_strategy is None and own_pieces(given) is None and is_sharded(given):
+        raise WeightsError(
+            f"{source}: holds the files of a job's ranks, each with a piece of the tensors",
+            hint="Give the job's strategy file, --from-strategy FILE. Where nothing was cut, any one rank's file is the whole.",
+        )
     reader = _open(given, strategy_path(from_strategy) or own_pieces(given))
     root = root_of(given) if root_of(given).is_dir() else given.parent
     suffix = f".{fmt}" if fmt else place.suffix if place.suffix in _SUFFIXES else _suffix(reader)

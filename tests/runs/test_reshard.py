@@ -133,8 +133,27 @@ def test_pieces_without_their_strategy(place, refused):
     cut_base(place, "gpt2", "dp2_tp4")
     cut_delta(place, "gpt2", "dp2_tp4", note=False)
     for source in ("ckpts", "parts"):
-        refused(f"reshard --from {source} --single --out out", [f"{source}: holds the files of a job's ranks"])
+        said = [f"{source}: holds the files of a job's ranks", "--from-strategy FILE"]
+        refused(f"reshard --from {source} --single --out out", said)
+        refused(f"inspect {source}", [said[0], "the job's strategy file"])
     refused(
         "reshard --from parts --from-strategy pretrain.ckpt --single --out out",
         ["pretrain.ckpt: says nothing of", "--delta-strategy"],
     )
+
+
+def test_a_strategy_can_be_looked_at(place, petrun):
+    weight = Layout.of((2, 4), (0, -1), opt_size=-1)
+    write_strategy(place / "cut.ckpt", {"w": weight, "b": Layout.of((2, 4), (-1,))})
+    stages = ({"x.w": Layout.of((2, 2), (-1, 1))}, {"y.b": Layout.of((2, 2), (-1,))})
+    write_strategy(place / "stages.json", Strategy(place, stages))
+    one, two = petrun("inspect cut.ckpt"), petrun("inspect stages.json")
+    assert (one.code, two.code) == (0, 0)
+    lines = [line.split(maxsplit=1) for line in (one.out + two.out).splitlines()]
+    assert [line for line in lines[: len(one.out.splitlines())] if line[0] in ("kind", "ranks", "w", "b")] == [
+        ["kind", "strategy"],
+        ["ranks", "8"],
+        ["w", "in 8 x 1, 2 of it by the optimizer parallel"],
+        ["b", "whole"],
+    ]
+    assert ["x.w", "in 1 x 2, on stage 0"] in lines and ["y.b", "whole, on stage 1"] in lines
