@@ -153,6 +153,9 @@ def main() -> None:
         _show("there is not enough memory", "Try a smaller --batch-size or --seq-len.")
         sys.exit(1)
     finally:
+        ended = sys.exc_info()[1]
+        code = ended.code if isinstance(ended, SystemExit) else int(ended is not None)
+        signals.retire(code if isinstance(code, int) else 0)
         # For what passes through here. Not before: MindSpore sets a hook of its own when it is imported.
         if not debug:
             sys.excepthook = _unexpected

@@ -21,7 +21,7 @@ from petrun.parallel.launch import Job, Voice, check_start, launch
 from petrun.parallel.table_start import TableStart, read_start
 from petrun.parallel.world import start_up
 from petrun.runs import folder
-from petrun.runs.laying import lay_out
+from petrun.runs.laying import check_device, lay_out
 from petrun.runs.resume import source
 from petrun.tensors.atomic import output_error
 
@@ -89,8 +89,9 @@ def run(command: Command, asked: Asked, voice: Voice) -> int:
             return 0
         recipe, flags = found
     config = load_run_config(recipe, flags, command.sets, embedded=default_recipe()).config
-    cluster = _cluster(asked, find_target(config.device))
-    _check(config, cluster)
+    target = find_target(config.device)
+    cluster = _cluster(asked, target)
+    _check(config, cluster, target)
     check_start(cluster)
     logs, added = _place(config, command)
     temporary = _temporary_logs() if command.dry_run and asked.log_dir is None else None
@@ -163,10 +164,10 @@ def _enough_cards(wanted: int, target: str) -> None:
         )
 
 
-def _check(config: RunConfig, cluster: Cluster | TableStart) -> None:
+def _check(config: RunConfig, cluster: Cluster | TableStart, target: str) -> None:
     """What every rank would find out, each by itself."""
     if not config.parallel.auto:
-        lay_out(config, cluster.cards)
+        check_device(config, lay_out(config, cluster.cards), target)
     if cluster.hosts > 1 and config.out.dir is None:
         many = f"--hosts {cluster.hosts}" if isinstance(cluster, Cluster) else f"--rank-table: {cluster.hosts} servers"
         raise ConfigError(

@@ -30,6 +30,23 @@ def lay_out(config: RunConfig, cards: int) -> Layout:
     return divide(wanted, cards, sizes_of(config), config.train.batch_size, _tokens(config))
 
 
+def check_device(config: RunConfig, layout: Layout, target: str) -> None:
+    """Raises ConfigError for what can be asked of Ascend cards alone."""
+    asked = config.parallel
+    if target != "cpu":
+        return
+    if layout.split:
+        raise ConfigError(
+            f"--parallel {layout}: tensor, pipeline and optimizer parallel are not for the cpu, where only dp works",
+            hint="`petrun rehearse` with the same flags compiles such a job here. Train with dp alone.",
+        )
+    if (asked.recompute, asked.offload) != ("none", "none"):
+        raise ConfigError(
+            "--recompute and --offload save memory of an Ascend card; this run computes on the cpu",
+            hint="Leave them out.",
+        )
+
+
 def settle_auto(resolved: Resolved, cards: int) -> tuple[Resolved, tuple[str, ...]]:
     """With `--parallel auto` its choice in the settings' place, and the lines that say why; else nothing. Raises ConfigError."""
     config = resolved.config

@@ -23,7 +23,7 @@ from petrun.runs.agreement import hold_together
 from petrun.runs.feeding import first_inputs, rows_of
 from petrun.runs.identity import identity_of
 from petrun.runs.keep import Keeper
-from petrun.runs.laying import lay_out, settle_auto
+from petrun.runs.laying import check_device, lay_out, settle_auto
 from petrun.runs.moved import start_of
 from petrun.runs.progress import Progress
 from petrun.runs.ready import Ready, make_ready, read_start, settle_inferred
@@ -172,22 +172,12 @@ def _laid_out(resolved: Resolved, device: Device, world: World) -> tuple[Resolve
 
 def _layout(config: RunConfig, device: Device, world: World) -> Layout:
     """How the ranks of this job are laid out. Raises ConfigError for what the model or this device cannot do."""
-    asked = config.parallel
     layout = lay_out(config, world.size)
-    if layout.split and device.target == "cpu":
-        raise ConfigError(
-            f"--parallel {layout}: tensor, pipeline and optimizer parallel are not for the cpu, where only dp works",
-            hint="`petrun rehearse` with the same flags compiles such a job here. Train with dp alone.",
-        )
+    check_device(config, layout, device.target)
     if layout.split and config.out.dir is None:
         raise ConfigError(
             f"--parallel {layout}: needs --out: each rank writes into the run's folder",
             hint="Give a folder that all ranks see.",
-        )
-    if device.target == "cpu" and (asked.recompute, asked.offload) != ("none", "none"):
-        raise ConfigError(
-            "--recompute and --offload save memory of an Ascend card; this run computes on the cpu",
-            hint="Leave them out.",
         )
     return layout
 

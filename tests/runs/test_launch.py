@@ -65,6 +65,16 @@ def test_a_port_that_is_taken_is_found_before_anything_is_written(jobs, tmp_path
     assert not jobs and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [("zero", 1, "are not for the cpu"), ("recompute", "full", "save memory of an Ascend card")],
+)
+def test_what_only_cards_do_is_refused_before_any_rank_starts(jobs, tmp_path, key, value, words):
+    with pytest.raises(ConfigError, match=words):
+        run(flags={f"parallel.{key}": ("--parallel", value)})
+    assert not jobs and not list(tmp_path.iterdir())
+
+
 def test_a_run_of_several_ranks_is_gone_on_with_by_as_many(tmp_path, petrun):
     (tmp_path / "state").mkdir()
     (tmp_path / "run.yaml").write_text("algo: lora\n")

@@ -297,6 +297,22 @@ def test_the_reader_of_a_listing_goes_away(start):
     assert process.returncode == 128 + signal.SIGPIPE and process.stderr.read() == ""
 
 
+@pytest.mark.parametrize(("line", "code"), [("merge --base bert --delta nowhere --out m", 1), ("recipes ls", 0)])
+def test_a_signal_after_the_last_word_ends_it_with_its_own_code(place, start, line, code):
+    """As petrun's supervision, or a scheduler, ends a rank that has failed already."""
+    (place / "sitecustomize.py").write_text(
+        "import atexit, time\natexit.register(lambda: (print('unloading', flush=True), time.sleep(60)))\n"
+    )
+    process = start(line, folders=[str(place)])
+    while process.stdout.readline() != "unloading\n":
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert err == ("" if code == 0 else "error: nowhere: no such file or folder\n" + err.partition("\n")[2])
+    assert "Traceback" not in err and "Stopped" not in err
+
+
 def test_debug_shows_where_an_error_comes_from(place, start):
     shutil.rmtree(place / "bert")
     plain, debug = (
