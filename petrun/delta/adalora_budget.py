@@ -82,25 +82,27 @@ class RankAllocator(nn.Cell):
         self.split = ops.Split(0, self.layers)
         self.top = ops.TopK(sorted=True)
 
-    def before_update(self, grads: Any, step: Any) -> None:
+    def before_update(self, grads: Any, step: Any, finite: Any) -> None:
         """Note how much each entry matters at this step. Nothing is noted after the last allocation."""
-        noting = ops.cast(step <= self.settled, ms.float32)
+        noting = ops.cast(ops.logical_and(step <= self.settled, finite), ms.float32)
         new1, new2 = noting * (1.0 - self.beta1), noting * (1.0 - self.beta2)
         old1, old2 = 1.0 - new1, 1.0 - new2
         for i in range(len(self.weights)):
-            now = self.abs(self.weights[i] * grads[self.places[i]])
+            product = self.weights[i] * grads[self.places[i]]
+            now = self.abs(ops.select(finite, product, ops.zeros_like(product)))
             smooth = old1 * self.sensitivity[i] + new1 * now
             spread = old2 * self.uncertainty[i] + new2 * self.abs(now - smooth)
             self.assign(self.sensitivity[i], smooth)
             self.assign(self.uncertainty[i], spread)
 
-    def after_update(self, step: Any) -> None:
+    def after_update(self, step: Any, finite: Any) -> None:
         """Set e to 0 where a triplet is given up; from the last allocation on, for good."""
-        budget = ops.gather(self.plan, ops.minimum(step, self.last), 0)
+        planned = ops.gather(self.plan, ops.minimum(step, self.last), 0)
+        budget = ops.select(finite, planned, ops.zeros_like(planned))
         chosen = ops.cast(self.chosen(self.scores(), budget), ms.float32)
         # 1 where nothing is given up: outside allocations, and for the masks before the last one.
         now = self.split(ops.select(budget > 0, chosen, ops.ones_like(chosen)))
-        kept = self.split(ops.select(step == self.settled, chosen, ops.ones_like(chosen)))
+        kept = self.split(ops.select(ops.logical_and(step == self.settled, finite), chosen, ops.ones_like(chosen)))
         for k in range(self.layers):
             self.assign(self.values[k], self.values[k] * self.keeps[k] * now[k])
             self.assign(self.keeps[k], self.keeps[k] * kept[k])

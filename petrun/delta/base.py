@@ -110,8 +110,8 @@ class Method:
     """(loss, net, config) -> loss."""
     hook: Callable[[Any, Any, Any, int], Any] = no_hook
     """(net, config, trained parameters in the optimizer's order, total steps) -> None, or an nn.Cell that the compiled step calls
-    around each update: `before_update(gradients, step)`, gradients float32 in that order as the optimizer gets them, step () int32
-    counted from 0; then, after the optimizer, `after_update(step)`."""
+    around each update: `before_update(gradients, step, finite)`, gradients float32 in that order as the optimizer gets them, step ()
+    int32 counted from 0; then, after the optimizer, `after_update(step, finite)`. Unless `finite` () bool neither may change anything."""
     rate: Callable[[Any, str], float] = one_rate
     """(config, parameter name) -> factor on the learning rate."""
     tokens: Callable[[Any], int] = no_tokens

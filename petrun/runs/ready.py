@@ -40,7 +40,7 @@ from petrun.runs.scoring import require_forward_only
 from petrun.runs.sources import Sources, open_sources
 from petrun.train.loop import Plan, make_plan
 from petrun.train.loss import SupervisedLoss
-from petrun.train.optim import AdamW, Schedule, warmup_steps
+from petrun.train.optim import AdamW, HostAdamW, Schedule, warmup_steps
 from petrun.train.pipelined import PipelineStep
 from petrun.train.step import TrainStep
 
@@ -245,7 +245,7 @@ def build_step(
     """The compiled step of this rank, with its optimizer."""
     optim, method = config.optim, assembled.method
     _check_layout(config, layout)
-    optimizer = AdamW(
+    optimizer = (HostAdamW if config.parallel.offload == "optimizer" else AdamW)(
         trainable.parameters,
         schedule,
         beta1=optim.beta1,
@@ -296,11 +296,6 @@ def build_step(
 
 def _check_layout(config: RunConfig, layout: Layout) -> None:
     accumulate = config.train.accumulate
-    if config.parallel.offload != "none":
-        raise ConfigError(
-            "--offload optimizer: MindSpore 2.10 computes the update on the host then, but keeps the optimizer's state on the card",
-            hint="Leave it out; zero=1 splits the state over dp ranks.",
-        )
     if layout.pp > 1 and accumulate > 1:
         raise ConfigError(
             f"--accumulate {accumulate}: a pipeline adds up its micro-batches instead",

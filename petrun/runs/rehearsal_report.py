@@ -81,6 +81,8 @@ def _rank(rank: Mapping[str, Any], slices: Sequence[str], same: int, level: int)
     calls = [f"{name} {c['count']} ({size(c['bytes'])})" for name, c in rank["collectives"].items()]
     least = weight_bytes(own) + trained + rank["state_bytes"]
     memory = f"weights {size(weight_bytes(own))}, of which {size(trained)} train; optimizer and step state {size(rank['state_bytes'])}"
+    if rank["host_state_bytes"]:
+        memory += f", and {size(rank['host_state_bytes'])} in the host's memory"
     rows = [
         ("collectives", ", ".join(calls) or "none: this rank computes alone"),
         ("held", memory),
@@ -93,7 +95,7 @@ def _rank(rank: Mapping[str, Any], slices: Sequence[str], same: int, level: int)
 
 
 def _peak(rank: Mapping[str, Any], least: int) -> str:
-    """With a warning where it cannot be: MindSpore's plan leaves out what it would keep in the host's memory."""
+    """With a warning where it cannot be: a plan leaves out what stands in a branch that a rehearsal does not take."""
     peak = size(rank["peak_bytes"])
     if rank["peak_bytes"] >= least:
         return peak

@@ -80,6 +80,7 @@ def _rehearse(job: Mapping[str, Any], graphs: Path) -> dict[str, Any]:
     held = set(getattr(step, "parameter_layout_dict", None) or whole) if layout.split else set(whole)
     # Of a pipeline's other stages neither the weights are held nor what goes with them.
     own = {p.name: p for p in step.get_parameters() if p.name in held or (p.name not in whole and layout.pp == 1)}
+    on_host = {p.name for p in step.optimizer.on_host}
     texts = [path.read_text(errors="replace") for path in sorted(graphs.rglob("*validate*.ir"))]
     return {
         "rank": world.rank,
@@ -95,7 +96,8 @@ def _rehearse(job: Mapping[str, Any], graphs: Path) -> dict[str, Any]:
             for name, shape in whole.items()
             if name in own
         ],
-        "state_bytes": sum(_bytes(p) for name, p in own.items() if name not in whole),
+        "state_bytes": sum(_bytes(p) for name, p in own.items() if name not in whole and name not in on_host),
+        "host_state_bytes": sum(_bytes(p) for name, p in own.items() if name in on_host),
         "summed_twice": sorted(name for name, n in gradient_sums(texts).items() if n > 1) if layout.pp > 1 else [],
         "collectives": {name: {"count": n, "bytes": size} for name, (n, size) in collectives(texts).items()},
         "peak_bytes": int(ms.runtime.max_memory_allocated()) if job["level"] else None,

@@ -122,12 +122,20 @@ class AdamW(nn.Cell):
         self.adam = ops.Adam()
         self.count = len(self.parameters)
 
+    @property
+    def on_host(self) -> tuple[Any, ...]:
+        """State that takes no memory of an accelerator."""
+        return ()
+
     def learning_rate(self) -> Any:
         """Rate of the step that comes next."""
         return self.rate(self.step)
 
-    def construct(self, grads: Any) -> Any:
-        """One update from gradients in the order of the parameters. Returns the rate that was used."""
+    def construct(self, grads: Any, finite: Any) -> Any:
+        """One update from gradients in the order of the parameters; none, to the last bit, unless `finite` () bool. Returns the rate.
+
+        Not by a branch: what stands in one MindSpore may compile into a graph of its own, whose memory no plan counts.
+        """
         rate = self.rate(self.step)
         t = (self.step + 1).astype(ms.float32)
         power1 = ops.exp(t * self.log_beta1)
@@ -135,11 +143,40 @@ class AdamW(nn.Cell):
         # ops.Adam divides by sqrt(v) + eps and folds both corrections into the rate; scaling eps by
         # sqrt(1 - b2^t) makes that equal to the formula above.
         eps = self.eps * ops.sqrt(1.0 - power2)
+        one = ops.ones_like(rate)
+        taken = ops.select(finite, rate, ops.zeros_like(rate))
+        beta1 = ops.select(finite, self.beta1, one)
+        beta2 = ops.select(finite, self.beta2, one)
         # No branch within the loop: each would add a call to the depth of the graph, whose limit a few hundred parameters reach.
         for i in range(self.count):
             weight = self.parameters[i]
-            own = rate * self.factors[i]
+            own = taken * self.factors[i]
             ops.assign(weight, weight * (1.0 - own * self.decay[i]))
-            self.adam(weight, self.m[i], self.v[i], power1, power2, own, self.beta1, self.beta2, eps, grads[i])
-        ops.assign(self.step, self.step + 1)
+            grad = ops.select(finite, grads[i], ops.zeros_like(grads[i]))
+            self.move(weight, self.m[i], self.v[i], power1, power2, own, beta1, beta2, eps, grad)
+        ops.assign(self.step, self.step + finite.astype(ms.int32))
         return rate
+
+    def move(self, weight: Any, m: Any, v: Any, *rest: Any) -> None:
+        """Adam's step of one parameter."""
+        self.adam(weight, m, v, *rest)
+
+
+class HostAdamW(AdamW):
+    """AdamW whose moments an accelerator leaves in the host's memory: gradients go there, its processor turns them into steps, and
+    these come back to the weights. On a CPU the same numbers as AdamW.
+
+    Source: Ren et al., "ZeRO-Offload", arXiv 2101.06840; but weights stay on the card in float32.
+    """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.adam = ops.AdamNoUpdateParam()
+        self.adam.set_device("CPU")
+
+    @property
+    def on_host(self) -> tuple[Any, ...]:
+        return (*self.m, *self.v)
+
+    def move(self, weight: Any, m: Any, v: Any, *rest: Any) -> None:
+        ops.assign_add(weight, self.adam(m, v, *rest))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import mindspore as ms
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
-from petrun.graph.state import zeros_beside
 from petrun.kernels import step_counter
 from petrun.train.optim import AdamW
 from petrun.train.step import TrainStep
@@ -60,6 +59,8 @@ class PipelineStep(TrainStep):
     so the denominator is a parameter, set at each call.
     """
 
+    SUMS = "accu_grads."
+
     def __init__(
         self,
         loss: Any,
@@ -74,7 +75,7 @@ class PipelineStep(TrainStep):
     ) -> None:
         """`copies`: ranks of a stage, each of which knows the stage's loss. `split_state`: each rank is given its own share of a
         gradient (zero), already summed."""
-        super().__init__(loss, optimizer, clip=clip, loss_scale=loss_scale)
+        super().__init__(loss, optimizer, accumulate=micro_batches, clip=clip, loss_scale=loss_scale)
         self.stages = stages
         self.split_state = split_state
         self.copies = float(copies)
@@ -83,7 +84,6 @@ class PipelineStep(TrainStep):
         self.denominator.parallel_optimizer = False
         self.micro_batches = micro_batches
         self.pipeline = Parts(loss, micro_batches, self.scale if self.scaled else None)
-        self.added = ParameterTuple([zeros_beside(p, "accu_grads.") for p in optimizer.parameters])
         self.gradient = ms.value_and_grad(self.pipeline, None, optimizer.parameters)
         self.sum = ops.AllReduce()
         # The whole step trains in MindSpore's eyes, or its passes for pipelines stay away.
@@ -109,24 +109,13 @@ class PipelineStep(TrainStep):
             value = value / self.scale
             total = self.unscaled(total)
         norm = self.global_norm(total)
-        value = self.of_last_stage(value * factor, norm)
-        finite = ops.logical_and(ops.isfinite(norm), ops.isfinite(value))
-        rate = self.optimizer.learning_rate()
-        if self.clip > 0.0:
-            total = self.clipped(total, norm)
-        if finite:
-            self.update(total)
-        for i in range(self.count):
-            ops.assign(self.added[i], ops.zeros_like(self.added[i]))
-        if self.scaled:
-            self.rescale(finite)
-        return value, norm, rate, finite
+        return self.finish(self.of_last_stage(value * factor, norm), norm, total)
 
     def added_up(self, grads: Any) -> Any:
         """What was added up over the parts. By the way over each gradient MindSpore finds how many ranks hold it: see global_norm."""
         total: Any = ()
         for i in range(self.count):
-            total = (*total, ops.depend(self.added[i], grads[i]))
+            total = (*total, ops.depend(self.sums[i], grads[i]))
         return total
 
     def of_last_stage(self, value: Any, norm: Any) -> Any:

@@ -22,6 +22,9 @@ class TrainStep(nn.Cell):
     float32; finite () bool); the last three mean something for `update=True` only.
     """
 
+    SUMS = "grad_sum."
+    """Prefix of the accumulators' names."""
+
     def __init__(
         self,
         loss: Any,
@@ -47,11 +50,9 @@ class TrainStep(nn.Cell):
         self.scaled = loss_scale is not None
         self.scale = Parameter(Tensor(loss_scale or 1.0, ms.float32), name="loss_scale", requires_grad=False)
         self.clean_steps = Parameter(Tensor(0, ms.int32), name="clean_steps", requires_grad=False)
-        sums = []
-        if self.accumulate:
-            for p in optimizer.parameters:
-                sums.append(zeros_beside(p, "grad_sum."))
-        self.sums = ParameterTuple(sums)
+        self.sums = ParameterTuple(
+            [zeros_beside(p, self.SUMS) for p in optimizer.parameters] if self.accumulate else []
+        )
         self.count = len(optimizer.parameters)
         self.mark = ops.ExpandDims().add_prim_attr("grad_scale", True)
         self.gradient = ms.value_and_grad(self.scaled_loss, None, optimizer.parameters)
@@ -82,14 +83,17 @@ class TrainStep(nn.Cell):
             value, total = self.reduce(value, total)
         if self.scaled:
             total = self.unscaled(total)
-        norm = self.global_norm(total)
+        return self.finish(value, self.global_norm(total), total)
+
+    def finish(self, value: Any, norm: Any, grads: Any) -> Any:
+        """What ends a step, from the whole batch's loss, gradient norm and gradients: clip, update, and begin anew."""
         # One NaN or infinity anywhere makes the norm so.
         finite = ops.logical_and(ops.isfinite(norm), ops.isfinite(value))
+        # Not what the optimizer returns: a value out of its loop makes the graph as deep as there are parameters.
         rate = self.optimizer.learning_rate()
         if self.clip > 0.0:
-            total = self.clipped(total, norm)
-        if finite:
-            self.update(total)
+            grads = self.clipped(grads, norm)
+        self.update(grads, finite)
         if self.accumulate:
             for i in range(self.count):
                 ops.assign(self.sums[i], ops.zeros_like(self.sums[i]))
@@ -118,14 +122,14 @@ class TrainStep(nn.Cell):
             total = (*total, grad / self.scale)
         return total
 
-    def update(self, grads: Any) -> None:
+    def update(self, grads: Any, finite: Any) -> None:
         """The optimizer's step, and the method's own before and after it."""
         step = self.optimizer.step + 0
         if self.hooked:
-            self.hook.before_update(grads, step)
-        self.optimizer(grads)
+            self.hook.before_update(grads, step, finite)
+        self.optimizer(grads, finite)
         if self.hooked:
-            self.hook.after_update(step)
+            self.hook.after_update(step, finite)
 
     def global_norm(self, grads: Any) -> Any:
         """sqrt of the sum of all squares, () float32.

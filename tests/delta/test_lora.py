@@ -173,7 +173,7 @@ def test_lora_plus_trains_b_faster_by_its_ratio(mode):
     expected = [value.astype(np.float64) for value in start]
     for t in (1, 2, 3):
         grads = [rng.normal(size=p.shape).astype(np.float32) for p in trained]
-        optimizer(tuple(Tensor(g) for g in grads))
+        optimizer(tuple(Tensor(g) for g in grads), Tensor(True))
         for i, (p, g) in enumerate(zip(trained, grads, strict=True)):
             rate = 1e-3 * (16.0 if p.name.endswith(LORA_B) else 1.0)
             m, v = 0.9 * moments[i][0] + 0.1 * g, 0.999 * moments[i][1] + 0.001 * g * g

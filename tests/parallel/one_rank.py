@@ -23,7 +23,7 @@ from petrun.parallel.context import connect, setup, split_operators
 from petrun.parallel.layout import parse_layout, settle
 from petrun.parallel.rehearse import gradient_sums
 from petrun.train.loss import SupervisedLoss
-from petrun.train.optim import AdamW, Schedule
+from petrun.train.optim import AdamW, HostAdamW, Schedule
 from petrun.train.pipelined import PipelineStep
 from petrun.train.step import TrainStep
 
@@ -76,9 +76,9 @@ def step_of(loaded, algo, layout, on_host=False):
     loss = SupervisedLoss(loaded.net)
     plan.apply(loaded.net, loaded.sites, layout, loss)
     schedule = Schedule("cosine", 1e-3, 2, 10)
-    optimizer = AdamW(parameters, schedule, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01)
-    if on_host:
-        optimizer.adam.set_device("CPU")
+    optimizer = (HostAdamW if on_host else AdamW)(
+        parameters, schedule, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01
+    )
     if layout.pp == 1:
         return TrainStep(loss, optimizer, clip=1.0)
     return PipelineStep(

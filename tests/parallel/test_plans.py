@@ -236,16 +236,30 @@ def test_tokens_split_between_the_layers(compiled, algo):
 
 
 @pytest.mark.all_only
-def test_an_optimizer_on_the_host_still_takes_the_cards_memory(compiled):
-    """Why --offload optimizer is refused: every update is computed on the host, but the plan of the card's memory hardly changes."""
-    case = "llama/full/dp=2,tp=2"
+@pytest.mark.parametrize("case", ["llama/full/dp=2,tp=2", "bert/full/dp=2,tp=2,zero=1", "llama/full/dp=2,tp=1,pp=2"])
+def test_an_optimizer_on_the_host_takes_no_memory_of_the_card(compiled, case):
+    """Same slices and sums, and most of the state is gone from the peak: not all, as a parameter's step comes back beside its gradient."""
     plain, moved = (compiled(0, 1, f"{case}{more}", world=4) for more in ("", "/offload"))
-    assert plain["on_host"] == [] and moved["on_host"] == ["Adam"] * len(moved["trained"])
-    state = 2 * 4 * sum(np.prod(moved["slices"][name]) for name in moved["trained"])
+    here = [name for name in moved["trained"] if name in moved["held"]]
+    assert plain["on_host"] == [] and moved["on_host"] == ["AdamNoUpdateParam"] * len(here)
+    for key in ("slices", "collectives", "norms", "summed"):
+        assert moved[key] == plain[key], key
+    state = 2 * 4 * sum(np.prod(moved["slices"][name]) for name in here)
     print(
-        f"peak memory {plain['peak_bytes']} bytes, {moved['peak_bytes']} with the optimizer on the host; its state {state}"
+        f"{case}: peak {plain['peak_bytes']} bytes, {moved['peak_bytes']} with the optimizer on the host; state {state}"
     )
-    assert plain["peak_bytes"] - moved["peak_bytes"] < state / 10
+    assert 0.6 * state < plain["peak_bytes"] - moved["peak_bytes"] < 1.1 * state
+
+
+@pytest.mark.all_only
+@pytest.mark.parametrize("case", ["llama/full/dp=2,tp=2", "bert/lora/dp=2,tp=2,zero=1"])
+def test_peak_memory_counts_the_optimizers_state(compiled, case):
+    """A rehearsal computes nothing, so MindSpore would leave out what stands in a branch that is taken when all is finite."""
+    found = compiled(0, 1, case, world=4)
+    trained = sum(np.prod(found["slices"][name]) for name in found["trained"])
+    frozen = sum(np.prod(found["slices"][name]) for name in found["net"] if name not in found["trained"])
+    # float32 weights that train, their gradients and two moments; frozen ones bfloat16.
+    assert found["peak_bytes"] > 4 * 4 * trained + 2 * frozen
 
 
 @pytest.mark.all_only

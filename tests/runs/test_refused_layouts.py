@@ -17,7 +17,6 @@ from ..tiny import ORDERS, REVIEWS, write_base, write_rows
         ("lora+r_drop", Layout(2, 2), ["delta.dropout=0.1"], "compares two whole distributions"),
         ("adalora", Layout(2, 2), [], "weighs whole matrices"),
         ("lora", Layout(2, 2), ["delta.variant=dora"], "norms of whole rows"),
-        ("lora", Layout(2, 2), ["parallel.offload=optimizer"], "keeps the optimizer's state on the card"),
         ("lora", Layout(2, 1, 2, 0, 2), ["train.accumulate=4"], "--accumulate 4: a pipeline adds up its micro-batches"),
         ("prompt", Layout(2, 1, 2, 0, 2), [], "in the layers of stage 0, 1 of 0 to 1 nothing trains"),
         ("lora", Layout(2, 2, 2, 0, 2, True), [], "tokens are split with dp and tp alone"),

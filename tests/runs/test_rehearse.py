@@ -80,6 +80,21 @@ def test_every_family_with_its_memory(ascend, configs, petrun, family, algo):
     assert all(rank["peak_bytes"] > rank["state_bytes"] and rank["collectives"]["AllReduce"] for rank in found["ranks"])
 
 
+@pytest.mark.all_only
+def test_what_the_host_keeps_of_a_data_parallel_job(ascend, configs, petrun):
+    for flags in ("", " --offload optimizer"):
+        done = petrun(
+            f"rehearse --base llama --algo full{flags} --cards 2 --ranks 1 --seq-len 16 --batch-size 2 --json found{len(flags)}.json"
+        )
+        assert done.code == 0, done.err
+    assert "in the host's memory" in done.out and "count with more" not in done.out
+    plain, moved = (json.loads((configs / f"found{n}.json").read_text())["ranks"][0] for n in (0, len(flags)))
+    moments = 8 * plain["trained_values"]
+    assert (plain["host_state_bytes"], moved["host_state_bytes"]) == (0, moments)
+    assert plain["state_bytes"] - moved["state_bytes"] == moments
+    assert 0.5 * moments < plain["peak_bytes"] - moved["peak_bytes"] <= moments
+
+
 NET = """
 from mindspore import nn
 

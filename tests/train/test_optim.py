@@ -8,7 +8,7 @@ import pytest
 from mindspore import Parameter, Tensor
 
 from petrun.errors import ConfigError
-from petrun.train.optim import AdamW, LearningRate, Schedule, decays, warmup_steps
+from petrun.train.optim import AdamW, HostAdamW, LearningRate, Schedule, decays, warmup_steps
 
 
 def reference_adamw(w, grads, rates, beta1, beta2, eps, decay):
@@ -24,8 +24,10 @@ def reference_adamw(w, grads, rates, beta1, beta2, eps, decay):
 
 @pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
 @pytest.mark.parametrize("scale", [1.0, 1e-7], ids=["plain", "tiny-gradients"])
-def test_adamw_is_the_formula(mode, scale):
-    """Tiny gradients show whether eps stands where torch has it: outside the corrected square root."""
+@pytest.mark.parametrize("kind", [AdamW, HostAdamW])
+def test_adamw_is_the_formula(mode, scale, kind):
+    """Tiny gradients show whether eps stands where torch has it: outside the corrected square root. And what is not finite leaves
+    everything as it was."""
     ms.set_context(mode=mode)
     rng = np.random.default_rng(0)
     start = rng.normal(size=(4, 3)).astype(np.float32)
@@ -33,12 +35,16 @@ def test_adamw_is_the_formula(mode, scale):
     weight = Parameter(Tensor(start), name="layer.weight")
     shift = Parameter(Tensor(bias), name="layer.bias")
     schedule = Schedule("cosine", 1e-2, 2, 6)
-    optimizer = AdamW([weight, shift], schedule, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1)
+    optimizer = kind([weight, shift], schedule, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1)
     grads = [(scale * rng.normal(size=(4, 3))).astype(np.float32) for _ in range(6)]
     bias_grads = [(scale * rng.normal(size=(3,))).astype(np.float32) for _ in range(6)]
     rates = []
+    bad = (Tensor(np.full((4, 3), np.nan, np.float32)), Tensor(np.full(3, np.inf, np.float32)))
     for g, b in zip(grads, bias_grads, strict=True):
-        rates.append(float(optimizer((Tensor(g), Tensor(b))).asnumpy()))
+        before = [p.asnumpy().tobytes() for p in (weight, shift, *optimizer.get_parameters())]
+        optimizer(bad, Tensor(False))
+        assert [p.asnumpy().tobytes() for p in (weight, shift, *optimizer.get_parameters())] == before
+        rates.append(float(optimizer((Tensor(g), Tensor(b)), Tensor(True)).asnumpy()))
     ms.set_context(mode=ms.GRAPH_MODE)
     np.testing.assert_allclose(rates, [schedule.at(s) for s in range(6)], rtol=1e-5)
     expected = reference_adamw(start, grads, rates, 0.9, 0.95, 1e-8, 0.1)
