@@ -245,6 +245,16 @@ def build_step(
     """The compiled step of this rank, with its optimizer."""
     optim, method = config.optim, assembled.method
     _check_layout(config, layout)
+    net, loss = assembled.loaded.net, SupervisedLoss(assembled.loaded.net)
+    hook = method.hook(net, assembled.config, trainable.parameters, schedule.total_steps)
+    if layout.split:
+        if hook is not None:
+            raise ConfigError(
+                f"--parallel {layout}: {method.name} weighs whole matrices at each update, which no rank holds",
+                hint="Use dp alone.",
+            )
+        # Before the optimizer, whose state is cut as the parameters are.
+        plan.apply(net, assembled.loaded.sites, layout, loss)
     optimizer = (HostAdamW if config.parallel.offload == "optimizer" else AdamW)(
         trainable.parameters,
         schedule,
@@ -255,15 +265,6 @@ def build_step(
         decay_all=optim.decay_all,
         rates={p.name: method.rate(assembled.config, p.name) for p in trainable.parameters},
     )
-    net, loss = assembled.loaded.net, SupervisedLoss(assembled.loaded.net)
-    hook = method.hook(net, assembled.config, trainable.parameters, schedule.total_steps)
-    if layout.split:
-        if hook is not None:
-            raise ConfigError(
-                f"--parallel {layout}: {method.name} weighs whole matrices at each update, which no rank holds",
-                hint="Use dp alone.",
-            )
-        plan.apply(net, assembled.loaded.sites, layout, loss)
     plan.recompute(net, assembled.loaded.sites, config.parallel.recompute)
     total = method.wrap_loss(loss, net, assembled.config)
     if layout.split and total is not loss:

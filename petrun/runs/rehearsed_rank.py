@@ -80,11 +80,27 @@ def _rehearse(job: Mapping[str, Any], graphs: Path) -> dict[str, Any]:
     held = set(getattr(step, "parameter_layout_dict", None) or whole) if layout.split else set(whole)
     # Of a pipeline's other stages neither the weights are held nor what goes with them.
     own = {p.name: p for p in step.get_parameters() if p.name in held or (p.name not in whole and layout.pp == 1)}
-    on_host = {p.name for p in step.optimizer.on_host}
     texts = [path.read_text(errors="replace") for path in sorted(graphs.rglob("*validate*.ir"))]
     return {
         "rank": world.rank,
         "place": {"stage": stage, "row": row, "column": column},
+        **_held(whole, own, {p.name for p in step.optimizer.on_host}),
+        "summed_twice": sorted(name for name, n in gradient_sums(texts).items() if n > 1) if layout.pp > 1 else [],
+        "collectives": {name: {"count": n, "bytes": size} for name, (n, size) in collectives(texts).items()},
+        "peak_bytes": int(ms.runtime.max_memory_allocated()) if job["level"] else None,
+        "build_seconds": round(built - began, 2),
+        "compile_seconds": round(compiled - built, 2),
+        "host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "values": trainable.all_values,
+        "trained_values": trainable.trained_values,
+        "method": assembled.method.name,
+        "dtype": device.compute_dtype,
+    }
+
+
+def _held(whole: Mapping[str, tuple[int, ...]], own: Mapping[str, Any], on_host: set[str]) -> dict[str, Any]:
+    """The net's parameters that the rank holds, and what else it holds, on the card and in the host's memory."""
+    return {
         "parameters": [
             {
                 "name": name,
@@ -98,16 +114,6 @@ def _rehearse(job: Mapping[str, Any], graphs: Path) -> dict[str, Any]:
         ],
         "state_bytes": sum(_bytes(p) for name, p in own.items() if name not in whole and name not in on_host),
         "host_state_bytes": sum(_bytes(p) for name, p in own.items() if name in on_host),
-        "summed_twice": sorted(name for name, n in gradient_sums(texts).items() if n > 1) if layout.pp > 1 else [],
-        "collectives": {name: {"count": n, "bytes": size} for name, (n, size) in collectives(texts).items()},
-        "peak_bytes": int(ms.runtime.max_memory_allocated()) if job["level"] else None,
-        "build_seconds": round(built - began, 2),
-        "compile_seconds": round(compiled - built, 2),
-        "host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "values": trainable.all_values,
-        "trained_values": trainable.trained_values,
-        "method": assembled.method.name,
-        "dtype": device.compute_dtype,
     }
 
 

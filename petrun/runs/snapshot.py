@@ -18,7 +18,7 @@ _MOVING = ("moving_mean", "moving_variance")
 """Of batch normalisation: no gradient reaches them, and yet training moves them."""
 _SUMS = ("grad_sum.", "accu_grads.")
 """Accumulated gradients: 0 between two optimizer steps, which is when a state is saved."""
-_INPUTS = ("denominator",)
+_INPUTS = ("denominator", "part_scale")
 """Set anew at every step: what a pipeline's graph takes no other way."""
 
 

@@ -116,6 +116,8 @@ class AdamW(nn.Cell):
         self.rate = LearningRate(schedule)
         self.beta1 = Tensor(beta1, ms.float32)
         self.beta2 = Tensor(beta2, ms.float32)
+        # Of one number: zeros in a parameter's shape would stay in the graph as a constant of that size.
+        self.zero = Tensor(0.0, ms.float32)
         self.log_beta1 = math.log(beta1) if beta1 > 0 else -math.inf
         self.log_beta2 = math.log(beta2) if beta2 > 0 else -math.inf
         self.eps = eps
@@ -152,7 +154,7 @@ class AdamW(nn.Cell):
             weight = self.parameters[i]
             own = taken * self.factors[i]
             ops.assign(weight, weight * (1.0 - own * self.decay[i]))
-            grad = ops.select(finite, grads[i], ops.zeros_like(grads[i]))
+            grad = ops.select(finite, grads[i], self.zero)
             self.move(weight, self.m[i], self.v[i], power1, power2, own, beta1, beta2, eps, grad)
         ops.assign(self.step, self.step + finite.astype(ms.int32))
         return rate

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import mindspore as ms
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Tensor, nn, ops
 
 from petrun.kernels import step_counter
 from petrun.train.optim import AdamW
-from petrun.train.step import TrainStep
+from petrun.train.step import TrainStep, number
 
 
 class Parts(nn.Cell):
@@ -56,7 +56,7 @@ class PipelineStep(TrainStep):
     """One whole batch; see TrainStep. What a stage does not hold MindSpore takes out of its graph, the optimizer's part included.
 
     MindSpore knows the gradients that it adds up by the names `accu_grads.*`, and takes every input of the graph for rows of the batch:
-    so the denominator is a parameter, set at each call.
+    so the denominator is a parameter, set at each call, as is the loss scale of the parts.
     """
 
     SUMS = "accu_grads."
@@ -79,11 +79,11 @@ class PipelineStep(TrainStep):
         self.stages = stages
         self.split_state = split_state
         self.copies = float(copies)
-        self.denominator = Parameter(Tensor(1.0, ms.float32), name="denominator", requires_grad=False)
-        # MindSpore crashes where it cuts a scalar over the ranks of an optimizer that is split.
-        self.denominator.parallel_optimizer = False
+        self.denominator = number("denominator", Tensor(1.0, ms.float32))
+        # A copy, as the last stage alone may hold what the parts are scaled by: MindSpore would send it on from the first.
+        self.part_scale = number("part_scale", Tensor(1.0, ms.float32))
         self.micro_batches = micro_batches
-        self.pipeline = Parts(loss, micro_batches, self.scale if self.scaled else None)
+        self.pipeline = Parts(loss, micro_batches, self.part_scale if self.scaled else None)
         self.gradient = ms.value_and_grad(self.pipeline, None, optimizer.parameters)
         self.sum = ops.AllReduce()
         # The whole step trains in MindSpore's eyes, or its passes for pipelines stay away.
@@ -95,6 +95,8 @@ class PipelineStep(TrainStep):
 
     def arguments(self, update: bool, denominator: Any, targets: Any, *inputs: Any) -> tuple[Any, ...]:
         self.denominator.set_data(denominator)
+        if self.scaled:
+            self.part_scale.set_data(Tensor(float(self.scale.asnumpy()), ms.float32))
         for stage in range(1, self.stages):
             step_counter(stage).set_data(Tensor(int(step_counter().asnumpy()), ms.int32))
         return targets, *inputs

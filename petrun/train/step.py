@@ -48,8 +48,8 @@ class TrainStep(nn.Cell):
         self.clip = clip
         self.accumulate = accumulate > 1
         self.scaled = loss_scale is not None
-        self.scale = Parameter(Tensor(loss_scale or 1.0, ms.float32), name="loss_scale", requires_grad=False)
-        self.clean_steps = Parameter(Tensor(0, ms.int32), name="clean_steps", requires_grad=False)
+        self.scale = number("loss_scale", Tensor(loss_scale or 1.0, ms.float32))
+        self.clean_steps = number("clean_steps", Tensor(0, ms.int32))
         self.sums = ParameterTuple(
             [zeros_beside(p, self.SUMS) for p in optimizer.parameters] if self.accumulate else []
         )
@@ -159,3 +159,11 @@ class TrainStep(nn.Cell):
         count = ops.select(self.clean_steps >= 999, ops.zeros_like(self.clean_steps), self.clean_steps + 1)
         ops.assign(self.scale, ops.clamp(scale, 1.0, 16777216.0))
         ops.assign(self.clean_steps, ops.select(finite, count, ops.zeros_like(count)))
+
+
+def number(name: str, value: Any) -> Any:
+    """A parameter of one number, which every rank has."""
+    parameter = Parameter(value, name=name, requires_grad=False)
+    # MindSpore crashes where it cuts a scalar over the ranks of an optimizer that is split.
+    parameter.parallel_optimizer = False
+    return parameter

@@ -238,7 +238,7 @@ def test_tokens_split_between_the_layers(compiled, algo):
 @pytest.mark.all_only
 @pytest.mark.parametrize("case", ["llama/full/dp=2,tp=2", "bert/full/dp=2,tp=2,zero=1", "llama/full/dp=2,tp=1,pp=2"])
 def test_an_optimizer_on_the_host_takes_no_memory_of_the_card(compiled, case):
-    """Same slices and sums, and most of the state is gone from the peak: not all, as a parameter's step comes back beside its gradient."""
+    """Same slices and sums, and the peak falls by the state."""
     plain, moved = (compiled(0, 1, f"{case}{more}", world=4) for more in ("", "/offload"))
     here = [name for name in moved["trained"] if name in moved["held"]]
     assert plain["on_host"] == [] and moved["on_host"] == ["AdamNoUpdateParam"] * len(here)
@@ -248,7 +248,7 @@ def test_an_optimizer_on_the_host_takes_no_memory_of_the_card(compiled, case):
     print(
         f"{case}: peak {plain['peak_bytes']} bytes, {moved['peak_bytes']} with the optimizer on the host; state {state}"
     )
-    assert 0.6 * state < plain["peak_bytes"] - moved["peak_bytes"] < 1.1 * state
+    assert plain["peak_bytes"] - moved["peak_bytes"] > 0.9 * state
 
 
 @pytest.mark.all_only

@@ -92,7 +92,46 @@ def test_what_the_host_keeps_of_a_data_parallel_job(ascend, configs, petrun):
     moments = 8 * plain["trained_values"]
     assert (plain["host_state_bytes"], moved["host_state_bytes"]) == (0, moments)
     assert plain["state_bytes"] - moved["state_bytes"] == moments
-    assert 0.5 * moments < plain["peak_bytes"] - moved["peak_bytes"] <= moments
+    assert plain["peak_bytes"] - moved["peak_bytes"] > 0.9 * moments
+
+
+@pytest.mark.all_only
+@pytest.mark.parametrize(
+    ("flags", "rank", "sends", "receives"),
+    [
+        # A stage in the middle: four parts and their gradients go in and out.
+        ("--cards 4 --parallel pp=4 --ranks 1", 1, 8, 8),
+        # Two parts, and the tied embedding.
+        ("--cards 4 --parallel dp=2,pp=2 --set model.dtype=float16 --ranks 3", 3, 2, 3),
+        ("--cards 4 --parallel dp=2,pp=2,zero=1 --set model.dtype=float16 --ranks 0", 0, 3, 2),
+        ("--cards 4 --parallel dp=2,pp=2 --recompute full --ranks 0", 0, 3, 2),
+        ("--cards 8 --parallel dp=2,tp=2,pp=2 --recompute select --algo full --ranks 7 --offload optimizer", 7, 3, 3),
+    ],
+)
+def test_stages_with_what_else_a_run_may_ask_for(ascend, configs, petrun, flags, rank, sends, receives):
+    """Four layers: more than two stages, float16 with its loss scale, recomputation, the optimizer on the host."""
+    done = petrun(f"rehearse {flags} --seq-len 64 --batch-size 4 --level 0 --json found.json")
+    assert done.code == 0, done.err
+    (found,) = json.loads((configs / "found.json").read_text())["ranks"]
+    calls = {name: found["collectives"][name]["count"] for name in ("Send", "Receive")}
+    assert found["rank"] == rank and calls == {"Send": sends, "Receive": receives}
+    layers = {p["name"].split(".")[1] for p in found["parameters"] if p["name"].startswith("layers.")}
+    stages = 4 if "pp=4" in flags else 2
+    each = 4 // stages
+    first = found["place"]["stage"] * each
+    assert layers == {str(layer) for layer in range(first, first + each)}
+    assert ("float16" in flags) == any(p["dtype"] == "float16" for p in found["parameters"])
+
+
+@pytest.mark.all_only
+@pytest.mark.parametrize("flags", ["dp=2,tp=2,zero=1 --algo full", "dp=2,tp=2,zero=3 --accumulate 2"])
+def test_a_split_optimizer_with_a_loss_scale(ascend, configs, petrun, flags):
+    """The loss scale is one number on every rank: MindSpore's front end crashes where it may cut it."""
+    half = "--set model.dtype=float16 --seq-len 64 --batch-size 4"
+    done = petrun(f"rehearse --cards 4 --parallel {flags} {half} --ranks 3 --level 0 --json found.json")
+    assert done.code == 0, done.err
+    (found,) = json.loads((configs / "found.json").read_text())["ranks"]
+    assert found["collectives"]["ReduceScatter"]["count"] and found["dtype"] == "float16"
 
 
 NET = """
