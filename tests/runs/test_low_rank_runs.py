@@ -14,6 +14,7 @@ def masks(path):
     return {name: tensors[name] for name in tensors if name.endswith(ADALORA_KEEP)}
 
 
+@pytest.mark.all_only
 def test_a_budget_is_kept_and_a_run_that_goes_on_keeps_within_it(place, petrun):
     done = petrun(f"{ADALORA} --steps 5 --set delta.tinit=1 --set delta.tfinal=2")
     assert done.code == 0, done.err
