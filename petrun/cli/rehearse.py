@@ -38,6 +38,15 @@ def _own(
         Number, option("--card-memory", "Memory of a card in GiB, for --parallel auto. Default 32.", PARALLEL)
     ] = None,
     json: Annotated[Text, option("--json", "Write all that was found to this JSON file.", RUN)] = None,
+    strategy_out: Annotated[
+        Text,
+        option(
+            "--strategy-out",
+            "Write how the job cuts its parameters into this folder, a strategy file for each stage: petrun reshard --to-strategy cuts a "
+            "base by it.",
+            RUN,
+        ),
+    ] = None,
 ) -> None:
     """The options that rehearse adds."""
 
@@ -69,6 +78,7 @@ def rehearse(**typed: Any) -> None:
         ranks=None if ranks is None else [int(rank) for rank in ranks],
         level=typed["level"],
         out=typed["json"],
+        strategy=typed["strategy_out"],
         debug="--debug" in sys.argv,
     )
 

@@ -32,6 +32,8 @@ OPTIMIZER_STATE = (
     "moment1.*", "moment2.*", "moments.*", "moment.*", "accum.*", "adam_m.*", "adam_v.*", "vhat.*", "stat.*", "accu_grads.*",
     "learning_rate", "global_step", "beta1_power", "beta2_power", "momentum", "epoch_num", "step_num", "scale_sense",
     "loss_scale", "current_iterator_step", "last_overflow_iterator_step",
+    # And petrun's own steps.
+    "grad_sum.*", "adam_step", "clean_steps", "denominator", "part_scale",
 )  # fmt: skip
 _LISTED = 20
 

@@ -35,9 +35,16 @@ def compile_cut(step: Any, inputs: tuple[Any, ...], layout: Layout, world: World
         finally:
             # What is compiled later would replace it by a strategy of less: a graph that only computes has no optimizer.
             write_strategy_to(None)
-        if not file.is_file():
-            raise SetupError(f"--parallel {layout}: MindSpore wrote no strategy file for its step")
-        found = dict(scan_strategy(file).layouts)
+        found = layouts_of(step, file, layout)
+    return Cut(world.rank, world.size, layout.pp, found, world.together)
+
+
+def layouts_of(step: Any, file: Path, layout: Layout) -> dict[str, Slices]:
+    """How each parameter of a compiled step that this rank holds is cut, from the strategy `file` that MindSpore wrote. Raises SetupError
+    where it wrote none."""
+    if not file.is_file():
+        raise SetupError(f"--parallel {layout}: MindSpore wrote no strategy file for its step")
+    found = dict(scan_strategy(file).layouts)
     devices = layout.dp * layout.tp
     names = {parameter.name for parameter in step.get_parameters()}
     for name in [name for name in found if f"adam_m.{name}" in names and f"adam_m.{name}" not in found]:
@@ -47,4 +54,4 @@ def compile_cut(step: Any, inputs: tuple[Any, ...], layout: Layout, world: World
         # Counters are on every rank; and what no operator of the graph reads is not cut.
         if parameter.name not in found and (parameter.size == 1 or layout.pp == 1):
             found[parameter.name] = Slices.whole(devices, parameter.ndim)
-    return Cut(world.rank, world.size, layout.pp, found, world.together)
+    return found

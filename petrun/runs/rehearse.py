@@ -29,6 +29,7 @@ from petrun.runs.rehearsal_report import report
 from petrun.runs.rows import check_length, open_tokenizer
 from petrun.runs.sources import open_sources, outlook
 from petrun.tensors import atomic_file
+from petrun.tensors.atomic import atomic_folder, refuse_occupied
 from petrun.train.loop import make_plan
 from petrun.train.report import progress, say
 
@@ -37,6 +38,9 @@ _STEPS = 1000
 
 _CARDS = 8
 """Cards of a host, where neither --cards nor --parallel says how many there are."""
+
+STRATEGY = "stage.ckpt"
+"""A rank's file of how the parameters of its stage are cut."""
 
 Flags = Mapping[str, tuple[str, Any]]
 
@@ -68,20 +72,27 @@ def run(
     ranks: Sequence[int] | None,
     level: int,
     out: str | None,
+    strategy: str | None,
     debug: bool,
 ) -> None:
-    """Compile the step of some ranks of the job, and print what stands in it."""
+    """Compile the step of some ranks of the job, and print what stands in it.
+
+    `out`: a JSON file of all that was found. `strategy`: a folder for the strategy files of all stages.
+    """
     resolved, start = read_settings(recipe, flags, sets)
     world = _world(resolved.config, cards)
     resolved, why = settle_auto(resolved, world)
     layout = job_layout(resolved.config, world)
     for line in why:
         say(line)
-    chosen = _ranks(ranks, layout)
+    chosen = _ranks(ranks, layout, strategy is not None)
+    place = Path(strategy).expanduser() if strategy is not None else None
+    if place is not None:
+        refuse_occupied(place)
     shapes = _shapes(resolved, start, layout)
     stub = ensure_stub(cache_folder())
     job = {"recipe": recipe, "flags": flags, "sets": list(sets), "level": level, **asdict(shapes)}
-    found, wrong = _compile(job, stub, layout, chosen, debug)
+    found, wrong = _compile(job, stub, layout, chosen, place, debug)
     result = {
         "petrun": __version__,
         "layout": asdict(layout),
@@ -97,6 +108,8 @@ def run(
             file.write(json.dumps({**result, "auto": why}, indent=2).encode())
     if found:
         say(report(resolved.config, layout, str(shapes), found, level))
+    if place is not None and not wrong:
+        say(f"wrote how {layout.pp} stage{'s' if layout.pp > 1 else ''} cut their parameters: {place}")
     if wrong:
         raise next(iter(wrong.values()))
 
@@ -147,15 +160,28 @@ def _world(config: RunConfig, cards: int | None) -> int:
     return cards if cards is not None else own * (asked.dp if asked.dp is not None else max(1, _CARDS // own))
 
 
-def _ranks(asked: Sequence[int] | None, layout: Layout) -> list[int]:
-    """By default the first rank and the last, which differ in every coordinate that the layout has."""
+def _ranks(asked: Sequence[int] | None, layout: Layout, every_stage: bool) -> list[int]:
+    """By default the first rank and the last, which differ in every coordinate that the layout has. `every_stage`: strategy files are
+    wanted, which takes a rank of each. Raises ConfigError."""
+    each = layout.dp * layout.tp
+    if every_stage and not layout.split:
+        raise ConfigError(
+            f"--strategy-out: nothing is cut by {layout}", hint="Leave it out, or give tp, pp or zero with --parallel."
+        )
     if asked is None:
-        return sorted({0, layout.world - 1})
+        firsts = range(0, layout.world, each) if every_stage else (0,)
+        return sorted({*firsts, layout.world - 1})
     beyond = [rank for rank in asked if not 0 <= rank < layout.world]
     if beyond or not asked:
         raise ConfigError(
             f"--ranks {', '.join(map(str, beyond)) or 'names none'}: the job has ranks 0 to {layout.world - 1}",
             hint="Give other ranks, or more --cards.",
+        )
+    missing = sorted(set(range(layout.pp)) - {rank // each for rank in asked}) if every_stage else []
+    if missing:
+        raise ConfigError(
+            f"--strategy-out: --ranks has none of stage {', '.join(map(str, missing))}",
+            hint=f"Add {', '.join(str(stage * each) for stage in missing)}, or leave --ranks out.",
         )
     return sorted(set(asked))
 
@@ -211,9 +237,10 @@ def _shapes_of_data(resolved: Resolved, start: Delta | None, layout: Layout) -> 
 
 
 def _compile(
-    job: Mapping[str, Any], stub: Path, layout: Layout, ranks: Sequence[int], debug: bool
+    job: Mapping[str, Any], stub: Path, layout: Layout, ranks: Sequence[int], strategy: Path | None, debug: bool
 ) -> tuple[list[dict[str, Any]], dict[int, PetrunError]]:
-    """(what each rank found, the errors of the others). The folder of the graphs is gone afterwards."""
+    """(what each rank found, the errors of the others). `strategy`: where the stages' strategy files go, if all is well. The folder of the
+    graphs is gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="petrun-rehearsal-"))
     try:
         parallel = {f"parallel.{key}": ("--parallel", value) for key, value in asdict(layout).items()}
@@ -239,6 +266,11 @@ def _compile(
                 found.append(outcome)
             else:
                 wrong[rank] = _error(rank, layout, outcome, ended[rank], debug)
+        if strategy is not None and not wrong:
+            with atomic_folder(strategy) as place:
+                for rank in ranks:
+                    stage = layout.place(rank)[0]
+                    shutil.copyfile(folder / f"rank_{rank}" / STRATEGY, place / f"stage_{stage}.ckpt")
         return found, wrong
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -27,12 +27,14 @@ from petrun.errors import PetrunError
 from petrun.models.base import LoadedModel
 from petrun.models.factory import outline_model
 from petrun.parallel.context import Device, setup, split_operators
+from petrun.parallel.cutting import layouts_of
 from petrun.parallel.layout import Layout
 from petrun.parallel.rehearse import FRONT_END_ERRORS, collectives, gradient_sums
 from petrun.parallel.world import join
 from petrun.runs import rehearse
 from petrun.runs.assemble import base_path
 from petrun.runs.ready import attach_method, build_step, plan_schedule, prepare_method
+from petrun.tensors.strategy_file import write_items
 from petrun.train.loop import Plan
 
 
@@ -53,7 +55,7 @@ def _rehearse(job: Mapping[str, Any], graphs: Path) -> dict[str, Any]:
     world = join(device.target)
     layout = rehearse.job_layout(config, world.size)
     if layout.split:
-        split_operators(layout, world.rank)
+        split_operators(layout, world.rank, graphs / "strategy.ckpt")
     began = time.perf_counter()
     loaded = _outline(config, device, job, start)
     resolved = prepare_method(resolved, rehearse.tokenizer_beside(config))
@@ -77,6 +79,8 @@ def _rehearse(job: Mapping[str, Any], graphs: Path) -> dict[str, Any]:
         return {"failed": str(error), "traceback": traceback.format_exc()}
     compiled = time.perf_counter()
     stage, row, column = layout.place(world.rank)
+    if layout.split:
+        write_items(graphs / rehearse.STRATEGY, layouts_of(step, graphs / "strategy.ckpt", layout), [stage])
     held = set(getattr(step, "parameter_layout_dict", None) or whole) if layout.split else set(whole)
     # Of a pipeline's other stages neither the weights are held nor what goes with them.
     own = {p.name: p for p in step.get_parameters() if p.name in held or (p.name not in whole and layout.pp == 1)}

@@ -131,9 +131,7 @@ def refuse_occupied(path: Path) -> None:
     except OSError as error:
         raise output_error(path, error) from error
     if occupied:
-        raise OutputError(
-            f"{path}: exists and is not an empty folder", hint="Choose another --out, or remove it first."
-        )
+        raise OutputError(f"{path}: exists and is not an empty folder", hint="Choose another name, or remove it first.")
 
 
 def _discard(temporary: Path) -> None:

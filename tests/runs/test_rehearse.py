@@ -10,7 +10,7 @@ from petrun.parallel.rehearse import Ended
 from petrun.runs import laying, rehearse
 from petrun.runs.rehearsal_report import size, slice_lines
 
-from ..tiny import CONFIGS, REVIEWS, write_base, write_rows
+from ..tiny import CONFIGS, ORDERS, REVIEWS, write_base, write_rows
 
 
 @pytest.fixture
@@ -132,6 +132,44 @@ def test_a_split_optimizer_with_a_loss_scale(ascend, configs, petrun, flags):
     assert done.code == 0, done.err
     (found,) = json.loads((configs / "found.json").read_text())["ranks"]
     assert found["collectives"]["ReduceScatter"]["count"] and found["dtype"] == "float16"
+
+
+@pytest.mark.all_only
+@pytest.mark.parametrize(
+    ("family", "layout", "rows"), [("llama", "dp=2,tp=2,pp=2,zero=1", ORDERS), ("bert", "dp=4,tp=2", REVIEWS)]
+)
+def test_a_base_cut_by_the_rehearsal_scores_as_the_whole(ascend, tmp_path, monkeypatch, petrun, family, layout, rows):
+    """Base by the rehearsal's own strategy, and a delta of that job by it as well."""
+    monkeypatch.chdir(tmp_path)
+    write_base(tmp_path / "base", family)
+    write_rows(tmp_path / "rows.jsonl", rows)
+    flags = "--base base --data rows.jsonl --algo lora --rank 2 --target all-linear --batch-size 2"
+    assert petrun(f"train {flags} --steps 1 --out run --set data.eval_split=0").code == 0
+    done = petrun(f"rehearse {flags} --cards 8 --parallel {layout} --level 0 --strategy-out job")
+    assert done.code == 0, done.err
+    assert "cut their parameters: job" in done.out or "cuts its parameters: job" in done.out
+    for source, out in (("base", "ckpts"), ("run", "parts")):
+        assert petrun(f"reshard --from {source} --to-strategy job --out {out}").code == 0
+        assert len(list((tmp_path / out).glob("rank_*"))) == 8
+    cut = "--base ckpts --base-strategy job --delta parts --delta-strategy job"
+    for name, where in (("whole", "--base base --delta run"), ("cut", cut)):
+        assert petrun(f"eval {where} --data rows.jsonl --out {name}.json").code == 0
+    whole, pieces = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("whole", "cut"))
+    assert pieces["base"] == whole["base"] and pieces["delta"] == whole["delta"] and whole["delta"]["loss"] > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--cards 8", "--strategy-out: nothing is cut by dp=8"),
+        ("--cards 8 --parallel pp=2 --ranks 0,1", "--strategy-out: --ranks has none of stage 1"),
+        ("--cards 8 --parallel tp=2 --ranks 0 --strategy-out llama", "llama: exists and is not an empty folder"),
+    ],
+)
+def test_strategy_files_that_cannot_be_written(configs, petrun, flags, message):
+    out = "" if "--strategy-out" in flags else "--strategy-out job"
+    done = petrun(f"rehearse --base llama --seq-len 16 {flags} {out}")
+    assert done.code and message in done.err and not (configs / "job").exists()
 
 
 NET = """
