@@ -232,7 +232,10 @@ def test_tokens_split_between_the_layers(compiled, algo):
     assert split["collectives"]["ReduceScatter"] == gathers + scattered - frozen_embedding
     assert split["norms"] == [len(split["trained"]), 1, 0] and set(split["summed"].values()) == {1}
     print(f"{case}: peak memory {whole['peak_bytes']} bytes, {split['peak_bytes']} with sequence=true")
-    assert 0 < split["peak_bytes"] < whole["peak_bytes"]
+    # Where everything trains, memory is at its peak in the update.
+    assert 0 < split["peak_bytes"] <= whole["peak_bytes"] and (
+        algo == "full" or split["peak_bytes"] < whole["peak_bytes"]
+    )
 
 
 @pytest.mark.all_only
