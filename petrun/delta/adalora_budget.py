@@ -71,6 +71,8 @@ class RankAllocator(nn.Cell):
         self.uncertainty = ParameterTuple([zeros_beside(p, "adalora_uncertainty.") for p in weights])
         self.beta1 = beta1
         self.beta2 = beta2
+        # Of one number: see AdamW.
+        self.zero = Tensor(0.0, ms.float32)
         self.plan = Tensor(plan)
         self.last = len(plan) - 1
         self.settled = int(np.flatnonzero(plan)[-1])
@@ -89,7 +91,7 @@ class RankAllocator(nn.Cell):
         old1, old2 = 1.0 - new1, 1.0 - new2
         for i in range(len(self.weights)):
             product = self.weights[i] * grads[self.places[i]]
-            now = self.abs(ops.select(finite, product, ops.zeros_like(product)))
+            now = self.abs(ops.select(finite, product, self.zero))
             smooth = old1 * self.sensitivity[i] + new1 * now
             spread = old2 * self.uncertainty[i] + new2 * self.abs(now - smooth)
             self.assign(self.sensitivity[i], smooth)

@@ -91,7 +91,8 @@ def run(
         refuse_occupied(place)
     shapes = _shapes(resolved, start, layout)
     stub = ensure_stub(cache_folder())
-    job = {"recipe": recipe, "flags": flags, "sets": list(sets), "level": level, **asdict(shapes)}
+    asked = {"recipe": recipe, "flags": flags, "sets": list(sets), "level": level, "cuts": place is not None}
+    job = {**asked, **asdict(shapes)}
     found, wrong = _compile(job, stub, layout, chosen, place, debug)
     result = {
         "petrun": __version__,

@@ -54,8 +54,9 @@ def _rehearse(job: Mapping[str, Any], graphs: Path) -> dict[str, Any]:
     device = setup("ascend", config.model.dtype, config.train.loss_scale)
     world = join(device.target)
     layout = rehearse.job_layout(config, world.size)
+    cuts = graphs / "strategy.ckpt" if job["cuts"] else None
     if layout.split:
-        split_operators(layout, world.rank, graphs / "strategy.ckpt")
+        split_operators(layout, world.rank, cuts)
     began = time.perf_counter()
     loaded = _outline(config, device, job, start)
     resolved = prepare_method(resolved, rehearse.tokenizer_beside(config))
@@ -79,8 +80,8 @@ def _rehearse(job: Mapping[str, Any], graphs: Path) -> dict[str, Any]:
         return {"failed": str(error), "traceback": traceback.format_exc()}
     compiled = time.perf_counter()
     stage, row, column = layout.place(world.rank)
-    if layout.split:
-        write_items(graphs / rehearse.STRATEGY, layouts_of(step, graphs / "strategy.ckpt", layout), [stage])
+    if cuts is not None:
+        write_items(graphs / rehearse.STRATEGY, layouts_of(step, cuts, layout), [stage])
     held = set(getattr(step, "parameter_layout_dict", None) or whole) if layout.split else set(whole)
     # Of a pipeline's other stages neither the weights are held nor what goes with them.
     own = {p.name: p for p in step.get_parameters() if p.name in held or (p.name not in whole and layout.pp == 1)}
