@@ -126,9 +126,7 @@ def main() -> None:
         sys.exit(128 + signal.SIGPIPE)
     except Stopped as stopped:
         typer.echo("interrupted", err=True)
-        # Unloading MindSpore takes a second, in which another Ctrl-C would end the process without its exit code.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+        signals.retire(128 + stopped.number)
         sys.exit(128 + stopped.number)
     except PetrunError as error:
         if debug:
