@@ -10,12 +10,23 @@ Tests for Machine Translation Evaluation", EMNLP 2004 (paired draws). R rows, N 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from petrun.evaluate.metrics import METRICS, Answer, Metric, accuracy, f1_macro, matthews, perplexity, text_metrics
+from petrun.evaluate.language import bleu_tokenizer
+from petrun.evaluate.metrics import (
+    METRICS,
+    Answer,
+    Metric,
+    accuracy,
+    bleu,
+    f1_macro,
+    matthews,
+    perplexity,
+    text_metrics,
+)
 from petrun.evaluate.score import IGNORED, Scores
 from petrun.tensors import Array
 
@@ -87,10 +98,12 @@ def text_samples(answers: Sequence[Answer], metrics: Sequence[Metric]) -> dict[s
 
 def _text_sample(items: list[list[Answer]], metric: Metric) -> Sample:
     if metric.name == "bleu":
+        tokenizer = bleu_tokenizer(answer.reference for item in items for answer in item)
+
         # Of a corpus, not a mean over its rows. A prompt that is drawn twice is there twice.
         def corpus(drawn: Array) -> float:
-            chosen = [Answer((i, a.prompt), a.text, a.reference) for i, j in enumerate(drawn) for a in items[j]]
-            return text_metrics(chosen, [metric])[metric.name]
+            chosen = [replace(a, prompt=(i, a.prompt)) for i, j in enumerate(drawn) for a in items[j]]
+            return bleu(chosen, tokenizer)
 
         return Sample(len(items), corpus, _SLOW_DRAWS)
     # Exact match counts rows, the others prompts.

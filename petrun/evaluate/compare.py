@@ -63,6 +63,14 @@ def table(columns: Mapping[str, Mapping[str, float]]) -> str:
     return _aligned(rows, len(columns))
 
 
+def signature_lines(signatures: Mapping[str, str]) -> str:
+    """How metrics were computed: a line a signature, with the metrics that share it; '' where there is none."""
+    shared: dict[str, list[str]] = {}
+    for metric, signature in signatures.items():
+        shared.setdefault(signature, []).append(metric)
+    return "\n".join(f"{', '.join(names)}: {signature}" for signature, names in shared.items())
+
+
 def comparison_lines(first: str, second: str, found: Sequence[Comparison]) -> str:
     """The second against the first: a table metric / difference / its 95 % interval / share of draws that the second wins."""
     rows: list[tuple[str, ...]] = [("metric", "difference", "95 % from", "to", f"{second} better in")]

@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from petrun.errors import ConfigError, SetupError, did_you_mean
+from petrun.evaluate.language import ROUGE_TOKENS, RougeTokenizer, bleu_tokenizer
 from petrun.tensors import Array
 
 DECODER_TASKS = ("lm", "instruct")
@@ -219,7 +221,7 @@ def perplexity(loss: float) -> float:
 # Generated text.
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Answer:
     """What was generated for one row, and what should have been."""
 
@@ -258,25 +260,34 @@ def exact_match(answers: Sequence[Answer]) -> float:
     return float(np.mean([a.text.strip() in references[a.prompt] for a in answers]))
 
 
-def bleu(answers: Sequence[Answer]) -> float:
-    """Corpus BLEU over the distinct prompts, as sacrebleu has it: 13a tokens, case kept, exp smoothing.
+def bleu(answers: Sequence[Answer], tokenizer: str | None = None) -> float:
+    """Corpus BLEU over the distinct prompts, as sacrebleu has it: case kept, exp smoothing.
 
-    Source: Papineni et al., ACL 2002; Post, WMT 2018. Raises SetupError.
+    `tokenizer`: sacrebleu's name; None: the one for the references' script. Source: Papineni et al., ACL 2002; Post, WMT 2018.
+    Raises SetupError.
     """
+    return _bleu(answers, tokenizer)[0]
+
+
+def _bleu(answers: Sequence[Answer], tokenizer: str | None = None) -> tuple[float, str]:
+    """(score, sacrebleu's signature of how it was computed)."""
     items = _distinct(answers)
     most = max(len(references) for _, references in items)
     streams = [[refs[i] if i < len(refs) else None for _, refs in items] for i in range(most)]
-    return float(_sacrebleu().corpus_bleu([text for text, _ in items], streams).score)
+    package = _sacrebleu()
+    metric = package.BLEU(tokenize=tokenizer or bleu_tokenizer(a.reference for a in answers))
+    score = float(metric.corpus_score([text for text, _ in items], streams).score)
+    return score, str(metric.get_signature())
 
 
 def rouge(answers: Sequence[Answer], kind: str) -> float:
     """Mean over the distinct prompts of the F measure against the best of the prompt's references; kind:
     rouge1, rouge2 or rougeL.
 
-    Source: Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004, without stemming. Raises
-    SetupError.
+    Source: Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004, without stemming; on ASCII text the figures of the
+    package rouge_score, on other text those of RougeTokenizer. Raises SetupError.
     """
-    scorer = _rouge_scorer().RougeScorer([kind], use_stemmer=False)
+    scorer = _rouge_scorer().RougeScorer([kind], tokenizer=RougeTokenizer())
     best = [scorer.score_multi(refs, text)[kind].fmeasure for text, refs in _distinct(answers)]
     return float(np.mean(best))
 
@@ -296,3 +307,14 @@ def text_metrics(answers: Sequence[Answer], metrics: Iterable[Metric]) -> dict[s
     chosen = [m for m in metrics if m.generated]
     require_packages(chosen)
     return {m.name: _GENERATED[m.name](answers) for m in chosen} if answers else {}
+
+
+def signatures(answers: Sequence[Answer], metrics: Iterable[Metric]) -> dict[str, str]:
+    """How BLEU and ROUGE of these answers are computed, by metric: tokeniser, references, version. Raises SetupError."""
+    found: dict[str, str] = {}
+    for metric in metrics if answers else ():
+        if metric.package == "sacrebleu":
+            found[metric.name] = _bleu(answers)[1]
+        elif metric.package == _ROUGE:
+            found[metric.name] = f"tok:{ROUGE_TOKENS}|stem:no|version:{version(_ROUGE)}"
+    return found

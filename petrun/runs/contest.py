@@ -21,8 +21,8 @@ from petrun.data.buckets import plan_batches
 from petrun.data.examples import ExampleSet
 from petrun.errors import ConfigError
 from petrun.evaluate.bootstrap import Sample, compare, forward_samples, text_samples
-from petrun.evaluate.compare import comparison_lines, table
-from petrun.evaluate.metrics import Answer, Metric, require_packages, select_metrics
+from petrun.evaluate.compare import comparison_lines, signature_lines, table
+from petrun.evaluate.metrics import Answer, Metric, require_packages, select_metrics, signatures
 from petrun.evaluate.score import Scorer, Scores
 from petrun.models.base import LoadedModel
 from petrun.runs.assemble import attach_delta, set_delta
@@ -53,6 +53,8 @@ class Result:
 
     figures: dict[str, float]
     samples: dict[str, Sample]
+    signatures: dict[str, str]
+    """How the figures of texts were computed."""
 
 
 def run(
@@ -80,6 +82,9 @@ def run(
     say(data_line(first.rows))
     results, shared = _results(entries, metrics)
     say(table({name: result.figures for name, result in results.items()}))
+    computed = results[BASE].signatures
+    if computed:
+        say(signature_lines(computed))
     pairs = {(a, b): compare(results[a].samples, results[b].samples, seed) for a, b in combinations(entries, 2)}
     for (a, b), found in pairs.items():
         say(comparison_lines(a, b, found))
@@ -89,6 +94,7 @@ def run(
             "deltas": {name: results[name].figures for name in entries},
             "comparisons": [{"first": a, "second": b, **asdict(c)} for (a, b), found in pairs.items() for c in found],
             "one_pass": shared,
+            "signatures": computed,
             "seed": seed,
             "task": first.rows.task,
             "rows": len(first.rows),
@@ -226,7 +232,8 @@ def _generate(
     answers: list[list[Answer]] = [[] for _ in sets]
     for (slot, example), item in zip(every, found, strict=True):
         text = " ".join(map(str, item.tokens)) if tokenizer is None else tokenizer.decode(item.tokens)
-        answers[slot].append(Answer(tuple(example.input_ids.tolist()), example.reference or "", text))
+        prompt = tuple(example.input_ids.tolist())
+        answers[slot].append(Answer(prompt=prompt, text=text, reference=example.reference or ""))
     return answers
 
 
@@ -234,4 +241,5 @@ def _result(scores: Scores, answers: list[Answer], metrics: tuple[Metric, ...], 
     names = [m.name for m in metrics]
     forward = forward_samples(scores, names) or forward_samples(scores, ["loss"])
     samples = {**forward, **text_samples(answers, metrics)}
-    return Result({name: s.value(np.arange(s.items)) for name, s in samples.items()}, samples)
+    figures = {name: s.value(np.arange(s.items)) for name, s in samples.items()}
+    return Result(figures, samples, signatures(answers, metrics))

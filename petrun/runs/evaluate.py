@@ -10,7 +10,7 @@ from typing import Any
 
 from petrun import __version__
 from petrun.data.examples import ExampleSet
-from petrun.evaluate.compare import side_by_side
+from petrun.evaluate.compare import side_by_side, signature_lines
 from petrun.evaluate.metrics import Metric, require_packages, select_metrics
 from petrun.evaluate.score import Scorer
 from petrun.runs.assemble import attach_delta, method_of, set_delta
@@ -38,12 +38,15 @@ def run(
     require_packages(metrics)
     prompts = reading.rows(rows.task, for_generation=True) if any(m.generated for m in metrics) else None
     say(data_line(rows))
-    base, with_delta = _scores(reading, rows, prompts, metrics)
+    base, with_delta, signatures = _scores(reading, rows, prompts, metrics)
     say(side_by_side(base, with_delta))
+    if signatures:
+        say(signature_lines(signatures))
     results = {
         **(with_delta if with_delta is not None else base or {}),
         "base": base,
         "delta": with_delta,
+        "signatures": signatures,
         "task": rows.task,
         "rows": len(rows),
         "data": list(reading.paths),
@@ -57,8 +60,8 @@ def run(
 
 def _scores(
     reading: Reading, rows: ExampleSet, prompts: ExampleSet | None, metrics: tuple[Metric, ...]
-) -> tuple[dict[str, float], dict[str, float] | None]:
-    """Figures of the base, and of base plus delta where there is one."""
+) -> tuple[dict[str, float], dict[str, float] | None, dict[str, str]]:
+    """Figures of the base, and of base plus delta where there is one; how those of texts were computed."""
     loaded, fitted = reading.net(rows)
     seed = reading.config.train.seed
     assembled = None
@@ -84,8 +87,8 @@ def _scores(
         heads = ", ".join(sorted({name.split(".")[0] for name in loaded.fresh}))
         say(f"the base has no {heads} of its own: its figures are those of a new one")
     if fitted is None:
-        return base, None
+        return base, None, judge.signatures
     assembled = assembled or attach_delta(loaded, fitted, seed)
     set_delta(assembled, fitted)
     judge.renew(assembled.loaded)
-    return base, judge.score("delta")
+    return base, judge.score("delta"), judge.signatures

@@ -18,7 +18,7 @@ from petrun import __version__
 from petrun.checkpoint.delta import BaseIdentity, Manifest, TaskInfo, save_delta, save_delta_pieces
 from petrun.config.schema import RunConfig
 from petrun.errors import OutputError
-from petrun.evaluate.compare import side_by_side
+from petrun.evaluate.compare import side_by_side, signature_lines
 from petrun.parallel.layout import Layout
 from petrun.parallel.world import World
 from petrun.runs import describe
@@ -150,6 +150,7 @@ class Keeper:
             **after,
             "base": progress.first,
             "delta": after,
+            "signatures": self.judge.signatures if self.judge is not None else {},
             "algo": self.config.algo,
             "task": self.sources.train.task,
             "steps": progress.step,
@@ -175,6 +176,8 @@ class Keeper:
         say("")
         if receipt.after:
             say(side_by_side(self.progress.first, receipt.after))
+            if self.judge is not None and self.judge.signatures:
+                say(signature_lines(self.judge.signatures))
             say("")
         say(receipt_text(receipt, self.config.algo))
         say("")

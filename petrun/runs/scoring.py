@@ -12,7 +12,7 @@ from petrun.data.examples import ExampleSet
 from petrun.data.tokenize import Tokenizer
 from petrun.errors import ConfigError
 from petrun.evaluate.generate import Generator
-from petrun.evaluate.metrics import Answer, Metric, text_metrics
+from petrun.evaluate.metrics import Answer, Metric, signatures, text_metrics
 from petrun.evaluate.score import Scorer, Scores, scoring_cell
 from petrun.models.base import LoadedModel
 from petrun.parallel import plan
@@ -42,6 +42,8 @@ class Judge:
     """Made when the first text is generated, and kept with its compiled graphs."""
     texts: list[str] | None = field(default=None, init=False)
     """The last answers to the prompts, where a metric needed them."""
+    signatures: dict[str, str] = field(default_factory=dict, init=False)
+    """How the metrics of those answers were computed: which tokeniser, how many references."""
 
     def score(self, label: str, generated: bool = True) -> dict[str, float]:
         """Metrics by name; `generated` False leaves out those that cost a generation."""
@@ -52,10 +54,15 @@ class Judge:
         if generated and self.prompts is not None:
             self.texts = self.answers(label)
             answers = [
-                Answer(tuple(self.prompts[i].input_ids.tolist()), self.prompts.references[i] or "", text)
+                Answer(
+                    prompt=tuple(self.prompts[i].input_ids.tolist()),
+                    text=text,
+                    reference=self.prompts.references[i] or "",
+                )
                 for i, text in enumerate(self.texts)
             ]
             found.update(text_metrics(answers, self.metrics))
+            self.signatures = signatures(answers, self.metrics)
         return found
 
     def renew(self, loaded: LoadedModel) -> None:

