@@ -1,24 +1,21 @@
 """Conversations -> text, with the assistant's turns marked.
 
 The text is what the chat template renders for the whole conversation. Every assistant turn is supervised, from the end of the
-generation prompt to the end of the turn, its end-of-turn token included. Where a turn lies in the text is found by
-  1. the template's own {% generation %} marks, where it has them;
-  2. else rendering the messages before the turn with the generation prompt, and those up to and with it: both are beginnings of
-     the whole text in templates that render turn by turn;
-  3. else (templates that render a turn differently once others follow it) looking for the turn's content behind its beginning.
+generation prompt to the end of the turn, its end-of-turn token included; a turn of weight 0 is not. Where a turn lies in the text
+is said by the template's own {% generation %} marks, where it has them, and else found by petrun/data/turns.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-from petrun.data.template import CLOSE, OPEN, Template, run_template, strip_marks
-from petrun.errors import DataError
-
-Message = Mapping[str, Any]
-_ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
+from petrun.data.messages import RENDERED, WEIGHT, Message
+from petrun.data.template import CLOSE, OPEN, Template, keys_read, run_template, strip_marks, variables
+from petrun.data.turns import TurnFinder
+from petrun.errors import DataError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -29,34 +26,6 @@ class Piece:
     supervised: bool
 
 
-def check_messages(messages: Any, where: str) -> list[Message]:
-    """Raises: DataError naming the row and message that is no {role, content}."""
-    if not isinstance(messages, list | tuple) or not messages:
-        raise DataError(f"{where}: messages must be a list of {{role, content}} objects, found {str(messages)[:60]!r}")
-    for number, message in enumerate(messages, 1):
-        if not isinstance(message, Mapping):
-            raise DataError(
-                f"{where}, message {number}: expected an object with role and content, found {str(message)[:60]!r}"
-            )
-        if "role" not in message:
-            hint = (
-                "This looks like ShareGPT: rename `from` to `role` and `value` to `content`."
-                if "from" in message
-                else ""
-            )
-            raise DataError(
-                f"{where}, message {number}: no `role` (found {', '.join(map(str, message)) or 'nothing'})", hint=hint
-            )
-        if message["role"] not in _ROLES:
-            raise DataError(
-                f"{where}, message {number}: unknown role {message['role']!r}", hint=f"Roles: {', '.join(_ROLES)}"
-            )
-        content = message.get("content")
-        if not isinstance(content, str) and not (content is None and message.get("tool_calls")):
-            raise DataError(f"{where}, message {number}: `content` must be text, found {type(content).__name__}")
-    return list(messages)
-
-
 class ChatRenderer:
     """One chat template with the tokenizer's special tokens."""
 
@@ -64,16 +33,18 @@ class ChatRenderer:
         self.template = template
         self._specials = dict(specials)
         self._ends = tuple(ends)
+        self.unread: dict[str, None] = {}
+        """Keys of messages that the template does not read, as they are met."""
 
     def pieces(self, messages: Sequence[Message], where: str, extra: Mapping[str, Any] | None = None) -> list[Piece]:
         """The whole conversation, cut where supervision begins and ends.
 
         Raises: DataError when there is no assistant turn, or its place in the text cannot be found.
         """
-        if not any(message["role"] == "assistant" for message in messages):
-            raise DataError(
-                f"{where}: no message of the assistant, so nothing to learn", hint="Such rows can be predicted."
-            )
+        if not any(message["role"] == "assistant" and message.get(WEIGHT) != 0 for message in messages):
+            muted = any(message["role"] == "assistant" for message in messages)
+            what = "every message of the assistant has weight 0" if muted else "no message of the assistant"
+            raise DataError(f"{where}: {what}, so nothing to learn", hint="Such rows can be predicted.")
         return self._cut(messages, where, extra, generation_prompt=False)
 
     def prompt(
@@ -83,83 +54,137 @@ class ChatRenderer:
 
         The history is cut as in training, so that it is tokenised the same way.
         """
-        reference = None
-        if messages[-1]["role"] == "assistant":
-            reference = str(messages[-1].get("content") or "")
-            messages = messages[:-1]
-        if not messages:
+        if messages[-1]["role"] != "assistant":
+            return self._cut(messages, where, extra, generation_prompt=True), None
+        if len(messages) == 1:
             raise DataError(f"{where}: no message to answer")
-        return self._cut(messages, where, extra, generation_prompt=True), reference
+        return self._cut(messages[:-1], where, extra, generation_prompt=True), self.reference(messages, where, extra)
+
+    def reference(self, messages: Sequence[Message], where: str, extra: Mapping[str, Any] | None = None) -> str:
+        """What the last message of the assistant says; of a tool call, what the template writes for it."""
+        turn = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
+        if not messages[turn].get("tool_calls"):
+            return str(messages[turn].get("content") or "")
+        text = strip_marks(self._render(messages, where, extra, generation_prompt=False))
+        start, end = self._span(text, messages, turn, where, extra, generation_prompt=False)
+        said = text[start:end].strip()
+        closing = max((token for token in self._ends if said.endswith(token)), key=len, default="")
+        return said.removesuffix(closing).strip()
 
     def _render(
         self, messages: Sequence[Message], where: str, extra: Mapping[str, Any] | None, generation_prompt: bool
     ) -> str:
         """The template's output, marks included."""
         values = {**self._specials, "tools": None, "documents": None, **(extra or {})}
-        values |= {"messages": list(messages), "add_generation_prompt": generation_prompt}
-        roles = ", ".join(str(message["role"]) for message in messages)
-        return run_template(self.template, values, where, f"Roles of the row: {roles}")
+        shown = [{key: value for key, value in message.items() if key != WEIGHT} for message in messages]
+        values |= {"messages": shown, "add_generation_prompt": generation_prompt}
+        hint = f"Roles of the row: {', '.join(str(message['role']) for message in messages)}"
+        try:
+            return run_template(self.template, values, where, hint)
+        except DataError:
+            # Templates written for transformers 4 ask whether the content of a tool call `is none`.
+            if all("content" in message for message in shown):
+                raise
+            values["messages"] = [{"content": None, **message} for message in shown]
+            return run_template(self.template, values, where, hint)
 
     def _cut(
         self, messages: Sequence[Message], where: str, extra: Mapping[str, Any] | None, generation_prompt: bool
     ) -> list[Piece]:
+        self._check_read(messages, where, extra)
         marked = self._render(messages, where, extra, generation_prompt)
         text = strip_marks(marked)
-        spans: list[tuple[int, int]] = _marked_spans(marked)
-        if OPEN not in marked:
-            for turn in (i for i, message in enumerate(messages) if message["role"] == "assistant"):
-                spans.append(self._span(text, messages, turn, spans[-1][1] if spans else 0, where, extra))
-        return _trim(_pieces(text, spans), self._ends)
+        self._check_rendered(text, messages, where, extra, generation_prompt)
+        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        found: dict[int, tuple[int, int]] = {}
+        for turn in turns:
+            if OPEN not in marked or messages[turn].get(WEIGHT) == 0:
+                found[turn] = self._span(text, messages, turn, where, extra, generation_prompt)
+        spans = _marked_spans(marked) if OPEN in marked else list(found.values())
+        if any(after[0] < before[1] for before, after in pairwise(spans)):
+            raise DataError(
+                f"{where}: the template {self.template.name} renders the assistant's turns in another order"
+            )
+        muted = [span for turn, span in found.items() if messages[turn].get(WEIGHT) == 0]
+        learned = [span for span in spans if not any(span[0] < end and start < span[1] for start, end in muted)]
+        return _trim(_pieces(text, learned), self._ends)
 
     def _span(
         self,
         text: str,
         messages: Sequence[Message],
         turn: int,
-        cursor: int,
         where: str,
         extra: Mapping[str, Any] | None,
+        generation_prompt: bool,
     ) -> tuple[int, int]:
-        """Where the turn lies in the text, from `cursor` on."""
-        content = str(messages[turn].get("content") or "").strip()
-        before = self._try(messages[:turn], where, extra, True)
-        after = self._try(messages[: turn + 1], where, extra, False)
-        start = len(before) if before and text.startswith(before) and len(before) >= cursor else -1
-        if start < 0 and content:
-            start = text.find(content, cursor)
-        end = len(after) if after and text.startswith(after) else -1
-        if end <= start and start >= 0 and content:
-            found = text.find(content, start)
-            # What closes the turn: the text behind its content where it is the last turn.
-            tail = after.rpartition(content)[2] if after and content in after else ""
-            end = found + len(content) if found >= 0 else -1
-            if found >= 0 and text.startswith(tail, end):
-                end += len(tail)
-        if start < 0 or end <= start:
+        """Where the turn lies in the text."""
+        found = self._finder(text, messages, where, extra, generation_prompt).span(turn)
+        if found is None:
             raise DataError(
                 f"{where}, message {turn + 1}: the assistant's turn cannot be found in what the template "
                 f"{self.template.name} renders",
                 hint="Mark it in the template: {% generation %}...{% endgeneration %}",
             )
-        return start, end
+        return found
 
-    def _try(
-        self, messages: Sequence[Message], where: str, extra: Mapping[str, Any] | None, generation_prompt: bool
-    ) -> str | None:
-        """The rendered text, or None: templates may refuse a part of a conversation although they take the whole."""
-        try:
-            return strip_marks(self._render(messages, where, extra, generation_prompt))
-        except DataError:
-            return None
+    def _finder(
+        self,
+        text: str,
+        messages: Sequence[Message],
+        where: str,
+        extra: Mapping[str, Any] | None,
+        generation_prompt: bool,
+    ) -> TurnFinder:
+        def render(part: Sequence[Message], with_prompt: bool) -> str | None:
+            # Templates may refuse a part of a conversation although they take the whole.
+            try:
+                return strip_marks(self._render(part, where, extra, with_prompt))
+            except DataError:
+                return None
 
+        return TurnFinder(render, text, messages, generation_prompt=generation_prompt, ends=self._ends)
 
-def as_messages(prompt: str, completion: str | None, system: str) -> list[Message]:
-    """A prompt and its completion as a conversation, for chat templates over plain rows."""
-    messages: list[Message] = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": prompt})
-    if completion is not None:
-        messages.append({"role": "assistant", "content": completion})
-    return messages
+    def _check_read(self, messages: Sequence[Message], where: str, extra: Mapping[str, Any] | None) -> None:
+        """Raises DataError where the template does not read what changes the row's meaning."""
+        read, keys = variables(self.template.text), keys_read(self.template.text)
+        lost = [name for name in extra or {} if name not in read]
+        if lost:
+            raise DataError(
+                f"{where}: the template {self.template.name} does not read {', '.join(lost)}",
+                hint=did_you_mean(lost[0], sorted(read - {"messages"}))
+                + f" Use another template, or leave it out: --set 'data.ignore=[{lost[0]}]'.",
+            )
+        for number, message in enumerate(messages, 1):
+            unread = [key for key in message if key not in keys and key not in RENDERED]
+            if "thinking" in keys and "reasoning_content" in unread:
+                unread.remove("reasoning_content")
+            if "tool_calls" in unread:
+                raise DataError(
+                    f"{where}, message {number}: the template {self.template.name} does not read tool_calls",
+                    hint="Give a template that renders tool calls: --template FILE.",
+                )
+            self.unread.update(dict.fromkeys(unread))
+
+    def _check_rendered(
+        self,
+        text: str,
+        messages: Sequence[Message],
+        where: str,
+        extra: Mapping[str, Any] | None,
+        generation_prompt: bool,
+    ) -> None:
+        """Raises DataError for a message that the template leaves out, such as one of a role that it does not know."""
+        for place, message in enumerate(messages):
+            content = str(message.get("content") or "").strip()
+            if message["role"] == "assistant" or not content or content in text:
+                continue
+            if not self._finder(text, messages, where, extra, generation_prompt).is_rendered(place):
+                raise DataError(
+                    f"{where}, message {place + 1}: the template {self.template.name} leaves out this message of the role "
+                    f"{message['role']}",
+                    hint="Give another template, or the message another role.",
+                )
 
 
 def _pieces(text: str, spans: Sequence[tuple[int, int]]) -> list[Piece]:

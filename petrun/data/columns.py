@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from petrun.data.messages import EXTRA_CELLS
 from petrun.errors import ConfigError, DataError, did_you_mean
 
 TEXT = ("text", "sentence")
@@ -66,8 +67,9 @@ def mapped(columns: Iterable[str], mapping: Mapping[str, str], where: str) -> di
         if name.lower() in KNOWN_COLUMNS and name.lower() not in names:
             names[name.lower()] = names.pop(name)
     for canonical, column in mapping.items():
-        if canonical not in KNOWN_COLUMNS:
-            raise ConfigError(f"data.columns: unknown name '{canonical}'", hint=did_you_mean(canonical, CANONICAL))
+        if canonical not in KNOWN_COLUMNS | set(EXTRA_CELLS):
+            known = (*CANONICAL, *EXTRA_CELLS)
+            raise ConfigError(f"data.columns: unknown name '{canonical}'", hint=did_you_mean(canonical, known))
         if column not in found:
             raise DataError(
                 f"{where}: no column '{column}' (data.columns.{canonical})",
@@ -96,7 +98,7 @@ def layouts(names: Mapping[str, str], *, need_target: bool = True) -> list[Layou
         add("tokens", input_ids="input_ids", optional=("attention_mask", "token_type_ids"), **label)
         return found
     if "messages" in names:
-        add("chat", messages="messages")
+        add("chat", messages="messages", optional=EXTRA_CELLS)
     for kind, pairs in (("completion", COMPLETION), ("instruction", INSTRUCTION), ("reference", REFERENCE)):
         first, optional = pairs[0][0], ("system", "input") if kind == "instruction" else ("system",)
         for source, target in pairs:

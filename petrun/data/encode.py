@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from petrun.data.builder import Builder
-from petrun.data.chat import ChatRenderer, Message, Piece, as_messages, check_messages
+from petrun.data.chat import ChatRenderer, Piece
 from petrun.data.columns import Layout
 from petrun.data.examples import IGNORED
+from petrun.data.messages import Message, as_messages, read_conversation
 from petrun.data.records import Records
 from petrun.data.template import Template, render_prompt
 from petrun.data.tokenize import Progress, Tokenizer
@@ -153,8 +154,8 @@ def _row_pieces(
         return [Piece(_string(records, i, layout.columns["text"]), False)], None
     if layout.kind == "chat":
         assert renderer is not None, "find_template gives messages a chat template"
-        messages = check_messages(row.get(layout.columns["messages"]), where)
-        return _chat_pieces(renderer, messages, where, how, {"tools": row["tools"]} if row.get("tools") else None)
+        found = read_conversation({name: row.get(column) for name, column in layout.columns.items()}, where)
+        return _chat_pieces(renderer, found.messages, where, how, found.values)
     values = _template_values(records, i, layout)
     completion = None
     if layout.has("target") and (how.need_target or row.get(layout.columns["target"]) is not None):
@@ -175,8 +176,8 @@ def _chat_pieces(
     answered = any(message["role"] == "assistant" for message in messages)
     if how.generation or (not how.need_target and not answered):
         return renderer.prompt(messages, where, extra)
-    last = [str(message.get("content") or "") for message in messages if message["role"] == "assistant"][-1:]
-    return renderer.pieces(messages, where, extra), last[0] if last else None
+    pieces = renderer.pieces(messages, where, extra)
+    return pieces, renderer.reference(messages, where, extra)
 
 
 def _template_values(records: Records, i: int, layout: Layout) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from petrun.data.chat import ChatRenderer, Message, Piece, as_messages, check_messages
+from petrun.data.chat import ChatRenderer, Piece
 from petrun.data.encode import Encoding, joined, tokenise
+from petrun.data.messages import Message, as_messages, read_messages
 from petrun.data.template import Template, render_prompt
 from petrun.data.tokenize import Tokenizer
 from petrun.errors import DataError
@@ -22,7 +23,7 @@ def prompt_ids(
     """
     how = Encoding(tokenizer, _NO_LIMIT, template, generation=True)
     if template.is_chat:
-        messages = as_messages(prompt, None, "") if isinstance(prompt, str) else check_messages(prompt, where)
+        messages = as_messages(prompt, None, "") if isinstance(prompt, str) else read_messages(prompt, where)
         renderer = ChatRenderer(template, tokenizer.specials, tokenizer.special_texts)
         pieces, _ = renderer.prompt(messages, where)
     elif isinstance(prompt, str):

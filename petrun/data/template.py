@@ -190,9 +190,15 @@ def _raise_exception(message: str) -> None:
     raise _Refused(message)
 
 
-def _tojson(value: Any, indent: int | None = None, **options: Any) -> str:
-    # jinja2's own filter escapes HTML characters, which chat templates do not expect.
-    return json.dumps(value, ensure_ascii=False, indent=indent, **options)
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # jinja2's own filter escapes HTML characters, which chat templates do not expect. The parameters stand in transformers' order.
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 @lru_cache(maxsize=1)
@@ -227,3 +233,13 @@ def variables(text: str) -> frozenset[str]:
     """Names that a template reads and does not set itself."""
     environment = _environments()[0]
     return frozenset(jinja2.meta.find_undeclared_variables(environment.parse(text)))
+
+
+@lru_cache(maxsize=64)
+def keys_read(text: str) -> frozenset[str]:
+    """Names that a template may look up in a message: attributes, and all its string constants."""
+    tree = _environments()[0].parse(text)
+    attributes = {node.attr for node in tree.find_all(jinja2.nodes.Getattr)}
+    return frozenset(
+        attributes | {node.value for node in tree.find_all(jinja2.nodes.Const) if isinstance(node.value, str)}
+    )

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from petrun.data.chat import Message
+from petrun.data.messages import Message
 from petrun.data.prompts import prompt_ids
 from petrun.data.template import Template
 from petrun.data.tokenize import Tokenizer

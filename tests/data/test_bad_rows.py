@@ -140,10 +140,10 @@ CASES = {
     "messages not a list": ("a.jsonl", lines({"messages": "hi"}), None, "F, line 1: messages must be a list", ""),
     "messages without role": (
         "a.jsonl",
-        lines({"messages": [{"from": "human", "value": "hi"}]}),
+        lines({"messages": [{"name": "human", "content": "hi"}]}),
         None,
-        "F, line 1, message 1: no `role`",
-        "ShareGPT",
+        "F, line 1, message 1: no `role` (found name, content)",
+        "",
     ),
     "unknown role": (
         "a.jsonl",

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from petrun.data.chat import ChatRenderer, as_messages
+from petrun.data.chat import ChatRenderer
 from petrun.data.load import load_examples
+from petrun.data.messages import as_messages
 from petrun.data.template import BUILTIN, Template
 from petrun.errors import DataError
 

@@ -197,7 +197,7 @@ FILES = {
     "messages without a role": (
         "llama",
         "a.jsonl",
-        lines({"messages": [{"from": "human", "value": "hi"}]}),
+        lines({"messages": [{"name": "human", "content": "hi"}]}),
         ["{}, line 1, message 1: no `role`"],
     ),
     "no assistant": (

@@ -1,0 +1,165 @@
+"""Where an assistant's turn lies in the text that a chat template renders.
+
+A turn begins where the prompt of generation ends, and ends with its end-of-turn token. In templates that render turn by turn, the
+messages before the turn with the generation prompt, and those up to and with the turn, are both beginnings of the whole text. Other
+templates render a turn differently once others follow it (Qwen3, DeepSeek-R1, QwQ leave out earlier thoughts), or end the generation
+prompt with what a history does not show ("<think>"). There a message's content is replaced by a marker that stands nowhere else: the
+text before and after the marker says where the content lies. Contents are never searched for: the same words may stand in any turn.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Message = Mapping[str, Any]
+Render = Callable[[Sequence[Message], bool], str | None]
+"""(messages, with generation prompt) -> text; None where the template refuses them."""
+
+_MARKER = "PetrunTurnMarker7f3a91"
+_OPEN_TAG = re.compile(r"<[^<>\n]*\Z")
+_REST_OF_TAG = re.compile(r"[^<>\n]*>")
+
+
+class TurnFinder:
+    """Turns of one rendered conversation.
+
+    Inputs: `text`, what `render(messages, generation_prompt)` gave; `ends`, the tokenizer's special tokens as text.
+    """
+
+    def __init__(
+        self,
+        render: Render,
+        text: str,
+        messages: Sequence[Message],
+        *,
+        generation_prompt: bool,
+        ends: Sequence[str],
+    ) -> None:
+        self._render = render
+        self._text = text
+        self._messages = messages
+        self._generation_prompt = generation_prompt
+        self._ends = tuple(ends)
+
+    def span(self, turn: int) -> tuple[int, int] | None:
+        """(start, end) of the turn in the text, or None where it cannot be told."""
+        before = self._render(self._messages[:turn], True)
+        after = self._render(self._messages[: turn + 1], False)
+        if before and after and self._text.startswith(after) and after.startswith(before) and len(before) < len(after):
+            return len(before), len(after)
+        return self._marked_span(turn, before)
+
+    def _marked_span(self, turn: int, before: str | None) -> tuple[int, int] | None:
+        message = self._messages[turn]
+        around = self._around(self._messages, turn, _spoken(message), self._generation_prompt)
+        if around is None:
+            return None
+        first = _common_start(self._text, around[0])
+        start = self._start(turn, first, exact=first == len(around[0]), before=before)
+        end = self._end(turn, around[1])
+        if start is None or not start < end:
+            return None
+        sure = first == len(around[0]) and self._text.endswith(around[1])
+        shown = str(message.get("content") or "").rpartition("</think>")[2].strip()
+        if not sure and (shown not in self._text[start:end] or end > self._begin_of(turn + 1)):
+            return None
+        return start, end
+
+    def _begin_of(self, place: int) -> int:
+        """Where the message's content begins at the latest; the end of the text behind the last message."""
+        if place >= len(self._messages):
+            return len(self._text)
+        marked = {**self._messages[place], "content": _MARKER}
+        around = self._around(self._messages, place, marked, self._generation_prompt)
+        return 0 if around is None else _common_start(self._text, around[0])
+
+    def _start(self, turn: int, limit: int, *, exact: bool, before: str | None) -> int | None:
+        """The end of what a prompt shows of the text between the turn's content, which begins at `limit` or earlier, and the last
+        message before it whose place is known."""
+        for earlier in range(turn - 1, -1, -1):
+            marked = _marked(self._messages[earlier])
+            whole = self._around(self._messages, earlier, marked, self._generation_prompt)
+            prompt = self._around(self._messages[:turn], earlier, marked, True)
+            if whole is None or prompt is None or not self._text.endswith(whole[1]):
+                continue
+            begin = len(self._text) - len(whole[1])
+            if begin <= limit:
+                return begin + _common_start(self._text[begin:limit], prompt[1])
+        if before and len(before) <= limit and self._text.startswith(before):
+            return len(before)
+        return limit if exact else None
+
+    def _end(self, turn: int, rest: str) -> int:
+        """`rest`: the text behind the turn's content where it is a marker."""
+        message = self._messages[turn]
+        marked = _spoken(message)
+        if message.get("tool_calls"):
+            named = self._around(self._messages, turn, _marked(message), self._generation_prompt)
+            if named is not None and self._text.endswith(named[1]):
+                marked, rest = _marked(message), named[1]
+        end = len(self._text) - _common_end(self._text, rest)
+        alone = self._around(self._messages[: turn + 1], turn, marked, False)
+        if alone is not None:
+            return end + _common_start(self._text[end:], alone[1])
+        behind = self._text[end:].lstrip()
+        closing = next((token for token in self._ends if behind.startswith(token)), "")
+        return len(self._text) - len(behind) + len(closing) if closing else end
+
+    def _around(
+        self, messages: Sequence[Message], place: int, marked: Message, generation_prompt: bool
+    ) -> tuple[str, str] | None:
+        """The text before and after the marker in the message at `place`; None where it is not rendered exactly once."""
+        text = self._render([*messages[:place], marked, *messages[place + 1 :]], generation_prompt)
+        if text is None or text.count(_MARKER) != 1:
+            return None
+        before, _, after = text.partition(_MARKER)
+        return before, after
+
+    def is_rendered(self, place: int) -> bool:
+        """Whether the template writes the message's content anywhere."""
+        marked = {**self._messages[place], "content": _MARKER}
+        text = self._render([*self._messages[:place], marked, *self._messages[place + 1 :]], self._generation_prompt)
+        return text is None or _MARKER in text
+
+
+def _spoken(message: Message) -> Message:
+    """The message with the marker as all that it says: its tool calls and thoughts are part of the turn."""
+    return {"role": message["role"], "content": _MARKER}
+
+
+def _marked(message: Message) -> Message:
+    """The message with a marker as late in it as may be: the name of its last tool call, else its content."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return {**message, "content": _MARKER}
+    *others, last = calls
+    inner = last.get("function")
+    named = (
+        {**last, "function": {**inner, "name": _MARKER}} if isinstance(inner, Mapping) else {**last, "name": _MARKER}
+    )
+    return {**message, "tool_calls": [*others, named]}
+
+
+def _common_start(text: str, other: str) -> int:
+    """Characters that both begin with; a tag such as <think> is not taken in part."""
+    if text.startswith(other):
+        return len(other)
+    same = _same(text, other)
+    opened = _OPEN_TAG.search(text[:same])
+    return opened.start() if opened and same < len(text) else same
+
+
+def _common_end(text: str, other: str) -> int:
+    """Characters that both end with; a tag such as <|end|> is not taken in part."""
+    if text.endswith(other):
+        return len(other)
+    begin = len(text) - _same(text[::-1], other[::-1])
+    rest = _REST_OF_TAG.match(text, begin) if _OPEN_TAG.search(text[:begin]) else None
+    return len(text) - (rest.end() if rest else begin)
+
+
+def _same(text: str, other: str) -> int:
+    """Characters that both begin with."""
+    return next((i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other)))
