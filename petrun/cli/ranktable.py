@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 
 VERSIONS = ("1.0", "1.2")
+CARDS = ("a1", "910", "a2", "910b", "a3", "910c")
 STARTS = ("ranktable", "msrun", "msrun-table")
 
 File = Annotated[str, typer.Argument(help="A rank table: JSON, such as hccl.json.")]
@@ -39,11 +40,40 @@ SuperIds = Annotated[
 
 
 @app.command("lint")
-def lint(file: File) -> None:
-    """Check a rank table in full: exit code 0 where it can be used, 1 where not."""
+def lint(
+    file: File,
+    card: Annotated[
+        Text,
+        option(
+            "--card",
+            "Which cards they are, as HCCL's rules differ: a1 (or 910), a2 (910b), a3 (910c). Default: a2 for version 1.0, a3 for 1.2.",
+            autocompletion=lambda incomplete: [one for one in CARDS if one.startswith(incomplete)],
+        ),
+    ] = None,
+    start: Annotated[
+        str,
+        typer.Option(
+            "--start",
+            help="How the job is to be started: msrun-table checks what msrun --rank_table_file needs as well.",
+            autocompletion=lambda incomplete: [one for one in STARTS if one.startswith(incomplete)],
+        ),
+    ] = "ranktable",
+    wait: Annotated[
+        float | None,
+        option("--wait", "Seconds to wait for a table whose status is initializing. HCCL waits 1800. Default 0."),
+    ] = None,
+) -> None:
+    """Hold a rank table against the rules of HCCL: exit code 0 where it can be used, 1 where not."""
+    if card is not None:
+        _one_of("--card", card.lower(), CARDS)
+    _one_of("--start", start, STARTS)
+    if wait is not None and not 0 <= wait <= 86400:
+        raise ConfigError(f"--wait {wait:g}: must be between 0 and 86400 seconds")
+    from petrun.parallel.rank_table import PRODUCTS
     from petrun.runs import rank_table
 
-    if not rank_table.lint(file):
+    product = None if card is None else PRODUCTS[card.lower()]
+    if not rank_table.lint(file, product, for_msrun=start == "msrun-table", wait_seconds=wait or 0):
         raise typer.Exit(1)
 
 
@@ -121,7 +151,10 @@ def convert(
     out: Out = None,
     force: Force = False,
 ) -> None:
-    """Convert a rank table between v1.0 and v1.2, or add pod_ip. What the file does not have is asked for, never invented."""
+    """Convert a rank table between v1.0 and v1.2 or from the group_list format before them, or add pod_ip.
+
+    What the file does not have is asked for, never invented; keys that nothing knows stay; what is left out is said on standard error.
+    """
     if to is not None:
         _one_of("--to", to, VERSIONS)
     from petrun.runs import rank_table

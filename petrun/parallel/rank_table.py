@@ -6,9 +6,11 @@
 
 Every scalar is a string. v1.2 adds super_device_id to a device, and super_pod_list: which servers make a super pod. A table is
 read (rank_table_read.py) in two steps: its fields one by one (rank_table_fields.py), then what they must be together
-(rank_table_rules.py).
+(rank_table_rules.py). The format before 1.0 has group_list instead (rank_table_groups.py).
 
-Source: HCCL's user guide, "rank table"; MindSpore's documentation of rank-table start-up.
+Source: HCCL itself, the repository hcomm of CANN, src/framework/common/src: config.cc (which checks are made), and of its folder topo
+topoinfo_ranktableParser.cc (the file), topoinfo_ranktableConcise.cc (versions 1.0 and 1.2) and topoinfo_ranktableStandard.cc (without a
+version). A Problem names the function of these that refuses. Beside them MindSpore's documentation of rank-table start-up.
 """
 
 from __future__ import annotations
@@ -21,6 +23,11 @@ from petrun.errors import SetupError
 Version = Literal["1.0", "1.2"]
 VERSIONS: tuple[Version, ...] = ("1.0", "1.2")
 
+Product = Literal["a1", "a2", "a3"]
+"""Atlas A1 (Ascend 910), A2 (910B) and A3 (910C, which HCCL calls 910_93): HCCL's rules differ between them."""
+PRODUCTS: dict[str, Product] = {"a1": "a1", "910": "a1", "a2": "a2", "910b": "a2", "a3": "a3", "910c": "a3"}
+"""What a user may call them."""
+
 
 @dataclass(frozen=True)
 class Card:
@@ -30,11 +37,26 @@ class Card:
     device: int
     """Physical, as npu-smi counts."""
     device_ip: str | None = None
+    """One address, or several with commas between them."""
     super_device_id: str | None = None
     device_port: str | None = None
     backup_device_ip: str | None = None
     backup_device_port: str | None = None
     host_port: str | None = None
+    device_vnic_port: str | None = None
+
+    @property
+    def device_ips(self) -> list[str]:
+        return split_addresses(self.device_ip)
+
+    @property
+    def backup_device_ips(self) -> list[str]:
+        return split_addresses(self.backup_device_ip)
+
+
+def split_addresses(text: str | None) -> list[str]:
+    """`a,b` -> [a, b], as HCCL splits it: a comma at the end is none. Source: SplitString of topoinfo_ranktableConcise.cc."""
+    return (text.removesuffix(",")).split(",") if text else []
 
 
 @dataclass(frozen=True)
@@ -66,6 +88,13 @@ class RankTable:
     version: Version
     servers: tuple[Server, ...]
     super_pods: tuple[SuperPod, ...] = ()
+    from_groups: bool = False
+    """Read from the format before 1.0."""
+
+    @property
+    def product(self) -> Product:
+        """What its version is for, where nobody says which cards they are."""
+        return "a2" if self.version == "1.0" else "a3"
 
     @property
     def cards(self) -> int:
@@ -94,6 +123,9 @@ class Problem:
     text: str
     fatal: bool = True
     """HCCL or MindSpore would not start, or would start something else. False: only some ways of starting mind."""
+    source: str = ""
+    """The function of HCCL that refuses it, or the document that says so."""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.text}" if self.where else self.text
+        text = f"{self.where}: {self.text}" if self.where else self.text
+        return f"{text} [{self.source}]" if self.source else text

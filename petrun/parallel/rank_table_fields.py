@@ -4,20 +4,43 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from petrun.errors import SetupError, perhaps
-from petrun.parallel.rank_table import VERSIONS, Card, Problem, RankTable, Server, SuperPod, Version
+from petrun.parallel.rank_table import VERSIONS, Card, Problem, RankTable, Server, SuperPod, Version, split_addresses
 
-_TABLE = ("version", "status", "server_count", "server_list", "super_pod_list")
 _ADDRESSES = ("host_ip", "pod_ip", "container_ip")
-_SERVER = ("server_id", "device", *_ADDRESSES, "host_nic_ip", "hardware_type")
-_CARD_TEXTS = ("super_device_id", "device_port", "backup_device_port", "host_port")
+_PORTS = ("device_port", "backup_device_port", "host_port", "device_vnic_port")
 _CARD_ADDRESSES = ("device_ip", "backup_device_ip")
-_CARD = ("device_id", "rank_id", *_CARD_ADDRESSES, *_CARD_TEXTS)
+_CARD_TEXTS = ("super_device_id", *_PORTS)
+# The keys that HCCL reads, and the function that does; what it does not read it does not refuse.
+_READERS = {
+    "status": "RefreshStatus",
+    "version": "CfgGetClusterInfo",
+    "server_count": "GetServerList",
+    "server_list": "GetServerList",
+    "server_id": "GetSingleServer",
+    "host_ip": "GetSingleServer",
+    "device": "GetDeviceList",
+    "device_id": "GetSingleDevice",
+    "rank_id": "GetSingleDevice",
+    "device_ip": "GetSingleDeviceIp",
+    "device_port": "GetSingleDevicePort",
+    "device_vnic_port": "GetSingleDevicePort",
+    "host_port": "GetSingleDeviceHostPort",
+    "backup_device_ip": "GetSingleBackupDeviceIp",
+    "backup_device_port": "GetSingleBackupDevicePort",
+    "super_device_id": "GetSingleSuperDeviceId",
+    "super_pod_list": "GetSuperPodList",
+    "super_pod_id": "GetSingleSuperPod",
+}
+# Beside those that HCCL reads: what MindSpore, its sample for several clusters and MindCluster write.
+_TABLE = ("version", "status", "server_count", "server_list", "super_pod_list", "cluster_list")
+_SERVER = ("server_id", "device", *_ADDRESSES, "host_nic_ip", "hardware_type", "server_ip")
+_CARD = ("device_id", "rank_id", *_CARD_ADDRESSES, *_CARD_TEXTS, "dpu_ip", "numa_id", "device_logical_id")
 _POD = ("super_pod_id", "server_list")
 _LARGEST_BYTES = 64 << 20
 
@@ -56,43 +79,53 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 @dataclass
-class _Fields:
+class Fields:
     """One JSON object of the table, and the problems that its fields have."""
 
     content: Mapping[str, Any]
     where: str
     problems: list[Problem] = field(default_factory=list)
 
-    def wrong(self, text: str, fatal: bool = True) -> None:
-        self.problems.append(Problem(self.where, text, fatal))
+    def wrong(self, key: str, text: str) -> None:
+        """Something is wrong with this key's value; an error where HCCL reads the key."""
+        reader = _READERS.get(key)
+        self.problems.append(Problem(self.where, text, reader is not None, f"HCCL {reader}" if reader else ""))
 
-    def text(self, key: str, *, needed: bool = False) -> str | None:
+    def text(self, key: str, *, needed: bool = False, may_be_empty: bool = False) -> str | None:
         value = self.content.get(key)
-        if value is None:
+        if value is None and not (key in self.content and key in _READERS):
             if needed:
-                self.wrong(f"{key} is missing")
+                self.wrong(key, f"{key} is missing")
             return None
         if isinstance(value, int | float) and not isinstance(value, bool):
-            self.wrong(f'{key} {value} is a number; HCCL and MindSpore want a string: "{value}"')
+            self.wrong(key, f'{key} {value} is a number; HCCL and MindSpore want a string: "{value}"')
             return str(value)
-        if not isinstance(value, str) or not value:
-            self.wrong(f"{key} {json.dumps(value)} must be a string that is not empty")
+        if not isinstance(value, str) or not (value or may_be_empty):
+            self.wrong(key, f"{key} {json.dumps(value)} must be a string{'' if may_be_empty else ' that is not empty'}")
             return None
-        return value
+        return value or None
 
-    def whole(self, key: str) -> int | None:
-        value = self.text(key, needed=True)
+    def whole(self, key: str, *, needed: bool = True) -> int | None:
+        value = self.text(key, needed=needed)
         if value is None:
             return None
-        if not (value.isascii() and value.isdecimal() and len(value) < 10):
-            self.wrong(f'{key} "{value}" must be a whole number from 0, as a string')
+        if not is_whole(value):
+            self.wrong(key, f'{key} "{value}" must be a whole number from 0, as a string')
             return None
         return int(value)
 
-    def address(self, key: str) -> str | None:
+    def port(self, key: str) -> str | None:
         value = self.text(key)
-        if value is not None and not is_address(value):
-            self.wrong(f'{key} "{value}" is no IP address')
+        if value is not None and not (is_whole(value) and 0 < int(value) < 65536):
+            self.wrong(key, f'{key} "{value}" must be a port: a whole number from 1 to 65535, as a string')
+        return value
+
+    def addresses(self, key: str, *, several: bool = False) -> str | None:
+        """An address, or `several` with commas between them, which may be empty then."""
+        value = self.text(key, may_be_empty=several)
+        for one in split_addresses(value) if several else [value]:
+            if one is not None and not is_address(one):
+                self.wrong(key, f'{key} "{one}" is no IP address')
         return value
 
     def objects(self, key: str) -> list[Mapping[str, Any]]:
@@ -100,17 +133,22 @@ class _Fields:
         value = self.content.get(key)
         if not isinstance(value, list) or not value:
             missing = "is missing" if value is None else "must be a list of objects that is not empty"
-            self.wrong(f"{key} {missing}")
+            self.wrong(key, f"{key} {missing}")
             return []
         for position, item in enumerate(value):
             if not isinstance(item, dict):
-                self.wrong(f"{key}[{position}] must be an object, not {json.dumps(item)[:40]}")
+                self.wrong(key, f"{key}[{position}] must be an object, not {json.dumps(item)[:40]}")
         return [item for item in value if isinstance(item, dict)]
 
     def only(self, known: tuple[str, ...]) -> None:
         for key in self.content:
             if key not in known:
-                self.wrong(f"unknown key {key}. {perhaps(key, known)}".rstrip(), fatal=False)
+                self.wrong(key, f"unknown key {key}: HCCL does not read it. {perhaps(key, known)}".rstrip())
+
+
+def is_whole(text: str) -> bool:
+    """Whether HCCL reads it as a number of 32 bits. Source: SalStrToULong of sal.cc; more than digits is not taken here."""
+    return text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) < 2**32
 
 
 def is_address(text: str) -> bool:
@@ -123,29 +161,30 @@ def is_address(text: str) -> bool:
 
 def build(content: Mapping[str, Any]) -> tuple[RankTable | None, list[Problem]]:
     """The table, and what is wrong with its fields. None where they do not make one."""
-    top = _Fields(content, "")
+    top = Fields(content, "")
     status = content.get("status")
     if status == "initializing":
         # The scheduler writes this first, and nothing else that could be checked.
-        top.wrong("status is initializing: the scheduler has not filled the table in yet")
-        return None, top.problems
-    if "group_list" in content:
-        top.wrong("group_list: a table of the format before 1.0, which MindSpore 2.10 does not take")
+        top.wrong("status", "status is initializing: the cluster's scheduler has not filled the table in yet")
         return None, top.problems
     top.only(_TABLE)
     if top.text("status", needed=True) not in (None, "completed"):
-        top.wrong(f"status {json.dumps(status)} must be completed")
+        top.wrong(
+            "status", f"status {json.dumps(status)} must be completed: HCCL waits 30 minutes for it, and gives up"
+        )
     version = top.text("version", needed=True)
     if version is not None and version not in VERSIONS:
-        top.wrong(f"version {version} is none that HCCL reads here: {' or '.join(VERSIONS)}")
+        top.wrong("version", f"version {version} is none that petrun knows: {' or '.join(VERSIONS)}")
     servers = [_server(item, position, top.problems) for position, item in enumerate(top.objects("server_list"))]
-    count = top.whole("server_count")
+    count = top.whole("server_count", needed=False)
     listed = content.get("server_list")
     if count is not None and isinstance(listed, list) and count != len(listed):
-        top.wrong(f"server_count is {count}, and server_list has {len(listed)}")
+        top.wrong("server_count", f"server_count is {count}, and server_list has {len(listed)}")
     pods: list[SuperPod] = []
     if "super_pod_list" in content:
-        pods = [_pod(item, position, top.problems) for position, item in enumerate(top.objects("super_pod_list"))]
+        # HCCL does not read it in version 1.0, whatever it holds.
+        inside = top if version != "1.0" else Fields(content, "")
+        pods = [_pod(item, position, inside.problems) for position, item in enumerate(inside.objects("super_pod_list"))]
     whole = [server for server in servers if server is not None]
     if version not in VERSIONS or not whole or len(whole) < len(servers):
         return None, top.problems
@@ -156,12 +195,12 @@ def build(content: Mapping[str, Any]) -> tuple[RankTable | None, list[Problem]]:
 def _server(content: Mapping[str, Any], position: int, problems: list[Problem]) -> Server | None:
     """None where its id or one of its cards is missing: the rules have nothing to hold on to then."""
     name = content.get("server_id")
-    fields = _Fields(
+    fields = Fields(
         content, f"server {name}" if isinstance(name, str) and name else f"server_list[{position}]", problems
     )
     fields.only(_SERVER)
     identity = fields.text("server_id", needed=True)
-    addresses = {key: fields.address(key) for key in _ADDRESSES}
+    addresses = {key: fields.addresses(key) for key in _ADDRESSES}
     # "reserve" stands for none in tables that hccl_tools writes.
     others = {key: fields.text(key) for key in ("host_nic_ip", "hardware_type")}
     items = fields.objects("device")
@@ -175,58 +214,73 @@ def _server(content: Mapping[str, Any], position: int, problems: list[Problem]) 
 def _card(content: Mapping[str, Any], position: int, server: str, problems: list[Problem]) -> Card | None:
     device = content.get("device_id")
     shown = f"device {device}" if isinstance(device, str | int) and device != "" else f"device[{position}]"
-    fields = _Fields(content, f"{server}, {shown}", problems)
+    fields = Fields(content, f"{server}, {shown}", problems)
     fields.only(_CARD)
     number, rank = fields.whole("device_id"), fields.whole("rank_id")
-    addresses = {key: fields.address(key) for key in _CARD_ADDRESSES}
-    texts = {key: fields.text(key) for key in _CARD_TEXTS}
+    addresses = {key: fields.addresses(key, several=True) for key in _CARD_ADDRESSES}
+    ports = {key: fields.port(key) for key in _PORTS}
+    # A number in version 1.2, and not read in 1.0: see the rules.
+    super_device = content.get("super_device_id")
+    if "super_device_id" in content and not isinstance(super_device, str):
+        fields.text("super_device_id")
     if number is None or rank is None:
         return None
-    return Card(rank, number, **addresses, **texts)
+    return Card(rank, number, super_device_id=None if super_device is None else str(super_device), **addresses, **ports)
 
 
 def _pod(content: Mapping[str, Any], position: int, problems: list[Problem]) -> SuperPod:
     name = content.get("super_pod_id")
-    fields = _Fields(
+    fields = Fields(
         content, f"super pod {name}" if isinstance(name, str) and name else f"super_pod_list[{position}]", problems
     )
     fields.only(_POD)
     identity = fields.text("super_pod_id", needed=True)
     ids = []
     for item in fields.objects("server_list"):
-        inner = _Fields(item, fields.where, problems)
+        inner = Fields(item, fields.where, problems)
         inner.only(("server_id",))
         ids.append(inner.text("server_id", needed=True))
     return SuperPod(identity or f"[{position}]", tuple(one for one in ids if one is not None))
 
 
-def dump(table: RankTable) -> str:
-    """The table as HCCL reads it: every scalar a string, nothing that is not known."""
-
-    def some(**values: str | None) -> dict[str, Any]:
-        return {key: value for key, value in values.items() if value is not None}
-
-    servers = []
-    for server in table.servers:
-        cards = [
-            {
-                "device_id": str(card.device),
-                **some(**{key: getattr(card, key) for key in (*_CARD_ADDRESSES, *_CARD_TEXTS)}),
-                "rank_id": str(card.rank),
-            }
-            for card in server.cards
-        ]
-        extras = {key: getattr(server, key) for key in (*_ADDRESSES, "host_nic_ip", "hardware_type")}
-        servers.append({"server_id": server.id, **some(**extras), "device": cards})
+def dump(table: RankTable, original: Mapping[str, Any] | None = None, without: Sequence[str] = ()) -> str:
+    """The table as HCCL reads it: every scalar a string. Of `original`, which it was read from, all other keys stay as they are, but for
+    those of `without`.
+    """
+    content = _left(original or {}, without)
+    items = content.get("server_list") or [{}] * len(table.servers)
     tree: dict[str, Any] = {
+        **content,
         "version": table.version,
         "status": "completed",
         "server_count": str(len(table.servers)),
-        "server_list": servers,
+        "server_list": [_server_tree(server, item, without) for server, item in zip(table.servers, items, strict=True)],
     }
-    if table.super_pods:
+    given = content.get("super_pod_list")
+    if table.super_pods and table.super_pods != tuple(_pod(pod, 0, []) for pod in given or ()):
         tree["super_pod_list"] = [
             {"super_pod_id": pod.id, "server_list": [{"server_id": one} for one in pod.server_ids]}
             for pod in table.super_pods
         ]
     return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+
+
+def _server_tree(server: Server, item: Mapping[str, Any], without: Sequence[str]) -> dict[str, Any]:
+    keys = (*_ADDRESSES, "host_nic_ip", "hardware_type")
+    cards = item.get("device") or [{}] * len(server.cards)
+    return {
+        "server_id": server.id,
+        **{key: value for key, value in item.items() if key != "device"},
+        **{key: value for key in keys if (value := getattr(server, key)) is not None},
+        "device": [_card_tree(card, _left(one, without)) for card, one in zip(server.cards, cards, strict=True)],
+    }
+
+
+def _card_tree(card: Card, item: Mapping[str, Any]) -> dict[str, Any]:
+    keys = (*_CARD_ADDRESSES, *_CARD_TEXTS)
+    given = {key: value for key in keys if (value := getattr(card, key)) is not None}
+    return {**item, **given} if item else {"device_id": str(card.device), **given, "rank_id": str(card.rank)}
+
+
+def _left(item: Mapping[str, Any], without: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in item.items() if key not in without}

@@ -41,11 +41,11 @@ def make(hosts: Sequence[str], devices: Sequence[int], version: Version, extra: 
             "several hosts reach one another by the addresses of their cards",
             hint="Give --device-ips, or --hccn HOST=FILE for every host (its /etc/hccn.conf).",
         )
-    return _checked(_with(table, extra), "--hosts")
+    return _checked(_with(table, extra), "--hosts", super_pods=version == "1.2")
 
 
 def convert(table: RankTable, version: Version, extra: Extra) -> tuple[RankTable, tuple[str, ...]]:
-    """The table in another version, and what it lost. Raises ConfigError naming the flag that gives what it does not have."""
+    """The table in another version, and its keys that are left out. Raises ConfigError naming the flag that gives what it does not have."""
     lost: list[str] = []
     if version == "1.0":
         given = [
@@ -55,21 +55,29 @@ def convert(table: RankTable, version: Version, extra: Extra) -> tuple[RankTable
         ]
         if given:
             raise ConfigError(f"{', '.join(given)}: version 1.0 has no super pods", hint="Leave it out, or --to 1.2.")
-        keys = ("super_device_id", "device_port", "backup_device_ip", "backup_device_port", "host_port")
-        lost = [key for key in keys if any(getattr(c, key) is not None for s in table.servers for c in s.cards)]
+    if version == "1.0" and table.version == "1.2":
+        # All else HCCL reads in 1.0 as well.
+        cards = [card for server in table.servers for card in server.cards]
+        lost = ["super_device_id"] if any(card.super_device_id is not None for card in cards) else []
         lost += ["super_pod_list"] if table.super_pods else []
         bare = [
-            replace(server, cards=tuple(Card(card.rank, card.device, card.device_ip) for card in server.cards))
+            replace(server, cards=tuple(replace(card, super_device_id=None) for card in server.cards))
             for server in table.servers
         ]
         table = replace(table, servers=tuple(bare), super_pods=())
     result = _with(replace(table, version=version), extra)
-    return _checked(result, f"--to {version}"), tuple(lost)
+    return _checked(result, f"--to {version}", super_pods=version == "1.2" != table.version), tuple(lost)
 
 
-def _checked(table: RankTable, what: str) -> RankTable:
-    """Raises ConfigError with the problems, and the flags that give what is missing."""
-    problems = [problem for problem in check(table) if problem.fatal]
+def _checked(table: RankTable, what: str, *, super_pods: bool) -> RankTable:
+    """Raises ConfigError with the problems, and the flags that give what is missing. `super_pods`: a table that is made for them."""
+    problems = [
+        problem
+        for problem in check(table)
+        if problem.fatal or (super_pods and problem.text.startswith(("is missing", "super_device_id is missing")))
+    ]
+    if super_pods and not table.super_pods and any(c.super_device_id is None for s in table.servers for c in s.cards):
+        problems.append(Problem("", "super_device_id is missing"))
     if problems:
         raise ConfigError(f"{what}: the rank table would be wrong:\n{listed(problems)}", hint=_flags(problems))
     return table

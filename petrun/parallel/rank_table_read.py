@@ -2,24 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from petrun.errors import SetupError
-from petrun.parallel.rank_table import Problem, RankTable
+from petrun.parallel.rank_table import Problem, Product, RankTable
 from petrun.parallel.rank_table_fields import build, load_json
-from petrun.parallel.rank_table_rules import check, check_msrun
+from petrun.parallel.rank_table_groups import from_groups, is_grouped
+from petrun.parallel.rank_table_rules import check
+
+HCCL_WAITS_SECONDS = 30 * 60
+"""For a table's status to be completed. Source: HCCL_RANKTABLE_TIMEOUT_S of topoinfo_ranktableParser.cc; it looks each second."""
 
 
-def examine(path: Path) -> tuple[RankTable | None, tuple[Problem, ...]]:
+@dataclass(frozen=True)
+class Source:
+    """A table as its file has it, in version 1.0 or 1.2."""
+
+    content: Mapping[str, Any]
+    lost: tuple[str, ...] = ()
+    """Keys of the format before 1.0 that have no place in it."""
+
+
+def examine(
+    path: Path, product: Product | None = None, *, for_msrun: bool = False
+) -> tuple[RankTable | None, tuple[Problem, ...]]:
     """Read a table and collect everything that is wrong with it; None where too little of it could be read.
 
     Raises SetupError only where there is no JSON object to look at.
     """
-    table, problems = build(load_json(path))
+    table, problems, _ = _examine(path, product, for_msrun)
+    return table, problems
+
+
+def _examine(
+    path: Path, product: Product | None, for_msrun: bool
+) -> tuple[RankTable | None, tuple[Problem, ...], Source]:
+    content: dict[str, Any] | None = load_json(path)
+    source = Source(content or {})
+    problems: list[Problem] = []
+    grouped = content is not None and is_grouped(content) and content.get("status") != "initializing"
+    if grouped and content is not None:
+        content, problems, lost = from_groups(content)
+        source = Source(content or {}, lost)
+    table: RankTable | None = None
+    if content is not None:
+        table, more = build(content)
+        problems += more
     if table is not None:
-        problems = [*problems, *check(table)]
-    return table, tuple(sorted(problems, key=lambda problem: not problem.fatal))
+        table = replace(table, from_groups=grouped)
+        problems += check(table, product, for_msrun=for_msrun)
+        if grouped:
+            problems.append(
+                Problem("group_list", "the format before version 1.0, which counts the ranks itself", False)
+            )
+    return table, tuple(_together(sorted(problems, key=lambda problem: not problem.fatal))), source
+
+
+def _together(problems: Iterable[Problem]) -> list[Problem]:
+    """One line for a warning that many devices share, such as a key that nothing reads."""
+    same: dict[Problem, list[Problem]] = {}
+    for problem in problems:
+        same.setdefault(problem if problem.fatal else replace(problem, where=""), []).append(problem)
+    return [
+        found[0] if len(found) == 1 else replace(found[0], where=f"{found[0].where} and {len(found) - 1} more")
+        for found in same.values()
+    ]
 
 
 def read_rank_table(path: str | Path, *, for_msrun: bool = False) -> RankTable:
@@ -27,14 +78,39 @@ def read_rank_table(path: str | Path, *, for_msrun: bool = False) -> RankTable:
 
     Raises SetupError with every problem found, each with its server and device.
     """
-    place = Path(path).expanduser()
-    table, problems = examine(place)
-    if table is not None and for_msrun:
-        problems = (*(p for p in problems if p.fatal), *check_msrun(table, fatal=True))
+    return read_source(path, for_msrun=for_msrun)[0]
+
+
+def read_source(path: str | Path, *, for_msrun: bool = False) -> tuple[RankTable, Source]:
+    """The same, and what its file says beside. Raises SetupError."""
+    table, problems, source = _examine(Path(path).expanduser(), None, for_msrun)
     wrong = [problem for problem in problems if problem.fatal]
     if wrong or table is None:
         raise SetupError(f"rank table {path}:\n{listed(wrong)}", hint=way_out(wrong))
-    return table
+    return table, source
+
+
+def wait(path: Path, seconds: float, tell: Callable[[str], None]) -> None:
+    """Wait until the cluster's scheduler has filled the table in, as HCCL does. What is still not filled in then is left to the reader.
+
+    Raises SetupError for a file that is no JSON.
+    """
+    until = time.monotonic() + seconds
+    told = False
+    while load_json(path).get("status") == "initializing" and time.monotonic() < until:
+        if not told:
+            tell(f"rank table {path}: status is initializing; waiting up to {seconds:g} s for it to be completed")
+            told = True
+        time.sleep(min(1.0, max(0.0, until - time.monotonic())))
+
+
+def name_problem(path: Path) -> Problem | None:
+    """HCCL opens no rank table whose path, links followed, does not end in its only .json. Source: CheckFilePath."""
+    place = str(path.resolve())
+    if place.find(".json") == len(place) - len(".json"):
+        return None
+    text = "HCCL opens no rank table whose path does not end in .json, or has .json in a folder's name too"
+    return Problem(place, text, source="HCCL CheckFilePath")
 
 
 def listed(problems: Iterable[Problem]) -> str:
@@ -44,5 +120,5 @@ def listed(problems: Iterable[Problem]) -> str:
 def way_out(problems: Iterable[Problem]) -> str:
     """What mends a table, of the commands that there are."""
     if any("initializing" in problem.text for problem in problems):
-        return "Wait until the cluster's scheduler has filled it in, then read it again."
+        return "Wait until the cluster's scheduler has filled it in, then read it again: `petrun ranktable lint --wait 1800`."
     return "`petrun ranktable make` writes a new one; `petrun ranktable convert` adds pod_ip and super pods."

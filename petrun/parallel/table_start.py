@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from petrun.errors import SetupError
 from petrun.parallel.cluster import host_environment
 from petrun.parallel.ports import is_local
 from petrun.parallel.rank_table import RankTable, Server
-from petrun.parallel.rank_table_read import read_rank_table
+from petrun.parallel.rank_table_read import HCCL_WAITS_SECONDS, name_problem, read_rank_table, wait
 
 _VISIBLE = "ASCEND_RT_VISIBLE_DEVICES"
 _OTHER_WAYS = ("MS_ROLE", "MS_WORKER_NUM", "MS_SCHED_HOST", "MS_SCHED_PORT", "MS_NODE_ID", "MINDSPORE_HCCL_CONFIG_PATH")
@@ -35,13 +36,22 @@ class TableStart:
         return sorted(self.devices)
 
 
-def read_start(file: str, host_rank: int | None) -> TableStart:
-    """What a rank table asks of this host. `host_rank`: the server's position in it; None: the one with an address of this host.
+def read_start(file: str, host_rank: int | None, tell: Callable[[str], None] = lambda text: None) -> TableStart:
+    """What a rank table asks of this host. `host_rank`: the server's position in it; None: the one with an address of this host. A table
+    that its scheduler has not filled in yet is waited for, as long as HCCL would; `tell` is told so.
 
     Raises SetupError for a table that HCCL would refuse, and where no server, or more than one, is this host.
     """
     path = Path(file).expanduser().absolute()
+    if (named := name_problem(path)) is not None:
+        raise SetupError(f"--rank-table {file}: {named}", hint="Give the file another name or place.")
+    wait(path, HCCL_WAITS_SECONDS, tell)
     table = read_rank_table(path)
+    if table.from_groups:
+        raise SetupError(
+            f"--rank-table {file}: is of the format before version 1.0, in which HCCL numbers the ranks itself",
+            hint=f"petrun ranktable convert {shlex.quote(file)} --out hccl.json",
+        )
     server = table.server(str(host_rank), "--host-rank") if host_rank is not None else _own_server(table, file)
     devices = {card.rank: card.device for card in server.cards}
     return TableStart(path, table.cards, devices, len(table.servers), table.servers.index(server))

@@ -24,6 +24,7 @@ from petrun.runs import folder
 from petrun.runs.laying import check_device, lay_out
 from petrun.runs.resume import source
 from petrun.tensors.atomic import output_error
+from petrun.train.report import say_beside
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _cluster(asked: Asked, target: str) -> Cluster | TableStart:
             f"--rank-table {asked.rank_table}: start-up by rank table is for Ascend, and this run computes on the cpu",
             hint="Here --cards N starts N ranks. `petrun ranktable lint` checks a table on any machine.",
         )
-    start = read_start(asked.rank_table, asked.host_rank)
+    start = read_start(asked.rank_table, asked.host_rank, say_beside)
     if asked.cards not in (None, start.cards):
         raise ConfigError(f"--cards {asked.cards}: the rank table has {start.cards}", hint="Leave --cards out.")
     _enough_cards(len(start.devices), target)

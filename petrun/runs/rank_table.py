@@ -5,18 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 
 from petrun.errors import OutputError
-from petrun.parallel.rank_table import RankTable, Version
+from petrun.parallel.rank_table import Product, RankTable, Version
 from petrun.parallel.rank_table_fields import dump
 from petrun.parallel.rank_table_make import Extra, convert, device_ips, make
-from petrun.parallel.rank_table_read import examine, listed, read_rank_table, way_out
+from petrun.parallel.rank_table_read import (
+    examine,
+    listed,
+    name_problem,
+    read_rank_table,
+    read_source,
+    wait,
+    way_out,
+)
 from petrun.parallel.start_paths import ABOUT, STARTS, Start, processes
 from petrun.runs.folder import check_file, write_text
-from petrun.train.report import say
+from petrun.train.report import say, say_beside
 
 
-def lint(path: str) -> bool:
-    """Print everything that is wrong with a table; True where it can be used. Raises SetupError for what is no JSON."""
-    found, problems = examine(Path(path).expanduser())
+def lint(path: str, product: Product | None = None, *, for_msrun: bool = False, wait_seconds: float = 0) -> bool:
+    """Print everything that is wrong with a table; True where it can be used. `product`: which cards they are; None: any of those that
+    its version is for. `for_msrun`: as msrun --rank_table_file takes it. Raises SetupError for what is no JSON.
+    """
+    place = Path(path).expanduser()
+    if wait_seconds:
+        wait(place, wait_seconds, say_beside)
+    found, problems = examine(place, product, for_msrun=for_msrun)
+    if (named := name_problem(place)) is not None:
+        problems = (named, *problems)
     fatal = [problem for problem in problems if problem.fatal]
     rest = [problem for problem in problems if not problem.fatal]
     for name, some in (("errors", fatal), ("warnings", rest)):
@@ -32,7 +47,8 @@ def lint(path: str) -> bool:
 def _summary(found: RankTable) -> str:
     pods = f", super pods {', '.join(pod.id for pod in found.super_pods)}" if found.super_pods else ""
     servers = f"{len(found.servers)} servers with" if len(found.servers) > 1 else "1 server with"
-    return f"version {found.version}, {servers} {len(found.servers[0].cards)} cards{pods}"
+    counts = dict.fromkeys(len(server.cards) for server in found.servers)
+    return f"version {found.version}, {servers} {' and '.join(map(str, counts))} cards{pods}"
 
 
 def show(path: str, start: Start, host: str | None) -> None:
@@ -80,21 +96,20 @@ def make_table(
         files = {host: Path(name).expanduser() for host, name in hccn.items()}
         ips = device_ips(hosts, devices, files)
         extra = Extra(extra.pod_ips, extra.super_pods, extra.super_device_ids, ips)
-    _give(make(hosts, devices, version, extra), out, force, [Path(name) for name in hccn.values()])
+    made = make(hosts, devices, version, extra)
+    _give(made, out, force, [Path(name) for name in hccn.values()], dump(made))
 
 
 def convert_table(path: str, version: Version | None, extra: Extra, out: str | None, force: bool) -> None:
-    """Write a table in another version, or with pod_ip. Raises SetupError, ConfigError or OutputError."""
-    source = Path(path).expanduser()
-    before = read_rank_table(path)
+    """Write a table in another version, or with pod_ip; what is left out of it is said. Raises SetupError, ConfigError or OutputError."""
+    before, source = read_source(path)
     after, lost = convert(before, version or before.version, extra)
-    _give(after, out, force, [])
-    if lost and out is not None:
-        say(f"{source} has more than version 1.0 can hold; left out: {', '.join(lost)}")
+    _give(after, out, force, [], dump(after, source.content, lost))
+    if lost or source.lost:
+        say_beside(f"left out, as version {after.version} has no place for it: {', '.join((*source.lost, *lost))}")
 
 
-def _give(made: RankTable, out: str | None, force: bool, inputs: list[Path]) -> None:
-    text = dump(made)
+def _give(made: RankTable, out: str | None, force: bool, inputs: list[Path], text: str) -> None:
     if out is None:
         say(text.rstrip("\n"))
         return

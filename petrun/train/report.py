@@ -31,6 +31,11 @@ def say(text: str = "") -> None:
         tqdm.write(text, file=sys.stdout)
 
 
+def say_beside(text: str) -> None:
+    """A line on standard error: what is to be known of a result that goes to standard output, which may be a file."""
+    tqdm.write(text, file=sys.stderr)
+
+
 def _draws() -> bool:
     return _speaks and sys.stderr.isatty()
 

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -90,13 +91,27 @@ def test_its_ranks_run_without_a_scheduler(table, tmp_path):
     logs = tmp_path / "logs" / "attempt-1"
     assert (logs / "rank_3.log").read_text() == f"3 {threads} False\n"
     assert sorted(path.name for path in logs.iterdir()) == ["rank_2.log", "rank_3.log"]
-    start = read_start(table("10.0.0.1", "10.0.0.2", ranks=((0, 2), (1, 3))), 1)
+    start = read_start(table("10.0.0.1", "10.0.0.2", ranks=((2, 3), (0, 1))), 1)
     job = replace(job, cluster=start)
-    assert launch(job, Voice(out.append, err.append), environment) == 0 and "ranks 1, 3 of 4" in err[-1]
+    assert launch(job, Voice(out.append, err.append), environment) == 0 and "ranks 0 to 1 of 4" in err[-1]
+
+
+def test_a_table_that_is_being_filled_in_is_waited_for(table):
+    """As HCCL waits for it: the ranks would only hang in it later."""
+    path = Path(table("10.0.0.1"))
+    filled = path.read_text()
+    path.write_text('{"status": "initializing"}')
+    told = []
+
+    def tell(text):
+        told.append(text)
+        path.write_text(filled)
+
+    assert read_start(str(path), None, tell).devices == {0: 4, 1: 5}
+    assert len(told) == 1 and "waiting up to 1800 s" in told[0]
 
 
 def test_ranks_are_named_as_they_are():
-    """What a rank table gives a host need not be neighbours."""
     named = {(0,): "0", (2, 3): "2 to 3", (1, 3): "1, 3", (0, 1, 2, 5, 8, 9): "0 to 2, 5, 8 to 9"}
     assert {ranks: _spell(ranks) for ranks in named} == named
 
