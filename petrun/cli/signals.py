@@ -11,12 +11,15 @@ import os
 import signal
 import sys
 import threading
+import time
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from petrun.train.stop import Stopped, stop_request
+from petrun.train.stop import GRACE, Stopped, stop_request
 
+_RANK_SECONDS = 30.0
+"""The same where the environment says nothing, as under a user's own msrun."""
 _POLL_SECONDS = 0.1
 
 
@@ -69,14 +72,14 @@ def told_apart() -> Iterator[None]:
 
     To be entered before MindSpore is imported.
     """
-    main = threading.get_ident()
+    main, limit = threading.get_ident(), _hard_limit()
     reading, writing = os.pipe()
     for end in (reading, writing):
         os.set_blocking(end, False)
     done = threading.Event()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    watcher = threading.Thread(target=_watch, args=(main, reading, done), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(main, reading, done, limit), daemon=True)
     watcher.start()
     try:
         yield
@@ -89,8 +92,21 @@ def told_apart() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _watch(main: int, pipe: int, done: threading.Event) -> None:
+def _hard_limit() -> float | None:
+    """Seconds that a rank has after a signal that is deferred: the step at hand may wait for a rank that is lost, and so for ever. None for
+    a process that is no rank."""
+    if "MS_ROLE" not in os.environ and "RANK_TABLE_FILE" not in os.environ:
+        return None
+    given = os.environ.get(GRACE, "")
+    return float(given) if given.replace(".", "", 1).isdecimal() else _RANK_SECONDS
+
+
+def _watch(main: int, pipe: int, done: threading.Event, limit: float | None) -> None:
+    request = stop_request()
     while not done.is_set():
+        if limit is not None and request.number is not None and time.monotonic() - request.came_at > limit:
+            os.write(2, f"the step at hand has not ended within {limit:g} s: another rank may be lost\n".encode())
+            leave(request.number)
         if signal.sigtimedwait({signal.SIGINT}, _POLL_SECONDS) is not None:
             _arrived(signal.SIGINT, main)
         with suppress(BlockingIOError):

@@ -99,6 +99,14 @@ def scheduler_environment(base: Mapping[str, str], cluster: Cluster, port: int) 
     return {**common, "MS_ROLE": "MS_SCHED"}
 
 
+def seconds_of(base: Mapping[str, str], name: str) -> float:
+    """One of MindSpore's two time limits, as the ranks will have it: MS_TOPO_TIMEOUT or MS_NODE_TIMEOUT. Raises ConfigError."""
+    given = base.get(name) or _TIMEOUTS[name]
+    if not given.isdecimal() or int(given) == 0:
+        raise ConfigError(f"{name} is {given!r}", hint="It is a number of seconds, at least 1.")
+    return float(given)
+
+
 def _common(base: Mapping[str, str], cluster: Cluster, port: int) -> dict[str, str]:
     return {
         **_TIMEOUTS,

@@ -16,6 +16,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,10 +24,13 @@ from petrun.errors import SetupError
 from petrun.parallel import ports
 from petrun.parallel.cluster import Cluster, rank_environment, scheduler_environment
 from petrun.parallel.guard import Guard
+from petrun.parallel.host_watch import News, Watch
+from petrun.parallel.hosts import Hosts
 from petrun.parallel.supervise import Ending, Member, Stops, supervise
 from petrun.parallel.table_start import TableStart, table_environment
 from petrun.parallel.worker_log import tail
 from petrun.tensors.atomic import output_error
+from petrun.train.stop import GRACE, RESUME_FLAGS
 
 CONFIG_ERROR = 2
 """Exit code of a rank that will never do better: its command line or a setting is wrong."""
@@ -45,6 +49,10 @@ class Job:
     """Folder; each attempt gets one of its own in it."""
     max_restarts: int = 0
     grace_seconds: float = 30.0
+    hosts: Hosts | None = None
+    """The other hosts' petruns, where there are several."""
+    resume_flags: str = ""
+    """By which `petrun resume` starts these ranks again, as a shell reads them."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +71,28 @@ def launch(job: Job, voice: Voice, environment: Mapping[str, str] | None = None)
     Raises SetupError where the scheduler's port is taken or a process cannot be started, OutputError for the logs.
     """
     base = dict(os.environ if environment is None else environment)
+    base |= {GRACE: f"{job.grace_seconds:g}", RESUME_FLAGS: job.resume_flags}
     mark = uuid.uuid4().hex
     with Guard(mark, job.grace_seconds), Stops() as stops:
         for attempt in range(1, job.max_restarts + 2):
             began = time.monotonic()
             folder = _attempt_folder(job.logs)
-            ranks, scheduler = _members(job, base, folder, attempt)
+            cluster = _settled(job, attempt, stops)
+            if cluster is None:
+                return 128 + stops.first
+            ranks, scheduler = _members(replace(job, cluster=cluster), base, folder)
             voice.err(_opening(job, ranks, folder, attempt))
-            ending = supervise(ranks, scheduler, job=mark, grace_seconds=job.grace_seconds, stops=stops, show=voice.out)
+            with Watch(job.hosts) if job.hosts is not None else nullcontext() as watch:
+                ending = supervise(
+                    ranks,
+                    scheduler,
+                    job=mark,
+                    grace_seconds=job.grace_seconds,
+                    stops=stops,
+                    show=voice.out,
+                    watch=watch,
+                    tell=lambda ending: _news(ending, job),
+                )
             if ending.code:
                 voice.err(_report(ending, job, time.monotonic() - began))
             if ending.survivors:
@@ -108,23 +130,36 @@ def _attempt_folder(logs: Path) -> Path:
     return folder
 
 
-def _members(job: Job, base: Mapping[str, str], folder: Path, attempt: int) -> tuple[list[Member], Member | None]:
-    """The ranks of this host, and the scheduler where it belongs here.
-
-    Every attempt has a port of its own: a rank of another host that starts again must not meet the scheduler of the attempt before.
+def _settled(job: Job, attempt: int, stops: Stops) -> Cluster | TableStart | None:
+    """The cluster with the scheduler's address and port in this attempt: each has a port of its own, as a rank that starts again must not
+    meet the scheduler of the attempt before. With several hosts, host 0 chooses it and tells the others. None: stopped meanwhile.
     """
+    cluster = job.cluster
+    if not isinstance(cluster, Cluster):
+        return cluster
+    address = ports.resolve(cluster.address)
+    if job.hosts is not None:
+        if not (attempt == 1 and job.hosts.lines) and not job.hosts.meet(lambda: bool(stops.first)):
+            return None
+        port = job.hosts.exchange(ports.free_port(address) if _is_scheduled(cluster) else None)[0]
+    elif cluster.port is None:
+        port = ports.free_port(address)
+    else:
+        port = cluster.port + attempt - 1
+        if _is_scheduled(cluster):
+            ports.check_port(address, port)
+    return replace(cluster, address=address, port=port)
+
+
+def _members(job: Job, base: Mapping[str, str], folder: Path) -> tuple[list[Member], Member | None]:
+    """The ranks of this host, and the scheduler where it belongs here."""
     cluster = job.cluster
     if isinstance(cluster, TableStart):
         environments = {rank: table_environment(base, cluster, rank) for rank in cluster.ranks}
         return [_rank(job, rank, environment, folder) for rank, environment in environments.items()], None
-    scheduled = _is_scheduled(cluster)
-    address = ports.resolve(cluster.address)
-    port = ports.free_port(address) if cluster.port is None else cluster.port + attempt - 1
-    if scheduled:
-        ports.check_port(address, port)
-    cluster = replace(cluster, address=address)
+    port = cluster.port or 0
     ranks = [_rank(job, rank, rank_environment(base, cluster, rank, port), folder) for rank in cluster.ranks]
-    if not scheduled:
+    if not _is_scheduled(cluster):
         return ranks, None
     environment = scheduler_environment(base, cluster, port)
     return ranks, Member("the scheduler", job.scheduler, environment, folder / "scheduler.log")
@@ -153,15 +188,40 @@ def _spell(ranks: Sequence[int]) -> str:
 
 def _report(ending: Ending, job: Job, seconds: float) -> str:
     """What ended the attempt, in a user's words."""
+    after, forced = f"after {seconds:.0f} s", f"(who had not after {job.grace_seconds:g} s, by force)"
+    if (news := ending.elsewhere) is not None:
+        where = "" if news.kind == "lost" else f" on {news.host}"
+        if news.stopped:
+            return f"{news.what}{where}: every rank was told to stop here as well, and all have ended {forced}"
+        return _with_log(f"error: {news.what}{where} {after}; the ranks of this host were ended", news.log)
     if ending.culprit is None:
         name = signal.Signals(ending.stopped).name
-        return f"{name}: every rank was told to stop, and all have ended (who had not after {job.grace_seconds:g} s, by force)"
-    end = tail(ending.culprit.log)
-    lines = "\n".join(f"  {line}" for line in end) if end else "  (it is empty)"
-    return (
-        f"error: {ending.culprit.name} {_how(ending.code)} after {seconds:.0f} s; the others were ended{_elsewhere(ending, job)}\n"
-        f"its log: {ending.culprit.log}\n{lines}"
-    )
+        return f"{name}: every rank was told to stop, and all have ended {forced}"
+    log = ending.culprit.log
+    said = f"error: {ending.culprit.name} {ending.how or _how(ending.code)} {after}; the others were ended"
+    return _with_log(f"{said}\nits log: {log}", _end_of_log(ending) or ["(it is empty)"])
+
+
+def _with_log(said: str, log: Sequence[str]) -> str:
+    return "\n".join([said, *(f"  {line}" for line in log)])
+
+
+def _end_of_log(ending: Ending) -> list[str]:
+    """What the culprit said last. Of one that was told to end, that it did: a graph that was being compiled would fill a page."""
+    found = tail(ending.culprit.log) if ending.culprit is not None else []
+    return found[-1:] if ending.code in (128 + signal.SIGINT, 128 + signal.SIGTERM) else found
+
+
+def _news(ending: Ending, job: Job) -> News | None:
+    """What the other hosts hear of an ending that began here; None where it is a good one."""
+    if ending.code == 0 or job.hosts is None:
+        return None
+    here = job.hosts.named(job.hosts.cluster.host_rank)
+    if ending.culprit is None:
+        name = signal.Signals(ending.stopped).name
+        return News("stopped", here, f"{name} to petrun", ending.code, ending.stopped)
+    log = tuple(line[:500] for line in _end_of_log(ending))
+    return News("failed", here, f"{ending.culprit.name} {ending.how or _how(ending.code)}", ending.code, log=log)
 
 
 def _how(code: int) -> str:
@@ -171,14 +231,3 @@ def _how(code: int) -> str:
         return f"ended with exit code {code}"
     memory = " (the kernel does that where memory runs out)" if name == "SIGKILL" else ""
     return f"was ended by {name}{memory}"
-
-
-def _elsewhere(ending: Ending, job: Job) -> str:
-    """Where the reason may lie on another host: what this one sees of it is a scheduler that misses a rank, or ranks that miss the
-    scheduler, which MindSpore ends by SIGTERM."""
-    if not isinstance(job.cluster, Cluster) or job.cluster.hosts == 1:
-        return ""
-    lost = ending.culprit is not None and ending.culprit.name == "the scheduler"
-    if lost or ending.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-        return "\nIt has lost the other hosts: what petrun says there may be the reason."
-    return ""

@@ -54,6 +54,19 @@ def check_port(address: str, port: int) -> None:
             raise SetupError(f"--master-port {port}: {error.strerror}", hint="Give a port above 1023.") from error
 
 
+def listen(address: str, port: int, backlog: int) -> socket.socket:
+    """A server's socket. Raises OSError."""
+    listener = _socket(address)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen(backlog)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
 def is_local(address: str) -> bool:
     """Whether this host owns the address."""
     with suppress(OSError), _socket(address) as probe:

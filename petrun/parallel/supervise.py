@@ -8,16 +8,18 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 from petrun.errors import SetupError
+from petrun.parallel.host_watch import News, Watch
 from petrun.parallel.interpreter import module_command
 from petrun.parallel.marked import kill_marked, mark
-from petrun.parallel.worker_log import Follower
+from petrun.parallel.worker_log import Follower, holds
 from petrun.tensors.atomic import output_error
+from petrun.train.stop import NOTICE
 
 _POLL_SECONDS = 0.05
 _FAILED_GRACE_SECONDS = 5.0
@@ -27,6 +29,12 @@ _LEAVE_SECONDS = 10.0
 """For the scheduler to see that all ranks have left."""
 _ORPHANED_SECONDS = 3.0
 """For a rank to say why the scheduler is gone: one of this host may be the reason."""
+_UNLOAD_SECONDS = 30.0
+"""For the ranks to end after the scheduler, which ends well once all of them have taken their leave of it."""
+_TOLD = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Exit codes of a rank that was told to stop, and of those that stopped with it."""
+_NEWS_SECONDS = 2.0
+"""For another host to say that the reason is there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +57,11 @@ class Ending:
     culprit: Member | None = None
     """The first that failed."""
     stopped: int = 0
-    """The signal that petrun got."""
+    """The signal that petrun got, here or on another host."""
+    how: str = ""
+    """What became of the culprit, where its exit code does not say it."""
+    elsewhere: News | None = None
+    """Why the attempt ended, where the reason is another host's."""
     survivors: tuple[int, ...] = ()
     """Process ids that not even SIGKILL has ended."""
 
@@ -88,8 +100,12 @@ def supervise(
     grace_seconds: float,
     stops: Stops,
     show: Callable[[str], None],
+    watch: Watch | None = None,
+    tell: Callable[[Ending], News | None] = lambda ending: None,
 ) -> Ending:
     """Run one attempt to its end; none of its processes is left.
+
+    `watch`: the other hosts, where there are any. They hear of an ending that began here, as `tell` puts it, before the ranks are ended.
 
     The first rank's output goes to `show`, line by line. Once a rank has failed, or `stops` has noted a signal, the others get
     SIGTERM and after the grace SIGKILL; a second signal ends the grace. Raises SetupError where a process cannot be started.
@@ -101,7 +117,14 @@ def supervise(
         for member in ranks:
             attempt.start(member)
         with Follower(ranks[0].log, show) as follower:
-            ending = _watch(attempt, ranks, scheduler, follower)
+            ending = _watch(attempt, ranks, scheduler, follower, watch)
+            if ending.culprit is not None:
+                members = [*ranks, *([scheduler] if scheduler is not None else [])]
+                ending = _explain(
+                    ending, attempt, members, watch, lambda: attempt.wait(ranks, grace_seconds, follower.read)
+                )
+            if watch is not None and ending.elsewhere is None:
+                watch.tell(tell(ending))
             attempt.end(
                 [m for m in ranks if m in attempt.running],
                 grace_seconds if ending.stopped else min(grace_seconds, _FAILED_GRACE_SECONDS),
@@ -112,11 +135,13 @@ def supervise(
             attempt.wait([scheduler], _LEAVE_SECONDS)
     finally:
         survivors = attempt.sweep()
-    return Ending(ending.code, ending.culprit, ending.stopped, tuple(survivors))
+    return replace(ending, survivors=tuple(survivors))
 
 
-def _watch(attempt: _Attempt, ranks: Sequence[Member], scheduler: Member | None, follower: Follower) -> Ending:
-    """Until all ranks have ended well, one has failed, the scheduler has, or petrun is told to stop."""
+def _watch(
+    attempt: _Attempt, ranks: Sequence[Member], scheduler: Member | None, follower: Follower, watch: Watch | None
+) -> Ending:
+    """Until all ranks have ended well, one has failed, the scheduler has, another host says so, or petrun is told to stop."""
     orphaned: float | None = None
     while True:
         follower.read()
@@ -127,12 +152,44 @@ def _watch(attempt: _Attempt, ranks: Sequence[Member], scheduler: Member | None,
                 return Ending(code, member)
         if not any(member in attempt.running for member in ranks):
             return Ending(0)
+        if watch is not None and watch.news is not None:
+            return Ending(watch.news.code, stopped=watch.news.stopped, elsewhere=watch.news)
         if scheduler is not None and (code := attempt.poll(scheduler)):
             # It misses a rank: of this host, which is found in the next round, or of another.
             orphaned = orphaned or time.monotonic() + _ORPHANED_SECONDS
             if time.monotonic() > orphaned:
                 return Ending(code, scheduler)
+        elif (scheduler is not None and scheduler not in attempt.running) or (
+            watch is not None and watch.first_is_done
+        ):
+            orphaned = orphaned or time.monotonic() + _UNLOAD_SECONDS
+            if time.monotonic() > orphaned:
+                left = next(member for member in ranks if member in attempt.running)
+                return Ending(
+                    1, left, how=f"was still running {_UNLOAD_SECONDS:.0f} s after the job's scheduler had ended"
+                )
         time.sleep(_POLL_SECONDS)
+
+
+def _explain(
+    ending: Ending, attempt: _Attempt, members: Sequence[Member], watch: Watch | None, wait: Callable[[], object]
+) -> Ending:
+    """The same ending with the process that is its cause, where the first that ended is not. `wait`: the grace for the ranks to end."""
+    held = next((member for member in members if attempt.is_held(member)), None)
+    if held is not None:
+        return Ending(1, held, how="is stopped (by SIGSTOP, as a debugger does), and the others have lost it;")
+    if ending.code not in _TOLD or ending.culprit is None or attempt.was_killed(ending.culprit):
+        return ending
+    # Somebody told a rank to stop, and all of them stop together after the step at hand: those that are still saving have the grace.
+    told = next((member for member in members if holds(member.log, NOTICE)), None)
+    if told is None and watch is None:
+        return ending
+    wait()
+    if told is not None:
+        return replace(ending, culprit=told, how=f"was told to stop by {signal.Signals(ending.code - 128).name}")
+    if watch is not None and watch.wait(_NEWS_SECONDS) is not None:
+        return Ending(ending.code, elsewhere=watch.news)
+    return ending
 
 
 class _Attempt:
@@ -142,6 +199,7 @@ class _Attempt:
         self.job, self.stops = job, stops
         self.running: dict[Member, subprocess.Popen[bytes]] = {}
         self._codes: dict[Member, int] = {}
+        self._killed: set[Member] = set()
 
     def start(self, member: Member) -> None:
         """In a session of its own, so that Ctrl-C reaches petrun alone, which passes it on."""
@@ -168,7 +226,28 @@ class _Attempt:
         if member in self.running and (status := self.running[member].poll()) is not None:
             del self.running[member]
             self._codes[member] = status if status >= 0 else 128 - status
+            if status < 0:
+                self._killed.add(member)
         return self._codes.get(member, 0)
+
+    def was_killed(self, member: Member) -> bool:
+        """Whether a signal ended it, and not itself after a signal."""
+        return member in self._killed
+
+    def is_held(self, member: Member) -> bool:
+        """Whether it is there and was stopped by SIGSTOP."""
+        if member not in self.running:
+            return False
+        with suppress(OSError, IndexError):
+            # The name in brackets may hold anything.
+            return (
+                Path(f"/proc/{self.running[member].pid}/stat")
+                .read_text("utf-8", "replace")
+                .rpartition(")")[2]
+                .split()[0]
+                == "T"
+            )
+        return False
 
     def wait(self, members: Sequence[Member], seconds: float, meanwhile: Callable[[], None] | None = None) -> bool:
         """Whether they all ended in this time. A further signal to petrun ends the waiting."""

@@ -47,13 +47,7 @@ class Follower:
 
 def tail(path: Path, lines: int = 20, most: int = 60) -> list[str]:
     """The end of a log: from its last traceback on where that is near, else the last lines. A long one loses its middle."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - _TAIL_BYTES))
-            text = [_text(line) for line in file.read().split(b"\n")]
-    except OSError as error:
-        return [f"(the log cannot be read: {error.strerror})"]
+    text = _end(path)
     while text and not text[-1].strip():
         text.pop()
     start = _last_traceback(text)
@@ -61,6 +55,21 @@ def tail(path: Path, lines: int = 20, most: int = 60) -> list[str]:
         return text[-lines:]
     found = text[start:]
     return found if len(found) <= most else [*found[: most // 3], "...", *found[-2 * most // 3 :]]
+
+
+def _end(path: Path) -> list[str]:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _TAIL_BYTES))
+            return [_text(line) for line in file.read().split(b"\n")]
+    except OSError as error:
+        return [f"(the log cannot be read: {error.strerror})"]
+
+
+def holds(path: Path, words: str) -> bool:
+    """Whether the words stand in the end of a log."""
+    return any(words in line for line in _end(path))
 
 
 def _last_traceback(text: list[str]) -> int | None:

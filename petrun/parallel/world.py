@@ -71,6 +71,12 @@ class World:
         """Whether any rank says so. Every rank must call it at the same point."""
         return bool(self.summed(np.array([flag], np.float32))[0] > 0.0)
 
+    def which(self, flag: bool) -> list[int]:
+        """The ranks that say so. Every rank must call it at the same point."""
+        mine = np.zeros(self.size, np.float32)
+        mine[self.rank] = flag
+        return [int(rank) for rank in np.flatnonzero(self.summed(mine) > 0.0)]
+
     def decide(self, flag: bool) -> bool:
         """What the first rank says. Every rank must call it at the same point."""
         return self.agree(flag and self.first)

@@ -104,15 +104,6 @@ class RunFolder:
         self.write_text(RESULTS, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
 
 
-def require_shared(out: RunFolder) -> None:
-    """Raises OutputError where this rank does not see the folder that the first has made."""
-    if not out.path.is_dir():
-        raise OutputError(
-            f"--out {out.path}: this rank does not see the folder that rank 0 has made",
-            hint="Each rank writes its slices there: --out must lie on a disk that all hosts share.",
-        )
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file under a temporary name, then rename it."""
     with atomic_file(path) as (file, _):

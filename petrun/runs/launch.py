@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from petrun.config.schema import RunConfig
 from petrun.errors import ConfigError, SetupError
 from petrun.parallel.cluster import Cluster, make_cluster
 from petrun.parallel.context import cards_here, find_target
+from petrun.parallel.hosts import Hosts
 from petrun.parallel.interpreter import module_command
 from petrun.parallel.launch import Job, Voice, check_start, launch
 from petrun.parallel.table_start import TableStart, read_start
@@ -45,6 +48,12 @@ class Asked:
         """Those that were given: {"--host-rank": 1}."""
         named = {f"--{field.name.replace('_', '-')}": getattr(self, field.name) for field in fields(self)}
         return {flag: value for flag, value in named.items() if value is not None}
+
+    def place(self) -> str:
+        """Those that say which ranks are started, as a shell reads them."""
+        said = ("--cards", "--hosts", "--host-rank", "--master-addr", "--master-port", "--rank-table")
+        given = self.flags()
+        return shlex.join(word for flag in said if flag in given for word in (flag, str(given[flag])))
 
 
 def starts_ranks(asked: Asked) -> bool:
@@ -103,6 +112,7 @@ def run(command: Command, asked: Asked, voice: Voice) -> int:
     if cluster.hosts > 1:
         # On a disk that the hosts share, each counts its own attempts.
         logs = logs / f"host-{cluster.host_rank}"
+    hosts = _hosts(cluster, asked, voice)
     job = Job(
         command=module_command("petrun", *command.arguments(added)),
         scheduler=module_command("petrun", "train"),
@@ -110,14 +120,24 @@ def run(command: Command, asked: Asked, voice: Voice) -> int:
         logs=logs,
         max_restarts=asked.max_restarts or 0,
         grace_seconds=30.0 if asked.grace is None else asked.grace,
+        hosts=hosts,
+        resume_flags=asked.place(),
     )
-    code = launch(job, voice)
+    with hosts if hosts is not None else nullcontext():
+        code = launch(job, voice)
     if temporary is not None and code == 0:
         shutil.rmtree(temporary)
     # Only a folder that took its number here, not one that the user named.
     if code and added and (moved := folder.set_aside(Path(added[1]))) is not None:
         voice.err(f"nothing was trained: its logs lie in {moved} now, and the next run takes the number")
     return code
+
+
+def _hosts(cluster: Cluster | TableStart, asked: Asked, voice: Voice) -> Hosts | None:
+    """The petruns of the other hosts; None where there are none, or where a rank table starts the ranks of each host by themselves."""
+    if not isinstance(cluster, Cluster) or cluster.hosts == 1:
+        return None
+    return Hosts(cluster, max_restarts=asked.max_restarts or 0, say=voice.err, environment=os.environ)
 
 
 def _place(config: RunConfig, command: Command) -> tuple[Path, list[str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import signal
 import time
 from contextlib import suppress
@@ -13,7 +15,7 @@ from petrun.errors import TrainingError, WeightsError
 from petrun.runs import snapshot
 from petrun.runs.keep import Keeper
 from petrun.train.report import say
-from petrun.train.stop import Stopped, StopRequest
+from petrun.train.stop import RESUME_FLAGS, Stopped, StopRequest
 
 _PAUSE_SECONDS = 15.0
 """Between two states at the ends of epochs: a run on a handful of rows would spend its time saving."""
@@ -58,11 +60,12 @@ class Saver:
         number = self.request.number
         out_of_time = self.config.max_seconds is not None and time.monotonic() - self.began >= self.config.max_seconds
         if self.keeper.world.agree(number is not None or (out_of_time and not last)):
-            if number is None and not out_of_time:
+            told = self.keeper.world.which(number is not None)
+            if number is None and told:
                 # Another of the processes was told.
                 number = signal.SIGTERM
             self.number = number
-            self.why = f"stopped by {signal.Signals(number).name}" if number is not None else "the time is up"
+            self.why = _why(number, told, self.keeper.world.size)
             self.save()
             return True
         asked = self.out.save_wish.exists() if self.out.writes else False
@@ -121,12 +124,24 @@ class Saver:
 
     def _again(self) -> str:
         """The command that goes on with the run, on as many ranks."""
-        world, place = self.keeper.world, self.out.path
+        world, place = self.keeper.world, shlex.quote(str(self.out.path))
         if world.size == 1:
             return f"petrun resume {place}"
-        if world.host_size < world.size:
+        several = world.host_size < world.size
+        if flags := os.environ.get(RESUME_FLAGS):
+            elsewhere = ", and on every other host with the --host-rank of that one" if several else ""
+            return f"petrun resume {place} {flags}{elsewhere}"
+        if several:
             return "the same command once more, on every host"
         return f"petrun resume {place} --cards {world.size}"
+
+
+def _why(number: int | None, told: list[int], size: int) -> str:
+    """Why a run ends before its last step. `told`: the ranks that a signal came to, of `size`."""
+    if number is None:
+        return "the time is up"
+    ranks = f"rank{'s' if len(told) > 1 else ''} {', '.join(map(str, told))}"
+    return f"stopped by {signal.Signals(number).name}" + (f" to {ranks} alone" if len(told) < size else "")
 
 
 class Forgiver:

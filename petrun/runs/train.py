@@ -30,6 +30,7 @@ from petrun.runs.ready import Ready, make_ready, read_start, settle_inferred
 from petrun.runs.receipt import Facts
 from petrun.runs.resume import go_on, look, note_identity, run_yaml, source
 from petrun.runs.saving import Forgiver, Saver
+from petrun.runs.shared_out import require_shared
 from petrun.train.loop import train
 from petrun.train.report import hush, say
 from petrun.train.stop import stop_request
@@ -74,9 +75,8 @@ def run(
         hold_together(ready, world)
         with world.together():
             out = out.create() if out is not None else None
-        if out is not None and layout.split:
-            with world.together():
-                folder.require_shared(out)
+        if out is not None and config.out.dir is not None:
+            require_shared(out, world)
         ready = replace(ready, resolved=settle_inferred(ready.resolved, ready.sources, ready.schedule, device, out))
         say(
             describe.plan(

@@ -7,6 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
+GRACE = "PETRUN_GRACE"
+"""In a rank's environment: seconds that it has to end once a signal has told it to, as petrun's --grace says."""
+RESUME_FLAGS = "PETRUN_RESUME_FLAGS"
+"""In a rank's environment: the flags by which `petrun resume` starts the same ranks again on this host."""
+NOTICE = "stopping after this step"
+"""What a run says when a signal to this process is deferred."""
+
 
 class Stopped(BaseException):
     """Ctrl-C (SIGINT) or a scheduler's SIGTERM ends the command. Not KeyboardInterrupt, which the command line's library catches itself."""
@@ -43,7 +50,7 @@ class StopRequest:
         self.number = None
 
     @contextmanager
-    def deferring(self, notice: str = "stopping after this step") -> Iterator[None]:
+    def deferring(self, notice: str = NOTICE) -> Iterator[None]:
         """In the block a first signal does not end the program; the block looks at `number`."""
         self.deferred, self.notice = True, notice
         try:

@@ -8,8 +8,11 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+
+from petrun.train.stop import NOTICE
 
 from .processes import Marked, wait_for
 
@@ -237,6 +240,43 @@ def test_the_scheduler_fails(jobs):
     done = jobs.run(RANK + "time.sleep(1)\nsys.exit(3 if rank == 2 else 0)", "raise OSError('no such address')")
     # The ranks know more.
     assert done.code == 3 and "rank 2 ended with exit code 3" in done.err
+
+
+def test_the_scheduler_ends_well_while_ranks_live(jobs):
+    """As it does where it was told of another number of ranks: nobody misses them then."""
+    done = jobs.run(BLOCKED, "pass", unload=0.5)
+    assert done.code == 1 and "rank 0 was still running 0 s after the job's scheduler had ended" in done.err
+
+
+def test_a_process_that_is_stopped_is_the_reason(jobs):
+    """The others lose it, and end with what MindSpore makes of that."""
+    lost = "print('waiting', flush=True)\nwhile not os.path.exists({!r}):\n    time.sleep(0.05)\nos.kill(os.getpid(), 11)\n"
+    process = jobs.start(RANK + lost.format(str(jobs.folder / "lost")))
+    jobs.wait_for_ranks()
+    os.kill(next(iter(jobs.marked.alive("scheduler.py"))), signal.SIGSTOP)
+    (jobs.folder / "lost").touch()
+    done = jobs.end(process)
+    assert done.code == 1
+    assert "error: the scheduler is stopped (by SIGSTOP, as a debugger does), and the others have lost it" in done.err
+
+
+def test_a_signal_to_one_rank_alone_names_that_rank(jobs):
+    """All of them stop after the step at hand; those that save have the time for it."""
+    rank = RANK + (
+        f"import signal\nfrom pathlib import Path\ntold = Path({str(jobs.folder / 'told')!r})\n"
+        f"signal.signal(15, lambda *_: (print({NOTICE!r}, flush=True), told.touch()))\nprint('waiting', flush=True)\n"
+        "while not told.exists():\n    time.sleep(0.05)\n"
+        "time.sleep(0.5 * rank)\nprint('saved', flush=True)\nsys.exit(143)\n"
+    )
+    process = jobs.start(rank)
+    jobs.wait_for_ranks()
+    pid = next(
+        pid for pid in jobs.marked.alive("rank.py") if b"RANK_ID=1\0" in Path(f"/proc/{pid}/environ").read_bytes()
+    )
+    os.kill(pid, signal.SIGTERM)
+    done = jobs.end(process)
+    assert done.code == 143 and "error: rank 1 was told to stop by SIGTERM after" in done.err
+    assert [jobs.log(f"rank_{rank}.log").splitlines()[-1] for rank in range(3)] == ["saved"] * 3
 
 
 def test_a_port_that_is_taken(jobs):

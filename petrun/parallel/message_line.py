@@ -1,0 +1,91 @@
+"""A TCP connection between two hosts of a job, on which a message is a line of JSON."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from selectors import EVENT_READ, DefaultSelector
+from typing import Any
+
+PAUSE_SECONDS = 0.2
+"""Between two looks whether the waiting has to end."""
+_LONGEST_LINE = 16 * 1024 * 1024
+
+
+class Lost(Exception):
+    """A connection has ended, is silent or makes no sense."""
+
+
+class Foreign(Lost):
+    """What answers does not speak as petrun does."""
+
+
+class Line:
+    """One connection: a JSON value a line."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self.socket = connected
+        self._rest = b""
+        self._sending = threading.Lock()
+
+    def send(self, message: Any) -> None:
+        """Raises Lost."""
+        with self._sending:
+            try:
+                self.socket.settimeout(10.0)
+                self.socket.sendall(json.dumps(message).encode() + b"\n")
+            except OSError as error:
+                raise Lost(error.strerror or "it does not take what is sent") from error
+
+    def receive(self, seconds: float, stopped: Callable[[], bool] = lambda: False) -> Any:
+        """The next message. Raises Lost, also where none has come in this time or `stopped` says so."""
+        deadline = time.monotonic() + seconds
+        while b"\n" not in self._rest:
+            if time.monotonic() > deadline or stopped():
+                raise Lost(f"no answer within {seconds:.0f} s")
+            if not self._pull(PAUSE_SECONDS):
+                raise Lost("its petrun has ended")
+        line, self._rest = self._rest.split(b"\n", 1)
+        return _value(line)
+
+    def arrived(self) -> tuple[list[Any], bool]:
+        """The messages that are there, of a connection that has something to read, and whether it is still open. Raises Lost."""
+        is_open = self._pull(0.01)
+        *lines, self._rest = self._rest.split(b"\n")
+        return [_value(line) for line in lines], is_open
+
+    def close(self) -> None:
+        """So that the other end reads what was sent before: what it sent itself is read first."""
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+            self.socket.settimeout(0.5)
+            deadline = time.monotonic() + 2.0
+            while time.monotonic() < deadline and self.socket.recv(65536):
+                pass
+        self.socket.close()
+
+    def _pull(self, seconds: float) -> bool:
+        """Read what comes within this time. False: the other end has closed. Raises Lost."""
+        try:
+            with DefaultSelector() as selector:
+                selector.register(self.socket, EVENT_READ)
+                if not selector.select(seconds):
+                    return True
+            found = self.socket.recv(65536)
+        except OSError as error:
+            raise Lost(error.strerror or "the connection has ended") from error
+        self._rest += found
+        if len(self._rest) > _LONGEST_LINE:
+            raise Foreign("what it sends is no message of petrun's")
+        return bool(found)
+
+
+def _value(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise Foreign("what it sends is no message of petrun's") from error

@@ -1,0 +1,53 @@
+"""A signal that a run defers, to a rank whose step never ends because another rank is lost."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+WAITING = """
+import time
+from petrun.cli import signals
+from petrun.train.stop import stop_request
+signals.install()
+with signals.told_apart(), stop_request().deferring():
+    print("waiting", flush=True)
+    while True:
+        # A wait that goes on after a signal, as a collective's.
+        time.sleep(60)
+"""
+
+
+def start(**variables):
+    clean = {
+        key: value for key, value in os.environ.items() if key not in ("MS_ROLE", "RANK_TABLE_FILE", "PETRUN_GRACE")
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING],
+        env={**clean, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "waiting\n"
+    process.terminate()
+    return process
+
+
+def test_a_rank_that_makes_no_step_ends_after_the_grace():
+    for role in ({"MS_ROLE": "MS_WORKER"}, {"RANK_TABLE_FILE": "hccl.json"}):
+        process = start(PETRUN_GRACE="0.5", **role)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 143
+        assert "stopping after this step" in err and "the step at hand has not ended within 0.5 s" in err
+
+
+def test_a_process_that_is_no_rank_has_all_the_time_for_its_step():
+    process = start(PETRUN_GRACE="0.2")
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.communicate(timeout=2)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
