@@ -77,10 +77,13 @@ def launch(
     settings: tuple[str | None, Mapping[str, tuple[str, Any]], Sequence[str]],
     *,
     resume: str | None,
+    allowed: Sequence[str] = (),
     dry_run: bool = False,
 ) -> int | None:
-    """Start the ranks and see them to their end. `settings`: recipe, flags and --set. Returns the exit code; None where this process is
-    one of them."""
+    """Start the ranks and see them to their end. Returns the exit code; None where this process is one of them.
+
+    `settings`: recipe, flags and --set; `allowed`: of --allow.
+    """
     from petrun.parallel.launch import Voice
     from petrun.runs import launch as ranks
 
@@ -88,7 +91,7 @@ def launch(
     if not ranks.starts_ranks(wish):
         return None
     arguments = partial(rank_arguments, sys.argv[1:], context, wish.flags())
-    command = ranks.Command(*settings, arguments, resume=resume, dry_run=dry_run)
+    command = ranks.Command(*settings, arguments, resume=resume, allowed=allowed, dry_run=dry_run)
     return ranks.run(command, wish, Voice(typer.echo, partial(typer.echo, err=True)))
 
 

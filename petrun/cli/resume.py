@@ -51,8 +51,11 @@ def resume(
     asked = cluster.given_flags(typed)
     if asked and verify:
         raise ConfigError(f"--verify: goes on in this process alone, without {cluster.flag(next(iter(asked)))}")
-    if asked and (code := cluster.launch(context, asked, (None, flags, settings or []), resume=run_folder)) is not None:
-        raise typer.Exit(code)
+    allowed = split_list(allow) or []
+    if asked:
+        said = (None, flags, settings or [])
+        if (code := cluster.launch(context, asked, said, resume=run_folder, allowed=allowed)) is not None:
+            raise typer.Exit(code)
     with told_apart():
         # Imported here so that --help does not wait for MindSpore.
         if verify:
@@ -62,5 +65,4 @@ def resume(
             return
         from petrun.runs.train import run
 
-        allowed = split_list(allow) or []
         run(None, flags, settings or [], resume=run_folder, allow=allowed, again="petrun resume")

@@ -208,17 +208,18 @@ def train(
         petrun train --algo lora --rank 8 --base ./bert --data train.tsv --eval-data dev.tsv
     """
     typed = locals()
+    allowed = split_list(allow) or []
     asked = cluster.given_flags(typed)
     if asked:
         said = (recipe, train_flags(typed), settings or [])
-        if (code := cluster.launch(context, asked, said, resume=resume, dry_run=dry_run)) is not None:
+        code = cluster.launch(context, asked, said, resume=resume, allowed=allowed, dry_run=dry_run)
+        if code is not None:
             raise typer.Exit(code)
     with told_apart():
         # Imported here so that --help does not wait for MindSpore.
         from petrun.runs.train import run
 
-        flags, allowed = train_flags(typed), split_list(allow) or []
-        run(recipe, flags, settings or [], dry_run=dry_run, resume=resume, allow=allowed)
+        run(recipe, train_flags(typed), settings or [], dry_run=dry_run, resume=resume, allow=allowed)
 
 
 def train_flags(typed: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:

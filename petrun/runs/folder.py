@@ -1,4 +1,4 @@
-"""The run folder: run.yaml, log.jsonl, state/, `<algo>.ckpt`, best.ckpt, results.json. A finished one is never touched."""
+"""The run folder: run.yaml, log.jsonl, state/, `<algo>.ckpt`, best.ckpt, results.json. A finished one is only touched to be made longer."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from petrun.errors import OutputError
+from petrun.runs.run_lock import LOCK
 from petrun.tensors import atomic_file
 from petrun.tensors.atomic import output_error, refuse_special
 from petrun.tensors.pieces import own_pieces
@@ -160,7 +161,7 @@ def next_free(algo: str, parent: Path = Path("runs")) -> Path:
 def set_aside(path: Path) -> Path | None:
     """Rename a run folder that holds nothing but logs to `lora-1.failed`, where it is not taken for a run. None where it holds more."""
     try:
-        if [entry.name for entry in path.iterdir()] not in ([], [LOGS]):
+        if {entry.name for entry in path.iterdir()} - {LOGS}:
             return None
         names = (f"{path.name}.failed", *(f"{path.name}.failed-{n}" for n in range(2, 10_000)))
         free = next(path.with_name(name) for name in names if not path.with_name(name).exists())
@@ -170,43 +171,51 @@ def set_aside(path: Path) -> Path | None:
         return None
 
 
-def unwritten(directory: str | None, algo: str, fmt: str) -> tuple[RunFolder, bool]:
+def unwritten(directory: str | None, algo: str, fmt: str) -> RunFolder:
     """The run folder as seen by a rank that leaves it to the first one, and does not know what it holds."""
-    return RunFolder(Path(directory or "runs").expanduser(), algo, fmt, writes=False), False
+    return RunFolder(Path(directory or "runs").expanduser(), algo, fmt, writes=False)
 
 
-def prepare(directory: str | None, algo: str, fmt: str) -> tuple[RunFolder, bool]:
-    """Choose the run folder. Returns it, and whether it holds an unfinished run that goes on or starts over. Nothing is made yet: a
-    run that fails before its first step leaves no folder behind.
+def prepare(directory: str | None, algo: str, fmt: str, *, longer: bool = False) -> tuple[RunFolder, bool]:
+    """Choose the run folder. Returns it, and whether it holds a run that goes on or starts over: an unfinished one, or with `longer` a
+    finished one. Nothing is made yet: a run that fails before its first step leaves no folder behind.
 
     Raises OutputError for a finished run, an unfinished one with a saved delta, a folder with files of somebody else's, or one that
     cannot be written.
     """
     path = Path(directory).expanduser() if directory else next_free(algo)
     try:
-        unfinished = _look(path)
+        goes_on = _look(path, longer)
+        for place in (path, *path.absolute().parents):
+            if place.is_symlink() and not place.exists():
+                raise OutputError(
+                    f"cannot write to --out {path}: {place} is a link to {os.readlink(place)}, which does not exist",
+                    hint="Make that folder, remove the link, or give another folder.",
+                )
         existing = next(p for p in (path, *path.absolute().parents) if p.exists())
         if not existing.is_dir():
             raise OutputError(
                 f"cannot write to --out {path}: {existing} is a file", hint="Give a folder that you may write."
             )
         _probe(existing)
-        return RunFolder(path, algo, fmt, new=not path.exists(), numbered=directory is None), unfinished
+        return RunFolder(path, algo, fmt, new=not path.exists(), numbered=directory is None), goes_on
     except OSError as error:
         raise OutputError(
             f"cannot write to --out {path}: {error.strerror}", hint="Give a folder that you may write."
         ) from error
 
 
-def _look(path: Path) -> bool:
+def _look(path: Path, longer: bool) -> bool:
     """Whether `path` holds a run that did not finish, and can go on or saved nothing. Raises OutputError for anything else but an
-    empty folder.
+    empty folder; `longer`: a finished run goes on as well.
     """
     if not path.is_dir():
         if path.exists():
             raise OutputError(f"--out {path} is a file, not a folder", hint="Give a folder that does not exist yet.")
         return False
-    entries = sorted(p.name for p in path.iterdir() if p.name != LOGS)
+    entries = sorted(p.name for p in path.iterdir() if p.name not in (LOGS, LOCK))
+    if RESULTS in entries and longer:
+        return True
     if RESULTS in entries:
         raise OutputError(
             f"--out {path} holds a finished run",

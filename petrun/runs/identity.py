@@ -14,6 +14,7 @@ import numpy as np
 from petrun import __version__, kernels
 from petrun.checkpoint.delta import Delta
 from petrun.config.load import Resolved
+from petrun.config.schema import RunConfig
 from petrun.data.examples import ExampleSet
 from petrun.data.source import read_source
 from petrun.errors import ConfigError, did_you_mean
@@ -40,14 +41,7 @@ def identity_of(
     resolved: Resolved, sources: Sources, loaded: LoadedModel, start: Delta | None, dp: int
 ) -> dict[str, Any]:
     """Setting -> value, where a file or folder is meant, its digest. JSON values only. `dp`: ranks that share every batch."""
-    found: dict[str, Any] = {}
-    for section, content in resolved.config.model_dump(mode="json").items():
-        if isinstance(content, dict):
-            found.update({f"{section}.{leaf}": value for leaf, value in content.items()})
-        else:
-            found[section] = content
-    for key in _FREE:
-        found.pop(key, None)
+    found = settings_of(resolved.config)
     data = resolved.config.data
     by_content: dict[str, Any] = {
         "data.path": [read_source(path).digest for path in data.path],
@@ -72,6 +66,17 @@ def identity_of(
     whole = {**found, **by_content, "tokenizer": tokenizer, "rows": rows, VERSIONS: versions}
     identity: dict[str, Any] = json.loads(json.dumps(whole))
     return identity
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """Dotted key -> value of every setting that makes a run the same run. JSON values only."""
+    found: dict[str, Any] = {}
+    for section, content in config.model_dump(mode="json").items():
+        if isinstance(content, dict):
+            found.update({f"{section}.{leaf}": value for leaf, value in content.items()})
+        else:
+            found[section] = content
+    return {key: value for key, value in found.items() if key not in _FREE}
 
 
 def _digest(text: str) -> str:
@@ -103,10 +108,7 @@ def hold(was: Mapping[str, Any], now: Mapping[str, Any], allowed: Sequence[str],
 
     Raises ConfigError with every change, or for a key that is no setting.
     """
-    unknown = [key for key in allowed if key not in now or key == VERSIONS]
-    if unknown:
-        known = [key for key in now if key != VERSIONS]
-        raise ConfigError(f"--allow {unknown[0]}: no such setting. {did_you_mean(unknown[0], known)}")
+    require_known(allowed, [key for key in now if key != VERSIONS])
     found = changes(was, now)
     refused = {key: text for key, text in found.items() if key not in allowed}
     if refused:
@@ -116,6 +118,13 @@ def hold(was: Mapping[str, Any], now: Mapping[str, Any], allowed: Sequence[str],
             hint=f"Go on with these as they were, allow the change (--allow {','.join(refused)}), or choose another --out.",
         )
     return found
+
+
+def require_known(allowed: Sequence[str], known: Sequence[str]) -> None:
+    """Raises ConfigError for a key of --allow that is none of the `known`."""
+    unknown = [key for key in allowed if key not in known]
+    if unknown:
+        raise ConfigError(f"--allow {unknown[0]}: no such setting. {did_you_mean(unknown[0], known)}")
 
 
 def newer(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:

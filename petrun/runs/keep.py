@@ -19,6 +19,7 @@ from petrun.checkpoint.delta import BaseIdentity, Manifest, TaskInfo, save_delta
 from petrun.config.schema import RunConfig
 from petrun.errors import OutputError
 from petrun.evaluate.compare import side_by_side, signature_lines
+from petrun.evaluate.metrics import is_better
 from petrun.parallel.layout import Layout
 from petrun.parallel.world import World
 from petrun.runs import describe
@@ -62,6 +63,8 @@ class Keeper:
         self.bar: StepBar | None = None
         self.evaluated = False
         """The step that was noted last was evaluated."""
+        self.epoch_ended = False
+        """The step that was noted last reached the end of an epoch."""
 
     def before(self, base: Seen | None) -> None:
         """Note what the base does, or else what the net does as it stands before the first step; a run that goes on knows already."""
@@ -77,21 +80,24 @@ class Keeper:
     def on_step(self, record: dict[str, Any]) -> bool:
         """Log a step; evaluate, keep the best and decide about stopping early. True: stop."""
         progress = self.progress
+        before = progress.position
         progress.advance(record, self.plan)
         self.log.write(record)
         assert self.bar is not None
         self.bar.step(record)
-        every = self.config.train.eval_every_steps or self.plan.steps_per_epoch
+        self.epoch_ended = self.plan.ends_epoch(before, progress.position)
+        every = self.config.train.eval_every_steps
+        due = self.epoch_ended if every is None else progress.step % every == 0
         last = progress.micro_batches >= self.plan.total_micro_batches
-        self.evaluated = self.judge is not None and progress.step % every == 0 and not last
+        self.evaluated = self.judge is not None and due and not last
         if self.judge is None or not self.evaluated:
             return False
-        found = self.judge.score(f"step {progress.step}", generated=False)
+        self.note_evaluation(self.judge.score(f"step {progress.step}", generated=False))
         # The ranks' nets may differ in the last bit some day: they must not part over it.
-        return self.world.decide(self._weigh(found))
+        return self.world.decide(self._patience_is_used_up())
 
-    def _weigh(self, found: dict[str, float]) -> bool:
-        """Note an evaluation, keep the delta if it is the best so far. True: patience is used up."""
+    def note_evaluation(self, found: dict[str, float]) -> None:
+        """Log an evaluation, and keep the delta if it is the best so far."""
         progress = self.progress
         step, epoch = progress.step, progress.epoch
         self.log.write({"step": step, "epoch": epoch, "evaluation": found})
@@ -100,21 +106,23 @@ class Keeper:
         value = found.get(metric.name, found.get("loss"))
         assert value is not None
         best = progress.best_value
-        better = best is None or (value > best if metric.higher_is_better else value < best)
         # Where ranks hold slices they save together.
-        if self.world.decide(better):
+        if self.world.decide(best is None or is_better(metric, value, best)):
             progress.best_value, progress.best_step, progress.waited = value, step, 0
             self.save(self.out.best, found)
+        else:
+            progress.waited += 1
+
+    def _patience_is_used_up(self) -> bool:
+        """Whether so many evaluations in a row were no better that the run ends here; it says so then."""
+        progress, patience = self.progress, self.config.train.patience
+        if patience is None or progress.waited < patience:
             return False
-        progress.waited += 1
-        patience = self.config.train.patience
-        if patience is not None and progress.waited >= patience:
-            progress.stopped = (
-                f"no better {metric.name} in {patience} evaluations; the best was at step {progress.best_step}"
-            )
-            say("stopped early: " + progress.stopped)
-            return True
-        return False
+        progress.stopped = (
+            f"no better {self.sources.best.name} in {patience} evaluations; the best was at step {progress.best_step}"
+        )
+        say("stopped early: " + progress.stopped)
+        return True
 
     def __enter__(self) -> Keeper:
         return self
@@ -135,8 +143,8 @@ class Keeper:
         self._end_bar()
         seen = self.probe.look("after")
         after = seen.scores
-        if self.judge is not None:
-            self._weigh(after)
+        if self.judge is not None and not self.evaluated:
+            self.note_evaluation(after)
         self.save(self.out.delta, after)
         receipt = make_receipt(self.facts, self.probe, seen)
         if self.out.writes:

@@ -84,6 +84,7 @@ class Command:
     arguments: Callable[[Sequence[str]], Sequence[str]]
     """Options to add -> the command line of a rank."""
     resume: str | None = None
+    allowed: Sequence[str] = ()
     dry_run: bool = False
 
 
@@ -94,10 +95,10 @@ def run(command: Command, asked: Asked, voice: Voice) -> int:
     """
     recipe, flags = command.recipe, command.flags
     if command.resume is not None:
-        found = source(command.resume, recipe, flags)
+        found = source(command.resume, recipe, flags, command.sets, allowed=command.allowed)
         if found is None:
             return 0
-        recipe, flags = found
+        recipe, flags = found.recipe, found.flags
     config = load_run_config(recipe, flags, command.sets, embedded=default_recipe()).config
     target = find_target(config.device)
     cluster = _cluster(asked, target)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from petrun.assets import default_recipe
 from petrun.checkpoint.state import Found, clear, find_state
+from petrun.config.load import load_run_config
 from petrun.errors import ConfigError, OutputError, TrainingError
 from petrun.parallel.world import World, start_up
 from petrun.runs.folder import IDENTITY, RESULTS, RUN_YAML, STATES, RunFolder, write_text
-from petrun.runs.identity import hold, newer
+from petrun.runs.identity import hold, newer, require_known, settings_of
 from petrun.runs.progress import Progress
+from petrun.tensors.atomic import output_error
+from petrun.train.loop import Plan
 from petrun.train.report import say
 
 Flags = Mapping[str, tuple[str, Any]]
@@ -31,25 +37,59 @@ def folder_of(run: str) -> Path:
     return folder
 
 
+@dataclass(frozen=True, kw_only=True)
+class Again:
+    """What goes on with a run."""
+
+    recipe: str
+    flags: dict[str, tuple[str, Any]]
+    finished: bool
+    """The run had made all its steps, and other settings than its own may make it longer."""
+
+
 def source(
-    run: str, recipe: str | None, flags: Flags, again: str | None = None
-) -> tuple[str, dict[str, tuple[str, Any]]] | None:
-    """The recipe and flags of a run that goes on: its run.yaml, where no other recipe is given. None: it is finished, and says so.
+    run: str,
+    recipe: str | None,
+    flags: Flags,
+    sets: Sequence[str],
+    *,
+    allowed: Sequence[str] = (),
+    again: str | None = None,
+) -> Again | None:
+    """The recipe and flags of a run that goes on: its run.yaml, where no other recipe is given. None: it is finished, the settings are
+    those that it was begun with, and it says so.
 
     `again`: what was typed, without the run, by who goes on with it in this process; None: others do, or it may have been of more.
-    Raises ConfigError for a folder that holds no run, and for one of several ranks in a process by itself.
+    Raises ConfigError for a folder that holds no run, for one of several ranks in a process by itself, and for unknown settings.
     """
     folder = folder_of(run)
     given = flags.get("out.dir")
     if given is not None and Path(given[1]).expanduser().resolve() != folder.resolve():
         raise ConfigError(f"--out {given[1]} contradicts --resume {run}", hint="Leave --out out.")
-    if (folder / RESULTS).exists():
+    found = Again(
+        recipe=recipe or str(run_yaml(run)),
+        flags={**flags, "out.dir": ("--resume", run)},
+        finished=(folder / RESULTS).exists(),
+    )
+    if found.finished and not _asks_for_changes(run, found, sets, allowed):
         say(f"{run} is finished: there is nothing to go on with")
         _hold_finished(run, folder / RESULTS)
         return None
     if again is not None and start_up() == "alone":
         _hold_ranks(run, again)
-    return recipe or str(run_yaml(run)), {**flags, "out.dir": ("--resume", run)}
+    return found
+
+
+def _asks_for_changes(run: str, asked: Again, sets: Sequence[str], allowed: Sequence[str]) -> bool:
+    """Whether a setting differs from what the finished run notes. What is compared by content may be the same all the same.
+
+    Raises ConfigError for a key that is no setting.
+    """
+    was = settings_of(load_run_config(str(run_yaml(run)), {}).config)
+    now = settings_of(load_run_config(asked.recipe, asked.flags, sets, embedded=default_recipe()).config)
+    require_known(allowed, (*was, "tokenizer", "rows"))
+    # run.yaml holds what was inferred too, where a recipe says nothing.
+    return any(value is not None and value != was.get(key) for key, value in now.items())
 
 
 def _hold_ranks(run: str, command: str) -> None:
@@ -104,12 +144,21 @@ def look(out: RunFolder, world: World) -> Found:
     return found
 
 
-def go_on(out: RunFolder, found: Found, identity: dict[str, Any], allowed: Sequence[str]) -> tuple[Progress, bool]:
-    """How far the unfinished run in `out` is, and whether its settings change, as `allowed` lets them. Says what happens.
+def go_on(
+    out: RunFolder, found: Found, identity: dict[str, Any], allowed: Sequence[str], plan: Plan
+) -> tuple[Progress, bool]:
+    """How far the run in `out` is, and whether its settings change, as `allowed` lets them. Says what happens.
 
-    Raises ConfigError for a run of other settings or data; OutputError for one that has saved a delta and cannot go on.
+    Raises ConfigError for a run of other settings or data, and a finished one that has no more steps to make; OutputError for one that
+    has saved a delta and cannot go on.
     """
     place = str(out.path)
+    finished = finished_steps(out)
+    if found.state is None and finished is not None:
+        raise ConfigError(
+            f"{place} is finished, and none of its training states is left: there is nothing to go on from",
+            hint=f"Begin another run from its delta: petrun train --init-delta {shlex.quote(place)} ...",
+        )
     if found.state is None:
         if not out.writes:
             return Progress(), True
@@ -132,8 +181,45 @@ def go_on(out: RunFolder, found: Found, identity: dict[str, Any], allowed: Seque
         raise TrainingError(
             f"{found.state.path}: does not read: {error}", hint="Was it written by a newer petrun?"
         ) from error
-    say(f"{place} holds a run that did not finish: it goes on after step {progress.step}")
+    if finished is not None and plan.total_steps <= finished:
+        raise ConfigError(
+            f"{place} is finished after {finished} steps, and these settings make {plan.total_steps}",
+            hint="Give more: --set train.steps=N --allow train.steps (or train.epochs, where the run has that).",
+        )
+    what = "a run that did not finish" if finished is None else f"a run that is finished after {finished} steps"
+    say(f"{place} holds {what}: it goes on after step {progress.step}")
     return progress, bool(changed)
+
+
+def finished_steps(out: RunFolder) -> int | None:
+    """How many steps the finished run in the folder has made; None where it is not finished."""
+    if not out.finished:
+        return None
+    results = out.path / RESULTS
+    try:
+        return int(json.loads(results.read_bytes())["steps"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise OutputError(
+            f"{results}: does not read", hint="It marks the run as finished; move it away to go on."
+        ) from error
+
+
+def reopen(out: RunFolder) -> dict[str, float]:
+    """Make a finished run an unfinished one: its results are kept beside, and the next end of the run writes new ones. Returns its last
+    scores on the evaluation data; {} where the run was not finished. Raises OutputError.
+    """
+    finished = finished_steps(out)
+    if finished is None:
+        return {}
+    scores = json.loads((out.path / RESULTS).read_bytes()).get("delta", {})
+    if out.writes:
+        kept = out.path / f"results-{finished}.json"
+        try:
+            (out.path / RESULTS).rename(kept)
+        except OSError as error:
+            raise output_error(out.path / RESULTS, error) from error
+        say(f"results of its first {finished} steps are kept in {kept.name}; its delta is replaced when the run ends")
+    return {name: float(value) for name, value in scores.items() if value is not None}
 
 
 def _begun(out: RunFolder, saved: list[Path]) -> dict[str, Any]:

@@ -84,7 +84,8 @@ class Saver:
         if every is not None:
             return step % every == 0
         rested = time.monotonic() - self.saved_at >= _PAUSE_SECONDS
-        return evaluated or (rested and (last or step % self.keeper.plan.steps_per_epoch == 0))
+        # From the last step's state a finished run can be made longer.
+        return evaluated or last or (rested and self.keeper.epoch_ended)
 
     def save(self) -> None:
         """Write the state of this step, once. Raises OutputError; the states before it are left as they are."""

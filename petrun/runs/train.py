@@ -28,7 +28,8 @@ from petrun.runs.moved import start_of
 from petrun.runs.progress import Progress
 from petrun.runs.ready import Ready, make_ready, read_start, settle_inferred
 from petrun.runs.receipt import Facts
-from petrun.runs.resume import go_on, look, note_identity, run_yaml, source
+from petrun.runs.resume import go_on, look, note_identity, reopen, run_yaml, source
+from petrun.runs.run_lock import RunLock
 from petrun.runs.saving import Forgiver, Saver
 from petrun.runs.shared_out import require_shared
 from petrun.train.loop import train
@@ -54,11 +55,12 @@ def run(
         serve()
         return
     began = time.monotonic()
+    longer = False
     if resume is not None:
-        found_run = source(resume, recipe, flags, None if allow else again)
+        found_run = source(resume, recipe, flags, sets, allowed=allow, again=None if allow else again)
         if found_run is None:
             return
-        recipe, flags = found_run
+        recipe, flags, longer = found_run.recipe, found_run.flags, found_run.finished
     resolved = load_run_config(recipe, flags, sets, embedded=default_recipe())
     if resume is not None and recipe == str(run_yaml(resume)):
         resolved = as_begun(resolved, run_yaml(resume))
@@ -66,15 +68,14 @@ def run(
     config = resolved.config
     device = setup(config.device, config.model.dtype, config.train.loss_scale)
     world = _join(device)
-    with world.naming():
+    with world.naming(), RunLock(say) as lock:
         resolved, layout = _laid_out(resolved, device, world)
-        out, unfinished = (None, False) if dry_run else _folder(config, world, layout)
+        out, unfinished = (None, False) if dry_run else _folder(config, world, layout, lock, longer)
         found = look(out, world) if out is not None and unfinished else Found(None)
         with world.together():
             ready = make_ready(resolved, start, device, layout, scored=not dry_run and found.state is None)
         hold_together(ready, world)
-        with world.together():
-            out = out.create() if out is not None else None
+        out = _create(out, world, lock) if out is not None else None
         if out is not None and config.out.dir is not None:
             require_shared(out, world)
         ready = replace(ready, resolved=settle_inferred(ready.resolved, ready.sources, ready.schedule, device, out))
@@ -97,6 +98,15 @@ def run(
         _run(ready, out, found if unfinished else None, world, began, allow)
 
 
+def _create(out: folder.RunFolder, world: World, lock: RunLock) -> folder.RunFolder:
+    """Make the run folder, and lock it for this process. Raises OutputError."""
+    with world.together():
+        out = out.create()
+        if out.writes:
+            lock.take(out.path)
+    return out
+
+
 def _run(
     ready: Ready, out: folder.RunFolder, found: Found | None, world: World, began: float, allow: Sequence[str]
 ) -> None:
@@ -104,7 +114,8 @@ def _run(
     identity = identity_of(ready.resolved, ready.sources, ready.assembled.loaded, ready.start, ready.layout.dp)
     parameters = snapshot.parameters_of(ready.step, ready.assembled)
     start = start_of(ready.trainable)
-    progress, changed = go_on(out, found, identity, allow) if found is not None else (Progress(), True)
+    progress, changed = go_on(out, found, identity, allow, ready.plan) if found is not None else (Progress(), True)
+    last_scores = reopen(out)
     if found is not None and found.state is not None:
         # Whole, also where the step is cut: compiling it cuts what is in it.
         snapshot.put(parameters, found.state)
@@ -117,6 +128,9 @@ def _run(
     facts = Facts.of(ready, start if cut is None else None, progress)
     with Keeper(out, ready.resolved.config, facts, ready.plan, world, cut, split) as keeper:
         saver = Saver(keeper, parameters, identity, stop_request(), began=began)
+        if last_scores:
+            # The state of a run's last step was saved before the evaluation after it.
+            keeper.note_evaluation(last_scores)
         _train(ready, keeper, saver)
         if saver.why:
             saver.leave()
@@ -182,11 +196,20 @@ def _layout(config: RunConfig, device: Device, world: World) -> Layout:
     return layout
 
 
-def _folder(config: RunConfig, world: World, layout: Layout) -> tuple[folder.RunFolder, bool]:
-    """The run folder, and whether it holds an unfinished run that goes on or starts over. Only the first rank looks whether it may be
-    used. Raises OutputError.
+def _folder(
+    config: RunConfig, world: World, layout: Layout, lock: RunLock, longer: bool
+) -> tuple[folder.RunFolder, bool]:
+    """The run folder, and whether it holds a run that goes on or starts over. Only the first rank looks whether it may be used, and
+    locks it. Raises OutputError.
     """
     directory, algo, fmt = config.out.dir, config.algo, config.out.format
     with world.together():
-        out, unfinished = (folder.prepare if world.first else folder.unwritten)(directory, algo, fmt)
-    return replace(out, cut=layout.split), world.decide(unfinished)
+        if world.first:
+            out, goes_on = folder.prepare(directory, algo, fmt, longer=longer)
+            if not out.new:
+                lock.take(out.path)
+                # What it holds may have changed until it was locked.
+                out, goes_on = folder.prepare(str(out.path), algo, fmt, longer=longer)
+        else:
+            out, goes_on = folder.unwritten(directory, algo, fmt), False
+    return replace(out, cut=layout.split), world.decide(goes_on)

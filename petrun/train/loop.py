@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -36,9 +37,11 @@ class Plan:
         left = self.total_micro_batches - position.micro_batches
         return Position(position.step + 1, position.micro_batches + min(self.accumulate, left))
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return max(1, self.micro_batches_per_epoch // self.accumulate)
+    def ends_epoch(self, before: Position, after: Position) -> bool:
+        """Whether the steps from `before` to `after` reach the end of an epoch. A step may take micro-batches of two epochs."""
+        return (
+            before.micro_batches // self.micro_batches_per_epoch < after.micro_batches // self.micro_batches_per_epoch
+        )
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,13 @@ def no_spike(loss: float) -> bool:
 
 
 def make_plan(per_epoch: int, accumulate: int, epochs: float | None, steps: int | None) -> Plan:
-    """`steps` wins over `epochs`; neither: 3 epochs. The last step of a run may hold fewer micro-batches."""
+    """`steps` wins over `epochs`; neither: 3 epochs. A part of an epoch is rounded up to whole micro-batches, as transformers does.
+    The last step of a run may hold fewer micro-batches.
+    """
     passes = 3.0 if epochs is None else epochs
-    total = steps * accumulate if steps is not None else max(1, round(passes * per_epoch))
-    return Plan(per_epoch, accumulate, total)
+    # Without the inner rounding 0.07 * 100, which is 7.000000000000001, would make 8.
+    total = steps * accumulate if steps is not None else math.ceil(round(passes * per_epoch, 6))
+    return Plan(per_epoch, accumulate, max(1, total))
 
 
 def supervised(batch: Mapping[str, Any]) -> int:

@@ -127,7 +127,7 @@ def test_a_full_disk_when_the_log_is_written(place, petrun, rescue):
 
 
 def test_a_full_disk_when_the_results_are_written(place, petrun, no_room, monkeypatch):
-    # However long three steps take, no state is saved before the end.
+    # However long three steps take, no state is saved before that of the last.
     monkeypatch.setattr(saving, "_PAUSE_SECONDS", 1e9)
     no_room(place, "results.json")
     done = petrun(TRAIN)
@@ -139,7 +139,7 @@ def test_a_full_disk_when_the_results_are_written(place, petrun, no_room, monkey
     again = petrun(f"{TRAIN} --lr 0.5")
     assert again.code == 2 and "optim.lr: 0.001 -> 0.5" in again.err
     again = petrun(TRAIN)
-    assert again.code == 1 and "it had saved no state yet: it starts over" in again.out
+    assert again.code == 1 and "run holds a run that did not finish: it goes on after step 3" in again.out
     assert (place / "run" / "lora.ckpt").read_bytes() == delta
 
 

@@ -42,7 +42,10 @@ def batch(rows, scored=2):
         (10, 1, None, None, 30, 30),
         (10, 4, 1, None, 10, 3),
         (10, 4, None, 5, 20, 5),
-        (10, 1, 0.25, None, 2, 2),
+        # ceil(epochs * batches), as transformers counts its steps.
+        (10, 1, 0.25, None, 3, 3),
+        (5, 1, 0.5, None, 3, 3),
+        (100, 1, 0.07, None, 7, 7),
         (3, 1, 0.01, None, 1, 1),
     ],
 )

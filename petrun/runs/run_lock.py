@@ -1,0 +1,201 @@
+"""One process trains in a run folder at a time: RUN/run.lock names the process that does.
+
+The process holds a lock (flock) on the file, which the kernel releases however the process ends. Where the file was written on another
+machine, that lock may not reach across the shared disk: there the process shows that it is alive by writing the file's time every few
+seconds, and a file whose time stands still is left over from a process that was killed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from petrun.errors import OutputError
+from petrun.tensors.atomic import output_error
+
+LOCK = "run.lock"
+BEAT_SECONDS = 5.0
+STALE_SECONDS = 120.0
+"""A network file system may show a file's time up to a minute late."""
+_LOCKED = (errno.EACCES, errno.EAGAIN)
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+"""What disks say that know no locks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """The process that a lock file names."""
+
+    host: str
+    boot: str
+    """The kernel's own id of this start of the machine: equal in all containers of one machine, and nowhere else."""
+    process: int
+    since: str
+
+    @property
+    def text(self) -> str:
+        return f"process {self.process} on {self.host}, since {self.since}"
+
+
+class RunLock:
+    """The right of this process to write into a run folder, given back at the end of the block."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """`say` tells the user what a wait is for."""
+        self._say = say
+        self._path: Path | None = None
+        self._file = -1
+        self._over = threading.Event()
+
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def take(self, folder: Path) -> None:
+        """Become the one process that writes into `folder`; does nothing where this object holds that lock already.
+
+        Raises OutputError where another process has it, or the file cannot be made.
+        """
+        path = folder / LOCK
+        if self._path == path:
+            return
+        try:
+            self._file, locked = _open_locked(path)
+            found = _parse(os.pread(self._file, 4096, 0))
+            if found is not None and not (locked and found.boot == _boot()):
+                self._wait_until_stale(path, found)
+            own = Holder(
+                host=socket.gethostname(),
+                boot=_boot(),
+                process=os.getpid(),
+                since=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
+            )
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, json.dumps(asdict(own)).encode() + b"\n", 0)
+            os.fsync(self._file)
+        except OSError as error:
+            self._close()
+            raise output_error(path, error) from error
+        except OutputError:
+            self._close()
+            raise
+        self._path = path
+        self._over.clear()
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def release(self) -> None:
+        """Remove the file and give the lock back. A file that cannot be removed is recognised as left over by the next process."""
+        if self._path is not None:
+            self._over.set()
+            with suppress(OSError):
+                self._path.unlink()
+            self._path = None
+        self._close()
+
+    def _close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _beat(self) -> None:
+        path = self._path
+        while path is not None and not self._over.wait(BEAT_SECONDS):
+            with suppress(OSError):
+                os.utime(path)
+
+    def _wait_until_stale(self, path: Path, holder: Holder) -> None:
+        """Return when the file's time has stood still for STALE_SECONDS. Raises OutputError as soon as it moves."""
+        first = os.stat(path).st_mtime
+        waited = False
+        while (age := _now_of_disk(path.parent) - first) < STALE_SECONDS:
+            if not waited:
+                self._say(
+                    f"{path}: is of {holder.text}; waiting up to {STALE_SECONDS - age:.0f} s to see whether it still runs"
+                )
+                waited = True
+            time.sleep(min(BEAT_SECONDS, max(STALE_SECONDS - age, 0.01)))
+            if _time_of(path) != first:
+                raise _held(path, holder)
+
+
+def read_holder(path: Path) -> Holder | None:
+    """The process that a lock file names; None where there is no such file, or a process was killed while writing it."""
+    try:
+        return _parse(path.read_bytes())
+    except OSError:
+        return None
+
+
+def _parse(text: bytes) -> Holder | None:
+    try:
+        content: Any = json.loads(text)
+        return Holder(**content)
+    except (ValueError, TypeError, RecursionError):
+        return None
+
+
+def _open_locked(path: Path) -> tuple[int, bool]:
+    """(a descriptor of the lock file, whether it is locked for this process: not on a disk that knows no locks).
+
+    Raises OutputError where another process of this machine has it.
+    """
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return file, False
+            os.close(file)
+            if error.errno in _LOCKED:
+                raise _held(path, read_holder(path)) from error
+            raise
+        with suppress(FileNotFoundError):
+            if os.fstat(file).st_ino == os.stat(path).st_ino:
+                return file, True
+        # Its holder removed it between the two calls: the lock is on a file that nobody else opens.
+        os.close(file)
+
+
+def _held(path: Path, holder: Holder | None) -> OutputError:
+    who = holder.text if holder is not None else "another process"
+    return OutputError(
+        f"{path.parent}: another process trains in this run folder: {who}",
+        hint="Let it end, stop it, or give another --out; nothing was touched.",
+    )
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return socket.gethostname()
+
+
+def _time_of(path: Path) -> float:
+    """When the file was written last. Opened first: only that makes a network file system ask its server."""
+    with path.open("rb") as file:
+        return os.fstat(file.fileno()).st_mtime
+
+
+def _now_of_disk(folder: Path) -> float:
+    """The time by the clock of the disk's server, which is the clock of a file's time."""
+    with tempfile.NamedTemporaryFile(prefix=".petrun-", dir=folder) as file:
+        file.write(b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+        return os.fstat(file.fileno()).st_mtime
