@@ -48,14 +48,21 @@ class Tokenizer:
             if name not in self.specials and index is not None:
                 self.specials[name] = self.token(index)
         self.chat_template = files.chat_template
-        self.digest = hashlib.sha256(
-            backend.to_str().encode() + repr((sorted(self.specials.items()), files.chat_template)).encode()
-        ).hexdigest()
+        self.digest = self._content_digest()
         self.special_texts = tuple(
             token.content for token in backend.get_added_tokens_decoder().values() if token.special
         )
         self.prefix_ids, self.suffix_ids = self._frame()
         self._lead = self._leading_space()
+
+    def _content_digest(self) -> str:
+        """Of everything that shapes ids. What is as usual adds nothing, so that it keeps its digest when a setting is added here."""
+        content = repr((sorted(self.specials.items()), self.files.chat_template))
+        if self.files.truncation_side != "right":
+            content += f" truncation_side {self.files.truncation_side}"
+        if self._backend.encode_special_tokens:
+            content += " split_special_tokens"
+        return hashlib.sha256(self._backend.to_str().encode() + content.encode()).hexdigest()
 
     def token_id(self, token: str | None, fallback: int | None = None) -> int | None:
         found = self._backend.token_to_id(token) if token else None
@@ -150,8 +157,9 @@ class Tokenizer:
 def load_tokenizer(folder: str | Path) -> Tokenizer | None:
     """The tokenizer of a Hugging Face folder, or None where the folder has no tokenizer file.
 
-    Reads tokenizer.json; else vocab.txt (WordPiece); else vocab.json + merges.txt (byte-level BPE).
-    Raises: DataError for damaged files, and for a SentencePiece model without tokenizer.json.
+    It is set up as transformers' AutoTokenizer does it, by tokenizer_class: see tokenizer_class.py and tokenizer_tokens.py.
+    Raises: DataError for damaged files, for a SentencePiece model without tokenizer.json, and for vocabulary files of a class that is
+    not known here.
     """
     folder = Path(folder)
     files = read_tokenizer_files(folder)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import models
 
+from petrun.data.tokenizer_class import CLASSES, TokenizerClass, Vocabulary, bos_and_eos, class_name
+from petrun.data.tokenizer_tokens import Declared, add_declared, declared_tokens
 from petrun.errors import DataError
 
 NAMES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
     "chat_template.jinja", "tokenizer.model",
 )  # fmt: skip
-_SPECIALS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 @dataclass(frozen=True)
@@ -48,33 +51,50 @@ class TokenizerFiles:
 
 
 def read_tokenizer_files(folder: Path) -> TokenizerFiles | None:
-    """None where the folder holds no tokenizer.
+    """The tokenizer that transformers' AutoTokenizer makes of the folder; None where the folder holds none.
 
-    Raises: DataError for a damaged file or a SentencePiece model alone.
+    Raises: DataError for a damaged file, a SentencePiece model alone, and vocabulary files of a class that is not known here.
     """
-    config = _json(folder / "tokenizer_config.json")
-    special_map = _json(folder / "special_tokens_map.json")
-    specials = {**_token_texts(special_map), **_token_texts(config)}
-    if (folder / "tokenizer.json").is_file():
-        backend = _from_tokenizer_json(folder / "tokenizer.json")
-    elif (folder / "vocab.txt").is_file():
-        backend = _word_piece(folder / "vocab.txt", config, specials)
-    elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        backend = _byte_level_bpe(folder, config, specials)
-    elif any((folder / name).is_file() for name in ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")):
-        raise DataError(
-            f"{folder}: holds a SentencePiece model and no tokenizer.json",
-            hint="Write one once, with transformers: AutoTokenizer.from_pretrained(DIR, use_fast=True).save_pretrained(DIR)",
-        )
-    else:
-        return None
+    settings = _json(folder / "tokenizer_config.json")
     model_config = _json(folder / "config.json")
-    side = config.get("truncation_side", "right")
+    file = folder / "tokenizer.json"
+    backend = _from_tokenizer_json(file) if file.is_file() else None
+    stored = json.loads(_text(file)) if backend is not None else None
+    name = class_name(settings, model_config, byte_level_file=stored is not None and "ByteLevel" in _text(file))
+    if not any(config.get(key) for config in (settings, model_config) for key in ("tokenizer_class", "model_type")):
+        # Nothing names a class: of vocabulary files alone, their own names do.
+        name = name if backend is not None else "BertTokenizer" if (folder / "vocab.txt").is_file() else "GPT2Tokenizer"
+    kind = CLASSES.get(name)
+    vocabulary = _vocabulary(folder, stored, name, kind)
+    if vocabulary is None and backend is None:
+        return None
+    # Of another class, or where the file's model is not the class's, tokenizer.json is the whole tokenizer.
+    own = kind if vocabulary is not None else None
+    declared = declared_tokens(
+        folder,
+        settings,
+        _json(folder / "special_tokens_map.json"),
+        _json(folder / "added_tokens.json"),
+        _listed_tokens(file, stored),
+        own.specials if own is not None else {},
+    )
+    frame = backend.post_processor if backend is not None else None
+    if own is not None and vocabulary is not None:
+        if stored is None:
+            _require_words(folder, own, vocabulary, declared)
+        read = "tokenizer.json's vocabulary and merges" if stored is not None else " and ".join(own.files)
+        with ParseErrors(f"{folder}: {read} do not fit together", "Download the files again."):
+            backend = own.setup(vocabulary, settings, declared.texts)
+    assert backend is not None, "there is a tokenizer.json or a vocabulary"
+    add_declared(backend, declared, folder)
+    _frame(backend, own, declared, frame, settings if stored is None else {})
+    backend.encode_special_tokens = bool(settings.get("split_special_tokens", False))
+    side = settings.get("truncation_side") or str(((stored or {}).get("truncation") or {}).get("direction")).lower()
     return TokenizerFiles(
         folder,
         backend,
-        specials,
-        _chat_template(folder, config),
+        _named(declared, settings, vocabulary),
+        _chat_template(folder, settings),
         _first_int(model_config.get("bos_token_id")),
         _first_int(model_config.get("eos_token_id")),
         _first_int(model_config.get("pad_token_id")),
@@ -82,12 +102,94 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles | None:
     )
 
 
+def _vocabulary(
+    folder: Path, stored: dict[str, Any] | None, name: str, kind: TokenizerClass | None
+) -> Vocabulary | None:
+    """What the class's own setup needs; None where tokenizer.json is to be taken as it is, or there is no tokenizer at all."""
+    if stored is not None:
+        model: dict[str, Any] = stored["model"]
+        if kind is None or model.get("type", kind.model) != kind.model or not isinstance(model["vocab"], dict):
+            return None
+        merges = [tuple(m.split(" ") if isinstance(m, str) else m) for m in model.get("merges", [])]
+        return Vocabulary(model["vocab"], merges)
+    present = [file for file in ("vocab.txt", "vocab.json", "merges.txt") if (folder / file).is_file()]
+    if kind is not None and kind.files and all((folder / file).is_file() for file in kind.files):
+        if kind.model == "WordPiece":
+            return Vocabulary(_word_ids(folder / "vocab.txt"))
+        return Vocabulary(_json(folder / "vocab.json"), _merges(folder / "merges.txt"))
+    if any((folder / file).is_file() for file in ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")):
+        raise DataError(
+            f"{folder}: holds a SentencePiece model and no tokenizer.json",
+            hint=f"Write one once: {_written_by(folder)}",
+        )
+    if not present:
+        return None
+    if kind is None:
+        raise DataError(
+            f"{folder}: tokenizer_class is {name or 'a general class'}, of which vocabulary files alone do not say how text is split",
+            hint=f"Write a tokenizer.json, which says it: {_written_by(folder)}",
+        )
+    raise DataError(
+        f"{folder}: {name} is read from {' and '.join(kind.files) or 'tokenizer.json'}; found {', '.join(present)}",
+        hint="Fetch the other files of the base, or correct tokenizer_class in tokenizer_config.json.",
+    )
+
+
+def _written_by(folder: Path) -> str:
+    """The command that writes tokenizer.json into a folder; transformers asks no server with it."""
+    python = f"from transformers import AutoTokenizer as A; A.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+    return f"HF_HUB_OFFLINE=1 python -c {shlex.quote(python)}, with transformers, sentencepiece and protobuf installed."
+
+
+def _listed_tokens(path: Path, stored: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The added_tokens of tokenizer.json."""
+    listed = (stored or {}).get("added_tokens") or []
+    if not isinstance(listed, list) or not all(isinstance(t, dict) and isinstance(t.get("id"), int) for t in listed):
+        raise DataError(f"{path}: the tokenizer file is damaged: added_tokens", hint="Download it again.")
+    return listed
+
+
+def _named(declared: Declared, settings: Mapping[str, Any], vocabulary: Vocabulary | None) -> dict[str, str]:
+    """bos_token, eos_token, ... without the class's own ones that the vocabulary lacks: the base has no embedding for those."""
+    known = {token.content for token in declared.by_id.values()} | {token.content for token in declared.extra}
+    return {
+        name: text
+        for name, text in declared.texts.items()
+        if vocabulary is None or settings.get(name) is not None or text in vocabulary.ids or text in known
+    }
+
+
+def _frame(
+    backend: Any, own: TokenizerClass | None, declared: Declared, stored: Any, settings: Mapping[str, Any]
+) -> None:
+    """Set what the tokenizer puts around a text.
+
+    Inputs: `stored`, the post-processor of tokenizer.json; `settings`, tokenizer_config.json, whose add_bos_token and add_eos_token
+    count only where there is no tokenizer.json ({} then), as in transformers 5; transformers 4 lets them change tokenizer.json's.
+    """
+    named = declared.texts
+    if own is not None and own.frame is not None:
+        backend.post_processor = own.frame(backend, named)
+        return
+    if own is not None:
+        backend.post_processor = stored if own.keeps_frame else None
+    flags = {name: bool(settings.get(f"add_{name}_token")) for name in ("bos", "eos")}
+    if any(flags.values()):
+        backend.post_processor = bos_and_eos(
+            named.get("bos_token"), named.get("eos_token"), backend, add_bos=flags["bos"], add_eos=flags["eos"]
+        )
+
+
 def _from_tokenizer_json(path: Path) -> Any:
     text = _text(path)
     with ParseErrors(
         f"{path}: the tokenizer file is damaged", "Download it again, or save it with a recent transformers."
     ):
-        return tokenizers.Tokenizer.from_str(text)
+        backend = tokenizers.Tokenizer.from_str(text)
+    if isinstance(backend.model, models.BPE):
+        # Some merges left out at random are for pretraining: one text must always give the same ids.
+        backend.model.dropout = None
+    return backend
 
 
 class ParseErrors:
@@ -109,76 +211,35 @@ class ParseErrors:
             raise DataError(f"{self._what}: {error}", hint=self._hint) from error
 
 
-def _word_piece(path: Path, config: dict[str, Any], specials: dict[str, str]) -> Any:
-    """BERT's tokenizer from its vocabulary, as BertTokenizer sets it up."""
-    words = _text(path).split("\n")
-    words = words[:-1] if words and not words[-1] else words
-    vocab = {word.rstrip("\r"): i for i, word in enumerate(words)}
-    names = {
-        "unk_token": "[UNK]",
-        "sep_token": "[SEP]",
-        "pad_token": "[PAD]",
-        "cls_token": "[CLS]",
-        "mask_token": "[MASK]",
-    }
-    for name, usual in names.items():
-        specials.setdefault(name, usual)
-    missing = [specials[name] for name in ("unk_token", "sep_token", "cls_token") if specials[name] not in vocab]
+def _require_words(folder: Path, own: TokenizerClass, vocabulary: Vocabulary, declared: Declared) -> None:
+    """Raises: DataError where a WordPiece vocabulary lacks a token without which no text can be written."""
+    named, known = declared.texts, {token.content for token in declared.by_id.values()}
+    needed = ("unk_token", "sep_token", "cls_token") if own.model == "WordPiece" else ()
+    missing = [named.get(key, key) for key in needed if named.get(key) not in {*vocabulary.ids, *known}]
     if missing:
         raise DataError(
-            f"{path}: the vocabulary lacks {', '.join(missing)}", hint="A WordPiece vocabulary holds one token a line."
+            f"{folder / 'vocab.txt'}: the vocabulary lacks {', '.join(missing)}",
+            hint="A WordPiece vocabulary holds one token a line.",
         )
-    backend = tokenizers.Tokenizer(
-        models.WordPiece(vocab, unk_token=specials["unk_token"], max_input_chars_per_word=100)
-    )
-    backend.normalizer = normalizers.BertNormalizer(
-        clean_text=True,
-        handle_chinese_chars=bool(config.get("tokenize_chinese_chars", True)),
-        strip_accents=config.get("strip_accents"),
-        lowercase=bool(config.get("do_lower_case", True)),
-    )
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece(prefix="##")
-    cls, sep = specials["cls_token"], specials["sep_token"]
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{cls}:0 $A:0 {sep}:0",
-        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
-        special_tokens=[(cls, vocab[cls]), (sep, vocab[sep])],
-    )
-    backend.add_special_tokens([specials[name] for name in names if specials[name] in vocab])
-    return backend
 
 
-def _byte_level_bpe(folder: Path, config: dict[str, Any], specials: dict[str, str]) -> Any:
-    """GPT-2's tokenizer from vocab.json and merges.txt."""
-    vocab = _json(folder / "vocab.json")
+def _word_ids(path: Path) -> dict[str, int]:
+    """WordPiece's vocabulary: one token a line, its id the line's number from 0."""
+    lines = _text(path).split("\n")
+    lines = lines[:-1] if lines and not lines[-1] else lines
+    return {line.rstrip(): i for i, line in enumerate(lines)}
+
+
+def _merges(path: Path) -> list[tuple[str, str]]:
     merges = []
-    for number, line in enumerate(_text(folder / "merges.txt").split("\n"), 1):
+    for number, line in enumerate(_text(path).split("\n"), 1):
         if not line.strip() or line.startswith("#version"):
             continue
         parts = line.rstrip("\r").split(" ")
         if len(parts) != 2:
-            raise DataError(f"{folder / 'merges.txt'}, line {number}: expected two tokens, found {line[:40]!r}")
+            raise DataError(f"{path}, line {number}: expected two tokens, found {line[:40]!r}")
         merges.append((parts[0], parts[1]))
-    with ParseErrors(f"{folder}: vocab.json and merges.txt do not fit together", "Download both files again."):
-        backend = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(config.get("add_prefix_space", False)))
-    backend.decoder = decoders.ByteLevel()
-    backend.post_processor = processors.ByteLevel(trim_offsets=False)
-    if "<|endoftext|>" in vocab:
-        for name in ("bos_token", "eos_token", "unk_token"):
-            specials.setdefault(name, "<|endoftext|>")
-    added = _json(folder / "added_tokens.json")
-    decoder = config.get("added_tokens_decoder") or {}
-    listed = {int(i): entry for i, entry in decoder.items()} | {int(i): {"content": text} for text, i in added.items()}
-    for _, entry in sorted(listed.items()):
-        flags = {name: bool(entry.get(name, False)) for name in ("lstrip", "rstrip", "single_word", "normalized")}
-        token = tokenizers.AddedToken(entry["content"], special=bool(entry.get("special", True)), **flags)
-        backend.add_tokens([token])
-    backend.add_special_tokens(
-        [text for text in dict.fromkeys(specials.values()) if backend.token_to_id(text) is not None]
-    )
-    return backend
+    return merges
 
 
 def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
@@ -199,16 +260,6 @@ def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
             hint=f"Named: {', '.join(map(str, named))}",
         )
     raise DataError(f"{folder / 'tokenizer_config.json'}: chat_template is neither text nor a list of named templates")
-
-
-def _token_texts(config: dict[str, Any]) -> dict[str, str]:
-    found = {}
-    for name, value in config.items():
-        if name.endswith("_token"):
-            text = value.get("content") if isinstance(value, dict) else value
-            if isinstance(text, str):
-                found[name] = text
-    return found
 
 
 def _first_int(value: Any) -> int | None:
