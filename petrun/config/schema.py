@@ -69,6 +69,11 @@ class DataConfig(Section):
     template: str | None = Field(
         None, description="jinja2 file or built-in name (plain, alpaca, chatml) that renders a row's prompt"
     )
+    chat_template_kwargs: dict[str, bool | int | float | str] = Field(
+        default_factory=dict,
+        description="variables of the template where a row sets none, {enable_thinking: false}; the delta keeps them",
+    )
+    ignore: tuple[str, ...] = Field((), description="columns that are not read")
     seq_len: int = Field(512, ge=2, description="longest row in tokens; longer rows are cut and counted")
     loss_on: Literal["completion", "all"] = Field("completion", description="instruct: which tokens are supervised")
     pack: bool = Field(False, description="fill sequences of seq_len tokens with several rows, without cross-talk")
@@ -80,7 +85,7 @@ class DataConfig(Section):
     buckets: int = Field(4, ge=1, le=64, description="most sequence lengths (compiled shapes) a run may use")
     cache: bool = Field(True, description="keep tokenised rows under the user's cache folder, keyed by content")
 
-    _one_or_many = field_validator("path", "eval_path", "labels", "weights", mode="before")(_as_many)
+    _one_or_many = field_validator("path", "eval_path", "labels", "weights", "ignore", mode="before")(_as_many)
 
 
 class OptimConfig(Section):

@@ -8,17 +8,17 @@ from typing import Any
 
 from petrun.data.arrays import example_arrays
 from petrun.data.builder import Builder
-from petrun.data.columns import Layout, infer_task, mapped, pick_layout
+from petrun.data.columns import Layout, conversational, infer_task, mapped, pick_layout
 from petrun.data.encode import Encoding, encode_instruct, encode_lm, encode_stream, encode_text
 from petrun.data.examples import ExampleSet
 from petrun.data.formats import read_records
 from petrun.data.labels import resolve_labels
 from petrun.data.records import Records
 from petrun.data.source import Source
-from petrun.data.template import Template, find_template
+from petrun.data.template import Template, find_template, preset, variables
 from petrun.data.tokenize import Progress, Tokenizer
 from petrun.data.tokens import encode_tokens
-from petrun.errors import ConfigError, DataError
+from petrun.errors import ConfigError, DataError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Settings:
     for_generation: bool
     vocab_size: int | None
     eos_ids: tuple[int, ...]
+    chat_template_kwargs: dict[str, Any]
+    ignore: tuple[str, ...]
 
 
 def build_examples(
@@ -59,7 +61,11 @@ def build_examples(
         )
         for source in sources
     ]
-    names = [mapped(table.columns, settings.columns, str(table.path)) for table in tables]
+    _check_ignored(tables, settings.ignore)
+    names = [
+        mapped([name for name in table.columns if name not in settings.ignore], settings.columns, str(table.path))
+        for table in tables
+    ]
     task = _task(tables[0], names[0], settings)
     if any(table.arrays and "input_ids" not in name for table, name in zip(tables, names, strict=True)):
         return example_arrays(
@@ -71,14 +77,12 @@ def build_examples(
             need_target=settings.need_target,
             digest=key,
         )
-    layouts = [_layout(table, name, task, settings) for table, name in zip(tables, names, strict=True)]
+    layouts = [
+        conversational(_layout(table, name, task, settings), table.rows)
+        for table, name in zip(tables, names, strict=True)
+    ]
     kind = _one_kind(tables, layouts)
-    template = find_template(
-        settings.template,
-        chat_template=tokenizer.chat_template if tokenizer else None,
-        row_kind=kind,
-        chat_place=tokenizer.files.chat_place if tokenizer else "",
-    )
+    template = _template(settings, tokenizer, kind)
     if tokenizer is None and kind != "tokens":
         raise DataError(
             f"{tables[0].path}: the rows are text, but the base has no tokenizer",
@@ -87,6 +91,7 @@ def build_examples(
     examples = _tokenised(tables, layouts, task, kind, tokenizer, template, settings, progress)
     examples = replace(
         examples,
+        unread=_unread(tables, layouts, template, settings.ignore),
         files=tuple(str(table.path) for table in tables),
         columns=tables[0].columns,
         formats=tuple(table.format for table in tables),
@@ -97,6 +102,35 @@ def build_examples(
         raise DataError(f"{tables[0].path}: no row holds any text")
     _check_vocabulary(examples, tokenizer, settings.vocab_size)
     return _labelled(examples, tables, layouts, settings) if task == "classify" else examples
+
+
+def _template(settings: Settings, tokenizer: Tokenizer | None, kind: str) -> Template | None:
+    found = find_template(
+        settings.template,
+        chat_template=tokenizer.chat_template if tokenizer else None,
+        row_kind=kind,
+        chat_place=tokenizer.files.chat_place if tokenizer else "",
+    )
+    return preset(found, settings.chat_template_kwargs)
+
+
+def _check_ignored(tables: list[Records], ignored: tuple[str, ...]) -> None:
+    found = {name for table in tables for name in table.columns}
+    for name in ignored:
+        if name not in found:
+            raise ConfigError(f"data.ignore: {tables[0].path} has no column '{name}'", hint=did_you_mean(name, found))
+
+
+def _unread(
+    tables: list[Records], layouts: list[Layout], template: Template | None, ignored: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Columns that no rule and no template reads."""
+    named = frozenset() if template is None or template.is_chat else variables(template.text)
+    found: dict[str, None] = {}
+    for table, layout in zip(tables, layouts, strict=True):
+        read = {*layout.columns.values(), *named, *ignored}
+        found |= dict.fromkeys(name for name in table.columns if name not in read)
+    return tuple(found)
 
 
 def _task(table: Records, names: dict[str, str], settings: Settings) -> str:

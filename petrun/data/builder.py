@@ -26,6 +26,8 @@ class Builder:
     """(row, prompt_length, file, line)."""
     references: list[str | None] = field(default_factory=list)
     class_values: list[Any] = field(default_factory=list)
+    unread_keys: dict[str, None] = field(default_factory=dict)
+    """Keys of messages that the chat template does not read."""
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(Stats.__dataclass_fields__, 0))
 
     def add(
@@ -91,7 +93,8 @@ class Builder:
         references = tuple(self.references) if any(reference is not None for reference in self.references) else ()
         return ExampleSet(
             offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            flat=flat, per_row=per_row, references=references, stats=Stats(**self.counts), **given,
+            flat=flat, per_row=per_row, references=references, stats=Stats(**self.counts),
+            unread_keys=tuple(self.unread_keys), **given,
         )  # fmt: skip
 
 

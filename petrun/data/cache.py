@@ -65,6 +65,8 @@ def _rebuild(meta: dict[str, Any], arrays: dict[str, Array]) -> ExampleSet:
         num_labels=meta["num_labels"],
         files=tuple(meta["files"]),
         columns=tuple(meta["columns"]),
+        unread=tuple(meta["unread"]),
+        unread_keys=tuple(meta["unread_keys"]),
         formats=tuple(meta["formats"]),
         stats=Stats(**meta["stats"]),
         template=Template(**template) if template else None,
@@ -76,7 +78,9 @@ def store_cached(folder: Path | None, key: str, examples: ExampleSet) -> None:
     """Write atomically; then drop the entries used longest ago, so that the folder stays below 4 GiB."""
     if folder is None:
         return
-    simple = ("task", "kind", "references", "labels", "num_labels", "files", "columns", "formats", "digest")
+    simple = (
+        "task", "kind", "references", "labels", "num_labels", "files", "columns", "unread", "unread_keys", "formats", "digest",
+    )  # fmt: skip
     meta = {name: getattr(examples, name) for name in simple}
     meta["stats"] = asdict(examples.stats)
     meta["template"] = asdict(examples.template) if examples.template else None

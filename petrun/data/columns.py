@@ -4,15 +4,17 @@
     text         text | sentence                                       lm; with label: classify
     pair         text_pair beside text, or sentence1/sentence2,        classify
                  premise/hypothesis, question1/question2, ...
-    completion   prompt, completion | response                         instruct
+    completion   prompt, completion | response; query, response        instruct
     instruction  instruction, output | response; optional input        instruct
     reference    input, reference | output; question, answer           instruct
-    chat         messages                                              instruct
+    chat         messages | conversations; or a prompt and completion  instruct
+                 that are lists of messages
     tokens       input_ids; optional attention_mask, token_type_ids,   label(s) an int: classify; label(s) aligned
                  label | labels                                        with input_ids, or none: lm, instruct
     arrays       named arrays (npz), label | labels                    classify
 
-Any canonical name can be mapped to a column of the file: data.columns.text=content. Other columns are ignored (templates may use them).
+Rows with a prompt or messages may also hold system, history, tools, enable_thinking and chat_template_kwargs (petrun/data/messages.py).
+Any canonical name can be mapped to a column of the file: data.columns.text=content. Other columns are not read (but by templates).
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from petrun.data.messages import EXTRA_CELLS
+from petrun.data.messages import EXTRA_CELLS, is_conversation
 from petrun.errors import ConfigError, DataError, did_you_mean
 
 TEXT = ("text", "sentence")
@@ -32,7 +34,8 @@ PAIRS = (
     ("text", "text_pair"), ("sentence", "text_pair"), ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"),
     ("text_a", "text_b"), ("text1", "text2"), ("question", "sentence"), ("question", "passage"),
 )  # fmt: skip
-COMPLETION = (("prompt", "completion"), ("prompt", "response"))
+CHAT = ("messages", "conversations", "conversation")
+COMPLETION = (("prompt", "completion"), ("prompt", "response"), ("query", "response"))
 INSTRUCTION = (("instruction", "output"), ("instruction", "response"))
 REFERENCE = (("input", "reference"), ("input", "output"), ("question", "answer"))
 CANONICAL = (
@@ -40,7 +43,13 @@ CANONICAL = (
     "attention_mask", "token_type_ids", "system",
 )  # fmt: skip
 KNOWN_COLUMNS = frozenset(
-    {*CANONICAL, *TEXT, *LABEL, *(name for pair in (*PAIRS, *COMPLETION, *INSTRUCTION, *REFERENCE) for name in pair)}
+    {
+        *CANONICAL,
+        *TEXT,
+        *LABEL,
+        *CHAT,
+        *(name for pair in (*PAIRS, *COMPLETION, *INSTRUCTION, *REFERENCE) for name in pair),
+    }
 )
 TASKS = ("instruct", "classify", "lm")
 
@@ -97,17 +106,22 @@ def layouts(names: Mapping[str, str], *, need_target: bool = True) -> list[Layou
     if "input_ids" in names:
         add("tokens", input_ids="input_ids", optional=("attention_mask", "token_type_ids"), **label)
         return found
-    if "messages" in names:
-        add("chat", messages="messages", optional=EXTRA_CELLS)
+    for name in CHAT:
+        if name in names:
+            add("chat", messages=name, optional=EXTRA_CELLS)
+            break
     for kind, pairs in (("completion", COMPLETION), ("instruction", INSTRUCTION), ("reference", REFERENCE)):
-        first, optional = pairs[0][0], ("system", "input") if kind == "instruction" else ("system",)
+        optional = (*EXTRA_CELLS, "input") if kind == "instruction" else EXTRA_CELLS
         for source, target in pairs:
             if source in names and target in names:
                 add(kind, source=source, target=target, optional=optional)
                 break
         else:
-            if not need_target and first in names and not (kind == "reference" and "instruction" in names):
-                add(kind, source=first, optional=optional)
+            # What an instruction may have beside it is no prompt of its own.
+            alone = {"completion": ("prompt", "query"), "instruction": ("instruction",), "reference": ("input",)}[kind]
+            source = next((name for name in alone if name in names), "")
+            if not need_target and source and not (kind == "reference" and "instruction" in names):
+                add(kind, source=source, optional=optional)
     for first, second in PAIRS:
         if first in names and second in names:
             add("pair", text=first, text_pair=second, **label)
@@ -199,6 +213,14 @@ def pick_layout(
         f"{where}: the columns {', '.join(names.values())} do not fit the task {task}",
         hint=_way_out((task,)) + (f" These columns stand for --task {' or '.join(others)}." if others else ""),
     )
+
+
+def conversational(layout: Layout, rows: Sequence[Mapping[str, Any]]) -> Layout:
+    """The layout of prompts and completions that are lists of messages: a conversation in two columns."""
+    if layout.kind != "completion" or not rows or not is_conversation(rows[0].get(layout.columns["source"])):
+        return layout
+    names = {"source": "prompt", "target": "completion"}
+    return Layout("chat", {names.get(name, name): column for name, column in layout.columns.items()})
 
 
 def _kind_tasks(layout: Layout) -> tuple[str, ...]:

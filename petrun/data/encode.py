@@ -11,7 +11,7 @@ of the training row: prefix + prompt, then completion + EOS. The completion alon
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,9 @@ from petrun.data.builder import Builder
 from petrun.data.chat import ChatRenderer, Piece
 from petrun.data.columns import Layout
 from petrun.data.examples import IGNORED
-from petrun.data.messages import Message, as_messages, read_conversation
+from petrun.data.messages import Conversation, as_messages, read_conversation, read_history, read_values, usual_order
 from petrun.data.records import Records
-from petrun.data.template import Template, render_prompt
+from petrun.data.template import Template, render_prompt, variables
 from petrun.data.tokenize import Progress, Tokenizer
 from petrun.errors import DataError
 
@@ -124,6 +124,8 @@ def encode_instruct(
         row, completion = _row_pieces(records, i, layout, how, renderer)
         pieces.append(row)
         references.append(completion)
+    if renderer is not None:
+        out.unread_keys |= renderer.unread
     ids = tokenise(pieces, how.tokenizer, progress)
     for i, row_pieces in enumerate(pieces):
         place = (first_row + i, file, records.line(i))
@@ -152,36 +154,39 @@ def _row_pieces(
     row, where = records.rows[i], records.where(i)
     if layout.kind == "text":
         return [Piece(_string(records, i, layout.columns["text"]), False)], None
+    cells = {name: row.get(column) for name, column in layout.columns.items()}
+    if records.format == "parquet":
+        cells = {name: usual_order(cell) for name, cell in cells.items()}
     if layout.kind == "chat":
         assert renderer is not None, "find_template gives messages a chat template"
-        found = read_conversation({name: row.get(column) for name, column in layout.columns.items()}, where)
-        return _chat_pieces(renderer, found.messages, where, how, found.values)
+        return _chat_pieces(renderer, read_conversation(cells, where), where, how)
     values = _template_values(records, i, layout)
     completion = None
     if layout.has("target") and (how.need_target or row.get(layout.columns["target"]) is not None):
         completion = _string(records, i, layout.columns["target"])
     if renderer is not None:
         asked = "\n\n".join(part for part in (values["instruction"], values["prompt"], values["input"]) if part)
-        return _chat_pieces(renderer, as_messages(asked, completion, values["system"]), where, how, None)
+        cells["messages"] = as_messages(asked, completion)
+        return _chat_pieces(renderer, read_conversation(cells, where), where, how)
     assert how.template is not None, "find_template gives every row with a prompt a template"
-    prompt = Piece(render_prompt(how.template, values, where), False)
+    prompt = Piece(prompt_text(how.template, values, cells, where), False)
     if how.generation or completion is None:
         return [prompt], completion
     return [prompt, Piece(completion, True)], completion
 
 
 def _chat_pieces(
-    renderer: ChatRenderer, messages: list[Message], where: str, how: Encoding, extra: dict[str, Any] | None
+    renderer: ChatRenderer, row: Conversation, where: str, how: Encoding
 ) -> tuple[list[Piece], str | None]:
-    answered = any(message["role"] == "assistant" for message in messages)
+    answered = any(message["role"] == "assistant" for message in row.messages)
     if how.generation or (not how.need_target and not answered):
-        return renderer.prompt(messages, where, extra)
-    pieces = renderer.pieces(messages, where, extra)
-    return pieces, renderer.reference(messages, where, extra)
+        return renderer.prompt(row.messages, where, row.values)
+    pieces = renderer.pieces(row.messages, where, row.values)
+    return pieces, renderer.reference(row.messages, where, row.values)
 
 
 def _template_values(records: Records, i: int, layout: Layout) -> dict[str, Any]:
-    """What a prompt template sees: all columns of the file, and the four names that are always defined."""
+    """What a prompt template sees: all columns of the file, and the names that are always defined."""
     values = {**records.rows[i], "prompt": "", "instruction": "", "input": "", "system": ""}
     name = {"completion": "prompt", "instruction": "instruction", "reference": "input"}[layout.kind]
     values[name] = _string(records, i, layout.columns["source"])
@@ -189,6 +194,24 @@ def _template_values(records: Records, i: int, layout: Layout) -> dict[str, Any]
         if layout.has(optional) and records.rows[i].get(layout.columns[optional]) is not None:
             values[optional] = _string(records, i, layout.columns[optional])
     return values
+
+
+def prompt_text(template: Template, values: Mapping[str, Any], cells: Mapping[str, Any], where: str) -> str:
+    """What a prompt template makes of a row.
+
+    Inputs: `values`, what the template sees; `cells`, the row's cells under their canonical names.
+    Raises: DataError where the template fails, and for a cell that changes what the row means and that the template does not read.
+    """
+    given = {"input": cells.get("input"), "system": cells.get("system"), **read_values(cells, where)}
+    history = read_history(cells.get("history"), where)
+    read = variables(template.text)
+    for name, value in {**given, "history": history}.items():
+        if value not in (None, "", []) and name not in read:
+            raise DataError(
+                f"{where}: the template {template.name} does not read {name}, which this row holds",
+                hint=f"--template FILE with one that does, or leave it out: --set 'data.ignore=[{name}]'.",
+            )
+    return render_prompt(template, {**values, **read_values(cells, where), "history": history}, where)
 
 
 def tokenise(pieces: list[list[Piece]], tokenizer: Tokenizer, progress: Progress | None) -> list[list[list[int]]]:

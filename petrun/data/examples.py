@@ -87,6 +87,10 @@ class ExampleSet:
     files: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     """Columns found in the first file."""
+    unread: tuple[str, ...] = ()
+    """Columns that nothing reads."""
+    unread_keys: tuple[str, ...] = ()
+    """Keys of messages that the chat template does not read."""
     formats: tuple[str, ...] = ()
     stats: Stats = field(default_factory=Stats)
     template: Template | None = None

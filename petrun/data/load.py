@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +45,8 @@ def load_examples(
     for_generation: bool = False,
     vocab_size: int | None = None,
     eos_ids: Sequence[int] = (),
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    ignore: Sequence[str] = (),
     seed: int = 0,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
@@ -59,6 +62,8 @@ def load_examples(
         need_target: False (predict) accepts rows without label or completion and ignores labels.
         for_generation: rows become prompts (cut from the left), completions references.
         eos_ids: more ids that end a sequence, for the statistics.
+        chat_template_kwargs: values for variables of the template, such as enable_thinking, where a row sets none.
+        ignore: columns that are not read.
         progress: called with (rows done, rows of the file).
     Raises: DataError; ConfigError for settings that contradict each other; TrainingError when no row has anything supervised.
     """
@@ -68,7 +73,7 @@ def load_examples(
     _check_weights(weights, files)
     settings = Settings(
         task, tuple(family_tasks), seq_len, template, dict(columns or {}), format, separator, tuple(labels), num_labels,
-        loss_on, max_rows, need_target, for_generation, vocab_size, tuple(eos_ids),
+        loss_on, max_rows, need_target, for_generation, vocab_size, tuple(eos_ids), dict(chat_template_kwargs or {}), tuple(ignore),
     )  # fmt: skip
     examples = _cached_or_built([read_source(path) for path in files], tokenizer, settings, cache_dir, progress)
     if need_target and not for_generation and examples.task != "classify":

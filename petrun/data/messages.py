@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from petrun.data.template import RESERVED
 from petrun.errors import DataError
 
 Message = Mapping[str, Any]
@@ -41,7 +42,11 @@ VALUES = "chat_template_kwargs"
 SWITCH = "enable_thinking"
 EXTRA_CELLS = ("system", "history", "tools", SWITCH, VALUES)
 """What a row may hold beside its conversation or its prompt."""
-RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"})
+_KEY_ORDER = (
+    "role", "content", "id", "type", "function", "name", "description", "enum", "parameters", "arguments", "items", "properties",
+    "required",
+)  # fmt: skip
+"""As in OpenAI's reference and in what transformers' get_json_schema writes."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -81,7 +86,8 @@ def read_conversation(cells: Mapping[str, Any], where: str) -> Conversation:
         if cells.get("completion") is not None:
             messages += _part(cells["completion"], "completion", "assistant", where)
     opening = 1 if messages and messages[0]["role"] in _SYSTEM else 0
-    messages[opening:opening] = read_history(cells.get("history"), where)
+    earlier = [as_messages(*pair) for pair in read_history(cells.get("history"), where)]
+    messages[opening:opening] = [message for turn in earlier for message in turn]
     return Conversation(_with_system(messages, cells.get("system"), where), read_values(cells, where))
 
 
@@ -96,15 +102,10 @@ def is_conversation(value: Any) -> bool:
     return isinstance(found, list | tuple) and bool(found) and isinstance(found[0], Mapping)
 
 
-def as_messages(
-    prompt: str, completion: str | None, system: str = "", history: Sequence[Message] = ()
-) -> list[Message]:
+def as_messages(prompt: str, completion: str | None) -> list[Message]:
     """A prompt and its completion as a conversation, for chat templates over plain rows."""
-    messages: list[Message] = [{"role": "system", "content": system}] if system else []
-    messages += [*history, {"role": "user", "content": prompt}]
-    if completion is not None:
-        messages.append({"role": "assistant", "content": completion})
-    return messages
+    asked: list[Message] = [{"role": "user", "content": prompt}]
+    return asked if completion is None else [*asked, {"role": "assistant", "content": completion}]
 
 
 def read_messages(value: Any, where: str, name: str = "messages") -> list[Message]:
@@ -118,26 +119,22 @@ def read_messages(value: Any, where: str, name: str = "messages") -> list[Messag
     return [_message(message, f"{where}, message {number}") for number, message in enumerate(found, 1)]
 
 
-def read_history(value: Any, where: str) -> list[Message]:
-    """Earlier questions and answers: [[asked, answered], ...], or messages. Raises DataError."""
+def read_history(value: Any, where: str) -> list[tuple[str, str]]:
+    """Earlier questions and answers. Raises DataError naming the turn that is no pair of texts."""
     found = _parsed(value)
-    if found is None or found == "" or (isinstance(found, list | tuple) and not found):
+    if found is None or found == "":
         return []
     if not isinstance(found, list | tuple):
         raise DataError(
             f"{where}: history must be a list of [asked, answered] pairs, found {str(value)[:60]!r}",
             hint='Example: [["Hi", "Hello"], ["How are you?", "Fine."]]',
         )
-    if isinstance(found[0], Mapping):
-        return read_messages(found, where, "history")
-    messages: list[Message] = []
     for number, pair in enumerate(found, 1):
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
             raise DataError(
                 f"{where}: history, turn {number}: expected [asked, answered], two texts, found {str(pair)[:60]!r}"
             )
-        messages += as_messages(pair[0], pair[1])
-    return messages
+    return [(asked, answered) for asked, answered in found]
 
 
 def read_tools(value: Any, where: str) -> list[dict[str, Any]] | None:
@@ -202,6 +199,29 @@ def without_nulls(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_nulls(inner) for inner in value]
     return value
+
+
+def usual_order(value: Any) -> Any:
+    """Tools and calls with their keys in the order that their authors write, where these are sorted by name.
+
+    Arrow sorts the keys of objects whose schema it infers. Templates write schemas and calls key by key, so that the order shows.
+    """
+    if isinstance(value, list | tuple):
+        return [usual_order(inner) for inner in value]
+    if not isinstance(value, Mapping):
+        return value
+    keys = list(value)
+    if keys == sorted(keys):
+        keys.sort(key=lambda key: _KEY_ORDER.index(key) if key in _KEY_ORDER else len(_KEY_ORDER))
+    found = {}
+    for key in keys:
+        inner = value[key]
+        if key == "properties" and isinstance(inner, Mapping):
+            # Its keys are names that the author chose.
+            found[key] = {name: usual_order(schema) for name, schema in inner.items()}
+        else:
+            found[key] = inner if key == "arguments" else usual_order(inner)
+    return found
 
 
 def _parsed(value: Any) -> Any:

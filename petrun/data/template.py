@@ -1,8 +1,9 @@
 """Prompt templates: a row's columns -> the text before the completion.
 
 A prompt template is jinja2 over the row's columns; `prompt`, `instruction`, `input` and `system` are always defined ('' where the
-row has none). A template that reads `messages` is a chat template (petrun/data/chat.py). As jinja2 does by itself, one newline at
-the end of a template is dropped. Templates come from users and from downloaded tokenizers, so they run in jinja2's sandbox.
+row has none), and `history`, a list of (asked, answered). A template that reads `messages` is a chat template (petrun/data/chat.py).
+As jinja2 does by itself, one newline at the end of a template is dropped. Templates come from users and from downloaded tokenizers,
+so they run in jinja2's sandbox.
 """
 
 from __future__ import annotations
@@ -34,17 +35,20 @@ BUILTIN = {
         "{% if input %}{{ input }}\n{% endif %}"
     ),
     "alpaca": (
-        "{% set task = instruction or prompt or input %}"
-        "{% if instruction and input %}Below is an instruction that describes a task, paired with an input that provides further "
-        "context. Write a response that appropriately completes the request.\n\n### Instruction:\n{{ task }}\n\n### Input:\n{{ input }}"
-        "{% else %}Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-        "### Instruction:\n{{ task }}{% endif %}\n\n### Response:\n{{ '' }}"
+        "{% set task = instruction or prompt or input %}{% set both = instruction and input %}"
+        "{% if system %}{{ system }}\n\n{% endif %}"
+        "Below is an instruction that describes a task{% if both %}, paired with an input that provides further context{% endif %}. "
+        "Write a response that appropriately completes the request.\n\n"
+        "{% for asked, answered in history|default([]) %}### Instruction:\n{{ asked }}\n\n### Response:\n{{ answered }}\n\n{% endfor %}"
+        "### Instruction:\n{{ task }}{% if both %}\n\n### Input:\n{{ input }}{% endif %}\n\n### Response:\n{{ '' }}"
     ),
     "chatml": (
         "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{{ '' }}{% endif %}"
     ),
 }
+RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+"""What a row or petrun itself gives a chat template."""
 TOKENIZER = "chat"
 """The name that stands for the tokenizer's own chat template."""
 
@@ -136,6 +140,29 @@ def _checked(template: Template, where: str) -> Template:
     except jinja2.TemplateSyntaxError as error:
         raise DataError(f"{where}, line {error.lineno}: {error.message}", hint="Templates are jinja2.") from error
     return template
+
+
+def preset(template: Template | None, values: Mapping[str, bool | float | str]) -> Template | None:
+    """The template with values for variables where a row sets none. A delta carries them as part of the template's text.
+
+    Raises: ConfigError for a variable that the template does not read.
+    """
+    if not values:
+        return template
+    read = variables(template.text) if template is not None else frozenset()
+    for name in values:
+        if template is None or name not in read - RESERVED:
+            what = f"the template {template.name} does not read it" if template else "these rows take no template"
+            hint = did_you_mean(name, read - RESERVED)
+            raise ConfigError(f"data.chat_template_kwargs.{name}: {what}", hint=hint)
+    assert template is not None
+    lines = "".join(
+        f"{{% if {name} is not defined %}}{{% set {name} = {json.dumps(value, ensure_ascii=False)} %}}{{% endif %}}"
+        for name, value in sorted(values.items())
+    )
+    # In a chat template the newline goes with the block before it, as every first newline behind a block does.
+    lines += "\n" if template.is_chat else ""
+    return template if template.text.startswith(lines) else Template(template.name, lines + template.text)
 
 
 def render_prompt(template: Template, row: Mapping[str, Any], where: str) -> str:

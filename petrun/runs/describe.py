@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from petrun import kernels
 from petrun.assets import task_file
@@ -57,6 +57,9 @@ def plan(
     ]
     if sources.evaluation is not None:
         rows.append(("eval", data_line(sources.evaluation)))
+    unread = unread_line(sources)
+    if unread:
+        rows.append(("not read", unread))
     if layout.split:
         rows.append(("ranks", f"{layout}: {layout.world} ranks, each with its slices"))
     # Of the first rank: no share of a batch is smaller by more than one row on another. Batches that a graph cuts are filled up.
@@ -144,6 +147,20 @@ def data_line(rows: ExampleSet) -> str:
                 f"{stats.supervised / stats.tokens:.0%} supervised, end of text in {stats.eos_supervised:,} rows"
             )
     return ", ".join(parts)
+
+
+def unread_line(sources: Sources) -> str:
+    """Columns of the files, and keys of their messages, that nothing reads."""
+    sets = [rows for rows in (sources.train, sources.evaluation) if rows is not None]
+    columns = dict.fromkeys(name for rows in sets for name in rows.unread)
+    keys = dict.fromkeys(name for rows in sets for name in rows.unread_keys)
+    parts = [f"column{'s' * (len(columns) > 1)} {_listed(columns)}"] if columns else []
+    parts += [f"key{'s' * (len(keys) > 1)} {_listed(keys)} of messages"] if keys else []
+    return "; ".join(parts)
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(list(names)[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def rate_line(schedule: Schedule, config: RunConfig) -> str:

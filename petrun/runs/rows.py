@@ -67,6 +67,8 @@ def open_rows(
         need_target=need_target,
         for_generation=for_generation,
         vocab_size=hf_config.get("vocab_size"),
+        chat_template_kwargs=data.chat_template_kwargs,
+        ignore=data.ignore,
         seed=seed,
         cache_dir=cache_folder() / "rows" if data.cache else None,
         progress=progress("tokenize"),

@@ -106,10 +106,8 @@ def test_a_template_that_raises():
 
 
 def test_plain_rows_as_conversations():
-    assert as_messages("p", "c", "s") == [
-        {"role": "system", "content": "s"}, {"role": "user", "content": "p"}, {"role": "assistant", "content": "c"},
-    ]  # fmt: skip
-    assert as_messages("p", None, "") == [{"role": "user", "content": "p"}]
+    assert as_messages("p", "c") == [{"role": "user", "content": "p"}, {"role": "assistant", "content": "c"}]
+    assert as_messages("p", None) == [{"role": "user", "content": "p"}]
 
 
 def test_tokens_of_a_conversation(chat, write):
