@@ -14,7 +14,7 @@ LEVELS = {
     **dict.fromkeys(
         ("config", "models", "delta", "data", "parallel", "train", "checkpoint", "evaluate", "serve", "assets"), 1
     ),
-    **dict.fromkeys(("graph", "kernels", "tensors", "errors", "utils"), 0),
+    **dict.fromkeys(("graph", "kernels", "tensors", "errors", "utils", "layers", "log"), 0),
 }
 # Rooms of the same level that must not know each other.
 STRANGERS = {

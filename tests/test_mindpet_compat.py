@@ -17,13 +17,19 @@ import numpy as np
 import pytest
 from mindspore import Model, Tensor, nn
 
-from petrun import delta, graph
+from petrun import delta, graph, mindpet_sdk
 from petrun.delta import METHODS
+from petrun.delta.delta_constants import VALID_TENSOR_DATATYPE
 from petrun.graph import TrainableParamsCheckPoint, freeze_delta
 from petrun.kernels import step_counter
+from petrun.layers.activation import _activation
+from petrun.log.log import get_logger
 from petrun.models.factory import load_model
 from petrun.runs.assemble import attach_delta, fit_delta, open_delta, set_delta
 from petrun.train.loss import SupervisedLoss
+from petrun.utils.exceptions import UnexpectedError
+from petrun.utils.version_control import get_activation, get_dropout
+from petrun.utils.version_utils import is_version_ge, is_version_le
 from tests.tiny import write_base
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,13 +53,20 @@ from mindpet.delta import PrefixEncoder, PrefixLayer, RDropLoss, rdrop_repeat
 from mindpet.delta.adapter import AdapterDense, AdapterLayer
 from mindpet.delta.lora import LoRADense
 from mindpet.delta.low_rank_adapter import LowRankAdapterDense, LowRankAdapterLayer, LowRankLinear
+from mindpet.delta.delta_constants import VALID_TENSOR_DATATYPE
 from mindpet.delta.prefix_layer import PrefixLayer
+from mindpet.delta.prompt_tuning import PromptTuning
 from mindpet.delta.ptuning2 import PrefixEncoder
 from mindpet.delta.r_drop import RDropLoss, rdrop_repeat
 from mindpet.graph import TrainableParamsCheckPoint, freeze_delta, freeze_from_config, freeze_modules
 from mindpet.graph.ckpt_util import TrainableParamsCheckPoint
 from mindpet.graph.freeze_utils import freeze_delta, freeze_from_config, freeze_modules
 from mindpet.utils.constants import DEFAULT_FLAGS, DEFAULT_MODES, DELTA_LIST
+from mindpet import mindpet_sdk
+from mindpet.layers.activation import LeakyReLU, LogSigmoid, LogSoftmax, _activation, get_activation
+from mindpet.log.log import get_logger, logger, set_logger_property
+from mindpet.utils.version_control import get_activation, get_dropout
+from mindpet.utils.version_utils import is_version_ge, is_version_le
 from mindpet.utils.exceptions import AbsolutePathError, LinkPathError, MindPetError
 from mindpet.utils.exceptions import ModelConfigFreezeInfoError, ReadYamlFileError, UnexpectedError
 import petrun.delta
@@ -67,6 +80,59 @@ def test_mindpets_import_paths_can_be_aliased():
     done = subprocess.run([sys.executable, "-c", ALIASED], capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "(2, 4)"
+
+
+def test_types_that_a_layer_may_have_are_mindpets():
+    assert [ms.float16, ms.float32, ms.bfloat16] == VALID_TENSOR_DATATYPE
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "at_least", "at_most"),
+    [
+        # As MindPet 1.0.4 answers them.
+        ("2.10.0", "2.9.0", True, False),
+        ("1.10.1", "2.0.0rc1", False, True),
+        ("2.0.0rc1", "2.0.0", True, True),
+        ("1.10", "1.10.1", True, True),
+        ("1.11.0", "1.11.0", True, True),
+    ],
+)
+def test_versions_are_compared_as_mindpet_does(ours, theirs, at_least, at_most):
+    assert is_version_ge(ours, theirs) is at_least and is_version_le(ours, theirs) is at_most
+
+
+def test_a_version_without_a_dot_is_refused():
+    with pytest.raises(ValueError, match="numbers between dots"):
+        is_version_ge("2", "2.0")
+
+
+def test_mindpets_helpers_of_versions():
+    assert get_dropout(0.25).p == 0.25
+    assert get_activation("gelu").cls_name == "GELU" and get_activation(None) is None
+    with pytest.raises(KeyError, match="no activation is called"):
+        get_activation("gelo")
+    assert len(_activation) == 25
+
+
+def test_the_log_prints_lines_and_writes_no_files(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
+    log = get_logger("of this test", stdout_level="WARNING", file_name=["service.log"])
+    log.info("not printed")
+    log.warning("a line of %s", "numbers")
+    printed = capsys.readouterr().out.splitlines()
+    assert "file_name without effect: petrun writes no log files" in printed[0]
+    assert printed[1].startswith("[WARNING]") and printed[1].endswith(": a line of numbers") and len(printed) == 2
+    assert get_logger("of this test") is log and not (tmp_path / "nowhere").exists()
+    with pytest.raises(ValueError, match="stdout_level must be one of"):
+        get_logger("another", stdout_level="LOUD")
+    with pytest.raises(TypeError, match="no argument filename"):
+        get_logger("another", filename="a.log")
+
+
+@pytest.mark.parametrize("name", ["finetune", "evaluate", "infer"])
+def test_the_sdk_says_what_stands_in_its_place(name):
+    with pytest.raises(UnexpectedError, match=f"mindpet_sdk.{name}: petrun starts no boot script"):
+        getattr(mindpet_sdk, name)(data_path="/data", output_path="/out")
 
 
 F32 = ms.float32

@@ -59,6 +59,6 @@ class AdaLoraDense(CastDense):
         if self.has_bias:
             y = self.bias_add(y, self.cast(self.bias, kind))
         values = self.mindpet_delta_adalora_e * self.mindpet_delta_adalora_keep * self.scale
-        z = self.a_matmul(self.adalora_dropout(x), self.cast(self.mindpet_delta_adalora_a, kind))
+        z = self.a_matmul(self.cast(self.adalora_dropout(x), kind), self.cast(self.mindpet_delta_adalora_a, kind))
         y = y + self.b_matmul(z * self.cast(values, kind), self.cast(self.mindpet_delta_adalora_b, kind))
         return self.activation(y) if self.activation_flag else y

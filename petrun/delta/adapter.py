@@ -26,15 +26,13 @@ from petrun.delta.dense import (
     adopt,
     arguments_like,
     drawn,
-    non_linearity_of,
     positive_int,
-    rows_of,
-    shard_activation,
+    residual_strategy,
     sublayer_paths,
-    usable_activation,
 )
 from petrun.graph.sites import Sites
 from petrun.graph.surgery import swap
+from petrun.layers.activation import non_linearity_of, rows_of, shard_activation, usable_activation
 
 _DOWN = "mindpet_delta_adapter_down_sampler"
 _ACT = "mindpet_delta_adapter_non_linear"
@@ -107,13 +105,14 @@ class AdapterLayer(nn.Cell):
         strategy_matmul_up_sampler: Any = None,
         strategy_bias_up_sampler: Any = None,
         strategy_residual_add: Any = None,
+        strategy_residential_add: Any = None,
     ) -> None:
         """Set how each operator is split over devices; see LoRADense.shard. Raises ValueError, TypeError."""
         block = self.mindpet_delta_adapter_block
         getattr(block, _DOWN).shard(strategy_matmul_down_sampler, strategy_bias_down_sampler)
         shard_activation("AdapterLayer", getattr(block, _ACT), strategy_non_linearity)
         getattr(block, _UP).shard(strategy_matmul_up_sampler, strategy_bias_up_sampler)
-        self.residual_add.shard(strategy_residual_add)
+        self.residual_add.shard(residual_strategy("AdapterLayer", strategy_residual_add, strategy_residential_add))
 
 
 class AdapterDense(CastDense):
@@ -165,6 +164,7 @@ class AdapterDense(CastDense):
         strategy_matmul_up_sampler: Any = None,
         strategy_bias_up_sampler: Any = None,
         strategy_residual_add: Any = None,
+        strategy_residential_add: Any = None,
     ) -> None:
         """Set how each operator is split over devices; see LoRADense.shard. Raises ValueError, TypeError."""
         super().shard(strategy_matmul_org, strategy_bias_org, strategy_activation_org)
@@ -174,7 +174,7 @@ class AdapterDense(CastDense):
             strategy_non_linearity,
             strategy_matmul_up_sampler,
             strategy_bias_up_sampler,
-            strategy_residual_add,
+            residual_strategy("AdapterDense", strategy_residual_add, strategy_residential_add),
         )
 
     def lay_out(self, how: str, dp: int, tp: int) -> None:

@@ -22,10 +22,11 @@ from mindspore import Parameter, Tensor, nn, ops
 from pydantic import Field
 
 from petrun.delta.base import ALL, Method, Names, Update
-from petrun.delta.dense import TargetConfig, adopt, shard_activation, shard_base
+from petrun.delta.dense import TargetConfig, adopt, shard_base
 from petrun.errors import TargetError
 from petrun.graph.sites import Sites
 from petrun.graph.surgery import resolve_targets, swap
+from petrun.layers.activation import shard_activation
 from petrun.tensors import Array
 
 IA3_L = "mindpet_delta_ia3_l"

@@ -18,15 +18,14 @@ from mindspore import Parameter, nn, ops
 from mindspore.common.initializer import HeUniform, initializer
 
 from petrun.delta.dense import (
-    activation_of,
     float_dtype,
     of_shape,
     positive_int,
     rate,
-    shard_activation,
     shard_base,
 )
 from petrun.kernels import Dropout
+from petrun.layers.activation import activation_of, shard_activation
 
 LORA_A = "mindpet_delta_lora_a"
 LORA_B = "mindpet_delta_lora_b"
@@ -108,10 +107,16 @@ class LoRADense(nn.Dense):
 
     def adapted(self, x: Any) -> Any:
         """(M, in_channels) -> (M, out_channels): the base and its update, before the activation."""
+        # After `to_float` MindSpore casts what every method is given, not only the cell's own inputs.
+        x = self.cast(x, self.dtype)
         y = self.matmul(x, self.cast(self.weight, self.dtype))
         if self.has_bias:
             y = self.bias_add(y, self.cast(self.bias, self.dtype))
-        return self.add(y, self.update(self.lora_dropout(x)))
+        return self.add(y, self.update(self.dropped(x)))
+
+    def dropped(self, x: Any) -> Any:
+        """x after the dropout, in the layer's own type."""
+        return self.cast(self.lora_dropout(x), self.dtype)
 
     def update(self, x: Any) -> Any:
         """s x A^T B^T, of an input that went through the dropout."""
@@ -120,7 +125,8 @@ class LoRADense(nn.Dense):
 
     def product(self, x: Any, a: Any, b: Any) -> Any:
         """x A^T B^T."""
-        return self.lora_b_matmul(self.lora_a_matmul(x, self.cast(a, self.dtype)), self.cast(b, self.dtype))
+        z = self.lora_a_matmul(self.cast(x, self.dtype), self.cast(a, self.dtype))
+        return self.lora_b_matmul(z, self.cast(b, self.dtype))
 
     def shard(
         self,
@@ -139,9 +145,6 @@ class LoRADense(nn.Dense):
         axis (LogSoftmax) or has no operator of its own.
         """
         shard_base(self, strategy_org_dense_matmul, strategy_org_bias_add)
-        if strategy_lora_dropout is not None and len(strategy_lora_dropout) == 1:
-            # MindPet's dropout has one input; here the mask is a second one, cut the same way.
-            strategy_lora_dropout = strategy_lora_dropout * 2
         self.lora_dropout.dropout.shard(strategy_lora_dropout)
         self.lora_a_matmul.shard(strategy_lora_a_matmul)
         self.lora_b_matmul.shard(strategy_lora_b_matmul)

@@ -64,12 +64,13 @@ class DoraDense(LoRADense):
 
     def adapted(self, x: Any) -> Any:
         """(M, in_channels) -> (M, out_channels), before the activation."""
+        x = self.cast(x, self.dtype)
         norms = ops.stop_gradient(self.row_norms())
         ratio = self.cast(self.mindpet_delta_lora_m / norms, self.dtype)
         w = self.cast(self.weight, self.dtype)
         y = self.matmul(x, w)
         if self.training and self.lora_dropout.p > 0.0:
-            dropped = self.lora_dropout(x)
+            dropped = self.dropped(x)
             y = self.add(y, self.matmul(dropped, w) * (ratio - 1.0) + self.update(dropped) * ratio)
         else:
             y = self.add(y, self.update(x)) * ratio

@@ -26,17 +26,15 @@ from petrun.delta.dense import (
     arguments_like,
     drawn,
     float_dtype,
-    non_linearity_of,
     of_shape,
     positive_int,
-    rows_of,
-    shard_activation,
+    residual_strategy,
     sublayer_paths,
-    usable_activation,
 )
 from petrun.errors import TargetError
 from petrun.graph.sites import Sites
 from petrun.graph.surgery import cells, swap
+from petrun.layers.activation import non_linearity_of, rows_of, shard_activation, usable_activation
 
 _LEFT = "mindpet_delta_low_rank_adapter_weight_left"
 _RIGHT = "mindpet_delta_low_rank_adapter_weight_right"
@@ -196,6 +194,7 @@ class LowRankAdapterLayer(nn.Cell):
         strategy_matmul_up_sampler_input: Any = None,
         strategy_bias_up_sampler: Any = None,
         strategy_residual_add: Any = None,
+        strategy_residential_add: Any = None,
     ) -> Any:
         """Set how each operator is split over devices; see LoRADense.shard. Returns the cell. Raises ValueError, TypeError."""
         self.mindpet_delta_low_rank_adapter_down_sampler.shard(
@@ -205,7 +204,9 @@ class LowRankAdapterLayer(nn.Cell):
             strategy_matmul_up_sampler_weight, strategy_matmul_up_sampler_input, strategy_bias_up_sampler
         )
         shard_activation("LowRankAdapterLayer", self.mindpet_delta_low_rank_adapter_non_linear, strategy_non_linearity)
-        self.residual_add.shard(strategy_residual_add)
+        self.residual_add.shard(
+            residual_strategy("LowRankAdapterLayer", strategy_residual_add, strategy_residential_add)
+        )
         return self
 
 
@@ -268,6 +269,7 @@ class LowRankAdapterDense(CastDense):
         strategy_matmul_up_sampler_input: Any = None,
         strategy_bias_up_sampler: Any = None,
         strategy_residual_add: Any = None,
+        strategy_residential_add: Any = None,
     ) -> Any:
         """Set how each operator is split over devices; see LoRADense.shard. Returns the cell. Raises ValueError, TypeError."""
         super().shard(strategy_matmul_org, strategy_bias_org, strategy_activation_org)
@@ -279,7 +281,7 @@ class LowRankAdapterDense(CastDense):
             strategy_matmul_up_sampler_weight,
             strategy_matmul_up_sampler_input,
             strategy_bias_up_sampler,
-            strategy_residual_add,
+            residual_strategy("LowRankAdapterDense", strategy_residual_add, strategy_residential_add),
         )
         return self
 

@@ -15,8 +15,9 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
-from petrun.delta.dense import Tanh, positive_int, rate
+from petrun.delta.dense import positive_int, rate
 from petrun.kernels import Dropout
+from petrun.layers.activation import Tanh
 
 
 class PrefixEmbedding(nn.Cell):

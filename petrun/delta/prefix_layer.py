@@ -10,13 +10,35 @@ that gradients flow, and values have a projection of their own. Every example ge
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from petrun.delta.dense import Tanh, positive_int, rate
+from petrun.delta.dense import positive_int, rate
+from petrun.errors import TrainingError
 from petrun.kernels import Dropout
+from petrun.layers.activation import Tanh
+
+
+@ops.constexpr(check=False)  # type: ignore[untyped-decorator]
+def _not_in_init() -> None:
+    """Raises TrainingError where the property that calls this is read in the __init__ of a cell.
+
+    What is read there is a constant, so no gradient reaches the prefix. In GRAPH mode this runs while a construct is compiled.
+    """
+    # The frame of this function, that of the decorator, then the property's, or the compiler's.
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] != "mindspore":
+        code = frame.f_code
+        owner = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+        if code.co_name == "__init__" and isinstance(owner, nn.Cell):
+            raise TrainingError(
+                f"PrefixLayer: keys and values that {type(owner).__name__}.__init__ reads are constants: the prefix would train nothing",
+                hint="Read past_key_reparam and past_value_reparam in construct, or call the layer there: keys, values = self.prefix().",
+            )
+        frame = frame.f_back  # type: ignore[assignment]
 
 
 class PrefixLayer(nn.Cell):
@@ -80,12 +102,17 @@ class PrefixLayer(nn.Cell):
 
     @property
     def past_key_reparam(self) -> Any:
-        """Keys (P, H) as they are now, without dropout. Read in a `construct`, gradients flow through them."""
+        """Keys (P, H) as they are now, without dropout. Read in a `construct`, gradients flow through them.
+
+        Raises TrainingError where a cell's __init__ reads them, as MindPet's manual does.
+        """
+        _not_in_init()
         return self.reparam()[0]
 
     @property
     def past_value_reparam(self) -> Any:
         """Values (P, H), likewise."""
+        _not_in_init()
         return self.reparam()[1]
 
     def heads(self, values: Any, batch_size: int) -> Any:

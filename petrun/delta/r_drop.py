@@ -82,15 +82,25 @@ class RDropLoss(nn.Cell):
     batch; and does not check alpha.
 
     Inputs: logits (2B, C) float16, bfloat16 or float32; label_ids (2B,) class numbers, -100 = ignored, or (2B, C) probabilities,
-    or both (2B,): one row of 2B classes; alpha, a number. Returns () float32.
+    or both (2B,): one row of 2B classes; alpha, a number. Returns () float32; after `to_float` of a half type, that type, as MindPet does.
     Raises: TypeError where alpha is no number, ValueError for an odd number of rows.
     """
+
+    # What `to_float` sets.
+    fp16, bf16 = False, False
 
     def __init__(self) -> None:
         super().__init__()
         self.cross_entropy = TokenCrossEntropy()
 
     def construct(self, logits: Any, label_ids: Any, alpha: Any = 4) -> Any:
+        value = self.loss(logits, label_ids, alpha)
+        if self.fp16:
+            return ops.cast(value, ms.float16)
+        return ops.cast(value, ms.bfloat16) if self.bf16 else value
+
+    def loss(self, logits: Any, label_ids: Any, alpha: Any) -> Any:
+        """As construct, float32."""
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
             raise TypeError("RDropLoss: alpha must be an int or a float")
         if logits.shape[0] % 2 != 0:

@@ -84,8 +84,8 @@ def freeze_from_config(model: Any, config_path: str, strict: bool = False) -> Tr
     """`freeze_modules` with the lists of a YAML file: `freeze: {include: [...], exclude: [...]}`.
 
     Raises: TypeError: model is no Cell, or config_path no str. ValueError: config_path is empty. ReadYamlFileError: the file is
-        missing, a link, unreadable or not YAML. ModelConfigFreezeInfoError: it has no `freeze`, or that says nothing or something
-        else. Then what freeze_modules raises.
+        missing or a link. UnexpectedError: it cannot be read or is not YAML. ModelConfigFreezeInfoError: it has no `freeze`, or that says
+        nothing or something else. Then what freeze_modules raises.
     """
     _check_cell(model)
     if not isinstance(config_path, str):
@@ -101,8 +101,10 @@ def _read(path: Path) -> Any:
         if path.is_symlink():
             raise LinkPathError(f"{path} is a link")
         return yaml.safe_load(path.read_bytes())
-    except (OSError, LinkPathError, yaml.YAMLError) as error:
+    except (FileNotFoundError, LinkPathError) as error:
         raise ReadYamlFileError(f"cannot read the freeze configuration {path}: {error}") from error
+    except (OSError, yaml.YAMLError) as error:
+        raise UnexpectedError(f"cannot read the freeze configuration {path}: {error}") from error
 
 
 def _freeze_lists(path: str, content: Any) -> dict[str, Any]:

@@ -6,13 +6,13 @@ import math
 from typing import Any
 
 import mindspore as ms
-from mindspore import mint, nn, ops
+from mindspore import mint, ops
 
 from petrun.kernels import fused, native
 from petrun.kernels.device import on_ascend
 
 
-class Tanh(nn.Cell):
+class Tanh(fused.FusedCell):
     """tanh(x), to 1e-6: MindSpore's own on the CPU is off by up to 1e-4.
 
     Inputs: x, any shape, float16, bfloat16 or float32. Returns: the same shape and dtype.
@@ -38,7 +38,7 @@ class Tanh(nn.Cell):
         self.primitive.shard(((dp, 1),))
 
 
-class Gelu(nn.Cell):
+class Gelu(fused.FusedCell):
     """GELU, exact: x * Phi(x) = x/2 * (1 + erf(x / sqrt(2))).
 
     Source: Hendrycks and Gimpel, arXiv:1606.08415, eq. (1).
@@ -74,7 +74,7 @@ class Gelu(nn.Cell):
         self.is_cut = True
 
 
-class GeluTanh(nn.Cell):
+class GeluTanh(fused.FusedCell):
     """GELU, tanh form: x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))).
 
     Source: Hendrycks and Gimpel, arXiv:1606.08415, section 2; "gelu_new" of GPT-2.
@@ -108,7 +108,7 @@ class GeluTanh(nn.Cell):
         self.is_cut = True
 
 
-class SiluMul(nn.Cell):
+class SiluMul(fused.FusedCell):
     """silu(gate) * up, silu(x) = x * sigmoid(x).
 
     Source: Shazeer, arXiv:2002.05202, eq. (6) (SwiGLU).

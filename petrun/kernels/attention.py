@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, ops
 
 from petrun.kernels import fused, native
 from petrun.kernels.device import on_ascend
@@ -16,7 +16,7 @@ HIDDEN = 1e30
 """Taken off the score of a hidden position: finite, so that a row that sees nothing stays free of NaN."""
 
 
-class Attention(nn.Cell):
+class Attention(fused.FusedCell):
     """dropout(softmax(q k^T * scale over the visible positions)) v; a query that sees nothing gets 0.
 
     Source: Vaswani et al., arXiv:1706.03762, eq. (1); grouped heads: Ainslie et al., arXiv:2305.13245.

@@ -25,6 +25,7 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
+from mindspore.ops.primitive import Primitive
 
 from petrun.errors import ConfigError
 from petrun.kernels import fused, native
@@ -181,7 +182,20 @@ class KeepMask(nn.Cell):
         return ops.reshape(kept if rows * lanes == count else kept[:count], shape)
 
 
-class Dropout(nn.Cell):
+class MaskProduct(ops.Mul):
+    """x * mask. A strategy of one input is taken for both: nn.Dropout's operator, whose place this one has, is given no mask."""
+
+    def __init__(self) -> None:
+        # By its class's name MindSpore would look for an operator MaskProduct.
+        Primitive.__init__(self, "Mul")
+
+    def shard(self, in_strategy: Any = None, out_strategy: Any = None) -> Any:
+        if in_strategy is not None and len(in_strategy) == 1:
+            in_strategy = in_strategy * 2
+        return super().shard(in_strategy, out_strategy)
+
+
+class Dropout(fused.FusedCell):
     """x * keep / (1 - p) while training, x otherwise or for p = 0. `rows` False: x holds no rows of the batch.
 
     Source: Srivastava et al., JMLR 15 (2014), section 4, in the inverted form.
@@ -192,7 +206,7 @@ class Dropout(nn.Cell):
     def __init__(self, p: float, seed: int, site: str, rows: bool = True) -> None:
         super().__init__()
         self.p = checked_rate(p)
-        self.dropout, self.scaled = ops.Mul(), ops.Mul()
+        self.dropout, self.scaled = MaskProduct(), ops.Mul()
         self.keep = KeepMask(p, seed, site)
         library = native.library()
         self.is_fused = library is not None

@@ -13,9 +13,24 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mindspore import ops
+from mindspore import nn, ops
 
 Infer = Callable[..., Any]
+
+
+class FusedCell(nn.Cell):
+    """A cell that has a C++ operator and primitives with the same result; `is_fused` says which it uses.
+
+    Told to compute in half precision (`to_float`, `amp.auto_mixed_precision`) it uses the primitives: in PyNative mode MindSpore then
+    casts the inputs of every operator, and the C++ operators read float32 alone.
+    """
+
+    is_fused = False
+
+    def add_flags(self, **flags: Any) -> Any:
+        if flags.get("fp16") or flags.get("bf16"):
+            self.is_fused = False
+        return super().add_flags(**flags)
 
 
 def _operator(

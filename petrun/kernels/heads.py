@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import ops
 
 from petrun.kernels import fused, native
 
 
-class SplitHeads(nn.Cell):
+class SplitHeads(fused.FusedCell):
     """The N heads of a projection, side by side in its last axis, become an axis of their own.
 
     MindSpore's Transpose on the CPU keeps a buffer twice the size of its output for every place it is called from, as
@@ -36,7 +36,7 @@ class SplitHeads(nn.Cell):
         self.transpose.shard(((dp, 1, tp, 1),))
 
 
-class SplitQkv(nn.Cell):
+class SplitQkv(fused.FusedCell):
     """The same for one projection that holds queries, keys and values, in that order.
 
     Inputs: x (B, T, 3 * N * D), any float dtype. Returns: q, k, v, each (B, N, T, D). `width` is D.
@@ -73,7 +73,7 @@ class SplitQkv(nn.Cell):
         self.transpose.shard(((dp, 1, tp, 1),))
 
 
-class MergeHeads(nn.Cell):
+class MergeHeads(fused.FusedCell):
     """The way back.
 
     Inputs: x (B, N, T, D), any float dtype. Returns: (B, T, N * D). `width` is D.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, ops
 
 from petrun.kernels import fused, native
 
@@ -13,7 +13,7 @@ IGNORED = -100
 """Target of a token that is not supervised (Hugging Face's convention)."""
 
 
-class TokenCrossEntropy(nn.Cell):
+class TokenCrossEntropy(fused.FusedCell):
     """-log softmax(logits)[target] per row, 0 where the target is -100. No reduction: that is the caller's.
 
     Inputs: logits (M, V) float16, bfloat16 or float32; targets (M,) int32, in 0..V-1 or -100.

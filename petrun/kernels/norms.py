@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import mindspore as ms
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, ops
 from mindspore.common.initializer import initializer
 
 from petrun.kernels import fused, native
 from petrun.kernels.device import on_ascend
 
 
-class LayerNorm(nn.Cell):
+class LayerNorm(fused.FusedCell):
     """(x - mean) / sqrt(var + eps) * weight + bias, over the last axis; var is the biased variance.
 
     With `residual`, of x + residual: one pass instead of two.
@@ -56,7 +56,7 @@ class LayerNorm(nn.Cell):
         return ops.cast(centred * scale * self.weight + self.bias, x.dtype)
 
 
-class RmsNorm(nn.Cell):
+class RmsNorm(fused.FusedCell):
     """x / sqrt(mean(x^2) + eps) * weight, over the last axis.
 
     Source: Zhang and Sennrich, arXiv:1910.07467, eq. (4).

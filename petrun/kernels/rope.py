@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import ops
 
 from petrun.kernels import fused, native
 
@@ -17,7 +17,7 @@ def apply_rope(x: Any, cos: Any, sin: Any) -> Any:
     return x * cos + rotated * sin
 
 
-class Rope(nn.Cell):
+class Rope(fused.FusedCell):
     """x * cos + rotate_half(x) * sin, rotate_half([a, b]) = [-b, a] over the two halves of the last axis.
 
     Source: Su et al., arXiv:2104.09864, eq. (34), in the half-split layout of Hugging Face's Llama:

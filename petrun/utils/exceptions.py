@@ -14,11 +14,11 @@ class MindPetError(PetrunError):
 
 
 class UnexpectedError(MindPetError):
-    """Patterns given beside a mode do not read."""
+    """Patterns given beside a mode do not read, or a freeze configuration does not."""
 
 
 class ReadYamlFileError(MindPetError):
-    """A freeze configuration is missing, is a link, or is not YAML."""
+    """A freeze configuration is missing, or is a link."""
 
 
 class LinkPathError(MindPetError):

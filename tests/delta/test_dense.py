@@ -6,7 +6,7 @@ import pytest
 from mindspore import Tensor, nn, ops
 
 from petrun.delta import AdapterDense, LoRADense, LowRankAdapterDense
-from petrun.delta.dense import ACTIVATIONS, named_activation, shard_activation, usable_activation
+from petrun.layers.activation import ACTIVATIONS, named_activation, shard_activation, usable_activation
 from tests.delta.mindpet import NAMES, NOT_SPLIT, POINTWISE, ROWWISE, Scaled, numbers, strategies
 
 CELLS = {
@@ -96,6 +96,28 @@ def test_a_cell_or_an_operator_may_be_given(kind):
     with pytest.raises(ValueError, match="Scaled is not one operator"):
         CELLS[kind](activation=Scaled()).shard(**{STRATEGY[kind]: ((2, 1),)})
     CELLS[kind](activation=Scaled()).shard()
+
+
+@pytest.mark.parametrize("cell", [AdapterDense(5, 6), LowRankAdapterDense(5, 6, reduction_factor=2)])
+def test_the_manuals_spelling_of_the_residual_strategy(cell):
+    """MindPet's manual writes strategy_residential_add, its code strategy_residual_add."""
+    cell.shard(strategy_residential_add=((2, 1), (2, 1)))
+    assert [s for path, s in strategies(cell).items() if path.endswith("residual_add")] == [((2, 1), (2, 1))]
+    layer = next(part for name, part in cell.name_cells().items() if name.startswith("mindpet_delta"))
+    layer.shard(strategy_residential_add=((4, 1), (4, 1)))
+    assert layer.residual_add.in_strategy == ((4, 1), (4, 1))
+    for part in (cell, layer):
+        with pytest.raises(ValueError, match="are the same: give one of them"):
+            part.shard(strategy_residual_add=((2, 1), (2, 1)), strategy_residential_add=((2, 1), (2, 1)))
+
+
+def test_the_dropouts_strategy_may_have_one_input():
+    """mindformers' LoraAdapter sets it on the operator itself, which in nn.Dropout has one input."""
+    cell = LoRADense(8, 6, 2, 4, 0.5)
+    assert cell.lora_dropout.dropout.shard(((2, 4),)) is cell.lora_dropout.dropout
+    assert cell.lora_dropout.dropout.in_strategy == ((2, 4), (2, 4))
+    cell.shard(strategy_lora_dropout=((2, 1), (2, 1)))
+    assert cell.lora_dropout.dropout.in_strategy == ((2, 1), (2, 1))
 
 
 def test_softmax_keeps_its_axis_whole():

@@ -6,6 +6,7 @@ import pytest
 from mindspore import Tensor, nn, ops
 
 from petrun.delta import PrefixLayer
+from petrun.errors import TrainingError
 from petrun.kernels import step_counter
 from tests.delta.mindpet import numbers
 
@@ -65,6 +66,41 @@ class Attributes(nn.Cell):
 
     def construct(self, x):
         return (self.prefix.past_key_reparam * x).sum() + (self.prefix.past_value_reparam * x * x).sum()
+
+
+class ReadInInit(nn.Cell):
+    """MindPet's manual, section 2.3."""
+
+    def __init__(self, prefix, attribute):
+        super().__init__()
+        self.prefix = prefix
+        self.past = self.read(attribute)
+
+    def read(self, attribute):
+        return getattr(self.prefix, attribute)
+
+    def construct(self, x):
+        return (self.past * x).sum()
+
+
+@pytest.mark.parametrize("attribute", ["past_key_reparam", "past_value_reparam"])
+def test_reading_them_where_a_model_is_built_is_refused(mode, attribute):
+    """They would be constants: MindPet, and petrun before, then trained nothing without a word."""
+    with pytest.raises(TrainingError, match=r"ReadInInit\.__init__ reads are constants") as caught:
+        ReadInInit(filled()[0], attribute)
+    assert "in construct" in caught.value.hint
+
+
+class BuiltWithACall(nn.Cell):
+    """Calls its net while it is built, as a trainer that wants shapes may do."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.first = net(Tensor(2.0, ms.float32))
+
+
+def test_a_construct_may_read_them_while_another_cell_is_built(mode):
+    assert np.isfinite(BuiltWithACall(Attributes(filled()[0])).first.asnumpy())
 
 
 class Called(nn.Cell):

@@ -239,8 +239,13 @@ def test_a_file_that_cannot_be_read(tmp_path):
     path = write(tmp_path, "freeze: {include: ['*']}")
     (tmp_path / "link.yaml").symlink_to(path)
     (tmp_path / "broken.yaml").write_text("freeze: [", "utf-8")
-    for name in ("missing.yaml", "link.yaml", "broken.yaml", ""):
-        with pytest.raises(ReadYamlFileError, match="cannot read the freeze configuration"):
+    for name, error in (
+        ("missing.yaml", ReadYamlFileError),
+        ("link.yaml", ReadYamlFileError),
+        ("broken.yaml", UnexpectedError),
+        ("", UnexpectedError),
+    ):
+        with pytest.raises(error, match="cannot read the freeze configuration"):
             freeze_from_config(Net(), str(tmp_path / name))
     # MindPet opens the file for writing.
     (tmp_path / "freeze.yaml").chmod(0o400)

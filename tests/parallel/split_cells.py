@@ -1,6 +1,6 @@
 """Compile MindPet's cells, split over eight Ascend cards that are not there: forward, backward, semi-automatic parallel.
 
-    python -m tests.parallel.split_cells CELL/ACTIVATION...        CELL: lora, adapter, low_rank, prefix_encoder
+    python -m tests.parallel.split_cells CELL/ACTIVATION...        CELL: a key of CELLS
 
 The strategies are those of MindPet's manual. Prints OK or what MindSpore refused, a line a case.
 """
@@ -60,6 +60,21 @@ def lora(activation, split):
     return cell
 
 
+def lora_by_attribute(activation, split):
+    """As mindformers' LoraAdapter does: from the strategy of the layer that it replaces, operator by operator, one input to the dropout."""
+    cell = LoRADense(8, 8, 4, 8, 0.1, activation=activation)
+    rows, outputs = (2, 1), (4, 1)
+    cell.matmul.shard((rows, outputs))
+    cell.bias_add.shard(((2, 4), (4,)))
+    cell.lora_dropout.dropout.shard((rows,))
+    cell.lora_a_matmul.shard((rows, (1, outputs[1])))
+    cell.lora_b_matmul.shard(((rows[0], 1), (outputs[0], 1)))
+    cell.mul.shard(((rows[0], outputs[0]), ()))
+    cell.add.shard(((rows[0], outputs[0]), (rows[0], outputs[0])))
+    cell.activation.shard(split)
+    return cell
+
+
 def adapter(activation, split):
     cell = AdapterDense(8, 8, activation=activation, bottleneck_size=4, non_linearity=activation)
     cell.shard(
@@ -71,7 +86,7 @@ def adapter(activation, split):
         strategy_non_linearity=split,
         strategy_matmul_up_sampler=((2, 1), (1, 1)),
         strategy_bias_up_sampler=((2, 1), (1,)),
-        strategy_residual_add=((2, 1), (2, 1)),
+        strategy_residential_add=((2, 1), (2, 1)),
     )
     return cell
 
@@ -103,7 +118,13 @@ def prefix_encoder(rows, split):
     return Encoded(encoder)
 
 
-CELLS = {"lora": lora, "adapter": adapter, "low_rank": low_rank, "prefix_encoder": prefix_encoder}
+CELLS = {
+    "lora": lora,
+    "lora_by_attribute": lora_by_attribute,
+    "adapter": adapter,
+    "low_rank": low_rank,
+    "prefix_encoder": prefix_encoder,
+}
 
 
 def main(cases):

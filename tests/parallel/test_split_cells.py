@@ -11,7 +11,7 @@ import pytest
 from ..conftest import ROOT
 from ..delta.mindpet import NAMES, NOT_SPLIT
 
-QUICK = ["lora/gelu", "adapter/tanh", "low_rank/logsigmoid", "prefix_encoder/split"]
+QUICK = ["lora/gelu", "lora_by_attribute/gelu", "adapter/tanh", "low_rank/logsigmoid", "prefix_encoder/split"]
 ALL = [f"{cell}/{name}" for cell in ("lora", "adapter", "low_rank") for name in NAMES if name not in NOT_SPLIT]
 ALL += ["prefix_encoder/split", "prefix_encoder/whole"]
 
