@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from petrun.data.chat_templates import template_files
 from petrun.errors import WeightsError
 from petrun.tensors import atomic_file
 
@@ -79,10 +80,13 @@ def write_companions(folder: Path, config: Mapping[str, Any], source: Path | Non
     """Write config.json into `folder`, and copy the tokenizer's and generation's files there from `source`."""
     with atomic_file(folder / CONFIG) as (out, _):
         out.write((json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
-    for name in _COMPANIONS if source is not None else ():
-        path = Path(source or "") / name
+    if source is None:
+        return
+    for name in (*map(Path, _COMPANIONS), *template_files(source)):
+        path = source / name
         if path.is_file():
             content = _read(path)
+            (folder / name).parent.mkdir(exist_ok=True)
             with atomic_file(folder / name) as (out, _):
                 out.write(content)
 

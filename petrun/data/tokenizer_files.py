@@ -12,6 +12,7 @@ from typing import Any
 import tokenizers
 from tokenizers import models
 
+from petrun.data.chat_templates import ADDITIONAL, read_chat_template, template_files
 from petrun.data.tokenizer_class import CLASSES, TokenizerClass, Vocabulary, bos_and_eos, class_name
 from petrun.data.tokenizer_tokens import Declared, add_declared, declared_tokens
 from petrun.errors import DataError
@@ -42,6 +43,8 @@ class TokenizerFiles:
     def chat_place(self) -> str:
         """Where the chat template stands, for messages."""
         own = self.folder / "chat_template.jinja"
+        if template_files(self.folder):
+            return f"{self.folder}, chat_template.jinja and {ADDITIONAL}"
         return str(own) if own.is_file() else f"{self.folder / 'tokenizer_config.json'}, chat_template"
 
     @property
@@ -94,7 +97,7 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles | None:
         folder,
         backend,
         _named(declared, settings, vocabulary),
-        _chat_template(folder, settings),
+        read_chat_template(folder, settings, _text),
         _first_int(model_config.get("bos_token_id")),
         _first_int(model_config.get("eos_token_id")),
         _first_int(model_config.get("pad_token_id")),
@@ -240,26 +243,6 @@ def _merges(path: Path) -> list[tuple[str, str]]:
             raise DataError(f"{path}, line {number}: expected two tokens, found {line[:40]!r}")
         merges.append((parts[0], parts[1]))
     return merges
-
-
-def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
-    """chat_template.jinja, or the chat_template of tokenizer_config.json: a string, or named ones of which "default" is taken."""
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return _text(path)
-    template = config.get("chat_template")
-    if template is None or isinstance(template, str):
-        return template
-    if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        chosen = named.get("default")
-        if isinstance(chosen, str):
-            return chosen
-        raise DataError(
-            f"{folder / 'tokenizer_config.json'}: none of the chat templates is named 'default'",
-            hint=f"Named: {', '.join(map(str, named))}",
-        )
-    raise DataError(f"{folder / 'tokenizer_config.json'}: chat_template is neither text nor a list of named templates")
 
 
 def _first_int(value: Any) -> int | None:

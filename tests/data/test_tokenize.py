@@ -106,18 +106,6 @@ def test_the_digest_follows_the_content_only(tmp_path, bpe_folder, bpe, chat):
     assert chat.digest != bpe.digest
 
 
-def test_named_chat_templates(tmp_path, bpe_folder):
-    (tmp_path / "tokenizer.json").write_bytes((bpe_folder / "tokenizer.json").read_bytes())
-    named = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "{{ messages }}"}]
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
-    assert load_tokenizer(tmp_path).chat_template == "{{ messages }}"
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named[:1]}))
-    with pytest.raises(DataError, match="none of the chat templates is named 'default'"):
-        load_tokenizer(tmp_path)
-    (tmp_path / "chat_template.jinja").write_text("file {{ messages }}")
-    assert load_tokenizer(tmp_path).chat_template == "file {{ messages }}"
-
-
 def test_a_folder_without_a_tokenizer(tmp_path):
     assert load_tokenizer(tmp_path) is None
 
