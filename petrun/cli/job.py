@@ -10,7 +10,7 @@ from petrun.cli import train
 from petrun.cli.options import Text, Texts, Whole, option
 from petrun.errors import ConfigError
 
-TARGETS = ("volcano", "slurm", "shell")
+TARGETS = ("volcano", "ascendjob", "slurm", "shell")
 NODE = "Of each host"
 CLUSTER = "Cluster"
 _OURS = ("--cards", "--hosts", "--host-rank", "--master-addr", "--master-port", "--rank-table")
@@ -24,7 +24,8 @@ def job(
         str,
         typer.Option(
             "--to",
-            help="volcano (a Kubernetes manifest), slurm (a script for sbatch) or shell (a script for each host).",
+            help="volcano or ascendjob (a Kubernetes manifest for Volcano, or for MindCluster's Ascend Operator), slurm (a script for "
+            "sbatch) or shell (a script for each host).",
             autocompletion=lambda incomplete: [one for one in TARGETS if one.startswith(incomplete)],
         ),
     ],
@@ -37,10 +38,12 @@ def job(
         Texts, option("--setup", "A line of shell before the job, such as `source set_env.sh`. Repeatable.")
     ] = None,
     workdir: Annotated[Text, option("--workdir", "Folder that the job runs in. In the image: /work.")] = None,
-    memory: Annotated[Text, option("--memory", "volcano, slurm: memory, such as 512G.", NODE)] = None,
-    cpus: Annotated[Whole, option("--cpus", "volcano, slurm: processor cores.", NODE)] = None,
-    queue: Annotated[Text, option("--queue", "volcano: queue; slurm: partition.", CLUSTER)] = None,
-    time: Annotated[Text, option("--time", "volcano, slurm: longest run: 90m, 12h, 2d, 1-12:00:00.", CLUSTER)] = None,
+    memory: Annotated[Text, option("--memory", "Memory, such as 512G; not for shell.", NODE)] = None,
+    cpus: Annotated[
+        Whole, option("--cpus", "Processor cores; not for shell. slurm: default 8 for each card.", NODE)
+    ] = None,
+    queue: Annotated[Text, option("--queue", "Queue; slurm: partition.", CLUSTER)] = None,
+    time: Annotated[Text, option("--time", "Longest run: 90m, 12h, 2d, 1-12:00:00; not for shell.", CLUSTER)] = None,
     restarts: Annotated[
         Whole,
         option(
@@ -51,23 +54,31 @@ def job(
         ),
     ] = None,
     gres: Annotated[Text, option("--gres", "slurm: what the cards are called there. Default npu.", CLUSTER)] = None,
-    image: Annotated[Text, option("--image", "volcano: image, such as Dockerfile.ascend builds.", CLUSTER)] = None,
+    image: Annotated[Text, option("--image", "Kubernetes: image, such as Dockerfile.ascend builds.", CLUSTER)] = None,
     mount: Annotated[
         Texts,
-        option("--mount", "volcano: /FOLDER:/PATH, /FOLDER:/PATH:ro or pvc/CLAIM:/PATH. Repeatable.", CLUSTER),
+        option(
+            "--mount",
+            "Kubernetes: /FOLDER:/PATH, /FOLDER:/PATH:ro, pvc/CLAIM:/PATH, or image:/PATH for what the image holds. Repeatable.",
+            CLUSTER,
+        ),
     ] = None,
-    namespace: Annotated[Text, option("--namespace", "volcano: namespace of the job.", CLUSTER)] = None,
+    namespace: Annotated[Text, option("--namespace", "Kubernetes: namespace of the job.", CLUSTER)] = None,
     node_selector: Annotated[
         Texts,
         option(
             "--node-selector",
-            "volcano: label of the nodes, such as accelerator-type=module-910b-8. Repeatable.",
+            "Kubernetes: label of the nodes, such as accelerator-type=module-910b-8. Repeatable.",
             CLUSTER,
             metavar="KEY=VALUE",
         ),
     ] = None,
     ring_controller: Annotated[
-        Text, option("--ring-controller", "volcano: label for the ring controller. Default ascend-910b.", CLUSTER)
+        Text,
+        option("--ring-controller", "Kubernetes: label that says what cards they are. Default ascend-910b.", CLUSTER),
+    ] = None,
+    runtime_class: Annotated[
+        Text, option("--runtime-class", "Kubernetes: runtimeClassName of the pods, such as ascend.", CLUSTER)
     ] = None,
     out: Annotated[Text, option("--out", "Write to this file instead of printing.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file of --out.")] = False,
@@ -98,6 +109,7 @@ def job(
         "--namespace": namespace,
         "--node-selector": node_selector,
         "--ring-controller": ring_controller,
+        "--runtime-class": runtime_class,
     }
     flags, sets = train.train_flags(values), values["settings"] or []
     typed = TrainLine(arguments, values["recipe"], flags, sets, values.get("grace"))

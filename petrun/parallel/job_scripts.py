@@ -8,6 +8,14 @@ from collections.abc import Iterator
 from petrun.parallel.launch import CONFIG_ERROR
 from petrun.parallel.submission import Submission, host_flags
 
+CORES_PER_CARD = 8
+"""For a rank's own thread, those of its operators on the host, of HCCL, and of the data. Servers with 8 cards have 96 cores and more."""
+
+
+def cores(job: Submission) -> int:
+    """Of a host: those that were asked for, or a number for each of its cards."""
+    return job.cpus or CORES_PER_CARD * job.cards_per_host
+
 
 def slurm(job: Submission) -> str:
     """A script for sbatch: one task a node, each a petrun that starts and supervises the ranks of its node."""
@@ -15,6 +23,7 @@ def slurm(job: Submission) -> str:
     lines = [
         "#!/bin/bash",
         f"# petrun job {job.name}: {_size(job)}. Submit it with: sbatch FILE",
+        *([] if job.cpus else [f"# --cpus was not given: {CORES_PER_CARD} cores for each card."]),
         *(f"#SBATCH --{key}={value}" for key, value in head.items()),
         *(["#SBATCH --requeue"] if job.restarts else []),
         *strict(job),
@@ -32,8 +41,7 @@ def slurm(job: Submission) -> str:
     flags = host_flags(job, '"$SLURM_NODEID"', '"$1"', port)
     inner = f"exec {train} {flags}"
     # srun does not take it over from sbatch.
-    cpus = f" --cpus-per-task={job.cpus}" if job.cpus else ""
-    step = f"srun --kill-on-bad-exit=1{cpus} bash -c {shlex.quote(inner)} {arguments}"
+    step = f"srun --kill-on-bad-exit=1 --cpus-per-task={cores(job)} bash -c {shlex.quote(inner)} {arguments}"
     lines.append("# Each task knows its node's number; the quotes keep the command as it was typed.")
     lines += [f"exec {step}"] if not job.restarts else list(_requeued(step, job.restarts))
     return "\n".join(lines) + "\n"
@@ -62,8 +70,8 @@ def _directives(job: Submission) -> Iterator[tuple[str, str]]:
     yield "nodes", str(job.hosts)
     yield "ntasks-per-node", "1"
     yield "gres", f"{job.gres}:{job.cards_per_host}"
-    if job.cpus:
-        yield "cpus-per-task", str(job.cpus)
+    # Many sites give a task one core where it asks for none.
+    yield "cpus-per-task", str(cores(job))
     if job.memory:
         yield "mem", job.memory
     if job.queue:

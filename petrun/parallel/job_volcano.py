@@ -8,30 +8,17 @@ Source: Volcano's batch.volcano.sh/v1alpha1 API; MindCluster's documentation of 
 
 from __future__ import annotations
 
-import re
 import shlex
 from typing import Any
 
+from petrun.parallel.job_pod import RING, pod
 from petrun.parallel.job_scripts import strict
 from petrun.parallel.launch import CONFIG_ERROR
-from petrun.parallel.submission import Mount, Submission, host_flags
+from petrun.parallel.submission import Submission, host_flags
 
-RESOURCE = "huawei.com/Ascend910"
-RING = "ring-controller.atlas"
 TABLE_FOLDER = "/user/serverid/devindex/config"
-WORKDIR = "/work"
-"""Of the image that Dockerfile.ascend builds."""
 _TASK = "worker"
-# The driver is the host's; the cards' device files are put in by the device plugin.
-_DRIVER = (
-    ("driver", "/usr/local/Ascend/driver", "Directory"),
-    ("install-info", "/etc/ascend_install.info", "File"),
-    ("dcmi", "/usr/local/dcmi", "Directory"),
-    ("npu-smi", "/usr/local/bin/npu-smi", "File"),
-)
 _PORT = 8118
-_GIVEN_CARDS = f"metadata.annotations['{RESOURCE}']"
-"""Where MindCluster's scheduler notes the cards that a pod was given; its container runtime puts those in, by the variable."""
 
 
 def volcano(job: Submission) -> list[dict[str, Any]]:
@@ -82,56 +69,8 @@ def _table_name(job: Submission) -> str:
 
 
 def _pod(job: Submission) -> dict[str, Any]:
-    volumes: list[dict[str, Any]] = [
-        {"name": "rank-table", "configMap": {"name": _table_name(job)}},
-        # Ranks of one host talk through it; a container has 64 MB without.
-        {"name": "shm", "emptyDir": {"medium": "Memory"}},
-        *({"name": name, "hostPath": {"path": path, "type": kind}} for name, path, kind in _DRIVER),
-        *(_volume(place, mount) for place, mount in enumerate(job.mounts)),
-    ]
-    mounts: list[dict[str, Any]] = [
-        {"name": "rank-table", "mountPath": TABLE_FOLDER},
-        {"name": "shm", "mountPath": "/dev/shm"},
-        *({"name": name, "mountPath": path, "readOnly": True} for name, path, _ in _DRIVER),
-        *(
-            {"name": f"mount-{place}", "mountPath": mount.target, **({"readOnly": True} if mount.read_only else {})}
-            for place, mount in enumerate(job.mounts)
-        ),
-    ]
-    resources: dict[str, Any] = {RESOURCE: job.cards_per_host}
-    if job.cpus:
-        resources["cpu"] = job.cpus
-    if job.memory:
-        resources["memory"] = f"{job.memory}i"
-    container = {
-        "name": "petrun",
-        "image": job.image,
-        "imagePullPolicy": "IfNotPresent",
-        "command": ["/bin/bash", "-c", escape(_script(job))],
-        "env": [{"name": "ASCEND_VISIBLE_DEVICES", "valueFrom": {"fieldRef": {"fieldPath": _GIVEN_CARDS}}}],
-        "workingDir": job.workdir or WORKDIR,
-        "resources": {"requests": resources, "limits": dict(resources)},
-        "volumeMounts": mounts,
-    }
-    pod: dict[str, Any] = {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        # After SIGTERM the ranks save; then petrun ends what does not.
-        "terminationGracePeriodSeconds": job.grace_seconds + 30,
-        "containers": [container],
-        "volumes": volumes,
-    }
-    if job.time_seconds:
-        pod["activeDeadlineSeconds"] = job.time_seconds
-    if job.node_labels:
-        pod["nodeSelector"] = dict(label.split("=", 1) for label in job.node_labels)
-    return pod
-
-
-def _volume(place: int, mount: Mount) -> dict[str, Any]:
-    if mount.claim:
-        return {"name": f"mount-{place}", "persistentVolumeClaim": {"claimName": mount.source}}
-    return {"name": f"mount-{place}", "hostPath": {"path": mount.source, "type": "Directory"}}
+    tables = {"rank-table": (_table_name(job), TABLE_FOLDER)}
+    return {"restartPolicy": "Never", **pod(job, _script(job), container="petrun", configs=tables)}
 
 
 def _script(job: Submission) -> str:
@@ -148,8 +87,3 @@ def _script(job: Submission) -> str:
         ]
     flags = host_flags(job, '"$rank"', '"$master"', port)
     return "\n".join([*lines, f"exec {train} {flags}"]) + "\n"
-
-
-def escape(text: str) -> str:
-    """As text in a container's command, where Kubernetes reads $(NAME) as a variable and $$ as one $."""
-    return re.sub(r"\$(?=[$(])", "$$", text)

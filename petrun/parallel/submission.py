@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from petrun.errors import ConfigError
 
@@ -29,6 +30,12 @@ class Mount:
     read_only: bool = False
     claim: bool = False
     """source is the name of a PersistentVolumeClaim."""
+    in_image: bool = False
+    """Nothing is mounted: the image holds it."""
+
+    def is_folder(self, place: PurePosixPath) -> bool:
+        """Whether `place` lies in it, and it is a folder of the host."""
+        return not (self.claim or self.in_image) and place.is_relative_to(self.target)
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,8 @@ class Submission:
     node_labels: tuple[str, ...] = ()
     ring_controller: str = "ascend-910b"
     gres: str = "npu"
+    runtime_class: str | None = None
+    """Of the pods: Kubernetes' runtimeClassName."""
     restarts: int = 0
     """How often the scheduler starts the whole job again where it fails; it goes on from its newest state."""
 
@@ -81,6 +90,7 @@ def _wrong(job: Submission) -> Iterator[str]:
         ("--queue", job.queue, _QUEUE, "a queue's name: letters, digits, . _ -"),
         ("--namespace", job.namespace, _NAME, "small letters, digits and -"),
         ("--master-addr", job.address, _HOST, "a host's name or address"),
+        ("--runtime-class", job.runtime_class, _NAME, "a RuntimeClass's name, such as ascend"),
         ("--ring-controller", job.ring_controller, _QUEUE, "a label's value, such as ascend-910b"),
         ("--gres", job.gres, _QUEUE, "a name of `scontrol show config`'s GresTypes, such as npu"),
         *(("--node-selector", label, _LABEL, "KEY=VALUE, a label of nodes") for label in job.node_labels),
@@ -107,15 +117,17 @@ def _wrong(job: Submission) -> Iterator[str]:
 
 
 def parse_mount(text: str) -> Mount:
-    """`/data:/data`, `/data:/data:ro`, `pvc/NAME:/work`. Raises ConfigError."""
+    """`/data:/data`, `/data:/data:ro`, `pvc/NAME:/work`, `image:/models`. Raises ConfigError."""
     source, _, rest = text.partition(":")
     target, _, mode = rest.partition(":")
+    if source == "image" and not mode and _is_clean(target) and target != "/":
+        return Mount(source, target.rstrip("/"), read_only=True, in_image=True)
     claim = source.startswith("pvc/")
     source = source.removeprefix("pvc/")
     good_source = _NAME.fullmatch(source) is not None if claim else _is_clean(source)
     if not good_source or not _is_clean(target) or target == "/" or mode not in ("", "ro", "rw"):
         raise ConfigError(
-            f"--mount {text!r}: must be /FOLDER:/PATH, /FOLDER:/PATH:ro or pvc/CLAIM:/PATH",
+            f"--mount {text!r}: must be /FOLDER:/PATH, /FOLDER:/PATH:ro, pvc/CLAIM:/PATH or image:/PATH",
             hint="Paths are absolute, and hold no .. and no colon.",
         )
     return Mount(source, target.rstrip("/"), mode == "ro", claim)
@@ -156,7 +168,19 @@ def host_flags(job: Submission, rank: str, address: str, port: str | None) -> st
     return text + (f" --master-port {port}" if port else "")
 
 
-def lies_in(path: str, mounts: Sequence[Mount], workdir: str) -> bool:
-    """Whether what a job writes at `path` lands in a mount that can be written."""
-    place = PurePosixPath(workdir) / path
-    return any(place.is_relative_to(mount.target) for mount in mounts if not mount.read_only)
+def _in_pod(path: str, workdir: str) -> PurePosixPath:
+    """Where a path of the command line leads: `..` leads out of a mount."""
+    return PurePosixPath(posixpath.normpath(PurePosixPath(workdir) / path))
+
+
+def lies_in(path: str, mounts: Sequence[Mount], workdir: str, *, written: bool) -> bool:
+    """Whether `path` of a job lies in a mount, and in one that can be written where the job does that."""
+    place = _in_pod(path, workdir)
+    return any(place.is_relative_to(mount.target) for mount in mounts if not (written and mount.read_only))
+
+
+def on_this_machine(path: str, mounts: Sequence[Mount], workdir: str) -> Path | None:
+    """Where a path of the job lies here: in the host's folder of its mount, or under the same name; None: it does not."""
+    place = _in_pod(path, workdir)
+    folders = [Path(m.source) / place.relative_to(m.target) for m in mounts if m.is_folder(place)]
+    return next((one for one in (*folders, Path(path).expanduser()) if one.exists()), None)

@@ -1,5 +1,6 @@
 """`petrun job`: what it writes is parsed back, and run with stand-ins for the programs of the cluster."""
 
+import json
 import os
 import re
 import shlex
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from petrun.cli.app import app
 from petrun.errors import ConfigError, OutputError
-from petrun.parallel.job_volcano import escape
+from petrun.parallel.job_pod import escape
 from petrun.parallel.submission import Mount, parse_memory, parse_mount, parse_time
 
 from ..conftest import ROOT
@@ -117,14 +118,22 @@ def test_slurm(cluster, tmp_path):
         "signal": "TERM@60",
     }
     assert "srun --kill-on-bad-exit=1 --cpus-per-task=96 bash" in text
+    assert "--cpus was not given" not in text
     # Directives behind the first command are not read.
     lines = text.splitlines()
     assert lines[0] == "#!/bin/bash" and all(line.startswith("#") for line in lines[: 2 + len(directives)])
     code, output, errors = cluster(text, SLURM_JOB_NODELIST="node[1-2]", SLURM_JOB_ID="123456")
     assert code == 0, errors
     assert called(output) == [["train", *AWKWARD, *flags(2, rank, "node1", 23456)] for rank in (0, 1)]
-    code, output, errors = cluster(job("--to", "slurm", "--cards", 8, "--", "--rank", "8").stdout)
+    done = job("--to", "slurm", "--cards", 8, "--", "--rank", "8")
+    code, output, errors = cluster(done.stdout)
     assert (code, called(output)[0]) == (0, ["train", "--rank", "8", *flags(1, 0, "")]), errors
+    # Many sites give one core to a task that asks for none, and eight ranks would share it.
+    assert (
+        "\n#SBATCH --cpus-per-task=64\n" in done.stdout
+        and "srun --kill-on-bad-exit=1 --cpus-per-task=64 " in done.stdout
+    )
+    assert "--cpus was not given: 64 cores of each host are asked for" in done.stderr
 
 
 def test_slurm_puts_a_job_that_failed_back_into_the_queue(cluster):
@@ -252,6 +261,9 @@ def test_volcano(cluster):
         5400,
     )
     assert pod["nodeSelector"] == {"accelerator-type": "module-910b-8"}
+    # The image runs as user 1000, whose group a claim is given.
+    assert pod["securityContext"] == {"fsGroup": 1000, "fsGroupChangePolicy": "OnRootMismatch"}
+    assert "runtimeClassName" not in pod
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     places = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
     assert len(volumes) == len(pod["volumes"]) == len(places) and {m["name"] for m in places.values()} == set(volumes)
@@ -273,10 +285,84 @@ def test_volcano(cluster):
     code, output, errors = cluster(script, VC_TASK_INDEX="1")
     assert (code, called(output)) == (0, [["train", *AWKWARD, *flags(2, 1, "tune-1-worker-0.tune-1", 8118)]]), errors
     assert cluster(script, VK_TASK_INDEX="0")[0] == 0 and cluster(script)[0] != 0
-    _, one = yaml.safe_load_all(job(*VOLCANO, "--cards", 8, "--", "--rank", "8").stdout)
+    _, one = yaml.safe_load_all(job(*VOLCANO, "--cards", 8, "--runtime-class", "ascend", "--", "--rank", "8").stdout)
+    assert one["spec"]["tasks"][0]["template"]["spec"]["runtimeClassName"] == "ascend"
     script = one["spec"]["tasks"][0]["template"]["spec"]["containers"][0]["command"][2]
     assert called(cluster(script)[1]) == [["train", "--rank", "8", *flags(1, 0, "")]]
     assert "namespace" not in one["metadata"] and "queue" not in one["spec"]
+
+
+def test_ascend_job(cluster):
+    """The fields of mindxdl.gitee.com/v1, and what the operator's ascendjob_validate.go refuses: another container than "ascend", a
+    Scheduler of several pods, no Scheduler where there is more than one card."""
+    target = ["--to", "ascendjob", *VOLCANO[2:]]
+    options = [
+        "--hosts",
+        3,
+        "--cards",
+        24,
+        "--name",
+        "tune-1",
+        "--queue",
+        "default",
+        "--namespace",
+        "train",
+        "--time",
+        "90m",
+    ]
+    options += ["--memory", "1T", "--cpus", 96, "--node-selector", "accelerator-type=module-910b-8", "--setup", SET_ENV]
+    (made,) = yaml.safe_load_all(job(*target, *options, "--runtime-class", "ascend", "--", *AWKWARD).stdout)
+    assert (made["apiVersion"], made["kind"], set(made)) == (
+        "mindxdl.gitee.com/v1",
+        "AscendJob",
+        {"apiVersion", "kind", "metadata", "spec"},
+    )
+    ring = {"ring-controller.atlas": "ascend-910b"}
+    assert made["metadata"] == {"name": "tune-1", "namespace": "train", "labels": {"framework": "mindspore", **ring}}
+    spec = made["spec"]
+    assert {key: value for key, value in spec.items() if key != "replicaSpecs"} == {
+        "schedulerName": "volcano",
+        "runPolicy": {"schedulingPolicy": {"minAvailable": 3, "queue": "default"}},
+        "successPolicy": "AllWorkers",
+    }
+    replicas = spec["replicaSpecs"]
+    assert {role: (one["replicas"], one["restartPolicy"]) for role, one in replicas.items()} == {
+        "Scheduler": (1, "Never"),
+        "Worker": (2, "Never"),
+    }
+    for one in replicas.values():
+        assert one["template"]["metadata"]["labels"] == ring
+        pod = one["template"]["spec"]
+        assert "restartPolicy" not in pod, "the operator overwrites it, with a warning"
+        assert (pod["runtimeClassName"], pod["securityContext"]["fsGroup"], pod["activeDeadlineSeconds"]) == (
+            "ascend",
+            1000,
+            5400,
+        )
+        (term,) = pod["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        (own,) = term["labelSelector"]["matchExpressions"]
+        assert (own["key"], own["values"], term["topologyKey"]) == ("job-name", ["tune-1"], "kubernetes.io/hostname")
+        (container,) = pod["containers"]
+        assert (container["name"], container["image"]) == ("ascend", "registry/petrun:1")
+        resources = {"huawei.com/Ascend910": 8, "cpu": 96, "memory": "1Ti"}
+        assert container["resources"] == {"requests": resources, "limits": resources}
+        names = {port["containerPort"]: port["name"] for port in container["ports"]}
+        assert names[2222] == "ascendjob-port" and list(names) == list(range(2222, 2238))
+        assert len(set(names.values())) == 16 and all(len(name) <= 15 for name in names.values())
+        assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
+        script = as_kubernetes_reads(container["command"][2], {"RANK": "no"})
+        given = {"MS_NODE_RANK": "2", "MS_SCHED_HOST": "10.1.2.3", "MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "24"}
+        code, output, errors = cluster(script, **given)
+        assert (code, called(output)) == (0, [["train", *AWKWARD, *flags(3, 2, "10.1.2.3", 2222)]]), errors
+        assert cluster(script)[0] != 0
+        # What the operator sets would make petrun a rank.
+        names = re.search(r"^unset (.*)$", script, re.MULTILINE)[1].split()
+        assert set(names) >= {"MS_ROLE", "MS_WORKER_NUM", "MS_SCHED_HOST", "MS_SCHED_PORT", "MS_NODE_RANK"}
+    (one,) = yaml.safe_load_all(job(*target, "--cards", 8, "--", "--rank", "8").stdout)
+    assert set(one["spec"]["replicaSpecs"]) == {"Scheduler"} and "namespace" not in one["metadata"]
+    pod = one["spec"]["replicaSpecs"]["Scheduler"]["template"]["spec"]
+    assert "affinity" not in pod and "ports" not in pod["containers"][0]
+    assert called(cluster(pod["containers"][0]["command"][2])[1]) == [["train", "--rank", "8", *flags(1, 0, "")]]
 
 
 def test_kubernetes_reads_back_what_was_escaped():
@@ -311,12 +397,21 @@ def test_kubernetes_reads_back_what_was_escaped():
         (["--to", "volcano", "--"], "needs --image"),
         (["--to", "volcano", "--image", "a", "--"], "gone with the pod"),
         ([*VOLCANO, "--", "--out", "/tmp/x"], "gone with the pod"),
+        ([*VOLCANO, "--", "--out", "../x"], "gone with the pod"),
         (["--to", "slurm", "--hosts", "2", "--cards", "2", "--"], "needs --out"),
         (["--to", "slurm", "--", "--cards", "8"], "--cards after --"),
         (["--to", "slurm", "--", "--host-rank=1"], "--host-rank after --"),
         (["--to", "slurm", "--", "--algo", "loar"], "Did you mean lora"),
         (["--to", "slurm", "--", "--set", "optim.beat2=0.9"], "unknown key optim.beat2"),
         (["--to", "slurm", "--cards", "8", "--", "--parallel", "dp=3"], "the job has 8"),
+        ([*VOLCANO, "--runtime-class", "a b", "--"], "--runtime-class 'a b'"),
+        (["--to", "slurm", "--runtime-class", "a", "--"], "--runtime-class: nothing that --to slurm has"),
+        (["--to", "ascendjob", *VOLCANO[2:], "--restarts", "1", "--", "--out", "/work/x"], "--restarts: nothing that"),
+        ([*VOLCANO, "--", "--base", "/models/llama"], "--base /models/llama: lies in no --mount"),
+        ([*VOLCANO, "--", "--base", "../llama"], "--base ../llama: lies in no --mount"),
+        ([*VOLCANO, "--", "--data", "a.jsonl,/data/b.jsonl", "--base", "llama"], "--data /data/b.jsonl: lies in no"),
+        ([*VOLCANO, "--", "--eval-data", "/data/b.jsonl", "--base", "llama"], "--eval-data /data/b.jsonl"),
+        ([*VOLCANO, "--mount", "image:/models", "--", "--out", "/models/x"], "no --mount that can be written"),
     ],
 )
 def test_what_is_refused(arguments, words):
@@ -354,6 +449,58 @@ def test_the_commands_of_the_documentation_run(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"start.sh", "hccl.json", "tune.sh", "tune.yaml"}
 
 
+def test_what_a_pod_reads_may_lie_in_any_mount():
+    line = ["--", "--base", "/models/llama", "--data", "/data/a.jsonl", "--out", "tuned"]
+    mounts = ["--mount", "/data:/data:ro", "--mount", "image:/models"]
+    _, made = yaml.safe_load_all(job(*VOLCANO, *mounts, *line).stdout)
+    pod = made["spec"]["tasks"][0]["template"]["spec"]
+    paths = {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert "/data" in paths and "/models" not in paths, "what the image holds is not mounted over"
+
+
+def test_the_heads_of_a_base_that_is_here_are_held_against_the_layout(tmp_path):
+    """Under its own name, or in the host's folder of its mount; of one that is not here, only the cards are."""
+    base = tmp_path / "models" / "llama"
+    base.mkdir(parents=True)
+    sizes = {"num_attention_heads": 12, "num_key_value_heads": 4, "num_hidden_layers": 2}
+    sizes |= {"hidden_size": 96, "intermediate_size": 192, "vocab_size": 64, "max_position_embeddings": 64}
+    (base / "config.json").write_text(json.dumps({"model_type": "llama", "rms_norm_eps": 1e-5, **sizes}))
+    slurm = ["--to", "slurm", "--cards", 8]
+    for tp, words in ((8, "tp=8: does not divide 12 attention heads"), (2, None)):
+        line = ["--", "--base", base, "--parallel", f"tp={tp}", "--out", "/work/x"]
+        pods = [*VOLCANO, "--cards", 8, "--mount", f"{tmp_path}/models:/models:ro"]
+        there = ["--", "--base", "/models/llama", *line[3:]]
+        for arguments in ([*slurm, *line], [*pods, *there]):
+            if words is None:
+                assert job(*arguments).exit_code == 0
+                continue
+            with pytest.raises(ConfigError) as caught:
+                job(*arguments)
+            assert words in str(caught.value) and "4 key/value heads" in str(caught.value)
+    assert job(*slurm, "--", "--base", "/nowhere/llama", "--parallel", "tp=8").exit_code == 0
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
+def test_scripts_pass_shellcheck(tmp_path):
+    line = ["--", *AWKWARD]
+    made = [
+        job("--to", "slurm", "--hosts", 2, "--cards", 16, "--restarts", 1, *line).stdout,
+        job("--to", "shell", "--hosts", 2, "--cards", 16, "--master-addr", "10.0.0.1", *line).stdout,
+    ]
+    for target in ("volcano", "ascendjob"):
+        *_, manifest = yaml.safe_load_all(job("--to", target, *VOLCANO[2:], "--hosts", 2, "--cards", 16, *line).stdout)
+        spec = manifest["spec"]
+        pods = spec.get("tasks") or [*spec["replicaSpecs"].values()]
+        for one in pods:
+            command = one["template"]["spec"]["containers"][0]["command"]
+            made.append("#!/bin/bash\n" + as_kubernetes_reads(command[2], {}))
+    for number, text in enumerate(made):
+        path = tmp_path / f"{number}.sh"
+        path.write_text(text)
+        done = subprocess.run(["shellcheck", "--severity=warning", path], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout
+
+
 def test_units():
     assert [parse_time(text) for text in ("90m", "12h", "2d", "1-12:00:00", "00:01:30")] == [
         5400,
@@ -364,6 +511,7 @@ def test_units():
     ]
     assert [parse_memory(text) for text in ("512G", "512Gi", "2T", "64000M")] == ["512G", "512G", "2T", "64000M"]
     assert parse_mount("/a:/b/") == Mount("/a", "/b") and parse_mount("pvc/a:/b:ro") == Mount("a", "/b", True, True)
-    for wrong in ("/a", "/a:b", "/a:/", "/../a:/b", "pvc/A_:/b", "/a:/b:x"):
+    assert parse_mount("image:/models/") == Mount("image", "/models", read_only=True, in_image=True)
+    for wrong in ("image:/", "image:/a:ro", "image:a", "/a", "/a:b", "/a:/", "/../a:/b", "pvc/A_:/b", "/a:/b:x"):
         with pytest.raises(ConfigError):
             parse_mount(wrong)
