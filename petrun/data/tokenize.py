@@ -7,6 +7,7 @@ in tokenizer.json are switched off: rows are cut and padded by petrun, which cou
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from petrun.errors import DataError
 
 Progress = Callable[[int, int], None]
 _CHUNK_ROWS = 1024
+_BYTE_PIECE = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
 class Encoded:
@@ -71,6 +73,10 @@ class Tokenizer:
     def token(self, index: int) -> str:
         """The token as the vocabulary spells it; '' for an id outside it."""
         return self._backend.id_to_token(index) or ""
+
+    def is_byte_piece(self, index: int) -> bool:
+        """Whether the token is one byte, as SentencePiece spells those of characters that it does not know: <0x0A>."""
+        return _BYTE_PIECE.fullmatch(self.token(index)) is not None
 
     def _frame(self) -> tuple[list[int], list[int]]:
         """Ids that the post-processor puts before and after a single text."""

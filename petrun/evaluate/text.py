@@ -4,25 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from petrun.data.tokenize import Tokenizer
+
 _HALF = "\ufffd"
 """What a decoder writes for bytes that are no character, or none yet."""
 
 
 class TextStream:
-    """The text of one answer, piece by piece; the pieces together are what decoding all tokens gives, up to the stop string."""
+    """The text of one answer, piece by piece; the pieces together are what decoding all tokens gives, up to the stop string.
+
+    SentencePiece's byte pieces (<0x0A>) are characters only if all that stand together are, so their text waits for a token of another
+    kind. Any other decoder that changes text which was given out is followed from the first character that differs.
+    """
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()) -> None:
+        """Inputs: `decode`, a Tokenizer's method, which then tells its byte pieces, or any other function of ids."""
         self._decode = decode
+        owner = getattr(decode, "__self__", None)
+        self._is_byte_piece = owner.is_byte_piece if isinstance(owner, Tokenizer) else lambda _: False
         self._stop = tuple(stop)
+        self._longest_stop = max(map(len, self._stop), default=0)
         self._tokens: list[int] = []
         self._sent = ""
+        """What the reader has seen, but for what a decoder has taken back since."""
+        self._text = ""
         self.stopped = False
         """A stop string came."""
 
     @property
     def text(self) -> str:
-        """All that was given out."""
-        return self._sent
+        """The answer so far, as far as it was given out; what a decoder took back is not in it."""
+        return self._text
 
     def push(self, token: int) -> str:
         """What may be shown now that this token has come."""
@@ -34,6 +46,8 @@ class TextStream:
         if found is not None:
             self.stopped = True
             return self._give(whole[:found])
+        if self._is_byte_piece(token):
+            return ""
         whole = whole.rstrip(_HALF)
         return self._give(whole[: len(whole) - self._begun(whole)])
 
@@ -42,16 +56,25 @@ class TextStream:
         return "" if self.stopped else self._give(self._decode(self._tokens))
 
     def _give(self, whole: str) -> str:
-        """The part of `whole` that was not given out. A decoder may still change what it wrote (a space before a comma): then wait."""
-        if len(whole) <= len(self._sent) or not whole.startswith(self._sent):
+        """The part of `whole` that was not given out: all behind the first character in which it differs from what was."""
+        self._text = whole
+        same = self._same(whole)
+        if same == len(whole):
             return ""
-        piece = whole[len(self._sent) :]
         self._sent = whole
-        return piece
+        return whole[same:]
+
+    def _same(self, whole: str) -> int:
+        """How many characters of `whole` are those that were given out."""
+        if whole.startswith(self._sent):
+            return len(self._sent)
+        pairs = enumerate(zip(whole, self._sent, strict=False))
+        return next((i for i, (now, before) in pairs if now != before), len(whole))
 
     def _first_stop(self, whole: str) -> int | None:
-        # None can begin before what was given out: that much was never held back for it.
-        places = [place for place in (whole.find(text, len(self._sent)) for text in self._stop) if place >= 0]
+        # In what stays as it was given out none can end: that much was held back for it.
+        start = max(0, self._same(whole) - self._longest_stop + 1)
+        places = [place for place in (whole.find(text, start) for text in self._stop) if place >= 0]
         return min(places, default=None)
 
     def _begun(self, whole: str) -> int:
