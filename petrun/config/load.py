@@ -232,7 +232,7 @@ def validate(values: Mapping[str, Any], origins: Mapping[str, str]) -> RunConfig
             raise ConfigError(f"unknown algorithm {asked!r}. Give a name, or several joined by +")
         found = find_method(asked)
     except ConfigError as error:
-        raise ConfigError(f"{_label('algo', origins)}: {error.message}", hint=error.hint) from error
+        raise ConfigError(f"{as_typed('algo', origins)}: {error.message}", hint=error.hint) from error
     algo, method = found.name, found.config
     values = {**values, "algo": algo} if "algo" in values else values
     known = known_keys(method)
@@ -295,7 +295,8 @@ def _mapping_keys() -> list[str]:
     )
 
 
-def _label(key: str, origins: Mapping[str, str]) -> str:
+def as_typed(key: str, origins: Mapping[str, str]) -> str:
+    """A setting by the flag that gave it, or by its key and the recipe that did."""
     origin = origins.get(key, "")
     if not origin:
         return key
@@ -317,7 +318,7 @@ def _explain(error: ValidationError, origins: Mapping[str, str], prefix: str = "
             else ""
         )
         shown = repr(given) if len(repr(given)) <= 60 else f"{repr(given)[:57]}..."
-        lines.append(f"{_label(key, origins)}: {shown} is not valid: {text}. {near}".strip())
+        lines.append(f"{as_typed(key, origins)}: {shown} is not valid: {text}. {near}".strip())
     return lines
 
 

@@ -38,6 +38,7 @@ from petrun.runs.probe import Probe, Seen
 from petrun.runs.rows import try_rows
 from petrun.runs.scoring import require_forward_only
 from petrun.runs.sources import Sources, open_sources
+from petrun.runs.unread import refuse_unread
 from petrun.train.loop import Plan, make_plan
 from petrun.train.loss import SupervisedLoss
 from petrun.train.optim import AdamW, HostAdamW, Schedule, warmup_steps
@@ -68,6 +69,7 @@ def make_ready(resolved: Resolved, start: Delta | None, device: Device, layout: 
     """Rows, net, delta and optimizer. `scored`: with the base's scores, where they cannot be had later."""
     config = resolved.config
     sources, resolved = open_sources(resolved, start)
+    refuse_unread(resolved, sources)
     loaded = open_base(
         resolved.config.model,
         device,
