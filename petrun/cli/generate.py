@@ -11,12 +11,13 @@ import typer
 from petrun.cli import options, signals
 from petrun.cli.chat import Chat
 from petrun.cli.options import MODEL, RUN, Flag, Number, Text, Texts, Whole, option
-from petrun.errors import ConfigError, DataError
+from petrun.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
     from petrun.runs.session import Decoding, Session
 
 TEXT = "Text"
+_PROMPTS = ("prompt", "messages", "conversations")
 
 
 def generate(
@@ -33,7 +34,8 @@ def generate(
         Text,
         option(
             "--prompts",
-            "Answer every line of this file and end; in a .jsonl file {prompt: ...} or {messages: [...]}, and delta: NAME where another.",
+            "Answer every line of this file and end; in a .jsonl file {prompt: ...} or {messages: [...]}, and perhaps delta: NAME, "
+            "system, tools, enable_thinking and chat_template_kwargs.",
             TEXT,
         ),
     ] = None,
@@ -108,15 +110,19 @@ def generate(
 
 def _answer_all(session: Session, how: Decoding, asked: list[dict[str, Any]], as_json: bool) -> None:
     """One prompt streams; many are computed together and printed in their order."""
-    texts: list[Any] = [item.get("messages", item.get("prompt")) for item in asked]
+    from petrun.data.messages import EXTRA_CELLS
+
+    texts: list[Any] = [next(item[name] for name in _PROMPTS if name in item) for item in asked]
+    cells = [{name: item[name] for name in EXTRA_CELLS if name in item} for item in asked]
     names = [item.get("delta", session.current) for item in asked]
     if len(asked) == 1 and not as_json:
-        for piece in session.stream(texts[0], delta=names[0], how=how):
+        for piece in session.stream(texts[0], delta=names[0], how=how, cells=cells[0]):
             typer.echo(piece, nl=False)
             sys.stdout.flush()
         typer.echo()
         return
-    for item, name, answer in zip(asked, names, session.generate(texts, delta=names, how=how), strict=True):
+    answers = session.generate(texts, delta=names, how=how, cells=cells)
+    for item, name, answer in zip(asked, names, answers, strict=True):
         if as_json:
             told = {"delta": name, "text": answer.text, "finish": answer.finish, "tokens": answer.tokens}
             typer.echo(json.dumps({**item, **told}, ensure_ascii=False))
@@ -143,15 +149,25 @@ def _read_prompts(path: str) -> list[dict[str, Any]]:
 
 
 def _read_object(where: str, line: str) -> dict[str, Any]:
+    from petrun.data.messages import EXTRA_CELLS, is_conversation
+
     shape = 'Example: {"prompt": "Hello", "delta": "a"}, or {"messages": [{"role": "user", "content": "Hello"}]}.'
     try:
         item = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: is not valid JSON ({error})", hint=shape) from error
-    if not isinstance(item, dict) or set(item) - {"prompt", "messages", "delta"}:
+    known = (*_PROMPTS, "delta", *EXTRA_CELLS)
+    if not isinstance(item, dict):
         raise DataError(f"{where}: must be an object with prompt or messages, and perhaps delta", hint=shape)
-    if ("prompt" in item) == ("messages" in item) or not isinstance(item.get("prompt", ""), str):
-        raise DataError(f"{where}: must have either prompt, a text, or messages", hint=shape)
-    if not isinstance(item.get("messages", []), list) or not isinstance(item.get("delta", ""), str):
-        raise DataError(f"{where}: messages must be a list, and delta a name", hint=shape)
+    unknown = [name for name in item if name not in known]
+    if unknown:
+        raise DataError(f"{where}: unknown key '{unknown[0]}'", hint=did_you_mean(unknown[0], known))
+    if sum(name in item for name in _PROMPTS) != 1:
+        raise DataError(f"{where}: must have either prompt or messages", hint=shape)
+    if not isinstance(item.get("prompt", ""), str) and not is_conversation(item["prompt"]):
+        raise DataError(f"{where}: prompt must be a text, or messages", hint=shape)
+    if any(name in item and not is_conversation(item[name]) for name in _PROMPTS[1:]) or not isinstance(
+        item.get("delta", ""), str
+    ):
+        raise DataError(f"{where}: messages must be a list of messages, and delta a name", hint=shape)
     return item

@@ -111,6 +111,10 @@ def _template(settings: Settings, tokenizer: Tokenizer | None, kind: str) -> Tem
         row_kind=kind,
         chat_place=tokenizer.files.chat_place if tokenizer else "",
     )
+    if found is None:
+        if settings.chat_template_kwargs:
+            raise ConfigError(f"data.chat_template_kwargs: rows of the kind '{kind}' take no template")
+        return None
     return preset(found, settings.chat_template_kwargs)
 
 

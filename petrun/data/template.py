@@ -142,20 +142,20 @@ def _checked(template: Template, where: str) -> Template:
     return template
 
 
-def preset(template: Template | None, values: Mapping[str, bool | float | str]) -> Template | None:
+def preset(template: Template, values: Mapping[str, bool | float | str]) -> Template:
     """The template with values for variables where a row sets none. A delta carries them as part of the template's text.
 
     Raises: ConfigError for a variable that the template does not read.
     """
     if not values:
         return template
-    read = variables(template.text) if template is not None else frozenset()
+    read = variables(template.text) - RESERVED
     for name in values:
-        if template is None or name not in read - RESERVED:
-            what = f"the template {template.name} does not read it" if template else "these rows take no template"
-            hint = did_you_mean(name, read - RESERVED)
-            raise ConfigError(f"data.chat_template_kwargs.{name}: {what}", hint=hint)
-    assert template is not None
+        if name not in read:
+            raise ConfigError(
+                f"data.chat_template_kwargs.{name}: the template {template.name} does not read it",
+                hint=did_you_mean(name, read),
+            )
     lines = "".join(
         f"{{% if {name} is not defined %}}{{% set {name} = {json.dumps(value, ensure_ascii=False)} %}}{{% endif %}}"
         for name, value in sorted(values.items())

@@ -10,7 +10,7 @@ from typing import Any
 from petrun.checkpoint.convert import algo_of
 from petrun.checkpoint.delta import Delta
 from petrun.config.load import Resolved, load_run_config
-from petrun.data.template import BUILTIN, Template, find_template
+from petrun.data.template import BUILTIN, Template, find_template, preset, variables
 from petrun.data.tokenize import Tokenizer
 from petrun.delta.compose import split_names
 from petrun.errors import ConfigError, ModelError
@@ -151,4 +151,11 @@ def _templates(resolved: Resolved, given: Mapping[str, Delta], tokenizer: Tokeni
             found[name] = Template("delta", manifest.template)
         elif manifest.task is not None and manifest.task.name == "lm":
             found[name] = Template("plain", BUILTIN["plain"])
-    return found
+    return _preset(found, resolved.config.data.chat_template_kwargs)
+
+
+def _preset(templates: dict[str, Template], values: Mapping[str, bool | float | str]) -> dict[str, Template]:
+    """The templates with these values where they read them all. Raises ConfigError where none does."""
+    reading = [name for name, template in templates.items() if set(values) <= variables(template.text)]
+    chosen = reading or list(templates)[-1:]
+    return templates | {name: preset(templates[name], values) for name in chosen}

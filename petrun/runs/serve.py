@@ -79,7 +79,7 @@ class SessionEngine:
             stop=wanted.stop,
             seed=wanted.seed,
         )
-        return Ask(wanted.prompt, OFF if wanted.model == self.base else wanted.model, how)
+        return Ask(wanted.prompt, OFF if wanted.model == self.base else wanted.model, how, cells=wanted.cells)
 
 
 def run(

@@ -69,6 +69,8 @@ class Ask:
     how: Decoding = field(default_factory=Decoding)
     row: int = 0
     """Beside the seed, what a drawn answer depends on."""
+    cells: Mapping[str, Any] = field(default_factory=dict)
+    """What a row of a file may hold beside its prompt: system, history, tools, enable_thinking, chat_template_kwargs."""
 
 
 @dataclass(frozen=True)
@@ -195,21 +197,33 @@ class Session:
         *,
         delta: str | Sequence[str | None] | None = None,
         how: Decoding | None = None,
+        cells: Sequence[Mapping[str, Any]] = (),
     ) -> list[Answer]:
-        """Answers in the order of the prompts. `delta`: one for all (None: the one in use), or one for each prompt."""
+        """Answers in the order of the prompts. `delta`: one for all (None: the one in use), or one for each prompt; `cells`: what each
+        prompt has beside it (Ask.cells), or nothing.
+        """
         chosen = [delta] * len(prompts) if delta is None or isinstance(delta, str) else list(delta)
         if len(chosen) != len(prompts):
             raise ConfigError(f"{len(chosen)} deltas for {len(prompts)} prompts")
         asks = [
-            Ask(prompt, self._name(name), how or Decoding(), row)
-            for row, (prompt, name) in enumerate(zip(prompts, chosen, strict=True))
+            Ask(prompt, self._name(name), how or Decoding(), row, beside)
+            for row, (prompt, name, beside) in enumerate(
+                zip(prompts, chosen, cells or [{}] * len(prompts), strict=True)
+            )
         ]
         answers = {piece.index: piece.answer for piece in self.pieces(asks) if piece.answer is not None}
         return [answers[i] for i in range(len(asks))]
 
-    def stream(self, prompt: Prompt, *, delta: str | None = None, how: Decoding | None = None) -> Stream:
-        """The answer to one prompt, piece by piece, by a delta (None: the one in use)."""
-        return Stream(self.pieces([Ask(prompt, self._name(delta), how or Decoding())]))
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        delta: str | None = None,
+        how: Decoding | None = None,
+        cells: Mapping[str, Any] | None = None,
+    ) -> Stream:
+        """The answer to one prompt, piece by piece, by a delta (None: the one in use). `cells`: as Ask.cells."""
+        return Stream(self.pieces([Ask(prompt, self._name(delta), how or Decoding(), cells=cells or {})]))
 
     def pieces(self, asks: Sequence[Ask]) -> Generator[Piece, None, None]:
         """What comes for many asks, as it comes: those of one batch together. Close the iterator to give up the rest.
@@ -249,7 +263,7 @@ class Session:
         name = OFF if ask.delta is None else ask.delta
         slot = self.bank.slot(name)
         where = f"prompt {index + 1}"
-        ids = prompt_ids(ask.prompt, self.tokenizer, self._templates[name], where)
+        ids = prompt_ids(ask.prompt, self.tokenizer, self._templates[name], where, ask.cells)
         how = ask.how
         return Request(np.array(ids, np.int32), how.max_new_tokens, ask.row, how.sampling, slot, watch)
 

@@ -1,7 +1,7 @@
 """OpenAI's request bodies -> what is wanted; answers -> OpenAI's objects. No HTTP and no net in here.
 
-Source: https://platform.openai.com/docs/api-reference (chat, completions, models, and the shape of errors). `top_k` and
-`repetition_penalty` are not OpenAI's; vLLM and others spell them so.
+Source: https://platform.openai.com/docs/api-reference (chat, completions, models, and the shape of errors). `top_k`,
+`repetition_penalty`, `chat_template_kwargs` and `enable_thinking` are not OpenAI's; vLLM and others spell them so.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from petrun.data.messages import SWITCH, VALUES, read_values
+from petrun.errors import DataError
+
 _MOST_STOPS = 4
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ROLES = ("system", "developer", "user", "assistant")
@@ -25,6 +28,7 @@ _KNOWN = {
 _CHAT = {
     "messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "functions",
     "function_call", "response_format", "modalities", "reasoning_effort", "verbosity",
+    "chat_template_kwargs", "enable_thinking",
 }  # fmt: skip
 _TEXT = {"prompt", "suffix", "echo", "best_of"}
 _NOTHING: Mapping[str, tuple[Any, ...]] = {
@@ -86,6 +90,8 @@ class Wanted:
     stream: bool = False
     with_usage: bool = False
     """A stream ends with the counts of tokens."""
+    cells: Mapping[str, Any] = field(default_factory=dict)
+    """What the request sets of the chat template: enable_thinking, chat_template_kwargs."""
     id: str = field(default_factory=lambda: secrets.token_hex(12))
 
     @property
@@ -153,6 +159,7 @@ def read_wanted(body: Mapping[str, Any], limits: Limits, *, chat: bool) -> Wante
         stop=_stop(body.get("stop")),
         seed=secrets.randbits(62) if seed is None else int(seed) % 2**63,
         stream=stream,
+        cells=_cells(body) if chat else {},
         with_usage=bool(options and _flag(options, "include_usage")),
     )
 
@@ -192,6 +199,16 @@ def _number(
     if not (low <= value <= high) or (above and value == low) or not math.isfinite(value):
         raise _wrong(name, f"'{name}' must be {'above' if above else 'at least'} {low:g} and at most {high:g}.")
     return value if whole else float(value)
+
+
+def _cells(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Variables of the chat template; whether it reads them is known to the template alone."""
+    found = {name: body[name] for name in (SWITCH, VALUES) if body.get(name) is not None}
+    try:
+        read_values(found, "the request")
+    except DataError as error:
+        raise _wrong(VALUES if VALUES in found else SWITCH, error.message.removeprefix("the request: ")) from error
+    return found
 
 
 def _max_tokens(body: Mapping[str, Any], limits: Limits) -> int:
