@@ -207,6 +207,11 @@ def _read_own(path: Path, reader: TensorReader) -> Delta:
     # No rank of a job knows the digest of the whole when it saves its pieces.
     unknown = isinstance(reader, ShardedReader) and not manifest.digest
     if digest != manifest.digest and not unknown:
+        if isinstance(reader, ShardedReader):
+            raise DeltaError(
+                f"{path}: put together by {reader.strategy.path}, its tensors are not those it was saved with",
+                hint="The strategy is of another job, or a rank's file is damaged: give the strategy file that the job wrote.",
+            )
         raise DeltaError(
             f"{path}: its tensors are not those it was saved with",
             hint="The file is damaged: use another copy.",

@@ -161,12 +161,27 @@ def check(
         )
 
 
+def misshapen(reader: TensorReader, matched: Match, net: Any, heads: Sequence[str]) -> list[str]:
+    """What is of another shape than in the net, one line each. `heads`: patterns of parameters whose shape the data decides."""
+    parameters = {p.name: p for p in net.get_parameters()}
+    return [
+        problem
+        for ours, source in matched.found.items()
+        if not any(fnmatchcase(ours, pattern) for pattern in heads)
+        for each in (source, *matched.repeats.get(ours, []))
+        for problem in _misshapen(reader, each, parameters[ours])
+    ]
+
+
+def _misshapen(reader: TensorReader, source: Source, parameter: Any) -> list[str]:
+    shape = reader.info(source.stored).shape
+    wanted = tuple(reversed(parameter.shape)) if source.turn else tuple(parameter.shape)
+    return [] if shape == wanted else [f"{source.stored} is {_shape(shape)}, must be {_shape(wanted)}"]
+
+
 def _misfits(reader: TensorReader, source: Source, parameter: Any) -> list[str]:
     info = reader.info(source.stored)
-    wanted = tuple(reversed(parameter.shape)) if source.turn else tuple(parameter.shape)
-    problems = []
-    if info.shape != wanted:
-        problems.append(f"{source.stored} is {_shape(info.shape)}, must be {_shape(wanted)}")
+    problems = _misshapen(reader, source, parameter)
     kind = _kind(parameter)
     if kind not in FLOATS and info.dtype != kind:
         problems.append(f"{source.stored} is {info.dtype}, must be {kind}")

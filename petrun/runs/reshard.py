@@ -14,10 +14,10 @@ from petrun.checkpoint.hf_config import write_companions
 from petrun.checkpoint.lazy import LazyTensors
 from petrun.checkpoint.manifest import parse_manifest
 from petrun.checkpoint.mindpet_names import MARK, algorithms, house_name
-from petrun.errors import ConfigError, DeltaError, OutputError, WeightsError
-from petrun.models.factory import read_family
+from petrun.errors import ConfigError, DeltaError, ModelError, OutputError, WeightsError
+from petrun.models.factory import outline_model, read_family
 from petrun.models.folder import CONFIG, read_json
-from petrun.models.weights import OPTIMIZER_STATE, Match, Source, match, open_weights
+from petrun.models.weights import OPTIMIZER_STATE, Match, Source, match, misshapen, open_weights
 from petrun.runs.assemble import strategy_path
 from petrun.runs.folder import RUN_YAML
 from petrun.tensors import (
@@ -72,6 +72,7 @@ def run(
         )
     reader = _open(given, strategy_path(from_strategy) or own_pieces(given))
     root = root_of(given) if root_of(given).is_dir() else given.parent
+    unchecked = _hold_to_config(reader, root)
     suffix = f".{fmt}" if fmt else place.suffix if place.suffix in _SUFFIXES else _suffix(reader)
     if to_strategy is None:
         wholes = wholes_of(reader)
@@ -95,6 +96,8 @@ def run(
     say(
         f"wrote {len(wholes)} tensors into {written}, {place}, in {time.perf_counter() - began:.1f} s; read back and verified"
     )
+    if unchecked:
+        say(f"shapes were not held against a config.json: {unchecked}")
 
 
 def _open(source: Path, strategy: Path | None) -> TensorReader:
@@ -117,6 +120,35 @@ def _open(source: Path, strategy: Path | None) -> TensorReader:
     if MANIFEST_KEY in reader.metadata:
         read_delta(reader.path)
     return reader
+
+
+def _hold_to_config(reader: TensorReader, root: Path) -> str:
+    """Hold a base's shapes against its config.json: ranks' files put together by another job's strategy are of other shapes.
+
+    Returns why that could not be done, if it could not. Raises WeightsError."""
+    if _is_delta(reader):
+        return ""
+    if not (root / CONFIG).is_file():
+        return f"{root} has none"
+    try:
+        outline = outline_model(root)
+    except ModelError as error:
+        return error.message
+    _, family, parsed = read_family(root, None)
+    matched = match(reader, family.names(parsed), family.prefixes, family.ignored)
+    if not matched.found:
+        return f"{reader.path} holds none of the tensors that {root / CONFIG} describes"
+    problems = misshapen(reader, matched, outline.net, outline.sites.trained_heads)
+    if problems:
+        more = [f"... and {len(problems) - 8} more"] if len(problems) > 8 else []
+        by = f" put together by {reader.strategy.path}" if isinstance(reader, ShardedReader) else ""
+        raise WeightsError(
+            "\n  ".join([f"{reader.path}:{by} does not fit {root / CONFIG}:", *problems[:8], *more]),
+            hint="The strategy is of another job or model: give the one that the job wrote."
+            if by
+            else "Check that the weights and config.json belong together.",
+        )
+    return ""
 
 
 def _suffix(reader: TensorReader) -> str:

@@ -132,7 +132,7 @@ class ShardedReader(TensorReader):
             said += f"; rank {first + twins[0][0]} holds what rank {first + twins[0][1]} holds"
             hint = "The files are in the wrong order: put every rank's file back in its folder."
         else:
-            hint = "The files are of different steps or jobs, or of another strategy: use those of one checkpoint."
+            hint = f"The files are of different steps or jobs, or {self.strategy.path} is another job's: use those of one checkpoint."
         return WeightsError(f"{self.path}: {said}", hint=hint)
 
 

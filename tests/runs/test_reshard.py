@@ -8,9 +8,10 @@ import pytest
 
 from petrun.checkpoint.delta import MANIFEST_KEY, read_delta
 from petrun.tensors import Layout, array_entries, open_tensors, write_ckpt
+from petrun.tensors.shard_note import Note, write_note
 from petrun.tensors.strategy import Strategy, write_strategy
 from tests.runs.test_sharded import CUTS, cut_base, cut_delta, net_arrays
-from tests.shards import piece_of_rank, rank_count
+from tests.shards import piece_of_rank, rank_count, write_ranks
 
 
 def write_target(place, arrays, cut, name="to.ckpt"):
@@ -53,6 +54,47 @@ def test_a_base_between_layouts_and_one_file(place, petrun, before, after):
     assert petrun("merge --base whole --delta gpt2-lora --out one.ckpt").code == 0
     assert petrun("merge --base gpt2 --delta gpt2-lora --out two.ckpt").code == 0
     assert (place / "one.ckpt").read_bytes() == (place / "two.ckpt").read_bytes()
+
+
+@pytest.mark.parametrize("out", ["--single --out whole", "--to-strategy other.ckpt --out cut"])
+def test_a_base_put_together_by_another_jobs_strategy_is_held_against_config_json(place, petrun, out):
+    """Where every rank's piece is another one no content shows it: the embedding came out twice as large, and `verified`."""
+    arrays = net_arrays(place / "gpt2")
+    cut_base(place, "gpt2", "dp2_tp4")
+    write_target(place, arrays, "dp8_optimizer", "other.ckpt")
+    done = petrun(f"reshard --from ckpts --from-strategy other.ckpt {out}")
+    assert done.code == 1 and "put together by other.ckpt does not fit" in done.err, done.err
+    rows, width = arrays["embed.weight"].shape
+    assert f"embed.weight is ({rows * 2}, {width // 4}), must be ({rows}, {width})" in done.err
+    assert "give the one that the job wrote" in done.err
+    assert not (place / "whole").exists() and not (place / "cut").exists()
+
+
+def test_what_no_config_json_describes_is_said(place, petrun):
+    cut_base(place, "gpt2", "dp2_tp4")
+    (place / "ckpts" / "config.json").unlink()
+    done = petrun("reshard --from ckpts --from-strategy pretrain.ckpt --single --out whole")
+    assert done.code == 0 and "shapes were not held against a config.json: ckpts has none" in done.out
+
+
+def test_a_delta_put_together_by_another_jobs_strategy_is_not_called_damaged(place, petrun):
+    delta = read_delta(place / "gpt2-lora")
+    arrays = {name: delta.tensors[name] for name in delta.tensors}
+    for name, axes in (("own.ckpt", (0, -1)), ("other.ckpt", (-1, 0))):
+        stages = [{name: Layout.of((2,), axes) for name in arrays}]
+        write_strategy(place / name, Strategy(place, tuple(stages)))
+        if name == "own.ckpt":
+            write_ranks(place / "parts", arrays, stages, file="lora.ckpt")
+    files = tuple(f"rank_{rank}/lora.ckpt" for rank in range(2))
+    write_note(place / "parts", Note(files, (), {MANIFEST_KEY: delta.manifest.to_json()}))
+    assert petrun("reshard --from parts --from-strategy own.ckpt --single --out whole.ckpt").code == 0
+    for line in (
+        "reshard --from parts --from-strategy other.ckpt --single --out one.ckpt",
+        "eval --base gpt2 --delta parts --delta-strategy other.ckpt --data orders.jsonl",
+    ):
+        done = petrun(line)
+        assert done.code == 1 and "put together by other.ckpt" in done.err and "strategy is of another job" in done.err
+        assert not (place / "one.ckpt").exists()
 
 
 def test_a_delta_keeps_its_manifest(place, petrun):
