@@ -184,7 +184,13 @@ def _tokenised(
     progress: Progress | None,
 ) -> ExampleSet:
     ends = {*settings.eos_ids} | ({tokenizer.eos_id} if tokenizer and tokenizer.eos_id is not None else set())
-    out = Builder(settings.seq_len, frozenset(ends), decoder=task != "classify" and not settings.for_generation)
+    bos = (tokenizer.bos_id,) if tokenizer and tokenizer.bos_id is not None else ()
+    out = Builder(
+        settings.seq_len,
+        frozenset(ends),
+        decoder=task != "classify" and not settings.for_generation,
+        openings=(tuple(tokenizer.prefix_ids), bos) if tokenizer else (),
+    )
     generation, needed = settings.for_generation, settings.need_target
     how = None
     if tokenizer is not None:

@@ -13,11 +13,15 @@ from petrun.data.records import Array
 
 @dataclass
 class Builder:
-    """Rows in the data's order. `limit` is the most tokens of a row; `ends` are the ids that end a sequence."""
+    """Rows in the data's order. `limit` is the most tokens of a row; `ends` are the ids that end a sequence.
+
+    `openings`: what may open one, such as the BOS; a cut from the left keeps the first of them that the row has.
+    """
 
     limit: int
     ends: frozenset[int] = frozenset()
     decoder: bool = True
+    openings: tuple[tuple[int, ...], ...] = ()
     ids: list[Array] = field(default_factory=list)
     labels: list[Array] = field(default_factory=list)
     types: list[Array] = field(default_factory=list)
@@ -43,11 +47,11 @@ class Builder:
         from_left: bool = False,
         was_cut: bool = False,
     ) -> None:
-        """Append one row. `place` is (row, file, line); `from_left` cuts the beginning instead of the end."""
+        """Append one row. `place` is (row, file, line); `from_left` cuts the beginning, behind the BOS, instead of the end."""
         ids = np.asarray(ids, np.int32)
         length = len(ids)
         over = length > self.limit
-        part = slice(length - self.limit, None) if from_left and over else slice(0, self.limit)
+        part: Any = self._kept_from_right(ids) if from_left and over else slice(0, self.limit)
         self.ids.append(ids[part])
         if self.decoder:
             whole = np.full(length, IGNORED, np.int32) if labels is None else np.asarray(labels, np.int32)
@@ -62,6 +66,12 @@ class Builder:
         row, file, line = place
         self.rows.append((row, min(prompt_length, len(self.ids[-1])), file, line))
         self.references.append(reference)
+
+    def _kept_from_right(self, ids: Array) -> Array:
+        """Places of the tokens that a cut from the left leaves: what opens the sequence, and its end."""
+        found = next((len(o) for o in self.openings if o and ids[: len(o)].tolist() == list(o)), 0)
+        opening = found if found < self.limit else 0
+        return np.concatenate([np.arange(opening), np.arange(len(ids) - self.limit + opening, len(ids))])
 
     def _count_supervised(self, whole: Array, kept: Array, over: bool) -> None:
         scored = np.flatnonzero(kept[1:] != IGNORED) + 1

@@ -5,7 +5,9 @@ Classification: what the tokenizer's post-processor makes of the text or pair, [
 lm: prefix (BOS, where the post-processor writes one) + text + EOS, all scored.
 
 instruct: prompt and completion are tokenised apart and joined, so that the prompt of generation is token for token the beginning
-of the training row: prefix + prompt, then completion + EOS. The completion alone is scored, or with loss_on="all" the whole row.
+of the training row: prefix + prompt, then completion + EOS. The joined ids are those of the joined text, but where a token would
+reach across a seam. A BOS or EOS that stands in the text already is not put there again. The completion alone is scored, or with
+loss_on="all" the whole row.
 """
 
 from __future__ import annotations
@@ -76,7 +78,7 @@ def encode_lm(
                 raise DataError(f"{records.where(i)}: the text is empty")
             out.counts["empty"] += 1
             continue
-        whole = [*tokenizer.prefix_ids, *ids, *end]
+        whole = [*tokenizer.opening(ids), *ids, *(end if ids[-1:] != end else [])]
         out.add(whole, place=(first_row + i, file, records.line(i)), labels=whole)
 
 
@@ -87,9 +89,15 @@ def encode_stream(
 
     Tokenised in chunks that end with a line, so that a large file does not take many times its size in memory.
     """
-    ids = list(how.tokenizer.prefix_ids)
-    for number, chunk in enumerate(_chunks(records.stream or "")):
-        ids += how.tokenizer.encode_continuations([chunk])[0] if number else how.tokenizer.encode(chunk, special=False)
+    ids: list[int] = []
+    before = ""
+    for chunk in _chunks(records.stream or ""):
+        if before:
+            ids += how.tokenizer.encode_continuations([chunk], [before])[0]
+        else:
+            begun = how.tokenizer.encode(chunk, special=False)
+            ids += [*how.tokenizer.opening(begun), *begun]
+        before = chunk
     blocks = [ids[start : start + how.limit] for start in range(0, len(ids), how.limit)]
     if len(blocks) > 1 and len(blocks[-1]) < 2:
         # One token alone predicts nothing.
@@ -216,8 +224,14 @@ def prompt_text(template: Template, values: Mapping[str, Any], cells: Mapping[st
 
 def tokenise(pieces: list[list[Piece]], tokenizer: Tokenizer, progress: Progress | None) -> list[list[list[int]]]:
     """Ids of every piece: one batch for all pieces that begin a row, one for those that go on."""
-    firsts = [row[0].text if row else "" for row in pieces]
-    later = [piece.text for row in pieces for piece in row[1:]]
+    # A row begins with its first piece that holds text.
+    starts = [next((k for k, piece in enumerate(row) if piece.text), 0) for row in pieces]
+    firsts = [row[start].text if row else "" for row, start in zip(pieces, starts, strict=True)]
+    later = [
+        (row[k].text, next((piece.text for piece in reversed(row[:k]) if piece.text), ""))
+        for row, start in zip(pieces, starts, strict=True)
+        for k in range(start + 1, len(row))
+    ]
     total = len(firsts) + len(later)
     done: Callable[[int, int], None] | None = None
     if progress is not None:
@@ -229,30 +243,39 @@ def tokenise(pieces: list[list[Piece]], tokenizer: Tokenizer, progress: Progress
     begun = tokenizer.encode_many(firsts, special=False, progress=done).ids
     continued = iter(
         tokenizer.encode_continuations(
-            later, progress=(lambda count, _: done(len(firsts) + count, total)) if done else None
+            [text for text, _ in later],
+            [before for _, before in later],
+            progress=(lambda count, _: done(len(firsts) + count, total)) if done else None,
         )
     )
-    return [[first, *(next(continued) for _ in row[1:])] for first, row in zip(begun, pieces, strict=True)]
+    return [
+        [*([] for _ in range(start)), first, *(next(continued) for _ in row[start + 1 :])]
+        for first, start, row in zip(begun, starts, pieces, strict=True)
+    ]
 
 
 def joined(pieces: list[Piece], ids: list[list[int]], how: Encoding, *, chat: bool) -> tuple[list[int], list[int]]:
-    """(input_ids, labels) of one row. Chat templates write BOS and end of turn themselves."""
+    """(input_ids, labels) of one row. Chat templates write BOS and end of turn themselves; what stands in a text is not put there again."""
     tokenizer = how.tokenizer
-    whole = [] if chat else list(tokenizer.prefix_ids)
+    whole = _opening(ids, how, chat=chat)
     labels = list(whole) if how.loss_on == "all" else [IGNORED] * len(whole)
     ends = tokenizer.special_ids | {tokenizer.eos_id}
     last = max((k for k, piece in enumerate(pieces) if piece.supervised), default=-1)
     for k, piece in enumerate(pieces):
         part = ids[k]
-        if k == last and tokenizer.eos_id is not None and not (chat and part and part[-1] in ends):
-            part = [*part, tokenizer.eos_id]
+        if k == last and tokenizer.eos_id is not None and part[-1:] != [tokenizer.eos_id]:
+            part = part if chat and part and part[-1] in ends else [*part, tokenizer.eos_id]
         whole += part
         labels += part if piece.supervised or how.loss_on == "all" else [IGNORED] * len(part)
     return whole, labels
 
 
+def _opening(ids: list[list[int]], how: Encoding, *, chat: bool) -> list[int]:
+    return [] if chat else how.tokenizer.opening([i for part in ids for i in part][: len(how.tokenizer.prefix_ids)])
+
+
 def _prompt_tokens(pieces: list[Piece], ids: list[list[int]], how: Encoding, chat: bool) -> int:
-    count = 0 if chat else len(how.tokenizer.prefix_ids)
+    count = len(_opening(ids, how, chat=chat))
     for piece, part in zip(pieces, ids, strict=True):
         if piece.supervised:
             break

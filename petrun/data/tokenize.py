@@ -19,6 +19,8 @@ from petrun.errors import DataError
 
 Progress = Callable[[int, int], None]
 _CHUNK_ROWS = 1024
+# Characters that a text may go on from: for one that begins with a letter, for one that begins with white space, for others.
+_LEADS = ("\n", "a", "0", ".", "\u4e00")
 _BYTE_PIECE = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
@@ -55,7 +57,12 @@ class Tokenizer:
             token.content for token in backend.get_added_tokens_decoder().values() if token.special
         )
         self.prefix_ids, self.suffix_ids = self._frame()
-        self._lead = self._leading_space()
+        self._spaced = self._puts_space()
+        added = backend.get_added_tokens_decoder().values()
+        self._added = tuple(token.content for token in added)
+        self._swallowing = tuple(token.content for token in added if token.rstrip)
+        """Added tokens that take the white space behind them."""
+        self._heads: dict[str, list[int]] = {}
 
     def _content_digest(self) -> str:
         """Of everything that shapes ids. What is as usual adds nothing, so that it keeps its digest when a setting is added here."""
@@ -87,25 +94,54 @@ class Tokenizer:
                 return framed[:start], framed[start + len(bare) :]
         return [], []
 
-    def _leading_space(self) -> list[int]:
-        """Ids of "\\n" where the tokenizer puts a space of its own before every text (SentencePiece's dummy prefix); else []."""
+    def opening(self, ids: Sequence[int]) -> list[int]:
+        """What opens a sequence that goes on with `ids`: nothing where the text has its BOS already."""
+        count = len(self.prefix_ids)
+        return [] if list(ids[:count]) == self.prefix_ids else list(self.prefix_ids)
+
+    def _puts_space(self) -> bool:
+        """Whether the tokenizer puts a space of its own before every text (SentencePiece's dummy prefix)."""
         first = self._backend.encode("a", add_special_tokens=False).tokens[:1]
-        spaced = bool(first) and first[0][:1] in ("\u2581", "\u0120")
-        return list(self._backend.encode("\n", add_special_tokens=False).ids) if spaced else []
+        return bool(first) and first[0][:1] in ("\u2581", "\u0120")
 
-    def encode_continuations(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[list[int]]:
-        """Ids of texts that go on from a text before them: without the space that SentencePiece puts before every text.
+    def encode_continuations(
+        self, texts: Sequence[str], before: Sequence[str], *, progress: Progress | None = None
+    ) -> list[list[int]]:
+        """The ids that texts have behind other texts, so that the joined ids are those of the joined text.
 
-        Tokenising "\\n" + text and taking the ids of "\\n" away gives the ids that the text has inside a longer one.
+        Inputs: `before`, what each text goes on from; its end alone counts. Where a token would reach across the seam, the two sides
+        keep tokens of their own: joined, the ids still decode to the joined text.
         """
-        if not self._lead:
-            return self.encode_many(texts, special=False, progress=progress).ids
-        lead = len(self._lead)
-        rows = self.encode_many(["\n" + text for text in texts], special=False, progress=progress).ids
-        return [
-            row[lead:] if row[:lead] == self._lead else self.encode(text, special=False)
-            for row, text in zip(rows, texts, strict=True)
-        ]
+        leads = [self._lead(last, text) for last, text in zip(before, texts, strict=True)]
+        joined = [lead + text for lead, text in zip(leads, texts, strict=True)]
+        rows = self.encode_many(joined, special=False, progress=progress).ids
+        return [self._behind(lead, row, text) for lead, row, text in zip(leads, rows, texts, strict=True)]
+
+    def _lead(self, before: str, text: str) -> str:
+        """A short text that stands for `before`: the added token at its end, which a new stretch of text follows, or any character."""
+        for ending, rest in ((before, ""), (before.rstrip(), before[len(before.rstrip()) :])):
+            tokens = self._swallowing if rest else self._added
+            if tokens and ending.endswith(tokens):
+                return max((token for token in tokens if ending.endswith(token)), key=len) + rest
+        if not self._spaced:
+            return ""
+        return _LEADS[1] if text[:1].isspace() else _LEADS[0]
+
+    def _behind(self, lead: str, row: list[int], text: str) -> list[int]:
+        """The ids of `text` in the row of `lead` + `text`; with another lead where a token reaches from one into the other."""
+        head = self._ids_of_lead(lead)
+        if row[: len(head)] == head:
+            return row[len(head) :]
+        for other in _LEADS:
+            head, row = self._ids_of_lead(other), self.encode(other + text, special=False)
+            if row[: len(head)] == head:
+                return row[len(head) :]
+        return self.encode(text, special=False)
+
+    def _ids_of_lead(self, lead: str) -> list[int]:
+        if lead not in self._heads:
+            self._heads[lead] = self.encode(lead, special=False) if lead else []
+        return self._heads[lead]
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         return list(self._backend.encode(text, add_special_tokens=special).ids)

@@ -69,7 +69,7 @@ def test_a_spaced_tokenizer_continues_without_a_space_of_its_own(spiece):
     """Joined pieces are the ids of the joined text: SentencePiece's own space stands only where a text begins."""
     begun = spiece.encode("What is the capital of France?\n")
     assert begun[0] == spiece.bos_id
-    [continued] = spiece.encode_continuations(["Paris."])
+    [continued] = spiece.encode_continuations(["Paris."], ["What is the capital of France?\n"])
     assert begun + continued == spiece.encode("What is the capital of France?\nParis.")
     assert spiece.encode("Paris.", special=False) != continued
     assert spiece.decode(begun + continued) == "What is the capital of France?\nParis."
