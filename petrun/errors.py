@@ -71,8 +71,8 @@ class SetupError(PetrunError):
 
 
 def nearest(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
-    """The `count` candidates that look most like `name`, best first."""
-    known = sorted(set(candidates))
+    """The `count` candidates that look most like `name`, best first. Never `name` itself: it is what did not do."""
+    known = sorted(set(candidates) - {name})
     lowered = {c.lower(): c for c in reversed(known)}
     hits = difflib.get_close_matches(name.lower(), list(lowered), n=count, cutoff=0.4)
     return [lowered[h] for h in hits]
@@ -86,7 +86,7 @@ def perhaps(name: str, candidates: Iterable[str]) -> str:
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """'Did you mean a, b?' where anything is near, else 'Known: a, b, c.'."""
-    known = sorted(set(candidates))
+    known = sorted(set(candidates) - {name})
     near = nearest(name, known)
     if near:
         return f"Did you mean {', '.join(near)}?"

@@ -95,7 +95,7 @@ def add(
     )
 
 
-@app.command("scale")
+@app.command("scale", cls=options.NegativeNumbers)
 def scale(
     delta: One,
     factor: Annotated[float, typer.Argument(help="What the delta is multiplied by.")],

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Optional, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand
 
 Text = Optional[str]  # noqa: UP045 (typer reads the annotation at run time)
 Whole = Optional[int]  # noqa: UP045
 Number = Optional[float]  # noqa: UP045
 Flag = Optional[bool]  # noqa: UP045
 Texts = Optional[list[str]]  # noqa: UP045
+
+
+_NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+class NegativeNumbers(TyperCommand):
+    """A command with numbers among its arguments: -1 is one, and no misspelt option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The numbers go behind `--`, where everything is an argument; they must be the last of the arguments."""
+        end = args.index("--") if "--" in args else len(args)
+        takes_value = {name for one in self.params if not getattr(one, "is_flag", True) for name in one.opts}
+        numbers = [
+            place
+            for place, word in enumerate(args[:end])
+            if _NEGATIVE.fullmatch(word) and not (place and args[place - 1] in takes_value)
+        ]
+        rest = [word for place, word in enumerate(args[:end]) if place not in numbers]
+        behind = [args[place] for place in numbers] + args[end + 1 :]
+        return super().parse_args(ctx, [*rest, "--", *behind] if behind else rest)
 
 
 def option(name: str, text: str, panel: str | None = None, **more: Any) -> Any:

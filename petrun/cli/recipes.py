@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -62,4 +63,4 @@ def cp(
             raise OutputError(
                 f"cannot write {to}: {error.strerror}", hint="Give a folder that you may write."
             ) from error
-    typer.echo(f"wrote {', '.join(map(str, copies))}; run it with: petrun train {path}")
+    typer.echo(f"wrote {', '.join(map(str, copies))}; run it with: petrun train {shlex.quote(str(path))}")

@@ -85,7 +85,7 @@ def select_paths(
     for pattern in exclude:
         hits = [p for p in chosen if p in _select(pattern, linear, dense, sites)]
         if not hits and chosen:
-            problems.append(f"--exclude {pattern} matches none of the targets. {_near(pattern, tuple(chosen), sites)}")
+            problems.append(f"--exclude {pattern} {_without_effect(pattern, linear, dense, sites, tuple(chosen))}")
         dropped.update(hits)
     if problems:
         raise TargetError("\n".join(problems), hint=_known_targets(dense, sites))
@@ -108,6 +108,17 @@ def _near(name: str, dense: Iterable[str], sites: Sites) -> str:
     paths = list(dense)
     candidates = {*paths, *(sites.hf_paths[p] for p in paths if p in sites.hf_paths)} if "." in name else set()
     return did_you_mean(name, candidates or _vocabulary(paths, sites))
+
+
+def _without_effect(
+    pattern: str, linear: tuple[str, ...], dense: tuple[str, ...], sites: Sites, chosen: tuple[str, ...]
+) -> str:
+    """Why a pattern takes no target away: it names other layers, or none."""
+    others = _select(pattern, linear, dense, sites)
+    if others:
+        count = f"{len(others)} layers, such as {others[0]}," if len(others) > 1 else f"the layer {others[0]},"
+        return f"matches {count} and no target. Leave it out, or see what --target names."
+    return f"matches none of the targets. {_near(pattern, chosen, sites)}"
 
 
 def _known_targets(dense: tuple[str, ...], sites: Sites) -> str:

@@ -1,12 +1,12 @@
 """An AscendJob for clusters with MindCluster's Ascend Operator: one pod a host, the first of them the job's Scheduler.
 
-The operator wants a Scheduler where a MindSpore job has more than one card, gives its pods a service, and puts the variables of MindSpore's
-dynamic cluster into every pod. petrun starts and names its ranks itself: it takes from them which host a pod is and where the first one is,
-and hides them from its ranks.
+The operator wants a Scheduler where a MindSpore job has more than one card, and puts the variables of MindSpore's dynamic cluster into
+every pod. petrun starts and names its ranks itself: it takes from them which host a pod is, and hides them from its ranks. The operator's
+own service passes one port of the first pod on; petrun's hosts need more, so that a service without an address of its own names that pod.
 
 Source: Ascend Operator of MindCluster, component/ascend-operator: pkg/api/v1/ascendjob_types.go (fields), pkg/controllers/v1/
 ascendjob_validate.go (what is refused), env.go (variables), pod.go (a Worker's number is its index + 1 where the Scheduler has cards),
-service.go (the Scheduler's service, which has the ports of its container); MindCluster's documentation of acjob.
+service.go (the Scheduler's service); MindCluster's documentation of acjob.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from petrun.parallel.job_pod import RING, pod
+from petrun.parallel.job_pod import PORT, RING, pod, until_named
 from petrun.parallel.job_scripts import strict
 from petrun.parallel.submission import Submission, host_flags
 
-_PORT = 2222
-"""The operator's own, where a container names none."""
-_ATTEMPTS = 16
-"""Ports of the service: each attempt of --max-restarts meets on the one behind that of the last."""
 _CONTAINER = "ascend"
+_QUEUE = "default"
+"""Volcano's own."""
+_FIRST = {"petrun-host": "first"}
 _GIVEN = (
     "MS_ROLE",
     "MS_NODE_RANK",
@@ -34,18 +33,19 @@ _GIVEN = (
 )
 
 
-def ascend_job(job: Submission) -> dict[str, Any]:
-    """The AscendJob, all of whose pods start at once or not at all."""
-    labels = {RING: job.ring_controller}
+def ascend_job(job: Submission) -> list[dict[str, Any]]:
+    """The documents of the manifest: with several hosts the first pod's name; and the AscendJob, whose pods start at once or not at all."""
+    labels = {"app": job.name, RING: job.ring_controller}
     place = {"namespace": job.namespace} if job.namespace else {}
-    replicas: dict[str, Any] = {"Scheduler": _replica(job, 1, labels)}
+    replicas: dict[str, Any] = {"Scheduler": _replica(job, 1, {**labels, **_FIRST})}
     if job.hosts > 1:
         replicas["Worker"] = _replica(job, job.hosts - 1, labels)
-    policy: dict[str, Any] = {"minAvailable": job.hosts, **({"queue": job.queue} if job.queue else {})}
-    return {
+    # validateBasicInfo of the operator looks the queue up, and refuses none.
+    policy = {"minAvailable": job.hosts, "queue": job.queue or _QUEUE}
+    made = {
         "apiVersion": "mindxdl.gitee.com/v1",
         "kind": "AscendJob",
-        "metadata": {"name": job.name, **place, "labels": {"framework": "mindspore", **labels}},
+        "metadata": {"name": job.name, **place, "labels": {"framework": "mindspore", RING: job.ring_controller}},
         "spec": {
             "schedulerName": "volcano",
             "runPolicy": {"schedulingPolicy": policy},
@@ -53,14 +53,22 @@ def ascend_job(job: Submission) -> dict[str, Any]:
             "replicaSpecs": replicas,
         },
     }
+    if job.hosts == 1:
+        return [made]
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": job.name, **place},
+        # The pods ask for the name before the first of them says anything of itself.
+        "spec": {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": {"app": job.name, **_FIRST}},
+    }
+    return [service, made]
 
 
 def _replica(job: Submission, count: int, labels: dict[str, str]) -> dict[str, Any]:
-    first = job.port or _PORT
-    ports = range(first, min(first + _ATTEMPTS, 65536)) if job.hosts > 1 else ()
-    spec = pod(job, _script(job), container=_CONTAINER, configs={}, ports=ports)
+    spec = pod(job, _script(job), container=_CONTAINER, configs={})
     if job.hosts > 1:
-        # Two pods on one host would be two hosts to petrun, and share its ports.
+        # Two pods on one host would share its network card, and lose both where it fails.
         own = {"key": "job-name", "operator": "In", "values": [job.name]}
         term = {"labelSelector": {"matchExpressions": [own]}, "topologyKey": "kubernetes.io/hostname"}
         spec["affinity"] = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
@@ -74,10 +82,9 @@ def _replica(job: Submission, count: int, labels: dict[str, str]) -> dict[str, A
 def _script(job: Submission) -> str:
     lines = strict(job)
     train = shlex.join(("petrun", "train", *job.command))
-    port = str(job.port) if job.port else None
+    port = str(job.port or PORT) if job.hosts > 1 or job.port else None
     if job.hosts > 1:
-        lines += ["rank=${MS_NODE_RANK:?}", "master=${MS_SCHED_HOST:?}"]
-        port = str(job.port or _PORT)
+        lines += ["rank=${MS_NODE_RANK:?}", f"master={job.name}", *until_named("master")]
     lines.append(f"unset {' '.join(_GIVEN)}")
     flags = host_flags(job, '"$rank"', '"$master"', port)
     return "\n".join([*lines, f"exec {train} {flags}"]) + "\n"

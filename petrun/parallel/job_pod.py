@@ -6,7 +6,7 @@ Source: MindCluster's documentation of jobs on Atlas 800 servers; Kubernetes' co
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from petrun.parallel.submission import Mount, Submission
@@ -28,12 +28,20 @@ _GIVEN_CARDS = f"metadata.annotations['{RESOURCE}']"
 """Where MindCluster's scheduler notes the cards that a pod was given; its container runtime puts those in, by the variable."""
 
 
-def pod(
-    job: Submission, script: str, *, container: str, configs: Mapping[str, tuple[str, str]], ports: Sequence[int] = ()
-) -> dict[str, Any]:
-    """The spec of a pod that runs `script` in a container of this name. `configs`: volume -> its ConfigMap, and where it is mounted;
-    `ports`: that the other pods reach it by.
-    """
+PORT = 8118
+"""Where the hosts meet, if nobody says another."""
+
+
+def until_named(variable: str) -> list[str]:
+    """Shell that waits until the host in this variable has an address: the name is known once its pod runs."""
+    return [
+        "# The name is known once the first pod runs.",
+        f'for _ in {{1..300}}; do getent hosts "${variable}" > /dev/null && break; sleep 2; done',
+    ]
+
+
+def pod(job: Submission, script: str, *, container: str, configs: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """The spec of a pod that runs `script` in a container of this name. `configs`: volume -> its ConfigMap, and where it is mounted."""
     volumes: list[dict[str, Any]] = [
         *({"name": name, "configMap": {"name": source}} for name, (source, _) in configs.items()),
         # Ranks of one host talk through it; a container has 64 MB without.
@@ -57,7 +65,7 @@ def pod(
         "automountServiceAccountToken": False,
         # After SIGTERM the ranks save; then petrun ends what does not.
         "terminationGracePeriodSeconds": job.grace_seconds + 30,
-        "containers": [_container(job, script, container, mounts, ports)],
+        "containers": [_container(job, script, container, mounts)],
         "volumes": volumes,
     }
     if job.runtime_class:
@@ -69,15 +77,13 @@ def pod(
     return made
 
 
-def _container(
-    job: Submission, script: str, name: str, mounts: list[dict[str, Any]], ports: Sequence[int]
-) -> dict[str, Any]:
+def _container(job: Submission, script: str, name: str, mounts: list[dict[str, Any]]) -> dict[str, Any]:
     resources: dict[str, Any] = {RESOURCE: job.cards_per_host}
     if job.cpus:
         resources["cpu"] = job.cpus
     if job.memory:
         resources["memory"] = f"{job.memory}i"
-    made: dict[str, Any] = {
+    return {
         "name": name,
         "image": job.image,
         "imagePullPolicy": "IfNotPresent",
@@ -87,10 +93,6 @@ def _container(
         "resources": {"requests": resources, "limits": dict(resources)},
         "volumeMounts": mounts,
     }
-    if ports:
-        names = ["ascendjob-port", *(f"attempt-{number}" for number in range(2, len(ports) + 1))]
-        made["ports"] = [{"name": one, "containerPort": port} for one, port in zip(names, ports, strict=True)]
-    return made
 
 
 def _volume(place: int, mount: Mount) -> dict[str, Any]:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from petrun.parallel.job_pod import RING, pod
+from petrun.parallel.job_pod import PORT, RING, pod, until_named
 from petrun.parallel.job_scripts import strict
 from petrun.parallel.launch import CONFIG_ERROR
 from petrun.parallel.submission import Submission, host_flags
 
 TABLE_FOLDER = "/user/serverid/devindex/config"
 _TASK = "worker"
-_PORT = 8118
 
 
 def volcano(job: Submission) -> list[dict[str, Any]]:
@@ -77,13 +76,12 @@ def _script(job: Submission) -> str:
     """What a pod runs. The env plugin gives it its number, the svc plugin the first pod its name."""
     lines = strict(job)
     train = shlex.join(("petrun", "train", *job.command))
-    port = str(job.port or _PORT) if job.hosts > 1 or job.port else None
+    port = str(job.port or PORT) if job.hosts > 1 or job.port else None
     if job.hosts > 1:
         lines += [
             "rank=${VC_TASK_INDEX:-${VK_TASK_INDEX:?}}",
             f"master={job.name}-{_TASK}-0.{job.name}",
-            "# The name is known once the first pod runs.",
-            'for _ in {1..300}; do getent hosts "$master" > /dev/null && break; sleep 2; done',
+            *until_named("master"),
         ]
     flags = host_flags(job, '"$rank"', '"$master"', port)
     return "\n".join([*lines, f"exec {train} {flags}"]) + "\n"

@@ -20,6 +20,8 @@ from petrun.parallel.rank_table import Problem
 from petrun.parallel.rank_table_fields import Fields, is_whole
 
 _PARSER = "HCCL topoinfo_ranktableStandard.cc"
+_DEVICES = 8
+"""Of a server, whatever its product: GetCloudDevList."""
 _CARRIED = ("status", "group_list", "instance_list", "devices", "server_id", "rank_id", "device_id", "device_ip")
 
 
@@ -84,6 +86,8 @@ def _instance(
     for device in devices:
         if not (isinstance(device.get("device_id"), str) and is_whole(device["device_id"])):
             fields.wrong("device_id", "device_id must be a whole number from 0, as a string")
+        elif not laboratory and int(device["device_id"]) >= _DEVICES:
+            fields.wrong("device_id", f"device_id {device['device_id']}: a server has devices 0 to {_DEVICES - 1} here")
     if name is not None and rank is not None:
         own = {"rank_id": rank} if laboratory else {}
         servers.setdefault(name, []).extend({**device, **own} for device in devices)

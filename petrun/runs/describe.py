@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Collection, Mapping
 
@@ -181,17 +182,19 @@ def first_rows(sources: Sources) -> str:
 def ending(out: RunFolder, config: RunConfig, sources: Sources, seconds: float) -> str:
     """Where the delta lies and what to do with it."""
     kilobytes = out.delta_bytes / 1000
-    base = f" --base {config.model.base}" if config.model.base else ""
-    model = f" --model {config.model.family}" if config.model.family else ""
+    quote = shlex.quote
+    base = f" --base {quote(config.model.base)}" if config.model.base else ""
+    model = f" --model {quote(config.model.family)}" if config.model.family else ""
     own_files = config.data.path != (str(task_file("train")),)
-    evaluated = f" --data {','.join(config.data.eval_path or ('FILE',))}" if own_files else ""
-    where = f"{base}{model} --delta {out.path}"
+    evaluated = f" --data {quote(','.join(config.data.eval_path or ('FILE',)))}" if own_files else ""
+    place = quote(str(out.path))
+    where = f"{base}{model} --delta {place}"
     lines = [
         f"saved {out.delta} ({kilobytes:,.0f} kB) in {seconds:.0f} s",
         "next:",
         f"  petrun eval{where}{evaluated}",
         f"  petrun predict{where}{' --data FILE' if own_files else ''} --out predictions.jsonl",
-        f"  petrun inspect {out.path}",
+        f"  petrun inspect {place}",
     ]
     if not is_factory(config.model.family) and find_method(config.algo).fold is not None:
         lines.insert(4, f"  petrun merge{where} --out merged")

@@ -231,4 +231,4 @@ def _manifest(job: Submission) -> str:
 
 
 def _manifest_of_operator(job: Submission) -> str:
-    return f"# petrun job {job.name}. Submit it with: kubectl apply -f FILE\n{to_yaml([ascend_job(job)])}"
+    return f"# petrun job {job.name}. Submit it with: kubectl apply -f FILE\n{to_yaml(ascend_job(job))}"

@@ -293,6 +293,7 @@ def test_the_format_before_1_0_is_read(tmp_path):
         (lambda t: t["group_list"][0].update(instance_count=2), "instance_count 2 is a number"),
         (lambda t: t["group_list"][0]["instance_list"][0].pop("server_id"), "server_id is missing"),
         (lambda t: t["group_list"][0]["instance_list"][1]["devices"][0].pop("device_id"), "device_id must be"),
+        (lambda t: t["group_list"][0]["instance_list"][1]["devices"][0].update(device_id="8"), "device_id 8: a server"),
         (lambda t: t.update(group_list=[]), "group_list must be a list"),
     ],
 )

@@ -63,6 +63,19 @@ def test_sums_merge_as_their_parts_do(here, petrun):
     half = merged("half.ckpt", "m4")
     for name, own in base.items():
         np.testing.assert_allclose(half[name], own + 0.5 * (total[name] - own), rtol=0, atol=1e-5)
+    # A number below 0 is an argument, wherever it stands.
+    for line in (
+        "sum.ckpt -1.5e-1 --out minus.ckpt",
+        "--out again.ckpt sum.ckpt -.15",
+        "sum.ckpt --out third.ckpt -- -0.15",
+    ):
+        assert petrun(f"delta scale {line}").code == 0
+    assert (
+        (here / "minus.ckpt").read_bytes() == (here / "third.ckpt").read_bytes() == (here / "again.ckpt").read_bytes()
+    )
+    minus = merged("minus.ckpt", "m5")
+    for name, own in base.items():
+        np.testing.assert_allclose(minus[name], own - 0.15 * (total[name] - own), rtol=0, atol=1e-5)
     for method in ("ties --density 0.5", "dare --drop 0.5 --seed 3 --energy 0.9"):
         done = petrun(f"delta add a.ckpt b.safetensors --method {method} --out {method[:4]}.safetensors")
         assert done.code == 0 and "scale * B A of each layer" in done.out, done.err
@@ -159,6 +172,8 @@ def test_refusals(here, petrun):
         ("add a.ckpt b.safetensors --base other --out x.ckpt", "was trained on a base with other content"),
         ("add a.ckpt none.ckpt --out x.ckpt", "none.ckpt: no such file"),
         ("scale a.ckpt nan --out x.ckpt", "finite number"),
+        ("scale a.ckpt -1 --otu x.ckpt", "No such option: --otu"),
+        ("scale -1 --out x.ckpt", "Missing argument"),
         ("compress a.ckpt --out x.ckpt", "--rank or --energy is missing"),
         ("compress a.ckpt --rank 0 --out x.ckpt", "must be at least 1"),
         ("extract --base gpt2 --out x.ckpt --rank 1", "--tuned is missing"),

@@ -97,6 +97,18 @@ def test_a_delta_put_together_by_another_jobs_strategy_is_not_called_damaged(pla
         assert not (place / "one.ckpt").exists()
 
 
+def test_one_file_keeps_the_names_of_its_source(place, petrun):
+    """Those of Hugging Face here, and of the net where a job's ranks wrote them; both are read as a base."""
+    assert petrun("reshard --from gpt2 --single --out same").code == 0
+    source, made = (
+        open_tensors(place / "gpt2" / "model.safetensors"),
+        open_tensors(place / "same" / "model.safetensors"),
+    )
+    assert set(made.names) == set(source.names) != set(net_arrays(place / "gpt2"))
+    for name in source.names:
+        np.testing.assert_array_equal(made.read(name), source.read(name))
+
+
 def test_a_delta_keeps_its_manifest(place, petrun):
     delta = read_delta(place / "gpt2-lora")
     arrays = {name: delta.tensors[name] for name in delta.tensors}
