@@ -91,7 +91,8 @@ def _ranks(table: RankTable) -> Iterator[Problem]:
         if not gaps and own != list(range(own[0], own[0] + len(own))) and len(set(own)) == len(own):
             yield Problem(
                 f"server {server.id}",
-                f"its ranks {', '.join(map(str, own))} do not follow one another: those of other servers lie between them",
+                f"its ranks {', '.join(map(str, own))} do not follow one another: HCCL's rings and meshes take it that they do",
+                source="HCCL TopoInfoExtractor::SetRankInfo",
             )
 
 
