@@ -131,19 +131,24 @@ def _answer_all(session: Session, how: Decoding, asked: list[dict[str, Any]], as
 
 
 def _read_prompts(path: str) -> list[dict[str, Any]]:
-    """Lines of a file. Raises DataError naming the line."""
-    from pathlib import Path
+    """Lines of a file, which may be compressed and in any encoding that data files may have. Raises DataError naming the line."""
+    from petrun.data.encoding import decode_text
+    from petrun.data.source import read_source
 
     try:
-        lines = Path(path).expanduser().read_text("utf-8-sig").splitlines()
-    except OSError as error:
-        raise DataError(f"--prompts {path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"--prompts {path}: is not UTF-8 text (byte {error.start})") from error
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        source = read_source(path)
+        decoded = decode_text(source)
+    except DataError as error:
+        raise DataError(f"--prompts {error.message}", hint=error.hint) from error
+    if decoded.note:
+        typer.echo(f"note: {decoded.note}", err=True)
+    # Only at line ends: str.splitlines would cut at U+2028 and U+0085 too, which stand within texts and JSON strings.
+    numbered = [(number, line) for number, line in enumerate(decoded.text.split("\n"), 1) if line.strip()]
+    if source.rows is not None:
+        numbered = numbered[source.rows.start : source.rows.stop]
     if not numbered:
         raise DataError(f"--prompts {path}: holds no prompt", hint="One prompt a line.")
-    if not path.endswith(".jsonl"):
+    if source.suffix not in (".jsonl", ".ndjson"):
         return [{"prompt": line} for _, line in numbered]
     return [_read_object(f"--prompts {path}, line {number}", line) for number, line in numbered]
 

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from petrun.config.schema import RunConfig, Section
+from petrun.data.slices import split_slice
 from petrun.errors import ConfigError, did_you_mean
 
 _NOT_SETTINGS = ("origins", "petrun_version", "started_in", "description")
@@ -130,7 +131,8 @@ def _found_from(config: RunConfig, key: str, folder: Path) -> RunConfig:
 
     def find(path: str) -> str:
         place = folder / path
-        return str(place) if not Path(path).expanduser().exists() and place.exists() else path
+        # Of `rows.jsonl#500` the file; only data files are named so.
+        return str(place) if not split_slice(path)[0].exists() and split_slice(place)[0].exists() else path
 
     section, _, leaf = key.rpartition(".")
     part = getattr(config, section) if section else config

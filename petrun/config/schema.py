@@ -54,7 +54,9 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    path: tuple[str, ...] = Field((), description="training file or files; none: the embedded task")
+    path: tuple[str, ...] = Field(
+        (), description="training files or folders, some rows of one: FILE#500; none: the embedded task"
+    )
     eval_path: tuple[str, ...] = Field((), description="evaluation file or files")
     weights: tuple[float, ...] = Field((), description="how often each file of `path` is read in an epoch (1 = once)")
     task: Task | None = Field(None, description="classify, lm or instruct; default: from the columns and the family")
@@ -62,6 +64,9 @@ class DataConfig(Section):
         None, description="file format; default: by content"
     )
     separator: str | None = Field(None, description="plain lines `input<separator>reference`, such as '||'")
+    encoding: str | None = Field(
+        None, description="of text files, such as gb18030; default: UTF-8, by the byte order mark, or detected"
+    )
     columns: dict[str, str] = Field(
         default_factory=dict, description="canonical column -> column in the file, {text: sentence}"
     )

@@ -32,6 +32,7 @@ class Settings:
     columns: dict[str, str]
     format: str | None
     separator: str | None
+    encoding: str | None
     labels: tuple[str, ...]
     num_labels: int | None
     loss_on: str
@@ -51,24 +52,16 @@ def build_examples(
 
     Raises: DataError; ConfigError where settings contradict the data; SetupError for parquet without its package.
     """
-    tables = [
-        read_records(
-            source,
-            format=settings.format,
-            separator=settings.separator,
-            columns=settings.columns,
-            max_rows=settings.max_rows,
-        )
-        for source in sources
-    ]
+    tables = [_read(source, settings) for source in sources]
     _check_ignored(tables, settings.ignore)
     names = [
         mapped([name for name in table.columns if name not in settings.ignore], settings.columns, str(table.path))
         for table in tables
     ]
     task = _task(tables[0], names[0], settings)
+    notes = _notes(sources, tables)
     if any(table.arrays and "input_ids" not in name for table, name in zip(tables, names, strict=True)):
-        return example_arrays(
+        examples = example_arrays(
             tables,
             names,
             task,
@@ -77,6 +70,7 @@ def build_examples(
             need_target=settings.need_target,
             digest=key,
         )
+        return replace(examples, notes=notes)
     layouts = [
         conversational(_layout(table, name, task, settings), table.rows)
         for table, name in zip(tables, names, strict=True)
@@ -97,6 +91,7 @@ def build_examples(
         formats=tuple(table.format for table in tables),
         template=template,
         digest=key,
+        notes=notes,
     )
     if not len(examples):
         raise DataError(f"{tables[0].path}: no row holds any text")
@@ -116,6 +111,23 @@ def _template(settings: Settings, tokenizer: Tokenizer | None, kind: str) -> Tem
             raise ConfigError(f"data.chat_template_kwargs: rows of the kind '{kind}' take no template")
         return None
     return preset(found, settings.chat_template_kwargs)
+
+
+def _read(source: Source, settings: Settings) -> Records:
+    return read_records(
+        source,
+        format=settings.format,
+        separator=settings.separator,
+        columns=settings.columns,
+        encoding=settings.encoding,
+        max_rows=settings.max_rows,
+    )
+
+
+def _notes(sources: list[Source], tables: list[Records]) -> tuple[str, ...]:
+    return tuple(
+        note for source, table in zip(sources, tables, strict=True) for note in (source.note, *table.notes) if note
+    )
 
 
 def _check_ignored(tables: list[Records], ignored: tuple[str, ...]) -> None:

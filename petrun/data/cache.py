@@ -71,6 +71,7 @@ def _rebuild(meta: dict[str, Any], arrays: dict[str, Array]) -> ExampleSet:
         stats=Stats(**meta["stats"]),
         template=Template(**template) if template else None,
         digest=meta["digest"],
+        notes=tuple(meta["notes"]),
     )
 
 
@@ -80,6 +81,7 @@ def store_cached(folder: Path | None, key: str, examples: ExampleSet) -> None:
         return
     simple = (
         "task", "kind", "references", "labels", "num_labels", "files", "columns", "unread", "unread_keys", "formats", "digest",
+        "notes",
     )  # fmt: skip
     meta = {name: getattr(examples, name) for name in simple}
     meta["stats"] = asdict(examples.stats)

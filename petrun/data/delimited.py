@@ -1,7 +1,8 @@
 """CSV and TSV -> rows.
 
 A first line that names a known column is a header, unless that name comes again below it; without a header the file must have
-two columns, text and label (SST-2 style).
+two columns, text and label in either order: the one with fewer different values is the label. Columns of a file without a header
+can be named by their place as well: data.columns.label=column_1.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from petrun.data.records import Records
 from petrun.errors import DataError
 
 _NAME = re.compile(r"[A-Za-z_][\w.-]{0,30}")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+_MANY_VALUES = 8
+"""Different values of a text column, from which on half as many of another are a sign by themselves."""
+_PLACE = re.compile(r"column_[1-9]\d*")
 _CELL_LIMIT = 2**31 - 1
 
 
@@ -31,9 +36,11 @@ def read_delimited(path: Path, text: str, kind: str, columns: Mapping[str, str])
         header, body = _header(path, number, first), table[1:]
         if not body:
             raise DataError(f"{path}: holds a header but no rows", hint=f"Columns found: {', '.join(header)}")
+    elif any(_PLACE.fullmatch(name) for name in columns.values()):
+        header, body = tuple(f"column_{i}" for i in range(1, len(first) + 1)), table
     elif len(first) == 2:
-        header, body = ("text", "label"), table
         _refuse_hidden_header(path, number, table)
+        header, body = _reading_of_two(path, number, table), table
     else:
         raise _no_header(path, number, first, kind)
     rows = []
@@ -46,7 +53,16 @@ def read_delimited(path: Path, text: str, kind: str, columns: Mapping[str, str])
                 else 'A cell with a comma must stand in quotes: "a, b".',
             )
         rows.append(dict(zip(header, cells, strict=True)))
-    return Records(path, kind, tuple(header), rows, [line for line, _ in body], headerless=body is table)
+    swapped = body is table and header == ("label", "text")
+    return Records(
+        path,
+        kind,
+        tuple(header),
+        rows,
+        [line for line, _ in body],
+        headerless=body is table,
+        notes=(f"{path}: has no header; column 1 is read as the label, column 2 as the text",) if swapped else (),
+    )
 
 
 def _no_header(path: Path, number: int, first: list[str], kind: str) -> DataError:
@@ -55,7 +71,7 @@ def _no_header(path: Path, number: int, first: list[str], kind: str) -> DataErro
     return DataError(
         f"{path}, line {number}: {count} and no header that names a known column",
         hint=f"First line: {cells}. Without a header a file has two columns, text and label; "
-        "a header with other names is mapped: --set data.columns.text=NAME",
+        "columns are named by their place, --set data.columns.text=column_1, and a header's other names by themselves.",
     )
 
 
@@ -134,3 +150,32 @@ def _refuse_hidden_header(path: Path, number: int, table: list[tuple[int, list[s
             f"{path}, line {number}: looks like a header with the unknown columns '{text.strip()}' and '{label.strip()}'",
             hint=f"Map them: --set data.columns.text={text.strip()} --set data.columns.label={label.strip()}",
         )
+
+
+def _reading_of_two(path: Path, number: int, table: list[tuple[int, list[str]]]) -> tuple[str, str]:
+    """Which of two columns is the label: the one with clearly fewer different values; in a short table the one of numbers, else the
+    one with fewer values or of single words.
+
+    Raises: DataError with both readings, where these signs contradict each other, or nothing tells the columns apart.
+    """
+    pairs = [cells for _, cells in table if len(cells) == 2]
+    columns = [[cells[i].strip() for cells in pairs] for i in (0, 1)]
+    distinct = [len(set(column)) for column in columns]
+    numbers = [all(_NUMBER.fullmatch(cell) for cell in column) for column in columns]
+    words = [not any(" " in cell for cell in column) for column in columns]
+    fewer, number, word = distinct[0] - distinct[1], numbers[1] - numbers[0], words[1] - words[0]
+    if max(distinct) >= max(_MANY_VALUES, 2 * min(distinct)):
+        votes = [fewer]
+    else:
+        votes = [number] if number else [vote for vote in (fewer, word) if vote]
+    if votes and all(vote > 0 for vote in votes):
+        return ("text", "label")
+    if votes and all(vote < 0 for vote in votes):
+        return ("label", "text")
+    first, second = (repr(cell.strip()[:30]) for cell in pairs[0])
+    raise DataError(
+        f"{path}, line {number}: no header, and which of the two columns is the label is not clear: text {first} and label {second} "
+        f"({distinct[1]} classes), or label {first} and text {second} ({distinct[0]} classes)",
+        hint="Write the line `text<TAB>label` or `label<TAB>text` above the rows, or --set data.columns.text=column_1 "
+        "--set data.columns.label=column_2 (or the other way round).",
+    )

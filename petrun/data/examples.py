@@ -96,6 +96,8 @@ class ExampleSet:
     template: Template | None = None
     digest: str = ""
     """SHA-256 over the files' content, the tokenizer and every setting that shapes the rows."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of how the files were read."""
 
     def __len__(self) -> int:
         return len(self.per_row["row"])

@@ -1,6 +1,7 @@
 """Data files -> rows: JSONL, JSON, CSV, TSV, plain text, `input||reference` lines, parquet, npz.
 
 The format is told by the content; the suffix only decides where the content leaves it open; an explicit format wins over both.
+Files may be compressed (.gz, .bz2, .xz, .zst) and in another encoding than UTF-8 (petrun/data/encoding.py).
 
     jsonl      one JSON object a line
     json       a list of objects, or {"data": [...]}
@@ -16,20 +17,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from petrun.data.array_formats import read_npz, read_parquet
 from petrun.data.delimited import looks_like_header, read_delimited
+from petrun.data.encoding import decode_text
 from petrun.data.json_formats import read_json, read_jsonl
 from petrun.data.records import Records
-from petrun.data.source import Source, decode_text, read_source, refuse_known_binary
+from petrun.data.source import DATA_SUFFIXES, Source, read_source, refuse_known_binary
 from petrun.errors import ConfigError, DataError, did_you_mean
 
 FORMATS = ("jsonl", "json", "csv", "tsv", "text", "separated", "parquet", "npz")
-_SUFFIXES = {
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
-    ".txt": "text", ".text": "text", ".parquet": "parquet", ".npz": "npz",
-}  # fmt: skip
 _PROBE = 200_000
 """Characters that are looked at to tell a text format."""
 
@@ -40,6 +39,7 @@ def read_records(
     format: str | None = None,
     separator: str | None = None,
     columns: Mapping[str, str] | None = None,
+    encoding: str | None = None,
     max_rows: int | None = None,
 ) -> Records:
     """Rows of one file, in the file's order.
@@ -53,19 +53,30 @@ def read_records(
         raise ConfigError("data.separator: must not be empty")
     if not isinstance(source, Source):
         source = read_source(source)
-    kind = format or _binary_format(source)
+    kind = format or binary_format(source)
     if kind == "parquet":
-        return read_parquet(source).head(max_rows)
-    if kind == "npz":
-        return read_npz(source).head(max_rows)
-    text = decode_text(source)
-    kind = kind or _text_format(source.path, text, separator)
+        records = read_parquet(source)
+    elif kind == "npz":
+        records = read_npz(source)
+    else:
+        records = _read_text_format(source, kind, separator, columns or {}, encoding)
+    if source.rows is not None:
+        records = records.part(source.rows)
+    return records.head(max_rows)
+
+
+def _read_text_format(
+    source: Source, kind: str | None, separator: str | None, columns: Mapping[str, str], encoding: str | None
+) -> Records:
+    decoded = decode_text(source, encoding)
+    text = decoded.text
+    kind = kind or _text_format(source, text, separator)
     if kind == "jsonl":
         records = read_jsonl(source.path, text)
     elif kind == "json":
         records = read_json(source.path, text)
     elif kind in ("csv", "tsv"):
-        records = read_delimited(source.path, text, kind, columns or {})
+        records = read_delimited(source.path, text, kind, columns)
     elif kind == "separated":
         if separator is None:
             raise ConfigError(
@@ -74,28 +85,28 @@ def read_records(
         records = _read_separated(source.path, text, separator)
     else:
         records = _read_text(source.path, text)
-    return records.head(max_rows)
+    return replace(records, notes=(*((decoded.note,) if decoded.note else ()), *records.notes))
 
 
 def detect_format(source: Source, *, separator: str | None = None) -> str:
     """The format's name, from the content; the suffix breaks ties."""
-    return _binary_format(source) or _text_format(source.path, decode_text(source), separator)
+    return binary_format(source) or _text_format(source, decode_text(source).text, separator)
 
 
-def _binary_format(source: Source) -> str | None:
+def binary_format(source: Source) -> str | None:
     """parquet or npz by their first bytes; None for anything else, which must then be text."""
     if source.raw.startswith(b"PAR1"):
         return "parquet"
     if source.raw.startswith(b"PK\x03\x04"):
         # Spreadsheets are zip archives too; arrays are told by the names inside.
-        if source.path.suffix.lower() != ".npz" and b".npy" not in source.raw:
+        if source.suffix != ".npz" and b".npy" not in source.raw:
             raise DataError(
                 f"{source.path}: is a zip archive, such as a spreadsheet, not rows of data",
                 hint="Export it as CSV or JSONL, or unpack it.",
             )
         return "npz"
     refuse_known_binary(source)
-    suffix = _SUFFIXES.get(source.path.suffix.lower())
+    suffix = DATA_SUFFIXES.get(source.suffix)
     if suffix in ("parquet", "npz"):
         magic = "PAR1" if suffix == "parquet" else "PK"
         raise DataError(
@@ -105,8 +116,8 @@ def _binary_format(source: Source) -> str | None:
     return None
 
 
-def _text_format(path: Path, text: str, separator: str | None) -> str:
-    suffix = _SUFFIXES.get(path.suffix.lower())
+def _text_format(source: Source, text: str, separator: str | None) -> str:
+    suffix = DATA_SUFFIXES.get(source.suffix)
     lines = [line for line in text.lstrip()[:_PROBE].split("\n") if line.strip()]
     first = lines[0].lstrip()
     if separator is not None and (separator in first or first[0] not in "{["):
@@ -125,7 +136,7 @@ def _text_format(path: Path, text: str, separator: str | None) -> str:
     if suffix in ("json", "jsonl"):
         line = text[: text.index(first)].count("\n") + 1
         raise DataError(
-            f"{path}, line {line}: expected JSON, found {first[:40]!r}",
+            f"{source.path}, line {line}: expected JSON, found {first[:40]!r}",
             hint="--set data.format=text reads it as plain text.",
         )
     return "text"

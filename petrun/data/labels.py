@@ -1,7 +1,8 @@
 """Class labels as files hold them -> indices 0..C-1, and the names behind them.
 
 Strings become names, sorted. Integers are indices when C is known, or when the data holds every integer from 0 to the largest;
-otherwise (100, 102, 117) their values are names too, in numerical order. Given names win over both.
+otherwise (100, 102, 117) their values are names too, in numerical order. Given names win over both. A column of strings holds
+integers only where each is written as Python writes it: "01" and "1" are two names.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import numpy as np
 from petrun.data.records import Array
 from petrun.errors import DataError, did_you_mean
 
-_INTEGER = re.compile(r"[+-]?\d+(\.0+)?")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_INTEGER = re.compile(r"0|-?[1-9]\d*", re.ASCII)
+_WHOLE = re.compile(r"(0|-?[1-9]\d*)\.0", re.ASCII)
+"""How pandas writes integers of a column in which some were missing."""
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _MANY_CLASSES = 200
 _MOST_CLASSES = 1_000_000
 
@@ -36,8 +39,8 @@ def resolve_labels(
     model whose classes have no names; `indices_only` never makes names of integers (arrays, token ids, a user's own net).
     Raises: DataError naming the first row whose label is missing, NaN, no class, mixed in type, unknown, or out of range.
     """
-    clean = [_clean(value, where, i) for i, value in enumerate(values)]
     names = tuple(str(name) for name in names)
+    clean = _whole_numbers([_clean(value, where, i) for i, value in enumerate(values)], names)
     if names:
         index = {name: i for i, name in enumerate(names)}
         unknown = [i for i, value in enumerate(clean) if str(value) not in index]
@@ -96,18 +99,29 @@ def _clean(value: Any, where: Callable[[int], str], row: int) -> int | str:
     )
 
 
+def _whole_numbers(values: list[int | str], names: tuple[str, ...]) -> list[int | str]:
+    """A column of strings that all end in ".0" is one of integers, unless these strings are the names of the classes."""
+    if set(map(str, values)) <= set(names) or not all(isinstance(v, str) and _WHOLE.fullmatch(v) for v in values):
+        return values
+    return [int(str(value).removesuffix(".0")) for value in values]
+
+
 def _one_type(values: list[int | str], where: Callable[[int], str]) -> tuple[list[int], list[str]]:
-    """(integers, []) where every label is one ("3" counts), else ([], names)."""
+    """(integers, []) where every label is one ("3" counts, "03" does not), else ([], names).
+
+    Raises: DataError for a column of integers and words.
+    """
     integer = [isinstance(value, int) or _INTEGER.fullmatch(value) is not None for value in values]
     if all(integer):
-        return [value if isinstance(value, int) else int(value.split(".")[0]) for value in values], []
-    if any(integer):
-        number, name = integer.index(True), integer.index(False)
+        return [int(value) for value in values], []
+    number_like = [isinstance(value, int) or _NUMBER.fullmatch(value) is not None for value in values]
+    if any(integer) and not all(number_like):
+        number, name = integer.index(True), number_like.index(False)
         raise DataError(
             f"mixed labels: {where(number)} has the integer {values[number]}, {where(name)} has '{values[name]}'",
             hint="Is line 1 a header with unknown names, or a row broken? Where both are names, list them: --set data.labels=[...]",
         )
-    if all(_NUMBER.fullmatch(str(value)) for value in values):
+    if all(number_like) and any(float(value) % 1 for value in values):
         raise DataError(
             f"{where(0)}: the label {values[0]} is not an integer",
             hint="Classes are integers or names; regression is not supported.",

@@ -14,8 +14,10 @@ import numpy as np
 
 from petrun.data.build import Settings, build_examples
 from petrun.data.cache import load_cached, store_cached
+from petrun.data.encoding import find_encoding
 from petrun.data.examples import ExampleSet, scramble
-from petrun.data.source import Source, read_source
+from petrun.data.formats import binary_format
+from petrun.data.source import Source, read_sources
 from petrun.data.template import Template
 from petrun.data.tokenize import Progress, Tokenizer
 from petrun.errors import ConfigError, TrainingError
@@ -36,6 +38,7 @@ def load_examples(
     columns: Mapping[str, str] | None = None,
     format: str | None = None,
     separator: str | None = None,
+    encoding: str | None = None,
     labels: Sequence[str] = (),
     num_labels: int | None = None,
     loss_on: str = "completion",
@@ -54,10 +57,12 @@ def load_examples(
     """Read, tokenise and label all rows of the files, in order.
 
     Inputs:
+        paths: files, folders of files, or some rows of a file (petrun/data/slices.py).
         task: None infers it from the columns and `family_tasks`.
         seq_len: most tokens of a row, special tokens included; the caller has held it against the model's positions.
         labels, num_labels: names in index order, or the number of classes, where the model or the training run fixes them.
-        weights: how often each file is read; a fraction takes a share of its rows, chosen by `seed`.
+        encoding: of text files; None: UTF-8, or as detected (petrun/data/encoding.py).
+        weights: how often each of `paths` is read; a fraction takes a share of its rows, chosen by `seed`.
         max_rows: of each file; of plain text for lm, blocks.
         need_target: False (predict) accepts rows without label or completion and ignores labels.
         for_generation: rows become prompts (cut from the left), completions references.
@@ -72,13 +77,17 @@ def load_examples(
         raise ConfigError("no data file given", hint="--data PATH")
     _check_weights(weights, files)
     settings = Settings(
-        task, tuple(family_tasks), seq_len, template, dict(columns or {}), format, separator, tuple(labels), num_labels,
-        loss_on, max_rows, need_target, for_generation, vocab_size, tuple(eos_ids), dict(chat_template_kwargs or {}), tuple(ignore),
+        task, tuple(family_tasks), seq_len, template, dict(columns or {}), format, separator, encoding, tuple(labels),
+        num_labels, loss_on, max_rows, need_target, for_generation, vocab_size, tuple(eos_ids),
+        dict(chat_template_kwargs or {}), tuple(ignore),
     )  # fmt: skip
-    examples = _cached_or_built([read_source(path) for path in files], tokenizer, settings, cache_dir, progress)
+    given = [read_sources(path) for path in files]
+    examples = _cached_or_built([source for one in given for source in one], tokenizer, settings, cache_dir, progress)
     if need_target and not for_generation and examples.task != "classify":
         _require_supervision(examples, seq_len)
-    return _weighted(examples, weights, seed)
+    # A weight is of what was named, which may be a folder of several files.
+    of_files = [weight for weight, one in zip(weights, given, strict=True) for _ in one] if weights else []
+    return _weighted(examples, of_files, seed)
 
 
 def _cached_or_built(
@@ -137,7 +146,7 @@ def _cache_key(sources: list[Source], tokenizer: Tokenizer | None, settings: Set
         text = tokenizer.chat_template or ""
     content = {
         "version": DATA_VERSION,
-        "files": [(source.digest, source.path.suffix.lower()) for source in sources],
+        "files": [(source.digest, source.suffix, _encoding(source, settings)) for source in sources],
         "tokenizer": tokenizer.digest if tokenizer else "",
         "settings": {name: getattr(settings, name) for name in settings.__dataclass_fields__ if name != "template"},
         "template": [template, text],
@@ -145,6 +154,12 @@ def _cache_key(sources: list[Source], tokenizer: Tokenizer | None, settings: Set
         "date": date.today().isoformat() if "strftime_now" in text else "",
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _encoding(source: Source, settings: Settings) -> str:
+    """How a text file is decoded; "" for files that are no text."""
+    kind = settings.format or binary_format(source)
+    return "" if kind in ("parquet", "npz") else find_encoding(source, settings.encoding)[0]
 
 
 def _weighted(examples: ExampleSet, weights: Sequence[float], seed: int) -> ExampleSet:

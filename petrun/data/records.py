@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy.typing as npt
+
+from petrun.data.slices import RowRange
+from petrun.errors import DataError
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -25,7 +28,9 @@ class Records:
     stream: str | None = field(default=None, repr=False)
     """Plain text only: the whole text, blank lines included."""
     headerless: bool = False
-    """Delimited files without a header row: the columns are text, label by convention."""
+    """Delimited files without a header row."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of how the file was read."""
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values()))) if self.arrays else len(self.rows)
@@ -42,16 +47,26 @@ class Records:
         return self.lines[row] if self.lines else row + 1
 
     def head(self, count: int | None) -> Records:
+        """The first `count` rows; all without a count. A stream stays whole: what a row of it is depends on the task."""
         if count is None or count >= len(self):
             return self
-        arrays = {name: array[:count] for name, array in self.arrays.items()}
-        return Records(
-            self.path,
-            self.format,
-            self.columns,
-            self.rows[:count],
-            self.lines[:count],
-            arrays,
-            self.stream,
-            self.headerless,
-        )
+        return self._between(0, count)
+
+    def part(self, rows: RowRange) -> Records:
+        """Some rows; of plain text, lines. Raises DataError where the file ends before the first of them."""
+        count = len(self)
+        if rows.start >= count:
+            raise DataError(f"{self.path}: {rows} begins behind the last of the file's {count} rows")
+        found = self._between(rows.start, count if rows.stop is None else min(rows.stop, count))
+        if self.stream is not None:
+            found = replace(found, stream="\n".join(row["text"] for row in found.rows) + "\n")
+        if rows.stop is not None and rows.stop > count:
+            found = replace(
+                found, notes=(*self.notes, f"{self.path}: {rows} asks for more than the file's {count} rows")
+            )
+        return found
+
+    def _between(self, start: int, stop: int) -> Records:
+        lines = self.lines[start:stop] or list(range(start + 1, stop + 1))
+        arrays = {name: array[start:stop] for name, array in self.arrays.items()}
+        return replace(self, rows=self.rows[start:stop], lines=lines, arrays=arrays)

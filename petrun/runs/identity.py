@@ -16,7 +16,7 @@ from petrun.checkpoint.delta import Delta
 from petrun.config.load import Resolved
 from petrun.config.schema import RunConfig
 from petrun.data.examples import ExampleSet
-from petrun.data.source import read_source
+from petrun.data.source import read_sources
 from petrun.errors import ConfigError, did_you_mean
 from petrun.models.base import LoadedModel
 from petrun.runs.sources import Sources
@@ -44,8 +44,8 @@ def identity_of(
     found = settings_of(resolved.config)
     data = resolved.config.data
     by_content: dict[str, Any] = {
-        "data.path": [read_source(path).digest for path in data.path],
-        "data.eval_path": [read_source(path).digest for path in data.eval_path],
+        "data.path": [source.digest for path in data.path for source in read_sources(path)],
+        "data.eval_path": [source.digest for path in data.eval_path for source in read_sources(path)],
         "data.template": _digest(sources.template.text) if sources.template else None,
         "model.base": loaded.base_digest,
         "model.config": _digest(json.dumps(loaded.hf_config, sort_keys=True)),

@@ -11,6 +11,8 @@ from mindspore import Tensor
 
 from petrun.checkpoint.delta import Delta
 from petrun.config.schema import ModelConfig
+from petrun.data.encoding import decode_text
+from petrun.data.source import read_source
 from petrun.data.tokenize import load_tokenizer
 from petrun.errors import ConfigError, DataError, DeltaError
 from petrun.evaluate.metrics import log_softmax
@@ -132,13 +134,12 @@ def _rows(probe: str | None, loaded: LoadedModel, folder: Path) -> list[Array]:
         sizes = {p.name: tuple(p.shape) for p in loaded.net.get_parameters()}
         vocabulary = int(loaded.hf_config.get("vocab_size") or max(shape[0] for shape in sizes.values()))
         return list(rng.integers(0, vocabulary, (_ROWS, longest)).astype(np.int32))
-    path = Path(probe).expanduser()
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise DataError(f"--probe {probe}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"--probe {probe}: is not UTF-8 text (byte {error.start})") from error
+        text = decode_text(read_source(probe)).text
+    except DataError as error:
+        raise DataError(f"--probe {error.message}", hint=error.hint) from error
+    # Only at line ends; str.splitlines cuts at other characters too.
+    lines = [line for line in text.split("\n") if line.strip()]
     tokenizer = load_tokenizer(folder if folder.is_dir() else folder.parent)
     if tokenizer is None:
         raise ConfigError("--probe needs the base's tokenizer", hint="Leave --probe out: random tokens need none.")

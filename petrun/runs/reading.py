@@ -12,6 +12,7 @@ from petrun.checkpoint.delta import Delta
 from petrun.config.load import Resolved, load_run_config
 from petrun.config.schema import RunConfig
 from petrun.data.examples import ExampleSet
+from petrun.data.slices import split_slice
 from petrun.data.template import Template
 from petrun.data.tokenize import Tokenizer
 from petrun.errors import ConfigError
@@ -58,7 +59,12 @@ class Reading:
     def inputs(self) -> tuple[Path, ...]:
         """Files and folders that the command reads, and what a training run left beside its delta."""
         model = self.config.model
-        given = [*self.paths, model.base, model.base_strategy, self.config.delta_strategy]
+        given = [
+            *(split_slice(path)[0] for path in self.paths),
+            model.base,
+            model.base_strategy,
+            self.config.delta_strategy,
+        ]
         delta = run_files(root_of(self.delta.path)) if self.delta is not None else ()
         return (*(root_of(Path(path).expanduser()) for path in given if path is not None), *delta)
 

@@ -15,6 +15,7 @@ from petrun.assets import default_recipe, task_file
 from petrun.checkpoint.delta import Delta
 from petrun.config.load import Resolved, cache_folder, load_run_config
 from petrun.config.schema import EvalConfig, RunConfig
+from petrun.data.slices import split_slice
 from petrun.data.tokenize import Tokenizer
 from petrun.delta import find_method
 from petrun.errors import ConfigError, PetrunError, SetupError
@@ -191,14 +192,14 @@ def _shapes(resolved: Resolved, start: Delta | None, layout: Layout) -> Shapes:
     """From the data where it is on this machine, else from the settings. Raises ConfigError for a factory without data."""
     config = resolved.config
     files = config.data.path or ((str(task_file("train")),) if config.model.base is None else ())
-    here = bool(files) and all(Path(name).expanduser().exists() for name in files)
+    here = bool(files) and all(split_slice(name)[0].exists() for name in files)
     if is_factory(config.model.family) or (here and tokenizer_beside(config) is not None):
         return _shapes_of_data(resolved, start, layout)
     # A prompt's or a prefix's virtual tokens take positions away.
     own = find_method(config.algo).tokens(config.delta) if start is None else virtual_tokens(start)
     seen = outlook(config, own)
     length = check_length(config.data.seq_len, seen.longest, resolved.given("data.seq_len"), seen.tokens)
-    missing = next((name for name in files if not Path(name).expanduser().exists()), None)
+    missing = next((name for name in files if not split_slice(name)[0].exists()), None)
     why = (
         f"{missing} is not on this machine" if missing else "the base has no tokenizer" if files else "no data is given"
     )

@@ -24,7 +24,7 @@ from petrun.models.base import LoadedModel
 from petrun.models.factory import is_factory
 from petrun.models.trial import try_net
 from petrun.parallel.context import eager
-from petrun.train.report import progress
+from petrun.train.report import progress, say
 
 
 def open_tokenizer(folder: Path | None) -> Tokenizer | None:
@@ -48,8 +48,8 @@ def open_rows(
     need_target: bool = True,
     for_generation: bool = False,
 ) -> ExampleSet:
-    """Read and tokenise files as the data settings say, drawing a progress bar."""
-    return load_examples(
+    """Read and tokenise files as the data settings say, drawing a progress bar and saying how unusual files were read."""
+    examples = load_examples(
         list(paths),
         task=task,
         tokenizer=tokenizer,
@@ -59,6 +59,7 @@ def open_rows(
         columns=data.columns,
         format=data.format,
         separator=data.separator,
+        encoding=data.encoding,
         labels=labels or data.labels,
         num_labels=num_labels,
         loss_on=data.loss_on,
@@ -73,6 +74,10 @@ def open_rows(
         cache_dir=cache_folder() / "rows" if data.cache else None,
         progress=progress("tokenize"),
     )
+    # Prompts are the same files once more.
+    for note in () if for_generation else examples.notes:
+        say(f"note: {note}")
+    return examples
 
 
 def check_length(seq_len: int, longest: int | None, given: bool, tokens: int) -> int:

@@ -141,7 +141,7 @@ def compare(now: dict[str, Array], interval: Interval) -> None:
 def compare_log(records: list[dict[str, Any]], log: Path) -> None:
     """Hold every record against the log's line for that step. Raises TrainingError for the first that differs."""
     lines: dict[int, dict[str, Any]] = {}
-    for text in log.read_text(encoding="utf-8").splitlines():
+    for text in log.read_text(encoding="utf-8").rstrip("\n").split("\n"):
         line = json.loads(text)
         if "loss" in line:
             lines[line["step"]] = line

@@ -1,8 +1,10 @@
 """Files that cannot be read as rows: each with the message that leads out."""
 
+import gzip
 import io
 import json
 import os
+import tarfile
 
 import numpy as np
 import pytest
@@ -15,6 +17,13 @@ GOOD = {"text": "good film", "label": 1}
 
 def lines(*rows):
     return "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+
+
+def tar():
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("rows.jsonl"))
+    return out.getvalue()
 
 
 def npz(**arrays):
@@ -125,29 +134,40 @@ CASES = {
         "F, line 1: looks like a header with the unknown columns 'review' and 'sentiment'",
         "data.columns.text=review",
     ),
-    "UTF-16": (
-        "a.tsv",
-        "a\t1\n".encode("utf-16"),
-        None,
-        "F, line 1: starts with the byte order mark of UTF-16LE",
-        "iconv -f UTF-16LE -t UTF-8",
-    ),
     "UTF-16 without BOM": (
         "a.tsv",
         "abc\t1\n".encode("utf-16-be"),
         None,
-        "F, line 1: looks like UTF-16 without",
-        "iconv -f UTF-16BE",
+        "F: looks like UTF-16 without a byte order mark",
+        "As utf-16-be it begins 'abc\\t1'. Where that is right: --set data.encoding=utf-16-be",
     ),
+    "UTF-16 cut off": ("a.tsv", "abc\t1\n".encode("utf-16")[:-1], None, "F, line 1: byte 0x0a is not utf-16", "whole"),
     "latin-1": (
         "a.tsv",
         "a\t1\ncafé\t0\n".encode("latin-1"),
         None,
-        "F, line 2: byte 0xe9 is not UTF-8",
-        "iconv -f ISO-8859-1",
+        "F, line 2: byte 0xe9 is not UTF-8, and the encoding cannot be told for certain",
+        "That line reads: cp1252 'café\\t0'; cp1251 'cafй\\t0';",
+    ),
+    "one broken line of UTF-8": (
+        "a.tsv",
+        "这部电影很好看\t1\n演员的表现".encode() + b"\xe4\t0\n",
+        None,
+        "F, line 2: byte 0xe4 is not UTF-8, but line 1 is",
+        "Mend that line",
+    ),
+    "two encodings": (
+        "a.tsv",
+        "这部电影很好看\t1\n".encode("gb18030") * 9 + "这部电影很好看\t1\n".encode(),
+        None,
+        "F, line 1: byte 0xd5 is not UTF-8, but line 10 is",
+        "in one encoding",
     ),
     "NUL": ("a.txt", b"some text that goes on\nand \0 on\n", "lm", "F, line 2: holds a NUL byte", ""),
-    "gzip": ("a.jsonl", b"\x1f\x8b\x08abc", None, "F: is a gzip archive, not rows of data", "gunzip a.jsonl"),
+    "damaged gzip": ("a.jsonl", b"\x1f\x8b\x08abc", None, "F: the gzip file is damaged or cut short", "again"),
+    "an empty gzip": ("a.jsonl.gz", gzip.compress(b"\n"), None, "F: the file is empty", "at least one row"),
+    "a tar archive": ("a.tgz", tar(), None, "F: is a tar archive", "Unpack it"),
+    "gzip twice": ("a.jsonl.gz", gzip.compress(gzip.compress(b"x")), None, "F, line 1: ", ""),
     "a single array": ("a.npz", b"\x93NUMPY\x01\x00", None, "F: is a single .npy array", "numpy.savez"),
     "renamed npz": ("a.npz", "text", None, "F: is not a npz file", "renamed"),
     "renamed parquet": ("a.parquet", "text", None, "F: is not a parquet file (it does not begin with PAR1)", ""),
@@ -228,13 +248,6 @@ def test_a_missing_file_names_its_neighbours(write):
     path = write("train.jsonl", [GOOD])
     with pytest.raises(DataError, match="no such data file") as caught:
         load_examples(path.with_name("trian.jsonl"), task=None, tokenizer=None, seq_len=8)
-    assert "train.jsonl" in caught.value.hint
-
-
-def test_a_folder_instead_of_a_file(write):
-    path = write("train.jsonl", [GOOD])
-    with pytest.raises(DataError, match="is a folder, expected a data file") as caught:
-        load_examples(path.parent, task=None, tokenizer=None, seq_len=8)
     assert "train.jsonl" in caught.value.hint
 
 

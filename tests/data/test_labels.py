@@ -18,6 +18,15 @@ def resolve(values, **given):
         (["1", "0", " 1 "], {}, ([1, 0, 1], (), 2)),
         ([1.0, 0.0], {}, ([1, 0], (), 2)),
         (["1.0", "0.0"], {}, ([1, 0], (), 2)),
+        # Strings that are not all written as integers are: different strings, different classes.
+        (["01", "1", "2"], {}, ([0, 1, 2], ("01", "1", "2"), 3)),
+        (["+1", "1", "2"], {}, ([0, 1, 2], ("+1", "1", "2"), 3)),
+        (["1.0", "1", "1.00"], {}, ([1, 0, 2], ("1", "1.0", "1.00"), 3)),
+        (["-0", "0", "1"], {}, ([0, 1, 2], ("-0", "0", "1"), 3)),
+        (["007", "008"], {}, ([0, 1], ("007", "008"), 2)),
+        ([1, "01", 2], {}, ([1, 0, 2], ("01", "1", "2"), 3)),
+        (["1.0", "0.0"], {"names": ("neg", "pos")}, ([1, 0], ("neg", "pos"), 2)),
+        (["1.0", "2.0"], {"names": ("1.0", "2.0")}, ([0, 1], ("1.0", "2.0"), 2)),
         (["pos", "neg", "pos"], {}, ([1, 0, 1], ("neg", "pos"), 2)),
         ([True, False], {}, ([1, 0], ("false", "true"), 2)),
         # Gaps: codes, not indices. A known number of classes, or arrays, make them indices again.
@@ -54,6 +63,7 @@ def test_labels(values, given, expected):
             "line 2: the label 2 is out of range: there are 2 classes, 0 to 1: neg, pos",
         ),
         ([100, 101], {"names": ("100", "102")}, "line 2: unknown label '101'"),
+        (["01", "2"], {"names": ("1", "2")}, "line 1: unknown label '01'"),
         ([5, 6], {"names": ("100", "102")}, "line 1: unknown label '5'"),
         (["neg", "posi"], {"names": ("neg", "pos")}, "line 2: unknown label 'posi'"),
         (["a", "b"], {"names": ("neg", "pos")}, "line 1: unknown label 'a'"),

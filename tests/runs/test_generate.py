@@ -57,9 +57,15 @@ def test_lines_commands_files_and_prompts_agree(quick, deltas, petrun, monkeypat
         assert words in done.err
     rows = [{"prompt": "film", "delta": s["delta"]} for s in said]
     rows[0] = {"messages": [{"role": "user", "content": "film"}]}
-    (deltas / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    # U+2028 and U+0085 end no line: they stand within a row.
+    strange = {"prompt": "film\u2028good\x85film", "delta": "a"}
+    (deltas / "rows.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in [*rows, strange]))
     from_file = petrun(f"{BOTH} --prompts rows.jsonl --json")
-    assert [s["text"] for s in objects(from_file.out)] == [s["text"] for s in said]
+    (deltas / "rows.txt").write_text("film\u2028good\x85film\nfilm\n")
+    assert len(from_lines := petrun(f"{BOTH} --prompts rows.txt --json").out.strip("\n").split("\n")) == 2
+    assert [json.loads(line)["prompt"] for line in from_lines] == ["film\u2028good\x85film", "film"]
+    answers = [json.loads(line) for line in from_file.out.strip("\n").split("\n")]
+    assert [s["text"] for s in answers[:3]] == [s["text"] for s in said] and answers[3]["prompt"] == strange["prompt"]
     one = petrun(f"{BOTH} --use second --prompt film")
     assert one.code == 0 and one.out == said[1]["text"] + "\n"
 
@@ -125,8 +131,8 @@ def test_ctrl_c_at_the_prompt_ends_the_program_the_second_time(quick, deltas, pe
         ("--delta none.ckpt --prompt x", ["none.ckpt"], 1),
         ("--delta a.ckpt --use b --prompt x", ["no delta is called 'b'", "There are: a"], 2),
         ("--delta a.ckpt --delta a.ckpt --prompt x", ["would both be called a", "NAME=PATH"], 2),
-        ("--prompts none.txt", ["none.txt: cannot be read"], 1),
-        ("--prompts empty.txt", ["holds no prompt"], 1),
+        ("--prompts none.txt", ["none.txt: no such data file"], 1),
+        ("--prompts empty.txt", ["empty.txt: the file is empty"], 1),
         ("--prompts bad.jsonl", ["bad.jsonl, line 2", "not valid JSON"], 1),
         ("--prompt x --temperature -1", ["temperature = -1.0"], 2),
         ("--prompt x --max-new-tokens 0", ["max_new_tokens = 0"], 2),

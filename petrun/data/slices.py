@@ -1,0 +1,40 @@
+"""`rows.jsonl#500` and `rows.jsonl#100:200`: some rows of a file, named where the file is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from petrun.errors import DataError
+
+_SLICE = re.compile(r"(.+)#(?:(\d+)|(\d*):(\d*))", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class RowRange:
+    """Rows `start` to `stop` - 1 of a file, counted from 0; `stop` None is the end."""
+
+    start: int
+    stop: int | None
+
+    def __str__(self) -> str:
+        stop = "" if self.stop is None else self.stop
+        return f"#{stop}" if self.start == 0 and self.stop is not None else f"#{self.start}:{stop}"
+
+
+def split_slice(name: str | Path) -> tuple[Path, RowRange | None]:
+    """(the file or folder, which of its rows). A file whose own name ends like a slice is that file, with all its rows.
+
+    `#500` is the first 500 rows; `#100:200` are rows 100 to 199, counted from 0 as in Python; either end may be left out.
+    Raises: DataError for a slice that holds no row.
+    """
+    path = Path(name).expanduser()
+    found = _SLICE.fullmatch(str(path))
+    if path.exists() or found is None:
+        return path, None
+    file, first, start, stop = found.groups()
+    rows = RowRange(0, int(first)) if first else RowRange(int(start or 0), int(stop) if stop else None)
+    if rows.stop is not None and rows.stop <= rows.start:
+        raise DataError(f"{path}: the slice holds no row", hint="#500 is the first 500 rows, #100:200 are 100 rows.")
+    return Path(file), rows
