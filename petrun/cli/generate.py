@@ -112,7 +112,7 @@ def _answer_all(session: Session, how: Decoding, asked: list[dict[str, Any]], as
     """One prompt streams; many are computed together and printed in their order."""
     from petrun.data.messages import EXTRA_CELLS
 
-    texts: list[Any] = [next(item[name] for name in _PROMPTS if name in item) for item in asked]
+    texts: list[Any] = [next(_prompt(name, item[name]) for name in _PROMPTS if name in item) for item in asked]
     cells = [{name: item[name] for name in EXTRA_CELLS if name in item} for item in asked]
     names = [item.get("delta", session.current) for item in asked]
     if len(asked) == 1 and not as_json:
@@ -128,6 +128,11 @@ def _answer_all(session: Session, how: Decoding, asked: list[dict[str, Any]], as
             typer.echo(json.dumps({**item, **told}, ensure_ascii=False))
         else:
             typer.echo(answer.text)
+
+
+def _prompt(name: str, value: Any) -> Any:
+    """A text, or messages; a file may hold these as JSON text."""
+    return json.loads(value) if name != "prompt" and isinstance(value, str) else value
 
 
 def _read_prompts(path: str) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from petrun.data.messages import RENDERED, WEIGHT, Message
 from petrun.data.template import CLOSE, OPEN, Template, keys_read, run_template, strip_marks, variables
-from petrun.data.turns import TurnFinder
+from petrun.data.turns import TurnFinder, marked_content, marked_late, marked_thoughts
 from petrun.errors import DataError, did_you_mean
 
 
@@ -34,7 +34,9 @@ class ChatRenderer:
         self._specials = dict(specials)
         self._ends = tuple(ends)
         self.unread: dict[str, None] = {}
-        """Keys of messages that the template does not read, as they are met."""
+        """Keys of messages that the template does not read, and thoughts and words that it leaves out, as they are met."""
+        self._known: set[tuple[str, bool]] = set()
+        """(role, whether first) of messages that the template was seen to write."""
 
     def pieces(self, messages: Sequence[Message], where: str, extra: Mapping[str, Any] | None = None) -> list[Piece]:
         """The whole conversation, cut where supervision begins and ends.
@@ -155,15 +157,10 @@ class ChatRenderer:
                 hint=did_you_mean(lost[0], sorted(read - {"messages"}))
                 + f" Use another template, or leave it out: --set 'data.ignore=[{lost[0]}]'.",
             )
-        for number, message in enumerate(messages, 1):
+        for message in messages:
             unread = [key for key in message if key not in keys and key not in RENDERED]
             if "thinking" in keys and "reasoning_content" in unread:
                 unread.remove("reasoning_content")
-            if "tool_calls" in unread:
-                raise DataError(
-                    f"{where}, message {number}: the template {self.template.name} does not read tool_calls",
-                    hint="Give a template that renders tool calls: --template FILE.",
-                )
             self.unread.update(dict.fromkeys(unread))
 
     def _check_rendered(
@@ -174,17 +171,44 @@ class ChatRenderer:
         extra: Mapping[str, Any] | None,
         generation_prompt: bool,
     ) -> None:
-        """Raises DataError for a message that the template leaves out, such as one of a role that it does not know."""
+        """Raises DataError for a call, or another's message, that the template leaves out, as one of a role that it does not know."""
+        finder = self._finder(text, messages, where, extra, generation_prompt)
+        last = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=-1)
         for place, message in enumerate(messages):
-            content = str(message.get("content") or "").strip()
-            if message["role"] == "assistant" or not content or content in text:
-                continue
-            if not self._finder(text, messages, where, extra, generation_prompt).is_rendered(place):
+            role, content = str(message["role"]), str(message.get("content") or "").strip()
+            here = f"{where}, message {place + 1}: the template {self.template.name}"
+            if message.get("tool_calls") and not finder.is_rendered(place, marked_late(message)):
                 raise DataError(
-                    f"{where}, message {place + 1}: the template {self.template.name} leaves out this message of the role "
-                    f"{message['role']}",
+                    f"{here} does not write its tool calls",
+                    hint="Give a template that renders them all: --template FILE.",
+                )
+            if role == "assistant":
+                self._note_cut(finder, place, message, last=place == last)
+                continue
+            seen = (role, place == 0)
+            if not content or (content in text and (role == "user" or seen in self._known)):
+                continue
+            if finder.is_rendered(place, marked_content(message)):
+                self._known.add(seen)
+            elif finder.is_asked(place, marked_content(message)):
+                self.unread[f"content (of the role {role}, beside an answer)"] = None
+            else:
+                raise DataError(
+                    f"{here} leaves out this message of the role {role}",
                     hint="Give another template, or the message another role.",
                 )
+
+    def _note_cut(self, finder: TurnFinder, place: int, message: Message, *, last: bool) -> None:
+        """Note thoughts that the template cuts from the last turn, and words that it leaves out beside a tool call."""
+        thoughts, _, said = str(message.get("content") or "").rpartition("</think>")
+        if (
+            last
+            and thoughts.rpartition("<think>")[2].strip()
+            and not finder.is_rendered(place, marked_thoughts(message))
+        ):
+            self.unread["content (thoughts in <think>)"] = None
+        if message.get("tool_calls") and said.strip() and not finder.is_rendered(place, marked_content(message)):
+            self.unread["content (beside tool_calls)"] = None
 
 
 def _pieces(text: str, spans: Sequence[tuple[int, int]]) -> list[Piece]:

@@ -21,7 +21,15 @@ from petrun.data.builder import Builder
 from petrun.data.chat import ChatRenderer, Piece
 from petrun.data.columns import Layout
 from petrun.data.examples import IGNORED
-from petrun.data.messages import Conversation, as_messages, read_conversation, read_history, read_values, usual_order
+from petrun.data.messages import (
+    WEIGHT,
+    Conversation,
+    as_messages,
+    read_conversation,
+    read_history,
+    read_values,
+    usual_order,
+)
 from petrun.data.records import Records
 from petrun.data.template import Template, render_prompt, variables
 from petrun.data.tokenize import Progress, Tokenizer
@@ -167,7 +175,13 @@ def _row_pieces(
         cells = {name: usual_order(cell) for name, cell in cells.items()}
     if layout.kind == "chat":
         assert renderer is not None, "find_template gives messages a chat template"
-        return _chat_pieces(renderer, read_conversation(cells, where), where, how)
+        found = read_conversation(cells, where)
+        if how.loss_on == "all" and "messages" in cells and any(WEIGHT in message for message in found.messages):
+            raise DataError(
+                f"{where}: a message has weight 0, and data.loss_on=all learns whole rows",
+                hint="Leave one of them out.",
+            )
+        return _chat_pieces(renderer, found, where, how)
     values = _template_values(records, i, layout)
     completion = None
     if layout.has("target") and (how.need_target or row.get(layout.columns["target"]) is not None):
@@ -186,8 +200,8 @@ def _row_pieces(
 def _chat_pieces(
     renderer: ChatRenderer, row: Conversation, where: str, how: Encoding
 ) -> tuple[list[Piece], str | None]:
-    answered = any(message["role"] == "assistant" for message in row.messages)
-    if how.generation or (not how.need_target and not answered):
+    learned = [message for message in row.messages if message["role"] == "assistant" and message.get(WEIGHT) != 0]
+    if how.generation or (not how.need_target and not learned):
         return renderer.prompt(row.messages, where, row.values)
     pieces = renderer.pieces(row.messages, where, row.values)
     return pieces, renderer.reference(row.messages, where, row.values)
@@ -263,7 +277,9 @@ def joined(pieces: list[Piece], ids: list[list[int]], how: Encoding, *, chat: bo
     last = max((k for k, piece in enumerate(pieces) if piece.supervised), default=-1)
     for k, piece in enumerate(pieces):
         part = ids[k]
-        if k == last and tokenizer.eos_id is not None and part[-1:] != [tokenizer.eos_id]:
+        # What others say behind the last turn that is learned goes on with the row.
+        closing = k == last and not any(later.text.strip() for later in pieces[k + 1 :])
+        if closing and tokenizer.eos_id is not None and part[-1:] != [tokenizer.eos_id]:
             part = part if chat and part and part[-1] in ends else [*part, tokenizer.eos_id]
         whole += part
         labels += part if piece.supervised or how.loss_on == "all" else [IGNORED] * len(part)

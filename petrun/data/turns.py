@@ -71,15 +71,14 @@ class TurnFinder:
         """Where the message's content begins at the latest; the end of the text behind the last message."""
         if place >= len(self._messages):
             return len(self._text)
-        marked = {**self._messages[place], "content": _MARKER}
-        around = self._around(self._messages, place, marked, self._generation_prompt)
+        around = self._around(self._messages, place, marked_content(self._messages[place]), self._generation_prompt)
         return 0 if around is None else _common_start(self._text, around[0])
 
     def _start(self, turn: int, limit: int, *, exact: bool, before: str | None) -> int | None:
         """The end of what a prompt shows of the text between the turn's content, which begins at `limit` or earlier, and the last
         message before it whose place is known."""
         for earlier in range(turn - 1, -1, -1):
-            marked = _marked(self._messages[earlier])
+            marked = marked_late(self._messages[earlier])
             whole = self._around(self._messages, earlier, marked, self._generation_prompt)
             prompt = self._around(self._messages[:turn], earlier, marked, True)
             if whole is None or prompt is None or not self._text.endswith(whole[1]):
@@ -96,9 +95,9 @@ class TurnFinder:
         message = self._messages[turn]
         marked = _spoken(message)
         if message.get("tool_calls"):
-            named = self._around(self._messages, turn, _marked(message), self._generation_prompt)
+            named = self._around(self._messages, turn, marked_late(message), self._generation_prompt)
             if named is not None and self._text.endswith(named[1]):
-                marked, rest = _marked(message), named[1]
+                marked, rest = marked_late(message), named[1]
         end = len(self._text) - _common_end(self._text, rest)
         alone = self._around(self._messages[: turn + 1], turn, marked, False)
         if alone is not None:
@@ -117,11 +116,26 @@ class TurnFinder:
         before, _, after = text.partition(_MARKER)
         return before, after
 
-    def is_rendered(self, place: int) -> bool:
-        """Whether the template writes the message's content anywhere."""
-        marked = {**self._messages[place], "content": _MARKER}
+    def is_rendered(self, place: int, marked: Message) -> bool:
+        """Whether the template writes the marker that stands in this form of the message at `place`."""
         text = self._render([*self._messages[:place], marked, *self._messages[place + 1 :]], self._generation_prompt)
         return text is None or _MARKER in text
+
+    def is_asked(self, place: int, marked: Message) -> bool:
+        """The same of the prompt of generation: some templates write the system text where a question is the last message alone."""
+        last = max((i for i, message in enumerate(self._messages) if message["role"] != "assistant"), default=-1)
+        text = self._render([*self._messages[:place], marked, *self._messages[place + 1 : last + 1]], True)
+        return place <= last and text is not None and _MARKER in text
+
+
+def marked_content(message: Message) -> Message:
+    return {**message, "content": _MARKER}
+
+
+def marked_thoughts(message: Message) -> Message:
+    """The message with the marker as the thoughts in its content."""
+    said = str(message["content"]).rpartition("</think>")[2]
+    return {**message, "content": f"<think>\n{_MARKER}\n</think>{said}"}
 
 
 def _spoken(message: Message) -> Message:
@@ -129,11 +143,11 @@ def _spoken(message: Message) -> Message:
     return {"role": message["role"], "content": _MARKER}
 
 
-def _marked(message: Message) -> Message:
+def marked_late(message: Message) -> Message:
     """The message with a marker as late in it as may be: the name of its last tool call, else its content."""
     calls = message.get("tool_calls")
     if not calls:
-        return {**message, "content": _MARKER}
+        return marked_content(message)
     *others, last = calls
     inner = last.get("function")
     named = (

@@ -115,6 +115,7 @@ LLAMA3 = """{{- bos_token }}
 {{- '<|im_end|>' }}{%- endif %}
 {%- for m in messages %}
 {%- if m.role == 'assistant' and m.tool_calls %}
+{%- if m.tool_calls | length != 1 %}{{- raise_exception('one call at a time') }}{%- endif %}
 {{- '<|im_start|>assistant\\n\\n' }}{% generation %}
 {{- '{"name": "' + m.tool_calls[0].function.name + '", "parameters": ' }}{{- m.tool_calls[0].function.arguments | tojson }}{{- '}' }}
 {{- '<|call|>' }}{% endgeneration %}

@@ -103,8 +103,12 @@ def test_tokens_and_mask_are_those_of_transformers(name, folder, write):
         # This template joins arguments to a text.
         for each in (c for m in given for c in m.get("tool_calls", ()) if name == "r1"):
             each["function"]["arguments"] = json.dumps(each["function"]["arguments"])
-        found = theirs.apply_chat_template(given, tools=tools, return_dict=True, return_assistant_tokens_mask=True)
         path = write("row.jsonl", [{"messages": messages, "tools": tools}])
+        if name == "llama3" and title == "two calls":
+            with pytest.raises(DataError, match="one call at a time"):
+                learned(without, path)
+            continue
+        found = theirs.apply_chat_template(given, tools=tools, return_dict=True, return_assistant_tokens_mask=True)
         assert learned(without, path) == (found["input_ids"], found["assistant_masks"]), title
         assert learned(with_marks, path) == (found["input_ids"], found["assistant_masks"]), title
 
@@ -164,7 +168,7 @@ def test_a_message_of_weight_0_is_not_learned(marks, muted, folder, write):
         ([user("Hi"), says("Ho", weight=0)], "line 1: every message of the assistant has weight 0"),
         ([user("Hi"), says("Ho", weight=0.5)], "line 1, message 2: weight must be 0 or 1, found '0.5'"),
         ([{**user("Hi"), "weight": 1}, says("Ho")], "message 1: weight asks to learn a message of the role user"),
-        ([user("Hi"), says("", tool_calls=[call("f")])], "message 2: the template chat does not read tool_calls"),
+        ([user("Hi"), says("", tool_calls=[call("f")])], "message 2: the template chat does not write its tool calls"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(messages, said, folder, write):
@@ -186,3 +190,58 @@ def test_a_reference_that_is_a_call_is_what_the_template_writes(folder, write):
     tokenizer = load_tokenizer(folder(chat_templates.unmarked(chat_templates.QWEN2_5)))
     prompt = load_examples(path, task=None, tokenizer=tokenizer, seq_len=2000, for_generation=True)[0]
     assert prompt.reference == '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+
+
+def test_thoughts_and_words_that_a_template_cuts_are_named(folder, write):
+    """R1's template cuts the thoughts of every turn, Qwen3's those of earlier ones; Llama 3's the words beside a call."""
+
+    def unread(template, messages):
+        tokenizer = load_tokenizer(folder(chat_templates.unmarked(template)))
+        path = write("row.jsonl", [{"messages": messages}])
+        return load_examples(path, task=None, tokenizer=tokenizer, seq_len=2000).unread_keys
+
+    cut = "content (thoughts in <think>)"
+    assert unread(chat_templates.R1, ROWS["thoughts"]) == unread(chat_templates.QWQ, ROWS["thoughts"]) == (cut,)
+    assert unread(chat_templates.QWEN3, ROWS["thoughts"]) == ()
+    assert unread(chat_templates.LLAMA3, CALLS["a call beside words"]) == ("content (beside tool_calls)",)
+    assert unread(chat_templates.QWEN3, CALLS["thoughts in a key"]) == ()
+    system = {"role": "system", "content": "Be brief."}
+    assert unread(chat_templates.MISTRAL, [system, user("a"), says("b")]) == (
+        "content (of the role system, beside an answer)",
+    )
+    assert unread(chat_templates.CHATML, [user("a"), says("b", reasoning_content="c")]) == ("reasoning_content",)
+
+
+def test_a_system_text_that_another_replaces_is_refused(folder, write):
+    """Although its words stand elsewhere in the text."""
+    place = folder(chat_templates.R1)
+    messages = [{"role": "system", "content": "Hi"}, {"role": "system", "content": "Ho"}, user("Hi"), says("Ho")]
+    with pytest.raises(DataError, match="message 1: the template chat leaves out this message of the role system"):
+        learned(place, write("row.jsonl", [{"messages": messages}]))
+
+
+def test_calls_of_a_template_that_writes_whole_messages(folder, write):
+    template = "{% for m in messages %}{{ m | tojson }}<|im_end|>\n{% endfor %}"
+    messages = [user("Hi"), says("", tool_calls=[call("f", a=1)])]
+    assert '"name": "f"' in spoken(folder(template), write("row.jsonl", [{"messages": messages}]))[0]
+
+
+def test_weight_0_and_the_loss_on_whole_rows(folder, write):
+    place = folder(chat_templates.CHATML)
+    path = write("row.jsonl", [{"messages": [user("Hi"), says("Hi", weight=0), user("Hi"), says("Hi")]}])
+    with pytest.raises(DataError, match=r"line 1: a message has weight 0, and data\.loss_on=all learns whole rows"):
+        learned(place, path, loss_on="all")
+    parts = [{"prompt": [user("Hi"), says("Hi"), user("Hi")], "completion": [says("Hi")]}]
+    ids, mask = learned(place, write("parts.jsonl", parts), loss_on="all")
+    assert sum(mask) == len(ids)
+
+
+def test_what_follows_the_last_learned_turn_is_no_end(folder, write):
+    """No end-of-sequence token is put between turns; where the row ends with the turn, it is."""
+    place = folder("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+    tokenizer = load_tokenizer(place)
+    ended, _ = learned(place, write("a.jsonl", [{"messages": [user("Hi"), says("Ho")]}]))
+    more, _ = learned(
+        place, write("b.jsonl", [{"messages": [user("Hi"), says("Ho"), user("Hi"), says("Ho", weight=0)]}])
+    )
+    assert ended[-1] == tokenizer.eos_id and tokenizer.eos_id not in more
