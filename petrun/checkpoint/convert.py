@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.mindpet import from_mindpet, mindpet_algorithm
 from petrun.checkpoint.peft_adapter import from_peft, peft_algo, write_peft
 from petrun.graph.sites import Sites
 from petrun.models.base import StoredName
+from petrun.tensors import Array
 
 __all__ = ["algo_of", "from_mindpet", "from_peft", "to_house", "trained_classes", "write_peft"]
 
@@ -19,16 +20,17 @@ def to_house(
     prefixes: Sequence[str] = ("",),
     alpha: float | None = None,
     sites: Sites | None = None,
+    base: Callable[[str], Array] | None = None,
 ) -> Delta:
     """Any delta as read -> one with the net's parameter names, its `algo` and `config`. petrun's own pass
     unchanged.
 
-    Raises DeltaError as `from_peft` and `from_mindpet` do.
+    `base`: see `from_peft`. Raises DeltaError as `from_peft` and `from_mindpet` do.
     """
     if delta.algo:
         return delta
     if delta.origin == "peft":
-        return from_peft(delta, names, prefixes, sites)
+        return from_peft(delta, names, prefixes, sites, base)
     return from_mindpet(delta, alpha, sites)
 
 

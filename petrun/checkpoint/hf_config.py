@@ -40,14 +40,22 @@ _COMPANIONS = (
 
 
 def merged_config(
-    raw: Mapping[str, Any], *, classes: int | None = None, labels: Sequence[str] = (), dtype: str | None = None
+    raw: Mapping[str, Any],
+    *,
+    classes: int | None = None,
+    labels: Sequence[str] = (),
+    dtype: str | None = None,
+    untied: bool = False,
 ) -> dict[str, Any]:
     """The base's config.json with the architecture of the merged weights.
 
     classes: classes of the delta's classification head; `labels` names them, else the base's own names
     where they are as many, else LABEL_0, ... dtype: the floating type of the weights, where it was changed.
+    untied: the head has a matrix of its own, which the base's shares with the embedding.
     """
     config = dict(raw)
+    if untied:
+        config["tie_word_embeddings"] = False
     architecture = _ARCHITECTURES.get(str(raw.get("model_type")))
     if architecture:
         config["architectures"] = [architecture]

@@ -27,14 +27,16 @@ from petrun.checkpoint.delta import (
     LORA_A0,
     LORA_B,
     LORA_B0,
+    LORA_BIAS,
     LORA_M,
     Delta,
 )
 from petrun.checkpoint.hf_config import merged_config, write_companions
 from petrun.checkpoint.merge_checks import check_base, check_room
+from petrun.checkpoint.tied import names_with, owner
 from petrun.delta.base import ALL, Update
 from petrun.errors import DeltaError, OutputError, perhaps
-from petrun.models.base import StoredName
+from petrun.models.base import StoredName, shared_matrices
 from petrun.models.weights import OPTIMIZER_STATE, Source, match
 from petrun.tensors import (
     Array,
@@ -62,6 +64,7 @@ _SIDES = {
     LORA_A0: (2, 1, 1, "inputs"),
     LORA_B0: (2, 0, 0, "outputs"),
     LORA_M: (1, 0, 0, "outputs"),
+    LORA_BIAS: (1, 0, 0, "outputs"),
     ADALORA_A: (2, 1, 1, "inputs"),
     ADALORA_B: (2, 0, 0, "outputs"),
     IA3_L: (1, 0, 0, "outputs"),
@@ -80,6 +83,8 @@ class Merged:
     nbytes: int
     digest: str
     """SHA-256 over all tensors written: names, types, shapes and bytes."""
+    untied: bool = False
+    """Layers that share a matrix in the base have one each in it."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ def merge_to_folder(
     merger = _Merger(base, delta, update, names, prefixes, ignored, dtype, hugging_face=True)
     check_room(out, merger.nbytes)
     classes = merger.classes
-    described = merged_config(config, classes=classes, labels=labels, dtype=dtype)
+    described = merged_config(config, classes=classes, labels=labels, dtype=dtype, untied=bool(merger.shared))
     with atomic_folder(out) as folder:
         # transformers 4 refuses safetensors files that do not say which framework wrote them.
         digests = write_safetensors_folder(folder, merger.entries(), {"format": "pt"}, max_shard_bytes=max_shard_bytes)
@@ -187,10 +192,17 @@ class _Merger:
         self.delta = delta
         self.update = update
         self.shapes = delta.shapes
-        self.names = names or _own_names(base, self.shapes)
-        self.matched = match(base, self.names, prefixes, ignored)
+        names = names or _own_names(base, self.shapes)
+        self.matched = match(base, names, prefixes, ignored)
+        self.names = names_with(names, self.shapes)
+        self.shared = shared_matrices(names) if self.names is not names else {}
+        """Weight of a layer that gets a matrix of its own -> the weight that it shared."""
+        for own, ours in self.shared.items():
+            self.matched.repeats.pop(ours, None)
+            if ours in self.matched.found:
+                self.matched.found[own] = self.matched.found[ours]
         self.changed: set[str] = set()
-        self.layers = {self._owner(n).rpartition(".")[0] for n in self.shapes if n not in self.names}
+        self.layers = {owner(n).rpartition(".")[0] for n in self.shapes if n not in self.names}
         """Paths of the layers that the delta adapts."""
         if dtype is not None and dtype not in FLOATS:
             raise OutputError(f"{dtype}: not a floating type to write", hint=f"Known: {', '.join(FLOATS)}.")
@@ -213,7 +225,9 @@ class _Merger:
 
     def report(self, path: Path, digests: Mapping[str, str]) -> Merged:
         lines = [(p.name, p.dtype, p.shape, digests[p.name]) for p in self.pieces]
-        return Merged(path, len(self.pieces), tuple(sorted(self.changed)), self.nbytes, content_digest(lines))
+        return Merged(
+            path, len(self.pieces), tuple(sorted(self.changed)), self.nbytes, content_digest(lines), bool(self.shared)
+        )
 
     def _plan(self, dtype: str | None, hugging_face: bool) -> list[_Piece]:
         floats = Counter(
@@ -246,11 +260,13 @@ class _Merger:
             if name in self.names:
                 problems += self._misfit(name, shape)
                 continue
-            owner = self._owner(name)
-            source = self.matched.found.get(owner)
+            weight = owner(name)
+            source = self.matched.found.get(weight)
             if source is None:
-                problems.append(f"{name} fits nothing. {perhaps(owner, self.names)}".rstrip())
+                problems.append(f"{name} fits nothing. {perhaps(weight, self.names)}".rstrip())
                 continue
+            if leaf == LORA_BIAS and f"{weight.removesuffix('weight')}bias" not in self.names:
+                problems.append(f"{name}: its layer has no bias in the base that could take it up")
             if leaf in _SIDES:
                 axes, axis, side, word = _SIDES[leaf]
                 width = (*self._parameter_shape(source), 0, 0)[side]
@@ -270,18 +286,15 @@ class _Merger:
             return []
         return [f"{name} is {list(shape)}, the base's is {list(self._parameter_shape(source))}"]
 
-    def _owner(self, name: str) -> str:
-        """The weight that a delta's tensor belongs to: layers.0.attn.q.mindpet_delta_lora_a ->
-        layers.0.attn.q.weight.
-        """
-        path = f".{name}".partition(".mindpet_delta_")[0]
-        return f"{path}.weight".removeprefix(".")
+    def _brought(self, ours: str) -> str | None:
+        """The delta's tensor that takes the base's place: the parameter itself, or the one that its layer shares."""
+        return next((name for name in (ours, self.shared.get(ours, "")) if name in self.shapes), None)
 
     def _load(self, piece: _Piece) -> Array | Iterator[bytes | memoryview]:
         if self._stays(piece):
             return self._copied(piece)
         source = piece.source
-        plain = source is not None and not source.turn and not piece.turn and piece.ours not in self.shapes
+        plain = source is not None and not source.turn and not piece.turn and self._brought(piece.ours) is None
         if plain and len(piece.shape) == 2 and piece.dtype in FLOATS and self.base.kind in ("safetensors", "folder"):
             return self._in_rows(piece)
         return self._merged(piece)
@@ -299,7 +312,7 @@ class _Merger:
         source = piece.source
         return (
             source is not None
-            and piece.ours not in self.shapes
+            and self._brought(piece.ours) is None
             and piece.ours.rpartition(".")[0] not in self.layers
             and source.turn == piece.turn
             and self.base.info(source.stored).dtype == piece.dtype
@@ -315,9 +328,10 @@ class _Merger:
             yield stored
 
     def _merged(self, piece: _Piece) -> Array:
-        if piece.ours in self.shapes:
+        brought = self._brought(piece.ours)
+        if brought is not None:
             # The delta's own value takes the base's place; a low-rank part may come on top of it.
-            values = self.delta.tensors[piece.ours]
+            values = self.delta.tensors[brought]
             self.changed.add(piece.ours)
         else:
             assert piece.source is not None
@@ -352,7 +366,7 @@ class _Merger:
 
     def check_used(self) -> None:
         """Raises DeltaError where a tensor of the delta has changed nothing."""
-        unused = sorted(n for n in self.shapes if n not in self.names and self._owner(n) not in self.changed)
+        unused = sorted(n for n in self.shapes if n not in self.names and owner(n) not in self.changed)
         if unused:
             raise DeltaError(
                 f"{self.delta.path}: {len(unused)} tensors were not used by the merge, the first is {unused[0]}",

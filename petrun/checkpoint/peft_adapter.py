@@ -12,9 +12,11 @@ from petrun.checkpoint.peft_lora import read_lora, write_lora
 from petrun.checkpoint.peft_prompt import read_prefix, read_prompt, write_prefix, write_prompt
 from petrun.checkpoint.peft_reading import Reading
 from petrun.checkpoint.peft_writing import Order
+from petrun.checkpoint.tied import spread
 from petrun.errors import DeltaError
 from petrun.graph.sites import Sites
-from petrun.models.base import StoredName
+from petrun.models.base import StoredName, untied
+from petrun.tensors import Array
 
 _READERS: dict[str, tuple[str, Callable[[Reading], Delta]]] = {
     "LORA": ("lora", read_lora),
@@ -36,16 +38,21 @@ _WRITERS: dict[str, Callable[[Order], None]] = {
 
 
 def from_peft(
-    delta: Delta, names: Mapping[str, StoredName], prefixes: Sequence[str] = ("",), sites: Sites | None = None
+    delta: Delta,
+    names: Mapping[str, StoredName],
+    prefixes: Sequence[str] = ("",),
+    sites: Sites | None = None,
+    base: Callable[[str], Array] | None = None,
 ) -> Delta:
     """A peft adapter as read -> the same delta in the net's names, with its algo and config.
 
     `names`: net parameter -> its Hugging Face name; `prefixes`: what a module's path may lack (an adapter
-    trained on BertModel); `sites`: the model's, for virtual tokens.
+    trained on BertModel); `sites`: the model's, for virtual tokens and embeddings; `base`: net parameter -> its value
+    (float32) in the base, which some adapters change or keep in part.
     Raises one DeltaError with everything in the config that is not supported, or every tensor that fits
     nothing, is missing its partner or contradicts the config; and for NaN or infinity.
     """
-    return _kind(delta)[1](Reading(delta, names, prefixes, sites))
+    return _kind(delta)[1](Reading(delta, names, prefixes, sites, base))
 
 
 def peft_algo(delta: Delta) -> str:
@@ -86,4 +93,4 @@ def write_peft(
             f"{delta.path}: is a {delta.algo} delta, which has no peft form here",
             hint=f"petrun writes these: {', '.join(_WRITERS)}.",
         )
-    _WRITERS[algo](Order(delta, names, out, task, base, sites))
+    _WRITERS[algo](Order(spread(delta, names), untied(names), out, task, base, sites))

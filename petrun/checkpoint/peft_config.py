@@ -17,6 +17,7 @@ from petrun.errors import DeltaError
 _BOOKKEEPING = frozenset(
     ["auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version", "peft_type"]
 )
+_EMBEDDING_LAYERS = ("embed_tokens", "lm_head")
 # Other tasks put a head of the same name to another use (a classifier over every token, say).
 _TASKS = (None, "SEQ_CLS", "CAUSAL_LM", "FEATURE_EXTRACTION")
 
@@ -64,6 +65,23 @@ def names_module(patterns: str | tuple[str, ...], module: str) -> bool:
     if isinstance(patterns, str):
         return bool(patterns) and re.fullmatch(patterns, module) is not None
     return any(module == p or module.endswith("." + p) for p in patterns)
+
+
+def tying(raw: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Whether ensure_weight_tying keeps the layers of a tied base alike: modules_to_save, or else the targets. Where neither names a
+    layer by one of the two names that peft knows, the field does nothing (GPT-2's embedding is called wte).
+
+    Source: peft 0.21, tuners/tuners_utils.py _check_tied_modules.
+    """
+    fields = Fields(raw)
+    saved, targets = fields.several("modules_to_save"), fields.names("target_modules")
+    if raw.get("ensure_weight_tying") is not True:
+        return False, False
+    if any(module.rpartition(".")[2] in _EMBEDDING_LAYERS for module in saved):
+        return True, False
+    if isinstance(targets, str):
+        return False, any(re.fullmatch(targets, name) for name in _EMBEDDING_LAYERS)
+    return False, any(module.rpartition(".")[2] in _EMBEDDING_LAYERS for module in targets)
 
 
 def pattern_key(patterns: Mapping[str, Any], module: str) -> str:

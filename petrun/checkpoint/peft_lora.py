@@ -14,23 +14,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from petrun.checkpoint.delta import ADAPTER_CONFIG, LORA_A, LORA_B, LORA_M, Delta
+from petrun.checkpoint.delta import ADAPTER_CONFIG, LORA_A, LORA_B, LORA_BIAS, LORA_M, Delta
 from petrun.checkpoint.peft_lora_config import LoraAdapter, parse_lora_config
 from petrun.checkpoint.peft_reading import PREFIX, Reading
+from petrun.checkpoint.peft_start import with_start
+from petrun.checkpoint.peft_tokens import replace_rows
 from petrun.checkpoint.peft_writing import Order, by_module, collect, common_fields, compact, plain, write_folder
 from petrun.checkpoint.pissa import as_plain_lora
 
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])(?:\.(?!weight$)[^.]+)?\.weight")
 # Before peft 0.12 a vector of its own, since then the weight of a module; in either form the adapter's name may stand in it.
 _MAGNITUDE = re.compile(r"(?P<module>.+)\.lora_magnitude_vector(?:\.[^.]+)?(?:\.weight)?")
-_LEAVES = {LORA_A: "lora_A.weight", LORA_B: "lora_B.weight", LORA_M: "lora_magnitude_vector"}
-_OURS = {"A": LORA_A, "B": LORA_B, "M": LORA_M}
-_THEIRS = {"A": "lora_A", "B": "lora_B", "M": "lora_magnitude_vector"}
-_UNSUPPORTED = (
-    (re.compile(r".*\.lora_embedding_[AB](\..*)?"), "LoRA on an embedding"),
-    (re.compile(r".*\.lora_B(\.[^.]+)?\.bias"), "lora_bias"),
-    (re.compile(r".*trainable_tokens_.*"), "trainable_token_indices"),
-)
+_BIAS = re.compile(r"(?P<module>.+)\.lora_B(?:\.[^.]+)?\.bias")
+_TOKENS = re.compile(r"(?P<module>.+)\.token_adapter\.trainable_tokens_delta(?:\.[^.]+)?")
+_LEAVES = {
+    LORA_A: "lora_A.weight",
+    LORA_B: "lora_B.weight",
+    LORA_BIAS: "lora_B.bias",
+    LORA_M: "lora_magnitude_vector",
+}
+_OURS = {"A": LORA_A, "B": LORA_B, "C": LORA_BIAS, "M": LORA_M}
+_THEIRS = {"A": "lora_A", "B": "lora_B", "C": "lora_B.bias", "M": "lora_magnitude_vector"}
+# Of an embedding: A (R, V) and B (H, R), the transposes of what a linear layer's B and A would be.
+_TABLE_FACTOR = re.compile(r"(?P<module>.+)\.lora_embedding_(?P<factor>[AB])(?:\.[^.]+)?")
 
 
 def read_lora(reading: Reading) -> Delta:
@@ -41,13 +47,17 @@ def read_lora(reading: Reading) -> Delta:
     for stored in delta.tensors:
         sorting.take(stored)
     layers = sorting.checked(delta.shapes)
+    replace_rows(reading, config.tokens, sorting.tokens)
     if not reading.problems:
         modules = {path: layer.module for path, layer in layers.items()}
         reading.check_complete(config.targets, modules, "its matrices")
     if not layers and not reading.problems:
         reading.problems.append("it holds no lora_A and lora_B tensors")
     reading.raise_problems()
-    return reading.finish("lora", _house_config(config, layers))
+    settings = _house_config(config, layers)
+    if config.init:
+        settings = with_start(reading, settings, config.init)
+    return reading.finish("lora", settings)
 
 
 def _house_config(config: LoraAdapter, layers: Mapping[str, _Layer]) -> dict[str, Any]:
@@ -64,6 +74,7 @@ def _house_config(config: LoraAdapter, layers: Mapping[str, _Layer]) -> dict[str
         "dropout": config.dropout,
         "variant": "dora" if config.dora else "rslora" if config.rslora else "lora",
         "target": list(layers),
+        **({"bias": True} if config.bias else {}),
         "rank_pattern": {path: rank for path, rank in ranks.items() if rank != config.rank},
         "alpha_pattern": {path: value for path, value in alphas.items() if value != alpha},
     }
@@ -84,17 +95,26 @@ class _Sorting:
         self.config = config
         self.reading = reading
         self.problems = reading.problems
+        self.tables = reading.sites.tables if reading.sites is not None else ()
         self._layers: dict[str, _Layer] = {}
+        self.tokens: dict[str, str] = {}
+        """Module -> name in the file of the rows of its matrix that were trained."""
 
     def take(self, stored: str) -> None:
         name = stored.removeprefix(PREFIX)
-        unsupported = next((what for pattern, what in _UNSUPPORTED if pattern.fullmatch(name)), None)
         if name == stored:
             self.problems.append(f"{stored}: does not begin with {PREFIX}")
-        elif unsupported:
-            self.problems.append(f"{name}: {unsupported} is not supported")
         elif match := _FACTOR.fullmatch(name):
             self._factor(stored, match["module"], match["factor"])
+        elif match := _TABLE_FACTOR.fullmatch(name):
+            self._factor(stored, match["module"], {"A": "B", "B": "A"}[match["factor"]], table=True)
+        elif match := _BIAS.fullmatch(name):
+            if self.config.bias:
+                self._factor(stored, match["module"], "C")
+            else:
+                self.problems.append(f"{name}: is a bias of B, but lora_bias is off")
+        elif match := _TOKENS.fullmatch(name):
+            self.tokens[match["module"]] = stored
         elif match := _MAGNITUDE.fullmatch(name):
             if self.config.dora:
                 self._factor(stored, match["module"], "M")
@@ -103,10 +123,14 @@ class _Sorting:
         else:
             self.reading.whole(stored, name)
 
-    def _factor(self, stored: str, module: str, factor: str) -> None:
+    def _factor(self, stored: str, module: str, factor: str, *, table: bool = False) -> None:
         path = self.reading.layer(module, f"{_THEIRS[factor]} of {module}")
         if path is None:
             return
+        if table != (path in self.tables):
+            self.problems.append(f"{stored}: {module} is {'a linear layer' if table else 'an embedding'}")
+        if table:
+            self.reading.turned.add(f"{path}.{_OURS[factor]}")
         layer = self._layers.setdefault(path, _Layer(module))
         if factor in layer.factors:
             self.problems.append(f"{stored} and {layer.factors[factor]} are the same matrix")
@@ -115,15 +139,22 @@ class _Sorting:
 
     def checked(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, _Layer]:
         """Layers with all their matrices, of agreeing shapes, in the net's order."""
-        wanted = {"A", "B", "M"} if self.config.dora else {"A", "B"}
-        for layer in self._layers.values():
+        for path, layer in self._layers.items():
+            # peft's embeddings have no bias.
+            biased = self.config.bias and path not in self.tables
+            wanted = {"A", "B"} | ({"M"} if self.config.dora else set()) | ({"C"} if biased else set())
+            if path in self.tables and self.config.dora:
+                self.problems.append(f"{layer.module}: use_dora on an embedding is not supported")
+                continue
             if set(layer.factors) != wanted:
                 held = [_THEIRS[factor] for factor in sorted(layer.factors)]
                 lacking = [_THEIRS[factor] for factor in sorted(wanted - set(layer.factors))]
                 what = f"has {held[0]} alone" if len(held) == 1 else f"lacks {', '.join(lacking)}"
                 self.problems.append(f"{layer.module}: {what}")
                 continue
-            a, b = shapes[layer.factors["A"]], shapes[layer.factors["B"]]
+            a, b = (tuple(shapes[layer.factors[factor]]) for factor in "AB")
+            if path in self.tables:
+                a, b = a[::-1], b[::-1]
             rank = self.config.rank_of(layer.module)
             if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
                 self.problems.append(f"{layer.module}: lora_A {list(a)} and lora_B {list(b)} do not multiply")
@@ -131,19 +162,35 @@ class _Sorting:
                 self.problems.append(
                     f"{layer.module}: it has {b[0]} outputs, magnitudes {list(shapes[layer.factors['M']])}"
                 )
+            elif biased and shapes[layer.factors["C"]] != (b[0],):
+                self.problems.append(
+                    f"{layer.module}: it has {b[0]} outputs, lora_B.bias is {list(shapes[layer.factors['C']])}"
+                )
             elif a[0] != rank:
                 self.problems.append(f"{layer.module}: its rank is {a[0]}, the config says {rank}")
-            elif self.config.targets.targets_module(layer.module) is False:
+            elif not self._is_tied(path) and self.config.targets.targets_module(layer.module) is False:
                 self.problems.append(f"{layer.module}: has tensors, but target_modules does not name it")
             if self.config.alpha_of(layer.module) == 0:
                 self.problems.append(f"{layer.module}: alpha is 0, so the adapter does nothing")
+        self._check_tied()
         return {path: self._layers[path] for path in self.reading.in_order(self._layers)}
+
+    def _is_tied(self, path: str) -> bool:
+        """ensure_weight_tying: peft names the embedding alone as a target, and adapts the head that shares its matrix as well."""
+        ours = self.reading.shared.get(f"{path}.weight", "")
+        return self.reading.ties_targets and ours.removesuffix(".weight") in self._layers
+
+    def _check_tied(self) -> None:
+        for own, ours in self.reading.shared.items():
+            first, second = ours.removesuffix(".weight"), own.removesuffix(".weight")
+            if self.reading.ties_targets and first in self._layers and second not in self._layers:
+                self.problems.append(f"{second}: ensure_weight_tying is on, and the file lacks its matrices")
 
 
 def write_lora(order: Order) -> None:
     """A LoRA delta as an adapter folder; of PiSSA's, the plain LoRA that it is. Raises DeltaError and OutputError as write_peft says."""
     delta, names = as_plain_lora(order.delta), order.names
-    export = collect(delta, names, _LEAVES)
+    export = collect(delta, names, _LEAVES, tables=order.sites.tables if order.sites else ())
     config = delta.config
     exported = {
         **common_fields("LORA", order.task, order.base, export.heads),
@@ -153,6 +200,7 @@ def write_lora(order: Order) -> None:
         "use_rslora": config.get("variant") == "rslora",
         "use_dora": config.get("variant") == "dora",
         "bias": export.bias,
+        **({"lora_bias": True} if config.get("bias") else {}),
         "fan_in_fan_out": any(names[f"{path}.weight"].transpose for path in export.modules),
         "init_lora_weights": True,
         "target_modules": compact(set(export.modules.values()), names.values()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from petrun.checkpoint.delta import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Delta
+from petrun.checkpoint.delta import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LORA_A, LORA_B, Delta
 from petrun.checkpoint.peft_reading import PREFIX
 from petrun.errors import DeltaError, did_you_mean
 from petrun.graph.sites import Sites
@@ -21,6 +21,10 @@ from petrun.tensors import Array, TensorEntry, atomic_file, atomic_folder, write
 
 Shaped = Callable[[str, tuple[int, ...]], tuple[int, ...]]
 """(parameter name, its shape) -> the shape in peft's file."""
+
+
+_TABLE_LEAVES = {LORA_A: "lora_embedding_B", LORA_B: "lora_embedding_A"}
+"""Of an embedding peft stores both factors transposed: A (R, V) and B (H, R)."""
 
 
 def same_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -61,8 +65,10 @@ def collect(
     leaves: Mapping[str, str],
     shaped: Shaped = same_shape,
     prefix: str = PREFIX,
+    tables: Collection[str] = (),
 ) -> Export:
     """Every tensor of a delta under peft's name. `leaves`: last part of an adapter parameter's name -> what peft puts after its module.
+    `tables`: paths of embeddings.
 
     Raises DeltaError: a tensor without a Hugging Face name, or a module that is trained in part (peft saves modules whole).
     """
@@ -77,7 +83,10 @@ def collect(
     for name, parameter in owned.items():
         module, _, leaf = names[parameter].name.rpartition(".")
         factor = parameter != name
-        if factor:
+        in_table = factor and name.rpartition(".")[0] in tables
+        if in_table:
+            stored = f"{module}.{_TABLE_LEAVES[name.rpartition('.')[2]]}"
+        elif factor:
             stored = f"{module}.{leaves[name.rpartition('.')[2]]}"
         elif module in adapted:
             stored = f"{module}.base_layer.{leaf}"
@@ -87,7 +96,7 @@ def collect(
         else:
             stored = f"{module}.{leaf}"
             export.heads.add(module)
-        turned = not factor and names[parameter].transpose
+        turned = in_table or (not factor and names[parameter].transpose)
         shape = tuple(reversed(delta.shapes[name])) if turned else delta.shapes[name]
         shape = shaped(name, shape) if factor else shape
         export.entries.append(

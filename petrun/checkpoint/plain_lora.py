@@ -23,6 +23,7 @@ from petrun.checkpoint.delta import (
     LORA_A0,
     LORA_B,
     LORA_B0,
+    LORA_BIAS,
     LORA_M,
     Delta,
 )
@@ -48,7 +49,7 @@ _WHY_NOT = {
     "ptuning": _TOKENS,
     "r_drop": "is a loss, and adds nothing to the base",
 }
-_FACTORS = {LORA_A, LORA_B, LORA_A0, LORA_B0, LORA_M, ADALORA_A, ADALORA_B, ADALORA_E, ADALORA_KEEP}
+_FACTORS = {LORA_A, LORA_B, LORA_BIAS, LORA_A0, LORA_B0, LORA_M, ADALORA_A, ADALORA_B, ADALORA_E, ADALORA_KEEP}
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,11 @@ def is_low_rank(delta: Delta) -> bool:
     if delta.config.get("variant") == "dora":
         raise DeltaError(
             f"{delta.path}: is a DoRA delta, whose magnitudes multiply base and update together: it is no sum",
+            hint="Merge it into its base, and extract a LoRA from the two: petrun delta extract.",
+        )
+    if delta.config.get("bias"):
+        raise DeltaError(
+            f"{delta.path}: is a LoRA with a bias on B (delta.bias), which a product of two matrices has no place for",
             hint="Merge it into its base, and extract a LoRA from the two: petrun delta extract.",
         )
     if any(part in _KIN for part in parts):

@@ -1,6 +1,6 @@
 """What a delta puts into its slot of a bank (see petrun.graph.bank), and the stacks of several, padded to one size.
 
-    lora, rslora, pissa, adalora   the low-rank product of each layer, its scale inside B
+    lora, rslora, pissa, adalora   the low-rank product of each layer, its scale inside B; a bias on B is added behind
     dora                           that, and m / ||W + s B A|| over the outputs; the bias goes by unscaled
     ia3                            scales before or after a layer
     prefix, ptuning2               keys and values for each core;   prompt, ptuning: vectors before the row
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from petrun.checkpoint.delta import IA3_L, IA3_L_FF, LORA_M, Delta
+from petrun.checkpoint.delta import IA3_L, IA3_L_FF, LORA_BIAS, LORA_M, Delta
 from petrun.checkpoint.low_rank import Product
 from petrun.checkpoint.plain_lora import is_factor, layers
 from petrun.checkpoint.virtual_names import PREFIX_TABLE, PROMPT_TABLE
@@ -81,7 +81,12 @@ def slot_of(delta: Delta, sites: Sites, base: Callable[[str], Array | None]) -> 
         for path, layer in layers(delta).items():
             product = Product((layer.product.b.astype(np.float64) * layer.scale).astype(np.float32), layer.product.a)
             slot.products[path] = product
+            if path in sites.tables:
+                raise ConfigError(f"{delta.path}: LoRA on an embedding ({path}) cannot be switched", hint=_HINT)
             _hold(delta, path, base, product.shape)
+            if f"{path}.{LORA_BIAS}" in delta.tensors:
+                slot.after[path] = np.ones(product.shape[0], np.float32)
+                slot.shift[path] = np.float32(layer.scale) * delta.tensors[f"{path}.{LORA_BIAS}"]
             if f"{path}.{LORA_M}" in delta.tensors:
                 _add_magnitude(slot, path, delta.tensors[f"{path}.{LORA_M}"], base)
     rest: dict[str, Array] = {}

@@ -6,13 +6,13 @@ Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2
 Stabilization Scaling Factor for Fine-Tuning with LoRA", arXiv 2312.03732, theorem 3.2 (rsLoRA); Hayou et al., "LoRA+: Efficient Low
 Rank Adaptation of Large Models", arXiv 2402.12354, equations 6 and 7: B's learning rate is `lora_plus_ratio` times A's.
 
-The cell is in lora_dense.py; lora_dora.py and lora_pissa.py hold what these variants do otherwise.
+The cell is in lora_dense.py, that of embeddings in lora_embedding.py; lora_dora.py and lora_pissa.py hold what these variants do otherwise.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
@@ -22,9 +22,11 @@ from pydantic import Field, field_validator
 
 from petrun.delta.base import ALL, OF_THE_RUN, Method, Update
 from petrun.delta.dense import TargetConfig, adopt, arguments_like, drawn
-from petrun.delta.lora_dense import LORA_A, LORA_B, LoRADense
+from petrun.delta.lora_dense import LORA_A, LORA_B, LORA_BIAS, LoRADense
 from petrun.delta.lora_dora import LORA_M, DoraDense, rescaled
+from petrun.delta.lora_embedding import LoRAEmbedding
 from petrun.delta.lora_pissa import LORA_A0, LORA_B0, PissaDense
+from petrun.delta.parts import draw_normal
 from petrun.errors import TargetError, did_you_mean
 from petrun.graph.sites import Sites
 from petrun.graph.surgery import cells, resolve_targets, swap
@@ -49,6 +51,9 @@ class LoraConfig(TargetConfig):
     )
     lora_plus_ratio: Annotated[float, OF_THE_RUN] = Field(
         1.0, gt=0.0, description="LoRA+: learning rate of B over that of A; 1 is off"
+    )
+    bias: bool = Field(
+        False, description="a trained bias on B of linear layers, scaled as the product is (peft's lora_bias)"
     )
     rank_pattern: dict[str, int] = Field(default_factory=dict, description="path -> rank, where it differs")
     alpha_pattern: dict[str, float] = Field(default_factory=dict, description="path -> alpha, where it differs")
@@ -88,21 +93,46 @@ def wrap_dense(dense: Any, path: str, config: LoraConfig, seed: int) -> Any:
         **arguments_like(dense),
     )
     cell.scaling = scale
+    if config.bias:
+        cell.add_bias()
     cell.lora_dropout = Dropout(float(config.dropout), seed, path)
     adopt(cell, dense)
     cell.start()
     return cell
 
 
+def wrap_table(table: Any, path: str, config: LoraConfig, seed: int) -> Any:
+    """The cell around an existing embedding: its table is kept as it is, A is drawn, B is zero."""
+    rank, scale = config.site(path)
+    return LoRAEmbedding(table, draw_normal(seed, path, (rank, table.width), 1.0), scale)
+
+
+def adapted_paths(net: Any, config: LoraConfig, sites: Sites) -> tuple[str, ...]:
+    """Paths of the linear layers and embeddings that the settings mean. Raises TargetError."""
+    paths = resolve_targets(net, sites, config.target, config.exclude, tables=True)
+    tables = [path for path in paths if path in sites.tables]
+    if config.bias and config.variant in ("dora", "pissa"):
+        raise TargetError(
+            f"delta.bias: has no place in the variant {config.variant}", hint="Use the variant lora or rslora."
+        )
+    if tables and config.variant in ("dora", "pissa"):
+        raise TargetError(
+            f"delta.variant {config.variant} adapts linear layers, and {tables[0]} is an embedding",
+            hint="Leave the embedding out, or use the variant lora or rslora.",
+        )
+    return paths
+
+
 def attach(net: Any, config: LoraConfig, sites: Sites, seed: int) -> tuple[str, ...]:
-    """Wrap every targeted nn.Dense. Returns the names of A, B and what the variant adds. Raises TargetError."""
-    paths = resolve_targets(net, sites, config.target, config.exclude)
+    """Wrap every targeted nn.Dense and embedding. Returns the names of A, B and what the variant adds. Raises TargetError."""
+    paths = adapted_paths(net, config, sites)
     _check_patterns(config, paths)
     if config.variant == "pissa":
-        _check_ranks(net, config, paths)
+        _check_ranks(net, config, [path for path in paths if path not in sites.tables])
 
     def builder(path: str) -> Any:
-        return lambda dense: wrap_dense(dense, path, config, seed)
+        wrap = wrap_table if path in sites.tables else wrap_dense
+        return lambda cell: wrap(cell, path, config, seed)
 
     return swap(net, {path: builder(path) for path in paths})
 
@@ -120,7 +150,7 @@ def _check_patterns(config: LoraConfig, paths: tuple[str, ...]) -> None:
         )
 
 
-def _check_ranks(net: Any, config: LoraConfig, paths: tuple[str, ...]) -> None:
+def _check_ranks(net: Any, config: LoraConfig, paths: Iterable[str]) -> None:
     """A matrix has no more singular triples than its shorter side."""
     table = cells(net)
     problems = []
@@ -158,6 +188,9 @@ def fold(config: LoraConfig, tensors: Mapping[str, Array]) -> Update:
 
     def update(name: str, value: Array, rows: slice = ALL) -> Array:
         path, _, leaf = name.rpartition(".")
+        if leaf == "bias" and f"{path}.{LORA_BIAS}" in tensors:
+            shifted: Array = value + np.float32(config.site(path)[1]) * factor(f"{path}.{LORA_BIAS}")[rows]
+            return shifted
         if leaf != "weight" or f"{path}.{LORA_A}" not in tensors:
             return value
         _, scale = config.site(path)
@@ -174,5 +207,12 @@ def fold(config: LoraConfig, tensors: Mapping[str, Array]) -> Update:
 
 
 METHOD = Method(
-    name="lora", config=LoraConfig, default_lr=1e-3, attach=attach, fold=fold, rate=rate, fixed=(LORA_A0, LORA_B0)
+    name="lora",
+    config=LoraConfig,
+    default_lr=1e-3,
+    attach=attach,
+    fold=fold,
+    layers=adapted_paths,
+    rate=rate,
+    fixed=(LORA_A0, LORA_B0),
 )

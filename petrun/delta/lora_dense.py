@@ -14,7 +14,8 @@ import math
 from typing import Any
 
 import mindspore as ms
-from mindspore import Parameter, nn, ops
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeUniform, initializer
 
 from petrun.delta.dense import (
@@ -29,6 +30,7 @@ from petrun.layers.activation import activation_of, shard_activation
 
 LORA_A = "mindpet_delta_lora_a"
 LORA_B = "mindpet_delta_lora_b"
+LORA_BIAS = "mindpet_delta_lora_bias"
 
 
 class LoRADense(nn.Dense):
@@ -73,6 +75,7 @@ class LoRADense(nn.Dense):
         of_shape("LoRADense", "lora_b_init", lora_b_init, (out_channels, lora_rank))
         float_dtype("LoRADense", "param_init_type", param_init_type)
         float_dtype("LoRADense", "compute_dtype", compute_dtype)
+        self.lora_biased = False
         self.lora_rank = lora_rank
         self.lora_alpha = lora_alpha
         self.scaling = lora_alpha / lora_rank
@@ -89,6 +92,13 @@ class LoRADense(nn.Dense):
         self.mul = ops.Mul()
         self.add = ops.Add()
         self.cast = ops.Cast()
+
+    def add_bias(self) -> None:
+        """Give B a bias, zero at first, which trains: s (x A^T B^T + c). Owns then: mindpet_delta_lora_bias (out_channels,)."""
+        zeros = Tensor(np.zeros(self.out_channels, np.float32))
+        self.mindpet_delta_lora_bias = Parameter(zeros, name=LORA_BIAS)
+        self.lora_bias_add = ops.BiasAdd()
+        self.lora_biased = True
 
     def start(self) -> None:
         """Set initial values that follow from the base's weight, once the cell has it."""
@@ -121,6 +131,8 @@ class LoRADense(nn.Dense):
     def update(self, x: Any) -> Any:
         """s x A^T B^T, of an input that went through the dropout."""
         z = self.product(x, self.mindpet_delta_lora_a, self.mindpet_delta_lora_b)
+        if self.lora_biased:
+            z = self.lora_bias_add(z, self.cast(self.mindpet_delta_lora_bias, self.dtype))
         return self.mul(z, self.cast(self.scaling, self.dtype))
 
     def product(self, x: Any, a: Any, b: Any) -> Any:
@@ -167,6 +179,8 @@ class LoRADense(nn.Dense):
             strategy_lora_add=((rows, outer), (rows, outer)),
             strategy_activation=((rows, outer),),
         )
+        if self.lora_biased:
+            self.lora_bias_add.shard(((rows, outer), (outer,)))
         self.lora_dropout.lay_out("row" if how == "scattered" else how, dp, tp)
         if how == "scattered":
             for matmul in (self.matmul, self.lora_a_matmul):

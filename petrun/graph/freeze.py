@@ -10,6 +10,7 @@ from typing import Any
 import mindspore as ms
 
 from petrun.errors import TargetError, TrainingError, did_you_mean
+from petrun.graph.surgery import shared_names
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,13 @@ def match_names(names: Collection[str], patterns: Iterable[str], flag: str) -> t
 
 
 def match_parameters(net: Any, patterns: Iterable[str], flag: str) -> tuple[str, ...]:
-    """Names of the parameters that the globs match. Raises TargetError for each pattern that matches nothing."""
-    return match_names([p.name for p in net.get_parameters()], patterns, flag)
+    """Names of the parameters that the globs match. Raises TargetError for each pattern that matches nothing.
+
+    A matrix that two layers share is one parameter, whichever of its names a glob matches: both layers train it.
+    """
+    shared = shared_names(net)
+    hits = match_names([*(p.name for p in net.get_parameters()), *shared], patterns, flag)
+    return tuple(dict.fromkeys(shared.get(name, name) for name in hits))
 
 
 def trainable_of(net: Any) -> Trainable:

@@ -17,6 +17,8 @@ class Sites:
     """Role -> pattern of nn.Dense cells: {"q": "layers.*.attn.q", ...}. Embeddings and the head are not listed."""
     default_roles: tuple[str, ...] = ()
     """Roles that LoRA adapts when the user names none."""
+    tables: tuple[str, ...] = ()
+    """Paths of the embeddings, cells with `weight` (rows, H), `dtype`, `width` and `slice(start, rows)`, that LoRA can adapt."""
     embedding: str = ""
     """(B, T) ids -> (B, T, H)."""
     head: str = ""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from mindspore import nn
+from mindspore import Parameter, nn
 
 from petrun.errors import TargetError, did_you_mean
 from petrun.graph.sites import Sites
@@ -21,6 +21,29 @@ ALL_LINEAR = "all-linear"
 def cells(net: Any) -> dict[str, Any]:
     """Path -> cell, for every cell but the net itself."""
     return {path: cell for path, cell in net.cells_and_names() if path}
+
+
+def shared_names(net: Any) -> dict[str, str]:
+    """Of every parameter that two cells share: the name it would have in the later one -> its name."""
+    seen: set[int] = set()
+    found: dict[str, str] = {}
+    for path, cell in net.cells_and_names():
+        for leaf, parameter in cell._params.items():
+            if parameter is not None and id(parameter) in seen:
+                found[f"{path}.{leaf}".removeprefix(".")] = parameter.name
+            seen.add(id(parameter))
+    return found
+
+
+def untie(net: Any, name: str) -> None:
+    """Give the layer that shares a matrix a copy of its own, under `name`, which ends in the attribute: head.weight."""
+    path, _, leaf = name.rpartition(".")
+    cell = cells(net)[path]
+    shared = getattr(cell, leaf)
+    own = Parameter(shared.value().copy(), name=name, requires_grad=shared.requires_grad)
+    setattr(cell, leaf, own)
+    own.name = name
+    _forget_graphs(net)
 
 
 def dense_paths(net: Any) -> tuple[str, ...]:
@@ -54,18 +77,30 @@ def _select(target: str, linear: tuple[str, ...], dense: tuple[str, ...], sites:
     return [p for p in pool if _matches(target, p, sites.hf_paths.get(p, ""))]
 
 
+def _named(target: str, tables: tuple[str, ...], sites: Sites) -> list[str]:
+    """The embeddings that a target names by name."""
+    if _is_glob(target):
+        return []
+    return [p for p in tables if _matches(target, p, sites.hf_paths.get(p, ""))]
+
+
 def resolve_targets(
-    net: Any, sites: Sites, targets: Iterable[str] | None, exclude: Iterable[str] = ()
+    net: Any, sites: Sites, targets: Iterable[str] | None, exclude: Iterable[str] = (), *, tables: bool = False
 ) -> tuple[str, ...]:
     """Turn roles, Hugging Face leaf names, globs over full paths and `all-linear` into paths of nn.Dense cells.
 
+    `tables`: the model's embeddings may be named too, each by its name: no glob and not all-linear means them.
     Raises TargetError, once, with every target or exclusion that matches nothing and the names that were near.
     """
-    return select_paths(dense_paths(net), sites, targets, exclude)
+    return select_paths(dense_paths(net), sites, targets, exclude, sites.tables if tables else ())
 
 
 def select_paths(
-    dense: tuple[str, ...], sites: Sites, targets: Iterable[str] | None, exclude: Iterable[str] = ()
+    dense: tuple[str, ...],
+    sites: Sites,
+    targets: Iterable[str] | None,
+    exclude: Iterable[str] = (),
+    tables: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
     """`resolve_targets` among layers that are known by their paths alone."""
     if not dense:
@@ -77,19 +112,22 @@ def select_paths(
     chosen: dict[str, None] = {}
     problems = []
     for target in wanted:
-        hits = _select(target, linear, dense, sites)
-        if not hits:
+        hits = [*_named(target, tables, sites), *_select(target, linear, dense, sites)]
+        if not hits and _named(target, sites.tables, sites):
+            problems.append(f"--target {target} is an embedding, not a linear layer: lora alone adapts embeddings")
+        elif not hits:
             problems.append(f"--target {target} matches no linear layer. {_near(target, dense, sites)}")
         chosen.update(dict.fromkeys(hits))
     dropped: set[str] = set()
     for pattern in exclude:
-        hits = [p for p in chosen if p in _select(pattern, linear, dense, sites)]
+        meant = [*_named(pattern, tables, sites), *_select(pattern, linear, dense, sites)]
+        hits = [p for p in chosen if p in meant]
         if not hits and chosen:
             problems.append(f"--exclude {pattern} {_without_effect(pattern, linear, dense, sites, tuple(chosen))}")
         dropped.update(hits)
     if problems:
         raise TargetError("\n".join(problems), hint=_known_targets(dense, sites))
-    left = tuple(p for p in dense if p in chosen and p not in dropped)
+    left = tuple(p for p in (*tables, *dense) if p in chosen and p not in dropped)
     if not left:
         raise TargetError(f"--exclude takes away every layer that --target {','.join(wanted)} matched")
     return left
@@ -144,10 +182,14 @@ def swap(net: Any, builders: Mapping[str, Callable[[Any], Any]]) -> tuple[str, .
         else:
             parameter.name = path
             added.append(path)
+    _forget_graphs(net)
+    return tuple(added)
+
+
+def _forget_graphs(net: Any) -> None:
     # Any cell on the way down may have been called, and so compiled, by itself.
     for _, cell in net.cells_and_names():
         cell.compile_cache.clear()
-    return tuple(added)
 
 
 def _assign(parent: Any, leaf: str, cell: Any) -> None:

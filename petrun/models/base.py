@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,23 @@ class StoredName:
     """True for GPT-2's Conv1D weights, stored (in, out); the net holds (out, in)."""
     optional: bool = False
     """May be absent from a base: a task head, which is then made afresh."""
-    also: tuple[str, ...] = ()
-    """Names under which a file may repeat the tensor: the output matrix of a model whose embeddings are tied."""
+    also: Mapping[str, str] = field(default_factory=dict)
+    """Further names of a matrix that two layers of the net share (tied embeddings): name under which a file may repeat the tensor ->
+    name of the parameter that the other layer would have if it had a matrix of its own."""
+
+
+def untied(names: Mapping[str, StoredName]) -> dict[str, StoredName]:
+    """The names of the same model with a matrix of its own for every layer. Without a shared matrix: the same names."""
+    found: dict[str, StoredName] = {}
+    for ours, stored in names.items():
+        found[ours] = replace(stored, also={})
+        found |= {own: StoredName(name) for name, own in stored.also.items()}
+    return found
+
+
+def shared_matrices(names: Mapping[str, StoredName]) -> dict[str, str]:
+    """{head.weight: embed.weight}: parameter that a layer would have of its own -> the one that it shares."""
+    return {own: ours for ours, stored in names.items() for own in stored.also.values()}
 
 
 @dataclass(frozen=True)

@@ -279,6 +279,7 @@ def sites(config: BertConfig) -> Sites:
             "down": "layers.*.mlp.down",
         },
         default_roles=("q", "v"),
+        tables=("embeddings.word", "embeddings.position", "embeddings.token_type"),
         embedding="embeddings.word",
         head="classifier",
         cores="layers.*.attn.core",

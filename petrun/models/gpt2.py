@@ -20,7 +20,7 @@ from petrun.kernels import Attention, Dropout, LayerNorm, MergeHeads, SplitQkv
 from petrun.models.base import Family, StoredName
 from petrun.models.decoding import CausalMask, cache_index, cached_mask, open_cache, virtual_positions, write_cache
 from petrun.models.fields import Fields
-from petrun.models.parts import ACTIVATIONS, DTYPES, Embedding, FeedForward, cell_paths, dense, named
+from petrun.models.parts import ACTIVATIONS, DTYPES, Embedding, FeedForward, cell_paths, dense, named, tied_head
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ _NORMS = {"attn_norm": "ln_1", "mlp_norm": "ln_2"}
 
 def names(config: Gpt2Config) -> dict[str, StoredName]:
     table = {
-        "embed.weight": StoredName("transformer.wte.weight", also=("lm_head.weight",) if config.tied else ()),
+        "embed.weight": StoredName("transformer.wte.weight", also=tied_head(config.tied)),
         "positions.weight": StoredName("transformer.wpe.weight"),
         "norm.weight": StoredName("transformer.ln_f.weight"),
         "norm.bias": StoredName("transformer.ln_f.bias"),
@@ -255,6 +255,7 @@ def sites(config: Gpt2Config) -> Sites:
     return Sites(
         linears={ours.rpartition(".")[2]: f"layers.*.{ours}" for ours in _CONV1D},
         default_roles=("qkv",),
+        tables=("embed", "positions"),
         embedding="embed",
         head="head",
         cores="layers.*.attn.core",

@@ -22,7 +22,7 @@ from petrun.kernels import Rope as Rotate
 from petrun.models.base import Family, StoredName
 from petrun.models.decoding import cache_index, cached_mask, open_cache, write_cache
 from petrun.models.fields import Fields
-from petrun.models.parts import ACTIVATIONS, DTYPES, Embedding, activation, cell_paths, dense, named
+from petrun.models.parts import ACTIVATIONS, DTYPES, Embedding, activation, cell_paths, dense, named, tied_head
 from petrun.models.rope import Rope, parse_rope
 from petrun.models.tables import Tables
 
@@ -321,9 +321,8 @@ _CELLS = {
 
 
 def names(config: LlamaConfig) -> dict[str, StoredName]:
-    also = ("lm_head.weight",) if config.tied else ()
     table = {
-        "embed.weight": StoredName("model.embed_tokens.weight", also=also),
+        "embed.weight": StoredName("model.embed_tokens.weight", also=tied_head(config.tied)),
         "norm.weight": StoredName("model.norm.weight"),
     }
     if not config.tied:
@@ -369,6 +368,7 @@ def sites(config: LlamaConfig) -> Sites:
     return Sites(
         linears={ours.rpartition(".")[2]: f"layers.*.{ours}" for ours in _CELLS if "." in ours},
         default_roles=("q", "v"),
+        tables=("embed",),
         embedding="embed",
         head="head",
         cores="layers.*.attn.core",

@@ -145,6 +145,11 @@ def named(net: nn.Cell) -> nn.Cell:
     return net
 
 
+def tied_head(tied: bool) -> dict[str, str]:
+    """StoredName.also of a token embedding: the head's names where it shares the matrix."""
+    return {"lm_head.weight": "head.weight"} if tied else {}
+
+
 def cell_paths(names: Mapping[str, StoredName]) -> dict[str, str]:
     """Path of each cell that owns a weight -> its path in Hugging Face's naming."""
     return {

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 from pydantic import ValidationError
@@ -18,8 +20,8 @@ from petrun.checkpoint.delta import Delta, check_delta, read_delta
 from petrun.config.schema import ModelConfig
 from petrun.delta import Method, MethodConfig, find_method
 from petrun.errors import ConfigError, DeltaError, ModelError, TargetError
-from petrun.graph.surgery import resolve_targets
-from petrun.models.base import LoadedModel
+from petrun.graph.surgery import untie
+from petrun.models.base import LoadedModel, shared_matrices, untied
 from petrun.models.factory import FAMILIES, is_factory, load_model
 from petrun.models.folder import BASE_HINT
 from petrun.parallel.context import Device
@@ -142,9 +144,19 @@ def virtual_tokens(delta: Delta | None) -> int:
 def fit_delta(delta: Delta, loaded: LoadedModel, alpha: float | None) -> Delta:
     """Give a delta the net's names, and hold its manifest against the base. Raises DeltaError for another base."""
     family = FAMILIES.get(loaded.family)
-    fitted = to_house(delta, loaded.names, family.prefixes if family else ("",), alpha, loaded.sites)
+    fitted = to_house(
+        delta, loaded.names, family.prefixes if family else ("",), alpha, loaded.sites, partial(value_of, loaded.net)
+    )
     hold_to_base(fitted, loaded.base_digest)
     return fitted
+
+
+def value_of(net: Any, name: str) -> Array:
+    """A parameter's value, float32."""
+    parameter = next(p for p in net.get_parameters() if p.name == name)
+    # numpy has no bfloat16.
+    values: Array = parameter.value().astype(ms.float32).asnumpy()
+    return values
 
 
 def hold_to_family(delta: Delta | None, hf_config: Mapping[str, Any]) -> None:
@@ -200,16 +212,24 @@ def attach(loaded: LoadedModel, method: Method, config: MethodConfig, seed: int,
     # Before the method's own layers come in.
     targets = getattr(config, "target", None) or ()
     layers = method.layers(loaded.net, config, loaded.sites) if hasattr(config, "target") else ()
-    asked = {target: len(resolve_targets(loaded.net, loaded.sites, (target,))) for target in targets}
+    asked = {target: len(_meant(loaded, method, config, target)) for target in targets}
     attached = method.attach(loaded.net, config, loaded.sites, seed)
     if loaded.max_positions is not None:
         loaded = replace(loaded, max_positions=loaded.max_positions - method.tokens(config))
     return Assembled(loaded, method, config, attached, tuple(h for h in heads if h not in attached), layers, asked)
 
 
+def _meant(loaded: LoadedModel, method: Method, config: MethodConfig, target: str) -> tuple[str, ...]:
+    return method.layers(loaded.net, config.model_copy(update={"target": (target,), "exclude": ()}), loaded.sites)
+
+
 def attach_delta(loaded: LoadedModel, delta: Delta, seed: int = 0) -> Assembled:
     """Attach a delta's method with the delta's settings; the values are set by `set_delta`."""
     method, config = method_of(delta.algo, delta.config, delta.path)
+    for name in shared_matrices(loaded.names):
+        if name in delta.shapes:
+            untie(loaded.net, name)
+            loaded = replace(loaded, names=untied(loaded.names))
     base = {p.name for p in loaded.net.get_parameters()}
     own = delta.manifest is not None
     # A delta of petrun's own must bring every head it trained; a foreign one says which it has by having them.

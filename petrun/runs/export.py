@@ -19,6 +19,7 @@ from petrun.models.base import Family
 from petrun.models.factory import is_factory, read_family
 from petrun.parallel.context import eager
 from petrun.runs.assemble import base_path, hold_to_family, method_of, open_delta
+from petrun.runs.stored_base import stored_base
 
 # Algorithm -> the one of which it is a way to train: what its encoder gives is all that counts afterwards.
 _FLAT = {"prefix": "ptuning2", "ptuning2": "ptuning2", "ptuning": "prompt"}
@@ -35,7 +36,8 @@ def run(
 ) -> Path:
     """Write `delta` as a peft adapter folder `out`, which must not exist or be empty. Returns the folder.
 
-    `base`: the model it was trained on, of which only config.json is read; without it the embedded one. `alpha`: of a MindPet
+    `base`: the model it was trained on, of which only config.json is read, but for adapters that keep or change a part of
+    its weights; without it the embedded one. `alpha`: of a MindPet
     checkpoint. `task`: classify, lm or instruct, where the delta does not say it. Of encoders of virtual tokens the folder holds what
     they give: enough to use them, not to go on training them.
     Raises DeltaError where peft has no form for the delta, ConfigError for a model of one's own, OutputError.
@@ -63,7 +65,7 @@ def write(
     raw, kind, parsed = read_family(path, family)
     hold_to_family(given, raw)
     names, sites = kind.names(parsed), kind.sites(parsed)
-    fitted = to_house(given, names, kind.prefixes, alpha, sites)
+    fitted = to_house(given, names, kind.prefixes, alpha, sites, lambda name: stored_base(base, family).arrays()[name])
     info = fitted.manifest.task if fitted.manifest is not None else None
     folder = Path(out).expanduser()
     write_peft(

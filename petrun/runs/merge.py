@@ -63,6 +63,8 @@ def run(
         f"({merged.nbytes / 1e6:,.1f} MB) in {time.perf_counter() - began:.1f} s; read back and verified, "
         f"digest {merged.digest[:16]}"
     )
+    if merged.untied:
+        say("note: head and embedding differ in this delta: each has a matrix of its own (tie_word_embeddings: false)")
     if prove:
         try:
             Prover(opener.base, tolerance, probe)(fitted, place)

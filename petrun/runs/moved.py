@@ -18,6 +18,7 @@ from petrun.checkpoint.delta import IA3_L, IA3_L_FF, Delta
 from petrun.checkpoint.plain_lora import is_factor, is_low_rank, layers
 from petrun.errors import DeltaError
 from petrun.graph.freeze import Trainable
+from petrun.graph.surgery import cells
 from petrun.runs.assemble import Assembled, values_of
 from petrun.tensors import Array
 
@@ -58,9 +59,8 @@ def start_of(trainable: Trainable) -> Start:
 
 def moved(assembled: Assembled, trainable: Trainable, start: Start) -> list[Moved]:
     """Layers, then trained parameters that are not part of a layer's update, in the net's order."""
-    parameters = {p.name: p for p in assembled.loaded.net.get_parameters()}
     factors = [name for name in assembled.attached if _is_part(name)]
-    found = list(_updates(assembled, parameters, factors)) if factors else []
+    found = list(_updates(assembled, factors)) if factors else []
     parts, heads = set(factors), set(assembled.heads)
     for parameter in trainable.parameters:
         name = parameter.name
@@ -89,21 +89,23 @@ def _is_part(name: str) -> bool:
     return is_factor(name) or name.rpartition(".")[2] in (IA3_L, IA3_L_FF)
 
 
-def _updates(assembled: Assembled, parameters: Mapping[str, Any], factors: list[str]) -> Iterator[Moved]:
+def _updates(assembled: Assembled, factors: list[str]) -> Iterator[Moved]:
     """What is added to the weight of every layer that has factors."""
     method, config = assembled.method, assembled.config
+    # By the layer: of two that share a matrix only one has it under its own name.
+    table = cells(assembled.loaded.net)
     tensors = values_of(assembled.loaded.net, factors)
     delta = Delta(Path(method.name), tensors, algo=method.name, config=config.model_dump(mode="json"))
     if _is_product(delta):
         for path, layer in layers(delta).items():
-            base = sum(_squares(rows) for _, rows in _rows(parameters[f"{path}.weight"]))
+            base = sum(_squares(rows) for _, rows in _rows(table[path].weight))
             yield Moved(path, "update", layer.update.norm(), math.sqrt(base))
         return
     assert method.fold is not None, "what scales a layer merges"
     update = method.fold(config, tensors)
     for path in dict.fromkeys(name.rpartition(".")[0] for name in factors):
         added = base = 0.0
-        for rows, values in _rows(parameters[f"{path}.weight"]):
+        for rows, values in _rows(table[path].weight):
             base += _squares(values)
             added += _squares(update(f"{path}.weight", values, rows) - values)
         yield Moved(path, "update", math.sqrt(added), math.sqrt(base))

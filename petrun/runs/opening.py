@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from petrun.checkpoint.convert import algo_of
 from petrun.checkpoint.delta import Delta
 from petrun.config.load import Resolved, load_run_config
 from petrun.data.template import BUILTIN, Template, find_template, preset, variables
 from petrun.data.tokenize import Tokenizer
 from petrun.delta.compose import split_names
 from petrun.errors import ConfigError, ModelError
+from petrun.graph.sites import Sites
 from petrun.models.base import LoadedModel
 from petrun.models.factory import is_factory
 from petrun.parallel.context import setup
@@ -100,13 +100,13 @@ def open_deltas(
     for delta in given.values():
         hold_to_family(delta, seen.hf_config)
         _hold_to_text(delta)
-    alone = _alone(given)
     tokenizer = open_tokenizer(seen.folder)
     if tokenizer is None:
         raise ModelError(f"{seen.folder}: holds no tokenizer", hint="Put tokenizer.json beside config.json.")
     templates = _templates(resolved, given, tokenizer)
     loaded = open_base(config.model, chosen, task="instruct", num_labels=None, seed=0)
     fitted = {name: fit_delta(delta, loaded, alpha) for name, delta in given.items()}
+    alone = _alone(fitted, loaded.sites)
     for delta in given.values():
         note_tokenizer(delta, tokenizer)
     ends = end_ids(loaded, tokenizer)
@@ -118,12 +118,13 @@ def open_deltas(
     return Opened(loaded, bank, tokenizer, templates, ends)
 
 
-def _alone(given: Mapping[str, Delta]) -> str | None:
-    """The name of a single delta of a kind that cannot be switched: it is attached for good."""
-    if len(given) != 1:
+def _alone(fitted: Mapping[str, Delta], sites: Sites) -> str | None:
+    """The name of a single delta of a kind that cannot be switched, or that changes an embedding: it is attached for good."""
+    if len(fitted) != 1:
         return None
-    ((name, delta),) = given.items()
-    return name if set(split_names(algo_of(delta))) - {*KINDS, "r_drop"} else None
+    ((name, delta),) = fitted.items()
+    tables = any(tensor.rpartition(".")[0] in sites.tables for tensor in delta.tensors)
+    return name if tables or set(split_names(delta.algo)) - {*KINDS, "r_drop"} else None
 
 
 def _hold_to_text(delta: Delta) -> None:

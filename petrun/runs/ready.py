@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from petrun.checkpoint.convert import algo_of
 from petrun.checkpoint.delta import Delta
 from petrun.config.load import Resolved
@@ -17,7 +19,7 @@ from petrun.delta import find_method
 from petrun.delta.base import of_the_run
 from petrun.errors import ConfigError
 from petrun.graph.freeze import Trainable, freeze_all_but, match_parameters
-from petrun.models.base import LoadedModel
+from petrun.models.base import LoadedModel, shared_matrices
 from petrun.parallel import plan
 from petrun.parallel.context import Device
 from petrun.parallel.layout import Layout
@@ -33,6 +35,7 @@ from petrun.runs.assemble import (
     method_of,
     open_base,
     set_delta,
+    value_of,
 )
 from petrun.runs.probe import Probe, Seen
 from petrun.runs.rows import try_rows
@@ -154,6 +157,7 @@ def attach_method(
             else None
         )
         fitted = _settle_start(resolved, loaded, fit_delta(start, loaded, alpha))
+        _hold_to_training(start, fitted, loaded)
         assembled = attach_delta(loaded, fitted, config.train.seed)
         set_delta(assembled, fitted)
         assembled = replace(assembled, heads=tuple(dict.fromkeys((*assembled.heads, *also))))
@@ -161,6 +165,21 @@ def attach_method(
         origins = {f"delta.{key}": "init-delta" for key in ours}
         resolved = Resolved(config.model_copy(update={"delta": assembled.config}), {**resolved.origins, **origins})
     return assembled, freeze_all_but(loaded.net, assembled.owned, assembled.method.fixed), resolved
+
+
+def _hold_to_training(start: Delta, fitted: Delta, loaded: LoadedModel) -> None:
+    """Refuse to go on from a peft adapter of which only a part of a matrix trains, where here the whole matrix would."""
+    why = ""
+    if start.origin == "peft" and start.config.get("trainable_token_indices"):
+        why = "trainable_token_indices: a few rows of a matrix train"
+    for own, ours in shared_matrices(loaded.names).items():
+        if own in fitted.tensors and np.array_equal(fitted.tensors[own], value_of(loaded.net, ours)):
+            why = f"modules_to_save: {ours} trains, and {own}, which shares it in the base, stays as it is"
+    if why:
+        raise ConfigError(
+            f"--init-delta {start.path}: {why}; petrun would train whole matrices of both",
+            hint="Merge it into its base, and start from that: petrun merge.",
+        )
 
 
 def _settle_start(resolved: Resolved, loaded: LoadedModel, start: Delta) -> Delta:

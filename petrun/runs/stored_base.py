@@ -67,7 +67,7 @@ class StoredBase:
     def fit(self, delta: Delta, alpha: float | None) -> Delta:
         """The delta in this model's names. Raises DeltaError for one of another architecture, or that fits nowhere."""
         hold_to_family(delta, self.raw)
-        return to_house(delta, self.names, self.prefixes, alpha, self.sites)
+        return to_house(delta, self.names, self.prefixes, alpha, self.sites, lambda name: self.arrays()[name])
 
     def identity(self, arrays: BaseArrays, digest: str) -> BaseIdentity:
         fresh = tuple(name for name, stored in self.names.items() if stored.optional and name not in arrays)

@@ -13,8 +13,10 @@ from petrun.checkpoint.algebra import Term, added
 from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.merge import FLOATS, Merged, merge_to_file, merge_to_folder
 from petrun.checkpoint.plain_lora import is_factor, is_low_rank
+from petrun.checkpoint.tied import owner
 from petrun.delta.base import ALL, Update
 from petrun.errors import ConfigError, DeltaError, did_you_mean
+from petrun.models.base import shared_matrices
 from petrun.runs.assemble import hold_to_family, method_of
 from petrun.runs.delta_files import Opener
 from petrun.runs.stored_base import StoredBase, stored_base
@@ -74,13 +76,14 @@ class _Watched:
 def _write(given: Delta, model: StoredBase, out: Path, dtype: str | None) -> tuple[Merged, _Watched]:
     fresh = _brought(given)
     taken = added([Term(given, -1.0)])
-    tensors = {name: taken.tensors[name] for name in taken.tensors if is_factor(name)}
+    again = _tied_again(given, model)
+    tensors = {name: taken.tensors[name] for name in taken.tensors if is_factor(name) and owner(name) not in again}
     inverse = Delta(given.path, tensors, given.manifest, "petrun", taken.algo, taken.config)
     method, config = method_of(taken.algo, taken.config, given.path)
     assert method.fold is not None
     update = _Watched(method.fold(config, tensors))
-    kept = {name: stored for name, stored in model.names.items() if name not in fresh}
-    dropped = [model.names[name].name if name in model.names else name for name in fresh]
+    kept = {name: stored for name, stored in model.names.items() if name not in fresh | again}
+    dropped = [model.names[name].name if name in model.names else name for name in fresh | again]
     common: dict[str, Any] = {
         "names": kept or {name: stored for name, stored in model.names_in(model.reader()).items() if name not in fresh},
         "prefixes": model.prefixes,
@@ -99,6 +102,14 @@ def _write(given: Delta, model: StoredBase, out: Path, dtype: str | None) -> tup
         folder = model.path if model.path.is_dir() else model.path.parent
         common |= {"config": own or model.raw, "companions": folder}
     return write(model.reader(), inverse, update, out, **common), update
+
+
+def _tied_again(given: Delta, model: StoredBase) -> set[str]:
+    """Weights that the merged model has of its own, and that the delta's base shares with another layer."""
+    raw = given.manifest.hf_config if given.manifest is not None else {}
+    if model.kind is None or not raw:
+        return set()
+    return set(shared_matrices(model.kind.names(model.kind.parse(raw)))) & set(model.names)
 
 
 def _brought(given: Delta) -> set[str]:

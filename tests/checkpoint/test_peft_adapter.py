@@ -210,9 +210,9 @@ def test_layers_to_transform(write_adapter, names, layers):
 
 UNSUPPORTED = {
     "dora": ({"use_dora": 1}, "use_dora: must be true or false, not 1"),
-    "lora_bias": ({"lora_bias": True}, "lora_bias: True is not supported"),
+    "lora_bias": ({"lora_bias": "yes"}, "lora_bias: must be true or false"),
     "qalora": ({"use_qalora": True}, "use_qalora: True is not supported"),
-    "tokens": ({"trainable_token_indices": [1, 2]}, r"trainable_token_indices: \[1, 2\] is not supported"),
+    "tokens": ({"trainable_token_indices": [1.5]}, r"trainable_token_indices: must be token ids"),
     "parameters": ({"target_parameters": ["experts"]}, "target_parameters: "),
     "replication": ({"layer_replication": [[0, 2]]}, "layer_replication: "),
     "activated": ({"alora_invocation_tokens": [5]}, "alora_invocation_tokens: "),
@@ -222,7 +222,7 @@ UNSUPPORTED = {
         {"init_lora_weights": "pissa_niter_4"},
         "init_lora_weights: 'pissa_niter_4' is not supported .*change the base's own weights",
     ),
-    "olora": ({"init_lora_weights": "OLoRA"}, "init_lora_weights: 'OLoRA' is not supported"),
+    "corda": ({"init_lora_weights": "corda"}, "init_lora_weights: 'corda' is not supported"),
     "task": ({"task_type": "TOKEN_CLS"}, "task_type: 'TOKEN_CLS' is not supported"),
     "bias": ({"bias": "some"}, "bias: 'some' is none of none, all, lora_only"),
     "r": ({"r": 0}, "r: must be a positive whole number, not 0"),
@@ -310,7 +310,7 @@ MISFITS = {
     "no prefix": (lambda t: t.update({"w": np.ones(2, np.float32)}), r"w: does not begin with base_model\.model\."),
     "embedding": (
         lambda t: t.update({B + "model.embed.lora_embedding_A": np.ones((2, 10), np.float32)}),
-        "LoRA on an embedding is not supported",
+        r"lora_embedding_A: model\.embed is a linear layer",
     ),
     "dora vector": (
         lambda t: t.update({B + "model.h.0.attn.query.lora_magnitude_vector": np.ones(6, np.float32)}),
@@ -318,11 +318,13 @@ MISFITS = {
     ),
     "tied head": (
         lambda t: t.update({B + "lm_head.lora_A.weight": np.ones((2, 6), np.float32)}),
-        r"lora_A of lm_head: the base shares this matrix with model\.embed\.weight",
+        "lm_head: has lora_A alone",
     ),
-    "tied copy": (
-        lambda t: t.update({B + "model.embed.weight": np.ones((10, 6), np.float32)}),
-        r"model\.embed\.weight: a trained copy of a matrix that the base shares with its head",
+    "tied copies": (
+        lambda t: t.update(
+            {B + f"{m}.weight": np.full((10, 6), len(m), np.float32) for m in ("model.embed", "lm_head")}
+        ),
+        r"model\.embed\.weight and .*lm_head\.weight: differ, and peft would load both into one matrix",
     ),
     "incomplete": (
         lambda t: [t.pop(f"{B}model.h.1.mlp.c_fc.lora_{f}.weight") for f in "AB"],

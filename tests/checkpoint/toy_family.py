@@ -8,7 +8,7 @@ from petrun.models.base import StoredName
 HIDDEN, WIDE, VOCAB, CLASSES = 6, 8, 10, 3
 
 NAMES = {
-    "embed.weight": StoredName("model.embed.weight", also=("lm_head.weight",)),
+    "embed.weight": StoredName("model.embed.weight", also={"lm_head.weight": "head.weight"}),
     "layers.0.attn.q.weight": StoredName("model.h.0.attn.query.weight"),
     "layers.0.attn.q.bias": StoredName("model.h.0.attn.query.bias"),
     "layers.0.attn.v.weight": StoredName("model.h.0.attn.value.weight"),

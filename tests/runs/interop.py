@@ -30,6 +30,8 @@ PEFT = {
     "lora": {"rank": 4, "alpha": 8.0},
     "lora-rslora": {"rank": 4, "alpha": 8.0, "variant": "rslora"},
     "lora-dora": {"rank": 4, "alpha": 8.0, "variant": "dora"},
+    "lora-tied": {"rank": 4, "alpha": 8.0, "target": ("all-linear", "embed", "head")},
+    "lora-whole": {"rank": 4, "alpha": 8.0, "target": ("all-linear", "head")},
     "lora+bitfit": {"rank": 4, "alpha": 8.0},
     "adalora": {"init_rank": 4, "rank": 2},
     "ia3": {},
@@ -40,6 +42,8 @@ PEFT = {
 }
 COMPUTED = ("ptuning", "prefix")
 """What their networks give is exported: it differs in the last bits from processor to processor, so its values are left out."""
+TIED = {"lora-tied": (), "lora-whole": ("embed.weight",)}
+"""On bases whose head and embedding share a matrix: what trains beside the method."""
 MERGED = ("lora", "lora-rslora", "ia3", "bitfit", "full")
 TOKENS = 6
 LIBRARIES = ("torch", "transformers", "peft")
@@ -50,7 +54,8 @@ def cases():
     for method in PEFT:
         for family in FAMILIES:
             # A llama has no biases, and that peft cannot put prefixes before a BERT's keys.
-            if (method, family) not in (("lora+bitfit", "llama"), ("ptuning2", "bert"), ("prefix", "bert")):
+            left_out = (("lora+bitfit", "llama"), ("ptuning2", "bert"), ("prefix", "bert"))
+            if (method, family) not in (*left_out, *((tied, "bert") for tied in TIED)):
                 yield "peft", method, family
     for method in MERGED:
         for family in FAMILIES:
@@ -60,11 +65,11 @@ def cases():
 
 def make(kind, method, family, folder):
     """Write the case's base, delta and export into `folder`. Returns the export and the net with the delta in it."""
-    base = exact_base(folder / "base", family)
+    base = exact_base(folder / "base", family, **({"tie_word_embeddings": True} if method in TIED else {}))
     loaded = load_model(base, num_labels=2 if family == "bert" else None)
     found = find_method(method.partition("-")[0])
     config = found.config(**PEFT.get(method, {}))
-    assembled = attach(loaded, found, config, 0, head_names(loaded))
+    assembled = attach(loaded, found, config, 0, head_names(loaded, TIED.get(method, ())))
     for p in loaded.net.get_parameters():
         # Which triplets are kept is a mask, not a number.
         if p.name in assembled.owned and p.name.rpartition(".")[2] not in found.fixed:
@@ -110,9 +115,9 @@ def exact(name, shape):
     return (((mixed % np.uint64(33)).astype(np.float32) - 16) / 64).reshape(shape)
 
 
-def exact_base(folder, family):
-    """The tiny base with numbers of that kind."""
-    write_base(folder, family)
+def exact_base(folder, family, **changes):
+    """The tiny base with numbers of that kind; `changes` go into its config.json."""
+    write_base(folder, family, **changes)
     reader = open_tensors(folder / "model.safetensors")
     shapes = {name: reader.info(name).shape for name in reader.names}
     entries = [TensorEntry(n, s, "float32", lambda n=n, s=s: exact(n, s)) for n, s in shapes.items()]
