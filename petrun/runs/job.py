@@ -12,6 +12,7 @@ from typing import Any
 from petrun.assets import default_recipe
 from petrun.config.load import load_run_config, to_yaml
 from petrun.config.schema import RunConfig
+from petrun.data.template import BUILTIN, TOKENIZER
 from petrun.errors import ConfigError, did_you_mean
 from petrun.parallel.job_ascend import ascend_job
 from petrun.parallel.job_pod import WORKDIR
@@ -165,10 +166,15 @@ def _check_mounts(job: Submission, config: RunConfig, recipe: str | None) -> Non
         )
     model, data = config.model, config.data
     own_recipe = recipe if recipe is not None and Path(recipe).expanduser().is_file() else None
+    # `file.py:function`, and a template in a file: what else they may be has no folder.
+    code = (model.family or "").rpartition(":")[0]
+    template = None if data.template in (*BUILTIN, TOKENIZER) else data.template
     read = {
         "--base": [model.base, model.base_strategy],
         "model.config": [model.config],
+        "--model": [code if code.endswith(".py") else None],
         "--data": data.path,
+        "--template": [template],
         "--eval-data": data.eval_path,
         "--init-delta": [config.init_delta, config.delta_strategy],
         "recipe": [own_recipe],

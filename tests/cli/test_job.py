@@ -416,6 +416,8 @@ def test_kubernetes_reads_back_what_was_escaped():
         ([*VOLCANO, "--", "--base", "../llama"], "--base ../llama: lies in no --mount"),
         ([*VOLCANO, "--", "--data", "a.jsonl,/data/b.jsonl", "--base", "llama"], "--data /data/b.jsonl: lies in no"),
         ([*VOLCANO, "--", "--eval-data", "/data/b.jsonl", "--base", "llama"], "--eval-data /data/b.jsonl"),
+        ([*VOLCANO, "--", "--model", "/code/net.py:make"], "--model /code/net.py: lies in no --mount"),
+        ([*VOLCANO, "--", "--template", "/t/prompt.jinja", "--base", "llama"], "--template /t/prompt.jinja: lies in"),
         ([*VOLCANO, "--mount", "image:/models", "--", "--out", "/models/x"], "no --mount that can be written"),
     ],
 )
