@@ -18,6 +18,7 @@ from petrun.data.source import Source
 from petrun.data.template import Template, find_template, preset, variables
 from petrun.data.tokenize import Progress, Tokenizer
 from petrun.data.tokens import encode_tokens
+from petrun.data.unknown import count_unknown
 from petrun.errors import ConfigError, DataError, did_you_mean
 
 
@@ -96,6 +97,8 @@ def build_examples(
     if not len(examples):
         raise DataError(f"{tables[0].path}: no row holds any text")
     _check_vocabulary(examples, tokenizer, settings.vocab_size)
+    unknown, spelt = count_unknown(examples.flat["input_ids"], tables, layouts, tokenizer)
+    examples = replace(examples, stats=replace(examples.stats, unknown=unknown), unknown=spelt)
     return _labelled(examples, tables, layouts, settings) if task == "classify" else examples
 
 

@@ -67,6 +67,7 @@ def _rebuild(meta: dict[str, Any], arrays: dict[str, Array]) -> ExampleSet:
         columns=tuple(meta["columns"]),
         unread=tuple(meta["unread"]),
         unread_keys=tuple(meta["unread_keys"]),
+        unknown=tuple(meta["unknown"]),
         formats=tuple(meta["formats"]),
         stats=Stats(**meta["stats"]),
         template=Template(**template) if template else None,
@@ -81,7 +82,7 @@ def store_cached(folder: Path | None, key: str, examples: ExampleSet) -> None:
         return
     simple = (
         "task", "kind", "references", "labels", "num_labels", "files", "columns", "unread", "unread_keys", "formats", "digest",
-        "notes",
+        "notes", "unknown",
     )  # fmt: skip
     meta = {name: getattr(examples, name) for name in simple}
     meta["stats"] = asdict(examples.stats)

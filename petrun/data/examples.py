@@ -36,6 +36,8 @@ class Stats:
     """Tokens that are scored: a label that is not -100 at any position but a row's first."""
     eos_supervised: int = 0
     """Rows whose last scored label is an end-of-sequence token."""
+    unknown: int = 0
+    """Unknown tokens, and characters that the tokenizer leaves out."""
 
     def __add__(self, other: Stats) -> Stats:
         return Stats(**{name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__})
@@ -91,6 +93,8 @@ class ExampleSet:
     """Columns that nothing reads."""
     unread_keys: tuple[str, ...] = ()
     """Keys of messages that the chat template does not read."""
+    unknown: tuple[str, ...] = ()
+    """Examples of text that the tokenizer does not know."""
     formats: tuple[str, ...] = ()
     stats: Stats = field(default_factory=Stats)
     template: Template | None = None

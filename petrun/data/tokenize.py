@@ -57,6 +57,10 @@ class Tokenizer:
             token.content for token in backend.get_added_tokens_decoder().values() if token.special
         )
         self.prefix_ids, self.suffix_ids = self._frame()
+        self.unknown_id = self.token_id(getattr(backend.model, "unk_token", None) or self._unigram_unknown())
+        """What text becomes that the vocabulary cannot spell; None where every text can be, or is left out."""
+        self.leaves_out = self.unknown_id is None and self.drops("\U000f1d3b")
+        """Whether characters that the vocabulary does not have give no token at all: asked of one that is in no vocabulary."""
         self._spaced = self._puts_space()
         added = backend.get_added_tokens_decoder().values()
         self._added = tuple(token.content for token in added)
@@ -80,6 +84,26 @@ class Tokenizer:
     def token(self, index: int) -> str:
         """The token as the vocabulary spells it; '' for an id outside it."""
         return self._backend.id_to_token(index) or ""
+
+    def _unigram_unknown(self) -> str | None:
+        """The unknown token of a Unigram model, which does not tell its own. Other models use theirs, or none."""
+        return (
+            self.files.specials.get("unk_token") if isinstance(self._backend.model, tokenizers.models.Unigram) else None
+        )
+
+    def drops(self, character: str) -> bool:
+        """Whether the character gives no token. Asked between two letters: some tokenizers take off white space at a text's ends."""
+        return self.encode(f"a{character}a", special=False) == self.encode("aa", special=False)
+
+    def unknown_stretches(self, texts: Sequence[str]) -> list[str]:
+        """The parts of the texts that become the unknown token, one for each."""
+        rows = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        return [
+            text[start:end].strip()
+            for text, row in zip(texts, rows, strict=True)
+            for index, (start, end) in zip(row.ids, row.offsets, strict=True)
+            if index == self.unknown_id
+        ]
 
     def is_byte_piece(self, index: int) -> bool:
         """Whether the token is one byte, as SentencePiece spells those of characters that it does not know: <0x0A>."""

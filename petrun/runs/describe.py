@@ -12,6 +12,7 @@ from petrun.config.load import Resolved
 from petrun.config.schema import RunConfig
 from petrun.data.buckets import Batching
 from petrun.data.examples import ExampleSet
+from petrun.data.unknown import MUCH
 from petrun.delta import find_method
 from petrun.evaluate.compare import spell
 from petrun.graph.freeze import Trainable
@@ -61,6 +62,9 @@ def plan(
     unread = unread_line(sources)
     if unread:
         rows.append(("not read", unread))
+    unknown = unknown_line({"data": sources.train, "eval": sources.evaluation})
+    if unknown:
+        rows.append(("warning", unknown))
     if layout.split:
         rows.append(("ranks", f"{layout}: {layout.world} ranks, each with its slices"))
     # Of the first rank: no share of a batch is smaller by more than one row on another. Batches that a graph cuts are filled up.
@@ -142,12 +146,25 @@ def data_line(rows: ExampleSet) -> str:
         names = f": {', '.join(rows.labels[:8])}{', ...' if len(rows.labels) > 8 else ''}" if rows.labels else ""
         parts.append(f"{rows.num_labels} classes{names}")
     if stats.tokens:
-        parts.append(f"{stats.tokens:,} tokens")
+        parts.append(f"{stats.tokens:,} tokens" + (f" ({stats.unknown:,} unknown)" if stats.unknown else ""))
         if rows.task != "classify":
             parts.append(
                 f"{stats.supervised / stats.tokens:.0%} supervised, end of text in {stats.eos_supervised:,} rows"
             )
     return ", ".join(parts)
+
+
+def unknown_line(sets: Mapping[str, ExampleSet | None]) -> str:
+    """A warning where more than 1 % of the tokens stand for text that the tokenizer does not know."""
+    parts = []
+    for name, rows in sets.items():
+        if rows is not None and rows.stats.unknown > MUCH * rows.stats.tokens:
+            share = rows.stats.unknown / max(1, rows.stats.tokens)
+            such = ", ".join(map(repr, rows.unknown))
+            parts.append(
+                f"{share:.1%} of the tokens of {name} are unknown to the tokenizer{f': {such}' if such else ''}"
+            )
+    return f"{'; '.join(parts)}. Their text is lost: take a base whose tokenizer knows it" if parts else ""
 
 
 def unread_line(sources: Sources) -> str:

@@ -14,7 +14,7 @@ from petrun.evaluate.compare import side_by_side, signature_lines
 from petrun.evaluate.metrics import Metric, require_packages, select_metrics
 from petrun.evaluate.score import Scorer
 from petrun.runs.assemble import attach_delta, method_of, set_delta
-from petrun.runs.describe import data_line
+from petrun.runs.describe import data_line, unknown_line
 from petrun.runs.folder import check_file, write_text
 from petrun.runs.reading import Reading, open_reading
 from petrun.runs.scoring import Judge
@@ -38,6 +38,9 @@ def run(
     require_packages(metrics)
     prompts = reading.rows(rows.task, for_generation=True) if any(m.generated for m in metrics) else None
     say(data_line(rows))
+    unknown = unknown_line({"data": rows})
+    if unknown:
+        say(f"warning: {unknown}")
     base, with_delta, signatures = _scores(reading, rows, prompts, metrics)
     say(side_by_side(base, with_delta))
     if signatures:

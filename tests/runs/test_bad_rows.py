@@ -428,3 +428,14 @@ def test_rows_against_the_rest(place, refused, name):
     if content is not None:
         (place / "a.jsonl").write_bytes(content if isinstance(content, bytes) else content.encode())
     refused(line, words, code)
+
+
+def test_the_plan_warns_of_text_that_the_tokenizer_does_not_know(place, petrun):
+    (place / "a.jsonl").write_text(
+        lines({"text": "这 film is 好", "label": 1}, {"text": "this film is bad", "label": 0})
+    )
+    done = petrun("train --base bert --data a.jsonl --algo lora --dry-run")
+    assert done.code == 0 and "12 tokens (2 unknown)" in done.out
+    assert (
+        "warning  16.7% of the tokens of data are unknown to the tokenizer: '这', '好'. Their text is lost" in done.out
+    )
