@@ -3,6 +3,7 @@
     PetrunError
     ├── ConfigError     a flag, recipe or --set key is unknown, wrong or contradicts another
     ├── DataError       a data file, a row, a template or a tokenizer
+    │   └── PromptTooLong   a prompt that leaves no position for an answer
     ├── ModelError      a model folder, its config.json, or a module:function factory
     ├── WeightsError    the base's tensors: missing, unknown, wrong shape, NaN, truncated file
     ├── DeltaError      a delta file, its manifest, or a delta that does not fit this base
@@ -39,6 +40,10 @@ class ConfigError(PetrunError):
 
 
 class DataError(PetrunError):
+    pass
+
+
+class PromptTooLong(DataError):
     pass
 
 

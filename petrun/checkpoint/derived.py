@@ -40,6 +40,7 @@ def derived(sources: Sequence[Delta], made: Made, how: Sequence[str]) -> tuple[M
         base=BaseIdentity(digest=first.base.digest, name=first.base.name, fresh=fresh),
         task=first.task,
         template=first.template,
+        end_of_turn=first.end_of_turn,
         tokenizer_digest=first.tokenizer_digest,
         versions=versions(),
         made=tuple(how),

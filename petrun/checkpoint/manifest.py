@@ -34,6 +34,8 @@ class TaskInfo(_Part):
 
     name: str
     """classify, lm or instruct."""
+    rows: str | None = None
+    """Kind of the training rows (petrun/data/columns.py), such as completion or chat; None: of a delta from before it was noted."""
     labels: tuple[str, ...] = ()
     """Label names in index order."""
     num_labels: int | None = None
@@ -58,6 +60,8 @@ class Manifest(_Part):
     task: TaskInfo | None = None
     template: str | None = None
     """The prompt template's text."""
+    end_of_turn: str | None = None
+    """The mark with which the template closes an answer, '' for none; None: of a delta written before marks were noted."""
     tokenizer_digest: str | None = None
     seed: int = 0
     step: int = 0

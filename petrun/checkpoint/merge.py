@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -115,14 +115,15 @@ def merge_to_folder(
     labels: Sequence[str] = (),
     dtype: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
+    complete: Callable[[Path], None] | None = None,
 ) -> Merged:
     """Write a Hugging Face folder that transformers loads: weights (sharded where large), config.json, the
     tokenizer's files.
 
     delta: in the net's names (`convert.to_house`). update: the method's `fold`. names, prefixes, ignored:
     the family's. config: the base's config.json. companions: the folder whose tokenizer files are copied.
-    labels: class names of the delta's head. dtype: the floating type to write instead of the base's. `out`
-    must not exist or be an empty folder.
+    labels: class names of the delta's head. dtype: the floating type to write instead of the base's. complete: called with the
+    folder that holds all files, before it takes its place. `out` must not exist or be an empty folder.
 
     Raises DeltaError: a tensor of the delta fits nothing, has a wrong shape, or the merged values do not
     fit the type; WeightsError: the base lacks or holds something unexpected; OutputError: `out` is
@@ -138,6 +139,8 @@ def merge_to_folder(
         digests = write_safetensors_folder(folder, merger.entries(), {"format": "pt"}, max_shard_bytes=max_shard_bytes)
         merger.check_used()
         write_companions(folder, described, companions)
+        if complete is not None:
+            complete(folder)
     return merger.report(out, digests)
 
 

@@ -10,6 +10,7 @@ from petrun.data.arrays import example_arrays
 from petrun.data.builder import Builder
 from petrun.data.columns import Layout, conversational, infer_task, mapped, pick_layout
 from petrun.data.encode import Encoding, encode_instruct, encode_lm, encode_stream, encode_text
+from petrun.data.ending import find_ending
 from petrun.data.examples import ExampleSet
 from petrun.data.formats import read_records
 from petrun.data.labels import resolve_labels
@@ -198,11 +199,13 @@ def _tokenised(
     settings: Settings,
     progress: Progress | None,
 ) -> ExampleSet:
-    ends = {*settings.eos_ids} | ({tokenizer.eos_id} if tokenizer and tokenizer.eos_id is not None else set())
+    ends = find_ending(template, tokenizer).ids | frozenset(settings.eos_ids)
+    if tokenizer and tokenizer.eos_id is not None:
+        ends |= {tokenizer.eos_id}
     bos = (tokenizer.bos_id,) if tokenizer and tokenizer.bos_id is not None else ()
     out = Builder(
         settings.seq_len,
-        frozenset(ends),
+        ends,
         decoder=task != "classify" and not settings.for_generation,
         openings=(tuple(tokenizer.prefix_ids), bos) if tokenizer else (),
     )

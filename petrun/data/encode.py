@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from petrun.data.builder import Builder
@@ -38,6 +38,10 @@ from petrun.errors import DataError
 _STREAM_CHUNK = 8_000_000
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
+
+
+SOURCES = {"completion": "prompt", "instruction": "instruction", "reference": "input"}
+"""Kind of the rows -> what a template calls the column that holds the user's words."""
 
 
 @dataclass(frozen=True)
@@ -187,9 +191,13 @@ def _row_pieces(
     if layout.has("target") and (how.need_target or row.get(layout.columns["target"]) is not None):
         completion = _string(records, i, layout.columns["target"])
     if renderer is not None:
-        asked = "\n\n".join(part for part in (values["instruction"], values["prompt"], values["input"]) if part)
-        cells["messages"] = as_messages(asked, completion)
-        return _chat_pieces(renderer, read_conversation(cells, where), where, how)
+        # A chat template may ask for a second column by its name, as those of merged folders do.
+        read, source = variables(renderer.template.text), SOURCES[layout.kind]
+        beside = {name: values[name] for name in SOURCES.values() if name != source and values[name] and name in read}
+        told = [values[name] for name in ("instruction", "prompt", "input") if values[name] and name not in beside]
+        cells["messages"] = as_messages("\n\n".join(told), completion)
+        found = read_conversation(cells, where)
+        return _chat_pieces(renderer, replace(found, values={**found.values, **beside}), where, how)
     assert how.template is not None, "find_template gives every row with a prompt a template"
     prompt = Piece(prompt_text(how.template, values, cells, where), False)
     if how.generation or completion is None:
@@ -210,8 +218,7 @@ def _chat_pieces(
 def _template_values(records: Records, i: int, layout: Layout) -> dict[str, Any]:
     """What a prompt template sees: all columns of the file, and the names that are always defined."""
     values = {**records.rows[i], "prompt": "", "instruction": "", "input": "", "system": ""}
-    name = {"completion": "prompt", "instruction": "instruction", "reference": "input"}[layout.kind]
-    values[name] = _string(records, i, layout.columns["source"])
+    values[SOURCES[layout.kind]] = _string(records, i, layout.columns["source"])
     for optional in ("input", "system"):
         if layout.has(optional) and records.rows[i].get(layout.columns[optional]) is not None:
             values[optional] = _string(records, i, layout.columns[optional])

@@ -7,7 +7,7 @@ from typing import Any
 
 from petrun.data.chat import ChatRenderer, Piece
 from petrun.data.encode import Encoding, joined, prompt_text, tokenise
-from petrun.data.messages import Message, as_messages, read_conversation
+from petrun.data.messages import Message, as_messages, read_conversation, read_messages
 from petrun.data.template import Template
 from petrun.data.tokenize import Tokenizer
 from petrun.errors import DataError
@@ -21,12 +21,16 @@ def prompt_ids(
     template: Template,
     where: str = "the prompt",
     cells: Mapping[str, Any] | None = None,
+    source: str = "prompt",
 ) -> list[int]:
-    """Tokens up to where the answer begins. A text is what the user says under a chat template, and the column `prompt` otherwise.
+    """Tokens up to where the answer begins. A text is what the user says under a chat template, and the column `source` otherwise.
+
+    A conversation under another template is a row as well: its last message is the column `source`, its system message the column
+    `system`, and what was said before `history`; templates that do not read these refuse them.
 
     Inputs: `cells`, what a row of a file may hold beside its prompt: system, history, tools, enable_thinking, chat_template_kwargs.
-    Raises DataError: no messages, a conversation without a chat template, a template that asks for other columns or does not read
-    one of the cells, no tokens.
+    Raises DataError: no messages, a conversation that is no such row, a template that asks for other columns or does not read one of
+    the cells, no tokens.
     """
     how = Encoding(tokenizer, _NO_LIMIT, template, generation=True)
     beside = dict(cells or {})
@@ -35,15 +39,35 @@ def prompt_ids(
         row = read_conversation({**beside, "messages": messages}, where)
         renderer = ChatRenderer(template, tokenizer.specials, tokenizer.special_texts)
         pieces, _ = renderer.prompt(row.messages, where, row.values)
-    elif isinstance(prompt, str):
-        values = {"instruction": "", "input": "", "system": "", **beside, "prompt": prompt}
-        pieces = [Piece(prompt_text(template, values, beside, where), False)]
     else:
-        raise DataError(
-            f"{where}: is a conversation, and the template {template.name} does not read `messages`",
-            hint="Give a text, or a chat template: --template chatml.",
-        )
+        if not isinstance(prompt, str):
+            prompt, said = _as_row(read_messages(prompt, where), template, where)
+            beside |= said
+        values = {"prompt": "", "instruction": "", "input": "", "system": "", **beside, source: prompt}
+        pieces = [Piece(prompt_text(template, values, beside, where), False)]
     ids, _ = joined(pieces, tokenise([pieces], tokenizer, None)[0], how, chat=template.is_chat)
     if not ids:
         raise DataError(f"{where}: is empty", hint="Give a text to go on from.")
     return ids
+
+
+def _as_row(messages: Sequence[Message], template: Template, where: str) -> tuple[str, dict[str, Any]]:
+    """(what the user says last, the cells `system` and `history`). Raises DataError for what is no row of such a template."""
+    opening = 1 if messages[0]["role"] in ("system", "developer") else 0
+    turns = messages[opening:]
+    usual = [("user", "assistant")[i % 2] for i in range(len(turns))]
+    if (
+        len(turns) % 2 == 0
+        or [turn["role"] for turn in turns] != usual
+        or any(turn.get("tool_calls") for turn in turns)
+    ):
+        raise DataError(
+            f"{where}: is a conversation, and the template {template.name} does not read `messages`: it takes what a user says, with the "
+            "user's and the assistant's earlier turns by turns before it",
+            hint="Give a text, or a chat template: --template chatml.",
+        )
+    texts = [str(turn.get("content") or "") for turn in turns]
+    cells: dict[str, Any] = {"system": str(messages[0].get("content") or "")} if opening else {}
+    if len(texts) > 1:
+        cells["history"] = [list(pair) for pair in zip(texts[:-1:2], texts[1::2], strict=True)]
+    return texts[-1], cells

@@ -18,7 +18,9 @@ from mindspore import Tensor, nn, ops
 
 from petrun.data.batches import positions
 from petrun.data.buckets import plan_shapes
-from petrun.errors import ConfigError, DataError, ModelError
+from petrun.data.ending import NO_ENDING, Ending
+from petrun.errors import ConfigError, DataError, ModelError, PromptTooLong
+from petrun.evaluate.metrics import log_softmax
 from petrun.evaluate.sampling import Sampling
 from petrun.evaluate.score import Progress, counter, eval_mode, not_finite
 from petrun.models.decoding import DecodeStep, PrefillStep
@@ -54,6 +56,16 @@ class Request:
     """Which delta of a bank answers."""
     watch: Callable[[int], bool] | None = None
     """Called with every new token; True ends the answer with it."""
+    ending: Ending = NO_ENDING
+    """What ends it beside the generator's own tokens."""
+    scored: bool = False
+    """Every step says how likely its token was."""
+    where: str = ""
+    """What messages call the prompt; "": by its row."""
+
+    @property
+    def place(self) -> str:
+        return self.where or f"row {self.row}"
 
 
 class Step(NamedTuple):
@@ -63,6 +75,8 @@ class Step(NamedTuple):
     """Which of the requests."""
     token: int | None
     finish: Finish | None
+    logprob: float | None = None
+    """Of a scored request: log of the token's probability under the model, before temperature and the like."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +117,8 @@ class _Row:
         """Which of the caller's requests are this one."""
         self.limit = min(left, request.limit)
         self.at_limit: Finish = "positions" if self.limit < request.limit else "length"
-        self.greedy = request.sampling is None or request.sampling.greedy
+        self.greedy = not request.scored and (request.sampling is None or request.sampling.greedy)
+        """The graph's own choice is enough."""
         self.stream = None if request.sampling is None else request.sampling.stream(request.row)
         self.tokens: list[int] = []
         self.finish: Finish | None = None
@@ -127,7 +142,8 @@ class Generator:
 
     Inputs: `eos_ids`, tokens of which any ends a row; `max_positions`, the most tokens that prompt and answer may have together
     (None: no limit); `batch_size`, B; `select`, called with the slots of a batch's rows before the net computes with them; `steady`:
-    shapes are powers of two, so that calls with a prompt or a few share graphs. Raises ModelError for a net that has no cache.
+    shapes are powers of two, so that calls with a prompt or a few share graphs; `decode`, tokens -> text, for endings that are texts.
+    Raises ModelError for a net that has no cache.
     """
 
     def __init__(
@@ -140,6 +156,7 @@ class Generator:
         batch_size: int = 16,
         select: Callable[[Sequence[int]], None] | None = None,
         steady: bool = False,
+        decode: Callable[[Sequence[int]], str] | None = None,
     ) -> None:
         if not (hasattr(net, "prefill") and hasattr(net, "decode")):
             raise ModelError(
@@ -153,6 +170,7 @@ class Generator:
         self.batch_size = batch_size
         self.select = select
         self.steady = steady
+        self.decode = decode
         self._parameters: tuple[int, ...] = ()
         self._steps: dict[tuple[int, bool], Pick] = {}
 
@@ -164,20 +182,26 @@ class Generator:
         sampling: Sampling | None = None,
         rows: Sequence[int] | None = None,
         slots: Sequence[int] | None = None,
+        endings: Sequence[Ending] | None = None,
         progress: Progress | None = None,
     ) -> list[Generation]:
         """Answers in the order of the prompts, each a 1-D sequence of token ids. Equal prompts are answered once, unless sampled.
 
         Inputs: `rows`, the prompts' numbers in the data, for messages and sampling (default: 0, 1, ...); `slots`, the delta of each
-        (default: the base); `progress` is called with (prompts answered, all prompts).
+        (default: the base); `endings`, what ends each answer beside `eos_ids` (default: nothing); `progress` is called with
+        (prompts answered, all prompts).
         Raises: DataError for a prompt that is empty or fills all positions; WeightsError naming a row whose logits are not finite.
         """
         if max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens = {max_new_tokens} is below 1")
         requests = [
-            Request(np.asarray(prompt, np.int32), max_new_tokens, number, sampling, slot)
-            for prompt, number, slot in zip(
-                prompts, range(len(prompts)) if rows is None else rows, slots or [0] * len(prompts), strict=True
+            Request(np.asarray(prompt, np.int32), max_new_tokens, number, sampling, slot, ending=ending)
+            for prompt, number, slot, ending in zip(
+                prompts,
+                range(len(prompts)) if rows is None else rows,
+                slots or [0] * len(prompts),
+                endings or [NO_ENDING] * len(prompts),
+                strict=True,
             )
         ]
         tell = counter(progress, len(prompts))
@@ -196,12 +220,12 @@ class Generator:
         """How many tokens the positions leave for an answer. Raises DataError as a call does."""
         if len(request.prompt) == 0:
             raise DataError(
-                f"row {request.row}: the prompt holds no tokens", hint="Give the row a text, or a --template."
+                f"{request.place}: the prompt holds no tokens", hint="Give the row a text, or a --template."
             )
         left = request.limit if self.max_positions is None else self.max_positions - len(request.prompt)
         if left < 1:
-            raise DataError(
-                f"row {request.row}: a prompt of {len(request.prompt)} tokens leaves no room for an answer in the model's "
+            raise PromptTooLong(
+                f"{request.place}: a prompt of {len(request.prompt)} tokens leaves no room for an answer in the model's "
                 f"{self.max_positions} positions",
                 hint="Shorten the prompt, or cut it with --seq-len.",
             )
@@ -225,8 +249,8 @@ class Generator:
         """Distinct requests, those with the shortest prompts first."""
         found: dict[Any, _Row] = {}
         for i, request in enumerate(requests):
-            alone = request.sampling is not None or request.watch is not None
-            key = i if alone else (request.prompt.tobytes(), request.slot, request.limit)
+            alone = request.sampling is not None or request.watch is not None or request.scored
+            key = i if alone else (request.prompt.tobytes(), request.slot, request.limit, request.ending)
             if key in found:
                 found[key].indices.append(i)
             else:
@@ -307,21 +331,32 @@ class Generator:
             if r.finish is None:
                 token = r.take(given, greedy)
                 new = self._add(r, token)
-                steps += [Step(i, new, r.finish) for i in r.indices]
+                scored = r.request.scored and new is not None
+                logprob = float(log_softmax(given)[token]) if scored else None
+                steps += [Step(i, new, r.finish, logprob) for i in r.indices]
             chosen.append(token)
         return chosen, steps
 
     def _add(self, r: _Row, token: int) -> int | None:
         """Note a row's next token and whether it ends; None for a token that only ends it."""
-        if token in self.eos_ids:
+        if token in self.eos_ids or token in r.request.ending.ids:
             r.finish = "eos"
             return None
         r.tokens.append(token)
-        if r.request.watch is not None and r.request.watch(token):
+        # Whoever watches sees every token, the last one too.
+        if (r.request.watch is not None and r.request.watch(token)) or self._says_end(r):
             r.finish = "stop"
         elif len(r.tokens) == r.limit:
             r.finish = r.at_limit
         return token
+
+    def _says_end(self, r: _Row) -> bool:
+        """Whether the last tokens spell a mark that ends the answer."""
+        ending = r.request.ending
+        if not ending.texts or self.decode is None:
+            return False
+        said = self.decode(r.tokens[-ending.window :])
+        return any(mark in said for mark in ending.texts)
 
 
 def _power(count: int, least: int) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 
 from petrun import __version__
 from petrun.data.buckets import plan_batches
+from petrun.data.ending import Ending
 from petrun.data.examples import ExampleSet
 from petrun.errors import ConfigError
 from petrun.evaluate.bootstrap import Sample, compare, forward_samples, text_samples
@@ -32,7 +33,7 @@ from petrun.runs.folder import check_file, write_text
 from petrun.runs.opening import named_paths
 from petrun.runs.reading import Reading, open_reading
 from petrun.runs.rows import mappings
-from petrun.runs.scoring import open_writer
+from petrun.runs.scoring import open_writer, spelt
 from petrun.train.report import progress, say
 
 BASE = "base"
@@ -180,7 +181,11 @@ def _together(
     parts = [scores.part(scores.rows // count == k) for k in range(len(names))]
     texts: list[list[Answer]] = [[] for _ in names]
     if first.prompts is not None:
-        texts = _generate([first.prompts] * len(names), first.reading, loaded, bank)
+        # The base answers as it would beside the first delta.
+        asked = [first, *entries.values()]
+        texts = _generate(
+            [(first.prompts, e.reading.ending(first.prompts)) for e in asked], first.reading, loaded, bank
+        )
     return {name: _result(parts[k], texts[k], metrics, rows.task) for k, name in enumerate(names)}
 
 
@@ -197,7 +202,10 @@ def _apart(entries: Mapping[str, Entry], metrics: tuple[Metric, ...]) -> dict[st
         rows = entry.rows
         batches = _batches(entry.reading, rows, loaded)
         scores = Scorer(loaded.net, loaded.inputs, rows.task)(batches, progress(f"score {name}"), len(rows))
-        texts = [] if entry.prompts is None else _generate([entry.prompts], entry.reading, loaded, None)[0]
+        texts: list[Answer] = []
+        if entry.prompts is not None:
+            asked = [(entry.prompts, entry.reading.ending(entry.prompts))]
+            texts = _generate(asked, entry.reading, loaded, None)[0]
         found[name] = _result(scores, texts, metrics, rows.task)
     return found
 
@@ -216,22 +224,23 @@ def _batches(reading: Reading, rows: ExampleSet, loaded: LoadedModel) -> Iterato
 
 
 def _generate(
-    sets: Sequence[ExampleSet], reading: Reading, loaded: LoadedModel, bank: Bank | None
+    sets: Sequence[tuple[ExampleSet, Ending]], reading: Reading, loaded: LoadedModel, bank: Bank | None
 ) -> list[list[Answer]]:
-    """Greedy answers to the k-th set's prompts by slot k, all in one go."""
+    """Greedy answers to the k-th set's prompts by slot k, each with its ending, all in one go."""
     tokenizer = reading.tokenizer
     writer = open_writer(loaded, tokenizer, reading.batch_size, None if bank is None else bank.select)
-    every = [(slot, prompts[i]) for slot, prompts in enumerate(sets) for i in range(len(prompts))]
+    every = [(slot, prompts[i], end) for slot, (prompts, end) in enumerate(sets) for i in range(len(prompts))]
     found = writer(
-        [example.input_ids for _, example in every],
+        [example.input_ids for _, example, _ in every],
         reading.config.eval.max_new_tokens,
-        rows=[example.row for _, example in every],
-        slots=[slot for slot, _ in every],
+        rows=[example.row for _, example, _ in every],
+        slots=[slot for slot, _, _ in every],
+        endings=[ending for _, _, ending in every],
         progress=progress("generate"),
     )
     answers: list[list[Answer]] = [[] for _ in sets]
-    for (slot, example), item in zip(every, found, strict=True):
-        text = " ".join(map(str, item.tokens)) if tokenizer is None else tokenizer.decode(item.tokens)
+    for (slot, example, ending), item in zip(every, found, strict=True):
+        text = spelt(item.tokens, tokenizer, ending)
         prompt = tuple(example.input_ids.tolist())
         answers[slot].append(Answer(prompt=prompt, text=text, reference=example.reference or ""))
     return answers

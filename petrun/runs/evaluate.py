@@ -83,6 +83,7 @@ def _scores(
         seq_len=reading.config.data.seq_len,
         max_new_tokens=reading.config.eval.max_new_tokens,
         scorer=Scorer(loaded.net, loaded.inputs, rows.task),
+        ending=reading.ending(rows),
     )
     # A base without a head of its own has the untrained one that training started from.
     base = judge.score("base")

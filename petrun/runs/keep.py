@@ -17,6 +17,7 @@ import mindspore
 from petrun import __version__
 from petrun.checkpoint.delta import BaseIdentity, Manifest, TaskInfo, save_delta, save_delta_pieces
 from petrun.config.schema import RunConfig
+from petrun.data.ending import turn_mark
 from petrun.errors import OutputError
 from petrun.evaluate.compare import side_by_side, signature_lines
 from petrun.evaluate.metrics import is_better
@@ -224,6 +225,7 @@ class Keeper:
             base=BaseIdentity(digest=loaded.base_digest, name=root_of(base).name if base else "", fresh=loaded.fresh),
             task=TaskInfo(
                 name=rows.task,
+                rows=rows.kind,
                 labels=rows.labels,
                 num_labels=rows.num_labels,
                 seq_len=config.data.seq_len,
@@ -232,6 +234,7 @@ class Keeper:
                 separator=config.data.separator,
             ),
             template=self.sources.template.text if self.sources.template else None,
+            end_of_turn=turn_mark(self.sources.template, self.sources.tokenizer),
             tokenizer_digest=self.sources.tokenizer.digest if self.sources.tokenizer else None,
             seed=config.train.seed,
             step=self.progress.step,

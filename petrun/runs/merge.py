@@ -16,6 +16,7 @@ from petrun.errors import ConfigError, DeltaError, PetrunError, did_you_mean
 from petrun.models.factory import is_factory
 from petrun.runs.assemble import hold_to_base, hold_to_family, method_of, open_delta
 from petrun.runs.delta_files import Opener, line, weighted
+from petrun.runs.merged_prompts import merged_prompts
 from petrun.runs.prove import Prover
 from petrun.runs.stored_base import StoredBase
 from petrun.tensors.ranks import root_of
@@ -124,22 +125,28 @@ def write(fitted: Delta, base: StoredBase, out: Path, dtype: str | None, shard: 
             f"--out {out}: a model of your own has no Hugging Face layout",
             hint="Give a file: --out merged.ckpt or merged.safetensors.",
         )
-    folder = root_of(base.path)
+    root = root_of(base.path)
+    folder = root if root.is_dir() else root.parent
     info = fitted.manifest.task if fitted.manifest is not None else None
-    return merge_to_folder(
+    prompts = merged_prompts(fitted, folder, base.raw)
+    merged = merge_to_folder(
         reader,
         fitted,
         update,
         out,
         names=base.names,
         config=base.raw,
-        companions=folder if folder.is_dir() else folder.parent,
+        companions=folder,
         prefixes=base.prefixes,
         ignored=base.ignored,
         labels=info.labels if info else (),
         dtype=dtype,
         max_shard_bytes=shard,
+        complete=prompts.write if prompts is not None else None,
     )
+    for note in prompts.notes if prompts is not None else ():
+        say(f"note: {note}")
+    return merged
 
 
 def discard(place: Path) -> None:

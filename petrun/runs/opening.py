@@ -9,6 +9,8 @@ from typing import Any
 
 from petrun.checkpoint.delta import Delta
 from petrun.config.load import Resolved, load_run_config
+from petrun.data.encode import SOURCES
+from petrun.data.ending import Ending, find_ending
 from petrun.data.template import BUILTIN, Template, find_template, preset, variables
 from petrun.data.tokenize import Tokenizer
 from petrun.delta.compose import split_names
@@ -19,7 +21,7 @@ from petrun.models.factory import is_factory
 from petrun.parallel.context import setup
 from petrun.runs.assemble import attach_delta, fit_delta, hold_to_family, open_base, open_delta, set_delta
 from petrun.runs.bank import KINDS, OFF, Bank, fixed_bank, open_bank
-from petrun.runs.reading import note_tokenizer
+from petrun.runs.reading import learned_ending, note_tokenizer
 from petrun.runs.rows import open_tokenizer
 from petrun.runs.scoring import end_ids
 from petrun.runs.sources import outlook
@@ -34,8 +36,12 @@ class Opened:
     tokenizer: Tokenizer
     templates: dict[str, Template]
     """Of each delta, and of the base under "off"."""
+    sources: dict[str, str]
+    """Of deltas that learned rows without messages: which column a prompt is."""
     ends: tuple[int, ...]
     """Tokens that end an answer."""
+    endings: dict[str, Ending]
+    """What else ends one: of each delta, and of the base under "off"."""
 
 
 def named_paths(deltas: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
@@ -110,12 +116,16 @@ def open_deltas(
     for delta in given.values():
         note_tokenizer(delta, tokenizer)
     ends = end_ids(loaded, tokenizer)
+    sources = _sources(resolved, given)
+    endings = {name: find_ending(template, tokenizer) for name, template in templates.items()}
+    for name, delta in given.items():
+        endings[name] |= learned_ending(delta.manifest, tokenizer)
     if alone is not None:
         assembled = attach_delta(loaded, fitted[alone])
         set_delta(assembled, fitted[alone])
-        return Opened(assembled.loaded, fixed_bank(alone, rows), tokenizer, templates, ends)
+        return Opened(assembled.loaded, fixed_bank(alone, rows), tokenizer, templates, sources, ends, endings)
     loaded, bank = open_bank(loaded, fitted, rows)
-    return Opened(loaded, bank, tokenizer, templates, ends)
+    return Opened(loaded, bank, tokenizer, templates, sources, ends, endings)
 
 
 def _alone(fitted: Mapping[str, Delta], sites: Sites) -> str | None:
@@ -133,6 +143,20 @@ def _hold_to_text(delta: Delta) -> None:
         raise ConfigError(
             f"{delta.path}: was trained to classify rows, and generates no text", hint="petrun predict labels rows."
         )
+
+
+def _sources(resolved: Resolved, given: Mapping[str, Delta]) -> dict[str, str]:
+    """Name of a delta -> the column that its own template reads the user's words from."""
+    kinds = {
+        name: d.manifest.task.rows
+        for name, d in given.items()
+        if d.manifest is not None and d.manifest.task is not None
+    }
+    return (
+        {}
+        if resolved.config.data.template
+        else {name: SOURCES[kind] for name, kind in kinds.items() if kind in SOURCES}
+    )
 
 
 def _templates(resolved: Resolved, given: Mapping[str, Delta], tokenizer: Tokenizer) -> dict[str, Template]:

@@ -127,7 +127,7 @@ def _generated(reading: Reading, loaded: LoadedModel) -> Iterator[dict[str, Any]
     prompts = reading.rows("instruct", need_target=False, for_generation=True)
     limit = reading.config.eval.max_new_tokens
     writer = open_writer(loaded, reading.tokenizer, reading.batch_size)
-    answers = texts(writer, prompts, reading.tokenizer, limit, "generate")
+    answers = texts(writer, prompts, reading.tokenizer, limit, "generate", ending=reading.ending(prompts))
     for i, answer in enumerate(answers):
         example = prompts[i]
         item: dict[str, Any] = {"row": example.row, "prediction": answer}

@@ -19,7 +19,7 @@ from petrun.evaluate.score import Scorer
 from petrun.models.base import LoadedModel
 from petrun.parallel.context import eager
 from petrun.parallel.layout import Layout
-from petrun.runs.scoring import Judge, judge_of, open_writer
+from petrun.runs.scoring import Judge, judge_of, open_writer, spelt
 from petrun.runs.sources import Sources
 from petrun.tensors import Array
 
@@ -110,21 +110,16 @@ class Probe:
         if self._writer is None:
             self._writer = open_writer(self.loaded, self.sources.tokenizer, len(self.prompts))
         try:
-            found = self._writer([p.ids for p in self.prompts], self.new_tokens)
+            endings = [self.sources.ending] * len(self.prompts)
+            found = self._writer([p.ids for p in self.prompts], self.new_tokens, endings=endings)
         except WeightsError:
             return []
-        return [spelt(self.sources, each.tokens) for each in found]
+        return [spelt(each.tokens, self.sources.tokenizer, self.sources.ending) for each in found]
 
 
 def wanted(config: RunConfig) -> int:
     """How many prompts are answered."""
     return config.eval.samples
-
-
-def spelt(sources: Sources, ids: Any) -> str:
-    """Token ids as text, or as numbers where the base has no tokenizer."""
-    values = [int(value) for value in ids]
-    return sources.tokenizer.decode(values) if sources.tokenizer is not None else " ".join(map(str, values))
 
 
 def _supervised(rows: ExampleSet, count: int, longest: int | None) -> ExampleSet:
@@ -157,7 +152,7 @@ def _prompts(sources: Sources, count: int) -> tuple[Prompt, ...]:
         ids = row.input_ids[: row.prompt_length]
         if len(ids) and (ready or len(ids) < len(row.input_ids)):
             place = index if ready else None
-            found.setdefault(ids.tobytes(), Prompt(ids, spelt(sources, ids), row.reference, place))
+            found.setdefault(ids.tobytes(), Prompt(ids, spelt(ids, sources.tokenizer), row.reference, place))
         if len(found) == count:
             break
     return tuple(found.values())

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from petrun.assets import task_file
-from petrun.checkpoint.delta import Delta
+from petrun.checkpoint.delta import Delta, Manifest
 from petrun.config.load import Resolved, load_run_config
 from petrun.config.schema import RunConfig
+from petrun.data.ending import NO_ENDING, Ending, ending_of, find_ending
 from petrun.data.examples import ExampleSet
 from petrun.data.slices import split_slice
 from petrun.data.template import Template
@@ -90,6 +91,11 @@ class Reading:
             require_room(rows, self.outlook.longest)
         return rows
 
+    def ending(self, rows: ExampleSet) -> Ending:
+        """How answers to these rows end: as their template says, and as the delta has learned."""
+        manifest = self.delta.manifest if self.delta is not None else None
+        return find_ending(rows.template, self.tokenizer) | learned_ending(manifest, self.tokenizer)
+
     def net(self, rows: ExampleSet) -> tuple[LoadedModel, Delta | None]:
         """The base, and the delta that fits it, not attached yet."""
         factory = is_factory(self.config.model.family)
@@ -154,6 +160,15 @@ def open_reading(
         labels=(info.labels if info else ()) or seen.labels,
         num_labels=classes or seen.num_labels,
     )
+
+
+def learned_ending(manifest: Manifest | None, tokenizer: Tokenizer | None) -> Ending:
+    """How a delta's answers end: as its manifest says; where that is older than this, as its template does."""
+    if manifest is None:
+        return NO_ENDING
+    if manifest.end_of_turn is not None:
+        return ending_of(manifest.end_of_turn, tokenizer)
+    return find_ending(Template("delta", manifest.template) if manifest.template else None, tokenizer)
 
 
 def note_tokenizer(delta: Delta | None, tokenizer: Tokenizer | None) -> None:

@@ -18,7 +18,7 @@ from petrun.data.pipeline import batches
 from petrun.data.share import WHOLE, Share, count_rows, parts
 from petrun.data.template import Template
 from petrun.data.tokenize import Tokenizer, load_tokenizer
-from petrun.errors import ConfigError, DataError
+from petrun.errors import ConfigError, DataError, PromptTooLong
 from petrun.evaluate.score import filled
 from petrun.models.base import LoadedModel
 from petrun.models.factory import is_factory
@@ -100,7 +100,7 @@ def require_room(prompts: ExampleSet, positions: int | None) -> None:
     full = np.flatnonzero(prompts.lengths >= positions)
     if len(full):
         row = int(full[0])
-        raise DataError(
+        raise PromptTooLong(
             f"{prompts.where(row)}: a prompt of {int(prompts.lengths[row])} tokens leaves no room for an answer in the model's "
             f"{positions} positions",
             hint="Shorten it, or have prompts cut from the left with a smaller --seq-len.",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from petrun.config.schema import RunConfig
 from petrun.data.buckets import Batching, plan_batches
+from petrun.data.ending import NO_ENDING, Ending
 from petrun.data.examples import ExampleSet
 from petrun.data.tokenize import Tokenizer
 from petrun.errors import ConfigError
@@ -38,6 +39,8 @@ class Judge:
     seq_len: int
     max_new_tokens: int
     scorer: Scorer
+    ending: Ending = NO_ENDING
+    """What ends an answer beside the tokens that model and tokenizer know."""
     writer: Generator | None = field(default=None, init=False)
     """Made when the first text is generated, and kept with its compiled graphs."""
     texts: list[str] | None = field(default=None, init=False)
@@ -94,7 +97,9 @@ class Judge:
         assert self.prompts is not None
         if self.writer is None:
             self.writer = open_writer(self.loaded, self.tokenizer, self.batch_size)
-        return texts(self.writer, self.prompts, self.tokenizer, self.max_new_tokens, f"generate {label}")
+        return texts(
+            self.writer, self.prompts, self.tokenizer, self.max_new_tokens, f"generate {label}", ending=self.ending
+        )
 
 
 def judge_of(config: RunConfig, loaded: LoadedModel, sources: Sources, layout: Layout | None = None) -> Judge | None:
@@ -122,6 +127,7 @@ def judge_of(config: RunConfig, loaded: LoadedModel, sources: Sources, layout: L
         seq_len=config.data.seq_len,
         max_new_tokens=config.eval.max_new_tokens,
         scorer=Scorer(loaded.net, loaded.inputs, task, cell=cell, rows=full),
+        ending=sources.ending,
     )
 
 
@@ -160,22 +166,34 @@ def open_writer(
         max_positions=loaded.max_positions,
         batch_size=batch_size,
         select=select,
+        decode=None if tokenizer is None else tokenizer.decode,
     )
 
 
 def texts(
-    writer: Generator, prompts: ExampleSet, tokenizer: Tokenizer | None, max_new_tokens: int, label: str
+    writer: Generator,
+    prompts: ExampleSet,
+    tokenizer: Tokenizer | None,
+    max_new_tokens: int,
+    label: str,
+    *,
+    ending: Ending,
 ) -> list[str]:
-    """Greedy continuation of every prompt, without special tokens; token ids where the base has no tokenizer."""
+    """Greedy continuation of every prompt, without special tokens and what ends it; token ids where the base has no tokenizer."""
     found = writer(
         [prompts[i].input_ids for i in range(len(prompts))],
         max_new_tokens,
         rows=prompts.per_row["row"].tolist(),
+        endings=[ending] * len(prompts),
         progress=progress(label),
     )
-    if tokenizer is None:
-        return [" ".join(map(str, item.tokens)) for item in found]
-    return [tokenizer.decode(item.tokens) for item in found]
+    return [spelt(item.tokens, tokenizer, ending) for item in found]
+
+
+def spelt(tokens: Iterable[int], tokenizer: Tokenizer | None, ending: Ending = NO_ENDING) -> str:
+    """An answer's tokens as text, up to what ends it; as numbers where the base has no tokenizer."""
+    values = [int(token) for token in tokens]
+    return " ".join(map(str, values)) if tokenizer is None else ending.cut(tokenizer.decode(values))
 
 
 def end_ids(loaded: LoadedModel, tokenizer: Tokenizer | None) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from petrun.config.load import environment
 from petrun.config.schema import ModelConfig
-from petrun.errors import ConfigError, DataError, SetupError
+from petrun.errors import ConfigError, DataError, PromptTooLong, SetupError
 from petrun.runs.assemble import base_path
 from petrun.runs.session import OFF, Ask, Decoding, Session
 from petrun.serve.desk import Desk, Piece, work
@@ -58,16 +58,22 @@ class SessionEngine:
     def check(self, wanted: Wanted) -> int:
         try:
             return self.session.check(self._ask(wanted))
-        except DataError as error:
-            # A client has one prompt, which needs no number.
-            error.message = error.message.removeprefix("row 0: ").removeprefix("prompt 1: ")
+        except PromptTooLong:
             raise
+        except DataError as error:
+            if not wanted.chat or self.session.template(self._delta(wanted)).is_chat:
+                raise
+            raise DataError(
+                f"{error.message}. The model {wanted.model} was not trained on messages: /v1/completions takes one prompt as text"
+            ) from error
 
     def pieces(self, wanted: Sequence[Wanted]) -> Iterator[Piece]:
         for piece in self.session.pieces([self._ask(each) for each in wanted]):
             found = piece.answer
-            done = Done(found.finish, found.tokens, found.prompt_tokens) if found is not None else None
-            yield Piece(piece.index, piece.text, done)
+            done = None
+            if found is not None:
+                done = Done(finish=found.finish, tokens=found.tokens, prompt_tokens=found.prompt_tokens)
+            yield Piece(piece.index, piece.text, done, piece.scores)
 
     def _ask(self, wanted: Wanted) -> Ask:
         how = Decoding(
@@ -79,7 +85,12 @@ class SessionEngine:
             stop=wanted.stop,
             seed=wanted.seed,
         )
-        return Ask(wanted.prompt, OFF if wanted.model == self.base else wanted.model, how, cells=wanted.cells)
+        return Ask(
+            wanted.prompt, self._delta(wanted), how, cells=wanted.cells, scored=wanted.scored, where="the prompt"
+        )
+
+    def _delta(self, wanted: Wanted) -> str:
+        return OFF if wanted.model == self.base else wanted.model
 
 
 def run(

@@ -17,13 +17,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from petrun.data.ending import NO_ENDING, Ending
 from petrun.data.messages import Message
 from petrun.data.prompts import prompt_ids
 from petrun.data.template import Template
 from petrun.data.tokenize import Tokenizer
 from petrun.errors import ConfigError
 from petrun.evaluate.generate import Generator as Writer
-from petrun.evaluate.generate import Request
+from petrun.evaluate.generate import Request, Step
 from petrun.evaluate.sampling import Sampling
 from petrun.evaluate.text import TextStream
 from petrun.models.base import LoadedModel
@@ -71,9 +72,13 @@ class Ask:
     """Beside the seed, what a drawn answer depends on."""
     cells: Mapping[str, Any] = field(default_factory=dict)
     """What a row of a file may hold beside its prompt: system, history, tools, enable_thinking, chat_template_kwargs."""
+    scored: bool = False
+    """Every token comes with its log probability."""
+    where: str = ""
+    """What messages call the prompt; "": by its number."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Answer:
     text: str
     finish: Literal["stop", "length"]
@@ -91,6 +96,8 @@ class Piece:
     index: int
     text: str
     answer: Answer | None = None
+    scores: tuple[tuple[str, float], ...] = ()
+    """Of a scored ask: its new tokens as text, each with the log of its probability."""
 
 
 class Stream(Iterator[str]):
@@ -122,11 +129,17 @@ class Session:
         templates: Mapping[str, Template],
         ends: Sequence[int],
         batch_size: int,
+        endings: Mapping[str, Ending] | None = None,
+        sources: Mapping[str, str] | None = None,
     ) -> None:
+        """`ends`: tokens that end any answer; `endings`: what else ends those of a delta, or of the base ("off"); `sources`: the column
+        that a delta's template reads a prompt from, where it is not `prompt`."""
         self.loaded = loaded
         self.bank = bank
         self.tokenizer = tokenizer
         self._templates = dict(templates)
+        self._endings = dict(endings or {})
+        self._sources = dict(sources or {})
         self.current: str = bank.names[0] if bank.fixed else OFF
         """The delta in use where an ask names none; "off": the base."""
         self._writer = Writer(
@@ -137,6 +150,7 @@ class Session:
             batch_size=batch_size,
             select=bank.select,
             steady=True,
+            decode=tokenizer.decode,
         )
 
     @classmethod
@@ -169,7 +183,16 @@ class Session:
             rows=batch_size,
             settings=settings,
         )
-        return cls(opened.loaded, opened.bank, opened.tokenizer, opened.templates, opened.ends, batch_size)
+        return cls(
+            opened.loaded,
+            opened.bank,
+            opened.tokenizer,
+            opened.templates,
+            opened.ends,
+            batch_size,
+            opened.endings,
+            opened.sources,
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -230,7 +253,10 @@ class Session:
 
         Raises ConfigError for an unknown delta, DataError for a prompt that is empty or too long, before anything is computed.
         """
-        texts = [TextStream(self.tokenizer.decode, ask.how.stop) for ask in asks]
+        texts = [
+            TextStream(self.tokenizer.decode, (*ask.how.stop, *self._ending(ask.delta or OFF).texts)) for ask in asks
+        ]
+        scored = [TextStream(self.tokenizer.decode) if ask.scored else None for ask in asks]
         shown = [""] * len(asks)
 
         def watch(index: int) -> Any:
@@ -247,12 +273,16 @@ class Session:
                 i = step.number
                 counts[i] += step.token is not None
                 text, shown[i] = shown[i], ""
+                scores = _scores(scored[i], step)
                 if step.finish is None:
-                    yield Piece(i, text)
+                    yield Piece(i, text, scores=scores)
                     continue
                 text += texts[i].end()
                 finish: Literal["stop", "length"] = "stop" if step.finish in ("eos", "stop") else "length"
-                yield Piece(i, text, Answer(texts[i].text, finish, counts[i], len(requests[i].prompt)))
+                answer = Answer(
+                    text=texts[i].text, finish=finish, tokens=counts[i], prompt_tokens=len(requests[i].prompt)
+                )
+                yield Piece(i, text, answer, scores)
 
     def _name(self, delta: str | None) -> str:
         name = self.current if delta is None else delta
@@ -262,10 +292,31 @@ class Session:
     def _request(self, index: int, ask: Ask, watch: Any) -> Request:
         name = OFF if ask.delta is None else ask.delta
         slot = self.bank.slot(name)
-        where = f"prompt {index + 1}"
-        ids = prompt_ids(ask.prompt, self.tokenizer, self._templates[name], where, ask.cells)
-        how = ask.how
-        return Request(np.array(ids, np.int32), how.max_new_tokens, ask.row, how.sampling, slot, watch)
+        where = ask.where or f"prompt {index + 1}"
+        source = self._sources.get(name, "prompt")
+        ids = prompt_ids(ask.prompt, self.tokenizer, self._templates[name], where, ask.cells, source=source)
+        return Request(
+            prompt=np.array(ids, np.int32),
+            limit=ask.how.max_new_tokens,
+            row=ask.row,
+            sampling=ask.how.sampling,
+            slot=slot,
+            watch=watch,
+            ending=self._ending(name),
+            scored=ask.scored,
+            where=where,
+        )
+
+    def _ending(self, name: str) -> Ending:
+        return self._endings.get(name, NO_ENDING)
+
+
+def _scores(stream: TextStream | None, step: Step) -> tuple[tuple[str, float], ...]:
+    """The step's token as text with its log probability; of a character of several tokens the last one has it."""
+    if stream is None or step.token is None or step.logprob is None:
+        return ()
+    text = stream.push(step.token)
+    return ((text + (stream.end() if step.finish is not None else ""), step.logprob),)
 
 
 __all__ = ["OFF", "Answer", "Ask", "Decoding", "Piece", "Prompt", "Session", "Stream"]

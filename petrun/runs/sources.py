@@ -13,6 +13,7 @@ from petrun.assets import task_file
 from petrun.checkpoint.delta import Delta
 from petrun.config.load import Resolved
 from petrun.config.schema import RunConfig
+from petrun.data.ending import Ending, find_ending
 from petrun.data.examples import ExampleSet, split
 from petrun.data.template import Template
 from petrun.data.tokenize import Tokenizer
@@ -56,6 +57,11 @@ class Sources:
     metrics: tuple[Metric, ...]
     best: Metric
     template: Template | None
+
+    @property
+    def ending(self) -> Ending:
+        """How answers end, as the template says."""
+        return find_ending(self.template, self.tokenizer)
 
 
 def outlook(config: RunConfig, tokens: int = 0) -> Outlook:

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from petrun.errors import PetrunError
+from petrun.errors import PetrunError, PromptTooLong
 from petrun.serve.desk import Desk, Engine, Piece, Ticket
 from petrun.serve.openai import (
     Done,
@@ -154,7 +154,7 @@ async def _complete(service: Service, request: Request, *, chat: bool) -> Respon
         await asyncio.to_thread(service.engine.check, wanted)
     except PetrunError as error:
         raise Refusal(
-            400, error.message, code="context_length_exceeded" if "leaves no room" in error.message else None,
+            400, error.message, code="context_length_exceeded" if isinstance(error, PromptTooLong) else None,
             param="messages" if chat else "prompt",
         ) from error  # fmt: skip
     ticket = Ticket(wanted)
@@ -166,7 +166,9 @@ async def _complete(service: Service, request: Request, *, chat: bool) -> Respon
     pieces = [await _or_gone(ticket, request)]
     while pieces[-1].done is None:
         pieces.append(await _or_gone(ticket, request))
-    return JSONResponse(answer(wanted, "".join(p.text for p in pieces), _done(pieces[-1]), int(time.time())))
+    scores = [score for piece in pieces for score in piece.scores]
+    text = "".join(piece.text for piece in pieces)
+    return JSONResponse(answer(wanted, text, _done(pieces[-1]), int(time.time()), scores))
 
 
 _UNCACHED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -228,13 +230,17 @@ async def _events(ticket: Ticket, first: Piece) -> AsyncIterator[bytes]:
         if wanted.chat:
             yield event(chunk(wanted, created, "", first=True))
         piece = first
-        while True:
+        scores, shown = list(first.scores), 0
+        while piece.done is None or piece.text:
             if piece.text:
-                yield event(chunk(wanted, created, piece.text))
+                yield event(chunk(wanted, created, piece.text, scores=scores, offset=shown))
+                shown += sum(len(text) for text, _ in scores)
+                scores = []
             if piece.done is not None:
                 break
             piece = await ticket.next()
-        yield event(chunk(wanted, created, None, piece.done.finish))
+            scores += piece.scores
+        yield event(chunk(wanted, created, None, piece.done.finish, scores=scores, offset=shown))
         if wanted.with_usage:
             yield event(usage_chunk(wanted, created, piece.done))
         yield event("[DONE]")

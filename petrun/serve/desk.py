@@ -26,6 +26,8 @@ class Piece:
     index: int
     text: str
     done: Done | None = None
+    scores: tuple[tuple[str, float], ...] = ()
+    """Of a request that wants them: its new tokens as text, each with the log of its probability."""
 
 
 class Engine(Protocol):

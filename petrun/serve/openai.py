@@ -10,8 +10,9 @@ import json
 import math
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Literal
 
 from petrun.data.messages import SWITCH, VALUES, read_values
@@ -19,7 +20,11 @@ from petrun.errors import DataError
 
 _MOST_STOPS = 4
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_ROLES = ("system", "developer", "user", "assistant")
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+_CARRIED = {"tool_calls": list, "tool_call_id": str, "name": str, "reasoning_content": str}
+"""What a message may hold beside role and content: the template gets it as it is."""
+_EMPTY = ("refusal", "audio", "function_call", "annotations")
+"""What the messages of OpenAI's own answers hold, and nothing here reads: only null or empty."""
 _KNOWN = {
     "model", "stream", "stream_options", "max_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "stop", "seed", "n",
     "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "user", "metadata", "store", "service_tier",
@@ -78,8 +83,8 @@ class Wanted:
     """One request."""
 
     model: str
-    prompt: str | tuple[Mapping[str, str], ...]
-    """A text, or messages of role and content."""
+    prompt: str | tuple[Mapping[str, Any], ...]
+    """A text, or messages of role and content, with tool calls where they have them."""
     max_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
@@ -92,6 +97,8 @@ class Wanted:
     """A stream ends with the counts of tokens."""
     cells: Mapping[str, Any] = field(default_factory=dict)
     """What the request sets of the chat template: enable_thinking, chat_template_kwargs."""
+    scored: bool = False
+    """Every token of the answer comes with its log probability."""
     id: str = field(default_factory=lambda: secrets.token_hex(12))
 
     @property
@@ -161,6 +168,8 @@ def read_wanted(body: Mapping[str, Any], limits: Limits, *, chat: bool) -> Wante
         stream=stream,
         cells=_cells(body) if chat else {},
         with_usage=bool(options and _flag(options, "include_usage")),
+        # 0, which is not false: no alternatives, but the chosen tokens' own.
+        scored=not chat and body.get("logprobs") is not None and body["logprobs"] is not False,
     )
 
 
@@ -242,7 +251,7 @@ def _prompt(value: Any) -> str:
     return _text(value, "prompt")
 
 
-def _messages(value: Any) -> tuple[Mapping[str, str], ...]:
+def _messages(value: Any) -> tuple[Mapping[str, Any], ...]:
     if not isinstance(value, list) or not value:
         raise _wrong("messages", "'messages' must be a list of at least one message.", "missing_required_parameter")
     found = []
@@ -250,8 +259,35 @@ def _messages(value: Any) -> tuple[Mapping[str, str], ...]:
         where = f"messages[{number}]"
         if not isinstance(message, dict) or message.get("role") not in _ROLES:
             raise _wrong(where, f"'{where}' must be an object whose role is one of {', '.join(_ROLES)}.")
-        found.append({"role": message["role"], "content": _content(message.get("content"), f"{where}.content")})
+        told = _carried(message, where)
+        if message.get("content") is not None or not told.get("tool_calls"):
+            told["content"] = _content(message.get("content"), f"{where}.content")
+        found.append({"role": message["role"], **told})
     return tuple(found)
+
+
+def _carried(message: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Keys of a message beside role and content that hold anything."""
+    found: dict[str, Any] = {}
+    for key, value in message.items():
+        if key in ("role", "content") or value is None or value == []:
+            continue
+        place = f"{where}.{key}"
+        if key not in _CARRIED and (key not in _EMPTY or value not in ("", {})):
+            raise _wrong(place, f"'{place[:64]}' is not supported here.", "unknown_parameter")
+        if key in _CARRIED:
+            if not isinstance(value, _CARRIED[key]):
+                raise _wrong(
+                    place, f"'{place}' must be a {'list' if _CARRIED[key] is list else 'text'}.", "invalid_type"
+                )
+            # Half of a surrogate pair may stand anywhere in it.
+            _text(json.dumps(value, ensure_ascii=False), place)
+            found[key] = value
+    for number, call in enumerate(found.get("tool_calls", ())):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise _wrong(where, f"'{where}.tool_calls[{number}]' must be an object with a function that has a name.")
+    return found
 
 
 def _content(value: Any, where: str) -> str:
@@ -263,9 +299,13 @@ def _content(value: Any, where: str) -> str:
     return _text("".join(part["text"] for part in parts), where)
 
 
-def answer(wanted: Wanted, text: str, done: Done, created: int) -> dict[str, Any]:
+Scores = Sequence[tuple[str, float]]
+"""Tokens as text, each with the log of its probability."""
+
+
+def answer(wanted: Wanted, text: str, done: Done, created: int, scores: Scores = ()) -> dict[str, Any]:
     """The object of a whole answer."""
-    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": done.finish}
+    choice: dict[str, Any] = {"index": 0, "logprobs": _logprobs(wanted, scores, 0), "finish_reason": done.finish}
     if wanted.chat:
         choice["message"] = {"role": "assistant", "content": text, "refusal": None}
     else:
@@ -273,11 +313,31 @@ def answer(wanted: Wanted, text: str, done: Done, created: int) -> dict[str, Any
     return {**_head(wanted, created, part=False), "choices": [choice], "usage": done.usage}
 
 
+def _logprobs(wanted: Wanted, scores: Scores, offset: int) -> dict[str, Any] | None:
+    """`offset`: characters of the answer before these tokens."""
+    if not wanted.scored:
+        return None
+    ends = list(accumulate((len(text) for text, _ in scores), initial=offset))
+    return {
+        "tokens": [text for text, _ in scores],
+        "token_logprobs": [value for _, value in scores],
+        "top_logprobs": None,
+        "text_offset": ends[:-1],
+    }
+
+
 def chunk(
-    wanted: Wanted, created: int, text: str | None, finish: str | None = None, first: bool = False
+    wanted: Wanted,
+    created: int,
+    text: str | None,
+    finish: str | None = None,
+    *,
+    first: bool = False,
+    scores: Scores = (),
+    offset: int = 0,
 ) -> dict[str, Any]:
-    """The object of a piece of a stream. `text` None: an end without text."""
-    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish}
+    """The object of a piece of a stream. `text` None: an end without text. `scores`, `offset`: of its tokens, and where they begin."""
+    choice: dict[str, Any] = {"index": 0, "logprobs": _logprobs(wanted, scores, offset), "finish_reason": finish}
     if wanted.chat:
         delta = {"role": "assistant"} if first else {}
         choice["delta"] = delta if text is None else {**delta, "content": text}

@@ -83,7 +83,7 @@ def test_a_server_from_its_start_to_sigterm(running):
     assert cut["choices"][0]["finish_reason"] == "stop"
     status, refused = ask(port, model="a", messages=[{"role": "user", "content": "a" * 5000}])
     assert status == 400 and refused["error"]["code"] == "context_length_exceeded"
-    assert refused["error"]["message"].startswith("a prompt of 5017 tokens leaves no room")
+    assert refused["error"]["message"].startswith("the prompt: a prompt of 5017 tokens leaves no room")
     status, refused = ask(port, model="a", messages=[{"role": "user"}])
     assert status == 400 and refused["error"]["param"] == "messages[0].content"
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=200)

@@ -1,6 +1,7 @@
 """A session: one net, several deltas, text."""
 
 import mindspore as ms
+import numpy as np
 import pytest
 
 from petrun.errors import ConfigError, DataError, DeltaError, ModelError
@@ -67,7 +68,7 @@ def test_prompts_are_rendered_as_in_training(pynative, folder):
     assert session.check(Ask("x")) == len("<user>x") + len("<assistant>")
     assert session.check(Ask(talk)) == len("<user>hi<assistant>yo") + 1 + len("<user>x<assistant>")
     assert session.check(Ask("xy", "b")) == len("Q: xy A:")
-    with pytest.raises(DataError, match="does not read `messages`"):
+    with pytest.raises(DataError, match="does not read history"):
         session.check(Ask(talk, "b"))
     assert opened(folder, "b", template="plain").check(Ask("xy", "b")) == 2
 
@@ -130,3 +131,34 @@ def test_names_of_deltas(tmp_path, monkeypatch):
     for bad in ("off=a.ckpt", "=a.ckpt", "a b=c.ckpt"):
         with pytest.raises(ConfigError, match="cannot be the name"):
             named_paths([bad])
+
+
+def test_log_probabilities_are_those_of_the_whole_text(pynative, folder):
+    """Greedy or drawn: of every token what one pass over prompt and answer says, before temperature."""
+    session = opened(folder, "a")
+    for how in (FEW, DRAWN):
+        pieces = list(session.pieces([Ask("film", "off", how, scored=True), Ask("film", "off", how)]))
+        scored = [score for piece in pieces if piece.index == 0 for score in piece.scores]
+        answers = {piece.index: piece.answer for piece in pieces if piece.answer is not None}
+        assert "".join(text for text, _ in scored) == answers[0].text == answers[1].text
+        assert not any(piece.scores for piece in pieces if piece.index == 1)
+        prompt = session.tokenizer.encode("<user>film<assistant>", special=False)
+        request = session._request(0, Ask("film", "off", how, scored=True), None)
+        tokens = [step.token for steps in session._writer.stream([request]) for step in steps]
+        ids = np.array([[*prompt, *tokens]], np.int32)
+        session.bank.select([0])
+        places = ms.Tensor(np.arange(ids.shape[1], dtype=np.int32)[None])
+        logits = (
+            session.loaded.net(ms.Tensor(ids), ms.Tensor(np.ones_like(ids)), places).asnumpy()[0].astype(np.float64)
+        )
+        log_shares = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        expected = [log_shares[len(prompt) - 1 + i, token] for i, token in enumerate(tokens)]
+        assert [value for _, value in scored] == pytest.approx(expected, abs=1e-4)
+
+
+def test_conversations_of_a_delta_that_learned_prompts(folder):
+    session = opened(folder, "b")
+    said = [{"role": "user", "content": "film"}]
+    assert session.check(Ask(said, "b")) == session.check(Ask("film", "b"))
+    with pytest.raises(DataError, match="system"):
+        session.check(Ask([{"role": "system", "content": "x"}, *said], "b"))

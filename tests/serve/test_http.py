@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from petrun.errors import ConfigError, DataError, SetupError
+from petrun.errors import ConfigError, DataError, PromptTooLong, SetupError
 from petrun.serve import openai
 from petrun.serve.app import Service, make_app
 from petrun.serve.desk import Desk, Piece, work
@@ -38,9 +38,9 @@ class Words:
     def check(self, wanted):
         count = len(self.text(wanted).split())
         if count > 9:
-            raise DataError(
-                f"prompt 1: a prompt of {count} tokens leaves no room for an answer in the model's 9 positions"
-            )
+            raise PromptTooLong("nine words at most")
+        if "plain" in self.text(wanted):
+            raise DataError("the column leaves no room for doubt")
         return count
 
     def pieces(self, wanted):
@@ -61,8 +61,11 @@ class Words:
                 if word == "wait":
                     assert self.go.acquire(timeout=30)
                 last = number == len(words) - 1
-                done = Done("stop", len(words), len(words)) if last else None
-                yield Piece(index, word if last else word + " ", done)
+                done = Done(finish="stop", tokens=len(words), prompt_tokens=len(words)) if last else None
+                text = word if last else word + " "
+                # The text comes with the next token, as half a character does.
+                shown = "" if word == "late" else text if number == 0 or words[number - 1] != "late" else "late " + text
+                yield Piece(index, shown, done, ((text, -0.5 * number),) if each.scored else ())
 
 
 class Running:
@@ -188,6 +191,52 @@ def test_streams(server):
     assert "".join(each["choices"][0]["text"] for each in chunks) == "u v" and "usage" not in chunks[0]
 
 
+def test_log_probabilities_of_the_chosen_tokens(server):
+    body = {"model": "echo", "prompt": "u late w", "logprobs": 0}
+    expected = {
+        "tokens": ["u ", "late ", "w"],
+        "token_logprobs": [0.0, -0.5, -1.0],
+        "top_logprobs": None,
+        "text_offset": [0, 2, 7],
+    }
+    choice = server("POST", "/v1/completions", body)[2]["choices"][0]
+    assert choice["text"] == "u late w" and choice["logprobs"] == expected
+    for nothing in (None, False):
+        assert server("POST", "/v1/completions", {**body, "logprobs": nothing})[2]["choices"][0]["logprobs"] is None
+    raw = server("POST", "/v1/completions", {**body, "stream": True})[2].decode()
+    parts = [json.loads(each.removeprefix("data: "))["choices"][0]["logprobs"] for each in raw.split("\n\n")[:-2]]
+    joined = {
+        key: [value for part in parts for value in part[key]] for key in ("tokens", "token_logprobs", "text_offset")
+    }
+    assert {**joined, "top_logprobs": None} == expected
+
+
+def test_tool_calls_reach_the_engine(server):
+    calls = [{"id": "c1", "type": "function", "function": {"name": "sum", "arguments": '{"a": 1}'}}]
+    messages = [
+        {"role": "user", "content": "add", "name": None},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": calls,
+            "refusal": None,
+            "function_call": None,
+            "annotations": [],
+        },
+        {"role": "tool", "tool_call_id": "c1", "content": "2"},
+        {"role": "assistant", "content": "two", "reasoning_content": "1 + 1", "tool_calls": []},
+        {"role": "user", "content": "and now"},
+    ]
+    assert server.chat(messages=messages)[0] == 200
+    assert server.engine.seen[-1].prompt == (
+        {"role": "user", "content": "add"},
+        {"role": "assistant", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "c1", "content": "2"},
+        {"role": "assistant", "content": "two", "reasoning_content": "1 + 1"},
+        {"role": "user", "content": "and now"},
+    )
+
+
 WRONG = {
     "no JSON": (b"{", 400, None),
     "NaN": (b'{"model": "echo", "temperature": NaN}', 400, None),
@@ -218,6 +267,15 @@ WRONG = {
     "two answers": ({**HELLO, "n": 2}, 400, "n"),
     "tools": ({**HELLO, "tools": [{"type": "function"}]}, 400, "tools"),
     "log probabilities": ({**HELLO, "logprobs": True}, 400, "logprobs"),
+    "alternatives": ({"model": "echo", "prompt": "x", "logprobs": 2}, 400, "logprobs"),
+    "a key of no message": ({**HELLO, "messages": [{"role": "user", "content": "x", "colour": 1}]}, 400, "messages[0].colour"),
+    "a call of no function": (
+        {**HELLO, "messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, 400, "messages[0]"),
+    "calls that are a text": (
+        {**HELLO, "messages": [{"role": "assistant", "tool_calls": "f()"}]}, 400, "messages[0].tool_calls"),
+    "an old function call": (
+        {**HELLO, "messages": [{"role": "assistant", "content": "x", "function_call": {"name": "f"}}]}, 400,
+        "messages[0].function_call"),
     "an unknown setting": ({**HELLO, "temprature": 1}, 400, "temprature"),
     "a stream that is a text": ({**HELLO, "stream": "yes"}, 400, "stream"),
     "options without a stream": ({**HELLO, "stream_options": {}}, 400, "stream_options"),
@@ -228,10 +286,13 @@ WRONG = {
 
 def test_what_is_wrong_gets_its_status(server):
     for case, (body, status, param) in WRONG.items():
-        error = server.error(status, body)
+        path = "/v1/completions" if isinstance(body, dict) and "prompt" in body else "/v1/chat/completions"
+        error = server.error(status, body, path)
         assert error["param"] == param, case
         assert error["type"] == "invalid_request_error" and error["message"], case
     assert server.error(400, WRONG["too long"][0])["code"] == "context_length_exceeded"
+    words = [{"role": "user", "content": "plain words"}]
+    assert server.error(400, {**HELLO, "messages": words})["code"] is None, "whatever the message says"
     assert server.error(404, WRONG["an unknown model"][0])["code"] == "model_not_found"
     assert server.error(400, WRONG["an unknown setting"][0])["code"] == "unknown_parameter"
     assert server.error(400, {"model": "echo", "prompt": ["a", "b"]}, "/v1/completions")["param"] == "prompt"
