@@ -93,7 +93,7 @@ def build_examples(
         formats=tuple(table.format for table in tables),
         template=template,
         digest=key,
-        notes=notes,
+        notes=(*notes, *examples.notes),
     )
     if not len(examples):
         raise DataError(f"{tables[0].path}: no row holds any text")

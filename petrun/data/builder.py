@@ -32,6 +32,8 @@ class Builder:
     class_values: list[Any] = field(default_factory=list)
     unread_keys: dict[str, None] = field(default_factory=dict)
     """Keys of messages that the chat template does not read."""
+    notes: list[str] = field(default_factory=list)
+    """What the user should know of how the rows were rendered."""
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(Stats.__dataclass_fields__, 0))
 
     def add(
@@ -104,7 +106,7 @@ class Builder:
         return ExampleSet(
             offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
             flat=flat, per_row=per_row, references=references, stats=Stats(**self.counts),
-            unread_keys=tuple(self.unread_keys), **given,
+            unread_keys=tuple(self.unread_keys), notes=tuple(self.notes), **given,
         )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from petrun.data.messages import RENDERED, WEIGHT, Message
 from petrun.data.template import CLOSE, OPEN, Template, keys_read, run_template, strip_marks, variables
-from petrun.data.turns import TurnFinder, marked_content, marked_late, marked_thoughts
+from petrun.data.turns import TurnFinder, common_start, marked_content, marked_late, marked_thoughts
 from petrun.errors import DataError, did_you_mean
 
 
@@ -35,6 +35,8 @@ class ChatRenderer:
         self._ends = tuple(ends)
         self.unread: dict[str, None] = {}
         """Keys of messages that the template does not read, and thoughts and words that it leaves out, as they are met."""
+        self.note: str | None = None
+        """What prompts hold that rows do not; "" for nothing, None before the first row."""
         self._known: set[tuple[str, bool]] = set()
         """(role, whether first) of messages that the template was seen to write."""
 
@@ -47,7 +49,26 @@ class ChatRenderer:
             muted = any(message["role"] == "assistant" for message in messages)
             what = "every message of the assistant has weight 0" if muted else "no message of the assistant"
             raise DataError(f"{where}: {what}, so nothing to learn", hint="Such rows can be predicted.")
+        if self.note is None:
+            self.note = self._prompt_note(messages, where, extra)
         return self._cut(messages, where, extra, generation_prompt=False)
+
+    def _prompt_note(self, messages: Sequence[Message], where: str, extra: Mapping[str, Any] | None) -> str:
+        """Where the prompt that the row's last answer is generated from is not what stands before the answer in training."""
+        turn = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
+        try:
+            prompt = strip_marks(self._render(messages[:turn], where, extra, generation_prompt=True))
+        except DataError:
+            # There is no such prompt, as before an answer that comes first.
+            return ""
+        whole = strip_marks(self._render(messages, where, extra, generation_prompt=False))
+        alone = prompt[common_start(whole, prompt) :]
+        if not alone:
+            return ""
+        shown = repr(alone[:40]) + ("..." if len(alone) > 40 else "")
+        return (
+            f"{where}: where an answer is asked for, the chat template writes {shown}, which training rows do not hold"
+        )
 
     def prompt(
         self, messages: Sequence[Message], where: str, extra: Mapping[str, Any] | None = None

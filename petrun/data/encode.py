@@ -146,6 +146,7 @@ def encode_instruct(
         references.append(completion)
     if renderer is not None:
         out.unread_keys |= renderer.unread
+        out.notes += [renderer.note] if renderer.note else []
     ids = tokenise(pieces, how.tokenizer, progress)
     for i, row_pieces in enumerate(pieces):
         place = (first_row + i, file, records.line(i))

@@ -56,7 +56,7 @@ class TurnFinder:
         around = self._around(self._messages, turn, _spoken(message), self._generation_prompt)
         if around is None:
             return None
-        first = _common_start(self._text, around[0])
+        first = common_start(self._text, around[0])
         start = self._start(turn, first, exact=first == len(around[0]), before=before)
         end = self._end(turn, around[1])
         if start is None or not start < end:
@@ -72,7 +72,7 @@ class TurnFinder:
         if place >= len(self._messages):
             return len(self._text)
         around = self._around(self._messages, place, marked_content(self._messages[place]), self._generation_prompt)
-        return 0 if around is None else _common_start(self._text, around[0])
+        return 0 if around is None else common_start(self._text, around[0])
 
     def _start(self, turn: int, limit: int, *, exact: bool, before: str | None) -> int | None:
         """The end of what a prompt shows of the text between the turn's content, which begins at `limit` or earlier, and the last
@@ -85,7 +85,7 @@ class TurnFinder:
                 continue
             begin = len(self._text) - len(whole[1])
             if begin <= limit:
-                return begin + _common_start(self._text[begin:limit], prompt[1])
+                return begin + common_start(self._text[begin:limit], prompt[1])
         if before and len(before) <= limit and self._text.startswith(before):
             return len(before)
         return limit if exact else None
@@ -101,7 +101,7 @@ class TurnFinder:
         end = len(self._text) - _common_end(self._text, rest)
         alone = self._around(self._messages[: turn + 1], turn, marked, False)
         if alone is not None:
-            return end + _common_start(self._text[end:], alone[1])
+            return end + common_start(self._text[end:], alone[1])
         behind = self._text[end:].lstrip()
         closing = next((token for token in self._ends if behind.startswith(token)), "")
         return len(self._text) - len(behind) + len(closing) if closing else end
@@ -156,7 +156,7 @@ def marked_late(message: Message) -> Message:
     return {**message, "tool_calls": [*others, named]}
 
 
-def _common_start(text: str, other: str) -> int:
+def common_start(text: str, other: str) -> int:
     """Characters that both begin with; a tag such as <think> is not taken in part."""
     if text.startswith(other):
         return len(other)

@@ -245,3 +245,13 @@ def test_what_follows_the_last_learned_turn_is_no_end(folder, write):
         place, write("b.jsonl", [{"messages": [user("Hi"), says("Ho"), user("Hi"), says("Ho", weight=0)]}])
     )
     assert ended[-1] == tokenizer.eos_id and tokenizer.eos_id not in more
+
+
+@pytest.mark.parametrize("name", chat_templates.ALL)
+def test_prompts_that_hold_more_than_rows_are_noted(name, folder, write):
+    tokenizer = load_tokenizer(folder(chat_templates.unmarked(chat_templates.ALL[name])))
+    rows = [{"messages": [user("Hi"), says("Ho"), user("Hi"), says("Ho")]}] * 2
+    path = write("rows.jsonl", rows)
+    found = load_examples(path, task=None, tokenizer=tokenizer, seq_len=2000)
+    said = f"{path}, line 1: where an answer is asked for, the chat template writes '<think>\\n', which training rows do not hold"
+    assert found.notes == ((said,) if name in ("r1", "qwq") else ())
