@@ -79,6 +79,7 @@ def launch(
     resume: str | None,
     allowed: Sequence[str] = (),
     dry_run: bool = False,
+    preflight: bool = False,
 ) -> int | None:
     """Start the ranks and see them to their end. Returns the exit code; None where this process is one of them.
 
@@ -91,7 +92,7 @@ def launch(
     if not ranks.starts_ranks(wish):
         return None
     arguments = partial(rank_arguments, sys.argv[1:], context, wish.flags())
-    command = ranks.Command(*settings, arguments, resume=resume, allowed=allowed, dry_run=dry_run)
+    command = ranks.Command(*settings, arguments, resume=resume, allowed=allowed, dry_run=dry_run, preflight=preflight)
     return ranks.run(command, wish, Voice(typer.echo, partial(typer.echo, err=True)))
 
 

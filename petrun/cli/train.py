@@ -200,6 +200,15 @@ def train(
     dry_run: Annotated[
         bool, option("--dry-run", "Print the plan and the first rows with their loss mask, then stop.", RUN)
     ] = False,
+    preflight: Annotated[
+        bool,
+        option(
+            "--preflight",
+            "Check what a job needs, a line each, then stop: cards, disk, and with --hosts versions, settings, files, clocks, addresses "
+            "and a shared --out; at last a sum over all ranks. No base is loaded. Several hosts do that before every job.",
+            cluster.CLUSTER,
+        ),
+    ] = False,
 ) -> None:
     """Fine-tune a base with a delta algorithm and save only what was trained.
 
@@ -212,14 +221,17 @@ def train(
     asked = cluster.given_flags(typed)
     if asked:
         said = (recipe, train_flags(typed), settings or [])
-        code = cluster.launch(context, asked, said, resume=resume, allowed=allowed, dry_run=dry_run)
+        code = cluster.launch(
+            context, asked, said, resume=resume, allowed=allowed, dry_run=dry_run, preflight=preflight
+        )
         if code is not None:
             raise typer.Exit(code)
     with told_apart():
         # Imported here so that --help does not wait for MindSpore.
         from petrun.runs.train import run
 
-        run(recipe, train_flags(typed), settings or [], dry_run=dry_run, resume=resume, allow=allowed)
+        flags = train_flags(typed)
+        run(recipe, flags, settings or [], dry_run=dry_run, preflight=preflight, resume=resume, allow=allowed)
 
 
 def train_flags(typed: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:

@@ -25,6 +25,8 @@ SAVE_WISH = "save"
 IDENTITY = "identity.json"
 LOGS = "logs"
 """Folder with the output of each rank, where there are several. It does not make a run of its parent."""
+PROBE = ".petrun-"
+"""Begins the names of files by which a host finds out whether it can write, and what it sees."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ def prepare(directory: str | None, algo: str, fmt: str, *, longer: bool = False)
                     f"cannot write to --out {path}: {place} is a link to {os.readlink(place)}, which does not exist",
                     hint="Make that folder, remove the link, or give another folder.",
                 )
-        existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+        existing = existing_parent(path)
         if not existing.is_dir():
             raise OutputError(
                 f"cannot write to --out {path}: {existing} is a file", hint="Give a folder that you may write."
@@ -205,6 +207,11 @@ def prepare(directory: str | None, algo: str, fmt: str, *, longer: bool = False)
         ) from error
 
 
+def existing_parent(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
 def _look(path: Path, longer: bool) -> bool:
     """Whether `path` holds a run that did not finish, and can go on or saved nothing. Raises OutputError for anything else but an
     empty folder; `longer`: a finished run goes on as well.
@@ -213,7 +220,8 @@ def _look(path: Path, longer: bool) -> bool:
         if path.exists():
             raise OutputError(f"--out {path} is a file, not a folder", hint="Give a folder that does not exist yet.")
         return False
-    entries = sorted(p.name for p in path.iterdir() if p.name not in (LOGS, LOCK))
+    # What another host of the same job writes to see whether it can is gone in a moment.
+    entries = sorted(p.name for p in path.iterdir() if p.name not in (LOGS, LOCK) and not p.name.startswith(PROBE))
     if RESULTS in entries and longer:
         return True
     if RESULTS in entries:
@@ -237,6 +245,6 @@ def _look(path: Path, longer: bool) -> bool:
 
 def _probe(folder: Path) -> None:
     """Raises OSError where no file can be made in `folder`: permission bits alone do not tell."""
-    handle, name = tempfile.mkstemp(prefix=".petrun-", dir=folder)
+    handle, name = tempfile.mkstemp(prefix=PROBE, dir=folder)
     os.close(handle)
     os.unlink(name)

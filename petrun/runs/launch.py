@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from petrun.parallel.interpreter import module_command
 from petrun.parallel.launch import Job, Voice, check_start, launch
 from petrun.parallel.table_start import TableStart, read_start
 from petrun.parallel.world import start_up
-from petrun.runs import folder
+from petrun.runs import folder, preflight
 from petrun.runs.laying import check_device, lay_out
 from petrun.runs.resume import source
 from petrun.tensors.atomic import output_error
@@ -86,6 +86,12 @@ class Command:
     resume: str | None = None
     allowed: Sequence[str] = ()
     dry_run: bool = False
+    preflight: bool = False
+    """Check the start of the job, and end."""
+
+    @property
+    def trains_nothing(self) -> bool:
+        return self.dry_run or self.preflight
 
 
 def run(command: Command, asked: Asked, voice: Voice) -> int:
@@ -104,8 +110,21 @@ def run(command: Command, asked: Asked, voice: Voice) -> int:
     cluster = _cluster(asked, target)
     _check(config, cluster, target)
     check_start(cluster)
-    logs, added = _place(config, command)
-    temporary = _temporary_logs() if command.dry_run and asked.log_dir is None else None
+    hosts = _hosts(cluster, asked, voice)
+    with hosts if hosts is not None else nullcontext():
+        if hosts is not None:
+            hosts.meet()
+        if hosts is not None or command.preflight:
+            preflight.check(preflight.Start(config, cluster, target, command.resume is not None), hosts, voice.out)
+        return _start(config, cluster, command, asked, hosts, voice)
+
+
+def _start(
+    config: RunConfig, cluster: Cluster | TableStart, command: Command, asked: Asked, hosts: Hosts | None, voice: Voice
+) -> int:
+    """The ranks, with a place for their logs. Returns the exit code."""
+    logs, added = _place(config, command, cluster, hosts)
+    temporary = _temporary_logs() if command.trains_nothing and asked.log_dir is None else None
     if temporary is not None:
         logs = temporary
     elif asked.log_dir is not None:
@@ -113,19 +132,17 @@ def run(command: Command, asked: Asked, voice: Voice) -> int:
     if cluster.hosts > 1:
         # On a disk that the hosts share, each counts its own attempts.
         logs = logs / f"host-{cluster.host_rank}"
-    hosts = _hosts(cluster, asked, voice)
     job = Job(
         command=module_command("petrun", *command.arguments(added)),
         scheduler=module_command("petrun", "train"),
         cluster=cluster,
         logs=logs,
-        max_restarts=asked.max_restarts or 0,
+        max_restarts=0 if command.preflight else asked.max_restarts or 0,
         grace_seconds=30.0 if asked.grace is None else asked.grace,
         hosts=hosts,
         resume_flags=asked.place(),
     )
-    with hosts if hosts is not None else nullcontext():
-        code = launch(job, voice)
+    code = launch(job, voice)
     if temporary is not None and code == 0:
         shutil.rmtree(temporary)
     # Only a folder that took its number here, not one that the user named.
@@ -141,15 +158,22 @@ def _hosts(cluster: Cluster | TableStart, asked: Asked, voice: Voice) -> Hosts |
     return Hosts(cluster, max_restarts=asked.max_restarts or 0, say=voice.err, environment=os.environ)
 
 
-def _place(config: RunConfig, command: Command) -> tuple[Path, list[str]]:
+def _place(
+    config: RunConfig, command: Command, cluster: Cluster | TableStart, hosts: Hosts | None
+) -> tuple[Path, list[str]]:
     """The folder of the logs, and what tells the ranks of a run folder that they cannot find out. Raises OutputError."""
     if command.resume is not None:
         return Path(command.resume).expanduser() / folder.LOGS, []
     out, _ = folder.prepare(config.out.dir, config.algo, config.out.format)
-    if command.dry_run:
+    if command.trains_nothing:
         return out.path / folder.LOGS, []
-    # All ranks and attempts share one folder, which takes its number now.
-    out = out.create()
+    # All ranks and attempts share one folder, which takes its number now. Host 0 makes it, and the others use it.
+    if hosts is not None and cluster.host_rank > 0:
+        hosts.exchange(None)
+    shared = cluster.hosts > 1 and (hosts is None or cluster.host_rank > 0)
+    out = (replace(out, new=False) if shared else out).create()
+    if hosts is not None and cluster.host_rank == 0:
+        hosts.exchange(None)
     return out.path / folder.LOGS, [] if config.out.dir else ["--out", str(out.path)]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from petrun.errors import OutputError
 from petrun.parallel.world import World
-from petrun.runs.folder import RunFolder
+from petrun.runs.folder import PROBE, RunFolder
 from petrun.tensors.atomic import output_error
 from petrun.tensors.pieces import PATIENCE_SECONDS
 
@@ -46,7 +46,7 @@ def require_shared(out: RunFolder, world: World) -> None:
 
 
 def probe_name(token: str) -> str:
-    return f".petrun-shared-{token}"
+    return f"{PROBE}shared-{token}"
 
 
 def write_probe(place: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from petrun.errors import ConfigError
 from petrun.parallel.cluster import cores_here
 from petrun.parallel.context import Device, setup, split_operators
 from petrun.parallel.cutting import compile_cut
+from petrun.parallel.first_sum import prove_sum
 from petrun.parallel.layout import Layout
 from petrun.parallel.world import World, is_scheduler, join, serve
 from petrun.runs import describe, folder, snapshot
@@ -34,7 +36,7 @@ from petrun.runs.saving import Forgiver, Saver
 from petrun.runs.shared_out import require_shared
 from petrun.train.loop import train
 from petrun.train.report import hush, say
-from petrun.train.stop import stop_request
+from petrun.train.stop import GRACE, stop_request
 
 
 def run(
@@ -43,12 +45,14 @@ def run(
     sets: Sequence[str],
     *,
     dry_run: bool = False,
+    preflight: bool = False,
     resume: str | None = None,
     allow: Sequence[str] = (),
     again: str = "petrun train --resume",
 ) -> None:
     """Train as told and fill the run folder; or go on in one where a run did not finish (`resume`, or the folder that --out names).
 
+    `preflight`: see that the ranks meet and reach each other, no more.
     `allow`: settings that may differ from what that run was begun with. `again`: how the user goes on with a run.
     """
     if is_scheduler():
@@ -69,6 +73,10 @@ def run(
     device = setup(config.device, config.model.dtype, config.train.loss_scale)
     world = _join(device)
     with world.naming(), RunLock(say) as lock:
+        if preflight or world.host_size < world.size:
+            _prove(world)
+        if preflight:
+            return
         resolved, layout = _laid_out(resolved, device, world)
         out, unfinished = (None, False) if dry_run else _folder(config, world, layout, lock, longer)
         found = look(out, world) if out is not None and unfinished else Found(None)
@@ -79,19 +87,7 @@ def run(
         if out is not None and config.out.dir is not None:
             require_shared(out, world)
         ready = replace(ready, resolved=settle_inferred(ready.resolved, ready.sources, ready.schedule, device, out))
-        say(
-            describe.plan(
-                ready.resolved,
-                ready.assembled,
-                ready.trainable,
-                ready.sources,
-                ready.batching,
-                ready.plan,
-                ready.schedule,
-                device,
-                layout,
-            )
-        )
+        say(_plan_of(ready, device))
         if out is None:
             say(describe.first_rows(ready.sources))
             return
@@ -105,6 +101,20 @@ def _create(out: folder.RunFolder, world: World, lock: RunLock) -> folder.RunFol
         if out.writes:
             lock.take(out.path)
     return out
+
+
+def _plan_of(ready: Ready, device: Device) -> str:
+    return describe.plan(
+        ready.resolved,
+        ready.assembled,
+        ready.trainable,
+        ready.sources,
+        ready.batching,
+        ready.plan,
+        ready.schedule,
+        device,
+        ready.layout,
+    )
 
 
 def _run(
@@ -170,6 +180,14 @@ def _join(device: Device) -> World:
     if world.host_size > 1:
         kernels.set_threads(max(1, cores_here() // world.host_size))
     return world
+
+
+def _prove(world: World) -> None:
+    """That the ranks reach each other. Raises SetupError, ConfigError where there are none."""
+    if world.size > 1:
+        prove_sum(world, say)
+    elif GRACE not in os.environ:
+        raise ConfigError("--preflight: checks the start of a job of several ranks", hint="Give --cards N as well.")
 
 
 def _laid_out(resolved: Resolved, device: Device, world: World) -> tuple[Resolved, Layout]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from petrun.assets import default_recipe
+from petrun.config.load import dump_run, load_run_config
 from petrun.errors import ConfigError, SetupError
 from petrun.parallel.launch import Voice
 from petrun.runs import folder, launch
@@ -116,6 +118,9 @@ def test_resume(jobs, capsys):
         run(resume="begun", flags={"out.dir": ("--out", "other")})
     with pytest.raises(ConfigError, match="nothing does not exist"):
         run(resume="nothing")
+    # A finished run's run.yaml holds every setting.
+    resolved = load_run_config("begun/run.yaml", {}, [], embedded=default_recipe())
+    Path("begun/run.yaml").write_text(dump_run(resolved, "1"))
     Path("begun/results.json").write_text("{}")
     assert run(resume="begun") == 0 and "begun is finished" in capsys.readouterr().out
     assert len(jobs) == 1, "no rank starts where all is done"
