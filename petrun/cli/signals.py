@@ -104,6 +104,9 @@ def _hard_limit() -> float | None:
 def _watch(main: int, pipe: int, done: threading.Event, limit: float | None) -> None:
     request = stop_request()
     while not done.is_set():
+        if request.due is not None and time.monotonic() > request.due:
+            os.write(2, f"error: {request.overdue}\n".encode())
+            os._exit(1)
         if limit is not None and request.number is not None and time.monotonic() - request.came_at > limit:
             os.write(2, f"the step at hand has not ended within {limit:g} s: another rank may be lost\n".encode())
             leave(request.number)

@@ -33,8 +33,8 @@ _UNLOAD_SECONDS = 30.0
 """For the ranks to end after the scheduler, which ends well once all of them have taken their leave of it."""
 _TOLD = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 """Exit codes of a rank that was told to stop, and of those that stopped with it."""
-_NEWS_SECONDS = 2.0
-"""For another host to say that the reason is there."""
+_NEWS_SECONDS = 10.0
+"""For another host to say that the reason is there: its rank, which was told to stop, may take that much longer to unload."""
 
 
 @dataclass(frozen=True, eq=False)

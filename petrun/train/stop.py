@@ -33,6 +33,10 @@ class StopRequest:
         """A run is between its first step and its last: it looks here after every step."""
         self.notice = ""
         """What is said where a deferred signal comes."""
+        self.due: float | None = None
+        """When the process has to be ended, by time.monotonic()."""
+        self.overdue = ""
+        """What is said then."""
 
     def note(self, number: int) -> bool:
         """True for the first signal. What follows within half a second is the same wish: a terminal and a supervisor both send it."""
@@ -48,6 +52,15 @@ class StopRequest:
 
     def forget(self) -> None:
         self.number = None
+
+    @contextmanager
+    def within(self, seconds: float, overdue: str) -> Iterator[None]:
+        """A block that may wait for another process for ever: after this time the process is ended with exit code 1 and these words."""
+        self.due, self.overdue = time.monotonic() + seconds, overdue
+        try:
+            yield
+        finally:
+            self.due = None
 
     @contextmanager
     def deferring(self, notice: str = NOTICE) -> Iterator[None]:

@@ -51,3 +51,23 @@ def test_a_process_that_is_no_rank_has_all_the_time_for_its_step():
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 143
+
+
+OVERDUE = """
+import time
+from petrun.cli import signals
+from petrun.train.stop import stop_request
+with signals.told_apart():
+    with stop_request().within(0.2, "early"):
+        pass
+    time.sleep(0.5)
+    print("waiting", flush=True)
+    with stop_request().within(0.3, "the first all-reduce has not ended"):
+        time.sleep(60)
+"""
+
+
+def test_a_wait_for_another_process_has_an_end():
+    done = subprocess.run([sys.executable, "-c", OVERDUE], capture_output=True, text=True, timeout=40)
+    assert (done.returncode, done.stdout) == (1, "waiting\n")
+    assert done.stderr.endswith("error: the first all-reduce has not ended\n") and "early" not in done.stderr

@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+from petrun.train.stop import NOTICE
+
 from .processes import Marked, wait_for
 
 RANK = "import os, sys, time\nrank = int(os.environ['RANK_ID'])\nprint('waiting', flush=True)\n"
@@ -180,6 +182,22 @@ def test_a_signal_to_one_petrun_stops_the_ranks_of_all_hosts(pair):
     assert f"SIGINT to petrun {HOST_1}: every rank was told to stop here as well" in err
     assert "SIGINT: every rank was told to stop" in other_err
     assert "saved" in (pair.logs(0) / "attempt-1" / "rank_0.log").read_text()
+
+
+def test_a_signal_to_a_rank_of_another_host_names_that_rank(pair):
+    """The ranks stop together, and the one that was told is the last to end."""
+    told = str(pair.folder / "told")
+    rank = RANK + (
+        f"import signal\nsignal.signal(15, lambda *_: (print({NOTICE!r}, flush=True), open({told!r}, 'w')))\n"
+        f"while not os.path.exists({told!r}):\n    time.sleep(0.05)\ntime.sleep(3 * rank)\nsys.exit(143)\n"
+    )
+    processes = pair.both(rank)
+    pair.wait_for_ranks()
+    os.kill(pair.pid("rank-1.py"), signal.SIGTERM)
+    (code, err), (other_code, other_err) = pair.end(processes)
+    assert (code, other_code) == (143, 143)
+    assert f"error: rank 1 was told to stop by SIGTERM {HOST_1} after" in err
+    assert "error: rank 1 was told to stop by SIGTERM after" in other_err
 
 
 def test_both_hosts_begin_again_together_at_a_scheduler_that_host_0_chooses(pair):
