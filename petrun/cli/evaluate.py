@@ -29,6 +29,7 @@ def evaluate(
         Text, option("--data", "Evaluation file, or several, comma-separated. None: the embedded task's.", DATA)
     ] = None,
     task: options.Task = None,
+    on_bad_row: options.OnBadRow = None,
     seq_len: options.SeqLen = None,
     metrics: Annotated[
         Text,
@@ -65,6 +66,7 @@ def evaluate(
             "model.family": ("--model", model),
             "data.path": ("--data", split_list(data)),
             "data.task": ("--task", task),
+            "data.on_bad_row": ("--on-bad-row", on_bad_row),
             "data.seq_len": ("--seq-len", seq_len),
             "eval.metrics": ("--metrics", split_list(metrics)),
             "eval.max_new_tokens": ("--max-new-tokens", max_new_tokens),

@@ -210,6 +210,17 @@ Set = Annotated[
 ]
 
 
+OnBadRow = Annotated[
+    Text,
+    option(
+        "--on-bad-row",
+        "Rows that cannot be used, such as rows without a label: stop and name them, or skip: leave them out, counted and written "
+        "down. Default stop.",
+        DATA,
+        autocompletion=complete_key("data.on_bad_row"),
+    ),
+]
+
 Spike = Annotated[
     Number,
     option(

@@ -18,6 +18,7 @@ def predict(
     data: Annotated[Text, option("--data", "File of rows to predict, or several, comma-separated.", DATA)] = None,
     out: Annotated[Text, option("--out", "Write one JSON object a row to this file.", RUN)] = None,
     task: options.Task = None,
+    on_bad_row: options.OnBadRow = None,
     seq_len: options.SeqLen = None,
     batch_size: options.BatchSize = None,
     logits: Annotated[
@@ -46,6 +47,7 @@ def predict(
             "model.family": ("--model", model),
             "data.path": ("--data", split_list(data)),
             "data.task": ("--task", task),
+            "data.on_bad_row": ("--on-bad-row", on_bad_row),
             "data.seq_len": ("--seq-len", seq_len),
             "eval.max_new_tokens": ("--max-new-tokens", max_new_tokens),
             "eval.batch_size": ("--batch-size", batch_size),

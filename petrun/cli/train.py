@@ -84,6 +84,7 @@ def train(
     eval_split: Annotated[
         Number, option("--eval-split", "Hold out this share of the training rows for evaluation.", DATA)
     ] = None,
+    on_bad_row: options.OnBadRow = None,
     task: Annotated[
         Text,
         option(
@@ -255,6 +256,7 @@ def train_flags(typed: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
             "model.family": ("--model", typed["model"]),
             "data.path": ("--data", split_list(typed["data"])),
             "data.eval_path": ("--eval-data", split_list(typed["eval_data"])),
+            "data.on_bad_row": ("--on-bad-row", typed["on_bad_row"]),
             "data.eval_split": ("--eval-split", typed["eval_split"]),
             "data.task": ("--task", typed["task"]),
             "data.template": ("--template", typed["template"]),

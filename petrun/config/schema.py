@@ -86,6 +86,10 @@ class DataConfig(Section):
     eval_split: float = Field(
         0.0, ge=0.0, lt=1.0, description="share of the training rows held out, where eval_path is not given"
     )
+    on_bad_row: Literal["stop", "skip"] = Field(
+        "stop",
+        description="rows that cannot be used, such as rows without a label: stop and name them, or leave them out",
+    )
     max_rows: int | None = Field(None, ge=1, description="read only this many rows of each file")
     buckets: int = Field(4, ge=1, le=64, description="most sequence lengths (compiled shapes) a run may use")
     cache: bool = Field(True, description="keep tokenised rows under the user's cache folder, keyed by content")

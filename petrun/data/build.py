@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from petrun.data.arrays import example_arrays
+from petrun.data.bad_rows import MOST_NAMED, find_bad_rows, note_skipped, refusal, without
 from petrun.data.builder import Builder
 from petrun.data.columns import Layout, conversational, infer_task, mapped, pick_layout
 from petrun.data.encode import Encoding, encode_instruct, encode_lm, encode_stream, encode_text
 from petrun.data.ending import find_ending
 from petrun.data.examples import ExampleSet
 from petrun.data.formats import read_records
-from petrun.data.labels import resolve_labels
+from petrun.data.labels import check_label, resolve_labels
 from petrun.data.records import Records
 from petrun.data.source import Source
 from petrun.data.template import Template, find_template, preset, variables
@@ -45,6 +46,7 @@ class Settings:
     eos_ids: tuple[int, ...]
     chat_template_kwargs: dict[str, Any]
     ignore: tuple[str, ...]
+    on_bad_row: str
 
 
 def build_examples(
@@ -84,7 +86,14 @@ def build_examples(
             f"{tables[0].path}: the rows are text, but the base has no tokenizer",
             hint="Put tokenizer.json beside its config.json, or give rows with input_ids.",
         )
-    examples = _tokenised(tables, layouts, task, kind, tokenizer, template, settings, progress)
+
+    def tokenised(part: list[Records], of: list[Layout], tell: Progress | None) -> ExampleSet:
+        found = _tokenised(part, of, task, kind, tokenizer, template, settings, tell)
+        for table, layout in zip(part, of, strict=True) if _needs_labels(task, settings) else ():
+            _label_cells(table, layout)
+        return found
+
+    examples, used = _without_bad_rows(tables, layouts, settings.on_bad_row, tokenised, progress)
     examples = replace(
         examples,
         unread=_unread(tables, layouts, template, settings.ignore),
@@ -98,9 +107,32 @@ def build_examples(
     if not len(examples):
         raise DataError(f"{tables[0].path}: no row holds any text")
     _check_vocabulary(examples, tokenizer, settings.vocab_size)
-    unknown, spelt = count_unknown(examples.flat["input_ids"], tables, layouts, tokenizer)
+    unknown, spelt = count_unknown(examples.flat["input_ids"], used, layouts, tokenizer)
     examples = replace(examples, stats=replace(examples.stats, unknown=unknown), unknown=spelt)
-    return _labelled(examples, tables, layouts, settings) if task == "classify" else examples
+    return _labelled(examples, used, layouts, settings) if task == "classify" else examples
+
+
+def _without_bad_rows(
+    tables: list[Records],
+    layouts: list[Layout],
+    on_bad_row: str,
+    tokenised: Callable[[list[Records], list[Layout], Progress | None], ExampleSet],
+    progress: Progress | None,
+) -> tuple[ExampleSet, list[Records]]:
+    """(examples, the rows that they are made of). Rows are searched for bad ones only where there is one."""
+    try:
+        return tokenised(tables, layouts, progress), tables
+    except DataError as error:
+        stop = on_bad_row == "stop"
+        bad = find_bad_rows(
+            tables, lambda file, part: tokenised([part], [layouts[file]], None), MOST_NAMED if stop else None
+        )
+        if not bad:
+            raise
+        if stop:
+            raise refusal(bad, error) from error
+    used = without(tables, bad)
+    return note_skipped(tokenised(used, layouts, progress), tables, bad), used
 
 
 def _template(settings: Settings, tokenizer: Tokenizer | None, kind: str) -> Template | None:
@@ -251,18 +283,26 @@ def _check_vocabulary(examples: ExampleSet, tokenizer: Tokenizer | None, vocab_s
         )
 
 
+def _needs_labels(task: str, settings: Settings) -> bool:
+    return task == "classify" and settings.need_target and not settings.for_generation
+
+
+def _label_cells(table: Records, layout: Layout) -> list[Any]:
+    """The label column. Raises DataError naming the first row that has none."""
+    column = layout.columns["label"]
+    for i, row in enumerate(table.rows):
+        if column not in row:
+            raise DataError(f"{table.where(i)}: no column '{column}'", hint=f"Columns of this row: {', '.join(row)}")
+    values = [row[column] for row in table.rows] if not table.arrays else list(table.arrays[column])
+    for i, value in enumerate(values):
+        check_label(value, table.where, i)
+    return values
+
+
 def _labelled(examples: ExampleSet, tables: list[Records], layouts: list[Layout], settings: Settings) -> ExampleSet:
-    if not settings.need_target or settings.for_generation:
+    if not _needs_labels("classify", settings):
         return replace(examples, labels=settings.labels, num_labels=settings.num_labels or len(settings.labels) or None)
-    values: list[Any] = []
-    for table, layout in zip(tables, layouts, strict=True):
-        column = layout.columns["label"]
-        for i, row in enumerate(table.rows):
-            if column not in row:
-                raise DataError(
-                    f"{table.where(i)}: no column '{column}'", hint=f"Columns of this row: {', '.join(row)}"
-                )
-        values += [row[column] for row in table.rows] if table.rows else list(table.arrays[column])
+    values = [value for table, layout in zip(tables, layouts, strict=True) for value in _label_cells(table, layout)]
     indices, names, count = resolve_labels(
         values,
         examples.where,

@@ -73,6 +73,7 @@ def _rebuild(meta: dict[str, Any], arrays: dict[str, Array]) -> ExampleSet:
         template=Template(**template) if template else None,
         digest=meta["digest"],
         notes=tuple(meta["notes"]),
+        skipped=tuple(meta["skipped"]),
     )
 
 
@@ -82,7 +83,7 @@ def store_cached(folder: Path | None, key: str, examples: ExampleSet) -> None:
         return
     simple = (
         "task", "kind", "references", "labels", "num_labels", "files", "columns", "unread", "unread_keys", "formats", "digest",
-        "notes", "unknown",
+        "notes", "skipped", "unknown",
     )  # fmt: skip
     meta = {name: getattr(examples, name) for name in simple}
     meta["stats"] = asdict(examples.stats)

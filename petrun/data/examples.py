@@ -34,6 +34,8 @@ class Stats:
     tokens: int = 0
     supervised: int = 0
     """Tokens that are scored: a label that is not -100 at any position but a row's first."""
+    bad: int = 0
+    """Rows that could not be used and were left out."""
     eos_supervised: int = 0
     """Rows whose last scored label is an end-of-sequence token."""
     unknown: int = 0
@@ -102,6 +104,8 @@ class ExampleSet:
     """SHA-256 over the files' content, the tokenizer and every setting that shapes the rows."""
     notes: tuple[str, ...] = ()
     """What the user should know of how the files were read."""
+    skipped: tuple[str, ...] = field(default=(), repr=False)
+    """Rows that could not be used and were left out, each as JSON with its place and what is wrong with it."""
 
     def __len__(self) -> int:
         return len(self.per_row["row"])

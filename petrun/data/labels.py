@@ -40,7 +40,7 @@ def resolve_labels(
     Raises: DataError naming the first row whose label is missing, NaN, no class, mixed in type, unknown, or out of range.
     """
     names = tuple(str(name) for name in names)
-    clean = _whole_numbers([_clean(value, where, i) for i, value in enumerate(values)], names)
+    clean = _whole_numbers([check_label(value, where, i) for i, value in enumerate(values)], names)
     if names:
         index = {name: i for i, name in enumerate(names)}
         unknown = [i for i, value in enumerate(clean) if str(value) not in index]
@@ -71,7 +71,8 @@ def resolve_labels(
     return np.array([index[value] for value in texts], np.int32), found, max(len(found), num_labels or 0)
 
 
-def _clean(value: Any, where: Callable[[int], str], row: int) -> int | str:
+def check_label(value: Any, where: Callable[[int], str], row: int) -> int | str:
+    """One label as the file holds it -> an integer or a text. Raises DataError for a missing one, NaN, and what is no label."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or (isinstance(value, str) and not value.strip()):

@@ -23,7 +23,7 @@ from petrun.data.tokenize import Progress, Tokenizer
 from petrun.errors import ConfigError, TrainingError
 
 _MOST_COPIES = 10_000
-DATA_VERSION = 3
+DATA_VERSION = 4
 """Raised whenever the same files would give other examples than before; part of the cache's key."""
 
 
@@ -49,6 +49,7 @@ def load_examples(
     vocab_size: int | None = None,
     eos_ids: Sequence[int] = (),
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    on_bad_row: str = "stop",
     ignore: Sequence[str] = (),
     seed: int = 0,
     cache_dir: Path | None = None,
@@ -68,26 +69,23 @@ def load_examples(
         for_generation: rows become prompts (cut from the left), completions references.
         eos_ids: more ids that end a sequence, for the statistics.
         chat_template_kwargs: values for variables of the template, such as enable_thinking, where a row sets none.
+        on_bad_row: "stop" names up to twenty rows that cannot be used; "skip" leaves such rows out (`ExampleSet.skipped`).
         ignore: columns that are not read.
         progress: called with (rows done, rows of the file).
     Raises: DataError; ConfigError for settings that contradict each other; TrainingError when no row has anything supervised.
     """
     files = [paths] if isinstance(paths, str | Path) else list(paths)
-    if not files:
-        raise ConfigError("no data file given", hint="--data PATH")
     _check_weights(weights, files)
     settings = Settings(
         task, tuple(family_tasks), seq_len, template, dict(columns or {}), format, separator, encoding, tuple(labels),
         num_labels, loss_on, max_rows, need_target, for_generation, vocab_size, tuple(eos_ids),
-        dict(chat_template_kwargs or {}), tuple(ignore),
+        dict(chat_template_kwargs or {}), tuple(ignore), on_bad_row,
     )  # fmt: skip
     given = [read_sources(path) for path in files]
     examples = _cached_or_built([source for one in given for source in one], tokenizer, settings, cache_dir, progress)
     if need_target and not for_generation and examples.task != "classify":
         _require_supervision(examples, seq_len)
-    # A weight is of what was named, which may be a folder of several files.
-    of_files = [weight for weight, one in zip(weights, given, strict=True) for _ in one] if weights else []
-    return _weighted(examples, of_files, seed)
+    return _weighted(examples, _of_files(weights, given), seed)
 
 
 def _cached_or_built(
@@ -99,15 +97,23 @@ def _cached_or_built(
 ) -> ExampleSet:
     key = _cache_key(sources, tokenizer, settings)
     examples = load_cached(cache_dir, key)
-    if examples is None:
+    # The key is of the content: the files may have had other names when the entry was written.
+    names = tuple(str(source.path) for source in sources)
+    if examples is None or (names != examples.files and (examples.notes or examples.skipped)):
         examples = build_examples(sources, tokenizer, settings, key, progress)
         if not examples.is_arrays:
             store_cached(cache_dir, key, examples)
-    # The key is of the content: the files may have had other names when the entry was written.
-    return replace(examples, files=tuple(str(source.path) for source in sources))
+    return replace(examples, files=names)
+
+
+def _of_files(weights: Sequence[float], given: Sequence[Sequence[Source]]) -> list[float]:
+    """A weight is of what was named, which may be a folder of several files."""
+    return [weight for weight, one in zip(weights, given, strict=True) for _ in one] if weights else []
 
 
 def _check_weights(weights: Sequence[float], files: Sequence[str | Path]) -> None:
+    if not files:
+        raise ConfigError("no data file given", hint="--data PATH")
     if weights and len(weights) != len(files):
         raise ConfigError(
             f"data.weights: {len(weights)} weight{'s' * (len(weights) != 1)} for {len(files)} file{'s' * (len(files) != 1)}"

@@ -50,14 +50,14 @@ class Records:
         """The first `count` rows; all without a count. A stream stays whole: what a row of it is depends on the task."""
         if count is None or count >= len(self):
             return self
-        return self._between(0, count)
+        return self.between(0, count)
 
     def part(self, rows: RowRange) -> Records:
         """Some rows; of plain text, lines. Raises DataError where the file ends before the first of them."""
         count = len(self)
         if rows.start >= count:
             raise DataError(f"{self.path}: {rows} begins behind the last of the file's {count} rows")
-        found = self._between(rows.start, count if rows.stop is None else min(rows.stop, count))
+        found = self.between(rows.start, count if rows.stop is None else min(rows.stop, count))
         if self.stream is not None:
             found = replace(found, stream="\n".join(row["text"] for row in found.rows) + "\n")
         if rows.stop is not None and rows.stop > count:
@@ -66,7 +66,23 @@ class Records:
             )
         return found
 
-    def _between(self, start: int, stop: int) -> Records:
+    def cells(self, row: int) -> dict[str, Any]:
+        """Column -> cell of one row."""
+        return self.rows[row] if self.rows else {name: array[row].tolist() for name, array in self.arrays.items()}
+
+    def take(self, indices: list[int]) -> Records:
+        """The rows with these numbers."""
+        if len(indices) == len(self):
+            return self
+        return replace(
+            self,
+            rows=[self.rows[i] for i in indices] if self.rows else [],
+            lines=[self.line(i) for i in indices],
+            arrays={name: array[indices] for name, array in self.arrays.items()},
+        )
+
+    def between(self, start: int, stop: int) -> Records:
+        """Rows `start` to `stop` - 1."""
         lines = self.lines[start:stop] or list(range(start + 1, stop + 1))
         arrays = {name: array[start:stop] for name, array in self.arrays.items()}
         return replace(self, rows=self.rows[start:stop], lines=lines, arrays=arrays)

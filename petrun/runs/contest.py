@@ -29,7 +29,7 @@ from petrun.models.base import LoadedModel
 from petrun.runs.assemble import attach_delta, set_delta
 from petrun.runs.bank import Bank, open_bank
 from petrun.runs.describe import data_line
-from petrun.runs.folder import check_file, write_text
+from petrun.runs.folder import SKIPPED, check_file, write_skipped, write_text
 from petrun.runs.opening import named_paths
 from petrun.runs.reading import Reading, open_reading
 from petrun.runs.rows import mappings
@@ -105,6 +105,7 @@ def run(
         }
         write_text(Path(out).expanduser(), json.dumps(told, indent=2, ensure_ascii=False) + "\n")
         say(f"wrote {out}")
+        write_skipped(Path(f"{out}.{SKIPPED}").expanduser(), first.rows)
 
 
 def _entries(

@@ -140,6 +140,8 @@ def data_line(rows: ExampleSet) -> str:
             f"{stats.cut:,} cut"
             + (f" ({stats.completion_gone:,} lost their completion)" if stats.completion_gone else "")
         )
+    if stats.bad:
+        parts.append(f"{stats.bad:,} that cannot be used left out")
     if stats.empty:
         parts.append(f"{stats.empty:,} empty")
     if rows.num_labels:

@@ -15,7 +15,7 @@ from petrun.evaluate.metrics import Metric, require_packages, select_metrics
 from petrun.evaluate.score import Scorer
 from petrun.runs.assemble import attach_delta, method_of, set_delta
 from petrun.runs.describe import data_line, unknown_line
-from petrun.runs.folder import check_file, write_text
+from petrun.runs.folder import SKIPPED, check_file, write_skipped, write_text
 from petrun.runs.reading import Reading, open_reading
 from petrun.runs.scoring import Judge
 from petrun.train.report import say
@@ -59,6 +59,7 @@ def run(
     if out is not None:
         write_text(Path(out).expanduser(), json.dumps(results, indent=2, ensure_ascii=False) + "\n")
         say(f"wrote {out}")
+        write_skipped(Path(f"{out}.{SKIPPED}").expanduser(), rows)
 
 
 def _scores(

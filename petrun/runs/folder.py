@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from petrun.data.examples import ExampleSet
 from petrun.errors import OutputError
 from petrun.runs.run_lock import LOCK
 from petrun.tensors import atomic_file
 from petrun.tensors.atomic import output_error, refuse_special
 from petrun.tensors.pieces import own_pieces
+from petrun.train.report import say
 
 RESULTS = "results.json"
 RUN_YAML = "run.yaml"
@@ -23,6 +25,8 @@ LOG = "log.jsonl"
 STATES = "state"
 SAVE_WISH = "save"
 IDENTITY = "identity.json"
+SKIPPED = "skipped.jsonl"
+"""Rows that could not be used, each with its place and what is wrong with it."""
 LOGS = "logs"
 """Folder with the output of each rank, where there are several. It does not make a run of its parent."""
 PROBE = ".petrun-"
@@ -112,6 +116,14 @@ def write_text(path: Path, text: str) -> None:
     with atomic_file(path) as (file, _):
         # A path that is no valid text stands in JSON and YAML by its escapes.
         file.write(text.encode("utf-8", "backslashreplace"))
+
+
+def write_skipped(path: Path, *examples: ExampleSet | None) -> None:
+    """Write down the rows that could not be used, where there are any, and say so."""
+    lines = dict.fromkeys(line for rows in examples if rows is not None for line in rows.skipped)
+    if lines:
+        write_text(path, "".join(f"{line}\n" for line in lines))
+        say(f"wrote {len(lines)} rows that cannot be used to {path}")
 
 
 def run_files(delta: Path) -> tuple[Path, ...]:

@@ -25,6 +25,7 @@ VERSIONS = "versions"
 _FREE = (
     "out.dir",
     "data.cache",
+    "data.on_bad_row",
     "train.save_every_steps",
     "train.keep_states",
     "train.max_seconds",

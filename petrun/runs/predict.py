@@ -16,7 +16,7 @@ from petrun.evaluate.metrics import probabilities
 from petrun.evaluate.score import Scorer, logits
 from petrun.models.base import LoadedModel
 from petrun.runs.assemble import attach_delta, set_delta
-from petrun.runs.folder import check_file, write_text
+from petrun.runs.folder import SKIPPED, check_file, write_skipped, write_text
 from petrun.runs.reading import Reading, open_reading
 from petrun.runs.rows import mappings
 from petrun.runs.scoring import open_writer, texts
@@ -58,6 +58,7 @@ def run(
         lines = [json.dumps(item, ensure_ascii=False) for item in predictions(reading, rows, loaded)]
         write_text(Path(out).expanduser(), "".join(line + "\n" for line in lines))
         say(f"wrote {len(lines)} rows to {out}")
+        write_skipped(Path(f"{out}.{SKIPPED}").expanduser(), rows)
     if logits_file is not None:
         shape = write_logits(Path(logits_file).expanduser(), reading, rows, loaded)
         say(f"wrote logits {shape} to {logits_file}")

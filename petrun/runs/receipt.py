@@ -141,8 +141,13 @@ def rows(examples: ExampleSet, seq_len: int) -> dict[str, Any]:
     stats = examples.stats
     distinct = len(np.unique(examples.per_row["row"]))
     # Of lm a row without text is left out; elsewhere it is used as it is.
-    left_out = stats.empty if stats.used + stats.empty <= stats.read else 0
-    dropped = {"without text": left_out, "held out, or left out by data.weights": max(0, stats.used - distinct)}
+    left_out = stats.empty if stats.used + stats.bad + stats.empty <= stats.read else 0
+    elsewhere = max(0, stats.used - distinct)
+    dropped = {
+        "cannot be used": stats.bad,
+        "without text": left_out,
+        "held out, or left out by data.weights": elsewhere,
+    }
     found: dict[str, Any] = {
         "read": stats.read,
         "used": distinct,

@@ -60,6 +60,7 @@ def open_rows(
         format=data.format,
         separator=data.separator,
         encoding=data.encoding,
+        on_bad_row=data.on_bad_row,
         labels=labels or data.labels,
         num_labels=num_labels,
         loss_on=data.loss_on,

@@ -129,6 +129,8 @@ def _run(
     if found is not None and found.state is not None:
         # Whole, also where the step is cut: compiling it cuts what is in it.
         snapshot.put(parameters, found.state)
+    if out.writes:
+        folder.write_skipped(out.path / folder.SKIPPED, ready.sources.train, ready.sources.evaluation)
     if changed:
         out.write_text(folder.RUN_YAML, dump_run(ready.resolved, __version__))
         note_identity(out, identity)
