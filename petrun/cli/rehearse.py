@@ -7,7 +7,7 @@ import sys
 from typing import Annotated, Any
 
 from petrun.cli import cluster
-from petrun.cli.options import RUN, Number, Text, Whole, option, split_list
+from petrun.cli.options import RUN, Text, Whole, option, split_list
 from petrun.cli.train import PARALLEL, train, train_flags
 from petrun.errors import ConfigError
 
@@ -34,9 +34,6 @@ def _own(
             max=1,
         ),
     ] = 1,
-    card_memory: Annotated[
-        Number, option("--card-memory", "Memory of a card in GiB, for --parallel auto. Default 32.", PARALLEL)
-    ] = None,
     json: Annotated[Text, option("--json", "Write all that was found to this JSON file.", RUN)] = None,
     strategy_out: Annotated[
         Text,
@@ -65,8 +62,6 @@ def rehearse(**typed: Any) -> None:
     if typed["cards"] is not None and typed["cards"] < 1:
         raise ConfigError(f"--cards {typed['cards']}: must be at least 1")
     flags = train_flags({**dict.fromkeys(_NOT_OURS), **typed})
-    if typed["card_memory"] is not None:
-        flags["parallel.card_memory"] = ("--card-memory", typed["card_memory"])
     # Imported here so that --help does not wait for MindSpore.
     from petrun.runs.rehearse import run
 

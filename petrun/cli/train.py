@@ -140,9 +140,12 @@ def train(
         option(
             "--parallel",
             "How the job's ranks are laid out, as dp=2,tp=4,pp=1,zero=1 (also micro_batches, sequence). What is left out: pp=1, tp=1, "
-            "zero=0, and dp takes all that these leave. auto: by the memory of a card (--set parallel.card_memory=64), and why.",
+            "zero=0, and dp takes all that these leave. auto: by the memory of a card (--card-memory), and why.",
             PARALLEL,
         ),
+    ] = None,
+    card_memory: Annotated[
+        Number, option("--card-memory", "Memory of a card in GiB, for --parallel auto. Default 32.", PARALLEL)
     ] = None,
     recompute: Annotated[
         Text,
@@ -273,6 +276,7 @@ def train_flags(typed: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
             "optim.warmup": ("--warmup", typed["warmup"]),
             "optim.weight_decay": ("--weight-decay", typed["weight_decay"]),
             "optim.clip": ("--clip", typed["clip"]),
+            "parallel.card_memory": ("--card-memory", typed["card_memory"]),
             "parallel.recompute": ("--recompute", typed["recompute"]),
             "parallel.offload": ("--offload", typed["offload"]),
             "out.dir": ("--out", typed["out"]),

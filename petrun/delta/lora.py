@@ -28,6 +28,7 @@ from petrun.delta.lora_embedding import LoRAEmbedding
 from petrun.delta.lora_pissa import LORA_A0, LORA_B0, PissaDense
 from petrun.delta.parts import draw_normal
 from petrun.errors import TargetError, did_you_mean
+from petrun.graph.outline import is_outline
 from petrun.graph.sites import Sites
 from petrun.graph.surgery import cells, resolve_targets, swap
 from petrun.kernels import Dropout
@@ -97,7 +98,8 @@ def wrap_dense(dense: Any, path: str, config: LoraConfig, seed: int) -> Any:
         cell.add_bias()
     cell.lora_dropout = Dropout(float(config.dropout), seed, path)
     adopt(cell, dense)
-    cell.start()
+    if not is_outline(dense.weight):
+        cell.start()
     return cell
 
 

@@ -43,7 +43,8 @@ class DoraDense(LoRADense):
         # Not the forward pass's own operators: those may be split over devices for other shapes.
         self.transposed_matmul = ops.MatMul(transpose_b=True)
         self.plain_matmul = ops.MatMul()
-        self.sum = ops.ReduceSum()
+        self.sum, self.times = ops.ReduceSum(), ops.Mul()
+        self.of_rows, self.onto_rows = ops.Div(), ops.Mul()
 
     def start(self) -> None:
         """m <- ||W + s B A||, by the operators of the forward pass, so that their quotient is exactly 1."""
@@ -56,8 +57,8 @@ class DoraDense(LoRADense):
         b = self.cast(self.mindpet_delta_lora_b, ms.float32)
         rows = ops.reshape(w, (self.out_channels, 1, self.in_channels))
         own = ops.reshape(self.row_products(rows, rows), (self.out_channels,))
-        mixed = self.sum(self.transposed_matmul(w, a) * b, 1)
-        added = self.sum(self.plain_matmul(b, self.transposed_matmul(a, a)) * b, 1)
+        mixed = self.sum(self.times(self.transposed_matmul(w, a), b), 1)
+        added = self.sum(self.times(self.plain_matmul(b, self.transposed_matmul(a, a)), b), 1)
         squares = own + (2.0 * self.scaling) * mixed + (self.scaling * self.scaling) * added
         # Rounding may leave less than nothing where the update takes a whole row away.
         return ops.sqrt(ops.maximum(squares, own * 1e-7)) + _SMALLEST
@@ -66,14 +67,14 @@ class DoraDense(LoRADense):
         """(M, in_channels) -> (M, out_channels), before the activation."""
         x = self.cast(x, self.dtype)
         norms = ops.stop_gradient(self.row_norms())
-        ratio = self.cast(self.mindpet_delta_lora_m / norms, self.dtype)
+        ratio = self.cast(self.of_rows(self.mindpet_delta_lora_m, norms), self.dtype)
         w = self.cast(self.weight, self.dtype)
         y = self.matmul(x, w)
         if self.training and self.lora_dropout.p > 0.0:
             dropped = self.dropped(x)
             y = self.add(y, self.matmul(dropped, w) * (ratio - 1.0) + self.update(dropped) * ratio)
         else:
-            y = self.add(y, self.update(x)) * ratio
+            y = self.onto_rows(self.add(y, self.update(x)), ratio)
         if self.has_bias:
             y = self.bias_add(y, self.cast(self.bias, self.dtype))
         return y
@@ -86,6 +87,14 @@ class DoraDense(LoRADense):
                 hint="Use another delta.variant, or dp, pp and zero.",
             )
         super().lay_out(how, dp, tp)
+        # The base's matrix, A and B are whole in the forward pass, so they must be here: a parameter has one layout.
+        whole = ((1, 1), (1, 1))
+        for operator in (self.transposed_matmul, self.plain_matmul, self.times):
+            operator.shard(whole)
+        self.row_products.shard(((1, 1, 1), (1, 1, 1)))
+        self.sum.shard(((1, 1),))
+        self.of_rows.shard(((1,), (1,)))
+        self.onto_rows.shard(((dp, 1), (1,)))
 
 
 def rescaled(merged: Array, magnitude: Array) -> Array:

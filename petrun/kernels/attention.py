@@ -37,6 +37,9 @@ class Attention(fused.FusedCell):
         self.scores = ops.BatchMatMul(transpose_b=True)
         self.values = ops.BatchMatMul()
         self.softmax = ops.Softmax(-1)
+        self.scaled, self.hide, self.far, self.masked = ops.Mul(), ops.Sub(), ops.Mul(), ops.Add()
+        self.keeps, self.grown, self.weighed = ops.Mul(), ops.Mul(), ops.Mul()
+        self.expand, self.tile = ops.ExpandDims(), ops.Tile()
         library = native.library()
         self.is_fused = library is not None
         self.fused: Any = fused.attention(library) if library else None
@@ -57,24 +60,37 @@ class Attention(fused.FusedCell):
             return self.fused(q, k, v, mask, self.scale_tensor)[0]
         if self.flash is not None and self.flash.takes(q, s):
             return self.flash(q, k, v, mask)
+        if mask.shape[0] != b:
+            mask = ops.broadcast_to(mask, (b, *mask.shape[1:]))
         groups = n // k.shape[1]
         if groups > 1:
-            k = ops.reshape(ops.tile(ops.expand_dims(k, 2), (1, 1, groups, 1, 1)), (b, n, s, d))
-            v = ops.reshape(ops.tile(ops.expand_dims(v, 2), (1, 1, groups, 1, 1)), (b, n, s, d))
-        scores = ops.cast(self.scores(q, k), ms.float32) * self.scale
+            k = ops.reshape(self.tile(self.expand(k, 2), (1, 1, groups, 1, 1)), (b, n, s, d))
+            v = ops.reshape(self.tile(self.expand(v, 2), (1, 1, groups, 1, 1)), (b, n, s, d))
+        scores = self.scaled(ops.cast(self.scores(q, k), ms.float32), self.scale)
         visible = ops.cast(mask, ms.float32)
-        probs = self.softmax(scores + (visible - 1.0) * HIDDEN)
+        probs = self.softmax(self.masked(scores, self.far(self.hide(visible, 1.0), HIDDEN)))
         if self.training and self.p > 0.0:
             kept = self.keep(self.step, self.place, (b, n, t, s))
-            visible = visible * ops.cast(kept, ms.float32) * (1.0 / (1.0 - self.p))
-        return self.values(ops.cast(probs * visible, q.dtype), v)
+            kept = self.grown(ops.cast(kept, ms.float32), 1.0 / (1.0 - self.p))
+            probs = self.keeps(probs, kept)
+        return self.values(ops.cast(self.weighed(probs, visible), q.dtype), v)
 
     def lay_out(self, how: str, dp: int, tp: int) -> None:
-        """Heads over tp ranks. What has no strategy here MindSpore splits by the first axis: right, with more to send."""
-        heads = (dp, tp, 1, 1)
+        """Heads over tp ranks, and the mask's rows over dp: an operator without a strategy MindSpore cuts by its first axis alone, and
+        sends what lies between them."""
+        heads, rows = (dp, tp, 1, 1), (dp, 1, 1, 1)
         self.scores.shard((heads, heads))
         self.softmax.shard((heads,))
         self.values.shard((heads, heads))
+        self.scaled.shard((heads, ()))
+        self.hide.shard((rows, ()))
+        self.far.shard((rows, ()))
+        self.masked.shard((heads, rows))
+        self.grown.shard((heads, ()))
+        self.keeps.shard((heads, heads))
+        self.weighed.shard((heads, rows))
+        self.expand.shard((heads,))
+        self.tile.shard(((dp, tp, 1, 1, 1),))
         self.keep.lay_out(how, dp, tp)
         if self.flash is not None:
             self.flash.lay_out(how, dp, tp)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from petrun.errors import ModelError
+from petrun.graph.outline import mark_outline
 from petrun.models.base import Family, LoadedModel
 from petrun.models.folder import eos_ids, label_names
 from petrun.models.weights import Match, absent, check, init_fresh, load, match
@@ -46,6 +47,7 @@ def outline(
     `classes` counts its head's outputs; the head trains as a new one does."""
     head = _Head((classes or 2) if "classify" in family.tasks else None, False)
     net = family.build(parsed, compute_dtype=compute_dtype, dropout_seed=seed, num_labels=head.classes)
+    mark_outline(net)
     return _filled(family, parsed, raw, path, net, head, (), "")
 
 

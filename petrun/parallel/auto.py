@@ -1,29 +1,37 @@
 """`--parallel auto`: how a model is laid out on cards of a given memory, by a rule that is printed with its arithmetic.
 
     the model and its data fit on a card        data parallel
-    all but the optimizer's state fits          its state is split over the data-parallel ranks (zero=1)
-    the model does not fit                      tensor parallel, on 2, 4 or 8 cards of one host; each again with zero=1
+    one copy in the compute dtype fits          what is held is split over the data-parallel ranks (zero=1)
+    all but the activations fits                they are computed again (recompute select, then full)
+    the model does not fit                      tensor parallel, on 2, 4 or 8 cards of one host; each again with all of these, and with
+                                                tokens split between the layers (sequence)
+    still not                                   weights are gathered for one layer at a time (zero=3), from data parallel on
     it does not fit on a host                   pipeline stages as well, as few as will do
 
-Bytes on a card: frozen weights in the compute dtype, trained ones in float32, 4 a value for gradients (8 with accumulation), 8 for
-AdamW's two moments, and an estimate of activations. The last was fitted to MindSpore's own plan of a Llama of 7B with LoRA (9 hidden
-widths and 6 feed-forward widths a token and layer) and of GPT-2 (14 bytes a logit); it is good to about a fifth.
+Bytes on a card: frozen weights in the compute dtype, trained ones in float32 and again in the compute dtype, 4 a value for gradients (8
+with accumulation), 8 for AdamW's two moments, and an estimate of activations. With zero all of these are split but the copy that computes:
+1 keeps it from the forward pass to the backward pass, 3 gathers it twice. 2 is left out: MindSpore 2.10 makes the same graph of it as of 1.
+Activations were fitted to MindSpore's own plan of a Llama of 7B with LoRA (9 hidden widths and 6 feed-forward widths a token and layer) and
+of GPT-2 (14 bytes a logit); good to about a fifth. Held against plans of two layers of a Llama of 13 B, full, dp=8, 2048 tokens: zero=0
+18.0 GiB (planned 17.9), zero=1 5.4 (5.1), zero=3 4.2 (3.9).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from petrun.errors import ConfigError
-from petrun.parallel.divide import Sizes, divisors, layouts
+from petrun.parallel.divide import Sizes, divisors, fits, layouts
 from petrun.parallel.layout import Layout
 
 HOST_CARDS = 8
 USABLE = 0.9
 """Of a card's memory: MindSpore's, HCCL's and the kernels' own buffers need the rest."""
 DEFAULT_CARD_GIB = 32.0
+Recompute = Literal["none", "select", "full"]
+_RECOMPUTE: tuple[Recompute, ...] = ("none", "select", "full")
 _GIB = 2**30
 _LOGIT_BYTES = 14
 
@@ -57,8 +65,10 @@ class Batch:
     rows: int
     tokens: int
     accumulate: bool = False
-    recompute: Literal["none", "select", "full"] = "none"
+    recompute: Recompute = "none"
     offload: bool = False
+    free: bool = False
+    """Nobody has said what is computed again: more than `recompute` may be."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +92,22 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A layout, and the lines that say why."""
+class Try:
+    """A layout, and what of the activations is computed again."""
 
     layout: Layout
+    recompute: Recompute = "none"
+
+    def __str__(self) -> str:
+        return f"{self.layout}" + (f", recompute={self.recompute}" if self.recompute != "none" else "")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and the lines that say why."""
+
+    layout: Layout
+    recompute: Recompute
     why: tuple[str, ...]
 
 
@@ -94,13 +116,23 @@ def needs(model: Model, batch: Batch, layout: Layout) -> Needs:
     share = layout.tp * layout.pp
     values = model.layer_values / share + model.other_values / layout.tp
     trained = model.trained_layer / share + model.trained_other / layout.tp
-    split = layout.dp if layout.zero >= 1 else 1
-    optimizer = 0.0 if batch.offload else 8 * trained / split
-    gradients = trained * (8 if batch.accumulate else 4) / (layout.dp if layout.zero >= 2 else 1)
-    own = trained / (layout.dp if layout.zero >= 3 else 1)
+    ranks = layout.dp if layout.zero else 1
+    held = (values - trained) * model.item_bytes + trained * 4
     return Needs(
-        (values - trained) * model.item_bytes + own * 4, gradients, optimizer, _activations(model, batch, layout)
+        held / ranks + model.item_bytes * _copied(model, layout, values, trained),
+        trained * (8 if batch.accumulate else 4) / ranks,
+        0.0 if batch.offload else 8 * trained / ranks,
+        _activations(model, batch, layout),
     )
+
+
+def _copied(model: Model, layout: Layout, values: float, trained: float) -> float:
+    """Values that are there once more in the compute dtype: trained ones, with zero all that were gathered."""
+    if layout.zero == 3:
+        return max(model.layer_values / model.layers, model.other_values) / layout.tp
+    if layout.zero:
+        return values
+    return trained if model.item_bytes < 4 else 0.0
 
 
 def _activations(model: Model, batch: Batch, layout: Layout) -> float:
@@ -120,8 +152,13 @@ def _activations(model: Model, batch: Batch, layout: Layout) -> float:
     return tokens * kept[batch.recompute] * model.item_bytes + logits
 
 
-def choose(world: int, model: Model, batch: Batch, card_gib: float | None) -> Choice:
-    """The first layout by the rule above that fits. Raises ConfigError with the arithmetic where none does."""
+def choose(
+    world: int, model: Model, batch: Batch, card_gib: float | None, refused: Callable[[Layout], str] = lambda layout: ""
+) -> Choice:
+    """The first by the rule above that fits. `refused`: why a run of a layout would be refused, or nothing.
+
+    Raises ConfigError with the arithmetic where none does.
+    """
     gib = DEFAULT_CARD_GIB if card_gib is None else card_gib
     reason = (
         "the smaller of the Ascend 910B's two sizes; --card-memory 64 is the other"
@@ -130,15 +167,27 @@ def choose(world: int, model: Model, batch: Batch, card_gib: float | None) -> Ch
     )
     room = gib * USABLE * _GIB
     why = [f"card memory {gib:g} GiB ({reason}), {USABLE:.0%} of it planned for: {room / _GIB:.1f} GiB"]
-    least: tuple[float, Layout] | None = None
-    for layout in candidates(world, model, batch):
-        found = needs(model, batch, layout)
-        fits = found.total <= room
-        why.append(f"{layout}: {found}: {'fits' if fits else 'too much'}")
-        if fits:
-            return Choice(layout, (*why, f"chosen: {layout}, as {_because(layout)}"))
+    least: tuple[float, Try] | None = None
+    hopeless: set[Layout] = set()
+    for tried in candidates(world, model, batch):
+        layout = tried.layout
+        found = needs(model, replace(batch, recompute=tried.recompute), layout)
         if least is None or found.total < least[0]:
-            least = (found.total, layout)
+            least = (found.total, tried)
+        if layout in hopeless:
+            continue
+        if found.total > room:
+            why.append(f"{tried}: {found}: too much")
+            if found.total - found.activations > room:
+                # Activations computed again would not help.
+                hopeless.add(layout)
+        elif reason := refused(layout):
+            why.append(f"{tried}: fits, and is refused: {reason}")
+            hopeless.add(layout)
+        else:
+            return Choice(
+                layout, tried.recompute, (*why, f"{tried}: {found}: fits", f"chosen: {tried}, as {_because(tried)}")
+            )
     assert least is not None  # plain data parallel is always a candidate
     raise ConfigError(
         f"--parallel auto: no layout of {world} cards fits:\n  " + "\n  ".join(why),
@@ -146,29 +195,48 @@ def choose(world: int, model: Model, batch: Batch, card_gib: float | None) -> Ch
     )
 
 
-def candidates(world: int, model: Model, batch: Batch) -> Iterator[Layout]:
+def candidates(world: int, model: Model, batch: Batch) -> Iterator[Try]:
     """In the order of the rule."""
     divide = {(layout.tp, layout.pp): layout for layout in layouts(world, model.sizes, batch.rows, batch.tokens)}
-    widths = [tp for tp in divisors(world) if tp in (1, 2, 4, HOST_CARDS) and (tp, 1) in divide]
-    tries = [(tp, 1) for tp in widths] + [(widths[-1], pp) for pp in divisors(world // widths[-1]) if pp > 1]
-    for key in tries:
-        if key in divide:
-            layout = divide[key]
-            yield layout
-            if layout.dp > 1:
-                yield replace(layout, zero=1)
+    host = [divide[tp, 1] for tp in divisors(world) if tp in (1, 2, 4, HOST_CARDS) and (tp, 1) in divide]
+    widest = host[-1].tp
+    pipelines = [divide[widest, pp] for pp in divisors(world // widest) if pp > 1 and (widest, pp) in divide]
+    hows = _RECOMPUTE[_RECOMPUTE.index(batch.recompute) :] if batch.free else (batch.recompute,)
+
+    def ladder(layout: Layout, *zeros: int) -> Iterator[Try]:
+        for how in hows:
+            for zero in zeros:
+                if zero == 0 or layout.dp > 1:
+                    yield Try(replace(layout, zero=zero), how)
+                split = replace(layout, sequence=True) if zero == 0 and layout.tp > 1 and layout.pp == 1 else None
+                if split is not None and fits(split, model.sizes, batch.rows, batch.tokens):
+                    yield Try(split, how)
+
+    for layout in host:
+        yield from ladder(layout, 0, 1)
+    for layout in host:
+        yield from ladder(layout, 3)
+    for layout in pipelines:
+        yield from ladder(layout, 0, 1)
 
 
-def _because(layout: Layout) -> str:
+def _because(tried: Try) -> str:
+    layout = tried.layout
     if layout.pp > 1:
         return "the model does not fit on the cards of one host"
+    if layout.zero == 3:
+        return "the model does not fit on a host's cards unless its weights are gathered for one layer at a time"
     if layout.tp > 1:
         return "the model does not fit on one card, and does on fewer than a host's"
-    return "only the optimizer's state does not fit" if layout.zero else "the model and its data fit on each card"
+    if layout.zero:
+        return "what is held fits where the data-parallel ranks split it"
+    if tried.recompute != "none":
+        return "all but the activations fits on each card"
+    return "the model and its data fit on each card"
 
 
 def _ways_out(batch: Batch) -> str:
     ways = ["more --cards"]
     ways += [f"a smaller --batch-size than {batch.rows}"] if batch.rows > 1 else []
-    ways += ["--recompute full"] if batch.recompute != "full" else []
+    ways += ["--recompute full"] if batch.recompute != "full" and not batch.free else []
     return f"Give {', '.join(ways)}, or train less of the model (--algo lora)."

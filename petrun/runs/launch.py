@@ -212,7 +212,7 @@ def _enough_cards(wanted: int, target: str) -> None:
 
 def _check(config: RunConfig, cluster: Cluster | TableStart, target: str) -> None:
     """What every rank would find out, each by itself."""
-    if not config.parallel.auto:
+    if target == "cpu" or not config.parallel.auto:
         check_device(config, lay_out(config, cluster.cards), target)
     if cluster.hosts > 1 and config.out.dir is None:
         many = f"--hosts {cluster.hosts}" if isinstance(cluster, Cluster) else f"--rank-table: {cluster.hosts} servers"

@@ -264,18 +264,9 @@ def build_step(
     config: RunConfig, assembled: Assembled, trainable: Trainable, schedule: Schedule, device: Device, layout: Layout
 ) -> TrainStep:
     """The compiled step of this rank, with its optimizer."""
-    optim, method = config.optim, assembled.method
-    _check_layout(config, layout)
-    net, loss = assembled.loaded.net, SupervisedLoss(assembled.loaded.net)
-    hook = method.hook(net, assembled.config, trainable.parameters, schedule.total_steps)
-    if layout.split:
-        if hook is not None:
-            raise ConfigError(
-                f"--parallel {layout}: {method.name} weighs whole matrices at each update, which no rank holds",
-                hint="Use dp alone.",
-            )
-        # Before the optimizer, whose state is cut as the parameters are.
-        plan.apply(net, assembled.loaded.sites, layout, loss)
+    optim, method, net = config.optim, assembled.method, assembled.loaded.net
+    # Before the optimizer, whose state is cut as the parameters are.
+    total, hook = lay_out_loss(config, assembled, trainable, schedule.total_steps, layout)
     optimizer = (HostAdamW if config.parallel.offload == "optimizer" else AdamW)(
         trainable.parameters,
         schedule,
@@ -287,12 +278,6 @@ def build_step(
         rates={p.name: method.rate(assembled.config, p.name) for p in trainable.parameters},
     )
     plan.recompute(net, assembled.loaded.sites, config.parallel.recompute)
-    total = method.wrap_loss(loss, net, assembled.config)
-    if layout.split and total is not loss:
-        raise ConfigError(
-            f"--parallel {layout}: {method.name} compares two whole distributions of each row, which the ranks hold in slices",
-            hint="Use dp alone.",
-        )
     if layout.pp > 1:
         return PipelineStep(
             total,
@@ -314,6 +299,31 @@ def build_step(
         # Where operators are split MindSpore's own passes sum over the ranks.
         reduce=SumOverRanks(trainable.parameters) if layout.dp > 1 and not layout.split else None,
     )
+
+
+def lay_out_loss(
+    config: RunConfig, assembled: Assembled, trainable: Trainable, total_steps: int, layout: Layout
+) -> tuple[Any, Any]:
+    """(the loss of the net, laid out over the ranks; what the method does at each update, or None). Raises ConfigError for what cannot
+    be split."""
+    _check_layout(config, layout)
+    method, net = assembled.method, assembled.loaded.net
+    loss = SupervisedLoss(net)
+    hook = method.hook(net, assembled.config, trainable.parameters, total_steps)
+    total = method.wrap_loss(loss, net, assembled.config)
+    if layout.split:
+        if hook is not None:
+            raise ConfigError(
+                f"--parallel {layout}: {method.name} weighs whole matrices at each update, which no rank holds",
+                hint="Use dp alone.",
+            )
+        if total is not loss:
+            raise ConfigError(
+                f"--parallel {layout}: {method.name} compares two whole distributions of each row, which the ranks hold in slices",
+                hint="Use dp alone.",
+            )
+        plan.apply(net, assembled.loaded.sites, layout, loss)
+    return total, hook
 
 
 def _check_layout(config: RunConfig, layout: Layout) -> None:

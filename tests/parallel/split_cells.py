@@ -118,6 +118,10 @@ def prefix_encoder(rows, split):
     return Encoded(encoder)
 
 
+def told_to_compute_in_bfloat16(kind):
+    return lambda name, split: CELLS[kind](name, split).to_float(ms.bfloat16)
+
+
 CELLS = {
     "lora": lora,
     "lora_by_attribute": lora_by_attribute,
@@ -125,6 +129,7 @@ CELLS = {
     "low_rank": low_rank,
     "prefix_encoder": prefix_encoder,
 }
+CELLS |= {f"{kind}_bfloat16": told_to_compute_in_bfloat16(kind) for kind in CELLS}
 
 
 def main(cases):
@@ -136,7 +141,7 @@ def main(cases):
         kind, _, name = case.partition("/")
         # prelu's second input is its slope.
         split = ((2, 1), (1,)) if name == "prelu" else ((2, 1),)
-        x = Tensor(np.ones((8, 8) if kind != "prefix_encoder" else ()), ms.float32)
+        x = Tensor(np.ones(() if kind.startswith("prefix") else (8, 8)), ms.float32)
         try:
             Step(CELLS[kind](name, split)).set_train().compile(x)
         except (RuntimeError, TypeError, ValueError) as error:

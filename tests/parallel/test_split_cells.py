@@ -11,9 +11,17 @@ import pytest
 from ..conftest import ROOT
 from ..delta.mindpet import NAMES, NOT_SPLIT
 
-QUICK = ["lora/gelu", "lora_by_attribute/gelu", "adapter/tanh", "low_rank/logsigmoid", "prefix_encoder/split"]
+QUICK = [
+    "lora/gelu",
+    "lora_by_attribute/gelu",
+    "lora_bfloat16/gelu",
+    "adapter/tanh",
+    "low_rank/logsigmoid",
+    "prefix_encoder/split",
+]
 ALL = [f"{cell}/{name}" for cell in ("lora", "adapter", "low_rank") for name in NAMES if name not in NOT_SPLIT]
-ALL += ["prefix_encoder/split", "prefix_encoder/whole"]
+ALL += ["prefix_encoder/split", "prefix_encoder/whole", "prefix_encoder_bfloat16/split"]
+ALL += [f"{cell}_bfloat16/gelu" for cell in ("lora", "lora_by_attribute", "adapter", "low_rank")]
 
 
 def compile_all(ascend, folder, cases):
@@ -32,5 +40,5 @@ def test_split_cells_compile(ascend, tmp_path):
 
 @pytest.mark.all_only
 def test_every_activation_compiles_in_every_cell(ascend, tmp_path):
-    assert len(ALL) == 3 * 21 + 2
+    assert len(ALL) == 3 * 21 + 3 + 4
     compile_all(ascend, tmp_path, ALL)

@@ -81,6 +81,19 @@ def test_every_family_with_its_memory(ascend, configs, petrun, family, algo):
 
 
 @pytest.mark.all_only
+@pytest.mark.parametrize(
+    ("variant", "layout"), [("dora", "zero=1"), ("dora", "pp=2"), ("pissa", "tp=2"), ("pissa", "zero=1")]
+)
+def test_variants_of_lora_whose_first_values_follow_from_the_base(ascend, configs, petrun, variant, layout):
+    """A rehearsal has no base to compute them from; with zero a matrix read by two operators must be cut alike for both."""
+    done = petrun(
+        f"rehearse --base llama --rank 2 --set delta.variant={variant} --parallel {layout} --cards 4 --ranks 0 --seq-len 16 "
+        "--batch-size 2 --level 0"
+    )
+    assert done.code == 0, done.err
+
+
+@pytest.mark.all_only
 def test_what_the_host_keeps_of_a_data_parallel_job(ascend, configs, petrun):
     for flags in ("", " --offload optimizer"):
         done = petrun(
@@ -208,6 +221,7 @@ def test_a_net_of_the_users_own(ascend, configs, petrun):
         ("--base llama --cards 4 --parallel tp=4", 2, "These divide: --parallel dp=2,tp=2,pp=1"),
         ("--base llama --cards 4 --parallel auto --card-memory 0.0001", 2, "no layout of 4 cards fits"),
         ("--base llama --cards 4 --parallel auto --set parallel.tp=2", 2, "--parallel auto contradicts tp=2"),
+        ("--base llama --cards 4 --parallel dp=4 --card-memory 64", 2, "--card-memory 64: only --parallel auto asks"),
         ("--model net.py:make --cards 4 --parallel auto", 2, "does not say its sizes"),
         ("--base nowhere", 1, "nowhere: no such file or folder"),
         ("--level 2", 2, "Invalid value for '--level'"),

@@ -1,0 +1,16 @@
+"""Nets without values: what is compiled and counted of a model whose weights are not here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def mark_outline(net: Any) -> None:
+    """Say of all parameters of a net that they have no values."""
+    for parameter in net.get_parameters():
+        parameter.is_outline = True
+
+
+def is_outline(parameter: Any) -> bool:
+    """Whether nothing may be computed of this parameter's values, as there are none."""
+    return getattr(parameter, "is_outline", False)
