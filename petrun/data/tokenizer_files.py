@@ -130,7 +130,8 @@ def _vocabulary(
     if kind is None:
         raise DataError(
             f"{folder}: tokenizer_class is {name or 'a general class'}, of which vocabulary files alone do not say how text is split",
-            hint=f"Write a tokenizer.json, which says it: {_written_by(folder)}",
+            hint="Fetch the base's tokenizer.json, which says it, or name the class of those files in tokenizer_config.json: "
+            "BertTokenizer, GPT2Tokenizer, Qwen2Tokenizer, RobertaTokenizer, ...",
         )
     raise DataError(
         f"{folder}: {name} is read from {' and '.join(kind.files) or 'tokenizer.json'}; found {', '.join(present)}",
@@ -139,9 +140,12 @@ def _vocabulary(
 
 
 def _written_by(folder: Path) -> str:
-    """The command that writes tokenizer.json into a folder; transformers asks no server with it."""
-    python = f"from transformers import AutoTokenizer as A; A.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
-    return f"HF_HUB_OFFLINE=1 python -c {shlex.quote(python)}, with transformers, sentencepiece and protobuf installed."
+    """The commands that write tokenizer.json into a folder; the second asks no server."""
+    python = "import sys; from transformers import AutoTokenizer as A; A.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[1])"
+    return (
+        "pip install transformers sentencepiece protobuf, and then, also without a network: "
+        f'HF_HUB_OFFLINE=1 python -c "{python}" {shlex.quote(str(folder))}'
+    )
 
 
 def _listed_tokens(path: Path, stored: dict[str, Any] | None) -> list[dict[str, Any]]:

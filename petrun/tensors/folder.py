@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,32 @@ def _nothing_here(folder: Path) -> WeightsError:
     if pickles:
         return WeightsError(
             f"{folder}: holds only {pickles[0]}, a pickle, which petrun never opens",
-            hint="Convert it once where transformers is installed: "
-            "`AutoModel.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)` writes safetensors.",
+            hint=_written_by(folder),
         )
     others = [f for f in files if f.endswith((".safetensors", ".ckpt"))]
     hint = f"To use {others[0]}, give that file itself." if others else f"Expected {WHOLE} or {INDEX}."
     return WeightsError(f"{folder}: holds neither {WHOLE} nor {INDEX}", hint=hint)
+
+
+def _written_by(folder: Path) -> str:
+    """The command that writes the pickle's tensors as safetensors beside it, head and all: with the class that config.json names."""
+    try:
+        content: Any = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        content = None
+    listed = content.get("architectures") if isinstance(content, dict) else None
+    first = listed[0] if isinstance(listed, list) and listed else None
+    named = first if isinstance(first, str) and first.isidentifier() else None
+    python = (
+        f"import sys; from transformers import {named or 'CLASS'} as M; "
+        "M.from_pretrained(sys.argv[1], torch_dtype='auto').save_pretrained(sys.argv[1] + '/converted')"
+    )
+    place = shlex.quote(str(folder))
+    return (
+        f'Convert it once where transformers is installed: HF_HUB_OFFLINE=1 python -c "{python}" {place} '
+        f"&& mv {place}/converted/*.safetensors* {place}"
+        + ("" if named else ", with the class of the model, head and all, for CLASS: config.json names none.")
+    )
 
 
 def _read_index(path: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ writes it again.
 
 import json
 import os
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -100,6 +101,18 @@ def test_a_general_class_keeps_its_tokenizer_json_for_qwen2_too(tmp_path):
 def test_refused_layouts(tmp_path, settings, files, message):
     with pytest.raises(DataError, match=message):
         load_tokenizer(write(tmp_path / "base", settings=settings, files=files))
+
+
+def test_a_sentencepiece_model_alone_is_refused_with_the_commands_that_convert_it(tmp_path):
+    folder = write(
+        tmp_path / "my base", settings={"tokenizer_class": "LlamaTokenizer"}, files={"tokenizer.model": "\n\x01"}
+    )
+    with pytest.raises(DataError, match=r"holds a SentencePiece model and no tokenizer\.json") as caught:
+        load_tokenizer(folder)
+    assert "pip install transformers sentencepiece protobuf" in caught.value.hint
+    program, place = shlex.split(caught.value.hint.split("network: ")[1])[-2:]
+    assert place == str(folder) and "HF_HUB_OFFLINE=1" in caught.value.hint
+    compile(program, "the advice", "exec")
 
 
 def test_what_shapes_ids_is_in_the_key_of_tokenised_rows(tmp_path):

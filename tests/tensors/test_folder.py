@@ -1,6 +1,11 @@
 """Hugging Face folders: whole and sharded, and every way a folder can be incomplete."""
 
 import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,3 +127,41 @@ def test_folders_without_a_model(tmp_path, files, message, hint):
     with pytest.raises(WeightsError, match=message) as caught:
         open_tensors(tmp_path)
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ('{"architectures": ["GPT2LMHeadModel"]}', "from transformers import GPT2LMHeadModel as M;"),
+        ('{"architectures": ["x; import os"]}', "with the class of the model, head and all, for CLASS"),
+        ('{"architectures": []}', "with the class of the model, head and all, for CLASS"),
+        ("{", "with the class of the model, head and all, for CLASS"),
+    ],
+)
+def test_the_advice_for_a_pickle_keeps_the_head(tmp_path, config, words):
+    """AutoModel would leave the head out."""
+    folder = tmp_path / "my base"
+    folder.mkdir()
+    (folder / "pytorch_model.bin").write_bytes(b"x")
+    (folder / "config.json").write_text(config)
+    with pytest.raises(WeightsError) as caught:
+        open_tensors(folder)
+    assert words in caught.value.hint and "AutoModel" not in caught.value.hint
+    command = shlex.split(caught.value.hint.split("installed: ")[1])
+    assert command[:3] == ["HF_HUB_OFFLINE=1", "python", "-c"] and command[4] == str(folder)
+
+
+@pytest.mark.all_only
+def test_the_advice_for_a_pickle_works(tmp_path):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    folder = tmp_path / "my base"
+    config = transformers.GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=2, architectures=["GPT2LMHeadModel"])
+    config.save_pretrained(folder)
+    torch.save(transformers.GPT2LMHeadModel(config).state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(WeightsError) as caught:
+        open_tensors(folder)
+    place = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(
+        ["bash", "-c", caught.value.hint.split("installed: ")[1]], check=True, env=place, capture_output=True
+    )
+    assert "transformer.wte.weight" in open_tensors(folder).names
