@@ -62,8 +62,7 @@ class TurnFinder:
         if start is None or not start < end:
             return None
         sure = first == len(around[0]) and self._text.endswith(around[1])
-        shown = str(message.get("content") or "").rpartition("</think>")[2].strip()
-        if not sure and (shown not in self._text[start:end] or end > self._begin_of(turn + 1)):
+        if not sure and (_told(message) not in self._text[start:end] or end > self._begin_of(turn + 1)):
             return None
         return start, end
 
@@ -123,9 +122,17 @@ class TurnFinder:
 
     def is_asked(self, place: int, marked: Message) -> bool:
         """The same of the prompt of generation: some templates write the system text where a question is the last message alone."""
-        last = max((i for i, message in enumerate(self._messages) if message["role"] != "assistant"), default=-1)
+        last = max((i for i, message in enumerate(self._messages) if message["role"] == "user"), default=-1)
         text = self._render([*self._messages[:place], marked, *self._messages[place + 1 : last + 1]], True)
         return place <= last and text is not None and _MARKER in text
+
+
+def _told(message: Message) -> str:
+    """Words that stand in the turn whatever the template does: the name of its last call, else its content without thoughts."""
+    calls = message.get("tool_calls")
+    if calls:
+        return str((calls[-1].get("function") or calls[-1])["name"])
+    return str(message.get("content") or "").rpartition("</think>")[2].strip()
 
 
 def marked_content(message: Message) -> Message:

@@ -148,6 +148,15 @@ def test_the_prompt_is_the_beginning_of_what_is_learned_from(name, folder, write
     assert prompt.reference == "Ho"
 
 
+def test_a_call_whose_words_the_template_leaves_out(folder, write):
+    """And whose prompt, with the system text, is no beginning of the row: Mistral's."""
+    messages = [{"role": "system", "content": "s"}, *CALLS["a call beside words"], user("x"), says("y")]
+    place = folder(chat_templates.unmarked(chat_templates.MISTRAL))
+    assert spoken(place, write("row.jsonl", [{"messages": messages}])) == [
+        '[CALLS] [{"name": "weather", "arguments": {"city": "Rome"}}]</s>', " Sunny.</s>", " y</s>",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("marks", [True, False])
 @pytest.mark.parametrize("muted", [{"weight": 0}, {"weight": 0.0}, {"train": False}])
 def test_a_message_of_weight_0_is_not_learned(marks, muted, folder, write):
