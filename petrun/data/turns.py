@@ -56,12 +56,11 @@ class TurnFinder:
         around = self._around(self._messages, turn, _spoken(message), self._generation_prompt)
         if around is None:
             return None
-        first = common_start(self._text, around[0])
-        start = self._start(turn, first, exact=first == len(around[0]), before=before)
+        start = self._start(turn, around[0], before)
         end = self._end(turn, around[1])
         if start is None or not start < end:
             return None
-        sure = first == len(around[0]) and self._text.endswith(around[1])
+        sure = self._text.startswith(around[0]) and self._text.endswith(around[1])
         if not sure and (_told(message) not in self._text[start:end] or end > self._begin_of(turn + 1)):
             return None
         return start, end
@@ -71,11 +70,11 @@ class TurnFinder:
         if place >= len(self._messages):
             return len(self._text)
         around = self._around(self._messages, place, marked_content(self._messages[place]), self._generation_prompt)
-        return 0 if around is None else common_start(self._text, around[0])
+        return 0 if around is None else _same(self._text, around[0])
 
-    def _start(self, turn: int, limit: int, *, exact: bool, before: str | None) -> int | None:
-        """The end of what a prompt shows of the text between the turn's content, which begins at `limit` or earlier, and the last
-        message before it whose place is known."""
+    def _start(self, turn: int, lead: str, before: str | None) -> int | None:
+        """The end of what a prompt shows of the text between the last message before the turn whose place is known, and the turn's
+        content. `lead`: the text before that content where it is a marker; `before`: what the prompt renders."""
         for earlier in range(turn - 1, -1, -1):
             marked = marked_late(self._messages[earlier])
             whole = self._around(self._messages, earlier, marked, self._generation_prompt)
@@ -83,11 +82,14 @@ class TurnFinder:
             if whole is None or prompt is None or not self._text.endswith(whole[1]):
                 continue
             begin = len(self._text) - len(whole[1])
-            if begin <= limit:
-                return begin + common_start(self._text[begin:limit], prompt[1])
-        if before and len(before) <= limit and self._text.startswith(before):
+            if begin > _same(self._text, lead):
+                return None
+            # A tag that is open here may be open in an earlier message: only what lies behind that is looked at.
+            limit = begin + common_start(self._text[begin:], lead[begin:])
+            return begin + common_start(self._text[begin:limit], prompt[1])
+        if before and self._text.startswith(before) and lead.startswith(before):
             return len(before)
-        return limit if exact else None
+        return len(lead) if self._text.startswith(lead) else None
 
     def _end(self, turn: int, rest: str) -> int:
         """`rest`: the text behind the turn's content where it is a marker."""

@@ -152,6 +152,14 @@ def test_a_call_whose_words_the_template_leaves_out(folder, write):
     """And whose prompt, with the system text, is no beginning of the row: Mistral's."""
     messages = [{"role": "system", "content": "s"}, *CALLS["a call beside words"], user("x"), says("y")]
     place = folder(chat_templates.unmarked(chat_templates.MISTRAL))
+    open_tag = [
+        {"role": "system", "content": "s"},
+        user("a <"),
+        *CALLS["a call beside words"][1:],
+        user("x"),
+        says("y"),
+    ]
+    assert spoken(place, write("open.jsonl", [{"messages": open_tag}]))[0].startswith("[CALLS]")
     assert spoken(place, write("row.jsonl", [{"messages": messages}])) == [
         '[CALLS] [{"name": "weather", "arguments": {"city": "Rome"}}]</s>', " Sunny.</s>", " y</s>",
     ]  # fmt: skip
