@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from petrun.checkpoint.delta import LORA_A0, LORA_B0
+from petrun.checkpoint.delta import LORA_A, LORA_A0, LORA_B, LORA_B0
 from petrun.checkpoint.peft_reading import Reading
 from petrun.delta.lora import LoraConfig
 from petrun.delta.lora_pissa import principal_factors
@@ -43,16 +43,12 @@ def with_start(reading: Reading, settings: dict[str, Any], init: str) -> dict[st
             f"init_lora_weights {init} of {unfit[0]}: an embedding, a tied matrix, or olora of a Conv1D, whose base peft changes otherwise"
         )
         return settings
-    weights = {}
-    for path in paths:
-        value = reading.base_value(f"{path}.weight", f"init_lora_weights {init}: what was taken off {path}")
-        if value is None:
-            return settings
-        weights[path] = value
-    if not weights:
+    # One matrix is in memory at a time; the smallest tells whether the base was changed already.
+    narrow = min(paths, key=lambda path: min(_size(reading, path)), default=None)
+    weight = None if narrow is None else _weight(reading, narrow, init)
+    if narrow is None or weight is None:
         return settings
-    narrow = min(weights, key=lambda path: min(weights[path].shape))
-    left = _smallest(weights[narrow], config.site(narrow)[0])
+    left = _smallest(weight, config.site(narrow)[0])
     if left < _LOST:
         return settings
     if left < _DOUBTFUL:
@@ -61,11 +57,23 @@ def with_start(reading: Reading, settings: dict[str, Any], init: str) -> dict[st
             "float32, or set init_lora_weights to true in adapter_config.json where it is"
         )
         return settings
-    for path, weight in weights.items():
+    for path in paths:
         rank, scale = config.site(path)
-        a, b = principal_factors(weight, rank, scale) if init == "pissa" else _orthogonal(weight, rank)
-        reading.made[f"{path}.{LORA_A0}"], reading.made[f"{path}.{LORA_B0}"] = a, b
+        weight = _weight(reading, path, init)
+        if weight is not None:
+            a, b = principal_factors(weight, rank, scale) if init == "pissa" else _orthogonal(weight, rank)
+            reading.made[f"{path}.{LORA_A0}"], reading.made[f"{path}.{LORA_B0}"] = a, b
     return _as_pissa(settings, config)
+
+
+def _size(reading: Reading, path: str) -> tuple[int, int]:
+    """(out, in) of a layer, by the adapter's matrices."""
+    shapes = reading.delta.shapes
+    return shapes[reading.found[f"{path}.{LORA_B}"]][0], shapes[reading.found[f"{path}.{LORA_A}"]][1]
+
+
+def _weight(reading: Reading, path: str, init: str) -> Array | None:
+    return reading.base_value(f"{path}.weight", f"init_lora_weights {init}: what was taken off {path}")
 
 
 def _as_pissa(settings: dict[str, Any], config: LoraConfig) -> dict[str, Any]:
