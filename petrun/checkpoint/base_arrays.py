@@ -13,23 +13,28 @@ from petrun.tensors import Array, TensorReader
 class BaseArrays:
     """name -> array of the base, and whether it has one."""
 
-    def __init__(self, reader: TensorReader, matched: Match) -> None:
+    def __init__(self, reader: TensorReader, matched: Match, shared: Mapping[str, str] | None = None) -> None:
+        """`shared`: weight that a layer would have of its own -> the one that it shares (models.base.shared_matrices)."""
         self.reader = reader
         self.found: Mapping[str, Source] = matched.found
+        self.shared = shared or {}
+
+    def _source(self, name: str) -> Source:
+        return self.found[name if name in self.found else self.shared.get(name, name)]
 
     def __contains__(self, name: object) -> bool:
-        return name in self.found
+        return name in self.found or self.shared.get(str(name)) in self.found
 
     def __getitem__(self, name: str) -> Array:
-        source = self.found[name]
+        source = self._source(name)
         stored = self.reader.read(source.stored)
         values = np.ascontiguousarray(stored.T if source.turn else stored)
         return values.astype(np.float32, copy=False) if values.dtype.kind == "f" else values
 
     def shape(self, name: str) -> tuple[int, ...]:
-        source = self.found[name]
+        source = self._source(name)
         shape = self.reader.info(source.stored).shape
         return tuple(reversed(shape)) if source.turn else shape
 
     def is_float(self, name: str) -> bool:
-        return "float" in self.reader.info(self.found[name].stored).dtype
+        return "float" in self.reader.info(self._source(name).stored).dtype

@@ -12,7 +12,7 @@ from petrun.checkpoint.delta import BaseIdentity, Delta
 from petrun.config.schema import ModelConfig
 from petrun.errors import ConfigError
 from petrun.graph.sites import Sites
-from petrun.models.base import Family, StoredName
+from petrun.models.base import Family, StoredName, shared_matrices
 from petrun.models.factory import is_factory, read_family
 from petrun.models.weights import match, open_weights, stored_digest
 from petrun.runs.assemble import base_path, hold_to_family, strategy_path
@@ -51,7 +51,8 @@ class StoredBase:
 
     def arrays(self, reader: TensorReader | None = None) -> BaseArrays:
         reader = reader or self.reader()
-        return BaseArrays(reader, match(reader, self.names_in(reader), self.prefixes, self.ignored))
+        matched = match(reader, self.names_in(reader), self.prefixes, self.ignored)
+        return BaseArrays(reader, matched, shared_matrices(self.names))
 
     def names_in(self, reader: TensorReader) -> dict[str, StoredName]:
         return self.names or {name: StoredName(name) for name in reader.names}
