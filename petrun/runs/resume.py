@@ -85,8 +85,9 @@ def _asks_for_changes(run: str, asked: Again, sets: Sequence[str], allowed: Sequ
 
     Raises ConfigError for a key that is no setting.
     """
-    was = settings_of(load_run_config(str(run_yaml(run)), {}).config)
-    now = settings_of(load_run_config(asked.recipe, asked.flags, sets, embedded=default_recipe()).config)
+    embedded = default_recipe()
+    was = settings_of(load_run_config(str(run_yaml(run)), {}, embedded=embedded).config)
+    now = settings_of(load_run_config(asked.recipe, asked.flags, sets, embedded=embedded).config)
     require_known(allowed, (*was, "tokenizer", "rows"))
     # run.yaml holds what was inferred too, where a recipe says nothing.
     return any(value is not None and value != was.get(key) for key, value in now.items())
