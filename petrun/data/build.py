@@ -102,7 +102,7 @@ def build_examples(
         formats=tuple(table.format for table in tables),
         template=template,
         digest=key,
-        notes=(*notes, *examples.notes),
+        notes=(*notes, *_several_references(used, layouts), *examples.notes),
     )
     if not len(examples):
         raise DataError(f"{tables[0].path}: no row holds any text")
@@ -164,6 +164,16 @@ def _notes(sources: list[Source], tables: list[Records]) -> tuple[str, ...]:
     return tuple(
         note for source, table in zip(sources, tables, strict=True) for note in (source.note, *table.notes) if note
     )
+
+
+def _several_references(tables: list[Records], layouts: list[Layout]) -> tuple[str, ...]:
+    """A note on rows with several references."""
+    count = 0
+    for table, layout in zip(tables, layouts, strict=True):
+        column = layout.columns.get("target") if layout.kind != "chat" else None
+        cells = (row.get(column) for row in table.rows) if column is not None else ()
+        count += sum(isinstance(cell, list) and len(cell) > 1 for cell in cells)
+    return (f"{count:,} rows have several references: the first is learned, metrics take all",) if count else ()
 
 
 def _check_ignored(tables: list[Records], ignored: tuple[str, ...]) -> None:

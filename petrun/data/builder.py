@@ -29,6 +29,7 @@ class Builder:
     rows: list[tuple[int, int, int, int]] = field(default_factory=list)
     """(row, prompt_length, file, line)."""
     references: list[str | None] = field(default_factory=list)
+    other_references: list[tuple[str, ...]] = field(default_factory=list)
     class_values: list[Any] = field(default_factory=list)
     unread_keys: dict[str, None] = field(default_factory=dict)
     """Keys of messages that the chat template does not read."""
@@ -46,6 +47,7 @@ class Builder:
         mask: Any = None,
         prompt_length: int = 0,
         reference: str | None = None,
+        other_references: tuple[str, ...] = (),
         from_left: bool = False,
         was_cut: bool = False,
     ) -> None:
@@ -68,6 +70,7 @@ class Builder:
         row, file, line = place
         self.rows.append((row, min(prompt_length, len(self.ids[-1])), file, line))
         self.references.append(reference)
+        self.other_references.append(other_references)
 
     def _kept_from_right(self, ids: Array) -> Array:
         """Places of the tokens that a cut from the left leaves: what opens the sequence, and its end."""
@@ -105,7 +108,8 @@ class Builder:
         references = tuple(self.references) if any(reference is not None for reference in self.references) else ()
         return ExampleSet(
             offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            flat=flat, per_row=per_row, references=references, stats=Stats(**self.counts),
+            flat=flat, per_row=per_row, references=references,
+            other_references=tuple(self.other_references) if any(self.other_references) else (), stats=Stats(**self.counts),
             unread_keys=tuple(self.unread_keys), notes=tuple(self.notes), **given,
         )  # fmt: skip
 

@@ -74,6 +74,7 @@ def _rebuild(meta: dict[str, Any], arrays: dict[str, Array]) -> ExampleSet:
         digest=meta["digest"],
         notes=tuple(meta["notes"]),
         skipped=tuple(meta["skipped"]),
+        other_references=tuple(map(tuple, meta["other_references"])),
     )
 
 
@@ -83,7 +84,7 @@ def store_cached(folder: Path | None, key: str, examples: ExampleSet) -> None:
         return
     simple = (
         "task", "kind", "references", "labels", "num_labels", "files", "columns", "unread", "unread_keys", "formats", "digest",
-        "notes", "skipped", "unknown",
+        "notes", "skipped", "other_references", "unknown",
     )  # fmt: skip
     meta = {name: getattr(examples, name) for name in simple}
     meta["stats"] = asdict(examples.stats)

@@ -159,7 +159,14 @@ def encode_instruct(
                 hint="This tokenizer opens no sequence with a BOS token, so there is nothing to go on from.",
             )
         if how.generation:
-            out.add(whole, place=place, prompt_length=len(whole), reference=reference, from_left=True)
+            out.add(
+                whole,
+                place=place,
+                prompt_length=len(whole),
+                reference=reference,
+                other_references=_other_references(records, i, layout),
+                from_left=True,
+            )
         else:
             scored = next((k for k, label in enumerate(labels) if label != IGNORED), len(whole))
             start = (
@@ -190,7 +197,7 @@ def _row_pieces(
     values = _template_values(records, i, layout)
     completion = None
     if layout.has("target") and (how.need_target or row.get(layout.columns["target"]) is not None):
-        completion = _string(records, i, layout.columns["target"])
+        completion = _completions(records, i, layout.columns["target"])[0]
     if renderer is not None:
         # A chat template may ask for a second column by its name, as those of merged folders do.
         read, source = variables(renderer.template.text), SOURCES[layout.kind]
@@ -305,6 +312,25 @@ def _prompt_tokens(pieces: list[Piece], ids: list[list[int]], how: Encoding, cha
             break
         count += len(part)
     return count
+
+
+def _completions(records: Records, i: int, column: str) -> list[str]:
+    """A completion, or several references of one prompt. The first is learned. Raises DataError for a list that holds other than texts."""
+    cell = records.rows[i].get(column)
+    if not isinstance(cell, list):
+        return [_string(records, i, column)]
+    if not cell or not all(isinstance(text, str) for text in cell):
+        raise DataError(
+            f"{records.where(i)}: column '{column}' is the list {str(cell)[:40]}, expected a text or a list of texts",
+            hint="Several references of one prompt are a list of texts; the first is learned, metrics take all.",
+        )
+    return cell
+
+
+def _other_references(records: Records, i: int, layout: Layout) -> tuple[str, ...]:
+    """References beside the first, of rows whose completion is a list of texts."""
+    cell = records.rows[i].get(layout.columns["target"]) if layout.has("target") else None
+    return tuple(cell[1:]) if isinstance(cell, list) and all(isinstance(text, str) for text in cell) else ()
 
 
 def _string(records: Records, i: int, column: str) -> str:

@@ -67,6 +67,8 @@ class Example:
     """The completion as text, for generation metrics."""
     arrays: dict[str, Array] = field(default_factory=dict)
     """Array data: one row of each array but the label."""
+    other_references: tuple[str, ...] = ()
+    """More texts that are as right as `reference`."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class ExampleSet:
     arrays: dict[str, Array] = field(default_factory=dict, repr=False)
     """Array data: (n, ...) each."""
     references: tuple[str | None, ...] = field(default=(), repr=False)
+    other_references: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+    """Of prompts with several references, those beside the first; () where no row has any."""
     labels: tuple[str, ...] = ()
     """Label names in index order; () where classes are plain integers."""
     num_labels: int | None = None
@@ -138,6 +142,7 @@ class ExampleSet:
             token_type_ids=self.flat["token_type_ids"][part] if "token_type_ids" in self.flat else np.zeros_like(ids),
             prompt_length=int(self.per_row["prompt_length"][index]),
             reference=self.references[index] if self.references else None,
+            other_references=self.other_references[index] if self.other_references else (),
             arrays={name: array[index] for name, array in self.arrays.items()},
         )
 
@@ -161,6 +166,7 @@ class ExampleSet:
             per_row={name: values[indices] for name, values in self.per_row.items()},
             arrays={name: array[indices] for name, array in self.arrays.items()},
             references=tuple(self.references[i] for i in indices) if self.references else (),
+            other_references=tuple(self.other_references[i] for i in indices) if self.other_references else (),
         )
 
 

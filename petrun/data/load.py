@@ -23,7 +23,7 @@ from petrun.data.tokenize import Progress, Tokenizer
 from petrun.errors import ConfigError, TrainingError
 
 _MOST_COPIES = 10_000
-DATA_VERSION = 5
+DATA_VERSION = 6
 """Raised whenever the same files would give other examples than before; part of the cache's key."""
 
 

@@ -229,13 +229,15 @@ class Answer:
     """Any key that is equal for equal inputs: the prompt's text, or its token ids."""
     text: str
     reference: str
+    other_references: tuple[str, ...] = ()
+    """More texts that are as right."""
 
 
 def _references(answers: Sequence[Answer]) -> dict[Hashable, list[str]]:
     """Prompt -> its distinct references, in the data's order."""
     found: dict[Hashable, dict[str, None]] = {}
     for answer in answers:
-        found.setdefault(answer.prompt, {})[answer.reference] = None
+        found.setdefault(answer.prompt, {}).update(dict.fromkeys((answer.reference, *answer.other_references)))
     return {prompt: list(references) for prompt, references in found.items()}
 
 

@@ -243,7 +243,14 @@ def _generate(
     for (slot, example, ending), item in zip(every, found, strict=True):
         text = spelt(item.tokens, tokenizer, ending)
         prompt = tuple(example.input_ids.tolist())
-        answers[slot].append(Answer(prompt=prompt, text=text, reference=example.reference or ""))
+        answers[slot].append(
+            Answer(
+                prompt=prompt,
+                text=text,
+                reference=example.reference or "",
+                other_references=example.other_references,
+            )
+        )
     return answers
 
 

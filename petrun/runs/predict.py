@@ -134,6 +134,8 @@ def _generated(reading: Reading, loaded: LoadedModel) -> Iterator[dict[str, Any]
         item: dict[str, Any] = {"row": example.row, "prediction": answer}
         if example.reference is not None:
             item["reference"] = example.reference
+        if example.other_references:
+            item["other_references"] = list(example.other_references)
         yield item
 
 

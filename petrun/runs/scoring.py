@@ -60,7 +60,8 @@ class Judge:
                 Answer(
                     prompt=tuple(self.prompts[i].input_ids.tolist()),
                     text=text,
-                    reference=self.prompts.references[i] or "",
+                    reference=self.prompts[i].reference or "",
+                    other_references=self.prompts[i].other_references,
                 )
                 for i, text in enumerate(self.texts)
             ]

@@ -224,7 +224,9 @@ def test_a_parquet_file_cut_short(place, refused):
 
 
 def test_a_folder_as_data(refused):
-    refused("train --base bert --data gpt2 --out run", ["gpt2/config.json: expected a list of rows, found an object"])
+    refused(
+        "train --base bert --data gpt2 --out run", ["gpt2/tokenizer.json: expected a list of rows, found an object"]
+    )
 
 
 NAMED = lines({"text": "good", "label": "pos"}, {"text": "bad", "label": "neg"})
