@@ -25,7 +25,7 @@ from petrun.tensors import Array
 __all__ = ["Fidelity", "Made", "Term", "added", "compressed"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Fidelity:
     """How near a layer's new product is to what it stands for, Frobenius norms."""
 
@@ -124,7 +124,9 @@ def _summed(path: str, parts: Sequence[tuple[Layer, float]], keep: Keep) -> tupl
         layer = Layer(_rounded(product), scale)
     else:
         layer = Layer(_rounded(exact.truncated(keep)), 1.0)
-    return layer, Fidelity(path, layer.product.rank, exact.norm(), layer.update.minus(exact).norm())
+    return layer, Fidelity(
+        path=path, rank=layer.product.rank, norm=exact.norm(), error=layer.update.minus(exact).norm()
+    )
 
 
 def _at(layer: Layer, factor: float) -> Product:
@@ -133,7 +135,7 @@ def _at(layer: Layer, factor: float) -> Product:
 
 def _rounded(product: Product) -> Product:
     """As it will be on disk."""
-    return Product(product.b.astype(np.float32), product.a.astype(np.float32))
+    return Product(b=product.b.astype(np.float32), a=product.a.astype(np.float32))
 
 
 def _combined(path: str, parts: Sequence[tuple[Layer, float]], combine: Combine, keep: Keep) -> tuple[Layer, Fidelity]:
@@ -141,7 +143,7 @@ def _combined(path: str, parts: Sequence[tuple[Layer, float]], combine: Combine,
     ranks = sum(layer.product.rank for layer, _ in parts)
     product = _rounded(factored(dense, Keep(rank=ranks) if keep.everything else keep))
     norm = float(np.linalg.norm(dense.astype(np.float64)))
-    return Layer(product, 1.0), Fidelity(path, product.rank, norm, distance(dense, product))
+    return Layer(product, 1.0), Fidelity(path=path, rank=product.rank, norm=norm, error=distance(dense, product))
 
 
 def compressed(delta: Delta, keep: Keep) -> Made:

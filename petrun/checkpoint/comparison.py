@@ -24,7 +24,7 @@ class Norm:
     rank: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pair:
     """The same layer or tensor of two deltas; None where one has none."""
 
@@ -70,7 +70,9 @@ def _layers(first: Delta, second: Delta) -> Iterator[Pair]:
     for path in dict.fromkeys((*these, *those)):
         one, other = these.get(path), those.get(path)
         if one is None or other is None:
-            yield Pair(path, one.norm() if one else None, other.norm() if other else None, update=True)
+            yield Pair(
+                name=path, first=one.norm() if one else None, second=other.norm() if other else None, update=True
+            )
             continue
         if one.shape != other.shape:
             raise DeltaError(
@@ -78,7 +80,9 @@ def _layers(first: Delta, second: Delta) -> Iterator[Pair]:
                 hint="They are deltas of different bases.",
             )
         gap = other.minus(one).norm()
-        yield Pair(path, one.norm(), other.norm(), one.cosine(other), gap, True)
+        yield Pair(
+            name=path, first=one.norm(), second=other.norm(), cosine=one.cosine(other), difference=gap, update=True
+        )
 
 
 def _tensors(first: Delta, second: Delta) -> Iterator[Pair]:
@@ -93,8 +97,10 @@ def _tensors(first: Delta, second: Delta) -> Iterator[Pair]:
             continue
         sizes = [None if each is None else float(np.linalg.norm(each)) for each in values]
         if one is None or other is None or one.shape != other.shape:
-            yield Pair(name, sizes[0], sizes[1])
+            yield Pair(name=name, first=sizes[0], second=sizes[1])
             continue
         both = math.prod(size or 0.0 for size in sizes)
         cosine = float(np.sum(one * other)) / both if both else None
-        yield Pair(name, sizes[0], sizes[1], cosine, float(np.linalg.norm(other - one)))
+        yield Pair(
+            name=name, first=sizes[0], second=sizes[1], cosine=cosine, difference=float(np.linalg.norm(other - one))
+        )

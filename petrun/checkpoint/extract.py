@@ -82,9 +82,9 @@ def _notes(rest: dict[str, Any], whole: bool) -> tuple[str, ...]:
 
 def _layer(path: str, change: Array, keep: Keep) -> tuple[Layer, Fidelity]:
     near = factored(change, keep)
-    product = Product(near.b.astype(np.float32), near.a.astype(np.float32))
+    product = Product(b=near.b.astype(np.float32), a=near.a.astype(np.float32))
     norm = float(np.sqrt(np.square(change, dtype=np.float64).sum()))
-    return Layer(product, 1.0), Fidelity(path, product.rank, norm, distance(change, product))
+    return Layer(product, 1.0), Fidelity(path=path, rank=product.rank, norm=norm, error=distance(change, product))
 
 
 def _finite(name: str, arrays: BaseArrays) -> Array:

@@ -15,7 +15,7 @@ from petrun.errors import DeltaError
 from petrun.tensors import Array, TensorReader, content_digest, tensor_digest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Part:
     """A tensor of the file, or a piece of one, in the form it has here."""
 
@@ -51,7 +51,7 @@ class LazyTensors(Mapping[str, Array]):
     def __init__(self, reader: TensorReader, parts: Mapping[str, Part] | None = None) -> None:
         """`parts`: name here -> what it is of the file; without it, the file's own."""
         self._reader = reader
-        self._parts = dict(parts) if parts is not None else {name: Part(name) for name in reader.names}
+        self._parts = dict(parts) if parts is not None else {name: Part(stored=name) for name in reader.names}
 
     def __getitem__(self, name: str) -> Array:
         part = self._parts[name]
@@ -85,7 +85,9 @@ class LazyTensors(Mapping[str, Array]):
         return LazyTensors(
             self._reader,
             {
-                new: Part(self._parts[old].stored, new in turned, new in flat, pieces.get(new))
+                new: Part(
+                    stored=self._parts[old].stored, turned=new in turned, flat=new in flat, columns=pieces.get(new)
+                )
                 for new, old in names.items()
             },
         )

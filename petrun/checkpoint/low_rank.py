@@ -47,7 +47,7 @@ class Keep:
         return max(1, min(most, real))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Product:
     """B A: b (out, R), a (R, in)."""
 
@@ -71,7 +71,7 @@ class Product:
         return joined([self, other.times(-1.0)])
 
     def times(self, factor: float) -> Product:
-        return Product(self.b.astype(np.float64) * factor, self.a)
+        return Product(b=self.b.astype(np.float64) * factor, a=self.a)
 
     def inner(self, other: Product) -> float:
         """Sum of the products of the two matrices' entries."""
@@ -89,7 +89,7 @@ class Product:
         u, values, v = np.linalg.svd(core, full_matrices=False)
         count = keep.count(values)
         root = np.sqrt(values[:count])
-        return Product((left @ u[:, :count]) * root, root[:, None] * (v[:count] @ right.T))
+        return Product(b=(left @ u[:, :count]) * root, a=root[:, None] * (v[:count] @ right.T))
 
     def _core(self) -> tuple[Array, Array, Array]:
         left, small_left = np.linalg.qr(self.b.astype(np.float64))
@@ -104,7 +104,7 @@ class Product:
 
 def joined(parts: Sequence[Product]) -> Product:
     """The sum, exactly: [B_1, B_2, ...] [A_1; A_2; ...]."""
-    return Product(np.concatenate([p.b for p in parts], 1), np.concatenate([p.a for p in parts], 0))
+    return Product(b=np.concatenate([p.b for p in parts], 1), a=np.concatenate([p.a for p in parts], 0))
 
 
 def factored(matrix: Array, keep: Keep) -> Product:
@@ -123,7 +123,7 @@ def factored(matrix: Array, keep: Keep) -> Product:
             break
         tried = min(2 * tried, rank)
     root = np.sqrt(values[:count])
-    return Product(left[:, :count] * root, root[:, None] * right[:count])
+    return Product(b=left[:, :count] * root, a=root[:, None] * right[:count])
 
 
 def distance(matrix: Array, product: Product) -> float:

@@ -87,7 +87,7 @@ class Merged:
     """Layers that share a matrix in the base have one each in it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Piece:
     """One tensor to be written."""
 
@@ -245,10 +245,13 @@ class _Merger:
             turn = stored.transpose and hugging_face
             written = (dtype or own) if own in FLOATS else own
             outer = tuple(reversed(shape)) if turn else tuple(shape)
-            pieces.append(_Piece(ours, stored.name if hugging_face else ours, outer, written, source, turn))
+            names = [stored.name if hugging_face else ours]
             if hugging_face:
                 held = [s.stored for s in (source, *self.matched.repeats.get(ours, [])) if s is not None]
-                pieces += [_Piece(ours, again, outer, written, source, turn) for again in held if again in stored.also]
+                names += [again for again in held if again in stored.also]
+            pieces += [
+                _Piece(ours=ours, name=name, shape=outer, dtype=written, source=source, turn=turn) for name in names
+            ]
         return pieces
 
     def _parameter_shape(self, source: Source) -> tuple[int, ...]:
@@ -389,4 +392,4 @@ def _own_names(base: TensorReader, shapes: Mapping[str, tuple[int, ...]]) -> dic
     left out.
     """
     kept = [n for n in base.names if not any(fnmatchcase(n, pattern) for pattern in OPTIMIZER_STATE)]
-    return {name: StoredName(name) for name in kept}
+    return {name: StoredName(name=name) for name in kept}

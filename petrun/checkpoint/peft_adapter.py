@@ -93,4 +93,4 @@ def write_peft(
             f"{delta.path}: is a {delta.algo} delta, which has no peft form here",
             hint=f"petrun writes these: {', '.join(_WRITERS)}.",
         )
-    _WRITERS[algo](Order(spread(delta, names), untied(names), out, task, base, sites))
+    _WRITERS[algo](Order(delta=spread(delta, names), names=untied(names), out=out, task=task, base=base, sites=sites))

@@ -22,7 +22,7 @@ _EMBEDDING_LAYERS = ("embed_tokens", "lm_head")
 _TASKS = (None, "SEQ_CLS", "CAUSAL_LM", "FEATURE_EXTRACTION")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Targets:
     """The part of a config that says which layers are adapted and which are saved whole."""
 

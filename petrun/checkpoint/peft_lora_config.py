@@ -56,7 +56,7 @@ _WHY_NOT = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoraAdapter:
     """The part of an adapter's config that LoRA's mathematics and its targets need."""
 

@@ -31,7 +31,7 @@ def same_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Order:
     """What is to be written: a delta, as an adapter folder that peft loads."""
 

@@ -119,7 +119,7 @@ def _lora(delta: Delta, path: str) -> Layer:
         start = _pair(delta, path, LORA_A0, LORA_B0, rank)
         if start.shape != product.shape:
             raise DeltaError(f"{delta.path}: {path} has matrices {product.shape} and initial ones {start.shape}")
-        product = joined([product, Product(-start.b, start.a)])
+        product = joined([product, Product(b=-start.b, a=start.a)])
     return Layer(product, scale)
 
 
@@ -127,7 +127,7 @@ def _pair(delta: Delta, path: str, a: str, b: str, rank: int) -> Product:
     for leaf in (a, b):
         if f"{path}.{leaf}" not in delta.tensors:
             raise DeltaError(f"{delta.path}: lacks {path}.{leaf}", hint="Its settings and its tensors do not agree.")
-    factors = Product(delta.tensors[f"{path}.{b}"], delta.tensors[f"{path}.{a}"])
+    factors = Product(b=delta.tensors[f"{path}.{b}"], a=delta.tensors[f"{path}.{a}"])
     shapes = factors.b.shape, factors.a.shape
     if [len(shape) for shape in shapes] != [2, 2] or shapes[0][1] != shapes[1][0] or shapes[1][0] != rank:
         raise DeltaError(
@@ -147,7 +147,7 @@ def _adalora(delta: Delta, path: str) -> Layer:
     places = np.flatnonzero(values)
     # A layer that gave up every triplet keeps one that is zero: LoRA knows no rank 0.
     places = places if len(places) else np.zeros(1, np.int64)
-    product = Product(whole.b[:, places] * values[places], np.ascontiguousarray(whole.a[places]))
+    product = Product(b=whole.b[:, places] * values[places], a=np.ascontiguousarray(whole.a[places]))
     return Layer(product, float(delta.config["alpha"]) / (len(values) + 1e-5))
 
 

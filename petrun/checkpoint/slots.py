@@ -30,7 +30,7 @@ KINDS = ("lora", "adalora", "ia3", "prefix", "ptuning2", "prompt", "ptuning")
 _HINT = "What shares a graph: lora (every variant), adalora, ia3, prefix, ptuning2, prompt and ptuning. Merge any other: petrun merge."
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Slot:
     """One delta, path of the layer -> array, float32."""
 
@@ -79,7 +79,9 @@ def slot_of(delta: Delta, sites: Sites, base: Callable[[str], Array | None]) -> 
     slot = Slot()
     if any(is_factor(name) for name in delta.tensors):
         for path, layer in layers(delta).items():
-            product = Product((layer.product.b.astype(np.float64) * layer.scale).astype(np.float32), layer.product.a)
+            product = Product(
+                b=(layer.product.b.astype(np.float64) * layer.scale).astype(np.float32), a=layer.product.a
+            )
             slot.products[path] = product
             if path in sites.tables:
                 raise ConfigError(f"{delta.path}: LoRA on an embedding ({path}) cannot be switched", hint=_HINT)

@@ -42,7 +42,7 @@ _NAME = re.compile(r"step-(\d+)(\.(safetensors|json))?")
 _CHUNK_BYTES = 8 << 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class State:
     """A whole state, its tensors still in the file."""
 
@@ -231,7 +231,7 @@ def _parse(path: Path, reader: TensorReader) -> State:
             f"{path}: is a state of format {content['format']}; this petrun reads format {FORMAT}",
             hint="Go on with the petrun that wrote it.",
         )
-    return State(path, content["step"], content["identity"], content["notes"], reader)
+    return State(path=path, step=content["step"], identity=content["identity"], notes=content["notes"], reader=reader)
 
 
 def _is_whole(folder: Path, step: int) -> bool:

@@ -92,8 +92,18 @@ def launch(
     if not ranks.starts_ranks(wish):
         return None
     arguments = partial(rank_arguments, sys.argv[1:], context, wish.flags())
-    command = ranks.Command(*settings, arguments, resume=resume, allowed=allowed, dry_run=dry_run, preflight=preflight)
-    return ranks.run(command, wish, Voice(typer.echo, partial(typer.echo, err=True)))
+    recipe, given, sets = settings
+    command = ranks.Command(
+        recipe=recipe,
+        flags=given,
+        sets=sets,
+        arguments=arguments,
+        resume=resume,
+        allowed=allowed,
+        dry_run=dry_run,
+        preflight=preflight,
+    )
+    return ranks.run(command, wish, Voice(out=typer.echo, err=partial(typer.echo, err=True)))
 
 
 def rank_arguments(

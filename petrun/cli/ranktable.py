@@ -198,8 +198,8 @@ def _extra(pod_ips: str | None, super_pod: list[str] | None, super_ids: str | No
 
     pods = _pairs("--super-pod", super_pod, "ID=HOST,HOST")
     return Extra(
-        split_list(pod_ips) or [],
-        [SuperPod(name, tuple(split_list(hosts) or [])) for name, hosts in pods],
-        split_list(super_ids) or [],
-        split_list(device_ips) or [],
+        pod_ips=split_list(pod_ips) or [],
+        super_pods=[SuperPod(name, tuple(split_list(hosts) or [])) for name, hosts in pods],
+        super_device_ids=split_list(super_ids) or [],
+        device_ips=split_list(device_ips) or [],
     )

@@ -19,7 +19,7 @@ Check = Callable[[int, Records], object]
 """(number of the file, some of its rows); raises DataError where one of them cannot be used."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BadRow:
     """One row that cannot be used."""
 
@@ -43,7 +43,7 @@ def find_bad_rows(tables: Sequence[Records], check: Check, most: int | None = No
             check(file, tables[file].between(start, stop))
         except DataError as error:
             if stop - start == 1:
-                found.append(BadRow(file, start, error))
+                found.append(BadRow(file=file, row=start, problem=error))
                 return
             middle = (start + stop) // 2
             search(file, start, middle)

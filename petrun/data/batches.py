@@ -129,14 +129,14 @@ def _without_padding(example: Example) -> Example:
     kept = example.mask == 1
     labels = None if example.labels is None else example.labels[kept]
     return Example(
-        example.row,
-        example.input_ids[kept],
-        example.mask[kept],
-        labels,
-        example.label,
-        example.token_type_ids[kept],
-        example.prompt_length,
-        example.reference,
+        row=example.row,
+        input_ids=example.input_ids[kept],
+        mask=example.mask[kept],
+        labels=labels,
+        label=example.label,
+        token_type_ids=example.token_type_ids[kept],
+        prompt_length=example.prompt_length,
+        reference=example.reference,
     )
 
 

@@ -73,7 +73,7 @@ class BatchSpec:
         return tuple(row for unit in self.units for row in unit)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BatchPlan:
     """The batches of one epoch: len(plan), plan[k]."""
 
@@ -131,7 +131,12 @@ class Batching:
         sequence = np.arange(batches)
         if self.order == "shuffle":
             sequence = np.argsort(scramble(sequence, self.seed, epoch, "batches"), kind="stable")
-        return BatchPlan(self.units, order, np.stack([edges[:-1], edges[1:]], axis=1)[sequence], padded[sequence])
+        return BatchPlan(
+            units=self.units,
+            order=order,
+            starts=np.stack([edges[:-1], edges[1:]], axis=1)[sequence],
+            lengths=padded[sequence],
+        )
 
     def shapes(self, epochs: int = 1) -> tuple[tuple[int, int], ...]:
         """Shapes (B, T) of all batches of the first `epochs` epochs: so many graphs are compiled."""

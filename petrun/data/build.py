@@ -24,7 +24,7 @@ from petrun.data.unknown import count_unknown
 from petrun.errors import ConfigError, DataError, did_you_mean
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything besides files and tokenizer that shapes the examples; the fields are those of `load_examples`."""
 
@@ -246,15 +246,22 @@ def _tokenised(
         ends |= {tokenizer.eos_id}
     bos = (tokenizer.bos_id,) if tokenizer and tokenizer.bos_id is not None else ()
     out = Builder(
-        settings.seq_len,
-        ends,
+        limit=settings.seq_len,
+        ends=ends,
         decoder=task != "classify" and not settings.for_generation,
         openings=(tuple(tokenizer.prefix_ids), bos) if tokenizer else (),
     )
     generation, needed = settings.for_generation, settings.need_target
     how = None
     if tokenizer is not None:
-        how = Encoding(tokenizer, settings.seq_len, template, settings.loss_on, generation, needed)
+        how = Encoding(
+            tokenizer=tokenizer,
+            limit=settings.seq_len,
+            template=template,
+            loss_on=settings.loss_on,
+            generation=generation,
+            need_target=needed,
+        )
     streams = False
     first = 0
     for file, (table, layout) in enumerate(zip(tables, layouts, strict=True)):

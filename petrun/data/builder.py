@@ -11,7 +11,7 @@ from petrun.data.examples import IGNORED, ExampleSet, Stats
 from petrun.data.records import Array
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Builder:
     """Rows in the data's order. `limit` is the most tokens of a row; `ends` are the ids that end a sequence.
 

@@ -44,7 +44,7 @@ SOURCES = {"completion": "prompt", "instruction": "instruction", "reference": "i
 """Kind of the rows -> what a template calls the column that holds the user's words."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Encoding:
     """How rows become tokens: everything but the rows."""
 

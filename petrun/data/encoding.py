@@ -41,7 +41,7 @@ _UTF8_LINE = 5
 """Characters beyond ASCII in a line that is valid UTF-8, from which on that is no accident."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Text:
     """A file's text, line ends made `\\n`, and how it was read."""
 
@@ -75,7 +75,7 @@ def decode_text(source: Source, encoding: str | None = None) -> Text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if not text.strip():
         raise DataError(f"{source.path}: the file is empty", hint="A data file needs at least one row.")
-    return Text(text, note)
+    return Text(text=text, note=note)
 
 
 def find_encoding(source: Source, given: str | None = None) -> tuple[str, str]:

@@ -18,7 +18,7 @@ IGNORED = -100
 """Label of a token (or row) that is not scored."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stats:
     """What became of the rows that were read."""
 
@@ -45,7 +45,7 @@ class Stats:
         return Stats(**{name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Example:
     """One row."""
 
@@ -71,7 +71,7 @@ class Example:
     """More texts that are as right as `reference`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExampleSet:
     """All rows of a data set as flat arrays; `examples[i]` gives one as an `Example`."""
 

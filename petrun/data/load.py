@@ -77,9 +77,10 @@ def load_examples(
     files = [paths] if isinstance(paths, str | Path) else list(paths)
     _check_weights(weights, files)
     settings = Settings(
-        task, tuple(family_tasks), seq_len, template, dict(columns or {}), format, separator, encoding, tuple(labels),
-        num_labels, loss_on, max_rows, need_target, for_generation, vocab_size, tuple(eos_ids),
-        dict(chat_template_kwargs or {}), tuple(ignore), on_bad_row,
+        task=task, family_tasks=tuple(family_tasks), seq_len=seq_len, template=template, columns=dict(columns or {}), format=format,
+        separator=separator, encoding=encoding, labels=tuple(labels), num_labels=num_labels, loss_on=loss_on, max_rows=max_rows,
+        need_target=need_target, for_generation=for_generation, vocab_size=vocab_size, eos_ids=tuple(eos_ids),
+        chat_template_kwargs=dict(chat_template_kwargs or {}), ignore=tuple(ignore), on_bad_row=on_bad_row,
     )  # fmt: skip
     given = [read_sources(path) for path in files]
     examples = _cached_or_built([source for one in given for source in one], tokenizer, settings, cache_dir, progress)

@@ -32,7 +32,7 @@ def prompt_ids(
     Raises DataError: no messages, a conversation that is no such row, a template that asks for other columns or does not read one of
     the cells, no tokens.
     """
-    how = Encoding(tokenizer, _NO_LIMIT, template, generation=True)
+    how = Encoding(tokenizer=tokenizer, limit=_NO_LIMIT, template=template, generation=True)
     beside = dict(cells or {})
     if template.is_chat:
         messages = as_messages(prompt, None) if isinstance(prompt, str) else prompt

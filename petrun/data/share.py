@@ -18,7 +18,7 @@ from petrun.data.pipeline import batches
 from petrun.data.records import Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Share:
     """Part `index` of `parts` equal ones."""
 
@@ -53,7 +53,7 @@ class PlanShare:
         return self.share.of(self.plan[k])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Counts:
     """How much each row adds to a batch, known without collating it: (n,) int64 each."""
 
@@ -72,16 +72,16 @@ def count_rows(examples: ExampleSet) -> Counts:
     """The counts of every row, by the rules of petrun/data/batches.py."""
     known = (examples.per_row["label"] != IGNORED).astype(np.int64)
     if "input_ids" not in examples.flat:
-        return Counts(known, known, np.ones(len(examples), np.int64))
+        return Counts(scored=known, packed=known, tokens=np.ones(len(examples), np.int64))
     lengths = examples.lengths
     mask = examples.flat["mask"] == 1 if "mask" in examples.flat else np.ones(int(lengths.sum()), bool)
     tokens = _per_row(mask, examples.offsets)
     if "labels" not in examples.flat:
-        return Counts(known, known, tokens)
+        return Counts(scored=known, packed=known, tokens=tokens)
     labelled, ends = examples.flat["labels"] != IGNORED, examples.offsets
     scored = _per_row(_followed(mask & labelled, ends) & mask, ends)
     kept = np.concatenate([[0], np.cumsum(tokens)])
-    return Counts(scored, _per_row(_followed(labelled[mask], kept), kept), tokens)
+    return Counts(scored=scored, packed=_per_row(_followed(labelled[mask], kept), kept), tokens=tokens)
 
 
 def _per_row(flags: Array, offsets: Array) -> Array:
@@ -98,7 +98,7 @@ def _followed(flags: Array, offsets: Array) -> Array:
     return after
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Part:
     """What one rank feeds, and what it has to know of the whole batch."""
 
@@ -138,4 +138,5 @@ def parts(
         if first == stop:
             batch = Batch(batch.inputs, np.full_like(batch.targets, IGNORED), ())
         rows = tuple(examples.per_row["row"][list(whole.rows)].tolist())
-        yield Part(batch, first, rows, *counts.of(whole))
+        scored, tokens = counts.of(whole)
+        yield Part(batch=batch, first=first, rows=rows, scored=scored, tokens=tokens)

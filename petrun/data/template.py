@@ -53,7 +53,7 @@ TOKENIZER = "chat"
 """The name that stands for the tokenizer's own chat template."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Template:
     """A template with its text, so that a delta can carry it."""
 
@@ -100,23 +100,23 @@ def find_template(
 def _by_name(value: str | None, chat_template: str | None, row_kind: str, chat_place: str) -> Template:
     if value is None:
         if row_kind in ("chat", "instruction") and chat_template is not None:
-            return _checked(Template(TOKENIZER, chat_template), chat_place)
+            return _checked(Template(name=TOKENIZER, text=chat_template), chat_place)
         if row_kind == "chat":
             raise DataError(
                 "the rows hold messages, but the tokenizer has no chat template",
                 hint="--template chatml, or --template FILE with a jinja2 chat template.",
             )
         name = "alpaca" if row_kind == "instruction" else "plain"
-        return Template(name, BUILTIN[name])
+        return Template(name=name, text=BUILTIN[name])
     if value == TOKENIZER:
         if chat_template is None:
             raise DataError(
                 "--template chat: the tokenizer has no chat template",
                 hint=f"Built in: {', '.join(BUILTIN)}; or a file.",
             )
-        return _checked(Template(TOKENIZER, chat_template), chat_place)
+        return _checked(Template(name=TOKENIZER, text=chat_template), chat_place)
     if value in BUILTIN:
-        return Template(value, BUILTIN[value])
+        return Template(name=value, text=BUILTIN[value])
     path = Path(value).expanduser()
     if not path.is_file():
         raise DataError(
@@ -131,7 +131,7 @@ def _by_name(value: str | None, chat_template: str | None, row_kind: str, chat_p
         raise DataError(f"{path}: the template cannot be read: {error.strerror or error}") from error
     if not text.strip():
         raise DataError(f"{path}: the template is empty")
-    return _checked(Template(path.name, text), str(path))
+    return _checked(Template(name=path.name, text=text), str(path))
 
 
 def _checked(template: Template, where: str) -> Template:
@@ -162,7 +162,7 @@ def preset(template: Template, values: Mapping[str, bool | float | str]) -> Temp
     )
     # In a chat template the newline goes with the block before it, as every first newline behind a block does.
     lines += "\n" if template.is_chat else ""
-    return template if template.text.startswith(lines) else Template(template.name, lines + template.text)
+    return template if template.text.startswith(lines) else Template(name=template.name, text=lines + template.text)
 
 
 def render_prompt(template: Template, row: Mapping[str, Any], where: str) -> str:

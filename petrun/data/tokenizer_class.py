@@ -34,7 +34,7 @@ class Vocabulary:
     merges: Merges = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TokenizerClass:
     """One class. `setup(vocabulary, settings, specials)` makes the tokenizer without its special tokens."""
 
@@ -183,28 +183,28 @@ def bos_and_eos(
 
 _END = "<|endoftext|>"
 _BERT = TokenizerClass(
-    "WordPiece",
-    _bert,
-    {
+    model="WordPiece",
+    setup=_bert,
+    specials={
         "unk_token": "[UNK]",
         "sep_token": "[SEP]",
         "pad_token": "[PAD]",
         "cls_token": "[CLS]",
         "mask_token": "[MASK]",
     },
-    ("vocab.txt",),
-    _bert_frame,
+    files=("vocab.txt",),
+    frame=_bert_frame,
 )
 _BPE_FILES = ("vocab.json", "merges.txt")
 _ROBERTA = TokenizerClass(
-    "BPE",
-    _byte_level,
-    {
+    model="BPE",
+    setup=_byte_level,
+    specials={
         "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>", "pad_token": "<pad>",
         "cls_token": "<s>", "mask_token": "<mask>",
     },
-    _BPE_FILES,
-    _roberta_frame,
+    files=_BPE_FILES,
+    frame=_roberta_frame,
 )  # fmt: skip
 _LLAMA_SPECIALS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 _GEMMA_SPECIALS = {
@@ -213,23 +213,26 @@ _GEMMA_SPECIALS = {
 
 CLASSES: dict[str, TokenizerClass] = {
     "GPT2Tokenizer": TokenizerClass(
-        "BPE", _byte_level, {"bos_token": _END, "eos_token": _END, "unk_token": _END}, _BPE_FILES
+        model="BPE",
+        setup=_byte_level,
+        specials={"bos_token": _END, "eos_token": _END, "unk_token": _END},
+        files=_BPE_FILES,
     ),
     "Qwen2Tokenizer": TokenizerClass(
-        "BPE",
-        _qwen2,
-        {"eos_token": _END, "unk_token": _END, "pad_token": _END},
-        _BPE_FILES,
+        model="BPE",
+        setup=_qwen2,
+        specials={"eos_token": _END, "unk_token": _END, "pad_token": _END},
+        files=_BPE_FILES,
         marks_all_special=True,
     ),
     # Without `files`: transformers reads these two from tokenizer.json or a SentencePiece model alone.
-    "LlamaTokenizer": TokenizerClass("BPE", _llama, _LLAMA_SPECIALS),
-    "GemmaTokenizer": TokenizerClass("BPE", _gemma, _GEMMA_SPECIALS),
+    "LlamaTokenizer": TokenizerClass(model="BPE", setup=_llama, specials=_LLAMA_SPECIALS),
+    "GemmaTokenizer": TokenizerClass(model="BPE", setup=_gemma, specials=_GEMMA_SPECIALS),
     "GPTNeoXTokenizer": TokenizerClass(
-        "BPE",
-        _gpt_neox,
-        {"bos_token": _END, "eos_token": _END, "unk_token": _END, "pad_token": "<|padding|>"},
-        _BPE_FILES,
+        model="BPE",
+        setup=_gpt_neox,
+        specials={"bos_token": _END, "eos_token": _END, "unk_token": _END, "pad_token": "<|padding|>"},
+        files=_BPE_FILES,
         keeps_frame=False,
     ),
 }

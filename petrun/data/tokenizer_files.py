@@ -23,7 +23,7 @@ NAMES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TokenizerFiles:
     """What a folder says about its tokenizer."""
 
@@ -94,14 +94,14 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles | None:
     backend.encode_special_tokens = bool(settings.get("split_special_tokens", False))
     side = settings.get("truncation_side") or str(((stored or {}).get("truncation") or {}).get("direction")).lower()
     return TokenizerFiles(
-        folder,
-        backend,
-        _named(declared, settings, vocabulary),
-        read_chat_template(folder, settings, _text),
-        _first_int(model_config.get("bos_token_id")),
-        _first_int(model_config.get("eos_token_id")),
-        _first_int(model_config.get("pad_token_id")),
-        side if side in ("left", "right") else "right",
+        folder=folder,
+        backend=backend,
+        specials=_named(declared, settings, vocabulary),
+        chat_template=read_chat_template(folder, settings, _text),
+        bos_id=_first_int(model_config.get("bos_token_id")),
+        eos_id=_first_int(model_config.get("eos_token_id")),
+        pad_id=_first_int(model_config.get("pad_token_id")),
+        truncation_side=side if side in ("left", "right") else "right",
     )
 
 

@@ -88,7 +88,7 @@ def same_values(config: Any, tensors: Mapping[str, Array]) -> Update:
     return lambda name, value, rows=ALL: value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """One algorithm.
 

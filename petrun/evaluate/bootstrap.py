@@ -47,7 +47,7 @@ class Sample:
     draws: int = DRAWS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """The second against the first."""
 
@@ -129,4 +129,6 @@ def _compared(name: str, first: Sample, second: Sample, seed: int) -> Comparison
     sign = 1.0 if METRICS[name].higher_is_better else -1.0
     wins = np.mean(sign * found > 0) + 0.5 * np.mean(found == 0)
     difference = second.value(whole) - first.value(whole)
-    return Comparison(name, difference, float(low), float(high), float(wins), first.draws)
+    return Comparison(
+        metric=name, difference=difference, low=float(low), high=float(high), wins=float(wins), draws=first.draws
+    )

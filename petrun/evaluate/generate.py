@@ -40,7 +40,7 @@ Finish = Literal["eos", "stop", "length", "positions"]
 """How an answer ended: by itself, where its asker stopped it, at the limit of new tokens, or at the end of the model's positions."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """A prompt, and how it is to be answered."""
 
@@ -195,7 +195,14 @@ class Generator:
         if max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens = {max_new_tokens} is below 1")
         requests = [
-            Request(np.asarray(prompt, np.int32), max_new_tokens, number, sampling, slot, ending=ending)
+            Request(
+                prompt=np.asarray(prompt, np.int32),
+                limit=max_new_tokens,
+                row=number,
+                sampling=sampling,
+                slot=slot,
+                ending=ending,
+            )
             for prompt, number, slot, ending in zip(
                 prompts,
                 range(len(prompts)) if rows is None else rows,

@@ -31,7 +31,7 @@ Progress = Callable[[int, int], None]
 """(rows done, rows in all)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scores:
     """Figures of one pass, and what they are made of, rows in the data's order."""
 
@@ -204,11 +204,11 @@ class Scorer:
         }
         counts, right = table[:, 1].astype(np.int64), table[:, 2].astype(np.int64)
         return Scores(
-            {name: float(value) for name, value in figures.items()},
-            np.array(order, np.int64),
-            table[:, 0],
-            counts,
-            right,
+            metrics={name: float(value) for name, value in figures.items()},
+            rows=np.array(order, np.int64),
+            losses=table[:, 0],
+            counts=counts,
+            hits=right,
         )
 
     def _classes(self, batches: Iterable[Batch], tell: Callable[[int], None]) -> Scores:
@@ -252,7 +252,16 @@ def class_scores(rows: Array, labels: Array, logits: Array) -> Scores:
     }
     hits = (known & (predictions == labels)).astype(np.int64)
     probabilities = np.exp(log_probs).astype(np.float32)
-    return Scores(figures, rows, losses, known.astype(np.int64), hits, labels, predictions, probabilities)
+    return Scores(
+        metrics=figures,
+        rows=rows,
+        losses=losses,
+        counts=known.astype(np.int64),
+        hits=hits,
+        labels=labels,
+        predictions=predictions,
+        probabilities=probabilities,
+    )
 
 
 def score(

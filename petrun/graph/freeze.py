@@ -13,7 +13,7 @@ from petrun.errors import TargetError, TrainingError, did_you_mean
 from petrun.graph.surgery import shared_names
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trainable:
     """What trains after freezing, and how much of the net that is."""
 
@@ -54,7 +54,9 @@ def trainable_of(net: Any) -> Trainable:
     """What trains in a net as it is."""
     trained = tuple(p for p in net.get_parameters() if p.requires_grad)
     counted = [p for p in net.get_parameters() if p.requires_grad or "Float" in str(p.dtype)]
-    return Trainable(trained, sum(p.size for p in trained), sum(p.size for p in counted))
+    return Trainable(
+        parameters=trained, trained_values=sum(p.size for p in trained), all_values=sum(p.size for p in counted)
+    )
 
 
 def freeze_all_but(net: Any, owned: Iterable[str], fixed: Iterable[str] = ()) -> Trainable:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sites:
     """Paths are of cells in the net; `*` stands for any run of characters (fnmatch).
 

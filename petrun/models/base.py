@@ -10,7 +10,7 @@ from typing import Any
 from petrun.graph.sites import Sites
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoredName:
     """How a parameter is called and laid out in a Hugging Face file."""
 
@@ -30,7 +30,7 @@ def untied(names: Mapping[str, StoredName]) -> dict[str, StoredName]:
     found: dict[str, StoredName] = {}
     for ours, stored in names.items():
         found[ours] = replace(stored, also={})
-        found |= {own: StoredName(name) for name, own in stored.also.items()}
+        found |= {own: StoredName(name=name) for name, own in stored.also.items()}
     return found
 
 
@@ -39,7 +39,7 @@ def shared_matrices(names: Mapping[str, StoredName]) -> dict[str, str]:
     return {own: ours for ours, stored in names.items() for own in stored.also.values()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """One built-in architecture. `N + M` files: no method is named here."""
 
@@ -63,7 +63,7 @@ class Family:
     """Patterns of stored tensors that no parameter needs (position_ids, masked_bias, pretraining heads)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoadedModel:
     """A net with its base weights in it, in eval mode, and all that later steps ask about it."""
 

@@ -20,7 +20,7 @@ from petrun.models.fields import Fields
 from petrun.models.parts import ACTIVATIONS, DTYPES, Embedding, FeedForward, cell_paths, dense, named
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BertConfig:
     vocab: int
     hidden: int
@@ -234,17 +234,17 @@ _CELLS = {
 
 def names(config: BertConfig) -> dict[str, StoredName]:
     table = {
-        "embeddings.word.weight": StoredName("bert.embeddings.word_embeddings.weight"),
-        "embeddings.position.weight": StoredName("bert.embeddings.position_embeddings.weight"),
-        "embeddings.token_type.weight": StoredName("bert.embeddings.token_type_embeddings.weight"),
+        "embeddings.word.weight": StoredName(name="bert.embeddings.word_embeddings.weight"),
+        "embeddings.position.weight": StoredName(name="bert.embeddings.position_embeddings.weight"),
+        "embeddings.token_type.weight": StoredName(name="bert.embeddings.token_type_embeddings.weight"),
     }
     cells = {"embeddings.norm": "bert.embeddings.LayerNorm"}
     for i in range(config.layers):
         cells.update({f"layers.{i}.{ours}": f"bert.encoder.layer.{i}.{theirs}" for ours, theirs in _CELLS.items()})
     for kind in ("weight", "bias"):
-        table.update({f"{ours}.{kind}": StoredName(f"{theirs}.{kind}") for ours, theirs in cells.items()})
-        table[f"pooler.{kind}"] = StoredName(f"bert.pooler.dense.{kind}", optional=True)
-        table[f"classifier.{kind}"] = StoredName(f"classifier.{kind}", optional=True)
+        table.update({f"{ours}.{kind}": StoredName(name=f"{theirs}.{kind}") for ours, theirs in cells.items()})
+        table[f"pooler.{kind}"] = StoredName(name=f"bert.pooler.dense.{kind}", optional=True)
+        table[f"classifier.{kind}"] = StoredName(name=f"classifier.{kind}", optional=True)
     return table
 
 

@@ -165,7 +165,7 @@ def _from_function(
         )
     ms.set_seed(seed)
     net, sites = _call(spelled, kwargs)
-    names = {p.name: StoredName(p.name) for p in net.get_parameters()}
+    names = {p.name: StoredName(name=p.name) for p in net.get_parameters()}
     every = [p.name for p in net.get_parameters()]
     if len(every) > len(names):
         twice = sorted({n for n in every if every.count(n) > 1})

@@ -23,7 +23,7 @@ from petrun.models.fields import Fields
 from petrun.models.parts import ACTIVATIONS, DTYPES, Embedding, FeedForward, cell_paths, dense, named, tied_head
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Gpt2Config:
     vocab: int
     hidden: int
@@ -217,18 +217,18 @@ _NORMS = {"attn_norm": "ln_1", "mlp_norm": "ln_2"}
 
 def names(config: Gpt2Config) -> dict[str, StoredName]:
     table = {
-        "embed.weight": StoredName("transformer.wte.weight", also=tied_head(config.tied)),
-        "positions.weight": StoredName("transformer.wpe.weight"),
-        "norm.weight": StoredName("transformer.ln_f.weight"),
-        "norm.bias": StoredName("transformer.ln_f.bias"),
+        "embed.weight": StoredName(name="transformer.wte.weight", also=tied_head(config.tied)),
+        "positions.weight": StoredName(name="transformer.wpe.weight"),
+        "norm.weight": StoredName(name="transformer.ln_f.weight"),
+        "norm.bias": StoredName(name="transformer.ln_f.bias"),
     }
     if not config.tied:
-        table["head.weight"] = StoredName("lm_head.weight")
+        table["head.weight"] = StoredName(name="lm_head.weight")
     for i in range(config.layers):
         for ours, theirs in {**_CONV1D, **_NORMS}.items():
-            weight = StoredName(f"transformer.h.{i}.{theirs}.weight", transpose=ours in _CONV1D)
+            weight = StoredName(name=f"transformer.h.{i}.{theirs}.weight", transpose=ours in _CONV1D)
             table[f"layers.{i}.{ours}.weight"] = weight
-            table[f"layers.{i}.{ours}.bias"] = StoredName(f"transformer.h.{i}.{theirs}.bias")
+            table[f"layers.{i}.{ours}.bias"] = StoredName(name=f"transformer.h.{i}.{theirs}.bias")
     return table
 
 

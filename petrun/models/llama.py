@@ -27,7 +27,7 @@ from petrun.models.rope import Rope, parse_rope
 from petrun.models.tables import Tables
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LlamaConfig:
     vocab: int
     hidden: int
@@ -322,11 +322,11 @@ _CELLS = {
 
 def names(config: LlamaConfig) -> dict[str, StoredName]:
     table = {
-        "embed.weight": StoredName("model.embed_tokens.weight", also=tied_head(config.tied)),
-        "norm.weight": StoredName("model.norm.weight"),
+        "embed.weight": StoredName(name="model.embed_tokens.weight", also=tied_head(config.tied)),
+        "norm.weight": StoredName(name="model.norm.weight"),
     }
     if not config.tied:
-        table["head.weight"] = StoredName("lm_head.weight")
+        table["head.weight"] = StoredName(name="lm_head.weight")
     biased = {
         **dict.fromkeys(("attn.q", "attn.k", "attn.v"), config.qkv_bias),
         "attn.o": config.o_bias,
@@ -337,9 +337,9 @@ def names(config: LlamaConfig) -> dict[str, StoredName]:
         cells.update({"attn.q_norm": "self_attn.q_norm", "attn.k_norm": "self_attn.k_norm"})
     for i in range(config.layers):
         for ours, theirs in cells.items():
-            table[f"layers.{i}.{ours}.weight"] = StoredName(f"model.layers.{i}.{theirs}.weight")
+            table[f"layers.{i}.{ours}.weight"] = StoredName(name=f"model.layers.{i}.{theirs}.weight")
             if biased.get(ours):
-                table[f"layers.{i}.{ours}.bias"] = StoredName(f"model.layers.{i}.{theirs}.bias")
+                table[f"layers.{i}.{ours}.bias"] = StoredName(name=f"model.layers.{i}.{theirs}.bias")
     return table
 
 

@@ -36,7 +36,7 @@ _OPTIONAL = (
 _BENIGN = ("type", "rope_type", "finetuned", "truncate", "partial_rotary_factor")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rope:
     kind: str
     theta: float
@@ -72,7 +72,7 @@ def parse_rope(f: Fields, width: int, positions: int) -> Rope:
         f.wrong("head_dim", width, "even, for rotary positions")
     if kind not in REQUIRED:
         f.unsupported(f"{key}.rope_type", kind, ", ".join(sorted(REQUIRED)))
-        return Rope("default", 1e4, width, positions, positions)
+        return Rope(kind="default", theta=1e4, width=width, positions=positions, original_positions=positions)
     numbers = _numbers(f, key, inner, str(kind))
     truncate = inner.get("truncate", True)
     if not isinstance(truncate, bool):
@@ -83,7 +83,15 @@ def parse_rope(f: Fields, width: int, positions: int) -> Rope:
     theta = numbers.pop("rope_theta", None) or f.positive("rope_theta", 10000.0)
     if kind == "dynamic" and width < 4:
         f.wrong("head_dim", width, "at least 4, for dynamic rope scaling")
-    return Rope(str(kind), theta, width, positions, original, truncate=bool(truncate), **numbers)
+    return Rope(
+        kind=str(kind),
+        theta=theta,
+        width=width,
+        positions=positions,
+        original_positions=original,
+        truncate=bool(truncate),
+        **numbers,
+    )
 
 
 def _numbers(f: Fields, key: str, inner: Mapping[str, Any], kind: str) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def open_weights(base: Path, strategy: Path | None = None) -> TensorReader:
     return open_tensors(weights_path(base))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """Where a parameter comes from."""
 
@@ -62,7 +62,7 @@ class Source:
     """The stored matrix is the transpose of Hugging Face's."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Match:
     """How a file's tensors meet a family's parameters."""
 
@@ -88,10 +88,10 @@ def match(
         full = next((p + modern for p in prefixes if p + modern in by_name), None)
         if full is not None:
             ours = by_name[full]
-            source = Source(stored, names[ours].name, names[ours].transpose, False)
+            source = Source(stored=stored, canonical=names[ours].name, turn=names[ours].transpose, canonical_turn=False)
         elif modern in names:
             ours = modern
-            source = Source(stored, names[ours].name, False, names[ours].transpose)
+            source = Source(stored=stored, canonical=names[ours].name, turn=False, canonical_turn=names[ours].transpose)
         else:
             if not any(fnmatchcase(p + modern, pattern) for p in prefixes for pattern in ignored):
                 result.unknown.append(stored)
@@ -202,7 +202,7 @@ def _shape(shape: Sequence[int], turn: bool = False) -> str:
     return "(" + ", ".join(map(str, sizes)) + ")"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Read:
     values: Array
     """In the parameter's layout and type; for a bfloat16 parameter float32."""
@@ -290,17 +290,27 @@ def _read(reader: TensorReader, source: Source, kind: str) -> _Read:
     if source.turn:
         values = np.ascontiguousarray(values.T)
     if kind not in FLOATS:
-        return _Read(values, shape, digest, "")
+        return _Read(values=values, shape=shape, digest=digest, problem="")
     finite = np.isfinite(values)
     if not finite.all():
         bad = values.size - int(finite.sum())
-        return _Read(values, shape, digest, f"{source.stored} holds {bad} NaN or Inf among {values.size} values")
+        return _Read(
+            values=values,
+            shape=shape,
+            digest=digest,
+            problem=f"{source.stored} holds {bad} NaN or Inf among {values.size} values",
+        )
     with np.errstate(over="ignore"):
         narrow = values.astype({"float16": np.float16, "float64": np.float64}.get(kind, np.float32), copy=False)
     if narrow.dtype.itemsize < values.dtype.itemsize and not np.isfinite(narrow).all():
         largest = np.abs(values).max()
-        return _Read(values, shape, digest, f"{source.stored} holds {largest:.3g}, beyond the range of {kind}")
-    return _Read(narrow, shape, digest, "")
+        return _Read(
+            values=values,
+            shape=shape,
+            digest=digest,
+            problem=f"{source.stored} holds {largest:.3g}, beyond the range of {kind}",
+        )
+    return _Read(values=narrow, shape=shape, digest=digest, problem="")
 
 
 def init_fresh(net: Any, names: Sequence[str], seed: int, spread: float) -> None:

@@ -36,7 +36,7 @@ _GIB = 2**30
 _LOGIT_BYTES = 14
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """What of a model takes memory. Values: numbers, whatever their type."""
 
@@ -58,7 +58,7 @@ class Model:
     """None: it is not cut."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """What a step computes at once on a data-parallel rank."""
 
@@ -71,7 +71,7 @@ class Batch:
     """Nobody has said what is computed again: more than `recompute` may be."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Needs:
     """Bytes on the card that holds most."""
 
@@ -119,10 +119,10 @@ def needs(model: Model, batch: Batch, layout: Layout) -> Needs:
     ranks = layout.dp if layout.zero else 1
     held = (values - trained) * model.item_bytes + trained * 4
     return Needs(
-        held / ranks + model.item_bytes * _copied(model, layout, values, trained),
-        trained * (8 if batch.accumulate else 4) / ranks,
-        0.0 if batch.offload else 8 * trained / ranks,
-        _activations(model, batch, layout),
+        weights=held / ranks + model.item_bytes * _copied(model, layout, values, trained),
+        gradients=trained * (8 if batch.accumulate else 4) / ranks,
+        optimizer=0.0 if batch.offload else 8 * trained / ranks,
+        activations=_activations(model, batch, layout),
     )
 
 

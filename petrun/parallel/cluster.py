@@ -20,7 +20,7 @@ _TIMEOUTS = {"MS_TOPO_TIMEOUT": "600", "MS_NODE_TIMEOUT": "30"}
 _PLACE = ("MS_NODE_ID", "RANK_ID", "DEVICE_ID")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cluster:
     """The job's shape, and this host's place in it."""
 
@@ -76,8 +76,14 @@ def make_cluster(
             "\n".join(problems), hint="Example: --cards 16 --hosts 2 --host-rank 0 --master-addr 10.0.0.1"
         )
     if many > 1:
-        return Cluster(cards or many, many, host_rank or 0, address or LOCAL, port or DEFAULT_PORT)
-    return Cluster(cards or 1, port=port)
+        return Cluster(
+            cards=cards or many,
+            hosts=many,
+            host_rank=host_rank or 0,
+            address=address or LOCAL,
+            port=port or DEFAULT_PORT,
+        )
+    return Cluster(cards=cards or 1, port=port)
 
 
 def rank_environment(base: Mapping[str, str], cluster: Cluster, rank: int, port: int) -> dict[str, str]:

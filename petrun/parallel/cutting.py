@@ -36,7 +36,7 @@ def compile_cut(step: Any, inputs: tuple[Any, ...], layout: Layout, world: World
             # What is compiled later would replace it by a strategy of less: a graph that only computes has no optimizer.
             write_strategy_to(None)
         found = layouts_of(step, file, layout)
-    return Cut(world.rank, world.size, layout.pp, found, world.together)
+    return Cut(rank=world.rank, ranks=world.size, stages=layout.pp, layouts=found, together=world.together)
 
 
 def layouts_of(step: Any, file: Path, layout: Layout) -> dict[str, Slices]:

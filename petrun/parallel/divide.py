@@ -19,7 +19,7 @@ _WIDTH = 8
 """Rows are padded to multiples of it: see data.buckets."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sizes:
     """What of a model must divide."""
 
@@ -29,7 +29,7 @@ class Sizes:
     layers: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Asked:
     """A layout as it was asked for. None: not said."""
 
@@ -58,7 +58,14 @@ def divide(asked: Asked, world: int, sizes: Sizes | None, rows: int, tokens: int
 
 def fits(layout: Layout, sizes: Sizes | None, rows: int, tokens: int) -> bool:
     """Whether all of it divides."""
-    asked = Asked(layout.dp, layout.tp, layout.pp, layout.zero, layout.micro_batches, layout.sequence)
+    asked = Asked(
+        dp=layout.dp,
+        tp=layout.tp,
+        pp=layout.pp,
+        zero=layout.zero,
+        micro_batches=layout.micro_batches,
+        sequence=layout.sequence,
+    )
     return not (_of_model(asked, sizes) + _of_rows(asked, rows, tokens))
 
 
@@ -68,7 +75,7 @@ def layouts(world: int, sizes: Sizes | None, rows: int, tokens: int) -> Iterator
         for pp in divisors(world // tp):
             parts = next((n for n in divisors(rows) if n >= pp), None) if pp > 1 else 1
             if parts is not None:
-                layout = Layout(world // (tp * pp), tp, pp, micro_batches=parts)
+                layout = Layout(dp=world // (tp * pp), tp=tp, pp=pp, micro_batches=parts)
                 if fits(layout, sizes, rows, tokens):
                     yield layout
 

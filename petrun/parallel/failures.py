@@ -19,7 +19,7 @@ LETTERS = 512
 _HOST = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Failure:
     """What a rank said before it ended."""
 
@@ -53,7 +53,7 @@ def read(table: NDArray[np.float32]) -> list[Failure]:
         letters = np.nan_to_num(row).clip(0, 255).astype(np.uint8).tobytes().rstrip(b"\0")
         code, *rest = letters.decode("utf-8", "ignore").split("\n", 2)
         if len(rest) == 2 and code.isdecimal():
-            found.append(Failure(rank, int(code), *rest))
+            found.append(Failure(rank=rank, exit_code=int(code), host=rest[0], reason=rest[1]))
     return found
 
 

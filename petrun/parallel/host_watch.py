@@ -15,7 +15,7 @@ from petrun.parallel.hosts import Hosts
 from petrun.parallel.message_line import Line, Lost
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class News:
     """Why the attempt ends, as another host said it, or as this one found out about it."""
 
@@ -120,7 +120,7 @@ class Watch:
     def _lose(self, host: int, why: str) -> None:
         if host not in self._done:
             named = self.hosts.named(host)
-            self._take(News("lost", named, f"{named} was lost", 1, log=(why,)), host)
+            self._take(News(kind="lost", host=named, what=f"{named} was lost", code=1, log=(why,)), host)
 
     def _take(self, news: News, origin: int) -> None:
         self.news = self.news or news

@@ -36,7 +36,7 @@ CONFIG_ERROR = 2
 """Exit code of a rank that will never do better: its command line or a setting is wrong."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """What to run, and how its end is dealt with."""
 
@@ -55,7 +55,7 @@ class Job:
     """By which `petrun resume` starts these ranks again, as a shell reads them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Voice:
     """Where lines go."""
 
@@ -219,9 +219,15 @@ def _news(ending: Ending, job: Job) -> News | None:
     here = job.hosts.named(job.hosts.cluster.host_rank)
     if ending.culprit is None:
         name = signal.Signals(ending.stopped).name
-        return News("stopped", here, f"{name} to petrun", ending.code, ending.stopped)
+        return News(kind="stopped", host=here, what=f"{name} to petrun", code=ending.code, stopped=ending.stopped)
     log = tuple(line[:500] for line in _end_of_log(ending))
-    return News("failed", here, f"{ending.culprit.name} {ending.how or _how(ending.code)}", ending.code, log=log)
+    return News(
+        kind="failed",
+        host=here,
+        what=f"{ending.culprit.name} {ending.how or _how(ending.code)}",
+        code=ending.code,
+        log=log,
+    )
 
 
 def _how(code: int) -> str:

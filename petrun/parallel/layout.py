@@ -15,7 +15,7 @@ _EXAMPLE = "Example: --parallel dp=2,tp=4,pp=1,zero=1"
 _YES_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Layout:
     """dp * tp * pp ranks. Raises ConfigError for numbers that no job can have."""
 
@@ -121,7 +121,14 @@ def settle(
     Raises ConfigError where the product is not the job's size.
     """
     rows = dp if dp is not None else max(1, world // (tp * pp))
-    layout = Layout(rows, tp, pp, zero, pp if micro_batches is None else micro_batches, sequence)
+    layout = Layout(
+        dp=rows,
+        tp=tp,
+        pp=pp,
+        zero=zero,
+        micro_batches=pp if micro_batches is None else micro_batches,
+        sequence=sequence,
+    )
     if layout.world != world:
         asked = f"dp={layout.dp} * tp={tp} * pp={pp} = {layout.world} ranks" if dp is not None else f"tp={tp} * pp={pp}"
         verb = "the job has" if dp is not None else "does not divide the job's"

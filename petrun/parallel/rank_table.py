@@ -29,7 +29,7 @@ PRODUCTS: dict[str, Product] = {"a1": "a1", "910": "a1", "a2": "a2", "910b": "a2
 """What a user may call them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Card:
     """One device of a server."""
 
@@ -59,7 +59,7 @@ def split_addresses(text: str | None) -> list[str]:
     return (text.removesuffix(",")).split(",") if text else []
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Server:
     """One host, its cards in the order of the table: msrun counts by it."""
 
@@ -115,7 +115,7 @@ class RankTable:
         return found[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Problem:
     """What is wrong with a table, and where."""
 

@@ -89,7 +89,9 @@ class Fields:
     def wrong(self, key: str, text: str) -> None:
         """Something is wrong with this key's value; an error where HCCL reads the key."""
         reader = _READERS.get(key)
-        self.problems.append(Problem(self.where, text, reader is not None, f"HCCL {reader}" if reader else ""))
+        self.problems.append(
+            Problem(where=self.where, text=text, fatal=reader is not None, source=f"HCCL {reader}" if reader else "")
+        )
 
     def text(self, key: str, *, needed: bool = False, may_be_empty: bool = False) -> str | None:
         value = self.content.get(key)
@@ -208,7 +210,7 @@ def _server(content: Mapping[str, Any], position: int, problems: list[Problem]) 
     whole = tuple(card for card in cards if card is not None)
     if identity is None or not whole or len(whole) < len(cards):
         return None
-    return Server(identity, whole, **addresses, **others)
+    return Server(id=identity, cards=whole, **addresses, **others)
 
 
 def _card(content: Mapping[str, Any], position: int, server: str, problems: list[Problem]) -> Card | None:
@@ -225,7 +227,13 @@ def _card(content: Mapping[str, Any], position: int, server: str, problems: list
         fields.text("super_device_id")
     if number is None or rank is None:
         return None
-    return Card(rank, number, super_device_id=None if super_device is None else str(super_device), **addresses, **ports)
+    return Card(
+        rank=rank,
+        device=number,
+        super_device_id=None if super_device is None else str(super_device),
+        **addresses,
+        **ports,
+    )
 
 
 def _pod(content: Mapping[str, Any], position: int, problems: list[Problem]) -> SuperPod:

@@ -51,9 +51,9 @@ def from_groups(content: Mapping[str, Any]) -> tuple[dict[str, Any] | None, list
         for place, instance in enumerate(instances):
             _instance(instance, f"{fields.where}, instance_list[{place}]", top.problems, servers)
     # What this format alone knows is an error as well: HCCL reads it here.
-    problems = [Problem(problem.where, problem.text, True, _PARSER) for problem in top.problems]
+    problems = [Problem(where=problem.where, text=problem.text, fatal=True, source=_PARSER) for problem in top.problems]
     if problems or not servers:
-        return None, problems or [Problem("group_list", "has no devices", source=_PARSER)], ()
+        return None, problems or [Problem(where="group_list", text="has no devices", source=_PARSER)], ()
     if not laboratory:
         _number(servers)
     server_list = [{"server_id": name, "device": devices} for name, devices in servers.items()]

@@ -17,7 +17,7 @@ SAME = "server_id"
 """In place of addresses: those that the servers' ids are."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Extra:
     """What a table cannot know by itself, as the flags gave it; lists run over the servers, and over the cards of each."""
 
@@ -32,7 +32,10 @@ def make(hosts: Sequence[str], devices: Sequence[int], version: Version, extra: 
     if not hosts or not devices:
         raise ConfigError("a rank table has at least one host and one card", hint="Give --hosts and --cards-per-host.")
     servers = [
-        Server(host, tuple(Card(row * len(devices) + place, device) for place, device in enumerate(devices)))
+        Server(
+            id=host,
+            cards=tuple(Card(rank=row * len(devices) + place, device=device) for place, device in enumerate(devices)),
+        )
         for row, host in enumerate(hosts)
     ]
     table = RankTable(version, tuple(servers))
@@ -77,7 +80,7 @@ def _checked(table: RankTable, what: str, *, super_pods: bool) -> RankTable:
         if problem.fatal or (super_pods and problem.text.startswith(("is missing", "super_device_id is missing")))
     ]
     if super_pods and not table.super_pods and any(c.super_device_id is None for s in table.servers for c in s.cards):
-        problems.append(Problem("", "super_device_id is missing"))
+        problems.append(Problem(where="", text="super_device_id is missing"))
     if problems:
         raise ConfigError(f"{what}: the rank table would be wrong:\n{listed(problems)}", hint=_flags(problems))
     return table

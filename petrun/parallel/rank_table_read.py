@@ -57,7 +57,9 @@ def _examine(
         problems += check(table, product, for_msrun=for_msrun)
         if grouped:
             problems.append(
-                Problem("group_list", "the format before version 1.0, which counts the ranks itself", False)
+                Problem(
+                    where="group_list", text="the format before version 1.0, which counts the ranks itself", fatal=False
+                )
             )
     return table, tuple(_together(sorted(problems, key=lambda problem: not problem.fatal))), source
 
@@ -110,7 +112,7 @@ def name_problem(path: Path) -> Problem | None:
     if place.find(".json") == len(place) - len(".json"):
         return None
     text = "HCCL opens no rank table whose path does not end in .json, or has .json in a folder's name too"
-    return Problem(place, text, source="HCCL CheckFilePath")
+    return Problem(where=place, text=text, source="HCCL CheckFilePath")
 
 
 def listed(problems: Iterable[Problem]) -> str:

@@ -54,11 +54,13 @@ def _at(server: Server, card: Card) -> str:
 def _servers(table: RankTable, product: Product, *, known: bool) -> Iterator[Problem]:
     for name, times in Counter(server.id for server in table.servers).items():
         if times > 1:
-            yield Problem(f"server {name}", f"stands {times} times in server_list", source="HCCL GetSingleServer")
+            yield Problem(
+                where=f"server {name}", text=f"stands {times} times in server_list", source="HCCL GetSingleServer"
+            )
         if len(name.encode()) > _LONGEST_SERVER_ID:
             yield Problem(
-                f"server {name}",
-                f"server_id is {len(name.encode())} bytes long, {_LONGEST_SERVER_ID} is the most",
+                where=f"server {name}",
+                text=f"server_id is {len(name.encode())} bytes long, {_LONGEST_SERVER_ID} is the most",
                 source="HCCL GetSingleServer",
             )
     counts = {server.id: len(server.cards) for server in table.servers}
@@ -66,10 +68,10 @@ def _servers(table: RankTable, product: Product, *, known: bool) -> Iterator[Pro
     if len(set(counts.values())) > 1 and (product == "a1" or (table.version == "1.0" and not known)):
         shown = ", ".join(f"{name} has {count}" for name, count in counts.items())
         yield Problem(
-            "server_list",
-            f"Atlas A1 wants as many devices in every server: {shown}",
-            product == "a1",
-            "HCCL CheckDeviceNumValid",
+            where="server_list",
+            text=f"Atlas A1 wants as many devices in every server: {shown}",
+            fatal=product == "a1",
+            source="HCCL CheckDeviceNumValid",
         )
 
 
@@ -82,16 +84,16 @@ def _ranks(table: RankTable) -> Iterator[Problem]:
         where = f"; {', '.join(over)}" if over else ""
         shown = ", ".join(map(str, gaps[:20])) + (", ..." if len(gaps) > 20 else "")
         yield Problem(
-            "rank_id",
-            f"{table.cards} devices have ranks 0 to {table.cards - 1}, and {shown} {_is(gaps)} missing{where}",
+            where="rank_id",
+            text=f"{table.cards} devices have ranks 0 to {table.cards - 1}, and {shown} {_is(gaps)} missing{where}",
             source="HCCL CheckRankListInfo",
         )
     for server in table.servers:
         own = sorted(card.rank for card in server.cards)
         if not gaps and own != list(range(own[0], own[0] + len(own))) and len(set(own)) == len(own):
             yield Problem(
-                f"server {server.id}",
-                f"its ranks {', '.join(map(str, own))} do not follow one another: HCCL's rings and meshes take it that they do",
+                where=f"server {server.id}",
+                text=f"its ranks {', '.join(map(str, own))} do not follow one another: HCCL's rings and meshes take it that they do",
                 source="HCCL TopoInfoExtractor::SetRankInfo",
             )
 
@@ -110,7 +112,7 @@ def _twice(
             places.setdefault(one, []).append(_at(server, card))
     for one, where in places.items():
         for more in where[1:]:
-            yield Problem(more, f"{key} {one} is that of {where[0]} too{scope}", source=source)
+            yield Problem(where=more, text=f"{key} {one} is that of {where[0]} too{scope}", source=source)
 
 
 def _spelt(address: str) -> str:
@@ -123,14 +125,14 @@ def _devices(table: RankTable, product: Product) -> Iterator[Problem]:
         for device, times in Counter(card.device for card in server.cards).items():
             if times > 1:
                 yield Problem(
-                    f"server {server.id}, device {device}",
-                    f"device_id stands {times} times in this server",
+                    where=f"server {server.id}, device {device}",
+                    text=f"device_id stands {times} times in this server",
                     source="HCCL CheckDeviceId",
                 )
             if device >= _DEVICES[product]:
                 yield Problem(
-                    f"server {server.id}, device {device}",
-                    f"device_id {device}: a server of Atlas {product.upper()} has devices 0 to {_DEVICES[product] - 1}",
+                    where=f"server {server.id}, device {device}",
+                    text=f"device_id {device}: a server of Atlas {product.upper()} has devices 0 to {_DEVICES[product] - 1}",
                     source="HCCL GetSingleDevice",
                 )
 
@@ -140,12 +142,12 @@ def _addresses(table: RankTable, product: Product) -> Iterator[Problem]:
     for server, card in _every(table):
         if card.device_ip is None and len(table.servers) > 1 and (why := _needs_address(table, product, server)):
             source = "HCCL's user guide, rank table" if product == "a3" else "HCCL GetSingleDeviceIp"
-            yield Problem(_at(server, card), f"device_ip is missing: {why}", source=source)
+            yield Problem(where=_at(server, card), text=f"device_ip is missing: {why}", source=source)
     counts = {len(card.device_ips) or 1 for _, card in _every(table)}
     if len(counts) > 1:
         yield Problem(
-            "device_ip",
-            f"every device must have as many addresses: some have {' and some '.join(map(str, sorted(counts)))}",
+            where="device_ip",
+            text=f"every device must have as many addresses: some have {' and some '.join(map(str, sorted(counts)))}",
             source="HCCL GetDeviceList",
         )
     yield from _same_address(table, "host_ip", "petrun without --host-rank cannot tell them apart", False, "")
@@ -155,7 +157,9 @@ def _same_address(table: RankTable, key: str, why: str, fatal: bool, source: str
     for address, times in Counter(getattr(server, key) for server in table.servers).items():
         if address is not None and times > 1:
             names = ", ".join(server.id for server in table.servers if getattr(server, key) == address)
-            yield Problem(f"servers {names}", f"{key} {address} is the same: {why}", fatal, source)
+            yield Problem(
+                where=f"servers {names}", text=f"{key} {address} is the same: {why}", fatal=fatal, source=source
+            )
 
 
 def _needs_address(table: RankTable, product: Product, server: Server) -> str:
@@ -179,8 +183,8 @@ def _families(table: RankTable) -> Iterator[Problem]:
         other = next((pair for pair in versions if pair[1] != versions[0][1]), None)
         if other is not None:
             yield Problem(
-                other[0],
-                f"{key} is IPv{other[1]}, and that of {versions[0][0]} IPv{versions[0][1]}: all must be one kind",
+                where=other[0],
+                text=f"{key} is IPv{other[1]}, and that of {versions[0][0]} IPv{versions[0][1]}: all must be one kind",
                 source="HCCL CheckRankIpFamily",
             )
 
@@ -199,13 +203,15 @@ def _backups(table: RankTable) -> Iterator[Problem]:
         own = {*map(_spelt, card.device_ips)}
         for one in map(_spelt, card.backup_device_ips):
             if one in own:
-                yield Problem(_at(server, card), f"backup_device_ip {one} is the device's own device_ip", source=source)
+                yield Problem(
+                    where=_at(server, card), text=f"backup_device_ip {one} is the device's own device_ip", source=source
+                )
                 continue
             where, port = main_ports.get(one, ("", None))
             if port is not None and port == card.backup_device_port:
                 yield Problem(
-                    _at(server, card),
-                    f"backup_device_port {port} is the device_port of {where}, whose address it is used with",
+                    where=_at(server, card),
+                    text=f"backup_device_port {port} is the device_port of {where}, whose address it is used with",
                     source=source,
                 )
 
@@ -213,20 +219,22 @@ def _backups(table: RankTable) -> Iterator[Problem]:
 def _super_pods(table: RankTable) -> Iterator[Problem]:
     if table.version == "1.0":
         if table.super_pods:
-            yield Problem("super_pod_list", "belongs to version 1.2, and HCCL does not read it in 1.0", fatal=False)
+            yield Problem(
+                where="super_pod_list", text="belongs to version 1.2, and HCCL does not read it in 1.0", fatal=False
+            )
         return
     for server, card in _every(table):
         number = card.super_device_id
         if number is not None and not is_whole(number):
             yield Problem(
-                _at(server, card),
-                f'super_device_id "{number}" must be a whole number from 0, as a string',
+                where=_at(server, card),
+                text=f'super_device_id "{number}" must be a whole number from 0, as a string',
                 source="HCCL GetSingleSuperDeviceId",
             )
     if not table.super_pods:
         yield Problem(
-            "super_pod_list",
-            "is missing: HCCL takes the servers to be in no super pod, and connects them by device_ip",
+            where="super_pod_list",
+            text="is missing: HCCL takes the servers to be in no super pod, and connects them by device_ip",
             fatal=False,
         )
         return
@@ -239,7 +247,9 @@ def _super_pod_members(table: RankTable) -> Iterator[Problem]:
     for identity, times in Counter(pod.id for pod in table.super_pods).items():
         if times > 1:
             yield Problem(
-                f"super pod {identity}", f"stands {times} times in super_pod_list", source="HCCL GetSingleSuperPod"
+                where=f"super pod {identity}",
+                text=f"stands {times} times in super_pod_list",
+                source="HCCL GetSingleSuperPod",
             )
     members: Counter[str] = Counter()
     for pod in table.super_pods:
@@ -247,19 +257,23 @@ def _super_pod_members(table: RankTable) -> Iterator[Problem]:
         for name in pod.server_ids:
             if name not in known:
                 yield Problem(
-                    f"super pod {pod.id}", f"server {name} is not in server_list", source="HCCL GetSingleSuperPodSever"
+                    where=f"super pod {pod.id}",
+                    text=f"server {name} is not in server_list",
+                    source="HCCL GetSingleSuperPodSever",
                 )
     for name, times in members.items():
         if times > 1:
             yield Problem(
-                f"server {name}",
-                f"stands in {times} super pods of super_pod_list: a server is in one",
+                where=f"server {name}",
+                text=f"stands in {times} super pods of super_pod_list: a server is in one",
                 source="HCCL's user guide, rank table",
             )
     for server in table.servers:
         if server.id not in members:
             yield Problem(
-                f"server {server.id}", "is in no super pod of super_pod_list", source="HCCL CheckSuperPodInfo"
+                where=f"server {server.id}",
+                text="is in no super pod of super_pod_list",
+                source="HCCL CheckSuperPodInfo",
             )
 
 
@@ -268,9 +282,13 @@ def _super_device_ids(table: RankTable) -> Iterator[Problem]:
     source = "HCCL CheckSuperPodInfo"
     for server, card in _every(table):
         if card.super_device_id is None:
-            yield Problem(_at(server, card), "super_device_id is missing: super_pod_list needs it", source=source)
+            yield Problem(
+                where=_at(server, card), text="super_device_id is missing: super_pod_list needs it", source=source
+            )
         elif is_whole(card.super_device_id) and int(card.super_device_id) == _NO_SUPER_DEVICE:
-            yield Problem(_at(server, card), f"super_device_id {_NO_SUPER_DEVICE} stands for none", source=source)
+            yield Problem(
+                where=_at(server, card), text=f"super_device_id {_NO_SUPER_DEVICE} stands for none", source=source
+            )
     for pod in table.super_pods:
         inside = tuple(server for server in table.servers if server.id in pod.server_ids)
         yield from _twice(
@@ -294,16 +312,16 @@ def _msrun(table: RankTable, *, fatal: bool) -> Iterator[Problem]:
     for server in table.servers:
         if server.pod_ip is None:
             yield Problem(
-                f"server {server.id}",
-                "pod_ip is missing: msrun --rank_table_file finds a host by it, and without it leaves the ranks as they were",
-                fatal,
-                source,
+                where=f"server {server.id}",
+                text="pod_ip is missing: msrun --rank_table_file finds a host by it, and without it leaves the ranks as they were",
+                fatal=fatal,
+                source=source,
             )
         devices = [card.device for card in server.cards]
         if devices != sorted(devices):
             yield Problem(
-                f"server {server.id}",
-                f"devices stand in the order {', '.join(map(str, devices))}: msrun goes by position and ignores device_id",
+                where=f"server {server.id}",
+                text=f"devices stand in the order {', '.join(map(str, devices))}: msrun goes by position and ignores device_id",
                 fatal=False,
                 source=source,
             )

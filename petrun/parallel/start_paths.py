@@ -21,7 +21,7 @@ ABOUT: dict[Start, str] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Process:
     """One process of a host."""
 
@@ -57,9 +57,16 @@ def processes(table: RankTable, start: Start) -> list[Process]:
 def _of(server: Server, start: Start, before: int) -> list[Process]:
     if start == "ranktable":
         return [
-            Process(server.id, number, card.device, card.rank, card.rank) for number, card in enumerate(server.cards)
+            Process(server=server.id, number=number, device=card.device, first_rank=card.rank, rank=card.rank)
+            for number, card in enumerate(server.cards)
         ]
     return [
-        Process(server.id, number, number, before + number, card.rank if start == "msrun-table" else before + number)
+        Process(
+            server=server.id,
+            number=number,
+            device=number,
+            first_rank=before + number,
+            rank=card.rank if start == "msrun-table" else before + number,
+        )
         for number, card in enumerate(server.cards)
     ]

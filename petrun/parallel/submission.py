@@ -21,7 +21,7 @@ _MOST_RESTARTS = 1000
 _UNITS = {"m": 60, "h": 3600, "d": 86400}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Mount:
     """A folder of the host, or a claim, in the container."""
 
@@ -38,7 +38,7 @@ class Mount:
         return not (self.claim or self.in_image) and place.is_relative_to(self.target)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Submission:
     """Everything that a manifest or script is made of. Already checked: see `check`."""
 
@@ -121,7 +121,7 @@ def parse_mount(text: str) -> Mount:
     source, _, rest = text.partition(":")
     target, _, mode = rest.partition(":")
     if source == "image" and not mode and _is_clean(target) and target != "/":
-        return Mount(source, target.rstrip("/"), read_only=True, in_image=True)
+        return Mount(source=source, target=target.rstrip("/"), read_only=True, in_image=True)
     claim = source.startswith("pvc/")
     source = source.removeprefix("pvc/")
     good_source = _NAME.fullmatch(source) is not None if claim else _is_clean(source)
@@ -130,7 +130,7 @@ def parse_mount(text: str) -> Mount:
             f"--mount {text!r}: must be /FOLDER:/PATH, /FOLDER:/PATH:ro, pvc/CLAIM:/PATH or image:/PATH",
             hint="Paths are absolute, and hold no .. and no colon.",
         )
-    return Mount(source, target.rstrip("/"), mode == "ro", claim)
+    return Mount(source=source, target=target.rstrip("/"), read_only=mode == "ro", claim=claim)
 
 
 def _is_clean(path: str) -> bool:

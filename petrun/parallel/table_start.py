@@ -17,7 +17,7 @@ _VISIBLE = "ASCEND_RT_VISIBLE_DEVICES"
 _OTHER_WAYS = ("MS_ROLE", "MS_WORKER_NUM", "MS_SCHED_HOST", "MS_SCHED_PORT", "MS_NODE_ID", "MINDSPORE_HCCL_CONFIG_PATH")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TableStart:
     """The job that a rank table describes, and this host's part of it."""
 
@@ -54,7 +54,9 @@ def read_start(file: str, host_rank: int | None, tell: Callable[[str], None] = l
         )
     server = table.server(str(host_rank), "--host-rank") if host_rank is not None else _own_server(table, file)
     devices = {card.rank: card.device for card in server.cards}
-    return TableStart(path, table.cards, devices, len(table.servers), table.servers.index(server))
+    return TableStart(
+        path=path, cards=table.cards, devices=devices, hosts=len(table.servers), host_rank=table.servers.index(server)
+    )
 
 
 def _own_server(table: RankTable, file: str) -> Server:

@@ -36,7 +36,7 @@ _CLUSTER = ("MS_WORKER_NUM", "MS_SCHED_HOST", "MS_SCHED_PORT")
 StartUp = Literal["alone", "cluster", "rank table", "rehearsal"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class World:
     """All ranks of the job, and this process among them."""
 
@@ -207,10 +207,10 @@ def join(target: str) -> World:
         )
     connect(how)
     return World(
-        communication.get_rank(),
-        communication.get_group_size(),
-        communication.get_local_rank(),
-        communication.get_local_rank_size(),
+        rank=communication.get_rank(),
+        size=communication.get_group_size(),
+        host_rank=communication.get_local_rank(),
+        host_size=communication.get_local_rank_size(),
         # HCCL that a rank table started has a communicator for graphs and none for single operators.
         in_graph=how == "rank table",
     )

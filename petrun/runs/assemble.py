@@ -30,7 +30,7 @@ from petrun.tensors import Array
 _PTUNING2_TABLE = "ptuning2_embedding.embedding_table"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Assembled:
     """A net with a delta attached, and whose parameters are whose."""
 
@@ -216,7 +216,15 @@ def attach(loaded: LoadedModel, method: Method, config: MethodConfig, seed: int,
     attached = method.attach(loaded.net, config, loaded.sites, seed)
     if loaded.max_positions is not None:
         loaded = replace(loaded, max_positions=loaded.max_positions - method.tokens(config))
-    return Assembled(loaded, method, config, attached, tuple(h for h in heads if h not in attached), layers, asked)
+    return Assembled(
+        loaded=loaded,
+        method=method,
+        config=config,
+        attached=attached,
+        heads=tuple(h for h in heads if h not in attached),
+        layers=layers,
+        asked=asked,
+    )
 
 
 def _meant(loaded: LoadedModel, method: Method, config: MethodConfig, target: str) -> tuple[str, ...]:

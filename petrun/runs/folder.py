@@ -33,7 +33,7 @@ PROBE = ".petrun-"
 """Begins the names of files by which a host finds out whether it can write, and what it sees."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunFolder:
     """Where a run writes. Files appear whole or not at all."""
 
@@ -187,7 +187,7 @@ def set_aside(path: Path) -> Path | None:
 
 def unwritten(directory: str | None, algo: str, fmt: str) -> RunFolder:
     """The run folder as seen by a rank that leaves it to the first one, and does not know what it holds."""
-    return RunFolder(Path(directory or "runs").expanduser(), algo, fmt, writes=False)
+    return RunFolder(path=Path(directory or "runs").expanduser(), algo=algo, format=fmt, writes=False)
 
 
 def prepare(directory: str | None, algo: str, fmt: str, *, longer: bool = False) -> tuple[RunFolder, bool]:
@@ -212,7 +212,7 @@ def prepare(directory: str | None, algo: str, fmt: str, *, longer: bool = False)
                 f"cannot write to --out {path}: {existing} is a file", hint="Give a folder that you may write."
             )
         _probe(existing)
-        return RunFolder(path, algo, fmt, new=not path.exists(), numbered=directory is None), goes_on
+        return RunFolder(path=path, algo=algo, format=fmt, new=not path.exists(), numbered=directory is None), goes_on
     except OSError as error:
         raise OutputError(
             f"cannot write to --out {path}: {error.strerror}", hint="Give a folder that you may write."

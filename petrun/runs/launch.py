@@ -30,7 +30,7 @@ from petrun.tensors.atomic import output_error
 from petrun.train.report import say_beside
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Asked:
     """The flags that start ranks, as typed; None: not given."""
 
@@ -74,7 +74,7 @@ def starts_ranks(asked: Asked) -> bool:
     return False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Command:
     """What `petrun train` was told, beside the ranks."""
 

@@ -33,7 +33,14 @@ def lay_out(config: RunConfig, cards: int) -> Layout:
             f"--card-memory {asked.card_memory:g}: only --parallel auto asks for the memory of a card",
             hint="Give --parallel auto, or leave it out.",
         )
-    wanted = Asked(asked.dp, asked.tp, asked.pp, asked.zero, asked.micro_batches, asked.sequence)
+    wanted = Asked(
+        dp=asked.dp,
+        tp=asked.tp,
+        pp=asked.pp,
+        zero=asked.zero,
+        micro_batches=asked.micro_batches,
+        sequence=asked.sequence,
+    )
     if asked.tp == asked.pp == 1 and not asked.sequence:
         # Nothing of the model is cut: it need not be looked at.
         return divide(wanted, cards, None, config.train.batch_size, 0)
@@ -73,8 +80,8 @@ def settle_auto(resolved: Resolved, cards: int) -> tuple[Resolved, tuple[str, ..
     if fixed:
         raise ConfigError(f"--parallel auto contradicts {', '.join(fixed)}", hint="Give one or the other.")
     batch = Batch(
-        config.train.batch_size,
-        _tokens(config),
+        rows=config.train.batch_size,
+        tokens=_tokens(config),
         accumulate=config.train.accumulate > 1,
         recompute=asked.recompute,
         offload=asked.offload == "optimizer",
@@ -103,7 +110,9 @@ def sizes_of(config: RunConfig) -> Sizes | None:
     if is_factory(config.model.family):
         return None
     parsed = _parsed(config)
-    return Sizes(parsed.heads, getattr(parsed, "kv_heads", parsed.heads), parsed.wide, parsed.layers)
+    return Sizes(
+        heads=parsed.heads, kv_heads=getattr(parsed, "kv_heads", parsed.heads), wide=parsed.wide, layers=parsed.layers
+    )
 
 
 def refusal(config: RunConfig, layout: Layout) -> str:

@@ -80,7 +80,7 @@ def merged_prompts(delta: Delta, folder: Path, raw: dict[str, Any]) -> MergedPro
     if added:
         own = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
         ids = tuple(dict.fromkeys((*known, *own, *sorted(added))))
-    chat, notes = _chat_template(manifest, Template("delta", manifest.template), tokenizer)
+    chat, notes = _chat_template(manifest, Template(name="delta", text=manifest.template), tokenizer)
     if ids:
         words = ", ".join(tokenizer.token(i) for i in ids)
         notes = (*notes, f"answers end at any of {words} (eos_token_id of {CONFIG} and {_GENERATION})")

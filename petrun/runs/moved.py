@@ -28,7 +28,7 @@ _BLOCK = 1 << 20
 """Values of a matrix at a time."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Moved:
     """One layer or parameter."""
 
@@ -69,10 +69,10 @@ def moved(assembled: Assembled, trainable: Trainable, start: Start) -> list[Move
             scale = math.sqrt(parameter.size / max(1, before.size))
             found.append(
                 Moved(
-                    name,
-                    "head" if name in heads else "trained",
-                    float(np.linalg.norm(after - before)) * scale,
-                    float(np.linalg.norm(before)) * scale,
+                    name=name,
+                    kind="head" if name in heads else "trained",
+                    norm=float(np.linalg.norm(after - before)) * scale,
+                    base=float(np.linalg.norm(before)) * scale,
                     sampled=before.size < parameter.size,
                 )
             )
@@ -99,7 +99,7 @@ def _updates(assembled: Assembled, factors: list[str]) -> Iterator[Moved]:
     if _is_product(delta):
         for path, layer in layers(delta).items():
             base = sum(_squares(rows) for _, rows in _rows(table[path].weight))
-            yield Moved(path, "update", layer.update.norm(), math.sqrt(base))
+            yield Moved(name=path, kind="update", norm=layer.update.norm(), base=math.sqrt(base))
         return
     assert method.fold is not None, "what scales a layer merges"
     update = method.fold(config, tensors)
@@ -108,7 +108,7 @@ def _updates(assembled: Assembled, factors: list[str]) -> Iterator[Moved]:
         for rows, values in _rows(table[path].weight):
             base += _squares(values)
             added += _squares(update(f"{path}.weight", values, rows) - values)
-        yield Moved(path, "update", math.sqrt(added), math.sqrt(base))
+        yield Moved(name=path, kind="update", norm=math.sqrt(added), base=math.sqrt(base))
 
 
 def _is_product(delta: Delta) -> bool:

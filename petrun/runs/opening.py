@@ -173,9 +173,9 @@ def _templates(resolved: Resolved, given: Mapping[str, Delta], tokenizer: Tokeni
         if resolved.config.data.template is not None or manifest is None:
             continue
         if manifest.template:
-            found[name] = Template("delta", manifest.template)
+            found[name] = Template(name="delta", text=manifest.template)
         elif manifest.task is not None and manifest.task.name == "lm":
-            found[name] = Template("plain", BUILTIN["plain"])
+            found[name] = Template(name="plain", text=BUILTIN["plain"])
     return _preset(found, resolved.config.data.chat_template_kwargs)
 
 

@@ -12,7 +12,7 @@ RECENT = 20
 """Steps that tell what a usual loss is."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Progress:
     """Changed by the keeper as the run goes on."""
 
@@ -49,7 +49,7 @@ class Progress:
 
     @property
     def position(self) -> Position:
-        return Position(self.step, self.micro_batches)
+        return Position(step=self.step, micro_batches=self.micro_batches)
 
     def advance(self, record: dict[str, Any], plan: Plan) -> None:
         """Note one step's log record."""

@@ -31,7 +31,7 @@ _MOST_ROWS = 64
 _TOLERANCES = {"float64": 1e-3, "float32": 1e-3, "float16": 5e-2, "bfloat16": 5e-1}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Agreement:
     """How two models' logits on the same rows differ."""
 
@@ -55,7 +55,9 @@ def agreement(first: list[Array], second: list[Array], rows: list[Array]) -> Agr
             kept = logits[: len(wanted)] if decoder else logits[None]
             sums[side] -= float(log_softmax(kept)[np.arange(len(wanted)), wanted].sum())
         count += len(wanted)
-    return Agreement(largest, float(same.mean()), (sums[0] / max(count, 1), sums[1] / max(count, 1)))
+    return Agreement(
+        largest=largest, same=float(same.mean()), losses=(sums[0] / max(count, 1), sums[1] / max(count, 1))
+    )
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,9 @@ def make_table(
     if hccn:
         files = {host: Path(name).expanduser() for host, name in hccn.items()}
         ips = device_ips(hosts, devices, files)
-        extra = Extra(extra.pod_ips, extra.super_pods, extra.super_device_ids, ips)
+        extra = Extra(
+            pod_ips=extra.pod_ips, super_pods=extra.super_pods, super_device_ids=extra.super_device_ids, device_ips=ips
+        )
     made = make(hosts, devices, version, extra)
     _give(made, out, force, [Path(name) for name in hccn.values()], dump(made))
 

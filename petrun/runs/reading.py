@@ -145,7 +145,7 @@ def open_reading(
     info = given.manifest.task if given is not None and given.manifest is not None else None
     template: str | Template | None = config.data.template
     if template is None and given is not None and given.manifest is not None and given.manifest.template:
-        template = Template("delta", given.manifest.template)
+        template = Template(name="delta", text=given.manifest.template)
     tokenizer = open_tokenizer(seen.folder)
     note_tokenizer(given, tokenizer)
     return Reading(
@@ -168,7 +168,7 @@ def learned_ending(manifest: Manifest | None, tokenizer: Tokenizer | None) -> En
         return NO_ENDING
     if manifest.end_of_turn is not None:
         return ending_of(manifest.end_of_turn, tokenizer)
-    return find_ending(Template("delta", manifest.template) if manifest.template else None, tokenizer)
+    return find_ending(Template(name="delta", text=manifest.template) if manifest.template else None, tokenizer)
 
 
 def note_tokenizer(delta: Delta | None, tokenizer: Tokenizer | None) -> None:

@@ -46,7 +46,7 @@ STRATEGY = "stage.ckpt"
 Flags = Mapping[str, tuple[str, Any]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shapes:
     """What a micro-batch of one data-parallel rank looks like, and how that is known."""
 
@@ -208,12 +208,12 @@ def _shapes(resolved: Resolved, start: Delta | None, layout: Layout) -> Shapes:
         raise ConfigError(f"--task {task}: this base does {', '.join(seen.tasks)}", hint="Give one of these, or none.")
     classes = len(config.data.labels) or seen.num_labels or 2 if task == "classify" else None
     return Shapes(
-        config.train.batch_size,
-        length,
-        task,
-        f"data.seq_len, as {why}" + (f"; {classes} classes" if classes else ""),
-        config.train.steps or _STEPS,
-        classes,
+        batch=config.train.batch_size,
+        tokens=length,
+        task=task,
+        reason=f"data.seq_len, as {why}" + (f"; {classes} classes" if classes else ""),
+        steps=config.train.steps or _STEPS,
+        classes=classes,
     )
 
 
@@ -228,13 +228,15 @@ def _shapes_of_data(resolved: Resolved, start: Delta | None, layout: Layout) -> 
     plan = make_plan(batching.batches_per_epoch, config.train.accumulate, config.train.epochs, config.train.steps)
     longest = max(batching.buckets, default=0)
     return Shapes(
-        config.train.batch_size,
-        longest,
-        rows.task,
-        f"the longest of {len(batching.buckets)} lengths of {len(rows):,} rows" if longest else f"{len(rows):,} rows",
-        plan.total_steps,
-        rows.num_labels,
-        {name: (str(array.dtype), tuple(array.shape[1:])) for name, array in rows.arrays.items()},
+        batch=config.train.batch_size,
+        tokens=longest,
+        task=rows.task,
+        reason=f"the longest of {len(batching.buckets)} lengths of {len(rows):,} rows"
+        if longest
+        else f"{len(rows):,} rows",
+        steps=plan.total_steps,
+        classes=rows.num_labels,
+        arrays={name: (str(array.dtype), tuple(array.shape[1:])) for name, array in rows.arrays.items()},
     )
 
 

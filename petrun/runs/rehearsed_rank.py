@@ -62,7 +62,11 @@ def _rehearse(job: Mapping[str, Any], graphs: Path) -> dict[str, Any]:
     resolved = prepare_method(resolved, rehearse.tokenizer_beside(config))
     assembled, trainable, resolved = attach_method(resolved, loaded, start)
     config = resolved.config
-    plan = Plan(max(1, job["steps"]), config.train.accumulate, job["steps"] * config.train.accumulate)
+    plan = Plan(
+        micro_batches_per_epoch=max(1, job["steps"]),
+        accumulate=config.train.accumulate,
+        total_micro_batches=job["steps"] * config.train.accumulate,
+    )
     schedule = plan_schedule(config.optim, plan, assembled.method.default_lr)
     step = build_step(config, assembled, trainable, schedule, device, layout)
     loaded.net.set_train(True)

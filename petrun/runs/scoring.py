@@ -23,7 +23,7 @@ from petrun.runs.sources import Sources
 from petrun.train.report import progress
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Judge:
     """Everything that scoring needs, settled once; `score` may be called again and again on a changing net."""
 

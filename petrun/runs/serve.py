@@ -22,7 +22,7 @@ _SPARE_CONNECTIONS = 64
 """Beside those that wait for an answer: for /health, and to be told that too many wait."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Asked:
     """What the command line says about the server."""
 

@@ -35,7 +35,7 @@ Prompt = str | Sequence[Message]
 """A text, or a conversation: [{"role": "user", "content": "..."}, ...]."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Decoding:
     """How an answer is taken. Temperature 0: the likeliest token each time. Raises ConfigError."""
 

@@ -43,7 +43,7 @@ class Outlook:
     folder: Path | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sources:
     """Rows to train and to evaluate on."""
 
@@ -197,7 +197,7 @@ def _template(config: RunConfig, start: Delta | None) -> str | Template | None:
     """The user's template; else the one that the starting delta was trained with."""
     if config.data.template is not None or start is None or start.manifest is None or not start.manifest.template:
         return config.data.template
-    return Template("delta", start.manifest.template)
+    return Template(name="delta", text=start.manifest.template)
 
 
 def _files(config: RunConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -55,7 +55,7 @@ class StoredBase:
         return BaseArrays(reader, matched, shared_matrices(self.names))
 
     def names_in(self, reader: TensorReader) -> dict[str, StoredName]:
-        return self.names or {name: StoredName(name) for name in reader.names}
+        return self.names or {name: StoredName(name=name) for name in reader.names}
 
     def digest(self, reader: TensorReader | None = None) -> str:
         """The base's identity; reads every tensor."""

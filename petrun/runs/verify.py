@@ -54,7 +54,7 @@ def run(name: str, sets: Sequence[str] = ()) -> None:
     resolved = as_begun(load_run_config(str(run_yaml(name)), {}, sets), run_yaml(name))
     start, resolved = read_start(resolved)
     config = resolved.config
-    out = RunFolder(path, config.algo, config.out.format, writes=False)
+    out = RunFolder(path=path, algo=config.algo, format=config.out.format, writes=False)
     device = setup(config.device, config.model.dtype, config.train.loss_scale)
     interval = last_interval(out)
     ready = make_ready(resolved, start, device, Layout(), scored=False)
@@ -99,7 +99,7 @@ def replay(ready: Ready, parameters: dict[str, Any], interval: Interval) -> list
     done = START
     if interval.start is not None:
         snapshot.put(parameters, interval.start)
-        done = Position(interval.start.step, int(interval.start.notes["micro_batches"]))
+        done = Position(step=interval.start.step, micro_batches=int(interval.start.notes["micro_batches"]))
     loaded = ready.assembled.loaded
     records: list[dict[str, Any]] = []
 

@@ -67,7 +67,7 @@ def _sendable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """What one request may ask for."""
 
@@ -78,7 +78,7 @@ class Limits:
     body_bytes: int = 1 << 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Wanted:
     """One request."""
 
@@ -106,7 +106,7 @@ class Wanted:
         return not isinstance(self.prompt, str)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Done:
     """How an answer ended."""
 

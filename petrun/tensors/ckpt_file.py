@@ -35,7 +35,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _AGAIN = "The file is damaged or cut off: fetch or write it again."
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Value:
     """One Value message: a tensor, or a part of one."""
 
@@ -243,4 +243,6 @@ def _stored(path: Path, parts: list[_Value]) -> Stored:
             f"{path}: tensor {first.tag} ({dtype} {list(dims)}) needs {info.nbytes} bytes and has {length}",
             hint=_AGAIN,
         )
-    return Stored(info, tuple(Extent(path, part.offset, part.length) for part in parts if part.length))
+    return Stored(
+        info, tuple(Extent(path=path, offset=part.offset, length=part.length) for part in parts if part.length)
+    )

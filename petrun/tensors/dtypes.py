@@ -17,7 +17,7 @@ Array: TypeAlias = npt.NDArray[Any]
 _PIECE = 1 << 17
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DType:
     name: str
     """As numpy and MindSpore's Python side spell it: "float32", "bfloat16", "bool"."""
@@ -34,28 +34,28 @@ class DType:
 
 
 DTYPES: tuple[DType, ...] = (
-    DType("float64", "F64", "Float64", "<f8", 64),
-    DType("float32", "F32", "Float32", "<f4", 32),
-    DType("float16", "F16", "Float16", "<f2", 16),
-    DType("bfloat16", "BF16", "BFloat16", "<u2", 16),
-    DType("int64", "I64", "Int64", "<i8", 64),
-    DType("int32", "I32", "Int32", "<i4", 32),
-    DType("int16", "I16", "Int16", "<i2", 16),
-    DType("int8", "I8", "Int8", "<i1", 8),
-    DType("uint64", "U64", "UInt64", "<u8", 64),
-    DType("uint32", "U32", "UInt32", "<u4", 32),
-    DType("uint16", "U16", "UInt16", "<u2", 16),
-    DType("uint8", "U8", "UInt8", "|u1", 8),
-    DType("bool", "BOOL", "Bool", "|b1", 8),
-    DType("complex64", "C64", "Complex64", "<c8", 64),
+    DType(name="float64", safetensors="F64", ckpt="Float64", numpy="<f8", bits=64),
+    DType(name="float32", safetensors="F32", ckpt="Float32", numpy="<f4", bits=32),
+    DType(name="float16", safetensors="F16", ckpt="Float16", numpy="<f2", bits=16),
+    DType(name="bfloat16", safetensors="BF16", ckpt="BFloat16", numpy="<u2", bits=16),
+    DType(name="int64", safetensors="I64", ckpt="Int64", numpy="<i8", bits=64),
+    DType(name="int32", safetensors="I32", ckpt="Int32", numpy="<i4", bits=32),
+    DType(name="int16", safetensors="I16", ckpt="Int16", numpy="<i2", bits=16),
+    DType(name="int8", safetensors="I8", ckpt="Int8", numpy="<i1", bits=8),
+    DType(name="uint64", safetensors="U64", ckpt="UInt64", numpy="<u8", bits=64),
+    DType(name="uint32", safetensors="U32", ckpt="UInt32", numpy="<u4", bits=32),
+    DType(name="uint16", safetensors="U16", ckpt="UInt16", numpy="<u2", bits=16),
+    DType(name="uint8", safetensors="U8", ckpt="UInt8", numpy="|u1", bits=8),
+    DType(name="bool", safetensors="BOOL", ckpt="Bool", numpy="|b1", bits=8),
+    DType(name="complex64", safetensors="C64", ckpt="Complex64", numpy="<c8", bits=64),
     # Known so that a file's sizes can be checked and the error names the type; their values cannot be read.
-    DType("float8_e4m3", "F8_E4M3", "Float8E4M3FN", None, 8),
-    DType("float8_e5m2", "F8_E5M2", "Float8E5M2", None, 8),
-    DType("float8_e8m0", "F8_E8M0", "", None, 8),
-    DType("float6_e2m3", "F6_E2M3", "", None, 6),
-    DType("float6_e3m2", "F6_E3M2", "", None, 6),
-    DType("float4", "F4", "", None, 4),
-    DType("int4", "I4", "Int4", None, 4),
+    DType(name="float8_e4m3", safetensors="F8_E4M3", ckpt="Float8E4M3FN", numpy=None, bits=8),
+    DType(name="float8_e5m2", safetensors="F8_E5M2", ckpt="Float8E5M2", numpy=None, bits=8),
+    DType(name="float8_e8m0", safetensors="F8_E8M0", ckpt="", numpy=None, bits=8),
+    DType(name="float6_e2m3", safetensors="F6_E2M3", ckpt="", numpy=None, bits=6),
+    DType(name="float6_e3m2", safetensors="F6_E3M2", ckpt="", numpy=None, bits=6),
+    DType(name="float4", safetensors="F4", ckpt="", numpy=None, bits=4),
+    DType(name="int4", safetensors="I4", ckpt="Int4", numpy=None, bits=4),
 )
 
 BY_NAME: dict[str, DType] = {d.name: d for d in DTYPES}

@@ -16,7 +16,7 @@ from functools import lru_cache
 _MOST_DEVICES = 1 << 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Layout:
     devices: tuple[int, ...]
     """The device matrix of the stage (dev_matrix)."""
@@ -32,17 +32,19 @@ class Layout:
     @classmethod
     def whole(cls, devices: int, dimensions: int) -> Layout:
         """Every device holds all of it."""
-        return cls((devices,), ((),) * dimensions)
+        return cls(devices=(devices,), axes=((),) * dimensions)
 
     @classmethod
     def of(cls, devices: Sequence[int], tensor_map: Sequence[int], *, opt_size: int = 0) -> Layout:
         """From MindSpore's own terms: in the tensor map -1 is a whole dimension. `opt_step` follows from the rest."""
         axes = tuple(() if axis < 0 else (axis,) for axis in tensor_map)
-        layout = cls(tuple(devices), axes, opt_size)
+        layout = cls(devices=tuple(devices), axes=axes, opt_size=opt_size)
         if not opt_size or layout.problem():
             return layout
         first = layout.optimizer_group
-        return cls(layout.devices, axes, opt_size, first[1] - first[0] if len(first) > 1 else 1)
+        return cls(
+            devices=layout.devices, axes=axes, opt_size=opt_size, opt_step=first[1] - first[0] if len(first) > 1 else 1
+        )
 
     @property
     def count(self) -> int:

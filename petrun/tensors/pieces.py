@@ -34,7 +34,7 @@ PATIENCE_SECONDS = 10.0
 """A file that one host has written another may see a little later, where the disk is shared over a network."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cut:
     """How one rank's pieces fit those of the others."""
 
@@ -130,7 +130,7 @@ def _finish(
         metadata = describe(open_sharded(growing, growing / STRATEGY))
         for mark in marks:
             mark.unlink()
-        write_note(growing, Note(files, digests, metadata))
+        write_note(growing, Note(files=files, digests=digests, metadata=metadata))
         _replace(growing, place)
     except OSError as error:
         raise output_error(place, error) from error

@@ -112,7 +112,7 @@ def _stored(path: Path, name: str, entry: Any, start: int) -> Stored:
             f"{path}: tensor {name} ({info.dtype} {shape}) needs {info.nbytes} bytes and has {length}",
             hint=_AGAIN,
         )
-    return Stored(info, (Extent(path, start + offsets[0], length),))
+    return Stored(info, (Extent(path=path, offset=start + offsets[0], length=length),))
 
 
 def _check_layout(path: Path, tensors: dict[str, Stored], start: int, size: int) -> None:

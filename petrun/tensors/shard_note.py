@@ -21,7 +21,7 @@ NOTE = "petrun_shards.json"
 FORMAT = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Note:
     files: tuple[str, ...]
     """Of every rank, in order, under the note's folder: rank_0/model.ckpt."""
@@ -54,7 +54,7 @@ def read_note(folder: Path) -> Note | None:
             raise WeightsError(
                 f"{path}: was written by another petrun (format {raw['format']})", hint="Upgrade petrun."
             )
-        note = Note(tuple(raw["files"]), tuple(raw["digests"]), dict(raw["metadata"]))
+        note = Note(files=tuple(raw["files"]), digests=tuple(raw["digests"]), metadata=dict(raw["metadata"]))
     except OSError as error:
         raise unreadable(path, error) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:

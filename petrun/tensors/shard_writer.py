@@ -60,7 +60,7 @@ def write_sharded(
     with atomic_folder(out) as folder:
         names = tuple(f"rank_{rank}/{file}" for rank in range(strategy.devices))
         digests = tuple(_write_rank(folder / name, wholes, strategy, rank) for rank, name in enumerate(names))
-        write_note(folder, Note(names, digests, dict(metadata or {})))
+        write_note(folder, Note(files=names, digests=digests, metadata=dict(metadata or {})))
         beside(folder)
         return _verify(out, folder, wholes, strategy, spare)
 

@@ -81,7 +81,12 @@ def _from_message(path: Path, name: str, found: Any) -> Layout:
     _refuse_uneven(path, name, found.field, [size for each in found.param_split_shape for size in each.dim])
     # One list: an axis for each dimension. Several: a list of axes for each dimension.
     dimensions = [[axis] for axis in maps[0]] if len(maps) == 1 else [list(each) for each in maps]
-    return Layout(devices[0], _axes(dimensions), found.opt_weight_shard_size, found.opt_weight_shard_step)
+    return Layout(
+        devices=devices[0],
+        axes=_axes(dimensions),
+        opt_size=found.opt_weight_shard_size,
+        opt_step=found.opt_weight_shard_step,
+    )
 
 
 def _axes(dimensions: Iterable[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
@@ -152,7 +157,11 @@ def _from_json(path: Path, name: str, item: Any) -> Layout:
     _refuse_uneven(path, name, item["field"], split)
     whole = tuple(shape) if shape is not None else None
     return Layout(
-        tuple(devices), _axes(dimensions), item["opt_weight_shard_size"], item["opt_weight_shard_step"], whole
+        devices=tuple(devices),
+        axes=_axes(dimensions),
+        opt_size=item["opt_weight_shard_size"],
+        opt_step=item["opt_weight_shard_step"],
+        shape=whole,
     )
 
 

@@ -28,7 +28,7 @@ class TensorInfo:
         return (self.elements * BY_NAME[self.dtype].bits + 7) // 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Extent:
     """A run of bytes of one file."""
 

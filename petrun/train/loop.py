@@ -20,7 +20,7 @@ from petrun.train.step import TrainStep
 IGNORED = -100
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Batch arithmetic of a run."""
 
@@ -35,7 +35,7 @@ class Plan:
     def after(self, position: Position) -> Position:
         """One step on: the last one of a run may hold fewer micro-batches."""
         left = self.total_micro_batches - position.micro_batches
-        return Position(position.step + 1, position.micro_batches + min(self.accumulate, left))
+        return Position(step=position.step + 1, micro_batches=position.micro_batches + min(self.accumulate, left))
 
     def ends_epoch(self, before: Position, after: Position) -> bool:
         """Whether the steps from `before` to `after` reach the end of an epoch. A step may take micro-batches of two epochs."""
@@ -44,7 +44,7 @@ class Plan:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Position:
     """How far a run is: optimizer steps and micro-batches done. What comes next is computed from these."""
 
@@ -52,7 +52,7 @@ class Position:
     micro_batches: int
 
 
-START = Position(0, 0)
+START = Position(step=0, micro_batches=0)
 
 
 def never(error: TrainingError, step: int) -> bool:
@@ -72,7 +72,7 @@ def make_plan(per_epoch: int, accumulate: int, epochs: float | None, steps: int 
     passes = 3.0 if epochs is None else epochs
     # Without the inner rounding 0.07 * 100, which is 7.000000000000001, would make 8.
     total = steps * accumulate if steps is not None else math.ceil(round(passes * per_epoch, 6))
-    return Plan(per_epoch, accumulate, max(1, total))
+    return Plan(micro_batches_per_epoch=per_epoch, accumulate=accumulate, total_micro_batches=max(1, total))
 
 
 def supervised(batch: Mapping[str, Any]) -> int:

@@ -24,7 +24,7 @@ _UNDECAYED_LEAVES = ("bias", "beta", "gamma")
 _UNDECAYED_CELLS = ("norm", "layernorm", "ln_1", "ln_2", "ln_f")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Schedule:
     """Learning rate at optimizer step s, counted from 0."""
 

@@ -141,7 +141,9 @@ def pretrain(tokenizer: Tokenizer, folder: Path, seed: int, steps: int) -> None:
     loaded = load_model(folder)
     net = loaded.net
     net.set_train(True)
-    schedule = Schedule("cosine", PEAK_RATE, min(WARMUP_STEPS, steps // 2), steps, 0.02)
+    schedule = Schedule(
+        kind="cosine", peak=PEAK_RATE, warmup_steps=min(WARMUP_STEPS, steps // 2), total_steps=steps, min_ratio=0.02
+    )
     optimizer = AdamW(net.trainable_params(), schedule, beta1=0.9, beta2=0.98, eps=1e-8, weight_decay=0.0)
     step = TrainStep(SupervisedLoss(net), optimizer, clip=1.0)
     losses: list[float] = []
@@ -156,7 +158,13 @@ def pretrain(tokenizer: Tokenizer, folder: Path, seed: int, steps: int) -> None:
             write_base(folder, tokenizer, _stored(loaded), "float16")
         return False
 
-    train(step, lessons(tokenizer, seed), Plan(steps, 1, steps), loaded.inputs, on_step)
+    train(
+        step,
+        lessons(tokenizer, seed),
+        Plan(micro_batches_per_epoch=steps, accumulate=1, total_micro_batches=steps),
+        loaded.inputs,
+        on_step,
+    )
     write_base(folder, tokenizer, _stored(loaded), "float16")
 
 

@@ -68,7 +68,12 @@ def petrun_side(base: str, dropout: bool):
     owned = method.attach(loaded.net, method.config(rank=8, alpha=16, target=("q", "v")), loaded.sites, 0)
     trainable = freeze_all_but(loaded.net, [*owned, "classifier.weight", "classifier.bias"])
     optimizer = AdamW(
-        trainable.parameters, Schedule("constant", 1e-3, 0, 10**6), beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01
+        trainable.parameters,
+        Schedule(kind="constant", peak=1e-3, warmup_steps=0, total_steps=10**6),
+        beta1=0.9,
+        beta2=0.999,
+        eps=1e-8,
+        weight_decay=0.01,
     )
     step = TrainStep(SupervisedLoss(loaded.net), optimizer, clip=1.0)
     loaded.net.set_train(dropout)

@@ -11,7 +11,7 @@ from petrun.errors import ConfigError
 
 def product(out, width, rank, seed=0):
     rng = np.random.default_rng(seed)
-    return Product(rng.standard_normal((out, rank)), rng.standard_normal((rank, width)))
+    return Product(b=rng.standard_normal((out, rank)), a=rng.standard_normal((rank, width)))
 
 
 def test_norms_angles_and_sums():
@@ -24,7 +24,7 @@ def test_norms_angles_and_sums():
     np.testing.assert_allclose(both.b @ both.a, a - 2.5 * b, rtol=0, atol=1e-12)
     assert both.rank == 5 and both.shape == (7, 5)
     # Without cancellation: of a product and itself, rounded to float32, the difference is the rounding.
-    rounded = Product(one.b.astype(np.float32), one.a)
+    rounded = Product(b=one.b.astype(np.float32), a=one.a)
     assert one.minus(rounded).norm() == pytest.approx(np.linalg.norm(a - rounded.b @ one.a), rel=1e-6, abs=1e-12)
     zero = one.times(0.0)
     assert zero.cosine(one) is None and zero.norm() == 0.0
@@ -52,7 +52,7 @@ def test_triples_of_nothing_are_left_out():
     once = product(6, 6, 2)
     twice = joined([once, once])
     assert twice.truncated(Keep(rank=4)).rank == 2
-    assert Product(np.zeros((6, 3)), once.a[:1].repeat(3, 0)).truncated(Keep(energy=0.9)).rank == 1
+    assert Product(b=np.zeros((6, 3)), a=once.a[:1].repeat(3, 0)).truncated(Keep(energy=0.9)).rank == 1
 
 
 def test_a_dense_matrix(monkeypatch):

@@ -341,7 +341,7 @@ class TestRefusals:
 def test_one_tensor_in_memory_at_a_time(tmp_path, make_delta):
     """24 tensors of 1 MB: the peak is a few of them, not the model."""
     size = 512
-    names = {f"l{i}.weight": StoredName(f"m.l{i}.weight") for i in range(24)}
+    names = {f"l{i}.weight": StoredName(name=f"m.l{i}.weight") for i in range(24)}
     rows = np.ones((size, size), np.float32)
     write_safetensors(
         tmp_path / "b.safetensors", [TensorEntry(s.name, rows.shape, "float32", lambda: rows) for s in names.values()]

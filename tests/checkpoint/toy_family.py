@@ -8,18 +8,18 @@ from petrun.models.base import StoredName
 HIDDEN, WIDE, VOCAB, CLASSES = 6, 8, 10, 3
 
 NAMES = {
-    "embed.weight": StoredName("model.embed.weight", also={"lm_head.weight": "head.weight"}),
-    "layers.0.attn.q.weight": StoredName("model.h.0.attn.query.weight"),
-    "layers.0.attn.q.bias": StoredName("model.h.0.attn.query.bias"),
-    "layers.0.attn.v.weight": StoredName("model.h.0.attn.value.weight"),
-    "layers.0.mlp.up.weight": StoredName("model.h.0.mlp.c_fc.weight", transpose=True),
-    "layers.1.attn.q.weight": StoredName("model.h.1.attn.query.weight"),
-    "layers.1.attn.q.bias": StoredName("model.h.1.attn.query.bias"),
-    "layers.1.attn.v.weight": StoredName("model.h.1.attn.value.weight"),
-    "layers.1.mlp.up.weight": StoredName("model.h.1.mlp.c_fc.weight", transpose=True),
-    "norm.weight": StoredName("model.ln_f.weight"),
-    "classifier.weight": StoredName("classifier.weight", optional=True),
-    "classifier.bias": StoredName("classifier.bias", optional=True),
+    "embed.weight": StoredName(name="model.embed.weight", also={"lm_head.weight": "head.weight"}),
+    "layers.0.attn.q.weight": StoredName(name="model.h.0.attn.query.weight"),
+    "layers.0.attn.q.bias": StoredName(name="model.h.0.attn.query.bias"),
+    "layers.0.attn.v.weight": StoredName(name="model.h.0.attn.value.weight"),
+    "layers.0.mlp.up.weight": StoredName(name="model.h.0.mlp.c_fc.weight", transpose=True),
+    "layers.1.attn.q.weight": StoredName(name="model.h.1.attn.query.weight"),
+    "layers.1.attn.q.bias": StoredName(name="model.h.1.attn.query.bias"),
+    "layers.1.attn.v.weight": StoredName(name="model.h.1.attn.value.weight"),
+    "layers.1.mlp.up.weight": StoredName(name="model.h.1.mlp.c_fc.weight", transpose=True),
+    "norm.weight": StoredName(name="model.ln_f.weight"),
+    "classifier.weight": StoredName(name="classifier.weight", optional=True),
+    "classifier.bias": StoredName(name="classifier.bias", optional=True),
 }
 PREFIXES = ("", "model.")
 IGNORED = ("model.position_ids", "cls.*")

@@ -517,8 +517,10 @@ def test_units():
         90,
     ]
     assert [parse_memory(text) for text in ("512G", "512Gi", "2T", "64000M")] == ["512G", "512G", "2T", "64000M"]
-    assert parse_mount("/a:/b/") == Mount("/a", "/b") and parse_mount("pvc/a:/b:ro") == Mount("a", "/b", True, True)
-    assert parse_mount("image:/models/") == Mount("image", "/models", read_only=True, in_image=True)
+    assert parse_mount("/a:/b/") == Mount(source="/a", target="/b") and parse_mount("pvc/a:/b:ro") == Mount(
+        source="a", target="/b", read_only=True, claim=True
+    )
+    assert parse_mount("image:/models/") == Mount(source="image", target="/models", read_only=True, in_image=True)
     for wrong in ("image:/", "image:/a:ro", "image:a", "/a", "/a:b", "/a:/", "/../a:/b", "pvc/A_:/b", "/a:/b:x"):
         with pytest.raises(ConfigError):
             parse_mount(wrong)

@@ -43,7 +43,7 @@ def conversation(*turns):
 
 
 def renderer(text):
-    return ChatRenderer(Template("t", text), {"bos_token": "<s>", "eos_token": "</s>"}, ENDS)
+    return ChatRenderer(Template(name="t", text=text), {"bos_token": "<s>", "eos_token": "</s>"}, ENDS)
 
 
 def spoken(pieces):

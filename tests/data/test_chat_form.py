@@ -11,7 +11,7 @@ ROWS = [{"instruction": "Sort."}, {"instruction": "Sort.", "input": "b\na"}]
 
 def written(text, messages, **values):
     values = {"eos_token": "</s>", "bos_token": "<s>", "messages": messages, "add_generation_prompt": True, **values}
-    return run_template(Template("chat", text), values, "row 1", "")
+    return run_template(Template(name="chat", text=text), values, "row 1", "")
 
 
 def filled(row):
@@ -21,7 +21,7 @@ def filled(row):
 @pytest.mark.parametrize("row", ROWS)
 def test_alpaca_with_and_without_an_input(row):
     text = as_chat_template(BUILTIN["alpaca"], "instruction", with_bos=False)
-    expected = render_prompt(Template("alpaca", BUILTIN["alpaca"]), filled(row), "row 1")
+    expected = render_prompt(Template(name="alpaca", text=BUILTIN["alpaca"]), filled(row), "row 1")
     turns = [{"role": "user", "content": row["instruction"]}]
     values = {"input": row["input"]} if "input" in row else {}
     assert written(text, turns, **values) == expected and expected.endswith("### Response:\n")
@@ -33,7 +33,7 @@ def test_white_space_and_a_system_message_come_through():
     text = as_chat_template(OWN, "prompt", with_bos=True)
     turns = [{"role": "system", "content": "be\nbrief"}, {"role": "user", "content": "hi"}]
     row = filled({"prompt": "hi", "system": "be\nbrief"})
-    assert written(text, turns) == "<s>" + render_prompt(Template("own", OWN), row, "row 1")
+    assert written(text, turns) == "<s>" + render_prompt(Template(name="own", text=OWN), row, "row 1")
 
 
 def test_transformers_writes_the_same():
@@ -48,7 +48,7 @@ def test_transformers_writes_the_same():
             eos_token="</s>",
             input=row.get("input", ""),
         )
-        assert found == render_prompt(Template("alpaca", BUILTIN["alpaca"]), filled(row), "row 1")
+        assert found == render_prompt(Template(name="alpaca", text=BUILTIN["alpaca"]), filled(row), "row 1")
 
 
 def test_other_columns_have_no_place_in_messages():
@@ -64,7 +64,7 @@ def test_earlier_turns_become_the_history():
     said = [("user", "One?"), ("assistant", "1"), ("user", "Two?")]
     row = filled({"instruction": "Two?", "history": [["One?", "1"]]})
     turns = [{"role": role, "content": content} for role, content in said]
-    assert written(text, turns) == render_prompt(Template("alpaca", BUILTIN["alpaca"]), row, "row 1")
+    assert written(text, turns) == render_prompt(Template(name="alpaca", text=BUILTIN["alpaca"]), row, "row 1")
     with pytest.raises(Exception, match="takes turns of user and assistant"):
         written(text, [turns[0], turns[2]])
     with pytest.raises(Exception, match="takes one turn"):

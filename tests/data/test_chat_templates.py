@@ -68,10 +68,10 @@ def test_the_template_is_the_one_that_transformers_chooses(name, tmp_path, write
 def test_both_templates_render_as_they_are(tmp_path):
     """White space at the seams stays, and a delta that carries the text needs no folder."""
     place = fill(tmp_path / "tokenizer", **FILES["files"])
-    both = Template("delta", read_chat_template(place, {}, lambda path: path.read_text()))
+    both = Template(name="delta", text=read_chat_template(place, {}, lambda path: path.read_text()))
     for tools, text in ((None, PLAIN), ([{"name": "f"}], TOOLS)):
         values = {"messages": ROWS[0]["messages"], "tools": tools}
-        assert run_template(both, values, "f", "") == run_template(Template("one", text), values, "f", "")
+        assert run_template(both, values, "f", "") == run_template(Template(name="one", text=text), values, "f", "")
 
 
 def test_a_template_for_tools_alone(tmp_path, write):

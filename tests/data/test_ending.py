@@ -50,13 +50,13 @@ def tokenizer(tmp_path):
     ],
 )
 def test_marks_of_known_layouts_are_tokens(tokenizer, text, mark):
-    template = Template("own", text)
+    template = Template(name="own", text=text)
     assert turn_mark(template, tokenizer) == mark
     assert find_ending(template, tokenizer) == Ending(ids=frozenset({tokenizer.token_id(mark)}))
 
 
 def test_a_mark_without_a_token_is_a_text(tokenizer):
-    template = Template("own", CHATML.replace("<|im_end|>", "[/end]"))
+    template = Template(name="own", text=CHATML.replace("<|im_end|>", "[/end]"))
     ending = find_ending(template, tokenizer)
     assert ending == Ending(texts=("[/end]",)) and ending.window == 7
     assert ending.cut("yes[/end]\nno[/end]") == "yes" and ending.cut("yes") == "yes"
@@ -66,11 +66,11 @@ def test_a_mark_without_a_token_is_a_text(tokenizer):
 
 @pytest.mark.parametrize("text", [OPEN, BUILTIN["alpaca"], OPEN.replace("}}\n", "}}.\n"), "{{ messages[9].role }}"])
 def test_templates_that_close_nothing(tokenizer, text):
-    assert find_ending(Template("own", text), tokenizer) == NO_ENDING
+    assert find_ending(Template(name="own", text=text), tokenizer) == NO_ENDING
 
 
 def test_without_template_or_tokenizer(tokenizer):
-    assert find_ending(None, tokenizer) == find_ending(Template("own", CHATML), None) == NO_ENDING
+    assert find_ending(None, tokenizer) == find_ending(Template(name="own", text=CHATML), None) == NO_ENDING
 
 
 def test_rows_that_end_with_the_mark_count_as_ended(tokenizer, tmp_path):

@@ -122,9 +122,9 @@ def test_conversations_have_the_ids_of_their_rendered_text(tmp_path, template, r
     for name, tokenizer in kinds(tmp_path):
         if tokenizer.eos_id is None or tokenizer.specials["eos_token"] != "</s>":
             continue
-        row = first_row(tmp_path, tokenizer, {"messages": TALK}, template=Template("chat", template))
+        row = first_row(tmp_path, tokenizer, {"messages": TALK}, template=Template(name="chat", text=template))
         assert row.input_ids.tolist() == tokenizer.encode(rendered, special=False), name
-        asked = prompt_ids(TALK[:3], tokenizer, Template("chat", template))
+        asked = prompt_ids(TALK[:3], tokenizer, Template(name="chat", text=template))
         assert row.input_ids.tolist()[: len(asked)] == asked
 
 
@@ -132,7 +132,7 @@ def test_tokens_that_take_the_white_space_behind_them(tmp_path):
     """Phi-3's turn marks."""
     marks = [AddedToken(t, special=True, rstrip=True) for t in ("<|user|>", "<|assistant|>", "<|end|>")]
     tokenizer = spiece(tmp_path / "base", tokens=marks, eos_token="<|end|>")
-    row = first_row(tmp_path, tokenizer, {"messages": TALK}, template=Template("chat", PHI3))
+    row = first_row(tmp_path, tokenizer, {"messages": TALK}, template=Template(name="chat", text=PHI3))
     rendered = "".join(f"<|{m['role']}|>\n{m['content']}<|end|>\n" for m in TALK)
     assert row.input_ids.tolist() == tokenizer.encode(rendered, special=False)
 
@@ -148,7 +148,7 @@ def test_conversations_have_the_ids_of_apply_chat_template(tmp_path, monkeypatch
             continue
         theirs = auto.from_pretrained(tokenizer.files.folder)
         wanted = theirs.apply_chat_template(TALK, chat_template=template, tokenize=True, return_dict=False)
-        row = first_row(tmp_path, tokenizer, {"messages": TALK}, template=Template("chat", template))
+        row = first_row(tmp_path, tokenizer, {"messages": TALK}, template=Template(name="chat", text=template))
         assert row.input_ids.tolist() == wanted
         compared += 1
     assert compared
@@ -194,7 +194,12 @@ def test_a_prompt_cut_from_the_left_keeps_its_bos(tmp_path):
     ]
     path.write_text(json.dumps({"messages": TALK[:1]}) + "\n")
     chat = load_examples(
-        path, task="instruct", tokenizer=tokenizer, seq_len=4, for_generation=True, template=Template("chat", LLAMA2)
+        path,
+        task="instruct",
+        tokenizer=tokenizer,
+        seq_len=4,
+        for_generation=True,
+        template=Template(name="chat", text=LLAMA2),
     )[0]
     assert chat.input_ids[0] == 1 and len(chat.input_ids) == 4
     path.write_text(json.dumps({"input_ids": [1, *range(300, 320)], "labels": [-100] * 21}) + "\n")

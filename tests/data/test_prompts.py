@@ -11,7 +11,7 @@ from petrun.data.tokenize import load_tokenizer
 from petrun.errors import DataError
 from tests.tiny import letters
 
-ALPACA, PLAIN = (Template(name, BUILTIN[name]) for name in ("alpaca", "plain"))
+ALPACA, PLAIN = (Template(name=name, text=BUILTIN[name]) for name in ("alpaca", "plain"))
 
 
 @pytest.fixture
@@ -63,6 +63,6 @@ def test_a_conversation_becomes_system_and_history(tokenizer):
     ],
 )
 def test_what_no_row_can_say_is_refused(tokenizer, roles, words):
-    template = Template("own", "{{ prompt }}")
+    template = Template(name="own", text="{{ prompt }}")
     with pytest.raises(DataError, match=words):
         prompt_ids([{"role": role, "content": "a"} for role in roles], tokenizer, template)

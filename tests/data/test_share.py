@@ -34,7 +34,9 @@ def rows_of(n, *, decoder=True, holes=False):
 def arrays_of(n):
     per_row = {"row": np.arange(n, dtype=np.int32), "label": RNG.integers(-1, 3, n).astype(np.int32)}
     x = RNG.normal(size=(n, 3)).astype(np.float32)
-    return ExampleSet("classify", "arrays", np.zeros(n + 1, np.int64), {}, per_row, {"x": x})
+    return ExampleSet(
+        task="classify", kind="arrays", offsets=np.zeros(n + 1, np.int64), flat={}, per_row=per_row, arrays={"x": x}
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,7 @@ def test_shares_are_the_batches_of_one_rank(ranks, options):
             batching = plan_batches(lengths, batch_size=size * ranks, seq_len=24, seed=n, **options)
             for epoch in (0, 1):
                 plan = batching.epoch(epoch)
-                shares = [PlanShare(plan, Share(r, ranks)) for r in range(ranks)]
+                shares = [PlanShare(plan, Share(index=r, parts=ranks)) for r in range(ranks)]
                 read = []
                 for k in range(len(plan)):
                     whole = plan[k]
@@ -105,7 +107,7 @@ def test_parts_feed_the_batch_and_a_rank_without_rows_one_to_ignore(examples):
     inputs = () if examples.is_arrays else INPUTS
     batching = plan_batches(examples.lengths, batch_size=ranks * 2, seq_len=24, arrays=examples.is_arrays)
     counts, plan = count_rows(examples), batching.epoch(0)
-    by_rank = [list(parts(examples, plan, Share(r, ranks), counts, inputs)) for r in range(ranks)]
+    by_rank = [list(parts(examples, plan, Share(index=r, parts=ranks), counts, inputs)) for r in range(ranks)]
     assert [len(found) for found in by_rank] == [2] * ranks
     for k in range(2):
         whole = collate(examples, plan[k], inputs)
@@ -130,8 +132,8 @@ def test_a_run_may_begin_in_the_middle_of_an_epoch():
     examples = rows_of(20)
     plan = plan_batches(examples.lengths, batch_size=4, seq_len=24).epoch(1)
     counts = count_rows(examples)
-    every = list(parts(examples, plan, Share(1, 2), counts, INPUTS))
-    later = list(parts(examples, plan, Share(1, 2), counts, INPUTS, start=3))
+    every = list(parts(examples, plan, Share(index=1, parts=2), counts, INPUTS))
+    later = list(parts(examples, plan, Share(index=1, parts=2), counts, INPUTS, start=3))
     assert [part.rows for part in later] == [part.rows for part in every[3:]] and len(later) == 2
     alone = list(parts(examples, plan, WHOLE, counts, INPUTS))
     assert [part.batch.rows for part in alone] == [part.rows for part in every]

@@ -9,7 +9,7 @@ EMPTY = {"prompt": "", "instruction": "", "input": "", "system": ""}
 
 
 def render(template, **row):
-    found = template if isinstance(template, Template) else Template(template, BUILTIN[template])
+    found = template if isinstance(template, Template) else Template(name=template, text=BUILTIN[template])
     return render_prompt(found, {**EMPTY, **row}, "f, line 1")
 
 
@@ -58,7 +58,7 @@ def test_defaults(kind, chat_template, name):
 
 def test_rows_without_a_prompt_take_no_template():
     assert find_template(None, chat_template="{{ messages }}", row_kind="text") is None
-    assert find_template(Template("delta", "x"), chat_template=None, row_kind="tokens") is None
+    assert find_template(Template(name="delta", text="x"), chat_template=None, row_kind="tokens") is None
     with pytest.raises(ConfigError, match="rows of the kind 'tokens' have no prompt"):
         find_template("plain", chat_template=None, row_kind="tokens")
 
@@ -70,7 +70,7 @@ def test_rows_without_a_prompt_take_no_template():
         ("chat", "completion", "--template chat: the tokenizer has no chat template"),
         (None, "chat", "the rows hold messages, but the tokenizer has no chat template"),
         ("alpaca", "chat", "the template alpaca does not read `messages`"),
-        (Template("delta", "{{ prompt }}"), "chat", "the template delta does not read `messages`"),
+        (Template(name="delta", text="{{ prompt }}"), "chat", "the template delta does not read `messages`"),
     ],
 )
 def test_templates_that_do_not_fit(value, kind, message):
@@ -104,9 +104,9 @@ def test_broken_files(tmp_path, content, message):
 )
 def test_templates_run_in_a_sandbox(attack):
     with pytest.raises(DataError, match="fails"):
-        render(Template("attack", attack), prompt="x")
+        render(Template(name="attack", text=attack), prompt="x")
 
 
 def test_a_template_that_fails_names_the_row():
     with pytest.raises(DataError, match=r"f, line 1: the template t fails: .*by zero"):
-        render(Template("t", "{{ 1 // 0 }}"))
+        render(Template(name="t", text="{{ 1 // 0 }}"))

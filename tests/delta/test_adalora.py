@@ -62,7 +62,12 @@ class Run:
                 self.parameters[name].set_data(Tensor(0.1 * numbers(self.parameters[name].shape, len(name))))
         trainable = freeze_all_but(self.net, owned, method.fixed)
         optimizer = AdamW(
-            trainable.parameters, Schedule("constant", LR, 0, 99), beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=DECAY
+            trainable.parameters,
+            Schedule(kind="constant", peak=LR, warmup_steps=0, total_steps=99),
+            beta1=0.9,
+            beta2=0.999,
+            eps=1e-8,
+            weight_decay=DECAY,
         )
         self.hook = method.hook(self.net, config, trainable.parameters, total_steps)
         loss = method.wrap_loss(SupervisedLoss(self.net), self.net, config)

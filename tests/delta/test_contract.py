@@ -125,7 +125,12 @@ def check(bases, tmp_path, label, family):
     trainable = freeze_all_but(loaded.net, owned, method.fixed)
     assert {p.name for p in trainable.parameters} == {n for n in owned if n.rpartition(".")[2] not in method.fixed}
     optimizer = AdamW(
-        trainable.parameters, Schedule("constant", 3e-2, 0, 9), beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01
+        trainable.parameters,
+        Schedule(kind="constant", peak=3e-2, warmup_steps=0, total_steps=9),
+        beta1=0.9,
+        beta2=0.999,
+        eps=1e-8,
+        weight_decay=0.01,
     )
     step = TrainStep(
         method.wrap_loss(SupervisedLoss(loaded.net), loaded.net, config),

@@ -161,7 +161,7 @@ def test_lora_plus_trains_b_faster_by_its_ratio(mode):
     start = [p.asnumpy().copy() for p in trained]
     optimizer = AdamW(
         trained,
-        Schedule("constant", 1e-3, 0, 5),
+        Schedule(kind="constant", peak=1e-3, warmup_steps=0, total_steps=5),
         beta1=0.9,
         beta2=0.999,
         eps=1e-8,

@@ -14,7 +14,7 @@ ROWS = 60
 def token_scores(shift):
     counts = np.random.default_rng(1).integers(0, 9, ROWS)
     losses = counts * (1.0 + np.random.default_rng(2).normal(size=ROWS) * 0.1 + shift)
-    return Scores({}, np.arange(ROWS), losses, counts, counts // 2)
+    return Scores(metrics={}, rows=np.arange(ROWS), losses=losses, counts=counts, hits=counts // 2)
 
 
 def by_hand(first, second, seed):

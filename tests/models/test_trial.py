@@ -56,7 +56,9 @@ class OnlyEager(Net):
 
 def attempt(net, classes=2):
     net.set_train(False)
-    loaded = LoadedModel(net, Sites(), "net.py:build", "net.py:build", inputs=net.inputs, tasks=("classify",))
+    loaded = LoadedModel(
+        net=net, sites=Sites(), family="net.py:build", model_type="net.py:build", inputs=net.inputs, tasks=("classify",)
+    )
     try_net(loaded, {"x": X}, classes, eager)
 
 

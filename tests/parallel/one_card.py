@@ -59,7 +59,7 @@ def train(loaded, algo, loss_scale, ranks):
     owned = (*method.attach(loaded.net, config, loaded.sites, 0), *heads)
     parameters = freeze_all_but(loaded.net, owned).parameters
     loaded.net.set_train(True)
-    schedule = Schedule("cosine", 1e-3, 2, 10)
+    schedule = Schedule(kind="cosine", peak=1e-3, warmup_steps=2, total_steps=10)
     optimizer = AdamW(parameters, schedule, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01)
     reduce = SumOverRanks(parameters) if ranks > 1 else None
     step = TrainStep(SupervisedLoss(loaded.net), optimizer, clip=1.0, loss_scale=loss_scale, reduce=reduce)

@@ -81,7 +81,7 @@ def step_of(loaded, algo, layout, on_host=False):
     loaded.net.set_train(True)
     loss = SupervisedLoss(loaded.net)
     plan.apply(loaded.net, loaded.sites, layout, loss)
-    schedule = Schedule("cosine", 1e-3, 2, 10)
+    schedule = Schedule(kind="cosine", peak=1e-3, warmup_steps=2, total_steps=10)
     optimizer = (HostAdamW if on_host else AdamW)(
         parameters, schedule, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01
     )

@@ -71,7 +71,7 @@ def main(what, recipe, cards):
     layout = lay_out(config, cards)
     split_operators(layout, world.rank)
     ready = make_ready(resolved, None, device, layout, scored=False)
-    out = RunFolder(Path(config.out.dir), config.algo, config.out.format, writes=world.first, cut=True)
+    out = RunFolder(path=Path(config.out.dir), algo=config.algo, format=config.out.format, writes=world.first, cut=True)
     parameters = snapshot.parameters_of(ready.step, ready.assembled)
     wholes = {name: tuple(p.shape) for name, p in parameters.items()}
     state = find_state(out.states).state

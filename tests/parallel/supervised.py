@@ -37,7 +37,7 @@ def main():
     supervise._UNLOAD_SECONDS = asked.get("unload", supervise._UNLOAD_SECONDS)
     try:
         with hosts or nullcontext():
-            sys.exit(launch(job, Voice(lambda line: print(line, flush=True), say)))
+            sys.exit(launch(job, Voice(out=lambda line: print(line, flush=True), err=say)))
     except SetupError as error:
         sys.exit(f"refused: {error}")
 

@@ -23,14 +23,14 @@ LLAMA_7B = Model(
     layers=32,
     outputs=32000,
     item_bytes=2,
-    sizes=Sizes(32, 32, 11008, 32),
+    sizes=Sizes(heads=32, kv_heads=32, wide=11008, layers=32),
 )
 FULL_7B = replace(LLAMA_7B, trained_layer=LLAMA_7B.layer_values, trained_other=LLAMA_7B.other_values)
 ONE = Batch(rows=1, tokens=2048)
 LAYER_13B = 4 * 5120**2 + 3 * 5120 * 13824
 LLAMA_13B = replace(
     LLAMA_7B, layer_values=40 * LAYER_13B, other_values=2 * 32000 * 5120, trained_layer=6_553_600, hidden=5120, wide=13824, heads=40,
-    layers=40, sizes=Sizes(40, 40, 13824, 40),
+    layers=40, sizes=Sizes(heads=40, kv_heads=40, wide=13824, layers=40),
 )  # fmt: skip
 
 
@@ -49,15 +49,27 @@ def test_bytes_of_weights_gradients_and_optimizer():
     assert needs(replace(FULL_7B, item_bytes=4), ONE, Layout()).weights == values * 4
     assert needs(FULL_7B, replace(ONE, accumulate=True), Layout()).gradients == values * 8
     assert needs(FULL_7B, replace(ONE, offload=True), Layout()).optimizer == 0
-    cut = needs(FULL_7B, ONE, Layout(1, 2, 4, micro_batches=4))
+    cut = needs(FULL_7B, ONE, Layout(dp=1, tp=2, pp=4, micro_batches=4))
     assert cut.weights == (32 * LAYER / 8 + 32000 * 4096) * 6
 
 
 def test_activations_are_near_what_mindspore_plans():
     """Peaks of `petrun rehearse --level 1` less what is held: 7B with LoRA, 1 x 2048 tokens, and GPT-2 of 4 layers, 8 x 512."""
     assert needs(LLAMA_7B, ONE, Layout(dp=8)).activations / GIB == pytest.approx(26.2 - 12.6, rel=0.2)
-    gpt2 = Model(1, 1, 1, 0, 768, 3072, 12, 4, 50257, 2, Sizes(12, 12, 3072, 4))
-    assert needs(gpt2, Batch(8, 512), Layout(dp=2)).activations / GIB == pytest.approx(3.6 - 0.13, rel=0.2)
+    gpt2 = Model(
+        layer_values=1,
+        other_values=1,
+        trained_layer=1,
+        trained_other=0,
+        hidden=768,
+        wide=3072,
+        heads=12,
+        layers=4,
+        outputs=50257,
+        item_bytes=2,
+        sizes=Sizes(heads=12, kv_heads=12, wide=3072, layers=4),
+    )
+    assert needs(gpt2, Batch(rows=8, tokens=512), Layout(dp=2)).activations / GIB == pytest.approx(3.6 - 0.13, rel=0.2)
 
 
 def test_sums_are_near_what_mindspore_plans():
@@ -81,16 +93,20 @@ def test_the_rule():
     small = replace(FULL_7B, layer_values=LAYER * 8, trained_layer=LAYER * 8, layers=8)
     assert chosen(small, 8, 32) == ("dp=8,tp=1,pp=1,zero=1", split)
     layout, why = chosen(
-        replace(FULL_7B, layer_values=10 * 32 * LAYER, trained_layer=10 * 32 * LAYER), 64, 64, Batch(8, 512)
+        replace(FULL_7B, layer_values=10 * 32 * LAYER, trained_layer=10 * 32 * LAYER), 64, 64, Batch(rows=8, tokens=512)
     )
     assert "tp=4" in layout and "pp=1" in layout and "fewer than a host's" in why
     # Few heads, so that tp cannot make it small enough.
     deep = replace(
-        LLAMA_7B, layer_values=10 * 32 * LAYER, trained_layer=10 * 32 * LAYER, layers=4, sizes=Sizes(4, 2, 11008, 4)
+        LLAMA_7B,
+        layer_values=10 * 32 * LAYER,
+        trained_layer=10 * 32 * LAYER,
+        layers=4,
+        sizes=Sizes(heads=4, kv_heads=2, wide=11008, layers=4),
     )
-    layout, why = chosen(deep, 8, 165, Batch(8, 512))
+    layout, why = chosen(deep, 8, 165, Batch(rows=8, tokens=512))
     assert layout == "dp=4,tp=2,pp=1,zero=3" and "one layer at a time" in why
-    layout, why = chosen(deep, 8, 152.5, Batch(8, 512))
+    layout, why = chosen(deep, 8, 152.5, Batch(rows=8, tokens=512))
     assert "pp=4" in layout and "cards of one host" in why
     assert chosen(replace(LLAMA_7B, sizes=None), 8, 32)[0] == "dp=8,tp=1,pp=1,zero=0"
 
@@ -108,7 +124,7 @@ def test_activations_are_computed_again_before_layers_are_cut():
 
 
 def test_everything_a_layout_can_have_is_tried():
-    tries = [t.layout for t in candidates(64, LLAMA_13B, Batch(8, 2048, free=True))]
+    tries = [t.layout for t in candidates(64, LLAMA_13B, Batch(rows=8, tokens=2048, free=True))]
     assert {layout.zero for layout in tries} == {0, 1, 3} and any(layout.sequence for layout in tries)
     assert all(layout.tp > 1 and layout.pp == 1 and layout.zero == 0 for layout in tries if layout.sequence)
     # Weights that are gathered for each layer come after the layouts of one host, before pipelines.
@@ -133,11 +149,11 @@ def test_the_reason_is_printed_with_its_arithmetic():
     assert "dp=8,tp=1,pp=1,zero=0: weights 37.65 + gradients 25.10 + optimizer 50.20 + activations" in choice.why[1]
     assert choice.why[1].endswith("too much") and choice.why[-2].endswith("fits")
     with pytest.raises(ConfigError, match="--parallel auto: no layout of 1 cards fits") as caught:
-        choose(1, FULL_7B, Batch(4, 2048), 64)
+        choose(1, FULL_7B, Batch(rows=4, tokens=2048), 64)
     for part in ("The least is", "more --cards", "a smaller --batch-size than 4", "--recompute full", "--algo lora"):
         assert part in caught.value.hint
     with pytest.raises(ConfigError) as caught:
-        choose(1, FULL_7B, Batch(4, 2048, free=True), 64)
+        choose(1, FULL_7B, Batch(rows=4, tokens=2048, free=True), 64)
     assert "--recompute" not in caught.value.hint
 
 
@@ -151,12 +167,21 @@ def test_what_is_chosen_fits_and_nothing_before_it_does():
         other = hidden * 50000
         full = drawn.random() < 0.5
         model = Model(
-            layer, other, layer if full else layer // 500, other if full else 0, hidden, 4 * hidden, heads, layers, 50000,
-            drawn.choice((2, 4)), drawn.choice((Sizes(heads, heads // 2, 4 * hidden, layers), None)),
-        )  # fmt: skip
+            layer_values=layer,
+            other_values=other,
+            trained_layer=layer if full else layer // 500,
+            trained_other=other if full else 0,
+            hidden=hidden,
+            wide=4 * hidden,
+            heads=heads,
+            layers=layers,
+            outputs=50000,
+            item_bytes=drawn.choice((2, 4)),
+            sizes=drawn.choice((Sizes(heads=heads, kv_heads=heads // 2, wide=4 * hidden, layers=layers), None)),
+        )
         batch = Batch(
-            drawn.choice((1, 4, 8)),
-            drawn.choice((128, 2048)),
+            rows=drawn.choice((1, 4, 8)),
+            tokens=drawn.choice((128, 2048)),
             recompute=drawn.choice(("none", "select", "full")),
             free=drawn.choice((True, False)),
         )

@@ -12,13 +12,15 @@ from petrun.parallel.worker_log import Follower, tail
 
 
 def test_shapes():
-    assert make_cluster(None, None, None, None, None) == Cluster(1, 1, 0, "127.0.0.1", None)
-    assert make_cluster(8, None, None, None, 9000) == Cluster(8, port=9000)
+    assert make_cluster(None, None, None, None, None) == Cluster(
+        cards=1, hosts=1, host_rank=0, address="127.0.0.1", port=None
+    )
+    assert make_cluster(8, None, None, None, 9000) == Cluster(cards=8, port=9000)
     two = make_cluster(16, 2, 1, "10.0.0.1", None)
-    assert two == Cluster(16, 2, 1, "10.0.0.1", 8118)
+    assert two == Cluster(cards=16, hosts=2, host_rank=1, address="10.0.0.1", port=8118)
     assert two.local == 8 and list(two.ranks) == list(range(8, 16))
     # One host may be spelt out, too.
-    assert make_cluster(2, 1, 0, None, None) == Cluster(2)
+    assert make_cluster(2, 1, 0, None, None) == Cluster(cards=2)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,7 @@ def test_shapes_that_are_none(asked, words):
 
 
 def test_environment_of_a_rank_and_of_the_scheduler():
-    cluster = Cluster(8, 2, 1, "10.0.0.1", 8118)
+    cluster = Cluster(cards=8, hosts=2, host_rank=1, address="10.0.0.1", port=8118)
     base = {"HOME": "/root", "RANK_ID": "77", "DEVICE_ID": "5", "MS_NODE_TIMEOUT": "9"}
     assert rank_environment(base, cluster, 6, 8119) == {
         "HOME": "/root",
@@ -67,7 +69,7 @@ def test_environment_of_a_rank_and_of_the_scheduler():
     )
     scheduler = scheduler_environment(base, cluster, 8119)
     assert scheduler["MS_ROLE"] == "MS_SCHED" and not {"RANK_ID", "DEVICE_ID", "MS_NODE_ID"} & set(scheduler)
-    assert rank_environment(base, Cluster(1), 0, 1) == base
+    assert rank_environment(base, Cluster(cards=1), 0, 1) == base
 
 
 def test_ports():

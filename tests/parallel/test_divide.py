@@ -25,9 +25,13 @@ def refused(asked, world, sizes=LLAMA_7B, rows=8, tokens=512):
     [
         (Asked(), 8, Layout(dp=8)),
         (Asked(tp=4), 8, Layout(dp=2, tp=4)),
-        (Asked(2, 2, 2), 8, Layout(2, 2, 2, micro_batches=2)),
-        (Asked(4, 2, zero=1), 8, Layout(4, 2, 1, 1)),
-        (Asked(tp=2, pp=4, micro_batches=8, sequence=True), 64, Layout(8, 2, 4, micro_batches=8, sequence=True)),
+        (Asked(dp=2, tp=2, pp=2), 8, Layout(dp=2, tp=2, pp=2, micro_batches=2)),
+        (Asked(dp=4, tp=2, zero=1), 8, Layout(dp=4, tp=2, pp=1, zero=1)),
+        (
+            Asked(tp=2, pp=4, micro_batches=8, sequence=True),
+            64,
+            Layout(dp=8, tp=2, pp=4, micro_batches=8, sequence=True),
+        ),
     ],
 )
 def test_what_divides(asked, world, layout):
@@ -37,7 +41,7 @@ def test_what_divides(asked, world, layout):
 @pytest.mark.parametrize(
     ("asked", "world", "sizes", "said"),
     [
-        (Asked(3), 8, LLAMA_7B, ["dp=3 * tp=1 * pp=1 = 3: the job has 8 cards"]),
+        (Asked(dp=3), 8, LLAMA_7B, ["dp=3 * tp=1 * pp=1 = 3: the job has 8 cards"]),
         (Asked(tp=3), 8, LLAMA_7B, ["tp=3 * pp=1 = 3: does not divide 8 cards", "32 attention heads", "key/value heads", "11008 feat"]),
         (Asked(tp=16), 16, LLAMA_8B, ["tp=16: does not divide 8 key/value heads"]),
         (Asked(tp=8), 8, GPT2, ["tp=8: does not divide 12 attention heads", "12 key/value heads"]),
@@ -55,7 +59,7 @@ def test_all_that_does_not_divide_is_told_at_once(asked, world, sizes, said):
 
 def test_the_nearest_that_divide_are_shown():
     assert refused(Asked(tp=8), 8, GPT2).hint.startswith("These divide: --parallel dp=2,tp=4,pp=1;")
-    assert "dp=1,tp=8,pp=2,micro_batches=2" in refused(Asked(1, 16), 16, LLAMA_8B).hint
+    assert "dp=1,tp=8,pp=2,micro_batches=2" in refused(Asked(dp=1, tp=16), 16, LLAMA_8B).hint
     assert "zero=1" in refused(Asked(tp=16, zero=1), 32, LLAMA_8B).hint
     assert "sequence=true" in refused(Asked(tp=16, sequence=True), 32, LLAMA_8B).hint
     assert "tp=16 does not divide 8, of which" in refused(Asked(tp=16, sequence=True), 16, LLAMA_7B).message
@@ -67,9 +71,13 @@ def test_what_is_suggested_can_be_typed_and_divides():
     drawn = random.Random(1)
     seen = 0
     for _ in range(600):
-        sizes = Sizes(*(drawn.choice((1, 2, 3, 4, 6, 8, 12, 32, 40)) for _ in range(4)))
-        sizes = Sizes(sizes.heads * sizes.kv_heads, sizes.kv_heads, sizes.wide * 64, sizes.layers)
-        asked = Asked(drawn.choice((None, 1, 2, 3, 4)), *(drawn.choice((1, 2, 3, 4, 8)) for _ in range(2)))
+        names = ("heads", "kv_heads", "wide", "layers")
+        sizes = Sizes(**{name: drawn.choice((1, 2, 3, 4, 6, 8, 12, 32, 40)) for name in names})
+        sizes = Sizes(
+            heads=sizes.heads * sizes.kv_heads, kv_heads=sizes.kv_heads, wide=sizes.wide * 64, layers=sizes.layers
+        )
+        dp = drawn.choice((None, 1, 2, 3, 4))
+        asked = Asked(dp=dp, **{name: drawn.choice((1, 2, 3, 4, 8)) for name in ("tp", "pp")})
         world, rows, tokens = (
             drawn.choice((1, 2, 4, 6, 8, 12, 64)),
             drawn.choice((1, 2, 3, 8)),
@@ -106,4 +114,4 @@ def test_layouts_are_all_that_divide():
 
 def test_what_no_layout_may_be_is_still_refused():
     with pytest.raises(ConfigError, match="zero=1: splits over dp ranks"):
-        divide(Asked(1, 8, zero=1), 8, LLAMA_7B, 8, 512)
+        divide(Asked(dp=1, tp=8, zero=1), 8, LLAMA_7B, 8, 512)

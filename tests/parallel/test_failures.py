@@ -15,16 +15,22 @@ def test_rows_of_those_that_failed_come_through_a_sum():
     table = sum(write(errors.get(rank), rank, 6) for rank in range(6))
     assert table.dtype == np.float32 and table.shape == (6, LETTERS)
     disk, empty, long = read(table)
-    assert (disk, empty) == (Failure(1, 1, here, "run/ä: the disk is full"), Failure(3, 2, here, ""))
+    assert (disk, empty) == (
+        Failure(rank=1, exit_code=1, host=here, reason="run/ä: the disk is full"),
+        Failure(rank=3, exit_code=2, host=here, reason=""),
+    )
     assert long.rank == 4 and long.reason.startswith("€" * 100) and long.reason.endswith("€...")
     (odd,) = read(write(OutputError("run\udcff\rnext"), 0, 1))
     assert odd.reason == "run\\udcff"
     error = elsewhere([disk, empty, long])
     assert isinstance(error, SetupError) and error.message == "rank 1 failed: run/ä: the disk is full"
     assert error.hint == "The log of rank 1 says the rest. Failed as well: ranks 3, 4."
-    assert elsewhere([Failure(9, 2, "other", "no")]).message == "rank 9 on other failed: no"
-    assert elsewhere([Failure(9, 2, "other", "no")]).exit_code == 2 and SetupError.exit_code == 1
-    many = elsewhere([Failure(rank, 1, here, "no") for rank in range(12)])
+    assert elsewhere([Failure(rank=9, exit_code=2, host="other", reason="no")]).message == "rank 9 on other failed: no"
+    assert (
+        elsewhere([Failure(rank=9, exit_code=2, host="other", reason="no")]).exit_code == 2
+        and SetupError.exit_code == 1
+    )
+    many = elsewhere([Failure(rank=rank, exit_code=1, host=here, reason="no") for rank in range(12)])
     assert many.hint.endswith("ranks 1, 2, 3, 4, 5, 6, 7, 8 and 3 more.")
 
 

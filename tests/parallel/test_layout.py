@@ -39,9 +39,9 @@ def test_every_problem_is_named_at_once():
 
 
 def test_what_is_left_out_follows_from_the_size_of_the_job():
-    assert settle(8, tp=4) == Layout(2, 4)
-    assert settle(8, tp=2, pp=2) == Layout(2, 2, 2, 0, 2)
-    assert settle(8) == Layout(8) and not settle(8).split
+    assert settle(8, tp=4) == Layout(dp=2, tp=4)
+    assert settle(8, tp=2, pp=2) == Layout(dp=2, tp=2, pp=2, zero=0, micro_batches=2)
+    assert settle(8) == Layout(dp=8) and not settle(8).split
     assert settle(8, dp=4, tp=2, zero=1).world == 8
     assert settle(4, pp=2, micro_batches=6).micro_batches == 6
 
@@ -67,16 +67,16 @@ def test_layouts_that_no_job_can_have(world, keys, message):
 
 
 def test_ranks_have_their_places():
-    layout = Layout(2, 2, 2, 0, 2)
+    layout = Layout(dp=2, tp=2, pp=2, zero=0, micro_batches=2)
     assert [layout.place(rank) for rank in range(8)] == [
         (0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (1, 0, 0), (1, 0, 1), (1, 1, 0), (1, 1, 1),
     ]  # fmt: skip
     assert str(layout) == "dp=2,tp=2,pp=2,zero=0,micro_batches=2"
-    assert str(Layout(1, 2, sequence=True)) == "dp=1,tp=2,pp=1,zero=0,sequence=true"
+    assert str(Layout(dp=1, tp=2, sequence=True)) == "dp=1,tp=2,pp=1,zero=0,sequence=true"
 
 
 def test_what_is_written_is_read_again():
-    for layout in (Layout(8), Layout(2, 4, sequence=True), Layout(2, 2, 2, 3, 6)):
+    for layout in (Layout(dp=8), Layout(dp=2, tp=4, sequence=True), Layout(dp=2, tp=2, pp=2, zero=3, micro_batches=6)):
         assert settle(layout.world, **parse_layout(str(layout))) == layout
 
 

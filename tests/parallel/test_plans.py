@@ -218,7 +218,7 @@ def test_narrow_heads_send_no_more_than_others(compiled, case):
 def test_every_method_beside_cut_layers(compiled, case, rank):
     """What a delta brings is whole on each rank, but for the scales of cut features and what of bitfit belongs to cut outputs."""
     found = compiled(rank, 0, f"{case}/dp=2,tp=2", world=4)
-    check_slices(found, Layout(2, 2))
+    check_slices(found, Layout(dp=2, tp=2))
     assert found["trained"] and found["norms"] == [len(found["trained"]), 1, 0]
     assert set(found["summed"].values()) == {1} and set(found["held"]) >= set(found["net"])
     if case.startswith("gpt2"):
@@ -231,7 +231,7 @@ def test_tokens_split_between_the_layers(compiled, algo):
     """Korthikanti et al., arXiv:2205.05198: what a row layer sums is scattered over the columns, and gathered before column layers."""
     case, layers = f"llama/{algo}/dp=2,tp=2", 2
     whole, split = (compiled(1, 1, f"{case}{more}", world=4) for more in ("", ",sequence=true"))
-    check_slices(split, Layout(2, 2))
+    check_slices(split, Layout(dp=2, tp=2))
     assert split["slices"] == whole["slices"] and split["trained"] == whole["trained"]
     scattered = layers * (4 if algo == "lora" else 2)
     # No AllReduce is left in the layers: one for the embedding, four for the loss, one for the norm.
@@ -318,16 +318,16 @@ class Net:
 
 def test_a_model_or_a_delta_without_a_plan_is_refused():
     with pytest.raises(ConfigError, match="does not say how its layers are cut"):
-        plan.apply(Net(), Sites(), Layout(1, 2))
-    plan.apply(Net(), Sites(), Layout(8, zero=1))
+        plan.apply(Net(), Sites(), Layout(dp=1, tp=2))
+    plan.apply(Net(), Sites(), Layout(dp=8, zero=1))
     with pytest.raises(ConfigError, match="does not say where its tokens are split"):
-        plan.apply(Net(), Sites(), Layout(1, 2, sequence=True))
+        plan.apply(Net(), Sites(), Layout(dp=1, tp=2, sequence=True))
     with pytest.raises(ConfigError, match="divided into stages"):
-        plan.apply(Net(), Sites(), Layout(1, 1, 2, 0, 2))
+        plan.apply(Net(), Sites(), Layout(dp=1, tp=1, pp=2, zero=0, micro_batches=2))
     sites = Sites(splits={"o": "row"}, heads=4, kv_heads=4)
     with pytest.raises(ConfigError, match="o: a Cell is not cut over ranks"):
-        plan.apply(Net(o=Cell()), sites, Layout(1, 2))
-    plan.apply(Net(o=Cell()), sites, Layout(2))
+        plan.apply(Net(o=Cell()), sites, Layout(dp=1, tp=2))
+    plan.apply(Net(o=Cell()), sites, Layout(dp=2))
 
 
 def test_recompute_marks_layers_or_what_is_inside_them():
@@ -354,7 +354,7 @@ def test_layers_that_do_not_divide_are_all_named():
 
     sites = Sites(splits={"*": "row"}, heads=8, kv_heads=4)
     with pytest.raises(ConfigError) as caught:
-        plan.apply(Net(o=Cuttable(), down=Cuttable()), sites, Layout(1, 8))
+        plan.apply(Net(o=Cuttable(), down=Cuttable()), sites, Layout(dp=1, tp=8))
     assert "4 key/value heads: not a multiple of tp=8" in caught.value.message and "1, 2, 4" in caught.value.hint
     assert "o: 6 inputs, not a multiple of tp=8" in caught.value.message and "down: 6 inputs" in caught.value.message
 

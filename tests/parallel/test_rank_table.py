@@ -248,18 +248,18 @@ POD = SuperPod("0", tuple(HOSTS))
 
 
 def test_make_gives_the_table_that_the_documentation_shows():
-    assert json.loads(dump(make(HOSTS, [0, 1], "1.0", Extra(PODS, device_ips=IPS)))) == table()
-    extra = Extra(PODS, [POD], ["0", "1", "1000", "1001"], IPS)
+    assert json.loads(dump(make(HOSTS, [0, 1], "1.0", Extra(pod_ips=PODS, device_ips=IPS)))) == table()
+    extra = Extra(pod_ips=PODS, super_pods=[POD], super_device_ids=["0", "1", "1000", "1001"], device_ips=IPS)
     assert json.loads(dump(make(HOSTS, [0, 1], "1.2", extra))) == table("1.2")
-    assert [s.pod_ip for s in make(HOSTS, [0, 1], "1.0", Extra(["server_id"], device_ips=IPS)).servers] == HOSTS
+    assert [s.pod_ip for s in make(HOSTS, [0, 1], "1.0", Extra(pod_ips=["server_id"], device_ips=IPS)).servers] == HOSTS
 
 
 def test_make_asks_for_what_it_does_not_have():
     for extra, version, words in [
         (Extra(), "1.0", "--hccn"),
         (Extra(device_ips=IPS[:3]), "1.0", "3 values for 4 cards"),
-        (Extra(["172.16.0.1"], device_ips=IPS), "1.0", "--pod-ips: 1 values for 2 servers"),
-        (Extra(["node", "other"], device_ips=IPS), "1.0", "node, other: no IP address"),
+        (Extra(pod_ips=["172.16.0.1"], device_ips=IPS), "1.0", "--pod-ips: 1 values for 2 servers"),
+        (Extra(pod_ips=["node", "other"], device_ips=IPS), "1.0", "node, other: no IP address"),
         (Extra(device_ips=IPS), "1.2", "Give --super-pod ID=HOST,HOST and --super-device-ids"),
         (Extra(device_ips=[*IPS[:3], IPS[0]]), "1.0", "device_ip 192.168.0.1 is that of"),
     ]:

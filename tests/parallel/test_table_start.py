@@ -69,7 +69,10 @@ def test_a_rank_is_given_its_card_and_what_a_cluster_gives_it_beside(table):
         "DEVICE_ID": "4",
     }
     for given in ({}, {"OMP_NUM_THREADS": "3"}, {"GLOG_v": "1"}, {"GLOG_v": "4", "GLOG_minloglevel": "0"}):
-        by_table, by_cluster = table_environment(given, start, 2), rank_environment(given, Cluster(4, 2, 1), 2, 1)
+        by_table, by_cluster = (
+            table_environment(given, start, 2),
+            rank_environment(given, Cluster(cards=4, hosts=2, host_rank=1), 2, 1),
+        )
         assert {key: by_table[key] for key in SHARED & set(by_table)} == {
             key: by_cluster[key] for key in SHARED & set(by_cluster)
         }, given
@@ -82,10 +85,15 @@ def test_a_rank_is_given_its_card_and_what_a_cluster_gives_it_beside(table):
 def test_its_ranks_run_without_a_scheduler(table, tmp_path):
     program = "import os; print(os.environ['RANK_ID'], os.environ['OMP_NUM_THREADS'], 'MS_ROLE' in os.environ)"
     start = read_start(table("10.0.0.1", "10.0.0.2"), 1)
-    job = Job((sys.executable, "-S", "-E", "-c", program), ("no", "scheduler"), start, tmp_path / "logs")
+    job = Job(
+        command=(sys.executable, "-S", "-E", "-c", program),
+        scheduler=("no", "scheduler"),
+        cluster=start,
+        logs=tmp_path / "logs",
+    )
     out, err = [], []
     environment = {key: value for key, value in os.environ.items() if key not in SHARED}
-    assert launch(job, Voice(out.append, err.append), environment) == 0, err
+    assert launch(job, Voice(out=out.append, err=err.append), environment) == 0, err
     threads = max(1, CORES // 2)
     assert out == [f"2 {threads} False"] and "ranks 2 to 3 of 4" in err[0]
     logs = tmp_path / "logs" / "attempt-1"
@@ -93,7 +101,7 @@ def test_its_ranks_run_without_a_scheduler(table, tmp_path):
     assert sorted(path.name for path in logs.iterdir()) == ["rank_2.log", "rank_3.log"]
     start = read_start(table("10.0.0.1", "10.0.0.2", ranks=((2, 3), (0, 1))), 1)
     job = replace(job, cluster=start)
-    assert launch(job, Voice(out.append, err.append), environment) == 0 and "ranks 0 to 1 of 4" in err[-1]
+    assert launch(job, Voice(out=out.append, err=err.append), environment) == 0 and "ranks 0 to 1 of 4" in err[-1]
 
 
 def test_a_table_that_is_being_filled_in_is_waited_for(table):
@@ -124,8 +132,10 @@ def test_hosts_of_a_table_share_one_run_folder_and_keep_their_logs_apart(table, 
     monkeypatch.setattr(runs_launch, "cards_here", lambda: 8)
 
     def run(servers, flags, **asked):
-        command = runs_launch.Command(None, flags, [], lambda added: ["train", *added])
-        return runs_launch.run(command, runs_launch.Asked(rank_table=table(*servers), **asked), Voice(print, print))
+        command = runs_launch.Command(recipe=None, flags=flags, sets=[], arguments=lambda added: ["train", *added])
+        return runs_launch.run(
+            command, runs_launch.Asked(rank_table=table(*servers), **asked), Voice(out=print, err=print)
+        )
 
     out = {"out.dir": ("--out", "shared")}
     with pytest.raises(ConfigError, match="--rank-table: 2 servers: needs --out, the same on every host"):

@@ -65,11 +65,14 @@ def test_how_a_process_was_started(started, environment, how):
 def test_the_rank_is_what_mindspore_says_after_init(started, monkeypatch):
     monkeypatch.setenv("HCCL_CONNECT_TIMEOUT", "77")
     called = started({**CLUSTER, "RANK_ID": "0"})
-    assert join("cpu") == World(2, 4, 0, 2) and called == ["init"]
+    assert join("cpu") == World(rank=2, size=4, host_rank=0, host_size=2) and called == ["init"]
     assert os.environ["HCCL_CONNECT_TIMEOUT"] == "77", "what the user has set, stays"
     monkeypatch.delenv("HCCL_CONNECT_TIMEOUT")
     started({"RANK_TABLE_FILE": "hccl.json", "RANK_ID": "3"})
-    assert join("ascend") == World(2, 4, 0, 2, in_graph=True) and os.environ["HCCL_CONNECT_TIMEOUT"] == "600"
+    assert (
+        join("ascend") == World(rank=2, size=4, host_rank=0, host_size=2, in_graph=True)
+        and os.environ["HCCL_CONNECT_TIMEOUT"] == "600"
+    )
     called.clear()
     started({"RANK_ID": "3", "RANK_SIZE": "8"})
     assert join("cpu") is ALONE and not called, "what is left in the environment starts nothing"
@@ -150,9 +153,9 @@ def test_agreement_is_any_and_a_decision_is_the_firsts(monkeypatch):
 
     monkeypatch.setattr(world.ops, "AllReduce", Reduce)
     for others[0], flag, outcome in ((0, False, False), (0, True, True), (1, False, True), (3, True, True)):
-        assert World(1, 4).agree(flag) is outcome
+        assert World(rank=1, size=4).agree(flag) is outcome
     others[0] = 0
-    assert World(0, 4).decide(True) and not World(1, 4).decide(True)
+    assert World(rank=0, size=4).decide(True) and not World(rank=1, size=4).decide(True)
     assert given[-2:] == [1.0, 0.0], "what another rank thinks does not count"
 
 
@@ -170,14 +173,14 @@ def summed(monkeypatch):
 
 
 def test_where_one_rank_fails_all_do(summed):
-    with World(1, 2).together():
+    with World(rank=1, size=2).together():
         pass
-    with pytest.raises(ConfigError, match="mine"), World(1, 2).together():
+    with pytest.raises(ConfigError, match="mine"), World(rank=1, size=2).together():
         raise ConfigError("mine")
     summed(1.0)
-    with pytest.raises(SetupError, match="another rank failed"), World(1, 2).together():
+    with pytest.raises(SetupError, match="another rank failed"), World(rank=1, size=2).together():
         pass
-    with pytest.raises(ConfigError, match="mine"), World(1, 2).together():
+    with pytest.raises(ConfigError, match="mine"), World(rank=1, size=2).together():
         raise ConfigError("mine")
     with ALONE.together():
         pass
@@ -200,25 +203,28 @@ def test_who_failed_is_told_where_anybody_did(monkeypatch):
     monkeypatch.setattr(world.ops, "AllReduce", Reduce)
     why = failures.write(OutputError("run/rank_1: the disk is full\nand more", hint="Make room."), 1, 2)
     others[:] = [np.float32(0.0)]
-    with World(0, 2).together():
+    with World(rank=0, size=2).together():
         pass
     assert len(sums) == 1 and sums.pop().size == 1
     others[:] = [np.float32(1.0), why]
     with (
         pytest.raises(SetupError, match=r"^rank 1 failed: run/rank_1: the disk is full\n") as caught,
-        World(0, 2).together(),
+        World(rank=0, size=2).together(),
     ):
         pass
     assert "The log of rank 1" in caught.value.hint and caught.value.exit_code == 1
     assert [given.any() for given in sums] == [False, False] and sums[1].shape == why.shape
     sums.clear()
-    with pytest.raises(OutputError, match="mine"), World(0, 2).together():
+    with pytest.raises(OutputError, match="mine"), World(rank=0, size=2).together():
         raise OutputError("mine")
     assert [given.any() for given in sums] == [True, True] and sums[1].shape == why.shape
     for own in (None, OutputError("mine")):
         sums.clear()
         others[1] = RuntimeError("connection reset")
-        with pytest.raises(PetrunError, match="another rank failed" if own is None else "mine"), World(0, 2).together():
+        with (
+            pytest.raises(PetrunError, match="another rank failed" if own is None else "mine"),
+            World(rank=0, size=2).together(),
+        ):
             if own is not None:
                 raise own
 
@@ -235,17 +241,17 @@ def test_an_error_that_nobody_foresaw_is_voted_on_too(monkeypatch):
             return Tensor(sums[-1])
 
     monkeypatch.setattr(world.ops, "AllReduce", Reduce)
-    with pytest.raises(KeyError, match="surprise"), World(1, 2).together():
+    with pytest.raises(KeyError, match="surprise"), World(rank=1, size=2).together():
         raise KeyError("surprise")
     (said,) = failures.read(sums[1])
     assert (said.rank, said.exit_code, said.reason) == (1, 1, "KeyError: 'surprise'")
     gone.append(0)
     for error in (KeyError("surprise"), OSError(28, "No space left on device")):
-        with pytest.raises(type(error)) as caught, World(1, 2).together():
+        with pytest.raises(type(error)) as caught, World(rank=1, size=2).together():
             raise error
         assert caught.value is error
     sums.clear()
-    with pytest.raises(Stopped), World(1, 2).together():
+    with pytest.raises(Stopped), World(rank=1, size=2).together():
         raise Stopped(15)
     assert not sums
 
@@ -274,14 +280,17 @@ def test_what_differs_from_the_first_rank_is_named(monkeypatch):
             return Tensor(sent[0] + (0 if len(sent) == 1 else sent[-1]))
 
     monkeypatch.setattr(world.ops, "AllReduce", Reduce)
-    assert World(0, 3).differing(first) == () and sent[0].any()
-    assert World(1, 3).differing(dict(reversed(first.items()))) == () and not sent[1].any()
-    assert World(2, 3).differing({**first, "optim.lr": "0.10", "data.path": "[2]"}) == ("data.path", "optim.lr")
+    assert World(rank=0, size=3).differing(first) == () and sent[0].any()
+    assert World(rank=1, size=3).differing(dict(reversed(first.items()))) == () and not sent[1].any()
+    assert World(rank=2, size=3).differing({**first, "optim.lr": "0.10", "data.path": "[2]"}) == (
+        "data.path",
+        "optim.lr",
+    )
     assert ALONE.differing(first) == () and len(sent) == 3
 
 
 def test_an_error_names_its_rank_where_there_are_several():
-    with pytest.raises(PetrunError, match=r"^rank 1 of 2: no\n"), World(1, 2).naming():
+    with pytest.raises(PetrunError, match=r"^rank 1 of 2: no\n"), World(rank=1, size=2).naming():
         raise PetrunError("no", hint="way out")
     with pytest.raises(PetrunError, match=r"^no$"), ALONE.naming():
         raise PetrunError("no")

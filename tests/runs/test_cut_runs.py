@@ -186,7 +186,7 @@ def ready_for(folder, layout):
 
 def test_every_rank_is_fed_the_whole_batch(tmp_path):
     """Four rows in batches of 2 on each of 3 data-parallel ranks: one batch of 4, filled up to the 6 that divide."""
-    layout = Layout(3, 2)
+    layout = Layout(dp=3, tp=2)
     ready = ready_for(tmp_path, layout)
     batches = [next(rows_of(ready, rank)) for rank in range(layout.world)]
     for batch in batches:
@@ -197,14 +197,14 @@ def test_every_rank_is_fed_the_whole_batch(tmp_path):
         assert np.all(batch["targets"][4:] == -100) and np.any(batch["targets"][3] != -100)
         assert batch["scored"] == np.count_nonzero(batch["targets"] != -100)
     # A rank of a job that is not cut reads its own.
-    shares = [next(rows_of(replace(ready, layout=Layout(3)), rank)) for rank in range(3)]
+    shares = [next(rows_of(replace(ready, layout=Layout(dp=3)), rank)) for rank in range(3)]
     whole = np.concatenate([share["input_ids"] for share in shares])
     assert whole.tobytes() == batches[0]["input_ids"][:4].tobytes()
 
 
 def test_a_rehearsal_compiles_the_step_that_is_trained(tmp_path):
     """Both build it by build_step; types and rows of what goes in are the same as well."""
-    layout = Layout(2, 2)
+    layout = Layout(dp=2, tp=2)
     ready = ready_for(tmp_path, layout)
     shapes = rehearse._shapes_of_data(ready.resolved, None, layout)
     rehearsed = rehearsed_rank._inputs(ready.assembled.loaded, asdict(shapes), layout)

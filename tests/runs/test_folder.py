@@ -127,4 +127,4 @@ def test_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_composed_algorithms_have_plain_file_names(tmp_path):
-    assert RunFolder(tmp_path, "lora+bitfit", "safetensors").delta.name == "lora-bitfit.safetensors"
+    assert RunFolder(path=tmp_path, algo="lora+bitfit", format="safetensors").delta.name == "lora-bitfit.safetensors"

@@ -32,8 +32,15 @@ def jobs(monkeypatch, tmp_path):
 
 
 def run(resume=None, dry_run=False, flags=None, **asked):
-    command = launch.Command(None, flags or {}, [], lambda added: ["train", *added], resume=resume, dry_run=dry_run)
-    return launch.run(command, launch.Asked(cards=2, **asked), Voice(print, print))
+    command = launch.Command(
+        recipe=None,
+        flags=flags or {},
+        sets=[],
+        arguments=lambda added: ["train", *added],
+        resume=resume,
+        dry_run=dry_run,
+    )
+    return launch.run(command, launch.Asked(cards=2, **asked), Voice(out=print, err=print))
 
 
 def test_a_job_that_failed_before_its_first_step_leaves_no_run(jobs, capsys, monkeypatch):

@@ -45,7 +45,7 @@ def test_alpaca_is_written_as_the_chat_template(place, petrun, old):
     assert "note: the delta's template is written as the chat template" in done.out
     assert "### Instruction" in files["chat_template.jinja"]
     rows = write_rows(place / "tasks.jsonl", TASKS)
-    before = tokens_of(rows, place / "own", Template("delta", text))
+    before = tokens_of(rows, place / "own", Template(name="delta", text=text))
     after = tokens_of(rows, place / "merged", None)
     assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
 
@@ -69,7 +69,7 @@ def test_the_mark_of_the_template_ends_answers_of_the_merged_model(place, petrun
         assert json.loads(files[name])["eos_token_id"] == [1, mark], name
     assert "answers end at any of <eos>, <|im_end|>" in done.out
     rows = write_rows(place / "talks.jsonl", TALKS)
-    before = tokens_of(rows, place / "own", Template("delta", BUILTIN["chatml"]))
+    before = tokens_of(rows, place / "own", Template(name="delta", text=BUILTIN["chatml"]))
     after = tokens_of(rows, place / "merged", None)
     assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
     transformers = pytest.importorskip("transformers")

@@ -44,7 +44,9 @@ def attached(algo, **settings):
     """A net of 6 x 5 and 5 x 4 layers and a head, with the method on the first two. Returns it, what trains, and its parameters."""
     method = find_method(algo)
     sites = Sites(linears={"in": "first", "out": "second"}, trained_heads=("head.*",), hidden=5)
-    loaded = LoadedModel(Net(), sites, "net.py:build", "net.py:build", ("x",), ("classify",))
+    loaded = LoadedModel(
+        net=Net(), sites=sites, family="net.py:build", model_type="net.py:build", inputs=("x",), tasks=("classify",)
+    )
     heads = () if algo == "full" else ("head.weight", "head.bias")
     assembled = attach(loaded, method, method.config(**settings), 0, heads)
     return assembled, freeze_all_but(loaded.net, assembled.owned, method.fixed)
@@ -136,7 +138,7 @@ def facts_of(algo="lora", dtype="float32", warmup=0, change=("lora_b", "head.wei
     data = type("Rows", (), vars(data))()
     sources = SimpleNamespace(train=data, evaluation=None)
     healthy = {"step": 3, "learned": True, "updates": 3, "largest_gradient": 0.5, "first_losses": [0.7, 0.6]}
-    schedule = Schedule("cosine", 1e-3, warmup, 10)
+    schedule = Schedule(kind="cosine", peak=1e-3, warmup_steps=warmup, total_steps=10)
     return Facts(assembled, trainable, sources, schedule, dtype, 96, start, Progress(**{**healthy, **progress}))
 
 

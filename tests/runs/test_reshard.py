@@ -86,7 +86,7 @@ def test_a_delta_put_together_by_another_jobs_strategy_is_not_called_damaged(pla
         if name == "own.ckpt":
             write_ranks(place / "parts", arrays, stages, file="lora.ckpt")
     files = tuple(f"rank_{rank}/lora.ckpt" for rank in range(2))
-    write_note(place / "parts", Note(files, (), {MANIFEST_KEY: delta.manifest.to_json()}))
+    write_note(place / "parts", Note(files=files, digests=(), metadata={MANIFEST_KEY: delta.manifest.to_json()}))
     assert petrun("reshard --from parts --from-strategy own.ckpt --single --out whole.ckpt").code == 0
     for line in (
         "reshard --from parts --from-strategy other.ckpt --single --out one.ckpt",

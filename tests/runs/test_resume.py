@@ -169,7 +169,7 @@ def build():
 
 
 def test_a_leap_is_measured_against_the_last_losses():
-    progress, plan = Progress(), Plan(100, 1, 100)
+    progress, plan = Progress(), Plan(micro_batches_per_epoch=100, accumulate=1, total_micro_batches=100)
     for step in range(1, RECENT + 5):
         assert not progress.is_spike(1e9, 3.0) or step > RECENT
         progress.advance({"step": step, "epoch": 0.0, "loss": 10.0 if step < 5 else 2.0}, plan)

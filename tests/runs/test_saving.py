@@ -26,18 +26,24 @@ def test_the_command_that_goes_on_starts_the_same_ranks(monkeypatch):
     assert flags == "--cards 4 --hosts 2 --host-rank 1 --master-addr 10.0.0.1 --master-port 9000"
     # What it names is a whole job again.
     assert make_cluster(4, 2, 1, "10.0.0.1", 9000).ranks == range(2, 4)
-    said = again(World(2, 4, 0, 2), monkeypatch, flags)
+    said = again(World(rank=2, size=4, host_rank=0, host_size=2), monkeypatch, flags)
     assert said == f"petrun resume 'runs/my lora' {flags}, and on every other host with the --host-rank of that one"
     assert (
-        again(World(0, 2, 0, 2), monkeypatch, launch.Asked(cards=2).place()) == "petrun resume 'runs/my lora' --cards 2"
+        again(World(rank=0, size=2, host_rank=0, host_size=2), monkeypatch, launch.Asked(cards=2).place())
+        == "petrun resume 'runs/my lora' --cards 2"
     )
     assert launch.Asked(rank_table="a b.json").place() == "--rank-table 'a b.json'"
 
 
 def test_ranks_that_petrun_did_not_start(monkeypatch):
     assert again(World(), monkeypatch) == "petrun resume 'runs/my lora'"
-    assert again(World(0, 2, 0, 2), monkeypatch) == "petrun resume 'runs/my lora' --cards 2"
-    assert again(World(0, 4, 0, 2), monkeypatch) == "the same command once more, on every host"
+    assert (
+        again(World(rank=0, size=2, host_rank=0, host_size=2), monkeypatch) == "petrun resume 'runs/my lora' --cards 2"
+    )
+    assert (
+        again(World(rank=0, size=4, host_rank=0, host_size=2), monkeypatch)
+        == "the same command once more, on every host"
+    )
 
 
 @pytest.mark.parametrize(

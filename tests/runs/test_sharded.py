@@ -60,7 +60,7 @@ def cut_delta(place, family, cut, *, note=True, strategy="finetune.ckpt", names=
     write_ranks(place / "parts", arrays, stages, file="lora.ckpt", **options)
     if note:
         files = tuple(f"rank_{rank}/lora.ckpt" for rank in range(8))
-        write_note(place / "parts", Note(files, (), {MANIFEST_KEY: delta.manifest.to_json()}))
+        write_note(place / "parts", Note(files=files, digests=(), metadata={MANIFEST_KEY: delta.manifest.to_json()}))
     return stages
 
 
@@ -235,7 +235,7 @@ class TestRefused:
         write_strategy(place / "finetune.ckpt", stages[0])
         write_ranks(place / "parts", dict(delta.tensors), stages, file="lora.ckpt")
         files = tuple(f"rank_{rank}/lora.ckpt" for rank in range(8))
-        write_note(place / "parts", Note(files, (), {MANIFEST_KEY: delta.manifest.to_json()}))
+        write_note(place / "parts", Note(files=files, digests=(), metadata={MANIFEST_KEY: delta.manifest.to_json()}))
         self.swap(place / "parts")
         refused(MERGE.format(out="out"), ["parts: its tensors are not those it was saved with"])
 

@@ -35,7 +35,7 @@ class Rank(World):
     """A rank whose sums go over threads."""
 
     def __init__(self, rank, meeting):
-        super().__init__(rank, meeting.size)
+        super().__init__(rank=rank, size=meeting.size)
         object.__setattr__(self, "meeting", meeting)
 
     def summed(self, values):
@@ -48,7 +48,9 @@ def check(*places):
 
     def run(rank):
         try:
-            ended[rank] = shared_out.require_shared(RunFolder(places[rank], "lora", "ckpt"), Rank(rank, meeting))
+            ended[rank] = shared_out.require_shared(
+                RunFolder(path=places[rank], algo="lora", format="ckpt"), Rank(rank, meeting)
+            )
         except (OutputError, SetupError) as error:
             ended[rank] = error
 

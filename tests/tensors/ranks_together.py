@@ -45,7 +45,7 @@ class Ranks:
     def cut(self, rank):
         layouts = self.stages[rank * len(self.stages) // self.count]
         world = Thread(rank, self.count, meeting=self.meeting)
-        return Cut(rank, self.count, len(self.stages), layouts, world.together)
+        return Cut(rank=rank, ranks=self.count, stages=len(self.stages), layouts=layouts, together=world.together)
 
     def each(self, work):
         """{rank: the error it ended with}."""

@@ -22,9 +22,9 @@ WHOLE = np.arange(16 * 8, dtype=np.float32).reshape(16, 8)
         Layout.of((8,), (-1, -1), opt_size=4),
         Layout.of((2, 2, 2), (-1, 1), opt_size=-1),
         Layout.of((2, 2, 2), (-1, 1), opt_size=2),
-        Layout((2, 2, 2), ((1, 0), ())),
-        Layout((2, 2, 2), ((0, 2), (1,))),
-        Layout((2, 2, 2), ((1, 0), ()), opt_size=-1, opt_step=4),
+        Layout(devices=(2, 2, 2), axes=((1, 0), ())),
+        Layout(devices=(2, 2, 2), axes=((0, 2), (1,))),
+        Layout(devices=(2, 2, 2), axes=((1, 0), ()), opt_size=-1, opt_step=4),
         Layout.of((1, 1), (0, -1)),
         Layout.whole(4, 2),
     ],
@@ -46,7 +46,7 @@ def test_pieces_are_numpys(layout):
 
 def test_what_the_compiler_writes_and_cuts():
     """Rank 5 of (2, 2, 2), a split by sp and mp together: rows 16 to 31 of 64 as MindSpore's Ascend front end cut it; its steps."""
-    a = Layout((2, 2, 2), ((1, 0), ()))
+    a = Layout(devices=(2, 2, 2), axes=((1, 0), ()))
     assert a.place(5, (16, 64)) == (slice(16, 32), slice(0, 64))
     assert Layout.of((2, 2, 2), (-1, 1), opt_size=-1).opt_step == 1
     assert Layout.of((2, 4), (0, -1), opt_size=-1).opt_step == 4
@@ -61,15 +61,18 @@ def test_scalars():
 @pytest.mark.parametrize(
     ("layout", "said"),
     [
-        (Layout((2, 4), ((2,), ())), "names axis 2"),
-        (Layout((2, 4), ((-1, 0), ())), "names axis -1"),
-        (Layout((2, 4), ((0,), (0,))), "uses an axis twice"),
-        (Layout((2, 0), ((0,),)), "size below 1"),
-        (Layout((1 << 11, 1 << 11), ()), "more than"),
-        (Layout((8,), (), -1), "cuts a scalar"),
-        (Layout((8,), ((),), 3), "among 3 of 8 replicas"),
-        (Layout((2, 4), ((0,),), -2), "among -2 of 2"),
-        (Layout((2, 4), ((0,),), -1, 1), "opt_weight_shard_step is 1, its replicas are 4 apart"),
+        (Layout(devices=(2, 4), axes=((2,), ())), "names axis 2"),
+        (Layout(devices=(2, 4), axes=((-1, 0), ())), "names axis -1"),
+        (Layout(devices=(2, 4), axes=((0,), (0,))), "uses an axis twice"),
+        (Layout(devices=(2, 0), axes=((0,),)), "size below 1"),
+        (Layout(devices=(1 << 11, 1 << 11), axes=()), "more than"),
+        (Layout(devices=(8,), axes=(), opt_size=-1), "cuts a scalar"),
+        (Layout(devices=(8,), axes=((),), opt_size=3), "among 3 of 8 replicas"),
+        (Layout(devices=(2, 4), axes=((0,),), opt_size=-2), "among -2 of 2"),
+        (
+            Layout(devices=(2, 4), axes=((0,),), opt_size=-1, opt_step=1),
+            "opt_weight_shard_step is 1, its replicas are 4 apart",
+        ),
     ],
 )
 def test_contradictions(layout, said):

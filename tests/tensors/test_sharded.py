@@ -223,13 +223,17 @@ def test_tensors_that_do_not_fit(tmp_path):
 
 def test_json_knows_the_whole_shape(tmp_path):
     folder, _ = job(tmp_path)
-    said = {n: Layout(lay.devices, lay.axes, shape=ARRAYS[n].shape) for n, lay in LAYOUTS["dp2_tp4"][0].items()}
+    said = {
+        n: Layout(devices=lay.devices, axes=lay.axes, shape=ARRAYS[n].shape) for n, lay in LAYOUTS["dp2_tp4"][0].items()
+    }
     write_strategy(tmp_path / "s.json", said)
     assert set(open_sharded(folder, tmp_path / "s.json").names) == set(ARRAYS)
-    write_strategy(tmp_path / "s.json", {**said, "embed.table": Layout((2, 4), ((0,), ()), shape=(32, 8))})
+    write_strategy(tmp_path / "s.json", {**said, "embed.table": Layout(devices=(2, 4), axes=((0,), ()), shape=(32, 8))})
     refused(folder, tmp_path / "s.json", "embed.table: pieces of [4, 8] make [16, 8], the strategy says [32, 8]")
     # What MindSpore writes for a dimension that is cut along two axes.
-    write_strategy(tmp_path / "s.json", {**said, "embed.table": Layout((2, 4), ((1,), (0,), ()), shape=(2, 8, 8))})
+    write_strategy(
+        tmp_path / "s.json", {**said, "embed.table": Layout(devices=(2, 4), axes=((1,), (0,), ()), shape=(2, 8, 8))}
+    )
     refused(folder, tmp_path / "s.json", "embed.table has 2 dimensions, its tensor map 3 (JSON cannot say")
 
 

@@ -18,7 +18,7 @@ LAYOUTS = {
     "b": Layout.of((2, 4), (-1,)),
     "s": Layout.of((8,), ()),
 }
-NESTED = {"a": Layout((2, 2, 2), ((1, 0), ())), "c": Layout((2, 2, 2), ((0,), (1, 2)))}
+NESTED = {"a": Layout(devices=(2, 2, 2), axes=((1, 0), ())), "c": Layout(devices=(2, 2, 2), axes=((0,), (1, 2)))}
 STAGES = ({"x.w": Layout.of((2, 2), (0, -1)), "tied": Layout.of((2, 2), (0, -1))}, {"tied": Layout.of((2, 2), (0, -1))})
 
 

@@ -59,7 +59,13 @@ def test_records_and_denominators():
     step = FakeStep([1.0, 0.5, 4.0])
     records = []
     data = iter([batch((0,)), batch((1, 2)), batch((3,), scored=1)])
-    done = train(step, data, Plan(3, 2, 3), ("x",), lambda r: bool(records.append(r)))
+    done = train(
+        step,
+        data,
+        Plan(micro_batches_per_epoch=3, accumulate=2, total_micro_batches=3),
+        ("x",),
+        lambda r: bool(records.append(r)),
+    )
     assert done == 2
     assert [call[:2] for call in step.calls] == [(False, 6.0), (True, 6.0), (True, 1.0)]
     assert [call[2] for call in step.calls] == [0, 1, 2], "every micro-batch has a dropout stream of its own"
@@ -76,7 +82,13 @@ def test_a_share_knows_the_whole_batch():
     whole = {"scored": 20, "tokens": 30, "rows": (4, 5, 6, 7)}
     data = iter([{**batch(rows), **whole, "first": first} for rows, first in (((6, 7), 2), ((4,), 1), ((5,), 3))])
     with pytest.raises(TrainingError, match="rows 4, 5, 6, 7 "):
-        train(step, data, Plan(3, 2, 3), ("x",), lambda r: bool(records.append(r)))
+        train(
+            step,
+            data,
+            Plan(micro_batches_per_epoch=3, accumulate=2, total_micro_batches=3),
+            ("x",),
+            lambda r: bool(records.append(r)),
+        )
     assert [call[1] for call in step.calls] == [40.0, 40.0, 20.0]
     assert [call[4] for call in step.calls] == [[2, 2], [1, 1], [3, 1]]
     assert [r["tokens"] for r in records] == [60]
@@ -84,13 +96,28 @@ def test_a_share_knows_the_whole_batch():
 
 def test_on_step_can_stop():
     step = FakeStep([1.0] * 10)
-    assert train(step, iter([batch((i,)) for i in range(10)]), Plan(10, 1, 10), ("x",), lambda r: r["step"] == 3) == 3
+    assert (
+        train(
+            step,
+            iter([batch((i,)) for i in range(10)]),
+            Plan(micro_batches_per_epoch=10, accumulate=1, total_micro_batches=10),
+            ("x",),
+            lambda r: r["step"] == 3,
+        )
+        == 3
+    )
 
 
 def test_nan_names_step_and_rows():
     step = FakeStep([1.0, float("nan")])
     with pytest.raises(TrainingError) as caught:
-        train(step, iter([batch((0, 1)), batch((7, 9))]), Plan(5, 1, 5), ("x",), lambda r: False)
+        train(
+            step,
+            iter([batch((0, 1)), batch((7, 9))]),
+            Plan(micro_batches_per_epoch=5, accumulate=1, total_micro_batches=5),
+            ("x",),
+            lambda r: False,
+        )
     assert "step 2" in caught.value.message and "rows 7, 9" in caught.value.message
     assert "--lr" in caught.value.hint
 
@@ -98,13 +125,25 @@ def test_nan_names_step_and_rows():
 def test_a_loss_scale_may_overflow_now_and_then_but_not_for_ever():
     step = FakeStep([float("inf"), 1.0, 1.0])
     assert (
-        train(step, iter([batch((i,)) for i in range(3)]), Plan(3, 1, 3), ("x",), lambda r: False, skip_overflow=True)
+        train(
+            step,
+            iter([batch((i,)) for i in range(3)]),
+            Plan(micro_batches_per_epoch=3, accumulate=1, total_micro_batches=3),
+            ("x",),
+            lambda r: False,
+            skip_overflow=True,
+        )
         == 3
     )
     step = FakeStep([float("inf")] * 60)
     with pytest.raises(TrainingError, match="step 40"):
         train(
-            step, iter([batch((i,)) for i in range(60)]), Plan(60, 1, 60), ("x",), lambda r: False, skip_overflow=True
+            step,
+            iter([batch((i,)) for i in range(60)]),
+            Plan(micro_batches_per_epoch=60, accumulate=1, total_micro_batches=60),
+            ("x",),
+            lambda r: False,
+            skip_overflow=True,
         )
 
 
@@ -116,7 +155,7 @@ def test_what_is_forgiven_is_passed_over_and_a_leap_counts_as_not_finite():
         told.append((number, error.message.partition(";")[0]))
         return True
 
-    plan = Plan(5, 1, 5)
+    plan = Plan(micro_batches_per_epoch=5, accumulate=1, total_micro_batches=5)
     rows = [batch((i,)) for i in range(5)]
     step = FakeStep(losses)
     done = train(step, iter(rows), plan, ("x",), lambda r: False, forgive=forgive, is_spike=lambda loss: loss > 10)
@@ -134,9 +173,9 @@ def test_a_run_goes_on_where_it_stopped():
         records.append(record)
         return False
 
-    plan = Plan(4, 2, 7)
+    plan = Plan(micro_batches_per_epoch=4, accumulate=2, total_micro_batches=7)
     rows = iter([batch((i,)) for i in range(4, 7)])
-    assert train(step, rows, plan, ("x",), keep, done=Position(2, 4)) == 4
+    assert train(step, rows, plan, ("x",), keep, done=Position(step=2, micro_batches=4)) == 4
     assert [r["step"] for r in records] == [3, 4] and [call[2] for call in step.calls] == [4, 5, 6]
-    assert plan.after(Position(3, 6)) == Position(4, 7)
-    assert train(step, rows, plan, ("x",), keep, done=Position(4, 7)) == 4 and len(records) == 2
+    assert plan.after(Position(step=3, micro_batches=6)) == Position(step=4, micro_batches=7)
+    assert train(step, rows, plan, ("x",), keep, done=Position(step=4, micro_batches=7)) == 4 and len(records) == 2

@@ -34,7 +34,7 @@ def test_adamw_is_the_formula(mode, scale, kind):
     bias = rng.normal(size=(3,)).astype(np.float32)
     weight = Parameter(Tensor(start), name="layer.weight")
     shift = Parameter(Tensor(bias), name="layer.bias")
-    schedule = Schedule("cosine", 1e-2, 2, 6)
+    schedule = Schedule(kind="cosine", peak=1e-2, warmup_steps=2, total_steps=6)
     optimizer = kind([weight, shift], schedule, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1)
     grads = [(scale * rng.normal(size=(4, 3))).astype(np.float32) for _ in range(6)]
     bias_grads = [(scale * rng.normal(size=(3,))).astype(np.float32) for _ in range(6)]
@@ -57,20 +57,20 @@ def test_adamw_is_the_formula(mode, scale, kind):
 @pytest.mark.parametrize("kind", ["constant", "linear", "cosine"])
 @pytest.mark.parametrize("warmup", [0, 3])
 def test_schedule_in_the_graph_equals_the_host(kind, warmup):
-    schedule = Schedule(kind, 2e-3, warmup, 10, 0.1)
+    schedule = Schedule(kind=kind, peak=2e-3, warmup_steps=warmup, total_steps=10, min_ratio=0.1)
     cell = LearningRate(schedule)
     found = [float(cell(Tensor(s, ms.int32)).asnumpy()) for s in range(11)]
     np.testing.assert_allclose(found, [schedule.at(s) for s in range(11)], rtol=1e-5)
 
 
 def test_schedule_values():
-    cosine = Schedule("cosine", 1.0, 2, 10)
+    cosine = Schedule(kind="cosine", peak=1.0, warmup_steps=2, total_steps=10)
     assert cosine.at(0) == 0.5 and cosine.at(1) == 1.0 and cosine.at(2) == 1.0
     assert cosine.at(6) == pytest.approx(0.5)
     assert cosine.at(9) == pytest.approx(0.5 * (1 + math.cos(math.pi * 7 / 8)))
-    assert Schedule("linear", 1.0, 0, 4).at(1) == pytest.approx(0.75)
-    assert Schedule("constant", 1.0, 0, 4).at(3) == 1.0
-    assert Schedule("linear", 1.0, 0, 4, 0.5).at(4) == pytest.approx(0.5)
+    assert Schedule(kind="linear", peak=1.0, warmup_steps=0, total_steps=4).at(1) == pytest.approx(0.75)
+    assert Schedule(kind="constant", peak=1.0, warmup_steps=0, total_steps=4).at(3) == 1.0
+    assert Schedule(kind="linear", peak=1.0, warmup_steps=0, total_steps=4, min_ratio=0.5).at(4) == pytest.approx(0.5)
 
 
 def test_warmup_counts():
@@ -78,7 +78,7 @@ def test_warmup_counts():
     assert warmup_steps(0.06, 5) == 0
     assert warmup_steps(20, 100) == 20
     with pytest.raises(ConfigError, match="--warmup 20"):
-        Schedule("cosine", 1.0, 20, 10)
+        Schedule(kind="cosine", peak=1.0, warmup_steps=20, total_steps=10)
 
 
 def test_what_decays():

@@ -36,7 +36,12 @@ def build(accumulate=1, clip=0.0, loss_scale=None, lr=1e-2):
     net = Net()
     net.set_train(True)
     optimizer = AdamW(
-        net.trainable_params(), Schedule("constant", lr, 0, 100), beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01
+        net.trainable_params(),
+        Schedule(kind="constant", peak=lr, warmup_steps=0, total_steps=100),
+        beta1=0.9,
+        beta2=0.999,
+        eps=1e-8,
+        weight_decay=0.01,
     )
     return net, TrainStep(SupervisedLoss(net), optimizer, accumulate=accumulate, clip=clip, loss_scale=loss_scale)
 
@@ -93,7 +98,14 @@ def test_gradient_norm_is_numpys():
     only = [p for p in net.get_parameters() if p.name == "last.weight"]
     step = TrainStep(
         SupervisedLoss(net),
-        AdamW(only, Schedule("constant", 1e-2, 0, 9), beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0),
+        AdamW(
+            only,
+            Schedule(kind="constant", peak=1e-2, warmup_steps=0, total_steps=9),
+            beta1=0.9,
+            beta2=0.999,
+            eps=1e-8,
+            weight_decay=0.0,
+        ),
         clip=0.0,
     )
     _, grad = numpy_loss_and_grads(net)
@@ -168,7 +180,12 @@ def test_hundreds_of_parameters_compile():
 
     net = Deep()
     optimizer = AdamW(
-        net.trainable_params(), Schedule("constant", 1e-3, 0, 9), beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01
+        net.trainable_params(),
+        Schedule(kind="constant", peak=1e-3, warmup_steps=0, total_steps=9),
+        beta1=0.9,
+        beta2=0.999,
+        eps=1e-8,
+        weight_decay=0.01,
     )
     step = TrainStep(SupervisedLoss(net), optimizer, accumulate=2, loss_scale=8.0)
     batch = Tensor(3.0, ms.float32), Tensor(np.array([0, 1, 0], np.int32)), Tensor(np.ones((3, 2), np.float32))
