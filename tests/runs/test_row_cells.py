@@ -81,7 +81,7 @@ def test_requests_switch_thinking(base, quick):
     assert tokens(enable_thinking=False) == BARE + 2
     assert tokens(chat_template_kwargs={"enable_thinking": False}) == BARE + 2
     assert tokens(chat_template_kwargs=None, enable_thinking=True) == BARE
-    with pytest.raises(DataError, match=r"^the template chat does not read mood"):
+    with pytest.raises(DataError, match="the template chat does not read mood"):
         tokens(chat_template_kwargs={"mood": 1})
     for more, param in (
         ({"enable_thinking": "perhaps"}, "enable_thinking"),
