@@ -6,7 +6,8 @@ weight:
     pissa: the largest singular triples (see petrun.delta.lora_pissa);   olora: W = Q R, B_0 = Q[:, :r], A_0 = R[:r]
 
 The adapter's file holds A and B alone. A base from which they were taken off already, as peft saves it, has lost that rank, by which it
-is told apart; on it the adapter is a plain LoRA.
+is told apart; on it the adapter is a plain LoRA. Of OLoRA at a scale other than 1 no rank is lost: the base counts as the one that the
+adapter was made from, as it does for peft.
 
 Source: peft 0.21, tuners/lora/layer.py pissa_init and olora_init.
 """

@@ -7,6 +7,7 @@ from mindspore import nn
 
 from petrun.errors import TargetError, TrainingError
 from petrun.graph.freeze import freeze_all_but, match_parameters
+from petrun.graph.surgery import shared_names, untie
 
 
 def net(dtype=ms.float32):
@@ -47,3 +48,27 @@ def test_patterns_match_parameters_or_are_named():
     assert match_parameters(net(), ["*.bias", "0.*"], "--x") == ("0.bias", "1.bias", "0.weight")
     with pytest.raises(TargetError, match=r"--x 0\.wieght matches no parameter. Did you mean 0\.weight"):
         match_parameters(net(), ["0.wieght", "1.bias"], "--x")
+
+
+class _Tied(nn.Cell):
+    """Two layers that share a matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Dense(3, 3), nn.Dense(3, 3)
+        self.second.weight = self.first.weight
+        for path, parameter in self.parameters_and_names():
+            parameter.name = path
+
+
+def test_a_shared_matrix_is_found_by_either_name():
+    net = _Tied()
+    assert shared_names(net) == {"second.weight": "first.weight"}
+    assert match_parameters(net, ["second.w*"], "--train-also") == ("first.weight",)
+    assert match_parameters(net, ["*.weight"], "--train-also") == ("first.weight",)
+    before = net.first.weight.asnumpy()
+    untie(net, "second.weight")
+    assert shared_names(net) == {}
+    assert match_parameters(net, ["second.w*"], "--train-also") == ("second.weight",)
+    net.second.weight.set_data(net.second.weight + 1.0)
+    np.testing.assert_array_equal(net.first.weight.asnumpy(), before)
