@@ -222,7 +222,7 @@ def test_the_first_sum():
     prove_sum(World(), said.append)
     assert said[0].startswith("ok      all-reduce  right over 1 ranks")
     with pytest.raises(SetupError, match="an all-reduce over 2 ranks gives"):
-        prove_sum(Wrong(1, 2), said.append)
+        prove_sum(Wrong(rank=1, size=2), said.append)
 
 
 def test_preflight_starts_ranks_that_only_meet_and_leaves_nothing(tmp_path, monkeypatch, capsys):
