@@ -16,7 +16,7 @@ from petrun.errors import ConfigError, DeltaError, PetrunError, did_you_mean
 from petrun.models.factory import is_factory
 from petrun.runs.assemble import hold_to_base, hold_to_family, method_of, open_delta
 from petrun.runs.delta_files import Opener, line, weighted
-from petrun.runs.merged_prompts import merged_prompts
+from petrun.runs.merged_prompts import holds_prompts, merged_prompts
 from petrun.runs.prove import Prover
 from petrun.runs.stored_base import StoredBase
 from petrun.tensors.ranks import root_of
@@ -110,7 +110,7 @@ def write(fitted: Delta, base: StoredBase, out: Path, dtype: str | None, shard: 
     update = method.fold(config, fitted.tensors)
     reader = base.reader()
     if out.suffix in (".ckpt", ".safetensors"):
-        return merge_to_file(
+        merged = merge_to_file(
             reader,
             fitted,
             update,
@@ -120,6 +120,11 @@ def write(fitted: Delta, base: StoredBase, out: Path, dtype: str | None, shard: 
             ignored=base.ignored,
             dtype=dtype,
         )
+        if holds_prompts(fitted):
+            say(
+                "note: a file holds weights alone: the delta's template and end of turn are left out (--out FOLDER writes them)"
+            )
+        return merged
     if base.kind is None:
         raise ConfigError(
             f"--out {out}: a model of your own has no Hugging Face layout",

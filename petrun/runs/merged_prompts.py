@@ -61,10 +61,21 @@ def _change(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> N
         out.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+def holds_prompts(delta: Delta) -> bool:
+    """Whether the delta says how it is asked: it learned to answer prompts, which a template renders."""
+    manifest = delta.manifest
+    return (
+        manifest is not None
+        and manifest.task is not None
+        and manifest.task.name == "instruct"
+        and bool(manifest.template)
+    )
+
+
 def merged_prompts(delta: Delta, folder: Path, raw: dict[str, Any]) -> MergedPrompts | None:
     """For a delta that learned to answer prompts, on the base in `folder` whose config.json is `raw`; None for any other."""
     manifest = delta.manifest
-    if manifest is None or manifest.task is None or manifest.task.name != "instruct" or not manifest.template:
+    if manifest is None or manifest.template is None or not holds_prompts(delta):
         return None
     try:
         tokenizer = load_tokenizer(folder)
@@ -72,7 +83,8 @@ def merged_prompts(delta: Delta, folder: Path, raw: dict[str, Any]) -> MergedPro
         why = f"the delta's template is left out, for the base's tokenizer cannot be read: {error.message}"
         return MergedPrompts(chat_template=None, eos_token_ids=(), ending=Ending(), notes=(why,))
     if tokenizer is None:
-        return None
+        why = "the delta's template is left out, for the base's folder holds no tokenizer"
+        return MergedPrompts(chat_template=None, eos_token_ids=(), ending=Ending(), notes=(why,))
     ending = learned_ending(manifest, tokenizer)
     known = eos_ids(raw, folder)
     added = ending.ids - set(known)

@@ -19,6 +19,7 @@ from petrun.errors import ConfigError, DeltaError, did_you_mean
 from petrun.models.base import shared_matrices
 from petrun.runs.assemble import hold_to_family, method_of
 from petrun.runs.delta_files import Opener
+from petrun.runs.merged_prompts import holds_prompts
 from petrun.runs.stored_base import StoredBase, stored_base
 from petrun.tensors import Array
 from petrun.train.report import say
@@ -51,6 +52,11 @@ def run(
         f"({written.nbytes / 1e6:,.1f} MB) in {time.perf_counter() - began:.1f} s"
     )
     say(_verdict(given, model, written, fold))
+    if written.path.is_dir() and holds_prompts(given):
+        say(
+            "note: chat template and generation_config.json are those of the merged folder, where merging may have written the delta's: "
+            "compare them with the base's"
+        )
 
 
 def _opened(path: str, model: StoredBase, family: str | None, alpha: float | None) -> Delta:

@@ -98,3 +98,11 @@ def test_a_delta_with_the_tokenizers_own_template_changes_no_template(place, pet
     assert "chat_template.jinja" not in files
     assert json.loads(files["tokenizer_config.json"])["chat_template"] == BUILTIN["chatml"]
     assert json.loads(files["config.json"])["eos_token_id"][0] == 1
+
+
+def test_a_single_file_and_the_way_back_say_what_they_leave(place, petrun):
+    merged(place, petrun, BUILTIN["alpaca"])
+    done = petrun("merge --base own --delta own.ckpt --out merged.ckpt")
+    assert done.code == 0 and "the delta's template and end of turn are left out (--out FOLDER writes them)" in done.out
+    done = petrun("unmerge --merged merged --delta own.ckpt --out back")
+    assert done.code == 0 and "chat template and generation_config.json are those of the merged folder" in done.out
