@@ -17,7 +17,8 @@ from petrun.data.columns import KNOWN_COLUMNS
 from petrun.data.records import Records
 from petrun.errors import DataError
 
-_NAME = re.compile(r"[A-Za-z_][\w.-]{0,30}")
+_NAME = re.compile(r"[^\W\d][\w.-]{0,30}")
+"""What a column may be called, in any script."""
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 _MANY_VALUES = 8
 """Different values of a text column, from which on half as many of another are a sign by themselves."""
@@ -142,14 +143,20 @@ def _header(path: Path, number: int, cells: list[str]) -> tuple[str, ...]:
 
 def _refuse_hidden_header(path: Path, number: int, table: list[tuple[int, list[str]]]) -> None:
     """`review<TAB>sentiment` at the top of a file would otherwise become a row with a class of its own."""
-    text, label = table[0][1]
-    later = {cells[-1].strip() for _, cells in table[1:]}
-    names = _NAME.fullmatch(text.strip()) and _NAME.fullmatch(label.strip())
-    if names and len(table) > 2 and label.strip() not in later and len(later) < len(table) - 1:
-        raise DataError(
-            f"{path}, line {number}: looks like a header with the unknown columns '{text.strip()}' and '{label.strip()}'",
-            hint=f"Map them: --set data.columns.text={text.strip()} --set data.columns.label={label.strip()}",
-        )
+    first = [cell.strip() for cell in table[0][1]]
+    if len(table) < 3 or not all(map(_NAME.fullmatch, first)):
+        return
+    columns = [[cells[place].strip() for _, cells in table[1:] if len(cells) == 2] for place in (0, 1)]
+    # Labels have fewer different values than texts.
+    for place in sorted((1, 0), key=lambda place: len(set(columns[place]))):
+        later, other = columns[place], 1 - place
+        recurring = len(set(later)) < len(later) or all(map(_NUMBER.fullmatch, later))
+        if recurring and first[place] not in later:
+            text, label = first[other], first[place]
+            raise DataError(
+                f"{path}, line {number}: looks like a header with the unknown columns '{first[0]}' and '{first[1]}'",
+                hint=f"Map them: --set data.columns.text={text} --set data.columns.label={label}",
+            )
 
 
 def _reading_of_two(path: Path, number: int, table: list[tuple[int, list[str]]]) -> tuple[str, str]:
@@ -163,11 +170,11 @@ def _reading_of_two(path: Path, number: int, table: list[tuple[int, list[str]]])
     distinct = [len(set(column)) for column in columns]
     numbers = [all(_NUMBER.fullmatch(cell) for cell in column) for column in columns]
     words = [not any(" " in cell for cell in column) for column in columns]
-    fewer, number, word = distinct[0] - distinct[1], numbers[1] - numbers[0], words[1] - words[0]
+    fewer, numeric, word = distinct[0] - distinct[1], numbers[1] - numbers[0], words[1] - words[0]
     if max(distinct) >= max(_MANY_VALUES, 2 * min(distinct)):
         votes = [fewer]
     else:
-        votes = [number] if number else [vote for vote in (fewer, word) if vote]
+        votes = [numeric] if numeric else [vote for vote in (fewer, word) if vote]
     if votes and all(vote > 0 for vote in votes):
         return ("text", "label")
     if votes and all(vote < 0 for vote in votes):

@@ -134,6 +134,20 @@ CASES = {
         "F, line 1: looks like a header with the unknown columns 'review' and 'sentiment'",
         "data.columns.text=review",
     ),
+    "TSV with an unknown header, label first": (
+        "a.tsv",
+        "sentiment\treview\n" + "pos\ta film\nneg\tb film\n" * 3,
+        None,
+        "F, line 1: looks like a header with the unknown columns 'sentiment' and 'review'",
+        "data.columns.text=review --set data.columns.label=sentiment",
+    ),
+    "CSV with a Chinese header": (
+        "a.csv",
+        "文本,标签\n好电影,正\n烂片,负\n不错,正\n",
+        None,
+        "F, line 1: looks like a header with the unknown columns '文本' and '标签'",
+        "data.columns.text=文本 --set data.columns.label=标签",
+    ),
     "UTF-16 without BOM": (
         "a.tsv",
         "abc\t1\n".encode("utf-16-be"),

@@ -37,7 +37,9 @@ def test_the_classes_are_not_the_sentences(write, word_piece):
 
 @pytest.mark.parametrize("content", ["good\tpos\nbad\tneg\n", "a b\tpos\na b\tneg\nc d\tmixed\n", "1\t0\n0\t1\n"])
 def test_both_readings_are_shown(write, content):
-    with pytest.raises(DataError, match="which of the two columns is the label is not clear") as caught:
+    with pytest.raises(
+        DataError, match="line 1: no header, and which of the two columns is the label is not clear"
+    ) as caught:
         read_records(write("a.tsv", content))
     first, second = content.partition("\n")[0].split("\t")
     assert f"text '{first}' and label '{second}'" in caught.value.message
