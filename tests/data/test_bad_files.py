@@ -136,7 +136,7 @@ CASES = {
     ),
     "TSV with an unknown header, label first": (
         "a.tsv",
-        "sentiment\treview\n" + "pos\ta film\nneg\tb film\n" * 3,
+        "sentiment\treview\npos\ta film\nneg\tb film\npos\tc film\n",
         None,
         "F, line 1: looks like a header with the unknown columns 'sentiment' and 'review'",
         "data.columns.text=review --set data.columns.label=sentiment",
