@@ -64,6 +64,11 @@ def merged_config(
         names = list(labels) or _own_labels(own, classes) or [f"LABEL_{i}" for i in range(classes)]
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         config["label2id"] = {name: i for i, name in enumerate(names)}
+        # One output is trained on numbers, several on classes: transformers takes the loss from this.
+        if classes == 1:
+            config["problem_type"] = "regression"
+        elif raw.get("problem_type") == "regression":
+            config["problem_type"] = "single_label_classification"
         # transformers derives it from id2label and does not store it; older readers of this file look for it.
         if "num_labels" in raw:
             config["num_labels"] = classes

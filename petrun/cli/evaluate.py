@@ -35,8 +35,8 @@ def evaluate(
         Text,
         option(
             "--metrics",
-            "Comma-separated: accuracy, f1_macro, matthews, loss, perplexity, token_accuracy, exact_match, bleu, rouge1, rouge2, "
-            "rougeL, or all. Default: those that need no generation.",
+            "Comma-separated: accuracy, f1_macro, matthews, loss, mse, pearson, spearman, perplexity, token_accuracy, "
+            "exact_match, bleu, rouge1, rouge2, rougeL, or all. Default: those that need no generation.",
             RUN,
         ),
     ] = None,

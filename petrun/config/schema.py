@@ -71,6 +71,10 @@ class DataConfig(Section):
         default_factory=dict, description="canonical column -> column in the file, {text: sentence}"
     )
     labels: tuple[str, ...] = Field((), description="label names in index order; default: sorted as found")
+    regression: bool | None = Field(
+        None,
+        description="classify: labels are numbers to predict (true) or classes (false); default: numbers where one is no integer",
+    )
     template: str | None = Field(
         None, description="jinja2 file or built-in name (plain, alpaca, chatml) that renders a row's prompt"
     )

@@ -10,6 +10,7 @@ from petrun.data.columns import LABEL
 from petrun.data.examples import IGNORED, ExampleSet, Stats
 from petrun.data.labels import resolve_labels
 from petrun.data.records import Array, Records
+from petrun.data.targets import holds_targets, resolve_targets
 from petrun.errors import DataError
 
 
@@ -21,9 +22,10 @@ def example_arrays(
     labels: tuple[str, ...],
     num_labels: int | None,
     need_target: bool,
+    regression: bool | None = None,
     digest: str,
 ) -> ExampleSet:
-    """Rows of all files under one another. Label: the array `label` or `labels`, integers or names, (n,) or (n, 1).
+    """Rows of all files under one another. Label: the array `label` or `labels`, integers, names or numbers to predict, (n,) or (n, 1).
 
     Raises: DataError for another task, a missing label, or files whose arrays differ in name or shape.
     """
@@ -43,13 +45,7 @@ def example_arrays(
     total = sum(counts)
     indices, found, classes = np.full(total, IGNORED, np.int32), labels, num_labels or len(labels) or None
     if need_target:
-        values = [
-            value for table, label in zip(tables, label_of, strict=True) for value in _label_values(table, str(label))
-        ]
-        places = [table.where(i) for table in tables for i in range(len(table))]
-        indices, found, classes = resolve_labels(
-            values, places.__getitem__, names=labels, num_labels=num_labels, indices_only=True
-        )
+        indices, found, classes = _labels(tables, label_of, labels, num_labels, regression)
     return ExampleSet(
         task=task,
         kind="arrays",
@@ -71,6 +67,23 @@ def example_arrays(
         stats=Stats(read=total, used=total),
         digest=digest,
     )
+
+
+def _labels(
+    tables: Sequence[Records],
+    label_of: Sequence[str | None],
+    labels: tuple[str, ...],
+    num_labels: int | None,
+    regression: bool | None,
+) -> tuple[Array, tuple[str, ...], int]:
+    """(class indices int32 (n,) or numbers to predict float32 (n,); names of the classes; how many, 1 for numbers)."""
+    values = [
+        value for table, label in zip(tables, label_of, strict=True) for value in _label_values(table, str(label))
+    ]
+    places = [table.where(i) for table in tables for i in range(len(table))]
+    if holds_targets(values, asked=regression, labels=labels, num_labels=num_labels):
+        return resolve_targets(values, places.__getitem__), (), 1
+    return resolve_labels(values, places.__getitem__, names=labels, num_labels=num_labels, indices_only=True)
 
 
 def _label_arrays(tables: Sequence[Records], names: Sequence[Mapping[str, str]], needed: bool) -> list[str | None]:

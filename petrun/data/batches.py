@@ -8,8 +8,9 @@ Decoders:
     position_ids  (B, T) int32: restart at 0 with every segment; cumsum(mask) - 1, at least 0, where the data holds padding itself
     targets       (B, T) int32, SHIFTED: logits[:, t] are scored against targets[:, t] = labels[:, t + 1]; -100 = not scored. The
                   last token of a segment and padding score nothing, so no prediction crosses from one row into another
-Classifiers: input_ids, segment_ids, token_type_ids (B, T) int32; targets (B,) int32 class indices, -100 where there is no label.
-Array data: its arrays (B, ...); targets (B,) int32.
+Classifiers: input_ids, segment_ids, token_type_ids (B, T) int32; targets (B,) int32 class indices, -100 where there is no label; or
+float32 numbers to predict, NaN where there is none.
+Array data: its arrays (B, ...); targets (B,) as for classifiers.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from petrun.data.buckets import BatchSpec
 from petrun.data.examples import IGNORED, Example, ExampleSet
 from petrun.data.records import Array
 from petrun.errors import DataError
+from petrun.tensors.targets import is_scored, unscored
 
 TOKEN_INPUTS = ("input_ids", "segment_ids", "position_ids", "token_type_ids", "attention_mask")
 
@@ -48,7 +50,7 @@ class Batch:
     @property
     def scored(self) -> int:
         """Targets that count: tokens for decoders, rows for classifiers."""
-        return int((self.targets != IGNORED).sum())
+        return int(is_scored(self.targets).sum())
 
     @property
     def tokens(self) -> int:
@@ -84,7 +86,8 @@ def collate(examples: ExampleSet, spec: BatchSpec, inputs: Sequence[str], pad_id
     arrays = {name: np.zeros((count, length), np.int32) for name in TOKEN_INPUTS}
     arrays["input_ids"].fill(pad_id)
     decoder = "labels" in examples.flat
-    targets = np.full((count, length) if decoder else count, IGNORED, np.int32)
+    kind = np.dtype(np.int32) if decoder else examples.per_row["label"].dtype
+    targets = np.full((count, length) if decoder else count, unscored(kind), kind)
     for b, unit in enumerate(spec.units):
         at = 0
         for number, index in enumerate(unit, 1):

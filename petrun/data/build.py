@@ -17,6 +17,7 @@ from petrun.data.formats import read_records
 from petrun.data.labels import check_label, resolve_labels
 from petrun.data.records import Records
 from petrun.data.source import Source
+from petrun.data.targets import check_target, holds_targets, resolve_targets
 from petrun.data.template import Template, find_template, preset, variables
 from petrun.data.tokenize import Progress, Tokenizer
 from petrun.data.tokens import encode_tokens
@@ -38,6 +39,7 @@ class Settings:
     encoding: str | None
     labels: tuple[str, ...]
     num_labels: int | None
+    regression: bool | None
     loss_on: str
     max_rows: int | None
     need_target: bool
@@ -72,6 +74,7 @@ def build_examples(
             labels=settings.labels,
             num_labels=settings.num_labels,
             need_target=settings.need_target,
+            regression=settings.regression,
             digest=key,
         )
         return replace(examples, notes=notes)
@@ -81,16 +84,14 @@ def build_examples(
     ]
     kind = _one_kind(tables, layouts)
     template = _template(settings, tokenizer, kind)
-    if tokenizer is None and kind != "tokens":
-        raise DataError(
-            f"{tables[0].path}: the rows are text, but the base has no tokenizer",
-            hint="Put tokenizer.json beside its config.json, or give rows with input_ids.",
-        )
+    _require_tokenizer(tables[0], kind, tokenizer)
+    needs = _needs_labels(task, settings)
+    regression = needs and _holds_targets(tables, layouts, settings)
 
     def tokenised(part: list[Records], of: list[Layout], tell: Progress | None) -> ExampleSet:
         found = _tokenised(part, of, task, kind, tokenizer, template, settings, tell)
-        for table, layout in zip(part, of, strict=True) if _needs_labels(task, settings) else ():
-            _label_cells(table, layout)
+        for table, layout in zip(part, of, strict=True) if needs else ():
+            _label_cells(table, layout, regression)
         return found
 
     examples, used = _without_bad_rows(tables, layouts, settings.on_bad_row, tokenised, progress)
@@ -109,7 +110,15 @@ def build_examples(
     _check_vocabulary(examples, tokenizer, settings.vocab_size)
     unknown, spelt = count_unknown(examples.flat["input_ids"], used, layouts, tokenizer)
     examples = replace(examples, stats=replace(examples.stats, unknown=unknown), unknown=spelt)
-    return _labelled(examples, used, layouts, settings) if task == "classify" else examples
+    return _labelled(examples, used, layouts, settings, regression) if task == "classify" else examples
+
+
+def _require_tokenizer(table: Records, kind: str, tokenizer: Tokenizer | None) -> None:
+    if tokenizer is None and kind != "tokens":
+        raise DataError(
+            f"{table.path}: the rows are text, but the base has no tokenizer",
+            hint="Put tokenizer.json beside its config.json, or give rows with input_ids.",
+        )
 
 
 def _without_bad_rows(
@@ -304,22 +313,43 @@ def _needs_labels(task: str, settings: Settings) -> bool:
     return task == "classify" and settings.need_target and not settings.for_generation
 
 
-def _label_cells(table: Records, layout: Layout) -> list[Any]:
-    """The label column. Raises DataError naming the first row that has none."""
+def _holds_targets(tables: list[Records], layouts: list[Layout], settings: Settings) -> bool:
+    """Whether the labels are numbers to predict. Raises DataError."""
+    values = (value for table, layout in zip(tables, layouts, strict=True) for value in _cells(table, layout))
+    return holds_targets(values, asked=settings.regression, labels=settings.labels, num_labels=settings.num_labels)
+
+
+def _cells(table: Records, layout: Layout) -> list[Any]:
+    """The label column as the file holds it; None for a row that has none."""
+    column = layout.columns["label"]
+    return list(table.arrays[column]) if table.arrays else [row.get(column) for row in table.rows]
+
+
+def _label_cells(table: Records, layout: Layout, regression: bool) -> list[Any]:
+    """The label column, classes or, for `regression`, numbers to predict. Raises DataError naming the first row that has none."""
     column = layout.columns["label"]
     for i, row in enumerate(table.rows):
         if column not in row:
             raise DataError(f"{table.where(i)}: no column '{column}'", hint=f"Columns of this row: {', '.join(row)}")
-    values = [row[column] for row in table.rows] if not table.arrays else list(table.arrays[column])
+    values = _cells(table, layout)
     for i, value in enumerate(values):
-        check_label(value, table.where, i)
+        (check_target if regression else check_label)(value, table.where, i)
     return values
 
 
-def _labelled(examples: ExampleSet, tables: list[Records], layouts: list[Layout], settings: Settings) -> ExampleSet:
+def _labelled(
+    examples: ExampleSet, tables: list[Records], layouts: list[Layout], settings: Settings, regression: bool
+) -> ExampleSet:
     if not _needs_labels("classify", settings):
         return replace(examples, labels=settings.labels, num_labels=settings.num_labels or len(settings.labels) or None)
-    values = [value for table, layout in zip(tables, layouts, strict=True) for value in _label_cells(table, layout)]
+    values = [
+        value
+        for table, layout in zip(tables, layouts, strict=True)
+        for value in _label_cells(table, layout, regression)
+    ]
+    if regression:
+        targets = resolve_targets(values, examples.where)
+        return replace(examples, per_row={**examples.per_row, "label": targets}, labels=(), num_labels=1)
     indices, names, count = resolve_labels(
         values,
         examples.where,

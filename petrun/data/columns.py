@@ -9,7 +9,7 @@
     reference    input, reference | output; question, answer           instruct
     chat         messages | conversations; or a prompt and completion  instruct
                  that are lists of messages
-    tokens       input_ids; optional attention_mask, token_type_ids,   label(s) an int: classify; label(s) aligned
+    tokens       input_ids; optional attention_mask, token_type_ids,   label(s) a number: classify; label(s) aligned
                  label | labels                                        with input_ids, or none: lm, instruct
     arrays       named arrays (npz), label | labels                    classify
 

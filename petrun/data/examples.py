@@ -13,9 +13,8 @@ import numpy as np
 from petrun.data.records import Array
 from petrun.data.template import Template
 from petrun.errors import DataError
-
-IGNORED = -100
-"""Label of a token (or row) that is not scored."""
+from petrun.tensors.targets import IGNORED as IGNORED
+from petrun.tensors.targets import is_scored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +56,8 @@ class Example:
     """(t,) int32: 1 for tokens, 0 for padding that the data itself holds."""
     labels: Array | None
     """(t,) int32 aligned with input_ids, NOT shifted, -100 = not scored; None for classification."""
-    label: int
-    """Class index; -100 where there is none."""
+    label: int | float
+    """Class index, -100 where there is none; or the number to predict, NaN where there is none."""
     token_type_ids: Array
     """(t,) int32."""
     prompt_length: int
@@ -83,7 +82,7 @@ class ExampleSet:
     flat: dict[str, Array] = field(repr=False)
     """(S,) int32 each: input_ids; labels (decoders); token_type_ids and mask where they are not constant."""
     per_row: dict[str, Array] = field(repr=False)
-    """(n,) int32 each: row, label, prompt_length, file, line."""
+    """(n,) each: row, label, prompt_length, file, line. int32; label float32 where it is a number to predict."""
     arrays: dict[str, Array] = field(default_factory=dict, repr=False)
     """Array data: (n, ...) each."""
     references: tuple[str | None, ...] = field(default=(), repr=False)
@@ -92,6 +91,7 @@ class ExampleSet:
     labels: tuple[str, ...] = ()
     """Label names in index order; () where classes are plain integers."""
     num_labels: int | None = None
+    """Classes; 1 for a number to predict."""
     files: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     """Columns found in the first file."""
@@ -124,8 +124,18 @@ class ExampleSet:
         return bool(self.arrays)
 
     @property
+    def is_regression(self) -> bool:
+        """Labels are numbers to predict, not classes."""
+        return self.per_row["label"].dtype.kind == "f"
+
+    @property
+    def metrics_of(self) -> str:
+        """Whose metrics suit the rows: those of the task, or of regression."""
+        return "regression" if self.is_regression else self.task
+
+    @property
     def has_targets(self) -> bool:
-        return "labels" in self.flat or bool((self.per_row["label"] != IGNORED).any())
+        return "labels" in self.flat or bool(is_scored(self.per_row["label"]).any())
 
     def __getitem__(self, index: int) -> Example:
         if not -len(self) <= index < len(self):
@@ -138,7 +148,7 @@ class ExampleSet:
             input_ids=ids,
             mask=self.flat["mask"][part] if "mask" in self.flat else np.ones_like(ids),
             labels=self.flat["labels"][part] if "labels" in self.flat else None,
-            label=int(self.per_row["label"][index]),
+            label=self.per_row["label"][index].item(),
             token_type_ids=self.flat["token_type_ids"][part] if "token_type_ids" in self.flat else np.zeros_like(ids),
             prompt_length=int(self.per_row["prompt_length"][index]),
             reference=self.references[index] if self.references else None,

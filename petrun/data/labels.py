@@ -20,7 +20,11 @@ from petrun.errors import DataError, did_you_mean
 _INTEGER = re.compile(r"0|-?[1-9]\d*", re.ASCII)
 _WHOLE = re.compile(r"(0|-?[1-9]\d*)\.0", re.ASCII)
 """How pandas writes integers of a column in which some were missing."""
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_NUMBERS = (
+    "Classes are integers or names. To predict numbers, train with --set data.regression=true, and with "
+    "--set model.fresh_head=true where the base has a head for classes."
+)
 _MANY_CLASSES = 200
 _MOST_CLASSES = 1_000_000
 
@@ -90,7 +94,7 @@ def check_label(value: Any, where: Callable[[int], str], row: int) -> int | str:
         if value != int(value):
             raise DataError(
                 f"{where(row)}: the label {value} is not an integer",
-                hint="Classes are integers or names; regression is not supported.",
+                hint=_NUMBERS,
             )
         return int(value)
     if isinstance(value, str):
@@ -115,19 +119,26 @@ def _one_type(values: list[int | str], where: Callable[[int], str]) -> tuple[lis
     integer = [isinstance(value, int) or _INTEGER.fullmatch(value) is not None for value in values]
     if all(integer):
         return [int(value) for value in values], []
-    number_like = [isinstance(value, int) or _NUMBER.fullmatch(value) is not None for value in values]
-    if any(integer) and not all(number_like):
-        number, name = integer.index(True), number_like.index(False)
+    number_like = [isinstance(value, int) or NUMBER.fullmatch(value) is not None for value in values]
+    decimal = [like and float(value) % 1 != 0 for like, value in zip(number_like, values, strict=True)]
+    number_at = _first(integer) if any(integer) else _first(decimal)
+    if number_at is not None and not all(number_like):
+        number, name = number_at, number_like.index(False)
+        kind = "integer" if any(integer) else "number"
         raise DataError(
-            f"mixed labels: {where(number)} has the integer {values[number]}, {where(name)} has '{values[name]}'",
+            f"mixed labels: {where(number)} has the {kind} {values[number]}, {where(name)} has '{values[name]}'",
             hint="Is line 1 a header with unknown names, or a row broken? Where both are names, list them: --set data.labels=[...]",
         )
-    if all(number_like) and any(float(value) % 1 for value in values):
+    if all(number_like) and any(decimal):
         raise DataError(
             f"{where(0)}: the label {values[0]} is not an integer",
-            hint="Classes are integers or names; regression is not supported.",
+            hint=_NUMBERS,
         )
     return [], [str(value) for value in values]
+
+
+def _first(flags: Sequence[bool]) -> int | None:
+    return flags.index(True) if True in flags else None
 
 
 def _from_integers(

@@ -23,7 +23,7 @@ from petrun.data.tokenize import Progress, Tokenizer
 from petrun.errors import ConfigError, TrainingError
 
 _MOST_COPIES = 10_000
-DATA_VERSION = 6
+DATA_VERSION = 7
 """Raised whenever the same files would give other examples than before; part of the cache's key."""
 
 
@@ -41,6 +41,7 @@ def load_examples(
     encoding: str | None = None,
     labels: Sequence[str] = (),
     num_labels: int | None = None,
+    regression: bool | None = None,
     loss_on: str = "completion",
     weights: Sequence[float] = (),
     max_rows: int | None = None,
@@ -61,16 +62,16 @@ def load_examples(
         paths: files, folders of files, or some rows of a file (petrun/data/slices.py).
         task: None infers it from the columns and `family_tasks`.
         seq_len: most tokens of a row, special tokens included; the caller has held it against the model's positions.
-        labels, num_labels: names in index order, or the number of classes, where the model or the training run fixes them.
+        labels, num_labels: names in index order, or the number of classes (1: a number), where the model or the training run fixes them.
+        regression: labels are numbers to predict (True), classes (False), or what they look like (None).
         encoding: of text files; None: UTF-8, or as detected (petrun/data/encoding.py).
         weights: how often each of `paths` is read; a fraction takes a share of its rows, chosen by `seed`.
         max_rows: of each file; of plain text for lm, blocks.
         need_target: False (predict) accepts rows without label or completion and ignores labels.
         for_generation: rows become prompts (cut from the left), completions references.
-        eos_ids: more ids that end a sequence, for the statistics.
         chat_template_kwargs: values for variables of the template, such as enable_thinking, where a row sets none.
         on_bad_row: "stop" names up to twenty rows that cannot be used; "skip" leaves such rows out (`ExampleSet.skipped`).
-        ignore: columns that are not read.
+        eos_ids: more ids that end a sequence, for the statistics. ignore: columns that are not read.
         progress: called with (rows done, rows of the file).
     Raises: DataError; ConfigError for settings that contradict each other; TrainingError when no row has anything supervised.
     """
@@ -78,8 +79,8 @@ def load_examples(
     _check_weights(weights, files)
     settings = Settings(
         task=task, family_tasks=tuple(family_tasks), seq_len=seq_len, template=template, columns=dict(columns or {}), format=format,
-        separator=separator, encoding=encoding, labels=tuple(labels), num_labels=num_labels, loss_on=loss_on, max_rows=max_rows,
-        need_target=need_target, for_generation=for_generation, vocab_size=vocab_size, eos_ids=tuple(eos_ids),
+        separator=separator, encoding=encoding, labels=tuple(labels), num_labels=num_labels, regression=regression, loss_on=loss_on,
+        max_rows=max_rows, need_target=need_target, for_generation=for_generation, vocab_size=vocab_size, eos_ids=tuple(eos_ids),
         chat_template_kwargs=dict(chat_template_kwargs or {}), ignore=tuple(ignore), on_bad_row=on_bad_row,
     )  # fmt: skip
     given = [read_sources(path) for path in files]

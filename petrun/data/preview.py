@@ -43,6 +43,8 @@ def _row(examples: ExampleSet, i: int, tokenizer: Tokenizer | None, colour: bool
 def _label(examples: ExampleSet, example: Example) -> str:
     if example.label == IGNORED:
         return ""
+    if isinstance(example.label, float):
+        return f", label {example.label:.6g}"
     name = examples.labels[example.label] if examples.labels else str(example.label)
     return f", label {name}" + (f" ({example.label})" if examples.labels else "")
 

@@ -13,9 +13,10 @@ import numpy as np
 
 from petrun.data.batches import Batch
 from petrun.data.buckets import BatchPlan, BatchSpec
-from petrun.data.examples import IGNORED, ExampleSet
+from petrun.data.examples import ExampleSet
 from petrun.data.pipeline import batches
 from petrun.data.records import Array
+from petrun.tensors.targets import is_scored, unscored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ class Counts:
 
 def count_rows(examples: ExampleSet) -> Counts:
     """The counts of every row, by the rules of petrun/data/batches.py."""
-    known = (examples.per_row["label"] != IGNORED).astype(np.int64)
+    known = is_scored(examples.per_row["label"]).astype(np.int64)
     if "input_ids" not in examples.flat:
         return Counts(scored=known, packed=known, tokens=np.ones(len(examples), np.int64))
     lengths = examples.lengths
@@ -78,7 +79,7 @@ def count_rows(examples: ExampleSet) -> Counts:
     tokens = _per_row(mask, examples.offsets)
     if "labels" not in examples.flat:
         return Counts(scored=known, packed=known, tokens=tokens)
-    labelled, ends = examples.flat["labels"] != IGNORED, examples.offsets
+    labelled, ends = is_scored(examples.flat["labels"]), examples.offsets
     scored = _per_row(_followed(mask & labelled, ends) & mask, ends)
     kept = np.concatenate([[0], np.cumsum(tokens)])
     return Counts(scored=scored, packed=_per_row(_followed(labelled[mask], kept), kept), tokens=tokens)
@@ -136,7 +137,7 @@ def parts(
         whole = plan[k]
         first, stop = share.place(len(whole.units))
         if first == stop:
-            batch = Batch(batch.inputs, np.full_like(batch.targets, IGNORED), ())
+            batch = Batch(batch.inputs, np.full_like(batch.targets, unscored(batch.targets.dtype)), ())
         rows = tuple(examples.per_row["row"][list(whole.rows)].tolist())
         scored, tokens = counts.of(whole)
         yield Part(batch=batch, first=first, rows=rows, scored=scored, tokens=tokens)

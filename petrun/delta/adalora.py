@@ -25,7 +25,7 @@ from petrun.delta.dense import TargetConfig, adopt, arguments_like
 from petrun.errors import ConfigError
 from petrun.graph.sites import Sites
 from petrun.graph.surgery import resolve_targets, swap
-from petrun.kernels.loss import IGNORED
+from petrun.kernels import is_supervised
 from petrun.tensors import Array
 from petrun.train.optim import warmup_steps
 
@@ -128,7 +128,7 @@ class OrthogonalLoss(nn.Cell):
 
     def construct(self, denominator: Any, targets: Any, *inputs: Any) -> Any:
         value, logits = self.loss(denominator, targets, *inputs)
-        share = ops.cast(targets != IGNORED, ms.float32).sum() / denominator
+        share = ops.cast(is_supervised(targets), ms.float32).sum() / denominator
         return value + self.weight * share * self.skewness(), logits
 
     def skewness(self) -> Any:

@@ -122,5 +122,7 @@ class Method:
     """Last parts of the names of owned parameters that are saved but never trained (masks, initial values)."""
     identity: bool = True
     """With its initial values the net computes what the base computes."""
+    needs_classes: bool = False
+    """It compares distributions over classes or tokens, which a net that predicts a number does not have."""
     owning: bool = True
     """Attaches cells to layers, or trains everything: one such method a run. False: composes with any other."""

@@ -49,6 +49,7 @@ def compose(parts: tuple[Method, ...]) -> Method:
         prepare=ordered[0].prepare,
         fixed=tuple(leaf for part in ordered for leaf in part.fixed),
         identity=all(part.identity for part in ordered),
+        needs_classes=any(part.needs_classes for part in ordered),
         owning=bool(owning),
     )
 

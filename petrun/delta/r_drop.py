@@ -161,5 +161,6 @@ METHOD = Method(
     attach=attach,
     fold=same_values,
     wrap_loss=wrap_loss,
+    needs_classes=True,
     owning=False,
 )

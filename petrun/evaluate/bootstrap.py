@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from petrun.evaluate.figures import Scores
 from petrun.evaluate.language import bleu_tokenizer
 from petrun.evaluate.metrics import (
     METRICS,
@@ -24,11 +25,13 @@ from petrun.evaluate.metrics import (
     bleu,
     f1_macro,
     matthews,
+    pearson,
     perplexity,
+    spearman,
     text_metrics,
 )
-from petrun.evaluate.score import IGNORED, Scores
 from petrun.tensors import Array
+from petrun.tensors.targets import is_scored
 
 DRAWS = 2000
 _SLOW_DRAWS = 200
@@ -76,14 +79,21 @@ def forward_samples(scores: Scores, names: Sequence[str]) -> dict[str, Sample]:
         "token_accuracy": lambda drawn: float(hits[drawn].sum() / counts[drawn].sum()),
     }
     if scores.labels is not None and scores.predictions is not None:
-        known = np.flatnonzero(scores.labels != IGNORED)
+        known = np.flatnonzero(is_scored(scores.labels))
         labels, predictions = scores.labels[known], scores.predictions[known]
 
-        def of_classes(figure: Callable[[Array, Array], float]) -> Figure:
+        def of_rows(figure: Callable[[Array, Array], float]) -> Figure:
             return lambda drawn: figure(labels[drawn], predictions[drawn])
 
-        classes = {"accuracy": accuracy, "f1_macro": f1_macro, "matthews": matthews}
-        found = {"loss": loss, **{name: of_classes(figure) for name, figure in classes.items()}}
+        figures: dict[str, Callable[[Array, Array], float]] = {
+            "accuracy": accuracy,
+            "f1_macro": f1_macro,
+            "matthews": matthews,
+        }
+        if labels.dtype.kind == "f":
+            figures = {"pearson": pearson, "spearman": spearman}
+        found = {"loss": loss, "mse": loss} if labels.dtype.kind == "f" else {"loss": loss}
+        found.update({name: of_rows(figure) for name, figure in figures.items()})
     return {name: Sample(len(scored), found[name]) for name in names if name in found}
 
 

@@ -20,6 +20,8 @@ from petrun.evaluate.language import ROUGE_TOKENS, RougeTokenizer, bleu_tokenize
 from petrun.tensors import Array
 
 DECODER_TASKS = ("lm", "instruct")
+REGRESSION = "regression"
+"""What classify is called where labels are numbers to predict: it has metrics of its own."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def _table(*metrics: Metric) -> dict[str, Metric]:
     return {m.name: m for m in metrics}
 
 
-_ALL = ("classify", *DECODER_TASKS)
+_ALL = ("classify", REGRESSION, *DECODER_TASKS)
 _TEXT = ("instruct",)
 _ROUGE = "rouge-score"
 
@@ -49,7 +51,15 @@ METRICS: dict[str, Metric] = _table(
     Metric("accuracy", ("classify",), True, "share of rows whose class is right", aliases=("acc",)),
     Metric("f1_macro", ("classify",), True, "mean F1 over classes", aliases=("f1", "macro_f1", "f1-macro")),
     Metric("matthews", ("classify",), True, "Matthews correlation", aliases=("mcc", "matthews_correlation")),
-    Metric("loss", _ALL, False, "mean cross entropy over rows (classify) or supervised tokens"),
+    Metric(
+        "loss",
+        _ALL,
+        False,
+        "mean cross entropy over rows (classify) or supervised tokens; mean squared error (regression)",
+    ),
+    Metric("mse", (REGRESSION,), False, "mean squared error, which is the loss", aliases=("mean_squared_error",)),
+    Metric("pearson", (REGRESSION,), True, "Pearson correlation", aliases=("pearsonr",)),
+    Metric("spearman", (REGRESSION,), True, "Spearman correlation of ranks", aliases=("spearmanr",)),
     Metric("perplexity", DECODER_TASKS, False, "exp(loss)", aliases=("ppl",)),
     Metric("token_accuracy", DECODER_TASKS, True, "share of tokens guessed", aliases=("token_acc",)),
     Metric("exact_match", _TEXT, True, "share of rows generated exactly", True, ("em",)),
@@ -62,7 +72,7 @@ METRICS: dict[str, Metric] = _table(
 GROUPS: Mapping[str, tuple[str, ...]] = {"rouge": ("rouge1", "rouge2", "rougeL")}
 """Names that stand for several metrics; `all` stands for every one that the task has."""
 
-BEST: Mapping[str, str] = {"classify": "accuracy", "lm": "loss", "instruct": "loss"}
+BEST: Mapping[str, str] = {"classify": "accuracy", REGRESSION: "loss", "lm": "loss", "instruct": "loss"}
 """Task -> the metric that picks the best delta where the user names none."""
 
 
@@ -198,6 +208,36 @@ def matthews(labels: Array, predictions: Array) -> float:
     if spread == 0:
         return 0.0
     return (right * rows - sum(p * t for p, t in zip(predicted, true, strict=True))) / math.sqrt(spread)
+
+
+# Regression. Targets and predictions are (R,) float64 arrays with R > 0.
+
+
+def pearson(targets: Array, predictions: Array) -> float:
+    """sum (t - mean t)(p - mean p) / sqrt(sum (t - mean t)^2 sum (p - mean p)^2), in [-1, 1].
+
+    0 where all targets, or all predictions, are the same: no correlation is defined there (SciPy has NaN). Source: Pearson, Proc. R. Soc.
+    Lond. 58 (1895).
+    """
+    if np.ptp(targets) == 0 or np.ptp(predictions) == 0:
+        return 0.0
+    # Scaled to 1 before they are squared: squares of very small or large numbers leave float64's range.
+    t, p = (values / np.abs(values).max() for values in (targets - targets.mean(), predictions - predictions.mean()))
+    value = float((t * p).sum() / math.sqrt(float((t * t).sum()) * float((p * p).sum())))
+    return min(1.0, max(-1.0, value))
+
+
+def spearman(targets: Array, predictions: Array) -> float:
+    """Pearson's correlation of the ranks; equal values share the mean of their ranks. Source: Spearman, Am. J. Psychol. 15 (1904)."""
+    return pearson(_ranks(targets), _ranks(predictions))
+
+
+def _ranks(values: Array) -> Array:
+    """(R,) -> (R,) float64 ranks from 1; equal values get the mean of the ranks that they take together."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks: Array = (last - (counts - 1) / 2.0)[place]
+    return ranks
 
 
 def log_softmax(logits: Array) -> Array:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Any
 
 import mindspore as ms
@@ -17,11 +16,11 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from petrun.errors import DataError, WeightsError
-from petrun.evaluate.metrics import DECODER_TASKS, accuracy, f1_macro, log_softmax, matthews, perplexity
+from petrun.evaluate.figures import Scores, class_scores, regression_scores, require_scored
+from petrun.evaluate.metrics import DECODER_TASKS, perplexity
 from petrun.kernels import TokenCrossEntropy
 from petrun.tensors import Array
-
-IGNORED = -100
+from petrun.tensors.targets import IGNORED, is_scored
 
 Batch = Mapping[str, Any]
 """{input name: array, first axis B; "targets": int32 (B, T), already shifted, or (B,), -100 = not scored;
@@ -29,34 +28,6 @@ Batch = Mapping[str, Any]
 
 Progress = Callable[[int, int], None]
 """(rows done, rows in all)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """Figures of one pass, and what they are made of, rows in the data's order."""
-
-    metrics: dict[str, float]
-    """All metrics of the task that need no generation, over the rows that have something to score."""
-    rows: Array
-    """(R,) int64."""
-    losses: Array
-    """(R,) float64: sum of cross entropies over the row's scored items; 0 where it has none."""
-    counts: Array
-    """(R,) int64: scored tokens of the row; for a classifier 1, or 0 without a label."""
-    hits: Array
-    """(R,) int64: how many of them are the argmax."""
-    labels: Array | None = None
-    """(R,) int64, -100 = none; classifiers only, as are the next two."""
-    predictions: Array | None = None
-    """(R,) int64."""
-    probabilities: Array | None = None
-    """(R, C) float32."""
-
-    def part(self, chosen: Array) -> Scores:
-        """The rows where `chosen` (R,) is true, without figures."""
-        arrays: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "metrics"}
-        parts: dict[str, Any] = {name: None if array is None else array[chosen] for name, array in arrays.items()}
-        return replace(self, metrics={}, **parts)
 
 
 @contextmanager
@@ -183,7 +154,7 @@ class Scorer:
             owner, rows = _owners(batch, targets)
             _check_targets(targets, int(size), owner)
             _check_finite(np.isfinite(losses), owner)
-            scored = targets != IGNORED
+            scored = is_scored(targets)
             for row in rows:
                 mine = scored & (owner == row)
                 part = (
@@ -195,7 +166,7 @@ class Scorer:
             tell(len(rows))
         order = sorted(sums)
         table = np.array([sums[row] for row in order]).reshape(-1, 3)
-        supervised = _supervised(int(table[:, 1].sum()), len(order), "token")
+        supervised = require_scored(int(table[:, 1].sum()), len(order), "token")
         loss = float(table[:, 0].sum() / supervised)
         figures = {
             "loss": loss,
@@ -220,48 +191,21 @@ class Scorer:
                     f"classification needs logits (B, C) and one label a row; the model gave {outputs.shape} "
                     f"for labels {targets.shape}"
                 )
+            if targets.dtype.kind == "f":
+                parts.append((rows, targets, _one_output(outputs, rows)))
+                tell(len(rows))
+                continue
             _check_targets(targets, outputs.shape[-1], rows)
             # -infinity is a class that the model rules out; a row needs one finite logit and no NaN.
             _check_finite(np.isfinite(outputs.max(axis=-1)), rows)
             parts.append((rows, targets.astype(np.int64), outputs))
             tell(len(rows))
         if not parts:
-            _supervised(0, 0, "label")
+            require_scored(0, 0, "label")
         rows, labels, values = (np.concatenate(column) for column in zip(*parts, strict=True))
         order = np.argsort(rows, kind="stable")
-        return class_scores(rows[order], labels[order], values[order])
-
-
-def class_scores(rows: Array, labels: Array, logits: Array) -> Scores:
-    """Figures of a classifier from rows (R,), labels (R,) with -100 = none, and logits (R, C).
-
-    loss = mean over labelled rows of -log softmax(logits)[label]. Raises DataError when no row is labelled.
-    """
-    log_probs = log_softmax(logits)
-    predictions = np.argmax(logits, axis=-1).astype(np.int64)
-    known = labels != IGNORED
-    count = _supervised(int(np.count_nonzero(known)), len(rows), "label")
-    picked = np.take_along_axis(log_probs, np.where(known, labels, 0)[:, None], axis=1)[:, 0]
-    losses = np.where(known, -picked, 0.0)
-    true, guessed = labels[known], predictions[known]
-    figures = {
-        "accuracy": accuracy(true, guessed),
-        "f1_macro": f1_macro(true, guessed),
-        "matthews": matthews(true, guessed),
-        "loss": float(losses.sum() / count),
-    }
-    hits = (known & (predictions == labels)).astype(np.int64)
-    probabilities = np.exp(log_probs).astype(np.float32)
-    return Scores(
-        metrics=figures,
-        rows=rows,
-        losses=losses,
-        counts=known.astype(np.int64),
-        hits=hits,
-        labels=labels,
-        predictions=predictions,
-        probabilities=probabilities,
-    )
+        figures = regression_scores if labels.dtype.kind == "f" else class_scores
+        return figures(rows[order], labels[order], values[order])
 
 
 def score(
@@ -327,13 +271,24 @@ def _owners(batch: Batch, targets: Array) -> tuple[Array, Array]:
 
 
 def _check_targets(targets: Array, size: int, owner: Array) -> None:
-    wrong = (targets != IGNORED) & ((targets < 0) | (targets >= size))
+    wrong = is_scored(targets) & ((targets < 0) | (targets >= size))
     if wrong.any():
         target, row = int(targets[wrong][0]), int(owner[wrong][0])
         raise DataError(
             f"target {target} of row {row} is not in 0..{size - 1}, which the model knows",
             hint="The data's labels, or its token ids, do not belong to this model.",
         )
+
+
+def _one_output(outputs: Array, owner: Array) -> Array:
+    """(B, 1) finite predictions. Raises DataError for another shape, WeightsError for what is not finite."""
+    if outputs.shape[-1] != 1:
+        raise DataError(
+            f"the labels are numbers to predict, and the model has {outputs.shape[-1]} outputs, one for each class",
+            hint="Give labels of its classes, or train a model with one output on these rows.",
+        )
+    _check_finite(np.isfinite(outputs[:, 0]), owner)
+    return outputs
 
 
 def _check_finite(finite: Array, owner: Array) -> None:
@@ -349,16 +304,6 @@ def not_finite(rows: Array) -> WeightsError:
         f"the model's logits are NaN or infinite for row{'s' if len(named) > 1 else ''} {shown}",
         hint="A weight of base or delta is not finite, or float16 overflows: try --set model.dtype=float32.",
     )
-
-
-def _supervised(count: int, rows: int, unit: str) -> int:
-    if count == 0:
-        what = "the data holds no rows" if rows == 0 else f"none of the {rows} rows has a {unit} to score"
-        raise DataError(
-            f"nothing to evaluate: {what}",
-            hint="Evaluation needs labels, or completions that --seq-len does not cut off.",
-        )
-    return count
 
 
 def counter(progress: Progress | None, total: int) -> Callable[[int], None]:

@@ -9,7 +9,7 @@ from petrun.kernels.activations import Gelu, GeluTanh, SiluMul, Tanh
 from petrun.kernels.attention import Attention
 from petrun.kernels.dropout import Dropout, batch_place, count_on_stage, step_counter
 from petrun.kernels.heads import MergeHeads, SplitHeads, SplitQkv
-from petrun.kernels.loss import TokenCrossEntropy
+from petrun.kernels.loss import SquaredError, TokenCrossEntropy, is_supervised
 from petrun.kernels.native import Status, primitives_only, set_threads, status, use_cache
 from petrun.kernels.norms import LayerNorm, RmsNorm
 from petrun.kernels.rope import Rope, apply_rope
@@ -26,12 +26,14 @@ __all__ = [
     "SiluMul",
     "SplitHeads",
     "SplitQkv",
+    "SquaredError",
     "Status",
     "Tanh",
     "TokenCrossEntropy",
     "apply_rope",
     "batch_place",
     "count_on_stage",
+    "is_supervised",
     "primitives_only",
     "set_threads",
     "status",

@@ -1,16 +1,56 @@
-"""Cross entropy per token."""
+"""Losses per token or row, and which of them count."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import mindspore as ms
-from mindspore import Tensor, ops
+from mindspore import Tensor, nn, ops
 
 from petrun.kernels import fused, native
 
 IGNORED = -100
 """Target of a token that is not supervised (Hugging Face's convention)."""
+
+
+def is_supervised(targets: Any) -> Any:
+    """Within a graph: integer targets of any shape -> whether they are not -100; float targets -> whether they are not NaN. Bool."""
+    if targets.dtype == ms.float32:
+        return ops.logical_not(ops.isnan(targets))
+    return targets != IGNORED
+
+
+class SquaredError(nn.Cell):
+    """(prediction - target)^2 per row, 0 where the target is NaN. No reduction: that is the caller's.
+
+    Inputs: predictions (M,) float16, bfloat16 or float32; targets (M,) float32, NaN = not supervised. Returns: (M,) float32.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_nan, self.safe, self.masked = ops.IsNan(), ops.Select(), ops.Select()
+        self.minus, self.square, self.no_target, self.no_loss = (
+            ops.Sub(),
+            ops.Square(),
+            ops.ZerosLike(),
+            ops.ZerosLike(),
+        )
+
+    def lay_out(self, dp: int) -> None:
+        """Rows over dp ranks."""
+        rows = (dp,)
+        for operator in (self.is_nan, self.square, self.no_target, self.no_loss):
+            operator.shard((rows,))
+        self.minus.shard((rows, rows))
+        self.safe.shard((rows, rows, rows))
+        self.masked.shard((rows, rows, rows))
+
+    def construct(self, predictions: Any, targets: Any) -> Any:
+        missing = self.is_nan(targets)
+        # NaN times 0 is NaN: a gradient may not meet it, even where it is masked afterwards.
+        safe = self.safe(missing, self.no_target(targets), targets)
+        loss = self.square(self.minus(ops.cast(predictions, ms.float32), safe))
+        return self.masked(missing, self.no_loss(loss), loss)
 
 
 class TokenCrossEntropy(fused.FusedCell):

@@ -101,8 +101,8 @@ def _settle_head(
 ) -> _Head:
     """Decide between the base's head and a new one; a head that is not kept is taken out of the match."""
     head = {ours: s for ours, s in matched.found.items() if ours.startswith("classifier.")}
-    if num_labels is not None and num_labels < 2:
-        raise ModelError(f"a classification head needs at least 2 classes, not {num_labels}")
+    if num_labels is not None and num_labels < 1:
+        raise ModelError(f"a head needs at least one output, not {num_labels}")
     if not head or fresh_head:
         for ours in head:
             del matched.found[ours]
@@ -112,13 +112,6 @@ def _settle_head(
                 hint="Give labelled data, or a delta that carries the head.",
             )
         return _Head(num_labels, False)
-    problem = raw.get("problem_type")
-    if problem not in (None, "single_label_classification"):
-        raise ModelError(
-            f'{reader.path}: problem_type = "{problem}" of config.json is not supported for the base\'s own head; '
-            'supported: "single_label_classification"',
-            hint=FRESH_HEAD,
-        )
     weight = head.get("classifier.weight")
     shape = reader.info(weight.stored).shape if weight else ()
     own = shape[0] if len(shape) == 2 else None
@@ -127,11 +120,29 @@ def _settle_head(
             f"{reader.path}: the base's classifier reads no pooler: it was trained for another task",
             hint=FRESH_HEAD,
         )
-    if own == 1:
+    _check_problem(reader, raw, own)
+    if own is not None and num_labels is not None and own != num_labels:
+        ours, theirs = ("one output, for numbers" if n == 1 else f"{n} classes" for n in (own, num_labels))
+        raise ModelError(f"{reader.path}: the base's head has {ours}, the data {theirs}", hint=FRESH_HEAD)
+    return _Head(own or num_labels or 2, True)
+
+
+def _check_problem(reader: TensorReader, raw: Mapping[str, Any], outputs: int | None) -> None:
+    """Raises ModelError for a head that was trained with another loss than the one its number of outputs is given here.
+
+    As transformers has it: one output is for regression, several are for classes, unless problem_type says otherwise.
+    """
+    problem, suited = raw.get("problem_type"), "regression" if outputs == 1 else "single_label_classification"
+    if problem not in (None, suited):
         raise ModelError(
-            f"{reader.path}: the base's head has one output, for regression or multiple choice: not supported",
+            f'{reader.path}: problem_type = "{problem}" of config.json is not supported for the base\'s own head of '
+            f'{outputs} output{"s" * (outputs != 1)}; supported: "{suited}"',
             hint=FRESH_HEAD,
         )
-    if own is not None and num_labels is not None and own != num_labels:
-        raise ModelError(f"{reader.path}: the base's head has {own} classes, the data {num_labels}", hint=FRESH_HEAD)
-    return _Head(own or num_labels or 2, True)
+    made_for = str(raw.get("architectures") or "")
+    if outputs == 1 and problem is None and "ForSequenceClassification" not in made_for:
+        raise ModelError(
+            f"{reader.path}: the base's head has one output, and config.json does not say that it is for regression: it may be of "
+            "multiple choice, which is not supported",
+            hint=f'{FRESH_HEAD} Where it is for regression, config.json needs "problem_type": "regression".',
+        )

@@ -21,18 +21,22 @@ def try_net(
     batch: Mapping[str, Array],
     classes: int | None,
     eager: Callable[[], AbstractContextManager[None]],
+    *,
+    regression: bool = False,
 ) -> None:
     """Run the net of a module:function on a batch, operator by operator and then compiled.
 
-    `batch`: its inputs by name, first axis B. `classes`: labels of the data are below this. `eager`: the mode without compilation.
-    Raises ModelError: its construct fails, naming the line; it does not compile; its result is not (B, C) with C >= classes.
+    `batch`: its inputs by name, first axis B. `classes`: labels of the data are below this; `regression`: they are numbers.
+    `eager`: the mode without compilation.
+    Raises ModelError: its construct fails, naming the line; it does not compile; its result is not (B, C) with C >= classes,
+    or for `regression` (B, 1).
     """
     inputs = tuple(Tensor(batch[name]) for name in loaded.inputs)
     _check_arguments(loaded)
     file = inspect.getsourcefile(type(loaded.net)) or ""
     with eager(), UserCode(loaded.family, file):
         result = loaded.net(*inputs)
-    _check_logits(loaded, result, len(inputs[0]), classes)
+    _check_logits(loaded, result, len(inputs[0]), classes, regression)
     with UserCode(loaded.family, file, _graph_fault):
         loaded.net(*inputs)
 
@@ -48,7 +52,7 @@ def _check_arguments(loaded: LoadedModel) -> None:
         ) from error
 
 
-def _check_logits(loaded: LoadedModel, result: Any, rows: int, classes: int | None) -> None:
+def _check_logits(loaded: LoadedModel, result: Any, rows: int, classes: int | None, regression: bool) -> None:
     if not isinstance(result, Tensor):
         raise ModelError(
             f"--model {loaded.family}: its net returns {type(result).__name__}",
@@ -60,7 +64,13 @@ def _check_logits(loaded: LoadedModel, result: Any, rows: int, classes: int | No
             f"--model {loaded.family}: its net returns {shape} for {rows} rows",
             hint="It must return logits (B, C): B rows, C classes.",
         )
-    if shape[1] < max(2, classes or 0):
+    # Without labels (classes None) one output may be what the net was made for.
+    if regression and shape[1] != 1:
+        raise ModelError(
+            f"--model {loaded.family}: its net has {shape[1]} outputs, the labels are numbers to predict",
+            hint="Such a net has one output, (B, 1). Where the labels are classes: --set data.regression=false",
+        )
+    if not regression and classes is not None and shape[1] < max(2, classes):
         raise ModelError(
             f"--model {loaded.family}: its net has {shape[1]} outputs, the data {classes} classes",
             hint="One output a class; --set model.kwargs.NAME=VALUE reaches your function.",

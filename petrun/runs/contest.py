@@ -23,8 +23,9 @@ from petrun.data.examples import ExampleSet
 from petrun.errors import ConfigError
 from petrun.evaluate.bootstrap import Sample, compare, forward_samples, text_samples
 from petrun.evaluate.compare import comparison_lines, signature_lines, table
+from petrun.evaluate.figures import Scores
 from petrun.evaluate.metrics import Answer, Metric, require_packages, select_metrics, signatures
-from petrun.evaluate.score import Scorer, Scores
+from petrun.evaluate.score import Scorer
 from petrun.models.base import LoadedModel
 from petrun.runs.assemble import attach_delta, set_delta
 from petrun.runs.bank import Bank, open_bank
@@ -75,7 +76,7 @@ def run(
     first = next(iter(entries.values()))
     for entry in entries.values():
         check_file("--out", out, entry.reading.inputs)
-    metrics = select_metrics(first.reading.config.eval.metrics, first.rows.task)
+    metrics = select_metrics(first.reading.config.eval.metrics, first.rows.metrics_of)
     require_packages(metrics)
     if any(m.generated for m in metrics):
         entries = {name: replace(e, prompts=_prompts(e)) for name, e in entries.items()}

@@ -144,7 +144,10 @@ def data_line(rows: ExampleSet) -> str:
         parts.append(f"{stats.bad:,} that cannot be used left out")
     if stats.empty:
         parts.append(f"{stats.empty:,} empty")
-    if rows.num_labels:
+    if rows.is_regression:
+        low, high = rows.per_row["label"].min(), rows.per_row["label"].max()
+        parts.append(f"regression, targets from {low:.6g} to {high:.6g}")
+    elif rows.num_labels:
         names = f": {', '.join(rows.labels[:8])}{', ...' if len(rows.labels) > 8 else ''}" if rows.labels else ""
         parts.append(f"{rows.num_labels} classes{names}")
     if stats.tokens:

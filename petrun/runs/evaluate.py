@@ -34,7 +34,7 @@ def run(
     reading = open_reading(flags, sets, delta=delta, alpha=alpha, embedded_rows=True)
     check_file("--out", out, reading.inputs)
     rows = reading.rows()
-    metrics = select_metrics(reading.config.eval.metrics, rows.task)
+    metrics = select_metrics(reading.config.eval.metrics, rows.metrics_of)
     require_packages(metrics)
     prompts = reading.rows(rows.task, for_generation=True) if any(m.generated for m in metrics) else None
     say(data_line(rows))

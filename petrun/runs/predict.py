@@ -65,7 +65,7 @@ def run(
 
 
 def predictions(reading: Reading, rows: ExampleSet, loaded: LoadedModel) -> Iterator[dict[str, Any]]:
-    """One object a row: class and scores, generated text, or the loss of the row."""
+    """One object a row: class and scores, or the number that a net with one output predicts, generated text, or the loss of the row."""
     if rows.task == "instruct":
         yield from _generated(reading, loaded)
     elif rows.task == "classify":
@@ -97,6 +97,10 @@ def _classified(reading: Reading, rows: ExampleSet, loaded: LoadedModel) -> Iter
     ):
         found.update(zip(numbers.tolist(), values, strict=True))
     for row in sorted(found):
+        if len(found[row]) == 1:
+            # One output is a number, and no class.
+            yield {"row": row, "prediction": float(found[row][0])}
+            continue
         share = probabilities(found[row])
         best = int(share.argmax())
         scores: Any = share.tolist()

@@ -13,7 +13,7 @@ import numpy as np
 from petrun.config.schema import RunConfig
 from petrun.data.batches import collate
 from petrun.data.buckets import BatchSpec
-from petrun.data.examples import IGNORED, ExampleSet
+from petrun.data.examples import ExampleSet
 from petrun.errors import WeightsError
 from petrun.evaluate.score import Scorer
 from petrun.models.base import LoadedModel
@@ -22,6 +22,7 @@ from petrun.parallel.layout import Layout
 from petrun.runs.scoring import Judge, judge_of, open_writer, spelt
 from petrun.runs.sources import Sources
 from petrun.tensors import Array
+from petrun.tensors.targets import is_scored
 
 _ROWS = 8
 _NEW_TOKENS = 48
@@ -125,13 +126,13 @@ def wanted(config: RunConfig) -> int:
 def _supervised(rows: ExampleSet, count: int, longest: int | None) -> ExampleSet:
     """So many training rows, spread over the set, that have something supervised and at most `longest` tokens."""
     if "labels" in rows.flat:
-        scored = rows.flat["labels"] != IGNORED
+        scored = is_scored(rows.flat["labels"])
         # What a row begins with is predicted from nothing.
         scored[rows.offsets[:-1][rows.lengths > 0]] = False
         before = np.concatenate([[0], np.cumsum(scored)])
         fit = before[rows.offsets[1:]] > before[rows.offsets[:-1]]
     else:
-        fit = rows.per_row["label"] != IGNORED
+        fit = is_scored(rows.per_row["label"])
     if longest is not None:
         fit = fit & (rows.lengths <= longest)
     places = np.flatnonzero(fit)

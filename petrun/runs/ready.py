@@ -73,6 +73,11 @@ def make_ready(resolved: Resolved, start: Delta | None, device: Device, layout: 
     config = resolved.config
     sources, resolved = open_sources(resolved, start)
     refuse_unread(resolved, sources)
+    if sources.train.is_regression and find_method(config.algo).needs_classes:
+        raise ConfigError(
+            f"--algo {config.algo} compares distributions over classes, and the labels are numbers to predict",
+            hint="Choose an --algo without it; where the labels are classes: --set data.regression=false",
+        )
     loaded = open_base(
         resolved.config.model,
         device,

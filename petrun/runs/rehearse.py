@@ -206,12 +206,17 @@ def _shapes(resolved: Resolved, start: Delta | None, layout: Layout) -> Shapes:
     task = config.data.task or seen.tasks[0]
     if task not in seen.tasks:
         raise ConfigError(f"--task {task}: this base does {', '.join(seen.tasks)}", hint="Give one of these, or none.")
-    classes = len(config.data.labels) or seen.num_labels or 2 if task == "classify" else None
+    classes = (
+        (1 if config.data.regression else len(config.data.labels) or seen.num_labels or 2)
+        if task == "classify"
+        else None
+    )
     return Shapes(
         batch=config.train.batch_size,
         tokens=length,
         task=task,
-        reason=f"data.seq_len, as {why}" + (f"; {classes} classes" if classes else ""),
+        reason=f"data.seq_len, as {why}"
+        + (f"; {classes} classes" if (classes or 0) > 1 else "; regression" if classes else ""),
         steps=config.train.steps or _STEPS,
         classes=classes,
     )

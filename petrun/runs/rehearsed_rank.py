@@ -156,7 +156,8 @@ def _inputs(loaded: LoadedModel, job: Mapping[str, Any], layout: Layout) -> tupl
         arrays = [Tensor(np.ones((rows, *shape), dtype)) for dtype, shape in map(job["arrays"].get, loaded.inputs)]
     else:
         arrays = [Tensor(np.ones((rows, tokens), np.int32)) for _ in loaded.inputs]
-    targets = np.ones(rows if job["task"] == "classify" else (rows, tokens), np.int32)
+    kind = np.float32 if job["classes"] == 1 else np.int32
+    targets = np.ones(rows if job["task"] == "classify" else (rows, tokens), kind)
     return (Tensor(float(rows), ms.float32), Tensor(targets), *arrays)
 
 

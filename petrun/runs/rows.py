@@ -12,7 +12,7 @@ import numpy as np
 from petrun.config.load import cache_folder
 from petrun.config.schema import DataConfig
 from petrun.data.buckets import Batching, BatchPlan, plan_batches
-from petrun.data.examples import IGNORED, ExampleSet
+from petrun.data.examples import ExampleSet
 from petrun.data.load import load_examples
 from petrun.data.pipeline import batches
 from petrun.data.share import WHOLE, Share, count_rows, parts
@@ -24,6 +24,7 @@ from petrun.models.base import LoadedModel
 from petrun.models.factory import is_factory
 from petrun.models.trial import try_net
 from petrun.parallel.context import eager
+from petrun.tensors.targets import unscored
 from petrun.train.report import progress, say
 
 
@@ -63,6 +64,7 @@ def open_rows(
         on_bad_row=data.on_bad_row,
         labels=labels or data.labels,
         num_labels=num_labels,
+        regression=data.regression,
         loss_on=data.loss_on,
         weights=weights,
         max_rows=data.max_rows,
@@ -110,6 +112,8 @@ def require_room(prompts: ExampleSet, positions: int | None) -> None:
 
 def require_classes(examples: ExampleSet) -> None:
     """A new classification head needs two classes at least. Raises DataError."""
+    if examples.is_regression:
+        return
     if examples.task == "classify" and examples.num_labels is not None and examples.num_labels < 2:
         raise DataError(
             f"{examples.files[0]}: all rows have the same label; a classifier needs at least 2 classes",
@@ -132,7 +136,9 @@ def try_rows(loaded: LoadedModel, examples: ExampleSet) -> None:
     batching = plan_batches(few.lengths, batch_size=2, seq_len=max(1, *few.lengths), arrays=few.is_arrays)
     batch = next(mappings(few, batching.epoch(0), loaded.inputs, loaded.pad_token_id))
     if is_factory(loaded.family):
-        try_net(loaded, batch, examples.num_labels, eager)
+        # Without labels, only the model says what it predicts.
+        regression = examples.is_regression or (examples.num_labels == 1 and not examples.has_targets)
+        try_net(loaded, batch, examples.num_labels, eager, regression=regression)
 
 
 def mappings(
@@ -170,5 +176,5 @@ def filled_up(batch: dict[str, Any], full: int) -> dict[str, Any]:
     if rows >= full:
         return batch
     more = {name: filled(array, full) for name, array in batch.items() if isinstance(array, np.ndarray)}
-    more["targets"][rows:] = IGNORED
+    more["targets"][rows:] = unscored(more["targets"].dtype)
     return {**batch, **more}

@@ -12,9 +12,10 @@ from petrun.data.ending import NO_ENDING, Ending
 from petrun.data.examples import ExampleSet
 from petrun.data.tokenize import Tokenizer
 from petrun.errors import ConfigError
+from petrun.evaluate.figures import Scores
 from petrun.evaluate.generate import Generator
 from petrun.evaluate.metrics import Answer, Metric, signatures, text_metrics
-from petrun.evaluate.score import Scorer, Scores, scoring_cell
+from petrun.evaluate.score import Scorer, scoring_cell
 from petrun.models.base import LoadedModel
 from petrun.parallel import plan
 from petrun.parallel.layout import Layout

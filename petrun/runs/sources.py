@@ -94,13 +94,13 @@ def _folder_of(base: Path | None) -> Path | None:
 
 def own_head(raw: Mapping[str, Any]) -> tuple[tuple[str, ...], int | None]:
     """(label names, classes) of a base that is a classifier already; names that transformers made up do not count."""
-    if "ForSequenceClassification" not in str(raw.get("architectures")):
+    if "ForSequenceClassification" not in str(raw.get("architectures")) and raw.get("problem_type") != "regression":
         return (), None
     table, stated = raw.get("id2label"), raw.get("num_labels")
     count = len(table) if isinstance(table, dict) and table else stated if isinstance(stated, int) else 2
-    if count < 2:
-        # A head with one output is no classifier; loading it says so.
-        return (), None
+    if count == 1:
+        # It predicts a number; the name of its one output is no class.
+        return (), 1
     names = label_names(raw, count)
     return (() if all(n == f"LABEL_{i}" for i, n in enumerate(names)) else names), count
 
@@ -134,7 +134,7 @@ def open_sources(resolved: Resolved, start: Delta | None) -> tuple[Sources, Reso
     task = train_rows.task
     if not is_factory(config.model.family):
         require_classes(train_rows)
-    metrics = select_metrics(config.eval.metrics, task)
+    metrics = select_metrics(config.eval.metrics, train_rows.metrics_of)
     evaluation = None
     if eval_paths:
         evaluation = _evaluation(config, eval_paths, tokenizer, seen, train_rows, generation=False)
@@ -160,7 +160,7 @@ def open_sources(resolved: Resolved, start: Delta | None) -> tuple[Sources, Reso
         tokenizer=tokenizer,
         task=None if is_factory(config.model.family) else task,
         metrics=metrics,
-        best=best_metric(config.train.best_metric, task),
+        best=best_metric(config.train.best_metric, train_rows.metrics_of),
         template=train_rows.template,
     )
     return sources, Resolved(config, resolved.origins)

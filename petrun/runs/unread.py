@@ -48,6 +48,11 @@ UNREAD: tuple[Unread, ...] = (
         reason="the task is not classify, and only that has classes and a head for them",
     ),
     Unread(
+        keys=("data.regression",),
+        applies=_not_classify,
+        reason="the task is not classify, and only that has labels",
+    ),
+    Unread(
         keys=("data.loss_on", "eval.max_new_tokens", "eval.samples"),
         applies=_not_instruct,
         reason="the task is not instruct, and only that has prompts and completions",

@@ -15,9 +15,8 @@ from mindspore import Tensor
 
 from petrun.errors import TrainingError
 from petrun.kernels import batch_place, step_counter
+from petrun.tensors.targets import is_scored
 from petrun.train.step import TrainStep
-
-IGNORED = -100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +76,7 @@ def make_plan(per_epoch: int, accumulate: int, epochs: float | None, steps: int 
 
 def supervised(batch: Mapping[str, Any]) -> int:
     """How many items of a batch are scored; of a rank's share, how many of the whole batch."""
-    return int(batch["scored"]) if "scored" in batch else int(np.count_nonzero(batch["targets"] != IGNORED))
+    return int(batch["scored"]) if "scored" in batch else int(np.count_nonzero(is_scored(batch["targets"])))
 
 
 def tokens(batch: Mapping[str, Any]) -> int:

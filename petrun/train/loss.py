@@ -8,26 +8,32 @@ from __future__ import annotations
 
 from typing import Any
 
+import mindspore as ms
 from mindspore import nn, ops
 
-from petrun.kernels import TokenCrossEntropy
+from petrun.kernels import SquaredError, TokenCrossEntropy
 
 
 class SupervisedLoss(nn.Cell):
-    """Cross entropy of a net's logits.
+    """Cross entropy of a net's logits; squared error of a net's one output where the targets are floats.
 
     Inputs: denominator () float32; targets int32, (B, T) for decoders, already shifted, or (B,) for classifiers, -100 = ignored;
-    then the net's own inputs. Returns (sum of losses / denominator () float32, logits). Reduction: a sum, divided as told.
+    or float32 (B,), NaN = ignored, for a net that returns (B, 1); then the net's own inputs.
+    Returns (sum of losses / denominator () float32, logits). Reduction: a sum, divided as told.
     """
 
     def __init__(self, net: Any) -> None:
         super().__init__(auto_prefix=False)
         self.net = net
         self.cross_entropy = TokenCrossEntropy()
+        self.squared_error = SquaredError()
         self.total = ops.ReduceSum()
 
     def construct(self, denominator: Any, targets: Any, *inputs: Any) -> Any:
         logits = self.net(*inputs)
+        if targets.dtype == ms.float32:
+            errors = self.squared_error(ops.reshape(logits, (-1,)), targets)
+            return self.total(errors) / denominator, logits
         flat = ops.reshape(logits, (-1, logits.shape[-1]))
         losses = self.cross_entropy(flat, ops.reshape(targets, (-1,)))
         return self.total(losses) / denominator, logits
@@ -36,3 +42,4 @@ class SupervisedLoss(nn.Cell):
         """`column`: the logits' classes are cut over tp ranks."""
         self.total.shard(((dp,),))
         self.cross_entropy.lay_out(how, dp, tp)
+        self.squared_error.lay_out(dp)

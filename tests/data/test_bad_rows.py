@@ -72,19 +72,19 @@ CASES = {
     ),
     "null label": ("a.jsonl", lines(GOOD, {"text": "x", "label": None}), None, "F, line 2: the label is missing", ""),
     "empty label": ("a.tsv", "text\tlabel\na\t1\nb\t\n", None, "F, line 3: the label is missing", ""),
-    "fractional label": (
+    "fractional label among words": (
         "a.jsonl",
-        lines(GOOD, {"text": "x", "label": 0.5}),
+        lines({"text": "x", "label": 0.5}, {"text": "x", "label": "pos"}),
         None,
-        "F, line 2: the label 0.5 is not an integer",
+        "F, line 1: the label 0.5 is not an integer",
         "regression",
     ),
-    "fractional labels in CSV": (
+    "fractional labels and a word in CSV": (
         "a.csv",
-        "text,label\na,1.5\nb,2.25\n",
+        "text,label\na,1.5\nb,pos\n",
         None,
-        "F, line 2: the label 1.5 is not an integer",
-        "regression",
+        "mixed labels: F, line 2 has the number 1.5, F, line 3 has 'pos'",
+        "list them",
     ),
     "NaN label": ("a.jsonl", '{"text": "x", "label": NaN}\n', None, "F, line 1: the label is nan", ""),
     "list label": ("a.jsonl", lines({"text": "x", "label": [1]}), None, "F, line 1: the label is list", ""),

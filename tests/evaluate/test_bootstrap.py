@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from petrun.evaluate.bootstrap import DRAWS, compare, forward_samples, text_samples
+from petrun.evaluate.figures import Scores, class_scores
 from petrun.evaluate.metrics import METRICS, Answer, text_metrics
-from petrun.evaluate.score import Scores, class_scores
 
 RNG = np.random.default_rng(0)
 ROWS = 60

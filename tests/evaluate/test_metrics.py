@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from petrun.errors import ConfigError, SetupError
+from petrun.evaluate.bootstrap import forward_samples
+from petrun.evaluate.figures import regression_scores
 from petrun.evaluate.metrics import (
     METRICS,
     Answer,
@@ -20,10 +22,12 @@ from petrun.evaluate.metrics import (
     is_better,
     log_softmax,
     matthews,
+    pearson,
     perplexity,
     probabilities,
     rouge,
     select_metrics,
+    spearman,
     text_metrics,
 )
 
@@ -38,17 +42,18 @@ def said(prompt, text, reference):
 
 def test_all_metrics_are_there():
     assert set(METRICS) == {
-        "accuracy", "f1_macro", "matthews", "loss", "perplexity", "token_accuracy",
+        "accuracy", "f1_macro", "matthews", "loss", "mse", "pearson", "spearman", "perplexity", "token_accuracy",
         "exact_match", "bleu", "rouge1", "rouge2", "rougeL",
     }  # fmt: skip
     assert all(name == metric.name for name, metric in METRICS.items())
-    assert {m.name for m in METRICS.values() if not m.higher_is_better} == {"loss", "perplexity"}
+    assert {m.name for m in METRICS.values() if not m.higher_is_better} == {"loss", "mse", "perplexity"}
 
 
 @pytest.mark.parametrize(
     ("asked", "task", "meant"),
     [
         ((), "classify", ["accuracy", "f1_macro", "matthews", "loss"]),
+        ((), "regression", ["loss", "mse", "pearson", "spearman"]),
         ((), "lm", ["loss", "perplexity", "token_accuracy"]),
         ((), "instruct", ["loss", "perplexity", "token_accuracy"]),
         (("f1", "mcc"), "classify", ["f1_macro", "matthews"]),
@@ -284,3 +289,29 @@ def test_a_missing_package_names_the_extra(metric, package, monkeypatch):
     with pytest.raises(SetupError, match=f"needs the package {package}") as caught:
         text_metrics([said("a", "x", "x")], select_metrics([metric], "instruct"))
     assert "pip install petrun[metrics]" in caught.value.hint
+
+
+# scipy.stats.pearsonr and spearmanr of these numbers (ties on both sides).
+TARGETS = np.array([1.0, 2.0, 2.0, 3.5, -1.0, 0.0])
+PREDICTIONS = np.array([0.5, 2.5, 1.0, 1.0, -0.5, 1.0])
+
+
+def test_correlations_are_scipys():
+    assert pearson(TARGETS, PREDICTIONS) == pytest.approx(0.5940247187116171, abs=1e-12)
+    assert spearman(TARGETS, PREDICTIONS) == pytest.approx(0.6468431588153823, abs=1e-12)
+    # Scale and offset change nothing, not even where squares leave float64's range.
+    assert pearson(TARGETS * 1e200, PREDICTIONS * -1e-200) == pytest.approx(-0.5940247187116171, abs=1e-12)
+    assert spearman(TARGETS, np.exp(PREDICTIONS)) == pytest.approx(0.6468431588153823, abs=1e-12)
+    assert pearson(TARGETS, np.full(6, 2.5)) == spearman(np.zeros(6), PREDICTIONS) == 0.0
+
+
+def test_regression_scores_leave_out_rows_without_a_target():
+    predictions = np.append(PREDICTIONS, 9.0).astype(np.float32)[:, None]
+    scores = regression_scores(np.arange(7), np.append(TARGETS, np.nan).astype(np.float32), predictions)
+    mean = np.mean((TARGETS - PREDICTIONS) ** 2)
+    assert scores.metrics["loss"] == scores.metrics["mse"] == pytest.approx(mean, rel=1e-12)
+    assert scores.metrics["pearson"] == pytest.approx(0.5940247187116171, abs=1e-12)
+    assert scores.losses[6] == scores.counts[6] == 0
+    samples = forward_samples(scores, ["loss", "mse", "pearson", "spearman"])
+    whole = np.arange(6)
+    assert {name: sample.value(whole) for name, sample in samples.items()} == pytest.approx(scores.metrics)

@@ -99,7 +99,7 @@ def test_heads_of_other_tasks(tmp_path, tensors):
         load_model(reference.write(tmp_path / "tokens", reference.BERT, without))
     assert "fresh_head" in caught.value.hint
     one = {**tensors, "classifier.weight": tensors["classifier.weight"][:1], "classifier.bias": np.zeros(1, np.float32)}
-    with pytest.raises(ModelError, match="one output, for regression"):
+    with pytest.raises(ModelError, match="one output, and config"):
         load_model(reference.write(tmp_path / "one", reference.BERT, one))
     pretrained = {n: a for n, a in tensors.items() if "classifier" not in n}
     pretrained |= {

@@ -131,7 +131,7 @@ FILES = {
     "a fractional label": (
         "bert",
         "a.jsonl",
-        lines(GOOD, {"text": "a", "label": 0.5}),
+        lines(GOOD, {"text": "a", "label": 0.5}, {"text": "a", "label": "pos"}),
         ["{}, line 2: the label 0.5 is not an integer", "regression"],
     ),
     "a label missing": ("bert", "a.jsonl", lines(GOOD, {"text": "a"}), ["{}, line 2: no column 'label'"]),

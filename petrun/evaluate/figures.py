@@ -1,0 +1,114 @@
+"""Figures of one scored pass: what a net gave for each row -> the metrics of its task.
+
+R rows, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from petrun.errors import DataError
+from petrun.evaluate.metrics import accuracy, f1_macro, log_softmax, matthews, pearson, spearman
+from petrun.tensors import Array
+from petrun.tensors.targets import is_scored
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Figures of one pass, and what they are made of, rows in the data's order."""
+
+    metrics: dict[str, float]
+    """All metrics of the task that need no generation, over the rows that have something to score."""
+    rows: Array
+    """(R,) int64."""
+    losses: Array
+    """(R,) float64: sum of cross entropies over the row's scored items, or its squared error; 0 where it has none."""
+    counts: Array
+    """(R,) int64: scored tokens of the row; for a classifier 1, or 0 without a label."""
+    hits: Array
+    """(R,) int64: how many of them are the argmax; 0 in regression."""
+    labels: Array | None = None
+    """(R,) int64, -100 = none; for regression the targets, float64, NaN = none. None for decoders, as are the next two."""
+    predictions: Array | None = None
+    """(R,) int64; for regression float64."""
+    probabilities: Array | None = None
+    """(R, C) float32."""
+
+    def part(self, chosen: Array) -> Scores:
+        """The rows where `chosen` (R,) is true, without figures."""
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "metrics"}
+        parts: dict[str, Any] = {name: None if array is None else array[chosen] for name, array in arrays.items()}
+        return replace(self, metrics={}, **parts)
+
+
+def class_scores(rows: Array, labels: Array, logits: Array) -> Scores:
+    """Figures of a classifier from rows (R,), labels (R,) with -100 = none, and logits (R, C).
+
+    loss = mean over labelled rows of -log softmax(logits)[label]. Raises DataError when no row is labelled.
+    """
+    log_probs = log_softmax(logits)
+    predictions = np.argmax(logits, axis=-1).astype(np.int64)
+    known = is_scored(labels)
+    count = require_scored(int(np.count_nonzero(known)), len(rows), "label")
+    picked = np.take_along_axis(log_probs, np.where(known, labels, 0)[:, None], axis=1)[:, 0]
+    losses = np.where(known, -picked, 0.0)
+    true, guessed = labels[known], predictions[known]
+    figures = {
+        "accuracy": accuracy(true, guessed),
+        "f1_macro": f1_macro(true, guessed),
+        "matthews": matthews(true, guessed),
+        "loss": float(losses.sum() / count),
+    }
+    hits = (known & (predictions == labels)).astype(np.int64)
+    probabilities = np.exp(log_probs).astype(np.float32)
+    return Scores(
+        metrics=figures,
+        rows=rows,
+        losses=losses,
+        counts=known.astype(np.int64),
+        hits=hits,
+        labels=labels,
+        predictions=predictions,
+        probabilities=probabilities,
+    )
+
+
+def regression_scores(rows: Array, targets: Array, predictions: Array) -> Scores:
+    """Figures of a net with one output from rows (R,), targets (R,) float32 with NaN = none, and predictions (R, 1).
+
+    loss = mean over rows with a target of (prediction - target)^2. Raises DataError when no row has one.
+    """
+    known, guessed = is_scored(targets), predictions[:, 0].astype(np.float64)
+    count = require_scored(int(np.count_nonzero(known)), len(rows), "target")
+    true = targets.astype(np.float64)
+    losses = np.where(known, (guessed - np.where(known, true, 0.0)) ** 2, 0.0)
+    loss = float(losses.sum() / count)
+    figures = {
+        "loss": loss,
+        "mse": loss,
+        "pearson": pearson(true[known], guessed[known]),
+        "spearman": spearman(true[known], guessed[known]),
+    }
+    return Scores(
+        metrics=figures,
+        rows=rows,
+        losses=losses,
+        counts=known.astype(np.int64),
+        hits=np.zeros(len(rows), np.int64),
+        labels=true,
+        predictions=guessed,
+    )
+
+
+def require_scored(count: int, rows: int, unit: str) -> int:
+    """The count, which must not be 0. Raises DataError."""
+    if count == 0:
+        what = "the data holds no rows" if rows == 0 else f"none of the {rows} rows has a {unit} to score"
+        raise DataError(
+            f"nothing to evaluate: {what}",
+            hint="Evaluation needs labels, or completions that --seq-len does not cut off.",
+        )
+    return count

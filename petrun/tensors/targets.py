@@ -1,0 +1,23 @@
+"""Which targets of a batch or a data set are scored: one rule for class numbers, token ids and numbers to predict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from petrun.tensors.dtypes import Array
+
+IGNORED = -100
+"""An integer target that is not scored. Among float targets, where -100 is a number like any other, NaN says so."""
+
+
+def is_scored(targets: Array) -> Array:
+    """Integers or floats of any shape -> bool of that shape: whether a target counts."""
+    scored: Array = ~np.isnan(targets) if targets.dtype.kind == "f" else targets != IGNORED
+    return scored
+
+
+def unscored(dtype: Any) -> float:
+    """The target of this dtype that does not count."""
+    return float("nan") if np.dtype(dtype).kind == "f" else IGNORED
