@@ -32,6 +32,10 @@ def holds_targets(values: Iterable[Any], *, asked: bool | None, labels: Sequence
                 f"data.regression = {str(asked).lower()}, but the model predicts {known}",
                 hint="Leave data.regression out; or put a new head in its place: --set model.fresh_head=true, and no --init-delta.",
             )
+        if num_labels == 1 and labels:
+            raise DataError(
+                "data.labels names classes, but the model predicts one number, no class", hint="Leave it out."
+            )
         return num_labels == 1
     if labels:
         if asked:

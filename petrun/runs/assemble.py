@@ -128,6 +128,12 @@ def classes_of(delta: Delta | None) -> int | None:
     return None if delta is None else trained_classes(delta)
 
 
+def one_number(delta: Delta | None) -> int | None:
+    """1 for a delta that was trained to predict a number, as its manifest says; else None. Of a net of the user's own no head is known."""
+    info = delta.manifest.task if delta is not None and delta.manifest is not None else None
+    return 1 if info is not None and info.num_labels == 1 else None
+
+
 def virtual_tokens(delta: Delta | None) -> int:
     """Positions that the delta's virtual tokens take; works before `fit_delta`."""
     if delta is None:

@@ -71,7 +71,9 @@ def _manifest(base: StoredBase, tuned: StoredBase, arrays: BaseArrays, made: Mad
     heads = [made.tensors[name].shape[0] for name in _HEADS if name in made.tensors]
     task = None
     if heads:
-        task = TaskInfo(name="classify", num_labels=heads[0], labels=label_names(tuned.raw, heads[0]))
+        task = TaskInfo(
+            name="classify", num_labels=heads[0], labels=label_names(tuned.raw, heads[0]) if heads[0] > 1 else ()
+        )
     identity: BaseIdentity = base.identity(arrays, base.digest(arrays.reader))
     return Manifest(
         algo=made.algo,

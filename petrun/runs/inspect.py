@@ -119,6 +119,7 @@ def _manifest(manifest: Manifest) -> dict[str, Any]:
         "base": f"{manifest.base.name or 'unnamed'}, digest {manifest.base.digest[:16]}",
         "task": task.name if task else None,
         "labels": list(task.labels) if task else None,
+        "predicts": "a number" if task and task.num_labels == 1 else None,
         "longest row": task.seq_len if task else None,
         "step": manifest.step,
         "epoch": manifest.epoch,

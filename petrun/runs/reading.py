@@ -25,6 +25,7 @@ from petrun.runs.assemble import (
     delta_if_given,
     fit_delta,
     hold_to_family,
+    one_number,
     open_base,
     virtual_tokens,
 )
@@ -158,7 +159,7 @@ def open_reading(
         paths=paths,
         template=template,
         labels=(info.labels if info else ()) or seen.labels,
-        num_labels=classes or seen.num_labels,
+        num_labels=classes or seen.num_labels or one_number(given),
     )
 
 

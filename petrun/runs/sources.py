@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from petrun.errors import ConfigError
 from petrun.evaluate.metrics import Metric, best_metric, require_packages, select_metrics
 from petrun.models.factory import is_factory, read_family
 from petrun.models.folder import label_names
-from petrun.runs.assemble import base_path, classes_of, hold_to_family, virtual_tokens
+from petrun.runs.assemble import base_path, classes_of, hold_to_family, one_number, virtual_tokens
 from petrun.runs.rows import check_length, hold_to_classes, open_rows, open_tokenizer, require_classes, require_room
 from petrun.tensors.ranks import root_of
 
@@ -94,10 +94,11 @@ def _folder_of(base: Path | None) -> Path | None:
 
 def own_head(raw: Mapping[str, Any]) -> tuple[tuple[str, ...], int | None]:
     """(label names, classes) of a base that is a classifier already; names that transformers made up do not count."""
-    if "ForSequenceClassification" not in str(raw.get("architectures")) and raw.get("problem_type") != "regression":
-        return (), None
     table, stated = raw.get("id2label"), raw.get("num_labels")
     count = len(table) if isinstance(table, dict) and table else stated if isinstance(stated, int) else 2
+    named = "ForSequenceClassification" in str(raw.get("architectures"))
+    if not named and not (count == 1 and raw.get("problem_type") == "regression"):
+        return (), None
     if count == 1:
         # It predicts a number; the name of its one output is no class.
         return (), 1
@@ -126,14 +127,13 @@ def open_sources(resolved: Resolved, start: Delta | None) -> tuple[Sources, Reso
         tasks=seen.tasks,
         hf_config=seen.hf_config,
         labels=(info.labels if info else ()) or seen.labels,
-        num_labels=classes_of(start) or seen.num_labels,
+        num_labels=classes_of(start) or seen.num_labels or one_number(start),
         template=template,
         weights=data.weights,
         seed=config.train.seed,
     )
     task = train_rows.task
-    if not is_factory(config.model.family):
-        require_classes(train_rows)
+    train_rows = _with_classes(train_rows, is_factory(config.model.family))
     metrics = select_metrics(config.eval.metrics, train_rows.metrics_of)
     evaluation = None
     if eval_paths:
@@ -164,6 +164,14 @@ def open_sources(resolved: Resolved, start: Delta | None) -> tuple[Sources, Reso
         template=train_rows.template,
     )
     return sources, Resolved(config, resolved.origins)
+
+
+def _with_classes(rows: ExampleSet, own_net: bool) -> ExampleSet:
+    """Rows of one class alone: refused for a head that has to be made. Of a user's own net they do not say how many classes it
+    has, and num_labels 1 would mean that it predicts a number."""
+    if not own_net:
+        require_classes(rows)
+    return replace(rows, num_labels=None) if rows.num_labels == 1 and not rows.is_regression else rows
 
 
 def _evaluation(

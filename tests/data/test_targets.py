@@ -79,6 +79,7 @@ REFUSED = {
     "numbers, and classes are asked for": ([1, 0.5], {"regression": False}, "line 2: the label 0.5 is not an integer"),
     "the model has classes": ([1, 0], {"num_labels": 3, "regression": True}, "the model predicts 3 classes"),
     "the model has none": ([1, 0], {"num_labels": 1, "regression": False}, "the model predicts one number"),
+    "names for a model of numbers": ([1, 0], {"labels": ("a", "b"), "num_labels": 1}, "data.labels names classes"),
     "names and numbers": ([1, 0], {"labels": ("a", "b"), "regression": True}, "data.labels names classes"),
 }
 

@@ -101,6 +101,14 @@ def test_heads_of_other_tasks(tmp_path, tensors):
     one = {**tensors, "classifier.weight": tensors["classifier.weight"][:1], "classifier.bias": np.zeros(1, np.float32)}
     with pytest.raises(ModelError, match="one output, and config"):
         load_model(reference.write(tmp_path / "one", reference.BERT, one))
+    # transformers: one output is for regression, where the class is BertForSequenceClassification or problem_type says so.
+    for said in ({"problem_type": "regression"}, {"architectures": ["BertForSequenceClassification"]}):
+        folder = reference.write(tmp_path / next(iter(said)), {**reference.BERT, **said}, one)
+        model = load_model(folder)
+        assert (model.num_labels, model.fresh) == (1, ())
+        np.testing.assert_array_equal(model.net.classifier.weight.asnumpy(), one["classifier.weight"])
+        with pytest.raises(ModelError, match="one output, for numbers, the data 3 classes"):
+            load_model(folder, num_labels=3)
     pretrained = {n: a for n, a in tensors.items() if "classifier" not in n}
     pretrained |= {
         "cls.predictions.bias": np.zeros(50, np.float32),

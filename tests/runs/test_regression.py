@@ -127,7 +127,23 @@ def test_a_net_of_the_users_own(place, petrun, refused):
     done = petrun("predict --model own.py:make --delta own --data rows.npz --out own.jsonl")
     assert done.code == 0, done.err
     assert predictions(place / "own.jsonl").shape == (8,)
+    # What the delta predicts is known from its manifest: integers are numbers for it too.
+    np.savez(place / "whole.npz", x=x, label=np.arange(8))
+    done = petrun("eval --model own.py:make --delta own --data whole.npz")
+    assert done.code == 0 and "spearman" in done.out + done.err, done.err
     refused(
         "train --model own.py:make --data rows.npz --target first --set model.kwargs.outputs=3",
         ["its net has 3 outputs, the labels are numbers to predict"],
     )
+
+
+def test_one_class_alone_is_no_number(place, petrun):
+    """Training rows of class 0 alone, for a net of three classes: rows of other classes can be evaluated."""
+    (place / "own.py").write_text(NET)
+    x = np.ones((4, 3), np.float32)
+    np.savez(place / "zeros.npz", x=x, label=np.zeros(4, np.int64))
+    np.savez(place / "other.npz", x=x, label=np.array([0, 1, 2, 1]))
+    model = "--model own.py:make --set model.kwargs.outputs=3"
+    done = petrun(f"train {model} --data zeros.npz --eval-data other.npz --target first --rank 2 --steps 1 --out own")
+    assert done.code == 0 and "accuracy" in done.out + done.err, done.err
+    assert petrun(f"eval {model} --delta own --data other.npz").code == 0
