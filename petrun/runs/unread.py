@@ -29,6 +29,7 @@ def _not_instruct(config: RunConfig, sources: Sources) -> bool:
     return sources.train.task != "instruct"
 
 
+_NO_PROMPTS = "the task is not instruct, and only that has prompts and completions"
 UNREAD: tuple[Unread, ...] = (
     Unread(
         keys=("train.patience", "train.best_metric", "train.eval_every_steps", "eval.metrics", "eval.batch_size"),
@@ -53,9 +54,15 @@ UNREAD: tuple[Unread, ...] = (
         reason="the task is not classify, and only that has labels",
     ),
     Unread(
-        keys=("data.loss_on", "eval.max_new_tokens", "eval.samples"),
+        keys=("data.loss_on", "eval.max_new_tokens"),
         applies=_not_instruct,
-        reason="the task is not instruct, and only that has prompts and completions",
+        reason=_NO_PROMPTS,
+    ),
+    Unread(
+        keys=("eval.samples",),
+        # No answers is what such a run gives.
+        applies=lambda config, sources: _not_instruct(config, sources) and config.eval.samples > 0,
+        reason=_NO_PROMPTS,
     ),
     Unread(
         keys=("data.seq_len", "data.buckets"),
@@ -67,12 +74,6 @@ UNREAD: tuple[Unread, ...] = (
         applies=lambda config, sources: config.optim.schedule == "constant",
         reason="the schedule constant ends at the peak rate",
         hint="Give --schedule linear or cosine, or leave it out.",
-    ),
-    Unread(
-        keys=("parallel.card_memory",),
-        applies=lambda config, sources: not config.parallel.auto,
-        reason="only --parallel auto asks for the memory of a card",
-        hint="Give --parallel auto, or leave it out.",
     ),
 )
 

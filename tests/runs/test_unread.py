@@ -23,7 +23,9 @@ REFUSED = {
     CLASSIFY + "--set eval.max_new_tokens=5": ["--set eval.max_new_tokens: has no effect"],
     CLASSIFY + "--set eval.samples=5": ["--set eval.samples: has no effect"],
     CLASSIFY + "--schedule constant --set optim.min_lr_ratio=0.1": ["--set optim.min_lr_ratio: has no effect"],
-    CLASSIFY + "--set parallel.card_memory=64": ["--set parallel.card_memory: has no effect: only --parallel auto"],
+    CLASSIFY + "--set parallel.card_memory=64": [
+        "--card-memory 64: only --parallel auto asks for the memory of a card"
+    ],
     INSTRUCT + "--set data.labels=[a,b]": ["--set data.labels: has no effect: the task is not classify"],
     INSTRUCT + "--set model.fresh_head=true": ["--set model.fresh_head: has no effect"],
     "train r.yaml --out run": ["recipe r.yaml, train.patience: has no effect", "recipe r.yaml, train.best_metric: "],
