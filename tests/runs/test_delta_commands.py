@@ -264,7 +264,7 @@ def test_no_way_back(here, petrun):
         ("unmerge --merged gpt2 --delta dora.ckpt --out x", "magnitudes multiply"),
         ("unmerge --merged gpt2 --out x", "--delta is missing"),
         ("merge --base gpt2 --delta a.ckpt --out x --tolerance 1", "are for --prove"),
-        ("merge --base gpt2 --delta a.ckpt --out x --prove --probe none.txt", "cannot be read"),
+        ("merge --base gpt2 --delta a.ckpt --out x --prove --probe none.txt", "none.txt: no such data file"),
         ("merge --base gpt2 --delta a.ckpt --out x --prove --tolerance 0", "must be above 0"),
     ):
         done = petrun(line)

@@ -132,7 +132,7 @@ def facts_of(algo="lora", dtype="float32", warmup=0, change=("lora_b", "head.wei
     start = start_of(trainable)
     draw(assembled, *change)
     data = SimpleNamespace(
-        task="classify", stats=SimpleNamespace(read=4, used=4, cut=0, completion_gone=0, empty=0, tokens=8),
+        task="classify", stats=SimpleNamespace(read=4, used=4, cut=0, completion_gone=0, empty=0, bad=0, tokens=8),
         per_row={"row": np.arange(4)}, __len__=lambda self: 4,
     )  # fmt: skip
     data = type("Rows", (), vars(data))()

@@ -237,7 +237,10 @@ class TestRefused:
         files = tuple(f"rank_{rank}/lora.ckpt" for rank in range(8))
         write_note(place / "parts", Note(files=files, digests=(), metadata={MANIFEST_KEY: delta.manifest.to_json()}))
         self.swap(place / "parts")
-        refused(MERGE.format(out="out"), ["parts: its tensors are not those it was saved with"])
+        refused(
+            MERGE.format(out="out"),
+            ["parts: put together by finetune.ckpt, its tensors are not those it was saved with"],
+        )
 
     def test_the_bases_identity_proves_its_order(self, place, refused):
         """The same of a base: the delta knows the digest of the whole."""

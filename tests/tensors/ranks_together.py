@@ -44,7 +44,7 @@ class Ranks:
 
     def cut(self, rank):
         layouts = self.stages[rank * len(self.stages) // self.count]
-        world = Thread(rank, self.count, meeting=self.meeting)
+        world = Thread(rank=rank, size=self.count, meeting=self.meeting)
         return Cut(rank=rank, ranks=self.count, stages=len(self.stages), layouts=layouts, together=world.together)
 
     def each(self, work):
