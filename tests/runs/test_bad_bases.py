@@ -311,7 +311,11 @@ CASES = {
         ["alone/config.json: no such file"],
     ),
     "half a head": (head(2, whole=False), BERT, ["classifier.bias (2) is missing"]),
-    "a head of one class": (head(1), BERT, ["the base's head has one output", "model.fresh_head=true"]),
+    "a head of one number for classes": (
+        head(1),
+        f"{BERT} --set data.regression=false",
+        ["the model predicts one number, no class", "model.fresh_head=true"],
+    ),
     # tokenizer
     "tokenizer missing": (
         without("bert/tokenizer.json"),

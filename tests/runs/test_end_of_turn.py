@@ -22,7 +22,13 @@ def base_with(place, name, *marks, **changes):
     return folder
 
 
-@pytest.mark.parametrize("marks", [("<|im_start|>", "<|im_end|>"), ()], ids=["token", "text"])
+@pytest.mark.parametrize(
+    "marks",
+    [
+        pytest.param(("<|im_start|>", "<|im_end|>"), id="token"),
+        pytest.param((), id="text", marks=pytest.mark.all_only),
+    ],
+)
 def test_the_mark_ends_answers_everywhere(place, petrun, marks):
     base_with(place, "own", *marks, max_position_embeddings=128)
     write_rows(place / "rows.jsonl", ROWS)
