@@ -10,7 +10,7 @@ REFUSED = [
     ("gpt2", "lora", "pp=2", [], "does not say how its layers are divided into stages"),
     ("llama", "prompt", "pp=2", [], "in the layers of stage 0, 1 of 0 to 1 nothing trains"),
     ("llama", "prompt", "pp=2", ["train.train_also=[embed.*]"], "in the layers of stage 0, 1 of 0 to 1 nothing trains"),
-    ("bert", "prompt", "pp=2", [], "in the layers of stage 0, 1 of 0 to 1 nothing trains"),
+    ("bert", "prompt", "pp=2", ["delta.tokens=4"], "in the layers of stage 0, 1 of 0 to 1 nothing trains"),
     ("llama", "lora", "tp=2,pp=2,sequence=true", [], "tokens are split with dp and tp alone"),
     ("llama", "lora", f"{SEQUENCE},zero=1", [], "tokens are split with dp and tp alone"),
     ("bert", "lora", SEQUENCE, [], "does not say where its tokens are split"),
