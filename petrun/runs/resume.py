@@ -205,9 +205,9 @@ def finished_steps(out: RunFolder) -> int | None:
         ) from error
 
 
-def reopen(out: RunFolder) -> dict[str, float]:
+def reopen(out: RunFolder, step: int) -> dict[str, float]:
     """Make a finished run an unfinished one: its results are kept beside, and the next end of the run writes new ones. Returns its last
-    scores on the evaluation data; {} where the run was not finished. Raises OutputError.
+    scores on the evaluation data; {} where the run was not finished, or goes on after an earlier `step`. Raises OutputError.
     """
     finished = finished_steps(out)
     if finished is None:
@@ -220,7 +220,8 @@ def reopen(out: RunFolder) -> dict[str, float]:
         except OSError as error:
             raise output_error(out.path / RESULTS, error) from error
         say(f"results of its first {finished} steps are kept in {kept.name}; its delta is replaced when the run ends")
-    return {name: float(value) for name, value in scores.items() if value is not None}
+    # Those of a later step than the state's are none of the weights that are loaded.
+    return {name: float(value) for name, value in scores.items() if value is not None and step == finished}
 
 
 def _begun(out: RunFolder, saved: list[Path]) -> dict[str, Any]:

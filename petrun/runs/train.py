@@ -125,7 +125,7 @@ def _run(
     parameters = snapshot.parameters_of(ready.step, ready.assembled)
     start = start_of(ready.trainable)
     progress, changed = go_on(out, found, identity, allow, ready.plan) if found is not None else (Progress(), True)
-    last_scores = reopen(out)
+    last_scores = reopen(out, progress.step)
     if found is not None and found.state is not None:
         # Whole, also where the step is cut: compiling it cuts what is in it.
         snapshot.put(parameters, found.state)
