@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Literal
 
 from assets import words
 from assets.bpe import special_tokens_map, tokenizer_config, train_tokenizer
@@ -21,7 +22,7 @@ from tokenizers import Tokenizer
 
 HOME = Path(__file__).resolve().parent.parent / "petrun" / "assets"
 VOCABULARY, LONGEST = 2048, 1024
-ROWS = {"train": 1024, "eval": 128}
+ROWS: dict[Literal["train", "eval"], int] = {"train": 1024, "eval": 128}
 
 
 def train_default_tokenizer(seed: int) -> Tokenizer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from petrun.models.base import LoadedModel
 from petrun.models.factory import load_model
 from petrun.parallel.context import setup
 from petrun.tensors import TensorEntry, write_safetensors
-from petrun.train.loop import IGNORED, Plan, train
+from petrun.tensors.targets import IGNORED
+from petrun.train.loop import Plan, train
 from petrun.train.loss import SupervisedLoss
 from petrun.train.optim import AdamW, Schedule
 from petrun.train.step import TrainStep
@@ -92,6 +94,7 @@ def lessons(tokenizer: Tokenizer, seed: int) -> Iterator[dict[str, Any]]:
 def packed(tokenizer: Tokenizer, seed: int) -> Iterator[dict[str, Any]]:
     """Endless batches of whole documents, several to a row and blind to one another: (ROWS - DRILL_ROWS, TOKENS) int32."""
     end = tokenizer.token_to_id(END_OF_TEXT)
+    assert end is not None, "the tokenizer was made with this token"
     index = 0
     rows: list[list[list[int]]] = [[]]
     while True:
@@ -130,7 +133,9 @@ def write_base(folder: Path, tokenizer: Tokenizer, weights: dict[str, Any], dtyp
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     ends = {"eos_token_id": [config["eos_token_id"], config["pad_token_id"]], "pad_token_id": config["pad_token_id"]}
     (folder / "generation_config.json").write_text(json.dumps(ends, indent=2) + "\n")
-    entries = [TensorEntry(name, value.shape, dtype, lambda v=value: v) for name, value in sorted(weights.items())]
+    entries = [
+        TensorEntry(name, value.shape, dtype, partial(np.asarray, value)) for name, value in sorted(weights.items())
+    ]
     write_safetensors(folder / "model.safetensors", entries, {"format": "pt"})
 
 

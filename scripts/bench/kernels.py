@@ -30,7 +30,7 @@ except ImportError:
 class Case:
     name: str
     build: Callable[[], nn.Cell]
-    inputs: tuple[np.ndarray, ...]
+    inputs: tuple[np.ndarray[Any, Any], ...]
     differentiable: tuple[int, ...]
     peer: Callable[..., Any] | None = None
 
@@ -38,7 +38,7 @@ class Case:
 def cases(rows: int, hidden: int) -> list[Case]:
     rng = np.random.default_rng(0)
 
-    def normal(*shape: int) -> np.ndarray:
+    def normal(*shape: int) -> np.ndarray[Any, Any]:
         return rng.standard_normal(shape, dtype=np.float32)
 
     batch, tokens, heads = max(1, rows // 64), 64, 12
@@ -50,7 +50,7 @@ def cases(rows: int, hidden: int) -> list[Case]:
     tables = normal(1, 1, tokens, hidden // heads)
     targets = rng.integers(0, 8192, rows // 4).astype(np.int32)
     scale = (hidden // heads) ** -0.5
-    f = torch.nn.functional if torch else None
+    f: Any = torch.nn.functional if torch else None
 
     def attend(q: Any, k: Any, v: Any, mask: Any, p: float = 0.0) -> Any:
         grouped = k.shape[1] != q.shape[1]
@@ -90,7 +90,7 @@ def cases(rows: int, hidden: int) -> list[Case]:
             lambda: kernels.Attention(scale, 0.1),
             (q, k, v, everything),
             (0, 1, 2),
-            f and (lambda *a: attend(*a, 0.1)),
+            f and (lambda q, k, v, mask: attend(q, k, v, mask, 0.1)),
         ),
         Case("rope", kernels.Rope, (q, tables, tables), (0,), f and rotate),
         Case("dropout", lambda: kernels.Dropout(0.1, 0, "bench"), (x,), (0,), f and (lambda x: f.dropout(x, 0.1))),
@@ -134,16 +134,18 @@ def mindspore_calls(case: Case) -> tuple[Callable[[], Any], Callable[[], Any]]:
 
 
 def torch_calls(case: Case) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    peer = case.peer
+    assert peer is not None
     tensors = [torch.tensor(a).requires_grad_(i in case.differentiable) for i, a in enumerate(case.inputs)]
 
     def forward() -> None:
         with torch.no_grad():
-            case.peer(*tensors)
+            peer(*tensors)
 
     def both() -> None:
         for t in tensors:
             t.grad = None
-        case.peer(*tensors).sum().backward()
+        peer(*tensors).sum().backward()
 
     return forward, both
 

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,7 @@ def write_base(folder: Path, layers: int) -> None:
         repeated = np.resize(noise[start:], count)
         return repeated.reshape(shape)
 
-    entries = [
-        TensorEntry(name, shape, "bfloat16", lambda shape=shape: values(shape))
-        for name, shape in shapes(layers).items()
-    ]
+    entries = [TensorEntry(name, shape, "bfloat16", partial(values, shape)) for name, shape in shapes(layers).items()]
     write_safetensors_folder(folder, entries, {"format": "pt"}, max_shard_bytes=10**9)
     config = {
         "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": HIDDEN, "intermediate_size": WIDE,

@@ -26,6 +26,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "methods.jsonl"
 
@@ -86,7 +87,7 @@ class Watch(threading.Thread):
         return (self.marks[self.LAST] - self.marks[self.FIRST]) / (self.LAST - self.FIRST)
 
 
-def run(task: str, method: str, seed: int, args: argparse.Namespace) -> dict:
+def run(task: str, method: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """One run in a process of its own; its figures."""
     with tempfile.TemporaryDirectory() as folder:
         out = f"{folder}/run"
@@ -121,11 +122,11 @@ def run(task: str, method: str, seed: int, args: argparse.Namespace) -> dict:
     }
 
 
-def read() -> list[dict]:
+def read() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
 
-def table(task: str, rows: list[dict]) -> str:
+def table(task: str, rows: list[dict[str, Any]]) -> str:
     """Markdown: one line a method, mean and standard deviation over the seeds."""
     mine = [row for row in rows if row["task"] == task]
     by_method = {m: [row for row in mine if row["method"] == m] for m in METHODS if any(r["method"] == m for r in mine)}

@@ -18,7 +18,9 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # transformers looks for an optional package `kernels`, and would find the file of that name beside this one.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
@@ -26,7 +28,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 ROWS, TOKENS, BATCHES, WARM_UP = 32, 64, 4, 3
 
 
-def make_batches(path: str) -> list[dict]:
+def make_batches(path: str) -> list[dict[str, Any]]:
     """The same batches for both: token ids below 30000, lengths of 16 to 64, two classes."""
     import numpy as np
 
@@ -49,11 +51,12 @@ def peak_memory_bytes() -> int:
     raise SystemExit("no VmHWM in /proc/self/status: this benchmark needs Linux")
 
 
-def petrun_side(base: str, dropout: bool):
+def petrun_side(base: str, dropout: bool) -> Callable[[int], float]:
     import mindspore as ms
     from mindspore import Tensor
 
     from petrun.delta import METHODS
+    from petrun.delta.lora import LoraConfig
     from petrun.graph.freeze import freeze_all_but
     from petrun.kernels import step_counter
     from petrun.models.factory import load_model
@@ -64,8 +67,7 @@ def petrun_side(base: str, dropout: bool):
 
     setup("cpu")
     loaded = load_model(Path(base), task="classify", num_labels=2)
-    method = METHODS["lora"]
-    owned = method.attach(loaded.net, method.config(rank=8, alpha=16, target=("q", "v")), loaded.sites, 0)
+    owned = METHODS["lora"].attach(loaded.net, LoraConfig(rank=8, alpha=16, target=("q", "v")), loaded.sites, 0)
     trainable = freeze_all_but(loaded.net, [*owned, "classifier.weight", "classifier.bias"])
     optimizer = AdamW(
         trainable.parameters,
@@ -90,7 +92,7 @@ def petrun_side(base: str, dropout: bool):
     return one
 
 
-def peft_side(base: str, dropout: bool):
+def peft_side(base: str, dropout: bool) -> Callable[[int], float]:
     import torch
     import transformers
     from peft import LoraConfig, get_peft_model
@@ -119,7 +121,7 @@ def peft_side(base: str, dropout: bool):
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return loss.item()
+        return float(loss.item())
 
     return one
 
@@ -153,21 +155,23 @@ class Side:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.input, self.output = self.process.stdin, self.process.stdout
         self.name = side
 
-    def read(self) -> dict:
-        for line in self.process.stdout:
+    def read(self) -> dict[str, Any]:
+        for line in self.output:
             if line.startswith("{"):
-                return json.loads(line)
+                return dict(json.loads(line))
         raise SystemExit(f"the {self.name} side ended with code {self.process.wait()}")
 
-    def run(self, steps: int) -> dict:
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
+    def run(self, steps: int) -> dict[str, Any]:
+        self.input.write(f"{steps}\n")
+        self.input.flush()
         return self.read()
 
     def close(self) -> None:
-        self.process.stdin.close()
+        self.input.close()
         self.process.wait()
 
 

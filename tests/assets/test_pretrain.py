@@ -17,7 +17,7 @@ from assets import documents, pretrain  # noqa: E402
 
 from petrun.assets import base_folder  # noqa: E402
 from petrun.tensors import open_tensors  # noqa: E402
-from petrun.train.loop import IGNORED  # noqa: E402
+from petrun.tensors.targets import IGNORED  # noqa: E402
 
 
 @pytest.fixture(scope="module")
