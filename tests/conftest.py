@@ -1,4 +1,4 @@
-"""Fixtures for every room."""
+"""Fixtures for every package."""
 
 import os
 import shutil
@@ -8,8 +8,11 @@ from pathlib import Path
 import mindspore as ms
 import pytest
 
-from petrun.config.load import cache_folder
-from petrun.parallel.stub_cann import ensure_stub, environment
+pytest.register_assert_rewrite("tests.program")
+
+from petrun.config.load import cache_folder  # noqa: E402
+from petrun.rehearsal.stub_cann import ensure_stub, environment  # noqa: E402
+from tests.program import outside, petrun, place, refused, workplace  # noqa: E402, F401
 
 ROOT = Path(__file__).resolve().parent.parent
 

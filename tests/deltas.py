@@ -4,8 +4,8 @@ import numpy as np
 
 from petrun.checkpoint.delta import BaseIdentity, Manifest, TaskInfo, save_delta
 from petrun.delta import find_method
+from petrun.inference.assembly import attach
 from petrun.models.factory import load_model
-from petrun.runs.assemble import attach
 
 FROZEN = ("_keep", "_a0", "_b0")
 

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from .conftest import ROOT
+from tests.conftest import ROOT
 
 tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11")
 

@@ -8,8 +8,7 @@ import zipfile
 import pytest
 
 from petrun.config.load import recipe_names
-
-from .conftest import ROOT
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,7 @@ import json
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from petrun.tensors import array_entries, write_safetensors
-
-from .models.reference import BERT, GPT2, LLAMA, make
+from tests.models.reference import BERT, GPT2, LLAMA, make
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] a bad film good it is not the this very".split()
 SPECIALS = ("<pad>", "<eos>")

@@ -17,10 +17,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from petrun.checkpoint.lazy import Computed, LazyTensors, array_line, refuse_nonfinite
+from petrun.checkpoint.delta_tensors import Computed, LazyTensors, array_line, refuse_nonfinite
 from petrun.checkpoint.manifest import BaseIdentity, Manifest, TaskInfo, parse_manifest
-from petrun.checkpoint.mindpet_names import STATE, algorithms
 from petrun.errors import DeltaError, OutputError, WeightsError, perhaps
+from petrun.interop.mindpet.names import STATE, algorithms
 from petrun.tensors import (
     Array,
     ShardedReader,
@@ -33,8 +33,8 @@ from petrun.tensors import (
     write_safetensors,
 )
 from petrun.tensors.dtypes import dtype_of
-from petrun.tensors.pieces import Cut, own_pieces, save_pieces
-from petrun.tensors.ranks import is_sharded
+from petrun.tensors.sharded.rank_files import Cut, own_pieces, save_pieces
+from petrun.tensors.sharded.ranks import is_sharded
 from petrun.tensors.steps import newest, series_and_step
 
 __all__ = ["BaseIdentity", "Delta", "Manifest", "TaskInfo", "check_delta", "read_delta", "save_delta"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from petrun import __version__
-from petrun.checkpoint.algebra import Made
+from petrun.algebra.sums import Made
 from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.manifest import BaseIdentity, Manifest
 from petrun.errors import DeltaError

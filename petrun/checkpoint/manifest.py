@@ -35,7 +35,7 @@ class TaskInfo(_Part):
     name: str
     """classify, lm or instruct."""
     rows: str | None = None
-    """Kind of the training rows (petrun/data/columns.py), such as completion or chat; None: of a delta from before it was noted."""
+    """Kind of the training rows (petrun/data/rows/columns.py), such as completion or chat; None: of a delta from before it was noted."""
     labels: tuple[str, ...] = ()
     """Label names in index order."""
     num_labels: int | None = None

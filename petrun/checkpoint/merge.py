@@ -34,7 +34,7 @@ from petrun.checkpoint.delta import (
 from petrun.checkpoint.hf_config import merged_config, write_companions
 from petrun.checkpoint.merge_checks import check_base, check_room
 from petrun.checkpoint.tied import names_with, owner
-from petrun.delta.base import ALL, Update
+from petrun.delta.method import ALL, Update
 from petrun.errors import DeltaError, OutputError, perhaps
 from petrun.models.base import StoredName, shared_matrices
 from petrun.models.weights import OPTIMIZER_STATE, Source, match

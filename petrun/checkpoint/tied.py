@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from petrun.checkpoint.delta import Delta
-from petrun.checkpoint.lazy import Computed
+from petrun.checkpoint.delta_tensors import Computed
 from petrun.errors import DeltaError
 from petrun.models.base import StoredName, shared_matrices, untied
 

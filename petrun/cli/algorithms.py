@@ -21,6 +21,6 @@ def algorithms(
 ) -> None:
     """List the delta algorithms, or the settings of one (`petrun algorithms lora`)."""
     # Imported here so that --help does not wait for MindSpore.
-    from petrun.runs.algorithms import run
+    from petrun.commands.algorithms import run
 
     run(name)

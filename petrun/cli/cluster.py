@@ -85,8 +85,8 @@ def launch(
 
     `settings`: recipe, flags and --set; `allowed`: of --allow.
     """
-    from petrun.parallel.launch import Voice
-    from petrun.runs import launch as ranks
+    from petrun.cluster.launch import Voice
+    from petrun.commands import launch as ranks
 
     wish = ranks.Asked(**asked)
     if not ranks.starts_ranks(wish):

@@ -32,7 +32,7 @@ All = Annotated[bool, option("--all", "List every layer and tensor, not only the
 @app.command("info")
 def info(delta: One, as_json: Json = False, every: All = False) -> None:
     """Show the manifest, the tensors, and the norm of what is added to every layer."""
-    from petrun.runs.delta_info import info as run
+    from petrun.commands.delta.info import info as run
 
     run(delta, as_json=as_json, every=every)
 
@@ -48,7 +48,7 @@ def diff(
     every: All = False,
 ) -> None:
     """Compare two deltas of one base: settings, and layer by layer the norms, the cosine and the difference."""
-    from petrun.runs.delta_info import diff as run
+    from petrun.commands.delta.info import diff as run
 
     run(first, second, base=base, family=model, alpha=alpha, as_json=as_json, every=every)
 
@@ -78,7 +78,7 @@ def add(
 
     petrun delta add runs/a:0.7 runs/b:0.3 --out ab.ckpt --energy 0.99
     """
-    from petrun.runs.delta_add import add as run
+    from petrun.commands.delta.add import add as run
 
     run(
         deltas,
@@ -105,7 +105,7 @@ def scale(
     alpha: options.Alpha = None,
 ) -> None:
     """Multiply a delta by a factor. The matrices stay as they are: alpha changes."""
-    from petrun.runs.delta_add import scale as run
+    from petrun.commands.delta.add import scale as run
 
     run(delta, factor, out=out, base=base, family=model, alpha=alpha)
 
@@ -121,7 +121,7 @@ def compress(
     alpha: options.Alpha = None,
 ) -> None:
     """Cut every layer of a LoRA to fewer ranks, by singular values, and say what is lost."""
-    from petrun.runs.delta_add import compress as run
+    from petrun.commands.delta.add import compress as run
 
     run(delta, out=out, rank=rank, energy=energy, base=base, family=model, alpha=alpha)
 
@@ -148,7 +148,7 @@ def extract(
 
     petrun delta extract --base ./llama --tuned ./llama-chat --rank 32 --out chat.ckpt
     """
-    from petrun.runs.delta_extract import run
+    from petrun.commands.delta.extract import run
 
     names: Any = split_list(target)
     run(
@@ -186,6 +186,6 @@ def convert(
 
     petrun delta convert runs/lora-1 --to peft --base ./llama --out adapter
     """
-    from petrun.runs.delta_convert import run
+    from petrun.commands.delta.convert import run
 
     run(delta, out=out, to=to, as_algo=as_algo, base=base, family=model, alpha=alpha, task=task)

@@ -79,11 +79,11 @@ def evaluate(
             raise ConfigError(
                 "--delta-strategy is for one delta", hint="Join the others first: petrun reshard --single."
             )
-        from petrun.runs.contest import run as compare
+        from petrun.inference.comparison import run as compare
 
         compare(flags, settings or [], deltas=delta or [], alpha=alpha, out=out, seed=seed or 0)
         return
-    from petrun.runs.evaluate import run
-    from petrun.runs.opening import named_path
+    from petrun.commands.evaluate import run
+    from petrun.inference.multi_delta import named_path
 
     run(flags, settings or [], delta=named_path(delta[0])[1] if delta else None, alpha=alpha, out=out)

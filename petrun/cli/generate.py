@@ -14,7 +14,7 @@ from petrun.cli.options import MODEL, RUN, Flag, Number, Text, Texts, Whole, opt
 from petrun.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
-    from petrun.runs.session import Decoding, Session
+    from petrun.inference.session import Decoding, Session
 
 TEXT = "Text"
 _PROMPTS = ("prompt", "messages", "conversations")
@@ -78,7 +78,7 @@ def generate(
         asked += _read_prompts(prompts)
     # Before MindSpore is imported.
     with signals.told_apart():
-        from petrun.runs.session import Decoding, Session
+        from petrun.inference.session import Decoding, Session
 
         how = Decoding(
             max_new_tokens=128 if max_new_tokens is None else max_new_tokens,
@@ -110,7 +110,7 @@ def generate(
 
 def _answer_all(session: Session, how: Decoding, asked: list[dict[str, Any]], as_json: bool) -> None:
     """One prompt streams; many are computed together and printed in their order."""
-    from petrun.data.messages import EXTRA_CELLS
+    from petrun.data.chat.messages import EXTRA_CELLS
 
     texts: list[Any] = [next(_prompt(name, item[name]) for name in _PROMPTS if name in item) for item in asked]
     cells = [{name: item[name] for name in EXTRA_CELLS if name in item} for item in asked]
@@ -137,8 +137,8 @@ def _prompt(name: str, value: Any) -> Any:
 
 def _read_prompts(path: str) -> list[dict[str, Any]]:
     """Lines of a file, which may be compressed and in any encoding that data files may have. Raises DataError naming the line."""
-    from petrun.data.encoding import decode_text
-    from petrun.data.source import read_source
+    from petrun.data.formats.encoding import decode_text
+    from petrun.data.formats.source import read_source
 
     try:
         source = read_source(path)
@@ -159,7 +159,7 @@ def _read_prompts(path: str) -> list[dict[str, Any]]:
 
 
 def _read_object(where: str, line: str) -> dict[str, Any]:
-    from petrun.data.messages import EXTRA_CELLS, is_conversation
+    from petrun.data.chat.messages import EXTRA_CELLS, is_conversation
 
     shape = 'Example: {"prompt": "Hello", "delta": "a"}, or {"messages": [{"role": "user", "content": "Hello"}]}.'
     try:

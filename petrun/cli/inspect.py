@@ -17,6 +17,6 @@ def inspect(
     as_json: Annotated[bool, options.option("--json", "Print one JSON object.")] = False,
 ) -> None:
     """Say what a file or folder holds: algorithm, settings, base, task, metrics and tensors. Loads no model."""
-    from petrun.runs.inspect import run
+    from petrun.commands.inspect import run
 
     run(path, tensors=tensors, as_json=as_json)

@@ -88,7 +88,7 @@ def job(
     petrun job --to slurm --cards 16 --hosts 2 --out job.sh -- --algo lora --rank 8 --base ./llama --data train.jsonl
     """
     arguments, values = _train_line(line)
-    from petrun.runs.job import TrainLine, run
+    from petrun.commands.job import TrainLine, run
 
     options = {
         "--name": name,

@@ -57,7 +57,7 @@ def merge(
 
         petrun merge --base ./llama --delta runs/lora-1 --out ./merged
     """
-    from petrun.runs.merge import run
+    from petrun.commands.merge import run
 
     run(
         base=base,
@@ -97,6 +97,6 @@ def unmerge(
 
     petrun unmerge --merged ./merged --delta runs/lora-1 --out ./base
     """
-    from petrun.runs.unmerge import run
+    from petrun.commands.unmerge import run
 
     run(merged=merged, delta=delta, out=out, family=model, alpha=alpha, dtype=dtype)

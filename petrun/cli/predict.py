@@ -54,6 +54,6 @@ def predict(
             "device": ("--device", device),
         }
     )
-    from petrun.runs.predict import run
+    from petrun.commands.predict import run
 
     run(flags, settings or [], delta=delta, alpha=alpha, out=out, logits_file=logits)

@@ -10,7 +10,7 @@ from petrun.cli.options import Text, Texts, Whole, option, split_list
 from petrun.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from petrun.parallel.rank_table_make import Extra
+    from petrun.cluster.rank_table.make import Extra
 
 app = typer.Typer(
     help="Rank tables of Ascend clusters, v1.0 and v1.2: check one, explain it, make one, convert it.",
@@ -69,8 +69,8 @@ def lint(
     _one_of("--start", start, STARTS)
     if wait is not None and not 0 <= wait <= 86400:
         raise ConfigError(f"--wait {wait:g}: must be between 0 and 86400 seconds")
-    from petrun.parallel.rank_table import PRODUCTS
-    from petrun.runs import rank_table
+    from petrun.cluster.rank_table.table import PRODUCTS
+    from petrun.commands import rank_table
 
     product = None if card is None else PRODUCTS[card.lower()]
     if not rank_table.lint(file, product, for_msrun=start == "msrun-table", wait_seconds=wait or 0):
@@ -91,7 +91,7 @@ def show(
     host: Annotated[Text, option("--host", "Only this server: its id, an address of it, or its position.")] = None,
 ) -> None:
     """Say which process gets which rank on which server and device."""
-    from petrun.runs import rank_table
+    from petrun.commands import rank_table
 
     rank_table.show(file, cast(Any, _one_of("--start", start, STARTS)), host)
 
@@ -124,7 +124,7 @@ def make(
         raise ConfigError("--hccn and --device-ips both give the cards' addresses", hint="Leave one of them out.")
     if (cards_per_host is None) == (devices is None):
         raise ConfigError("either --cards-per-host or --devices says which cards a host has", hint="Give one of them.")
-    from petrun.runs import rank_table
+    from petrun.commands import rank_table
 
     rank_table.make_table(
         split_list(hosts) or [],
@@ -157,7 +157,7 @@ def convert(
     """
     if to is not None:
         _one_of("--to", to, VERSIONS)
-    from petrun.runs import rank_table
+    from petrun.commands import rank_table
 
     extra = _extra(pod_ips, super_pod, super_device_ids, device_ips)
     rank_table.convert_table(file, cast(Any, to), extra, out, force)
@@ -193,8 +193,8 @@ def _pairs(flag: str, texts: list[str] | None, form: str) -> list[tuple[str, str
 
 
 def _extra(pod_ips: str | None, super_pod: list[str] | None, super_ids: str | None, device_ips: str | None) -> Extra:
-    from petrun.parallel.rank_table import SuperPod
-    from petrun.parallel.rank_table_make import Extra
+    from petrun.cluster.rank_table.make import Extra
+    from petrun.cluster.rank_table.table import SuperPod
 
     pods = _pairs("--super-pod", super_pod, "ID=HOST,HOST")
     return Extra(

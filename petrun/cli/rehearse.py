@@ -63,7 +63,7 @@ def rehearse(**typed: Any) -> None:
         raise ConfigError(f"--cards {typed['cards']}: must be at least 1")
     flags = train_flags({**dict.fromkeys(_NOT_OURS), **typed})
     # Imported here so that --help does not wait for MindSpore.
-    from petrun.runs.rehearse import run
+    from petrun.commands.rehearse import run
 
     run(
         typed["recipe"],

@@ -53,6 +53,6 @@ def reshard(
 
     petrun reshard --from delta_ckpts --from-strategy finetune.ckpt --single --out lora.ckpt
     """
-    from petrun.runs.reshard import run
+    from petrun.commands.reshard import run
 
     run(source=source, from_strategy=from_strategy, to_strategy=to_strategy, single=single, out=out, fmt=fmt)

@@ -59,10 +59,10 @@ def resume(
     with told_apart():
         # Imported here so that --help does not wait for MindSpore.
         if verify:
-            from petrun.runs.verify import run as replay
+            from petrun.training.verify import run as replay
 
             replay(run_folder, settings or [])
             return
-        from petrun.runs.train import run
+        from petrun.commands.train import run
 
         run(None, flags, settings or [], resume=run_folder, allow=allowed, again="petrun resume")

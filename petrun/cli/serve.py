@@ -56,7 +56,7 @@ def serve(
     """
     given = {"queue": queue, "batch_size": batch_size, "max_tokens": max_tokens, "grace_seconds": grace}
     with told_apart():
-        from petrun.runs.serve import Asked, run
+        from petrun.commands.serve import Asked, run
 
         asked = Asked(
             host=host,

@@ -232,7 +232,7 @@ def train(
             raise typer.Exit(code)
     with told_apart():
         # Imported here so that --help does not wait for MindSpore.
-        from petrun.runs.train import run
+        from petrun.commands.train import run
 
         flags = train_flags(typed)
         run(recipe, flags, settings or [], dry_run=dry_run, preflight=preflight, resume=resume, allow=allowed)

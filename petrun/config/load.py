@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from petrun.config.schema import RunConfig, Section
-from petrun.data.slices import split_slice
+from petrun.data.formats.slices import split_slice
 from petrun.errors import ConfigError, did_you_mean
 
 _NOT_SETTINGS = ("origins", "petrun_version", "started_in", "description")

@@ -1,0 +1,1 @@
+"""Files to batches: formats, rows, templates and chat, tokenizers, batches. No net and no run."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from petrun.data.examples import IGNORED, ExampleSet, Stats
-from petrun.data.records import Array
+from petrun.data.formats.records import Array
 
 
 @dataclass(kw_only=True)

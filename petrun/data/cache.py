@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from petrun.data.array_formats import DAMAGED_NPZ
 from petrun.data.examples import ExampleSet, Stats
-from petrun.data.records import Array
-from petrun.data.template import Template
+from petrun.data.formats.arrays import DAMAGED_NPZ
+from petrun.data.formats.records import Array
+from petrun.data.rows.template import Template
 
 # Of an archive that is whole, but not one of these, the last two.
 _DAMAGE = (*DAMAGED_NPZ, ValueError, KeyError, AttributeError)

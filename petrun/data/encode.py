@@ -18,10 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from petrun.data.builder import Builder
-from petrun.data.chat import ChatRenderer, Piece
-from petrun.data.columns import Layout
-from petrun.data.examples import IGNORED
-from petrun.data.messages import (
+from petrun.data.chat.messages import (
     WEIGHT,
     Conversation,
     as_messages,
@@ -30,9 +27,12 @@ from petrun.data.messages import (
     read_values,
     usual_order,
 )
-from petrun.data.records import Records
-from petrun.data.template import Template, render_prompt, variables
-from petrun.data.tokenize import Progress, Tokenizer
+from petrun.data.chat.renderer import ChatRenderer, Piece
+from petrun.data.examples import IGNORED
+from petrun.data.formats.records import Records
+from petrun.data.rows.columns import Layout
+from petrun.data.rows.template import Template, render_prompt, variables
+from petrun.data.tokenizers.tokenizer import Progress, Tokenizer
 from petrun.errors import DataError
 
 _STREAM_CHUNK = 8_000_000

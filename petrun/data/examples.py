@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from petrun.data.records import Array
-from petrun.data.template import Template
+from petrun.data.formats.records import Array
+from petrun.data.rows.template import Template
 from petrun.errors import DataError
 from petrun.tensors.targets import IGNORED as IGNORED
 from petrun.tensors.targets import is_scored
@@ -76,7 +76,7 @@ class ExampleSet:
 
     task: str
     kind: str
-    """Kind of the rows (petrun/data/columns.py): "text", "pair", "chat", "tokens", "arrays", ...; "stream" for plain text."""
+    """Kind of the rows (petrun/data/rows/columns.py): "text", "pair", "chat", "tokens", "arrays", ...; "stream" for plain text."""
     offsets: Array = field(repr=False)
     """(n + 1,) int64: row i is flat[offsets[i]:offsets[i + 1]]."""
     flat: dict[str, Array] = field(repr=False)

@@ -14,12 +14,12 @@ import numpy as np
 
 from petrun.data.build import Settings, build_examples
 from petrun.data.cache import load_cached, store_cached
-from petrun.data.encoding import find_encoding
 from petrun.data.examples import ExampleSet, scramble
-from petrun.data.formats import binary_format
-from petrun.data.source import Source, read_sources
-from petrun.data.template import Template
-from petrun.data.tokenize import Progress, Tokenizer
+from petrun.data.formats.encoding import find_encoding
+from petrun.data.formats.source import Source, read_sources
+from petrun.data.formats.table import binary_format
+from petrun.data.rows.template import Template
+from petrun.data.tokenizers.tokenizer import Progress, Tokenizer
 from petrun.errors import ConfigError, TrainingError
 
 _MOST_COPIES = 10_000
@@ -59,12 +59,12 @@ def load_examples(
     """Read, tokenise and label all rows of the files, in order.
 
     Inputs:
-        paths: files, folders of files, or some rows of a file (petrun/data/slices.py).
+        paths: files, folders of files, or some rows of a file (petrun/data/formats/slices.py).
         task: None infers it from the columns and `family_tasks`.
         seq_len: most tokens of a row, special tokens included; the caller has held it against the model's positions.
         labels, num_labels: names in index order, or the number of classes (1: a number), where the model or the training run fixes them.
         regression: labels are numbers to predict (True), classes (False), or what they look like (None).
-        encoding: of text files; None: UTF-8, or as detected (petrun/data/encoding.py).
+        encoding: of text files; None: UTF-8, or as detected (petrun/data/formats/encoding.py).
         weights: how often each of `paths` is read; a fraction takes a share of its rows, chosen by `seed`.
         max_rows: of each file; of plain text for lm, blocks.
         need_target: False (predict) accepts rows without label or completion and ignores labels.

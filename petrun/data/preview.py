@@ -7,8 +7,8 @@ from itertools import groupby
 import numpy as np
 
 from petrun.data.examples import IGNORED, Example, ExampleSet
-from petrun.data.records import Array
-from petrun.data.tokenize import Tokenizer
+from petrun.data.formats.records import Array
+from petrun.data.tokenizers.tokenizer import Tokenizer
 
 _SCORED, _DIM, _BOLD, _OFF = "\x1b[32m", "\x1b[2m", "\x1b[1m", "\x1b[0m"
 _LONGEST = 2000

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from petrun.data.chat import ChatRenderer, Piece
+from petrun.data.chat.messages import Message, as_messages, read_conversation, read_messages
+from petrun.data.chat.renderer import ChatRenderer, Piece
 from petrun.data.encode import Encoding, joined, prompt_text, tokenise
-from petrun.data.messages import Message, as_messages, read_conversation, read_messages
-from petrun.data.template import Template
-from petrun.data.tokenize import Tokenizer
+from petrun.data.rows.template import Template
+from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.errors import DataError
 
 _NO_LIMIT = 1 << 30

@@ -1,5 +1,7 @@
 """Delta algorithms. A new one is one file and one line in METHODS."""
 
+from typing import Any
+
 from petrun.delta import (
     adalora,
     adapter,
@@ -15,12 +17,10 @@ from petrun.delta import (
     r_drop,
 )
 from petrun.delta.adapter import AdapterDense, AdapterLayer
-from petrun.delta.base import Method, MethodConfig
 from petrun.delta.compose import compose, split_names
 from petrun.delta.lora import LoRADense
 from petrun.delta.low_rank_adapter import LowRankAdapterDense, LowRankAdapterLayer, LowRankLinear
-from petrun.delta.prefix_encoder import PrefixEncoder
-from petrun.delta.prefix_layer import PrefixLayer
+from petrun.delta.method import Method, MethodConfig
 from petrun.delta.r_drop import RDropLoss, rdrop_repeat
 from petrun.errors import ConfigError, did_you_mean
 
@@ -50,6 +50,15 @@ def find_method(algo: str) -> Method:
         return compose(tuple(METHODS[name] for name in names))
     except ValueError as error:
         raise ConfigError(f"algorithm {algo!r}: {error}", hint="bitfit and r_drop join with any other.") from error
+
+
+def __getattr__(name: str) -> Any:
+    """MindPet's cells that no algorithm of petrun uses come from petrun.mindpet when they are asked for."""
+    if name in ("PrefixEncoder", "PrefixLayer"):
+        from petrun.mindpet import delta
+
+        return getattr(delta, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [

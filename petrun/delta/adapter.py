@@ -19,7 +19,6 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from pydantic import Field, field_validator
 
-from petrun.delta.base import Method
 from petrun.delta.dense import (
     CastDense,
     TargetConfig,
@@ -30,9 +29,11 @@ from petrun.delta.dense import (
     residual_strategy,
     sublayer_paths,
 )
+from petrun.delta.method import Method
 from petrun.graph.sites import Sites
 from petrun.graph.surgery import swap
-from petrun.layers.activation import non_linearity_of, rows_of, shard_activation, usable_activation
+from petrun.kernels.named_activations import non_linearity_of, rows_of, shard_activation, usable_activation
+from petrun.typing import Cell, DType
 
 _DOWN = "mindpet_delta_adapter_down_sampler"
 _ACT = "mindpet_delta_adapter_non_linear"
@@ -66,8 +67,8 @@ class AdapterLayer(nn.Cell):
         hidden_size: int,
         bottleneck_size: int = 64,
         non_linearity: str = "gelu",
-        param_init_type: Any = ms.float32,
-        compute_dtype: Any = ms.float32,
+        param_init_type: DType = ms.float32,
+        compute_dtype: DType = ms.float32,
     ) -> None:
         super().__init__()
         positive_int("AdapterLayer", "hidden_size", hidden_size)
@@ -92,7 +93,7 @@ class AdapterLayer(nn.Cell):
         """The non-linearity."""
         return getattr(self.mindpet_delta_adapter_block, _ACT)
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         shape = x.shape
         flat = self.reshape(x, (-1, shape[-1]))
         return self.reshape(self.residual_add(flat, self.mindpet_delta_adapter_block(flat)), shape)
@@ -137,8 +138,8 @@ class AdapterDense(CastDense):
         activation: Any = None,
         bottleneck_size: int = 64,
         non_linearity: str = "gelu",
-        param_init_type: Any = ms.float32,
-        compute_dtype: Any = ms.float32,
+        param_init_type: DType = ms.float32,
+        compute_dtype: DType = ms.float32,
     ) -> None:
         super().__init__(
             in_channels, out_channels, weight_init, bias_init, has_bias, activation, compute_dtype=compute_dtype
@@ -148,7 +149,7 @@ class AdapterDense(CastDense):
         )
         self.bottleneck_size = bottleneck_size
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         shape = self.shape_op(x)
         y = self.mindpet_delta_adapter(self.plain(self.reshape(x, (-1, shape[-1]))))
         return self.cast(self.reshape(y, (*shape[:-1], self.out_channels)), x.dtype)
@@ -194,7 +195,7 @@ class AdapterDense(CastDense):
         )
 
 
-def wrap_dense(dense: Any, path: str, config: AdapterConfig, seed: int) -> Any:
+def wrap_dense(dense: Cell, path: str, config: AdapterConfig, seed: int) -> Any:
     """An AdapterDense around an existing nn.Dense: its parameters are kept, W_down is drawn, W_up is zero."""
     cell = AdapterDense(
         dense.in_channels,
@@ -210,7 +211,7 @@ def wrap_dense(dense: Any, path: str, config: AdapterConfig, seed: int) -> Any:
     return adopt(cell, dense)
 
 
-def attach(net: Any, config: AdapterConfig, sites: Sites, seed: int) -> tuple[str, ...]:
+def attach(net: Cell, config: AdapterConfig, sites: Sites, seed: int) -> tuple[str, ...]:
     """Put an adapter after every targeted nn.Dense. Returns the names of the adapters' parameters. Raises TargetError."""
     paths = sublayer_paths(net, config, sites)
 

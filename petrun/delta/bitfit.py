@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import Field
 
-from petrun.delta.base import Method, MethodConfig, Names, same_values
+from petrun.delta.method import Method, MethodConfig, Names, same_values
 from petrun.errors import TargetError, perhaps
 from petrun.graph.sites import Sites
 

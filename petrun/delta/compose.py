@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from petrun.delta.base import ALL, Method, MethodConfig, Update
+from petrun.delta.method import ALL, Method, MethodConfig, Update
 from petrun.tensors import Array
 
 JOIN = "+"

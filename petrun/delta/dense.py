@@ -1,7 +1,7 @@
 """What MindPet's dense cells share: argument checks, the base layer, and taking over an existing layer.
 
 Every operator can be split over devices, with a strategy of one tuple of cuts per input as `mindspore.ops.Primitive.shard` takes it.
-Those of an activation by name are its cell's attributes: see petrun.layers.activation.
+Those of an activation by name are its cell's attributes: see petrun.kernels.named_activations.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 from pydantic import Field, field_validator
 
-from petrun.delta.base import MethodConfig
+from petrun.delta.method import MethodConfig
 from petrun.delta.parts import draw_uniform
 from petrun.errors import TargetError
 from petrun.graph.sites import Sites
 from petrun.graph.surgery import resolve_targets
-from petrun.layers.activation import activation_of, shard_activation
+from petrun.kernels.named_activations import activation_of, shard_activation
 from petrun.tensors import Array
+from petrun.typing import Cell, DType
 
 DTYPES = (ms.float16, ms.float32, ms.bfloat16)
 
@@ -40,7 +41,7 @@ class TargetConfig(MethodConfig):
     _split = field_validator("target", "exclude", mode="before")(split_names)
 
 
-def sublayer_paths(net: Any, config: TargetConfig, sites: Sites) -> tuple[str, ...]:
+def sublayer_paths(net: Cell, config: TargetConfig, sites: Sites) -> tuple[str, ...]:
     """Paths of the nn.Dense cells that adapters follow: the targets, or the ends of the model's sub-layers. Raises TargetError."""
     targets = sites.sublayers if config.target is None else config.target
     if not targets:
@@ -89,7 +90,7 @@ def residual_strategy(owner: str, residual: Any, residential: Any) -> Any:
     return residential if residual is None else residual
 
 
-def shard_base(cell: Any, matmul: Any, bias_add: Any) -> None:
+def shard_base(cell: Cell, matmul: Any, bias_add: Any) -> None:
     """Split the product with the base's weight and the addition of its bias."""
     cell.matmul.shard(matmul)
     if cell.has_bias:
@@ -112,8 +113,8 @@ class CastDense(nn.Dense):
         bias_init: Any = "zeros",
         has_bias: bool = True,
         activation: Any = None,
-        dtype: Any = ms.float32,
-        compute_dtype: Any = ms.float32,
+        dtype: DType = ms.float32,
+        compute_dtype: DType = ms.float32,
     ) -> None:
         owner = type(self).__name__
         for name, value in (("weight_init", weight_init), ("bias_init", bias_init)):
@@ -126,14 +127,14 @@ class CastDense(nn.Dense):
         self.compute_dtype = float_dtype(owner, "compute_dtype", compute_dtype)
         self.cast = ops.Cast()
 
-    def plain(self, x: Any) -> Any:
+    def plain(self, x: Tensor) -> Any:
         """(M, in_channels) -> (M, out_channels) in compute_dtype."""
         y = self.matmul(self.cast(x, self.compute_dtype), self.cast(self.weight, self.compute_dtype))
         if self.has_bias:
             y = self.bias_add(y, self.cast(self.bias, self.compute_dtype))
         return self.activation(y) if self.activation_flag else y
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         shape = self.shape_op(x)
         y = self.plain(self.reshape(x, (-1, shape[-1])))
         return self.cast(self.reshape(y, (*shape[:-1], self.out_channels)), x.dtype)
@@ -144,7 +145,7 @@ class CastDense(nn.Dense):
         shard_activation(type(self).__name__, self.activation, strategy_activation)
 
 
-def arguments_like(dense: Any) -> dict[str, Any]:
+def arguments_like(dense: Cell) -> dict[str, Any]:
     """What a cell that stands for `dense` is built with; `adopt` then gives it the parameters."""
     return {
         "weight_init": "zeros",
@@ -155,7 +156,7 @@ def arguments_like(dense: Any) -> dict[str, Any]:
     }
 
 
-def adopt(cell: Any, dense: Any) -> Any:
+def adopt(cell: Cell, dense: Cell) -> Any:
     """Give `cell` the parameters of the layer it stands for: the very same objects, so nothing is copied."""
     cell.weight = dense.weight
     if dense.has_bias:

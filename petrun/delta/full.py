@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from petrun.delta.base import Method, MethodConfig, same_values
+from petrun.delta.method import Method, MethodConfig, same_values
 from petrun.graph.sites import Sites
 
 

@@ -21,13 +21,14 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from pydantic import Field
 
-from petrun.delta.base import ALL, Method, Names, Update
 from petrun.delta.dense import TargetConfig, adopt, shard_base
+from petrun.delta.method import ALL, Method, Names, Update
 from petrun.errors import TargetError
 from petrun.graph.sites import Sites
 from petrun.graph.surgery import resolve_targets, swap
-from petrun.layers.activation import shard_activation
+from petrun.kernels.named_activations import shard_activation
 from petrun.tensors import Array
+from petrun.typing import Cell, DType
 
 IA3_L = "mindpet_delta_ia3_l"
 IA3_L_FF = "mindpet_delta_ia3_l_ff"
@@ -55,7 +56,7 @@ class IA3Dense(nn.Dense):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, feedforward: bool, compute_dtype: Any, **kwargs: Any
+        self, in_channels: int, out_channels: int, feedforward: bool, compute_dtype: DType, **kwargs: Any
     ) -> None:
         super().__init__(in_channels, out_channels, **kwargs)
         self.feedforward = feedforward
@@ -75,7 +76,7 @@ class IA3Dense(nn.Dense):
         self.scale.shard(((dp, cut), (cut,)))
         shard_activation("IA3Dense", self.activation, ((dp, outer),))
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), dtype kept."""
         shape = self.shape_op(x)
         rows = self.cast(self.reshape(x, (-1, shape[-1])), self.compute_dtype)
@@ -95,7 +96,7 @@ def _ones(width: int, name: str) -> Any:
     return Parameter(Tensor(np.ones(width, np.float32)), name=name)
 
 
-def wrap_dense(dense: Any, feedforward: bool) -> Any:
+def wrap_dense(dense: Cell, feedforward: bool) -> Any:
     """An IA3Dense around an existing nn.Dense: the base's parameters are kept as they are."""
     cell = IA3Dense(
         dense.in_channels,
@@ -111,7 +112,7 @@ def wrap_dense(dense: Any, feedforward: bool) -> Any:
     return adopt(cell, dense)
 
 
-def layer_paths(net: Any, config: Ia3Config, sites: Sites) -> tuple[str, ...]:
+def layer_paths(net: Cell, config: Ia3Config, sites: Sites) -> tuple[str, ...]:
     """Paths of the layers that are scaled. Raises TargetError."""
     return resolve_targets(
         net, sites, _default_roles(sites) if config.target is None else config.target, config.exclude
@@ -129,7 +130,7 @@ def _default_roles(sites: Sites) -> tuple[str, ...]:
     return roles
 
 
-def feedforward_paths(net: Any, sites: Sites, config: Ia3Config, paths: tuple[str, ...]) -> frozenset[str]:
+def feedforward_paths(net: Cell, sites: Sites, config: Ia3Config, paths: tuple[str, ...]) -> frozenset[str]:
     """Which of `paths` are scaled at their input. Raises TargetError for a pattern that names none of them."""
     if config.feedforward is None:
         named = resolve_targets(net, sites, (_INPUT_ROLE,)) if _INPUT_ROLE in sites.linears else ()
@@ -148,7 +149,7 @@ def feedforward_paths(net: Any, sites: Sites, config: Ia3Config, paths: tuple[st
     return frozenset(chosen)
 
 
-def attach(net: Any, config: Ia3Config, sites: Sites, seed: int) -> tuple[str, ...]:
+def attach(net: Cell, config: Ia3Config, sites: Sites, seed: int) -> tuple[str, ...]:
     """Scale every targeted nn.Dense. Returns the names of all scales. Raises TargetError."""
     paths = layer_paths(net, config, sites)
     inner = feedforward_paths(net, sites, config, paths)

@@ -18,7 +18,6 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Initializer, initializer
 from pydantic import Field, field_validator
 
-from petrun.delta.base import Method
 from petrun.delta.dense import (
     CastDense,
     TargetConfig,
@@ -31,10 +30,12 @@ from petrun.delta.dense import (
     residual_strategy,
     sublayer_paths,
 )
+from petrun.delta.method import Method
 from petrun.errors import TargetError
 from petrun.graph.sites import Sites
 from petrun.graph.surgery import cells, swap
-from petrun.layers.activation import non_linearity_of, rows_of, shard_activation, usable_activation
+from petrun.kernels.named_activations import non_linearity_of, rows_of, shard_activation, usable_activation
+from petrun.typing import Cell, DType
 
 _LEFT = "mindpet_delta_low_rank_adapter_weight_left"
 _RIGHT = "mindpet_delta_low_rank_adapter_weight_right"
@@ -75,8 +76,8 @@ class LowRankLinear(nn.Cell):
         weight_init: Any = "normal",
         bias_init: Any = "zeros",
         has_bias: bool = True,
-        param_init_type: Any = ms.float32,
-        compute_dtype: Any = ms.float32,
+        param_init_type: DType = ms.float32,
+        compute_dtype: DType = ms.float32,
         *,
         right_init: Any = None,
     ) -> None:
@@ -104,7 +105,7 @@ class LowRankLinear(nn.Cell):
         self.cast = ops.Cast()
         self.reshape = ops.Reshape()
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         shape = x.shape
         flat = self.cast(self.reshape(x, (-1, shape[-1])), self.compute_dtype)
         left = self.cast(self.mindpet_delta_low_rank_adapter_weight_left, self.compute_dtype)
@@ -150,8 +151,8 @@ class LowRankAdapterLayer(nn.Cell):
         low_rank_size: int = 1,
         low_rank_w_init: Any = "xavier_uniform",
         non_linearity: str = "gelu",
-        param_init_type: Any = ms.float32,
-        compute_dtype: Any = ms.float32,
+        param_init_type: DType = ms.float32,
+        compute_dtype: DType = ms.float32,
     ) -> None:
         super().__init__()
         owner = "LowRankAdapterLayer"
@@ -178,7 +179,7 @@ class LowRankAdapterLayer(nn.Cell):
         self.residual_add = ops.Add()
         self.reshape = ops.Reshape()
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         shape = x.shape
         flat = self.reshape(x, (-1, shape[-1]))
         middle = self.mindpet_delta_low_rank_adapter_non_linear(self.mindpet_delta_low_rank_adapter_down_sampler(flat))
@@ -235,8 +236,8 @@ class LowRankAdapterDense(CastDense):
         low_rank_size: int = 1,
         low_rank_w_init: Any = "xavier_uniform",
         non_linearity: str = "gelu",
-        param_init_type: Any = ms.float32,
-        compute_dtype: Any = ms.float32,
+        param_init_type: DType = ms.float32,
+        compute_dtype: DType = ms.float32,
     ) -> None:
         super().__init__(
             in_channels, out_channels, weight_init, bias_init, has_bias, activation, compute_dtype=compute_dtype
@@ -251,7 +252,7 @@ class LowRankAdapterDense(CastDense):
             compute_dtype,
         )
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         shape = self.shape_op(x)
         y = self.mindpet_delta_low_rank_adapter(self.plain(self.reshape(x, (-1, shape[-1]))))
         return self.cast(self.reshape(y, (*shape[:-1], self.out_channels)), x.dtype)
@@ -305,7 +306,7 @@ class LowRankAdapterDense(CastDense):
         )
 
 
-def wrap_dense(dense: Any, path: str, config: LowRankAdapterConfig, seed: int) -> Any:
+def wrap_dense(dense: Cell, path: str, config: LowRankAdapterConfig, seed: int) -> Any:
     """A LowRankAdapterDense around an existing nn.Dense: its parameters are kept, three factors are drawn, R_up is zero."""
     cell = LowRankAdapterDense(
         dense.in_channels,
@@ -326,7 +327,7 @@ def wrap_dense(dense: Any, path: str, config: LowRankAdapterConfig, seed: int) -
     return adopt(cell, dense)
 
 
-def attach(net: Any, config: LowRankAdapterConfig, sites: Sites, seed: int) -> tuple[str, ...]:
+def attach(net: Cell, config: LowRankAdapterConfig, sites: Sites, seed: int) -> tuple[str, ...]:
     """Put a low-rank adapter after every targeted nn.Dense. Returns the names of their parameters. Raises TargetError."""
     paths = sublayer_paths(net, config, sites)
     table = cells(net)

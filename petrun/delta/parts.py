@@ -45,7 +45,7 @@ class Affine(nn.Cell):
         self.matmul.shard(((1, 1), (1, 1)))
         self.add.shard(((1, 1), (1,)))
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         return self.add(self.matmul(x, self.weight), self.bias)
 
 
@@ -61,7 +61,7 @@ class Table(nn.Cell):
         """Whole on each rank."""
         self.copy.shard(((1, 1), ()))
 
-    def construct(self) -> Any:
+    def construct(self) -> Tensor:
         return self.copy(self.table, 0.0)
 
 
@@ -74,7 +74,7 @@ class Trunk(nn.Cell):
         self.dense_in = Affine(width, middle, seed, f"{site}.dense_in")
         self.tanh = Tanh()
 
-    def construct(self) -> Any:
+    def construct(self) -> Tensor:
         return self.tanh(self.dense_in(self.embedding()))
 
 
@@ -92,7 +92,7 @@ class Prefix(nn.Cell):
         """Whole on each rank."""
         self.transpose.shard(((1, 1, 1, 1),))
 
-    def construct(self) -> Any:
+    def construct(self) -> Tensor:
         flat = self.dropout(self.source())
         return self.transpose(ops.reshape(flat, (flat.shape[0], *self.sizes)), (1, 2, 0, 3))
 
@@ -105,7 +105,7 @@ class Projected(nn.Cell):
         self.trunk = trunk
         self.dense_out = Affine(middle, width, seed, f"{site}.dense_out")
 
-    def construct(self) -> Any:
+    def construct(self) -> Tensor:
         return self.dense_out(self.trunk())
 
 

@@ -8,15 +8,16 @@ The network is saved with the delta, so that training can go on; in use only its
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from mindspore import nn
 from pydantic import Field
 
-from petrun.delta.base import OF_THE_RUN, Method, MethodConfig
+from petrun.delta.method import OF_THE_RUN, Method, MethodConfig
 from petrun.delta.parts import Prefix, Projected, Trunk, require_heads
 from petrun.graph.sites import Sites
-from petrun.graph.virtual import add_prefix
+from petrun.graph.virtual_tokens import add_prefix
+from petrun.typing import Cell, Tensor
 
 
 class PrefixConfig(MethodConfig):
@@ -34,11 +35,11 @@ class PrefixCell(nn.Cell):
         super().__init__()
         self.mindpet_delta_prefixtuning = prefix
 
-    def construct(self) -> Any:
+    def construct(self) -> Tensor:
         return self.mindpet_delta_prefixtuning()
 
 
-def attach(net: Any, config: PrefixConfig, sites: Sites, seed: int) -> tuple[str, ...]:
+def attach(net: Cell, config: PrefixConfig, sites: Sites, seed: int) -> tuple[str, ...]:
     """Put a prefix before every attention core. Returns the names of the network's parameters. Raises TargetError."""
     require_heads(sites)
     width = sites.kv_heads * sites.head_dim

@@ -8,19 +8,18 @@ vectors have the mean and the spread of the base's embedding table; a text gives
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from mindspore import nn
 from pydantic import Field
 
-from petrun.delta.base import Encode, Method, MethodConfig
+from petrun.delta.method import Encode, Method, MethodConfig
 from petrun.delta.parts import Table, draw_normal, require_hidden
 from petrun.errors import ConfigError, TargetError
 from petrun.graph.sites import Sites
 from petrun.graph.surgery import cells
-from petrun.graph.virtual import add_prompt
+from petrun.graph.virtual_tokens import add_prompt
 from petrun.tensors import Array
+from petrun.typing import Cell, Tensor
 
 
 class PromptConfig(MethodConfig):
@@ -38,7 +37,7 @@ class PromptCell(nn.Cell):
         super().__init__()
         self.mindpet_delta_prompt = Table(values)
 
-    def construct(self) -> Any:
+    def construct(self) -> Tensor:
         return self.mindpet_delta_prompt()
 
 
@@ -72,7 +71,7 @@ def initial(table: Array, config: PromptConfig, seed: int) -> Array:
     return chosen
 
 
-def attach(net: Any, config: PromptConfig, sites: Sites, seed: int) -> tuple[str, ...]:
+def attach(net: Cell, config: PromptConfig, sites: Sites, seed: int) -> tuple[str, ...]:
     """Put the prompt before the embedded row. Returns the name of its table. Raises TargetError."""
     require_hidden(sites)
     embedding = cells(net).get(sites.embedding)

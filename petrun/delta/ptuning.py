@@ -15,11 +15,12 @@ import mindspore as ms
 from mindspore import nn, ops
 from pydantic import Field
 
-from petrun.delta.base import OF_THE_RUN, Method, MethodConfig
+from petrun.delta.method import OF_THE_RUN, Method, MethodConfig
 from petrun.delta.parts import Affine, Table, draw_normal, require_hidden
 from petrun.graph.sites import Sites
-from petrun.graph.virtual import add_prompt
+from petrun.graph.virtual_tokens import add_prompt
 from petrun.kernels import Dropout, Tanh
+from petrun.typing import Cell, Tensor
 
 
 class PtuningConfig(MethodConfig):
@@ -50,7 +51,7 @@ class Lstm(nn.Cell):
         self.state = Affine(middle, 4 * middle, seed, f"{site}.state")
         self.tanh = Tanh()
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         steps = x.shape[0]
         given = self.input(x)
         hidden = ops.zeros((1, self.middle), ms.float32)
@@ -76,7 +77,7 @@ class MlpEncoder(nn.Cell):
         self.second = Affine(middle, middle, seed, "ptuning.second")
         self.last = Affine(middle, hidden, seed, "ptuning.last")
 
-    def construct(self) -> Any:
+    def construct(self) -> Tensor:
         return self.last(ops.relu(self.second(ops.relu(self.first(self.embedding())))))
 
 
@@ -94,7 +95,7 @@ class LstmEncoder(nn.Cell):
         self.first = Affine(2 * middle, 2 * middle, seed, "ptuning.first")
         self.last = Affine(2 * middle, hidden, seed, "ptuning.last")
 
-    def construct(self) -> Any:
+    def construct(self) -> Tensor:
         x = self.embedding()
         x = self.dropout(ops.concat((self.forward_1(x), self.backward_1(x)), 1))
         x = ops.concat((self.forward_2(x), self.backward_2(x)), 1)
@@ -104,15 +105,15 @@ class LstmEncoder(nn.Cell):
 class PtuningCell(nn.Cell):
     """() -> (P, H). Owns what its encoder owns."""
 
-    def __init__(self, encoder: Any) -> None:
+    def __init__(self, encoder: Cell) -> None:
         super().__init__()
         self.mindpet_delta_ptuning = encoder
 
-    def construct(self) -> Any:
+    def construct(self) -> Tensor:
         return self.mindpet_delta_ptuning()
 
 
-def attach(net: Any, config: PtuningConfig, sites: Sites, seed: int) -> tuple[str, ...]:
+def attach(net: Cell, config: PtuningConfig, sites: Sites, seed: int) -> tuple[str, ...]:
     """Put the encoded prompt before the embedded row. Returns the names of the encoder's parameters. Raises TargetError."""
     require_hidden(sites)
     encoder = (

@@ -14,11 +14,11 @@ from typing import Annotated, Any
 from mindspore import nn
 from pydantic import Field
 
-from petrun.delta.base import OF_THE_RUN, Method, MethodConfig
+from petrun.delta.method import OF_THE_RUN, Method, MethodConfig
 from petrun.delta.parts import Prefix, Projected, Table, Trunk, draw_normal, require_heads
-from petrun.delta.prefix_encoder import PrefixEncoder as PrefixEncoder  # MindPet's import path
 from petrun.graph.sites import Sites
-from petrun.graph.virtual import add_prefix
+from petrun.graph.virtual_tokens import add_prefix
+from petrun.typing import Cell, Tensor
 
 _SPREAD = 1.0
 """Of the table's initial values: those of the source's code, and of peft."""
@@ -40,11 +40,11 @@ class Ptuning2Cell(nn.Cell):
         super().__init__()
         self.mindpet_delta_ptuning2 = prefix
 
-    def construct(self) -> Any:
+    def construct(self) -> Tensor:
         return self.mindpet_delta_ptuning2()
 
 
-def attach(net: Any, config: Ptuning2Config, sites: Sites, seed: int) -> tuple[str, ...]:
+def attach(net: Cell, config: Ptuning2Config, sites: Sites, seed: int) -> tuple[str, ...]:
     """Put a prefix before every attention core. Returns the names of the new parameters. Raises TargetError."""
     require_heads(sites)
     width = sites.kv_heads * sites.head_dim
@@ -69,3 +69,12 @@ METHOD = Method(
     tokens=lambda config: int(config.tokens),
     identity=False,
 )
+
+
+def __getattr__(name: str) -> Any:
+    """MindPet's module of this name holds PrefixEncoder."""
+    if name == "PrefixEncoder":
+        from petrun.mindpet.delta.ptuning2 import PrefixEncoder
+
+        return PrefixEncoder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

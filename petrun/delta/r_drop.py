@@ -19,10 +19,11 @@ import mindspore as ms
 from mindspore import mint, nn, ops
 from pydantic import Field
 
-from petrun.delta.base import OF_THE_RUN, Method, MethodConfig, same_values
+from petrun.delta.method import OF_THE_RUN, Method, MethodConfig, same_values
 from petrun.errors import ConfigError
 from petrun.graph.sites import Sites
 from petrun.kernels import Attention, Dropout, TokenCrossEntropy
+from petrun.typing import Cell, Tensor
 
 IGNORED = -100
 
@@ -35,7 +36,7 @@ class RDropConfig(MethodConfig):
     )
 
 
-def log_probabilities(logits: Any) -> Any:
+def log_probabilities(logits: Tensor) -> Any:
     """log softmax over the last axis, float32. From exp and log: MindSpore's own hides a NaN on the CPU."""
     wide = ops.cast(logits, ms.float32)
     shifted = wide - ops.stop_gradient(ops.amax(wide, -1, True))
@@ -56,12 +57,12 @@ class RDropTraining(nn.Cell):
     divergence as for the cross entropy, so that micro-batches add up to the mean of the whole batch.
     """
 
-    def __init__(self, loss: Any, kl_weight: float) -> None:
+    def __init__(self, loss: Cell, kl_weight: float) -> None:
         super().__init__(auto_prefix=False)
         self.loss = loss
         self.kl_weight = kl_weight
 
-    def construct(self, denominator: Any, targets: Any, *inputs: Any) -> Any:
+    def construct(self, denominator: Tensor, targets: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         doubled = rdrop_repeat(targets, *inputs)
         # Over twice the denominator, the inner loss of both copies is the mean of the two.
         value, logits = self.loss(denominator * 2.0, *doubled)
@@ -93,13 +94,13 @@ class RDropLoss(nn.Cell):
         super().__init__()
         self.cross_entropy = TokenCrossEntropy()
 
-    def construct(self, logits: Any, label_ids: Any, alpha: Any = 4) -> Any:
+    def construct(self, logits: Tensor, label_ids: Tensor, alpha: float = 4) -> Tensor:
         value = self.loss(logits, label_ids, alpha)
         if self.fp16:
             return ops.cast(value, ms.float16)
         return ops.cast(value, ms.bfloat16) if self.bf16 else value
 
-    def loss(self, logits: Any, label_ids: Any, alpha: Any) -> Any:
+    def loss(self, logits: Tensor, label_ids: Any, alpha: Any) -> Any:
         """As construct, float32."""
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
             raise TypeError("RDropLoss: alpha must be an int or a float")
@@ -122,13 +123,13 @@ def rdrop_repeat(*items: Any) -> tuple[Any, ...]:
     for item in items:
         both = ops.stack((item, item), 1)
         repeated = (*repeated, ops.reshape(both, (2 * item.shape[0], *item.shape[1:])))
-    return repeated  # type: ignore[no-any-return]
+    return repeated
 
 
 _DROPOUTS = (Dropout, Attention, mint.nn.Dropout, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
-def drops(cell: Any) -> bool:
+def drops(cell: Cell) -> bool:
     """True for a cell that draws a dropout mask while training."""
     if not isinstance(cell, _DROPOUTS):
         return False
@@ -138,7 +139,7 @@ def drops(cell: Any) -> bool:
     return bool(known[0] > 0.0 if known else cell.keep_prob < 1.0)
 
 
-def attach(net: Any, config: RDropConfig, sites: Sites, seed: int) -> tuple[str, ...]:
+def attach(net: Cell, config: RDropConfig, sites: Sites, seed: int) -> tuple[str, ...]:
     """Own nothing. Raises ConfigError where neither the net nor a method it is joined with drops anything."""
     joined = any(value > 0.0 for key, value in config.model_dump().items() if key.endswith("dropout"))
     if not joined and not any(drops(cell) for _, cell in net.cells_and_names()):
@@ -149,7 +150,7 @@ def attach(net: Any, config: RDropConfig, sites: Sites, seed: int) -> tuple[str,
     return ()
 
 
-def wrap_loss(loss: Any, net: Any, config: RDropConfig) -> RDropTraining:
+def wrap_loss(loss: Cell, net: Cell, config: RDropConfig) -> RDropTraining:
     """The loss with R-Drop on top."""
     return RDropTraining(loss, config.kl_weight)
 

@@ -16,15 +16,16 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from petrun.data.batches import positions
-from petrun.data.buckets import plan_shapes
-from petrun.data.ending import NO_ENDING, Ending
+from petrun.data.batches.buckets import plan_shapes
+from petrun.data.batches.collate import positions
+from petrun.data.chat.end_of_turn import NO_ENDING, Ending
 from petrun.errors import ConfigError, DataError, ModelError, PromptTooLong
 from petrun.evaluate.metrics import log_softmax
 from petrun.evaluate.sampling import Sampling
 from petrun.evaluate.score import Progress, counter, eval_mode, not_finite
 from petrun.models.decoding import DecodeStep, PrefillStep
 from petrun.tensors import Array
+from petrun.typing import Cell
 
 _SLOTS_MULTIPLE = 16
 _PROMPTS_A_SHAPE = 256
@@ -100,7 +101,7 @@ class Pick(nn.Cell):
         self.step = step
         self.greedy = greedy
 
-    def construct(self, *args: Any) -> Any:
+    def construct(self, *args: Tensor) -> Tensor:
         out = self.step(*args)
         logits = out[0]
         finite = ops.isfinite(logits).all(-1)
@@ -148,7 +149,7 @@ class Generator:
 
     def __init__(
         self,
-        net: Any,
+        net: Cell,
         *,
         eos_ids: Iterable[int],
         pad_id: int = 0,
@@ -372,7 +373,7 @@ def _power(count: int, least: int) -> int:
 
 
 def generate(
-    net: Any,
+    net: Cell,
     prompts: Sequence[Array | Sequence[int]],
     max_new_tokens: int,
     *,

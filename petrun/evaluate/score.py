@@ -21,6 +21,7 @@ from petrun.evaluate.metrics import DECODER_TASKS, perplexity
 from petrun.kernels import TokenCrossEntropy
 from petrun.tensors import Array
 from petrun.tensors.targets import IGNORED, is_scored
+from petrun.typing import Cell
 
 Batch = Mapping[str, Any]
 """{input name: array, first axis B; "targets": int32 (B, T), already shifted, or (B,), -100 = not scored;
@@ -31,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 
 @contextmanager
-def eval_mode(net: Any) -> Iterator[None]:
+def eval_mode(net: Cell) -> Iterator[None]:
     """Dropout off inside, the former mode afterwards: a training run scores the very net that it trains."""
     training = bool(net.training)
     net.set_train(False)
@@ -49,7 +50,7 @@ class TokenScores(nn.Cell):
     argmax(logits) == target; V, a constant of the graph.
     """
 
-    def __init__(self, net: Any) -> None:
+    def __init__(self, net: Cell) -> None:
         super().__init__(auto_prefix=False)
         self.net = net
         self.cross_entropy = TokenCrossEntropy()
@@ -67,7 +68,7 @@ class TokenScores(nn.Cell):
         self.equal.shard((rows, rows))
         self.cross_entropy.lay_out(how, dp, tp)
 
-    def construct(self, targets: Any, *inputs: Any) -> Any:
+    def construct(self, targets: Tensor, *inputs: Tensor) -> Tensor:
         logits = self.net(*inputs)
         size = logits.shape[-1]
         flat = ops.reshape(logits, (-1, size))
@@ -79,7 +80,7 @@ class TokenScores(nn.Cell):
         return ops.reshape(losses, targets.shape), ops.reshape(hits, targets.shape), size
 
 
-def scoring_cell(net: Any, task: str) -> Any:
+def scoring_cell(net: Cell, task: str) -> Any:
     """What is called to score a net: itself for a classifier."""
     return TokenScores(net) if task in DECODER_TASKS else net
 
@@ -88,7 +89,7 @@ class Runner:
     """Calls a compiled cell on batches so that few graphs are compiled: a batch smaller than one seen before
     is filled up with copies of its last row, and what they give is dropped."""
 
-    def __init__(self, cell: Any, rows: int = 0) -> None:
+    def __init__(self, cell: Cell, rows: int = 0) -> None:
         """`rows`: how many each batch has to have, where the graph cuts it."""
         self.cell = cell
         self.rows = rows
@@ -116,7 +117,7 @@ def filled(array: Array, rows: int) -> Array:
 class Scorer:
     """Scores one net again and again without compiling again. Attach deltas before a call, not during it."""
 
-    def __init__(self, net: Any, inputs: Sequence[str], task: str, *, cell: Any = None, rows: int = 0) -> None:
+    def __init__(self, net: Cell, inputs: Sequence[str], task: str, *, cell: Cell | None = None, rows: int = 0) -> None:
         """`cell`: what is called, a `scoring_cell`, where its operators had to be split; `rows`: see Runner."""
         self.net = net
         self.inputs = tuple(inputs)
@@ -209,7 +210,7 @@ class Scorer:
 
 
 def score(
-    net: Any,
+    net: Cell,
     batches: Iterable[Batch],
     inputs: Sequence[str],
     task: str,
@@ -221,7 +222,7 @@ def score(
 
 
 def logits(
-    net: Any,
+    net: Cell,
     batches: Iterable[Batch],
     inputs: Sequence[str],
     progress: Progress | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from petrun.data.tokenize import Tokenizer
+from petrun.data.tokenizers.tokenizer import Tokenizer
 
 _HALF = "\ufffd"
 """What a decoder writes for bytes that are no character, or none yet."""

@@ -1,6 +1,16 @@
-"""What petrun does to a net: find sites, swap cells, freeze parameters; and MindPet's interface to the last of these."""
+"""What is done to a net: sites, cells that are swapped, parameters that are frozen, virtual tokens; no algorithm and no file.
 
-from petrun.graph.ckpt_util import TrainableParamsCheckPoint
-from petrun.graph.freeze_utils import freeze_delta, freeze_from_config, freeze_modules
+MindPet's freeze interface and callback are exported here as well; they come from petrun.mindpet when they are asked for.
+"""
+
+from typing import Any
 
 __all__ = ["TrainableParamsCheckPoint", "freeze_delta", "freeze_from_config", "freeze_modules"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from petrun.mindpet import graph
+
+        return getattr(graph, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

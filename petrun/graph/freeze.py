@@ -11,6 +11,7 @@ import mindspore as ms
 
 from petrun.errors import TargetError, TrainingError, did_you_mean
 from petrun.graph.surgery import shared_names
+from petrun.typing import Cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ def match_names(names: Collection[str], patterns: Iterable[str], flag: str) -> t
     return tuple(found)
 
 
-def match_parameters(net: Any, patterns: Iterable[str], flag: str) -> tuple[str, ...]:
+def match_parameters(net: Cell, patterns: Iterable[str], flag: str) -> tuple[str, ...]:
     """Names of the parameters that the globs match. Raises TargetError for each pattern that matches nothing.
 
     A matrix that two layers share is one parameter, whichever of its names a glob matches: both layers train it.
@@ -50,7 +51,7 @@ def match_parameters(net: Any, patterns: Iterable[str], flag: str) -> tuple[str,
     return tuple(dict.fromkeys(shared.get(name, name) for name in hits))
 
 
-def trainable_of(net: Any) -> Trainable:
+def trainable_of(net: Cell) -> Trainable:
     """What trains in a net as it is."""
     trained = tuple(p for p in net.get_parameters() if p.requires_grad)
     counted = [p for p in net.get_parameters() if p.requires_grad or "Float" in str(p.dtype)]
@@ -59,7 +60,7 @@ def trainable_of(net: Any) -> Trainable:
     )
 
 
-def freeze_all_but(net: Any, owned: Iterable[str], fixed: Iterable[str] = ()) -> Trainable:
+def freeze_all_but(net: Cell, owned: Iterable[str], fixed: Iterable[str] = ()) -> Trainable:
     """Train exactly the owned names, in float32: an update of one part in a thousand is lost in a half-precision weight.
 
     `fixed`: last parts of the names of owned parameters that do not train (a mask). The frozen ones stay as they are.

@@ -8,8 +8,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
+from petrun.typing import Parameter
 
-def zeros_beside(parameter: Any, prefix: str) -> Any:
+
+def zeros_beside(parameter: Parameter, prefix: str) -> Any:
     """Zeros of the parameter's shape, float32, named `prefix` + its name.
 
     Cloned, because that is how MindSpore knows that such a tensor is cut over ranks as its parameter is.

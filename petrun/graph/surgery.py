@@ -14,16 +14,17 @@ from mindspore import Parameter, nn
 
 from petrun.errors import TargetError, did_you_mean
 from petrun.graph.sites import Sites
+from petrun.typing import Cell
 
 ALL_LINEAR = "all-linear"
 
 
-def cells(net: Any) -> dict[str, Any]:
+def cells(net: Cell) -> dict[str, Any]:
     """Path -> cell, for every cell but the net itself."""
     return {path: cell for path, cell in net.cells_and_names() if path}
 
 
-def shared_names(net: Any) -> dict[str, str]:
+def shared_names(net: Cell) -> dict[str, str]:
     """Of every parameter that two cells share: the name it would have in the later one -> its name."""
     seen: set[int] = set()
     found: dict[str, str] = {}
@@ -35,7 +36,7 @@ def shared_names(net: Any) -> dict[str, str]:
     return found
 
 
-def untie(net: Any, name: str) -> None:
+def untie(net: Cell, name: str) -> None:
     """Give the layer that shares a matrix a copy of its own, under `name`, which ends in the attribute: head.weight."""
     path, _, leaf = name.rpartition(".")
     cell = cells(net)[path]
@@ -46,7 +47,7 @@ def untie(net: Any, name: str) -> None:
     _forget_graphs(net)
 
 
-def dense_paths(net: Any) -> tuple[str, ...]:
+def dense_paths(net: Cell) -> tuple[str, ...]:
     """Paths of all nn.Dense cells, in the net's order."""
     return tuple(path for path, cell in cells(net).items() if isinstance(cell, nn.Dense))
 
@@ -85,7 +86,7 @@ def _named(target: str, tables: tuple[str, ...], sites: Sites) -> list[str]:
 
 
 def resolve_targets(
-    net: Any, sites: Sites, targets: Iterable[str] | None, exclude: Iterable[str] = (), *, tables: bool = False
+    net: Cell, sites: Sites, targets: Iterable[str] | None, exclude: Iterable[str] = (), *, tables: bool = False
 ) -> tuple[str, ...]:
     """Turn roles, Hugging Face leaf names, globs over full paths and `all-linear` into paths of nn.Dense cells.
 
@@ -168,7 +169,7 @@ def _known_targets(dense: tuple[str, ...], sites: Sites) -> str:
     )
 
 
-def swap(net: Any, builders: Mapping[str, Callable[[Any], Any]]) -> tuple[str, ...]:
+def swap(net: Cell, builders: Mapping[str, Callable[[Any], Any]]) -> tuple[str, ...]:
     """Replace the cell at each path by builder(cell). Base parameters keep their names; returns the names of the new ones."""
     known = {id(p): p.name for p in net.get_parameters()}
     table = {"": net, **cells(net)}
@@ -186,13 +187,13 @@ def swap(net: Any, builders: Mapping[str, Callable[[Any], Any]]) -> tuple[str, .
     return tuple(added)
 
 
-def _forget_graphs(net: Any) -> None:
+def _forget_graphs(net: Cell) -> None:
     # Any cell on the way down may have been called, and so compiled, by itself.
     for _, cell in net.cells_and_names():
         cell.compile_cache.clear()
 
 
-def _assign(parent: Any, leaf: str, cell: Any) -> None:
+def _assign(parent: Any, leaf: str, cell: Cell) -> None:
     if isinstance(parent, nn.CellList | nn.SequentialCell):
         # Item assignment of these containers guesses a name prefix from the parameters' names and fails on deeper cells.
         parent._cells[leaf] = cell

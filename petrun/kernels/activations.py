@@ -10,6 +10,7 @@ from mindspore import mint, ops
 
 from petrun.kernels import fused, native
 from petrun.kernels.device import on_ascend
+from petrun.typing import Tensor
 
 
 class Tanh(fused.FusedCell):
@@ -26,7 +27,7 @@ class Tanh(fused.FusedCell):
         self.on_ascend = on_ascend()
         self.primitive = ops.Tanh()
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         if self.is_fused and x.dtype == ms.float32:
             return self.fused(x)
         if self.on_ascend:
@@ -54,7 +55,7 @@ class Gelu(fused.FusedCell):
         self.is_cut = False
         self.scale, self.half, self.times, self.add, self.erf = ops.Mul(), ops.Mul(), ops.Mul(), ops.Add(), ops.Erf()
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         if self.on_ascend and not self.is_cut:
             return mint.nn.functional.gelu(x)
         # In half precision 1 + erf(x) keeps almost nothing of a negative x.
@@ -90,7 +91,7 @@ class GeluTanh(fused.FusedCell):
         self.is_cut = False
         self.primitive = ops.GeLU()
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         if self.is_cut:
             return self.primitive(x)
         if self.on_ascend:
@@ -122,7 +123,7 @@ class SiluMul(fused.FusedCell):
         self.fused: Any = fused.silu_mul(library) if library else None
         self.sigmoid, self.gated, self.times = ops.Sigmoid(), ops.Mul(), ops.Mul()
 
-    def construct(self, gate: Any, up: Any) -> Any:
+    def construct(self, gate: Tensor, up: Tensor) -> Tensor:
         if self.is_fused and gate.dtype == ms.float32 and up.dtype == ms.float32:
             return self.fused(gate, up)
         wide = ops.cast(gate, ms.float32)

@@ -48,7 +48,7 @@ class Attention(fused.FusedCell):
         self.key = fused_key(dropout, seed, site)
         self.factor = Tensor([1.0 / (1.0 - dropout)], ms.float32)
 
-    def construct(self, q: Any, k: Any, v: Any, mask: Any) -> Any:
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         b, n, t, d = q.shape
         s = k.shape[2]
         if self.is_fused and q.dtype == ms.float32:

@@ -29,6 +29,7 @@ from mindspore.ops.primitive import Primitive
 
 from petrun.errors import ConfigError
 from petrun.kernels import fused, native
+from petrun.typing import Cell
 
 MULTIPLIER_1 = 0x21F0AAAD
 MULTIPLIER_2 = 0x735A2D97
@@ -60,7 +61,7 @@ def whole_place() -> Tensor:
     return Tensor([0, 1], ms.int32)
 
 
-def count_on_stage(cell: Any, stage: int) -> None:
+def count_on_stage(cell: Cell, stage: int) -> None:
     """Have a cell's own masks, if it has any, depend on that stage's counter."""
     if getattr(cell, "step", None) is step_counter():
         object.__setattr__(cell, "step", step_counter(stage))
@@ -133,16 +134,16 @@ class KeepMask(nn.Cell):
         self.index.shard((rows, (1, 1)))
         self.by_key.shard((rows, ()))
 
-    def fold_15(self, x: Any) -> Any:
+    def fold_15(self, x: Tensor) -> Any:
         return self.xor(x, self.both(self.shift(x, self.by_15), self.low_17))
 
-    def fold_16(self, x: Any) -> Any:
+    def fold_16(self, x: Tensor) -> Any:
         return self.xor(x, self.both(self.shift(x, self.by_16), self.low_16))
 
-    def mask_fold_15(self, x: Any) -> Any:
+    def mask_fold_15(self, x: Tensor) -> Any:
         return self.mask_xor(x, self.mask_both(self.mask_shift(x, self.by_15), self.low_17))
 
-    def mix(self, x: Any) -> Any:
+    def mix(self, x: Tensor) -> Any:
         x = self.fold_15(self.fold_16(x) * self.multiplier_1)
         return self.fold_15(x * self.multiplier_2)
 
@@ -165,7 +166,7 @@ class KeepMask(nn.Cell):
                 break
         return lanes
 
-    def construct(self, step: Any, place: Any, shape: Any) -> Any:
+    def construct(self, step: Tensor, place: Tensor, shape: Tensor) -> Tensor:
         count, lanes = int(np.prod(shape)), self.lanes(shape)
         first = self.mix(self.key_0 + step * self.golden)
         second = self.mix(self.xor(first, self.key_1))
@@ -218,7 +219,7 @@ class Dropout(fused.FusedCell):
         object.__setattr__(self, "step", step_counter())
         object.__setattr__(self, "place", batch_place() if rows else whole_place())
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.0:
             return x
         if self.is_fused and x.dtype == ms.float32:

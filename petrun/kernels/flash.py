@@ -39,14 +39,14 @@ class FlashAttention(nn.Cell):
         self.any = ops.ReduceAny(keep_dims=True)
         self.invert, self.both, self.times, self.weigh = ops.LogicalNot(), ops.LogicalAnd(), ops.Mul(), ops.Mul()
 
-    def takes(self, q: Any, slots: int) -> bool:
+    def takes(self, q: Tensor, slots: int) -> bool:
         """Half precision, a head width that the operator is built for, and with dropout whole bytes of its mask."""
         width = q.shape[3]
         fits = width % _WIDTH_STEP == 0 and width <= _WIDEST
         whole = not self.training or self.p == 0.0 or slots % 8 == 0
         return q.dtype in (ms.float16, ms.bfloat16) and fits and whole
 
-    def construct(self, q: Any, k: Any, v: Any, mask: Any) -> Any:
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         b, n, t, _ = q.shape
         s = k.shape[2]
         if mask.shape != (b, 1, t, s):
@@ -68,7 +68,7 @@ class FlashAttention(nn.Cell):
             out = ops.flash_attention_score(q, k, v, n, attn_mask=hidden, scalar_value=self.scale, input_layout="BNSD")
         return self.times(out, ops.cast(sees, out.dtype))
 
-    def drop(self, q: Any, k: Any, v: Any, heads: int, packed: Any, hidden: Any) -> Any:
+    def drop(self, q: Tensor, k: Tensor, v: Tensor, heads: int, packed: Any, hidden: Any) -> Any:
         return ops.flash_attention_score(
             q,
             k,

@@ -15,6 +15,8 @@ from typing import Any
 
 from mindspore import nn, ops
 
+from petrun.typing import Tensor
+
 Infer = Callable[..., Any]
 
 
@@ -55,7 +57,7 @@ def _operator(
 def _unary(library: Path, name: str) -> Any:
     grad = _operator(library, f"{name}_grad", lambda x, dy: x)
 
-    def bprop(x: Any, out: Any, dout: Any) -> Any:
+    def bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
         return (grad(x, dout),)
 
     return _operator(library, name, lambda x: x, bprop=bprop)
@@ -78,7 +80,7 @@ def tanh(library: Path) -> Any:
     """x -> y; the gradient needs y"""
     grad = _operator(library, "tanh_grad", lambda y, dy: y)
 
-    def bprop(x: Any, out: Any, dout: Any) -> Any:
+    def bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
         return (grad(out, dout),)
 
     return _operator(library, "tanh", lambda x: x, bprop=bprop)
@@ -89,7 +91,7 @@ def silu_mul(library: Path) -> Any:
     """gate, up -> y"""
     grad = _operator(library, "silu_mul_grad", lambda gate, up, dy: (gate, up))
 
-    def bprop(gate: Any, up: Any, out: Any, dout: Any) -> Any:
+    def bprop(gate: Tensor, up: Tensor, out: Tensor, dout: Tensor) -> Tensor:
         return grad(gate, up, dout)
 
     return _operator(library, "silu_mul", lambda gate, up: gate, bprop=bprop)
@@ -100,7 +102,7 @@ def rope(library: Path) -> Any:
     """x (B, N, T, D), cos, sin -> y. The tables are constants: their gradients are 0."""
     grad = _operator(library, "rope_grad", lambda dy, cos, sin: dy)
 
-    def bprop(x: Any, cos: Any, sin: Any, out: Any, dout: Any) -> Any:
+    def bprop(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return grad(dout, cos, sin), ops.zeros_like(cos), ops.zeros_like(sin)
 
     return _operator(library, "rope", lambda x, cos, sin: x, bprop=bprop)
@@ -122,13 +124,13 @@ def merge_heads(library: Path, width: int) -> Any:
 def split_qkv(library: Path, width: int) -> Any:
     """x (B, T, 3 * N * width) -> q, k, v (B, N, T, width)"""
 
-    def apart(x: Any) -> Any:
+    def apart(x: Tensor) -> Any:
         part = (x[0], x[2] // (3 * width), x[1], width)
         return part, part, part
 
     grad = _operator(library, "merge_qkv", lambda q, k, v: (q[0], q[2], 3 * q[1] * q[3]), lambda q, k, v: q)
 
-    def bprop(x: Any, out: Any, dout: Any) -> Any:
+    def bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
         return (grad(dout[0], dout[1], dout[2]),)
 
     return _operator(library, "split_qkv", apart, lambda x: (x, x, x), bprop, width)
@@ -138,19 +140,19 @@ def split_qkv(library: Path, width: int) -> Any:
 def _heads(library: Path, width: int) -> tuple[Any, Any]:
     """Each is the other's gradient."""
 
-    def apart(x: Any) -> Any:
+    def apart(x: Tensor) -> Any:
         return x[0], x[2] // width, x[1], width
 
-    def together(x: Any) -> Any:
+    def together(x: Tensor) -> Any:
         return x[0], x[2], x[1] * x[3]
 
     split_grad = _operator(library, "merge_heads", together, lambda dy: dy)
     merge_grad = _operator(library, "split_heads", apart, lambda dy: dy, width=width)
 
-    def split_bprop(x: Any, out: Any, dout: Any) -> Any:
+    def split_bprop(x: Tensor, out: Tensor, dout: Tensor) -> Any:
         return (split_grad(dout),)
 
-    def merge_bprop(x: Any, out: Any, dout: Any) -> Any:
+    def merge_bprop(x: Tensor, out: Tensor, dout: Tensor) -> Any:
         return (merge_grad(dout),)
 
     split = _operator(library, "split_heads", apart, lambda x: x, split_bprop, width)
@@ -170,7 +172,9 @@ def layer_norm(library: Path) -> Any:
     weight_grad = _operator(library, "layer_norm_weight_grad", lambda x, dy, eps: x[-1:], lambda x, dy, eps: x)
     bias_grad = row_sum(library)
 
-    def bprop(x: Any, weight: Any, bias: Any, eps: Any, out: Any, dout: Any) -> Any:
+    def bprop(
+        x: Tensor, weight: Tensor, bias: Tensor, eps: Tensor, out: Tensor, dout: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return grad(x, weight, dout, eps), weight_grad(x, dout, eps), bias_grad(dout), ops.zeros_like(eps)
 
     return _operator(library, "layer_norm", lambda x, weight, bias, eps: x, bprop=bprop)
@@ -186,7 +190,9 @@ def add_layer_norm(library: Path) -> Any:
     weight_grad = _operator(library, "layer_norm_weight_grad", lambda x, dy, eps: x[-1:], lambda x, dy, eps: x)
     bias_grad = row_sum(library)
 
-    def bprop(x: Any, residual: Any, weight: Any, bias: Any, eps: Any, out: Any, dout: Any) -> Any:
+    def bprop(
+        x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: Tensor, out: Tensor, dout: Tensor
+    ) -> tuple[Tensor, ...]:
         dx = grad(out[1], weight, dout[0], eps)
         return dx, dx, weight_grad(out[1], dout[0], eps), bias_grad(dout[0]), ops.zeros_like(eps)
 
@@ -199,7 +205,7 @@ def rms_norm(library: Path) -> Any:
     grad = _operator(library, "rms_norm_grad", lambda x, weight, dy, eps: x)
     weight_grad = _operator(library, "rms_norm_weight_grad", lambda x, dy, eps: x[-1:], lambda x, dy, eps: x)
 
-    def bprop(x: Any, weight: Any, eps: Any, out: Any, dout: Any) -> Any:
+    def bprop(x: Tensor, weight: Tensor, eps: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return grad(x, weight, dout, eps), weight_grad(x, dout, eps), ops.zeros_like(eps)
 
     return _operator(library, "rms_norm", lambda x, weight, eps: x, bprop=bprop)
@@ -210,7 +216,9 @@ def dropout(library: Path) -> Any:
     """x, step (), place (2,), key (3,), factor (1,) -> y. The gradient is the operator itself, on dy."""
     grad = _operator(library, "dropout", lambda dy, step, place, key, factor: dy)
 
-    def bprop(x: Any, step: Any, place: Any, key: Any, factor: Any, out: Any, dout: Any) -> Any:
+    def bprop(
+        x: Tensor, step: Tensor, place: Tensor, key: Tensor, factor: Tensor, out: Tensor, dout: Tensor
+    ) -> tuple[Tensor, ...]:
         dx = grad(dout, step, place, key, factor)
         return dx, ops.zeros_like(step), ops.zeros_like(place), ops.zeros_like(key), ops.zeros_like(factor)
 
@@ -222,7 +230,7 @@ def cross_entropy(library: Path) -> Any:
     """logits (M, V), targets (M,) int32 -> loss (M,), row scales (M, 2)"""
     grad = _operator(library, "cross_entropy_grad", lambda logits, targets, scales, dloss: logits)
 
-    def bprop(logits: Any, targets: Any, out: Any, dout: Any) -> Any:
+    def bprop(logits: Tensor, targets: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
         return grad(logits, targets, out[1], dout[0]), ops.zeros_like(targets)
 
     return _operator(
@@ -239,7 +247,9 @@ def attention(library: Path) -> Any:
     """q (B,N,T,D), k and v (B,Nkv,S,D), mask (B,1,T,S) bool, scale (1,) -> out (B,N,T,D), row scales (B,N,T,2)"""
     grad = _operator(library, "attention_grad", lambda q, k, v, mask, scale, scales, dout: (q, k, v))
 
-    def bprop(q: Any, k: Any, v: Any, mask: Any, scale: Any, out: Any, dout: Any) -> Any:
+    def bprop(
+        q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: Tensor, out: Tensor, dout: Tensor
+    ) -> tuple[Tensor, ...]:
         dq, dk, dv = grad(q, k, v, mask, scale, out[1], dout[0])
         return dq, dk, dv, ops.zeros_like(mask), ops.zeros_like(scale)
 
@@ -262,8 +272,18 @@ def attention_dropout(library: Path) -> Any:
     )
 
     def bprop(
-        q: Any, k: Any, v: Any, mask: Any, scale: Any, step: Any, place: Any, key: Any, factor: Any, out: Any, dout: Any
-    ) -> Any:
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor,
+        scale: Tensor,
+        step: Tensor,
+        place: Tensor,
+        key: Tensor,
+        factor: Tensor,
+        out: Tensor,
+        dout: Tensor,
+    ) -> tuple[Tensor, ...]:
         dq, dk, dv = grad(q, k, v, mask, scale, step, place, key, factor, out[1], dout[0])
         zeros = ops.zeros_like(mask), ops.zeros_like(scale), ops.zeros_like(step), ops.zeros_like(place)
         return dq, dk, dv, *zeros, ops.zeros_like(key), ops.zeros_like(factor)

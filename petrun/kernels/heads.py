@@ -8,6 +8,7 @@ import mindspore as ms
 from mindspore import ops
 
 from petrun.kernels import fused, native
+from petrun.typing import Tensor
 
 
 class SplitHeads(fused.FusedCell):
@@ -26,7 +27,7 @@ class SplitHeads(fused.FusedCell):
         self.fused: Any = fused.split_heads(library, width) if library else None
         self.transpose = ops.Transpose()
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         if self.is_fused and x.dtype == ms.float32:
             return self.fused(x)
         b, t, h = x.shape
@@ -50,13 +51,13 @@ class SplitQkv(fused.FusedCell):
         self.fused: Any = fused.split_qkv(library, width) if library else None
         self.transpose, self.pick, self.is_cut = ops.Transpose(), ops.StridedSlice(), False
 
-    def one(self, x: Any, which: int) -> Any:
+    def one(self, x: Tensor, which: int) -> Any:
         b, t, h = x.shape
         wide = h // 3
         own = self.pick(x, (0, 0, which * wide), (b, t, (which + 1) * wide), (1, 1, 1))
         return self.transpose(ops.reshape(own, (b, t, wide // self.width, self.width)), (0, 2, 1, 3))
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.is_fused and x.dtype == ms.float32:
             return self.fused(x)
         if self.is_cut:
@@ -87,7 +88,7 @@ class MergeHeads(fused.FusedCell):
         self.fused: Any = fused.merge_heads(library, width) if library else None
         self.transpose = ops.Transpose()
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         if self.is_fused and x.dtype == ms.float32:
             return self.fused(x)
         b, n, t, d = x.shape

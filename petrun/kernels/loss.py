@@ -13,7 +13,7 @@ IGNORED = -100
 """Target of a token that is not supervised (Hugging Face's convention)."""
 
 
-def is_supervised(targets: Any) -> Any:
+def is_supervised(targets: Tensor) -> Any:
     """Within a graph: integer targets of any shape -> whether they are not -100; float targets -> whether they are not NaN. Bool."""
     if targets.dtype == ms.float32:
         return ops.logical_not(ops.isnan(targets))
@@ -45,7 +45,7 @@ class SquaredError(nn.Cell):
         self.safe.shard((rows, rows, rows))
         self.masked.shard((rows, rows, rows))
 
-    def construct(self, predictions: Any, targets: Any) -> Any:
+    def construct(self, predictions: Tensor, targets: Tensor) -> Tensor:
         missing = self.is_nan(targets)
         # NaN times 0 is NaN: a gradient may not meet it, even where it is masked afterwards.
         safe = self.safe(missing, self.no_target(targets), targets)
@@ -95,7 +95,7 @@ class TokenCrossEntropy(fused.FusedCell):
         self.only.shard((cut,))
         self.is_cut = True
 
-    def construct(self, logits: Any, targets: Any) -> Any:
+    def construct(self, logits: Tensor, targets: Tensor) -> Tensor:
         if self.is_fused and logits.dtype == ms.float32 and targets.dtype == ms.int32:
             return self.fused(logits, targets)[0]
         logits = ops.cast(logits, ms.float32)

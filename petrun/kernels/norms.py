@@ -41,7 +41,7 @@ class LayerNorm(fused.FusedCell):
         self.primitive.shard(((dp, 1, 1), (1,), (1,)))
         self.add.shard(((dp, 1, 1), (dp, 1, 1)))
 
-    def construct(self, x: Any, residual: Any = None) -> Any:
+    def construct(self, x: Tensor, residual: Tensor = None) -> Tensor:
         if self.is_fused and x.dtype == ms.float32 and self.weight.dtype == ms.float32:
             if residual is None:
                 return self.fused(x, self.weight, self.bias, self.eps_tensor)
@@ -84,7 +84,7 @@ class RmsNorm(fused.FusedCell):
         rows = {"heads": (dp, tp, 1, 1), "stream": (dp * tp, 1)}.get(how, (dp, 1, 1))
         self.primitive.shard((rows, (1,)))
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         if self.is_fused and x.dtype == ms.float32 and self.weight.dtype == ms.float32:
             return self.fused(x, self.weight, self.eps_tensor)
         if self.flat:

@@ -8,9 +8,10 @@ import mindspore as ms
 from mindspore import ops
 
 from petrun.kernels import fused, native
+from petrun.typing import Tensor
 
 
-def apply_rope(x: Any, cos: Any, sin: Any) -> Any:
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Any:
     """x * cos + rotate_half(x) * sin in primitives: see Rope."""
     half = x.shape[-1] // 2
     rotated = ops.concat((-x[..., half:], x[..., :half]), -1)
@@ -34,7 +35,7 @@ class Rope(fused.FusedCell):
         self.slice, self.neg, self.concat = ops.StridedSlice(), ops.Neg(), ops.Concat(-1)
         self.straight, self.crossed, self.add = ops.Mul(), ops.Mul(), ops.Add()
 
-    def construct(self, x: Any, cos: Any, sin: Any) -> Any:
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         if self.is_fused and x.dtype == ms.float32 and cos.dtype == ms.float32 and sin.dtype == ms.float32:
             return self.fused(x, cos, sin)
         b, n, t, d = x.shape

@@ -1,1 +1,1 @@
-"""MindPet's import path of its activations."""
+"""Import paths of petrun.mindpet.layers before petrun.mindpet was there. Nothing is added here."""

@@ -1,1 +1,1 @@
-"""MindPet's import path of its log."""
+"""Import paths of petrun.mindpet.log before petrun.mindpet was there. Nothing is added here."""

@@ -18,6 +18,7 @@ from petrun.kernels import Attention, Dropout, LayerNorm, MergeHeads, SplitHeads
 from petrun.models.base import Family, StoredName
 from petrun.models.fields import Fields
 from petrun.models.parts import ACTIVATIONS, DTYPES, Embedding, FeedForward, cell_paths, dense, named
+from petrun.typing import DType, Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ class BertEmbeddings(nn.Cell):
     Inputs: input_ids, token_type_ids (B, T) int32. Returns: (B, P + T, H).
     """
 
-    def __init__(self, c: BertConfig, dtype: Any, seed: int) -> None:
+    def __init__(self, c: BertConfig, dtype: DType, seed: int) -> None:
         super().__init__()
         # Set by graph.virtual where a delta brings virtual tokens.
         self.prefix_tokens, self.prompt_tokens = 0, 0
@@ -89,7 +90,7 @@ class BertEmbeddings(nn.Cell):
         self.add_type.shard(((dp, 1, 1), (dp, 1, 1)))
         self.add_position.shard(((dp, 1, 1), (1, 1, 1)))
 
-    def construct(self, input_ids: Any, token_type_ids: Any) -> Any:
+    def construct(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
         rows, tokens = input_ids.shape
         words, count = self.word(input_ids), self.prompt_tokens
         if count > 0:
@@ -103,7 +104,7 @@ class BertEmbeddings(nn.Cell):
 class BertAttention(nn.Cell):
     """Inputs: x (B, T, H), mask (B, 1, T, T) bool. Returns: (B, T, H), before the residual."""
 
-    def __init__(self, c: BertConfig, dtype: Any, seed: int, site: str) -> None:
+    def __init__(self, c: BertConfig, dtype: DType, seed: int, site: str) -> None:
         super().__init__()
         width = c.hidden // c.heads
         self.q = dense(c.hidden, c.hidden, dtype)
@@ -114,14 +115,14 @@ class BertAttention(nn.Cell):
         self.core = Attention(width**-0.5, c.attention_dropout, seed, f"{site}.core", c.heads)
         self.o = dense(c.hidden, c.hidden, dtype)
 
-    def construct(self, x: Any, mask: Any) -> Any:
+    def construct(self, x: Tensor, mask: Tensor) -> Tensor:
         return self.o(self.merge(self.core(self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x)), mask)))
 
 
 class BertLayer(nn.Cell):
     """Post-norm: x = norm(x + dropout(f(x))) for attention, then for the feed-forward part."""
 
-    def __init__(self, c: BertConfig, dtype: Any, seed: int, site: str) -> None:
+    def __init__(self, c: BertConfig, dtype: DType, seed: int, site: str) -> None:
         super().__init__()
         self.attn = BertAttention(c, dtype, seed, f"{site}.attn")
         self.attn_dropout = Dropout(c.hidden_dropout, seed, f"{site}.attn_dropout")
@@ -130,7 +131,7 @@ class BertLayer(nn.Cell):
         self.mlp_dropout = Dropout(c.hidden_dropout, seed, f"{site}.mlp_dropout")
         self.mlp_norm = LayerNorm(c.hidden, c.eps)
 
-    def construct(self, x: Any, mask: Any, part: int = 0) -> Any:
+    def construct(self, x: Tensor, mask: Tensor, part: int = 0) -> Tensor:
         x = self.attn_norm(self.attn_dropout(self.attn(x, mask)), x)
         return self.mlp_norm(self.mlp_dropout(self.mlp(x)), x)
 
@@ -159,7 +160,7 @@ class BertMask(nn.Cell):
         self.padded.shard((rows, ()))
         self.real.shard((rows, ()))
 
-    def construct(self, segment_ids: Any, prefix: int, prompt: int, part: int = 0) -> Any:
+    def construct(self, segment_ids: Tensor, prefix: int, prompt: int, part: int = 0) -> Tensor:
         segments, virtual = self.head_axis(segment_ids, 1), prefix + prompt
         queries = segments
         if virtual > 0:
@@ -176,7 +177,7 @@ class Bert(nn.Cell):
     Inputs: input_ids, segment_ids (0 = padding), token_type_ids, each (B, T) int32. Returns: (B, C) float32.
     """
 
-    def __init__(self, c: BertConfig, dtype: Any, seed: int, num_labels: int) -> None:
+    def __init__(self, c: BertConfig, dtype: DType, seed: int, num_labels: int) -> None:
         super().__init__()
         self.prefix_tokens, self.prompt_tokens = 0, 0
         self.masks = nn.CellList([BertMask()])
@@ -196,7 +197,7 @@ class Bert(nn.Cell):
         self.masks.extend([BertMask() for _ in range(count - len(self.masks))])
         return list(self.masks)
 
-    def construct(self, input_ids: Any, segment_ids: Any, token_type_ids: Any, part: int = 0) -> Any:
+    def construct(self, input_ids: Tensor, segment_ids: Tensor, token_type_ids: Tensor, part: int = 0) -> Tensor:
         """`part`: number of the batch's part that a pipeline sees; it changes nothing, but see train.pipelined."""
         x = self.embeddings(input_ids, token_type_ids)
         made: Any = ()

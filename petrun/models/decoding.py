@@ -11,6 +11,8 @@ from typing import Any
 import mindspore as ms
 from mindspore import nn, ops
 
+from petrun.typing import Cell, Tensor
+
 
 class CausalMask(nn.Cell):
     """Which keys a query sees: the virtual tokens, itself and the earlier tokens of its segment.
@@ -45,7 +47,9 @@ class CausalMask(nn.Cell):
         self.both.shard((rows, shared))
         self.head_axis.shard((rows,))
 
-    def construct(self, segment_ids: Any, position_ids: Any, window: int, prefix: int = 0, prompt: int = 0) -> Any:
+    def construct(
+        self, segment_ids: Tensor, position_ids: Tensor, window: int, prefix: int = 0, prompt: int = 0
+    ) -> Tensor:
         rows, tokens = segment_ids.shape
         columns = ops.arange(tokens, dtype=ms.int32)
         distance = self.distance(ops.reshape(columns, (tokens, 1)), ops.reshape(columns, (1, tokens)))
@@ -66,7 +70,7 @@ def _within(distance: Any, window: int) -> Any:
     return ops.logical_and(near, distance < window) if window > 0 else near
 
 
-def virtual_positions(position_ids: Any, prefix: int, prompt: int) -> Any:
+def virtual_positions(position_ids: Tensor, prefix: int, prompt: int) -> Any:
     """(B, T) positions of the tokens -> (B, P_prompt + T) of prompt and tokens, behind the prefix."""
     if prefix + prompt == 0:
         return position_ids
@@ -77,7 +81,7 @@ def virtual_positions(position_ids: Any, prefix: int, prompt: int) -> Any:
     return ops.concat((ops.broadcast_to(first, (position_ids.shape[0], prompt)), moved), 1)
 
 
-def cached_mask(visible: Any, slot: Any, position_ids: Any, window: int, virtual: int = 0) -> Any:
+def cached_mask(visible: Tensor, slot: Any, position_ids: Tensor, window: int, virtual: int = 0) -> Any:
     """(B, S) bool, True where a slot holds a token of the row -> (B, 1, 1, P + S) for the token at `slot`, of position
     `position_ids` (B, 1), within its window. Distances as in `causal_mask`."""
     if window > 0:
@@ -88,7 +92,7 @@ def cached_mask(visible: Any, slot: Any, position_ids: Any, window: int, virtual
     return ops.expand_dims(ops.expand_dims(visible, 1), 1)
 
 
-def open_cache(x: Any, slots: int) -> Any:
+def open_cache(x: Tensor, slots: int) -> Any:
     """(B, N_kv, T, D) -> (B, N_kv, S, D), the new slots 0."""
     b, n, t, d = x.shape
     if slots == t:
@@ -102,7 +106,7 @@ def cache_index(rows: int, slot: Any) -> Any:
     return ops.concat((row, ops.zeros_like(row) + slot), 1)
 
 
-def write_cache(cache: Any, index: Any, x: Any) -> Any:
+def write_cache(cache: Any, index: Any, x: Tensor) -> Any:
     """cache (B, N_kv, S, D) with x (B, N_kv, 1, D) in its slot."""
     b, n, s, d = cache.shape
     flat = ops.tensor_scatter_update(ops.reshape(cache, (b * n, s, d)), index, ops.reshape(x, (b * n, d)))
@@ -119,13 +123,13 @@ class PrefillStep(nn.Cell):
     Returns: logits of the last column (B, V) float32, then k and v (B, N_kv, S, D) of every layer in turn.
     """
 
-    def __init__(self, net: Any, slots: int) -> None:
+    def __init__(self, net: Cell, slots: int) -> None:
         # The net keeps its parameters' names: it is held, not renamed.
         super().__init__(auto_prefix=False)
         self.net = net
         self.slots = slots
 
-    def construct(self, input_ids: Any, segment_ids: Any, position_ids: Any) -> Any:
+    def construct(self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor) -> Tensor:
         return self.net.prefill(input_ids, segment_ids, position_ids, self.slots)
 
 
@@ -137,9 +141,11 @@ class DecodeStep(nn.Cell):
     Returns: logits (B, V) float32, then the caches.
     """
 
-    def __init__(self, net: Any) -> None:
+    def __init__(self, net: Cell) -> None:
         super().__init__(auto_prefix=False)
         self.net = net
 
-    def construct(self, input_ids: Any, position_ids: Any, slot: Any, visible: Any, *caches: Any) -> Any:
+    def construct(
+        self, input_ids: Tensor, position_ids: Tensor, slot: Tensor, visible: Tensor, *caches: Tensor
+    ) -> Tensor:
         return self.net.decode(input_ids, position_ids, slot, visible, caches)

@@ -29,7 +29,8 @@ from petrun.models.builtin import assemble, outline
 from petrun.models.folder import BASE_HINT, config_path, read_json
 from petrun.models.weights import check, load, match, open_weights
 from petrun.tensors import content_digest
-from petrun.tensors.ranks import root_of
+from petrun.tensors.sharded.ranks import root_of
+from petrun.typing import Cell
 
 FAMILIES: dict[str, Family] = {f.name: f for f in (bert.FAMILY, gpt2.FAMILY, llama.FAMILY)}
 _OWN = "A model of your own is given as --model module:function or --model path/file.py:function."
@@ -194,7 +195,7 @@ def _from_function(
     )
 
 
-def _inputs(net: Any, spelled: str) -> tuple[str, ...]:
+def _inputs(net: Cell, spelled: str) -> tuple[str, ...]:
     """Names of the arrays that the net's construct takes; () where it does not say."""
     stated = getattr(net, "inputs", ())
     names = (stated,) if isinstance(stated, str) else tuple(stated) if isinstance(stated, list | tuple) else (None,)
@@ -206,7 +207,7 @@ def _inputs(net: Any, spelled: str) -> tuple[str, ...]:
     return names
 
 
-def _digest_in_memory(net: Any) -> str:
+def _digest_in_memory(net: Cell) -> str:
     lines = []
     for p in net.get_parameters():
         values = np.ascontiguousarray(p.float().asnumpy() if p.dtype == ms.bfloat16 else p.asnumpy())
@@ -314,7 +315,7 @@ def _attribute(module: ModuleType, name: str, spelled: str) -> Callable[..., Any
         value = getattr(value, part)
     if not callable(value):
         raise ModelError(f"--model {spelled}: {name} is a {type(value).__name__}, not a function")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 class UserCode:

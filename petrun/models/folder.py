@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from petrun.errors import ModelError
-from petrun.tensors.ranks import is_sharded, root_of
+from petrun.tensors.sharded.ranks import is_sharded, root_of
 from petrun.tensors.steps import newest
 
 CONFIG = "config.json"

@@ -21,6 +21,7 @@ from petrun.models.base import Family, StoredName
 from petrun.models.decoding import CausalMask, cache_index, cached_mask, open_cache, virtual_positions, write_cache
 from petrun.models.fields import Fields
 from petrun.models.parts import ACTIVATIONS, DTYPES, Embedding, FeedForward, cell_paths, dense, named, tied_head
+from petrun.typing import DType, Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ def parse(raw: Mapping[str, Any]) -> Gpt2Config:
 class Gpt2Attention(nn.Cell):
     """Inputs: x (B, T, H), mask (B, 1, T, T) bool. Returns: (B, T, H), before dropout and the residual."""
 
-    def __init__(self, c: Gpt2Config, dtype: Any, seed: int, index: int) -> None:
+    def __init__(self, c: Gpt2Config, dtype: DType, seed: int, index: int) -> None:
         super().__init__()
         width = c.hidden // c.heads
         scale = width**-0.5 if c.scale_weights else 1.0
@@ -86,14 +87,14 @@ class Gpt2Attention(nn.Cell):
         self.core = Attention(scale, c.attention_dropout, seed, f"layers.{index}.attn.core", c.heads)
         self.o = dense(c.hidden, c.hidden, dtype)
 
-    def project(self, x: Any) -> Any:
+    def project(self, x: Tensor) -> Any:
         """q, k, v, each (B, N, T, D)."""
         return self.split(self.qkv(x))
 
-    def attend(self, q: Any, k: Any, v: Any, mask: Any) -> Any:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Any:
         return self.o(self.merge(self.core(q, k, v, mask)))
 
-    def construct(self, x: Any, mask: Any) -> Any:
+    def construct(self, x: Tensor, mask: Tensor) -> Tensor:
         q, k, v = self.project(x)
         return self.attend(q, k, v, mask)
 
@@ -101,7 +102,7 @@ class Gpt2Attention(nn.Cell):
 class Gpt2Layer(nn.Cell):
     """Pre-norm: x + dropout(attn(norm(x))), then x + dropout(mlp(norm(x)))."""
 
-    def __init__(self, c: Gpt2Config, dtype: Any, seed: int, index: int) -> None:
+    def __init__(self, c: Gpt2Config, dtype: DType, seed: int, index: int) -> None:
         super().__init__()
         self.attn_norm = LayerNorm(c.hidden, c.eps)
         self.attn = Gpt2Attention(c, dtype, seed, index)
@@ -116,17 +117,17 @@ class Gpt2Layer(nn.Cell):
         self.after_attn.shard(((dp, 1, 1), (dp, 1, 1)))
         self.after_mlp.shard(((dp, 1, 1), (dp, 1, 1)))
 
-    def feed(self, x: Any) -> Any:
+    def feed(self, x: Tensor) -> Any:
         return self.after_mlp(x, self.mlp_dropout(self.mlp(self.mlp_norm(x))))
 
-    def construct(self, x: Any, mask: Any) -> Any:
+    def construct(self, x: Tensor, mask: Tensor) -> Tensor:
         return self.feed(self.after_attn(x, self.attn_dropout(self.attn(self.attn_norm(x), mask))))
 
-    def prefill(self, x: Any, mask: Any, slots: int) -> Any:
+    def prefill(self, x: Tensor, mask: Tensor, slots: int) -> Any:
         q, k, v = self.attn.project(self.attn_norm(x))
         return self.feed(x + self.attn.attend(q, k, v, mask)), open_cache(k, slots), open_cache(v, slots)
 
-    def decode(self, x: Any, mask: Any, index: Any, k_cache: Any, v_cache: Any) -> Any:
+    def decode(self, x: Tensor, mask: Tensor, index: Any, k_cache: Tensor, v_cache: Tensor) -> Any:
         q, k, v = self.attn.project(self.attn_norm(x))
         k = write_cache(k_cache, index, k)
         v = write_cache(v_cache, index, v)
@@ -136,7 +137,7 @@ class Gpt2Layer(nn.Cell):
 class Gpt2(nn.Cell):
     """Inputs: input_ids, segment_ids (0 = padding), position_ids, each (B, T) int32. Returns: logits (B, T, V) float32."""
 
-    def __init__(self, c: Gpt2Config, dtype: Any, seed: int) -> None:
+    def __init__(self, c: Gpt2Config, dtype: DType, seed: int) -> None:
         super().__init__()
         self.heads, self.longest = c.heads, c.positions
         # Set by graph.virtual where a delta brings virtual tokens.
@@ -155,7 +156,7 @@ class Gpt2(nn.Cell):
     def lay_out(self, how: str, dp: int, tp: int) -> None:
         self.add_position.shard(((dp, 1, 1), (dp, 1, 1)))
 
-    def enter(self, input_ids: Any, position_ids: Any) -> Any:
+    def enter(self, input_ids: Tensor, position_ids: Tensor) -> Any:
         """The row as vectors, the prompt before it: (B, P + T, H)."""
         x = self.embed(input_ids)
         if self.prompt_tokens > 0:
@@ -163,10 +164,10 @@ class Gpt2(nn.Cell):
         positions = virtual_positions(position_ids, self.prefix_tokens, self.prompt_tokens)
         return self.dropout(self.add_position(x, self.positions(positions)))
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Tensor) -> Any:
         return ops.cast(self.head(self.norm(x)), ms.float32)
 
-    def construct(self, input_ids: Any, segment_ids: Any, position_ids: Any) -> Any:
+    def construct(self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor) -> Tensor:
         x = self.enter(input_ids, position_ids)
         mask = self.causal_mask(segment_ids, position_ids, 0, self.prefix_tokens, self.prompt_tokens)
         for layer in self.layers:
@@ -182,7 +183,7 @@ class Gpt2(nn.Cell):
                 hint="Shorten the prompt, or generate fewer tokens.",
             )
 
-    def prefill(self, input_ids: Any, segment_ids: Any, position_ids: Any, slots: int) -> Any:
+    def prefill(self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, slots: int) -> Any:
         """See decoding.PrefillStep."""
         x = self.enter(input_ids, position_ids)
         mask = self.causal_mask(segment_ids, position_ids, 0, self.prefix_tokens, self.prompt_tokens)
@@ -192,7 +193,7 @@ class Gpt2(nn.Cell):
             caches = (*caches, k, v)
         return (self.logits(x[:, -1]), *caches)
 
-    def decode(self, input_ids: Any, position_ids: Any, slot: Any, visible: Any, caches: Any) -> Any:
+    def decode(self, input_ids: Tensor, position_ids: Tensor, slot: Any, visible: Tensor, caches: Any) -> Any:
         """See decoding.DecodeStep."""
         virtual = self.prefix_tokens + self.prompt_tokens
         x = self.dropout(self.embed(input_ids) + self.positions(position_ids + virtual))

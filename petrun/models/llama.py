@@ -7,8 +7,6 @@ B batch, T tokens, H hidden, N heads, N_kv key/value heads, D head width, S cach
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,104 +19,10 @@ from petrun.kernels import Attention, MergeHeads, RmsNorm, SiluMul, SplitHeads
 from petrun.kernels import Rope as Rotate
 from petrun.models.base import Family, StoredName
 from petrun.models.decoding import cache_index, cached_mask, open_cache, write_cache
-from petrun.models.fields import Fields
-from petrun.models.parts import ACTIVATIONS, DTYPES, Embedding, activation, cell_paths, dense, named, tied_head
-from petrun.models.rope import Rope, parse_rope
+from petrun.models.llama_config import LlamaConfig, parse
+from petrun.models.parts import DTYPES, Embedding, activation, cell_paths, dense, named, tied_head
 from petrun.models.tables import Tables
-
-
-@dataclass(frozen=True, kw_only=True)
-class LlamaConfig:
-    vocab: int
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    wide: int
-    positions: int
-    act: str
-    eps: float
-    qkv_bias: bool
-    o_bias: bool
-    mlp_bias: bool
-    qk_norm: bool
-    tied: bool
-    attention_dropout: float
-    rope: Rope
-    windows: tuple[int, ...]
-    """Tokens a query sees, by layer; 0: all."""
-
-
-_POSITIONS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
-
-
-def parse(raw: Mapping[str, Any]) -> LlamaConfig:
-    """Defaults are those of transformers' config class for the model_type; sizes have none. Raises ModelError."""
-    kind = str(raw.get("model_type") or "llama")
-    f = Fields(raw, kind)
-    f.only("is_causal", (True,), True)
-    hidden, heads, layers = f.integer("hidden_size"), f.integer("num_attention_heads"), f.integer("num_hidden_layers")
-    kv_heads = _kv_heads(f, kind, heads)
-    head_dim = f.integer("head_dim", 128 if kind == "qwen3" else max(1, hidden // heads))
-    if f.raw.get("head_dim") is None and kind != "qwen3" and hidden % heads:
-        f.wrong("hidden_size", hidden, f"a multiple of num_attention_heads = {heads}")
-    positions = f.integer("max_position_embeddings", _POSITIONS[kind])
-    biased = f.flag("attention_bias", False) if kind in ("llama", "qwen3") else False
-    config = LlamaConfig(
-        vocab=f.integer("vocab_size"),
-        hidden=hidden,
-        layers=layers,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        wide=f.integer("intermediate_size"),
-        positions=positions,
-        act=f.choice("hidden_act", tuple(ACTIVATIONS), "silu"),
-        eps=f.positive("rms_norm_eps", 1e-6),
-        qkv_bias=biased or kind == "qwen2",
-        o_bias=biased,
-        mlp_bias=f.flag("mlp_bias", False) if kind == "llama" else False,
-        qk_norm=kind == "qwen3",
-        tied=f.flag("tie_word_embeddings", False),
-        attention_dropout=f.number("attention_dropout", 0.0, below=1.0),
-        rope=parse_rope(f, head_dim, positions),
-        windows=_windows(f, kind, layers),
-    )
-    # pretraining_tp > 1 splits the matrix products of old Llama files into slices: the same sums, taken in another order.
-    f.finish()
-    return config
-
-
-def _kv_heads(f: Fields, kind: str, heads: int) -> int:
-    default = {"llama": heads, "mistral": 8}.get(kind, 32) if "num_key_value_heads" not in f.raw else heads
-    kv_heads = f.integer("num_key_value_heads", default)
-    if heads % kv_heads:
-        f.wrong("num_key_value_heads", kv_heads, f"a divisor of num_attention_heads = {heads}")
-    return kv_heads
-
-
-def _windows(f: Fields, kind: str, layers: int) -> tuple[int, ...]:
-    """Sliding windows by layer. Mistral: every layer, where set. Qwen: by layer_types, or from max_window_layers on. Llama: none."""
-    if kind == "llama":
-        return (0,) * layers
-    if kind == "mistral":
-        window = f.integer("sliding_window", 0, least=0) if "sliding_window" in f.raw else 4096
-        own = ["sliding_attention" if window else "full_attention"] * layers
-    else:
-        used = f.flag("use_sliding_window", False) and f.raw.get("sliding_window", 4096) is not None
-        window = f.integer("sliding_window", 4096) if used else 0
-        first = f.integer("max_window_layers", 28, least=0)
-        own = ["sliding_attention" if window and i >= first else "full_attention" for i in range(layers)]
-    types = f.value("layer_types", own)
-    if not isinstance(types, list) or len(types) != layers or not set(types) <= {"sliding_attention", "full_attention"}:
-        f.unsupported("layer_types", types, f"{layers} times full_attention or sliding_attention")
-        return (0,) * layers
-    if "sliding_attention" in types and not window:
-        f.wrong("layer_types", types, "without sliding_attention where no sliding_window is in use")
-    if kind == "mistral" and types != own:
-        f.unsupported("layer_types", types, f"all {own[0]}, as sliding_window says")
-    return tuple(window if t == "sliding_attention" else 0 for t in types)
+from petrun.typing import DType, Tensor
 
 
 class LlamaAttention(nn.Cell):
@@ -127,7 +31,7 @@ class LlamaAttention(nn.Cell):
     Inputs: x (B, T, H); cos, sin (B, 1, T, D); mask (B, 1, T, T) bool. Returns: (B, T, H), before the residual.
     """
 
-    def __init__(self, c: LlamaConfig, dtype: Any, seed: int, site: str) -> None:
+    def __init__(self, c: LlamaConfig, dtype: DType, seed: int, site: str) -> None:
         super().__init__()
         self.q = dense(c.hidden, c.heads * c.head_dim, dtype, c.qkv_bias)
         self.k = dense(c.hidden, c.kv_heads * c.head_dim, dtype, c.qkv_bias)
@@ -142,7 +46,7 @@ class LlamaAttention(nn.Cell):
         self.core = Attention(c.head_dim**-0.5, c.attention_dropout, seed, f"{site}.core", c.heads)
         self.o = dense(c.heads * c.head_dim, c.hidden, dtype, c.o_bias)
 
-    def project(self, x: Any, cos: Any, sin: Any) -> Any:
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> Any:
         """q (B, N, T, D), k and v (B, N_kv, T, D), q and k rotated."""
         q, k, v = self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x))
         if self.normed:
@@ -150,10 +54,10 @@ class LlamaAttention(nn.Cell):
             k = self.k_norm(k)
         return self.rotate(q, cos, sin), self.rotate(k, cos, sin), v
 
-    def attend(self, q: Any, k: Any, v: Any, mask: Any) -> Any:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Any:
         return self.o(self.merge(self.core(q, k, v, mask)))
 
-    def construct(self, x: Any, cos: Any, sin: Any, mask: Any) -> Any:
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
         q, k, v = self.project(x, cos, sin)
         return self.attend(q, k, v, mask)
 
@@ -161,7 +65,7 @@ class LlamaAttention(nn.Cell):
 class LlamaMlp(nn.Cell):
     """down(act(gate(x)) * up(x)), (B, T, H) -> (B, T, H)."""
 
-    def __init__(self, c: LlamaConfig, dtype: Any) -> None:
+    def __init__(self, c: LlamaConfig, dtype: DType) -> None:
         super().__init__()
         self.gate = dense(c.hidden, c.wide, dtype, c.mlp_bias)
         self.up = dense(c.hidden, c.wide, dtype, c.mlp_bias)
@@ -169,7 +73,7 @@ class LlamaMlp(nn.Cell):
         self.fused = c.act in ("silu", "swish")
         self.act = SiluMul() if self.fused else activation(c.act)
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         if self.fused:
             return self.down(self.act(self.gate(x), self.up(x)))
         return self.down(self.act(self.gate(x)) * self.up(x))
@@ -180,7 +84,7 @@ class LlamaLayer(nn.Cell):
 
     splits_tokens = True
 
-    def __init__(self, c: LlamaConfig, dtype: Any, seed: int, index: int) -> None:
+    def __init__(self, c: LlamaConfig, dtype: DType, seed: int, index: int) -> None:
         super().__init__()
         self.window = c.windows[index]
         self.attn_norm = RmsNorm(c.hidden, c.eps)
@@ -197,22 +101,24 @@ class LlamaLayer(nn.Cell):
         self.after_attn.shard((rows, rows))
         self.after_mlp.shard((rows, rows))
 
-    def plus(self, add: Any, x: Any, y: Any) -> Any:
+    def plus(self, add: Any, x: Tensor, y: Any) -> Any:
         if not self.flat:
             return add(x, y)
         shape = x.shape
         return ops.reshape(add(ops.reshape(x, (-1, shape[-1])), ops.reshape(y, (-1, shape[-1]))), shape)
 
-    def construct(self, x: Any, cos: Any, sin: Any, mask: Any, part: int = 0) -> Any:
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, part: int = 0) -> Tensor:
         x = self.plus(self.after_attn, x, self.attn(self.attn_norm(x), cos, sin, mask))
         return self.plus(self.after_mlp, x, self.mlp(self.mlp_norm(x)))
 
-    def prefill(self, x: Any, cos: Any, sin: Any, mask: Any, slots: int) -> Any:
+    def prefill(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, slots: int) -> Any:
         q, k, v = self.attn.project(self.attn_norm(x), cos, sin)
         x = x + self.attn.attend(q, k, v, mask)
         return x + self.mlp(self.mlp_norm(x)), open_cache(k, slots), open_cache(v, slots)
 
-    def decode(self, x: Any, cos: Any, sin: Any, mask: Any, index: Any, k_cache: Any, v_cache: Any) -> Any:
+    def decode(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, index: Any, k_cache: Tensor, v_cache: Tensor
+    ) -> Any:
         q, k, v = self.attn.project(self.attn_norm(x), cos, sin)
         k = write_cache(k_cache, index, k)
         v = write_cache(v_cache, index, v)
@@ -223,7 +129,7 @@ class LlamaLayer(nn.Cell):
 class Llama(nn.Cell):
     """Inputs: input_ids, segment_ids (0 = padding), position_ids, each (B, T) int32. Returns: logits (B, T, V) float32."""
 
-    def __init__(self, c: LlamaConfig, dtype: Any, seed: int) -> None:
+    def __init__(self, c: LlamaConfig, dtype: DType, seed: int) -> None:
         super().__init__()
         self.kv_heads = c.kv_heads
         self.longest = c.rope.positions if c.rope.kind == "dynamic" else 0
@@ -238,10 +144,10 @@ class Llama(nn.Cell):
         if c.tied:
             self.head.weight = self.embed.weight
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Tensor) -> Any:
         return ops.cast(self.head(self.norm(x)), ms.float32)
 
-    def enter(self, input_ids: Any) -> Any:
+    def enter(self, input_ids: Tensor) -> Any:
         """The row as vectors, the prompt before it: (B, P + T, H)."""
         x = self.embed(input_ids)
         if self.prompt_tokens > 0:
@@ -253,7 +159,7 @@ class Llama(nn.Cell):
         self.tables.extend([self.make_tables() for _ in range(count - len(self.tables))])
         return list(self.tables)
 
-    def construct(self, input_ids: Any, segment_ids: Any, position_ids: Any, part: int = 0) -> Any:
+    def construct(self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, part: int = 0) -> Tensor:
         """`part`: number of the batch's part that a pipeline sees; it changes nothing, but see train.pipelined."""
         x = self.enter(input_ids)
         made: Any = ()
@@ -274,7 +180,7 @@ class Llama(nn.Cell):
                 hint="Shorten the prompt, or generate fewer tokens.",
             )
 
-    def prefill(self, input_ids: Any, segment_ids: Any, position_ids: Any, slots: int) -> Any:
+    def prefill(self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, slots: int) -> Any:
         """See decoding.PrefillStep."""
         x = self.enter(input_ids)
         cos, sin, near, full = self.tables[0](segment_ids, position_ids, self.prefix_tokens, self.prompt_tokens)
@@ -285,7 +191,7 @@ class Llama(nn.Cell):
             caches = (*caches, k, v)
         return (self.logits(x[:, -1]), *caches)
 
-    def decode(self, input_ids: Any, position_ids: Any, slot: Any, visible: Any, caches: Any) -> Any:
+    def decode(self, input_ids: Tensor, position_ids: Tensor, slot: Any, visible: Tensor, caches: Any) -> Any:
         """See decoding.DecodeStep."""
         x = self.embed(input_ids)
         virtual = self.prefix_tokens + self.prompt_tokens

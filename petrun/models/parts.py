@@ -11,6 +11,7 @@ from mindspore.common.initializer import initializer
 
 from petrun.kernels import Gelu, GeluTanh
 from petrun.models.base import StoredName
+from petrun.typing import DType, Tensor
 
 DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
 
@@ -22,7 +23,7 @@ class Embedding(nn.Cell):
     Owns: weight (V, H).
     """
 
-    def __init__(self, rows: int, width: int, dtype: Any) -> None:
+    def __init__(self, rows: int, width: int, dtype: DType) -> None:
         super().__init__()
         self.dtype = dtype
         self.weight = Parameter(initializer("zeros", (rows, width), dtype), name="weight")
@@ -34,7 +35,7 @@ class Embedding(nn.Cell):
         """weight[start : start + rows], (rows, H)."""
         return ops.cast(self.rows(self.weight, (start, 0), (start + rows, self.width), (1, 1)), self.dtype)
 
-    def construct(self, ids: Any) -> Any:
+    def construct(self, ids: Tensor) -> Tensor:
         return ops.cast(self.gather(self.weight, ids, 0), self.dtype)
 
     def lay_out(self, how: str, dp: int, tp: int) -> None:
@@ -51,7 +52,7 @@ class Dense(nn.Dense):
 
     splits_tokens = True
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         shape = x.shape
         y = self.matmul(ops.reshape(x, (-1, self.in_channels)), ops.cast(self.weight, x.dtype))
         if self.has_bias:
@@ -68,14 +69,14 @@ class Dense(nn.Dense):
             self.bias_add.shard(((rows, outer), (outer,)))
 
 
-def dense(wide_in: int, wide_out: int, dtype: Any, bias: bool = True) -> Dense:
+def dense(wide_in: int, wide_out: int, dtype: DType, bias: bool = True) -> Dense:
     return Dense(wide_in, wide_out, weight_init="zeros", bias_init="zeros", has_bias=bias, dtype=dtype)
 
 
 class Relu2(nn.Cell):
     """max(x, 0)^2, any shape."""
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         positive = ops.relu(x)
         return positive * positive
 
@@ -83,21 +84,21 @@ class Relu2(nn.Cell):
 class Sigmoid1702(nn.Cell):
     """x * sigmoid(1.702 x), any shape. Source: Hendrycks and Gimpel, arXiv:1606.08415, section 2."""
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         return x * ops.sigmoid(1.702 * x)
 
 
 class Silu(nn.Cell):
     """x * sigmoid(x), any shape."""
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         return x * ops.sigmoid(x)
 
 
 class Linear(nn.Cell):
     """x itself, any shape."""
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         return x
 
 
@@ -128,13 +129,13 @@ def activation(name: str) -> nn.Cell:
 class FeedForward(nn.Cell):
     """down(act(up(x))), (B, T, H) -> (B, T, H)."""
 
-    def __init__(self, hidden: int, wide: int, act: str, dtype: Any) -> None:
+    def __init__(self, hidden: int, wide: int, act: str, dtype: DType) -> None:
         super().__init__()
         self.up = dense(hidden, wide, dtype)
         self.act = activation(act)
         self.down = dense(wide, hidden, dtype)
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         return self.down(self.act(self.up(x)))
 
 

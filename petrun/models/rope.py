@@ -16,6 +16,7 @@ from mindspore import Tensor, nn, ops
 
 from petrun.models.fields import Fields
 from petrun.tensors import Array
+from petrun.typing import DType
 
 REQUIRED: Mapping[str, tuple[str, ...]] = {
     "default": (),
@@ -181,7 +182,7 @@ class Rotary(nn.Cell):
     Inputs: position_ids (B, T) int32. Returns: cos, sin (B, 1, T, D) in the given dtype.
     """
 
-    def __init__(self, rope: Rope, dtype: Any) -> None:
+    def __init__(self, rope: Rope, dtype: DType) -> None:
         super().__init__()
         inverse, self.scale = frequencies(rope)
         self.inverse = Tensor(inverse.reshape(1, 1, 1, -1))
@@ -217,7 +218,7 @@ class Rotary(nn.Cell):
         theta = self.theta * ops.pow(self.factor * length / self.positions - (self.factor - 1.0), self.exponent)
         return ops.select(length > self.positions, 1.0 / ops.pow(theta, self.steps), self.inverse)
 
-    def construct(self, position_ids: Any) -> Any:
+    def construct(self, position_ids: Tensor) -> Tensor:
         positions = ops.cast(position_ids, ms.float32)
         inverse = self.stretched(positions) if self.dynamic else self.inverse
         angles = self.angle(self.width_axis(self.head_axis(positions, 1), 3), inverse)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mindspore import nn
 
 from petrun.models.decoding import CausalMask, virtual_positions
 from petrun.models.rope import Rope, Rotary
+from petrun.typing import DType, Tensor
 
 
 class Tables(nn.Cell):
@@ -17,7 +16,7 @@ class Tables(nn.Cell):
     layers and that of the others, see CausalMask.
     """
 
-    def __init__(self, rope: Rope, windows: tuple[int, ...], dtype: Any) -> None:
+    def __init__(self, rope: Rope, windows: tuple[int, ...], dtype: DType) -> None:
         super().__init__()
         # One mask for each kind of layer that there is.
         self.window = max(windows)
@@ -25,7 +24,9 @@ class Tables(nn.Cell):
         self.rotary = Rotary(rope, dtype)
         self.causal_mask = CausalMask()
 
-    def construct(self, segment_ids: Any, position_ids: Any, prefix: int, prompt: int, part: int = 0) -> Any:
+    def construct(
+        self, segment_ids: Tensor, position_ids: Tensor, prefix: int, prompt: int, part: int = 0
+    ) -> tuple[Tensor, ...]:
         cos, sin = self.rotary(virtual_positions(position_ids, prefix, prompt))
         near = self.causal_mask(segment_ids, position_ids, self.window, prefix, prompt)
         if self.all_windowed or self.window == 0:

@@ -24,6 +24,7 @@ from petrun.errors import WeightsError, perhaps
 from petrun.models.base import StoredName
 from petrun.models.folder import weights_path
 from petrun.tensors import Array, TensorReader, content_digest, open_sharded, open_tensors, tensor_digest
+from petrun.typing import Cell, Parameter
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 
@@ -131,7 +132,7 @@ def absent(matched: Match, names: Mapping[str, StoredName]) -> tuple[str, ...]:
 
 
 def check(
-    reader: TensorReader, matched: Match, names: Mapping[str, StoredName], net: Any, fresh: Iterable[str] = ()
+    reader: TensorReader, matched: Match, names: Mapping[str, StoredName], net: Cell, fresh: Iterable[str] = ()
 ) -> None:
     """Raise one WeightsError with every tensor that is missing, unknown, given twice, or of a wrong shape or type."""
     parameters = {p.name: p for p in net.get_parameters()}
@@ -161,7 +162,7 @@ def check(
         )
 
 
-def misshapen(reader: TensorReader, matched: Match, net: Any, heads: Sequence[str]) -> list[str]:
+def misshapen(reader: TensorReader, matched: Match, net: Cell, heads: Sequence[str]) -> list[str]:
     """What is of another shape than in the net, one line each. `heads`: patterns of parameters whose shape the data decides."""
     parameters = {p.name: p for p in net.get_parameters()}
     return [
@@ -173,13 +174,13 @@ def misshapen(reader: TensorReader, matched: Match, net: Any, heads: Sequence[st
     ]
 
 
-def _misshapen(reader: TensorReader, source: Source, parameter: Any) -> list[str]:
+def _misshapen(reader: TensorReader, source: Source, parameter: Parameter) -> list[str]:
     shape = reader.info(source.stored).shape
     wanted = tuple(reversed(parameter.shape)) if source.turn else tuple(parameter.shape)
     return [] if shape == wanted else [f"{source.stored} is {_shape(shape)}, must be {_shape(wanted)}"]
 
 
-def _misfits(reader: TensorReader, source: Source, parameter: Any) -> list[str]:
+def _misfits(reader: TensorReader, source: Source, parameter: Parameter) -> list[str]:
     info = reader.info(source.stored)
     problems = _misshapen(reader, source, parameter)
     kind = _kind(parameter)
@@ -192,7 +193,7 @@ def _misfits(reader: TensorReader, source: Source, parameter: Any) -> list[str]:
     return problems
 
 
-def _kind(parameter: Any) -> str:
+def _kind(parameter: Parameter) -> str:
     """ "float32", "int64", ...: as files spell it."""
     return str(parameter.dtype).lower()
 
@@ -212,7 +213,7 @@ class _Read:
     problem: str
 
 
-def load(reader: TensorReader, matched: Match, net: Any, undigested: Sequence[str] = ()) -> str:
+def load(reader: TensorReader, matched: Match, net: Cell, undigested: Sequence[str] = ()) -> str:
     """Put the tensors into the net's parameters and return the base's digest.
 
     The digest is over (Hugging Face name, stored dtype, Hugging Face shape, SHA-256 of the stored bytes) of every
@@ -313,7 +314,7 @@ def _read(reader: TensorReader, source: Source, kind: str) -> _Read:
     return _Read(values=narrow, shape=shape, digest=digest, problem="")
 
 
-def init_fresh(net: Any, names: Sequence[str], seed: int, spread: float) -> None:
+def init_fresh(net: Cell, names: Sequence[str], seed: int, spread: float) -> None:
     """Weights normal(0, spread), biases 0. Each is a pure function of (seed, its name), in whatever order they are made."""
     parameters = {p.name: p for p in net.get_parameters()}
     for name in names:

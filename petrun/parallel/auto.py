@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from petrun.errors import ConfigError
-from petrun.parallel.divide import Sizes, divisors, fits, layouts
 from petrun.parallel.layout import Layout
+from petrun.parallel.validate import Sizes, divisors, fits, layouts
 
 HOST_CARDS = 8
 USABLE = 0.9

@@ -7,6 +7,8 @@ from typing import Any
 
 from mindspore import nn, ops
 
+from petrun.typing import Tensor
+
 _BUCKET = 1 << 22
 """Values that travel together at most: a collective costs time of its own, and a copy costs memory."""
 
@@ -31,7 +33,7 @@ class SumOverRanks(nn.Cell):
         """The loss alone."""
         return ops.reshape(self.sum(ops.reshape(value, (1,))), ())
 
-    def construct(self, value: Any, grads: Any) -> Any:
+    def construct(self, value: Tensor, grads: Tensor) -> tuple[Tensor, Tensor]:
         flat: Any = (ops.reshape(value, (1,)),)
         for grad in grads:
             flat = (*flat, ops.reshape(grad, (-1,)))

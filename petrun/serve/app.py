@@ -17,7 +17,6 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from petrun.errors import PetrunError, PromptTooLong
-from petrun.serve.desk import Desk, Engine, Piece, Ticket
 from petrun.serve.openai import (
     Done,
     Limits,
@@ -30,6 +29,7 @@ from petrun.serve.openai import (
     read_wanted,
     usage_chunk,
 )
+from petrun.serve.request_queue import Desk, Engine, Piece, Ticket
 from petrun.serve.server import is_loopback
 
 _BODY_SECONDS = 30.0

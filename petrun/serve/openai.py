@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Literal
 
-from petrun.data.messages import SWITCH, VALUES, read_values
+from petrun.data.chat.messages import SWITCH, VALUES, read_values
 from petrun.errors import DataError
 
 _MOST_STOPS = 4

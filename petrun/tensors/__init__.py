@@ -5,9 +5,9 @@ tensors mean is others' business.
 from petrun.tensors.atomic import atomic_file, atomic_folder
 from petrun.tensors.digest import content_digest, tensor_digest
 from petrun.tensors.dtypes import Array, from_bfloat16, to_bfloat16
-from petrun.tensors.layout import Layout
 from petrun.tensors.reader import TensorReader, open_tensors
-from petrun.tensors.sharded import ShardedReader, open_sharded
+from petrun.tensors.sharded.checkpoint import ShardedReader, open_sharded
+from petrun.tensors.sharded.layout import Layout
 from petrun.tensors.table import TensorInfo
 from petrun.tensors.writers import (
     TensorEntry,

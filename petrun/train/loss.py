@@ -6,12 +6,11 @@ supervised tokens, however unevenly they lie.
 
 from __future__ import annotations
 
-from typing import Any
-
 import mindspore as ms
 from mindspore import nn, ops
 
 from petrun.kernels import SquaredError, TokenCrossEntropy
+from petrun.typing import Cell, Tensor
 
 
 class SupervisedLoss(nn.Cell):
@@ -22,14 +21,14 @@ class SupervisedLoss(nn.Cell):
     Returns (sum of losses / denominator () float32, logits). Reduction: a sum, divided as told.
     """
 
-    def __init__(self, net: Any) -> None:
+    def __init__(self, net: Cell) -> None:
         super().__init__(auto_prefix=False)
         self.net = net
         self.cross_entropy = TokenCrossEntropy()
         self.squared_error = SquaredError()
         self.total = ops.ReduceSum()
 
-    def construct(self, denominator: Any, targets: Any, *inputs: Any) -> Any:
+    def construct(self, denominator: Tensor, targets: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.net(*inputs)
         if targets.dtype == ms.float32:
             errors = self.squared_error(ops.reshape(logits, (-1,)), targets)

@@ -51,11 +51,6 @@ class Schedule:
         return self.peak * (floor + (1.0 - floor) * falling)
 
 
-def warmup_steps(warmup: float, total_steps: int) -> int:
-    """Below 1 a share of all steps, rounded; else a number of steps."""
-    return round(warmup * total_steps) if warmup < 1 else int(warmup)
-
-
 class LearningRate(nn.Cell):
     """Schedule.at, in the graph: the int32 step is a tensor, so no step recompiles anything."""
 
@@ -67,7 +62,7 @@ class LearningRate(nn.Cell):
         self.span = float(max(1, schedule.total_steps - schedule.warmup_steps))
         self.floor = schedule.min_ratio
 
-    def construct(self, step: Any) -> Any:
+    def construct(self, step: Tensor) -> Tensor:
         """() int32 -> () float32."""
         s = step.astype(ms.float32)
         done = ops.clamp((s - self.warmup) / self.span, 0.0, 1.0)
@@ -133,7 +128,7 @@ class AdamW(nn.Cell):
         """Rate of the step that comes next."""
         return self.rate(self.step)
 
-    def construct(self, grads: Any, finite: Any) -> Any:
+    def construct(self, grads: Tensor, finite: Tensor) -> Tensor:
         """One update from gradients in the order of the parameters; none, to the last bit, unless `finite` () bool. Returns the rate.
 
         Not by a branch: what stands in one MindSpore may compile into a graph of its own, whose memory no plan counts.
@@ -159,7 +154,7 @@ class AdamW(nn.Cell):
         ops.assign(self.step, self.step + finite.astype(ms.int32))
         return rate
 
-    def move(self, weight: Any, m: Any, v: Any, *rest: Any) -> None:
+    def move(self, weight: Any, m: Any, v: Tensor, *rest: Any) -> None:
         """Adam's step of one parameter."""
         self.adam(weight, m, v, *rest)
 
@@ -180,5 +175,5 @@ class HostAdamW(AdamW):
     def on_host(self) -> tuple[Any, ...]:
         return (*self.m, *self.v)
 
-    def move(self, weight: Any, m: Any, v: Any, *rest: Any) -> None:
+    def move(self, weight: Any, m: Any, v: Tensor, *rest: Any) -> None:
         ops.assign_add(weight, self.adam(m, v, *rest))

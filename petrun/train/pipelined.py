@@ -10,6 +10,7 @@ from mindspore import Tensor, nn, ops
 from petrun.kernels import step_counter
 from petrun.train.optim import AdamW
 from petrun.train.step import TrainStep, number
+from petrun.typing import Cell
 
 
 class Parts(nn.Cell):
@@ -20,7 +21,7 @@ class Parts(nn.Cell):
     Inputs: targets; the net's own inputs, of the whole batch. Returns: () float32, times the loss scale.
     """
 
-    def __init__(self, loss: Any, count: int, scale: Any) -> None:
+    def __init__(self, loss: Cell, count: int, scale: Any) -> None:
         super().__init__(auto_prefix=False)
         self.loss = loss
         self.count = count
@@ -40,12 +41,12 @@ class Parts(nn.Cell):
             rows = (*rows, self.cut(value, first, (each * (i + 1), *rest), (1,) * len(value.shape)))
         return rows
 
-    def of(self, i: int, targets: Any, inputs: Any) -> Any:
+    def of(self, i: int, targets: Tensor, inputs: Any) -> Any:
         own = self.part(i, (targets, *inputs))
         value, _ = self.loss(float(own[0].size), *own, i)
         return value * self.scale if self.scaled else value
 
-    def construct(self, targets: Any, *inputs: Any) -> Any:
+    def construct(self, targets: Tensor, *inputs: Tensor) -> Tensor:
         total = self.of(0, targets, inputs)
         for i in range(1, self.count):
             total = self.adds[i](total, self.of(i, targets, inputs))
@@ -63,7 +64,7 @@ class PipelineStep(TrainStep):
 
     def __init__(
         self,
-        loss: Any,
+        loss: Cell,
         optimizer: AdamW,
         *,
         stages: int,
@@ -89,11 +90,11 @@ class PipelineStep(TrainStep):
         # The whole step trains in MindSpore's eyes, or its passes for pipelines stay away.
         self.set_train(True)
 
-    def __call__(self, update: bool, denominator: Any, targets: Any, *inputs: Any) -> Any:
+    def __call__(self, update: bool, denominator: Tensor, targets: Tensor, *inputs: Any) -> Any:
         """As TrainStep is called; `update` is always True."""
         return super().__call__(*self.arguments(update, denominator, targets, *inputs))
 
-    def arguments(self, update: bool, denominator: Any, targets: Any, *inputs: Any) -> tuple[Any, ...]:
+    def arguments(self, update: bool, denominator: Tensor, targets: Tensor, *inputs: Any) -> tuple[Any, ...]:
         self.denominator.set_data(denominator)
         if self.scaled:
             self.part_scale.set_data(Tensor(float(self.scale.asnumpy()), ms.float32))
@@ -101,7 +102,7 @@ class PipelineStep(TrainStep):
             step_counter(stage).set_data(Tensor(int(step_counter().asnumpy()), ms.int32))
         return targets, *inputs
 
-    def construct(self, targets: Any, *inputs: Any) -> Any:  # type: ignore[override]
+    def construct(self, targets: Tensor, *inputs: Tensor) -> Tensor:  # type: ignore[override]
         value, grads = self.gradient(targets, *inputs)
         # Of each part the loss was divided by how many targets it has.
         factor = float(targets.size // self.micro_batches) / self.denominator
@@ -113,14 +114,14 @@ class PipelineStep(TrainStep):
         norm = self.global_norm(total)
         return self.finish(self.of_last_stage(value * factor, norm), norm, total)
 
-    def added_up(self, grads: Any) -> Any:
+    def added_up(self, grads: Tensor) -> Any:
         """What was added up over the parts. By the way over each gradient MindSpore finds how many ranks hold it: see global_norm."""
         total: Any = ()
         for i in range(self.count):
             total = (*total, ops.depend(self.sums[i], grads[i]))
         return total
 
-    def of_last_stage(self, value: Any, norm: Any) -> Any:
+    def of_last_stage(self, value: Any, norm: Cell) -> Any:
         """The loss, which the last stage alone knows; the others have 0. After the norm, so that no rank waits for it with work to do."""
         summed = self.sum(ops.reshape(ops.depend(value, norm), (1,)))
         return ops.reshape(summed, ()) / self.copies

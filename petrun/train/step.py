@@ -9,6 +9,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from petrun.graph.state import zeros_beside
 from petrun.train.optim import AdamW
+from petrun.typing import Cell
 
 
 class TrainStep(nn.Cell):
@@ -27,7 +28,7 @@ class TrainStep(nn.Cell):
 
     def __init__(
         self,
-        loss: Any,
+        loss: Cell,
         optimizer: AdamW,
         *,
         accumulate: int = 1,
@@ -57,16 +58,16 @@ class TrainStep(nn.Cell):
         self.mark = ops.ExpandDims().add_prim_attr("grad_scale", True)
         self.gradient = ms.value_and_grad(self.scaled_loss, None, optimizer.parameters)
 
-    def arguments(self, update: bool, denominator: Any, targets: Any, *inputs: Any) -> tuple[Any, ...]:
+    def arguments(self, update: bool, denominator: Tensor, targets: Tensor, *inputs: Any) -> tuple[Any, ...]:
         """What `construct` takes of what the cell is called with."""
         return update, denominator, targets, *inputs
 
-    def scaled_loss(self, denominator: Any, targets: Any, *inputs: Any) -> Any:
+    def scaled_loss(self, denominator: Tensor, targets: Tensor, *inputs: Any) -> Any:
         """The loss times the loss scale; the logits stay inside, so they are not kept as an output."""
         value, _ = self.loss(denominator, targets, *inputs)
         return value * self.scale if self.scaled else value
 
-    def construct(self, update: bool, denominator: Any, targets: Any, *inputs: Any) -> Any:
+    def construct(self, update: bool, denominator: Tensor, targets: Tensor, *inputs: Tensor) -> Tensor:
         value, grads = self.gradient(denominator, targets, *inputs)
         if self.scaled:
             value = value / self.scale
@@ -85,7 +86,7 @@ class TrainStep(nn.Cell):
             total = self.unscaled(total)
         return self.finish(value, self.global_norm(total), total)
 
-    def finish(self, value: Any, norm: Any, grads: Any) -> Any:
+    def finish(self, value: Any, norm: Cell, grads: Tensor) -> Any:
         """What ends a step, from the whole batch's loss, gradient norm and gradients: clip, update, and begin anew."""
         # One NaN or infinity anywhere makes the norm so.
         finite = ops.logical_and(ops.isfinite(norm), ops.isfinite(value))
@@ -101,28 +102,28 @@ class TrainStep(nn.Cell):
             self.rescale(finite)
         return value, norm, rate, finite
 
-    def widened(self, grads: Any) -> Any:
+    def widened(self, grads: Tensor) -> Any:
         """Gradients in float32. Here and below no branch within a loop: see AdamW.construct."""
         wide: Any = ()
         for grad in grads:
             wide = (*wide, grad.astype(ms.float32))
         return wide
 
-    def with_sums(self, grads: Any) -> Any:
+    def with_sums(self, grads: Tensor) -> Any:
         """Gradients plus those of the earlier micro-batches."""
         total: Any = ()
         for i in range(self.count):
             total = (*total, grads[i] + self.sums[i])
         return total
 
-    def unscaled(self, grads: Any) -> Any:
+    def unscaled(self, grads: Tensor) -> Any:
         """Gradients over the loss scale."""
         total: Any = ()
         for grad in grads:
             total = (*total, grad / self.scale)
         return total
 
-    def update(self, grads: Any, finite: Any) -> None:
+    def update(self, grads: Tensor, finite: Tensor) -> None:
         """The optimizer's step, and the method's own before and after it."""
         step = self.optimizer.step + 0
         if self.hooked:
@@ -131,7 +132,7 @@ class TrainStep(nn.Cell):
         if self.hooked:
             self.hook.after_update(step, finite)
 
-    def global_norm(self, grads: Any) -> Any:
+    def global_norm(self, grads: Tensor) -> Any:
         """sqrt of the sum of all squares, () float32.
 
         Over ranks that hold slices, MindSpore sums what carries the mark `grad_scale` before the root is taken, each slice once.
@@ -141,18 +142,18 @@ class TrainStep(nn.Cell):
             squares = (*squares, self.mark(ops.square(grad).sum(), 0))
         return ops.reshape(ops.sqrt(ops.addn(squares)), ())
 
-    def clipped(self, grads: Any, norm: Any) -> Any:
+    def clipped(self, grads: Tensor, norm: Tensor) -> Any:
         """g * min(1, clip / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_ has it."""
         return self.times(grads, ops.minimum(self.clip / (norm + 1e-6), Tensor(1.0, ms.float32)))
 
-    def times(self, grads: Any, factor: Any) -> Any:
+    def times(self, grads: Tensor, factor: Any) -> Any:
         """Gradients times a number."""
         scaled: Any = ()
         for grad in grads:
             scaled = (*scaled, grad * factor)
         return scaled
 
-    def rescale(self, finite: Any) -> None:
+    def rescale(self, finite: Tensor) -> None:
         """Dynamic loss scale: halved on overflow, doubled after 1000 clean steps, within [1, 2^24]."""
         grown = ops.select(self.clean_steps >= 999, self.scale * 2.0, self.scale + 0.0)
         scale = ops.select(finite, grown, self.scale * 0.5)

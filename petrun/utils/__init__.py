@@ -1,1 +1,1 @@
-"""MindPet's import paths: the exceptions and constants that its delta, freeze and callback interfaces name. Nothing else lives here."""
+"""Import paths of petrun.mindpet.utils before petrun.mindpet was there. Nothing is added here."""

@@ -1,16 +1,7 @@
-"""MindPet's helpers for code that runs on several versions of MindSpore."""
+"""The import path of petrun.mindpet.utils.version_control before petrun.mindpet was there: the same module."""
 
-from __future__ import annotations
+import sys
 
-from typing import Any
+from petrun.mindpet.utils import version_control
 
-from mindspore import nn
-
-from petrun.layers.activation import _activation, get_activation
-
-__all__ = ["_activation", "get_activation", "get_dropout"]
-
-
-def get_dropout(dropout_prob: float) -> Any:
-    """nn.Dropout that drops a share `dropout_prob`. petrun's own cells use petrun.kernels.Dropout, whose masks can be repeated."""
-    return nn.Dropout(p=dropout_prob)
+sys.modules[__name__] = version_control

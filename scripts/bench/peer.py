@@ -31,10 +31,10 @@ def dump(folder: Path, methods: list[str], sets: list[str]) -> None:
     """FOLDER/<method>.npz: every micro-batch in order, the held-out rows and their prompts; <method>.json: the settings."""
     from petrun.assets import base_folder, default_recipe
     from petrun.config.load import load_run_config
-    from petrun.data.buckets import plan_batches
+    from petrun.data.batches.buckets import plan_batches
     from petrun.delta import find_method
-    from petrun.runs.rows import endless, mappings
-    from petrun.runs.sources import open_sources
+    from petrun.inference.rows import endless, mappings
+    from petrun.training.sources import open_sources
 
     folder.mkdir(parents=True, exist_ok=True)
     for method in methods:

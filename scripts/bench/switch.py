@@ -26,10 +26,10 @@ from petrun.checkpoint.delta import BaseIdentity, Manifest, read_delta, save_del
 from petrun.delta import METHODS
 from petrun.evaluate.generate import Generator
 from petrun.graph.compilations import compilations
+from petrun.inference.assembly import attach, attach_delta, set_delta
+from petrun.inference.session import Decoding, Session
 from petrun.models.factory import load_model
 from petrun.parallel.context import setup
-from petrun.runs.assemble import attach, attach_delta, set_delta
-from petrun.runs.session import Decoding, Session
 
 PROMPT = "Extract the order.\nHi, put us down for 45 cotton shirts, to be sent to Milan. We pay 43 pounds per piece."
 FEW = Decoding(max_new_tokens=8)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from petrun.checkpoint.algebra import Term, added
-from petrun.checkpoint.comparison import norms
+from petrun.algebra.comparison import norms
+from petrun.algebra.sums import Term, added
 from petrun.checkpoint.delta import BaseIdentity, Manifest, TaskInfo, read_delta, save_delta
 from petrun.checkpoint.manifest import parse_manifest
 from petrun.checkpoint.merge import merge_to_file
@@ -18,7 +18,7 @@ from petrun.config.load import load_run_config
 from petrun.data.load import load_examples
 from petrun.delta.lora import LoraConfig
 from petrun.errors import PetrunError
-from petrun.runs.assemble import method_of
+from petrun.inference.assembly import method_of
 from petrun.tensors import open_tensors
 from tests.checkpoint.toy_family import lora_arrays
 

@@ -11,14 +11,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from petrun.checkpoint import merge_checks
-from petrun.checkpoint.convert import to_house
 from petrun.checkpoint.delta import LORA_A, LORA_B, BaseIdentity, Manifest, read_delta, save_delta
 from petrun.checkpoint.hf_config import merged_config
 from petrun.checkpoint.merge import merge_to_file, merge_to_folder
-from petrun.delta.base import same_values as fold_full
 from petrun.delta.full import FullConfig
 from petrun.delta.lora import LoraConfig, fold
+from petrun.delta.method import same_values as fold_full
 from petrun.errors import DeltaError, OutputError, WeightsError
+from petrun.interop.convert import to_house
 from petrun.models.base import StoredName
 from petrun.tensors import (
     TensorEntry,

@@ -12,11 +12,10 @@ import yaml
 from typer.testing import CliRunner
 
 from petrun.cli.app import app
+from petrun.cluster.jobs.pod import escape
+from petrun.cluster.jobs.submission import Mount, parse_memory, parse_mount, parse_time
 from petrun.errors import ConfigError, OutputError
-from petrun.parallel.job_pod import escape
-from petrun.parallel.submission import Mount, parse_memory, parse_mount, parse_time
-
-from ..conftest import ROOT
+from tests.conftest import ROOT
 
 # Everything that a shell, a YAML file or Kubernetes could read as something else.
 AWKWARD = [

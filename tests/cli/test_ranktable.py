@@ -8,8 +8,7 @@ from typer.testing import CliRunner
 
 from petrun.cli.app import app
 from petrun.errors import ConfigError, OutputError, SetupError
-
-from ..parallel.test_rank_table_rules import grouped
+from tests.cluster.rank_table.test_rules import grouped
 
 MAKE = ["make", "--hosts", "10.0.0.1,10.0.0.2", "--cards-per-host", "2"]
 IPS = ["--device-ips", "192.168.0.1,192.168.0.2,192.168.1.1,192.168.1.2"]

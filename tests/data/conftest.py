@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from petrun.data.load import load_examples
-from petrun.data.tokenize import load_tokenizer
+from petrun.data.tokenizers.tokenizer import load_tokenizer
 from petrun.errors import DataError, PetrunError, TrainingError
 
 CORPUS = [

@@ -6,8 +6,8 @@ import pytest
 
 from petrun.data.load import load_examples
 from petrun.data.prompts import prompt_ids
-from petrun.data.template import BUILTIN, Template
-from petrun.data.tokenize import load_tokenizer
+from petrun.data.rows.template import BUILTIN, Template
+from petrun.data.tokenizers.tokenizer import load_tokenizer
 from petrun.errors import DataError
 from tests.tiny import letters
 

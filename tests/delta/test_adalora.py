@@ -7,7 +7,7 @@ from mindspore import Tensor, nn, ops
 
 from petrun.delta import adalora, find_method
 from petrun.delta.adalora import ADALORA_A, ADALORA_B, ADALORA_E, ADALORA_KEEP, AdaLoraConfig
-from petrun.delta.adalora_budget import budget_plan
+from petrun.delta.adalora.budget import budget_plan
 from petrun.errors import ConfigError
 from petrun.graph.freeze import freeze_all_but
 from petrun.graph.sites import Sites

@@ -9,7 +9,7 @@ from petrun.delta import METHODS, AdapterDense, AdapterLayer
 from petrun.delta.adapter import AdapterConfig
 from petrun.errors import TargetError
 from petrun.graph.sites import Sites
-from tests.delta.mindpet import POINTWISE, numbers, strategies
+from tests.mindpet.numbers import POINTWISE, numbers, strategies
 
 BLOCK = "mindpet_delta_adapter_block"
 DOWN, UP = f"{BLOCK}.mindpet_delta_adapter_down_sampler", f"{BLOCK}.mindpet_delta_adapter_up_sampler"

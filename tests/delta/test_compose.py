@@ -6,8 +6,8 @@ from mindspore import Tensor, nn
 from pydantic import Field, ValidationError
 
 from petrun.delta import METHODS, find_method
-from petrun.delta.base import Method, MethodConfig, same_values
 from petrun.delta.compose import compose
+from petrun.delta.method import Method, MethodConfig, same_values
 from petrun.errors import ConfigError
 from petrun.graph.sites import Sites
 

@@ -6,8 +6,8 @@ import pytest
 from mindspore import Tensor, nn, ops
 
 from petrun.delta import AdapterDense, LoRADense, LowRankAdapterDense
-from petrun.layers.activation import ACTIVATIONS, named_activation, shard_activation, usable_activation
-from tests.delta.mindpet import NAMES, NOT_SPLIT, POINTWISE, ROWWISE, Scaled, numbers, strategies
+from petrun.kernels.named_activations import ACTIVATIONS, named_activation, shard_activation, usable_activation
+from tests.mindpet.numbers import NAMES, NOT_SPLIT, POINTWISE, ROWWISE, Scaled, numbers, strategies
 
 CELLS = {
     "lora": lambda **kw: LoRADense(5, 6, 2, 4, **kw),

@@ -7,7 +7,7 @@ from mindspore import Tensor, nn, ops
 
 from petrun.delta import METHODS
 from petrun.delta.lora import LORA_A, LORA_B, LoraConfig
-from petrun.delta.lora_dora import LORA_M, DoraDense
+from petrun.delta.lora.dora import LORA_M, DoraDense
 from petrun.graph.sites import Sites
 from petrun.kernels import Dropout
 

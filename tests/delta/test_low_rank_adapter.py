@@ -10,7 +10,7 @@ from petrun.delta import METHODS, LowRankAdapterDense, LowRankAdapterLayer, LowR
 from petrun.delta.low_rank_adapter import LowRankAdapterConfig
 from petrun.errors import TargetError
 from petrun.graph.sites import Sites
-from tests.delta.mindpet import POINTWISE, numbers, strategies
+from tests.mindpet.numbers import POINTWISE, numbers, strategies
 
 MARK = "mindpet_delta_low_rank_adapter"
 DOWN, UP = f"{MARK}_down_sampler", f"{MARK}_up_sampler"

@@ -11,9 +11,9 @@ import pytest
 from mindspore import Tensor, amp, nn
 
 from petrun.delta import AdapterDense, LoRADense, LowRankAdapterDense, PrefixEncoder, PrefixLayer, RDropLoss
-from petrun.delta.prompt_tuning import PromptTuning
 from petrun.kernels import Gelu, LayerNorm, RmsNorm, SiluMul, step_counter
-from tests.delta.mindpet import numbers
+from petrun.mindpet.delta.prompt_tuning import PromptTuning
+from tests.mindpet.numbers import numbers
 
 WAYS = {
     "to_float16": lambda net: net.to_float(ms.float16),

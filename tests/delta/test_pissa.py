@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from petrun.delta import METHODS, lora_pissa
+from petrun.delta import METHODS
 from petrun.delta.lora import LORA_A, LORA_B, LoraConfig
-from petrun.delta.lora_pissa import LORA_A0, LORA_B0, PissaDense, principal_factors
+from petrun.delta.lora import pissa as lora_pissa
+from petrun.delta.lora.pissa import LORA_A0, LORA_B0, PissaDense, principal_factors
 from petrun.errors import TargetError
 from petrun.graph.freeze import freeze_all_but
 from petrun.graph.sites import Sites

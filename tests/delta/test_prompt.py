@@ -1,4 +1,4 @@
-"""Prompt tuning: where its vectors start from. What it computes is held against numpy in tests/graph/test_virtual.py."""
+"""Prompt tuning: where its vectors start from. What it computes is held against numpy in tests/graph/test_virtual_tokens.py."""
 
 import numpy as np
 import pytest

@@ -11,7 +11,7 @@ from petrun.errors import ConfigError
 from petrun.graph.sites import Sites
 from petrun.kernels import Attention, Dropout, batch_place, step_counter
 from petrun.train.loss import SupervisedLoss
-from tests.delta.mindpet import numbers
+from tests.mindpet.numbers import numbers
 
 
 @pytest.fixture(params=[ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from petrun.data.batches import collate
-from petrun.data.buckets import plan_batches
+from petrun.data.batches.buckets import plan_batches
+from petrun.data.batches.collate import collate
 from petrun.data.load import load_examples
 from petrun.delta.lora import METHOD, LoraConfig
 from petrun.errors import DataError, WeightsError

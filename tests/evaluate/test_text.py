@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from petrun.data.tokenize import load_tokenizer
+from petrun.data.tokenizers.tokenizer import load_tokenizer
 from petrun.evaluate.text import TextStream
-from tests.data.layouts import spiece_file, write
+from tests.data.tokenizers.layouts import spiece_file, write
 from tests.tiny import letters, words
 
 BACKEND = letters()

@@ -8,8 +8,7 @@ import pytest
 from mindspore import Tensor
 
 from petrun import kernels
-
-from .conftest import close, normal, run
+from tests.kernels.conftest import close, normal, run
 
 ERF = np.vectorize(math.erf)
 # A whole number of vectors, a tail, more than one piece of work, and a single number.

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ..conftest import ROOT
+from tests.conftest import ROOT
 
 
 def test_every_kernel_compiles_for_ascend(shared, tmp_path):

@@ -6,9 +6,8 @@ import pytest
 from mindspore import Tensor
 
 from petrun import kernels
-
-from .conftest import close, normal, run
-from .test_dropout import reference_mask
+from tests.kernels.conftest import close, normal, run
+from tests.kernels.test_dropout import reference_mask
 
 SCALE = 0.3
 

@@ -12,8 +12,7 @@ from mindspore import Tensor
 from petrun import kernels
 from petrun.errors import ConfigError
 from petrun.kernels.dropout import keep_threshold
-
-from .conftest import close, normal, run
+from tests.kernels.conftest import close, normal, run
 
 
 def reference_mask(p, seed, site, step, count):

@@ -8,8 +8,7 @@ import pytest
 from mindspore import Tensor, nn, ops
 
 from petrun import kernels
-
-from .conftest import close, normal, run
+from tests.kernels.conftest import close, normal, run
 
 
 def test_views_are_read_by_value(mode, fused):

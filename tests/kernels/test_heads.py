@@ -6,8 +6,7 @@ import pytest
 from mindspore import Tensor
 
 from petrun import kernels
-
-from .conftest import normal, run
+from tests.kernels.conftest import normal, run
 
 
 @pytest.mark.parametrize("b, t, n, d", [(1, 1, 1, 4), (2, 5, 3, 8), (3, 64, 12, 32), (2, 7, 1, 5)])

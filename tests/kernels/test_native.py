@@ -14,9 +14,8 @@ from mindspore import Tensor
 
 from petrun import kernels
 from petrun.kernels import native
-
-from .conftest import normal
-from .direct import Library, examples
+from tests.kernels.conftest import normal
+from tests.kernels.direct import Library, examples
 
 OPERATORS = examples()
 

@@ -6,8 +6,7 @@ import pytest
 from mindspore import Tensor
 
 from petrun import kernels
-
-from .conftest import close, normal, run
+from tests.kernels.conftest import close, normal, run
 
 # Whole vectors, a tail, less than one vector, many blocks of rows.
 SHAPES = [(4, 6, 384), (3, 50), (2, 5), (700, 24)]

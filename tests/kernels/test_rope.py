@@ -6,8 +6,7 @@ import pytest
 from mindspore import Tensor
 
 from petrun import kernels
-
-from .conftest import close, normal, run
+from tests.kernels.conftest import close, normal, run
 
 
 def tables(batch, tokens, width):

@@ -11,8 +11,7 @@ from safetensors.numpy import load_file
 from petrun.errors import ModelError
 from petrun.models import bert
 from petrun.models.factory import load_model
-
-from . import reference
+from tests.models import reference
 
 
 def forward(net, *arrays):

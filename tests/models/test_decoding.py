@@ -10,8 +10,7 @@ from petrun.graph.surgery import swap
 from petrun.models import gpt2, llama
 from petrun.models.decoding import DecodeStep, PrefillStep
 from petrun.models.factory import load_model
-
-from . import reference
+from tests.models import reference
 
 PROMPT, NEW = 7, 4
 CASES = {

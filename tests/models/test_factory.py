@@ -12,8 +12,7 @@ from safetensors.numpy import save_file
 from petrun.errors import ModelError, SetupError, WeightsError
 from petrun.graph.sites import Sites
 from petrun.models.factory import FAMILIES, is_factory, load_model, read_model_config
-
-from . import reference
+from tests.models import reference
 
 CODE = """
 import mindspore as ms

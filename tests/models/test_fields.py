@@ -5,8 +5,7 @@ import pytest
 from petrun.errors import ModelError
 from petrun.models import bert, gpt2, llama
 from petrun.models.fields import FOREIGN
-
-from . import reference
+from tests.models import reference
 
 PARSE = {"bert": bert.parse, "gpt2": gpt2.parse}
 BASES = {"bert": reference.BERT, "gpt2": reference.GPT2}

@@ -9,8 +9,7 @@ from safetensors.numpy import load_file
 
 from petrun.models import llama
 from petrun.models.factory import load_model
-
-from . import reference
+from tests.models import reference
 
 # name -> (config, window of each layer)
 CASES = {

@@ -12,8 +12,7 @@ from safetensors.numpy import save_file
 from petrun.errors import WeightsError
 from petrun.models.factory import load_model
 from petrun.tensors import write_safetensors
-
-from . import reference
+from tests.models import reference
 
 CONFIGS = {
     "bert": reference.BERT,

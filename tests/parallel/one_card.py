@@ -16,18 +16,17 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
+from petrun.cluster.world import join
 from petrun.delta import METHODS
 from petrun.graph.freeze import freeze_all_but
 from petrun.models.decoding import DecodeStep, PrefillStep
 from petrun.models.factory import load_model
 from petrun.parallel.context import setup
 from petrun.parallel.reduce import SumOverRanks
-from petrun.parallel.world import join
 from petrun.train.loss import SupervisedLoss
 from petrun.train.optim import AdamW, Schedule
 from petrun.train.step import TrainStep
-
-from ..models import reference
+from tests.models import reference
 
 B, T, SLOTS, LAYERS = 2, 64, 72, 1
 WIDER = {"num_hidden_layers": LAYERS, "hidden_size": 64, "intermediate_size": 96}

@@ -21,13 +21,12 @@ from petrun.models.factory import load_model
 from petrun.parallel import plan
 from petrun.parallel.context import connect, setup, split_operators
 from petrun.parallel.layout import parse_layout, settle
-from petrun.parallel.rehearse import gradient_sums
+from petrun.rehearsal.processes import gradient_sums
 from petrun.train.loss import SupervisedLoss
 from petrun.train.optim import AdamW, HostAdamW, Schedule
 from petrun.train.pipelined import PipelineStep
 from petrun.train.step import TrainStep
-
-from ..models import reference
+from tests.models import reference
 
 ROWS, T = 8, 16
 """Rows of the whole batch; tokens."""

@@ -11,9 +11,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from petrun.cluster.world import Sum, join
 from petrun.parallel.context import setup, split_operators, undivided
 from petrun.parallel.layout import Layout
-from petrun.parallel.world import Sum, join
 
 
 class Product(nn.Cell):

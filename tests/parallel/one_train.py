@@ -8,12 +8,12 @@ is what this one says, and nobody differs. Gradients are not finite and losses 0
 
 import sys
 
-import petrun.runs.train
+import petrun.commands.train
 from petrun.cli.app import main
-from petrun.parallel.world import World
+from petrun.cluster.world import World
 
 if __name__ == "__main__":
     World.agree = World.decide = lambda self, flag: flag
-    petrun.runs.train.hold_together = lambda ready, world: None
+    petrun.commands.train.hold_together = lambda ready, world: None
     sys.argv = ["petrun", "train", *sys.argv[1:]]
     main()

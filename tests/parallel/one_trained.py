@@ -16,22 +16,22 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor
 
-from petrun.checkpoint.state import find_state
+from petrun.checkpoint.training_state import find_state
+from petrun.cluster.world import join
 from petrun.config.load import load_run_config
 from petrun.parallel.context import setup, split_operators
-from petrun.parallel.cutting import compile_cut
-from petrun.parallel.world import join
-from petrun.runs import snapshot
-from petrun.runs.feeding import first_inputs
-from petrun.runs.folder import RunFolder
-from petrun.runs.identity import identity_of
-from petrun.runs.keep import Keeper
-from petrun.runs.laying import lay_out
-from petrun.runs.progress import Progress
-from petrun.runs.ready import make_ready
-from petrun.runs.receipt import Facts
-from petrun.runs.saving import Saver
+from petrun.parallel.sharding import compile_cut
 from petrun.train.stop import stop_request
+from petrun.training import snapshot
+from petrun.training.checkpointer import Saver
+from petrun.training.fingerprint import identity_of
+from petrun.training.progress import Progress
+from petrun.training.rank_batches import first_inputs
+from petrun.training.receipt import Facts
+from petrun.training.recorder import Keeper
+from petrun.training.resolve_layout import lay_out
+from petrun.training.run_folder import RunFolder
+from petrun.training.setup import make_ready
 
 
 def values_of(name, shape, dtype):

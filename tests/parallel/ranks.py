@@ -11,10 +11,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from petrun.cluster.world import is_scheduler, join, serve
 from petrun.errors import OutputError, PetrunError
-from petrun.parallel.world import is_scheduler, join, serve
-
-from ..runs.conftest import call
+from tests.program import call
 
 
 def main(file):

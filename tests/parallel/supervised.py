@@ -1,4 +1,4 @@
-"""`python -m tests.parallel.supervised JOB.json`: petrun.parallel.launch with plain Python programs for ranks and scheduler."""
+"""`python -m tests.parallel.supervised JOB.json`: petrun.cluster.launch with plain Python programs for ranks and scheduler."""
 
 import json
 import os
@@ -6,11 +6,11 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+from petrun.cluster import supervise
+from petrun.cluster.hosts import Hosts
+from petrun.cluster.launch import Job, Voice, launch
+from petrun.cluster.ranks import make_cluster
 from petrun.errors import SetupError
-from petrun.parallel import supervise
-from petrun.parallel.cluster import make_cluster
-from petrun.parallel.hosts import Hosts
-from petrun.parallel.launch import Job, Voice, launch
 
 
 def main():

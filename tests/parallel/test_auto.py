@@ -7,8 +7,8 @@ import pytest
 
 from petrun.errors import ConfigError
 from petrun.parallel.auto import Batch, Model, Try, candidates, choose, needs
-from petrun.parallel.divide import Sizes, fits
 from petrun.parallel.layout import Layout
+from petrun.parallel.validate import Sizes, fits
 
 GIB = 2**30
 LAYER = 4 * 4096**2 + 3 * 4096 * 11008

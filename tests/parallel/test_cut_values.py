@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from petrun.tensors import open_tensors
-from petrun.tensors.strategy import read_strategy
+from petrun.tensors.sharded.strategy import read_strategy
+from tests.conftest import ROOT
 from tests.parallel.cut_values import whole
 from tests.shards import piece_of
-
-from ..conftest import ROOT
 
 WHOLES = {**{f"net.products.{seed}.weight": whole(seed) for seed in range(5)}, "net.scale": whole(9)[0]}
 

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from petrun.checkpoint.delta import read_delta
-from petrun.parallel.cluster import Cluster, rank_environment, scheduler_environment
-from petrun.parallel.ports import free_port
+from petrun.cluster.ports import free_port
+from petrun.cluster.ranks import Cluster, rank_environment, scheduler_environment
+from tests.conftest import ROOT
+from tests.parallel.processes import Marked
+from tests.program import call
 from tests.tiny import REVIEWS, write_base, write_rows
-
-from ..conftest import ROOT
-from ..runs.conftest import call
-from .processes import Marked
 
 GLOBAL = 4
 LENGTHS = (3, 1, 9, 2, 7, 5, 4, 1, 6, 8, 2)

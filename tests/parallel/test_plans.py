@@ -15,8 +15,7 @@ from petrun.errors import ConfigError
 from petrun.graph.sites import Sites
 from petrun.parallel import plan
 from petrun.parallel.layout import Layout, parse_layout, settle
-
-from ..conftest import ROOT
+from tests.conftest import ROOT
 
 WORLD = 8
 COLUMNS = r"(attn\.(q|k|v|qkv)|mlp\.(gate|up))"

@@ -9,8 +9,7 @@ from petrun.parallel import reduce
 from petrun.parallel.reduce import SumOverRanks, _buckets
 from petrun.train.loss import SupervisedLoss
 from petrun.train.step import TrainStep
-
-from ..train.test_step import COUNT, WHOLE, X, Y, build, run
+from tests.train.test_step import COUNT, WHOLE, X, Y, build, run
 
 
 class Others(nn.Cell):

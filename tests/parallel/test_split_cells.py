@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from ..conftest import ROOT
-from ..delta.mindpet import NAMES, NOT_SPLIT
+from tests.conftest import ROOT
+from tests.mindpet.numbers import NAMES, NOT_SPLIT
 
 QUICK = [
     "lora/gelu",

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from petrun.errors import ConfigError, DataError, PromptTooLong, SetupError
 from petrun.serve import openai
 from petrun.serve.app import Service, make_app
-from petrun.serve.desk import Desk, Piece, work
 from petrun.serve.openai import Done, Limits
+from petrun.serve.request_queue import Desk, Piece, work
 from petrun.serve.server import HttpServer, bind, is_loopback
 
 HELLO = {"model": "echo", "messages": [{"role": "user", "content": "a b c"}]}

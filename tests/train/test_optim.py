@@ -8,7 +8,8 @@ import pytest
 from mindspore import Parameter, Tensor
 
 from petrun.errors import ConfigError
-from petrun.train.optim import AdamW, HostAdamW, LearningRate, Schedule, decays, warmup_steps
+from petrun.graph.step_counts import step_count
+from petrun.train.optim import AdamW, HostAdamW, LearningRate, Schedule, decays
 
 
 def reference_adamw(w, grads, rates, beta1, beta2, eps, decay):
@@ -74,9 +75,9 @@ def test_schedule_values():
 
 
 def test_warmup_counts():
-    assert warmup_steps(0.06, 100) == 6
-    assert warmup_steps(0.06, 5) == 0
-    assert warmup_steps(20, 100) == 20
+    assert step_count(0.06, 100) == 6
+    assert step_count(0.06, 5) == 0
+    assert step_count(20, 100) == 20
     with pytest.raises(ConfigError, match="--warmup 20"):
         Schedule(kind="cosine", peak=1.0, warmup_steps=20, total_steps=10)
 

@@ -1,0 +1,156 @@
+"""Arithmetic of deltas on files: weighted sums, truncation, and what both cost in precision. No net, and no base unless asked for one.
+
+Sums of LoRA's kin are exact: s_1 B_1 A_1 + s_2 B_2 A_2 = [s_1 B_1, s_2 B_2] [A_1; A_2], of the sum of the ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from petrun.algebra.full_tensors import Term, WholeSum
+from petrun.algebra.low_rank import Keep, Product, distance, factored, joined
+from petrun.algebra.plain_lora import Layer, described, factors, is_factor, is_low_rank, layers, lone
+from petrun.algebra.ties_dare import Combine
+from petrun.checkpoint.base_arrays import BaseArrays
+from petrun.checkpoint.delta import Delta
+from petrun.delta.compose import split_names
+from petrun.errors import DeltaError
+from petrun.tensors import Array
+
+__all__ = ["Fidelity", "Made", "Term", "added", "compressed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """How near a layer's new product is to what it stands for, Frobenius norms."""
+
+    path: str
+    rank: int
+    norm: float
+    error: float
+
+    @property
+    def relative(self) -> float:
+        return self.error / self.norm if self.norm else 0.0
+
+
+@dataclass(frozen=True)
+class Made:
+    """A new delta, not yet on disk."""
+
+    tensors: Mapping[str, Array]
+    algo: str
+    config: dict[str, Any]
+    layers: tuple[Fidelity, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def relative(self) -> float:
+        """Relative Frobenius error over all layers."""
+        norm = math.hypot(*(layer.norm for layer in self.layers))
+        return math.hypot(*(layer.error for layer in self.layers)) / norm if norm else 0.0
+
+
+def added(
+    terms: Sequence[Term], *, base: BaseArrays | None = None, combine: Combine | None = None, keep: Keep | None = None
+) -> Made:
+    """The weighted sum of deltas of one base.
+
+    base: only for whole tensors whose weights do not add up to 1 (NeedsBase says so). combine: TIES or DARE instead of the plain sum; its
+    result has full rank. keep: truncate the sum; without it a plain sum keeps every rank, another the sum of the ranks.
+    Raises DeltaError: a delta that is no sum, low-rank and whole deltas mixed, shapes that differ.
+    """
+    keep = keep or Keep()
+    kinds = {term.delta.path: is_low_rank(term.delta) for term in terms}
+    if len(set(kinds.values())) > 1:
+        pair = [next(path for path, kind in kinds.items() if kind is wanted) for wanted in (True, False)]
+        raise DeltaError(
+            f"{pair[0]} holds a product for every layer, {pair[1]} whole tensors: the two have no common form",
+            hint="Extract a LoRA from base and tuned model first: petrun delta extract.",
+        )
+    whole = WholeSum(terms, base, combine)
+    values = whole.planned(dict.fromkeys(name for term in terms for name in term.delta.tensors if not is_factor(name)))
+    if not any(kinds.values()):
+        if not keep.everything:
+            raise DeltaError("whole tensors have no rank to cut", hint="Leave --rank and --energy out.")
+        algo, config = _whole_algo([term.delta for term in terms], values)
+        return Made(values, algo, config, notes=_notes(whole))
+    found, fidelity = _joint_layers(terms, combine, keep)
+    algo, config = described(found, values, [term.delta for term in terms])
+    return Made({**factors(found), **values}, algo, config, tuple(fidelity), _notes(whole))
+
+
+def _notes(whole: WholeSum) -> tuple[str, ...]:
+    named = ", ".join(whole.averaged)
+    return (f"the base does not hold {named}: averaged by the weights",) if named else ()
+
+
+def _whole_algo(deltas: Sequence[Delta], names: Mapping[str, Array]) -> tuple[str, dict[str, Any]]:
+    if any("full" in split_names(delta.algo) for delta in deltas):
+        return "full", {}
+    return "bitfit", {"bias_include": lone(names), "bias_exclude": []}
+
+
+def _joint_layers(
+    terms: Sequence[Term], combine: Combine | None, keep: Keep
+) -> tuple[dict[str, Layer], list[Fidelity]]:
+    each = [(layers(term.delta), term) for term in terms]
+    found, fidelity = {}, []
+    for path in dict.fromkeys(path for these, _ in each for path in these):
+        held = [(these[path], term) for these, term in each if path in these]
+        shapes = {layer.product.shape for layer, _ in held}
+        if len(shapes) > 1:
+            raise DeltaError(
+                f"{path} is " + ", ".join(f"{layer.product.shape} in {term.delta.path}" for layer, term in held),
+                hint="They are deltas of different bases.",
+            )
+        parts = [(layer, term.weight) for layer, term in held]
+        found[path], report = _combined(path, parts, combine, keep) if combine else _summed(path, parts, keep)
+        fidelity.append(report)
+    return found, fidelity
+
+
+def _summed(path: str, parts: Sequence[tuple[Layer, float]], keep: Keep) -> tuple[Layer, Fidelity]:
+    exact = joined([layer.update.times(weight) for layer, weight in parts])
+    if keep.everything:
+        # The first one's factors stay as they are, and so do those of the others where they have the same scale and weight.
+        scale = parts[0][0].scale * parts[0][1]
+        product = joined([_at(layer, layer.scale * weight / scale) for layer, weight in parts])
+        layer = Layer(_rounded(product), scale)
+    else:
+        layer = Layer(_rounded(exact.truncated(keep)), 1.0)
+    return layer, Fidelity(
+        path=path, rank=layer.product.rank, norm=exact.norm(), error=layer.update.minus(exact).norm()
+    )
+
+
+def _at(layer: Layer, factor: float) -> Product:
+    return layer.product if factor == 1.0 else layer.product.times(factor)
+
+
+def _rounded(product: Product) -> Product:
+    """As it will be on disk."""
+    return Product(b=product.b.astype(np.float32), a=product.a.astype(np.float32))
+
+
+def _combined(path: str, parts: Sequence[tuple[Layer, float]], combine: Combine, keep: Keep) -> tuple[Layer, Fidelity]:
+    dense = combine(path, [layer.update.dense() for layer, _ in parts], [weight for _, weight in parts])
+    ranks = sum(layer.product.rank for layer, _ in parts)
+    product = _rounded(factored(dense, Keep(rank=ranks) if keep.everything else keep))
+    norm = float(np.linalg.norm(dense.astype(np.float64)))
+    return Layer(product, 1.0), Fidelity(path=path, rank=product.rank, norm=norm, error=distance(dense, product))
+
+
+def compressed(delta: Delta, keep: Keep) -> Made:
+    """The delta with every layer's product cut to the rank that `keep` says. Raises DeltaError as `added` does."""
+    if not is_low_rank(delta):
+        raise DeltaError(
+            f"{delta.path}: is a {delta.algo} delta, of whole tensors",
+            hint="petrun delta extract makes a LoRA of a base and a tuned model.",
+        )
+    return added([Term(delta, 1.0)], keep=keep)

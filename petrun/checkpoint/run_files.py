@@ -1,0 +1,19 @@
+"""Names of the files that a training run leaves beside its delta."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+RESULTS = "results.json"
+
+
+RUN_YAML = "run.yaml"
+
+
+LOG = "log.jsonl"
+
+
+def run_files(delta: Path) -> tuple[Path, ...]:
+    """What a training run leaves beside its delta, and the delta itself."""
+    names = (RUN_YAML, LOG, RESULTS, "best.ckpt", "best.safetensors")
+    return (delta, *(delta.parent / name for name in names))

@@ -1,0 +1,37 @@
+"""The first sum over all ranks, before the base is loaded: where ranks cannot reach each other, it is what would wait for ever."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from petrun.cluster.world import World
+from petrun.errors import SetupError
+from petrun.train.stop import stop_request
+
+_SECONDS = 180.0
+"""On the CPU. Cards are linked here, for which HCCL has HCCL_CONNECT_TIMEOUT."""
+
+
+def prove_sum(world: World, say: Callable[[str], None]) -> None:
+    """Every rank gives its number and one. Raises SetupError where the sum is wrong; where it does not come, the process is ended."""
+    linking = os.environ.get("HCCL_CONNECT_TIMEOUT", "")
+    seconds = _SECONDS + (float(linking) if linking.isdecimal() and os.environ.get("ASCEND_HOME_PATH") else 0.0)
+    overdue = (
+        f"rank {world.rank} of {world.size}: the first all-reduce has not ended within {seconds:.0f} s\n"
+        "The ranks have met at the scheduler and do not reach each other: a firewall between the hosts, or another network interface."
+    )
+    began = time.monotonic()
+    with stop_request().within(seconds, overdue):
+        found = world.summed(np.array([world.rank, 1.0], np.float32))
+    size = world.size
+    right = [size * (size - 1) / 2, float(size)]
+    if not np.allclose(found, right, rtol=1e-5):
+        raise SetupError(
+            f"an all-reduce over {size} ranks gives {found.tolist()}, and should give {right}",
+            hint="A card or the network between cards computes wrong numbers.",
+        )
+    say(f"ok      all-reduce  right over {size} ranks, the first one {time.monotonic() - began:.2f} s")

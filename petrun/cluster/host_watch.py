@@ -1,0 +1,128 @@
+"""While ranks run: what becomes of them on the job's other hosts. A host whose part ends says so, and one that is silent counts as lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from selectors import EVENT_READ, DefaultSelector
+from types import TracebackType
+from typing import Any
+
+from petrun.cluster.connection import Line, Lost
+from petrun.cluster.hosts import Hosts
+
+
+@dataclass(frozen=True, kw_only=True)
+class News:
+    """Why the attempt ends, as another host said it, or as this one found out about it."""
+
+    kind: str
+    """"failed", "stopped" or "lost"."""
+    host: str
+    """Where: "host 1 (node-b)"."""
+    what: str
+    """"rank 1 was ended by SIGKILL"."""
+    code: int
+    """The exit code of the attempt."""
+    stopped: int = 0
+    """The signal that the petrun there got."""
+    log: Sequence[str] = ()
+    """The end of the log there; of a lost host, how it was lost."""
+
+
+class Watch:
+    """For the length of a `with` block, a thread that keeps in touch with the other hosts while ranks run here."""
+
+    def __init__(self, hosts: Hosts) -> None:
+        self.hosts = hosts
+        self.news: News | None = None
+        """The first that is a reason to end."""
+        self.first_is_done = False
+        """Host 0 has ended well, and with it the scheduler."""
+        self._done: set[int] = set()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def tell(self, news: News | None) -> None:
+        """To all hosts: why the attempt ends; None: the part of this one is done."""
+        self._tell({"done": True} if news is None else {"news": asdict(news)})
+
+    def wait(self, seconds: float) -> News | None:
+        """The news, for which this waits so long."""
+        deadline = time.monotonic() + seconds
+        while self.news is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return self.news
+
+    def _tell(self, message: Any, but: int | None = None) -> None:
+        for host, line in self.hosts.lines.items():
+            if host != but:
+                with suppress(Lost):
+                    line.send(message)
+
+    def _keep(self) -> None:
+        lines = dict(self.hosts.lines)
+        began = time.monotonic()
+        heard, told = dict.fromkeys(lines, began), began
+        beat = min(2.0, self.hosts.silence / 5)
+        with DefaultSelector() as selector:
+            for host, line in lines.items():
+                selector.register(line.socket, EVENT_READ, host)
+            while not self._over.is_set():
+                ready = [key.data for key, _ in selector.select(0.1)]
+                now = time.monotonic()
+                if now - told > beat:
+                    self._tell({"alive": True})
+                    told = now
+                for host in ready:
+                    heard[host] = now
+                    if not self._hear(host, lines[host]):
+                        selector.unregister(lines[host].socket)
+                        del heard[host]
+                for host in [host for host, last in heard.items() if now - last > self.hosts.silence]:
+                    self._lose(
+                        host,
+                        f"nothing was heard of it for {self.hosts.silence:.0f} s: the network is cut, or it is down",
+                    )
+                    selector.unregister(lines[host].socket)
+                    del heard[host]
+
+    def _hear(self, host: int, line: Line) -> bool:
+        """Take what one host says. False: there will be no more."""
+        why = "its petrun has ended without a word: it was killed, or the host went down"
+        try:
+            messages, is_open = line.arrived()
+        except Lost as error:
+            messages, is_open, why = [], False, str(error)
+        for message in messages:
+            if "done" in message:
+                self._done.add(host)
+                self.first_is_done |= host == 0
+            elif "news" in message:
+                self._take(News(**message["news"]), host)
+        if not is_open and host not in self._done:
+            self._lose(host, why)
+        return is_open
+
+    def _lose(self, host: int, why: str) -> None:
+        if host not in self._done:
+            named = self.hosts.named(host)
+            self._take(News(kind="lost", host=named, what=f"{named} was lost", code=1, log=(why,)), host)
+
+    def _take(self, news: News, origin: int) -> None:
+        self.news = self.news or news
+        if self.hosts.cluster.host_rank == 0:
+            self._tell({"news": asdict(news)}, but=origin)

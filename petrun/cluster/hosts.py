@@ -1,0 +1,218 @@
+"""The petruns of a job's hosts, in touch over TCP: each starts and watches the ranks of its own host, and sees none of the others'.
+
+Host 0 listens on --master-port and the others connect. Before an attempt the hosts compare the job's shape and exchange values;
+host_watch.py is what they do while ranks run.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+from petrun.cluster.connection import PAUSE_SECONDS, Foreign, Line, Lost
+from petrun.cluster.ports import check_port, listen, resolve
+from petrun.cluster.ranks import Cluster, seconds_of
+from petrun.errors import SetupError
+
+_PROTOCOL = 1
+"""Counts changes of the messages."""
+_GREETING = {"petrun": _PROTOCOL}
+_ANSWER_SECONDS = 120.0
+"""For a host to answer in an exchange: before it, a host may read files."""
+
+
+class Hosts:
+    """This host's connections, from the first meeting to the job's end."""
+
+    def __init__(
+        self, cluster: Cluster, *, max_restarts: int, say: Callable[[str], None], environment: Mapping[str, str]
+    ) -> None:
+        self.cluster, self.say = cluster, say
+        self.address = resolve(cluster.address)
+        self.port = cluster.port or 0
+        self.names = {cluster.host_rank: socket.gethostname()}
+        """Of the hosts that this one has met: of all on host 0, else of host 0."""
+        self.lines: dict[int, Line] = {}
+        self.patience = seconds_of(environment, "MS_TOPO_TIMEOUT")
+        # Somewhat before MindSpore's own, so that petrun says who was lost before a rank ends of it.
+        limit = seconds_of(environment, "MS_NODE_TIMEOUT")
+        self.silence = max(limit - 5.0, limit / 2)
+        self._shape = {"--cards": cluster.cards, "--hosts": cluster.hosts, "--max-restarts": max_restarts}
+        self._listener: socket.socket | None = None
+
+    def __enter__(self) -> Hosts:
+        if self.cluster.host_rank == 0:
+            check_port(self.address, self.port)
+            self._listener = listen(self.address, self.port, self.cluster.hosts)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.part()
+        if self._listener is not None:
+            self._listener.close()
+
+    def named(self, host: int) -> str:
+        """ "host 1 (node-b)"."""
+        return f"host {host} ({self.names[host]})" if host in self.names else f"host {host}"
+
+    def part(self) -> None:
+        """Close all connections; host 0 goes on listening."""
+        for line in self.lines.values():
+            line.close()
+        self.lines = {}
+
+    def meet(self, stopped: Callable[[], bool] = lambda: False) -> bool:
+        """Be connected with all the other hosts, all of them told the same. False where `stopped` said so meanwhile.
+
+        Raises SetupError where a host does not come, or was told something else.
+        """
+        self.part()
+        deadline = time.monotonic() + self.patience
+        return self._gather(deadline, stopped) if self._listener is not None else self._reach(deadline, stopped)
+
+    def exchange(self, value: Any, stopped: Callable[[], bool] = lambda: False) -> list[Any]:
+        """What every host gave here, by host rank. All hosts must call it at the same point. Raises SetupError for a host that is gone."""
+        if self._listener is None:
+            try:
+                self.lines[0].send({"value": value})
+                answer = self.lines[0].receive(2 * _ANSWER_SECONDS, stopped)
+            except Lost as error:
+                raise self._gone(0, error) from error
+            self._require(answer, "values")
+            return list(answer["values"])
+        values = [value]
+        for host in sorted(self.lines):
+            try:
+                answer = self.lines[host].receive(_ANSWER_SECONDS, stopped)
+                values.append(answer["value"])
+            except (Lost, KeyError, TypeError) as error:
+                gone = self._gone(host, error)
+                self._tell_all({"refused": gone.message})
+                raise gone from error
+        self._tell_all({"values": values})
+        return values
+
+    def _gone(self, host: int, error: Exception) -> SetupError:
+        return SetupError(
+            f"{self.named(host)} was lost before the ranks started: {error}",
+            hint="What petrun says there is the reason.",
+        )
+
+    def _require(self, answer: Any, key: str) -> None:
+        if isinstance(answer, dict) and "refused" in answer:
+            raise SetupError(f"{self.named(0)} refuses: {answer['refused']}")
+        if not isinstance(answer, dict) or key not in answer:
+            raise self._other_program(f"it says {str(answer)[:60]}")
+
+    def _tell_all(self, message: Any) -> None:
+        for line in self.lines.values():
+            with suppress(Lost):
+                line.send(message)
+
+    def _gather(self, deadline: float, stopped: Callable[[], bool]) -> bool:
+        """Host 0: until each of the others has come."""
+        assert self._listener is not None
+        self._listener.settimeout(PAUSE_SECONDS)
+        said = False
+        while missing := [host for host in range(1, self.cluster.hosts) if host not in self.lines]:
+            if stopped():
+                return False
+            named = f"host{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
+            if time.monotonic() > deadline:
+                self._tell_all({"refused": f"{named} did not come"})
+                raise SetupError(
+                    f"{named} did not come to {self.address} port {self.port} within {self.patience:.0f} s",
+                    hint="Run the same command there, with its --host-rank; it must reach this address. MS_TOPO_TIMEOUT sets the time.",
+                )
+            try:
+                connected, _ = self._listener.accept()
+            except TimeoutError:
+                if not said:
+                    self.say(f"waiting for {named} of {self.cluster.hosts} on {self.address} port {self.port}")
+                said = True
+                continue
+            self._admit(Line(connected))
+        self._tell_all({"met": self.names[0]})
+        return True
+
+    def _admit(self, line: Line) -> None:
+        """A host that says which it is; who does not speak petrun's language is let go. Raises SetupError for a host of another job."""
+        try:
+            line.send(_GREETING)
+            hello = line.receive(5.0)
+            host, name, shape = int(hello["host"]), str(hello["name"]), dict(hello["shape"])
+        except (Lost, KeyError, TypeError, ValueError):
+            line.socket.close()
+            return
+        there = f"host {host} ({name})"
+        told = [
+            f"{key} {own} here, {shape.get(key)} on {there}"
+            for key, own in self._shape.items()
+            if shape.get(key) != own
+        ]
+        if not told and host == 0:
+            told = [f"--host-rank 0 here, and on {name}"]
+        elif not told and host in self.lines and self._is_open(host):
+            told = [f"--host-rank {host} on {self.names[host]}, and on {name}"]
+        if told:
+            self.lines[-1] = line
+            differs = f"the hosts were not told the same: {'; '.join(told)}"
+            self._tell_all({"refused": differs})
+            raise SetupError(differs, hint="Every host takes the same command, each with a --host-rank of its own.")
+        self.names[host] = name
+        self.lines[host] = line
+
+    def _is_open(self, host: int) -> bool:
+        """Nothing is sent before all have met: a host that has come and gone may come again."""
+        with suppress(Lost):
+            return self.lines[host].arrived()[1]
+        return False
+
+    def _reach(self, deadline: float, stopped: Callable[[], bool]) -> bool:
+        """Another host: until host 0 has let it in."""
+        place, said = f"{self.address} port {self.port}", False
+        while time.monotonic() < deadline:
+            if stopped():
+                return False
+            try:
+                self._enter(deadline, stopped)
+                return True
+            except Foreign as error:
+                raise self._other_program(str(error)) from error
+            except (OSError, Lost):
+                # Host 0 is not there yet, or ends an attempt.
+                pass
+            self.lines = {}
+            if not said:
+                self.say(f"waiting for host 0 at {place}")
+            said = True
+            time.sleep(PAUSE_SECONDS)
+        raise SetupError(
+            f"host 0 did not answer at {place} within {self.patience:.0f} s",
+            hint="Is petrun running there with --host-rank 0, and does this host reach that address? MS_TOPO_TIMEOUT sets the time.",
+        )
+
+    def _enter(self, deadline: float, stopped: Callable[[], bool]) -> None:
+        """One attempt to be let in by host 0. Raises OSError and Lost where it is not there, SetupError where it refuses."""
+        line = Line(socket.create_connection((self.address, self.port), timeout=5.0))
+        self.lines = {0: line}
+        left = deadline - time.monotonic()
+        if (greeting := line.receive(left, stopped)) != _GREETING:
+            raise self._other_program(f"it says {str(greeting)[:60]}")
+        own = self.cluster.host_rank
+        line.send({"host": own, "name": self.names[own], "shape": self._shape})
+        answer = line.receive(left + _ANSWER_SECONDS, stopped)
+        self._require(answer, "met")
+        self.names[0] = str(answer["met"])
+
+    def _other_program(self, why: str) -> SetupError:
+        return SetupError(
+            f"--master-addr {self.address} port {self.port}: what answers there is not this version of petrun: {why}",
+            hint="All hosts need the same petrun, and a --master-port that no other program uses.",
+        )

@@ -1,0 +1,1 @@
+"""What submits a training job: scripts and manifests as text, one scheduler a file. Nothing is submitted here."""

@@ -1,0 +1,90 @@
+"""An AscendJob for clusters with MindCluster's Ascend Operator: one pod a host, the first of them the job's Scheduler.
+
+The operator wants a Scheduler where a MindSpore job has more than one card, and puts the variables of MindSpore's dynamic cluster into
+every pod. petrun starts and names its ranks itself: it takes from them which host a pod is, and hides them from its ranks. The operator's
+own service passes one port of the first pod on; petrun's hosts need more, so that a service without an address of its own names that pod.
+
+Source: Ascend Operator of MindCluster, component/ascend-operator: pkg/api/v1/ascendjob_types.go (fields), pkg/controllers/v1/
+ascendjob_validate.go (what is refused), env.go (variables), pod.go (a Worker's number is its index + 1 where the Scheduler has cards),
+service.go (the Scheduler's service); MindCluster's documentation of acjob.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from petrun.cluster.jobs.pod import PORT, RING, pod, until_named
+from petrun.cluster.jobs.scripts import strict
+from petrun.cluster.jobs.submission import Submission, host_flags
+
+_CONTAINER = "ascend"
+_QUEUE = "default"
+"""Volcano's own."""
+_FIRST = {"petrun-host": "first"}
+_GIVEN = (
+    "MS_ROLE",
+    "MS_NODE_RANK",
+    "MS_SCHED_HOST",
+    "MS_SCHED_PORT",
+    "MS_WORKER_NUM",
+    "MS_LOCAL_WORKER",
+    "MS_SERVER_NUM",
+)
+
+
+def ascend_job(job: Submission) -> list[dict[str, Any]]:
+    """The documents of the manifest: with several hosts the first pod's name; and the AscendJob, whose pods start at once or not at all."""
+    labels = {"app": job.name, RING: job.ring_controller}
+    place = {"namespace": job.namespace} if job.namespace else {}
+    replicas: dict[str, Any] = {"Scheduler": _replica(job, 1, {**labels, **_FIRST})}
+    if job.hosts > 1:
+        replicas["Worker"] = _replica(job, job.hosts - 1, labels)
+    # validateBasicInfo of the operator looks the queue up, and refuses none.
+    policy = {"minAvailable": job.hosts, "queue": job.queue or _QUEUE}
+    made = {
+        "apiVersion": "mindxdl.gitee.com/v1",
+        "kind": "AscendJob",
+        "metadata": {"name": job.name, **place, "labels": {"framework": "mindspore", RING: job.ring_controller}},
+        "spec": {
+            "schedulerName": "volcano",
+            "runPolicy": {"schedulingPolicy": policy},
+            "successPolicy": "AllWorkers",
+            "replicaSpecs": replicas,
+        },
+    }
+    if job.hosts == 1:
+        return [made]
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": job.name, **place},
+        # The pods ask for the name before the first of them says anything of itself.
+        "spec": {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": {"app": job.name, **_FIRST}},
+    }
+    return [service, made]
+
+
+def _replica(job: Submission, count: int, labels: dict[str, str]) -> dict[str, Any]:
+    spec = pod(job, _script(job), container=_CONTAINER, configs={})
+    if job.hosts > 1:
+        # Two pods on one host would share its network card, and lose both where it fails.
+        own = {"key": "job-name", "operator": "In", "values": [job.name]}
+        term = {"labelSelector": {"matchExpressions": [own]}, "topologyKey": "kubernetes.io/hostname"}
+        spec["affinity"] = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    return {
+        "replicas": count,
+        "restartPolicy": "Never",
+        "template": {"metadata": {"labels": labels}, "spec": spec},
+    }
+
+
+def _script(job: Submission) -> str:
+    lines = strict(job)
+    train = shlex.join(("petrun", "train", *job.command))
+    port = str(job.port or PORT) if job.hosts > 1 or job.port else None
+    if job.hosts > 1:
+        lines += ["rank=${MS_NODE_RANK:?}", f"master={job.name}", *until_named("master")]
+    lines.append(f"unset {' '.join(_GIVEN)}")
+    flags = host_flags(job, '"$rank"', '"$master"', port)
+    return "\n".join([*lines, f"exec {train} {flags}"]) + "\n"

@@ -1,0 +1,106 @@
+"""The pod of a host, for Kubernetes clusters with Ascend cards: what a Volcano job and an AscendJob have in common.
+
+Source: MindCluster's documentation of jobs on Atlas 800 servers; Kubernetes' core/v1 Pod.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from petrun.cluster.jobs.submission import Mount, Submission
+
+RESOURCE = "huawei.com/Ascend910"
+RING = "ring-controller.atlas"
+WORKDIR = "/work"
+"""Of the image that Dockerfile.ascend builds."""
+_GROUP = 1000
+"""Of the user that it runs as, to whom a claim would be read-only otherwise."""
+# The driver is the host's; the cards' device files are put in by the device plugin.
+_DRIVER = (
+    ("driver", "/usr/local/Ascend/driver", "Directory"),
+    ("install-info", "/etc/ascend_install.info", "File"),
+    ("dcmi", "/usr/local/dcmi", "Directory"),
+    ("npu-smi", "/usr/local/bin/npu-smi", "File"),
+)
+_GIVEN_CARDS = f"metadata.annotations['{RESOURCE}']"
+"""Where MindCluster's scheduler notes the cards that a pod was given; its container runtime puts those in, by the variable."""
+
+
+PORT = 8118
+"""Where the hosts meet, if nobody says another."""
+
+
+def until_named(variable: str) -> list[str]:
+    """Shell that waits until the host in this variable has an address: the name is known once its pod runs."""
+    return [
+        "# The name is known once the first pod runs.",
+        f'for _ in {{1..300}}; do getent hosts "${variable}" > /dev/null && break; sleep 2; done',
+    ]
+
+
+def pod(job: Submission, script: str, *, container: str, configs: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """The spec of a pod that runs `script` in a container of this name. `configs`: volume -> its ConfigMap, and where it is mounted."""
+    volumes: list[dict[str, Any]] = [
+        *({"name": name, "configMap": {"name": source}} for name, (source, _) in configs.items()),
+        # Ranks of one host talk through it; a container has 64 MB without.
+        {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        *({"name": name, "hostPath": {"path": path, "type": kind}} for name, path, kind in _DRIVER),
+        *(_volume(place, mount) for place, mount in enumerate(job.mounts) if not mount.in_image),
+    ]
+    mounts: list[dict[str, Any]] = [
+        *({"name": name, "mountPath": path} for name, (_, path) in configs.items()),
+        {"name": "shm", "mountPath": "/dev/shm"},
+        *({"name": name, "mountPath": path, "readOnly": True} for name, path, _ in _DRIVER),
+        *(
+            {"name": f"mount-{place}", "mountPath": mount.target, **({"readOnly": True} if mount.read_only else {})}
+            for place, mount in enumerate(job.mounts)
+            if not mount.in_image
+        ),
+    ]
+    made: dict[str, Any] = {
+        # Volumes that Kubernetes can give a group to are given this one; a folder of the host is not.
+        "securityContext": {"fsGroup": _GROUP, "fsGroupChangePolicy": "OnRootMismatch"},
+        "automountServiceAccountToken": False,
+        # After SIGTERM the ranks save; then petrun ends what does not.
+        "terminationGracePeriodSeconds": job.grace_seconds + 30,
+        "containers": [_container(job, script, container, mounts)],
+        "volumes": volumes,
+    }
+    if job.runtime_class:
+        made["runtimeClassName"] = job.runtime_class
+    if job.time_seconds:
+        made["activeDeadlineSeconds"] = job.time_seconds
+    if job.node_labels:
+        made["nodeSelector"] = dict(label.split("=", 1) for label in job.node_labels)
+    return made
+
+
+def _container(job: Submission, script: str, name: str, mounts: list[dict[str, Any]]) -> dict[str, Any]:
+    resources: dict[str, Any] = {RESOURCE: job.cards_per_host}
+    if job.cpus:
+        resources["cpu"] = job.cpus
+    if job.memory:
+        resources["memory"] = f"{job.memory}i"
+    return {
+        "name": name,
+        "image": job.image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["/bin/bash", "-c", escape(script)],
+        "env": [{"name": "ASCEND_VISIBLE_DEVICES", "valueFrom": {"fieldRef": {"fieldPath": _GIVEN_CARDS}}}],
+        "workingDir": job.workdir or WORKDIR,
+        "resources": {"requests": resources, "limits": dict(resources)},
+        "volumeMounts": mounts,
+    }
+
+
+def _volume(place: int, mount: Mount) -> dict[str, Any]:
+    if mount.claim:
+        return {"name": f"mount-{place}", "persistentVolumeClaim": {"claimName": mount.source}}
+    return {"name": f"mount-{place}", "hostPath": {"path": mount.source, "type": "Directory"}}
+
+
+def escape(text: str) -> str:
+    """As text in a container's command, where Kubernetes reads $(NAME) as a variable and $$ as one $."""
+    return re.sub(r"\$(?=[$(])", "$$", text)

@@ -1,0 +1,122 @@
+"""Scripts that start a job: for Slurm, and for hosts that one logs in to. Text only; what the user gave is quoted, or checked before."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from petrun.cluster.jobs.submission import Submission, host_flags
+from petrun.cluster.launch import CONFIG_ERROR
+
+CORES_PER_CARD = 8
+"""For a rank's own thread, those of its operators on the host, of HCCL, and of the data. Servers with 8 cards have 96 cores and more."""
+
+
+def cores(job: Submission) -> int:
+    """Of a host: those that were asked for, or a number for each of its cards."""
+    return job.cpus or CORES_PER_CARD * job.cards_per_host
+
+
+def slurm(job: Submission) -> str:
+    """A script for sbatch: one task a node, each a petrun that starts and supervises the ranks of its node."""
+    head = dict(_directives(job))
+    lines = [
+        "#!/bin/bash",
+        f"# petrun job {job.name}: {_size(job)}. Submit it with: sbatch FILE",
+        *([] if job.cpus else [f"# --cpus was not given: {CORES_PER_CARD} cores for each card."]),
+        *(f"#SBATCH --{key}={value}" for key, value in head.items()),
+        *(["#SBATCH --requeue"] if job.restarts else []),
+        *strict(job),
+    ]
+    train = shlex.join(("petrun", "train", *job.command))
+    port = str(job.port) if job.port else None
+    arguments = "petrun"
+    if job.hosts > 1:
+        # A port that two jobs on a node hardly share, below those that the system gives out.
+        lines += [
+            'read -r master < <(scontrol show hostnames "$SLURM_JOB_NODELIST")',
+            f"port={port or '$((20000 + SLURM_JOB_ID % 10000))'}",
+        ]
+        arguments, port = 'petrun "$master" "$port"', '"$2"'
+    flags = host_flags(job, '"$SLURM_NODEID"', '"$1"', port)
+    inner = f"exec {train} {flags}"
+    # srun does not take it over from sbatch.
+    step = f"srun --kill-on-bad-exit=1 --cpus-per-task={cores(job)} bash -c {shlex.quote(inner)} {arguments}"
+    lines.append("# Each task knows its node's number; the quotes keep the command as it was typed.")
+    lines += [f"exec {step}"] if not job.restarts else list(_requeued(step, job.restarts))
+    return "\n".join(lines) + "\n"
+
+
+def strict(job: Submission) -> list[str]:
+    """What the user wrote to set things up, and that an error or a misspelt variable ends the script. The latter holds behind it alone:
+    CANN's set_env.sh appends to variables that nobody has set, such as PYTHONPATH."""
+    return ["set -eo pipefail", *job.setup, "set -u"] if job.setup else ["set -euo pipefail"]
+
+
+def _requeued(step: str, restarts: int) -> Iterator[str]:
+    """The step, and the whole job back into the queue where it fails. Of a job that Slurm itself puts back, because a node is lost, it
+    counts the restart as well; one that is cancelled does not come this far."""
+    yield "code=0"
+    yield f"{step} || code=$?"
+    yield f"# Exit code {CONFIG_ERROR} is a wrong setting, which another start does not mend."
+    yield f"if [[ $code -ne 0 && $code -ne {CONFIG_ERROR} && ${{SLURM_RESTART_COUNT:-0}} -lt {restarts} ]]; then"
+    yield '  scontrol requeue "$SLURM_JOB_ID"'
+    yield "fi"
+    yield 'exit "$code"'
+
+
+def _directives(job: Submission) -> Iterator[tuple[str, str]]:
+    yield "job-name", job.name
+    yield "nodes", str(job.hosts)
+    yield "ntasks-per-node", "1"
+    yield "gres", f"{job.gres}:{job.cards_per_host}"
+    # Many sites give a task one core where it asks for none.
+    yield "cpus-per-task", str(cores(job))
+    if job.memory:
+        yield "mem", job.memory
+    if job.queue:
+        yield "partition", job.queue
+    if job.time_seconds:
+        yield "time", _clock(job.time_seconds)
+    if job.workdir:
+        yield "chdir", job.workdir
+    yield "output", f"{job.name}-%j.log"
+    if job.restarts:
+        # What the attempt before has printed stays.
+        yield "open-mode", "append"
+    # To every task, not to this script: petrun saves and ends before the time is up.
+    yield "signal", f"TERM@{job.grace_seconds + 30}"
+
+
+def _clock(seconds: int) -> str:
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return f"{days}-{hours:02}:{minutes:02}:{rest:02}"
+
+
+def _size(job: Submission) -> str:
+    return f"{job.cards} cards on {job.hosts} host{'s' if job.hosts > 1 else ''}"
+
+
+def shell(job: Submission) -> str:
+    """A script to run on every host, with the host's number."""
+    lines = ["#!/bin/bash", f"# petrun job {job.name}: {_size(job)}."]
+    if job.hosts > 1:
+        last = job.hosts - 1
+        lines += [
+            f"# Run it on every host, with the host's number: bash FILE 0 on {job.address}, bash FILE 1 on the next, up to {last}.",
+            "set -eo pipefail",
+            f"if [[ $# -ne 1 || ! $1 =~ ^(0|[1-9][0-9]*)$ || $1 -gt {last} ]]; then",
+            f'  echo "usage: bash $0 HOST_RANK, from 0 to {last}; 0 is {job.address}" >&2',
+            "  exit 2",
+            "fi",
+        ]
+    lines += strict(job)
+    if job.workdir:
+        lines.append(f"cd {shlex.quote(job.workdir)}")
+    train = shlex.join(("petrun", "train", *job.command))
+    port = str(job.port) if job.port else None
+    flags = host_flags(job, '"$1"', shlex.quote(job.address or ""), port)
+    lines.append(f"exec {train} {flags}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,239 @@
+"""A job on the cards of this host, from its first process to the truth about its end.
+
+petrun starts the scheduler and the ranks itself, by the environment that MindSpore documents for a dynamic cluster, and not through
+msrun, which does the same: what petrun has started it can end. msrun dies of SIGTERM and leaves its workers to train on, calls Ctrl-C
+a success, gives the other ranks no time to save, waits for a heartbeat before it reports a dead worker, and takes the first `python`
+on PATH. A user's own msrun around petrun works all the same.
+
+Three things end a process of the job, each where the one before cannot: petrun, which signals it (supervise.py); the kernel, which
+signals it when petrun is killed (leash.py); and the guard, which then kills what does not listen (guard.py).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from petrun.cluster import ports
+from petrun.cluster.host_watch import News, Watch
+from petrun.cluster.hosts import Hosts
+from petrun.cluster.logs import tail
+from petrun.cluster.orphan_watchdog import Guard
+from petrun.cluster.rank_table.start import TableStart, table_environment
+from petrun.cluster.ranks import Cluster, rank_environment, scheduler_environment
+from petrun.cluster.supervise import Ending, Member, Stops, supervise
+from petrun.errors import SetupError
+from petrun.tensors.atomic import output_error
+from petrun.train.stop import GRACE, RESUME_FLAGS
+
+CONFIG_ERROR = 2
+"""Exit code of a rank that will never do better: its command line or a setting is wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to run, and how its end is dealt with."""
+
+    command: Sequence[str]
+    """Of every rank."""
+    scheduler: Sequence[str]
+    """Of the scheduler, where the job has one and this host runs it."""
+    cluster: Cluster | TableStart
+    logs: Path
+    """Folder; each attempt gets one of its own in it."""
+    max_restarts: int = 0
+    grace_seconds: float = 30.0
+    hosts: Hosts | None = None
+    """The other hosts' petruns, where there are several."""
+    resume_flags: str = ""
+    """By which `petrun resume` starts these ranks again, as a shell reads them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voice:
+    """Where lines go."""
+
+    out: Callable[[str], None]
+    """What rank 0 prints."""
+    err: Callable[[str], None]
+    """What petrun has to say about the job."""
+
+
+def launch(job: Job, voice: Voice, environment: Mapping[str, str] | None = None) -> int:
+    """Run the job, again where it fails and may. Returns the exit code: the first failing rank's, or 128 + N after signal N.
+
+    Raises SetupError where the scheduler's port is taken or a process cannot be started, OutputError for the logs.
+    """
+    base = dict(os.environ if environment is None else environment)
+    base |= {GRACE: f"{job.grace_seconds:g}", RESUME_FLAGS: job.resume_flags}
+    mark = uuid.uuid4().hex
+    with Guard(mark, job.grace_seconds), Stops() as stops:
+        for attempt in range(1, job.max_restarts + 2):
+            began = time.monotonic()
+            folder = _attempt_folder(job.logs)
+            cluster = _settled(job, attempt, stops)
+            if cluster is None:
+                return 128 + stops.first
+            ranks, scheduler = _members(replace(job, cluster=cluster), base, folder)
+            voice.err(_opening(job, ranks, folder, attempt))
+            with Watch(job.hosts) if job.hosts is not None else nullcontext() as watch:
+                ending = supervise(
+                    ranks,
+                    scheduler,
+                    job=mark,
+                    grace_seconds=job.grace_seconds,
+                    stops=stops,
+                    show=voice.out,
+                    watch=watch,
+                    tell=lambda ending: _news(ending, job),
+                )
+            if ending.code:
+                voice.err(_report(ending, job, time.monotonic() - began))
+            if ending.survivors:
+                raise SetupError(
+                    f"processes that SIGKILL does not end: {', '.join(map(str, ending.survivors))}",
+                    hint="They hang in a driver; the host may need a restart.",
+                )
+            if ending.code in (0, CONFIG_ERROR) or ending.stopped or stops.first:
+                break
+        return ending.code
+
+
+def check_start(cluster: Cluster | TableStart) -> None:
+    """Raises SetupError where the job's first attempt could not start here: no such host, or a port that is taken."""
+    if isinstance(cluster, Cluster) and _is_scheduled(cluster):
+        address = ports.resolve(cluster.address)
+        if cluster.port is not None:
+            ports.check_port(address, cluster.port)
+
+
+def _is_scheduled(cluster: Cluster) -> bool:
+    """Whether the scheduler runs here."""
+    return cluster.cards > 1 and cluster.host_rank == 0
+
+
+def _attempt_folder(logs: Path) -> Path:
+    """`attempt-N`, N one above the highest: the logs of what failed before are kept."""
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+        taken = [int(entry.name[8:]) for entry in logs.glob("attempt-*") if entry.name[8:].isdecimal()]
+        folder = logs / f"attempt-{max(taken, default=0) + 1}"
+        folder.mkdir()
+    except OSError as error:
+        raise output_error(logs, error) from error
+    return folder
+
+
+def _settled(job: Job, attempt: int, stops: Stops) -> Cluster | TableStart | None:
+    """The cluster with the scheduler's address and port in this attempt: each has a port of its own, as a rank that starts again must not
+    meet the scheduler of the attempt before. With several hosts, host 0 chooses it and tells the others. None: stopped meanwhile.
+    """
+    cluster = job.cluster
+    if not isinstance(cluster, Cluster):
+        return cluster
+    address = ports.resolve(cluster.address)
+    if job.hosts is not None:
+        if not (attempt == 1 and job.hosts.lines) and not job.hosts.meet(lambda: bool(stops.first)):
+            return None
+        port = job.hosts.exchange(ports.free_port(address) if _is_scheduled(cluster) else None)[0]
+    elif cluster.port is None:
+        port = ports.free_port(address)
+    else:
+        port = cluster.port + attempt - 1
+        if _is_scheduled(cluster):
+            ports.check_port(address, port)
+    return replace(cluster, address=address, port=port)
+
+
+def _members(job: Job, base: Mapping[str, str], folder: Path) -> tuple[list[Member], Member | None]:
+    """The ranks of this host, and the scheduler where it belongs here."""
+    cluster = job.cluster
+    if isinstance(cluster, TableStart):
+        environments = {rank: table_environment(base, cluster, rank) for rank in cluster.ranks}
+        return [_rank(job, rank, environment, folder) for rank, environment in environments.items()], None
+    port = cluster.port or 0
+    ranks = [_rank(job, rank, rank_environment(base, cluster, rank, port), folder) for rank in cluster.ranks]
+    if not _is_scheduled(cluster):
+        return ranks, None
+    environment = scheduler_environment(base, cluster, port)
+    return ranks, Member("the scheduler", job.scheduler, environment, folder / "scheduler.log")
+
+
+def _rank(job: Job, rank: int, environment: Mapping[str, str], folder: Path) -> Member:
+    return Member(f"rank {rank}", job.command, environment, folder / f"rank_{rank}.log")
+
+
+def _opening(job: Job, ranks: Sequence[Member], folder: Path, attempt: int) -> str:
+    named = f"rank{'s' if len(ranks) > 1 else ''} {_spell(job.cluster.ranks)}"
+    again = "" if attempt == 1 else f"attempt {attempt} of {job.max_restarts + 1}: "
+    return f"{again}{named} of {job.cluster.cards}; logs in {folder}"
+
+
+def _spell(ranks: Sequence[int]) -> str:
+    """In rising order, neighbours joined: 0 to 3, 6. A rank table may give a host any."""
+    runs: list[list[int]] = []
+    for rank in ranks:
+        if runs and rank == runs[-1][1] + 1:
+            runs[-1][1] = rank
+        else:
+            runs.append([rank, rank])
+    return ", ".join(f"{first} to {last}" if last > first else str(first) for first, last in runs)
+
+
+def _report(ending: Ending, job: Job, seconds: float) -> str:
+    """What ended the attempt, in a user's words."""
+    after, forced = f"after {seconds:.0f} s", f"(who had not after {job.grace_seconds:g} s, by force)"
+    if (news := ending.elsewhere) is not None:
+        where = "" if news.kind == "lost" else f" on {news.host}"
+        if news.stopped:
+            return f"{news.what}{where}: every rank was told to stop here as well, and all have ended {forced}"
+        return _with_log(f"error: {news.what}{where} {after}; the ranks of this host were ended", news.log)
+    if ending.culprit is None:
+        name = signal.Signals(ending.stopped).name
+        return f"{name}: every rank was told to stop, and all have ended {forced}"
+    log = ending.culprit.log
+    said = f"error: {ending.culprit.name} {ending.how or _how(ending.code)} {after}; the others were ended"
+    return _with_log(f"{said}\nits log: {log}", _end_of_log(ending) or ["(it is empty)"])
+
+
+def _with_log(said: str, log: Sequence[str]) -> str:
+    return "\n".join([said, *(f"  {line}" for line in log)])
+
+
+def _end_of_log(ending: Ending) -> list[str]:
+    """What the culprit said last. Of one that was told to end, that it did: a graph that was being compiled would fill a page."""
+    found = tail(ending.culprit.log) if ending.culprit is not None else []
+    return found[-1:] if ending.code in (128 + signal.SIGINT, 128 + signal.SIGTERM) else found
+
+
+def _news(ending: Ending, job: Job) -> News | None:
+    """What the other hosts hear of an ending that began here; None where it is a good one."""
+    if ending.code == 0 or job.hosts is None:
+        return None
+    here = job.hosts.named(job.hosts.cluster.host_rank)
+    if ending.culprit is None:
+        name = signal.Signals(ending.stopped).name
+        return News(kind="stopped", host=here, what=f"{name} to petrun", code=ending.code, stopped=ending.stopped)
+    log = tuple(line[:500] for line in _end_of_log(ending))
+    return News(
+        kind="failed",
+        host=here,
+        what=f"{ending.culprit.name} {ending.how or _how(ending.code)}",
+        code=ending.code,
+        log=log,
+    )
+
+
+def _how(code: int) -> str:
+    try:
+        name = signal.Signals(code - 128).name
+    except ValueError:
+        return f"ended with exit code {code}"
+    memory = " (the kernel does that where memory runs out)" if name == "SIGKILL" else ""
+    return f"was ended by {name}{memory}"

@@ -1,0 +1,60 @@
+"""Ends a job whose petrun is gone: `python -m petrun.cluster.orphan_watchdog JOB GRACE_SECONDS`, with a pipe from petrun as standard input.
+
+petrun writes DONE when nothing is left to end. A pipe that closes without it means that petrun was killed: every process of the job
+has had SIGTERM then (see leash.py), and after the grace what is still there is killed.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from types import TracebackType
+
+from petrun.cluster.interpreter import module_command
+from petrun.cluster.process_tag import kill_marked, marked
+
+DONE = b"done"
+
+
+class Guard:
+    """For the length of a `with` block, a process that outlives petrun and knows its job."""
+
+    def __init__(self, job: str, grace_seconds: float) -> None:
+        self._command = module_command(__name__, job, str(grace_seconds))
+
+    def __enter__(self) -> Guard:
+        # A session of its own: what ends petrun's process group leaves it alone. No terminal or pipe of petrun's is held open.
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # It may have been killed itself.
+        with suppress(BrokenPipeError):
+            self._process.communicate(DONE)
+
+
+def main() -> None:
+    job, grace_seconds = sys.argv[1:]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.stdin.buffer.read() == DONE:
+        return
+    deadline = time.monotonic() + float(grace_seconds)
+    while time.monotonic() < deadline and marked(job):
+        time.sleep(0.1)
+    kill_marked(job)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""A rank table from its file, checked in full."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from petrun.cluster.rank_table.fields import build, load_json
+from petrun.cluster.rank_table.group_list import from_groups, is_grouped
+from petrun.cluster.rank_table.rules import check
+from petrun.cluster.rank_table.table import Problem, Product, RankTable
+from petrun.errors import SetupError
+
+HCCL_WAITS_SECONDS = 30 * 60
+"""For a table's status to be completed. Source: HCCL_RANKTABLE_TIMEOUT_S of topoinfo_ranktableParser.cc; it looks each second."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table as its file has it, in version 1.0 or 1.2."""
+
+    content: Mapping[str, Any]
+    lost: tuple[str, ...] = ()
+    """Keys of the format before 1.0 that have no place in it."""
+
+
+def examine(
+    path: Path, product: Product | None = None, *, for_msrun: bool = False
+) -> tuple[RankTable | None, tuple[Problem, ...]]:
+    """Read a table and collect everything that is wrong with it; None where too little of it could be read.
+
+    Raises SetupError only where there is no JSON object to look at.
+    """
+    table, problems, _ = _examine(path, product, for_msrun)
+    return table, problems
+
+
+def _examine(
+    path: Path, product: Product | None, for_msrun: bool
+) -> tuple[RankTable | None, tuple[Problem, ...], Source]:
+    content: dict[str, Any] | None = load_json(path)
+    source = Source(content or {})
+    problems: list[Problem] = []
+    grouped = content is not None and is_grouped(content) and content.get("status") != "initializing"
+    if grouped and content is not None:
+        content, problems, lost = from_groups(content)
+        source = Source(content or {}, lost)
+    table: RankTable | None = None
+    if content is not None:
+        table, more = build(content)
+        problems += more
+    if table is not None:
+        table = replace(table, from_groups=grouped)
+        problems += check(table, product, for_msrun=for_msrun)
+        if grouped:
+            problems.append(
+                Problem(
+                    where="group_list", text="the format before version 1.0, which counts the ranks itself", fatal=False
+                )
+            )
+    return table, tuple(_together(sorted(problems, key=lambda problem: not problem.fatal))), source
+
+
+def _together(problems: Iterable[Problem]) -> list[Problem]:
+    """One line for a warning that many devices share, such as a key that nothing reads."""
+    same: dict[Problem, list[Problem]] = {}
+    for problem in problems:
+        same.setdefault(problem if problem.fatal else replace(problem, where=""), []).append(problem)
+    return [
+        found[0] if len(found) == 1 else replace(found[0], where=f"{found[0].where} and {len(found) - 1} more")
+        for found in same.values()
+    ]
+
+
+def read_rank_table(path: str | Path, *, for_msrun: bool = False) -> RankTable:
+    """A table with nothing fatal in it. `for_msrun`: as msrun --rank_table_file takes it, which needs pod_ip.
+
+    Raises SetupError with every problem found, each with its server and device.
+    """
+    return read_source(path, for_msrun=for_msrun)[0]
+
+
+def read_source(path: str | Path, *, for_msrun: bool = False) -> tuple[RankTable, Source]:
+    """The same, and what its file says beside. Raises SetupError."""
+    table, problems, source = _examine(Path(path).expanduser(), None, for_msrun)
+    wrong = [problem for problem in problems if problem.fatal]
+    if wrong or table is None:
+        raise SetupError(f"rank table {path}:\n{listed(wrong)}", hint=way_out(wrong))
+    return table, source
+
+
+def wait(path: Path, seconds: float, tell: Callable[[str], None]) -> None:
+    """Wait until the cluster's scheduler has filled the table in, as HCCL does. What is still not filled in then is left to the reader.
+
+    Raises SetupError for a file that is no JSON.
+    """
+    until = time.monotonic() + seconds
+    told = False
+    while load_json(path).get("status") == "initializing" and time.monotonic() < until:
+        if not told:
+            tell(f"rank table {path}: status is initializing; waiting up to {seconds:g} s for it to be completed")
+            told = True
+        time.sleep(min(1.0, max(0.0, until - time.monotonic())))
+
+
+def name_problem(path: Path) -> Problem | None:
+    """HCCL opens no rank table whose path, links followed, does not end in its only .json. Source: CheckFilePath."""
+    place = str(path.resolve())
+    if place.find(".json") == len(place) - len(".json"):
+        return None
+    text = "HCCL opens no rank table whose path does not end in .json, or has .json in a folder's name too"
+    return Problem(where=place, text=text, source="HCCL CheckFilePath")
+
+
+def listed(problems: Iterable[Problem]) -> str:
+    return "\n".join(f"  {problem}" for problem in problems)
+
+
+def way_out(problems: Iterable[Problem]) -> str:
+    """What mends a table, of the commands that there are."""
+    if any("initializing" in problem.text for problem in problems):
+        return "Wait until the cluster's scheduler has filled it in, then read it again: `petrun ranktable lint --wait 1800`."
+    return "`petrun ranktable make` writes a new one; `petrun ranktable convert` adds pod_ip and super pods."

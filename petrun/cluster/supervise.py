@@ -1,0 +1,281 @@
+"""Start the processes of one attempt, watch them, and end them all: the first that fails ends the others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from petrun.cluster.host_watch import News, Watch
+from petrun.cluster.interpreter import module_command
+from petrun.cluster.logs import Follower, holds
+from petrun.cluster.process_tag import kill_marked, mark
+from petrun.errors import SetupError
+from petrun.tensors.atomic import output_error
+from petrun.train.stop import NOTICE
+
+_POLL_SECONDS = 0.05
+_FAILED_GRACE_SECONDS = 5.0
+"""After a rank's end the others cannot take another step: most of them wait for it inside a collective, where Python, and so SIGTERM,
+does not reach them. This is time to finish a file."""
+_LEAVE_SECONDS = 10.0
+"""For the scheduler to see that all ranks have left."""
+_ORPHANED_SECONDS = 3.0
+"""For a rank to say why the scheduler is gone: one of this host may be the reason."""
+_UNLOAD_SECONDS = 30.0
+"""For the ranks to end after the scheduler, which ends well once all of them have taken their leave of it."""
+_TOLD = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Exit codes of a rank that was told to stop, and of those that stopped with it."""
+_NEWS_SECONDS = 10.0
+"""For another host to say that the reason is there: its rank, which was told to stop, may take that much longer to unload."""
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A process to start."""
+
+    name: str
+    """As it is called in messages: "rank 3"."""
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an attempt ended."""
+
+    code: int
+    """0, or the exit code of the first member that failed; 128 + N for signal N, to that member or to petrun."""
+    culprit: Member | None = None
+    """The first that failed."""
+    stopped: int = 0
+    """The signal that petrun got, here or on another host."""
+    how: str = ""
+    """What became of the culprit, where its exit code does not say it."""
+    elsewhere: News | None = None
+    """Why the attempt ended, where the reason is another host's."""
+    survivors: tuple[int, ...] = ()
+    """Process ids that not even SIGKILL has ended."""
+
+
+class Stops:
+    """For the length of a `with` block, signals that ask petrun to end are noted instead."""
+
+    def __init__(self) -> None:
+        self.first = 0
+        self.count = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stops:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # nohup has it ignored.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.first = self.first or number
+        self.count += 1
+
+
+def supervise(
+    ranks: Sequence[Member],
+    scheduler: Member | None,
+    *,
+    job: str,
+    grace_seconds: float,
+    stops: Stops,
+    show: Callable[[str], None],
+    watch: Watch | None = None,
+    tell: Callable[[Ending], News | None] = lambda ending: None,
+) -> Ending:
+    """Run one attempt to its end; none of its processes is left.
+
+    `watch`: the other hosts, where there are any. They hear of an ending that began here, as `tell` puts it, before the ranks are ended.
+
+    The first rank's output goes to `show`, line by line. Once a rank has failed, or `stops` has noted a signal, the others get
+    SIGTERM and after the grace SIGKILL; a second signal ends the grace. Raises SetupError where a process cannot be started.
+    """
+    attempt = _Attempt(job, stops)
+    try:
+        if scheduler is not None:
+            attempt.start(scheduler)
+        for member in ranks:
+            attempt.start(member)
+        with Follower(ranks[0].log, show) as follower:
+            ending = _watch(attempt, ranks, scheduler, follower, watch)
+            if ending.culprit is not None:
+                members = [*ranks, *([scheduler] if scheduler is not None else [])]
+                ending = _explain(
+                    ending, attempt, members, watch, lambda: attempt.wait(ranks, grace_seconds, follower.read)
+                )
+            if watch is not None and ending.elsewhere is None:
+                watch.tell(tell(ending))
+            attempt.end(
+                [m for m in ranks if m in attempt.running],
+                grace_seconds if ending.stopped else min(grace_seconds, _FAILED_GRACE_SECONDS),
+                follower.read,
+            )
+            follower.finish()
+        if scheduler is not None and ending.code == 0:
+            attempt.wait([scheduler], _LEAVE_SECONDS)
+    finally:
+        survivors = attempt.sweep()
+    return replace(ending, survivors=tuple(survivors))
+
+
+def _watch(
+    attempt: _Attempt, ranks: Sequence[Member], scheduler: Member | None, follower: Follower, watch: Watch | None
+) -> Ending:
+    """Until all ranks have ended well, one has failed, the scheduler has, another host says so, or petrun is told to stop."""
+    orphaned: float | None = None
+    while True:
+        follower.read()
+        if attempt.stops.first:
+            return Ending(128 + attempt.stops.first, None, attempt.stops.first)
+        for member in ranks:
+            if code := attempt.poll(member):
+                return Ending(code, member)
+        if not any(member in attempt.running for member in ranks):
+            return Ending(0)
+        if watch is not None and watch.news is not None:
+            return Ending(watch.news.code, stopped=watch.news.stopped, elsewhere=watch.news)
+        if scheduler is not None and (code := attempt.poll(scheduler)):
+            # It misses a rank: of this host, which is found in the next round, or of another.
+            orphaned = orphaned or time.monotonic() + _ORPHANED_SECONDS
+            if time.monotonic() > orphaned:
+                return Ending(code, scheduler)
+        elif (scheduler is not None and scheduler not in attempt.running) or (
+            watch is not None and watch.first_is_done
+        ):
+            orphaned = orphaned or time.monotonic() + _UNLOAD_SECONDS
+            if time.monotonic() > orphaned:
+                left = next(member for member in ranks if member in attempt.running)
+                return Ending(
+                    1, left, how=f"was still running {_UNLOAD_SECONDS:.0f} s after the job's scheduler had ended"
+                )
+        time.sleep(_POLL_SECONDS)
+
+
+def _explain(
+    ending: Ending, attempt: _Attempt, members: Sequence[Member], watch: Watch | None, wait: Callable[[], object]
+) -> Ending:
+    """The same ending with the process that is its cause, where the first that ended is not. `wait`: the grace for the ranks to end."""
+    held = next((member for member in members if attempt.is_held(member)), None)
+    if held is not None:
+        return Ending(1, held, how="is stopped (by SIGSTOP, as a debugger does), and the others have lost it;")
+    if ending.code not in _TOLD or ending.culprit is None or attempt.was_killed(ending.culprit):
+        return ending
+    # Somebody told a rank to stop, and all of them stop together after the step at hand: those that are still saving have the grace.
+    told = next((member for member in members if holds(member.log, NOTICE)), None)
+    if told is None and watch is None:
+        return ending
+    wait()
+    if told is not None:
+        return replace(ending, culprit=told, how=f"was told to stop by {signal.Signals(ending.code - 128).name}")
+    if watch is not None and watch.wait(_NEWS_SECONDS) is not None:
+        return Ending(ending.code, elsewhere=watch.news)
+    return ending
+
+
+class _Attempt:
+    """The processes of an attempt that were started and have not ended."""
+
+    def __init__(self, job: str, stops: Stops) -> None:
+        self.job, self.stops = job, stops
+        self.running: dict[Member, subprocess.Popen[bytes]] = {}
+        self._codes: dict[Member, int] = {}
+        self._killed: set[Member] = set()
+
+    def start(self, member: Member) -> None:
+        """In a session of its own, so that Ctrl-C reaches petrun alone, which passes it on."""
+        leash = module_command("petrun.cluster.parent_death_signal", str(os.getpid()), *member.command)
+        try:
+            log = member.log.open("wb")
+        except OSError as error:
+            raise output_error(member.log, error) from error
+        with log:
+            try:
+                self.running[member] = subprocess.Popen(
+                    leash,
+                    env=mark(member.environment, self.job),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise SetupError(f"{member.name} cannot be started: {error.strerror}") from error
+
+    def poll(self, member: Member) -> int:
+        """Its exit code once it has ended, 128 + N for signal N; 0 while it runs."""
+        if member in self.running and (status := self.running[member].poll()) is not None:
+            del self.running[member]
+            self._codes[member] = status if status >= 0 else 128 - status
+            if status < 0:
+                self._killed.add(member)
+        return self._codes.get(member, 0)
+
+    def was_killed(self, member: Member) -> bool:
+        """Whether a signal ended it, and not itself after a signal."""
+        return member in self._killed
+
+    def is_held(self, member: Member) -> bool:
+        """Whether it is there and was stopped by SIGSTOP."""
+        if member not in self.running:
+            return False
+        with suppress(OSError, IndexError):
+            # The name in brackets may hold anything.
+            return (
+                Path(f"/proc/{self.running[member].pid}/stat")
+                .read_text("utf-8", "replace")
+                .rpartition(")")[2]
+                .split()[0]
+                == "T"
+            )
+        return False
+
+    def wait(self, members: Sequence[Member], seconds: float, meanwhile: Callable[[], None] | None = None) -> bool:
+        """Whether they all ended in this time. A further signal to petrun ends the waiting."""
+        deadline, signals = time.monotonic() + seconds, self.stops.count
+        while any(member in self.running for member in members):
+            if time.monotonic() > deadline or self.stops.count > signals:
+                return False
+            if meanwhile is not None:
+                meanwhile()
+            time.sleep(_POLL_SECONDS)
+            for member in members:
+                self.poll(member)
+        return True
+
+    def end(self, members: Sequence[Member], grace_seconds: float, meanwhile: Callable[[], None]) -> None:
+        """SIGTERM to each, and to it alone: what it has started itself, it ends itself. SIGKILL comes with `sweep`."""
+        for member in members:
+            self.running[member].terminate()
+        self.wait(members, grace_seconds, meanwhile)
+
+    def sweep(self) -> list[int]:
+        """Kill whatever is left of the attempt, wherever it went. Returns what cannot be killed."""
+        for process in self.running.values():
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        survivors = kill_marked(self.job)
+        for member, process in list(self.running.items()):
+            if process.pid not in survivors:
+                process.wait()
+                self.poll(member)
+        return survivors

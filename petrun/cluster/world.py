@@ -1,0 +1,238 @@
+"""The processes of one job: how this one was started, which of them it is, and what they agree on.
+
+Three ways to start a rank are known, each by what the environment holds before MindSpore is initialised:
+
+    MS_ROLE                                   msrun, or a dynamic cluster by hand: MS_SCHED, or MS_WORKER
+    RANK_TABLE_FILE and RANK_ID               rank-table start-up, on Ascend only
+    RANK_SIZE above 1, MS_SIMULATION_LEVEL    a rehearsal: one rank of a cluster that is not there
+
+The rank is read after the initialisation, never from the environment: msrun gives ranks that a rank table changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from types import TracebackType
+from typing import Literal
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, communication, nn, ops
+from numpy.typing import NDArray
+
+from petrun.cluster import failures
+from petrun.errors import PetrunError, SetupError
+from petrun.parallel.context import connect, undivided
+
+TABLES = ("RANK_TABLE_FILE", "MINDSPORE_HCCL_CONFIG_PATH")
+_CLUSTER = ("MS_WORKER_NUM", "MS_SCHED_HOST", "MS_SCHED_PORT")
+
+StartUp = Literal["alone", "cluster", "rank table", "rehearsal"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """All ranks of the job, and this process among them."""
+
+    rank: int = 0
+    size: int = 1
+    host_rank: int = 0
+    """Among the ranks of this machine: the card's number there."""
+    host_size: int = 1
+    in_graph: bool = False
+    """Only a graph can sum over ranks."""
+
+    @property
+    def first(self) -> bool:
+        """The one rank that prints and writes."""
+        return self.rank == 0
+
+    def summed(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The sum over all ranks, each of which must call it at the same point with as many; about a millisecond, alone nothing."""
+        if self.size == 1:
+            return values
+        # Float32: the CPU reduces no integers.
+        given = Tensor(values, ms.float32)
+        if self.in_graph:
+            with undivided():
+                found: NDArray[np.float32] = _graph()(given).asnumpy()
+        else:
+            # A primitive called outside a graph runs at once, in either mode.
+            found = ops.AllReduce()(given).asnumpy()
+        return found
+
+    def agree(self, flag: bool) -> bool:
+        """Whether any rank says so. Every rank must call it at the same point."""
+        return bool(self.summed(np.array([flag], np.float32))[0] > 0.0)
+
+    def which(self, flag: bool) -> list[int]:
+        """The ranks that say so. Every rank must call it at the same point."""
+        mine = np.zeros(self.size, np.float32)
+        mine[self.rank] = flag
+        return [int(rank) for rank in np.flatnonzero(self.summed(mine) > 0.0)]
+
+    def decide(self, flag: bool) -> bool:
+        """What the first rank says. Every rank must call it at the same point."""
+        return self.agree(flag and self.first)
+
+    def together(self) -> Together:
+        """All ranks leave the block, or none does: where one ends it with an error, so do the others, at once and not when MindSpore
+        misses the one. Every rank must enter the same blocks; within one no rank may wait for another. Raises SetupError, which says
+        who failed and why."""
+        return Together(self)
+
+    def failed(self, own: Exception | None) -> list[failures.Failure]:
+        """Who failed, `own` among them: exchanged only where every rank knows that one did."""
+        if self.size == 1:
+            return []
+        try:
+            return failures.read(self.summed(failures.write(own, self.rank, self.size)))
+        except RuntimeError:
+            # A rank is gone by now. What this one knows has still to be said.
+            return []
+
+    def differing(self, values: Mapping[str, str]) -> tuple[str, ...]:
+        """The keys whose value is another here than on the first rank; () on the first. All ranks must have the same keys."""
+        if self.size == 1:
+            return ()
+        mine = np.array([_words(f"{key}={value}") for key, value in sorted(values.items())], np.float32)
+        firsts = self.summed(mine if self.first else np.zeros_like(mine))
+        return tuple(key for key, same in zip(sorted(values), (firsts == mine).all(1), strict=True) if not same)
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """An error out of the block says which rank it comes from, where there are several."""
+        try:
+            yield
+        except PetrunError as error:
+            if self.size > 1:
+                error.message = f"rank {self.rank} of {self.size}: {error.message}"
+            raise
+
+
+class Together:
+    """See World.together. An error that no room foresaw counts as well. A signal does not: it ends this process without waiting for the
+    others, who have it too, or are ended by whoever watches the job."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            if self.world.agree(False):
+                raise failures.elsewhere(self.world.failed(None))
+        elif isinstance(error, Exception):
+            # Where the vote itself fails, because a rank is gone, the error of this one is still what is raised.
+            with suppress(RuntimeError):
+                self.world.agree(True)
+                self.world.failed(error)
+
+
+class Sum(nn.Cell):
+    """The sum over all ranks, compiled once for each shape."""
+
+    def __init__(self) -> None:
+        super().__init__(auto_prefix=False)
+        self.sum = ops.AllReduce()
+
+    def construct(self, values: Tensor) -> Tensor:
+        return self.sum(values)
+
+
+@lru_cache(maxsize=1)
+def _graph() -> Sum:
+    return Sum()
+
+
+ALONE = World()
+
+
+def is_scheduler() -> bool:
+    """This process was started to bring the ranks together, by the same command line: it runs no part of the job."""
+    return os.environ.get("MS_ROLE") == "MS_SCHED"
+
+
+def serve() -> None:
+    """Bring the ranks together, and return when all of them have ended. Raises SetupError where one was lost."""
+    # The wait is MindSpore's and never comes back to Python, where a handler would run: a signal ends the process itself.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    _require_cluster()
+    connect("the scheduler")
+
+
+def start_up() -> StartUp:
+    """How this process was started. Raises SetupError for an environment that is none of the ways."""
+    env = os.environ
+    if "MS_ROLE" in env:
+        if env["MS_ROLE"] not in ("MS_WORKER", "MS_SCHED"):
+            raise SetupError(
+                f"MS_ROLE is {env['MS_ROLE']!r}",
+                hint="A rank is started with MS_ROLE=MS_WORKER, the scheduler with MS_SCHED.",
+            )
+        return "cluster"
+    if any(env.get(name) for name in TABLES) and "RANK_ID" in env:
+        return "rank table"
+    if env.get("MS_SIMULATION_LEVEL") and _ranks() > 1:
+        return "rehearsal"
+    return "alone"
+
+
+def join(target: str) -> World:
+    """Meet the other ranks of the job, if there are any; to be called after the device is set and before any tensor is made.
+
+    `target`: "cpu" or "ascend". Raises SetupError with the likely cause.
+    """
+    how = start_up()
+    if how == "alone":
+        return ALONE
+    if how == "cluster":
+        _require_cluster()
+    elif target == "cpu":
+        table = next((name for name in TABLES if os.environ.get(name)), "MS_SIMULATION_LEVEL")
+        raise SetupError(
+            f"{table} is set, but this process computes on the CPU: start-up by rank table and rehearsals are for Ascend",
+            hint="On CPU the ranks are started by msrun. A single process: unset it.",
+        )
+    connect(how)
+    return World(
+        rank=communication.get_rank(),
+        size=communication.get_group_size(),
+        host_rank=communication.get_local_rank(),
+        host_size=communication.get_local_rank_size(),
+        # HCCL that a rank table started has a communicator for graphs and none for single operators.
+        in_graph=how == "rank table",
+    )
+
+
+def _words(text: str) -> list[int]:
+    """96 bits of a digest, in whole numbers that float32 holds."""
+    digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).digest()
+    return [int.from_bytes(digest[i : i + 2], "little") for i in range(0, 12, 2)]
+
+
+def _ranks() -> int:
+    size = os.environ.get("RANK_SIZE", "1")
+    if not size.isdecimal():
+        raise SetupError(f"RANK_SIZE is {size!r}", hint="It is the number of ranks.")
+    return int(size)
+
+
+def _require_cluster() -> None:
+    missing = [name for name in _CLUSTER if not os.environ.get(name)]
+    if missing:
+        raise SetupError(
+            f"MS_ROLE is set, but not {', '.join(missing)}",
+            hint="msrun sets them all; by hand: the number of ranks, and the scheduler's address and port.",
+        )

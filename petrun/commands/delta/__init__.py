@@ -1,0 +1,1 @@
+"""The `petrun delta` commands: deltas as files, without a model."""

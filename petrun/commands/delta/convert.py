@@ -1,0 +1,70 @@
+"""`petrun delta convert`: a delta in another tool's files, or as the plain LoRA that it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from petrun.algebra.plain_lora import as_lora, layers
+from petrun.checkpoint.delta import Delta, save_delta
+from petrun.commands import export
+from petrun.commands.delta.files import Opener, check_out, line
+from petrun.console import say
+from petrun.errors import ConfigError, did_you_mean
+from petrun.interop.mindpet.writing import write_mindpet
+
+_FORMATS = ("petrun", "peft", "mindpet")
+
+
+def run(
+    delta: str,
+    *,
+    out: str | None,
+    to: str | None,
+    as_algo: str | None,
+    base: str | None,
+    family: str | None,
+    alpha: float | None,
+    task: str | None,
+) -> None:
+    """Write `out`: a .ckpt or .safetensors with a manifest, a peft folder, or a .ckpt for MindPet. Raises DeltaError, OutputError."""
+    if out is None:
+        raise ConfigError("--out is missing: where to write the delta", hint="Example: --out adapter --to peft")
+    kind = to or ("petrun" if Path(out).suffix in (".ckpt", ".safetensors") else "peft")
+    if kind not in _FORMATS:
+        raise ConfigError(f"--to {to} is unknown. {did_you_mean(kind, _FORMATS)}")
+    if as_algo not in (None, "lora"):
+        raise ConfigError(f"--as {as_algo} is unknown", hint="lora is the form that others of its kin have.")
+    if task is not None and kind != "peft":
+        raise ConfigError("--task is for --to peft, where the delta does not say it", hint="Leave --task out.")
+    if kind == "peft":
+        export.refuse_factory(family)
+        (given,) = Opener(base, family, alpha)(delta)
+        export.write(_plain(given, as_algo), base=base, out=out, family=family, alpha=None, task=task)
+        say(f"wrote {out}: a peft adapter of {given.algo}")
+        return
+    path = check_out(out, (".ckpt",) if kind == "mindpet" else (".ckpt", ".safetensors"))
+    (given,) = Opener(base, family, alpha)(delta)
+    made = _plain(given, as_algo)
+    if kind == "mindpet":
+        write_mindpet(made, path)
+        told = f"; MindPet's files do not hold alpha: it is {made.config['alpha']:g}" if made.algo == "lora" else ""
+        say(f"wrote {path}: a MindPet checkpoint of {made.algo}{told}")
+        return
+    assert made.manifest is not None
+    written = save_delta(path, made.tensors, made.manifest)
+    say(f"wrote {path}: {made.algo}, {len(written.owned)} tensors, digest {written.digest[:16]}")
+
+
+def _plain(given: Delta, as_algo: str | None) -> Delta:
+    """The delta, or its plain LoRA, with a manifest that says so."""
+    if as_algo is None:
+        return given
+    made = as_lora(given)
+    assert made.manifest is not None
+    manifest = made.manifest.model_copy(
+        update={"algo": made.algo, "config": made.config, "made": ("convert to lora", line(given))}
+    )
+    ranks = sorted({layer.product.rank for layer in layers(made).values()})
+    say(f"{given.algo} as {made.algo}: rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else ""))
+    return replace(made, manifest=manifest)

@@ -1,0 +1,88 @@
+"""`petrun delta extract`: a LoRA out of a base and a tuned model."""
+
+from __future__ import annotations
+
+from petrun.algebra.extraction import extracted
+from petrun.algebra.low_rank import Keep
+from petrun.algebra.sums import Made
+from petrun.checkpoint.base_arrays import BaseArrays
+from petrun.checkpoint.delta import save_delta
+from petrun.checkpoint.derived import versions
+from petrun.checkpoint.manifest import BaseIdentity, Manifest, TaskInfo
+from petrun.commands.delta.files import check_out, report
+from petrun.console import progress, say
+from petrun.errors import ConfigError, DeltaError
+from petrun.graph.surgery import select_paths
+from petrun.inference.stored_base import StoredBase, stored_base
+from petrun.models.folder import label_names
+
+_HEADS = ("classifier.weight",)
+
+
+def run(
+    *,
+    base: str | None,
+    tuned: str | None,
+    out: str | None,
+    family: str | None,
+    target: tuple[str, ...] | None,
+    rank: int | None,
+    energy: float | None,
+    whole: bool,
+) -> None:
+    """Write the LoRA. Raises ConfigError, ModelError; DeltaError where the two models do not differ, or not in shape alone."""
+    path = check_out(out)
+    if tuned is None:
+        raise ConfigError("--tuned is missing: the tuned model", hint="Example: --tuned ./merged")
+    if rank is None and energy is None:
+        raise ConfigError("--rank or --energy is missing: how much of every change to keep", hint="Example: --rank 16")
+    keep = Keep(rank, energy)
+    first, second = stored_base(base, family), stored_base(tuned, family)
+    if first.family != second.family:
+        raise DeltaError(f"{first.path} is a {first.family} model, {second.path} a {second.family} one")
+    if first.kind is None or first.sites is None:
+        raise ConfigError(
+            f"--model {family}: which of its tensors are linear layers only a built-in family says",
+            hint="Built-in families: bert, gpt2, llama.",
+        )
+    arrays, changed = first.arrays(), second.arrays()
+    dense = tuple(name.removesuffix(".weight") for name in arrays.found if _is_matrix(name, arrays))
+    paths = select_paths(dense, first.sites, target or ("all-linear",))
+    made = extracted(arrays, changed, second.names, paths, keep, whole=whole, progress=progress("extract", "tensor"))
+    written = save_delta(path, made.tensors, _manifest(first, second, arrays, made, _spelt(keep, second)))
+    report(made)
+    for note in made.notes:
+        say(f"note: {note}")
+    say(f"wrote {path}: {made.algo}, {len(written.owned)} tensors, digest {written.digest[:16]}")
+
+
+def _is_matrix(name: str, arrays: BaseArrays) -> bool:
+    return name.endswith(".weight") and len(arrays.shape(name)) == 2
+
+
+def _spelt(keep: Keep, tuned: StoredBase) -> tuple[str, ...]:
+    limits = [f"rank {keep.rank}"] if keep.rank else []
+    limits += [f"energy {keep.energy:g}"] if keep.energy else []
+    return ("extract, " + ", ".join(limits), f"tuned model {tuned.path.name}")
+
+
+def _manifest(base: StoredBase, tuned: StoredBase, arrays: BaseArrays, made: Made, how: tuple[str, ...]) -> Manifest:
+    lacking = tuple(name for name in made.tensors if name in base.names and name not in arrays)
+    heads = [made.tensors[name].shape[0] for name in _HEADS if name in made.tensors]
+    task = None
+    if heads:
+        task = TaskInfo(
+            name="classify", num_labels=heads[0], labels=label_names(tuned.raw, heads[0]) if heads[0] > 1 else ()
+        )
+    identity: BaseIdentity = base.identity(arrays, base.digest(arrays.reader))
+    return Manifest(
+        algo=made.algo,
+        config=made.config,
+        family=base.family,
+        model_type=base.raw.get("model_type", base.family),
+        hf_config=base.raw,
+        base=identity.model_copy(update={"fresh": lacking}),
+        task=task,
+        versions=versions(),
+        made=how,
+    )

@@ -1,0 +1,68 @@
+"""A delta as an adapter folder that peft loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from petrun.checkpoint.delta import Delta
+from petrun.config.schema import ModelConfig
+from petrun.errors import ConfigError
+from petrun.inference.assembly import base_path, hold_to_family, open_delta
+from petrun.inference.stored_base import stored_base
+from petrun.inference.virtual_tables import with_tables
+from petrun.interop.convert import to_house, write_peft
+from petrun.models.factory import is_factory, read_family
+
+
+def run(
+    *,
+    base: str | None,
+    delta: str,
+    out: str,
+    family: str | None = None,
+    alpha: float | None = None,
+    task: str | None = None,
+) -> Path:
+    """Write `delta` as a peft adapter folder `out`, which must not exist or be empty. Returns the folder.
+
+    `base`: the model it was trained on, of which only config.json is read, but for adapters that keep or change a part of
+    its weights; without it the embedded one. `alpha`: of a MindPet
+    checkpoint. `task`: classify, lm or instruct, where the delta does not say it. Of encoders of virtual tokens the folder holds what
+    they give: enough to use them, not to go on training them.
+    Raises DeltaError where peft has no form for the delta, ConfigError for a model of one's own, OutputError.
+    """
+    refuse_factory(family)
+    return write(open_delta(delta, alpha), base=base, out=out, family=family, alpha=alpha, task=task)
+
+
+def refuse_factory(family: str | None) -> None:
+    """Raises ConfigError for a model of one's own."""
+    if is_factory(family):
+        raise ConfigError(
+            f"--model {family}: peft knows Hugging Face models, not one of your own",
+            hint="Keep the delta in petrun's own format.",
+        )
+
+
+def write(
+    given: Delta, *, base: str | None, out: str, family: str | None, alpha: float | None, task: str | None
+) -> Path:
+    """A delta as read, or made, as an adapter folder. As `run`."""
+    refuse_factory(family)
+    path = base_path(ModelConfig(base=base, family=family))
+    assert path is not None
+    raw, kind, parsed = read_family(path, family)
+    hold_to_family(given, raw)
+    names, sites = kind.names(parsed), kind.sites(parsed)
+    fitted = to_house(given, names, kind.prefixes, alpha, sites, lambda name: stored_base(base, family).arrays()[name])
+    info = fitted.manifest.task if fitted.manifest is not None else None
+    folder = Path(out).expanduser()
+    write_peft(
+        with_tables(fitted, kind, parsed),
+        names,
+        folder,
+        task=task or (info.name if info is not None else None),
+        base=base,
+        sites=sites,
+    )
+    return folder

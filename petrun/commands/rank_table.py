@@ -1,0 +1,129 @@
+"""`petrun ranktable`: check a table, explain it, make one, or convert it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from petrun.cluster.rank_table.fields import dump
+from petrun.cluster.rank_table.make import Extra, convert, device_ips, make
+from petrun.cluster.rank_table.read import (
+    examine,
+    listed,
+    name_problem,
+    read_rank_table,
+    read_source,
+    wait,
+    way_out,
+)
+from petrun.cluster.rank_table.start_paths import ABOUT, STARTS, Start, processes
+from petrun.cluster.rank_table.table import Product, RankTable, Version
+from petrun.console import say, say_beside
+from petrun.errors import OutputError
+from petrun.tensors.output import check_file, write_text
+
+
+def lint(path: str, product: Product | None = None, *, for_msrun: bool = False, wait_seconds: float = 0) -> bool:
+    """Print everything that is wrong with a table; True where it can be used. `product`: which cards they are; None: any of those that
+    its version is for. `for_msrun`: as msrun --rank_table_file takes it. Raises SetupError for what is no JSON.
+    """
+    place = Path(path).expanduser()
+    if wait_seconds:
+        wait(place, wait_seconds, say_beside)
+    found, problems = examine(place, product, for_msrun=for_msrun)
+    if (named := name_problem(place)) is not None:
+        problems = (named, *problems)
+    fatal = [problem for problem in problems if problem.fatal]
+    rest = [problem for problem in problems if not problem.fatal]
+    for name, some in (("errors", fatal), ("warnings", rest)):
+        if some:
+            say(f"{name}:\n{listed(some)}")
+    if fatal or found is None:
+        say(f"\n{path}: cannot be used. {way_out(fatal)}")
+        return False
+    say(f"{path}: {_summary(found)}: {'usable; see the warnings' if rest else 'good'}")
+    return True
+
+
+def _summary(found: RankTable) -> str:
+    pods = f", super pods {', '.join(pod.id for pod in found.super_pods)}" if found.super_pods else ""
+    servers = f"{len(found.servers)} servers with" if len(found.servers) > 1 else "1 server with"
+    counts = dict.fromkeys(len(server.cards) for server in found.servers)
+    return f"version {found.version}, {servers} {' and '.join(map(str, counts))} cards{pods}"
+
+
+def show(path: str, start: Start, host: str | None) -> None:
+    """Print which process gets which rank. Raises SetupError for a table that is wrong, or a host that it does not have."""
+    found = read_rank_table(path)
+    server = None if host is None else found.server(host)
+    say(f"{path}: {_summary(found)}")
+    say(f"start-up path: {ABOUT[start]}\n")
+    rows: list[tuple[str, ...]] = [
+        ("server", "process", "DEVICE_ID", "RANK_ID at start", "rank after init", "device_ip")
+    ]
+    cards = [card for one in found.servers for card in one.cards]
+    for process, card in zip(processes(found, start), cards, strict=True):
+        if server is None or process.server == server.id:
+            # Without the table, nothing ties a process to a card of it but the order.
+            ip = card.device_ip if start == "ranktable" else None
+            numbers = (process.number, process.device, process.first_rank, process.rank)
+            rows.append((process.server, *map(str, numbers), ip or "-"))
+    say(_columns(rows))
+    if start == "ranktable":
+        say(f"\nEach process has RANK_TABLE_FILE={Path(path).expanduser().absolute()} in its environment as well.")
+        say("`petrun train ... --rank-table FILE` starts those of the host that it runs on.")
+    others = [one for one in STARTS if one != start]
+    say(f"\nOther start-up paths: --start {' or --start '.join(others)}")
+
+
+def _columns(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def make_table(
+    hosts: list[str],
+    devices: list[int],
+    version: Version,
+    extra: Extra,
+    hccn: dict[str, str],
+    out: str | None,
+    force: bool,
+) -> None:
+    """Write a table for these hosts, or print it. Raises ConfigError, SetupError or OutputError."""
+    if hccn:
+        files = {host: Path(name).expanduser() for host, name in hccn.items()}
+        ips = device_ips(hosts, devices, files)
+        extra = Extra(
+            pod_ips=extra.pod_ips, super_pods=extra.super_pods, super_device_ids=extra.super_device_ids, device_ips=ips
+        )
+    made = make(hosts, devices, version, extra)
+    _give(made, out, force, [Path(name) for name in hccn.values()], dump(made))
+
+
+def convert_table(path: str, version: Version | None, extra: Extra, out: str | None, force: bool) -> None:
+    """Write a table in another version, or with pod_ip; what is left out of it is said. Raises SetupError, ConfigError or OutputError."""
+    before, source = read_source(path)
+    after, lost = convert(before, version or before.version, extra)
+    _give(after, out, force, [], dump(after, source.content, lost))
+    if lost or source.lost:
+        say_beside(f"left out, as version {after.version} has no place for it: {', '.join((*source.lost, *lost))}")
+
+
+def _give(made: RankTable, out: str | None, force: bool, inputs: list[Path], text: str) -> None:
+    if out is None:
+        say(text.rstrip("\n"))
+        return
+    write_new("--out", out, text, force, inputs)
+    say(f"wrote {out}: {_summary(made)}")
+
+
+def write_new(flag: str, out: str, text: str, force: bool, inputs: list[Path]) -> Path:
+    """Write a file, whole or not at all, that replaces none unless `force`. Raises OutputError."""
+    path = Path(out).expanduser()
+    if path.is_file() and not force:
+        raise OutputError(f"{flag} {out}: exists", hint="Give another name, or --force to replace it.")
+    check_file(flag, out, inputs)
+    write_text(path, text)
+    return path

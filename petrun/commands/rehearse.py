@@ -1,0 +1,72 @@
+"""`petrun rehearse`: what a run's training step becomes on the cards of a cluster that is not there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from petrun import __version__
+from petrun.config.load import cache_folder
+from petrun.console import say
+from petrun.rehearsal.compiling import compile_ranks, require_layout
+from petrun.rehearsal.job import Flags, chosen_ranks, job_layout, read_settings, world_of
+from petrun.rehearsal.report import report
+from petrun.rehearsal.shapes import shapes_of
+from petrun.rehearsal.stub_cann import ensure_stub
+from petrun.tensors import atomic_file
+from petrun.tensors.atomic import refuse_occupied
+from petrun.training.resolve_layout import settle_auto
+
+
+def run(
+    recipe: str | None,
+    flags: Flags,
+    sets: Sequence[str],
+    *,
+    cards: int | None,
+    ranks: Sequence[int] | None,
+    level: int,
+    out: str | None,
+    strategy: str | None,
+    debug: bool,
+) -> None:
+    """Compile the step of some ranks of the job, and print what stands in it.
+
+    `out`: a JSON file of all that was found. `strategy`: a folder for the strategy files of all stages.
+    """
+    resolved, start = read_settings(recipe, flags, sets)
+    world = world_of(resolved.config, cards)
+    resolved, why = settle_auto(resolved, world)
+    layout = job_layout(resolved.config, world)
+    for line in why:
+        say(line)
+    chosen = chosen_ranks(ranks, layout, strategy is not None)
+    place = Path(strategy).expanduser() if strategy is not None else None
+    if place is not None:
+        refuse_occupied(place)
+    shapes = shapes_of(resolved, start, layout)
+    stub = ensure_stub(cache_folder())
+    asked = {"recipe": recipe, "flags": flags, "sets": list(sets), "level": level, "cuts": place is not None}
+    job = {**asked, **asdict(shapes)}
+    found, wrong = compile_ranks(job, stub, layout, chosen, place, debug)
+    result = {
+        "petrun": __version__,
+        "layout": asdict(layout),
+        "world": layout.world,
+        "level": level,
+        "shapes": asdict(shapes),
+        "ranks": found,
+        "failed": {str(rank): error.message for rank, error in wrong.items()},
+    }
+    require_layout(layout, found)
+    if out is not None:
+        with atomic_file(Path(out).expanduser()) as (file, _):
+            file.write(json.dumps({**result, "auto": why}, indent=2).encode())
+    if found:
+        say(report(resolved.config, layout, str(shapes), found, level))
+    if place is not None and not wrong:
+        say(f"wrote how {layout.pp} stage{'s' if layout.pp > 1 else ''} cut their parameters: {place}")
+    if wrong:
+        raise next(iter(wrong.values()))

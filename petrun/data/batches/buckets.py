@@ -1,0 +1,211 @@
+"""Lengths -> batches of few shapes, as a pure function of (lengths, settings, seed, epoch).
+
+Every batch (B, T) of a new shape costs a compilation, every padded token costs time. So the run has a few lengths T (buckets),
+batches hold rows of similar length, and a batch takes the smallest bucket that fits its longest row.
+Nothing is replayed: the batch at any position of any epoch is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from petrun.data.batches.packing import pack_in_order, pack_rows
+from petrun.data.examples import scramble
+from petrun.data.formats.records import Array
+from petrun.errors import ConfigError
+
+_MULTIPLE = 8
+_POOL_BATCHES = 50
+"""Rows are sorted by length within pools of so many batches: enough for little padding, few enough to keep batches random."""
+
+
+def plan_shapes(lengths: Sequence[int] | Array, max_buckets: int, seq_len: int) -> tuple[int, ...]:
+    """At most `max_buckets` sequence lengths that fit all `lengths` with the least padding, ascending.
+
+    Multiples of 8, but for a last one cut off at seq_len (a model's positions may end there).
+    Dynamic programme: with c(j, i) the padding of all lengths in (size_j, size_i] brought to size_i,
+        best(k, i) = min over j < i of best(k - 1, j) + c(j, i).
+    """
+    lengths = np.asarray(lengths, np.int64)
+    rounded = np.minimum(-(-np.maximum(lengths, 1) // _MULTIPLE) * _MULTIPLE, np.maximum(seq_len, lengths))
+    sizes, counts = np.unique(rounded, return_counts=True)
+    if len(sizes) <= max_buckets:
+        return tuple(int(size) for size in sizes)
+    rows = np.concatenate([[0], np.cumsum(counts)])
+    tokens = np.concatenate([[0], np.cumsum(counts * sizes)])
+    count = len(sizes)
+    best = np.full(count + 1, np.inf)
+    best[0] = 0.0
+    choice = np.zeros((max_buckets, count + 1), np.int64)
+    for k in range(max_buckets):
+        following = np.full(count + 1, np.inf)
+        for i in range(1, count + 1):
+            cost = best[:i] + (rows[i] - rows[:i]) * sizes[i - 1] - (tokens[i] - tokens[:i])
+            choice[k, i] = int(np.argmin(cost))
+            following[i] = cost[choice[k, i]]
+        best = following
+    chosen, at = [], count
+    for k in reversed(range(max_buckets)):
+        chosen.append(int(sizes[at - 1]))
+        at = int(choice[k, at])
+        if not at:
+            break
+    return tuple(sorted(chosen))
+
+
+@dataclass(frozen=True)
+class BatchSpec:
+    """One batch before it is collated: `units[b]` are the rows that share sequence b (one, unless packed)."""
+
+    units: tuple[tuple[int, ...], ...]
+    length: int
+    """T; 0 for array data."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.units), self.length
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        return tuple(row for unit in self.units for row in unit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """The batches of one epoch: len(plan), plan[k]."""
+
+    units: tuple[tuple[int, ...], ...] = field(repr=False)
+    order: Array = field(repr=False)
+    """(n,) int64: units in the order of this epoch."""
+    starts: Array
+    """(batches, 2) int64: batch k is order[starts[k, 0]:starts[k, 1]]."""
+    lengths: Array
+    """(batches,) int64: T of each batch."""
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, k: int) -> BatchSpec:
+        if not 0 <= k < len(self):
+            raise IndexError(k)
+        first, stop = self.starts[k]
+        return BatchSpec(tuple(self.units[i] for i in self.order[first:stop].tolist()), int(self.lengths[k]))
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(B, T) of every batch, in order."""
+        sizes = self.starts[:, 1] - self.starts[:, 0]
+        return list(zip(sizes.tolist(), self.lengths.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How a run forms batches. `epoch(e)` is a pure function of (this, e)."""
+
+    units: tuple[tuple[int, ...], ...] = field(repr=False)
+    """Rows that share a sequence: one each, unless packed."""
+    lengths: Array = field(repr=False)
+    """(n,) int64: tokens of each unit."""
+    batch_size: int
+    buckets: tuple[int, ...]
+    """Sequence lengths; () for array data."""
+    order: str
+    """"shuffle", "file" or "length"."""
+    seed: int
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return -(-len(self.units) // self.batch_size)
+
+    def epoch(self, epoch: int) -> BatchPlan:
+        """Batches of epoch 0, 1, ..., numbered as `_lay_out` says."""
+        order, edges = _lay_out(self.lengths, self.batch_size, self.order, self.seed, epoch, pools=bool(self.buckets))
+        batches = len(edges) - 1
+        padded = np.zeros(batches, np.int64)
+        if self.buckets:
+            longest = np.maximum.reduceat(self.lengths[order], edges[:-1])
+            padded = np.array(self.buckets, np.int64)[np.searchsorted(self.buckets, longest)]
+        sequence = np.arange(batches)
+        if self.order == "shuffle":
+            sequence = np.argsort(scramble(sequence, self.seed, epoch, "batches"), kind="stable")
+        return BatchPlan(
+            units=self.units,
+            order=order,
+            starts=np.stack([edges[:-1], edges[1:]], axis=1)[sequence],
+            lengths=padded[sequence],
+        )
+
+    def shapes(self, epochs: int = 1) -> tuple[tuple[int, int], ...]:
+        """Shapes (B, T) of all batches of the first `epochs` epochs: so many graphs are compiled."""
+        return tuple(
+            sorted({shape for e in range(epochs if self.order == "shuffle" else 1) for shape in self.epoch(e).shapes})
+        )
+
+    def padding(self, epoch: int = 0) -> float:
+        """Share of all tokens in an epoch that are padding."""
+        total = sum(size * length for size, length in self.epoch(epoch).shapes)
+        return 1.0 - float(self.lengths.sum()) / total if total else 0.0
+
+
+def _lay_out(lengths: Array, size: int, order: str, seed: int, epoch: int, *, pools: bool) -> tuple[Array, Array]:
+    """(units in order (n,), edges (batches + 1,)): batch k is order[edges[k]:edges[k + 1]].
+
+    "shuffle": units in an order drawn from (seed, epoch), sorted by length within pools, cut into batches. The one batch
+    that is smaller holds the shortest units of the last pool, so that its shape seldom changes from epoch to epoch.
+    "file": batch k is units k B to k B + B - 1. "length": the longest units first.
+    """
+    count, batches = len(lengths), -(-len(lengths) // size)
+    units, edges = np.arange(count), np.minimum(np.arange(batches + 1) * size, count)
+    if order == "length":
+        return np.argsort(-lengths, kind="stable"), edges
+    if order == "file":
+        return units, edges
+    units = np.argsort(scramble(units, seed, epoch, "rows"), kind="stable")
+    if not pools:
+        return units, edges
+    # Pools of equal size: a small last one would leave batches of mixed lengths.
+    pool = -(-batches // -(-batches // _POOL_BATCHES)) * size
+    pieces = [units[i : i + pool] for i in range(0, count, pool)]
+    units = np.concatenate([piece[np.argsort(lengths[piece], kind="stable")] for piece in pieces])
+    last, over = (len(pieces) - 1) * pool, count % size
+    edges = np.array([*range(0, last, size), *([last] if over else []), *range(last + over, count + 1, size)])
+    return units, edges
+
+
+def plan_batches(
+    lengths: Sequence[int] | Array,
+    *,
+    batch_size: int,
+    seq_len: int,
+    buckets: int = 4,
+    shuffle: bool = True,
+    by_length: bool = False,
+    seed: int = 0,
+    pack: bool = False,
+    arrays: bool = False,
+) -> Batching:
+    """How rows of these lengths are batched.
+
+    Inputs: `shuffle` False keeps the file's order, or with `by_length` (evaluation, prediction) sorts the longest first;
+    `pack` fills sequences of seq_len tokens with several rows; `arrays` True for data without lengths.
+    Raises: ConfigError for settings that contradict each other.
+    """
+    lengths = np.asarray(lengths, np.int64)
+    order = "shuffle" if shuffle else "length" if by_length else "file"
+    if arrays:
+        if pack:
+            raise ConfigError("--pack: array data has no sequences to fill", hint="Leave it out.")
+        order = "file" if order == "length" else order
+        return Batching(tuple((i,) for i in range(len(lengths))), lengths, batch_size, (), order, seed)
+    if pack:
+        units = pack_rows(lengths, seq_len) if shuffle else pack_in_order(lengths, seq_len)
+        filled = np.array([lengths[list(unit)].sum() for unit in units], np.int64)
+        return Batching(units, filled, batch_size, (seq_len,), order, seed)
+    units = tuple((i,) for i in range(len(lengths)))
+    # A batch is as long as its longest row: these lengths are to be fitted, as they are in the first epoch.
+    laid, edges = _lay_out(lengths, batch_size, order, seed, 0, pools=True)
+    longest = np.maximum.reduceat(lengths[laid], edges[:-1])
+    return Batching(units, lengths, batch_size, plan_shapes(longest, buckets, seq_len), order, seed)

@@ -1,0 +1,160 @@
+"""Rows -> the arrays that a net's construct takes.
+
+Letters: B sequences, T tokens, t tokens of one row.
+
+Decoders:
+    input_ids     (B, T) int32, padded on the right with the tokenizer's pad token
+    segment_ids   (B, T) int32: 0 padding, 1.. the row within the sequence; attention stays within one segment
+    position_ids  (B, T) int32: restart at 0 with every segment; cumsum(mask) - 1, at least 0, where the data holds padding itself
+    targets       (B, T) int32, SHIFTED: logits[:, t] are scored against targets[:, t] = labels[:, t + 1]; -100 = not scored. The
+                  last token of a segment and padding score nothing, so no prediction crosses from one row into another
+Classifiers: input_ids, segment_ids, token_type_ids (B, T) int32; targets (B,) int32 class indices, -100 where there is no label; or
+float32 numbers to predict, NaN where there is none.
+Array data: its arrays (B, ...); targets (B,) as for classifiers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from petrun.data.batches.buckets import BatchSpec
+from petrun.data.examples import IGNORED, Example, ExampleSet
+from petrun.data.formats.records import Array
+from petrun.errors import DataError
+from petrun.tensors.targets import is_scored, unscored
+
+TOKEN_INPUTS = ("input_ids", "segment_ids", "position_ids", "token_type_ids", "attention_mask")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`inputs` in the order of the net's construct; `rows` are the data's row numbers, sequence by sequence."""
+
+    inputs: dict[str, Array]
+    targets: Array
+    rows: tuple[int, ...]
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """Inputs, then targets."""
+        return {**self.inputs, "targets": self.targets}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        first = next(iter(self.inputs.values()))
+        return tuple(first.shape)
+
+    @property
+    def scored(self) -> int:
+        """Targets that count: tokens for decoders, rows for classifiers."""
+        return int(is_scored(self.targets).sum())
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are no padding; rows for array data."""
+        segments = self.inputs.get("segment_ids")
+        return int((segments != 0).sum()) if segments is not None else len(self.targets)
+
+
+def collate(examples: ExampleSet, spec: BatchSpec, inputs: Sequence[str], pad_id: int = 0) -> Batch:
+    """One batch.
+
+    Inputs: `inputs`, the names that the net takes, in order; for array data () takes all arrays.
+    Raises: DataError when the data has no such input.
+    """
+    rows = tuple(int(examples.per_row["row"][i]) for i in spec.rows)
+    if examples.is_arrays:
+        chosen = np.array(spec.rows, np.int64)
+        names = tuple(inputs) or tuple(examples.arrays)
+        missing = [name for name in names if name not in examples.arrays]
+        if missing:
+            raise DataError(
+                f"{examples.files[0]}: no array '{missing[0]}', which the model takes",
+                hint=f"Arrays found: {', '.join(examples.arrays)}",
+            )
+        return Batch({name: examples.arrays[name][chosen] for name in names}, examples.per_row["label"][chosen], rows)
+    unknown = [name for name in inputs if name not in TOKEN_INPUTS]
+    if unknown:
+        raise DataError(
+            f"the model takes the input '{unknown[0]}', which tokenised rows do not have",
+            hint=f"Inputs: {', '.join(TOKEN_INPUTS)}",
+        )
+    count, length = spec.shape
+    arrays = {name: np.zeros((count, length), np.int32) for name in TOKEN_INPUTS}
+    arrays["input_ids"].fill(pad_id)
+    decoder = "labels" in examples.flat
+    kind = np.dtype(np.int32) if decoder else examples.per_row["label"].dtype
+    targets = np.full((count, length) if decoder else count, unscored(kind), kind)
+    for b, unit in enumerate(spec.units):
+        at = 0
+        for number, index in enumerate(unit, 1):
+            example = examples[index]
+            if len(unit) > 1:
+                example = _without_padding(example)
+            part = slice(at, at + len(example.input_ids))
+            _place(arrays, b, part, example, number)
+            if decoder:
+                targets[b, part] = shifted(example)
+            else:
+                targets[b] = example.label
+            at = part.stop
+    arrays["attention_mask"] = (arrays["segment_ids"] != 0).astype(np.int32)
+    return Batch({name: arrays[name] for name in (inputs or TOKEN_INPUTS[:3])}, targets, rows)
+
+
+def _place(arrays: dict[str, Array], b: int, part: slice, example: Example, number: int) -> None:
+    arrays["input_ids"][b, part] = example.input_ids
+    arrays["segment_ids"][b, part] = example.mask * number
+    arrays["position_ids"][b, part] = positions(example.mask)
+    arrays["token_type_ids"][b, part] = example.token_type_ids
+
+
+def positions(mask: Array) -> Array:
+    """(..., t) 0/1 -> position of every token, counting only those that are no padding."""
+    return np.maximum(np.cumsum(mask, axis=-1) - 1, 0).astype(np.int32)
+
+
+def shifted(example: Example) -> Array:
+    """(t,) int32: target of position t is the label of t + 1; -100 at the end, and where either position is padding."""
+    assert example.labels is not None
+    targets = np.full(len(example.labels), IGNORED, np.int32)
+    scored = (example.mask[:-1] == 1) & (example.mask[1:] == 1)
+    targets[:-1] = np.where(scored, example.labels[1:], IGNORED)
+    return targets
+
+
+def _without_padding(example: Example) -> Example:
+    if example.mask.all():
+        return example
+    kept = example.mask == 1
+    labels = None if example.labels is None else example.labels[kept]
+    return Example(
+        row=example.row,
+        input_ids=example.input_ids[kept],
+        mask=example.mask[kept],
+        labels=labels,
+        label=example.label,
+        token_type_ids=example.token_type_ids[kept],
+        prompt_length=example.prompt_length,
+        reference=example.reference,
+    )
+
+
+def prompt_batch(
+    examples: ExampleSet, indices: Sequence[int], pad_id: int = 0, length: int | None = None
+) -> dict[str, Array]:
+    """Prompts for generation: input_ids, segment_ids, position_ids (B, T) int32, padded on the LEFT so that all end together.
+
+    Inputs: `length` T; default: the longest prompt.
+    """
+    rows = [examples[i].input_ids for i in indices]
+    width = max((len(row) for row in rows), default=0) if length is None else length
+    ids = np.full((len(rows), width), pad_id, np.int32)
+    segments = np.zeros((len(rows), width), np.int32)
+    for b, row in enumerate(rows):
+        ids[b, width - len(row) :] = row
+        segments[b, width - len(row) :] = 1
+    return {"input_ids": ids, "segment_ids": segments, "position_ids": positions(segments)}

@@ -1,0 +1,59 @@
+"""Several rows in one sequence, without cross-talk: which rows go together.
+
+The block mask (segment_ids), restarted positions and unscored segment starts are made when a batch is collated (batches.py).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+
+import numpy as np
+
+from petrun.data.formats.records import Array
+
+
+def pack_rows(lengths: Sequence[int] | Array, capacity: int) -> tuple[tuple[int, ...], ...]:
+    """Rows -> sequences of at most `capacity` tokens, few of them: best fit decreasing.
+
+    The longest row first; each goes where it leaves the least room. Ties go to the sequence opened first, so the result is a
+    function of the lengths alone. Rows within a sequence, and sequences by their first row, are in the data's order.
+    """
+    lengths = np.asarray(lengths, np.int64)
+    _check(lengths, capacity)
+    bins: list[list[int]] = []
+    room: list[tuple[int, int]] = []
+    """(room left, sequence), ascending."""
+    for row in np.argsort(-lengths, kind="stable"):
+        need = int(lengths[row])
+        place = bisect_left(room, (need, -1))
+        if place == len(room):
+            bins.append([int(row)])
+            left, number = capacity - need, len(bins) - 1
+        else:
+            left, number = room.pop(place)
+            bins[number].append(int(row))
+            left -= need
+        if left:
+            insort(room, (left, number))
+    return tuple(sorted(tuple(sorted(rows)) for rows in bins))
+
+
+def pack_in_order(lengths: Sequence[int] | Array, capacity: int) -> tuple[tuple[int, ...], ...]:
+    """Rows -> sequences in the data's order: a row opens a new sequence where it does not fit into the last one."""
+    lengths = np.asarray(lengths, np.int64)
+    _check(lengths, capacity)
+    bins: list[list[int]] = []
+    left = -1
+    for row, need in enumerate(lengths.tolist()):
+        if need > left:
+            bins.append([])
+            left = capacity
+        bins[-1].append(row)
+        left -= need
+    return tuple(tuple(rows) for rows in bins)
+
+
+def _check(lengths: Array, capacity: int) -> None:
+    if len(lengths) and int(lengths.max()) > capacity:
+        raise ValueError(f"a row of {int(lengths.max())} tokens does not fit into {capacity}")

@@ -1,0 +1,276 @@
+"""Conversations -> text, with the assistant's turns marked.
+
+The text is what the chat template renders for the whole conversation. Every assistant turn is supervised, from the end of the
+generation prompt to the end of the turn, its end-of-turn token included; a turn of weight 0 is not. Where a turn lies in the text
+is said by the template's own {% generation %} marks, where it has them, and else found by petrun/data/chat/turns.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from petrun.data.chat.messages import RENDERED, WEIGHT, Message
+from petrun.data.chat.turns import TurnFinder, common_start, marked_content, marked_late, marked_thoughts
+from petrun.data.rows.template import CLOSE, OPEN, Template, keys_read, run_template, strip_marks, variables
+from petrun.errors import DataError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of rendered text; neighbours differ in `supervised`."""
+
+    text: str
+    supervised: bool
+
+
+class ChatRenderer:
+    """One chat template with the tokenizer's special tokens."""
+
+    def __init__(self, template: Template, specials: Mapping[str, str], ends: Sequence[str]) -> None:
+        self.template = template
+        self._specials = dict(specials)
+        self._ends = tuple(ends)
+        self.unread: dict[str, None] = {}
+        """Keys of messages that the template does not read, and thoughts and words that it leaves out, as they are met."""
+        self.note: str | None = None
+        """What prompts hold that rows do not; "" for nothing, None before the first row."""
+        self._known: set[tuple[str, bool]] = set()
+        """(role, whether first) of messages that the template was seen to write."""
+
+    def pieces(self, messages: Sequence[Message], where: str, extra: Mapping[str, Any] | None = None) -> list[Piece]:
+        """The whole conversation, cut where supervision begins and ends.
+
+        Raises: DataError when there is no assistant turn, or its place in the text cannot be found.
+        """
+        if not any(message["role"] == "assistant" and message.get(WEIGHT) != 0 for message in messages):
+            muted = any(message["role"] == "assistant" for message in messages)
+            what = "every message of the assistant has weight 0" if muted else "no message of the assistant"
+            raise DataError(f"{where}: {what}, so nothing to learn", hint="Such rows can be predicted.")
+        if self.note is None:
+            self.note = self._prompt_note(messages, where, extra)
+        return self._cut(messages, where, extra, generation_prompt=False)
+
+    def _prompt_note(self, messages: Sequence[Message], where: str, extra: Mapping[str, Any] | None) -> str:
+        """Where the prompt that the row's last answer is generated from is not what stands before the answer in training."""
+        turn = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
+        try:
+            prompt = strip_marks(self._render(messages[:turn], where, extra, generation_prompt=True))
+        except DataError:
+            # There is no such prompt, as before an answer that comes first.
+            return ""
+        whole = strip_marks(self._render(messages, where, extra, generation_prompt=False))
+        alone = prompt[common_start(whole, prompt) :]
+        if not alone:
+            return ""
+        shown = repr(alone[:40]) + ("..." if len(alone) > 40 else "")
+        return (
+            f"{where}: where an answer is asked for, the chat template writes {shown}, which training rows do not hold"
+        )
+
+    def prompt(
+        self, messages: Sequence[Message], where: str, extra: Mapping[str, Any] | None = None
+    ) -> tuple[list[Piece], str | None]:
+        """(text up to where the assistant is to speak, its last turn as the reference or None).
+
+        The history is cut as in training, so that it is tokenised the same way.
+        """
+        if messages[-1]["role"] != "assistant":
+            return self._cut(messages, where, extra, generation_prompt=True), None
+        if len(messages) == 1:
+            raise DataError(f"{where}: no message to answer")
+        return self._cut(messages[:-1], where, extra, generation_prompt=True), self.reference(messages, where, extra)
+
+    def reference(self, messages: Sequence[Message], where: str, extra: Mapping[str, Any] | None = None) -> str:
+        """What the last message of the assistant says; of a tool call, what the template writes for it."""
+        turn = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
+        if not messages[turn].get("tool_calls"):
+            return str(messages[turn].get("content") or "")
+        text = strip_marks(self._render(messages, where, extra, generation_prompt=False))
+        start, end = self._span(text, messages, turn, where, extra, generation_prompt=False)
+        said = text[start:end].strip()
+        closing = max((token for token in self._ends if said.endswith(token)), key=len, default="")
+        return said.removesuffix(closing).strip()
+
+    def _render(
+        self, messages: Sequence[Message], where: str, extra: Mapping[str, Any] | None, generation_prompt: bool
+    ) -> str:
+        """The template's output, marks included."""
+        values = {**self._specials, "tools": None, "documents": None, **(extra or {})}
+        shown = [{key: value for key, value in message.items() if key != WEIGHT} for message in messages]
+        values |= {"messages": shown, "add_generation_prompt": generation_prompt}
+        hint = f"Roles of the row: {', '.join(str(message['role']) for message in messages)}"
+        try:
+            return run_template(self.template, values, where, hint)
+        except DataError:
+            # Templates written for transformers 4 ask whether the content of a tool call `is none`.
+            if all("content" in message for message in shown):
+                raise
+            values["messages"] = [{"content": None, **message} for message in shown]
+            return run_template(self.template, values, where, hint)
+
+    def _cut(
+        self, messages: Sequence[Message], where: str, extra: Mapping[str, Any] | None, generation_prompt: bool
+    ) -> list[Piece]:
+        self._check_read(messages, where, extra)
+        marked = self._render(messages, where, extra, generation_prompt)
+        text = strip_marks(marked)
+        self._check_rendered(text, messages, where, extra, generation_prompt)
+        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        found: dict[int, tuple[int, int]] = {}
+        for turn in turns:
+            if OPEN not in marked or messages[turn].get(WEIGHT) == 0:
+                found[turn] = self._span(text, messages, turn, where, extra, generation_prompt)
+        spans = _marked_spans(marked) if OPEN in marked else list(found.values())
+        if any(after[0] < before[1] for before, after in pairwise(spans)):
+            raise DataError(
+                f"{where}: the template {self.template.name} renders the assistant's turns in another order"
+            )
+        muted = [span for turn, span in found.items() if messages[turn].get(WEIGHT) == 0]
+        learned = [span for span in spans if not any(span[0] < end and start < span[1] for start, end in muted)]
+        return _trim(_pieces(text, learned), self._ends)
+
+    def _span(
+        self,
+        text: str,
+        messages: Sequence[Message],
+        turn: int,
+        where: str,
+        extra: Mapping[str, Any] | None,
+        generation_prompt: bool,
+    ) -> tuple[int, int]:
+        """Where the turn lies in the text."""
+        found = self._finder(text, messages, where, extra, generation_prompt).span(turn)
+        if found is None:
+            raise DataError(
+                f"{where}, message {turn + 1}: the assistant's turn cannot be found in what the template "
+                f"{self.template.name} renders",
+                hint="Mark it in the template: {% generation %}...{% endgeneration %}",
+            )
+        return found
+
+    def _finder(
+        self,
+        text: str,
+        messages: Sequence[Message],
+        where: str,
+        extra: Mapping[str, Any] | None,
+        generation_prompt: bool,
+    ) -> TurnFinder:
+        def render(part: Sequence[Message], with_prompt: bool) -> str | None:
+            # Templates may refuse a part of a conversation although they take the whole.
+            try:
+                return strip_marks(self._render(part, where, extra, with_prompt))
+            except DataError:
+                return None
+
+        return TurnFinder(render, text, messages, generation_prompt=generation_prompt, ends=self._ends)
+
+    def _check_read(self, messages: Sequence[Message], where: str, extra: Mapping[str, Any] | None) -> None:
+        """Raises DataError where the template does not read what changes the row's meaning."""
+        read, keys = variables(self.template.text), keys_read(self.template.text)
+        lost = [name for name in extra or {} if name not in read]
+        if lost:
+            raise DataError(
+                f"{where}: the template {self.template.name} does not read {', '.join(lost)}",
+                hint=did_you_mean(lost[0], sorted(read - {"messages"}))
+                + f" Use another template, or leave it out: --set 'data.ignore=[{lost[0]}]'.",
+            )
+        for message in messages:
+            unread = [key for key in message if key not in keys and key not in RENDERED]
+            if "thinking" in keys and "reasoning_content" in unread:
+                unread.remove("reasoning_content")
+            self.unread.update(dict.fromkeys(unread))
+
+    def _check_rendered(
+        self,
+        text: str,
+        messages: Sequence[Message],
+        where: str,
+        extra: Mapping[str, Any] | None,
+        generation_prompt: bool,
+    ) -> None:
+        """Raises DataError for a call, or another's message, that the template leaves out, as one of a role that it does not know."""
+        finder = self._finder(text, messages, where, extra, generation_prompt)
+        last = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=-1)
+        for place, message in enumerate(messages):
+            role, content = str(message["role"]), str(message.get("content") or "").strip()
+            here = f"{where}, message {place + 1}: the template {self.template.name}"
+            if message.get("tool_calls") and not finder.is_rendered(place, marked_late(message)):
+                raise DataError(
+                    f"{here} does not write its tool calls",
+                    hint="Give a template that renders them all: --template FILE.",
+                )
+            if role == "assistant":
+                self._note_cut(finder, place, message, last=place == last)
+                continue
+            seen = (role, place == 0)
+            if not content or (content in text and (role == "user" or seen in self._known)):
+                continue
+            if finder.is_rendered(place, marked_content(message)):
+                self._known.add(seen)
+            elif finder.is_asked(place, marked_content(message)):
+                self.unread[f"content (of the role {role}, beside an answer)"] = None
+            else:
+                raise DataError(
+                    f"{here} leaves out this message of the role {role}",
+                    hint="Give another template, or the message another role.",
+                )
+
+    def _note_cut(self, finder: TurnFinder, place: int, message: Message, *, last: bool) -> None:
+        """Note thoughts that the template cuts from the last turn, and words that it leaves out beside a tool call."""
+        thoughts, _, said = str(message.get("content") or "").rpartition("</think>")
+        if (
+            last
+            and thoughts.rpartition("<think>")[2].strip()
+            and not finder.is_rendered(place, marked_thoughts(message))
+        ):
+            self.unread["content (thoughts in <think>)"] = None
+        if message.get("tool_calls") and said.strip() and not finder.is_rendered(place, marked_content(message)):
+            self.unread["content (beside tool_calls)"] = None
+
+
+def _pieces(text: str, spans: Sequence[tuple[int, int]]) -> list[Piece]:
+    pieces, at = [], 0
+    for start, end in spans:
+        pieces += [Piece(text[at:start], False), Piece(text[start:end], True)]
+        at = end
+    pieces.append(Piece(text[at:], False))
+    return [piece for piece in pieces if piece.text]
+
+
+def _trim(pieces: list[Piece], ends: tuple[str, ...]) -> list[Piece]:
+    """White space that follows a special token at the end of a turn belongs to the template, not to the turn."""
+    out: list[Piece] = []
+    for piece in pieces:
+        kept = piece.text.rstrip()
+        parts = [piece]
+        if piece.supervised and kept != piece.text and kept.endswith(ends):
+            parts = [Piece(kept, True), Piece(piece.text[len(kept) :], False)]
+        for part in parts:
+            if out and out[-1].supervised == part.supervised:
+                out[-1] = Piece(out[-1].text + part.text, part.supervised)
+            else:
+                out.append(part)
+    return out
+
+
+def _marked_spans(marked: str) -> list[tuple[int, int]]:
+    """Places between the marks, counted in the text without them."""
+    spans, length, start = [], 0, 0
+    rest = marked
+    while rest:
+        opened, closed = rest.find(OPEN), rest.find(CLOSE)
+        here = min((place for place in (opened, closed) if place >= 0), default=-1)
+        if here < 0:
+            break
+        length += here
+        if here == opened:
+            start = length
+            rest = rest[here + len(OPEN) :]
+        else:
+            spans.append((start, length))
+            rest = rest[here + len(CLOSE) :]
+    return [span for span in spans if span[1] > span[0]]

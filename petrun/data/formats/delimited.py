@@ -1,0 +1,188 @@
+"""CSV and TSV -> rows.
+
+A first line that names a known column is a header, unless that name comes again below it; without a header the file must have
+two columns, text and label in either order: the one with fewer different values is the label. Columns of a file without a header
+can be named by their place as well: data.columns.label=column_1.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from petrun.data.formats.records import Records
+from petrun.data.rows.columns import KNOWN_COLUMNS
+from petrun.errors import DataError
+
+_NAME = re.compile(r"[^\W\d][\w.-]{0,30}")
+"""What a column may be called, in any script."""
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+_MANY_VALUES = 8
+"""Different values of a text column, from which on half as many of another are a sign by themselves."""
+_PLACE = re.compile(r"column_[1-9]\d*")
+_CELL_LIMIT = 2**31 - 1
+
+
+def read_delimited(path: Path, text: str, kind: str, columns: Mapping[str, str]) -> Records:
+    """Rows of a CSV (`kind` "csv") or TSV ("tsv") file; every cell is a string.
+
+    Raises: DataError for duplicate or missing headers, a row with the wrong number of cells, an open quote.
+    """
+    table = list(_tab_rows(text) if kind == "tsv" else _csv_rows(path, text, columns))
+    number, first = table[0]
+    if _is_header(first, columns) and not _recurs(first, table[1:], columns):
+        header, body = _header(path, number, first), table[1:]
+        if not body:
+            raise DataError(f"{path}: holds a header but no rows", hint=f"Columns found: {', '.join(header)}")
+    elif any(_PLACE.fullmatch(name) for name in columns.values()):
+        header, body = tuple(f"column_{i}" for i in range(1, len(first) + 1)), table
+    elif len(first) == 2:
+        _refuse_hidden_header(path, number, table)
+        header, body = _reading_of_two(path, number, table), table
+    else:
+        raise _no_header(path, number, first, kind)
+    rows = []
+    for line, cells in body:
+        if len(cells) != len(header):
+            raise DataError(
+                f"{path}, line {line}: {len(cells)} cell{'s' * (len(cells) != 1)}, expected {len(header)} ({', '.join(header)})",
+                hint="A tab inside a cell splits it."
+                if kind == "tsv"
+                else 'A cell with a comma must stand in quotes: "a, b".',
+            )
+        rows.append(dict(zip(header, cells, strict=True)))
+    swapped = body is table and header == ("label", "text")
+    return Records(
+        path,
+        kind,
+        tuple(header),
+        rows,
+        [line for line, _ in body],
+        headerless=body is table,
+        notes=(f"{path}: has no header; column 1 is read as the label, column 2 as the text",) if swapped else (),
+    )
+
+
+def _no_header(path: Path, number: int, first: list[str], kind: str) -> DataError:
+    count = f"{len(first)} column{'s' * (len(first) != 1)} between {'tabs' if kind == 'tsv' else 'commas'}"
+    cells = ", ".join(repr(cell[:30]) for cell in first[:6])
+    return DataError(
+        f"{path}, line {number}: {count} and no header that names a known column",
+        hint=f"First line: {cells}. Without a header a file has two columns, text and label; "
+        "columns are named by their place, --set data.columns.text=column_1, and a header's other names by themselves.",
+    )
+
+
+def _tab_rows(text: str) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, line.split("\t")
+
+
+def _csv_rows(path: Path, text: str, columns: Mapping[str, str]) -> Iterator[tuple[int, list[str]]]:
+    first = text.lstrip("\n").partition("\n")[0]
+    delimiter = ","
+    for other in (";", "\t"):
+        # Spreadsheets in many countries write semicolons: believe it where that yields known column names.
+        if other in first and _is_header([c.strip('"') for c in first.split(other)], columns) and "," not in first:
+            delimiter = other
+    previous = csv.field_size_limit(_CELL_LIMIT)
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
+    start = 1
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield start, cells
+            start = reader.line_num + 1
+    except csv.Error as error:
+        what = "a quote is opened and never closed" if "unexpected end" in str(error) else str(error)
+        raise DataError(
+            f"{path}, line {start}: {what}", hint='In CSV a quote inside a quoted cell is doubled: "he said ""no""".'
+        ) from error
+    finally:
+        csv.field_size_limit(previous)
+
+
+def _is_header(cells: list[str], columns: Mapping[str, str]) -> bool:
+    names = {cell.strip() for cell in cells}
+    return bool(names & set(columns.values())) or bool({name.lower() for name in names} & KNOWN_COLUMNS)
+
+
+def _recurs(first: list[str], later: list[tuple[int, list[str]]], columns: Mapping[str, str]) -> bool:
+    """Whether the names in the first line come again below: then they are values, such as the class `question`."""
+    places = [i for i, cell in enumerate(first) if _is_header([cell], columns)]
+    return all(any(cells[i : i + 1] == [first[i]] for _, cells in later) for i in places)
+
+
+def looks_like_header(cells: list[str]) -> bool:
+    """Two or more names, one of them a column that petrun knows: enough to call a file without a telling suffix a table."""
+    names = [cell.strip().strip('"') for cell in cells]
+    return (
+        len(names) > 1
+        and all(_NAME.fullmatch(name) for name in names)
+        and any(name.lower() in KNOWN_COLUMNS for name in names)
+    )
+
+
+def _header(path: Path, number: int, cells: list[str]) -> tuple[str, ...]:
+    names = [cell.strip() for cell in cells]
+    for position, name in enumerate(names, 1):
+        if names.count(name) > 1 and name:
+            raise DataError(
+                f"{path}, line {number}: the header names the column '{name}' twice",
+                hint=f"Columns found: {', '.join(names)}",
+            )
+        if not name:
+            # pandas writes its index under an empty name; it is a column like any other.
+            names[position - 1] = f"column_{position}"
+    return tuple(names)
+
+
+def _refuse_hidden_header(path: Path, number: int, table: list[tuple[int, list[str]]]) -> None:
+    """`review<TAB>sentiment` at the top of a file would otherwise become a row with a class of its own."""
+    first = [cell.strip() for cell in table[0][1]]
+    if len(table) < 3 or not all(map(_NAME.fullmatch, first)):
+        return
+    columns = [[cells[place].strip() for _, cells in table[1:] if len(cells) == 2] for place in (0, 1)]
+    # Labels have fewer different values than texts.
+    for place in sorted((1, 0), key=lambda place: len(set(columns[place]))):
+        later, other = columns[place], 1 - place
+        recurring = len(set(later)) < len(later) or all(map(_NUMBER.fullmatch, later))
+        if recurring and first[place] not in later:
+            text, label = first[other], first[place]
+            raise DataError(
+                f"{path}, line {number}: looks like a header with the unknown columns '{first[0]}' and '{first[1]}'",
+                hint=f"Map them: --set data.columns.text={text} --set data.columns.label={label}",
+            )
+
+
+def _reading_of_two(path: Path, number: int, table: list[tuple[int, list[str]]]) -> tuple[str, str]:
+    """Which of two columns is the label: the one with clearly fewer different values; in a short table the one of numbers, else the
+    one with fewer values or of single words.
+
+    Raises: DataError with both readings, where these signs contradict each other, or nothing tells the columns apart.
+    """
+    pairs = [cells for _, cells in table if len(cells) == 2]
+    columns = [[cells[i].strip() for cells in pairs] for i in (0, 1)]
+    distinct = [len(set(column)) for column in columns]
+    numbers = [all(_NUMBER.fullmatch(cell) for cell in column) for column in columns]
+    words = [not any(" " in cell for cell in column) for column in columns]
+    fewer, numeric, word = distinct[0] - distinct[1], numbers[1] - numbers[0], words[1] - words[0]
+    if max(distinct) >= max(_MANY_VALUES, 2 * min(distinct)):
+        votes = [fewer]
+    else:
+        votes = [numeric] if numeric else [vote for vote in (fewer, word) if vote]
+    if votes and all(vote > 0 for vote in votes):
+        return ("text", "label")
+    if votes and all(vote < 0 for vote in votes):
+        return ("label", "text")
+    first, second = (repr(cell.strip()[:30]) for cell in pairs[0])
+    raise DataError(
+        f"{path}, line {number}: no header, and which of the two columns is the label is not clear: text {first} and label {second} "
+        f"({distinct[1]} classes), or label {first} and text {second} ({distinct[0]} classes)",
+        hint="Write the line `text<TAB>label` or `label<TAB>text` above the rows, or --set data.columns.text=column_1 "
+        "--set data.columns.label=column_2 (or the other way round).",
+    )

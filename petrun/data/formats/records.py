@@ -1,0 +1,88 @@
+"""Rows as a file holds them, before any meaning is attached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy.typing as npt
+
+from petrun.data.formats.slices import RowRange
+from petrun.errors import DataError
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass
+class Records:
+    """The rows of one file. `lines[i]` is the line on which row i begins; where a format has no lines, its row number."""
+
+    path: Path
+    format: str
+    columns: tuple[str, ...]
+    rows: list[dict[str, Any]] = field(repr=False)
+    lines: list[int] = field(repr=False)
+    arrays: dict[str, Array] = field(default_factory=dict, repr=False)
+    """npz only: every array, first axis = rows. `rows` is then empty."""
+    stream: str | None = field(default=None, repr=False)
+    """Plain text only: the whole text, blank lines included."""
+    headerless: bool = False
+    """Delimited files without a header row."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of how the file was read."""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values()))) if self.arrays else len(self.rows)
+
+    @property
+    def unit(self) -> str:
+        return "row" if self.format in ("parquet", "npz") else "line"
+
+    def where(self, row: int) -> str:
+        """'train.jsonl, line 7', for messages."""
+        return f"{self.path}, {self.unit} {self.line(row)}"
+
+    def line(self, row: int) -> int:
+        return self.lines[row] if self.lines else row + 1
+
+    def head(self, count: int | None) -> Records:
+        """The first `count` rows; all without a count. A stream stays whole: what a row of it is depends on the task."""
+        if count is None or count >= len(self):
+            return self
+        return self.between(0, count)
+
+    def part(self, rows: RowRange) -> Records:
+        """Some rows; of plain text, lines. Raises DataError where the file ends before the first of them."""
+        count = len(self)
+        if rows.start >= count:
+            raise DataError(f"{self.path}: {rows} begins behind the last of the file's {count} rows")
+        found = self.between(rows.start, count if rows.stop is None else min(rows.stop, count))
+        if self.stream is not None:
+            found = replace(found, stream="\n".join(row["text"] for row in found.rows) + "\n")
+        if rows.stop is not None and rows.stop > count:
+            found = replace(
+                found, notes=(*self.notes, f"{self.path}: {rows} asks for more than the file's {count} rows")
+            )
+        return found
+
+    def cells(self, row: int) -> dict[str, Any]:
+        """Column -> cell of one row."""
+        return self.rows[row] if self.rows else {name: array[row].tolist() for name, array in self.arrays.items()}
+
+    def take(self, indices: list[int]) -> Records:
+        """The rows with these numbers."""
+        if len(indices) == len(self):
+            return self
+        return replace(
+            self,
+            rows=[self.rows[i] for i in indices] if self.rows else [],
+            lines=[self.line(i) for i in indices],
+            arrays={name: array[indices] for name, array in self.arrays.items()},
+        )
+
+    def between(self, start: int, stop: int) -> Records:
+        """Rows `start` to `stop` - 1."""
+        lines = self.lines[start:stop] or list(range(start + 1, stop + 1))
+        arrays = {name: array[start:stop] for name, array in self.arrays.items()}
+        return replace(self, rows=self.rows[start:stop], lines=lines, arrays=arrays)

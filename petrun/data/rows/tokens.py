@@ -1,0 +1,163 @@
+"""Rows that are tokenised already: {input_ids, attention_mask, token_type_ids, label | labels}.
+
+Length and mask are kept as given: positions with attention_mask 0, left or right, stay where they are and are never scored.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from petrun.data.builder import Builder
+from petrun.data.examples import IGNORED
+from petrun.data.formats.records import Array, Records
+from petrun.data.rows.columns import Layout
+from petrun.data.tokenizers.tokenizer import Tokenizer
+from petrun.errors import DataError
+
+
+def encode_tokens(
+    records: Records,
+    layout: Layout,
+    out: Builder,
+    first_row: int,
+    file: int,
+    *,
+    classify: bool,
+    need_target: bool,
+    generation: bool,
+    vocab_size: int | None,
+    tokenizer: Tokenizer | None = None,
+) -> None:
+    """Check and append every row. For generation, the prompt is what stands before the first scored label.
+
+    Raises: DataError naming line and column.
+    """
+    for i in range(len(records)):
+        row = records.rows[i] if records.rows else {name: array[i] for name, array in records.arrays.items()}
+        where = records.where(i)
+        ids = _integers(row, layout.columns["input_ids"], where)
+        if not len(ids):
+            raise DataError(f"{where}: input_ids is empty")
+        _check_ids(ids, "input_ids", where, vocab_size)
+        mask = _aligned(row, layout, "attention_mask", where, len(ids), 1)
+        types = _aligned(row, layout, "token_type_ids", where, len(ids), None)
+        if mask is not None and not mask.any():
+            raise DataError(f"{where}: attention_mask is 0 everywhere, so the row holds no tokens")
+        labels = None
+        if not classify:
+            labels = _token_labels(row, layout, where, ids, mask, need_target or generation, vocab_size)
+        place = (first_row + i, file, records.line(i))
+        if generation:
+            _add_prompt(out, ids, labels, mask, place, tokenizer)
+        else:
+            out.add(ids, place=place, labels=labels, types=types, mask=mask, prompt_length=_first_scored(labels))
+
+
+def _first_scored(labels: Array | None) -> int:
+    scored = np.flatnonzero(labels != IGNORED) if labels is not None else np.zeros(0, np.int64)
+    return int(scored[0]) if len(scored) else 0
+
+
+def _add_prompt(
+    out: Builder,
+    ids: Array,
+    labels: Array | None,
+    mask: Array | None,
+    place: tuple[int, int, int],
+    tokenizer: Tokenizer | None,
+) -> None:
+    """Padding is taken off: a prompt must end with its last token. Labels after the prompt are the reference."""
+    end = _first_scored(labels)
+    reference = None
+    if end and labels is not None and tokenizer is not None:
+        reference = tokenizer.decode(labels[labels != IGNORED].tolist())
+    kept = np.arange(len(ids)) < (end or len(ids))
+    if mask is not None:
+        kept &= mask == 1
+    if not kept.any():
+        kept = np.ones(len(ids), bool) if mask is None else mask == 1
+    out.add(ids[kept], place=place, prompt_length=int(kept.sum()), reference=reference, from_left=True)
+
+
+def _token_labels(
+    row: dict[str, Any],
+    layout: Layout,
+    where: str,
+    ids: Array,
+    mask: Array | None,
+    need_target: bool,
+    vocab_size: int | None,
+) -> Array:
+    """Aligned with input_ids; without a label column every token is scored (lm)."""
+    column = layout.columns.get("label")
+    if column is None or row.get(column) is None or not need_target:
+        labels = ids.copy()
+    else:
+        if np.ndim(row[column]) == 0:
+            raise DataError(
+                f"{where}: column '{column}' is {row[column]!r}; a decoder's labels are a list as long as input_ids",
+                hint="An int is a class: --task classify.",
+            )
+        labels = _integers(row, column, where)
+        if len(labels) != len(ids):
+            raise DataError(
+                f"{where}: {len(labels)} labels for {len(ids)} input_ids",
+                hint="Labels are aligned with input_ids, not shifted; -100 is ignored.",
+            )
+        _check_ids(labels[labels != IGNORED], column, where, vocab_size)
+    if mask is not None:
+        labels = np.where(mask == 1, labels, IGNORED)
+    return labels.astype(np.int32)
+
+
+def _aligned(
+    row: dict[str, Any], layout: Layout, name: str, where: str, length: int, largest: int | None
+) -> Array | None:
+    """A column as long as input_ids with entries from 0 to `largest`; None where the row has none."""
+    if not layout.has(name) or row.get(layout.columns[name]) is None:
+        return None
+    values = _integers(row, layout.columns[name], where)
+    if len(values) != length:
+        raise DataError(f"{where}: {name} has {len(values)} entries, input_ids {length}")
+    if (values < 0).any() or (largest is not None and (values > largest).any()):
+        raise DataError(f"{where}: {name} holds {values[(values < 0) | (values > (largest or 0))][0]}, expected 0 or 1")
+    return values
+
+
+def _integers(row: dict[str, Any], column: str, where: str) -> Array:
+    value = row.get(column)
+    if value is None:
+        raise DataError(f"{where}: no column '{column}'", hint=f"Columns of this row: {', '.join(row)}")
+    if not isinstance(value, list | tuple | np.ndarray):
+        raise DataError(f"{where}: column '{column}' is {type(value).__name__}, expected a list of integers")
+    if isinstance(value, np.ndarray):
+        if value.ndim != 1 or value.dtype.kind not in "iu":
+            raise DataError(
+                f"{where}: array '{column}' must hold one row of integers, found {value.dtype} of shape {value.shape}"
+            )
+        return value.astype(np.int64)
+    if not set(map(type, value)) <= {int}:
+        position, item = next((k, item) for k, item in enumerate(value) if type(item) is not int)
+        raise DataError(f"{where}: column '{column}' holds {item!r} at position {position}, expected integers")
+    if value and not -(2**31) <= min(value) <= max(value) < 2**31:
+        raise DataError(f"{where}: column '{column}' holds integers that do not fit 32 bits")
+    return np.array(value, np.int64)
+
+
+def _check_ids(ids: Array, column: str, where: str, vocab_size: int | None) -> None:
+    if not len(ids):
+        return
+    if int(ids.min()) < 0:
+        hint = (
+            "In labels, -100 marks tokens that are not scored; no other negative number has a meaning."
+            if column != "input_ids"
+            else ""
+        )
+        raise DataError(f"{where}: {column} holds the negative id {int(ids.min())}", hint=hint)
+    if vocab_size is not None and int(ids.max()) >= vocab_size:
+        raise DataError(
+            f"{where}: {column} holds the id {int(ids.max())}, but the model's vocabulary has {vocab_size} entries",
+            hint="The rows were tokenised for another model.",
+        )

@@ -1,0 +1,131 @@
+"""AdaLoRA's budget: which triplets of the whole net stay in use, settled inside the compiled step.
+
+    I = |w dL/dw|;   I' <- beta1 I' + (1 - beta1) I;   U' <- beta2 U' + (1 - beta2) |I - I'|;   s(w) = I' U'
+    S_i = s(e_i) + mean_j s(A_ij) + mean_j s(B_ji);   e_i <- 0 unless S_i is among the b(t) largest of all layers together
+
+Source: Zhang et al., "AdaLoRA: Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning", arXiv 2303.10512: equations 8 to 11 for
+the importance of one entry, 7 for a triplet's, 6 for the masking, 12 for b(t); algorithm 1 for the order: the importance is that of the
+weights and gradients before the update (peft takes the weights after it). Equation 12 is read as the authors' code has it, with
+(t - t_i) / (T - t_i - t_f) in the cube: as printed it would begin above b(0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import ParameterTuple, Tensor, nn, ops
+
+from petrun.delta.adalora.dense import AdaLoraDense
+from petrun.graph.state import zeros_beside
+from petrun.tensors import Array
+
+
+def budget_plan(first: int, last: int, begin: int, end: int, every: int, total: int) -> Array:
+    """(T,) int32: for t = 1 to T updates done, how many triplets stay in use, or 0 where nothing is given up at t.
+
+    From `first` triplets at t = begin to `last` at t = total - end, cubically, every `every` updates; then no more.
+    """
+    span = total - end - begin
+    plan = np.zeros(total, np.int32)
+    for t in range(begin + 1, total - end):
+        if t % every == 0:
+            # In whole numbers: the same budget on every machine.
+            plan[t - 1] = last + (first - last) * (span - (t - begin)) ** 3 // span**3
+    plan[total - end - 1] = last
+    return plan
+
+
+class RankAllocator(nn.Cell):
+    """Method.hook of AdaLoRA. Between two allocations a triplet that was given up may grow again; after the last one it may not.
+
+    Owns: adalora_sensitivity.<parameter> and adalora_uncertainty.<parameter>, I' and U' of every A, e and B, float32.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[AdaLoraDense],
+        parameters: Sequence[Any],
+        *,
+        beta1: float,
+        beta2: float,
+        plan: Array,
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        places = {p.name: i for i, p in enumerate(parameters)}
+        self.layers = len(layers)
+        self.rank = int(layers[0].mindpet_delta_adalora_e.shape[0])
+        self.values = ParameterTuple([layer.mindpet_delta_adalora_e for layer in layers])
+        self.keeps = ParameterTuple([layer.mindpet_delta_adalora_keep for layer in layers])
+        # Layer by layer A, B and e.
+        weights = [
+            p
+            for layer in layers
+            for p in (layer.mindpet_delta_adalora_a, layer.mindpet_delta_adalora_b, layer.mindpet_delta_adalora_e)
+        ]
+        self.weights = ParameterTuple(weights)
+        self.places = tuple(places[p.name] for p in weights)
+        self.sensitivity = ParameterTuple([zeros_beside(p, "adalora_sensitivity.") for p in weights])
+        self.uncertainty = ParameterTuple([zeros_beside(p, "adalora_uncertainty.") for p in weights])
+        self.beta1 = beta1
+        self.beta2 = beta2
+        # Of one number: see AdamW.
+        self.zero = Tensor(0.0, ms.float32)
+        self.plan = Tensor(plan)
+        self.last = len(plan) - 1
+        self.settled = int(np.flatnonzero(plan)[-1])
+        # Primitives: they compile faster than the functions over them, which tells where there are hundreds of parameters.
+        self.abs = ops.Abs()
+        self.assign = ops.Assign()
+        self.mean = ops.ReduceMean()
+        self.concat = ops.Concat(0)
+        self.split = ops.Split(0, self.layers)
+        self.top = ops.TopK(sorted=True)
+
+    def before_update(self, grads: Tensor, step: Any, finite: Tensor) -> None:
+        """Note how much each entry matters at this step. Nothing is noted after the last allocation."""
+        noting = ops.cast(ops.logical_and(step <= self.settled, finite), ms.float32)
+        new1, new2 = noting * (1.0 - self.beta1), noting * (1.0 - self.beta2)
+        old1, old2 = 1.0 - new1, 1.0 - new2
+        for i in range(len(self.weights)):
+            product = self.weights[i] * grads[self.places[i]]
+            now = self.abs(ops.select(finite, product, self.zero))
+            smooth = old1 * self.sensitivity[i] + new1 * now
+            spread = old2 * self.uncertainty[i] + new2 * self.abs(now - smooth)
+            self.assign(self.sensitivity[i], smooth)
+            self.assign(self.uncertainty[i], spread)
+
+    def after_update(self, step: Any, finite: Tensor) -> None:
+        """Set e to 0 where a triplet is given up; from the last allocation on, for good."""
+        planned = ops.gather(self.plan, ops.minimum(step, self.last), 0)
+        budget = ops.select(finite, planned, ops.zeros_like(planned))
+        chosen = ops.cast(self.chosen(self.scores(), budget), ms.float32)
+        # 1 where nothing is given up: outside allocations, and for the masks before the last one.
+        now = self.split(ops.select(budget > 0, chosen, ops.ones_like(chosen)))
+        kept = self.split(ops.select(ops.logical_and(step == self.settled, finite), chosen, ops.ones_like(chosen)))
+        for k in range(self.layers):
+            self.assign(self.values[k], self.values[k] * self.keeps[k] * now[k])
+            self.assign(self.keeps[k], self.keeps[k] * kept[k])
+
+    def scores(self) -> Any:
+        """S of all triplets, layer by layer, (layers * R,); -1 for those given up for good."""
+        found: Any = ()
+        for k in range(self.layers):
+            right = self.mean(self.sensitivity[3 * k] * self.uncertainty[3 * k], 1)
+            left = self.mean(self.sensitivity[3 * k + 1] * self.uncertainty[3 * k + 1], 0)
+            middle = self.sensitivity[3 * k + 2] * self.uncertainty[3 * k + 2]
+            # keep is 0 or 1: S as it is, or -1.
+            found = (*found, (right + left + middle) * self.keeps[k] + (self.keeps[k] - 1.0))
+        return self.concat(found)
+
+    def chosen(self, scores: Any, budget: Any) -> Any:
+        """(M,) bool: the `budget` largest; of equal ones, those that come first."""
+        ordered, _ = self.top(scores, self.layers * self.rank)
+        least = ops.gather(ordered, ops.maximum(budget - 1, 0), 0)
+        above = scores > least
+        level = scores == least
+        places = ops.cumsum(ops.cast(level, ms.int32), 0)
+        room = budget - ops.cast(above, ms.int32).sum()
+        return ops.logical_or(above, ops.logical_and(level, places <= room))

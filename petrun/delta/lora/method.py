@@ -1,0 +1,221 @@
+"""LoRA: a frozen linear layer plus a trained product of two thin matrices.
+
+    y = act(x W^T + b + s * dropout(x) A^T B^T),  s = alpha / R  (rsLoRA: alpha / sqrt(R))
+
+Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685, section 4.1; Kalajdzievski, "A Rank
+Stabilization Scaling Factor for Fine-Tuning with LoRA", arXiv 2312.03732, theorem 3.2 (rsLoRA); Hayou et al., "LoRA+: Efficient Low
+Rank Adaptation of Large Models", arXiv 2402.12354, equations 6 and 7: B's learning rate is `lora_plus_ratio` times A's.
+
+The cell is in lora_dense.py, that of embeddings in lora_embedding.py; lora_dora.py and lora_pissa.py hold what these variants do otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from mindspore import Tensor
+from pydantic import Field, field_validator
+
+from petrun.delta.dense import TargetConfig, adopt, arguments_like, drawn
+from petrun.delta.lora.dense import LORA_A, LORA_B, LORA_BIAS, LoRADense
+from petrun.delta.lora.dora import LORA_M, DoraDense, rescaled
+from petrun.delta.lora.embedding import LoRAEmbedding
+from petrun.delta.lora.pissa import LORA_A0, LORA_B0, PissaDense
+from petrun.delta.method import ALL, OF_THE_RUN, Method, Update
+from petrun.delta.parts import draw_normal
+from petrun.errors import TargetError, did_you_mean
+from petrun.graph.outline import is_outline
+from petrun.graph.sites import Sites
+from petrun.graph.surgery import cells, resolve_targets, swap
+from petrun.kernels import Dropout
+from petrun.tensors import Array
+from petrun.typing import Cell
+
+__all__ = ["LORA_A", "LORA_B", "METHOD", "LoRADense", "LoraConfig", "attach", "fold"]
+
+_LISTED = 20
+_CELLS: dict[str, type[LoRADense]] = {"lora": LoRADense, "rslora": LoRADense, "dora": DoraDense, "pissa": PissaDense}
+
+
+class LoraConfig(TargetConfig):
+    """Settings of LoRA."""
+
+    rank: int = Field(8, ge=1, description="rows of A: the rank of the update")
+    alpha: float = Field(16.0, description="scale of the update; s = alpha / rank")
+    dropout: Annotated[float, OF_THE_RUN] = Field(0.0, ge=0.0, lt=1.0, description="on the input of A, while training")
+    variant: Literal["lora", "rslora", "dora", "pissa"] = Field(
+        "lora",
+        description="rslora scales by alpha / sqrt(rank); dora trains magnitudes apart; pissa starts from W's largest singular triples",
+    )
+    lora_plus_ratio: Annotated[float, OF_THE_RUN] = Field(
+        1.0, gt=0.0, description="LoRA+: learning rate of B over that of A; 1 is off"
+    )
+    bias: bool = Field(
+        False, description="a trained bias on B of linear layers, scaled as the product is (peft's lora_bias)"
+    )
+    rank_pattern: dict[str, int] = Field(default_factory=dict, description="path -> rank, where it differs")
+    alpha_pattern: dict[str, float] = Field(default_factory=dict, description="path -> alpha, where it differs")
+
+    @field_validator("alpha")
+    @classmethod
+    def _not_zero(cls, value: float) -> float:
+        if value == 0 or not math.isfinite(value):
+            raise ValueError("alpha must be a finite number other than 0")
+        return value
+
+    @field_validator("rank_pattern")
+    @classmethod
+    def _positive(cls, value: dict[str, int]) -> dict[str, int]:
+        wrong = [path for path, rank in value.items() if rank < 1]
+        if wrong:
+            raise ValueError(f"rank must be at least 1 for {', '.join(wrong)}")
+        return value
+
+    def site(self, path: str) -> tuple[int, float]:
+        """(rank, scale) of the layer at `path`."""
+        rank = self.rank_pattern.get(path, self.rank)
+        alpha = self.alpha_pattern.get(path, self.alpha)
+        return rank, alpha / (math.sqrt(rank) if self.variant == "rslora" else rank)
+
+
+def wrap_dense(dense: Cell, path: str, config: LoraConfig, seed: int) -> Any:
+    """The variant's cell around an existing nn.Dense: the base's parameters are kept as they are, A is drawn, B is zero."""
+    rank, scale = config.site(path)
+    cell = _CELLS[config.variant](
+        dense.in_channels,
+        dense.out_channels,
+        rank,
+        scale * rank,
+        float(config.dropout),
+        lora_a_init=Tensor(drawn(path, (rank, dense.in_channels), dense.in_channels, seed)),
+        **arguments_like(dense),
+    )
+    cell.scaling = scale
+    if config.bias:
+        cell.add_bias()
+    cell.lora_dropout = Dropout(float(config.dropout), seed, path)
+    adopt(cell, dense)
+    if not is_outline(dense.weight):
+        cell.start()
+    return cell
+
+
+def wrap_table(table: Any, path: str, config: LoraConfig, seed: int) -> Any:
+    """The cell around an existing embedding: its table is kept as it is, A is drawn, B is zero."""
+    rank, scale = config.site(path)
+    return LoRAEmbedding(table, draw_normal(seed, path, (rank, table.width), 1.0), scale)
+
+
+def adapted_paths(net: Cell, config: LoraConfig, sites: Sites) -> tuple[str, ...]:
+    """Paths of the linear layers and embeddings that the settings mean. Raises TargetError."""
+    paths = resolve_targets(net, sites, config.target, config.exclude, tables=True)
+    tables = [path for path in paths if path in sites.tables]
+    if config.bias and config.variant in ("dora", "pissa"):
+        raise TargetError(
+            f"delta.bias: has no place in the variant {config.variant}", hint="Use the variant lora or rslora."
+        )
+    if tables and config.variant in ("dora", "pissa"):
+        raise TargetError(
+            f"delta.variant {config.variant} adapts linear layers, and {tables[0]} is an embedding",
+            hint="Leave the embedding out, or use the variant lora or rslora.",
+        )
+    return paths
+
+
+def attach(net: Cell, config: LoraConfig, sites: Sites, seed: int) -> tuple[str, ...]:
+    """Wrap every targeted nn.Dense and embedding. Returns the names of A, B and what the variant adds. Raises TargetError."""
+    paths = adapted_paths(net, config, sites)
+    _check_patterns(config, paths)
+    if config.variant == "pissa":
+        _check_ranks(net, config, [path for path in paths if path not in sites.tables])
+
+    def builder(path: str) -> Any:
+        wrap = wrap_table if path in sites.tables else wrap_dense
+        return lambda cell: wrap(cell, path, config, seed)
+
+    return swap(net, {path: builder(path) for path in paths})
+
+
+def _check_patterns(config: LoraConfig, paths: tuple[str, ...]) -> None:
+    problems = [
+        f"delta.{name}: {key} is none of the adapted layers. {did_you_mean(key, paths)}"
+        for name in ("rank_pattern", "alpha_pattern")
+        for key in getattr(config, name)
+        if key not in paths
+    ]
+    if problems:
+        raise TargetError(
+            "\n".join(problems), hint="Its keys are whole paths of layers, as `petrun inspect` lists them."
+        )
+
+
+def _check_ranks(net: Cell, config: LoraConfig, paths: Iterable[str]) -> None:
+    """A matrix has no more singular triples than its shorter side."""
+    table = cells(net)
+    problems = []
+    for path in paths:
+        rank, _ = config.site(path)
+        rows, columns = table[path].out_channels, table[path].in_channels
+        if rank > min(rows, columns):
+            problems.append(
+                f"{path} is {rows} x {columns}: it has {min(rows, columns)} singular triples, rank is {rank}"
+            )
+    if problems:
+        more = [f"... and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
+        raise TargetError(
+            "\n  ".join(["delta.variant pissa:", *problems[:_LISTED], *more]),
+            hint="Lower --rank, or leave these layers out with --exclude.",
+        )
+
+
+def rate(config: LoraConfig, name: str) -> float:
+    """LoRA+: B learns `lora_plus_ratio` times as fast."""
+    return config.lora_plus_ratio if name.rpartition(".")[2] == LORA_B else 1.0
+
+
+def fold(config: LoraConfig, tensors: Mapping[str, Array]) -> Update:
+    """W <- W + s B A, in float32; pissa: W + s (B A - B_0 A_0); dora: m (W + s B A) / ||W + s B A||."""
+
+    @lru_cache(maxsize=10)
+    def factor(name: str) -> Array:
+        # Of the layer at hand, or two where two files are written: a matrix may come in many pieces, the tensors lie in a file.
+        return tensors[name].astype(np.float32)
+
+    def product(path: str, b: str, a: str, rows: slice) -> Array:
+        found: Array = factor(f"{path}.{b}")[rows] @ factor(f"{path}.{a}")
+        return found
+
+    def update(name: str, value: Array, rows: slice = ALL) -> Array:
+        path, _, leaf = name.rpartition(".")
+        if leaf == "bias" and f"{path}.{LORA_BIAS}" in tensors:
+            shifted: Array = value + np.float32(config.site(path)[1]) * factor(f"{path}.{LORA_BIAS}")[rows]
+            return shifted
+        if leaf != "weight" or f"{path}.{LORA_A}" not in tensors:
+            return value
+        _, scale = config.site(path)
+        change = product(path, LORA_B, LORA_A, rows)
+        if config.variant == "pissa":
+            change -= product(path, LORA_B0, LORA_A0, rows)
+        # In place: of a large layer there are only the base's matrix and this one.
+        change *= np.float32(scale)
+        change += value
+        merged: Array = change
+        return rescaled(merged, factor(f"{path}.{LORA_M}")[rows]) if config.variant == "dora" else merged
+
+    return update
+
+
+METHOD = Method(
+    name="lora",
+    config=LoraConfig,
+    default_lr=1e-3,
+    attach=attach,
+    fold=fold,
+    layers=adapted_paths,
+    rate=rate,
+    fixed=(LORA_A0, LORA_B0),
+)

@@ -1,0 +1,220 @@
+"""Several deltas beside one net, of which every row of a batch goes through one: cells that hold them in stacks.
+
+A stack has a slot for every delta on its first axis; slot 0 changes nothing. Which slot each row uses is a parameter of the graph, so
+switching writes a few numbers and compiles nothing. A row's slot is looked up by its place on the first axis of what a cell gets.
+
+    linear layer:  y = (x l_in) W^T + b + x A^T B^T,  then y * l_out + shift       LoRA, DoRA, (IA)^3
+    head:          y = x W_s^T + b_s                                              layers that were trained whole
+    core, embedding, positions: virtual tokens, fewer than there is room for padded at the front and masked out
+
+S slots, B rows, T tokens, R rank, H hidden, P virtual tokens, N_kv key/value heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from petrun.graph.surgery import cells, swap
+from petrun.graph.virtual_tokens import PREFIX, PROMPT, reserve
+from petrun.tensors import Array
+from petrun.typing import Cell, DType
+
+
+def slot_numbers(rows: int) -> Any:
+    """(rows,) int32: the slot of each row of a batch, of which a smaller batch uses the first."""
+    return Parameter(Tensor(np.zeros(rows, np.int32)), name="petrun_bank_slots", requires_grad=False)
+
+
+def _stack(values: Array, name: str) -> Any:
+    return Parameter(Tensor(np.ascontiguousarray(values, np.float32)), name=name, requires_grad=False)
+
+
+class _Banked(nn.Cell):
+    """A cell of the net with stacks beside it."""
+
+    def __init__(self, base: Any, slots: Tensor) -> None:
+        super().__init__()
+        self.base = base
+        # One for all cells, and none of the net's own parameters.
+        object.__setattr__(self, "slots", slots)
+
+    def own(self, stack: Any, rows: int) -> Any:
+        """(S, ...) -> (rows, ...): of each row its slot's part."""
+        return ops.gather(stack, self.slots[:rows], 0)
+
+
+class BankedLinear(_Banked):
+    """A linear layer with LoRA's products and scales.
+
+    Inputs: x (B, T, in) or (B, in). Returns: (B, T, out) or (B, out), in the layer's dtype.
+    Stacks, each optional: a (S, R, in) and b (S, out, R), the scale inside; before (S, in); after and shift (S, out).
+    """
+
+    def __init__(self, base: Any, slots: Tensor, stacks: Mapping[str, Array]) -> None:
+        super().__init__(base, slots)
+        self.low_rank = "a" in stacks
+        if self.low_rank:
+            self.a, self.b = _stack(stacks["a"], "a"), _stack(stacks["b"], "b")
+        self.scaled_before = "before" in stacks
+        if self.scaled_before:
+            self.before = _stack(stacks["before"], "before")
+        self.scaled_after = "after" in stacks
+        if self.scaled_after:
+            self.after, self.shift = _stack(stacks["after"], "after"), _stack(stacks["shift"], "shift")
+        self.product = ops.BatchMatMul(transpose_b=True)
+
+    def construct(self, x: Tensor) -> Tensor:
+        flat = x.ndim == 2
+        if flat:
+            x = ops.expand_dims(x, 1)
+        rows = x.shape[0]
+        if self.scaled_before:
+            x = ops.cast(ops.cast(x, ms.float32) * ops.expand_dims(self.own(self.before, rows), 1), x.dtype)
+        y = self.base(x)
+        if self.low_rank:
+            inner = self.product(x, ops.cast(self.own(self.a, rows), x.dtype))
+            y = y + ops.cast(self.product(inner, ops.cast(self.own(self.b, rows), x.dtype)), y.dtype)
+        if self.scaled_after:
+            scale, shift = self.own(self.after, rows), self.own(self.shift, rows)
+            scaled = ops.cast(y, ms.float32) * ops.expand_dims(scale, 1) + ops.expand_dims(shift, 1)
+            y = ops.cast(scaled, y.dtype)
+        return ops.reshape(y, (rows, -1)) if flat else y
+
+
+class BankedHead(_Banked):
+    """A linear layer in whose place a slot may have one of its own.
+
+    Inputs and Returns: as BankedLinear. Stacks: weight (S, out, in), bias (S, out), replaces (S,) 1 where the slot's own counts.
+    """
+
+    def __init__(self, base: Any, slots: Tensor, stacks: Mapping[str, Array]) -> None:
+        super().__init__(base, slots)
+        self.weight, self.bias = _stack(stacks["weight"], "weight"), _stack(stacks["bias"], "bias")
+        self.replaces = _stack(stacks["replaces"], "replaces")
+        self.product = ops.BatchMatMul(transpose_b=True)
+
+    def construct(self, x: Tensor) -> Tensor:
+        flat = x.ndim == 2
+        if flat:
+            x = ops.expand_dims(x, 1)
+        rows = x.shape[0]
+        y = self.base(x)
+        trained = self.product(x, ops.cast(self.own(self.weight, rows), x.dtype))
+        trained = ops.cast(trained, y.dtype) + ops.cast(ops.expand_dims(self.own(self.bias, rows), 1), y.dtype)
+        replaced = ops.reshape(self.own(self.replaces, rows), (rows, 1, 1)) > 0.5
+        y = ops.select(ops.broadcast_to(replaced, y.shape), trained, y)
+        return ops.reshape(y, (rows, -1)) if flat else y
+
+
+class BankedCore(_Banked):
+    """An attention core that sees its row's virtual tokens, as keys and values of its own or from the prompt, and no padded ones.
+
+    Inputs: as the core's, the mask (B, 1, T, P_prefix + P_prompt + S), virtual tokens first. Returns: the core's.
+    Stacks: prefix (S, 2, N_kv, P_prefix, D), keys first, where there is one; seen (S, P_prefix + P_prompt), 1 for a virtual token.
+    """
+
+    def __init__(self, base: Any, slots: Tensor, prefix: Array | None, seen: Array) -> None:
+        super().__init__(base, slots)
+        self.has_prefix = prefix is not None
+        if prefix is not None:
+            self.prefix = _stack(prefix, "prefix")
+        self.seen = _stack(seen, "seen")
+        self.count = seen.shape[1]
+
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        rows = q.shape[0]
+        if self.has_prefix:
+            learned = ops.cast(self.own(self.prefix, rows), k.dtype)
+            k, v = ops.concat((learned[:, 0], k), 2), ops.concat((learned[:, 1], v), 2)
+        seen = ops.reshape(self.own(self.seen, rows), (rows, 1, 1, self.count)) > 0.5
+        virtual = ops.logical_and(mask[:, :, :, : self.count], seen)
+        return self.base(q, k, v, ops.concat((virtual, mask[:, :, :, self.count :]), 3))
+
+
+class BankedEmbedding(_Banked):
+    """A token embedding with a prompt for every row, which the net puts before it. Stack: prompt (S, P, H)."""
+
+    def __init__(self, base: Any, slots: Tensor, prompt: Array) -> None:
+        super().__init__(base, slots)
+        self.table = _stack(prompt, "table")
+
+    def prompt(self, rows: int, dtype: DType) -> Any:
+        """(B, P, H)."""
+        return ops.cast(self.own(self.table, rows), dtype)
+
+    def construct(self, ids: Tensor) -> Tensor:
+        return self.base(ids)
+
+
+class BankedPositions(_Banked):
+    """What turns positions into something, with each row's counted from its own first virtual token.
+
+    Inputs: positions (B, T) int32. Stack: padded (S,), virtual tokens that the slot does not have.
+    """
+
+    def __init__(self, base: Any, slots: Tensor, padded: Array) -> None:
+        super().__init__(base, slots)
+        self.padded = _stack(padded, "padded")
+
+    def construct(self, positions: Tensor) -> Tensor:
+        padded = ops.cast(self.own(self.padded, positions.shape[0]), positions.dtype)
+        return self.base(ops.maximum(positions - ops.expand_dims(padded, 1), 0))
+
+
+def add_linears(net: Cell, slots: Tensor, stacks: Mapping[str, Mapping[str, Array]]) -> None:
+    """Path of a linear layer -> its stacks."""
+
+    def builder(path: str) -> Any:
+        kind = BankedHead if "weight" in stacks[path] else BankedLinear
+        return lambda cell: _trained_like(cell, kind(cell, slots, stacks[path]))
+
+    swap(net, {path: builder(path) for path in stacks})
+
+
+def add_virtual(
+    net: Cell,
+    slots: Tensor,
+    *,
+    embedding: str,
+    positions: str,
+    prefix: Mapping[str, Array | None],
+    prompt: Array | None,
+    seen: Array,
+) -> None:
+    """Virtual tokens: `prefix` path of every core -> its stack or None, `seen` (S, P_prefix + P_prompt); `positions` a pattern.
+
+    Raises TargetError where the net has virtual tokens already.
+    """
+    count = 0 if prompt is None else prompt.shape[1]
+    reserve(net, PROMPT, count)
+    reserve(net, PREFIX, seen.shape[1] - count)
+    padded = seen.shape[1] - seen.sum(1)
+
+    def core(path: str) -> Any:
+        return lambda cell: _trained_like(cell, BankedCore(cell, slots, prefix[path], seen))
+
+    builders = {path: core(path) for path in prefix}
+    places = [path for path in cells(net) if fnmatchcase(path, positions)]
+    assert places, f"the family says that positions go to {positions}, and there is no such cell"
+    for path in places:
+        builders[path] = lambda cell: _trained_like(cell, BankedPositions(cell, slots, padded))
+    if prompt is not None:
+        builders[embedding] = lambda cell: _trained_like(cell, BankedEmbedding(cell, slots, prompt))
+    swap(net, builders)
+
+
+def linear_at(net: Cell, path: str) -> Any:
+    """The nn.Dense at a path; None where there is none."""
+    cell = cells(net).get(path)
+    return cell if isinstance(cell, nn.Dense) else None
+
+
+def _trained_like(cell: Cell, wrapped: Any) -> Any:
+    wrapped.set_train(cell.training)
+    return wrapped

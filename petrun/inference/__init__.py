@@ -1,0 +1,1 @@
+"""A base and its deltas, put together, to scores and text. Nothing is trained here."""

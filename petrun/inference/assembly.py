@@ -1,0 +1,276 @@
+"""Base + delta -> a net: the steps that train, eval and predict share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+from pydantic import ValidationError
+
+from petrun.assets import base_folder
+from petrun.checkpoint.delta import Delta, check_delta, read_delta
+from petrun.config.schema import ModelConfig
+from petrun.delta import Method, MethodConfig, find_method
+from petrun.errors import ConfigError, DeltaError, ModelError, TargetError
+from petrun.graph.surgery import untie
+from petrun.interop.convert import to_house, trained_classes
+from petrun.models.base import LoadedModel, shared_matrices, untied
+from petrun.models.factory import FAMILIES, is_factory, load_model
+from petrun.models.folder import BASE_HINT
+from petrun.parallel.context import Device
+from petrun.tensors import Array
+from petrun.typing import Cell
+
+_PTUNING2_TABLE = "ptuning2_embedding.embedding_table"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembled:
+    """A net with a delta attached, and whose parameters are whose."""
+
+    loaded: LoadedModel
+    method: Method
+    config: MethodConfig
+    attached: tuple[str, ...]
+    """Parameters that the method itself owns."""
+    heads: tuple[str, ...]
+    """Task heads and parameters named by the user: trained and saved beside the delta."""
+    layers: tuple[str, ...] = ()
+    """Layers that the settings' targets mean; () for a method without targets."""
+    asked: dict[str, int] = field(default_factory=dict)
+    """Target as the settings name it -> how many layers it matches; {} for the family's own."""
+
+    @property
+    def owned(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.attached, *self.heads)))
+
+
+def base_path(model: ModelConfig) -> Path | None:
+    """The base on disk: the user's, or the embedded one; None for a factory without a checkpoint. Raises ModelError."""
+    if model.base is None and model.base_strategy is not None:
+        raise ConfigError(
+            f"--base-strategy {model.base_strategy}: says how a base was cut, and no base is given",
+            hint="Give the folder with the ranks' files as --base.",
+        )
+    if model.base is not None:
+        return Path(model.base).expanduser()
+    if model.family is None:
+        return base_folder()
+    if not is_factory(model.family):
+        raise ModelError(f"no base is given for a {model.family} model", hint=BASE_HINT)
+    return None
+
+
+def open_base(
+    model: ModelConfig,
+    device: Device,
+    *,
+    task: str | None,
+    num_labels: int | None,
+    seed: int,
+    arrays: tuple[str, ...] = (),
+) -> LoadedModel:
+    """Build the net and load its base; targets may then be named in Hugging Face's terms as well.
+
+    `arrays`: names of array data's columns, for a factory's net that does not say which inputs it takes.
+    """
+    loaded = load_model(
+        base_path(model),
+        family=model.family,
+        config=Path(model.config) if model.config else None,
+        strategy=strategy_path(model.base_strategy),
+        task=task,
+        num_labels=num_labels,
+        fresh_head=model.fresh_head,
+        compute_dtype=device.compute_dtype,
+        seed=seed,
+        kwargs=model.kwargs,
+    )
+    stored = {name.rpartition(".")[0]: info.name.rpartition(".")[0] for name, info in loaded.names.items()}
+    sites = replace(loaded.sites, hf_paths={**stored, **loaded.sites.hf_paths})
+    return replace(loaded, sites=sites, inputs=loaded.inputs or arrays)
+
+
+def strategy_path(text: str | None) -> Path | None:
+    return Path(text).expanduser() if text is not None else None
+
+
+def delta_if_given(path: str | None, alpha: float | None, strategy: str | None) -> Delta | None:
+    """None where no delta is given. Raises as `open_delta` does."""
+    if path is not None:
+        return open_delta(path, alpha, strategy)
+    if strategy is not None:
+        raise ConfigError(
+            f"--delta-strategy {strategy}: says how a delta was cut, and no delta is given",
+            hint="Give the folder with the ranks' files as the delta.",
+        )
+    return None
+
+
+def open_delta(path: str, alpha: float | None, strategy: str | None = None) -> Delta:
+    """Read a delta; a foreign one keeps its own names until `fit_delta`."""
+    delta = read_delta(Path(path).expanduser(), strategy_path(strategy))
+    if alpha is not None and delta.origin != "mindpet":
+        raise ConfigError(
+            f"--alpha is for MindPet checkpoints: {path} states its own", hint="Leave --alpha out; it is in the delta."
+        )
+    return delta
+
+
+def classes_of(delta: Delta | None) -> int | None:
+    """Classes of the head that the delta brings, if it brings one."""
+    return None if delta is None else trained_classes(delta)
+
+
+def one_number(delta: Delta | None) -> int | None:
+    """1 for a delta that was trained to predict a number, as its manifest says; else None. Of a net of the user's own no head is known."""
+    info = delta.manifest.task if delta is not None and delta.manifest is not None else None
+    return 1 if info is not None and info.num_labels == 1 else None
+
+
+def virtual_tokens(delta: Delta | None) -> int:
+    """Positions that the delta's virtual tokens take; works before `fit_delta`."""
+    if delta is None:
+        return 0
+    if delta.algo:
+        method, config = method_of(delta.algo, delta.config, delta.path)
+        return method.tokens(config)
+    if delta.origin == "peft":
+        count = delta.config.get("num_virtual_tokens")
+        return count if isinstance(count, int) else 0
+    return max((shape[0] for name, shape in delta.shapes.items() if name.endswith(_PTUNING2_TABLE)), default=0)
+
+
+def fit_delta(delta: Delta, loaded: LoadedModel, alpha: float | None) -> Delta:
+    """Give a delta the net's names, and hold its manifest against the base. Raises DeltaError for another base."""
+    family = FAMILIES.get(loaded.family)
+    fitted = to_house(
+        delta, loaded.names, family.prefixes if family else ("",), alpha, loaded.sites, partial(value_of, loaded.net)
+    )
+    hold_to_base(fitted, loaded.base_digest)
+    return fitted
+
+
+def value_of(net: Cell, name: str) -> Array:
+    """A parameter's value, float32."""
+    parameter = next(p for p in net.get_parameters() if p.name == name)
+    # numpy has no bfloat16.
+    values: Array = parameter.value().astype(ms.float32).asnumpy()
+    return values
+
+
+def hold_to_family(delta: Delta | None, hf_config: Mapping[str, Any]) -> None:
+    """Refuse a base of another architecture as soon as config.json is read. Raises DeltaError."""
+    manifest = None if delta is None else delta.manifest
+    if delta is None or manifest is None or not hf_config or not manifest.hf_config:
+        return
+    if manifest.model_type != hf_config.get("model_type"):
+        was = f" ({manifest.base.name})" if manifest.base.name else ""
+        raise DeltaError(
+            f"{delta.path}: was trained on a {manifest.model_type} base{was}; this one is {hf_config.get('model_type')}",
+            hint="Give the base it was trained on as --base.",
+        )
+
+
+def hold_to_base(delta: Delta, digest: str) -> None:
+    """Refuse a base of other content than the one the delta was trained on. Foreign deltas do not say. Raises DeltaError."""
+    manifest = delta.manifest
+    if manifest is None or not manifest.base.digest or manifest.base.digest == digest:
+        return
+    was = manifest.base.name or "another base"
+    raise DeltaError(
+        f"{delta.path}: was trained on a base with other content ({was}, digest {manifest.base.digest[:12]}; "
+        f"this one {digest[:12]})",
+        hint="Give the base it was trained on as --base.",
+    )
+
+
+def method_of(algo: str, config: Mapping[str, Any], where: object) -> tuple[Method, MethodConfig]:
+    """The method a delta names, and its settings validated. Raises DeltaError."""
+    try:
+        method = find_method(algo)
+    except ConfigError as error:
+        raise DeltaError(f"{where}: names an {error.message}", hint=error.hint) from error
+    try:
+        # The manifest is JSON, where tuples are lists.
+        return method, method.config.model_validate(dict(config))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise DeltaError(f"{where}: setting {key} of {algo} does not read: {first['msg']}") from error
+
+
+def head_names(loaded: LoadedModel, also: Iterable[str] = ()) -> tuple[str, ...]:
+    """Parameters trained beside any delta: the task's heads, what the base did not hold, what the user named."""
+    names = [p.name for p in loaded.net.get_parameters()]
+    heads = [n for n in names if any(fnmatchcase(n, pattern) for pattern in loaded.sites.trained_heads)]
+    return tuple(dict.fromkeys((*heads, *loaded.fresh, *also)))
+
+
+def attach(loaded: LoadedModel, method: Method, config: MethodConfig, seed: int, heads: tuple[str, ...]) -> Assembled:
+    """Let the method into the net."""
+    # Before the method's own layers come in.
+    targets = getattr(config, "target", None) or ()
+    layers = method.layers(loaded.net, config, loaded.sites) if hasattr(config, "target") else ()
+    asked = {target: len(_meant(loaded, method, config, target)) for target in targets}
+    attached = method.attach(loaded.net, config, loaded.sites, seed)
+    if loaded.max_positions is not None:
+        loaded = replace(loaded, max_positions=loaded.max_positions - method.tokens(config))
+    return Assembled(
+        loaded=loaded,
+        method=method,
+        config=config,
+        attached=attached,
+        heads=tuple(h for h in heads if h not in attached),
+        layers=layers,
+        asked=asked,
+    )
+
+
+def _meant(loaded: LoadedModel, method: Method, config: MethodConfig, target: str) -> tuple[str, ...]:
+    return method.layers(loaded.net, config.model_copy(update={"target": (target,), "exclude": ()}), loaded.sites)
+
+
+def attach_delta(loaded: LoadedModel, delta: Delta, seed: int = 0) -> Assembled:
+    """Attach a delta's method with the delta's settings; the values are set by `set_delta`."""
+    method, config = method_of(delta.algo, delta.config, delta.path)
+    for name in shared_matrices(loaded.names):
+        if name in delta.shapes:
+            untie(loaded.net, name)
+            loaded = replace(loaded, names=untied(loaded.names))
+    base = {p.name for p in loaded.net.get_parameters()}
+    own = delta.manifest is not None
+    # A delta of petrun's own must bring every head it trained; a foreign one says which it has by having them.
+    heads = head_names(loaded) if own else loaded.fresh
+    brought = tuple(name for name in delta.shapes if name in base)
+    try:
+        assembled = attach(loaded, method, config, seed, tuple(dict.fromkeys((*heads, *brought))))
+    except TargetError as error:
+        raise DeltaError(
+            f"{delta.path}: does not fit this base: {error.message}",
+            hint="Check that --base is the model the delta was trained on.",
+        ) from error
+    shapes = {p.name: tuple(p.shape) for p in loaded.net.get_parameters()}
+    check_delta(delta, {name: shapes[name] for name in assembled.owned})
+    return assembled
+
+
+def set_delta(assembled: Assembled, delta: Delta) -> None:
+    """Put a delta's values into the net it was attached to."""
+    parameters = {p.name: p for p in assembled.loaded.net.get_parameters()}
+    for name in assembled.owned:
+        parameter = parameters[name]
+        parameter.set_data(Tensor(np.ascontiguousarray(delta.tensors[name]), parameter.dtype))
+
+
+def values_of(net: Cell, names: Iterable[str]) -> dict[str, Array]:
+    """Parameter name -> float32 array, for saving."""
+    wanted = set(names)
+    return {p.name: p.asnumpy() for p in net.get_parameters() if p.name in wanted}

@@ -1,0 +1,171 @@
+"""`petrun merge --prove`: base + delta and the merged model on the same rows. What they compute must be the same, but for rounding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor
+
+from petrun.checkpoint.delta import Delta
+from petrun.config.schema import ModelConfig
+from petrun.console import say
+from petrun.data.formats.encoding import decode_text
+from petrun.data.formats.source import read_source
+from petrun.data.tokenizers.tokenizer import load_tokenizer
+from petrun.errors import ConfigError, DataError, DeltaError
+from petrun.evaluate.metrics import log_softmax
+from petrun.evaluate.score import eval_mode
+from petrun.inference.assembly import attach_delta, classes_of, open_base, set_delta
+from petrun.inference.stored_base import StoredBase
+from petrun.models.base import LoadedModel
+from petrun.parallel.context import eager, setup
+from petrun.tensors import Array, open_tensors
+from petrun.tensors.sharded.ranks import root_of
+
+_ROWS, _TOKENS, _SEED = 8, 32, 20
+_MOST_ROWS = 64
+# Of the type that the merged weights are rounded to. Logits of trained models are numbers around 10.
+_TOLERANCES = {"float64": 1e-3, "float32": 1e-3, "float16": 5e-2, "bfloat16": 5e-1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How two models' logits on the same rows differ."""
+
+    largest: float
+    """Of all differences between two logits, the largest."""
+    same: float
+    """Share of positions (of rows, for a classifier) with the same argmax."""
+    losses: tuple[float, float]
+    """Mean cross entropy, first model and second: of the next token; for a classifier of the first one's own class."""
+
+
+def agreement(first: list[Array], second: list[Array], rows: list[Array]) -> Agreement:
+    """first, second: logits row by row, (T, V) or (C,); rows: their token ids (T,)."""
+    largest = max(float(np.abs(a.astype(np.float64) - b).max()) for a, b in zip(first, second, strict=True))
+    same = np.concatenate([np.atleast_1d(a.argmax(-1) == b.argmax(-1)) for a, b in zip(first, second, strict=True)])
+    sums, count = [0.0, 0.0], 0
+    for one, other, ids in zip(first, second, rows, strict=True):
+        decoder = one.ndim == 2
+        wanted = ids[1:] if decoder else one.argmax(-1, keepdims=True)
+        for side, logits in enumerate((one, other)):
+            kept = logits[: len(wanted)] if decoder else logits[None]
+            sums[side] -= float(log_softmax(kept)[np.arange(len(wanted)), wanted].sum())
+        count += len(wanted)
+    return Agreement(
+        largest=largest, same=float(same.mean()), losses=(sums[0] / max(count, 1), sums[1] / max(count, 1))
+    )
+
+
+@dataclass(frozen=True)
+class Prover:
+    """Compares once the merged model is on the disk. Called by the merge, which removes it where this raises."""
+
+    base: StoredBase
+    tolerance: float | None = None
+    probe: str | None = None
+    """A text file, a row a line; None: token ids drawn from a seed."""
+
+    def __call__(self, delta: Delta, merged: Path) -> None:
+        """Print the agreement. Raises DeltaError where logits differ by more than the tolerance."""
+        device = setup(None, pynative=True)
+        classes = classes_of(delta)
+        model = ModelConfig(base=str(self.base.path), family=self.base.family, base_strategy=self.base.strategy)
+        model = model.model_copy(update={"fresh_head": classes is not None})
+        loaded = open_base(model, device, task=None, num_labels=classes, seed=0)
+        rows = _rows(self.probe, loaded, root_of(self.base.path))
+        with eager():
+            alone = _logits(loaded, rows)
+            assembled = attach_delta(loaded, delta)
+            set_delta(assembled, delta)
+            want = _logits(assembled.loaded, rows)
+            config = None if merged.is_dir() else str(_config_of(self.base.path))
+            again = open_base(
+                ModelConfig(base=str(merged), config=config, family=self.base.family),
+                device,
+                task=None,
+                num_labels=classes,
+                seed=0,
+            )
+            found = _logits(again, rows)
+        self._judge(
+            agreement(want, found, rows),
+            agreement(alone, want, rows).largest,
+            len(rows),
+            _limit(self.tolerance, merged),
+        )
+
+    def _judge(self, seen: Agreement, moved: float, rows: int, limit: float) -> None:
+        what = f"{rows} rows of {self.probe}" if self.probe else f"{rows} rows of random tokens"
+        say(
+            f"proof on {what}: base + delta and the merged model differ by at most {seen.largest:.3g} in a logit "
+            f"(tolerance {limit:g}; the delta itself moves logits by up to {moved:.3g}), the same choice at {seen.same:.2%} "
+            f"of positions, loss {seen.losses[0]:.6f} and {seen.losses[1]:.6f} (difference {seen.losses[1] - seen.losses[0]:+.2e})"
+        )
+        if not seen.largest <= limit:
+            raise DeltaError(
+                f"the merged model is not base + delta: a logit differs by {seen.largest:.3g}, the tolerance is {limit:g}",
+                hint="Rounding to a narrow type costs precision: --dtype float32 keeps it. --tolerance accepts more.",
+            )
+        if moved <= limit:
+            say("note: the delta moves no logit by more than the tolerance, so that this proof says little")
+
+
+def _limit(given: float | None, merged: Path) -> float:
+    if given is not None:
+        if not given > 0.0:
+            raise ConfigError(f"--tolerance {given:g} must be above 0")
+        return given
+    reader = open_tensors(merged)
+    return max(_TOLERANCES.get(reader.info(name).dtype, 0.0) for name in reader.names) or _TOLERANCES["float32"]
+
+
+def _config_of(base: Path) -> Path:
+    folder = root_of(base)
+    return (folder if folder.is_dir() else folder.parent) / "config.json"
+
+
+def _rows(probe: str | None, loaded: LoadedModel, folder: Path) -> list[Array]:
+    """Token ids, (T,) int32 each."""
+    longest = min(_TOKENS, loaded.max_positions or _TOKENS)
+    if probe is None:
+        rng = np.random.default_rng(_SEED)
+        sizes = {p.name: tuple(p.shape) for p in loaded.net.get_parameters()}
+        vocabulary = int(loaded.hf_config.get("vocab_size") or max(shape[0] for shape in sizes.values()))
+        return list(rng.integers(0, vocabulary, (_ROWS, longest)).astype(np.int32))
+    try:
+        text = decode_text(read_source(probe)).text
+    except DataError as error:
+        raise DataError(f"--probe {error.message}", hint=error.hint) from error
+    # Only at line ends; str.splitlines cuts at other characters too.
+    lines = [line for line in text.split("\n") if line.strip()]
+    tokenizer = load_tokenizer(folder if folder.is_dir() else folder.parent)
+    if tokenizer is None:
+        raise ConfigError("--probe needs the base's tokenizer", hint="Leave --probe out: random tokens need none.")
+    ids = [np.array(tokenizer.encode(line)[:longest], np.int32) for line in lines[:_MOST_ROWS]]
+    rows = [row for row in ids if len(row)]
+    if not rows:
+        raise DataError(f"--probe {probe}: holds no text")
+    return rows
+
+
+def _logits(loaded: LoadedModel, rows: list[Array]) -> list[Array]:
+    """Row by row, (T, V) or (C,) float32; what virtual tokens put before a row is cut off. Rows of one length go in together."""
+    found: dict[int, Array] = {}
+    with eval_mode(loaded.net):
+        for length in dict.fromkeys(map(len, rows)):
+            places = [i for i, row in enumerate(rows) if len(row) == length]
+            ids = np.stack([rows[i] for i in places])
+            table: dict[str, Any] = {
+                "input_ids": ids,
+                "segment_ids": np.ones_like(ids),
+                "token_type_ids": np.zeros_like(ids),
+                "position_ids": np.tile(np.arange(length, dtype=np.int32), (len(ids), 1)),
+            }
+            values = loaded.net(*(Tensor(table[name]) for name in loaded.inputs)).asnumpy()
+            kept = values[:, -length:] if values.ndim == 3 else values
+            found.update(zip(places, kept, strict=True))
+    return [found[i] for i in range(len(rows))]

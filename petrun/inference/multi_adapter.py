@@ -1,0 +1,163 @@
+"""Several deltas on one net, compiled once: a bank. See petrun.graph.multi_adapter for how rows find their delta."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from mindspore import Parameter, Tensor
+
+from petrun.checkpoint.delta import Delta
+from petrun.errors import ConfigError, DeltaError, did_you_mean
+from petrun.graph.multi_adapter import add_linears, add_virtual, linear_at, slot_numbers
+from petrun.graph.virtual_tokens import core_paths
+from petrun.inference.adapter_tensors import (
+    KINDS,
+    Slot,
+    linear_stacks,
+    refuse_size,
+    require_kind,
+    slot_of,
+    virtual_stacks,
+)
+from petrun.inference.virtual_tables import with_tables
+from petrun.models.base import LoadedModel
+from petrun.models.factory import FAMILIES, is_factory
+from petrun.tensors import Array
+
+__all__ = ["KINDS", "OFF", "Bank", "fixed_bank", "open_bank"]
+
+OFF = "off"
+"""What the base alone is called where a delta is asked for."""
+
+
+class Bank:
+    """Deltas in the graph of one net. Slot 0 is the base, slot i the i-th delta."""
+
+    def __init__(self, names: Sequence[str], slots: Tensor, tokens: int, fixed: bool = False) -> None:
+        self.names = tuple(names)
+        self.tokens = tokens
+        """Positions that virtual tokens may take."""
+        self.fixed = fixed
+        """The one delta is attached for good: there is no base beside it."""
+        self._slots = slots
+        self._now: list[int] = [0] * slots.shape[0]
+
+    def slot(self, name: str | None) -> int:
+        """The slot of a delta; None and "off": the base. Raises ConfigError with the names there are."""
+        if name is None or name == OFF:
+            if self.fixed:
+                raise ConfigError(
+                    f"{self.names[0]} cannot be switched off: its algorithm changes the net's layers themselves",
+                    hint="Start again without --delta for the base alone.",
+                )
+            return 0
+        if name not in self.names:
+            known = ", ".join(self.names) or "none"
+            raise ConfigError(
+                f"no delta is called {name!r}. {did_you_mean(name, self.names)}".rstrip(),
+                hint=f"There are: {known}; and {OFF} for the base alone.",
+            )
+        return 0 if self.fixed else 1 + self.names.index(name)
+
+    def select(self, slots: Sequence[int]) -> None:
+        """Let row b of the next batches go through slots[b]; further rows as the last. Compiles nothing."""
+        chosen = [*slots, *[slots[-1]] * (len(self._now) - len(slots))]
+        if len(chosen) > len(self._now):
+            raise ConfigError(f"a batch of {len(slots)} rows, and the bank was opened for {len(self._now)}")
+        if chosen != self._now:
+            self._now = chosen
+            self._slots.set_data(Tensor(np.array(chosen, np.int32)))
+
+
+def fixed_bank(name: str, rows: int) -> Bank:
+    """What stands for a single delta that was attached as training attaches it."""
+    return Bank((name,), slot_numbers(rows), 0, fixed=True)
+
+
+def open_bank(loaded: LoadedModel, deltas: Mapping[str, Delta], rows: int) -> tuple[LoadedModel, Bank]:
+    """Attach deltas, with the net's names already, to the net: name -> delta, none of them in use. `rows`: of the largest batch.
+
+    Where deltas bring virtual tokens, the most that one brings are taken from the model's positions for all.
+    Raises ConfigError for a delta that cannot be switched, or not beside the others; DeltaError for one that does not fit.
+    """
+    if is_factory(loaded.family):
+        raise ConfigError(
+            f"--model {loaded.family}: several deltas share the graph of a bert, gpt2 or llama model, not of one of your own",
+            hint="Give one delta at a time.",
+        )
+
+    def base(name: str) -> Array | None:
+        # By the layer: a head that shares the embedding's weight has none of its own name.
+        path, _, leaf = name.rpartition(".")
+        cell = linear_at(loaded.net, path)
+        value = getattr(cell, leaf, None) if leaf in ("weight", "bias") else None
+        return value.asnumpy().astype(np.float32) if isinstance(value, Parameter) else None
+
+    slots = [_slot(loaded, delta, base) for delta in deltas.values()]
+    linears = linear_stacks(slots, base)
+    numbers = slot_numbers(rows)
+    tokens = _add_virtual(loaded, list(deltas.values()), slots, numbers)
+    add_linears(loaded.net, numbers, linears)
+    if loaded.max_positions is not None:
+        if loaded.max_positions - tokens < 2:
+            raise ConfigError(f"{tokens} virtual tokens leave no room in the model's {loaded.max_positions} positions")
+        loaded = replace(loaded, max_positions=loaded.max_positions - tokens)
+    return loaded, Bank(tuple(deltas), numbers, tokens)
+
+
+def _slot(loaded: LoadedModel, delta: Delta, base: Any) -> Slot:
+    require_kind(delta, delta.algo)
+    family = FAMILIES[loaded.family]
+    parsed = family.parse(loaded.hf_config)
+    try:
+        slot = slot_of(with_tables(delta, family, parsed), loaded.sites, base)
+    except KeyError as error:
+        raise DeltaError(
+            f"{delta.path}: lacks {error.args[0]}", hint="Its settings and its tensors do not agree."
+        ) from error
+    return slot
+
+
+def _add_virtual(loaded: LoadedModel, deltas: list[Delta], slots: list[Slot], numbers: Any) -> int:
+    """Room for the virtual tokens of all slots. Returns how many that is."""
+    sites = loaded.sites
+    with_tokens = [i for i, slot in enumerate(slots) if slot.prefix_tokens + slot.prompt_tokens]
+    if not with_tokens:
+        return 0
+    first = deltas[with_tokens[0]]
+    if not sites.positions:
+        raise ConfigError(
+            f"{first.path}: virtual tokens are switched in decoders only, and this is a {loaded.family} model",
+            hint="Give such deltas one at a time.",
+        )
+    cores = core_paths(loaded.net, sites)
+    for i in with_tokens:
+        _hold_tokens(deltas[i], slots[i], cores, sites)
+    stacks = virtual_stacks(slots, cores, sites.hidden)
+    assert stacks is not None
+    if sites.window and stacks.prompt is not None and stacks.tokens > stacks.prompt.shape[1]:
+        raise ConfigError(
+            "this model's attention has a window, and a prefix and a prompt do not stand in it at the same place",
+            hint="Give either deltas of prefix and ptuning2, or deltas of prompt and ptuning.",
+        )
+    add_virtual(
+        loaded.net,
+        numbers,
+        embedding=sites.embedding,
+        positions=sites.positions,
+        prefix=stacks.prefix,
+        prompt=stacks.prompt,
+        seen=stacks.seen,
+    )
+    return stacks.tokens
+
+
+def _hold_tokens(delta: Delta, slot: Slot, cores: tuple[str, ...], sites: Any) -> None:
+    lengths = {values.shape[2] for values in slot.prefix.values()}
+    wrong_prefix = slot.prefix and (set(slot.prefix) != set(cores) or len(lengths) != 1)
+    wrong_prompt = slot.prompt is not None and slot.prompt.shape[1] != sites.hidden
+    if wrong_prefix or wrong_prompt:
+        raise refuse_size(delta, next(iter(slot.prefix), sites.embedding))

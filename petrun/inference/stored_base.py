@@ -1,0 +1,89 @@
+"""A base on disk whose tensors are wanted without its net: for merges, and for arithmetic of deltas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from petrun.checkpoint.base_arrays import BaseArrays
+from petrun.checkpoint.delta import BaseIdentity, Delta
+from petrun.config.schema import ModelConfig
+from petrun.errors import ConfigError
+from petrun.graph.sites import Sites
+from petrun.inference.assembly import base_path, hold_to_family, strategy_path
+from petrun.interop.convert import to_house
+from petrun.models.base import Family, StoredName, shared_matrices
+from petrun.models.factory import is_factory, read_family
+from petrun.models.weights import match, open_weights, stored_digest
+from petrun.tensors import TensorReader
+
+
+@dataclass(frozen=True)
+class StoredBase:
+    """What a base's files say; only headers have been read."""
+
+    path: Path
+    raw: dict[str, Any]
+    """config.json; {} for a model of one's own."""
+    kind: Family | None
+    parsed: Any
+    family: str
+    names: dict[str, StoredName] = field(default_factory=dict)
+    """{} for a model of one's own: its parameters have their own names."""
+    strategy: str | None = None
+    """How the base was cut, where it lies in the files of a job's ranks."""
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        return self.kind.prefixes if self.kind else ("",)
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        return self.kind.ignored if self.kind else ()
+
+    @property
+    def sites(self) -> Sites | None:
+        return self.kind.sites(self.parsed) if self.kind else None
+
+    def reader(self) -> TensorReader:
+        return open_weights(self.path, strategy_path(self.strategy))
+
+    def arrays(self, reader: TensorReader | None = None) -> BaseArrays:
+        reader = reader or self.reader()
+        matched = match(reader, self.names_in(reader), self.prefixes, self.ignored)
+        return BaseArrays(reader, matched, shared_matrices(self.names))
+
+    def names_in(self, reader: TensorReader) -> dict[str, StoredName]:
+        return self.names or {name: StoredName(name=name) for name in reader.names}
+
+    def digest(self, reader: TensorReader | None = None) -> str:
+        """The base's identity; reads every tensor."""
+        reader = reader or self.reader()
+        matched = match(reader, self.names_in(reader), self.prefixes, self.ignored)
+        # Task heads are never part of a base's identity: every delta brings its own.
+        heads = ("classifier.*",) if self.kind and "classify" in self.kind.tasks else ()
+        return stored_digest(reader, matched, heads)
+
+    def fit(self, delta: Delta, alpha: float | None) -> Delta:
+        """The delta in this model's names. Raises DeltaError for one of another architecture, or that fits nowhere."""
+        hold_to_family(delta, self.raw)
+        return to_house(delta, self.names, self.prefixes, alpha, self.sites, lambda name: self.arrays()[name])
+
+    def identity(self, arrays: BaseArrays, digest: str) -> BaseIdentity:
+        fresh = tuple(name for name, stored in self.names.items() if stored.optional and name not in arrays)
+        return BaseIdentity(digest=digest, name=self.path.name, fresh=fresh)
+
+
+def stored_base(base: str | None, family: str | None, strategy: str | None = None) -> StoredBase:
+    """The user's base, or the embedded one. Raises ModelError, and ConfigError for a factory without a checkpoint."""
+    path = base_path(ModelConfig(base=base, family=family, base_strategy=strategy))
+    if path is None:
+        raise ConfigError(
+            "--base is missing: a model from a factory without a checkpoint has no weights on disk",
+            hint="Give the checkpoint that the factory's net starts from as --base.",
+        )
+    if is_factory(family):
+        return StoredBase(path, {}, None, None, str(family), strategy=strategy)
+    raw, kind, parsed = read_family(path, family)
+    return StoredBase(path, raw, kind, parsed, kind.name, kind.names(parsed), strategy)

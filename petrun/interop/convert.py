@@ -1,0 +1,54 @@
+"""Deltas of other tools, in petrun's names: one door for peft adapters and MindPet checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from petrun.checkpoint.delta import Delta
+from petrun.graph.sites import Sites
+from petrun.interop.mindpet.reading import from_mindpet, mindpet_algorithm
+from petrun.interop.peft.adapter import from_peft, peft_algo, write_peft
+from petrun.models.base import StoredName
+from petrun.tensors import Array
+
+__all__ = ["algo_of", "from_mindpet", "from_peft", "to_house", "trained_classes", "write_peft"]
+
+
+def to_house(
+    delta: Delta,
+    names: Mapping[str, StoredName],
+    prefixes: Sequence[str] = ("",),
+    alpha: float | None = None,
+    sites: Sites | None = None,
+    base: Callable[[str], Array] | None = None,
+) -> Delta:
+    """Any delta as read -> one with the net's parameter names, its `algo` and `config`. petrun's own pass
+    unchanged.
+
+    `base`: see `from_peft`. Raises DeltaError as `from_peft` and `from_mindpet` do.
+    """
+    if delta.algo:
+        return delta
+    if delta.origin == "peft":
+        return from_peft(delta, names, prefixes, sites, base)
+    return from_mindpet(delta, alpha, sites)
+
+
+def algo_of(delta: Delta) -> str:
+    """Name of the delta's algorithm. Works before `to_house`. Raises DeltaError for a foreign one that is not supported."""
+    if delta.algo:
+        return delta.algo
+    return peft_algo(delta) if delta.origin == "peft" else mindpet_algorithm(delta)
+
+
+def trained_classes(delta: Delta) -> int | None:
+    """How many classes the delta's own classification head has; None where it brings none. Works before
+    `to_house`.
+    """
+    if delta.manifest is not None and delta.manifest.task is not None and delta.manifest.task.num_labels:
+        return delta.manifest.task.num_labels
+    for name, shape in delta.shapes.items():
+        module = name.replace(".modules_to_save", "").removesuffix(".weight").removesuffix(".default")
+        if name.endswith(".weight") and module.rpartition(".")[2] in ("classifier", "score") and len(shape) == 2:
+            return shape[0]
+    return None

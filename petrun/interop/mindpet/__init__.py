@@ -1,0 +1,1 @@
+"""Checkpoints of MindPet: what their names and shapes say, and deltas written as such."""

@@ -1,0 +1,186 @@
+"""MindPet checkpoints, in petrun's names: what their names and shapes say becomes the algorithm's settings.
+
+Tensors that are neither a delta's nor the optimizer's are parameters that were trained beside it (a head), and stay.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from petrun.checkpoint.delta import LORA_A, LORA_B, Delta
+from petrun.checkpoint.delta_tensors import LazyTensors, arrays_digest, refuse_nonfinite
+from petrun.checkpoint.virtual_names import prefix_tables
+from petrun.errors import DeltaError
+from petrun.graph.sites import Sites
+from petrun.interop.mindpet.adapter import adapter_settings, low_rank_adapter_settings
+from petrun.interop.mindpet.names import MARK, algorithms, house_name, lone_biases, parameters
+from petrun.tensors import Array
+
+_PTUNING2 = MARK + "ptuning2_"
+
+
+def from_mindpet(delta: Delta, alpha: float | None, sites: Sites | None = None) -> Delta:
+    """A MindPet checkpoint as read -> the same delta in the net's names, with its algo and settings.
+
+    `alpha`: LoRA's, which no checkpoint holds; `sites`: the model's, for virtual tokens.
+    Raises DeltaError: alpha missing or out of place, several algorithms in one file, a prefix that was never trained, a tensor without its
+    partner, shapes that do not go together, NaN or infinity.
+    """
+    place = str(delta.path)
+    found = _house_names(delta)
+    algorithm = mindpet_algorithm(delta)
+    if alpha is not None and algorithm != "lora":
+        raise DeltaError(f"{place}: is a MindPet {algorithm} delta, which has no alpha", hint="Leave --alpha out.")
+    shapes = {ours: delta.shapes[stored] for ours, stored in found.items()}
+    if algorithm == "ptuning2":
+        return _ptuning2(delta, found, sites)
+    return _renamed(delta, found, algorithm, told_settings(place, algorithm, shapes, alpha))
+
+
+def told_settings(
+    place: str, algorithm: str, shapes: Mapping[str, tuple[int, ...]], alpha: float | None
+) -> dict[str, Any]:
+    """What the names and shapes of a MindPet checkpoint say of lora, adapter, low_rank_adapter or bitfit. Raises DeltaError."""
+    if algorithm == "lora":
+        return _lora_settings(place, shapes, alpha)
+    if algorithm == "adapter":
+        return adapter_settings(place, shapes)
+    if algorithm == "low_rank_adapter":
+        return low_rank_adapter_settings(place, shapes)
+    return {"bias_include": lone_biases(shapes)}
+
+
+def mindpet_algorithm(delta: Delta) -> str:
+    """petrun's name for the algorithm of a MindPet checkpoint. Raises DeltaError where it is none that can be read."""
+    place = str(delta.path)
+    several = algorithms(delta.shapes)
+    if len(several) > 1:
+        raise DeltaError(
+            f"{place}: holds the tensors of several MindPet algorithms: {', '.join(several)}",
+            hint="petrun reads checkpoints of one.",
+        )
+    (algorithm,) = several
+    if algorithm == "prefixtuning":
+        raise DeltaError(
+            f"{place}: is a MindPet prefix delta, whose numbers were never trained: MindPet computes keys and values when the layer is "
+            "built, so no gradient reaches them, and its values are its keys",
+            hint="Train again with --algo prefix or --algo ptuning2.",
+        )
+    if algorithm not in ("lora", "adapter", "low_rank_adapter", "ptuning2", "bitfit"):
+        raise DeltaError(
+            f"{place}: is a MindPet {algorithm} delta, which is not supported",
+            hint="petrun reads MindPet's lora, adapter, low_rank_adapter, ptuning2 and bitfit checkpoints.",
+        )
+    return algorithm
+
+
+def _renamed(delta: Delta, found: Mapping[str, str], algo: str, config: dict[str, Any]) -> Delta:
+    assert isinstance(delta.tensors, LazyTensors)
+    tensors = delta.tensors.renamed(found)
+    return replace(delta, tensors=tensors, algo=algo, config=config, digest=tensors.checked_digest())
+
+
+def _house_names(delta: Delta) -> dict[str, str]:
+    """Name in the net -> name in the file, without the optimizer's tensors."""
+    found: dict[str, str] = {}
+    for stored in parameters(delta.shapes):
+        name = house_name(stored)
+        if name in found:
+            raise DeltaError(f"{delta.path}: {stored} and {found[name]} are the same parameter")
+        found[name] = stored
+    return found
+
+
+def _lora_settings(place: str, shapes: Mapping[str, tuple[int, ...]], alpha: float | None) -> dict[str, Any]:
+    paths = sorted(
+        {name.removesuffix(leaf).removesuffix(".") for name in shapes for leaf in (LORA_A, LORA_B) if _is(name, leaf)}
+    )
+    ranks = _ranks(place, shapes, paths)
+    if alpha is None:
+        raise DeltaError(
+            f"{place}: MindPet's checkpoints do not hold alpha",
+            hint="Give the one it was trained with: --alpha.",
+        )
+    if isinstance(alpha, bool) or not math.isfinite(alpha) or alpha == 0:
+        raise DeltaError(f"{place}: alpha must be a number other than 0, not {alpha}")
+    rank = Counter(ranks.values()).most_common(1)[0][0]
+    return {
+        "rank": rank,
+        "alpha": float(alpha),
+        "variant": "lora",
+        "target": paths,
+        "rank_pattern": {path: r for path, r in ranks.items() if r != rank},
+        "alpha_pattern": {},
+    }
+
+
+def _is(name: str, leaf: str) -> bool:
+    return name == leaf or name.endswith("." + leaf)
+
+
+def _ranks(place: str, shapes: Mapping[str, tuple[int, ...]], paths: list[str]) -> dict[str, int]:
+    ranks = {}
+    for path in paths:
+        start = f"{path}." if path else ""
+        a, b = shapes.get(start + LORA_A), shapes.get(start + LORA_B)
+        shown = path or "the net itself"
+        if a is None or b is None:
+            raise DeltaError(f"{place}: {shown} has only one of the two LoRA matrices", hint="The file is incomplete.")
+        if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
+            raise DeltaError(f"{place}: the LoRA matrices of {shown}, {list(a)} and {list(b)}, do not multiply")
+        ranks[path] = a[0]
+    return ranks
+
+
+def _ptuning2(delta: Delta, found: Mapping[str, str], sites: Sites | None) -> Delta:
+    """One table for all layers, (P, 2 * layers * N * D), layer l's keys in part 2 l and its values in part 2 l + 1 -> a table a layer.
+
+    A projection is applied: E <- tanh(E W_in^T + b_in) W_out^T + b_out; petrun's own has another one for every layer.
+    """
+    place = str(delta.path)
+    names = prefix_tables(place, sites)
+    assert sites is not None
+    parts = {name.split(_PTUNING2, 1)[1]: stored for name, stored in found.items() if _PTUNING2 in name}
+    if "embedding.embedding_table" not in parts:
+        raise DeltaError(f"{place}: lacks {_PTUNING2}embedding.embedding_table", hint="The file is incomplete.")
+    table = _projected(place, {leaf: delta.tensors[stored] for leaf, stored in parts.items() if leaf != "prefix"})
+    width = 2 * sites.kv_heads * sites.head_dim
+    if table.ndim != 2 or table.shape[1] != width * sites.layers:
+        raise DeltaError(
+            f"{place}: its virtual tokens are {list(table.shape)}; this base has {sites.layers} layers of {sites.kv_heads} key/value "
+            f"heads of width {sites.head_dim}, for which they would be {width * sites.layers} wide",
+            hint="Check that --base is the model it was trained on.",
+        )
+    tensors = {name: np.ascontiguousarray(table[:, i * width : (i + 1) * width]) for i, name in enumerate(names)}
+    tensors |= {name: delta.tensors[stored] for name, stored in found.items() if _PTUNING2 not in name}
+    for name, values in tensors.items():
+        refuse_nonfinite(place, name, values)
+    config = {"tokens": table.shape[0], "projection": False}
+    return replace(delta, tensors=tensors, algo="ptuning2", config=config, digest=arrays_digest(tensors))
+
+
+def _projected(place: str, parts: Mapping[str, Array]) -> Array:
+    table = parts["embedding.embedding_table"]
+    dense = [f"dense_{side}.{kind}" for side in ("in", "out") for kind in ("weight", "bias")]
+    there = [leaf for leaf in dense if leaf in parts]
+    others = sorted(set(parts) - {"embedding.embedding_table", *dense})
+    if others or (there and there != dense):
+        wrong = f"holds {_PTUNING2}{others[0]}" if others else f"lacks {_PTUNING2}{next(iter(set(dense) - set(there)))}"
+        raise DeltaError(f"{place}: {wrong}, against the other tensors of its prefix encoder")
+    if not there:
+        return table
+    w_in, b_in, w_out, b_out = (parts[leaf] for leaf in dense)
+    if not (
+        table.shape[1:] == w_in.shape[1:]
+        and w_in.shape[:1] == b_in.shape
+        and w_out.shape == (b_out.shape[0], b_in.shape[0])
+    ):
+        raise DeltaError(f"{place}: the matrices of its prefix encoder do not multiply")
+    projected: Array = np.tanh(table @ w_in.T + b_in) @ w_out.T + b_out
+    return projected

@@ -1,0 +1,1 @@
+"""Adapter folders of peft: one kind a file, read and written."""

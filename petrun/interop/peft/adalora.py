@@ -1,0 +1,192 @@
+"""peft AdaLoRA adapters.
+
+In the file (peft 0.21): `base_model.model.<module>.lora_A` (r, in), `.lora_E` (r, 1) and `.lora_B` (out, r). Once ranks were given up
+the file holds what is left, and the config's rank_pattern says which of the init_r triplets that is. Here every layer has init_r of them:
+`<path>.mindpet_delta_adalora_a`, `_e` (R,), `_b`, with zeros where one was given up, and `_keep` (R,), 1 or 0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from petrun.checkpoint.delta import ADALORA_A, ADALORA_B, ADALORA_E, ADALORA_KEEP, ADAPTER_CONFIG, Delta
+from petrun.checkpoint.delta_tensors import arrays_digest
+from petrun.interop.peft.config import Fields
+from petrun.interop.peft.lora_config import HARMLESS
+from petrun.interop.peft.reading import PREFIX, Reading
+from petrun.interop.peft.writing import Order, collect, common_fields, compact, plain, write_folder
+from petrun.tensors import Array
+
+_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[ABE])(?:\.[^.]+)?")
+_OURS = {"A": ADALORA_A, "E": ADALORA_E, "B": ADALORA_B}
+_LEAVES = {ADALORA_A: "lora_A", ADALORA_E: "lora_E", ADALORA_B: "lora_B"}
+_READ = (
+    "init_r target_r lora_alpha lora_dropout rank_pattern target_modules exclude_modules layers_to_transform layers_pattern "
+    "modules_to_save bias task_type"
+).split()
+# How it was trained, and fields of LoRA that AdaLoRA does not look at.
+_UNUSED = (
+    "tinit tfinal deltaT beta1 beta2 orth_reg_weight total_step r use_rslora alpha_pattern init_lora_weights".split()
+)
+
+
+@dataclass
+class _Layer:
+    module: str
+    factors: dict[str, str] = field(default_factory=dict)
+    """"A", "E" and "B" -> name in the file."""
+    keep: Array = field(default_factory=lambda: np.zeros(0, np.float32))
+
+
+def read_adalora(reading: Reading) -> Delta:
+    """An AdaLoRA adapter -> algo "adalora". Raises DeltaError as from_peft says."""
+    delta = reading.delta
+    fields = Fields(delta.config)
+    fields.refuse_others(_READ, (*HARMLESS, *_UNUSED))
+    fields.check_task()
+    width, rank = fields.count("init_r", 12), fields.count("target_r", 8)
+    alpha, dropout = fields.number("lora_alpha", 8.0), fields.number("lora_dropout", 0.0)
+    kept, targets = _kept(fields, width), fields.targets()
+    fields.raise_problems(
+        str(delta.path / ADAPTER_CONFIG), "petrun reads AdaLoRA adapters of linear layers, with heads."
+    )
+    layers = _sorted(reading)
+    for layer in layers.values():
+        layer.keep = kept.get(layer.module, np.ones(width, np.float32))
+        _check(reading, layer, delta.shapes)
+        if targets.targets_module(layer.module) is False:
+            reading.problems.append(f"{layer.module}: has tensors, but target_modules does not name it")
+    if not reading.problems:
+        reading.check_complete(targets, {path: layer.module for path, layer in layers.items()}, "its matrices")
+    if not layers and not reading.problems:
+        reading.problems.append("it holds no lora_A, lora_E and lora_B tensors")
+    config = {
+        "rank": min(rank, width),
+        "init_rank": width,
+        # peft's scale where alpha is not positive: 1.
+        "alpha": alpha if alpha > 0 else float(width),
+        "dropout": dropout,
+        "target": reading.in_order(layers),
+    }
+    return _widened(reading.finish("adalora", config), layers)
+
+
+def _kept(fields: Fields, width: int) -> dict[str, Array]:
+    """Module -> 1 for a triplet in use, 0 for one given up."""
+    pattern = fields.raw.get("rank_pattern") or {}
+    good = isinstance(pattern, Mapping) and all(
+        isinstance(flags, list) and len(flags) == width and all(flag in (0, 1) for flag in flags)
+        for flags in pattern.values()
+    )
+    if not good:
+        fields.problems.append(
+            f"rank_pattern: must be a map of layers to lists of {width} times true or false (init_r)"
+        )
+        return {}
+    return {re.sub(r"\.lora_E(\.[^.]+)?$", "", name): np.array(flags, np.float32) for name, flags in pattern.items()}
+
+
+def _sorted(reading: Reading) -> dict[str, _Layer]:
+    """The file's tensors by layer; heads and biases are taken whole."""
+    layers: dict[str, _Layer] = {}
+    for stored in reading.delta.tensors:
+        name = stored.removeprefix(PREFIX)
+        match = _FACTOR.fullmatch(name)
+        if name == stored:
+            reading.problems.append(f"{stored}: does not begin with {PREFIX}")
+        elif match is None:
+            reading.whole(stored, name)
+        elif path := reading.layer(match["module"], f"lora_{match['factor']} of {match['module']}"):
+            layer = layers.setdefault(path, _Layer(match["module"]))
+            if match["factor"] in layer.factors:
+                reading.problems.append(f"{stored} and {layer.factors[match['factor']]} are the same matrix")
+            layer.factors[match["factor"]] = stored
+            ours = f"{path}.{_OURS[match['factor']]}"
+            reading.found[ours] = stored
+            if match["factor"] == "E":
+                reading.flat.add(ours)
+    return layers
+
+
+def _check(reading: Reading, layer: _Layer, shapes: Mapping[str, Sequence[int]]) -> None:
+    """All three matrices, of agreeing shapes, with as many triplets as the config says are left, or as all."""
+    lacking = [f"lora_{factor}" for factor in "AEB" if factor not in layer.factors]
+    if lacking:
+        reading.problems.append(f"{layer.module}: lacks {', '.join(lacking)}")
+        return
+    a, e, b = (tuple(shapes[layer.factors[factor]]) for factor in "AEB")
+    left, width = int(layer.keep.sum()), len(layer.keep)
+    if len(a) != 2 or len(b) != 2 or e != (a[0], 1) or b[1] != a[0]:
+        reading.problems.append(
+            f"{layer.module}: lora_A {list(a)}, lora_E {list(e)} and lora_B {list(b)} do not multiply"
+        )
+    elif a[0] not in (left, width):
+        reading.problems.append(f"{layer.module}: has {a[0]} triplets, the config says {left}")
+
+
+def _widened(delta: Delta, layers: Mapping[str, _Layer]) -> Delta:
+    """Every layer with init_r triplets, zeros in the places of those given up, and its mask."""
+    tensors: dict[str, Array] = {name: delta.tensors[name] for name in delta.tensors}
+    for path, layer in layers.items():
+        places = np.flatnonzero(layer.keep)
+        for leaf, axis in ((ADALORA_A, 0), (ADALORA_E, 0), (ADALORA_B, 1)):
+            given = tensors[f"{path}.{leaf}"]
+            if given.shape[axis] < len(layer.keep):
+                wide = np.zeros([len(layer.keep) if i == axis else n for i, n in enumerate(given.shape)], np.float32)
+                wide[(slice(None),) * axis + (places,)] = given
+                tensors[f"{path}.{leaf}"] = wide
+        tensors[f"{path}.{ADALORA_KEEP}"] = layer.keep
+    return replace(delta, tensors=tensors, digest=arrays_digest(tensors))
+
+
+def write_adalora(order: Order) -> None:
+    """An AdaLoRA delta as an adapter folder, without what was given up. Raises DeltaError and OutputError as write_peft says."""
+    narrow, kept = _narrowed(order.delta)
+    names, config = order.names, order.delta.config
+    export = collect(narrow, names, _LEAVES, _in_two_axes)
+    rank = config["rank"]
+    width = config.get("init_rank") or -(-3 * rank // 2)
+    given_up = any(not all(flags) for flags in kept.values())
+    exported: dict[str, Any] = {
+        **common_fields("ADALORA", order.task, order.base, export.heads),
+        "init_r": width,
+        "target_r": rank,
+        "lora_alpha": plain(config["alpha"]),
+        "lora_dropout": config.get("dropout", 0.0),
+        # peft wants a schedule with something between its ends before it loads the rest.
+        "tinit": 0,
+        "tfinal": 0,
+        "total_step": max(1, order.delta.manifest.step if order.delta.manifest is not None else 1),
+        "bias": export.bias,
+        "fan_in_fan_out": any(names[f"{path}.weight"].transpose for path in export.modules),
+        "target_modules": compact(set(export.modules.values()), names.values()),
+        "modules_to_save": sorted(export.heads) or None,
+        "rank_pattern": {f"{export.modules[path]}.lora_E": flags for path, flags in kept.items()} if given_up else None,
+    }
+    write_folder(order.out, exported, export.entries)
+
+
+def _narrowed(delta: Delta) -> tuple[Delta, dict[str, list[bool]]]:
+    """The delta with the triplets in use alone and without masks; path -> mask."""
+    tensors: dict[str, Array] = {}
+    kept: dict[str, list[bool]] = {}
+    for name in delta.tensors:
+        path, _, leaf = name.rpartition(".")
+        values = delta.tensors[name]
+        if leaf in _LEAVES or leaf == ADALORA_KEEP:
+            places = np.flatnonzero(delta.tensors[f"{path}.{ADALORA_KEEP}"])
+            if leaf == ADALORA_KEEP:
+                kept[path] = [bool(flag) for flag in values]
+                continue
+            values = np.take(values, places, axis=1 if leaf == ADALORA_B else 0)
+        tensors[name] = values
+    return replace(delta, tensors=tensors), kept
+
+
+def _in_two_axes(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape, 1) if name.endswith(f".{ADALORA_E}") else shape

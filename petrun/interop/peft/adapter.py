@@ -1,0 +1,96 @@
+"""peft adapter folders, in and out: adapter_config.json + adapter_model.safetensors. One file a kind; here they are told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from petrun.checkpoint.delta import ADAPTER_CONFIG, Delta
+from petrun.checkpoint.tied import spread
+from petrun.errors import DeltaError
+from petrun.graph.sites import Sites
+from petrun.interop.peft.adalora import read_adalora, write_adalora
+from petrun.interop.peft.ia3 import read_ia3, write_ia3
+from petrun.interop.peft.lora import read_lora, write_lora
+from petrun.interop.peft.prompt import read_prefix, read_prompt, write_prefix, write_prompt
+from petrun.interop.peft.reading import Reading
+from petrun.interop.peft.writing import Order
+from petrun.models.base import StoredName, untied
+from petrun.tensors import Array
+
+_READERS: dict[str, tuple[str, Callable[[Reading], Delta]]] = {
+    "LORA": ("lora", read_lora),
+    "ADALORA": ("adalora", read_adalora),
+    "IA3": ("ia3", read_ia3),
+    "PREFIX_TUNING": ("ptuning2", read_prefix),
+    "PROMPT_TUNING": ("prompt", read_prompt),
+    "P_TUNING": ("prompt", read_prompt),
+}
+"""peft_type -> what it becomes here, and its reader."""
+_WRITERS: dict[str, Callable[[Order], None]] = {
+    "lora": write_lora,
+    "adalora": write_adalora,
+    "ia3": write_ia3,
+    "ptuning2": write_prefix,
+    "prompt": write_prompt,
+}
+"""petrun's algorithm -> writer. What is joined to it, as in lora+bitfit, trains values of the base or nothing."""
+
+
+def from_peft(
+    delta: Delta,
+    names: Mapping[str, StoredName],
+    prefixes: Sequence[str] = ("",),
+    sites: Sites | None = None,
+    base: Callable[[str], Array] | None = None,
+) -> Delta:
+    """A peft adapter as read -> the same delta in the net's names, with its algo and config.
+
+    `names`: net parameter -> its Hugging Face name; `prefixes`: what a module's path may lack (an adapter
+    trained on BertModel); `sites`: the model's, for virtual tokens and embeddings; `base`: net parameter -> its value
+    (float32) in the base, which some adapters change or keep in part.
+    Raises one DeltaError with everything in the config that is not supported, or every tensor that fits
+    nothing, is missing its partner or contradicts the config; and for NaN or infinity.
+    """
+    return _kind(delta)[1](Reading(delta, names, prefixes, sites, base))
+
+
+def peft_algo(delta: Delta) -> str:
+    """What a peft adapter as read will be here. Raises DeltaError for a kind that is not supported."""
+    return _kind(delta)[0]
+
+
+def _kind(delta: Delta) -> tuple[str, Callable[[Reading], Delta]]:
+    kind = delta.config.get("peft_type")
+    if not isinstance(kind, str) or kind not in _READERS:
+        raise DeltaError(
+            f"{delta.path / ADAPTER_CONFIG}: peft_type {kind!r} is not supported",
+            hint=f"petrun reads adapters of these kinds: {', '.join(_READERS)}.",
+        )
+    return _READERS[kind]
+
+
+def write_peft(
+    delta: Delta,
+    names: Mapping[str, StoredName],
+    out: Path,
+    *,
+    task: str | None = None,
+    base: str | None = None,
+    sites: Sites | None = None,
+) -> None:
+    """Write a delta as an adapter folder that peft loads. `out` must not exist or be empty.
+
+    `task`: petrun's (classify, lm, instruct), for peft's task_type; `base`: what peft is to load the base
+    from; `sites`: the model's, for virtual tokens. Encoders of virtual tokens have no place in the folder: petrun.commands.export
+    computes what they give, and calls this.
+    Raises DeltaError where peft has no form for the algorithm, or where the delta trains part of a module (peft saves modules
+    whole); OutputError.
+    """
+    algo = delta.algo.partition("+")[0]
+    if algo not in _WRITERS:
+        raise DeltaError(
+            f"{delta.path}: is a {delta.algo} delta, which has no peft form here",
+            hint=f"petrun writes these: {', '.join(_WRITERS)}.",
+        )
+    _WRITERS[algo](Order(delta=spread(delta, names), names=untied(names), out=out, task=task, base=base, sites=sites))

@@ -1,0 +1,1 @@
+"""MindPet's import path of its activations."""

@@ -1,0 +1,34 @@
+"""MindPet's SDK by its names: imports of it work, and each call says what stands in its place.
+
+MindPet's functions start a script of the user's and return what came of it. petrun does not start boot scripts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from petrun.mindpet.utils.exceptions import UnexpectedError
+
+_COMMANDS = {"finetune": "petrun train", "evaluate": "petrun eval", "infer": "petrun predict"}
+
+
+def finetune(*args: Any, **kwargs: Any) -> NoReturn:
+    """Raises UnexpectedError."""
+    _refuse("finetune")
+
+
+def evaluate(*args: Any, **kwargs: Any) -> NoReturn:
+    """Raises UnexpectedError."""
+    _refuse("evaluate")
+
+
+def infer(*args: Any, **kwargs: Any) -> NoReturn:
+    """Raises UnexpectedError."""
+    _refuse("infer")
+
+
+def _refuse(name: str) -> NoReturn:
+    raise UnexpectedError(
+        f"mindpet_sdk.{name}: petrun starts no boot script. Run the script itself, as "
+        f"`python BOOT_FILE --data_path ... --output_path ...`, or let `{_COMMANDS[name]}` do what the script does."
+    )

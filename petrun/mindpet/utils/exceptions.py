@@ -1,0 +1,33 @@
+"""MindPet's exceptions, as far as its freeze and callback interfaces raise them."""
+
+from __future__ import annotations
+
+from petrun.errors import PetrunError
+
+
+class MindPetError(PetrunError):
+    """Any of them. `error_info` is the message."""
+
+    def __init__(self, error_info: str | None = None) -> None:
+        super().__init__(error_info or "")
+        self.error_info = error_info
+
+
+class UnexpectedError(MindPetError):
+    """Patterns given beside a mode do not read, or a freeze configuration does not."""
+
+
+class ReadYamlFileError(MindPetError):
+    """A freeze configuration is missing, or is a link."""
+
+
+class LinkPathError(MindPetError):
+    """A path is a symbolic link."""
+
+
+class AbsolutePathError(MindPetError):
+    """A path is not absolute."""
+
+
+class ModelConfigFreezeInfoError(MindPetError):
+    """A freeze configuration does not say what to freeze."""

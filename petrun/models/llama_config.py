@@ -1,0 +1,105 @@
+"""config.json of the llama families: its fields, their defaults and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from petrun.models.fields import Fields
+from petrun.models.parts import ACTIVATIONS
+from petrun.models.rope import Rope, parse_rope
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaConfig:
+    vocab: int
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    wide: int
+    positions: int
+    act: str
+    eps: float
+    qkv_bias: bool
+    o_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    tied: bool
+    attention_dropout: float
+    rope: Rope
+    windows: tuple[int, ...]
+    """Tokens a query sees, by layer; 0: all."""
+
+
+_POSITIONS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
+
+
+def parse(raw: Mapping[str, Any]) -> LlamaConfig:
+    """Defaults are those of transformers' config class for the model_type; sizes have none. Raises ModelError."""
+    kind = str(raw.get("model_type") or "llama")
+    f = Fields(raw, kind)
+    f.only("is_causal", (True,), True)
+    hidden, heads, layers = f.integer("hidden_size"), f.integer("num_attention_heads"), f.integer("num_hidden_layers")
+    kv_heads = _kv_heads(f, kind, heads)
+    head_dim = f.integer("head_dim", 128 if kind == "qwen3" else max(1, hidden // heads))
+    if f.raw.get("head_dim") is None and kind != "qwen3" and hidden % heads:
+        f.wrong("hidden_size", hidden, f"a multiple of num_attention_heads = {heads}")
+    positions = f.integer("max_position_embeddings", _POSITIONS[kind])
+    biased = f.flag("attention_bias", False) if kind in ("llama", "qwen3") else False
+    config = LlamaConfig(
+        vocab=f.integer("vocab_size"),
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        wide=f.integer("intermediate_size"),
+        positions=positions,
+        act=f.choice("hidden_act", tuple(ACTIVATIONS), "silu"),
+        eps=f.positive("rms_norm_eps", 1e-6),
+        qkv_bias=biased or kind == "qwen2",
+        o_bias=biased,
+        mlp_bias=f.flag("mlp_bias", False) if kind == "llama" else False,
+        qk_norm=kind == "qwen3",
+        tied=f.flag("tie_word_embeddings", False),
+        attention_dropout=f.number("attention_dropout", 0.0, below=1.0),
+        rope=parse_rope(f, head_dim, positions),
+        windows=_windows(f, kind, layers),
+    )
+    # pretraining_tp > 1 splits the matrix products of old Llama files into slices: the same sums, taken in another order.
+    f.finish()
+    return config
+
+
+def _kv_heads(f: Fields, kind: str, heads: int) -> int:
+    default = {"llama": heads, "mistral": 8}.get(kind, 32) if "num_key_value_heads" not in f.raw else heads
+    kv_heads = f.integer("num_key_value_heads", default)
+    if heads % kv_heads:
+        f.wrong("num_key_value_heads", kv_heads, f"a divisor of num_attention_heads = {heads}")
+    return kv_heads
+
+
+def _windows(f: Fields, kind: str, layers: int) -> tuple[int, ...]:
+    """Sliding windows by layer. Mistral: every layer, where set. Qwen: by layer_types, or from max_window_layers on. Llama: none."""
+    if kind == "llama":
+        return (0,) * layers
+    if kind == "mistral":
+        window = f.integer("sliding_window", 0, least=0) if "sliding_window" in f.raw else 4096
+        own = ["sliding_attention" if window else "full_attention"] * layers
+    else:
+        used = f.flag("use_sliding_window", False) and f.raw.get("sliding_window", 4096) is not None
+        window = f.integer("sliding_window", 4096) if used else 0
+        first = f.integer("max_window_layers", 28, least=0)
+        own = ["sliding_attention" if window and i >= first else "full_attention" for i in range(layers)]
+    types = f.value("layer_types", own)
+    if not isinstance(types, list) or len(types) != layers or not set(types) <= {"sliding_attention", "full_attention"}:
+        f.unsupported("layer_types", types, f"{layers} times full_attention or sliding_attention")
+        return (0,) * layers
+    if "sliding_attention" in types and not window:
+        f.wrong("layer_types", types, "without sliding_attention where no sliding_window is in use")
+    if kind == "mistral" and types != own:
+        f.unsupported("layer_types", types, f"all {own[0]}, as sliding_window says")
+    return tuple(window if t == "sliding_attention" else 0 for t in types)

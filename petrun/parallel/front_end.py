@@ -1,0 +1,20 @@
+"""What MindSpore's front end refuses, and its reason in one line."""
+
+from __future__ import annotations
+
+import re
+
+FRONT_END_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, NameError, AssertionError)
+"""What MindSpore's front end raises for a graph that it refuses: its own errors, and those of Python that a construct would end with."""
+
+
+def front_end_fault(log: str, error: str) -> str:
+    """What MindSpore's front end refused, in one line: its parallel passes name the operator and the strategy in their log."""
+    told = re.findall(r"^\[ERROR\] PARALLEL\(.*?\] (?:\w+\] )?(.+)$", log, re.MULTILINE)
+    raised = [line.strip() for line in error.splitlines() if line.strip() and not line.startswith(("-", "#"))]
+    reason = next(iter(told), None)
+    operator = next((line for line in raised if "init failed" in line or "operator" in line.lower()), None)
+    parts = [part for part in (reason, operator) if part]
+    place = re.findall(r"In file (\S+?):(\d+)", error)
+    where = f" (at {place[-1][0]}:{place[-1][1]})" if place else ""
+    return "; ".join(dict.fromkeys(parts or raised[:1] or ["no reason given"])) + where

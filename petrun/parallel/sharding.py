@@ -1,0 +1,57 @@
+"""A step compiled whose operators are split, and how MindSpore has cut what it holds."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from petrun.cluster.world import World
+from petrun.errors import ConfigError, SetupError
+from petrun.parallel.context import write_strategy_to
+from petrun.parallel.front_end import FRONT_END_ERRORS, front_end_fault
+from petrun.parallel.layout import Layout
+from petrun.tensors.sharded.layout import Layout as Slices
+from petrun.tensors.sharded.rank_files import Cut
+from petrun.tensors.sharded.strategy_file import scan_strategy
+
+
+def compile_cut(step: Any, inputs: tuple[Any, ...], layout: Layout, world: World) -> Cut:
+    """Compile the training step, upon which every parameter of it holds this rank's slice, and read how it was cut.
+
+    To be called before any other graph of the net is compiled: training decides how parameters lie, what only computes takes them so.
+    Raises ConfigError for what MindSpore's front end refuses.
+    """
+    with tempfile.TemporaryDirectory(prefix="petrun-strategy-") as folder:
+        file = Path(folder) / "strategy.ckpt"
+        write_strategy_to(file)
+        try:
+            step.compile(*step.arguments(*inputs))
+        except FRONT_END_ERRORS as error:
+            raise ConfigError(
+                f"--parallel {layout}: MindSpore's front end refuses it: {front_end_fault('', str(error))}",
+                hint="petrun rehearse with the same flags names the operator.",
+            ) from error
+        finally:
+            # What is compiled later would replace it by a strategy of less: a graph that only computes has no optimizer.
+            write_strategy_to(None)
+        found = layouts_of(step, file, layout)
+    return Cut(rank=world.rank, ranks=world.size, stages=layout.pp, layouts=found, together=world.together)
+
+
+def layouts_of(step: Any, file: Path, layout: Layout) -> dict[str, Slices]:
+    """How each parameter of a compiled step that this rank holds is cut, from the strategy `file` that MindSpore wrote. Raises SetupError
+    where it wrote none."""
+    if not file.is_file():
+        raise SetupError(f"--parallel {layout}: MindSpore wrote no strategy file for its step")
+    found = dict(scan_strategy(file).layouts)
+    devices = layout.dp * layout.tp
+    names = {parameter.name for parameter in step.get_parameters()}
+    for name in [name for name in found if f"adam_m.{name}" in names and f"adam_m.{name}" not in found]:
+        # A tied weight that another pipeline stage trains: what this one holds of it is of the step before.
+        del found[name]
+    for parameter in step.get_parameters():
+        # Counters are on every rank; and what no operator of the graph reads is not cut.
+        if parameter.name not in found and (parameter.size == 1 or layout.pp == 1):
+            found[parameter.name] = Slices.whole(devices, parameter.ndim)
+    return found

@@ -1,0 +1,102 @@
+"""The text of a rehearsal: slices, collectives and memory of each rank, and what a rehearsal cannot show."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+from petrun.config.schema import RunConfig
+from petrun.console import table
+from petrun.inference.assembly import base_path
+from petrun.parallel.layout import Layout
+
+LIMITS = (
+    "not shown: numbers (nothing is computed), kernels and their speed, HCCL and the network; peak memory is MindSpore's own plan, "
+    "without the kernels' workspaces, HCCL's buffers and fragmentation."
+)
+_ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float64": 8, "int64": 8, "bool": 1, "int8": 1, "uint8": 1}
+
+
+def report(config: RunConfig, layout: Layout, shapes: str, found: Sequence[Mapping[str, Any]], level: int) -> str:
+    """All that was found, ranks of equal slices told once."""
+    first = found[0]
+    names = ", ".join(str(rank["rank"]) for rank in found)
+    rows = [
+        (
+            "rehearsal",
+            f"{layout} on {layout.world} Ascend cards, rank{'s' if len(found) > 1 else ''} {names}, level {level}",
+        ),
+        (
+            "model",
+            f"{base_path(config.model) or config.model.family}, {first['values']:,} parameters, {first['dtype']}",
+        ),
+        ("delta", f"{first['method']}: {first['trained_values']:,} trained"),
+        ("shapes", shapes),
+    ]
+    parts = [table(rows)]
+    told: dict[str, int] = {}
+    for rank in found:
+        slices = slice_lines(rank["parameters"])
+        parts.append(_rank(rank, slices, told.setdefault("\n".join(slices), rank["rank"]), level))
+    return "\n\n".join([*parts, LIMITS])
+
+
+def slice_lines(parameters: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for all layers that are cut alike: `layers.*.attn.q.weight  16x  4096x4096 -> 1024x4096  bfloat16`."""
+    groups: dict[tuple[Any, ...], int] = {}
+    for p in parameters:
+        key = (re.sub(r"\.\d+(?=\.)", ".*", p["name"]), tuple(p["shape"]), tuple(p["slice"]), p["dtype"], p["trains"])
+        groups[key] = groups.get(key, 0) + 1
+    cells = []
+    for (name, shape, cut, dtype, trains), count in groups.items():
+        sizes = f"{spell(shape)} -> {spell(cut)}" if shape != cut else f"{spell(shape)} whole"
+        cells.append((name, f"{count}x" if count > 1 else "", sizes, dtype, "trains" if trains else ""))
+    widths = [max(len(cell[i]) for cell in cells) for i in range(5)] if cells else []
+    return ["  ".join(text.ljust(width) for text, width in zip(cell, widths, strict=True)).rstrip() for cell in cells]
+
+
+def spell(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "()"
+
+
+def size(count: int) -> str:
+    """Bytes in the largest unit that leaves a number above 1."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= factor:
+            return f"{count / factor:,.1f} {unit}"
+    return f"{count} bytes"
+
+
+def weight_bytes(parameters: Sequence[Mapping[str, Any]]) -> int:
+    """Bytes of this rank's slices."""
+    return sum(prod(p["slice"]) * _ITEM_BYTES.get(p["dtype"], 4) for p in parameters)
+
+
+def _rank(rank: Mapping[str, Any], slices: Sequence[str], same: int, level: int) -> str:
+    place = rank["place"]
+    own = rank["parameters"]
+    trained = weight_bytes([p for p in own if p["trains"]])
+    calls = [f"{name} {c['count']} ({size(c['bytes'])})" for name, c in rank["collectives"].items()]
+    least = weight_bytes(own) + trained + rank["state_bytes"]
+    memory = f"weights {size(weight_bytes(own))}, of which {size(trained)} train; optimizer and step state {size(rank['state_bytes'])}"
+    if rank["host_state_bytes"]:
+        memory += f", and {size(rank['host_state_bytes'])} in the host's memory"
+    rows = [
+        ("collectives", ", ".join(calls) or "none: this rank computes alone"),
+        ("held", memory),
+        ("peak memory", _peak(rank, least) if level else "only with --level 1"),
+        ("time", f"built in {rank['build_seconds']:.1f} s, compiled in {rank['compile_seconds']:.1f} s"),
+    ]
+    head = f"rank {rank['rank']}: stage {place['stage']}, row {place['row']}, column {place['column']}"
+    told = "\n".join(f"  {line}" for line in slices) if same == rank["rank"] else f"  slices as on rank {same}"
+    return f"{head}\n{told}\n" + "\n".join(f"  {line}" for line in table(rows).splitlines())
+
+
+def _peak(rank: Mapping[str, Any], least: int) -> str:
+    """With a warning where it cannot be: a plan leaves out what stands in a branch that a rehearsal does not take."""
+    peak = size(rank["peak_bytes"])
+    if rank["peak_bytes"] >= least:
+        return peak
+    return f"{peak}, which is less than weights, gradients and state together ({size(least)}): count with more"

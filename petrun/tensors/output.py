@@ -1,0 +1,62 @@
+"""Files that a command writes its results to: found out before any work whether they can be written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from petrun.errors import OutputError
+from petrun.tensors import atomic_file
+from petrun.tensors.atomic import output_error, refuse_special
+
+PROBE = ".petrun-"
+"""Begins the names of files by which a host finds out whether it can write, and what it sees."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file under a temporary name, then rename it."""
+    with atomic_file(path) as (file, _):
+        # A path that is no valid text stands in JSON and YAML by its escapes.
+        file.write(text.encode("utf-8", "backslashreplace"))
+
+
+def check_file(flag: str, out: str | None, inputs: Iterable[Path]) -> None:
+    """Find out before any work whether a result can be written, and that it replaces nothing that the command reads.
+
+    `inputs`: files and folders that it reads. Raises OutputError.
+    """
+    if out is None:
+        return
+    path = Path(out).expanduser()
+    try:
+        if path.is_dir():
+            raise OutputError(f"{flag} {out} is a folder", hint="Give a file name.")
+        if not path.parent.is_dir():
+            what = "is a file, not a folder" if path.parent.exists() else "does not exist"
+            raise OutputError(f"{flag} {out}: the folder {path.parent} {what}", hint="Create it, or choose another.")
+        if path.exists():
+            refuse_special(path)
+            place = path.resolve()
+            sources = {source.resolve() for source in inputs}
+            if sources & {place, *place.parents}:
+                raise OutputError(
+                    f"{flag} {out}: would replace what this command reads, or what a training run left",
+                    hint="Give another name; nothing was touched.",
+                )
+        require_writable(path.parent)
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def existing_parent(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
+def require_writable(folder: Path) -> None:
+    """Raises OSError where no file can be made in `folder`: permission bits alone do not tell."""
+    handle, name = tempfile.mkstemp(prefix=PROBE, dir=folder)
+    os.close(handle)
+    os.unlink(name)

@@ -1,0 +1,160 @@
+"""A job's tensors in the files of its ranks, written by the ranks themselves: each its own pieces, and the first says when all are there.
+
+    PLACE/rank_N/NAME.ckpt        the pieces of rank N
+    PLACE/strategy/stage_S.ckpt   how pipeline stage S cuts its parameters, frozen ones too
+    PLACE/petrun_shards.json      whose files these are, with the digest of each: written last, so that it marks the folder as whole
+
+The folder grows under a hidden name beside PLACE, which all ranks see on a shared disk, and gets its own when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from petrun.errors import OutputError, WeightsError
+from petrun.tensors.atomic import atomic_file, output_error
+from petrun.tensors.digest import content_digest
+from petrun.tensors.dtypes import Array, dtype_of
+from petrun.tensors.sharded.checkpoint import ShardedReader, open_sharded
+from petrun.tensors.sharded.layout import Layout
+from petrun.tensors.sharded.note import NOTE, Note, write_note
+from petrun.tensors.sharded.strategy_file import write_items
+from petrun.tensors.writers import array_entries, write_ckpt, write_safetensors
+
+STRATEGY = "strategy"
+"""Folder of the strategy files beside the ranks'."""
+PATIENCE_SECONDS = 10.0
+"""A file that one host has written another may see a little later, where the disk is shared over a network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """How one rank's pieces fit those of the others."""
+
+    rank: int
+    ranks: int
+    """Of the whole job."""
+    stages: int
+    layouts: Mapping[str, Layout] = field(repr=False)
+    """Of all that the rank's pipeline stage holds, frozen parameters and the optimizer's state included."""
+    together: Callable[[], AbstractContextManager[None]] = field(repr=False)
+    """A block that all ranks leave, or none (World.together)."""
+
+    @property
+    def devices(self) -> int:
+        """Ranks of a stage."""
+        return self.ranks // self.stages
+
+    def piece(self, name: str, whole: Array) -> Array:
+        """What this rank holds of a tensor."""
+        layout = self.layouts[name]
+        return whole[layout.place(self.rank % self.devices, layout.piece_shape(whole.shape))]
+
+
+def save_pieces(
+    place: Path,
+    file: str,
+    pieces: Mapping[str, Array],
+    cut: Cut,
+    describe: Callable[[ShardedReader], Mapping[str, str]],
+) -> None:
+    """Write this rank's pieces into `place`/rank_N/`file`; every rank must call it. What was at `place` is replaced when all is written.
+
+    file: its ending, .ckpt or .safetensors, is the format. describe(all pieces, put together): what the note says of the whole.
+    Raises OutputError, WeightsError for a piece that its layout does not make; SetupError where another rank failed.
+    """
+    growing = place.with_name(f".{place.name}.part")
+    with cut.together():
+        _write_own(growing, file, pieces, cut)
+    with cut.together():
+        if cut.rank == 0:
+            _finish(growing, place, file, cut, describe)
+
+
+def own_pieces(path: Path) -> Path | None:
+    """The strategy in a folder that ranks have written, which needs no other; None for any other path."""
+    return path / STRATEGY if (path / NOTE).is_file() and (path / STRATEGY).is_dir() else None
+
+
+def _write_own(growing: Path, file: str, pieces: Mapping[str, Array], cut: Cut) -> None:
+    folder = growing / f"rank_{cut.rank}"
+    unlisted = next((name for name in pieces if name not in cut.layouts), None)
+    if unlisted is not None:
+        raise WeightsError(f"{folder / file}: the job's strategy says nothing of {unlisted}")
+    if not pieces:
+        raise OutputError(f"{folder / file}: rank {cut.rank} holds none of what is to be saved")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if cut.rank % cut.devices == 0:
+            (growing / STRATEGY).mkdir(exist_ok=True)
+            stage = cut.rank // cut.devices
+            write_items(growing / STRATEGY / f"stage_{stage}.ckpt", cut.layouts, [stage])
+    except OSError as error:
+        raise output_error(folder, error) from error
+    write = write_ckpt if file.endswith(".ckpt") else write_safetensors
+    digests = write(folder / file, array_entries(pieces))
+    whole = content_digest((name, dtype_of(a), a.shape, digests[name]) for name, a in pieces.items())
+    with atomic_file(_mark(growing, cut.rank)) as (stream, _):
+        stream.write(json.dumps({"digest": whole}).encode())
+
+
+def _mark(growing: Path, rank: int) -> Path:
+    return growing / f"rank_{rank}.json"
+
+
+def _finish(
+    growing: Path, place: Path, file: str, cut: Cut, describe: Callable[[ShardedReader], Mapping[str, str]]
+) -> None:
+    """All ranks have written: see that their files are here, describe them, and give the folder its name."""
+    marks = [_mark(growing, rank) for rank in range(cut.ranks)]
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (missing := next((rank for rank, mark in enumerate(marks) if not mark.is_file()), None)) is not None:
+        if time.monotonic() < deadline:
+            time.sleep(0.2)
+            continue
+        raise OutputError(
+            f"{growing}: what rank {missing} has written is not to be seen from rank 0",
+            hint="All ranks of such a job write into one folder: --out must lie on a disk that the hosts share.",
+        )
+    try:
+        digests = tuple(json.loads(mark.read_bytes())["digest"] for mark in marks)
+        _sweep(growing, cut)
+        files = tuple(f"rank_{rank}/{file}" for rank in range(cut.ranks))
+        metadata = describe(open_sharded(growing, growing / STRATEGY))
+        for mark in marks:
+            mark.unlink()
+        write_note(growing, Note(files=files, digests=digests, metadata=metadata))
+        _replace(growing, place)
+    except OSError as error:
+        raise output_error(place, error) from error
+
+
+def _sweep(growing: Path, cut: Cut) -> None:
+    """What an attempt with more ranks, cut off while it saved, has left."""
+    known = {*(f"rank_{rank}" for rank in range(cut.ranks)), *(f"rank_{rank}.json" for rank in range(cut.ranks))}
+    stages = {f"stage_{stage}.ckpt" for stage in range(cut.stages)}
+    for entry in growing.iterdir():
+        if entry.name.startswith("rank_") and entry.name not in known:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    for entry in (growing / STRATEGY).iterdir():
+        if entry.name not in stages:
+            entry.unlink()
+
+
+def _replace(growing: Path, place: Path) -> None:
+    """`growing` gets the name `place`, whatever had it before."""
+    old = place.with_name(f".{place.name}.old")
+    if old.exists():
+        shutil.rmtree(old)
+    if place.exists():
+        os.rename(place, old)
+    os.rename(growing, place)
+    if old.exists():
+        shutil.rmtree(old)

@@ -1,0 +1,220 @@
+"""The two formats of strategy files: MindSpore's protobuf message, and JSON. What they say is strategy.py's business."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from petrun.errors import OutputError, WeightsError
+from petrun.tensors.atomic import atomic_file
+from petrun.tensors.sharded.layout import Layout
+
+_KIND = "Give the strategy file that the job saved (strategy_ckpt_config), not a checkpoint."
+_AGAIN = "The file is damaged, or was edited: use it as MindSpore wrote it."
+_LAYOUTS, _NODES = "parallel_layout_item", "parallel_strategy_item"
+_FIELDS = ("dev_matrix", "tensor_map", "field", "opt_weight_shard_step", "opt_weight_shard_size")
+
+
+@dataclass(frozen=True)
+class Items:
+    """What one file holds."""
+
+    layouts: Mapping[str, Layout]
+    """By the file's own names, which a merged file starts with the stage."""
+    stages: frozenset[int]
+    """Pipeline stages that its operators name."""
+
+    def stage(self, path: Path) -> int | None:
+        """The one stage that the file is of; None where it does not say."""
+        if len(self.stages) > 1:
+            raise WeightsError(
+                f"{path}: names operators of pipeline stages {sorted(self.stages)} and parameters of none",
+                hint="Give the folder that holds the strategy file of every stage.",
+            )
+        return next(iter(self.stages), None)
+
+
+def scan_strategy(path: Path) -> Items:
+    """Read one file. Raises WeightsError naming it and the parameter at fault; OSError as it comes."""
+    content = path.read_bytes()
+    if not content:
+        raise WeightsError(f"{path}: is empty", hint=_KIND)
+    return _scan_json(path, content) if path.suffix == ".json" else _scan_protobuf(path, content)
+
+
+def _message(**fields: int) -> Any:
+    """MindSpore's own message. Its import takes a second, and few commands that read tensors come here."""
+    from mindspore.train import node_strategy_pb2
+
+    return node_strategy_pb2.ParallelStrategyMap(**fields)
+
+
+def _scan_protobuf(path: Path, content: bytes) -> Items:
+    from google.protobuf.message import DecodeError
+
+    message = _message()
+    # Its first field is a number, a checkpoint's first a message: the parser would take one for the other, without layouts.
+    if content[:1] != b"\x08":
+        raise WeightsError(f"{path}: is not a strategy file", hint=_KIND)
+    try:
+        message.ParseFromString(content)
+    except DecodeError as error:
+        raise WeightsError(f"{path}: is not a whole strategy file ({error})", hint=_AGAIN) from error
+    if not message.IsInitialized():
+        raise WeightsError(
+            f"{path}: is not a whole strategy file: {message.FindInitializationErrors()[0]} is missing", hint=_AGAIN
+        )
+    layouts: dict[str, Layout] = {}
+    for item in message.parallel_layout_item:
+        _take(path, layouts, item.param_name, _from_message(path, item.param_name, item.parallel_layouts))
+    return Items(layouts, frozenset(item.parallel_strategys.stage for item in message.parallel_strategy_item))
+
+
+def _from_message(path: Path, name: str, found: Any) -> Layout:
+    devices = [tuple(each.dim) for each in found.dev_matrix]
+    maps = [tuple(each.dim) for each in found.tensor_map]
+    if len(devices) != 1 or not maps:
+        raise WeightsError(f"{path}: {name} has no device matrix or no tensor map", hint=_AGAIN)
+    _refuse_uneven(path, name, found.field, [size for each in found.param_split_shape for size in each.dim])
+    # One list: an axis for each dimension. Several: a list of axes for each dimension.
+    dimensions = [[axis] for axis in maps[0]] if len(maps) == 1 else [list(each) for each in maps]
+    return Layout(
+        devices=devices[0],
+        axes=_axes(dimensions),
+        opt_size=found.opt_weight_shard_size,
+        opt_step=found.opt_weight_shard_step,
+    )
+
+
+def _axes(dimensions: Iterable[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    return tuple(() if list(axes) == [-1] else tuple(axes) for axes in dimensions)
+
+
+def _refuse_uneven(path: Path, name: str, field: int, sizes: Sequence[int]) -> None:
+    if field or len(set(sizes)) > 1:
+        raise WeightsError(
+            f"{path}: {name} is cut into pieces of unequal size (param_split_shape {list(sizes)}, field {field}), which is not supported",
+            hint="Save that embedding with an even split.",
+        )
+
+
+def _take(path: Path, layouts: dict[str, Layout], name: str, layout: Layout) -> None:
+    if name in layouts:
+        raise WeightsError(f"{path}: lists {name} twice", hint=_AGAIN)
+    layouts[name] = layout
+
+
+def _scan_json(path: Path, content: bytes) -> Items:
+    try:
+        raw = json.loads(content.decode("utf-8"), object_pairs_hook=lambda pairs: _unique(path, pairs))
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: is not valid JSON ({error})", hint=_AGAIN) from error
+    listed = raw.get(_LAYOUTS, {}) if isinstance(raw, dict) else None
+    nodes = raw.get(_NODES, {}) if isinstance(raw, dict) else None
+    if (
+        not isinstance(listed, dict)
+        or not isinstance(nodes, dict)
+        or not {_LAYOUTS, _NODES, "current_stage"} & set(raw)
+    ):
+        raise WeightsError(f"{path}: is not a strategy file: it has no {_LAYOUTS}", hint=_KIND)
+    layouts = {name: _from_json(path, name, item) for name, item in listed.items()}
+    stages: list[Any] = [node.get("stage") if isinstance(node, dict) else None for node in nodes.values()]
+    if not all(_is_whole(stage) for stage in stages):
+        raise WeightsError(f"{path}: one of its operators has no pipeline stage", hint=_AGAIN)
+    return Items(layouts, frozenset(stages))
+
+
+def _unique(path: Path, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise WeightsError(f"{path}: lists {twice} twice", hint=_AGAIN)
+    return found
+
+
+def _from_json(path: Path, name: str, item: Any) -> Layout:
+    absent = [key for key in _FIELDS if not isinstance(item, dict) or key not in item]
+    if absent:
+        raise WeightsError(f"{path}: {name} has no {absent[0]}", hint=_AGAIN)
+    devices, axes, shape = item["dev_matrix"], item["tensor_map"], item.get("tensor_shape")
+    split = item.get("param_split_shape") or []
+    # What is no list becomes no number, and is refused with the rest.
+    rows: list[Any] = axes if isinstance(axes, list) else [None]
+    dimensions: list[list[Any]] = [each if isinstance(each, list) else [each] for each in rows]
+    numbers: list[Any] = [
+        *(devices if isinstance(devices, list) else [None]),
+        *(axis for each in dimensions for axis in each),
+    ]
+    for more in (split, shape or []):
+        numbers += more if isinstance(more, list) else [None]
+    numbers += [item[key] for key in _FIELDS[2:]]
+    if not all(_is_whole(number, least=-1) for number in numbers):
+        raise WeightsError(f"{path}: {name} has a value that is no whole number, or none from -1 on", hint=_AGAIN)
+    _refuse_uneven(path, name, item["field"], split)
+    whole = tuple(shape) if shape is not None else None
+    return Layout(
+        devices=tuple(devices),
+        axes=_axes(dimensions),
+        opt_size=item["opt_weight_shard_size"],
+        opt_step=item["opt_weight_shard_step"],
+        shape=whole,
+    )
+
+
+def _is_whole(value: Any, least: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 1 << 31
+
+
+def write_items(path: Path, layouts: Mapping[str, Layout], stages: Iterable[int]) -> None:
+    """Write one file; an operator of each stage stands in it, because MindSpore reads the stage there. Raises OutputError."""
+    content = _to_json(path, layouts, stages) if path.suffix == ".json" else _to_protobuf(layouts, stages)
+    with atomic_file(path) as (file, _):
+        file.write(content)
+
+
+def _node(stage: int) -> str:
+    return f"petrun_stage_{stage}"
+
+
+def _to_protobuf(layouts: Mapping[str, Layout], stages: Iterable[int]) -> bytes:
+    message = _message(current_stage=1)
+    for stage in stages:
+        message.parallel_strategy_item.add(node_name=_node(stage)).parallel_strategys.stage = stage
+    for name, layout in layouts.items():
+        found = message.parallel_layout_item.add(param_name=name).parallel_layouts
+        found.dev_matrix.add(dim=layout.devices)
+        if any(len(axes) > 1 for axes in layout.axes):
+            for axes in layout.axes:
+                found.tensor_map.add(dim=axes or (-1,))
+        else:
+            found.tensor_map.add(dim=[axis for axes in layout.axes for axis in axes or (-1,)])
+        found.param_split_shape.add()
+        found.indices_offset.add()
+        found.field = 0
+        found.opt_weight_shard_step, found.opt_weight_shard_size = layout.opt_step, layout.opt_size
+    content: bytes = message.SerializeToString()
+    return content
+
+
+def _to_json(path: Path, layouts: Mapping[str, Layout], stages: Iterable[int]) -> bytes:
+    listed = {}
+    for name, layout in layouts.items():
+        if any(len(axes) > 1 for axes in layout.axes):
+            raise OutputError(
+                f"{path}: JSON cannot say that one dimension of {name} is cut along several axes",
+                hint="Write the strategy as .ckpt.",
+            )
+        listed[name] = {
+            "dev_matrix": list(layout.devices),
+            "tensor_map": [axis for axes in layout.axes for axis in axes or (-1,)],
+            "field": 0,
+            "opt_weight_shard_step": layout.opt_step,
+            "opt_weight_shard_size": layout.opt_size,
+            **({"tensor_shape": list(layout.shape)} if layout.shape is not None else {}),
+        }
+    nodes = {_node(stage): {"stage": stage, "parallel_strategy": []} for stage in stages}
+    return json.dumps({"current_stage": 1, _LAYOUTS: listed, _NODES: nodes}).encode()

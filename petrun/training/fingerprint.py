@@ -1,0 +1,143 @@
+"""What makes two runs the same run: every setting, and data, base and tokenizer by content, not by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import mindspore
+import numpy as np
+
+from petrun import __version__, kernels
+from petrun.checkpoint.delta import Delta
+from petrun.config.load import Resolved
+from petrun.config.schema import RunConfig
+from petrun.data.examples import ExampleSet
+from petrun.data.formats.source import read_sources
+from petrun.errors import ConfigError, did_you_mean
+from petrun.models.base import LoadedModel
+from petrun.training.sources import Sources
+
+VERSIONS = "versions"
+_FREE = (
+    "out.dir",
+    "data.cache",
+    "data.on_bad_row",
+    "train.save_every_steps",
+    "train.keep_states",
+    "train.max_seconds",
+    "train.on_nan",
+    "train.spike_ratio",
+    "eval.samples",
+    "model.base_strategy",
+    "delta_strategy",
+)
+"""Settings that do not change what is computed, or only by the content that is compared besides."""
+
+
+def identity_of(
+    resolved: Resolved, sources: Sources, loaded: LoadedModel, start: Delta | None, dp: int
+) -> dict[str, Any]:
+    """Setting -> value, where a file or folder is meant, its digest. JSON values only. `dp`: ranks that share every batch."""
+    found = settings_of(resolved.config)
+    data = resolved.config.data
+    by_content: dict[str, Any] = {
+        "data.path": [source.digest for path in data.path for source in read_sources(path)],
+        "data.eval_path": [source.digest for path in data.eval_path for source in read_sources(path)],
+        "data.template": _digest(sources.template.text) if sources.template else None,
+        "model.base": loaded.base_digest,
+        "model.config": _digest(json.dumps(loaded.hf_config, sort_keys=True)),
+        "init_delta": start.digest or _digest(str(sorted(start.shapes.items()))) if start is not None else None,
+    }
+    by_content["parallel.dp"] = dp
+    tokenizer = sources.tokenizer.digest if sources.tokenizer else None
+    # Rows may differ although nothing above does: a template may ask for today's date, a newer petrun read a file otherwise.
+    rows = [_rows_digest(sources.train), _rows_digest(sources.evaluation) if sources.evaluation else None]
+    versions = {
+        "petrun": __version__,
+        "mindspore": str(mindspore.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "kernels": kernels.status().reason,
+    }
+    whole = {**found, **by_content, "tokenizer": tokenizer, "rows": rows, VERSIONS: versions}
+    identity: dict[str, Any] = json.loads(json.dumps(whole))
+    return identity
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """Dotted key -> value of every setting that makes a run the same run. JSON values only."""
+    found: dict[str, Any] = {}
+    for section, content in config.model_dump(mode="json").items():
+        if isinstance(content, dict):
+            found.update({f"{section}.{leaf}": value for leaf, value in content.items()})
+        else:
+            found[section] = content
+    return {key: value for key, value in found.items() if key not in _FREE}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def _rows_digest(rows: ExampleSet) -> str:
+    """Of the rows as they are trained on."""
+    digest = hashlib.sha256()
+    for part in (rows.flat, rows.per_row, rows.arrays, {"offsets": rows.offsets}):
+        for name in sorted(part):
+            array = np.ascontiguousarray(part[name])
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(array.data if array.size else b"")
+    return digest.hexdigest()
+
+
+def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """Setting -> `was -> is`, for all that differ. Versions are not settings: see `newer`."""
+    keys = [key for key in dict.fromkeys((*was, *now)) if key not in (VERSIONS, "rows")]
+    found = {key: f"{_show(was.get(key))} -> {_show(now.get(key))}" for key in keys if was.get(key) != now.get(key)}
+    if not found and was.get("rows") != now.get("rows"):
+        found["rows"] = "the same files and settings give other rows than before (does a template write the date?)"
+    return found
+
+
+def hold(was: Mapping[str, Any], now: Mapping[str, Any], allowed: Sequence[str], place: str) -> dict[str, str]:
+    """Refuse to go on with another run than the one that was begun. Returns the changes that `allowed` lets pass.
+
+    Raises ConfigError with every change, or for a key that is no setting.
+    """
+    require_known(allowed, [key for key in now if key != VERSIONS])
+    found = changes(was, now)
+    refused = {key: text for key, text in found.items() if key not in allowed}
+    if refused:
+        lines = [f"{key}: {text}" for key, text in refused.items()]
+        raise ConfigError(
+            "\n  ".join([f"{place} was begun with other settings or data:", *lines]),
+            hint=f"Go on with these as they were, allow the change (--allow {','.join(refused)}), or choose another --out.",
+        )
+    return found
+
+
+def require_known(allowed: Sequence[str], known: Sequence[str]) -> None:
+    """Raises ConfigError for a key of --allow that is none of the `known`."""
+    unknown = [key for key in allowed if key not in known]
+    if unknown:
+        raise ConfigError(f"--allow {unknown[0]}: no such setting. {did_you_mean(unknown[0], known)}")
+
+
+def newer(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """`petrun 0.1.0 -> 0.2.0, ...`: other versions may round otherwise. "" where all are the same."""
+    before, after = was.get(VERSIONS, {}), now.get(VERSIONS, {})
+    return ", ".join(f"{key} {before.get(key)} -> {after[key]}" for key in after if before.get(key) != after[key])
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(_show(part) for part in value)}]"
+    if isinstance(value, str) and len(value) == 64:
+        return f"content {value[:12]}"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,181 @@
+"""The texts a run shows: the plan before step 1, the first rows, and the way on at the end."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Collection, Mapping
+
+from petrun import kernels
+from petrun.assets import task_file
+from petrun.config.load import Resolved
+from petrun.config.schema import RunConfig
+from petrun.console import table
+from petrun.data.batches.buckets import Batching
+from petrun.data.summary import data_line, unknown_line
+from petrun.delta import find_method
+from petrun.evaluate.compare import spell
+from petrun.graph.freeze import Trainable
+from petrun.inference.assembly import Assembled, base_path
+from petrun.models.factory import is_factory
+from petrun.parallel.context import Device
+from petrun.parallel.layout import Layout
+from petrun.train.loop import Plan
+from petrun.train.optim import Schedule
+from petrun.training.run_folder import RunFolder
+from petrun.training.sources import Sources
+
+_PREVIEW_ROWS = 3
+
+
+def figures(values: Mapping[str, float]) -> str:
+    """`accuracy 0.8370  loss 0.3812`."""
+    return "  ".join(f"{name} {spell(value)}" for name, value in values.items())
+
+
+def plan(
+    resolved: Resolved,
+    assembled: Assembled,
+    trainable: Trainable,
+    sources: Sources,
+    batching: Batching,
+    steps: Plan,
+    schedule: Schedule,
+    device: Device,
+    layout: Layout,
+) -> str:
+    """The resolved plan: model, delta, data, batch arithmetic, and the origin of every value that is not a default."""
+    config, loaded = resolved.config, assembled.loaded
+    base = base_path(config.model)
+    model = loaded.family if loaded.family == loaded.model_type else f"{loaded.model_type} ({loaded.family})"
+    rows: list[tuple[str, str]] = [
+        (
+            "model",
+            f"{model}, {base or 'no base'}, {trainable.all_values:,} parameters, {device.compute_dtype} on {device.target}",
+        ),
+        ("delta", delta_line(assembled, trainable)),
+        ("data", data_line(sources.train)),
+    ]
+    if sources.evaluation is not None:
+        rows.append(("eval", data_line(sources.evaluation)))
+    unread = unread_line(sources)
+    if unread:
+        rows.append(("not read", unread))
+    unknown = unknown_line({"data": sources.train, "eval": sources.evaluation})
+    if unknown:
+        rows.append(("warning", unknown))
+    if layout.split:
+        rows.append(("ranks", f"{layout}: {layout.world} ranks, each with its slices"))
+    # Of the first rank: no share of a batch is smaller by more than one row on another. Batches that a graph cuts are filled up.
+    shapes = sorted(
+        {(config.train.batch_size if layout.split else max(1, b // layout.dp), t) for b, t in batching.shapes(1)}
+    )
+    spelt = ", ".join(f"{b}x{t}" if t else f"{b} rows" for b, t in shapes[:6]) + (", ..." if len(shapes) > 6 else "")
+    rows += [
+        ("shapes", f"{len(shapes)} to compile in the first epoch ({spelt}), {batching.padding():.0%} padding"),
+        (
+            "steps",
+            f"{steps.total_steps:,} = {steps.micro_batches_per_epoch:,} batches of {batch_line(config.train.batch_size, layout)} an epoch"
+            + (f", {steps.accumulate} to a step" if steps.accumulate > 1 else "")
+            + f", {steps.total_micro_batches / steps.micro_batches_per_epoch:.4g} epochs",
+        ),
+        ("rate", rate_line(schedule, config)),
+        ("kernels", kernels.status().reason),
+    ]
+    rows.append(("set by", origins_line(resolved.origins)))
+    return table(rows)
+
+
+def batch_line(rows: int, layout: Layout) -> str:
+    """`16`, or of several ranks `64 (16 on each of 4 ranks)`."""
+    if layout.dp == 1:
+        return str(rows)
+    return f"{rows * layout.dp} ({rows} on each of {layout.dp} ranks)"
+
+
+def origins_line(origins: Mapping[str, str]) -> str:
+    """Where values came from, in short; run.yaml has it key by key."""
+    flags = [origin for origin in origins.values() if origin.startswith("--")]
+    others: dict[str, list[str]] = {}
+    for key, origin in origins.items():
+        if not origin.startswith(("--", "default")):
+            others.setdefault(origin, []).append(key)
+    parts = [", ".join(dict.fromkeys(flags))] if flags else []
+    parts += [
+        f"{origin}: {', '.join(keys) if len(keys) < 4 else f'{len(keys)} keys'}" for origin, keys in others.items()
+    ]
+    return "; ".join(parts) or "defaults"
+
+
+def delta_line(assembled: Assembled, trainable: Trainable) -> str:
+    """What the method attached, and what share of the net trains."""
+    layers = {_layer(name) for name in assembled.attached}
+    where = f", {len(layers)} layer{'s' if len(layers) > 1 else ''}" if "full" not in assembled.method.name else ""
+    settings = ", ".join(
+        f"{key} {value}"
+        for key, value in assembled.config.model_dump(exclude_defaults=False).items()
+        if isinstance(value, int | float) or key == "variant"
+    )
+    heads = sorted({name.split(".")[0] for name in assembled.heads})
+    also = f", with {', '.join(heads)}" if heads else ""
+    return (
+        f"{assembled.method.name}{' (' + settings + ')' if settings else ''}{where}{also}: "
+        f"{trainable.trained_values:,} trained ({trainable.share:.3%})"
+    )
+
+
+def _layer(name: str) -> str:
+    """Path of the layer that a method's parameter was attached to."""
+    path, mark, _ = name.partition(".mindpet_delta_")
+    return path if mark else name.rpartition(".")[0]
+
+
+def unread_line(sources: Sources) -> str:
+    """Columns of the files, and keys of their messages, that nothing reads."""
+    sets = [rows for rows in (sources.train, sources.evaluation) if rows is not None]
+    columns = dict.fromkeys(name for rows in sets for name in rows.unread)
+    keys = dict.fromkeys(name for rows in sets for name in rows.unread_keys)
+    parts = [f"column{'s' * (len(columns) > 1)} {_listed(columns)}"] if columns else []
+    parts += [f"key{'s' * (len(keys) > 1)} {_listed(keys)} of messages"] if keys else []
+    return "; ".join(parts)
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(list(names)[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def rate_line(schedule: Schedule, config: RunConfig) -> str:
+    clip = f"clip {config.optim.clip:g}" if config.optim.clip else "no clipping"
+    return (
+        f"{schedule.kind} to {schedule.peak:g}, {schedule.warmup_steps} warm-up steps, "
+        f"weight decay {config.optim.weight_decay:g}, {clip}, seed {config.train.seed}"
+    )
+
+
+def first_rows(sources: Sources) -> str:
+    """The first rows with their loss mask, for --dry-run."""
+    from petrun.data.preview import preview
+
+    return preview(sources.train, sources.tokenizer, _PREVIEW_ROWS, colour=sys.stdout.isatty())
+
+
+def ending(out: RunFolder, config: RunConfig, sources: Sources, seconds: float) -> str:
+    """Where the delta lies and what to do with it."""
+    kilobytes = out.delta_bytes / 1000
+    quote = shlex.quote
+    base = f" --base {quote(config.model.base)}" if config.model.base else ""
+    model = f" --model {quote(config.model.family)}" if config.model.family else ""
+    own_files = config.data.path != (str(task_file("train")),)
+    evaluated = f" --data {quote(','.join(config.data.eval_path or ('FILE',)))}" if own_files else ""
+    place = quote(str(out.path))
+    where = f"{base}{model} --delta {place}"
+    lines = [
+        f"saved {out.delta} ({kilobytes:,.0f} kB) in {seconds:.0f} s",
+        "next:",
+        f"  petrun eval{where}{evaluated}",
+        f"  petrun predict{where}{' --data FILE' if own_files else ''} --out predictions.jsonl",
+        f"  petrun inspect {place}",
+    ]
+    if not is_factory(config.model.family) and find_method(config.algo).fold is not None:
+        lines.insert(4, f"  petrun merge{where} --out merged")
+    return "\n".join(lines)

@@ -1,0 +1,234 @@
+"""The learning receipt: what a run has learned and from what, printed at its end and kept in results.json.
+
+A run that taught its delta nothing ends with an error, after everything is saved: such a delta looks like any other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+
+from petrun.data.examples import ExampleSet
+from petrun.errors import TrainingError
+from petrun.evaluate.metrics import DECODER_TASKS
+from petrun.graph.freeze import Trainable
+from petrun.inference.assembly import Assembled
+from petrun.train.optim import Schedule
+from petrun.training.progress import Progress
+from petrun.training.samples import Probe, Seen
+from petrun.training.setup import Ready
+from petrun.training.sources import Sources
+from petrun.training.update_norms import Moved, Start, moved, unmoved
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a receipt is made of."""
+
+    assembled: Assembled
+    trainable: Trainable
+    sources: Sources
+    schedule: Schedule
+    compute_dtype: str
+    seq_len: int
+    start: Start | None
+    """None where ranks hold slices: how far these have moved is not measured."""
+    progress: Progress
+
+    @classmethod
+    def of(cls, ready: Ready, start: Start | None, progress: Progress) -> Facts:
+        return cls(
+            ready.assembled,
+            ready.trainable,
+            ready.sources,
+            ready.schedule,
+            ready.device.compute_dtype,
+            ready.resolved.config.data.seq_len,
+            start,
+            progress,
+        )
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What stands in results.json, and what is wrong."""
+
+    content: dict[str, Any]
+    after: dict[str, float]
+    """Scores after the last step."""
+    layers: list[Moved]
+    failures: list[tuple[str, str]]
+    """(what is wrong, its likely cause and the way out)."""
+
+    def hold(self) -> None:
+        """Raises TrainingError where the run taught its delta nothing."""
+        if self.failures:
+            message = "; ".join(text for text, _ in self.failures)
+            raise TrainingError(f"nothing was learned: {message}", hint=self.failures[0][1])
+
+
+def make_receipt(facts: Facts, probe: Probe, after: Seen) -> Receipt:
+    """Hold what was seen after the last step against what was seen before the first."""
+    progress, sources = facts.progress, facts.sources
+    layers, still = [], []
+    if facts.start is not None:
+        layers = moved(facts.assembled, facts.trainable, facts.start)
+        still = unmoved(facts.assembled, facts.trainable, facts.start)
+    problems = _failures(facts, layers, still, after)
+    content = {
+        "held_out": None
+        if sources.evaluation is None
+        else {"rows": len(sources.evaluation), "before": progress.first, "after": after.scores},
+        "held_in": _held_in(probe, progress.first_losses, after.losses),
+        "delta": {
+            "unmoved": still,
+            "layers": [{**asdict(each), "ratio": each.ratio} for each in layers],
+        },
+        "steps": {
+            "done": progress.step,
+            "updates": progress.updates,
+            "largest_gradient_norm": progress.largest_gradient,
+            "passes": progress.epoch,
+        },
+        "targets": targets(facts.assembled),
+        "rows": {"train": rows(sources.train, facts.seq_len)}
+        | ({"eval": rows(sources.evaluation, facts.seq_len)} if sources.evaluation is not None else {}),
+        "texts": _texts(probe, progress.first_texts, after.texts),
+        "failures": [f"{text}. {cause}" for text, cause in problems],
+    }
+    return Receipt(content, after.scores, layers, problems)
+
+
+def _held_in(probe: Probe, before: list[float] | None, after: list[float] | None) -> dict[str, Any] | None:
+    """The mean loss of the training rows that were looked at, and the largest change of one row's; None where either is not known."""
+    if not before or not after or len(before) != len(after):
+        return None
+    change = np.abs(np.array(after) - np.array(before))
+    return {
+        "rows": [int(row) for row in probe.rows.per_row["row"]],
+        "loss": {"before": float(np.mean(before)), "after": float(np.mean(after))},
+        "largest_change": float(change.max()),
+    }
+
+
+def _texts(probe: Probe, before: list[str], after: list[str]) -> list[dict[str, Any]]:
+    return [
+        {"prompt": prompt.text, "reference": prompt.reference, "before": first, "after": last}
+        for prompt, first, last in zip(probe.prompts, before, after, strict=False)
+    ]
+
+
+def targets(assembled: Assembled) -> dict[str, Any]:
+    """What --target and --exclude named, and the layers that were matched, by role."""
+    roles = assembled.loaded.sites.linears
+    matched: dict[str, int] = {}
+    for path in assembled.layers:
+        role = next((role for role, pattern in roles.items() if fnmatchcase(path, pattern)), "other")
+        matched[role] = matched.get(role, 0) + 1
+    return {
+        "asked": dict(assembled.asked),
+        "excluded": list(getattr(assembled.config, "exclude", ())),
+        "layers": len(assembled.layers),
+        "matched": matched,
+    }
+
+
+def rows(examples: ExampleSet, seq_len: int) -> dict[str, Any]:
+    """Rows read, used, cut and dropped, with reasons; and what of them is supervised."""
+    stats = examples.stats
+    distinct = len(np.unique(examples.per_row["row"]))
+    # Of lm a row without text is left out; elsewhere it is used as it is.
+    left_out = stats.empty if stats.used + stats.bad + stats.empty <= stats.read else 0
+    elsewhere = max(0, stats.used - distinct)
+    dropped = {
+        "cannot be used": stats.bad,
+        "without text": left_out,
+        "held out, or left out by data.weights": elsewhere,
+    }
+    found: dict[str, Any] = {
+        "read": stats.read,
+        "used": distinct,
+        "repeated": len(examples) - distinct,
+        "cut": {f"longer than {seq_len} tokens": stats.cut} if stats.cut else {},
+        "nothing_left_to_learn": stats.completion_gone,
+        "dropped": {reason: count for reason, count in dropped.items() if count},
+        "tokens": stats.tokens,
+    }
+    if examples.task in DECODER_TASKS:
+        share = stats.supervised / stats.tokens if stats.tokens else 0.0
+        found |= {"supervised_tokens": stats.supervised, "supervised_share": share, "eos_rows": stats.eos_supervised}
+    return found
+
+
+def _failures(facts: Facts, layers: list[Moved], still: list[str], after: Seen) -> list[tuple[str, str]]:
+    """What says that the delta learned nothing. Only what no healthy run shows, however short."""
+    progress, name = facts.progress, facts.assembled.method.name
+    if not progress.learned:
+        return [
+            (
+                "the loss was 0 at every step",
+                "Nothing was supervised, or the base knows these rows already: look at the labels with --dry-run.",
+            )
+        ]
+    if not progress.updates:
+        return [
+            (
+                f"none of the {progress.step} steps changed a weight: every one overflowed, or was left out",
+                "Train longer, so that the loss scale finds its size, or set it lower: --set train.loss_scale=128.",
+            )
+        ]
+    if not progress.largest_gradient:
+        return [("the gradients were all zero", _no_gradient(facts))]
+    found = []
+    updates = [each for each in layers if each.kind == "update"]
+    own = [p.name for p in facts.trainable.parameters if p.name in set(facts.assembled.attached)]
+    if updates and not any(each.norm for each in updates):
+        found.append((f"what {name} adds to its {len(updates)} layers is still zero", _still(facts, layers)))
+    elif own and len(still) == len(own):
+        found.append((f"none of the {len(own)} parameters that {name} trains has changed", _still(facts, layers)))
+    if _same_output(facts, after) and progress.step > facts.schedule.warmup_steps:
+        found.append(
+            ("the model computes what it computed before, to the last bit", _too_little(facts, layers)),
+        )
+    return found
+
+
+def _same_output(facts: Facts, after: Seen) -> bool:
+    """Every figure that was looked at before and after is the same."""
+    progress = facts.progress
+    pairs: list[tuple[Any, Any]] = []
+    if progress.first_losses and after.losses:
+        pairs.append((progress.first_losses, after.losses))
+    if progress.first and after.scores and "loss" in after.scores:
+        pairs.append((progress.first, after.scores))
+    return bool(pairs) and all(first == last for first, last in pairs)
+
+
+def _no_gradient(facts: Facts) -> str:
+    if facts.compute_dtype == "float16":
+        return "Likely float16, where a small gradient becomes zero: --set model.dtype=float32, or a larger train.loss_scale."
+    return (
+        "Nothing of what trains is on the way to the loss: see that --target names layers that the net uses, "
+        "and that a net of your own does not stop gradients."
+    )
+
+
+def _still(facts: Facts, layers: list[Moved]) -> str:
+    heads = [each.name for each in layers if each.kind == "head" and each.norm]
+    if heads:
+        return (
+            f"Only what trains beside it moved ({heads[0]}): no gradient reached the delta. "
+            "See that --target names layers that the net uses."
+        )
+    return f"Gradients came, so the learning rate of {facts.schedule.peak:g} is likely too small: raise --lr."
+
+
+def _too_little(facts: Facts, layers: list[Moved]) -> str:
+    largest = max((each.ratio or 0.0 for each in layers), default=0.0)
+    return (
+        f"The weights moved by at most {largest:.2g} of themselves, too little to show in {facts.compute_dtype}: raise --lr "
+        f"(it was {facts.schedule.peak:g}) or train longer; or --target names layers that the output does not depend on."
+    )

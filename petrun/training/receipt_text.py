@@ -1,0 +1,134 @@
+"""The receipt as it is printed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+from petrun.console import table
+from petrun.evaluate.compare import spell
+from petrun.training.receipt import Receipt
+from petrun.training.update_norms import Moved
+
+_WIDTH = 100
+_SETTLED = 2
+"""Updates after which a parameter that has not moved is worth a word: LoRA's A gets no gradient before B has moved."""
+
+
+def receipt_text(receipt: Receipt, method: str) -> str:
+    """Everything of it but the scores on the evaluation data, which have a table of their own."""
+    content = receipt.content
+    lines: list[tuple[str, str]] = []
+    if content["held_in"] is not None:
+        lines.append(("held in", _held_in(content["held_in"])))
+    lines += [("moved", text) for text in _moved(receipt.layers)]
+    lines.append(("steps", _steps(content["steps"])))
+    lines.append(("targets", _targets(content["targets"], method)))
+    lines += [(f"{kind} rows", _rows(found)) for kind, found in content["rows"].items()]
+    lines += [("note", text) for text in _notes(receipt)]
+    return "\n".join(["receipt", table(lines), *_texts(content["texts"])])
+
+
+def _held_in(found: Mapping[str, Any]) -> str:
+    loss, count = found["loss"], len(found["rows"])
+    return (
+        f"loss {spell(loss['before'])} -> {spell(loss['after'])} on the same {count} training row{'s' * (count > 1)}; "
+        f"the largest change of one is {spell(found['largest_change'])}"
+    )
+
+
+def _moved(layers: list[Moved]) -> list[str]:
+    """A line for what is added to layers, one for what the delta trains besides, one for heads."""
+    found = []
+    updates = [each for each in layers if each.kind == "update"]
+    if updates:
+        found.append(f"{_count(updates, 'layer')}, ||dW|| / ||W||: {_spread(updates)}")
+    for kind, what in (("trained", "parameter"), ("head", "parameter")):
+        rest = [each for each in layers if each.kind == kind]
+        if rest:
+            where = " beside the delta" if kind == "head" else ""
+            found.append(f"{_count(rest, what)}{where}, change / value at the start: {_spread(rest)}")
+    return found
+
+
+def _count(layers: list[Moved], what: str) -> str:
+    return f"{len(layers)} {what}{'s' * (len(layers) > 1)}"
+
+
+def _spread(layers: list[Moved]) -> str:
+    """Smallest, median and largest ratio, and the norm of all."""
+    whole = math.sqrt(sum(each.norm**2 for each in layers))
+    known = sorted((each for each in layers if each.ratio is not None), key=lambda each: each.ratio or 0.0)
+    norm = f"norm {whole:.3g} in all"
+    if not known:
+        return f"they began at 0; {norm}"
+    first, last = known[0], known[-1]
+    if first is last:
+        return f"{first.ratio:.3g} ({first.name}); {norm}"
+    middle = median(each.ratio or 0.0 for each in known)
+    return f"{first.ratio:.3g} smallest ({first.name}), {middle:.3g} median, {last.ratio:.3g} largest ({last.name}); {norm}"
+
+
+def _steps(found: Mapping[str, Any]) -> str:
+    left = found["done"] - found["updates"]
+    out = f", {left} left out or overflowed" if left else ""
+    return f"{found['updates']:,} updates{out}, largest gradient norm {found['largest_gradient_norm']:.3g}, {found['passes']:.4g} passes"
+
+
+def _targets(found: Mapping[str, Any], method: str) -> str:
+    if not found["layers"]:
+        return f"{method} has no --target"
+    asked = ", ".join(f"{name} (matches {count})" for name, count in found["asked"].items())
+    matched = ", ".join(f"{role} {count}" for role, count in found["matched"].items())
+    without = f", without {', '.join(found['excluded'])}" if found["excluded"] else ""
+    return f"{asked or 'the default'}{without}: {found['layers']} layer{'s' * (found['layers'] > 1)} ({matched})"
+
+
+def _rows(found: Mapping[str, Any]) -> str:
+    parts = [f"{found['read']:,} read, {found['used']:,} used"]
+    if found["repeated"]:
+        parts.append(f"{found['repeated']:,} more as repetitions")
+    cut = sum(found["cut"].values())
+    parts.append(f"{cut:,} cut" + (f" ({', '.join(found['cut'])})" if cut else ""))
+    dropped = sum(found["dropped"].values())
+    why = ", ".join(f"{count:,} {reason}" for reason, count in found["dropped"].items())
+    parts.append(f"{dropped:,} dropped" + (f" ({why})" if dropped else ""))
+    if found["nothing_left_to_learn"]:
+        parts.append(f"{found['nothing_left_to_learn']:,} lost all they teach by the cut")
+    if "supervised_share" in found:
+        parts.append(f"{found['supervised_share']:.1%} of {found['tokens']:,} tokens supervised")
+        ends = found["eos_rows"]
+        parts.append(f"end of text supervised in {ends:,} rows" if ends else "end of text NOT supervised")
+    return ", ".join(parts)
+
+
+def _notes(receipt: Receipt) -> list[str]:
+    content, found = receipt.content, []
+    still = content["delta"]["unmoved"]
+    if still and not receipt.failures and content["steps"]["updates"] > _SETTLED:
+        found.append(f"{len(still)} parameters have not moved, such as {still[0]}: no gradient reaches them")
+    if content["rows"]["train"].get("eos_rows") == 0:
+        found.append("no row teaches the model to end: its answers may go on to the limit of tokens")
+    return found
+
+
+def _texts(found: list[dict[str, Any]]) -> list[str]:
+    """Prompt, what the data says, and the answers, a line each."""
+    lines = []
+    for each in found:
+        pairs = [("prompt", each["prompt"]), ("before", each["before"]), ("after", each["after"])]
+        if each["reference"] is not None:
+            pairs.insert(1, ("data", each["reference"]))
+        lines += ["", table([(name, _short(text, name == "prompt")) for name, text in pairs])]
+    return lines
+
+
+def _short(text: str, tail: bool) -> str:
+    """On one line; of a long prompt the end, of a long answer the beginning."""
+    shown = json.dumps(text, ensure_ascii=False)
+    if len(shown) <= _WIDTH:
+        return shown
+    return "..." + shown[-_WIDTH:] if tail else shown[:_WIDTH] + "..."

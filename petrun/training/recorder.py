@@ -1,0 +1,249 @@
+"""What a training run keeps: its log, the best and the final delta, the scores before and after, and the results.
+
+Every rank of a job follows the run and scores, on the same net, with the same result; only the first writes, and decides. Where the ranks
+hold slices all of them take part in every forward pass, and each writes its own slices.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import mindspore
+
+from petrun import __version__
+from petrun.checkpoint.delta import BaseIdentity, Manifest, TaskInfo, save_delta, save_delta_pieces
+from petrun.cluster.world import World
+from petrun.config.schema import RunConfig
+from petrun.console import RunLog, StepBar, say
+from petrun.data.chat.end_of_turn import turn_mark
+from petrun.errors import OutputError
+from petrun.evaluate.compare import side_by_side, signature_lines
+from petrun.evaluate.metrics import is_better
+from petrun.inference.assembly import base_path, values_of
+from petrun.parallel.layout import Layout
+from petrun.tensors.sharded.rank_files import Cut
+from petrun.tensors.sharded.ranks import root_of
+from petrun.train.loop import Plan
+from petrun.training import plan_text as describe
+from petrun.training.receipt import Facts, Receipt, make_receipt
+from petrun.training.receipt_text import receipt_text
+from petrun.training.run_folder import RunFolder
+from petrun.training.samples import Probe, Seen
+
+
+class Keeper:
+    """Follows a run from the first score to the last file."""
+
+    def __init__(
+        self,
+        out: RunFolder,
+        config: RunConfig,
+        facts: Facts,
+        plan: Plan,
+        world: World,
+        cut: Cut | None = None,
+        layout: Layout | None = None,
+    ) -> None:
+        """`facts.progress`: of an earlier process, for a run that goes on. `cut`: where the ranks hold slices, how, and their `layout`."""
+        self.out = out
+        self.world = world
+        self.config = config
+        self.facts = facts
+        self.assembled = facts.assembled
+        self.sources = facts.sources
+        self.plan = plan
+        self.cut = cut
+        self.probe = Probe(config, facts.assembled.loaded, facts.sources, layout)
+        self.judge = self.probe.judge
+        self.progress = facts.progress
+        self.log = RunLog(out.log, out.writes, size=self.progress.log_bytes)
+        self.bar: StepBar | None = None
+        self.evaluated = False
+        """The step that was noted last was evaluated."""
+        self.epoch_ended = False
+        """The step that was noted last reached the end of an epoch."""
+
+    def before(self, base: Seen | None) -> None:
+        """Note what the base does, or else what the net does as it stands before the first step; a run that goes on knows already."""
+        if not self.progress.step:
+            seen = base if base is not None else self.probe.look("before")
+            self.progress.first, self.progress.first_losses = seen.scores, seen.losses
+            self.progress.first_texts = seen.texts
+            if self.progress.first:
+                self.log.write({"step": 0, "epoch": 0.0, "evaluation": self.progress.first})
+                say("before: " + describe.figures(self.progress.first))
+        self.bar = StepBar(self.plan.total_steps, self.progress.step)
+
+    def on_step(self, record: dict[str, Any]) -> bool:
+        """Log a step; evaluate, keep the best and decide about stopping early. True: stop."""
+        progress = self.progress
+        before = progress.position
+        progress.advance(record, self.plan)
+        self.log.write(record)
+        assert self.bar is not None
+        self.bar.step(record)
+        self.epoch_ended = self.plan.ends_epoch(before, progress.position)
+        every = self.config.train.eval_every_steps
+        due = self.epoch_ended if every is None else progress.step % every == 0
+        last = progress.micro_batches >= self.plan.total_micro_batches
+        self.evaluated = self.judge is not None and due and not last
+        if self.judge is None or not self.evaluated:
+            return False
+        self.note_evaluation(self.judge.score(f"step {progress.step}", generated=False))
+        # The ranks' nets may differ in the last bit some day: they must not part over it.
+        return self.world.decide(self._patience_is_used_up())
+
+    def note_evaluation(self, found: dict[str, float]) -> None:
+        """Log an evaluation, and keep the delta if it is the best so far."""
+        progress = self.progress
+        step, epoch = progress.step, progress.epoch
+        self.log.write({"step": step, "epoch": epoch, "evaluation": found})
+        say(f"step {step}: " + describe.figures(found))
+        metric = self.sources.best
+        value = found.get(metric.name, found.get("loss"))
+        assert value is not None
+        best = progress.best_value
+        # Where ranks hold slices they save together.
+        if self.world.decide(best is None or is_better(metric, value, best)):
+            progress.best_value, progress.best_step, progress.waited = value, step, 0
+            self.save(self.out.best, found)
+        else:
+            progress.waited += 1
+
+    def _patience_is_used_up(self) -> bool:
+        """Whether so many evaluations in a row were no better that the run ends here; it says so then."""
+        progress, patience = self.progress, self.config.train.patience
+        if patience is None or progress.waited < patience:
+            return False
+        progress.stopped = (
+            f"no better {self.sources.best.name} in {patience} evaluations; the best was at step {progress.best_step}"
+        )
+        say("stopped early: " + progress.stopped)
+        return True
+
+    def __enter__(self) -> Keeper:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Whatever happened, end the bar and the log; what was trained is not lost where a disk is full."""
+        self._end_bar()
+        self.log.close()
+        if isinstance(error, OutputError) and self.progress.step:
+            raise self._rescue(error) from error
+
+    def _end_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def finish(self, seconds: float) -> None:
+        """Score, save the final delta, write the results and print the receipt. Raises TrainingError where nothing was learned."""
+        self._end_bar()
+        seen = self.probe.look("after")
+        after = seen.scores
+        if self.judge is not None and not self.evaluated:
+            self.note_evaluation(after)
+        self.save(self.out.delta, after)
+        receipt = make_receipt(self.facts, self.probe, seen)
+        if self.out.writes:
+            self.out.write_results(self._results(receipt, seconds))
+            self._tell(receipt, seconds)
+        receipt.hold()
+
+    def _results(self, receipt: Receipt, seconds: float) -> dict[str, Any]:
+        progress, trainable, after = self.progress, self.facts.trainable, receipt.after
+        return {
+            **after,
+            "base": progress.first,
+            "delta": after,
+            "signatures": self.judge.signatures if self.judge is not None else {},
+            "algo": self.config.algo,
+            "task": self.sources.train.task,
+            "steps": progress.step,
+            "epochs": progress.epoch,
+            "train_loss_first": progress.loss_first,
+            "train_loss_last": progress.loss_last,
+            "best": {"step": progress.best_step, self.sources.best.name: progress.best_value}
+            if progress.best_value is not None
+            else None,
+            "stopped": progress.stopped or None,
+            "trainable_parameters": trainable.trained_values,
+            "all_parameters": trainable.all_values,
+            "delta_bytes": self.out.delta_bytes,
+            "rows": {"train": vars(self.sources.train.stats), "eval": vars(self.sources.evaluation.stats)}
+            if self.sources.evaluation is not None
+            else {"train": vars(self.sources.train.stats)},
+            "seconds": seconds,
+            "petrun_version": __version__,
+            "receipt": receipt.content,
+        }
+
+    def _tell(self, receipt: Receipt, seconds: float) -> None:
+        say("")
+        if receipt.after:
+            say(side_by_side(self.progress.first, receipt.after))
+            if self.judge is not None and self.judge.signatures:
+                say(signature_lines(self.judge.signatures))
+            say("")
+        say(receipt_text(receipt, self.config.algo))
+        say("")
+        say(describe.ending(self.out, self.config, self.sources, seconds))
+
+    def _rescue(self, error: OutputError) -> OutputError:
+        """Where the run folder takes no more files, put what was trained elsewhere; the error, with the way there."""
+        if self.out.delta.exists() or self.cut is not None:
+            return error
+        try:
+            place = Path(tempfile.mkdtemp(prefix="petrun-")) / self.out.delta.name
+            self.save(place, {})
+        except (OutputError, OSError):
+            return error
+        return OutputError(
+            error.message, hint=f"{error.hint}\nWhat was trained up to step {self.progress.step} is saved: {place}"
+        )
+
+    def save(self, path: Path, metrics: dict[str, float]) -> None:
+        net, owned = self.assembled.loaded.net, self.assembled.owned
+        if self.cut is not None:
+            pieces = values_of(net, (name for name in owned if name in self.cut.layouts))
+            save_delta_pieces(path, self.out.format, pieces, owned, self._manifest(metrics), self.cut)
+        elif self.out.writes:
+            save_delta(path, values_of(net, owned), self._manifest(metrics))
+
+    def _manifest(self, metrics: dict[str, float]) -> Manifest:
+        config, loaded, rows = self.config, self.assembled.loaded, self.sources.train
+        base = base_path(config.model)
+        return Manifest(
+            algo=self.assembled.method.name,
+            config=self.assembled.config.model_dump(mode="json"),
+            family=loaded.family,
+            model_type=loaded.model_type,
+            hf_config=loaded.hf_config,
+            base=BaseIdentity(digest=loaded.base_digest, name=root_of(base).name if base else "", fresh=loaded.fresh),
+            task=TaskInfo(
+                name=rows.task,
+                rows=rows.kind,
+                labels=rows.labels,
+                num_labels=rows.num_labels,
+                seq_len=config.data.seq_len,
+                loss_on=config.data.loss_on,
+                columns=config.data.columns,
+                separator=config.data.separator,
+            ),
+            template=self.sources.template.text if self.sources.template else None,
+            end_of_turn=turn_mark(self.sources.template, self.sources.tokenizer),
+            tokenizer_digest=self.sources.tokenizer.digest if self.sources.tokenizer else None,
+            seed=config.train.seed,
+            step=self.progress.step,
+            epoch=self.progress.epoch,
+            metrics=dict(metrics),
+            versions={
+                "petrun": __version__,
+                "mindspore": str(mindspore.__version__),
+                "python": platform.python_version(),
+                "platform": sys.platform,
+            },
+        )

@@ -1,0 +1,189 @@
+"""The layout of a job: what was asked for held against the model, or chosen by the rule of `--parallel auto`."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from petrun import kernels
+from petrun.config.load import Resolved
+from petrun.config.schema import RunConfig
+from petrun.errors import ConfigError
+from petrun.graph.freeze import trainable_of
+from petrun.inference.assembly import Assembled, attach, base_path, head_names, method_of
+from petrun.models.factory import is_factory, outline_model, read_family
+from petrun.parallel.auto import Batch, Model, choose
+from petrun.parallel.layout import Layout
+from petrun.parallel.validate import Asked, Sizes, divide
+from petrun.training.setup import lay_out_loss
+
+_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_MANY_STEPS = 10**6
+"""No method finds a run of so many too short."""
+
+
+def lay_out(config: RunConfig, cards: int) -> Layout:
+    """The layout that was asked for. Raises ConfigError with all that does not divide, and the nearest layouts that do."""
+    asked = config.parallel
+    if asked.card_memory is not None and not asked.auto:
+        raise ConfigError(
+            f"--card-memory {asked.card_memory:g}: only --parallel auto asks for the memory of a card",
+            hint="Give --parallel auto, or leave it out.",
+        )
+    wanted = Asked(
+        dp=asked.dp,
+        tp=asked.tp,
+        pp=asked.pp,
+        zero=asked.zero,
+        micro_batches=asked.micro_batches,
+        sequence=asked.sequence,
+    )
+    if asked.tp == asked.pp == 1 and not asked.sequence:
+        # Nothing of the model is cut: it need not be looked at.
+        return divide(wanted, cards, None, config.train.batch_size, 0)
+    return divide(wanted, cards, sizes_of(config), config.train.batch_size, _tokens(config))
+
+
+def check_device(config: RunConfig, layout: Layout, target: str) -> None:
+    """Raises ConfigError for what can be asked of Ascend cards alone."""
+    asked = config.parallel
+    if target != "cpu":
+        return
+    if asked.auto:
+        raise ConfigError(
+            "--parallel auto: chooses by the memory of Ascend cards, and this run computes on the cpu",
+            hint="Leave it out: here all ranks are data parallel. `petrun rehearse` with the same flags says what it would choose.",
+        )
+    if layout.split:
+        raise ConfigError(
+            f"--parallel {layout}: tensor, pipeline and optimizer parallel are not for the cpu, where only dp works",
+            hint="`petrun rehearse` with the same flags compiles such a job here. Train with dp alone.",
+        )
+    if (asked.recompute, asked.offload) != ("none", "none"):
+        raise ConfigError(
+            "--recompute and --offload save memory of an Ascend card; this run computes on the cpu",
+            hint="Leave them out.",
+        )
+
+
+def settle_auto(resolved: Resolved, cards: int) -> tuple[Resolved, tuple[str, ...]]:
+    """With `--parallel auto` its choice in the settings' place, and the lines that say why; else nothing. Raises ConfigError."""
+    config = resolved.config
+    asked = config.parallel
+    if not asked.auto:
+        return resolved, ()
+    keys = ("dp", "tp", "pp", "zero", "micro_batches", "sequence")
+    fixed = [f"{key}={getattr(asked, key)}" for key in keys if resolved.given(f"parallel.{key}")]
+    if fixed:
+        raise ConfigError(f"--parallel auto contradicts {', '.join(fixed)}", hint="Give one or the other.")
+    batch = Batch(
+        rows=config.train.batch_size,
+        tokens=_tokens(config),
+        accumulate=config.train.accumulate > 1,
+        recompute=asked.recompute,
+        offload=asked.offload == "optimizer",
+        free=not resolved.given("parallel.recompute"),
+    )
+    choice = choose(cards, model_of(config), batch, asked.card_memory, partial(refusal, config))
+    found = choice.layout
+    parallel = asked.model_copy(
+        update={
+            "auto": False,
+            "dp": found.dp,
+            "tp": found.tp,
+            "pp": found.pp,
+            "zero": found.zero,
+            "micro_batches": found.micro_batches,
+            "sequence": found.sequence,
+            "recompute": choice.recompute,
+            "card_memory": None,
+        }
+    )
+    return Resolved(config.model_copy(update={"parallel": parallel}), resolved.origins), choice.why
+
+
+def sizes_of(config: RunConfig) -> Sizes | None:
+    """What of the base must divide, from config.json; None for a user's own net."""
+    if is_factory(config.model.family):
+        return None
+    parsed = _parsed(config)
+    return Sizes(
+        heads=parsed.heads, kv_heads=getattr(parsed, "kv_heads", parsed.heads), wide=parsed.wide, layers=parsed.layers
+    )
+
+
+def refusal(config: RunConfig, layout: Layout) -> str:
+    """Why a run of this layout would be refused, whatever fits: what the net, the method or the layout itself says."""
+    if not layout.split:
+        return ""
+    assembled = _outlined(config)
+    net, owned = assembled.loaded.net, set(assembled.owned)
+    for parameter in net.get_parameters():
+        # freeze_all_but would give those that train another type, and with it memory.
+        parameter.requires_grad = parameter.name in owned
+    try:
+        lay_out_loss(config, assembled, trainable_of(net), _MANY_STEPS, layout)
+    except ConfigError as error:
+        return error.message.partition("\n")[0].removeprefix(f"--parallel {layout}: ")
+    return ""
+
+
+def model_of(config: RunConfig) -> Model:
+    """What takes memory, counted on the net with its delta, whose parameters take none here. Raises ConfigError for a user's own net."""
+    model = config.model
+    if is_factory(model.family):
+        raise ConfigError(
+            f"--parallel auto: --model {model.family} does not say its sizes",
+            hint="Leave --parallel out: all cards are data parallel then.",
+        )
+    dtype = model.dtype or "bfloat16"
+    assembled = _outlined(config)
+    loaded = assembled.loaded
+    owned = set(assembled.owned)
+    counts = {(layer, own): 0 for layer in (False, True) for own in (False, True)}
+    for p in loaded.net.get_parameters():
+        counts[re.search(r"\.\d+\.", p.name) is not None, p.name in owned] += prod(p.shape)
+    parsed = _parsed(config)
+    return Model(
+        layer_values=counts[True, True] + counts[True, False],
+        other_values=counts[False, True] + counts[False, False],
+        trained_layer=counts[True, True],
+        trained_other=counts[False, True],
+        hidden=parsed.hidden,
+        wide=parsed.wide,
+        heads=parsed.heads,
+        layers=parsed.layers,
+        outputs=0 if loaded.num_labels else parsed.vocab,
+        item_bytes=_ITEM_BYTES[dtype],
+        sizes=sizes_of(config),
+    )
+
+
+def _outlined(config: RunConfig) -> Assembled:
+    """The net without values, with its delta. As on Ascend: without the CPU's own operators."""
+    model = config.model
+    with kernels.primitives_only():
+        loaded = outline_model(
+            base_path(model),
+            family=model.family,
+            config=Path(model.config) if model.config else None,
+            compute_dtype=model.dtype or "bfloat16",
+            seed=config.train.seed,
+        )
+        method, settings = method_of(config.algo, config.delta.model_dump(), "the configuration")
+        return attach(loaded, method, settings, config.train.seed, head_names(loaded))
+
+
+def _tokens(config: RunConfig) -> int:
+    """Longest row that the run may have."""
+    if is_factory(config.model.family):
+        return 0
+    return min(config.data.seq_len, getattr(_parsed(config), "positions", config.data.seq_len))
+
+
+def _parsed(config: RunConfig) -> Any:
+    path = Path(config.model.config) if config.model.config else None
+    return read_family(base_path(config.model), config.model.family, path)[2]

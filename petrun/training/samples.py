@@ -1,0 +1,160 @@
+"""What a run is tried on before its first step and after its last: the evaluation data, a few training rows, a few prompts.
+
+Both times the same rows, in the same order, so that figures can be held against each other one by one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from petrun.config.schema import RunConfig
+from petrun.data.batches.buckets import BatchSpec
+from petrun.data.batches.collate import collate
+from petrun.data.examples import ExampleSet
+from petrun.errors import WeightsError
+from petrun.evaluate.score import Scorer
+from petrun.inference.evaluator import Judge, open_writer, spelt
+from petrun.models.base import LoadedModel
+from petrun.parallel.context import eager
+from petrun.parallel.layout import Layout
+from petrun.tensors import Array
+from petrun.tensors.targets import is_scored
+from petrun.training.evaluation import judge_of
+from petrun.training.sources import Sources
+
+_ROWS = 8
+_NEW_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a net does with them."""
+
+    scores: dict[str, float] = field(default_factory=dict)
+    """On the evaluation data; {} where there is none."""
+    losses: list[float] | None = None
+    """Of each training row, the mean over what is supervised in it; None where a logit was not finite."""
+    texts: list[str] = field(default_factory=list)
+    """Answers to the prompts."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt, and what the data says should follow."""
+
+    ids: Array
+    """(t,) int32."""
+    text: str
+    reference: str | None
+    index: int | None = None
+    """Its place among the prompts that a metric has answered anyway."""
+
+
+class Probe:
+    """Chooses the rows and prompts once; `look` may be called on a changing net.
+
+    Nothing is compiled for the rows: they take the graph that scores the evaluation data, and where there is none operators run one by
+    one. Prompts that no metric has answered anyway do cost two graphs (eval.samples).
+    """
+
+    def __init__(self, config: RunConfig, loaded: LoadedModel, sources: Sources, layout: Layout | None = None) -> None:
+        """`layout`: of ranks that hold slices, which are tried on the evaluation data alone: they compute what they were laid out for."""
+        self.loaded = loaded
+        self.sources = sources
+        self.judge: Judge | None = judge_of(config, loaded, sources, layout)
+        self.new_tokens = min(config.eval.max_new_tokens, _NEW_TOKENS)
+        self.widths = self._widths()
+        whole = layout is None
+        count = min(_ROWS, config.train.batch_size) if whole else 0
+        self.rows = _supervised(sources.train, count, max(self.widths, default=None))
+        self.prompts = _prompts(sources, wanted(config)) if whole and hasattr(loaded.net, "prefill") else ()
+        self._writer: Any = None
+
+    def look(self, label: str) -> Seen:
+        """Score and answer. Raises WeightsError where logits on the evaluation data are not finite."""
+        scores = self.judge.score(label) if self.judge is not None else {}
+        return Seen(scores, self._losses(), self._texts())
+
+    def _widths(self) -> tuple[int, ...]:
+        """Tokens of the rows that the judge's graph is compiled for."""
+        if self.judge is None or self.sources.train.is_arrays:
+            return ()
+        return tuple(sorted({width for _, width in self.judge.batching.epoch(0).shapes}))
+
+    def _losses(self) -> list[float] | None:
+        if not len(self.rows):
+            return None
+        longest = int(self.rows.lengths.max())
+        width = next((width for width in self.widths if width >= longest), longest)
+        spec = BatchSpec(tuple((i,) for i in range(len(self.rows))), 0 if self.rows.is_arrays else width)
+        batch = collate(self.rows, spec, self.loaded.inputs, self.loaded.pad_token_id)
+        rows = [{**batch.arrays, "rows": np.arange(len(self.rows))}]
+        try:
+            if self.judge is not None:
+                scores = self.judge.scorer(rows)
+            else:
+                with eager():
+                    scores = Scorer(self.loaded.net, self.loaded.inputs, self.sources.train.task)(rows)
+        except WeightsError:
+            # Training says what is wrong with such a row, or leaves it out where it is told to.
+            return None
+        return [float(value) for value in scores.losses / np.maximum(scores.counts, 1)]
+
+    def _texts(self) -> list[str]:
+        if not self.prompts:
+            return []
+        answered = self.judge.texts if self.judge is not None else None
+        if answered is not None and self.prompts[0].index is not None:
+            return [answered[p.index] for p in self.prompts if p.index is not None]
+        if self._writer is None:
+            self._writer = open_writer(self.loaded, self.sources.tokenizer, len(self.prompts))
+        try:
+            endings = [self.sources.ending] * len(self.prompts)
+            found = self._writer([p.ids for p in self.prompts], self.new_tokens, endings=endings)
+        except WeightsError:
+            return []
+        return [spelt(each.tokens, self.sources.tokenizer, self.sources.ending) for each in found]
+
+
+def wanted(config: RunConfig) -> int:
+    """How many prompts are answered."""
+    return config.eval.samples
+
+
+def _supervised(rows: ExampleSet, count: int, longest: int | None) -> ExampleSet:
+    """So many training rows, spread over the set, that have something supervised and at most `longest` tokens."""
+    if "labels" in rows.flat:
+        scored = is_scored(rows.flat["labels"])
+        # What a row begins with is predicted from nothing.
+        scored[rows.offsets[:-1][rows.lengths > 0]] = False
+        before = np.concatenate([[0], np.cumsum(scored)])
+        fit = before[rows.offsets[1:]] > before[rows.offsets[:-1]]
+    else:
+        fit = is_scored(rows.per_row["label"])
+    if longest is not None:
+        fit = fit & (rows.lengths <= longest)
+    places = np.flatnonzero(fit)
+    if not len(places) or not count:
+        return rows.take(np.zeros(0, np.int64))
+    return rows.take(places[np.unique(np.linspace(0, len(places) - 1, count).round().astype(np.int64))])
+
+
+def _prompts(sources: Sources, count: int) -> tuple[Prompt, ...]:
+    """The first distinct prompts of the evaluation data, or where there is none of the training data."""
+    if sources.train.task != "instruct" or not count:
+        return ()
+    ready = sources.prompts is not None
+    rows = sources.prompts or sources.evaluation or sources.train
+    found: dict[bytes, Prompt] = {}
+    for index in range(len(rows)):
+        row = rows[index]
+        ids = row.input_ids[: row.prompt_length]
+        if len(ids) and (ready or len(ids) < len(row.input_ids)):
+            place = index if ready else None
+            found.setdefault(ids.tobytes(), Prompt(ids, spelt(ids, sources.tokenizer), row.reference, place))
+        if len(found) == count:
+            break
+    return tuple(found.values())

@@ -1,0 +1,165 @@
+"""The data of a training run: which files, read as what, for which base."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from petrun.assets import task_file
+from petrun.checkpoint.delta import Delta
+from petrun.config.load import Resolved
+from petrun.config.schema import RunConfig
+from petrun.data.chat.end_of_turn import Ending, find_ending
+from petrun.data.examples import ExampleSet, split
+from petrun.data.rows.template import Template
+from petrun.data.tokenizers.tokenizer import Tokenizer
+from petrun.delta import find_method
+from petrun.errors import ConfigError
+from petrun.evaluate.metrics import Metric, best_metric, require_packages, select_metrics
+from petrun.inference.assembly import classes_of, hold_to_family, one_number, virtual_tokens
+from petrun.inference.base_info import Outlook, outlook
+from petrun.inference.rows import (
+    check_length,
+    hold_to_classes,
+    open_rows,
+    open_tokenizer,
+    require_classes,
+    require_room,
+)
+from petrun.models.factory import is_factory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Rows to train and to evaluate on."""
+
+    train: ExampleSet
+    evaluation: ExampleSet | None
+    prompts: ExampleSet | None
+    """The evaluation rows as prompts, where a metric needs generated text."""
+    tokenizer: Tokenizer | None
+    task: str | None
+    """None for a factory, whose net says itself what it does."""
+    metrics: tuple[Metric, ...]
+    best: Metric
+    template: Template | None
+
+    @property
+    def ending(self) -> Ending:
+        """How answers end, as the template says."""
+        return find_ending(self.template, self.tokenizer)
+
+
+def open_sources(resolved: Resolved, start: Delta | None) -> tuple[Sources, Resolved]:
+    """Read all rows of the run. Returns them, and the configuration with what was inferred."""
+    config = resolved.config
+    own = find_method(config.algo).tokens(config.delta)
+    seen = outlook(config, own if start is None else virtual_tokens(start))
+    hold_to_family(start, seen.hf_config)
+    paths, eval_paths = _files(config)
+    seq_len = check_length(config.data.seq_len, seen.longest, resolved.given("data.seq_len"), seen.tokens)
+    data = config.data.model_copy(update={"seq_len": seq_len, "path": paths, "eval_path": eval_paths})
+    config = config.model_copy(update={"data": data})
+    tokenizer = open_tokenizer(seen.folder)
+    info = start.manifest.task if start is not None and start.manifest is not None else None
+    template = _template(config, start)
+    train_rows = open_rows(
+        data,
+        paths,
+        tokenizer,
+        task=data.task,
+        tasks=seen.tasks,
+        hf_config=seen.hf_config,
+        labels=(info.labels if info else ()) or seen.labels,
+        num_labels=classes_of(start) or seen.num_labels or one_number(start),
+        template=template,
+        weights=data.weights,
+        seed=config.train.seed,
+    )
+    task = train_rows.task
+    train_rows = _with_classes(train_rows, is_factory(config.model.family))
+    metrics = select_metrics(config.eval.metrics, train_rows.metrics_of)
+    evaluation = None
+    if eval_paths:
+        evaluation = _evaluation(config, eval_paths, tokenizer, seen, train_rows, generation=False)
+    elif data.eval_split > 0:
+        train_rows, evaluation = split(train_rows, data.eval_split, config.train.seed)
+    generated = [m for m in metrics if m.generated]
+    prompts = None
+    if generated:
+        require_packages(generated)
+        if evaluation is None:
+            raise ConfigError(
+                f"eval.metrics {', '.join(m.name for m in generated)} needs --eval-data or --eval-split",
+                hint="Or leave these metrics out.",
+            )
+        prompts = _evaluation(config, eval_paths or paths, tokenizer, seen, train_rows, generation=True)
+        if not eval_paths:
+            held = np.isin(prompts.per_row["row"], evaluation.per_row["row"])
+            prompts = prompts.take(np.flatnonzero(held))
+    sources = Sources(
+        train=train_rows,
+        evaluation=evaluation,
+        prompts=prompts,
+        tokenizer=tokenizer,
+        task=None if is_factory(config.model.family) else task,
+        metrics=metrics,
+        best=best_metric(config.train.best_metric, train_rows.metrics_of),
+        template=train_rows.template,
+    )
+    return sources, Resolved(config, resolved.origins)
+
+
+def _with_classes(rows: ExampleSet, own_net: bool) -> ExampleSet:
+    """Rows of one class alone: refused for a head that has to be made. Of a user's own net they do not say how many classes it
+    has, and num_labels 1 would mean that it predicts a number."""
+    if not own_net:
+        require_classes(rows)
+    return replace(rows, num_labels=None) if rows.num_labels == 1 and not rows.is_regression else rows
+
+
+def _evaluation(
+    config: RunConfig,
+    paths: tuple[str, ...],
+    tokenizer: Tokenizer | None,
+    seen: Outlook,
+    train_rows: ExampleSet,
+    *,
+    generation: bool,
+) -> ExampleSet:
+    rows = open_rows(
+        config.data,
+        paths,
+        tokenizer,
+        task=train_rows.task,
+        tasks=seen.tasks,
+        hf_config=seen.hf_config,
+        labels=train_rows.labels,
+        num_labels=train_rows.num_labels,
+        template=train_rows.template,
+        for_generation=generation,
+    )
+    hold_to_classes(rows, train_rows.labels, train_rows.num_labels)
+    if generation:
+        require_room(rows, seen.longest)
+    return rows
+
+
+def _template(config: RunConfig, start: Delta | None) -> str | Template | None:
+    """The user's template; else the one that the starting delta was trained with."""
+    if config.data.template is not None or start is None or start.manifest is None or not start.manifest.template:
+        return config.data.template
+    return Template(name="delta", text=start.manifest.template)
+
+
+def _files(config: RunConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Training and evaluation files: the user's, or the embedded task's for the embedded base."""
+    data = config.data
+    if data.path:
+        return data.path, data.eval_path
+    if config.model.base is not None or config.model.family is not None:
+        raise ConfigError("--data is missing: the file of training examples", hint="Example: --data train.jsonl")
+    if data.eval_path:
+        raise ConfigError("--eval-data without --data", hint="Give --data as well, or neither.")
+    return (str(task_file("train")),), (str(task_file("eval")),)

@@ -1,0 +1,97 @@
+"""Settings that nothing of a run reads: refused, as the run would not be what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from petrun.config.load import Resolved, as_typed
+from petrun.config.schema import RunConfig
+from petrun.errors import ConfigError
+from petrun.training.sources import Sources
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unread:
+    """Settings, and when a run leaves them unread."""
+
+    keys: tuple[str, ...]
+    applies: Callable[[RunConfig, Sources], bool]
+    reason: str
+    hint: str = "Leave it out."
+
+
+def _not_classify(config: RunConfig, sources: Sources) -> bool:
+    return sources.train.task != "classify"
+
+
+def _not_instruct(config: RunConfig, sources: Sources) -> bool:
+    return sources.train.task != "instruct"
+
+
+_NO_PROMPTS = "the task is not instruct, and only that has prompts and completions"
+UNREAD: tuple[Unread, ...] = (
+    Unread(
+        keys=("train.patience", "train.best_metric", "train.eval_every_steps", "eval.metrics", "eval.batch_size"),
+        applies=lambda config, sources: sources.evaluation is None,
+        reason="there is no evaluation data, so nothing is evaluated during the run",
+        hint="Give --eval-data FILE, or --eval-split 0.1, or leave it out.",
+    ),
+    Unread(
+        keys=("data.eval_split",),
+        applies=lambda config, sources: bool(config.data.eval_path),
+        reason="--eval-data says already which rows are evaluated",
+        hint="Give one or the other.",
+    ),
+    Unread(
+        keys=("data.labels", "model.fresh_head"),
+        applies=_not_classify,
+        reason="the task is not classify, and only that has classes and a head for them",
+    ),
+    Unread(
+        keys=("data.regression",),
+        applies=_not_classify,
+        reason="the task is not classify, and only that has labels",
+    ),
+    Unread(
+        keys=("data.loss_on", "eval.max_new_tokens"),
+        applies=_not_instruct,
+        reason=_NO_PROMPTS,
+    ),
+    Unread(
+        keys=("eval.samples",),
+        # No answers is what such a run gives.
+        applies=lambda config, sources: _not_instruct(config, sources) and config.eval.samples > 0,
+        reason=_NO_PROMPTS,
+    ),
+    Unread(
+        keys=("data.seq_len", "data.buckets"),
+        applies=lambda config, sources: sources.train.is_arrays,
+        reason="arrays have no length in tokens",
+    ),
+    Unread(
+        keys=("optim.min_lr_ratio",),
+        applies=lambda config, sources: config.optim.schedule == "constant",
+        reason="the schedule constant ends at the peak rate",
+        hint="Give --schedule linear or cosine, or leave it out.",
+    ),
+)
+
+
+def refuse_unread(resolved: Resolved, sources: Sources) -> None:
+    """Raises ConfigError, once, with every setting that was given and has no effect in this run."""
+    problems, hints = [], []
+    for unread in UNREAD:
+        given = [key for key in unread.keys if _is_given(resolved, key)]
+        if given and unread.applies(resolved.config, sources):
+            problems += [f"{as_typed(key, resolved.origins)}: has no effect: {unread.reason}" for key in given]
+            hints.append(unread.hint)
+    if problems:
+        raise ConfigError("\n".join(problems), hint="\n".join(dict.fromkeys(hints)))
+
+
+def _is_given(resolved: Resolved, key: str) -> bool:
+    """Set to another value than its default: a run's own run.yaml, given as a recipe, states every default."""
+    section, _, leaf = key.partition(".")
+    part = getattr(resolved.config, section)
+    return resolved.given(key) and getattr(part, leaf) != type(part).model_fields[leaf].default

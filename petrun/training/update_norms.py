@@ -1,0 +1,150 @@
+"""How far training has moved a net: what is added to every layer's weight, and what else was trained against where it began.
+
+Norms are Frobenius. No (out, in) matrix is formed: products stay thin factors, other updates go by blocks of rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import mindspore as ms
+import numpy as np
+
+from petrun.algebra.plain_lora import is_factor, is_low_rank, layers
+from petrun.checkpoint.delta import IA3_L, IA3_L_FF, Delta
+from petrun.errors import DeltaError
+from petrun.graph.freeze import Trainable
+from petrun.graph.surgery import cells
+from petrun.inference.assembly import Assembled, values_of
+from petrun.tensors import Array
+from petrun.typing import Parameter
+
+_SAMPLE = 65536
+"""Values that are kept of a parameter's beginning: all of most deltas' parameters, a share of a fully trained matrix."""
+_BLOCK = 1 << 20
+"""Values of a matrix at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """One layer or parameter."""
+
+    name: str
+    kind: Literal["update", "trained", "head"]
+    """What is added to a layer's weight; a parameter of the delta; one that trains beside it (a head)."""
+    norm: float
+    """Of what is added; of a parameter: of its change since the first step."""
+    base: float
+    """Of the base's weight; of the parameter before the first step."""
+    sampled: bool = False
+    """Both are estimates from 65,536 of the parameter's values."""
+
+    @property
+    def ratio(self) -> float | None:
+        """norm / base; None over a base of zeros."""
+        return self.norm / self.base if self.base else None
+
+
+Start = Mapping[str, Array]
+"""Name of a trained parameter -> (a sample of) its values before the first step."""
+
+
+def start_of(trainable: Trainable) -> Start:
+    """To be called before anything has trained, or a training state was put back."""
+    return {p.name: np.array(_sample(p)) for p in trainable.parameters}
+
+
+def moved(assembled: Assembled, trainable: Trainable, start: Start) -> list[Moved]:
+    """Layers, then trained parameters that are not part of a layer's update, in the net's order."""
+    factors = [name for name in assembled.attached if _is_part(name)]
+    found = list(_updates(assembled, factors)) if factors else []
+    parts, heads = set(factors), set(assembled.heads)
+    for parameter in trainable.parameters:
+        name = parameter.name
+        if name not in parts:
+            before, after = start[name].astype(np.float64), _sample(parameter).astype(np.float64)
+            scale = math.sqrt(parameter.size / max(1, before.size))
+            found.append(
+                Moved(
+                    name=name,
+                    kind="head" if name in heads else "trained",
+                    norm=float(np.linalg.norm(after - before)) * scale,
+                    base=float(np.linalg.norm(before)) * scale,
+                    sampled=before.size < parameter.size,
+                )
+            )
+    return found
+
+
+def unmoved(assembled: Assembled, trainable: Trainable, start: Start) -> list[str]:
+    """Trained parameters of the delta itself that are what they were, bit for bit (of a large one: in the sample)."""
+    own = set(assembled.attached)
+    return [p.name for p in trainable.parameters if p.name in own and np.array_equal(_sample(p), start[p.name])]
+
+
+def _is_part(name: str) -> bool:
+    return is_factor(name) or name.rpartition(".")[2] in (IA3_L, IA3_L_FF)
+
+
+def _updates(assembled: Assembled, factors: list[str]) -> Iterator[Moved]:
+    """What is added to the weight of every layer that has factors."""
+    method, config = assembled.method, assembled.config
+    # By the layer: of two that share a matrix only one has it under its own name.
+    table = cells(assembled.loaded.net)
+    tensors = values_of(assembled.loaded.net, factors)
+    delta = Delta(Path(method.name), tensors, algo=method.name, config=config.model_dump(mode="json"))
+    if _is_product(delta):
+        for path, layer in layers(delta).items():
+            base = sum(_squares(rows) for _, rows in _rows(table[path].weight))
+            yield Moved(name=path, kind="update", norm=layer.update.norm(), base=math.sqrt(base))
+        return
+    assert method.fold is not None, "what scales a layer merges"
+    update = method.fold(config, tensors)
+    for path in dict.fromkeys(name.rpartition(".")[0] for name in factors):
+        added = base = 0.0
+        for rows, values in _rows(table[path].weight):
+            base += _squares(values)
+            added += _squares(update(f"{path}.weight", values, rows) - values)
+        yield Moved(name=path, kind="update", norm=math.sqrt(added), base=math.sqrt(base))
+
+
+def _is_product(delta: Delta) -> bool:
+    try:
+        return is_low_rank(delta)
+    except DeltaError:
+        return False
+
+
+def _rows(parameter: Parameter) -> Iterator[tuple[slice, Array]]:
+    """A matrix by blocks of rows, float32."""
+    values = _array(parameter)
+    step = max(1, _BLOCK // max(1, values.shape[1]))
+    for first in range(0, len(values), step):
+        rows = slice(first, first + step)
+        yield rows, values[rows].astype(np.float32)
+
+
+def _squares(values: Array) -> float:
+    return float(np.square(values, dtype=np.float64).sum())
+
+
+def _array(parameter: Parameter) -> Array:
+    # numpy has no bfloat16.
+    wide = parameter.value().astype(ms.float32) if parameter.dtype == ms.bfloat16 else parameter
+    values: Array = wide.asnumpy()
+    return values
+
+
+def _sample(parameter: Parameter) -> Array:
+    """(at most 65,536,) float32: values at equal distances, which share no factor with the matrix's width."""
+    flat = _array(parameter).reshape(-1)
+    step = -(-flat.size // _SAMPLE)
+    if step > 1:
+        while math.gcd(step, int(parameter.shape[-1])) > 1:
+            step += 1
+    values: Array = flat[::step].astype(np.float32)
+    return values

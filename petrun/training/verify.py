@@ -1,0 +1,156 @@
+"""`petrun resume --verify`: do the last steps of a run once more, from the state before them, and compare every bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from petrun.checkpoint.delta import read_delta
+from petrun.checkpoint.run_files import RESULTS
+from petrun.checkpoint.training_state import State, find_state
+from petrun.config.load import as_begun, load_run_config
+from petrun.console import say
+from petrun.errors import ConfigError, TrainingError
+from petrun.inference.rows import endless
+from petrun.parallel.context import setup
+from petrun.parallel.layout import Layout
+from petrun.tensors import Array
+from petrun.train.loop import START, Position, train
+from petrun.training import snapshot
+from petrun.training.fingerprint import hold, identity_of, newer
+from petrun.training.resume import folder_of, ranks_of, run_yaml
+from petrun.training.run_folder import RunFolder
+from petrun.training.setup import Ready, make_ready, read_start, settle_inferred
+
+_TIMES = ("seconds", "tokens_per_second")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """What is replayed: from a state (None: from the beginning) to what the run has saved later."""
+
+    start: State | None
+    stop: int
+    """The last step that is replayed."""
+    read: Callable[[str], Array]
+    """Tensor name -> what the run saved after that step."""
+    names: tuple[str, ...]
+    place: Path
+    """The file that holds these."""
+
+
+def run(name: str, sets: Sequence[str] = ()) -> None:
+    """Replay and compare. Raises TrainingError for the first difference, ConfigError where the run is not the one that was begun."""
+    path = folder_of(name)
+    if (ranks := ranks_of(name)) > 1:
+        raise ConfigError(
+            f"--verify: {name} was begun by {ranks} ranks, and one process replays what one process did",
+            hint="Hold the log and the delta of a second run of as many ranks against it.",
+        )
+    resolved = as_begun(load_run_config(str(run_yaml(name)), {}, sets), run_yaml(name))
+    start, resolved = read_start(resolved)
+    config = resolved.config
+    out = RunFolder(path=path, algo=config.algo, format=config.out.format, writes=False)
+    device = setup(config.device, config.model.dtype, config.train.loss_scale)
+    interval = last_interval(out)
+    ready = make_ready(resolved, start, device, Layout(), scored=False)
+    ready_resolved = settle_inferred(ready.resolved, ready.sources, ready.schedule, device, None)
+    identity = identity_of(ready_resolved, ready.sources, ready.assembled.loaded, start, 1)
+    newest = find_state(out.states).state
+    if newest is not None:
+        hold(newest.identity, identity, (), name)
+        versions = newer(newest.identity, identity)
+        if versions:
+            say(f"other versions than before, so that the last bits may differ: {versions}")
+    parameters = snapshot.parameters_of(ready.step, ready.assembled)
+    records = replay(ready, parameters, interval)
+    compare(snapshot.take(parameters), interval)
+    compare_log(records, out.log)
+    first = records[0]["step"]
+    what = f"step {first}" if first == interval.stop else f"steps {first} to {interval.stop}"
+    say(
+        f"{what} replayed: {len(interval.names)} tensors of {interval.place} and {len(records)} lines of the log are the same"
+    )
+
+
+def last_interval(out: RunFolder) -> Interval:
+    """Of a finished run, from the last state to the final delta; else from the last state but one to the last."""
+    if out.finished:
+        stop = int(json.loads((out.path / RESULTS).read_text(encoding="utf-8"))["steps"])
+        delta = read_delta(out.delta)
+        state = find_state(out.states, below=stop).state
+        return Interval(state, stop, lambda name: delta.tensors[name], tuple(delta.tensors), out.delta)
+    newest = find_state(out.states).state
+    if newest is None:
+        raise ConfigError(
+            f"{out.path} has saved nothing yet: there is nothing to compare with",
+            hint="Let it go on first: petrun resume.",
+        )
+    state = find_state(out.states, below=newest.step).state
+    return Interval(state, newest.step, newest.read, newest.reader.names, newest.path)
+
+
+def replay(ready: Ready, parameters: dict[str, Any], interval: Interval) -> list[dict[str, Any]]:
+    """Train over the interval; nothing is written. Returns the log's records."""
+    done = START
+    if interval.start is not None:
+        snapshot.put(parameters, interval.start)
+        done = Position(step=interval.start.step, micro_batches=int(interval.start.notes["micro_batches"]))
+    loaded = ready.assembled.loaded
+    records: list[dict[str, Any]] = []
+
+    def on_step(record: dict[str, Any]) -> bool:
+        records.append(record)
+        return int(record["step"]) >= interval.stop
+
+    loaded.net.set_train(True)
+    train(
+        ready.step,
+        endless(ready.sources.train, ready.batching, loaded.inputs, loaded.pad_token_id, start=done.micro_batches),
+        ready.plan,
+        loaded.inputs,
+        on_step,
+        skip_overflow=ready.device.loss_scale is not None,
+        done=done,
+        forgive=lambda error, step: ready.resolved.config.train.on_nan == "skip",
+    )
+    return records
+
+
+def compare(now: dict[str, Array], interval: Interval) -> None:
+    """Hold every tensor against what was saved. Raises TrainingError for those that differ."""
+    differing = []
+    for name in interval.names:
+        was, value = interval.read(name), now[name]
+        if was.shape != value.shape or was.tobytes() != value.tobytes():
+            differing.append(name)
+    if differing:
+        name = differing[0]
+        gap = np.abs(interval.read(name).astype(np.float64) - now[name].astype(np.float64)).max()
+        raise TrainingError(
+            f"{interval.place}: replayed up to step {interval.stop}, {len(differing)} of {len(interval.names)} tensors differ, "
+            f"{name} by up to {gap:.3g}",
+            hint="The run does not repeat to the bit on this machine; it can go on all the same.",
+        )
+
+
+def compare_log(records: list[dict[str, Any]], log: Path) -> None:
+    """Hold every record against the log's line for that step. Raises TrainingError for the first that differs."""
+    lines: dict[int, dict[str, Any]] = {}
+    for text in log.read_text(encoding="utf-8").rstrip("\n").split("\n"):
+        line = json.loads(text)
+        if "loss" in line:
+            lines[line["step"]] = line
+    for record in records:
+        was = lines.get(record["step"], {})
+        for key, value in record.items():
+            shown = value if not isinstance(value, float) or np.isfinite(value) else None
+            if key not in _TIMES and was.get(key) != shown:
+                raise TrainingError(
+                    f"{log}: step {record['step']}: {key} is {was.get(key)} there, and {value} when it is replayed"
+                )
