@@ -19,19 +19,19 @@ from petrun.tensors.atomic import output_error
 _speaks = True
 
 
-def hush(quiet: bool = True) -> None:
+def set_quiet(quiet: bool = True) -> None:
     """Print nothing and draw no bar from now on: for the ranks of a job that are not its first."""
     global _speaks
     _speaks = not quiet
 
 
-def say(text: str = "") -> None:
+def print(text: str = "") -> None:
     """A line on standard output, above any progress bar."""
     if _speaks:
         tqdm.write(text, file=sys.stdout)
 
 
-def say_beside(text: str) -> None:
+def print_to_stderr(text: str) -> None:
     """A line on standard error: what is to be known of a result that goes to standard output, which may be a file."""
     tqdm.write(text, file=sys.stderr)
 
@@ -131,7 +131,7 @@ class StepBar:
         self._bar.update(1)
         step = int(record["step"])
         if not self._terminal and (step % self._every == 0 or step in (self._first, self._total)):
-            say(
+            print(
                 f"step {step}/{self._total}  loss {record['loss']:.4f}  lr {record['lr']:.2e}  "
                 f"{record['tokens_per_second']:.0f} tok/s"
             )

@@ -33,7 +33,7 @@ from petrun.tensors import (
     write_safetensors,
 )
 from petrun.tensors.dtypes import dtype_of
-from petrun.tensors.sharded.rank_files import Cut, own_pieces, save_pieces
+from petrun.tensors.sharded.rank_files import ShardSpec, own_pieces, save_pieces
 from petrun.tensors.sharded.ranks import is_sharded
 from petrun.tensors.steps import newest, series_and_step
 
@@ -122,7 +122,7 @@ def save_delta(path: Path, tensors: Mapping[str, Array], manifest: Manifest) -> 
 
 
 def save_delta_pieces(
-    place: Path, fmt: str, pieces: Mapping[str, Array], owned: Iterable[str], manifest: Manifest, cut: Cut
+    place: Path, fmt: str, pieces: Mapping[str, Array], owned: Iterable[str], manifest: Manifest, cut: ShardSpec
 ) -> None:
     """Write this rank's pieces of a delta into the folder `place`; every rank must call it. The manifest lies beside the ranks' files.
 

@@ -120,7 +120,7 @@ def merge_to_folder(
     """Write a Hugging Face folder that transformers loads: weights (sharded where large), config.json, the
     tokenizer's files.
 
-    delta: in the net's names (`convert.to_house`). update: the method's `fold`. names, prefixes, ignored:
+    delta: in the net's names (`convert.to_house`). update: the method's `merge`. names, prefixes, ignored:
     the family's. config: the base's config.json. companions: the folder whose tokenizer files are copied.
     labels: class names of the delta's head. dtype: the floating type to write instead of the base's. complete: called with the
     folder that holds all files, before it takes its place. `out` must not exist or be an empty folder.

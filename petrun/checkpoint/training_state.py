@@ -34,7 +34,7 @@ from petrun.tensors import (
 )
 from petrun.tensors.atomic import output_error
 from petrun.tensors.sharded.checkpoint import open_sharded
-from petrun.tensors.sharded.rank_files import Cut, own_pieces, save_pieces
+from petrun.tensors.sharded.rank_files import ShardSpec, own_pieces, save_pieces
 
 FORMAT = 1
 """Raised when a reader of the older format would misunderstand a state."""
@@ -107,7 +107,7 @@ def save_state_pieces(
     identity: Mapping[str, Any],
     notes: Mapping[str, Any],
     keep: int,
-    cut: Cut,
+    cut: ShardSpec,
 ) -> Path:
     """Write this rank's part of a state; every rank must call it, and what the first says of identity and notes holds. Else as
     `save_state`.

@@ -47,7 +47,7 @@ def reshard(
         ),
     ] = None,
 ) -> None:
-    """Cut a base or a delta for another job, or join its pieces. What was written is put together again and compared.
+    """ShardSpec a base or a delta for another job, or join its pieces. What was written is put together again and compared.
 
     petrun reshard --from ckpts --from-strategy pretrain.ckpt --to-strategy finetune.ckpt --out ckpts8
 

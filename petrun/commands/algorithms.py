@@ -10,7 +10,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from petrun.console import say, table
+from petrun import console
+from petrun.console import table
 from petrun.delta import METHODS, Method, find_method
 from petrun.delta.compose import split_names
 
@@ -18,17 +19,17 @@ from petrun.delta.compose import split_names
 def run(name: str | None) -> None:
     """Print the list, or one algorithm's settings. Raises ConfigError for an unknown name."""
     if name is None:
-        say(table([(method.name, _about(method)) for method in METHODS.values()]))
-        say("\nJoin bitfit and r_drop with any other: --algo lora+bitfit. Settings: petrun algorithms NAME")
+        console.print(table([(method.name, _about(method)) for method in METHODS.values()]))
+        console.print("\nJoin bitfit and r_drop with any other: --algo lora+bitfit. Settings: petrun algorithms NAME")
         return
     method = find_method(name)
     for part in split_names(method.name):
-        say(f"{part}: {_about(METHODS[part])}")
-        say("  arXiv " + ", ".join(dict.fromkeys(re.findall(r"\d{4}\.\d{5}", _document(METHODS[part])))))
-    merges = "yes" if method.fold is not None else "no, it is used beside its base"
-    say(f"\nlearning rate {method.default_lr:g} where none is given; merges into the base: {merges}\n")
-    say(table([(f"delta.{key}", _setting(field)) for key, field in method.config.model_fields.items()]))
-    say(
+        console.print(f"{part}: {_about(METHODS[part])}")
+        console.print("  arXiv " + ", ".join(dict.fromkeys(re.findall(r"\d{4}\.\d{5}", _document(METHODS[part])))))
+    merges = "yes" if method.merge is not None else "no, it is used beside its base"
+    console.print(f"\nlearning rate {method.default_lr:g} where none is given; merges into the base: {merges}\n")
+    console.print(table([(f"delta.{key}", _setting(field)) for key, field in method.config.model_fields.items()]))
+    console.print(
         f"\nExample: petrun train --algo {method.name} --set delta.{next(iter(method.config.model_fields), 'KEY')}=VALUE ..."
     )
 

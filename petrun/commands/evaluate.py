@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from petrun import __version__
-from petrun.console import say
+from petrun import __version__, console
 from petrun.data.examples import ExampleSet
 from petrun.data.rows.bad_rows import SKIPPED, write_skipped
 from petrun.data.summary import data_line, unknown_line
@@ -17,7 +16,7 @@ from petrun.evaluate.compare import side_by_side, signature_lines
 from petrun.evaluate.metrics import Metric, require_packages, select_metrics
 from petrun.evaluate.score import Scorer
 from petrun.inference.assembly import attach_delta, method_of, set_delta
-from petrun.inference.evaluator import Judge
+from petrun.inference.evaluator import Evaluator
 from petrun.inference.settings import Reading, open_reading
 from petrun.tensors.output import check_file, write_text
 
@@ -38,14 +37,14 @@ def run(
     metrics = select_metrics(reading.config.eval.metrics, rows.metrics_of)
     require_packages(metrics)
     prompts = reading.rows(rows.task, for_generation=True) if any(m.generated for m in metrics) else None
-    say(data_line(rows))
+    console.print(data_line(rows))
     unknown = unknown_line({"data": rows})
     if unknown:
-        say(f"warning: {unknown}")
+        console.print(f"warning: {unknown}")
     base, with_delta, signatures = _scores(reading, rows, prompts, metrics)
-    say(side_by_side(base, with_delta))
+    console.print(side_by_side(base, with_delta))
     if signatures:
-        say(signature_lines(signatures))
+        console.print(signature_lines(signatures))
     results = {
         **(with_delta if with_delta is not None else base or {}),
         "base": base,
@@ -59,7 +58,7 @@ def run(
     }
     if out is not None:
         write_text(Path(out).expanduser(), json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-        say(f"wrote {out}")
+        console.print(f"wrote {out}")
         write_skipped(Path(f"{out}.{SKIPPED}").expanduser(), rows)
 
 
@@ -73,7 +72,7 @@ def _scores(
     if fitted is not None and method_of(fitted.algo, fitted.config, fitted.path)[0].identity:
         # At its initial values it changes nothing: the net scores the base with it attached, and is compiled once.
         assembled = attach_delta(loaded, fitted, seed)
-    judge = Judge(
+    evaluator = Evaluator(
         loaded=loaded,
         task=rows.task,
         metrics=metrics,
@@ -88,13 +87,13 @@ def _scores(
         ending=reading.ending(rows),
     )
     # A base without a head of its own has the untrained one that training started from.
-    base = judge.score("base")
+    base = evaluator.score("base")
     if loaded.fresh:
         heads = ", ".join(sorted({name.split(".")[0] for name in loaded.fresh}))
-        say(f"the base has no {heads} of its own: its figures are those of a new one")
+        console.print(f"the base has no {heads} of its own: its figures are those of a new one")
     if fitted is None:
-        return base, None, judge.signatures
+        return base, None, evaluator.signatures
     assembled = assembled or attach_delta(loaded, fitted, seed)
     set_delta(assembled, fitted)
-    judge.renew(assembled.loaded)
-    return base, judge.score("delta"), judge.signatures
+    evaluator.renew(assembled.loaded)
+    return base, evaluator.score("delta"), evaluator.signatures

@@ -7,7 +7,7 @@ from pathlib import Path
 from petrun.checkpoint.delta import Delta
 from petrun.config.schema import ModelConfig
 from petrun.errors import ConfigError
-from petrun.inference.assembly import base_path, hold_to_family, open_delta
+from petrun.inference.assembly import base_path, open_delta, require_matching_family
 from petrun.inference.stored_base import stored_base
 from petrun.inference.virtual_tables import with_tables
 from petrun.interop.convert import to_house, write_peft
@@ -52,7 +52,7 @@ def write(
     path = base_path(ModelConfig(base=base, family=family))
     assert path is not None
     raw, kind, parsed = read_family(path, family)
-    hold_to_family(given, raw)
+    require_matching_family(given, raw)
     names, sites = kind.names(parsed), kind.sites(parsed)
     fitted = to_house(given, names, kind.prefixes, alpha, sites, lambda name: stored_base(base, family).arrays()[name])
     info = fitted.manifest.task if fitted.manifest is not None else None

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from petrun import console
 from petrun.checkpoint.delta import Delta, Manifest, read_delta
 from petrun.checkpoint.run_files import RESULTS
-from petrun.console import say, table
+from petrun.console import table
 from petrun.errors import DeltaError, WeightsError
 from petrun.models.folder import read_json
 from petrun.tensors import TensorReader, open_tensors
@@ -27,14 +28,14 @@ def run(path: str, *, tensors: bool, as_json: bool) -> None:
     found = _describe(place)
     listed: Mapping[str, Any] = found.pop("tensors")
     if as_json:
-        say(json.dumps({**found, "tensors": listed}, indent=2, ensure_ascii=False))
+        console.print(json.dumps({**found, "tensors": listed}, indent=2, ensure_ascii=False))
         return
-    say(table([(key, _spell(value)) for key, value in found.items() if value not in (None, {}, [], ())]))
+    console.print(table([(key, _spell(value)) for key, value in found.items() if value not in (None, {}, [], ())]))
     shown = list(listed.items()) if tensors else list(listed.items())[:_FIRST]
     width = max((len(name) for name, _ in shown), default=0)
-    say("\n".join(f"  {name.ljust(width)}  {info}" for name, info in shown))
+    console.print("\n".join(f"  {name.ljust(width)}  {info}" for name, info in shown))
     if len(shown) < len(listed):
-        say(f"  ... and {len(listed) - len(shown)} more (--tensors lists all)")
+        console.print(f"  ... and {len(listed) - len(shown)} more (--tensors lists all)")
 
 
 def _describe(place: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from petrun import console
 from petrun.assets import default_recipe
 from petrun.cluster.jobs.ascend import ascend_job
 from petrun.cluster.jobs.pod import WORKDIR
@@ -26,7 +27,7 @@ from petrun.cluster.jobs.volcano import volcano
 from petrun.commands.rank_table import write_new
 from petrun.config.load import load_run_config, to_yaml
 from petrun.config.schema import RunConfig
-from petrun.console import say, say_beside
+from petrun.console import print_to_stderr
 from petrun.data.rows.template import BUILTIN, TOKENIZER
 from petrun.errors import ConfigError, did_you_mean
 from petrun.parallel.layout import settle
@@ -106,15 +107,15 @@ def run(
         )
     text = {"volcano": _manifest, "ascendjob": _manifest_of_operator, "slurm": slurm, "shell": shell}[to](job)
     if to == "slurm" and job.cpus is None:
-        say_beside(
+        print_to_stderr(
             f"--cpus was not given: {cores(job)} cores of each host are asked for, {CORES_PER_CARD} for each card"
         )
     if out is None:
-        say(text.rstrip("\n"))
+        console.print(text.rstrip("\n"))
         return
     path = write_new("--out", out, text, force, [])
     numbered = " HOST_RANK" if to == "shell" and job.hosts > 1 else ""
-    say(f"wrote {path}; start it with: {_NEXT[to].format(shlex.quote(str(path)))}{numbered}")
+    console.print(f"wrote {path}; start it with: {_NEXT[to].format(shlex.quote(str(path)))}{numbered}")
 
 
 def _check_layout(config: RunConfig, job: Submission) -> None:
@@ -123,9 +124,9 @@ def _check_layout(config: RunConfig, job: Submission) -> None:
     base = _here(config, job)
     if base is not None and max(asked.tp, asked.pp) > 1:
         # Only here: it loads MindSpore.
-        from petrun.training.resolve_layout import lay_out
+        from petrun.training.resolve_layout import resolve_layout
 
-        lay_out(config.model_copy(update={"model": config.model.model_copy(update=base)}), job.cards)
+        resolve_layout(config.model_copy(update={"model": config.model.model_copy(update=base)}), job.cards)
         return
     settle(
         job.cards,

@@ -21,13 +21,13 @@ from petrun.cluster.ranks import Cluster, make_cluster
 from petrun.cluster.world import start_up
 from petrun.config.load import load_run_config
 from petrun.config.schema import RunConfig
-from petrun.console import say_beside
+from petrun.console import print_to_stderr
 from petrun.errors import ConfigError, SetupError
 from petrun.parallel.context import cards_here, find_target
 from petrun.tensors.atomic import output_error
 from petrun.training import preflight
 from petrun.training import run_folder as folder
-from petrun.training.resolve_layout import check_device, lay_out
+from petrun.training.resolve_layout import check_device, resolve_layout
 from petrun.training.resume import source
 
 
@@ -195,7 +195,7 @@ def _cluster(asked: Asked, target: str) -> Cluster | TableStart:
             f"--rank-table {asked.rank_table}: start-up by rank table is for Ascend, and this run computes on the cpu",
             hint="Here --cards N starts N ranks. `petrun ranktable lint` checks a table on any machine.",
         )
-    start = read_start(asked.rank_table, asked.host_rank, say_beside)
+    start = read_start(asked.rank_table, asked.host_rank, print_to_stderr)
     if asked.cards not in (None, start.cards):
         raise ConfigError(f"--cards {asked.cards}: the rank table has {start.cards}", hint="Leave --cards out.")
     _enough_cards(len(start.devices), target)
@@ -214,7 +214,7 @@ def _enough_cards(wanted: int, target: str) -> None:
 def _check(config: RunConfig, cluster: Cluster | TableStart, target: str) -> None:
     """What every rank would find out, each by itself."""
     if target == "cpu" or not config.parallel.auto:
-        check_device(config, lay_out(config, cluster.cards), target)
+        check_device(config, resolve_layout(config, cluster.cards), target)
     if cluster.hosts > 1 and config.out.dir is None:
         many = f"--hosts {cluster.hosts}" if isinstance(cluster, Cluster) else f"--rank-table: {cluster.hosts} servers"
         raise ConfigError(

@@ -8,14 +8,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from petrun import console
 from petrun.algebra.sums import Term, added
 from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.derived import derived
 from petrun.checkpoint.merge import FLOATS, Merged, merge_to_file, merge_to_folder
 from petrun.commands.delta.files import Opener, line, weighted
-from petrun.console import say
 from petrun.errors import ConfigError, DeltaError, PetrunError, did_you_mean
-from petrun.inference.assembly import hold_to_base, hold_to_family, method_of, open_delta
+from petrun.inference.assembly import method_of, open_delta, require_matching_base, require_matching_family
 from petrun.inference.merge_proof import Prover
 from petrun.inference.merged_prompts import holds_prompts, merged_prompts
 from petrun.inference.stored_base import StoredBase
@@ -59,19 +59,21 @@ def run(
     opener = Opener(base, family, alpha, base_strategy, delta_strategy)
     fitted = fit(deltas, opener)
     merged = write(fitted, opener.base, place, dtype, shard)
-    say(
+    console.print(
         f"merged {len(merged.changed)} of {merged.tensors} tensors into {merged.path} "
         f"({merged.nbytes / 1e6:,.1f} MB) in {time.perf_counter() - began:.1f} s; read back and verified, "
         f"digest {merged.digest[:16]}"
     )
     if merged.untied:
-        say("note: head and embedding differ in this delta: each has a matrix of its own (tie_word_embeddings: false)")
+        console.print(
+            "note: head and embedding differ in this delta: each has a matrix of its own (tie_word_embeddings: false)"
+        )
     if prove:
         try:
             Prover(opener.base, tolerance, probe)(fitted, place)
         except PetrunError:
             discard(place)
-            say(f"removed {place}")
+            console.print(f"removed {place}")
             raise
 
 
@@ -82,19 +84,19 @@ def fit(deltas: Sequence[str], opener: Opener) -> Delta:
         given = open_delta(asked[0].path, opener.alpha, opener.delta_strategy)
         fitted = opener.base.fit(given, opener.alpha)
         if fitted.manifest is not None and fitted.manifest.base.digest:
-            hold_to_base(fitted, opener.digest())
+            require_matching_base(fitted, opener.digest())
         return fitted
     sources = opener(*(each.path for each in asked))
     for source in sources:
-        hold_to_family(source, opener.base.raw)
-        hold_to_base(source, opener.digest())
+        require_matching_family(source, opener.base.raw)
+        require_matching_base(source, opener.digest())
     terms = [Term(source, each.weight) for source, each in zip(sources, asked, strict=True)]
     made = added(terms, base=opener.base.arrays())
     for note in made.notes:
-        say(f"note: {note}")
+        console.print(f"note: {note}")
     manifest, notes = derived(sources, made, ("sum", *(line(term.delta, term.weight) for term in terms)))
     for note in notes:
-        say(f"note: {note}")
+        console.print(f"note: {note}")
     named = Path(" + ".join(f"{each.path}:{each.weight:g}" for each in asked))
     return Delta(named, made.tensors, manifest, "petrun", made.algo, made.config)
 
@@ -102,12 +104,12 @@ def fit(deltas: Sequence[str], opener: Opener) -> Delta:
 def write(fitted: Delta, base: StoredBase, out: Path, dtype: str | None, shard: int) -> Merged:
     """The merged model, at `out`. Raises DeltaError where the algorithm has no merged form, and as the merge does."""
     method, config = method_of(fitted.algo, fitted.config, fitted.path)
-    if method.fold is None:
+    if method.merge is None:
         raise DeltaError(
             f"{fitted.path}: a {method.name} delta cannot be folded into the base's weights",
             hint="Use it beside its base: petrun eval and petrun predict take both.",
         )
-    update = method.fold(config, fitted.tensors)
+    update = method.merge(config, fitted.tensors)
     reader = base.reader()
     if out.suffix in (".ckpt", ".safetensors"):
         merged = merge_to_file(
@@ -121,7 +123,7 @@ def write(fitted: Delta, base: StoredBase, out: Path, dtype: str | None, shard: 
             dtype=dtype,
         )
         if holds_prompts(fitted):
-            say(
+            console.print(
                 "note: a file holds weights alone: the delta's template and end of turn are left out (--out FOLDER writes them)"
             )
         return merged
@@ -150,7 +152,7 @@ def write(fitted: Delta, base: StoredBase, out: Path, dtype: str | None, shard: 
         complete=prompts.write if prompts is not None else None,
     )
     for note in prompts.notes if prompts is not None else ():
-        say(f"note: {note}")
+        console.print(f"note: {note}")
     return merged
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from petrun.console import progress, say
+from petrun import console
+from petrun.console import progress
 from petrun.data.batches.buckets import plan_batches
 from petrun.data.examples import ExampleSet
 from petrun.data.rows.bad_rows import SKIPPED, write_skipped
@@ -58,11 +59,11 @@ def run(
     if out is not None:
         lines = [json.dumps(item, ensure_ascii=False) for item in predictions(reading, rows, loaded)]
         write_text(Path(out).expanduser(), "".join(line + "\n" for line in lines))
-        say(f"wrote {len(lines)} rows to {out}")
+        console.print(f"wrote {len(lines)} rows to {out}")
         write_skipped(Path(f"{out}.{SKIPPED}").expanduser(), rows)
     if logits_file is not None:
         shape = write_logits(Path(logits_file).expanduser(), reading, rows, loaded)
-        say(f"wrote logits {shape} to {logits_file}")
+        console.print(f"wrote logits {shape} to {logits_file}")
 
 
 def predictions(reading: Reading, rows: ExampleSet, loaded: LoadedModel) -> Iterator[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from petrun import console
 from petrun.cluster.rank_table.fields import dump
 from petrun.cluster.rank_table.make import Extra, convert, device_ips, make
 from petrun.cluster.rank_table.read import (
@@ -17,7 +18,7 @@ from petrun.cluster.rank_table.read import (
 )
 from petrun.cluster.rank_table.start_paths import ABOUT, STARTS, Start, processes
 from petrun.cluster.rank_table.table import Product, RankTable, Version
-from petrun.console import say, say_beside
+from petrun.console import print_to_stderr
 from petrun.errors import OutputError
 from petrun.tensors.output import check_file, write_text
 
@@ -28,7 +29,7 @@ def lint(path: str, product: Product | None = None, *, for_msrun: bool = False, 
     """
     place = Path(path).expanduser()
     if wait_seconds:
-        wait(place, wait_seconds, say_beside)
+        wait(place, wait_seconds, print_to_stderr)
     found, problems = examine(place, product, for_msrun=for_msrun)
     if (named := name_problem(place)) is not None:
         problems = (named, *problems)
@@ -36,11 +37,11 @@ def lint(path: str, product: Product | None = None, *, for_msrun: bool = False, 
     rest = [problem for problem in problems if not problem.fatal]
     for name, some in (("errors", fatal), ("warnings", rest)):
         if some:
-            say(f"{name}:\n{listed(some)}")
+            console.print(f"{name}:\n{listed(some)}")
     if fatal or found is None:
-        say(f"\n{path}: cannot be used. {way_out(fatal)}")
+        console.print(f"\n{path}: cannot be used. {way_out(fatal)}")
         return False
-    say(f"{path}: {_summary(found)}: {'usable; see the warnings' if rest else 'good'}")
+    console.print(f"{path}: {_summary(found)}: {'usable; see the warnings' if rest else 'good'}")
     return True
 
 
@@ -55,8 +56,8 @@ def show(path: str, start: Start, host: str | None) -> None:
     """Print which process gets which rank. Raises SetupError for a table that is wrong, or a host that it does not have."""
     found = read_rank_table(path)
     server = None if host is None else found.server(host)
-    say(f"{path}: {_summary(found)}")
-    say(f"start-up path: {ABOUT[start]}\n")
+    console.print(f"{path}: {_summary(found)}")
+    console.print(f"start-up path: {ABOUT[start]}\n")
     rows: list[tuple[str, ...]] = [
         ("server", "process", "DEVICE_ID", "RANK_ID at start", "rank after init", "device_ip")
     ]
@@ -67,12 +68,14 @@ def show(path: str, start: Start, host: str | None) -> None:
             ip = card.device_ip if start == "ranktable" else None
             numbers = (process.number, process.device, process.first_rank, process.rank)
             rows.append((process.server, *map(str, numbers), ip or "-"))
-    say(_columns(rows))
+    console.print(_columns(rows))
     if start == "ranktable":
-        say(f"\nEach process has RANK_TABLE_FILE={Path(path).expanduser().absolute()} in its environment as well.")
-        say("`petrun train ... --rank-table FILE` starts those of the host that it runs on.")
+        console.print(
+            f"\nEach process has RANK_TABLE_FILE={Path(path).expanduser().absolute()} in its environment as well."
+        )
+        console.print("`petrun train ... --rank-table FILE` starts those of the host that it runs on.")
     others = [one for one in STARTS if one != start]
-    say(f"\nOther start-up paths: --start {' or --start '.join(others)}")
+    console.print(f"\nOther start-up paths: --start {' or --start '.join(others)}")
 
 
 def _columns(rows: list[tuple[str, ...]]) -> str:
@@ -108,15 +111,15 @@ def convert_table(path: str, version: Version | None, extra: Extra, out: str | N
     after, lost = convert(before, version or before.version, extra)
     _give(after, out, force, [], dump(after, source.content, lost))
     if lost or source.lost:
-        say_beside(f"left out, as version {after.version} has no place for it: {', '.join((*source.lost, *lost))}")
+        print_to_stderr(f"left out, as version {after.version} has no place for it: {', '.join((*source.lost, *lost))}")
 
 
 def _give(made: RankTable, out: str | None, force: bool, inputs: list[Path], text: str) -> None:
     if out is None:
-        say(text.rstrip("\n"))
+        console.print(text.rstrip("\n"))
         return
     write_new("--out", out, text, force, inputs)
-    say(f"wrote {out}: {_summary(made)}")
+    console.print(f"wrote {out}: {_summary(made)}")
 
 
 def write_new(flag: str, out: str, text: str, force: bool, inputs: list[Path]) -> Path:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from petrun import __version__
+from petrun import __version__, console
 from petrun.config.load import cache_folder
-from petrun.console import say
 from petrun.rehearsal.compiling import compile_ranks, require_layout
 from petrun.rehearsal.job import Flags, chosen_ranks, job_layout, read_settings, world_of
 from petrun.rehearsal.report import report
@@ -17,7 +16,7 @@ from petrun.rehearsal.shapes import shapes_of
 from petrun.rehearsal.stub_cann import ensure_stub
 from petrun.tensors import atomic_file
 from petrun.tensors.atomic import refuse_occupied
-from petrun.training.resolve_layout import settle_auto
+from petrun.training.resolve_layout import resolve_auto
 
 
 def run(
@@ -38,10 +37,10 @@ def run(
     """
     resolved, start = read_settings(recipe, flags, sets)
     world = world_of(resolved.config, cards)
-    resolved, why = settle_auto(resolved, world)
+    resolved, why = resolve_auto(resolved, world)
     layout = job_layout(resolved.config, world)
     for line in why:
-        say(line)
+        console.print(line)
     chosen = chosen_ranks(ranks, layout, strategy is not None)
     place = Path(strategy).expanduser() if strategy is not None else None
     if place is not None:
@@ -65,8 +64,8 @@ def run(
         with atomic_file(Path(out).expanduser()) as (file, _):
             file.write(json.dumps({**result, "auto": why}, indent=2).encode())
     if found:
-        say(report(resolved.config, layout, str(shapes), found, level))
+        console.print(report(resolved.config, layout, str(shapes), found, level))
     if place is not None and not wrong:
-        say(f"wrote how {layout.pp} stage{'s' if layout.pp > 1 else ''} cut their parameters: {place}")
+        console.print(f"wrote how {layout.pp} stage{'s' if layout.pp > 1 else ''} cut their parameters: {place}")
     if wrong:
         raise next(iter(wrong.values()))

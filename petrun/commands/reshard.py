@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from petrun import console
 from petrun.checkpoint.delta import MANIFEST_KEY, read_delta
 from petrun.checkpoint.delta_tensors import LazyTensors
 from petrun.checkpoint.hf_config import write_companions
 from petrun.checkpoint.manifest import parse_manifest
 from petrun.checkpoint.run_files import RUN_YAML
-from petrun.console import say
 from petrun.errors import ConfigError, DeltaError, ModelError, OutputError, WeightsError
 from petrun.inference.assembly import strategy_path
 from petrun.interop.mindpet.names import MARK, algorithms, house_name
@@ -93,11 +93,11 @@ def run(
             beside=lambda folder: _companions(folder, reader, root),
         )
         written = f"the files of {strategy.devices} ranks"
-    say(
+    console.print(
         f"wrote {len(wholes)} tensors into {written}, {place}, in {time.perf_counter() - began:.1f} s; read back and verified"
     )
     if unchecked:
-        say(f"shapes were not held against a config.json: {unchecked}")
+        console.print(f"shapes were not held against a config.json: {unchecked}")
 
 
 def _open(source: Path, strategy: Path | None) -> TensorReader:
@@ -223,7 +223,7 @@ def _to_be_cut(reader: TensorReader, root: Path, strategy: Strategy) -> list[Who
     if isinstance(reader, ShardedReader):
         left_out += reader.dropped
     if left_out:
-        say(f"left out: {spell(left_out, 'tensors')}: optimizer state that no layout describes")
+        console.print(f"left out: {spell(left_out, 'tensors')}: optimizer state that no layout describes")
     return [w for w in wholes if w.name not in left_out]
 
 

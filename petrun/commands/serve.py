@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from petrun import console
 from petrun.config.load import environment
 from petrun.config.schema import ModelConfig
-from petrun.console import say
 from petrun.errors import ConfigError, DataError, PromptTooLong, SetupError
 from petrun.inference.assembly import base_path
 from petrun.inference.session import OFF, Ask, Decoding, Session
-from petrun.serve.openai import Done, Limits, Wanted
-from petrun.serve.request_queue import Desk, Piece, work
+from petrun.serve.openai import CompletionRequest, Done, Limits
+from petrun.serve.request_queue import Piece, RequestQueue, work
 from petrun.tensors.sharded.ranks import root_of
 from petrun.train.stop import Stopped, stop_request
 
@@ -55,7 +55,7 @@ class SessionEngine:
     def names(self) -> tuple[str, ...]:
         return self.session.names if self.session.bank.fixed else (*self.session.names, self.base)
 
-    def check(self, wanted: Wanted) -> int:
+    def check(self, wanted: CompletionRequest) -> int:
         try:
             return self.session.check(self._ask(wanted))
         except PromptTooLong:
@@ -67,7 +67,7 @@ class SessionEngine:
                 f"{error.message}. The model {wanted.model} was not trained on messages: /v1/completions takes one prompt as text"
             ) from error
 
-    def pieces(self, wanted: Sequence[Wanted]) -> Iterator[Piece]:
+    def pieces(self, wanted: Sequence[CompletionRequest]) -> Iterator[Piece]:
         for piece in self.session.pieces([self._ask(each) for each in wanted]):
             found = piece.answer
             done = None
@@ -75,7 +75,7 @@ class SessionEngine:
                 done = Done(finish=found.finish, tokens=found.tokens, prompt_tokens=found.prompt_tokens)
             yield Piece(piece.index, piece.text, done, piece.scores)
 
-    def _ask(self, wanted: Wanted) -> Ask:
+    def _ask(self, wanted: CompletionRequest) -> Ask:
         how = Decoding(
             max_new_tokens=wanted.max_tokens,
             temperature=wanted.temperature,
@@ -89,7 +89,7 @@ class SessionEngine:
             wanted.prompt, self._delta(wanted), how, cells=wanted.cells, scored=wanted.scored, where="the prompt"
         )
 
-    def _delta(self, wanted: Wanted) -> str:
+    def _delta(self, wanted: CompletionRequest) -> str:
         return OFF if wanted.model == self.base else wanted.model
 
 
@@ -123,7 +123,7 @@ def run(
             settings=settings,
         )  # fmt: skip
         engine = SessionEngine(session, _base_name(base))
-        desk = Desk(asked.queue)
+        desk = RequestQueue(asked.queue)
         limits, local = Limits(most_tokens=asked.max_tokens), key is None and not asked.without_key
         app = make_app(Service(engine, desk, limits, key, local))
         most = asked.queue + asked.batch_size + _SPARE_CONNECTIONS
@@ -131,7 +131,9 @@ def run(
         with request.deferring("finishing what was asked"):
             http.start()
             host, port = place.getsockname()[:2]
-            say(f"serving {', '.join(engine.names)} on http://{f'[{host}]' if ':' in host else host}:{port}/v1")
+            console.print(
+                f"serving {', '.join(engine.names)} on http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+            )
             try:
                 work(
                     desk,
@@ -140,7 +142,7 @@ def run(
                     stopping=lambda: request.number is not None or not http.alive,
                     closing=http.refuse,
                     grace_seconds=asked.grace_seconds,
-                    tell=say,
+                    tell=console.print,
                 )
             finally:
                 http.stop()

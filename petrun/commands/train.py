@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from petrun import __version__, kernels
+from petrun import __version__, console, kernels
 from petrun.assets import default_recipe
 from petrun.checkpoint.run_files import RUN_YAML
 from petrun.checkpoint.training_state import Found
@@ -17,7 +17,7 @@ from petrun.cluster.ranks import cores_here
 from petrun.cluster.world import World, is_scheduler, join, serve
 from petrun.config.load import Resolved, as_begun, dump_run, load_run_config
 from petrun.config.schema import RunConfig
-from petrun.console import hush, say
+from petrun.console import set_quiet
 from petrun.data.rows.bad_rows import SKIPPED, write_skipped
 from petrun.errors import ConfigError
 from petrun.parallel.context import Device, setup, split_operators
@@ -28,17 +28,17 @@ from petrun.train.stop import GRACE, stop_request
 from petrun.training import plan_text as describe
 from petrun.training import run_folder as folder
 from petrun.training import snapshot
-from petrun.training.checkpointer import Forgiver, Saver
+from petrun.training.checkpointer import Checkpointer, NonFiniteHandler
 from petrun.training.fingerprint import identity_of
 from petrun.training.progress import Progress
 from petrun.training.rank_batches import first_inputs, rows_of
 from petrun.training.rank_consistency import hold_together
 from petrun.training.receipt import Facts
-from petrun.training.recorder import Keeper
-from petrun.training.resolve_layout import check_device, lay_out, settle_auto
+from petrun.training.recorder import RunRecorder
+from petrun.training.resolve_layout import check_device, resolve_auto, resolve_layout
 from petrun.training.resume import go_on, look, note_identity, reopen, run_yaml, source
 from petrun.training.run_lock import RunLock
-from petrun.training.setup import Ready, make_ready, read_start, settle_inferred
+from petrun.training.setup import TrainingSetup, build_training, read_start, resolve_inferred
 from petrun.training.shared_folder import require_shared
 from petrun.training.update_norms import start_of
 
@@ -76,7 +76,7 @@ def run(
     config = resolved.config
     device = setup(config.device, config.model.dtype, config.train.loss_scale)
     world = _join(device)
-    with world.naming(), RunLock(say) as lock:
+    with world.naming(), RunLock(console.print) as lock:
         if preflight or world.host_size < world.size:
             _prove(world)
         if preflight:
@@ -85,15 +85,15 @@ def run(
         out, unfinished = (None, False) if dry_run else _folder(config, world, layout, lock, longer)
         found = look(out, world) if out is not None and unfinished else Found(None)
         with world.together():
-            ready = make_ready(resolved, start, device, layout, scored=not dry_run and found.state is None)
+            ready = build_training(resolved, start, device, layout, scored=not dry_run and found.state is None)
         hold_together(ready, world)
         out = _create(out, world, lock) if out is not None else None
         if out is not None and config.out.dir is not None:
             require_shared(out, world)
-        ready = replace(ready, resolved=settle_inferred(ready.resolved, ready.sources, ready.schedule, device, out))
-        say(_plan_of(ready, device))
+        ready = replace(ready, resolved=resolve_inferred(ready.resolved, ready.sources, ready.schedule, device, out))
+        console.print(_plan_of(ready, device))
         if out is None:
-            say(describe.first_rows(ready.sources))
+            console.print(describe.first_rows(ready.sources))
             return
         _run(ready, out, found if unfinished else None, world, began, allow)
 
@@ -107,7 +107,7 @@ def _create(out: folder.RunFolder, world: World, lock: RunLock) -> folder.RunFol
     return out
 
 
-def _plan_of(ready: Ready, device: Device) -> str:
+def _plan_of(ready: TrainingSetup, device: Device) -> str:
     return describe.plan(
         ready.resolved,
         ready.assembled,
@@ -122,7 +122,7 @@ def _plan_of(ready: Ready, device: Device) -> str:
 
 
 def _run(
-    ready: Ready, out: folder.RunFolder, found: Found | None, world: World, began: float, allow: Sequence[str]
+    ready: TrainingSetup, out: folder.RunFolder, found: Found | None, world: World, began: float, allow: Sequence[str]
 ) -> None:
     """This rank's part of the job. `found`: what an unfinished run has left in `out`."""
     identity = identity_of(ready.resolved, ready.sources, ready.assembled.loaded, ready.start, ready.layout.dp)
@@ -142,30 +142,30 @@ def _run(
     cut = compile_cut(ready.step, first_inputs(ready), split, world) if split is not None else None
     parameters = snapshot.held(parameters, cut)
     facts = Facts.of(ready, start if cut is None else None, progress)
-    with Keeper(out, ready.resolved.config, facts, ready.plan, world, cut, split) as keeper:
-        saver = Saver(keeper, parameters, identity, stop_request(), began=began)
+    with RunRecorder(out, ready.resolved.config, facts, ready.plan, world, cut, split) as recorder:
+        checkpointer = Checkpointer(recorder, parameters, identity, stop_request(), began=began)
         if last_scores:
             # The state of a run's last step was saved before the evaluation after it.
-            keeper.note_evaluation(last_scores)
-        _train(ready, keeper, saver)
-        if saver.why:
-            saver.leave()
+            recorder.note_evaluation(last_scores)
+        _train(ready, recorder, checkpointer)
+        if checkpointer.why:
+            checkpointer.leave()
         else:
-            keeper.finish(saver.seconds)
+            recorder.finish(checkpointer.seconds)
 
 
-def _train(ready: Ready, keeper: Keeper, saver: Saver) -> None:
-    """From where the keeper stands to the end, or to where the run is asked to stop."""
-    keeper.before(ready.base)
-    loaded, done = ready.assembled.loaded, keeper.progress.position
-    rows = rows_of(ready, keeper.world.rank, done.micro_batches)
+def _train(ready: TrainingSetup, recorder: RunRecorder, checkpointer: Checkpointer) -> None:
+    """From where the recorder stands to the end, or to where the run is asked to stop."""
+    recorder.before(ready.base)
+    loaded, done = ready.assembled.loaded, recorder.progress.position
+    rows = rows_of(ready, recorder.world.rank, done.micro_batches)
     loaded.net.set_train(True)
 
     def on_step(record: dict[str, Any]) -> bool:
-        return keeper.on_step(record) or saver.on_step(keeper.evaluated)
+        return recorder.on_step(record) or checkpointer.on_step(recorder.evaluated)
 
-    forgiver = Forgiver(saver, keeper)
-    with saver.request.deferring():
+    non_finite_handler = NonFiniteHandler(checkpointer, recorder)
+    with checkpointer.request.deferring():
         train(
             ready.step,
             rows,
@@ -174,15 +174,15 @@ def _train(ready: Ready, keeper: Keeper, saver: Saver) -> None:
             on_step,
             skip_overflow=ready.device.loss_scale is not None,
             done=done,
-            forgive=forgiver,
-            is_spike=forgiver.is_spike,
+            forgive=non_finite_handler,
+            is_spike=non_finite_handler.is_spike,
         )
 
 
 def _join(device: Device) -> World:
     """Meet the other ranks. Only the first speaks, and those of one host share out its cores: they wait for each other at every step."""
     world = join(device.target)
-    hush(not world.first)
+    set_quiet(not world.first)
     if world.host_size > 1:
         kernels.set_threads(max(1, cores_here() // world.host_size))
     return world
@@ -191,7 +191,7 @@ def _join(device: Device) -> World:
 def _prove(world: World) -> None:
     """That the ranks reach each other. Raises SetupError, ConfigError where there are none."""
     if world.size > 1:
-        prove_sum(world, say)
+        prove_sum(world, console.print)
     elif GRACE not in os.environ:
         raise ConfigError("--preflight: checks the start of a job of several ranks", hint="Give --cards N as well.")
 
@@ -199,9 +199,9 @@ def _prove(world: World) -> None:
 def _laid_out(resolved: Resolved, device: Device, world: World) -> tuple[Resolved, Layout]:
     """The settings with the choice of --parallel auto, and the layout, which everything compiled from now on follows."""
     if device.target == "ascend":
-        resolved, why = settle_auto(resolved, world.size)
+        resolved, why = resolve_auto(resolved, world.size)
         for line in why:
-            say(line)
+            console.print(line)
     layout = _layout(resolved.config, device, world)
     if layout.split:
         split_operators(layout, world.rank)
@@ -210,7 +210,7 @@ def _laid_out(resolved: Resolved, device: Device, world: World) -> tuple[Resolve
 
 def _layout(config: RunConfig, device: Device, world: World) -> Layout:
     """How the ranks of this job are laid out. Raises ConfigError for what the model or this device cannot do."""
-    layout = lay_out(config, world.size)
+    layout = resolve_layout(config, world.size)
     check_device(config, layout, device.target)
     if layout.split and config.out.dir is None:
         raise ConfigError(

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from petrun import console
 from petrun.algebra.plain_lora import is_factor, is_low_rank
 from petrun.algebra.sums import Term, added
 from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.merge import FLOATS, Merged, merge_to_file, merge_to_folder
 from petrun.checkpoint.tied import owner
 from petrun.commands.delta.files import Opener
-from petrun.console import say
 from petrun.delta.method import ALL, Update
 from petrun.errors import ConfigError, DeltaError, did_you_mean
-from petrun.inference.assembly import hold_to_family, method_of
+from petrun.inference.assembly import method_of, require_matching_family
 from petrun.inference.merged_prompts import holds_prompts
 from petrun.inference.stored_base import StoredBase, stored_base
 from petrun.models.base import shared_matrices
@@ -45,15 +45,15 @@ def run(
     began = time.perf_counter()
     model = stored_base(merged, family)
     given = _opened(str(delta), model, family, alpha)
-    hold_to_family(given, model.raw)
-    written, fold = _write(given, model, Path(str(out)).expanduser(), dtype)
-    say(
+    require_matching_family(given, model.raw)
+    written, watched = _write(given, model, Path(str(out)).expanduser(), dtype)
+    console.print(
         f"took the delta out of {len(written.changed)} of {written.tensors} tensors into {written.path} "
         f"({written.nbytes / 1e6:,.1f} MB) in {time.perf_counter() - began:.1f} s"
     )
-    say(_verdict(given, model, written, fold))
+    console.print(_verdict(given, model, written, watched))
     if written.path.is_dir() and holds_prompts(given):
-        say(
+        console.print(
             "note: chat template and generation_config.json are those of the merged folder, where merging may have written the delta's: "
             "compare them with the base's"
         )
@@ -86,8 +86,8 @@ def _write(given: Delta, model: StoredBase, out: Path, dtype: str | None) -> tup
     tensors = {name: taken.tensors[name] for name in taken.tensors if is_factor(name) and owner(name) not in again}
     inverse = Delta(given.path, tensors, given.manifest, "petrun", taken.algo, taken.config)
     method, config = method_of(taken.algo, taken.config, given.path)
-    assert method.fold is not None
-    update = _Watched(method.fold(config, tensors))
+    assert method.merge is not None
+    update = _Watched(method.merge(config, tensors))
     kept = {name: stored for name, stored in model.names.items() if name not in fresh | again}
     dropped = [model.names[name].name if name in model.names else name for name in fresh | again]
     common: dict[str, Any] = {
@@ -136,7 +136,7 @@ def _brought(given: Delta) -> set[str]:
     return whole
 
 
-def _verdict(given: Delta, model: StoredBase, written: Merged, fold: _Watched) -> str:
+def _verdict(given: Delta, model: StoredBase, written: Merged, watched: _Watched) -> str:
     wanted = given.manifest.base.digest if given.manifest is not None else ""
     found = StoredBase(written.path, model.raw, model.kind, model.parsed, model.family, model.names).digest()
     if wanted and found == wanted:
@@ -145,7 +145,7 @@ def _verdict(given: Delta, model: StoredBase, written: Merged, fold: _Watched) -
     step = max(_HALF_A_STEP.get(reader.info(name).dtype, 0.0) for name in reader.names)
     why = "the delta does not name its base" if not wanted else f"digest {found[:16]}, the delta names {wanted[:16]}"
     return (
-        f"not proven to be the base to the bit ({why}): the merge rounded values of up to {fold.largest:.4g}, "
-        f"so that a value may be off by about {fold.largest * step:.2e}. A merge with --dtype float32 of a narrower base "
+        f"not proven to be the base to the bit ({why}): the merge rounded values of up to {watched.largest:.4g}, "
+        f"so that a value may be off by about {watched.largest * step:.2e}. A merge with --dtype float32 of a narrower base "
         "comes back exactly with unmerge --dtype of the base"
     )

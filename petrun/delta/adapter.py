@@ -178,7 +178,7 @@ class AdapterDense(CastDense):
             residual_strategy("AdapterDense", strategy_residual_add, strategy_residential_add),
         )
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """The base's product as its role says; the adapter, which needs whole rows, whole on each rank."""
         outer, inner = (tp if how == "column" else 1), (tp if how == "row" else 1)
         whole = ((dp, 1), (1, 1))

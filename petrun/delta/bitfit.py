@@ -71,4 +71,4 @@ def _hit(pattern: str, names: tuple[str, ...]) -> list[str]:
     return [name for name in names if fnmatchcase(name, pattern)]
 
 
-METHOD = Method(name="bitfit", config=BitfitConfig, default_lr=1e-3, attach=attach, fold=same_values, owning=False)
+METHOD = Method(name="bitfit", config=BitfitConfig, default_lr=1e-3, attach=attach, merge=same_values, owning=False)

@@ -40,7 +40,7 @@ def compose(parts: tuple[Method, ...]) -> Method:
         config=config,
         default_lr=ordered[0].default_lr,
         attach=_Attach(ordered),
-        fold=_Fold(ordered) if all(part.fold is not None for part in ordered) else None,
+        merge=_Merge(ordered) if all(part.merge is not None for part in ordered) else None,
         layers=ordered[0].layers,
         wrap_loss=_WrapLoss(ordered),
         hook=ordered[0].hook,
@@ -67,9 +67,9 @@ class _Attach(_Joint):
         return tuple(dict.fromkeys(owned))
 
 
-class _Fold(_Joint):
+class _Merge(_Joint):
     def __call__(self, config: MethodConfig, tensors: Mapping[str, Array]) -> Update:
-        updates = [part.fold(config, tensors) for part in self.parts if part.fold is not None]
+        updates = [part.merge(config, tensors) for part in self.parts if part.merge is not None]
 
         def update(name: str, value: Array, rows: slice = ALL) -> Array:
             for each in updates:

@@ -18,4 +18,4 @@ def attach(net: Any, config: FullConfig, sites: Sites, seed: int) -> tuple[str, 
     return tuple(sorted(names))
 
 
-METHOD = Method(name="full", config=FullConfig, default_lr=1e-4, attach=attach, fold=same_values)
+METHOD = Method(name="full", config=FullConfig, default_lr=1e-4, attach=attach, merge=same_values)

@@ -68,7 +68,7 @@ class IA3Dense(nn.Dense):
         self.cast = ops.Cast()
         self.scale = ops.Mul()
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """`column`: outputs over tp ranks, and a scale of them; `row`: inputs, and a scale of them. The other scale is whole."""
         outer, inner = (tp if how == "column" else 1), (tp if how == "row" else 1)
         shard_base(self, ((dp, inner), (outer, inner)), ((dp, outer), (outer,)))
@@ -160,7 +160,7 @@ def attach(net: Cell, config: Ia3Config, sites: Sites, seed: int) -> tuple[str, 
     return swap(net, {path: builder(path) for path in paths})
 
 
-def fold(config: Ia3Config, tensors: Mapping[str, Array]) -> Update:
+def merge(config: Ia3Config, tensors: Mapping[str, Array]) -> Update:
     """W <- diag(l) W and b <- l * b, or W <- W diag(l_ff), in float32."""
 
     def update(name: str, value: Array, rows: slice = ALL) -> Array:
@@ -178,4 +178,4 @@ def fold(config: Ia3Config, tensors: Mapping[str, Array]) -> Update:
     return update
 
 
-METHOD = Method(name="ia3", config=Ia3Config, default_lr=5e-2, attach=attach, fold=fold, layers=layer_paths)
+METHOD = Method(name="ia3", config=Ia3Config, default_lr=5e-2, attach=attach, merge=merge, layers=layer_paths)

@@ -286,7 +286,7 @@ class LowRankAdapterDense(CastDense):
         )
         return self
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """The base's product as its role says; the adapter, which needs whole rows, whole on each rank."""
         outer, inner = (tp if how == "column" else 1), (tp if how == "row" else 1)
         self.shard(

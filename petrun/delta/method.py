@@ -84,7 +84,7 @@ def no_tokens(config: Any) -> int:
 
 
 def same_values(config: Any, tensors: Mapping[str, Array]) -> Update:
-    """A fold that changes nothing further: the trained parameters replace the base's, and that is all."""
+    """A merge that changes nothing further: the trained parameters replace the base's, and that is all."""
     return lambda name, value, rows=ALL: value
 
 
@@ -102,7 +102,7 @@ class Method:
     """Peak learning rate where the user gives none."""
     attach: Callable[[Any, Any, Sites, int], tuple[str, ...]]
     """(net, config, sites, seed) -> the names of the parameters the method owns: they are saved. Swaps cells; raises TargetError."""
-    fold: Callable[[Any, Mapping[str, Array]], Update] | None = None
+    merge: Callable[[Any, Mapping[str, Array]], Update] | None = None
     """(config, delta tensors) -> how each base tensor changes. Works on arrays, so a merge never builds the net. None: no merge."""
     layers: Callable[[Any, Any, Sites], tuple[str, ...]] = targeted_layers
     """(net, config, sites) -> paths of the layers that `target` and `exclude` mean, where the settings have them. Raises TargetError."""

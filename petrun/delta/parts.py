@@ -40,7 +40,7 @@ class Affine(nn.Cell):
         self.bias = Parameter(Tensor(draw_uniform(seed, f"{site}.bias", (wide_out,), bound)), name="bias")
         self.matmul, self.add = ops.MatMul(transpose_b=True), ops.Add()
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """Whole on each rank, as what it is given is."""
         self.matmul.shard(((1, 1), (1, 1)))
         self.add.shard(((1, 1), (1,)))
@@ -57,7 +57,7 @@ class Table(nn.Cell):
         self.table = Parameter(Tensor(np.ascontiguousarray(values, np.float32)), name="table")
         self.copy = ops.Add()
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """Whole on each rank."""
         self.copy.shard(((1, 1), ()))
 
@@ -88,7 +88,7 @@ class Prefix(nn.Cell):
         self.dropout = Dropout(dropout, seed, site, rows=False)
         self.transpose = ops.Transpose()
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """Whole on each rank."""
         self.transpose.shard(((1, 1, 1, 1),))
 

@@ -57,7 +57,7 @@ class TokenScores(nn.Cell):
         self.known, self.safe, self.none = ops.Less(), ops.Select(), ops.OnesLike()
         self.ignored, self.largest, self.equal = ops.Mul(), ops.Argmax(-1, ms.int32), ops.Equal()
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """`column`: the logits' classes are cut over tp ranks, which are gathered to find the largest."""
         rows = (dp,)
         self.known.shard((rows, ()))
@@ -66,7 +66,7 @@ class TokenScores(nn.Cell):
         self.ignored.shard((rows, ()))
         self.largest.shard(((dp, 1),))
         self.equal.shard((rows, rows))
-        self.cross_entropy.lay_out(how, dp, tp)
+        self.cross_entropy.set_layout(how, dp, tp)
 
     def construct(self, targets: Tensor, *inputs: Tensor) -> Tensor:
         logits = self.net(*inputs)

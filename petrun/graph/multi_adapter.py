@@ -49,7 +49,7 @@ class _Banked(nn.Cell):
         return ops.gather(stack, self.slots[:rows], 0)
 
 
-class BankedLinear(_Banked):
+class MultiAdapterLinear(_Banked):
     """A linear layer with LoRA's products and scales.
 
     Inputs: x (B, T, in) or (B, in). Returns: (B, T, out) or (B, out), in the layer's dtype.
@@ -87,10 +87,10 @@ class BankedLinear(_Banked):
         return ops.reshape(y, (rows, -1)) if flat else y
 
 
-class BankedHead(_Banked):
+class MultiAdapterHead(_Banked):
     """A linear layer in whose place a slot may have one of its own.
 
-    Inputs and Returns: as BankedLinear. Stacks: weight (S, out, in), bias (S, out), replaces (S,) 1 where the slot's own counts.
+    Inputs and Returns: as MultiAdapterLinear. Stacks: weight (S, out, in), bias (S, out), replaces (S,) 1 where the slot's own counts.
     """
 
     def __init__(self, base: Any, slots: Tensor, stacks: Mapping[str, Array]) -> None:
@@ -112,7 +112,7 @@ class BankedHead(_Banked):
         return ops.reshape(y, (rows, -1)) if flat else y
 
 
-class BankedCore(_Banked):
+class MultiAdapterCore(_Banked):
     """An attention core that sees its row's virtual tokens, as keys and values of its own or from the prompt, and no padded ones.
 
     Inputs: as the core's, the mask (B, 1, T, P_prefix + P_prompt + S), virtual tokens first. Returns: the core's.
@@ -137,7 +137,7 @@ class BankedCore(_Banked):
         return self.base(q, k, v, ops.concat((virtual, mask[:, :, :, self.count :]), 3))
 
 
-class BankedEmbedding(_Banked):
+class MultiAdapterEmbedding(_Banked):
     """A token embedding with a prompt for every row, which the net puts before it. Stack: prompt (S, P, H)."""
 
     def __init__(self, base: Any, slots: Tensor, prompt: Array) -> None:
@@ -152,7 +152,7 @@ class BankedEmbedding(_Banked):
         return self.base(ids)
 
 
-class BankedPositions(_Banked):
+class MultiAdapterPositions(_Banked):
     """What turns positions into something, with each row's counted from its own first virtual token.
 
     Inputs: positions (B, T) int32. Stack: padded (S,), virtual tokens that the slot does not have.
@@ -171,7 +171,7 @@ def add_linears(net: Cell, slots: Tensor, stacks: Mapping[str, Mapping[str, Arra
     """Path of a linear layer -> its stacks."""
 
     def builder(path: str) -> Any:
-        kind = BankedHead if "weight" in stacks[path] else BankedLinear
+        kind = MultiAdapterHead if "weight" in stacks[path] else MultiAdapterLinear
         return lambda cell: _trained_like(cell, kind(cell, slots, stacks[path]))
 
     swap(net, {path: builder(path) for path in stacks})
@@ -197,15 +197,15 @@ def add_virtual(
     padded = seen.shape[1] - seen.sum(1)
 
     def core(path: str) -> Any:
-        return lambda cell: _trained_like(cell, BankedCore(cell, slots, prefix[path], seen))
+        return lambda cell: _trained_like(cell, MultiAdapterCore(cell, slots, prefix[path], seen))
 
     builders = {path: core(path) for path in prefix}
     places = [path for path in cells(net) if fnmatchcase(path, positions)]
     assert places, f"the family says that positions go to {positions}, and there is no such cell"
     for path in places:
-        builders[path] = lambda cell: _trained_like(cell, BankedPositions(cell, slots, padded))
+        builders[path] = lambda cell: _trained_like(cell, MultiAdapterPositions(cell, slots, padded))
     if prompt is not None:
-        builders[embedding] = lambda cell: _trained_like(cell, BankedEmbedding(cell, slots, prompt))
+        builders[embedding] = lambda cell: _trained_like(cell, MultiAdapterEmbedding(cell, slots, prompt))
     swap(net, builders)
 
 

@@ -43,10 +43,10 @@ class PrefixedCore(nn.Cell):
         self.encoder = encoder
         self.pick, self.widen, self.join, self.is_cut = ops.StridedSlice(), ops.Tile(), ops.Concat(2), False
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """The core as its role says. What gives the prefix is whole on each rank, which takes its heads of it."""
         self.is_cut = True
-        self.core.lay_out(how, dp, tp)
+        self.core.set_layout(how, dp, tp)
         _lay_out_whole(self.encoder)
         heads = (dp, tp, 1, 1)
         self.pick.shard(((1, tp, 1, 1),))
@@ -84,9 +84,9 @@ class PromptedEmbedding(nn.Cell):
         self.encoder = encoder
         self.prepend = prepend
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """The table as its role says; what gives the prompt is whole on each rank."""
-        self.base.lay_out(how, dp, tp)
+        self.base.set_layout(how, dp, tp)
         _lay_out_whole(self.encoder)
 
     def prompt(self, rows: int, dtype: DType) -> Any:
@@ -116,8 +116,8 @@ class TrimmedHead(nn.Cell):
 def _lay_out_whole(encoder: Cell) -> None:
     """Have every operator between the learned values and the virtual tokens computed whole on each rank."""
     for _, cell in encoder.cells_and_names():
-        if hasattr(cell, "lay_out"):
-            cell.lay_out("whole", 1, 1)
+        if hasattr(cell, "set_layout"):
+            cell.set_layout("whole", 1, 1)
 
 
 def reserve(net: Cell, kind: str, count: int) -> bool:

@@ -153,7 +153,7 @@ def _add_whole(slot: Slot, delta: Delta, rest: Mapping[str, Array], base: Callab
 
 
 def linear_stacks(slots: Sequence[Slot], base: Callable[[str], Array | None]) -> dict[str, dict[str, Array]]:
-    """Path -> the stacks of BankedLinear or BankedHead, with slot 0 in front, which changes nothing. Raises ConfigError."""
+    """Path -> the stacks of MultiAdapterLinear or MultiAdapterHead, with slot 0 in front, which changes nothing. Raises ConfigError."""
     every = [Slot(), *slots]
     paths = dict.fromkeys(path for s in every for table in (s.products, s.before, s.after) for path in table)
     heads = dict.fromkeys(path for s in every for path in s.whole)

@@ -154,7 +154,7 @@ def fit_delta(delta: Delta, loaded: LoadedModel, alpha: float | None) -> Delta:
     fitted = to_house(
         delta, loaded.names, family.prefixes if family else ("",), alpha, loaded.sites, partial(value_of, loaded.net)
     )
-    hold_to_base(fitted, loaded.base_digest)
+    require_matching_base(fitted, loaded.base_digest)
     return fitted
 
 
@@ -166,7 +166,7 @@ def value_of(net: Cell, name: str) -> Array:
     return values
 
 
-def hold_to_family(delta: Delta | None, hf_config: Mapping[str, Any]) -> None:
+def require_matching_family(delta: Delta | None, hf_config: Mapping[str, Any]) -> None:
     """Refuse a base of another architecture as soon as config.json is read. Raises DeltaError."""
     manifest = None if delta is None else delta.manifest
     if delta is None or manifest is None or not hf_config or not manifest.hf_config:
@@ -179,7 +179,7 @@ def hold_to_family(delta: Delta | None, hf_config: Mapping[str, Any]) -> None:
         )
 
 
-def hold_to_base(delta: Delta, digest: str) -> None:
+def require_matching_base(delta: Delta, digest: str) -> None:
     """Refuse a base of other content than the one the delta was trained on. Foreign deltas do not say. Raises DeltaError."""
     manifest = delta.manifest
     if manifest is None or not manifest.base.digest or manifest.base.digest == digest:

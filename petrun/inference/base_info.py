@@ -16,7 +16,7 @@ from petrun.tensors.sharded.ranks import root_of
 
 
 @dataclass(frozen=True)
-class Outlook:
+class BaseInfo:
     """What config.json says before any weight is read."""
 
     hf_config: dict[str, Any]
@@ -31,11 +31,11 @@ class Outlook:
     folder: Path | None
 
 
-def outlook(config: RunConfig, tokens: int = 0) -> Outlook:
+def read_base_info(config: RunConfig, tokens: int = 0) -> BaseInfo:
     """Read config.json and what follows from it, for a delta with so many virtual tokens. Raises ConfigError."""
     base = base_path(config.model)
     if is_factory(config.model.family):
-        return Outlook({}, ("classify",), None, tokens, (), None, None)
+        return BaseInfo({}, ("classify",), None, tokens, (), None, None)
     path = Path(config.model.config) if config.model.config else None
     raw, family, parsed = read_family(base, config.model.family, path)
     longest = getattr(parsed, "positions", None)
@@ -48,7 +48,7 @@ def outlook(config: RunConfig, tokens: int = 0) -> Outlook:
         longest -= tokens
     beside = path.parent if path else _folder_of(base)
     labels, count = ((), None) if config.model.fresh_head else own_head(raw)
-    return Outlook(raw, family.tasks, longest, tokens, labels, count, beside)
+    return BaseInfo(raw, family.tasks, longest, tokens, labels, count, beside)
 
 
 def _folder_of(base: Path | None) -> Path | None:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from petrun import __version__
-from petrun.console import progress, say
+from petrun import __version__, console
+from petrun.console import progress
 from petrun.data.batches.buckets import plan_batches
 from petrun.data.chat.end_of_turn import Ending
 from petrun.data.examples import ExampleSet
@@ -82,15 +82,15 @@ def run(
     if any(m.generated for m in metrics):
         entries = {name: replace(e, prompts=_prompts(e)) for name, e in entries.items()}
         first = next(iter(entries.values()))
-    say(data_line(first.rows))
+    console.print(data_line(first.rows))
     results, shared = _results(entries, metrics)
-    say(table({name: result.figures for name, result in results.items()}))
+    console.print(table({name: result.figures for name, result in results.items()}))
     computed = results[BASE].signatures
     if computed:
-        say(signature_lines(computed))
+        console.print(signature_lines(computed))
     pairs = {(a, b): compare(results[a].samples, results[b].samples, seed) for a, b in combinations(entries, 2)}
     for (a, b), found in pairs.items():
-        say(comparison_lines(a, b, found))
+        console.print(comparison_lines(a, b, found))
     if out is not None:
         told = {
             "base": results[BASE].figures,
@@ -106,7 +106,7 @@ def run(
             "petrun_version": __version__,
         }
         write_text(Path(out).expanduser(), json.dumps(told, indent=2, ensure_ascii=False) + "\n")
-        say(f"wrote {out}")
+        console.print(f"wrote {out}")
         write_skipped(Path(f"{out}.{SKIPPED}").expanduser(), first.rows)
 
 
@@ -155,7 +155,7 @@ def _results(entries: Mapping[str, Entry], metrics: tuple[Metric, ...]) -> tuple
             why = error.message
         else:
             return _together(entries, metrics, loaded, bank), True
-    say(f"scored one after another: {why}")
+    console.print(f"scored one after another: {why}")
     return _apart(entries, metrics), False
 
 

@@ -22,7 +22,7 @@ from petrun.parallel.layout import Layout
 
 
 @dataclass(kw_only=True)
-class Judge:
+class Evaluator:
     """Everything that scoring needs, settled once; `score` may be called again and again on a changing net."""
 
     loaded: LoadedModel

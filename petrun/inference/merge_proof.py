@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor
 
+from petrun import console
 from petrun.checkpoint.delta import Delta
 from petrun.config.schema import ModelConfig
-from petrun.console import say
 from petrun.data.formats.encoding import decode_text
 from petrun.data.formats.source import read_source
 from petrun.data.tokenizers.tokenizer import load_tokenizer
@@ -100,7 +100,7 @@ class Prover:
 
     def _judge(self, seen: Agreement, moved: float, rows: int, limit: float) -> None:
         what = f"{rows} rows of {self.probe}" if self.probe else f"{rows} rows of random tokens"
-        say(
+        console.print(
             f"proof on {what}: base + delta and the merged model differ by at most {seen.largest:.3g} in a logit "
             f"(tolerance {limit:g}; the delta itself moves logits by up to {moved:.3g}), the same choice at {seen.same:.2%} "
             f"of positions, loss {seen.losses[0]:.6f} and {seen.losses[1]:.6f} (difference {seen.losses[1] - seen.losses[0]:+.2e})"
@@ -111,7 +111,7 @@ class Prover:
                 hint="Rounding to a narrow type costs precision: --dtype float32 keeps it. --tolerance accepts more.",
             )
         if moved <= limit:
-            say("note: the delta moves no logit by more than the tolerance, so that this proof says little")
+            console.print("note: the delta moves no logit by more than the tolerance, so that this proof says little")
 
 
 def _limit(given: float | None, merged: Path) -> float:

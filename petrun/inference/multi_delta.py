@@ -16,8 +16,8 @@ from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.delta.compose import split_names
 from petrun.errors import ConfigError, ModelError
 from petrun.graph.sites import Sites
-from petrun.inference.assembly import attach_delta, fit_delta, hold_to_family, open_base, open_delta, set_delta
-from petrun.inference.base_info import outlook
+from petrun.inference.assembly import attach_delta, fit_delta, open_base, open_delta, require_matching_family, set_delta
+from petrun.inference.base_info import read_base_info
 from petrun.inference.evaluator import end_ids
 from petrun.inference.multi_adapter import KINDS, OFF, Bank, fixed_bank, open_bank
 from petrun.inference.rows import open_tokenizer
@@ -98,13 +98,13 @@ def open_deltas(
         )
     given = {name: open_delta(path, alpha) for name, path in named_paths(deltas).items()}
     chosen = setup(config.device, config.model.dtype)
-    seen = outlook(config)
+    seen = read_base_info(config)
     if "instruct" not in seen.tasks:
         raise ModelError(
             f"a {seen.hf_config.get('model_type')} base generates no text", hint="Give a gpt2 or llama family base."
         )
     for delta in given.values():
-        hold_to_family(delta, seen.hf_config)
+        require_matching_family(delta, seen.hf_config)
         _hold_to_text(delta)
     tokenizer = open_tokenizer(seen.folder)
     if tokenizer is None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from petrun import console
 from petrun.config.load import cache_folder
 from petrun.config.schema import DataConfig
-from petrun.console import progress, say
+from petrun.console import progress
 from petrun.data.batches.buckets import Batching, BatchPlan, plan_batches
 from petrun.data.batches.pipeline import batches
 from petrun.data.batches.rank_share import WHOLE, Share, count_rows, parts
@@ -49,7 +50,7 @@ def open_rows(
     need_target: bool = True,
     for_generation: bool = False,
 ) -> ExampleSet:
-    """Read and tokenise files as the data settings say, drawing a progress bar and saying how unusual files were read."""
+    """Read and tokenise files as the data settings console.print, drawing a progress bar and saying how unusual files were read."""
     examples = load_examples(
         list(paths),
         task=task,
@@ -79,7 +80,7 @@ def open_rows(
     )
     # Prompts are the same files once more.
     for note in () if for_generation else examples.notes:
-        say(f"note: {note}")
+        console.print(f"note: {note}")
     return examples
 
 
@@ -121,7 +122,7 @@ def require_classes(examples: ExampleSet) -> None:
         )
 
 
-def hold_to_classes(examples: ExampleSet, labels: tuple[str, ...], classes: int | None) -> None:
+def require_matching_classes(examples: ExampleSet, labels: tuple[str, ...], classes: int | None) -> None:
     """Refuse names for classes that the model knows by number only: their order would be a guess. Raises DataError."""
     if classes and not labels and examples.labels and not examples.is_arrays:
         raise DataError(

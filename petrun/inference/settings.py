@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from petrun import console
 from petrun.assets import task_file
 from petrun.checkpoint.delta import Delta, Manifest
 from petrun.checkpoint.run_files import run_files
 from petrun.config.load import Resolved, load_run_config
 from petrun.config.schema import RunConfig
-from petrun.console import say
 from petrun.data.chat.end_of_turn import NO_ENDING, Ending, ending_of, find_ending
 from petrun.data.examples import ExampleSet
 from petrun.data.formats.slices import split_slice
@@ -23,13 +23,20 @@ from petrun.inference.assembly import (
     classes_of,
     delta_if_given,
     fit_delta,
-    hold_to_family,
     one_number,
     open_base,
+    require_matching_family,
     virtual_tokens,
 )
-from petrun.inference.base_info import Outlook, outlook
-from petrun.inference.rows import check_length, hold_to_classes, open_rows, open_tokenizer, require_room, try_rows
+from petrun.inference.base_info import BaseInfo, read_base_info
+from petrun.inference.rows import (
+    check_length,
+    open_rows,
+    open_tokenizer,
+    require_matching_classes,
+    require_room,
+    try_rows,
+)
 from petrun.models.base import LoadedModel
 from petrun.models.factory import is_factory
 from petrun.parallel.context import Device, setup
@@ -46,7 +53,7 @@ class Reading:
     delta: Delta | None
     alpha: float | None
     device: Device
-    outlook: Outlook
+    read_base_info: BaseInfo
     tokenizer: Tokenizer | None
     paths: tuple[str, ...]
     template: str | Template | None
@@ -78,8 +85,8 @@ class Reading:
             self.paths,
             self.tokenizer,
             task=task or data.task,
-            tasks=self.outlook.tasks,
-            hf_config=self.outlook.hf_config,
+            tasks=self.read_base_info.tasks,
+            hf_config=self.read_base_info.hf_config,
             labels=self.labels,
             num_labels=self.num_labels,
             template=self.template,
@@ -87,9 +94,9 @@ class Reading:
             for_generation=for_generation,
         )
         if need_target:
-            hold_to_classes(rows, self.labels or data.labels, self.num_labels)
+            require_matching_classes(rows, self.labels or data.labels, self.num_labels)
         if for_generation:
-            require_room(rows, self.outlook.longest)
+            require_room(rows, self.read_base_info.longest)
         return rows
 
     def ending(self, rows: ExampleSet) -> Ending:
@@ -131,8 +138,8 @@ def open_reading(
     resolved = _inherit(resolved, given)
     config = resolved.config
     device = setup(config.device, config.model.dtype)
-    seen = outlook(config, virtual_tokens(given))
-    hold_to_family(given, seen.hf_config)
+    seen = read_base_info(config, virtual_tokens(given))
+    require_matching_family(given, seen.hf_config)
     seq_len = check_length(config.data.seq_len, seen.longest, resolved.given("data.seq_len"), seen.tokens)
     paths = config.data.path
     if not paths:
@@ -154,7 +161,7 @@ def open_reading(
         delta=given,
         alpha=alpha,
         device=device,
-        outlook=seen,
+        read_base_info=seen,
         tokenizer=tokenizer,
         paths=paths,
         template=template,
@@ -176,7 +183,9 @@ def note_tokenizer(delta: Delta | None, tokenizer: Tokenizer | None) -> None:
     """Say where the base's tokenizer has changed: ids may mean other words than the delta learned."""
     was = delta.manifest.tokenizer_digest if delta is not None and delta.manifest is not None else None
     if delta is not None and was is not None and tokenizer is not None and was != tokenizer.digest:
-        say(f"note: the tokenizer in {tokenizer.files.folder} is not the one that {delta.path} was trained with")
+        console.print(
+            f"note: the tokenizer in {tokenizer.files.folder} is not the one that {delta.path} was trained with"
+        )
 
 
 def _inherit(resolved: Resolved, delta: Delta | None) -> Resolved:

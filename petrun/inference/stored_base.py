@@ -11,7 +11,7 @@ from petrun.checkpoint.delta import BaseIdentity, Delta
 from petrun.config.schema import ModelConfig
 from petrun.errors import ConfigError
 from petrun.graph.sites import Sites
-from petrun.inference.assembly import base_path, hold_to_family, strategy_path
+from petrun.inference.assembly import base_path, require_matching_family, strategy_path
 from petrun.interop.convert import to_house
 from petrun.models.base import Family, StoredName, shared_matrices
 from petrun.models.factory import is_factory, read_family
@@ -67,7 +67,7 @@ class StoredBase:
 
     def fit(self, delta: Delta, alpha: float | None) -> Delta:
         """The delta in this model's names. Raises DeltaError for one of another architecture, or that fits nowhere."""
-        hold_to_family(delta, self.raw)
+        require_matching_family(delta, self.raw)
         return to_house(delta, self.names, self.prefixes, alpha, self.sites, lambda name: self.arrays()[name])
 
     def identity(self, arrays: BaseArrays, digest: str) -> BaseIdentity:

@@ -34,7 +34,7 @@ class Tanh(fused.FusedCell):
             return self.primitive(x)
         return 2.0 * ops.sigmoid(2.0 * x) - 1.0
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """(B, H) by rows of the batch."""
         self.primitive.shard(((dp, 1),))
 
@@ -65,7 +65,7 @@ class Gelu(fused.FusedCell):
         normal = self.add(self.erf(self.scale(wide, math.sqrt(0.5))), 1.0)
         return ops.cast(self.times(self.half(wide, 0.5), normal), x.dtype)
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """(B, T, F): features over tp ranks. MindSpore's operator of one piece cannot be cut."""
         wide = (dp, 1, tp)
         for operator in (self.scale, self.half, self.add):
@@ -103,7 +103,7 @@ class GeluTanh(fused.FusedCell):
         inner = math.sqrt(8.0 / math.pi) * (wide + 0.044715 * (wide * wide * wide))
         return ops.cast(wide * ops.sigmoid(inner), x.dtype)
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """(B, T, F): features over tp ranks. The operator that mint calls cannot be cut; this one is the same formula."""
         self.primitive.shard(((dp, 1, tp),))
         self.is_cut = True
@@ -129,7 +129,7 @@ class SiluMul(fused.FusedCell):
         wide = ops.cast(gate, ms.float32)
         return self.times(ops.cast(self.gated(wide, self.sigmoid(wide)), gate.dtype), up)
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """(B, T, F): features over tp ranks."""
         wide = (dp, 1, tp)
         self.sigmoid.shard((wide,))

@@ -75,7 +75,7 @@ class Attention(fused.FusedCell):
             probs = self.keeps(probs, kept)
         return self.values(ops.cast(self.weighed(probs, visible), q.dtype), v)
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """Heads over tp ranks, and the mask's rows over dp: an operator without a strategy MindSpore cuts by its first axis alone, and
         sends what lies between them."""
         heads, rows = (dp, tp, 1, 1), (dp, 1, 1, 1)
@@ -91,6 +91,6 @@ class Attention(fused.FusedCell):
         self.weighed.shard((heads, rows))
         self.expand.shard((heads,))
         self.tile.shard(((dp, tp, 1, 1, 1),))
-        self.keep.lay_out(how, dp, tp)
+        self.keep.set_layout(how, dp, tp)
         if self.flash is not None:
-            self.flash.lay_out(how, dp, tp)
+            self.flash.set_layout(how, dp, tp)

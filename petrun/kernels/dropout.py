@@ -124,7 +124,7 @@ class KeepMask(nn.Cell):
         self.first_times, self.last_times, self.add, self.reaches = ops.Mul(), ops.Mul(), ops.Add(), ops.GreaterEqual()
         self.ranks, self.is_cut = 1, False
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """The mask of the whole batch's tensor, whose first axis is cut over dp ranks: each rank makes its own rows."""
         self.ranks, self.is_cut = dp, True
         rows = (dp, 1)
@@ -227,9 +227,9 @@ class Dropout(fused.FusedCell):
         mask = self.keep(self.step, self.place, x.shape)
         return self.dropout(x, self.scaled(ops.cast(mask, x.dtype), 1.0 / (1.0 - self.p)))
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """`tokens`: (B, T, H) by rows of the batch; `row`: (M, F), features over tp ranks as well; else (M, F) by rows."""
-        self.keep.lay_out(how, dp, tp)
+        self.keep.set_layout(how, dp, tp)
         whole = (dp, 1, 1) if how == "tokens" else (dp, 1)
         self.scaled.shard((whole, ()))
         cut = (dp, tp) if how == "row" else whole

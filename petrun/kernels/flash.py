@@ -81,7 +81,7 @@ class FlashAttention(nn.Cell):
             input_layout="BNSD",
         )
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """Heads over tp ranks. The masks are made whole on each of them and cut where they are used."""
         self.laid_out = True
         heads, rows = (dp, tp, 1, 1), (dp, 1, 1, 1)
@@ -89,7 +89,7 @@ class FlashAttention(nn.Cell):
         self.keeping.shard((heads, heads, heads, rows))
         self.dropping = FlashAttentionScore(self.heads, 1.0 - self.p, self.scale, input_layout="BNSD")
         self.dropping.shard((heads, heads, heads, heads, rows))
-        self.keep.lay_out(how, dp, tp)
+        self.keep.set_layout(how, dp, tp)
         self.weigh.shard(((dp, 1, 1, 1, 1), (1,)))
         self.sum.shard(((dp, 1, 1, 1, 1),))
         self.any.shard((rows,))

@@ -33,7 +33,7 @@ class SplitHeads(fused.FusedCell):
         b, t, h = x.shape
         return self.transpose(ops.reshape(x, (b, t, h // self.width, self.width)), (0, 2, 1, 3))
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         self.transpose.shard(((dp, 1, tp, 1),))
 
 
@@ -66,7 +66,7 @@ class SplitQkv(fused.FusedCell):
         qkv = ops.transpose(ops.reshape(x, (b, t, 3, h // (3 * self.width), self.width)), (2, 0, 3, 1, 4))
         return qkv[0], qkv[1], qkv[2]
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """Heads over tp ranks. The projection's outputs are cut in runs, all queries first, so a rank's slice is not that of its heads:
         MindSpore gathers the outputs over the tp ranks, and each takes its heads."""
         self.is_cut = True
@@ -94,5 +94,5 @@ class MergeHeads(fused.FusedCell):
         b, n, t, d = x.shape
         return ops.reshape(self.transpose(x, (0, 2, 1, 3)), (b, t, n * d))
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         self.transpose.shard(((dp, tp, 1, 1),))

@@ -36,7 +36,7 @@ class SquaredError(nn.Cell):
             ops.ZerosLike(),
         )
 
-    def lay_out(self, dp: int) -> None:
+    def set_layout(self, dp: int) -> None:
         """Rows over dp ranks."""
         rows = (dp,)
         for operator in (self.is_nan, self.square, self.no_target, self.no_loss):
@@ -77,7 +77,7 @@ class TokenCrossEntropy(fused.FusedCell):
         self.no_target, self.no_loss = ops.ZerosLike(), ops.ZerosLike()
         self.is_cut = False
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """`column`: the vocabulary over tp ranks; else (M, V) by rows."""
         rows, cut = (dp,), (dp, tp if how == "column" else 1)
         self.known.shard((rows, ()))

@@ -36,7 +36,7 @@ class LayerNorm(fused.FusedCell):
         self.primitive = ops.LayerNorm(-1, -1, eps)
         self.add = ops.Add()
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """`tokens`: (B, T, H) by rows of the batch."""
         self.primitive.shard(((dp, 1, 1), (1,), (1,)))
         self.add.shard(((dp, 1, 1), (dp, 1, 1)))
@@ -78,7 +78,7 @@ class RmsNorm(fused.FusedCell):
         self.primitive = ops.RmsNorm(eps)
         self.width, self.flat = hidden, False
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """`tokens`: (B, T, H) by rows of the batch; `heads`: (B, N, T, D) by heads as well; `stream`: B * T over all ranks."""
         self.flat = how == "stream"
         rows = {"heads": (dp, tp, 1, 1), "stream": (dp * tp, 1)}.get(how, (dp, 1, 1))

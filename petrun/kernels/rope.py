@@ -44,7 +44,7 @@ class Rope(fused.FusedCell):
         rotated = self.concat((self.neg(second), first))
         return self.add(self.straight(x, ops.stop_gradient(cos)), self.crossed(rotated, ops.stop_gradient(sin)))
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """Heads over tp ranks; cos and sin are the same for all."""
         heads, table = (dp, tp, 1, 1), (dp, 1, 1, 1)
         self.slice.shard((heads,))

@@ -85,7 +85,7 @@ class BertEmbeddings(nn.Cell):
         self.dropout = Dropout(c.hidden_dropout, seed, "embeddings.dropout")
         self.add_type, self.add_position = ops.Add(), ops.Add()
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """Rows of the batch; the positions are the same for all."""
         self.add_type.shard(((dp, 1, 1), (dp, 1, 1)))
         self.add_position.shard(((dp, 1, 1), (1, 1, 1)))
@@ -149,7 +149,7 @@ class BertMask(nn.Cell):
         self.same, self.padded, self.either = ops.Equal(), ops.LessEqual(), ops.LogicalOr()
         self.real, self.both = ops.Greater(), ops.LogicalAnd()
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """Rows of the batch."""
         rows = (dp, 1, 1, 1)
         self.head_axis.shard(((dp, 1),))
@@ -189,7 +189,7 @@ class Bert(nn.Cell):
         self.dropout = Dropout(c.classifier_dropout, seed, "dropout")
         self.classifier = dense(c.hidden, num_labels, ms.float32)
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         self.first.shard(((dp, 1, 1),))
 
     def open_stages(self, count: int) -> list[Any]:

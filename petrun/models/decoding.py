@@ -34,7 +34,7 @@ class CausalMask(nn.Cell):
         )
         self.head_axis = ops.ExpandDims()
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """A rank's own rows of the batch; what all rows share is made on each rank."""
         shared, rows = (1, 1), (dp, 1, 1)
         self.distance.shard((shared, shared))

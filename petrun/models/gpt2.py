@@ -112,7 +112,7 @@ class Gpt2Layer(nn.Cell):
         self.mlp_dropout = Dropout(c.residual_dropout, seed, f"layers.{index}.mlp_dropout")
         self.after_attn, self.after_mlp = ops.Add(), ops.Add()
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """The residual stream, (B, T, H), by rows of the batch."""
         self.after_attn.shard(((dp, 1, 1), (dp, 1, 1)))
         self.after_mlp.shard(((dp, 1, 1), (dp, 1, 1)))
@@ -153,7 +153,7 @@ class Gpt2(nn.Cell):
             self.head.weight = self.embed.weight
         self.add_position = ops.Add()
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         self.add_position.shard(((dp, 1, 1), (dp, 1, 1)))
 
     def enter(self, input_ids: Tensor, position_ids: Tensor) -> Any:

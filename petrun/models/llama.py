@@ -94,7 +94,7 @@ class LlamaLayer(nn.Cell):
         self.after_attn, self.after_mlp = ops.Add(), ops.Add()
         self.flat = False
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """The residual stream, (B, T, H), by rows of the batch; `stream`: B * T over all ranks, for which it is laid flat."""
         self.flat = how == "stream"
         rows = (dp * tp, 1) if self.flat else (dp, 1, 1)

@@ -38,7 +38,7 @@ class Embedding(nn.Cell):
     def construct(self, ids: Tensor) -> Tensor:
         return ops.cast(self.gather(self.weight, ids, 0), self.dtype)
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """`vocabulary`: rows of the table over tp ranks; else the whole table on each."""
         self.gather.shard(((tp if how == "vocabulary" else 1, 1), (dp, 1)))
         self.rows.shard(((1, 1),))
@@ -59,7 +59,7 @@ class Dense(nn.Dense):
             y = self.bias_add(y, ops.cast(self.bias, x.dtype))
         return ops.reshape(y, (*shape[:-1], self.out_channels))
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """`column`: outputs over tp ranks; `row`: inputs; `scattered`: the same, and rows of what comes out over all; else the whole
         layer on each."""
         outer, inner = (tp if how == "column" else 1), (tp if how in ("row", "scattered") else 1)

@@ -201,7 +201,7 @@ class Rotary(nn.Cell):
         )
         self.cos, self.sin, self.cos_scale, self.sin_scale = ops.Cos(), ops.Sin(), ops.Mul(), ops.Mul()
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """Tables of a rank's own rows of the batch."""
         table = (dp, 1, 1, 1)
         self.head_axis.shard(((dp, 1),))

@@ -1,7 +1,7 @@
 """A family's own plan, applied: how every cell of its net is cut over the ranks of a stage.
 
 The plan is data (Sites.splits): path pattern -> role. What a role means for its operators each cell says itself, in
-`lay_out(role, dp, tp)`, so a delta's cell takes the role of the layer it stands for:
+`set_layout(role, dp, tp)`, so a delta's cell takes the role of the layer it stands for:
 
     vocabulary   rows of the table over tp ranks             whole    on each rank whole; data by rows of the batch
     column       outputs of a linear layer over tp ranks     tokens   (B, T, H) by rows of the batch
@@ -29,7 +29,7 @@ _WHOLE = {"stream": "tokens"}
 
 
 def apply(net: Any, sites: Sites, layout: Layout, loss: Any = None) -> None:
-    """Give every operator of the net, and of the loss where it has a `lay_out`, its strategy.
+    """Give every operator of the net, and of the loss where it has a `set_layout`, its strategy.
 
     Raises ConfigError where the model has no plan, a layer does not divide, or a cell of the delta cannot be cut.
     """
@@ -50,11 +50,11 @@ def apply(net: Any, sites: Sites, layout: Layout, loss: Any = None) -> None:
     meant = _SPLIT if layout.sequence else _WHOLE
     for path, cell, role in planned:
         role = meant.get(role, role)
-        if hasattr(cell, "lay_out"):
-            cell.lay_out("whole" if path in whole else role, layout.dp, layout.tp)
-    if loss is not None and hasattr(loss, "lay_out"):
+        if hasattr(cell, "set_layout"):
+            cell.set_layout("whole" if path in whole else role, layout.dp, layout.tp)
+    if loss is not None and hasattr(loss, "set_layout"):
         own = "whole" if sites.head in whole else role_of(sites.head, sites)
-        loss.lay_out(own, layout.dp, layout.tp)
+        loss.set_layout(own, layout.dp, layout.tp)
 
 
 def recompute(net: Any, sites: Sites, how: str) -> None:
@@ -127,7 +127,7 @@ def _check(planned: list[tuple[str, Any, str]], sites: Sites, layout: Layout, wh
         if count % tp
     ]
     for path, cell, role in planned:
-        if not hasattr(cell, "lay_out"):
+        if not hasattr(cell, "set_layout"):
             problems.append(f"{path}: a {type(cell).__name__} is not cut over ranks")
         elif role in ("column", "row") and path not in whole:
             width, side = (cell.out_channels, "outputs") if role == "column" else (cell.in_channels, "inputs")

@@ -12,11 +12,11 @@ from petrun.parallel.context import write_strategy_to
 from petrun.parallel.front_end import FRONT_END_ERRORS, front_end_fault
 from petrun.parallel.layout import Layout
 from petrun.tensors.sharded.layout import Layout as Slices
-from petrun.tensors.sharded.rank_files import Cut
+from petrun.tensors.sharded.rank_files import ShardSpec
 from petrun.tensors.sharded.strategy_file import scan_strategy
 
 
-def compile_cut(step: Any, inputs: tuple[Any, ...], layout: Layout, world: World) -> Cut:
+def compile_cut(step: Any, inputs: tuple[Any, ...], layout: Layout, world: World) -> ShardSpec:
     """Compile the training step, upon which every parameter of it holds this rank's slice, and read how it was cut.
 
     To be called before any other graph of the net is compiled: training decides how parameters lie, what only computes takes them so.
@@ -36,7 +36,7 @@ def compile_cut(step: Any, inputs: tuple[Any, ...], layout: Layout, world: World
             # What is compiled later would replace it by a strategy of less: a graph that only computes has no optimizer.
             write_strategy_to(None)
         found = layouts_of(step, file, layout)
-    return Cut(rank=world.rank, ranks=world.size, stages=layout.pp, layouts=found, together=world.together)
+    return ShardSpec(rank=world.rank, ranks=world.size, stages=layout.pp, layouts=found, together=world.together)
 
 
 def layouts_of(step: Any, file: Path, layout: Layout) -> dict[str, Slices]:

@@ -11,7 +11,7 @@ from petrun.config.load import Resolved, load_run_config
 from petrun.config.schema import RunConfig
 from petrun.errors import ConfigError
 from petrun.parallel.layout import Layout
-from petrun.training.resolve_layout import lay_out
+from petrun.training.resolve_layout import resolve_layout
 from petrun.training.setup import read_start
 
 _CARDS = 8
@@ -39,7 +39,7 @@ def read_settings(recipe: str | None, flags: Flags, sets: Sequence[str]) -> tupl
 
 def job_layout(config: RunConfig, cards: int | None) -> Layout:
     """How the cards are laid out. Raises ConfigError."""
-    return lay_out(config, world_of(config, cards))
+    return resolve_layout(config, world_of(config, cards))
 
 
 def world_of(config: RunConfig, cards: int | None) -> int:

@@ -13,7 +13,7 @@ from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.delta import find_method
 from petrun.errors import ConfigError
 from petrun.inference.assembly import virtual_tokens
-from petrun.inference.base_info import outlook
+from petrun.inference.base_info import read_base_info
 from petrun.inference.rows import check_length, open_tokenizer
 from petrun.models.factory import is_factory
 from petrun.parallel.layout import Layout
@@ -45,7 +45,7 @@ class Shapes:
 
 def tokenizer_beside(config: RunConfig) -> Tokenizer | None:
     """The base's tokenizer, where its folder has one."""
-    return open_tokenizer(outlook(config).folder)
+    return open_tokenizer(read_base_info(config).folder)
 
 
 def shapes_of(resolved: Resolved, start: Delta | None, layout: Layout) -> Shapes:
@@ -57,7 +57,7 @@ def shapes_of(resolved: Resolved, start: Delta | None, layout: Layout) -> Shapes
         return _shapes_of_data(resolved, start, layout)
     # A prompt's or a prefix's virtual tokens take positions away.
     own = find_method(config.algo).tokens(config.delta) if start is None else virtual_tokens(start)
-    seen = outlook(config, own)
+    seen = read_base_info(config, own)
     length = check_length(config.data.seq_len, seen.longest, resolved.given("data.seq_len"), seen.tokens)
     missing = next((name for name in files if not split_slice(name)[0].exists()), None)
     why = (

@@ -18,9 +18,9 @@ from starlette.routing import Route
 
 from petrun.errors import PetrunError, PromptTooLong
 from petrun.serve.openai import (
+    ApiError,
     Done,
     Limits,
-    Refusal,
     answer,
     chunk,
     event,
@@ -29,7 +29,7 @@ from petrun.serve.openai import (
     read_wanted,
     usage_chunk,
 )
-from petrun.serve.request_queue import Desk, Engine, Piece, Ticket
+from petrun.serve.request_queue import Engine, PendingRequest, Piece, RequestQueue
 from petrun.serve.server import is_loopback
 
 _BODY_SECONDS = 30.0
@@ -43,7 +43,7 @@ class Service:
     """What the routes work with."""
 
     engine: Engine
-    desk: Desk
+    desk: RequestQueue
     limits: Limits
     key: str | None = None
     """What a client must send as `Authorization: Bearer KEY`; None: nothing."""
@@ -62,7 +62,7 @@ def make_app(service: Service) -> Starlette:
                     _require_local(request)
                 _require_key(service, request)
                 return await endpoint(service, request)
-            except Refusal as refusal:
+            except ApiError as refusal:
                 return _refused(refusal)
 
         return run
@@ -82,7 +82,7 @@ def make_app(service: Service) -> Starlette:
     )
 
 
-def _refused(refusal: Refusal, headers: Mapping[str, str] | None = None) -> Response:
+def _refused(refusal: ApiError, headers: Mapping[str, str] | None = None) -> Response:
     extra = {429: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}.get(refusal.status, {})
     if refusal.status in (408, 413, 503):
         # What is left of the body would be read as the next request.
@@ -94,27 +94,27 @@ async def _unrouted(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     what = HTTPStatus(error.status_code).phrase
     path = request.url.path[:200]
-    return _refused(Refusal(error.status_code, f"{what}: {request.method} {path}"), error.headers)
+    return _refused(ApiError(error.status_code, f"{what}: {request.method} {path}"), error.headers)
 
 
 def _require_local(request: Request) -> None:
-    """Raises Refusal where the address that the client has asked for is not a loopback one."""
+    """Raises ApiError where the address that the client has asked for is not a loopback one."""
     try:
         host = urlsplit("//" + request.headers.get("host", "")).hostname or ""
     except ValueError:
         host = ""
     if not is_loopback(host):
-        raise Refusal(403, "This server answers to localhost alone. For other names start it with an API key.")
+        raise ApiError(403, "This server answers to localhost alone. For other names start it with an API key.")
 
 
 def _require_key(service: Service, request: Request) -> None:
-    """Raises Refusal, having looked at every character."""
+    """Raises ApiError, having looked at every character."""
     if service.key is None:
         return
     kind, _, given = request.headers.get("authorization", "").partition(" ")
     right = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), service.key.encode())
     if kind.lower() != "bearer" or not right:
-        raise Refusal(
+        raise ApiError(
             401, "Incorrect or missing API key: send it as 'Authorization: Bearer KEY'.", code="invalid_api_key"
         )
 
@@ -133,7 +133,7 @@ async def _model(service: Service, request: Request) -> Response:
 def _require_model(service: Service, name: str) -> None:
     if name not in service.engine.names:
         known = ", ".join(service.engine.names)
-        raise Refusal(
+        raise ApiError(
             404, f"The model '{name[:200]}' does not exist. There are: {known}.", code="model_not_found", param="model"
         )
 
@@ -153,11 +153,11 @@ async def _complete(service: Service, request: Request, *, chat: bool) -> Respon
         # Long texts take a while to tokenise, and others are served meanwhile.
         await asyncio.to_thread(service.engine.check, wanted)
     except PetrunError as error:
-        raise Refusal(
+        raise ApiError(
             400, error.message, code="context_length_exceeded" if isinstance(error, PromptTooLong) else None,
             param="messages" if chat else "prompt",
         ) from error  # fmt: skip
-    ticket = Ticket(wanted)
+    ticket = PendingRequest(wanted)
     service.desk.hand_in(ticket)
     if wanted.stream:
         # The first piece decides about the status: nothing has been sent yet.
@@ -180,12 +180,12 @@ def _done(piece: Piece) -> Done:
 
 
 async def _body(service: Service, request: Request) -> bytes:
-    """The request's body. Raises Refusal: 415 for what is not sent as JSON, 413 for one that is too large, 408 for a slow one."""
+    """The request's body. Raises ApiError: 415 for what is not sent as JSON, 413 for one that is too large, 408 for a slow one."""
     # Any web page may have a browser send a form or plain text to this address; for JSON the browser asks first.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Refusal(415, "Send the body as 'Content-Type: application/json'.")
+        raise ApiError(415, "Send the body as 'Content-Type: application/json'.")
     most = service.limits.body_bytes
-    too_large = Refusal(413, f"The body is larger than {most} bytes.")
+    too_large = ApiError(413, f"The body is larger than {most} bytes.")
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length[:20]) > most:
         raise too_large
@@ -201,20 +201,20 @@ async def _body(service: Service, request: Request) -> bytes:
     try:
         return await asyncio.wait_for(read(), _BODY_SECONDS)
     except asyncio.TimeoutError as error:
-        raise Refusal(408, f"The body did not arrive within {_BODY_SECONDS:g} seconds.") from error
+        raise ApiError(408, f"The body did not arrive within {_BODY_SECONDS:g} seconds.") from error
     except ClientDisconnect as error:
-        raise Refusal(400, "The client went away.") from error
+        raise ApiError(400, "The client went away.") from error
 
 
-async def _or_gone(ticket: Ticket, request: Request) -> Piece:
-    """The next piece; a client that goes away meanwhile drops its ticket. Raises Refusal."""
+async def _or_gone(ticket: PendingRequest, request: Request) -> Piece:
+    """The next piece; a client that goes away meanwhile drops its ticket. Raises ApiError."""
     coming, leaving = asyncio.ensure_future(ticket.next()), asyncio.ensure_future(request.receive())
     came = False
     try:
         await asyncio.wait((coming, leaving), return_when=asyncio.FIRST_COMPLETED)
         came = coming.done()
         if not came:
-            raise Refusal(400, "The client went away.")
+            raise ApiError(400, "The client went away.")
         return coming.result()
     finally:
         ticket.dropped = ticket.dropped or not came
@@ -223,7 +223,7 @@ async def _or_gone(ticket: Ticket, request: Request) -> Piece:
         await asyncio.gather(coming, leaving, return_exceptions=True)
 
 
-async def _events(ticket: Ticket, first: Piece) -> AsyncIterator[bytes]:
+async def _events(ticket: PendingRequest, first: Piece) -> AsyncIterator[bytes]:
     """Server-sent events of one answer. Starlette ends the iteration where the client goes away."""
     wanted, created = ticket.wanted, int(time.time())
     try:
@@ -244,7 +244,7 @@ async def _events(ticket: Ticket, first: Piece) -> AsyncIterator[bytes]:
         if wanted.with_usage:
             yield event(usage_chunk(wanted, created, piece.done))
         yield event("[DONE]")
-    except Refusal as refusal:
+    except ApiError as refusal:
         # The status is sent: what is left is to say it in the stream.
         yield event(refusal.body)
     finally:

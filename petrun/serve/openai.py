@@ -44,7 +44,7 @@ _NOTHING: Mapping[str, tuple[Any, ...]] = {
 """Settings that are taken where they ask for nothing; null always is."""
 
 
-class Refusal(Exception):
+class ApiError(Exception):
     """What a client gets instead of an answer: an HTTP status and OpenAI's error object."""
 
     def __init__(
@@ -79,7 +79,7 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class CompletionRequest:
     """One request."""
 
     model: str
@@ -124,14 +124,14 @@ class Done:
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """The body's object. Raises Refusal."""
+    """The body's object. Raises ApiError."""
     try:
         found = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise Refusal(400, f"The body is not valid JSON: {what}") from error
+        raise ApiError(400, f"The body is not valid JSON: {what}") from error
     if not isinstance(found, dict):
-        raise Refusal(400, "The body must be a JSON object.")
+        raise ApiError(400, "The body must be a JSON object.")
     return found
 
 
@@ -139,8 +139,8 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
-def read_wanted(body: Mapping[str, Any], limits: Limits, *, chat: bool) -> Wanted:
-    """A body of /v1/chat/completions or /v1/completions. Raises Refusal naming the parameter."""
+def read_wanted(body: Mapping[str, Any], limits: Limits, *, chat: bool) -> CompletionRequest:
+    """A body of /v1/chat/completions or /v1/completions. Raises ApiError naming the parameter."""
     known = _KNOWN | (_CHAT if chat else _TEXT)
     for name, value in body.items():
         if name not in known:
@@ -155,7 +155,7 @@ def read_wanted(body: Mapping[str, Any], limits: Limits, *, chat: bool) -> Wante
     if options is not None and (not stream or not isinstance(options, dict)):
         raise _wrong("stream_options", "'stream_options' is an object, and only allowed when 'stream' is true.")
     seed = _number(body, "seed", None, -(2**63), 2**63 - 1, whole=True)
-    return Wanted(
+    return CompletionRequest(
         model=model,
         prompt=_messages(body.get("messages")) if chat else _prompt(body.get("prompt")),
         max_tokens=_max_tokens(body, limits),
@@ -173,8 +173,8 @@ def read_wanted(body: Mapping[str, Any], limits: Limits, *, chat: bool) -> Wante
     )
 
 
-def _wrong(param: str, message: str, code: str | None = None) -> Refusal:
-    return Refusal(400, message, code=code, param=param[:64])
+def _wrong(param: str, message: str, code: str | None = None) -> ApiError:
+    return ApiError(400, message, code=code, param=param[:64])
 
 
 def _listed(values: tuple[Any, ...]) -> str:
@@ -303,7 +303,7 @@ Scores = Sequence[tuple[str, float]]
 """Tokens as text, each with the log of its probability."""
 
 
-def answer(wanted: Wanted, text: str, done: Done, created: int, scores: Scores = ()) -> dict[str, Any]:
+def answer(wanted: CompletionRequest, text: str, done: Done, created: int, scores: Scores = ()) -> dict[str, Any]:
     """The object of a whole answer."""
     choice: dict[str, Any] = {"index": 0, "logprobs": _logprobs(wanted, scores, 0), "finish_reason": done.finish}
     if wanted.chat:
@@ -313,7 +313,7 @@ def answer(wanted: Wanted, text: str, done: Done, created: int, scores: Scores =
     return {**_head(wanted, created, part=False), "choices": [choice], "usage": done.usage}
 
 
-def _logprobs(wanted: Wanted, scores: Scores, offset: int) -> dict[str, Any] | None:
+def _logprobs(wanted: CompletionRequest, scores: Scores, offset: int) -> dict[str, Any] | None:
     """`offset`: characters of the answer before these tokens."""
     if not wanted.scored:
         return None
@@ -327,7 +327,7 @@ def _logprobs(wanted: Wanted, scores: Scores, offset: int) -> dict[str, Any] | N
 
 
 def chunk(
-    wanted: Wanted,
+    wanted: CompletionRequest,
     created: int,
     text: str | None,
     finish: str | None = None,
@@ -347,12 +347,12 @@ def chunk(
     return {**found, "usage": None} if wanted.with_usage else found
 
 
-def usage_chunk(wanted: Wanted, created: int, done: Done) -> dict[str, Any]:
+def usage_chunk(wanted: CompletionRequest, created: int, done: Done) -> dict[str, Any]:
     """The last object of a stream whose counts were asked for."""
     return {**_head(wanted, created, part=True), "choices": [], "usage": done.usage}
 
 
-def _head(wanted: Wanted, created: int, part: bool) -> dict[str, Any]:
+def _head(wanted: CompletionRequest, created: int, part: bool) -> dict[str, Any]:
     kind = ("chat.completion" + (".chunk" if part else "")) if wanted.chat else "text_completion"
     return {
         "id": ("chatcmpl-" if wanted.chat else "cmpl-") + wanted.id,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from petrun.errors import PetrunError
-from petrun.serve.openai import Done, Refusal, Wanted
+from petrun.serve.openai import ApiError, CompletionRequest, Done
 
 _POLL_SECONDS = 0.1
 _FAULTS = (PetrunError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, OSError)
@@ -37,43 +37,43 @@ class Engine(Protocol):
     def names(self) -> tuple[str, ...]:
         """Models that a request may name."""
 
-    def check(self, wanted: Wanted) -> int:
+    def check(self, wanted: CompletionRequest) -> int:
         """Tokens of the prompt. Raises PetrunError for a prompt that is empty or too long. Called by any thread."""
 
-    def pieces(self, wanted: Sequence[Wanted]) -> Iterator[Piece]:
+    def pieces(self, wanted: Sequence[CompletionRequest]) -> Iterator[Piece]:
         """Answers to all of them, as they come."""
 
 
-class Ticket:
+class PendingRequest:
     """One request on its way. `next` belongs to the event loop that made it, `put` to the thread that computes."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: CompletionRequest) -> None:
         self.wanted = wanted
         self.dropped = False
         """Nobody waits for it any more."""
         self._loop = asyncio.get_running_loop()
-        self._pieces: asyncio.Queue[Piece | Refusal] = asyncio.Queue()
+        self._pieces: asyncio.Queue[Piece | ApiError] = asyncio.Queue()
 
-    def put(self, piece: Piece | Refusal) -> None:
+    def put(self, piece: Piece | ApiError) -> None:
         # The loop may have ended: then nobody waits.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
 
     async def next(self) -> Piece:
-        """Raises Refusal where it cannot be answered."""
+        """Raises ApiError where it cannot be answered."""
         piece = await self._pieces.get()
-        if isinstance(piece, Refusal):
+        if isinstance(piece, ApiError):
             raise piece
         return piece
 
 
-class Desk:
+class RequestQueue:
     """A bounded queue."""
 
     def __init__(self, most_waiting: int) -> None:
         self.most_waiting = most_waiting
         self.running = 0
-        self._waiting: deque[Ticket] = deque()
+        self._waiting: deque[PendingRequest] = deque()
         self._changed = threading.Condition()
         self._closed = False
 
@@ -81,14 +81,14 @@ class Desk:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def hand_in(self, ticket: Ticket) -> None:
-        """Raises Refusal: 429 where too many wait, 503 where the server is ending."""
+    def hand_in(self, ticket: PendingRequest) -> None:
+        """Raises ApiError: 429 where too many wait, 503 where the server is ending."""
         with self._changed:
             if self._closed:
-                raise Refusal(503, "The server is shutting down.")
+                raise ApiError(503, "The server is shutting down.")
             self._waiting = deque(each for each in self._waiting if not each.dropped)
             if len(self._waiting) >= self.most_waiting:
-                raise Refusal(
+                raise ApiError(
                     429,
                     f"{self.most_waiting} requests wait already: try again later.",
                     code="rate_limit_exceeded",
@@ -97,12 +97,12 @@ class Desk:
             self._waiting.append(ticket)
             self._changed.notify()
 
-    def take(self, most: int, seconds: float = _POLL_SECONDS) -> list[Ticket]:
+    def take(self, most: int, seconds: float = _POLL_SECONDS) -> list[PendingRequest]:
         """Those that waited longest; [] where none came in that time. They count as running until `done`."""
         with self._changed:
             if not self._waiting:
                 self._changed.wait(seconds)
-            taken: list[Ticket] = []
+            taken: list[PendingRequest] = []
             while self._waiting and len(taken) < most:
                 ticket = self._waiting.popleft()
                 if not ticket.dropped:
@@ -115,7 +115,7 @@ class Desk:
         with self._changed:
             self._closed = True
 
-    def refuse_all(self, why: Refusal) -> None:
+    def refuse_all(self, why: ApiError) -> None:
         """Send away whoever still waits."""
         with self._changed:
             while self._waiting:
@@ -141,7 +141,7 @@ class _Ending:
 
 
 def work(
-    desk: Desk,
+    desk: RequestQueue,
     engine: Engine,
     most: int,
     *,
@@ -167,13 +167,15 @@ def work(
             desk.running = 0
         elif ending.deadline is not None:
             break
-    desk.refuse_all(Refusal(503, "The server is shutting down."))
+    desk.refuse_all(ApiError(503, "The server is shutting down."))
 
 
-def _answer(engine: Engine, tickets: Sequence[Ticket], late: Callable[[], bool], tell: Callable[[str], None]) -> None:
+def _answer(
+    engine: Engine, tickets: Sequence[PendingRequest], late: Callable[[], bool], tell: Callable[[str], None]
+) -> None:
     """Compute one batch; whatever happens, everyone in it gets an end."""
     open_numbers = set(range(len(tickets)))
-    why = Refusal(500, "The answer could not be computed.")
+    why = ApiError(500, "The answer could not be computed.")
     pieces: Any = engine.pieces([ticket.wanted for ticket in tickets])
     try:
         for piece in pieces:
@@ -181,7 +183,7 @@ def _answer(engine: Engine, tickets: Sequence[Ticket], late: Callable[[], bool],
             if piece.done is not None:
                 open_numbers.discard(piece.index)
             if late():
-                why = Refusal(503, "The server is shutting down.")
+                why = ApiError(503, "The server is shutting down.")
                 break
             if all(tickets[number].dropped for number in open_numbers):
                 break

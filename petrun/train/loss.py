@@ -37,8 +37,8 @@ class SupervisedLoss(nn.Cell):
         losses = self.cross_entropy(flat, ops.reshape(targets, (-1,)))
         return self.total(losses) / denominator, logits
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """`column`: the logits' classes are cut over tp ranks."""
         self.total.shard(((dp,),))
-        self.cross_entropy.lay_out(how, dp, tp)
-        self.squared_error.lay_out(dp)
+        self.cross_entropy.set_layout(how, dp, tp)
+        self.squared_error.set_layout(dp)

@@ -9,24 +9,24 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from petrun import console
 from petrun.checkpoint.training_state import read_state, save_state, save_state_pieces, steps_of
 from petrun.config.schema import TrainConfig
-from petrun.console import say
 from petrun.errors import TrainingError, WeightsError
 from petrun.train.stop import RESUME_FLAGS, Stopped, StopRequest
 from petrun.training import snapshot
-from petrun.training.recorder import Keeper
+from petrun.training.recorder import RunRecorder
 
 _PAUSE_SECONDS = 15.0
 """Between two states at the ends of epochs: a run on a handful of rows would spend its time saving."""
 
 
-class Saver:
+class Checkpointer:
     """Asked after every step."""
 
     def __init__(
         self,
-        keeper: Keeper,
+        recorder: RunRecorder,
         parameters: dict[str, Any],
         identity: dict[str, Any],
         request: StopRequest,
@@ -34,15 +34,15 @@ class Saver:
         began: float,
     ) -> None:
         """`began`: time.monotonic() when the command did."""
-        self.keeper = keeper
-        self.out = keeper.out
+        self.recorder = recorder
+        self.out = recorder.out
         self.parameters = parameters
         self.identity = identity
         self.request = request
-        self.config: TrainConfig = keeper.config.train
+        self.config: TrainConfig = recorder.config.train
         self.began = began
-        self.earlier_seconds = keeper.progress.seconds
-        self.saved_step = keeper.progress.step
+        self.earlier_seconds = recorder.progress.seconds
+        self.saved_step = recorder.progress.step
         self.saved_at = time.monotonic()
         self.number: int | None = None
         self.why = ""
@@ -55,48 +55,48 @@ class Saver:
 
     def on_step(self, evaluated: bool) -> bool:
         """Save what is due. True: the run ends here, to be gone on with."""
-        progress, plan = self.keeper.progress, self.keeper.plan
+        progress, plan = self.recorder.progress, self.recorder.plan
         last = progress.micro_batches >= plan.total_micro_batches
         number = self.request.number
         out_of_time = self.config.max_seconds is not None and time.monotonic() - self.began >= self.config.max_seconds
-        if self.keeper.world.agree(number is not None or (out_of_time and not last)):
-            told = self.keeper.world.which(number is not None)
+        if self.recorder.world.agree(number is not None or (out_of_time and not last)):
+            told = self.recorder.world.which(number is not None)
             if number is None and told:
                 # Another of the processes was told.
                 number = signal.SIGTERM
             self.number = number
-            self.why = _why(number, told, self.keeper.world.size)
+            self.why = _why(number, told, self.recorder.world.size)
             self.save()
             return True
         asked = self.out.save_wish.exists() if self.out.writes else False
         due = asked or self._is_due(evaluated, last)
         # Ranks that hold slices save together, when the first finds it time: their clocks differ.
-        if self.keeper.world.decide(due) if self.keeper.cut is not None else due:
+        if self.recorder.world.decide(due) if self.recorder.cut is not None else due:
             self.save()
             if asked:
-                say(f"step {progress.step}: saved, as {self.out.save_wish} asks")
+                console.print(f"step {progress.step}: saved, as {self.out.save_wish} asks")
                 with suppress(OSError):
                     self.out.save_wish.unlink()
         return False
 
     def _is_due(self, evaluated: bool, last: bool) -> bool:
-        step, every = self.keeper.progress.step, self.config.save_every_steps
+        step, every = self.recorder.progress.step, self.config.save_every_steps
         if every is not None:
             return step % every == 0
         rested = time.monotonic() - self.saved_at >= _PAUSE_SECONDS
         # From the last step's state a finished run can be made longer.
-        return evaluated or last or (rested and self.keeper.epoch_ended)
+        return evaluated or last or (rested and self.recorder.epoch_ended)
 
     def save(self) -> None:
         """Write the state of this step, once. Raises OutputError; the states before it are left as they are."""
-        progress = self.keeper.progress
+        progress = self.recorder.progress
         if self.saved_step == progress.step:
             return
-        cut = self.keeper.cut
+        cut = self.recorder.cut
         if self.out.writes or cut is not None:
             progress.seconds = self.seconds
-            self.keeper.log.sync()
-            progress.log_bytes = self.keeper.log.size
+            self.recorder.log.sync()
+            progress.log_bytes = self.recorder.log.size
             what = (snapshot.take(self.parameters), self.identity, progress.notes(), self.config.keep_states)
             if cut is not None:
                 save_state_pieces(self.out.states, progress.step, *what, cut)
@@ -109,7 +109,7 @@ class Saver:
         for step in steps_of(self.out.states):
             if step <= self.saved_step:
                 try:
-                    snapshot.put(self.parameters, read_state(self.out.states, step), self.keeper.cut)
+                    snapshot.put(self.parameters, read_state(self.out.states, step), self.recorder.cut)
                 except WeightsError:
                     continue
                 return step
@@ -117,15 +117,15 @@ class Saver:
 
     def leave(self) -> None:
         """Say how to go on. Raises Stopped where a signal came."""
-        progress = self.keeper.progress
-        say(f"{self.why} after step {progress.step} of {self.keeper.plan.total_steps}; its state is saved")
-        say(f"to go on: {self._again()}")
+        progress = self.recorder.progress
+        console.print(f"{self.why} after step {progress.step} of {self.recorder.plan.total_steps}; its state is saved")
+        console.print(f"to go on: {self._again()}")
         if self.number is not None:
             raise Stopped(self.number)
 
     def _again(self) -> str:
         """The command that goes on with the run, on as many ranks."""
-        world, place = self.keeper.world, shlex.quote(str(self.out.path))
+        world, place = self.recorder.world, shlex.quote(str(self.out.path))
         if world.size == 1:
             return f"petrun resume {place}"
         several = world.host_size < world.size
@@ -145,24 +145,24 @@ def _why(number: int | None, told: list[int], size: int) -> str:
     return f"stopped by {signal.Signals(number).name}" + (f" to {ranks} alone" if len(told) < size else "")
 
 
-class Forgiver:
+class NonFiniteHandler:
     """What --on-nan asks for at a step that is not finite, or whose loss leaps."""
 
-    def __init__(self, saver: Saver, keeper: Keeper) -> None:
-        self.saver = saver
-        self.keeper = keeper
-        self.policy = keeper.config.train.on_nan
-        self.ratio = keeper.config.train.spike_ratio
+    def __init__(self, checkpointer: Checkpointer, recorder: RunRecorder) -> None:
+        self.checkpointer = checkpointer
+        self.recorder = recorder
+        self.policy = recorder.config.train.on_nan
+        self.ratio = recorder.config.train.spike_ratio
         self.in_a_row = 0
 
     def is_spike(self, loss: float) -> bool:
-        return self.ratio is not None and self.keeper.progress.is_spike(loss, self.ratio)
+        return self.ratio is not None and self.recorder.progress.is_spike(loss, self.ratio)
 
     def __call__(self, error: TrainingError, step: int) -> bool:
         """Mend what can be mended. False: the run has to stop. Raises TrainingError where it does not get better."""
         if self.policy == "stop":
             return False
-        progress = self.keeper.progress
+        progress = self.recorder.progress
         self.in_a_row = self.in_a_row + 1 if step == progress.left_out + 1 else 1
         progress.left_out = step
         if self.in_a_row > _MOST_IN_A_ROW:
@@ -172,15 +172,15 @@ class Forgiver:
             )
         event: dict[str, Any] = {"step": step, "event": "skipped"}
         if self.policy == "rewind":
-            back = self.saver.rewind()
+            back = self.checkpointer.rewind()
             if back is None:
                 raise TrainingError(
                     f"{error.message}\nThere is no state to go back to yet.", hint="Give --save-every a smaller number."
                 )
             event = {"step": step, "event": "rewound", "to": back}
-        self.keeper.log.write(event)
+        self.recorder.log.write(event)
         what = f"weights and optimizer are those of step {event['to']} again" if "to" in event else "left out"
-        say(f"{error.message.partition(';')[0]}: {what}; it goes on with the next rows")
+        console.print(f"{error.message.partition(';')[0]}: {what}; it goes on with the next rows")
         return True
 
 

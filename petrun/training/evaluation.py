@@ -5,14 +5,16 @@ from __future__ import annotations
 from petrun.config.schema import RunConfig
 from petrun.errors import ConfigError
 from petrun.evaluate.score import Scorer
-from petrun.inference.evaluator import Judge, scoring_cell_of_ranks
+from petrun.inference.evaluator import Evaluator, scoring_cell_of_ranks
 from petrun.models.base import LoadedModel
 from petrun.parallel.layout import Layout
 from petrun.training.sources import Sources
 
 
-def judge_of(config: RunConfig, loaded: LoadedModel, sources: Sources, layout: Layout | None = None) -> Judge | None:
-    """The judge of a training run, or None where it has nothing to be scored on.
+def evaluator_of(
+    config: RunConfig, loaded: LoadedModel, sources: Sources, layout: Layout | None = None
+) -> Evaluator | None:
+    """The evaluator of a training run, or None where it has nothing to be scored on.
 
     `layout`: of ranks that hold slices. A batch holds as many rows for each data-parallel one as on one rank, and always so many:
     their graph cuts it.
@@ -24,7 +26,7 @@ def judge_of(config: RunConfig, loaded: LoadedModel, sources: Sources, layout: L
     if layout is not None:
         rows *= layout.dp
         cell, full = scoring_cell_of_ranks(loaded, task, layout), rows
-    return Judge(
+    return Evaluator(
         loaded=loaded,
         task=task,
         metrics=sources.metrics,

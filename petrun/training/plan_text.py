@@ -176,6 +176,6 @@ def ending(out: RunFolder, config: RunConfig, sources: Sources, seconds: float) 
         f"  petrun predict{where}{' --data FILE' if own_files else ''} --out predictions.jsonl",
         f"  petrun inspect {place}",
     ]
-    if not is_factory(config.model.family) and find_method(config.algo).fold is not None:
+    if not is_factory(config.model.family) and find_method(config.algo).merge is not None:
         lines.insert(4, f"  petrun merge{where} --out merged")
     return "\n".join(lines)

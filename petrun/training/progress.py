@@ -14,7 +14,7 @@ RECENT = 20
 
 @dataclass(kw_only=True)
 class Progress:
-    """Changed by the keeper as the run goes on."""
+    """Changed by the recorder as the run goes on."""
 
     step: int = 0
     micro_batches: int = 0

@@ -11,10 +11,10 @@ from mindspore import Tensor
 from petrun.data.batches.rank_share import WHOLE, Share
 from petrun.inference.rows import endless
 from petrun.train.loop import as_tensors
-from petrun.training.setup import Ready
+from petrun.training.setup import TrainingSetup
 
 
-def rows_of(ready: Ready, rank: int, start: int = 0) -> Iterator[dict[str, Any]]:
+def rows_of(ready: TrainingSetup, rank: int, start: int = 0) -> Iterator[dict[str, Any]]:
     """What the rank feeds its step, from micro-batch `start` of the run on: its share of every batch. A step whose operators are split
     is fed the whole batch on every rank, and always as many rows: its graph takes the rows of this rank.
     """
@@ -24,7 +24,7 @@ def rows_of(ready: Ready, rank: int, start: int = 0) -> Iterator[dict[str, Any]]
     return endless(ready.sources.train, ready.batching, loaded.inputs, loaded.pad_token_id, share, start, full)
 
 
-def first_inputs(ready: Ready) -> tuple[Any, ...]:
+def first_inputs(ready: TrainingSetup) -> tuple[Any, ...]:
     """What a step whose operators are split is called with, of its first batch: the update flag, the denominator, targets, inputs."""
     ready.assembled.loaded.net.set_train(True)
     targets, arrays = as_tensors(next(rows_of(ready, 0)), ready.assembled.loaded.inputs)

@@ -8,12 +8,12 @@ import json
 from petrun.cluster.world import World
 from petrun.errors import SetupError
 from petrun.training.fingerprint import VERSIONS, identity_of
-from petrun.training.setup import Ready
+from petrun.training.setup import TrainingSetup
 
 _FIRST_VALUES = "the first values of what trains"
 
 
-def hold_together(ready: Ready, world: World) -> None:
+def hold_together(ready: TrainingSetup, world: World) -> None:
     """Every rank must call it. Raises SetupError on every rank, where one differs from the first; that one names in what."""
     if world.size == 1:
         return
@@ -28,7 +28,7 @@ def hold_together(ready: Ready, world: World) -> None:
             )
 
 
-def _first_values(ready: Ready) -> str:
+def _first_values(ready: TrainingSetup) -> str:
     found = hashlib.sha256()
     for parameter in ready.trainable.parameters:
         found.update(parameter.name.encode())

@@ -18,8 +18,8 @@ from petrun.graph.freeze import Trainable
 from petrun.inference.assembly import Assembled
 from petrun.train.optim import Schedule
 from petrun.training.progress import Progress
-from petrun.training.samples import Probe, Seen
-from petrun.training.setup import Ready
+from petrun.training.samples import EvalSnapshot, SampleEvaluator
+from petrun.training.setup import TrainingSetup
 from petrun.training.sources import Sources
 from petrun.training.update_norms import Moved, Start, moved, unmoved
 
@@ -39,7 +39,7 @@ class Facts:
     progress: Progress
 
     @classmethod
-    def of(cls, ready: Ready, start: Start | None, progress: Progress) -> Facts:
+    def of(cls, ready: TrainingSetup, start: Start | None, progress: Progress) -> Facts:
         return cls(
             ready.assembled,
             ready.trainable,
@@ -70,7 +70,7 @@ class Receipt:
             raise TrainingError(f"nothing was learned: {message}", hint=self.failures[0][1])
 
 
-def make_receipt(facts: Facts, probe: Probe, after: Seen) -> Receipt:
+def make_receipt(facts: Facts, probe: SampleEvaluator, after: EvalSnapshot) -> Receipt:
     """Hold what was seen after the last step against what was seen before the first."""
     progress, sources = facts.progress, facts.sources
     layers, still = [], []
@@ -102,7 +102,7 @@ def make_receipt(facts: Facts, probe: Probe, after: Seen) -> Receipt:
     return Receipt(content, after.scores, layers, problems)
 
 
-def _held_in(probe: Probe, before: list[float] | None, after: list[float] | None) -> dict[str, Any] | None:
+def _held_in(probe: SampleEvaluator, before: list[float] | None, after: list[float] | None) -> dict[str, Any] | None:
     """The mean loss of the training rows that were looked at, and the largest change of one row's; None where either is not known."""
     if not before or not after or len(before) != len(after):
         return None
@@ -114,7 +114,7 @@ def _held_in(probe: Probe, before: list[float] | None, after: list[float] | None
     }
 
 
-def _texts(probe: Probe, before: list[str], after: list[str]) -> list[dict[str, Any]]:
+def _texts(probe: SampleEvaluator, before: list[str], after: list[str]) -> list[dict[str, Any]]:
     return [
         {"prompt": prompt.text, "reference": prompt.reference, "before": first, "after": last}
         for prompt, first, last in zip(probe.prompts, before, after, strict=False)
@@ -163,7 +163,7 @@ def rows(examples: ExampleSet, seq_len: int) -> dict[str, Any]:
     return found
 
 
-def _failures(facts: Facts, layers: list[Moved], still: list[str], after: Seen) -> list[tuple[str, str]]:
+def _failures(facts: Facts, layers: list[Moved], still: list[str], after: EvalSnapshot) -> list[tuple[str, str]]:
     """What says that the delta learned nothing. Only what no healthy run shows, however short."""
     progress, name = facts.progress, facts.assembled.method.name
     if not progress.learned:
@@ -196,7 +196,7 @@ def _failures(facts: Facts, layers: list[Moved], still: list[str], after: Seen) 
     return found
 
 
-def _same_output(facts: Facts, after: Seen) -> bool:
+def _same_output(facts: Facts, after: EvalSnapshot) -> bool:
     """Every figure that was looked at before and after is the same."""
     progress = facts.progress
     pairs: list[tuple[Any, Any]] = []

@@ -14,28 +14,28 @@ from typing import Any
 
 import mindspore
 
-from petrun import __version__
+from petrun import __version__, console
 from petrun.checkpoint.delta import BaseIdentity, Manifest, TaskInfo, save_delta, save_delta_pieces
 from petrun.cluster.world import World
 from petrun.config.schema import RunConfig
-from petrun.console import RunLog, StepBar, say
+from petrun.console import RunLog, StepBar
 from petrun.data.chat.end_of_turn import turn_mark
 from petrun.errors import OutputError
 from petrun.evaluate.compare import side_by_side, signature_lines
 from petrun.evaluate.metrics import is_better
 from petrun.inference.assembly import base_path, values_of
 from petrun.parallel.layout import Layout
-from petrun.tensors.sharded.rank_files import Cut
+from petrun.tensors.sharded.rank_files import ShardSpec
 from petrun.tensors.sharded.ranks import root_of
 from petrun.train.loop import Plan
 from petrun.training import plan_text as describe
 from petrun.training.receipt import Facts, Receipt, make_receipt
 from petrun.training.receipt_text import receipt_text
 from petrun.training.run_folder import RunFolder
-from petrun.training.samples import Probe, Seen
+from petrun.training.samples import EvalSnapshot, SampleEvaluator
 
 
-class Keeper:
+class RunRecorder:
     """Follows a run from the first score to the last file."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Keeper:
         facts: Facts,
         plan: Plan,
         world: World,
-        cut: Cut | None = None,
+        cut: ShardSpec | None = None,
         layout: Layout | None = None,
     ) -> None:
         """`facts.progress`: of an earlier process, for a run that goes on. `cut`: where the ranks hold slices, how, and their `layout`."""
@@ -57,8 +57,8 @@ class Keeper:
         self.sources = facts.sources
         self.plan = plan
         self.cut = cut
-        self.probe = Probe(config, facts.assembled.loaded, facts.sources, layout)
-        self.judge = self.probe.judge
+        self.probe = SampleEvaluator(config, facts.assembled.loaded, facts.sources, layout)
+        self.evaluator = self.probe.evaluator
         self.progress = facts.progress
         self.log = RunLog(out.log, out.writes, size=self.progress.log_bytes)
         self.bar: StepBar | None = None
@@ -67,7 +67,7 @@ class Keeper:
         self.epoch_ended = False
         """The step that was noted last reached the end of an epoch."""
 
-    def before(self, base: Seen | None) -> None:
+    def before(self, base: EvalSnapshot | None) -> None:
         """Note what the base does, or else what the net does as it stands before the first step; a run that goes on knows already."""
         if not self.progress.step:
             seen = base if base is not None else self.probe.look("before")
@@ -75,7 +75,7 @@ class Keeper:
             self.progress.first_texts = seen.texts
             if self.progress.first:
                 self.log.write({"step": 0, "epoch": 0.0, "evaluation": self.progress.first})
-                say("before: " + describe.figures(self.progress.first))
+                console.print("before: " + describe.figures(self.progress.first))
         self.bar = StepBar(self.plan.total_steps, self.progress.step)
 
     def on_step(self, record: dict[str, Any]) -> bool:
@@ -90,10 +90,10 @@ class Keeper:
         every = self.config.train.eval_every_steps
         due = self.epoch_ended if every is None else progress.step % every == 0
         last = progress.micro_batches >= self.plan.total_micro_batches
-        self.evaluated = self.judge is not None and due and not last
-        if self.judge is None or not self.evaluated:
+        self.evaluated = self.evaluator is not None and due and not last
+        if self.evaluator is None or not self.evaluated:
             return False
-        self.note_evaluation(self.judge.score(f"step {progress.step}", generated=False))
+        self.note_evaluation(self.evaluator.score(f"step {progress.step}", generated=False))
         # The ranks' nets may differ in the last bit some day: they must not part over it.
         return self.world.decide(self._patience_is_used_up())
 
@@ -102,7 +102,7 @@ class Keeper:
         progress = self.progress
         step, epoch = progress.step, progress.epoch
         self.log.write({"step": step, "epoch": epoch, "evaluation": found})
-        say(f"step {step}: " + describe.figures(found))
+        console.print(f"step {step}: " + describe.figures(found))
         metric = self.sources.best
         value = found.get(metric.name, found.get("loss"))
         assert value is not None
@@ -122,10 +122,10 @@ class Keeper:
         progress.stopped = (
             f"no better {self.sources.best.name} in {patience} evaluations; the best was at step {progress.best_step}"
         )
-        say("stopped early: " + progress.stopped)
+        console.print("stopped early: " + progress.stopped)
         return True
 
-    def __enter__(self) -> Keeper:
+    def __enter__(self) -> RunRecorder:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -144,7 +144,7 @@ class Keeper:
         self._end_bar()
         seen = self.probe.look("after")
         after = seen.scores
-        if self.judge is not None and not self.evaluated:
+        if self.evaluator is not None and not self.evaluated:
             self.note_evaluation(after)
         self.save(self.out.delta, after)
         receipt = make_receipt(self.facts, self.probe, seen)
@@ -159,7 +159,7 @@ class Keeper:
             **after,
             "base": progress.first,
             "delta": after,
-            "signatures": self.judge.signatures if self.judge is not None else {},
+            "signatures": self.evaluator.signatures if self.evaluator is not None else {},
             "algo": self.config.algo,
             "task": self.sources.train.task,
             "steps": progress.step,
@@ -182,15 +182,15 @@ class Keeper:
         }
 
     def _tell(self, receipt: Receipt, seconds: float) -> None:
-        say("")
+        console.print("")
         if receipt.after:
-            say(side_by_side(self.progress.first, receipt.after))
-            if self.judge is not None and self.judge.signatures:
-                say(signature_lines(self.judge.signatures))
-            say("")
-        say(receipt_text(receipt, self.config.algo))
-        say("")
-        say(describe.ending(self.out, self.config, self.sources, seconds))
+            console.print(side_by_side(self.progress.first, receipt.after))
+            if self.evaluator is not None and self.evaluator.signatures:
+                console.print(signature_lines(self.evaluator.signatures))
+            console.print("")
+        console.print(receipt_text(receipt, self.config.algo))
+        console.print("")
+        console.print(describe.ending(self.out, self.config, self.sources, seconds))
 
     def _rescue(self, error: OutputError) -> OutputError:
         """Where the run folder takes no more files, put what was trained elsewhere; the error, with the way there."""

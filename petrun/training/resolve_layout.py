@@ -25,7 +25,7 @@ _MANY_STEPS = 10**6
 """No method finds a run of so many too short."""
 
 
-def lay_out(config: RunConfig, cards: int) -> Layout:
+def resolve_layout(config: RunConfig, cards: int) -> Layout:
     """The layout that was asked for. Raises ConfigError with all that does not divide, and the nearest layouts that do."""
     asked = config.parallel
     if asked.card_memory is not None and not asked.auto:
@@ -69,7 +69,7 @@ def check_device(config: RunConfig, layout: Layout, target: str) -> None:
         )
 
 
-def settle_auto(resolved: Resolved, cards: int) -> tuple[Resolved, tuple[str, ...]]:
+def resolve_auto(resolved: Resolved, cards: int) -> tuple[Resolved, tuple[str, ...]]:
     """With `--parallel auto` its choice in the settings' place, and the lines that say why; else nothing. Raises ConfigError."""
     config = resolved.config
     asked = config.parallel

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from petrun import console
 from petrun.assets import default_recipe
 from petrun.checkpoint.run_files import RESULTS, RUN_YAML
 from petrun.checkpoint.training_state import Found, clear, find_state
 from petrun.cluster.world import World, start_up
 from petrun.config.load import load_run_config
-from petrun.console import say
 from petrun.errors import ConfigError, OutputError, TrainingError
 from petrun.tensors.atomic import output_error
 from petrun.tensors.output import write_text
@@ -74,7 +74,7 @@ def source(
         finished=(folder / RESULTS).exists(),
     )
     if found.finished and not _asks_for_changes(run, found, sets, allowed):
-        say(f"{run} is finished: there is nothing to go on with")
+        console.print(f"{run} is finished: there is nothing to go on with")
         _hold_finished(run, folder / RESULTS)
         return None
     if again is not None and start_up() == "alone":
@@ -137,7 +137,7 @@ def look(out: RunFolder, world: World) -> Found:
         clear(out.states)
     found = find_state(out.states)
     for text in found.torn:
-        say(f"torn state: {text}")
+        console.print(f"torn state: {text}")
     has = found.state is not None
     if world.agree(has) and world.agree(not has):
         raise TrainingError(
@@ -170,14 +170,14 @@ def go_on(
             # What it has saved comes again where the run is the same, and only there may be written over.
             hold(_begun(out, saved), identity, allowed, place)
         again = "its states are torn" if found.torn else "it had saved no state yet"
-        say(f"{place} holds a run that did not finish; {again}: it starts over")
+        console.print(f"{place} holds a run that did not finish; {again}: it starts over")
         return Progress(), True
     changed = hold(found.state.identity, identity, allowed, place)
     for key, text in changed.items():
-        say(f"allowed: {key}: {text}")
+        console.print(f"allowed: {key}: {text}")
     versions = newer(found.state.identity, identity)
     if versions:
-        say(f"other versions than before, so that the last bits may differ: {versions}")
+        console.print(f"other versions than before, so that the last bits may differ: {versions}")
     try:
         progress = Progress(**found.state.notes)
     except TypeError as error:
@@ -190,7 +190,7 @@ def go_on(
             hint="Give more: --set train.steps=N --allow train.steps (or train.epochs, where the run has that).",
         )
     what = "a run that did not finish" if finished is None else f"a run that is finished after {finished} steps"
-    say(f"{place} holds {what}: it goes on after step {progress.step}")
+    console.print(f"{place} holds {what}: it goes on after step {progress.step}")
     return progress, bool(changed)
 
 
@@ -221,7 +221,9 @@ def reopen(out: RunFolder, step: int) -> dict[str, float]:
             (out.path / RESULTS).rename(kept)
         except OSError as error:
             raise output_error(out.path / RESULTS, error) from error
-        say(f"results of its first {finished} steps are kept in {kept.name}; its delta is replaced when the run ends")
+        console.print(
+            f"results of its first {finished} steps are kept in {kept.name}; its delta is replaced when the run ends"
+        )
     # Those of a later step than the state's are none of the weights that are loaded.
     return {name: float(value) for name, value in scores.items() if value is not None and step == finished}
 

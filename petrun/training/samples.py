@@ -16,13 +16,13 @@ from petrun.data.batches.collate import collate
 from petrun.data.examples import ExampleSet
 from petrun.errors import WeightsError
 from petrun.evaluate.score import Scorer
-from petrun.inference.evaluator import Judge, open_writer, spelt
+from petrun.inference.evaluator import Evaluator, open_writer, spelt
 from petrun.models.base import LoadedModel
 from petrun.parallel.context import eager
 from petrun.parallel.layout import Layout
 from petrun.tensors import Array
 from petrun.tensors.targets import is_scored
-from petrun.training.evaluation import judge_of
+from petrun.training.evaluation import evaluator_of
 from petrun.training.sources import Sources
 
 _ROWS = 8
@@ -30,7 +30,7 @@ _NEW_TOKENS = 48
 
 
 @dataclass(frozen=True)
-class Seen:
+class EvalSnapshot:
     """What a net does with them."""
 
     scores: dict[str, float] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Prompt:
     """Its place among the prompts that a metric has answered anyway."""
 
 
-class Probe:
+class SampleEvaluator:
     """Chooses the rows and prompts once; `look` may be called on a changing net.
 
     Nothing is compiled for the rows: they take the graph that scores the evaluation data, and where there is none operators run one by
@@ -64,7 +64,7 @@ class Probe:
         """`layout`: of ranks that hold slices, which are tried on the evaluation data alone: they compute what they were laid out for."""
         self.loaded = loaded
         self.sources = sources
-        self.judge: Judge | None = judge_of(config, loaded, sources, layout)
+        self.evaluator: Evaluator | None = evaluator_of(config, loaded, sources, layout)
         self.new_tokens = min(config.eval.max_new_tokens, _NEW_TOKENS)
         self.widths = self._widths()
         whole = layout is None
@@ -73,16 +73,16 @@ class Probe:
         self.prompts = _prompts(sources, wanted(config)) if whole and hasattr(loaded.net, "prefill") else ()
         self._writer: Any = None
 
-    def look(self, label: str) -> Seen:
+    def look(self, label: str) -> EvalSnapshot:
         """Score and answer. Raises WeightsError where logits on the evaluation data are not finite."""
-        scores = self.judge.score(label) if self.judge is not None else {}
-        return Seen(scores, self._losses(), self._texts())
+        scores = self.evaluator.score(label) if self.evaluator is not None else {}
+        return EvalSnapshot(scores, self._losses(), self._texts())
 
     def _widths(self) -> tuple[int, ...]:
-        """Tokens of the rows that the judge's graph is compiled for."""
-        if self.judge is None or self.sources.train.is_arrays:
+        """Tokens of the rows that the evaluator's graph is compiled for."""
+        if self.evaluator is None or self.sources.train.is_arrays:
             return ()
-        return tuple(sorted({width for _, width in self.judge.batching.epoch(0).shapes}))
+        return tuple(sorted({width for _, width in self.evaluator.batching.epoch(0).shapes}))
 
     def _losses(self) -> list[float] | None:
         if not len(self.rows):
@@ -93,8 +93,8 @@ class Probe:
         batch = collate(self.rows, spec, self.loaded.inputs, self.loaded.pad_token_id)
         rows = [{**batch.arrays, "rows": np.arange(len(self.rows))}]
         try:
-            if self.judge is not None:
-                scores = self.judge.scorer(rows)
+            if self.evaluator is not None:
+                scores = self.evaluator.scorer(rows)
             else:
                 with eager():
                     scores = Scorer(self.loaded.net, self.loaded.inputs, self.sources.train.task)(rows)
@@ -106,7 +106,7 @@ class Probe:
     def _texts(self) -> list[str]:
         if not self.prompts:
             return []
-        answered = self.judge.texts if self.judge is not None else None
+        answered = self.evaluator.texts if self.evaluator is not None else None
         if answered is not None and self.prompts[0].index is not None:
             return [answered[p.index] for p in self.prompts if p.index is not None]
         if self._writer is None:

@@ -45,13 +45,13 @@ from petrun.train.pipelined import PipelineStep
 from petrun.train.step import TrainStep
 from petrun.training import run_folder as folder
 from petrun.training.evaluation import require_forward_only
-from petrun.training.samples import Probe, Seen
+from petrun.training.samples import EvalSnapshot, SampleEvaluator
 from petrun.training.sources import Sources, open_sources
 from petrun.training.unused_settings import refuse_unread
 
 
 @dataclass(frozen=True)
-class Ready:
+class TrainingSetup:
     """A run as far as it can be made before anything is written."""
 
     resolved: Resolved
@@ -65,11 +65,13 @@ class Ready:
     plan: Plan
     schedule: Schedule
     step: TrainStep
-    base: Seen | None
+    base: EvalSnapshot | None
     """What the base does, where that had to be found out before the delta came in."""
 
 
-def make_ready(resolved: Resolved, start: Delta | None, device: Device, layout: Layout, *, scored: bool) -> Ready:
+def build_training(
+    resolved: Resolved, start: Delta | None, device: Device, layout: Layout, *, scored: bool
+) -> TrainingSetup:
     """Rows, net, delta and optimizer. `scored`: with the base's scores, where they cannot be had later."""
     config = resolved.config
     sources, resolved = open_sources(resolved, start)
@@ -88,13 +90,13 @@ def make_ready(resolved: Resolved, start: Delta | None, device: Device, layout: 
         arrays=tuple(sources.train.arrays),
     )
     try_rows(loaded, sources.train)
-    base: Seen | None = None
+    base: EvalSnapshot | None = None
     if layout.split:
         require_forward_only(layout, sources)
     if start is None and scored and not find_method(config.algo).identity:
         # A random prompt makes another model of it: what the base can do is found out before it comes in. A net that is cut over
         # ranks is laid out with its delta, and never computes without.
-        base = Probe(resolved.config, loaded, sources).look("base") if not layout.split else Seen()
+        base = SampleEvaluator(resolved.config, loaded, sources).look("base") if not layout.split else EvalSnapshot()
     resolved = prepare_method(resolved, sources.tokenizer)
     assembled, trainable, resolved = attach_method(resolved, loaded, start)
     config = resolved.config
@@ -103,7 +105,7 @@ def make_ready(resolved: Resolved, start: Delta | None, device: Device, layout: 
     schedule = plan_schedule(config.optim, plan, assembled.method.default_lr)
     # A method may find the run too short for it: before anything is written.
     step = build_step(config, assembled, trainable, schedule, device, layout)
-    return Ready(
+    return TrainingSetup(
         resolved, device, layout, start, sources, assembled, trainable, batching, plan, schedule, step, base
     )  # fmt: skip
 
@@ -242,7 +244,7 @@ def plan_schedule(optim: OptimConfig, plan: Plan, default_lr: float) -> Schedule
     )
 
 
-def settle_inferred(
+def resolve_inferred(
     resolved: Resolved, sources: Sources, schedule: Schedule, device: Device, out: folder.RunFolder | None
 ) -> Resolved:
     """Write down what was inferred, so that run.yaml holds every value that was used."""

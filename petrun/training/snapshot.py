@@ -11,7 +11,7 @@ from petrun.checkpoint.training_state import State
 from petrun.errors import TrainingError
 from petrun.inference.assembly import Assembled
 from petrun.tensors import Array
-from petrun.tensors.sharded.rank_files import Cut
+from petrun.tensors.sharded.rank_files import ShardSpec
 from petrun.train.step import TrainStep
 from petrun.typing import Parameter
 
@@ -41,12 +41,12 @@ def take(parameters: dict[str, Any]) -> dict[str, Array]:
     return {name: np.array(p.asnumpy()) for name, p in parameters.items()}
 
 
-def held(parameters: dict[str, Any], cut: Cut | None) -> dict[str, Any]:
+def held(parameters: dict[str, Any], cut: ShardSpec | None) -> dict[str, Any]:
     """Those of them that this rank holds: its pipeline stage's."""
     return parameters if cut is None else {name: p for name, p in parameters.items() if name in cut.layouts}
 
 
-def put(parameters: dict[str, Any], state: State, cut: Cut | None = None) -> None:
+def put(parameters: dict[str, Any], state: State, cut: ShardSpec | None = None) -> None:
     """Set every parameter to the state's value, or where they are cut already to this rank's piece of it.
 
     Raises TrainingError, before any is changed, where names, shapes or types differ.
@@ -67,7 +67,7 @@ def put(parameters: dict[str, Any], state: State, cut: Cut | None = None) -> Non
         parameter.set_data(Tensor(np.ascontiguousarray(values).reshape(parameter.shape), parameter.dtype))
 
 
-def _whole(name: str, parameter: Parameter, cut: Cut | None) -> tuple[int, ...]:
+def _whole(name: str, parameter: Parameter, cut: ShardSpec | None) -> tuple[int, ...]:
     """The shape of the whole parameter."""
     return tuple(parameter.shape) if cut is None else cut.layouts[name].whole_shape(parameter.shape)
 

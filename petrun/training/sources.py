@@ -17,14 +17,14 @@ from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.delta import find_method
 from petrun.errors import ConfigError
 from petrun.evaluate.metrics import Metric, best_metric, require_packages, select_metrics
-from petrun.inference.assembly import classes_of, hold_to_family, one_number, virtual_tokens
-from petrun.inference.base_info import Outlook, outlook
+from petrun.inference.assembly import classes_of, one_number, require_matching_family, virtual_tokens
+from petrun.inference.base_info import BaseInfo, read_base_info
 from petrun.inference.rows import (
     check_length,
-    hold_to_classes,
     open_rows,
     open_tokenizer,
     require_classes,
+    require_matching_classes,
     require_room,
 )
 from petrun.models.factory import is_factory
@@ -55,8 +55,8 @@ def open_sources(resolved: Resolved, start: Delta | None) -> tuple[Sources, Reso
     """Read all rows of the run. Returns them, and the configuration with what was inferred."""
     config = resolved.config
     own = find_method(config.algo).tokens(config.delta)
-    seen = outlook(config, own if start is None else virtual_tokens(start))
-    hold_to_family(start, seen.hf_config)
+    seen = read_base_info(config, own if start is None else virtual_tokens(start))
+    require_matching_family(start, seen.hf_config)
     paths, eval_paths = _files(config)
     seq_len = check_length(config.data.seq_len, seen.longest, resolved.given("data.seq_len"), seen.tokens)
     data = config.data.model_copy(update={"seq_len": seq_len, "path": paths, "eval_path": eval_paths})
@@ -123,7 +123,7 @@ def _evaluation(
     config: RunConfig,
     paths: tuple[str, ...],
     tokenizer: Tokenizer | None,
-    seen: Outlook,
+    seen: BaseInfo,
     train_rows: ExampleSet,
     *,
     generation: bool,
@@ -140,7 +140,7 @@ def _evaluation(
         template=train_rows.template,
         for_generation=generation,
     )
-    hold_to_classes(rows, train_rows.labels, train_rows.num_labels)
+    require_matching_classes(rows, train_rows.labels, train_rows.num_labels)
     if generation:
         require_room(rows, seen.longest)
     return rows

@@ -102,8 +102,8 @@ def _updates(assembled: Assembled, factors: list[str]) -> Iterator[Moved]:
             base = sum(_squares(rows) for _, rows in _rows(table[path].weight))
             yield Moved(name=path, kind="update", norm=layer.update.norm(), base=math.sqrt(base))
         return
-    assert method.fold is not None, "what scales a layer merges"
-    update = method.fold(config, tensors)
+    assert method.merge is not None, "what scales a layer merges"
+    update = method.merge(config, tensors)
     for path in dict.fromkeys(name.rpartition(".")[0] for name in factors):
         added = base = 0.0
         for rows, values in _rows(table[path].weight):

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from petrun import console
 from petrun.checkpoint.delta import read_delta
 from petrun.checkpoint.run_files import RESULTS
 from petrun.checkpoint.training_state import State, find_state
 from petrun.config.load import as_begun, load_run_config
-from petrun.console import say
 from petrun.errors import ConfigError, TrainingError
 from petrun.inference.rows import endless
 from petrun.parallel.context import setup
@@ -25,7 +25,7 @@ from petrun.training import snapshot
 from petrun.training.fingerprint import hold, identity_of, newer
 from petrun.training.resume import folder_of, ranks_of, run_yaml
 from petrun.training.run_folder import RunFolder
-from petrun.training.setup import Ready, make_ready, read_start, settle_inferred
+from petrun.training.setup import TrainingSetup, build_training, read_start, resolve_inferred
 
 _TIMES = ("seconds", "tokens_per_second")
 
@@ -58,22 +58,22 @@ def run(name: str, sets: Sequence[str] = ()) -> None:
     out = RunFolder(path=path, algo=config.algo, format=config.out.format, writes=False)
     device = setup(config.device, config.model.dtype, config.train.loss_scale)
     interval = last_interval(out)
-    ready = make_ready(resolved, start, device, Layout(), scored=False)
-    ready_resolved = settle_inferred(ready.resolved, ready.sources, ready.schedule, device, None)
+    ready = build_training(resolved, start, device, Layout(), scored=False)
+    ready_resolved = resolve_inferred(ready.resolved, ready.sources, ready.schedule, device, None)
     identity = identity_of(ready_resolved, ready.sources, ready.assembled.loaded, start, 1)
     newest = find_state(out.states).state
     if newest is not None:
         hold(newest.identity, identity, (), name)
         versions = newer(newest.identity, identity)
         if versions:
-            say(f"other versions than before, so that the last bits may differ: {versions}")
+            console.print(f"other versions than before, so that the last bits may differ: {versions}")
     parameters = snapshot.parameters_of(ready.step, ready.assembled)
     records = replay(ready, parameters, interval)
     compare(snapshot.take(parameters), interval)
     compare_log(records, out.log)
     first = records[0]["step"]
     what = f"step {first}" if first == interval.stop else f"steps {first} to {interval.stop}"
-    say(
+    console.print(
         f"{what} replayed: {len(interval.names)} tensors of {interval.place} and {len(records)} lines of the log are the same"
     )
 
@@ -95,7 +95,7 @@ def last_interval(out: RunFolder) -> Interval:
     return Interval(state, newest.step, newest.read, newest.reader.names, newest.path)
 
 
-def replay(ready: Ready, parameters: dict[str, Any], interval: Interval) -> list[dict[str, Any]]:
+def replay(ready: TrainingSetup, parameters: dict[str, Any], interval: Interval) -> list[dict[str, Any]]:
     """Train over the interval; nothing is written. Returns the log's records."""
     done = START
     if interval.start is not None:

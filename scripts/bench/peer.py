@@ -43,7 +43,7 @@ def dump(folder: Path, methods: list[str], sets: list[str]) -> None:
         config, rows = resolved.config, sources.train
         assert sources.evaluation is not None and sources.prompts is not None
 
-        def lay_out(lengths: Any, shuffle: bool, size: int, config: Any = config) -> Any:
+        def set_layout(lengths: Any, shuffle: bool, size: int, config: Any = config) -> Any:
             return plan_batches(
                 lengths,
                 batch_size=size,
@@ -53,7 +53,7 @@ def dump(folder: Path, methods: list[str], sets: list[str]) -> None:
                 seed=config.train.seed,
             )
 
-        batching = lay_out(rows.lengths, config.data.shuffle, config.train.batch_size)
+        batching = set_layout(rows.lengths, config.data.shuffle, config.train.batch_size)
         steps = round((config.train.epochs or 3) * batching.batches_per_epoch)
         inputs = ("input_ids", "segment_ids", "position_ids")
         arrays: dict[str, Any] = {}
@@ -63,7 +63,7 @@ def dump(folder: Path, methods: list[str], sets: list[str]) -> None:
         held = next(
             mappings(
                 sources.evaluation,
-                lay_out(sources.evaluation.lengths, False, len(sources.evaluation)).epoch(0),
+                set_layout(sources.evaluation.lengths, False, len(sources.evaluation)).epoch(0),
                 inputs,
                 0,
             )

@@ -126,13 +126,13 @@ def merging(base: Path, path: Path) -> dict[str, Any]:
     loaded = load_model(base, task="instruct")
     method = METHODS[delta.algo]
     config = method.config.model_validate(delta.config)
-    assert method.fold is not None
+    assert method.merge is not None
     tensors = {name: delta.tensors[name] for name in delta.tensors}
     values = {p.name: p.asnumpy().astype(np.float32) for p in loaded.net.get_parameters()}
 
     def merge() -> None:
-        assert method.fold is not None
-        update = method.fold(config, tensors)
+        assert method.merge is not None
+        update = method.merge(config, tensors)
         for p in loaded.net.get_parameters():
             merged = update(p.name, values[p.name])
             if merged is not values[p.name]:

@@ -86,13 +86,13 @@ def kin(tmp_path):
 
 
 def updates(delta, base):
-    """Path -> what the delta's own fold adds, in float64: the reference."""
+    """Path -> what the delta's own merge adds, in float64: the reference."""
     method = find_method(delta.algo)
-    fold = method.fold(method.config(**delta.config), delta.tensors)
+    merge = method.merge(method.config(**delta.config), delta.tensors)
     found = {}
     for path in PATHS:
         own = np.zeros(shape_of(f"{path}.weight"), np.float32)
-        found[path] = fold(f"{path}.weight", own).astype(np.float64)
+        found[path] = merge(f"{path}.weight", own).astype(np.float64)
     return found
 
 

@@ -15,8 +15,9 @@ from petrun.checkpoint.delta import LORA_A, LORA_B, BaseIdentity, Manifest, read
 from petrun.checkpoint.hf_config import merged_config
 from petrun.checkpoint.merge import merge_to_file, merge_to_folder
 from petrun.delta.full import FullConfig
-from petrun.delta.lora import LoraConfig, fold
-from petrun.delta.method import same_values as fold_full
+from petrun.delta.lora import LoraConfig
+from petrun.delta.lora import merge as merge_lora
+from petrun.delta.method import same_values as merge_full
 from petrun.errors import DeltaError, OutputError, WeightsError
 from petrun.interop.convert import to_house
 from petrun.models.base import StoredName
@@ -56,8 +57,8 @@ def expected(base_arrays, delta, scale=2.0):
 
 def folded(delta):
     if delta.algo == "full":
-        return fold_full(FullConfig(), delta.tensors)
-    return fold(LoraConfig(**delta.config), delta.tensors)
+        return merge_full(FullConfig(), delta.tensors)
+    return merge_lora(LoraConfig(**delta.config), delta.tensors)
 
 
 def merge(base, delta, out, **options):
@@ -429,7 +430,7 @@ def test_transformers_computes_the_reference_from_it(tmp_path, shared, family, m
 
 
 def test_a_large_matrix_comes_in_pieces(tmp_path, monkeypatch):
-    """Rows at a time or whole, the merged bytes are the same, for every way to fold; and a base of another type is rounded once."""
+    """Rows at a time or whole, the merged bytes are the same, for every way to merge; and a base of another type is rounded once."""
     from petrun.checkpoint import merge as module
     from petrun.delta import find_method
     from petrun.tensors.rows import row_blocks
@@ -457,7 +458,7 @@ def test_a_large_matrix_comes_in_pieces(tmp_path, monkeypatch):
         method = find_method(name if name in ("adalora", "ia3") else "lora")
         save_delta(tmp_path / f"{name}.ckpt", arrays, Manifest(algo=method.name, base=BaseIdentity(digest="d")))
         delta = read_delta(tmp_path / f"{name}.ckpt")
-        update = method.fold(method.config(**settings), delta.tensors)
+        update = method.merge(method.config(**settings), delta.tensors)
         merge_to_file(
             open_tensors(tmp_path / "base.safetensors"), delta, update, tmp_path / f"{name}.safetensors", names={}
         )

@@ -297,17 +297,17 @@ def test_an_error_names_its_rank_where_there_are_several():
 
 def test_the_other_ranks_are_silent(capsys, tmp_path):
     try:
-        report.hush()
-        report.say("a line")
+        report.set_quiet()
+        report.print("a line")
         report.progress("rows")(1, 1)
         bar = report.StepBar(1)
         bar.step({"step": 1, "loss": 1.0, "lr": 1.0, "tokens_per_second": 1.0})
         bar.close()
     finally:
-        report.hush(False)
+        report.set_quiet(False)
     log = report.RunLog(tmp_path / "log.jsonl", writes=False)
     log.write({"step": 1})
     log.close()
     assert capsys.readouterr() == ("", "") and not list(tmp_path.iterdir())
-    report.say("a line")
+    report.print("a line")
     assert capsys.readouterr().out == "a line\n"

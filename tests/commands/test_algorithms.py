@@ -23,7 +23,7 @@ def test_settings_of_each(name, capsys):
     assert set(described) == {f"delta.{key}" for key in METHODS[name].config.model_fields}
     assert all(len(text) > 12 for text in described.values()), described
     assert f"{METHODS[name].default_lr:g}" in shown
-    assert ("merges into the base: yes" in shown) == (METHODS[name].fold is not None)
+    assert ("merges into the base: yes" in shown) == (METHODS[name].merge is not None)
     if name != "full":
         assert "arXiv 2" in shown or "arXiv 1" in shown
 

@@ -61,7 +61,7 @@ def head(classes, whole=True):
 
 
 def shards(keep=2, index=None):
-    """Cut gpt2's weights into two shards."""
+    """ShardSpec gpt2's weights into two shards."""
 
     def spoil(place):
         folder = place / "gpt2"

@@ -253,10 +253,10 @@ def test_auto_is_settled_from_config_json_alone(configs):
     assert (model.trained_layer, model.trained_other) == (lora, 0)
     assert model.layer_values == lora + layers * (2 * hidden**2 + 2 * 8 * hidden + 3 * hidden * wide + 2 * hidden)
     assert model.other_values == 2 * vocab * hidden + hidden
-    settled, why = laying.settle_auto(resolved, 4)
+    settled, why = laying.resolve_auto(resolved, 4)
     assert settled.config.parallel.dp == 4 and not settled.config.parallel.auto
     assert why[-1] == "chosen: dp=4,tp=1,pp=1,zero=0, as the model and its data fit on each card"
-    assert laying.settle_auto(settled, 4) == (settled, ())
+    assert laying.resolve_auto(settled, 4) == (settled, ())
 
 
 def test_a_layout_that_is_not_seen_in_what_was_compiled():

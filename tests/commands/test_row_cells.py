@@ -12,7 +12,7 @@ from petrun.errors import ConfigError, DataError
 from petrun.inference import multi_delta as opening
 from petrun.inference.session import Ask, Session
 from petrun.parallel.context import setup
-from petrun.serve.openai import Limits, Refusal, read_wanted
+from petrun.serve.openai import ApiError, Limits, read_wanted
 from tests.deltas import make_delta
 from tests.tiny import write_base, write_rows
 
@@ -88,10 +88,10 @@ def test_requests_switch_thinking(base, quick):
         ({"chat_template_kwargs": [1]}, "chat_template_kwargs"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
     ):
-        with pytest.raises(Refusal) as caught:
+        with pytest.raises(ApiError) as caught:
             tokens(**more)
         assert (caught.value.status, caught.value.body["error"]["param"]) == (400, param)
-    with pytest.raises(Refusal, match="Unknown parameter"):
+    with pytest.raises(ApiError, match="Unknown parameter"):
         read_wanted({"model": "llama", "prompt": "x", "enable_thinking": False}, Limits(), chat=False)
 
 

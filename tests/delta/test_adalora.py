@@ -265,7 +265,7 @@ def test_forward_is_the_formula(mode, shape):
     last = base["last.weight"] + low_rank("last")
     found = net(Tensor(x)).asnumpy()
     np.testing.assert_allclose(found, np.maximum(x @ first.T, 0) @ last.T, rtol=1e-4, atol=1e-4)
-    update = METHOD.fold(config, delta)
+    update = METHOD.merge(config, delta)
     np.testing.assert_allclose(update("first.weight", base["first.weight"]), first, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(update("last.weight", base["last.weight"]), last, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(update("first.bias", base["first.bias"]), base["first.bias"])

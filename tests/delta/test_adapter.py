@@ -257,4 +257,4 @@ def test_settings_and_places_that_are_wrong():
 
 
 def test_it_is_no_rewriting_of_weights():
-    assert METHODS["adapter"].fold is None and METHODS["adapter"].owning
+    assert METHODS["adapter"].merge is None and METHODS["adapter"].owning

@@ -106,7 +106,7 @@ def test_joint_fold_is_lora_plus_biases(tmp_path):
         if p.name in owned:
             p.set_data(Tensor((p.asnumpy() + 0.3 * rng.normal(size=p.shape)).astype(np.float32)))
     values = {p.name: p.asnumpy() for p in loaded.net.get_parameters() if p.name in owned}
-    update = method.fold(config, values)
+    update = method.merge(config, values)
     fresh = load(tmp_path, "bert")
     fresh.net.set_train(False)
     before = fresh.net(*inputs).asnumpy()

@@ -35,7 +35,7 @@ FIRST = method(
     "first",
     FirstConfig,
     True,
-    fold=lambda config, tensors: lambda name, value, rows=slice(None): value * config.width,
+    merge=lambda config, tensors: lambda name, value, rows=slice(None): value * config.width,
     wrap_loss=lambda loss, net, config: (*loss, config.width),
     rate=lambda config, name: 4.0,
     tokens=lambda config: 7,
@@ -47,7 +47,7 @@ SECOND = method(
     "second",
     SecondConfig,
     False,
-    fold=same_values,
+    merge=same_values,
     wrap_loss=lambda loss, net, config: (*loss, config.strength),
     rate=lambda config, name: 0.5,
 )
@@ -66,7 +66,7 @@ def test_a_composition_does_what_its_parts_do():
     assert both.default_lr == 0.1 and both.owning and not both.identity
     # What joins comes first: it sees the base alone.
     assert both.attach(None, config, Sites(), 5) == ("second.5", "first.5")
-    assert both.fold(config, {})("w", np.ones(2)).tolist() == [3.0, 3.0]
+    assert both.merge(config, {})("w", np.ones(2)).tolist() == [3.0, 3.0]
     assert both.wrap_loss((), None, config) == (3, 0.25)
     assert both.rate(config, "w") == 2.0 and both.tokens(config) == 7 and both.fixed == ("mask",)
     assert both.hook(None, config, (), 9) == ("hook", 9)
@@ -75,7 +75,7 @@ def test_a_composition_does_what_its_parts_do():
 def test_one_part_is_itself_and_an_unmergeable_part_makes_the_whole_so():
     assert compose((FIRST,)) is FIRST
     loose = method("loose", SecondConfig, False)
-    assert compose((FIRST, loose)).fold is None
+    assert compose((FIRST, loose)).merge is None
 
 
 @pytest.mark.parametrize(

@@ -147,17 +147,17 @@ def check(bases, tmp_path, label, family):
     moved = {name for name in base if not np.array_equal(base[name], values[name])}
     assert moved <= set(owned)
     round_trip(bases, tmp_path, family, method, config, {n: values[n] for n in owned}, inputs, after)
-    if method.fold is not None:
-        folded = fold(method, config, base, {n: values[n] for n in owned})
+    if method.merge is not None:
+        folded = merge(method, config, base, {n: values[n] for n in owned})
         merged = load(bases, family)
         for p in merged.net.get_parameters():
             p.set_data(Tensor(folded[p.name]))
         np.testing.assert_allclose(output(merged, inputs), after, atol=2e-5)
 
 
-def fold(method, config, base, owned):
+def merge(method, config, base, owned):
     """What a merge makes of every base tensor: trained parameters take the base's place, then the method's update."""
-    update = method.fold(config, owned)
+    update = method.merge(config, owned)
     return {name: update(name, owned.get(name, value)) for name, value in base.items()}
 
 

@@ -142,7 +142,7 @@ def test_attached_net_equals_the_folded_weights(mode):
         if p.name in owned:
             p.set_data(p + Tensor(numbers(p.shape, len(p.name))))
             delta[p.name] = p.asnumpy()
-    update = method.fold(config, delta)
+    update = method.merge(config, delta)
     merged = {name: update(name, value) for name, value in base.items()}
     np.testing.assert_array_equal(merged["0.bias"], base["0.bias"])
     np.testing.assert_allclose(np.linalg.norm(merged["0.weight"], axis=1), np.abs(delta[f"0.{LORA_M}"]), rtol=1e-5)

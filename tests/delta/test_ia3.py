@@ -77,7 +77,7 @@ def test_forward_is_the_formula_and_so_is_the_fold(mode, feedforward):
     expected = layer("third", np.maximum(layer("second", np.maximum(layer("first", x.asnumpy()), 0)), 0))
     assert np.abs(expected - before).max() > 0.1
     np.testing.assert_allclose(net(x).asnumpy(), expected, rtol=1e-5, atol=1e-5)
-    update = METHODS["ia3"].fold(Ia3Config(feedforward=feedforward), delta)
+    update = METHODS["ia3"].merge(Ia3Config(feedforward=feedforward), delta)
     merged = Mlp()
     for p in merged.get_parameters():
         p.set_data(Tensor(update(p.name, base[p.name])))

@@ -138,7 +138,7 @@ def test_attached_net_equals_base_then_the_folded_weights(mode, variant):
             delta[p.name] = p.asnumpy()
     changed = net(x).asnumpy()
     assert np.abs(changed - before).max() > 0.1
-    update = method.fold(config, delta)
+    update = method.merge(config, delta)
     merged = {name: update(name, value) for name, value in base.items()}
     scale = 6 / 2 if variant == "lora" else 6 / math.sqrt(2)
     np.testing.assert_allclose(

@@ -113,7 +113,7 @@ def test_attached_net_leaves_the_base_alone_and_folds(mode):
     now = {p.name: p.asnumpy() for p in net.get_parameters()}
     assert all(np.array_equal(base[name], now[name]) for name in base)
     assert now[f"2.{LORA_A}"].shape == (3, 8)
-    update = method.fold(config, {name: now[name] for name in owned})
+    update = method.merge(config, {name: now[name] for name in owned})
     merged = {name: update(name, value) for name, value in base.items()}
     change = now[f"0.{LORA_B}"] @ now[f"0.{LORA_A}"] - now[f"0.{LORA_B0}"] @ now[f"0.{LORA_A0}"]
     np.testing.assert_allclose(merged["0.weight"], base["0.weight"] + 3.0 * change, rtol=1e-5, atol=1e-5)

@@ -41,4 +41,4 @@ def test_bad_texts():
 def test_the_record():
     method = METHODS["prompt"]
     assert method.tokens(PromptConfig(tokens=11)) == 11
-    assert method.fold is None and not method.identity
+    assert method.merge is None and not method.identity

@@ -74,4 +74,4 @@ def test_every_parameter_of_the_encoders_gets_a_gradient(pynative):
 
 def test_the_record():
     assert METHODS["ptuning"].tokens(PtuningConfig(tokens=9)) == 9
-    assert METHODS["ptuning"].fold is None
+    assert METHODS["ptuning"].merge is None

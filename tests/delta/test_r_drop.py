@@ -298,6 +298,6 @@ def test_it_joins_a_method_and_sees_its_dropout():
     owned = method.attach(net, dropping, Sites(), 0)
     assert len(owned) == 2 and all(name.startswith("first.mindpet_delta_lora") for name in owned)
     assert isinstance(method.wrap_loss(SupervisedLoss(net), net, dropping), RDropTraining)
-    assert method.fold is not None and not METHODS["r_drop"].owning
+    assert method.merge is not None and not METHODS["r_drop"].owning
     with pytest.raises(ConfigError, match="r_drop needs dropout"):
         method.attach(model(0.0), method.config(rank=2, target="first"), Sites(), 0)

@@ -23,15 +23,15 @@ from petrun.parallel.context import setup, split_operators
 from petrun.parallel.sharding import compile_cut
 from petrun.train.stop import stop_request
 from petrun.training import snapshot
-from petrun.training.checkpointer import Saver
+from petrun.training.checkpointer import Checkpointer
 from petrun.training.fingerprint import identity_of
 from petrun.training.progress import Progress
 from petrun.training.rank_batches import first_inputs
 from petrun.training.receipt import Facts
-from petrun.training.recorder import Keeper
-from petrun.training.resolve_layout import lay_out
+from petrun.training.recorder import RunRecorder
+from petrun.training.resolve_layout import resolve_layout
 from petrun.training.run_folder import RunFolder
-from petrun.training.setup import make_ready
+from petrun.training.setup import build_training
 
 
 def values_of(name, shape, dtype):
@@ -54,13 +54,13 @@ def check(parameters, cut, wholes):
     assert sum(tuple(p.shape) != wholes[name] for name, p in parameters.items()) > 4 or len(parameters) < len(wholes)
 
 
-def score(judge):
+def score(evaluator):
     """Compile the forward pass of an evaluation, in which every rank takes part, beside the step."""
-    cell, rows = judge.scorer.cell, judge.scorer.rows
+    cell, rows = evaluator.scorer.cell, evaluator.scorer.rows
     cell.set_train(False)
     ids = Tensor(np.ones((rows, 16), np.int32))
-    cell.compile(ids, *(ids for _ in judge.loaded.inputs))
-    judge.loaded.net.set_train(True)
+    cell.compile(ids, *(ids for _ in evaluator.loaded.inputs))
+    evaluator.loaded.net.set_train(True)
 
 
 def main(what, recipe, cards):
@@ -68,9 +68,9 @@ def main(what, recipe, cards):
     config = resolved.config
     device = setup("ascend", config.model.dtype, config.train.loss_scale)
     world = join(device.target)
-    layout = lay_out(config, cards)
+    layout = resolve_layout(config, cards)
     split_operators(layout, world.rank)
-    ready = make_ready(resolved, None, device, layout, scored=False)
+    ready = build_training(resolved, None, device, layout, scored=False)
     out = RunFolder(path=Path(config.out.dir), algo=config.algo, format=config.out.format, writes=world.first, cut=True)
     parameters = snapshot.parameters_of(ready.step, ready.assembled)
     wholes = {name: tuple(p.shape) for name, p in parameters.items()}
@@ -91,14 +91,14 @@ def main(what, recipe, cards):
         return
     identity = identity_of(ready.resolved, ready.sources, ready.assembled.loaded, None, layout.dp)
     facts = Facts.of(ready, None, Progress(step=1, micro_batches=1))
-    with Keeper(out, ready.resolved.config, facts, ready.plan, world, cut, layout) as keeper:
+    with RunRecorder(out, ready.resolved.config, facts, ready.plan, world, cut, layout) as recorder:
         if layout.pp == 1:
-            score(keeper.judge)
+            score(recorder.evaluator)
         check(parameters, cut, wholes)
-        saver = Saver(keeper, parameters, identity, stop_request(), began=time.monotonic())
-        saver.saved_step = 0
-        saver.save()
-        keeper.save(out.delta, {"loss": 1.0})
+        checkpointer = Checkpointer(recorder, parameters, identity, stop_request(), began=time.monotonic())
+        checkpointer.saved_step = 0
+        checkpointer.save()
+        recorder.save(out.delta, {"loss": 1.0})
     held = {name: list(p.shape) for name, p in parameters.items()}
     print("HELD", json.dumps({"wholes": wholes, "slices": held}), flush=True)
 

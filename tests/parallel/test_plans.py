@@ -300,7 +300,7 @@ def test_stages_of_a_pipeline(compiled, rank, case):
 
 
 class Cell:
-    """A layer without a `lay_out`."""
+    """A layer without a `set_layout`."""
 
     in_channels = 6
 
@@ -348,7 +348,7 @@ def test_recompute_marks_layers_or_what_is_inside_them():
 
 def test_layers_that_do_not_divide_are_all_named():
     class Cuttable(Cell):
-        def lay_out(self, role, dp, tp):
+        def set_layout(self, role, dp, tp):
             raise AssertionError("nothing is set before all is checked")
 
     sites = Sites(splits={"*": "row"}, heads=8, kv_heads=4)

@@ -9,8 +9,8 @@ from petrun.config.load import load_run_config
 from petrun.errors import ConfigError
 from petrun.parallel.context import Device
 from petrun.parallel.layout import parse_layout
-from petrun.training.resolve_layout import lay_out, refusal
-from petrun.training.setup import make_ready
+from petrun.training.resolve_layout import refusal, resolve_layout
+from petrun.training.setup import build_training
 from tests.parallel.refusals import REFUSED
 from tests.tiny import ORDERS, REVIEWS, write_base, write_rows
 
@@ -32,7 +32,9 @@ def settings(folder, family, algo, layout, sets, **flags):
 
 def refused(resolved, reason):
     with pytest.raises(ConfigError) as caught:
-        make_ready(resolved, None, Device("cpu", "float32", None), lay_out(resolved.config, CARDS), scored=False)
+        build_training(
+            resolved, None, Device("cpu", "float32", None), resolve_layout(resolved.config, CARDS), scored=False
+        )
     assert reason in caught.value.message
 
 
@@ -89,7 +91,7 @@ def test_what_cannot_be_scored_by_a_cut_model(tmp_path, pynative, sets, flags, r
 )
 def test_auto_asks_whether_a_layout_would_be_refused(tmp_path, pynative, algo, layout, sets, reason):
     config = settings(tmp_path, "llama", algo, layout, sets).config
-    found = refusal(config, lay_out(config, CARDS))
+    found = refusal(config, resolve_layout(config, CARDS))
     assert reason in found and bool(found) == bool(reason)
 
 

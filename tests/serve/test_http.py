@@ -15,7 +15,7 @@ from petrun.errors import ConfigError, DataError, PromptTooLong, SetupError
 from petrun.serve import openai
 from petrun.serve.app import Service, make_app
 from petrun.serve.openai import Done, Limits
-from petrun.serve.request_queue import Desk, Piece, work
+from petrun.serve.request_queue import Piece, RequestQueue, work
 from petrun.serve.server import HttpServer, bind, is_loopback
 
 HELLO = {"model": "echo", "messages": [{"role": "user", "content": "a b c"}]}
@@ -104,7 +104,7 @@ def noted(place, found):
 
 @contextmanager
 def serving(key=None, queue=3, batch=2, limits=None, grace=20.0):
-    engine, desk, told, end, taken = Words(), Desk(queue), [], threading.Event(), []
+    engine, desk, told, end, taken = Words(), RequestQueue(queue), [], threading.Event(), []
     take = desk.take
     desk.take = lambda *how: noted(taken, take(*how))
     place = bind("127.0.0.1", 0)
@@ -250,7 +250,7 @@ WRONG = {
     "no messages": ({"model": "echo"}, 400, "messages"),
     "empty messages": ({**HELLO, "messages": []}, 400, "messages"),
     "a message that is a text": ({**HELLO, "messages": ["hi"]}, 400, "messages[0]"),
-    "an unknown role": ({**HELLO, "messages": [{"role": "judge", "content": "x"}]}, 400, "messages[0]"),
+    "an unknown role": ({**HELLO, "messages": [{"role": "evaluator", "content": "x"}]}, 400, "messages[0]"),
     "content that is a number": ({**HELLO, "messages": [{"role": "user", "content": 3}]}, 400, "messages[0].content"),
     "an image": ({**HELLO, "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages[0].content"),
     "an unknown half of a character": (b'{"\\ud800": 1}', 400, "\\ud800"),
@@ -408,7 +408,7 @@ def test_any_body_is_read_or_refused(changes, chat):
     try:
         sent = json.dumps({**body, **changes}).encode()
         wanted = openai.read_wanted(openai.parse_json(sent), Limits(), chat=chat)
-    except openai.Refusal as refusal:
+    except openai.ApiError as refusal:
         assert refusal.status == 400 and json.dumps(refusal.body, ensure_ascii=False).encode()
     else:
         assert 0 <= wanted.temperature <= 2 and 0 < wanted.top_p <= 1 and 1 <= wanted.max_tokens <= 1024

@@ -8,14 +8,14 @@ from petrun.cluster.ranks import make_cluster
 from petrun.cluster.world import World
 from petrun.commands import launch
 from petrun.train.stop import RESUME_FLAGS
-from petrun.training.checkpointer import Saver, _why
+from petrun.training.checkpointer import Checkpointer, _why
 
 
 def again(world, monkeypatch, flags=""):
     monkeypatch.setenv(RESUME_FLAGS, flags)
-    saver = Saver.__new__(Saver)
-    saver.keeper, saver.out = SimpleNamespace(world=world), SimpleNamespace(path="runs/my lora")
-    return saver._again()
+    checkpointer = Checkpointer.__new__(Checkpointer)
+    checkpointer.recorder, checkpointer.out = SimpleNamespace(world=world), SimpleNamespace(path="runs/my lora")
+    return checkpointer._again()
 
 
 def test_the_command_that_goes_on_starts_the_same_ranks(monkeypatch):

@@ -22,7 +22,7 @@ from petrun.training import update_norms as moving
 from petrun.training.progress import Progress
 from petrun.training.receipt import Facts, make_receipt, rows
 from petrun.training.receipt_text import receipt_text
-from petrun.training.samples import Seen
+from petrun.training.samples import EvalSnapshot
 from petrun.training.update_norms import moved, start_of, unmoved
 from tests.tiny import ORDERS, write_base, write_rows
 
@@ -157,7 +157,7 @@ FAILURES = {
 def test_what_teaches_nothing_fails_with_its_cause(case):
     settings, message, cause = FAILURES[case]
     settings = dict(settings)
-    after = Seen(losses=settings.pop("after", [0.5, 0.6]))
+    after = EvalSnapshot(losses=settings.pop("after", [0.5, 0.6]))
     probe = SimpleNamespace(rows=SimpleNamespace(per_row={"row": np.array([0, 3])}), prompts=())
     receipt = make_receipt(facts_of(**settings), probe, after)
     with pytest.raises(TrainingError) as error:
@@ -171,11 +171,11 @@ def test_what_is_young_is_no_failure():
     """A first update under warm-up may be too small to show; B that moved while A has not is how LoRA begins."""
     probe = SimpleNamespace(rows=SimpleNamespace(per_row={"row": np.array([0, 3])}), prompts=())
     young = facts_of(change=("lora_b",), warmup=5, step=1, updates=1)
-    receipt = make_receipt(young, probe, Seen(losses=[0.7, 0.6]))
+    receipt = make_receipt(young, probe, EvalSnapshot(losses=[0.7, 0.6]))
     receipt.hold()
     assert receipt.content["delta"]["unmoved"] == ["first.mindpet_delta_lora_a"]
     assert "have not moved" not in receipt_text(receipt, "lora")
-    old = make_receipt(facts_of(change=("lora_b",)), probe, Seen(losses=[0.5, 0.6]))
+    old = make_receipt(facts_of(change=("lora_b",)), probe, EvalSnapshot(losses=[0.5, 0.6]))
     assert "1 parameters have not moved, such as first.mindpet_delta_lora_a" in receipt_text(old, "lora")
     assert old.content["held_in"]["largest_change"] == pytest.approx(0.2)
     assert old.content["targets"] == {"asked": {"in": 1}, "excluded": [], "layers": 1, "matched": {"in": 1}}

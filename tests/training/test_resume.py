@@ -9,7 +9,7 @@ import pytest
 from petrun.checkpoint.training_state import find_state, steps_of
 from petrun.errors import TrainingError
 from petrun.train.loop import Plan
-from petrun.training.checkpointer import Saver
+from petrun.training.checkpointer import Checkpointer
 from petrun.training.progress import RECENT, Progress
 from petrun.training.verify import Interval, compare, compare_log
 from tests.tiny import REVIEWS, write_base, write_rows
@@ -85,10 +85,10 @@ def test_what_else_a_run_may_be_told(place, petrun, monkeypatch):
     done = petrun(LORA + "--steps 6 --out whole --save-every 1 --keep 99")
     assert done.code == 0, done.err
     run = place / "run"
-    ask = Saver.on_step
+    ask = Checkpointer.on_step
 
     def on_step(self, evaluated):
-        progress = self.keeper.progress
+        progress = self.recorder.progress
         if progress.step == 1:
             (run / "save").write_text("")
         if progress.step == 3:
@@ -96,7 +96,7 @@ def test_what_else_a_run_may_be_told(place, petrun, monkeypatch):
         return ask(self, evaluated)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Saver, "on_step", on_step)
+        patch.setattr(Checkpointer, "on_step", on_step)
         done = petrun(LORA + "--steps 6 --out run --max-time 1h30m")
     assert done.code == 0 and "the time is up after step 3 of 6; its state is saved" in done.out, done.err
     assert "to go on: petrun resume run" in done.out and "step 1: saved, as run/save asks" in done.out

@@ -17,7 +17,7 @@ from petrun.rehearsal import rank as rehearsed_rank
 from petrun.rehearsal.shapes import _shapes_of_data
 from petrun.tensors.sharded.strategy import read_strategy
 from petrun.training.rank_batches import first_inputs, rows_of
-from petrun.training.setup import make_ready
+from petrun.training.setup import build_training
 from tests.conftest import ROOT
 from tests.parallel.one_trained import values_of
 from tests.shards import dp2_tp4, piece_of_rank
@@ -50,9 +50,9 @@ class Job:
         self.recipe = folder / "recipe.yaml"
         rated = data if pp == 1 else ""
         self.places = {"base": base, "data": data, "rated": rated, "out": folder / "run"}
-        self.lay_out(dp, tp, zero, pp)
+        self.set_layout(dp, tp, zero, pp)
 
-    def lay_out(self, dp, tp, zero, pp=1):
+    def set_layout(self, dp, tp, zero, pp=1):
         self.recipe.write_text(RECIPE.format(**self.places, dp=dp, tp=tp, zero=zero, pp=pp))
 
     def each(self, what, ranks=None):
@@ -108,7 +108,7 @@ def test_what_the_ranks_save_is_what_the_run_has(ascend, tmp_path, petrun, dp, t
     check(job, petrun)
     if (dp, zero, pp) == (2, 1, 1):
         # Another layout of as many ranks takes what this one saved.
-        job.lay_out(1, 4, 0)
+        job.set_layout(1, 4, 0)
         job.each("resume", [3])
 
 
@@ -181,7 +181,7 @@ def test_a_run_whose_ranks_hold_slices_is_a_delta_like_any_other(place, petrun):
 
 def ready_for(folder, layout):
     recipe = Job(None, folder, layout.dp, layout.tp, 0).recipe
-    return make_ready(load_run_config(recipe, {}, ()), None, setup("cpu"), layout, scored=False)
+    return build_training(load_run_config(recipe, {}, ()), None, setup("cpu"), layout, scored=False)
 
 
 def test_every_rank_is_fed_the_whole_batch(tmp_path):

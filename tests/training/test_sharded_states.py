@@ -59,7 +59,7 @@ def ranks_of(cut):
 
 
 def pieces_of(arrays, ranks, rank):
-    """Cut by a rule of the tests' own."""
+    """ShardSpec by a rule of the tests' own."""
     found = {name: piece_of_rank(values, rank, name, ranks.stages) for name, values in arrays.items()}
     return {name: piece for name, piece in found.items() if piece is not None}
 
@@ -131,7 +131,7 @@ def test_a_state_of_all_ranks(tmp_path, cut):
 
 
 def test_what_an_attempt_has_left(tmp_path):
-    """Cut off while it saved, with more ranks and stages than this one."""
+    """ShardSpec off while it saved, with more ranks and stages than this one."""
     left = tmp_path / ".lora.part"
     (left / "rank_9").mkdir(parents=True)
     (left / "rank_9.json").write_text("{}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from petrun import console
 from petrun.algebra.full_tensors import NeedsBase
 from petrun.algebra.low_rank import Keep
 from petrun.algebra.sums import Made, Term, added, compressed
@@ -11,9 +12,8 @@ from petrun.algebra.ties_dare import Combine, Dare, Ties
 from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.derived import refuse_other_bases
 from petrun.commands.delta.files import Opener, check_out, line, weighted, write
-from petrun.console import say
 from petrun.errors import ConfigError, DeltaError, did_you_mean
-from petrun.inference.assembly import hold_to_base
+from petrun.inference.assembly import require_matching_base
 
 _METHODS = ("sum", "ties", "dare")
 
@@ -47,7 +47,7 @@ def add(
     refuse_other_bases(sources)
     made = total(terms, opener, combine, keep)
     if combine is not None:
-        say(f"{method}: on scale * B A of each layer, and on the change of each parameter trained whole")
+        console.print(f"{method}: on scale * B A of each layer, and on the change of each parameter trained whole")
     how = [_spelt(method, combine, keep), *(line(term.delta, term.weight) for term in terms)]
     write(path, sources, made, how)
 
@@ -66,7 +66,7 @@ def total(terms: Sequence[Term], opener: Opener, combine: Combine | None = None,
 def _is_own(delta: Delta, opener: Opener) -> bool:
     """Whether the embedded base is the one the delta was trained on."""
     try:
-        hold_to_base(delta, opener.digest())
+        require_matching_base(delta, opener.digest())
     except DeltaError:
         return False
     return True

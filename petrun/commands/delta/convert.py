@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from petrun import console
 from petrun.algebra.plain_lora import as_lora, layers
 from petrun.checkpoint.delta import Delta, save_delta
 from petrun.commands import export
 from petrun.commands.delta.files import Opener, check_out, line
-from petrun.console import say
 from petrun.errors import ConfigError, did_you_mean
 from petrun.interop.mindpet.writing import write_mindpet
 
@@ -41,7 +41,7 @@ def run(
         export.refuse_factory(family)
         (given,) = Opener(base, family, alpha)(delta)
         export.write(_plain(given, as_algo), base=base, out=out, family=family, alpha=None, task=task)
-        say(f"wrote {out}: a peft adapter of {given.algo}")
+        console.print(f"wrote {out}: a peft adapter of {given.algo}")
         return
     path = check_out(out, (".ckpt",) if kind == "mindpet" else (".ckpt", ".safetensors"))
     (given,) = Opener(base, family, alpha)(delta)
@@ -49,11 +49,11 @@ def run(
     if kind == "mindpet":
         write_mindpet(made, path)
         told = f"; MindPet's files do not hold alpha: it is {made.config['alpha']:g}" if made.algo == "lora" else ""
-        say(f"wrote {path}: a MindPet checkpoint of {made.algo}{told}")
+        console.print(f"wrote {path}: a MindPet checkpoint of {made.algo}{told}")
         return
     assert made.manifest is not None
     written = save_delta(path, made.tensors, made.manifest)
-    say(f"wrote {path}: {made.algo}, {len(written.owned)} tensors, digest {written.digest[:16]}")
+    console.print(f"wrote {path}: {made.algo}, {len(written.owned)} tensors, digest {written.digest[:16]}")
 
 
 def _plain(given: Delta, as_algo: str | None) -> Delta:
@@ -66,5 +66,5 @@ def _plain(given: Delta, as_algo: str | None) -> Delta:
         update={"algo": made.algo, "config": made.config, "made": ("convert to lora", line(given))}
     )
     ranks = sorted({layer.product.rank for layer in layers(made).values()})
-    say(f"{given.algo} as {made.algo}: rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else ""))
+    console.print(f"{given.algo} as {made.algo}: rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else ""))
     return replace(made, manifest=manifest)

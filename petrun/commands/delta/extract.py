@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from petrun import console
 from petrun.algebra.extraction import extracted
 from petrun.algebra.low_rank import Keep
 from petrun.algebra.sums import Made
@@ -10,7 +11,7 @@ from petrun.checkpoint.delta import save_delta
 from petrun.checkpoint.derived import versions
 from petrun.checkpoint.manifest import BaseIdentity, Manifest, TaskInfo
 from petrun.commands.delta.files import check_out, report
-from petrun.console import progress, say
+from petrun.console import progress
 from petrun.errors import ConfigError, DeltaError
 from petrun.graph.surgery import select_paths
 from petrun.inference.stored_base import StoredBase, stored_base
@@ -52,8 +53,8 @@ def run(
     written = save_delta(path, made.tensors, _manifest(first, second, arrays, made, _spelt(keep, second)))
     report(made)
     for note in made.notes:
-        say(f"note: {note}")
-    say(f"wrote {path}: {made.algo}, {len(written.owned)} tensors, digest {written.digest[:16]}")
+        console.print(f"note: {note}")
+    console.print(f"wrote {path}: {made.algo}, {len(written.owned)} tensors, digest {written.digest[:16]}")
 
 
 def _is_matrix(name: str, arrays: BaseArrays) -> bool:

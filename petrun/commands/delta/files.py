@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from petrun import console
 from petrun.algebra.sums import Made
 from petrun.checkpoint.base_arrays import BaseArrays
 from petrun.checkpoint.delta import Delta, read_delta, save_delta
 from petrun.checkpoint.delta_tensors import arrays_digest
 from petrun.checkpoint.derived import adopted, derived
-from petrun.console import say
 from petrun.errors import ConfigError, OutputError
-from petrun.inference.assembly import hold_to_base, hold_to_family, method_of, strategy_path
+from petrun.inference.assembly import method_of, require_matching_base, require_matching_family, strategy_path
 from petrun.inference.stored_base import StoredBase, stored_base
 
 _LISTED = 24
@@ -92,8 +92,8 @@ class Opener:
     def _fitted(self, given: Delta) -> Delta:
         if given.manifest is not None:
             if self.given is not None:
-                hold_to_family(given, self.base.raw)
-                hold_to_base(given, self.digest())
+                require_matching_family(given, self.base.raw)
+                require_matching_base(given, self.digest())
             return self._complete(given)
         base, alpha = self.base, self.alpha if given.origin == "mindpet" else None
         arrays = base.arrays()
@@ -137,8 +137,8 @@ def write(out: Path, sources: Sequence[Delta], made: Made, how: Sequence[str]) -
     written = save_delta(out, made.tensors, manifest)
     report(made)
     for note in (*made.notes, *notes):
-        say(f"note: {note}")
-    say(f"wrote {out}: {made.algo}, {len(written.owned)} tensors, digest {written.digest[:16]}")
+        console.print(f"note: {note}")
+    console.print(f"wrote {out}: {made.algo}, {len(written.owned)} tensors, digest {written.digest[:16]}")
 
 
 def report(made: Made) -> None:
@@ -147,12 +147,14 @@ def report(made: Made) -> None:
         return
     width = max(len(layer.path) for layer in made.layers)
     for layer in made.layers[:_LISTED]:
-        say(f"  {layer.path.ljust(width)}  rank {layer.rank:<4d} norm {layer.norm:<10.4g} error {layer.relative:.3e}")
+        console.print(
+            f"  {layer.path.ljust(width)}  rank {layer.rank:<4d} norm {layer.norm:<10.4g} error {layer.relative:.3e}"
+        )
     if len(made.layers) > _LISTED:
-        say(f"  ... and {len(made.layers) - _LISTED} more layers")
+        console.print(f"  ... and {len(made.layers) - _LISTED} more layers")
     ranks = sorted({layer.rank for layer in made.layers})
     spelt = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
-    say(f"{len(made.layers)} layers, rank {spelt}; relative error (Frobenius) {made.relative:.3e} in all")
+    console.print(f"{len(made.layers)} layers, rank {spelt}; relative error (Frobenius) {made.relative:.3e} in all")
 
 
 def line(delta: Delta, weight: float = 1.0) -> str:

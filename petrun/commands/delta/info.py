@@ -9,11 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from petrun import console
 from petrun.algebra.comparison import Norm, Pair, compared, norms
 from petrun.checkpoint.delta import Delta, read_delta
 from petrun.checkpoint.derived import refuse_other_bases
 from petrun.commands.delta.files import Opener
-from petrun.console import say, table
+from petrun.console import table
 from petrun.inference.assembly import method_of
 
 _FIRST = 24
@@ -37,9 +38,11 @@ def info(path: str, *, as_json: bool, every: bool) -> None:
     described = _described(delta)
     if as_json:
         rows = [asdict(each) for each in found]
-        say(json.dumps({**described, "tensors": rows}, indent=2, ensure_ascii=False))
+        console.print(json.dumps({**described, "tensors": rows}, indent=2, ensure_ascii=False))
         return
-    say(table([(key, _spell(value)) for key, value in described.items() if value not in (None, "", {}, [], ())]))
+    console.print(
+        table([(key, _spell(value)) for key, value in described.items() if value not in (None, "", {}, [], ())])
+    )
     _list(found, every)
 
 
@@ -57,10 +60,10 @@ def _list(found: Sequence[Norm], every: bool) -> None:
     for each in shown:
         rank = f"rank {each.rank}" if each.rank is not None else ""
         shape = "x".join(map(str, each.shape)) or "scalar"
-        say(f"  {each.name.ljust(width)}  {shape.ljust(12)} {rank.ljust(9)} norm {each.norm:.4g}")
+        console.print(f"  {each.name.ljust(width)}  {shape.ljust(12)} {rank.ljust(9)} norm {each.norm:.4g}")
     if len(shown) < len(found):
-        say(f"  ... and {len(found) - len(shown)} more (--all lists them)")
-    say(f"{len(found)} layers and tensors, norm {math.hypot(*(each.norm for each in found)):.4g} in all")
+        console.print(f"  ... and {len(found) - len(shown)} more (--all lists them)")
+    console.print(f"{len(found)} layers and tensors, norm {math.hypot(*(each.norm for each in found)):.4g} in all")
 
 
 def _described(delta: Delta) -> dict[str, Any]:
@@ -97,15 +100,15 @@ def diff(
     pairs = compared(one, other)
     if as_json:
         found = {"same": one.digest == other.digest, "settings": settings, "tensors": [asdict(pair) for pair in pairs]}
-        say(json.dumps(found, indent=2, ensure_ascii=False))
+        console.print(json.dumps(found, indent=2, ensure_ascii=False))
         return
     if one.digest == other.digest:
-        say("the tensors are the same")
+        console.print("the tensors are the same")
     for key, (mine, theirs) in settings.items():
-        say(f"{key}: {mine} | {theirs}")
+        console.print(f"{key}: {mine} | {theirs}")
     _rows(pairs if every else pairs[:_FIRST])
     if not every and len(pairs) > _FIRST:
-        say(f"  ... and {len(pairs) - _FIRST} more (--all lists them)")
+        console.print(f"  ... and {len(pairs) - _FIRST} more (--all lists them)")
     _in_all(pairs)
 
 
@@ -120,11 +123,13 @@ def _rows(pairs: Sequence[Pair]) -> None:
     for pair in pairs:
         if pair.first is None or pair.second is None:
             where = "second" if pair.first is None else "first"
-            say(f"  {pair.name.ljust(width)}  only in the {where}, norm {(pair.first or pair.second or 0.0):.4g}")
+            console.print(
+                f"  {pair.name.ljust(width)}  only in the {where}, norm {(pair.first or pair.second or 0.0):.4g}"
+            )
             continue
         angle = "no angle" if pair.cosine is None else f"cosine {pair.cosine:+.4f}"
         gap = "other shape" if pair.difference is None else f"difference {pair.difference:.4g}"
-        say(f"  {pair.name.ljust(width)}  norm {pair.first:<9.4g} | {pair.second:<9.4g} {angle}  {gap}")
+        console.print(f"  {pair.name.ljust(width)}  norm {pair.first:<9.4g} | {pair.second:<9.4g} {angle}  {gap}")
 
 
 def _in_all(pairs: Sequence[Pair]) -> None:
@@ -133,6 +138,6 @@ def _in_all(pairs: Sequence[Pair]) -> None:
         return
     sizes = [math.hypot(*(getattr(pair, side) or 0.0 for pair in both)) for side in ("first", "second")]
     inner = sum((pair.cosine or 0.0) * (pair.first or 0.0) * (pair.second or 0.0) for pair in both)
-    say(
+    console.print(
         f"{len(both)} layers in both: norm {sizes[0]:.4g} | {sizes[1]:.4g}, cosine {inner / (sizes[0] * sizes[1]):+.4f}"
     )

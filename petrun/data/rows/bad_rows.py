@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from petrun.console import say
+from petrun import console
 from petrun.data.examples import ExampleSet
 from petrun.data.formats.records import Records
 from petrun.errors import DataError
@@ -110,4 +110,4 @@ def write_skipped(path: Path, *examples: ExampleSet | None) -> None:
     lines = dict.fromkeys(line for rows in examples if rows is not None for line in rows.skipped)
     if lines:
         write_text(path, "".join(f"{line}\n" for line in lines))
-        say(f"wrote {len(lines)} rows that cannot be used to {path}")
+        console.print(f"wrote {len(lines)} rows that cannot be used to {path}")

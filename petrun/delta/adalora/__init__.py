@@ -6,4 +6,4 @@ from petrun.delta.adalora.dense import ADALORA_E as ADALORA_E
 from petrun.delta.adalora.dense import ADALORA_KEEP as ADALORA_KEEP
 from petrun.delta.adalora.method import METHOD as METHOD
 from petrun.delta.adalora.method import AdaLoraConfig as AdaLoraConfig
-from petrun.delta.adalora.method import fold as fold
+from petrun.delta.adalora.method import merge as merge

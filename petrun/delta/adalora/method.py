@@ -30,7 +30,7 @@ from petrun.kernels import is_supervised
 from petrun.tensors import Array
 from petrun.typing import Cell
 
-__all__ = ["ADALORA_A", "ADALORA_B", "ADALORA_E", "ADALORA_KEEP", "METHOD", "AdaLoraConfig", "attach", "fold"]
+__all__ = ["ADALORA_A", "ADALORA_B", "ADALORA_E", "ADALORA_KEEP", "METHOD", "AdaLoraConfig", "attach", "merge"]
 
 
 class AdaLoraConfig(TargetConfig):
@@ -155,7 +155,7 @@ def hook(net: Cell, config: AdaLoraConfig, parameters: Any, total_steps: int) ->
     return RankAllocator(layers, parameters, beta1=config.beta1, beta2=config.beta2, plan=plan)
 
 
-def fold(config: AdaLoraConfig, tensors: Mapping[str, Array]) -> Update:
+def merge(config: AdaLoraConfig, tensors: Mapping[str, Array]) -> Update:
     """W <- W + s B diag(e * keep) A, in float32."""
 
     def update(name: str, value: Array, rows: slice = ALL) -> Array:
@@ -177,7 +177,7 @@ METHOD = Method(
     config=AdaLoraConfig,
     default_lr=3e-3,
     attach=attach,
-    fold=fold,
+    merge=merge,
     wrap_loss=wrap_loss,
     hook=hook,
     fixed=(ADALORA_KEEP,),

@@ -6,4 +6,4 @@ from petrun.delta.lora.dense import LoRADense as LoRADense
 from petrun.delta.lora.method import METHOD as METHOD
 from petrun.delta.lora.method import LoraConfig as LoraConfig
 from petrun.delta.lora.method import attach as attach
-from petrun.delta.lora.method import fold as fold
+from petrun.delta.lora.method import merge as merge

@@ -165,7 +165,7 @@ class LoRADense(nn.Dense):
         self.add.shard(strategy_lora_add)
         shard_activation("LoRADense", self.activation, strategy_activation)
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """`column`: outputs over tp ranks, so B is cut as the base's rows are; `row`: inputs, so A is cut as its columns are;
         `scattered`: the same, and rows of both products over all ranks."""
         outer, inner = (tp if how == "column" else 1), (tp if how in ("row", "scattered") else 1)
@@ -182,7 +182,7 @@ class LoRADense(nn.Dense):
         )
         if self.lora_biased:
             self.lora_bias_add.shard(((rows, outer), (outer,)))
-        self.lora_dropout.lay_out("row" if how == "scattered" else how, dp, tp)
+        self.lora_dropout.set_layout("row" if how == "scattered" else how, dp, tp)
         if how == "scattered":
             for matmul in (self.matmul, self.lora_a_matmul):
                 matmul.shard(((dp, tp), (1, tp)), ((rows, 1),))

@@ -79,14 +79,14 @@ class DoraDense(LoRADense):
             y = self.bias_add(y, self.cast(self.bias, self.dtype))
         return y
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """Whole on each rank. Raises ConfigError for what tp cuts: the magnitudes need the norms of whole rows."""
         if tp > 1 and how in ("column", "row"):
             raise ConfigError(
                 "--parallel tp: the magnitudes of dora need norms of whole rows of W + s B A at each step, which no rank holds",
                 hint="Use another delta.variant, or dp, pp and zero.",
             )
-        super().lay_out(how, dp, tp)
+        super().set_layout(how, dp, tp)
         # The base's matrix, A and B are whole in the forward pass, so they must be here: a parameter has one layout.
         whole = ((1, 1), (1, 1))
         for operator in (self.transposed_matmul, self.plain_matmul, self.times):

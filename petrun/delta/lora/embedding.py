@@ -57,7 +57,7 @@ class LoRAEmbedding(nn.Cell):
         b = self.lora_b_gather(self.mindpet_delta_lora_b, ops.reshape(ids, (-1,)), 0)
         return self.add(base, self.update(b, base.shape))
 
-    def lay_out(self, how: str, dp: int, tp: int) -> None:
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
         """`vocabulary`: rows of W and B over tp ranks; else both whole on each."""
         cut = tp if how == "vocabulary" else 1
         self.gather.shard(((cut, 1), (dp, 1)))

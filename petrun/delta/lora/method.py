@@ -35,7 +35,7 @@ from petrun.kernels import Dropout
 from petrun.tensors import Array
 from petrun.typing import Cell
 
-__all__ = ["LORA_A", "LORA_B", "METHOD", "LoRADense", "LoraConfig", "attach", "fold"]
+__all__ = ["LORA_A", "LORA_B", "METHOD", "LoRADense", "LoraConfig", "attach", "merge"]
 
 _LISTED = 20
 _CELLS: dict[str, type[LoRADense]] = {"lora": LoRADense, "rslora": LoRADense, "dora": DoraDense, "pissa": PissaDense}
@@ -177,7 +177,7 @@ def rate(config: LoraConfig, name: str) -> float:
     return config.lora_plus_ratio if name.rpartition(".")[2] == LORA_B else 1.0
 
 
-def fold(config: LoraConfig, tensors: Mapping[str, Array]) -> Update:
+def merge(config: LoraConfig, tensors: Mapping[str, Array]) -> Update:
     """W <- W + s B A, in float32; pissa: W + s (B A - B_0 A_0); dora: m (W + s B A) / ||W + s B A||."""
 
     @lru_cache(maxsize=10)
@@ -214,7 +214,7 @@ METHOD = Method(
     config=LoraConfig,
     default_lr=1e-3,
     attach=attach,
-    fold=fold,
+    merge=merge,
     layers=adapted_paths,
     rate=rate,
     fixed=(LORA_A0, LORA_B0),

@@ -35,7 +35,7 @@ PATIENCE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
+class ShardSpec:
     """How one rank's pieces fit those of the others."""
 
     rank: int
@@ -62,7 +62,7 @@ def save_pieces(
     place: Path,
     file: str,
     pieces: Mapping[str, Array],
-    cut: Cut,
+    cut: ShardSpec,
     describe: Callable[[ShardedReader], Mapping[str, str]],
 ) -> None:
     """Write this rank's pieces into `place`/rank_N/`file`; every rank must call it. What was at `place` is replaced when all is written.
@@ -83,7 +83,7 @@ def own_pieces(path: Path) -> Path | None:
     return path / STRATEGY if (path / NOTE).is_file() and (path / STRATEGY).is_dir() else None
 
 
-def _write_own(growing: Path, file: str, pieces: Mapping[str, Array], cut: Cut) -> None:
+def _write_own(growing: Path, file: str, pieces: Mapping[str, Array], cut: ShardSpec) -> None:
     folder = growing / f"rank_{cut.rank}"
     unlisted = next((name for name in pieces if name not in cut.layouts), None)
     if unlisted is not None:
@@ -110,7 +110,7 @@ def _mark(growing: Path, rank: int) -> Path:
 
 
 def _finish(
-    growing: Path, place: Path, file: str, cut: Cut, describe: Callable[[ShardedReader], Mapping[str, str]]
+    growing: Path, place: Path, file: str, cut: ShardSpec, describe: Callable[[ShardedReader], Mapping[str, str]]
 ) -> None:
     """All ranks have written: see that their files are here, describe them, and give the folder its name."""
     marks = [_mark(growing, rank) for rank in range(cut.ranks)]
@@ -136,7 +136,7 @@ def _finish(
         raise output_error(place, error) from error
 
 
-def _sweep(growing: Path, cut: Cut) -> None:
+def _sweep(growing: Path, cut: ShardSpec) -> None:
     """What an attempt with more ranks, cut off while it saved, has left."""
     known = {*(f"rank_{rank}" for rank in range(cut.ranks)), *(f"rank_{rank}.json" for rank in range(cut.ranks))}
     stages = {f"stage_{stage}.ckpt" for stage in range(cut.stages)}

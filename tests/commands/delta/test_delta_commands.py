@@ -51,7 +51,7 @@ def test_sums_merge_as_their_parts_do(here, petrun):
     source = read_delta("a.ckpt")
     assert manifest.base == source.manifest.base and manifest.step == 0 and manifest.metrics == {}
     assert manifest.made[0] == "sum" and source.digest in manifest.made[1]
-    # Cut to one rank: the error that was printed is the one on disk.
+    # ShardSpec to one rank: the error that was printed is the one on disk.
     assert petrun("delta compress sum.ckpt --rank 1 --out cut.ckpt").code == 0
     done = petrun("delta diff sum.ckpt cut.ckpt --json")
     pairs = json.loads(done.out)["tensors"]

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from petrun.checkpoint.delta import ADALORA_A, ADALORA_B, ADALORA_E, ADALORA_KEEP, read_delta
-from petrun.delta.adalora import AdaLoraConfig, fold
+from petrun.delta.adalora import AdaLoraConfig, merge
 from petrun.errors import DeltaError
 from petrun.interop.convert import from_peft, write_peft
 from tests.checkpoint.toy_family import shape_of
@@ -51,7 +51,7 @@ def test_what_is_read_changes_the_weights_as_peft_does(write_adapter, names, inf
     delta = from_peft(read_delta(folder), names)
     assert delta.algo == "adalora" and len(delta.digest) == 64
     assert delta.config == {"rank": 2, "init_rank": 3, "alpha": 4.0, "dropout": 0.1, "target": list(MODULES)}
-    update = fold(AdaLoraConfig(**delta.config), delta.tensors)
+    update = merge(AdaLoraConfig(**delta.config), delta.tensors)
     for path, count in counts.items():
         out, width = shape_of(f"{path}.weight")
         want = {ADALORA_A: (3, width), ADALORA_E: (3,), ADALORA_B: (out, 3), ADALORA_KEEP: (3,)}
@@ -76,7 +76,7 @@ def test_what_training_left_at_rank_0(write_adapter, names):
     delta = from_peft(read_delta(write_adapter(tensors, **SETTINGS, rank_pattern=pattern)), names)
     base = np.ones(shape_of("layers.1.mlp.up.weight"), np.float32)
     np.testing.assert_array_equal(
-        fold(AdaLoraConfig(**delta.config), delta.tensors)("layers.1.mlp.up.weight", base), base
+        merge(AdaLoraConfig(**delta.config), delta.tensors)("layers.1.mlp.up.weight", base), base
     )
 
 
@@ -139,7 +139,7 @@ def test_what_was_given_up_does_not_go_out(tmp_path, make_delta, write_adapter, 
         f"{B}model.h.1.mlp.c_fc.lora_B": (8, 1),
     }
     again = from_peft(read_delta(tmp_path / "out"), names)
-    updates = [fold(AdaLoraConfig(**d.config), d.tensors) for d in (delta, again)]
+    updates = [merge(AdaLoraConfig(**d.config), d.tensors) for d in (delta, again)]
     for path in MODULES:
         base = np.ones(shape_of(f"{path}.weight"), np.float32)
         merged = [update(f"{path}.weight", base) for update in updates]

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from petrun.checkpoint.delta import LORA_A, LORA_B, read_delta
-from petrun.delta.lora import LoraConfig, fold
+from petrun.delta.lora import LoraConfig, merge
 from petrun.errors import DeltaError, OutputError
 from petrun.interop.convert import from_peft, to_house, trained_classes, write_peft
 from petrun.interop.peft.lora_config import parse_lora_config
@@ -450,7 +450,7 @@ def of_the_reference(shared, family, method):
 def test_adapters_of_the_reference(shared, family, method):
     """Folded into the base, peft's own files give peft's own merged weights."""
     case, names, _, delta = of_the_reference(shared, family, method)
-    update = fold(LoraConfig(**delta.config), delta.tensors)
+    update = merge(LoraConfig(**delta.config), delta.tensors)
     base, want = open_tensors(case / "base"), open_tensors(case / method / "merged.safetensors")
     moved = 0
     for ours, stored in names.items():

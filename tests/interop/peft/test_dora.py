@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 
 from petrun.algebra.pissa import as_plain_lora
 from petrun.checkpoint.delta import LORA_A, LORA_A0, LORA_B, LORA_B0, LORA_M, read_delta
-from petrun.delta.lora import LoraConfig, fold
+from petrun.delta.lora import LoraConfig, merge
 from petrun.errors import DeltaError
 from petrun.interop.convert import from_peft, write_peft
 from tests.checkpoint.toy_family import lora_arrays, shape_of
@@ -123,9 +123,9 @@ def test_pissa_is_a_plain_lora_of_twice_the_rank(tmp_path, make_delta, names):
         assert theirs.site(path) == (2 * rank, ours.site(path)[1])
         assert plain.tensors[f"{path}.{LORA_A}"].shape[0] == 2 * rank
         base = np.random.default_rng(2).normal(size=shape_of(f"{path}.weight")).astype(np.float32)
-        want = fold(ours, delta.tensors)(f"{path}.weight", base)
+        want = merge(ours, delta.tensors)(f"{path}.weight", base)
         assert np.abs(want - base).max() > 0.1
-        found = fold(theirs, plain.tensors)(f"{path}.weight", base)
+        found = merge(theirs, plain.tensors)(f"{path}.weight", base)
         np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
     assert {name.rpartition(".")[2] for name in plain.tensors} == {LORA_A, LORA_B}
     write_peft(delta, names, tmp_path / "out")

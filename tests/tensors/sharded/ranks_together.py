@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from petrun.cluster.world import World
 from petrun.errors import PetrunError
-from petrun.tensors.sharded.rank_files import Cut
+from petrun.tensors.sharded.rank_files import ShardSpec
 
 
 class Meeting:
@@ -45,7 +45,7 @@ class Ranks:
     def cut(self, rank):
         layouts = self.stages[rank * len(self.stages) // self.count]
         world = Thread(rank=rank, size=self.count, meeting=self.meeting)
-        return Cut(rank=rank, ranks=self.count, stages=len(self.stages), layouts=layouts, together=world.together)
+        return ShardSpec(rank=rank, ranks=self.count, stages=len(self.stages), layouts=layouts, together=world.together)
 
     def each(self, work):
         """{rank: the error it ended with}."""
