@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pytest
 
 from petrun.cli.app import main
-from petrun.training import samples as probe
+from petrun.training.receipt import samples as probe
 from tests.tiny import CONFIGS, ORDERS, REVIEWS, write_base, write_rows
 
 

@@ -59,7 +59,7 @@ def resume(
     with told_apart():
         # Imported here so that --help does not wait for MindSpore.
         if verify:
-            from petrun.training.verify import run as replay
+            from petrun.training.checkpointing.verify import run as replay
 
             replay(run_folder, settings or [])
             return

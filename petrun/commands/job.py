@@ -124,7 +124,7 @@ def _check_layout(config: RunConfig, job: Submission) -> None:
     base = _here(config, job)
     if base is not None and max(asked.tp, asked.pp) > 1:
         # Only here: it loads MindSpore.
-        from petrun.training.resolve_layout import resolve_layout
+        from petrun.training.setup.resolve_layout import resolve_layout
 
         resolve_layout(config.model_copy(update={"model": config.model.model_copy(update=base)}), job.cards)
         return

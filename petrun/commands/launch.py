@@ -25,10 +25,10 @@ from petrun.console import print_to_stderr
 from petrun.errors import ConfigError, SetupError
 from petrun.parallel.context import cards_here, find_target
 from petrun.tensors.atomic import output_error
-from petrun.training import preflight
 from petrun.training import run_folder as folder
-from petrun.training.resolve_layout import check_device, resolve_layout
-from petrun.training.resume import source
+from petrun.training.checkpointing.resume import source
+from petrun.training.preflight import host_checks as preflight
+from petrun.training.setup.resolve_layout import check_device, resolve_layout
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from petrun.rehearsal.shapes import shapes_of
 from petrun.rehearsal.stub_cann import ensure_stub
 from petrun.tensors import atomic_file
 from petrun.tensors.atomic import refuse_occupied
-from petrun.training.resolve_layout import resolve_auto
+from petrun.training.setup.resolve_layout import resolve_auto
 
 
 def run(

@@ -27,20 +27,20 @@ from petrun.train.loop import train
 from petrun.train.stop import GRACE, stop_request
 from petrun.training import plan_text as describe
 from petrun.training import run_folder as folder
-from petrun.training import snapshot
-from petrun.training.checkpointer import Checkpointer, NonFiniteHandler
-from petrun.training.fingerprint import identity_of
-from petrun.training.progress import Progress
-from petrun.training.rank_batches import first_inputs, rows_of
-from petrun.training.rank_consistency import hold_together
-from petrun.training.receipt import Facts
+from petrun.training.checkpointing import snapshot
+from petrun.training.checkpointing.checkpointer import Checkpointer, NonFiniteHandler
+from petrun.training.checkpointing.fingerprint import identity_of
+from petrun.training.checkpointing.progress import Progress
+from petrun.training.checkpointing.resume import go_on, look, note_identity, reopen, run_yaml, source
+from petrun.training.preflight.rank_consistency import hold_together
+from petrun.training.preflight.shared_folder import require_shared
+from petrun.training.receipt.receipt import Facts
+from petrun.training.receipt.update_norms import start_of
 from petrun.training.recorder import RunRecorder
-from petrun.training.resolve_layout import check_device, resolve_auto, resolve_layout
-from petrun.training.resume import go_on, look, note_identity, reopen, run_yaml, source
 from petrun.training.run_lock import RunLock
-from petrun.training.setup import TrainingSetup, build_training, read_start, resolve_inferred
-from petrun.training.shared_folder import require_shared
-from petrun.training.update_norms import start_of
+from petrun.training.setup.rank_batches import first_inputs, rows_of
+from petrun.training.setup.resolve_layout import check_device, resolve_auto, resolve_layout
+from petrun.training.setup.training_setup import TrainingSetup, build_training, read_start, resolve_inferred
 
 
 def run(

@@ -1,1 +1,1 @@
-"""Ranks of a cluster that is not there: a stub of CANN, processes started on it, and what their graphs hold."""
+"""Ranks of a cluster that is not there, compiled on a stub of CANN, and the report of what their graphs hold; nothing is computed."""

@@ -37,7 +37,7 @@ from petrun.rehearsal.processes import collectives, gradient_sums
 from petrun.rehearsal.shapes import tokenizer_beside
 from petrun.tensors.sharded.strategy_file import write_items
 from petrun.train.loop import Plan
-from petrun.training.setup import attach_method, build_step, plan_schedule, prepare_method
+from petrun.training.setup.training_setup import attach_method, build_step, plan_schedule, prepare_method
 from petrun.typing import Parameter
 
 

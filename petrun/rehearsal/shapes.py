@@ -18,8 +18,8 @@ from petrun.inference.rows import check_length, open_tokenizer
 from petrun.models.factory import is_factory
 from petrun.parallel.layout import Layout
 from petrun.train.loop import make_plan
-from petrun.training.setup import batch_rows
-from petrun.training.sources import open_sources
+from petrun.training.setup.sources import open_sources
+from petrun.training.setup.training_setup import batch_rows
 
 _STEPS = 1000
 """Steps of a run whose data is not here: they are constants of the graph and change nothing else in it."""

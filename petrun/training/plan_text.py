@@ -23,7 +23,7 @@ from petrun.parallel.layout import Layout
 from petrun.train.loop import Plan
 from petrun.train.optim import Schedule
 from petrun.training.run_folder import RunFolder
-from petrun.training.sources import Sources
+from petrun.training.setup.sources import Sources
 
 _PREVIEW_ROWS = 3
 

@@ -29,10 +29,10 @@ from petrun.tensors.sharded.rank_files import ShardSpec
 from petrun.tensors.sharded.ranks import root_of
 from petrun.train.loop import Plan
 from petrun.training import plan_text as describe
-from petrun.training.receipt import Facts, Receipt, make_receipt
-from petrun.training.receipt_text import receipt_text
+from petrun.training.receipt.receipt import Facts, Receipt, make_receipt
+from petrun.training.receipt.receipt_text import receipt_text
+from petrun.training.receipt.samples import EvalSnapshot, SampleEvaluator
 from petrun.training.run_folder import RunFolder
-from petrun.training.samples import EvalSnapshot, SampleEvaluator
 
 
 class RunRecorder:

@@ -34,7 +34,7 @@ def dump(folder: Path, methods: list[str], sets: list[str]) -> None:
     from petrun.data.batches.buckets import plan_batches
     from petrun.delta import find_method
     from petrun.inference.rows import endless, mappings
-    from petrun.training.sources import open_sources
+    from petrun.training.setup.sources import open_sources
 
     folder.mkdir(parents=True, exist_ok=True)
     for method in methods:

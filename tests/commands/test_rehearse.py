@@ -10,7 +10,7 @@ from petrun.rehearsal import compiling, shapes
 from petrun.rehearsal.job import read_settings
 from petrun.rehearsal.processes import Ended
 from petrun.rehearsal.report import size, slice_lines
-from petrun.training import resolve_layout as laying
+from petrun.training.setup import resolve_layout as laying
 from tests.tiny import CONFIGS, ORDERS, REVIEWS, write_base, write_rows
 
 

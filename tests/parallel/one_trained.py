@@ -22,16 +22,16 @@ from petrun.config.load import load_run_config
 from petrun.parallel.context import setup, split_operators
 from petrun.parallel.sharding import compile_cut
 from petrun.train.stop import stop_request
-from petrun.training import snapshot
-from petrun.training.checkpointer import Checkpointer
-from petrun.training.fingerprint import identity_of
-from petrun.training.progress import Progress
-from petrun.training.rank_batches import first_inputs
-from petrun.training.receipt import Facts
+from petrun.training.checkpointing import snapshot
+from petrun.training.checkpointing.checkpointer import Checkpointer
+from petrun.training.checkpointing.fingerprint import identity_of
+from petrun.training.checkpointing.progress import Progress
+from petrun.training.receipt.receipt import Facts
 from petrun.training.recorder import RunRecorder
-from petrun.training.resolve_layout import resolve_layout
 from petrun.training.run_folder import RunFolder
-from petrun.training.setup import build_training
+from petrun.training.setup.rank_batches import first_inputs
+from petrun.training.setup.resolve_layout import resolve_layout
+from petrun.training.setup.training_setup import build_training
 
 
 def values_of(name, shape, dtype):

@@ -9,8 +9,8 @@ from petrun.config.load import load_run_config
 from petrun.errors import ConfigError
 from petrun.parallel.context import Device
 from petrun.parallel.layout import parse_layout
-from petrun.training.resolve_layout import refusal, resolve_layout
-from petrun.training.setup import build_training
+from petrun.training.setup.resolve_layout import refusal, resolve_layout
+from petrun.training.setup.training_setup import build_training
 from tests.parallel.refusals import REFUSED
 from tests.tiny import ORDERS, REVIEWS, write_base, write_rows
 

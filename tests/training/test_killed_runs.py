@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import REVIEWS, write_base, write_rows
-from tests.training.test_resume import same_run
+from tests.training.checkpointing.test_resume import same_run
 
 TRAIN = (
     "train --base small --data reviews.jsonl --eval-data dev.jsonl --rank 2 --target q --dropout 0.2 --batch-size 2 --steps 60 "

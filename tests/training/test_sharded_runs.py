@@ -16,8 +16,8 @@ from petrun.parallel.layout import Layout
 from petrun.rehearsal import rank as rehearsed_rank
 from petrun.rehearsal.shapes import _shapes_of_data
 from petrun.tensors.sharded.strategy import read_strategy
-from petrun.training.rank_batches import first_inputs, rows_of
-from petrun.training.setup import build_training
+from petrun.training.setup.rank_batches import first_inputs, rows_of
+from petrun.training.setup.training_setup import build_training
 from tests.conftest import ROOT
 from tests.parallel.one_trained import values_of
 from tests.shards import dp2_tp4, piece_of_rank

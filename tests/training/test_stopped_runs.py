@@ -18,7 +18,7 @@ from petrun.checkpoint.delta import read_delta
 from petrun.checkpoint.training_state import find_state
 from petrun.commands import inspect as inspect_run
 from petrun.tensors import atomic
-from petrun.training import checkpointer as saving
+from petrun.training.checkpointing import checkpointer as saving
 from tests.program import snapshot
 from tests.tiny import REVIEWS, write_rows
 

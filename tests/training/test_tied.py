@@ -11,7 +11,7 @@ from petrun.inference.assembly import attach_delta, fit_delta, set_delta
 from petrun.models.factory import load_model
 from tests.interop.peft.interop import logits
 from tests.tiny import ORDERS, write_base, write_rows
-from tests.training.test_resume import killed_at, same_run
+from tests.training.checkpointing.test_resume import killed_at, same_run
 
 NAMES = {"llama": {"q": "q", "embed": "embed_tokens"}, "gpt2": {"q": "qkv", "embed": "wte"}}
 CHANGES = {

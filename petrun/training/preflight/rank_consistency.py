@@ -7,8 +7,8 @@ import json
 
 from petrun.cluster.world import World
 from petrun.errors import SetupError
-from petrun.training.fingerprint import VERSIONS, identity_of
-from petrun.training.setup import TrainingSetup
+from petrun.training.checkpointing.fingerprint import VERSIONS, identity_of
+from petrun.training.setup.training_setup import TrainingSetup
 
 _FIRST_VALUES = "the first values of what trains"
 

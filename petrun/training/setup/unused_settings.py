@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from petrun.config.load import Resolved, as_typed
 from petrun.config.schema import RunConfig
 from petrun.errors import ConfigError
-from petrun.training.sources import Sources
+from petrun.training.setup.sources import Sources
 
 
 @dataclass(frozen=True, kw_only=True)

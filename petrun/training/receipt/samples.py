@@ -22,8 +22,8 @@ from petrun.parallel.context import eager
 from petrun.parallel.layout import Layout
 from petrun.tensors import Array
 from petrun.tensors.targets import is_scored
-from petrun.training.evaluation import evaluator_of
-from petrun.training.sources import Sources
+from petrun.training.setup.evaluation import evaluator_of
+from petrun.training.setup.sources import Sources
 
 _ROWS = 8
 _NEW_TOKENS = 48

@@ -19,7 +19,7 @@ from petrun.data.examples import ExampleSet
 from petrun.data.formats.source import read_sources
 from petrun.errors import ConfigError, did_you_mean
 from petrun.models.base import LoadedModel
-from petrun.training.sources import Sources
+from petrun.training.setup.sources import Sources
 
 VERSIONS = "versions"
 _FREE = (

@@ -44,10 +44,10 @@ from petrun.train.optim import AdamW, HostAdamW, Schedule
 from petrun.train.pipelined import PipelineStep
 from petrun.train.step import TrainStep
 from petrun.training import run_folder as folder
-from petrun.training.evaluation import require_forward_only
-from petrun.training.samples import EvalSnapshot, SampleEvaluator
-from petrun.training.sources import Sources, open_sources
-from petrun.training.unused_settings import refuse_unread
+from petrun.training.receipt.samples import EvalSnapshot, SampleEvaluator
+from petrun.training.setup.evaluation import require_forward_only
+from petrun.training.setup.sources import Sources, open_sources
+from petrun.training.setup.unused_settings import refuse_unread
 
 
 @dataclass(frozen=True)

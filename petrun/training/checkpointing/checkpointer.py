@@ -14,7 +14,7 @@ from petrun.checkpoint.training_state import read_state, save_state, save_state_
 from petrun.config.schema import TrainConfig
 from petrun.errors import TrainingError, WeightsError
 from petrun.train.stop import RESUME_FLAGS, Stopped, StopRequest
-from petrun.training import snapshot
+from petrun.training.checkpointing import snapshot
 from petrun.training.recorder import RunRecorder
 
 _PAUSE_SECONDS = 15.0

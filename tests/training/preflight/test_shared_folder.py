@@ -8,7 +8,7 @@ import pytest
 
 from petrun.cluster.world import World
 from petrun.errors import OutputError, SetupError
-from petrun.training import shared_folder as shared_out
+from petrun.training.preflight import shared_folder as shared_out
 from petrun.training.run_folder import RunFolder
 
 

@@ -9,9 +9,9 @@ import pytest
 from petrun.checkpoint.training_state import find_state, steps_of
 from petrun.errors import TrainingError
 from petrun.train.loop import Plan
-from petrun.training.checkpointer import Checkpointer
-from petrun.training.progress import RECENT, Progress
-from petrun.training.verify import Interval, compare, compare_log
+from petrun.training.checkpointing.checkpointer import Checkpointer
+from petrun.training.checkpointing.progress import RECENT, Progress
+from petrun.training.checkpointing.verify import Interval, compare, compare_log
 from tests.tiny import REVIEWS, write_base, write_rows
 
 ROWS = [{"text": row["text"] + " not the film" * (i % 3), "label": row["label"]} for i, row in enumerate(REVIEWS * 2)]

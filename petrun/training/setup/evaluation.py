@@ -8,7 +8,7 @@ from petrun.evaluate.score import Scorer
 from petrun.inference.evaluator import Evaluator, scoring_cell_of_ranks
 from petrun.models.base import LoadedModel
 from petrun.parallel.layout import Layout
-from petrun.training.sources import Sources
+from petrun.training.setup.sources import Sources
 
 
 def evaluator_of(

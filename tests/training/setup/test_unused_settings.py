@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from petrun.config.schema import RunConfig
-from petrun.training.unused_settings import UNREAD
+from petrun.training.setup.unused_settings import UNREAD
 from tests.tiny import write_base, write_rows
 
 CLASSIFY = "train --base bert --data reviews.jsonl --rank 2 --steps 1 --out run "

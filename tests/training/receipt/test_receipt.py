@@ -18,12 +18,12 @@ from petrun.graph.sites import Sites
 from petrun.inference.assembly import attach
 from petrun.models.base import LoadedModel
 from petrun.train.optim import Schedule
-from petrun.training import update_norms as moving
-from petrun.training.progress import Progress
-from petrun.training.receipt import Facts, make_receipt, rows
-from petrun.training.receipt_text import receipt_text
-from petrun.training.samples import EvalSnapshot
-from petrun.training.update_norms import moved, start_of, unmoved
+from petrun.training.checkpointing.progress import Progress
+from petrun.training.receipt import update_norms as moving
+from petrun.training.receipt.receipt import Facts, make_receipt, rows
+from petrun.training.receipt.receipt_text import receipt_text
+from petrun.training.receipt.samples import EvalSnapshot
+from petrun.training.receipt.update_norms import moved, start_of, unmoved
 from tests.tiny import ORDERS, write_base, write_rows
 
 pytestmark = pytest.mark.usefixtures("pynative")

@@ -21,11 +21,11 @@ from petrun.parallel.context import setup
 from petrun.parallel.layout import Layout
 from petrun.tensors import Array
 from petrun.train.loop import START, Position, train
-from petrun.training import snapshot
-from petrun.training.fingerprint import hold, identity_of, newer
-from petrun.training.resume import folder_of, ranks_of, run_yaml
+from petrun.training.checkpointing import snapshot
+from petrun.training.checkpointing.fingerprint import hold, identity_of, newer
+from petrun.training.checkpointing.resume import folder_of, ranks_of, run_yaml
 from petrun.training.run_folder import RunFolder
-from petrun.training.setup import TrainingSetup, build_training, read_start, resolve_inferred
+from petrun.training.setup.training_setup import TrainingSetup, build_training, read_start, resolve_inferred
 
 _TIMES = ("seconds", "tokens_per_second")
 

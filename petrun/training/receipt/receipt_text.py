@@ -10,8 +10,8 @@ from typing import Any
 
 from petrun.console import table
 from petrun.evaluate.compare import spell
-from petrun.training.receipt import Receipt
-from petrun.training.update_norms import Moved
+from petrun.training.receipt.receipt import Receipt
+from petrun.training.receipt.update_norms import Moved
 
 _WIDTH = 100
 _SETTLED = 2

@@ -22,8 +22,15 @@ from petrun.parallel.context import cards_here
 from petrun.tensors.output import existing_parent
 from petrun.tensors.sharded.rank_files import PATIENCE_SECONDS
 from petrun.training import run_folder as folder
-from petrun.training.host_facts import card_tools, disk, file_digests, flat_settings, versions, visible_devices
-from petrun.training.shared_folder import probe_name, sees, write_probe
+from petrun.training.preflight.host_facts import (
+    card_tools,
+    disk,
+    file_digests,
+    flat_settings,
+    versions,
+    visible_devices,
+)
+from petrun.training.preflight.shared_folder import probe_name, sees, write_probe
 
 _CLOCK_SECONDS = 5.0
 """By which two hosts' clocks may differ: locks and caches on a shared disk are told stale by time."""

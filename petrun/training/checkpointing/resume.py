@@ -19,8 +19,8 @@ from petrun.errors import ConfigError, OutputError, TrainingError
 from petrun.tensors.atomic import output_error
 from petrun.tensors.output import write_text
 from petrun.train.loop import Plan
-from petrun.training.fingerprint import hold, newer, require_known, settings_of
-from petrun.training.progress import Progress
+from petrun.training.checkpointing.fingerprint import hold, newer, require_known, settings_of
+from petrun.training.checkpointing.progress import Progress
 from petrun.training.run_folder import IDENTITY, STATES, RunFolder
 
 Flags = Mapping[str, tuple[str, Any]]

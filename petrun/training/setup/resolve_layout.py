@@ -18,7 +18,7 @@ from petrun.models.factory import is_factory, outline_model, read_family
 from petrun.parallel.auto import Batch, Model, choose
 from petrun.parallel.layout import Layout
 from petrun.parallel.validate import Asked, Sizes, divide
-from petrun.training.setup import lay_out_loss
+from petrun.training.setup.training_setup import lay_out_loss
 
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _MANY_STEPS = 10**6

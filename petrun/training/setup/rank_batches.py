@@ -11,7 +11,7 @@ from mindspore import Tensor
 from petrun.data.batches.rank_share import WHOLE, Share
 from petrun.inference.rows import endless
 from petrun.train.loop import as_tensors
-from petrun.training.setup import TrainingSetup
+from petrun.training.setup.training_setup import TrainingSetup
 
 
 def rows_of(ready: TrainingSetup, rank: int, start: int = 0) -> Iterator[dict[str, Any]]:

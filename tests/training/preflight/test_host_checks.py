@@ -17,7 +17,8 @@ from petrun.cluster.world import World
 from petrun.commands import launch
 from petrun.config.load import load_run_config
 from petrun.errors import SetupError
-from petrun.training import host_facts, preflight
+from petrun.training.preflight import host_checks as preflight
+from petrun.training.preflight import host_facts
 
 
 def config_of(**settings):

@@ -17,11 +17,11 @@ from petrun.evaluate.metrics import DECODER_TASKS
 from petrun.graph.freeze import Trainable
 from petrun.inference.assembly import Assembled
 from petrun.train.optim import Schedule
-from petrun.training.progress import Progress
-from petrun.training.samples import EvalSnapshot, SampleEvaluator
-from petrun.training.setup import TrainingSetup
-from petrun.training.sources import Sources
-from petrun.training.update_norms import Moved, Start, moved, unmoved
+from petrun.training.checkpointing.progress import Progress
+from petrun.training.receipt.samples import EvalSnapshot, SampleEvaluator
+from petrun.training.receipt.update_norms import Moved, Start, moved, unmoved
+from petrun.training.setup.sources import Sources
+from petrun.training.setup.training_setup import TrainingSetup
 
 
 @dataclass(frozen=True)

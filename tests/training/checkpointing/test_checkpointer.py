@@ -8,7 +8,7 @@ from petrun.cluster.ranks import make_cluster
 from petrun.cluster.world import World
 from petrun.commands import launch
 from petrun.train.stop import RESUME_FLAGS
-from petrun.training.checkpointer import Checkpointer, _why
+from petrun.training.checkpointing.checkpointer import Checkpointer, _why
 
 
 def again(world, monkeypatch, flags=""):
