@@ -70,6 +70,9 @@ def test_what_is_copied_is_enough_to_install(instructions, project):
     copied = {source for line in of(instructions, "COPY") for source in line.split()[:-1]}
     assert all((ROOT / source).exists() for source in copied)
     assert copied >= {"pyproject.toml", project["project"]["readme"], "petrun", "recipes"}
+    assert copied >= set(project["project"]["license-files"])
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert copied <= sent, "what .dockerignore keeps out cannot be copied"
     kinds = [name for name, _ in instructions]
     assert max(i for i, kind in enumerate(kinds) if kind == "COPY") < kinds.index("RUN")
 

@@ -1,4 +1,4 @@
-"""An installed petrun is complete: the embedded base, the kernels' sources and the recipes are in the wheel."""
+"""An installed petrun is complete: the embedded base, the sources of the kernels, the recipes and the licence are in the wheel."""
 
 import shutil
 import subprocess
@@ -12,15 +12,15 @@ from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """Names of the files in a wheel, built from a copy of the tree without the network."""
-    if tuple(map(int, pytest.importorskip("setuptools").__version__.split(".")[:2])) < (70, 1):
-        pytest.importorskip("wheel")
+def archive(tmp_path_factory):
+    """A wheel, built from a copy of the tree without the network."""
+    if int(pytest.importorskip("setuptools").__version__.split(".")[0]) < 77:
+        pytest.skip("pyproject.toml asks for setuptools 77")
     folder = tmp_path_factory.mktemp("wheel")
     leave = shutil.ignore_patterns("__pycache__", "*.pyc")
     for name in ("petrun", "recipes"):
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=leave)
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--wheel-dir", str(folder / "out")]
     done = subprocess.run(
@@ -28,7 +28,14 @@ def wheel(tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr
     (built,) = (folder / "out").glob("petrun-*.whl")
-    return set(zipfile.ZipFile(built).namelist())
+    with zipfile.ZipFile(built) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def wheel(archive):
+    """Names of the files in the wheel."""
+    return set(archive.namelist())
 
 
 def test_every_file_of_the_package_is_in_the_wheel(wheel):
@@ -51,3 +58,13 @@ def test_the_recipes_are_in_the_wheel_with_what_lies_beside_them(wheel):
 
 def test_nothing_else_is_in_the_wheel(wheel):
     assert {name.split("/")[0].split("-")[0] for name in wheel} == {"petrun"}
+
+
+def test_the_licence_is_in_the_wheel_as_its_metadata_says(archive, wheel):
+    (metadata,) = [name for name in wheel if name.endswith(".dist-info/METADATA")]
+    lines = archive.read(metadata).decode().splitlines()
+    assert "License-Expression: Apache-2.0" in lines and "License-File: LICENSE" in lines
+    text = archive.read(metadata.replace("METADATA", "licenses/LICENSE")).decode()
+    assert text == (ROOT / "LICENSE").read_text()
+    words = text.split()
+    assert words[:4] == ["Apache", "License", "Version", "2.0,"] and "END OF TERMS AND CONDITIONS" in text
