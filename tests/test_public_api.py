@@ -1,0 +1,36 @@
+"""The names that programs import: petrun's own exports, and the import paths that earlier documentation named."""
+
+import subprocess
+import sys
+
+import pytest
+
+import petrun
+from petrun.commands import export
+from petrun.inference import session
+from tests.conftest import ROOT
+
+
+def test_petrun_exports_what_a_program_needs():
+    assert petrun.Session is session.Session and petrun.Decoding is session.Decoding
+    assert petrun.export_peft is export.run
+    assert {"Session", "Decoding", "export_peft"} <= set(dir(petrun))
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'petrun' has no attribute 'Sesion'"):
+        petrun.Sesion  # noqa: B018
+
+
+def test_importing_petrun_imports_nothing_else():
+    code = "import sys, petrun; print([m for m in ('mindspore', 'numpy', 'pydantic', 'petrun.inference') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_import_paths_of_earlier_documentation_go_on():
+    from petrun.runs.export import run
+    from petrun.runs.session import Ask, Decoding, Session
+
+    assert (Session, Decoding, run) == (petrun.Session, petrun.Decoding, petrun.export_peft)
+    assert Ask is session.Ask
