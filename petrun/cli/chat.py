@@ -112,7 +112,7 @@ class Chat:
         self.tell(f"using {self.session.current}")
 
     def listed(self) -> str:
-        names = (*self.session.names, *(() if self.session.bank.fixed else ("off",)))
+        names = (*self.session.names, *(() if self.session.multi_adapter.fixed else ("off",)))
         return "\n".join(f"{'*' if name == self.session.current else ' '} {name}" for name in names)
 
     def answer(self, text: str) -> None:

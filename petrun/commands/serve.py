@@ -53,7 +53,7 @@ class SessionEngine:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return self.session.names if self.session.bank.fixed else (*self.session.names, self.base)
+        return self.session.names if self.session.multi_adapter.fixed else (*self.session.names, self.base)
 
     def check(self, wanted: CompletionRequest) -> int:
         try:

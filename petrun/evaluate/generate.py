@@ -53,8 +53,8 @@ class Request:
     """Its number in the data, for messages and sampling."""
     sampling: Sampling | None = None
     """None: the likeliest token."""
-    slot: int = 0
-    """Which delta of a bank answers."""
+    adapter: int = 0
+    """Index of the adapter that answers; 0: the base."""
     watch: Callable[[int], bool] | None = None
     """Called with every new token; True ends the answer with it."""
     ending: Ending = NO_ENDING
@@ -142,7 +142,7 @@ class Generator:
     """Generates with one net again and again without compiling again. Attach deltas before a call, not during it.
 
     Inputs: `eos_ids`, tokens of which any ends a row; `max_positions`, the most tokens that prompt and answer may have together
-    (None: no limit); `batch_size`, B; `select`, called with the slots of a batch's rows before the net computes with them; `steady`:
+    (None: no limit); `batch_size`, B; `select`, called with a batch's adapter indices before the net computes with them; `steady`:
     shapes are powers of two, so that calls with a prompt or a few share graphs; `decode`, tokens -> text, for endings that are texts.
     Raises ModelError for a net that has no cache.
     """
@@ -182,13 +182,13 @@ class Generator:
         *,
         sampling: Sampling | None = None,
         rows: Sequence[int] | None = None,
-        slots: Sequence[int] | None = None,
+        adapters: Sequence[int] | None = None,
         endings: Sequence[Ending] | None = None,
         progress: Progress | None = None,
     ) -> list[Generation]:
         """Answers in the order of the prompts, each a 1-D sequence of token ids. Equal prompts are answered once, unless sampled.
 
-        Inputs: `rows`, the prompts' numbers in the data, for messages and sampling (default: 0, 1, ...); `slots`, the delta of each
+        Inputs: `rows`, the prompts' numbers in the data, for messages and sampling (default: 0, 1, ...); `adapters`, the index of each
         (default: the base); `endings`, what ends each answer beside `eos_ids` (default: nothing); `progress` is called with
         (prompts answered, all prompts).
         Raises: DataError for a prompt that is empty or fills all positions; WeightsError naming a row whose logits are not finite.
@@ -201,13 +201,13 @@ class Generator:
                 limit=max_new_tokens,
                 row=number,
                 sampling=sampling,
-                slot=slot,
+                adapter=adapter,
                 ending=ending,
             )
-            for prompt, number, slot, ending in zip(
+            for prompt, number, adapter, ending in zip(
                 prompts,
                 range(len(prompts)) if rows is None else rows,
-                slots or [0] * len(prompts),
+                adapters or [0] * len(prompts),
                 endings or [NO_ENDING] * len(prompts),
                 strict=True,
             )
@@ -258,7 +258,7 @@ class Generator:
         found: dict[Any, _Row] = {}
         for i, request in enumerate(requests):
             alone = request.sampling is not None or request.watch is not None or request.scored
-            key = i if alone else (request.prompt.tobytes(), request.slot, request.limit, request.ending)
+            key = i if alone else (request.prompt.tobytes(), request.adapter, request.limit, request.ending)
             if key in found:
                 found[key].indices.append(i)
             else:
@@ -305,8 +305,8 @@ class Generator:
             ids[b, width - r.length :] = r.request.prompt
             visible[b, width - r.length : width] = True
         segments = visible[:, :width].astype(np.int32)
-        slots = [r.request.slot for r in every]
-        self._select(slots)
+        adapters = [r.request.adapter for r in every]
+        self._select(adapters)
         picked, finite, *caches = prefill(Tensor(ids), Tensor(segments), Tensor(positions(segments)))
         for slot in range(width, width + room):
             tokens = np.full((size, 1), self.pad_id, np.int32)
@@ -318,14 +318,14 @@ class Generator:
             # A row that has ended goes on in place: its positions stay within the model's.
             at = np.minimum(lengths + (slot - width), ends)[:, None]
             # Before every step: whoever takes the steps may have begun another batch in between.
-            self._select(slots)
+            self._select(adapters)
             picked, finite, *caches = decode(
                 Tensor(tokens), Tensor(at), Tensor(slot, ms.int32), Tensor(visible), *caches
             )
 
-    def _select(self, slots: Sequence[int]) -> None:
+    def _select(self, adapters: Sequence[int]) -> None:
         if self.select is not None:
-            self.select(slots)
+            self.select(adapters)
 
     def _choose(self, rows: list[_Row], picked: Array, finite: Array, greedy: bool) -> tuple[list[int], list[Step]]:
         """The next token of every row, padding for those that have ended; and what that is to those who asked."""

@@ -1,13 +1,13 @@
 """Several deltas beside one net, of which every row of a batch goes through one: cells that hold them in stacks.
 
-A stack has a slot for every delta on its first axis; slot 0 changes nothing. Which slot each row uses is a parameter of the graph, so
-switching writes a few numbers and compiles nothing. A row's slot is looked up by its place on the first axis of what a cell gets.
+The first axis of a stack is the adapter index; index 0 changes nothing. A parameter of the graph holds the adapter index of each row, so
+switching writes a few numbers and compiles nothing. A cell finds a row's index by the row's place on the first axis of its input.
 
     linear layer:  y = (x l_in) W^T + b + x A^T B^T,  then y * l_out + shift       LoRA, DoRA, (IA)^3
     head:          y = x W_s^T + b_s                                              layers that were trained whole
     core, embedding, positions: virtual tokens, fewer than there is room for padded at the front and masked out
 
-S slots, B rows, T tokens, R rank, H hidden, P virtual tokens, N_kv key/value heads, D head width.
+S adapters, B rows, T tokens, R rank, H hidden, P virtual tokens, N_kv key/value heads, D head width.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ from petrun.tensors import Array
 from petrun.typing import Cell, DType
 
 
-def slot_numbers(rows: int) -> Any:
-    """(rows,) int32: the slot of each row of a batch, of which a smaller batch uses the first."""
-    return Parameter(Tensor(np.zeros(rows, np.int32)), name="petrun_bank_slots", requires_grad=False)
+def adapter_indices(rows: int) -> Any:
+    """(rows,) int32: the adapter index of each row of a batch; a smaller batch uses the first ones."""
+    return Parameter(Tensor(np.zeros(rows, np.int32)), name="petrun_adapter_indices", requires_grad=False)
 
 
 def _stack(values: Array, name: str) -> Any:
     return Parameter(Tensor(np.ascontiguousarray(values, np.float32)), name=name, requires_grad=False)
 
 
-class _Banked(nn.Cell):
+class _MultiAdapterCell(nn.Cell):
     """A cell of the net with stacks beside it."""
 
-    def __init__(self, base: Any, slots: Tensor) -> None:
+    def __init__(self, base: Any, indices: Tensor) -> None:
         super().__init__()
         self.base = base
         # One for all cells, and none of the net's own parameters.
-        object.__setattr__(self, "slots", slots)
+        object.__setattr__(self, "indices", indices)
 
     def own(self, stack: Any, rows: int) -> Any:
-        """(S, ...) -> (rows, ...): of each row its slot's part."""
-        return ops.gather(stack, self.slots[:rows], 0)
+        """(S, ...) -> (rows, ...): the part of each row's adapter."""
+        return ops.gather(stack, self.indices[:rows], 0)
 
 
-class MultiAdapterLinear(_Banked):
+class MultiAdapterLinear(_MultiAdapterCell):
     """A linear layer with LoRA's products and scales.
 
     Inputs: x (B, T, in) or (B, in). Returns: (B, T, out) or (B, out), in the layer's dtype.
     Stacks, each optional: a (S, R, in) and b (S, out, R), the scale inside; before (S, in); after and shift (S, out).
     """
 
-    def __init__(self, base: Any, slots: Tensor, stacks: Mapping[str, Array]) -> None:
-        super().__init__(base, slots)
+    def __init__(self, base: Any, indices: Tensor, stacks: Mapping[str, Array]) -> None:
+        super().__init__(base, indices)
         self.low_rank = "a" in stacks
         if self.low_rank:
             self.a, self.b = _stack(stacks["a"], "a"), _stack(stacks["b"], "b")
@@ -87,14 +87,14 @@ class MultiAdapterLinear(_Banked):
         return ops.reshape(y, (rows, -1)) if flat else y
 
 
-class MultiAdapterHead(_Banked):
-    """A linear layer in whose place a slot may have one of its own.
+class MultiAdapterHead(_MultiAdapterCell):
+    """A linear layer that an adapter may replace with one of its own.
 
-    Inputs and Returns: as MultiAdapterLinear. Stacks: weight (S, out, in), bias (S, out), replaces (S,) 1 where the slot's own counts.
+    Inputs and Returns: as MultiAdapterLinear. Stacks: weight (S, out, in), bias (S, out), replaces (S,) 1 where the adapter has one.
     """
 
-    def __init__(self, base: Any, slots: Tensor, stacks: Mapping[str, Array]) -> None:
-        super().__init__(base, slots)
+    def __init__(self, base: Any, indices: Tensor, stacks: Mapping[str, Array]) -> None:
+        super().__init__(base, indices)
         self.weight, self.bias = _stack(stacks["weight"], "weight"), _stack(stacks["bias"], "bias")
         self.replaces = _stack(stacks["replaces"], "replaces")
         self.product = ops.BatchMatMul(transpose_b=True)
@@ -112,15 +112,15 @@ class MultiAdapterHead(_Banked):
         return ops.reshape(y, (rows, -1)) if flat else y
 
 
-class MultiAdapterCore(_Banked):
+class MultiAdapterCore(_MultiAdapterCell):
     """An attention core that sees its row's virtual tokens, as keys and values of its own or from the prompt, and no padded ones.
 
     Inputs: as the core's, the mask (B, 1, T, P_prefix + P_prompt + S), virtual tokens first. Returns: the core's.
     Stacks: prefix (S, 2, N_kv, P_prefix, D), keys first, where there is one; seen (S, P_prefix + P_prompt), 1 for a virtual token.
     """
 
-    def __init__(self, base: Any, slots: Tensor, prefix: Array | None, seen: Array) -> None:
-        super().__init__(base, slots)
+    def __init__(self, base: Any, indices: Tensor, prefix: Array | None, seen: Array) -> None:
+        super().__init__(base, indices)
         self.has_prefix = prefix is not None
         if prefix is not None:
             self.prefix = _stack(prefix, "prefix")
@@ -137,11 +137,11 @@ class MultiAdapterCore(_Banked):
         return self.base(q, k, v, ops.concat((virtual, mask[:, :, :, self.count :]), 3))
 
 
-class MultiAdapterEmbedding(_Banked):
+class MultiAdapterEmbedding(_MultiAdapterCell):
     """A token embedding with a prompt for every row, which the net puts before it. Stack: prompt (S, P, H)."""
 
-    def __init__(self, base: Any, slots: Tensor, prompt: Array) -> None:
-        super().__init__(base, slots)
+    def __init__(self, base: Any, indices: Tensor, prompt: Array) -> None:
+        super().__init__(base, indices)
         self.table = _stack(prompt, "table")
 
     def prompt(self, rows: int, dtype: DType) -> Any:
@@ -152,14 +152,14 @@ class MultiAdapterEmbedding(_Banked):
         return self.base(ids)
 
 
-class MultiAdapterPositions(_Banked):
+class MultiAdapterPositions(_MultiAdapterCell):
     """What turns positions into something, with each row's counted from its own first virtual token.
 
-    Inputs: positions (B, T) int32. Stack: padded (S,), virtual tokens that the slot does not have.
+    Inputs: positions (B, T) int32. Stack: padded (S,), virtual tokens that the adapter does not have.
     """
 
-    def __init__(self, base: Any, slots: Tensor, padded: Array) -> None:
-        super().__init__(base, slots)
+    def __init__(self, base: Any, indices: Tensor, padded: Array) -> None:
+        super().__init__(base, indices)
         self.padded = _stack(padded, "padded")
 
     def construct(self, positions: Tensor) -> Tensor:
@@ -167,19 +167,19 @@ class MultiAdapterPositions(_Banked):
         return self.base(ops.maximum(positions - ops.expand_dims(padded, 1), 0))
 
 
-def add_linears(net: Cell, slots: Tensor, stacks: Mapping[str, Mapping[str, Array]]) -> None:
+def add_linears(net: Cell, indices: Tensor, stacks: Mapping[str, Mapping[str, Array]]) -> None:
     """Path of a linear layer -> its stacks."""
 
     def builder(path: str) -> Any:
         kind = MultiAdapterHead if "weight" in stacks[path] else MultiAdapterLinear
-        return lambda cell: _trained_like(cell, kind(cell, slots, stacks[path]))
+        return lambda cell: _trained_like(cell, kind(cell, indices, stacks[path]))
 
     swap(net, {path: builder(path) for path in stacks})
 
 
 def add_virtual(
     net: Cell,
-    slots: Tensor,
+    indices: Tensor,
     *,
     embedding: str,
     positions: str,
@@ -197,15 +197,15 @@ def add_virtual(
     padded = seen.shape[1] - seen.sum(1)
 
     def core(path: str) -> Any:
-        return lambda cell: _trained_like(cell, MultiAdapterCore(cell, slots, prefix[path], seen))
+        return lambda cell: _trained_like(cell, MultiAdapterCore(cell, indices, prefix[path], seen))
 
     builders = {path: core(path) for path in prefix}
     places = [path for path in cells(net) if fnmatchcase(path, positions)]
     assert places, f"the family says that positions go to {positions}, and there is no such cell"
     for path in places:
-        builders[path] = lambda cell: _trained_like(cell, MultiAdapterPositions(cell, slots, padded))
+        builders[path] = lambda cell: _trained_like(cell, MultiAdapterPositions(cell, indices, padded))
     if prompt is not None:
-        builders[embedding] = lambda cell: _trained_like(cell, MultiAdapterEmbedding(cell, slots, prompt))
+        builders[embedding] = lambda cell: _trained_like(cell, MultiAdapterEmbedding(cell, indices, prompt))
     swap(net, builders)
 
 

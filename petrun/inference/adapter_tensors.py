@@ -1,4 +1,4 @@
-"""What a delta puts into its slot of a bank (see petrun.graph.multi_adapter), and the stacks of several, padded to one size.
+"""What a delta brings to a multi-adapter graph (see petrun.graph.multi_adapter), and the stacks of several, padded to one size.
 
     lora, rslora, pissa, adalora   the low-rank product of each layer, its scale inside B; a bias on B is added behind
     dora                           that, and m / ||W + s B A|| over the outputs; the bias goes by unscaled
@@ -58,7 +58,7 @@ class Slot:
 
 
 def require_kind(delta: Delta, algo: str) -> None:
-    """Raises ConfigError for an algorithm that no bank holds."""
+    """Raises ConfigError for an algorithm that no multi-adapter graph holds."""
     parts = [part for part in split_names(algo) if part != "r_drop"]
     for part in parts or ["r_drop"]:
         if part not in KINDS:
@@ -73,7 +73,7 @@ def slot_of(delta: Delta, sites: Sites, base: Callable[[str], Array | None]) -> 
     """A delta with the net's names, encoders of virtual tokens computed already -> its slot.
 
     `base`: name of a linear layer's weight or bias -> its value, None where there is none.
-    Raises ConfigError for what no bank holds, DeltaError for what does not fit.
+    Raises ConfigError for what no multi-adapter graph holds, DeltaError for what does not fit.
     """
     require_kind(delta, delta.algo)
     slot = Slot()

@@ -1,7 +1,7 @@
 """`petrun eval` with several deltas: one pass over the data for all of them, and how they compare.
 
-Where they share a graph (see runs/bank.py) and read the data alike, every row comes once for the base and once for each delta, and the
-rows of a batch use different ones. Else they are scored one after another.
+Where they share a graph (see inference/multi_adapter.py) and read the data alike, every row comes once for the base and once for each
+delta, and the rows of a batch use different ones. Else they are scored one after another.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from petrun.evaluate.metrics import Answer, Metric, require_packages, select_met
 from petrun.evaluate.score import Scorer
 from petrun.inference.assembly import attach_delta, set_delta
 from petrun.inference.evaluator import open_writer, spelt
-from petrun.inference.multi_adapter import Bank, open_bank
+from petrun.inference.multi_adapter import MultiAdapter, open_multi_adapter
 from petrun.inference.multi_delta import named_paths
 from petrun.inference.rows import mappings
 from petrun.inference.settings import Reading, open_reading
@@ -150,11 +150,11 @@ def _results(entries: Mapping[str, Entry], metrics: tuple[Metric, ...]) -> tuple
         try:
             fitted = {name: e.reading.fitted(loaded) for name, e in entries.items()}
             # Room for every row of a batch.
-            loaded, bank = open_bank(loaded, fitted, first.reading.batch_size)
+            loaded, multi_adapter = open_multi_adapter(loaded, fitted, first.reading.batch_size)
         except ConfigError as error:
             why = error.message
         else:
-            return _together(entries, metrics, loaded, bank), True
+            return _together(entries, metrics, loaded, multi_adapter), True
     console.print(f"scored one after another: {why}")
     return _apart(entries, metrics), False
 
@@ -167,7 +167,7 @@ def _alike(first: ExampleSet | None, other: ExampleSet | None) -> bool:
 
 
 def _together(
-    entries: Mapping[str, Entry], metrics: tuple[Metric, ...], loaded: LoadedModel, bank: Bank
+    entries: Mapping[str, Entry], metrics: tuple[Metric, ...], loaded: LoadedModel, multi_adapter: MultiAdapter
 ) -> dict[str, Result]:
     """One pass: row i for the k-th of base and deltas is row k * R + i."""
     first = next(iter(entries.values()))
@@ -177,7 +177,7 @@ def _together(
 
     def switched() -> Iterator[dict[str, Any]]:
         for batch in _batches(first.reading, rows, loaded):
-            bank.select([int(row) // count for row in batch["rows"]])
+            multi_adapter.select([int(row) // count for row in batch["rows"]])
             yield batch
 
     scores = Scorer(loaded.net, loaded.inputs, rows.task)(switched(), progress("score"), len(rows))
@@ -187,7 +187,7 @@ def _together(
         # The base answers as it would beside the first delta.
         asked = [first, *entries.values()]
         texts = _generate(
-            [(first.prompts, e.reading.ending(first.prompts)) for e in asked], first.reading, loaded, bank
+            [(first.prompts, e.reading.ending(first.prompts)) for e in asked], first.reading, loaded, multi_adapter
         )
     return {name: _result(parts[k], texts[k], metrics, rows.task) for k, name in enumerate(names)}
 
@@ -227,25 +227,25 @@ def _batches(reading: Reading, rows: ExampleSet, loaded: LoadedModel) -> Iterato
 
 
 def _generate(
-    sets: Sequence[tuple[ExampleSet, Ending]], reading: Reading, loaded: LoadedModel, bank: Bank | None
+    sets: Sequence[tuple[ExampleSet, Ending]], reading: Reading, loaded: LoadedModel, multi_adapter: MultiAdapter | None
 ) -> list[list[Answer]]:
-    """Greedy answers to the k-th set's prompts by slot k, each with its ending, all in one go."""
+    """Greedy answers to the k-th set's prompts by adapter index k, each with its ending, all in one go."""
     tokenizer = reading.tokenizer
-    writer = open_writer(loaded, tokenizer, reading.batch_size, None if bank is None else bank.select)
-    every = [(slot, prompts[i], end) for slot, (prompts, end) in enumerate(sets) for i in range(len(prompts))]
+    writer = open_writer(loaded, tokenizer, reading.batch_size, None if multi_adapter is None else multi_adapter.select)
+    every = [(index, prompts[i], end) for index, (prompts, end) in enumerate(sets) for i in range(len(prompts))]
     found = writer(
         [example.input_ids for _, example, _ in every],
         reading.config.eval.max_new_tokens,
         rows=[example.row for _, example, _ in every],
-        slots=[slot for slot, _, _ in every],
+        adapters=[index for index, _, _ in every],
         endings=[ending for _, _, ending in every],
         progress=progress("generate"),
     )
     answers: list[list[Answer]] = [[] for _ in sets]
-    for (slot, example, ending), item in zip(every, found, strict=True):
+    for (index, example, ending), item in zip(every, found, strict=True):
         text = spelt(item.tokens, tokenizer, ending)
         prompt = tuple(example.input_ids.tolist())
-        answers[slot].append(
+        answers[index].append(
             Answer(
                 prompt=prompt,
                 text=text,

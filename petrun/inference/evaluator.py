@@ -114,7 +114,7 @@ def open_writer(
     batch_size: int,
     select: Callable[[Sequence[int]], None] | None = None,
 ) -> Generator:
-    """A generator for the net, with the ends that model and tokenizer know. `select`: of a bank."""
+    """A generator for the net, with the ends that model and tokenizer know. `select`: MultiAdapter.select."""
     return Generator(
         loaded.net,
         eos_ids=end_ids(loaded, tokenizer),

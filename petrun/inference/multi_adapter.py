@@ -1,4 +1,4 @@
-"""Several deltas on one net, compiled once: a bank. See petrun.graph.multi_adapter for how rows find their delta."""
+"""Several deltas on one net, in one compiled graph. See petrun.graph.multi_adapter for how rows find their delta."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mindspore import Parameter, Tensor
 
 from petrun.checkpoint.delta import Delta
 from petrun.errors import ConfigError, DeltaError, did_you_mean
-from petrun.graph.multi_adapter import add_linears, add_virtual, linear_at, slot_numbers
+from petrun.graph.multi_adapter import adapter_indices, add_linears, add_virtual, linear_at
 from petrun.graph.virtual_tokens import core_paths
 from petrun.inference.adapter_tensors import (
     KINDS,
@@ -27,26 +27,26 @@ from petrun.models.base import LoadedModel
 from petrun.models.factory import FAMILIES, is_factory
 from petrun.tensors import Array
 
-__all__ = ["KINDS", "OFF", "Bank", "fixed_bank", "open_bank"]
+__all__ = ["KINDS", "OFF", "MultiAdapter", "fixed_adapter", "open_multi_adapter"]
 
 OFF = "off"
 """What the base alone is called where a delta is asked for."""
 
 
-class Bank:
-    """Deltas in the graph of one net. Slot 0 is the base, slot i the i-th delta."""
+class MultiAdapter:
+    """Deltas in the graph of one net. Adapter index 0 is the base, i the i-th delta."""
 
-    def __init__(self, names: Sequence[str], slots: Tensor, tokens: int, fixed: bool = False) -> None:
+    def __init__(self, names: Sequence[str], indices: Tensor, tokens: int, fixed: bool = False) -> None:
         self.names = tuple(names)
         self.tokens = tokens
         """Positions that virtual tokens may take."""
         self.fixed = fixed
         """The one delta is attached for good: there is no base beside it."""
-        self._slots = slots
-        self._now: list[int] = [0] * slots.shape[0]
+        self._indices = indices
+        self._now: list[int] = [0] * indices.shape[0]
 
-    def slot(self, name: str | None) -> int:
-        """The slot of a delta; None and "off": the base. Raises ConfigError with the names there are."""
+    def index(self, name: str | None) -> int:
+        """The adapter index of a delta; None and "off": the base. Raises ConfigError with the names there are."""
         if name is None or name == OFF:
             if self.fixed:
                 raise ConfigError(
@@ -62,22 +62,22 @@ class Bank:
             )
         return 0 if self.fixed else 1 + self.names.index(name)
 
-    def select(self, slots: Sequence[int]) -> None:
-        """Let row b of the next batches go through slots[b]; further rows as the last. Compiles nothing."""
-        chosen = [*slots, *[slots[-1]] * (len(self._now) - len(slots))]
+    def select(self, indices: Sequence[int]) -> None:
+        """Let row b of the next batches go through adapter indices[b]; further rows as the last. Compiles nothing."""
+        chosen = [*indices, *[indices[-1]] * (len(self._now) - len(indices))]
         if len(chosen) > len(self._now):
-            raise ConfigError(f"a batch of {len(slots)} rows, and the bank was opened for {len(self._now)}")
+            raise ConfigError(f"a batch of {len(indices)} rows, and the graph was built for {len(self._now)}")
         if chosen != self._now:
             self._now = chosen
-            self._slots.set_data(Tensor(np.array(chosen, np.int32)))
+            self._indices.set_data(Tensor(np.array(chosen, np.int32)))
 
 
-def fixed_bank(name: str, rows: int) -> Bank:
+def fixed_adapter(name: str, rows: int) -> MultiAdapter:
     """What stands for a single delta that was attached as training attaches it."""
-    return Bank((name,), slot_numbers(rows), 0, fixed=True)
+    return MultiAdapter((name,), adapter_indices(rows), 0, fixed=True)
 
 
-def open_bank(loaded: LoadedModel, deltas: Mapping[str, Delta], rows: int) -> tuple[LoadedModel, Bank]:
+def open_multi_adapter(loaded: LoadedModel, deltas: Mapping[str, Delta], rows: int) -> tuple[LoadedModel, MultiAdapter]:
     """Attach deltas, with the net's names already, to the net: name -> delta, none of them in use. `rows`: of the largest batch.
 
     Where deltas bring virtual tokens, the most that one brings are taken from the model's positions for all.
@@ -98,14 +98,14 @@ def open_bank(loaded: LoadedModel, deltas: Mapping[str, Delta], rows: int) -> tu
 
     slots = [_slot(loaded, delta, base) for delta in deltas.values()]
     linears = linear_stacks(slots, base)
-    numbers = slot_numbers(rows)
+    numbers = adapter_indices(rows)
     tokens = _add_virtual(loaded, list(deltas.values()), slots, numbers)
     add_linears(loaded.net, numbers, linears)
     if loaded.max_positions is not None:
         if loaded.max_positions - tokens < 2:
             raise ConfigError(f"{tokens} virtual tokens leave no room in the model's {loaded.max_positions} positions")
         loaded = replace(loaded, max_positions=loaded.max_positions - tokens)
-    return loaded, Bank(tuple(deltas), numbers, tokens)
+    return loaded, MultiAdapter(tuple(deltas), numbers, tokens)
 
 
 def _slot(loaded: LoadedModel, delta: Delta, base: Any) -> Slot:

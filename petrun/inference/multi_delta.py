@@ -19,7 +19,7 @@ from petrun.graph.sites import Sites
 from petrun.inference.assembly import attach_delta, fit_delta, open_base, open_delta, require_matching_family, set_delta
 from petrun.inference.base_info import read_base_info
 from petrun.inference.evaluator import end_ids
-from petrun.inference.multi_adapter import KINDS, OFF, Bank, fixed_bank, open_bank
+from petrun.inference.multi_adapter import KINDS, OFF, MultiAdapter, fixed_adapter, open_multi_adapter
 from petrun.inference.rows import open_tokenizer
 from petrun.inference.settings import learned_ending, note_tokenizer
 from petrun.models.base import LoadedModel
@@ -32,7 +32,7 @@ class Opened:
     """What a session is made of."""
 
     loaded: LoadedModel
-    bank: Bank
+    multi_adapter: MultiAdapter
     tokenizer: Tokenizer
     templates: dict[str, Template]
     """Of each delta, and of the base under "off"."""
@@ -123,9 +123,9 @@ def open_deltas(
     if alone is not None:
         assembled = attach_delta(loaded, fitted[alone])
         set_delta(assembled, fitted[alone])
-        return Opened(assembled.loaded, fixed_bank(alone, rows), tokenizer, templates, sources, ends, endings)
-    loaded, bank = open_bank(loaded, fitted, rows)
-    return Opened(loaded, bank, tokenizer, templates, sources, ends, endings)
+        return Opened(assembled.loaded, fixed_adapter(alone, rows), tokenizer, templates, sources, ends, endings)
+    loaded, multi_adapter = open_multi_adapter(loaded, fitted, rows)
+    return Opened(loaded, multi_adapter, tokenizer, templates, sources, ends, endings)
 
 
 def _alone(fitted: Mapping[str, Delta], sites: Sites) -> str | None:

@@ -27,7 +27,7 @@ from petrun.evaluate.generate import Generator as Writer
 from petrun.evaluate.generate import Request, Step
 from petrun.evaluate.sampling import Sampling
 from petrun.evaluate.text import TextStream
-from petrun.inference.multi_adapter import OFF, Bank
+from petrun.inference.multi_adapter import OFF, MultiAdapter
 from petrun.inference.multi_delta import open_deltas
 from petrun.models.base import LoadedModel
 
@@ -124,7 +124,7 @@ class Session:
     def __init__(
         self,
         loaded: LoadedModel,
-        bank: Bank,
+        multi_adapter: MultiAdapter,
         tokenizer: Tokenizer,
         templates: Mapping[str, Template],
         ends: Sequence[int],
@@ -135,12 +135,12 @@ class Session:
         """`ends`: tokens that end any answer; `endings`: what else ends those of a delta, or of the base ("off"); `sources`: the column
         that a delta's template reads a prompt from, where it is not `prompt`."""
         self.loaded = loaded
-        self.bank = bank
+        self.multi_adapter = multi_adapter
         self.tokenizer = tokenizer
         self._templates = dict(templates)
         self._endings = dict(endings or {})
         self._sources = dict(sources or {})
-        self.current: str = bank.names[0] if bank.fixed else OFF
+        self.current: str = multi_adapter.names[0] if multi_adapter.fixed else OFF
         """The delta in use where an ask names none; "off": the base."""
         self._writer = Writer(
             loaded.net,
@@ -148,7 +148,7 @@ class Session:
             pad_id=loaded.pad_token_id,
             max_positions=loaded.max_positions,
             batch_size=batch_size,
-            select=bank.select,
+            select=multi_adapter.select,
             steady=True,
             decode=tokenizer.decode,
         )
@@ -185,7 +185,7 @@ class Session:
         )
         return cls(
             opened.loaded,
-            opened.bank,
+            opened.multi_adapter,
             opened.tokenizer,
             opened.templates,
             opened.ends,
@@ -197,11 +197,11 @@ class Session:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the deltas."""
-        return self.bank.names
+        return self.multi_adapter.names
 
     def use(self, name: str | None) -> None:
         """Answer with this delta from now on; None or "off": with the base alone. Raises ConfigError for an unknown name."""
-        self.bank.slot(name)
+        self.multi_adapter.index(name)
         self.current = OFF if name is None else name
 
     def template(self, delta: str | None = None) -> Template:
@@ -286,12 +286,12 @@ class Session:
 
     def _name(self, delta: str | None) -> str:
         name = self.current if delta is None else delta
-        self.bank.slot(name)
+        self.multi_adapter.index(name)
         return name
 
     def _request(self, index: int, ask: Ask, watch: Any) -> Request:
         name = OFF if ask.delta is None else ask.delta
-        slot = self.bank.slot(name)
+        index = self.multi_adapter.index(name)
         where = ask.where or f"prompt {index + 1}"
         source = self._sources.get(name, "prompt")
         ids = prompt_ids(ask.prompt, self.tokenizer, self._templates[name], where, ask.cells, source=source)
@@ -300,7 +300,7 @@ class Session:
             limit=ask.how.max_new_tokens,
             row=ask.row,
             sampling=ask.how.sampling,
-            slot=slot,
+            adapter=index,
             watch=watch,
             ending=self._ending(name),
             scored=ask.scored,

@@ -2,7 +2,7 @@
 
     python scripts/bench/switch.py [--deltas 4] [--rank 8] [--base FOLDER] [--out FILE]
 
-Deltas with random values: LoRA of every linear layer, (IA)^3 and a prompt among them. Reported: milliseconds to choose another slot
+Deltas with random values: LoRA of every linear layer, (IA)^3 and a prompt among them. Reported: milliseconds to choose another adapter
 (median and largest of 200); an answer of 8 tokens after a switch, beside one without (the fastest of 20, as other work on the machine
 slows them); the same with one delta attached alone, whose net has to be compiled; a delta of the same shape put into that net; and
 W + s B A put into a net.
@@ -79,10 +79,10 @@ def switching(base: Path, paths: list[Path]) -> dict[str, Any]:
         names = [*session.names, "off"]
         switches, answers, same = [], [], []
         for n in range(200):
-            # Outside of the answer: its own first step would find the slot set already.
+            # Outside of the answer: its own first step would find the adapter index set already.
             session.use(names[n % len(names)])
-            slot = session.bank.slot(session.current)
-            switches.append(timed(lambda slot=slot: session.bank.select([slot])))
+            index = session.multi_adapter.index(session.current)
+            switches.append(timed(lambda index=index: session.multi_adapter.select([index])))
         for n in range(20):
             session.use(names[n % len(names)])
             answers.append(timed(lambda: session.generate([PROMPT], how=FEW)))

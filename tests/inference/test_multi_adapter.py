@@ -8,7 +8,7 @@ from petrun.checkpoint.delta import read_delta
 from petrun.errors import ConfigError, DeltaError
 from petrun.graph.compilations import compilations
 from petrun.inference.assembly import attach_delta, fit_delta, set_delta
-from petrun.inference.multi_adapter import open_bank
+from petrun.inference.multi_adapter import open_multi_adapter
 from petrun.models.factory import load_model
 from tests.deltas import make_delta
 from tests.tiny import write_base
@@ -30,7 +30,7 @@ CASES = {
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """made(family, case) -> (base folder, delta read)."""
-    folder = tmp_path_factory.mktemp("bank")
+    folder = tmp_path_factory.mktemp("adapters")
     bases = {}
 
     def make(family, case):
@@ -81,10 +81,12 @@ def hold(family, made, cases):
     real = arrays[1] > 0
     plain = load(base, family).net(*map(Tensor, arrays)).asnumpy()
     loaded = load(base, family)
-    loaded, bank = open_bank(loaded, {n: fit_delta(d, loaded, None) for n, d in deltas.items()}, rows=16)
+    loaded, multi_adapter = open_multi_adapter(
+        loaded, {n: fit_delta(d, loaded, None) for n, d in deltas.items()}, rows=16
+    )
     where = real if plain.ndim == 3 else ...
     np.testing.assert_array_equal(loaded.net(*map(Tensor, arrays)).asnumpy()[where], plain[where])
-    bank.select([bank.slot(None), *map(bank.slot, cases)])
+    multi_adapter.select([multi_adapter.index(None), *map(multi_adapter.index, cases)])
     together = loaded.net(*map(Tensor, arrays)).asnumpy()
     for i, case in enumerate(cases, 1):
         wanted = alone(base, family, deltas[case], arrays)[i]
@@ -118,13 +120,15 @@ def test_switching_compiles_nothing(graph_mode, made):
     base, lora = made("llama", "lora")
     _, prompt = made("llama", "prompt")
     loaded = load(base)
-    loaded, bank = open_bank(loaded, {"a": fit_delta(lora, loaded, None), "b": fit_delta(prompt, loaded, None)}, rows=4)
+    loaded, multi_adapter = open_multi_adapter(
+        loaded, {"a": fit_delta(lora, loaded, None), "b": fit_delta(prompt, loaded, None)}, rows=4
+    )
     tensors = [Tensor(a) for a in inputs(2)]
     with compilations() as count:
         outputs = [loaded.net(*tensors).asnumpy()]
         assert count.graphs == 1
         for slots in ([1, 2], [2, 0], [0], [1, 2]):
-            bank.select(slots)
+            multi_adapter.select(slots)
             outputs.append(loaded.net(*tensors).asnumpy())
         assert count.graphs == 1
         # A counter that cannot count would pass all of that.
@@ -141,28 +145,28 @@ def test_what_cannot_be_switched_says_what_can(pynative, made, tmp_path, algo):
     path = make_delta(tmp_path / "it.ckpt", base, algo)
     loaded = load(base)
     with pytest.raises(ConfigError, match=rf"{algo.rpartition('+')[2]} cannot be switched") as caught:
-        open_bank(loaded, {"it": fit_delta(read_delta(path), loaded, None)}, rows=2)
+        open_multi_adapter(loaded, {"it": fit_delta(read_delta(path), loaded, None)}, rows=2)
     assert "ptuning2" in caught.value.hint
 
 
 def test_names_sizes_and_strangers(pynative, made, tmp_path):
     base, delta = made("llama", "lora")
     loaded = load(base)
-    loaded, bank = open_bank(loaded, {"orders": fit_delta(delta, loaded, None)}, rows=2)
+    loaded, multi_adapter = open_multi_adapter(loaded, {"orders": fit_delta(delta, loaded, None)}, rows=2)
     with pytest.raises(ConfigError, match="no delta is called 'order'"):
-        bank.slot("order")
-    with pytest.raises(ConfigError, match="3 rows, and the bank was opened for 2"):
-        bank.select([0, 1, 0])
+        multi_adapter.index("order")
+    with pytest.raises(ConfigError, match="3 rows, and the graph was built for 2"):
+        multi_adapter.select([0, 1, 0])
     bert, _ = made("bert", "lora")
     prefix = make_delta(tmp_path / "prefix.ckpt", bert, "prefix", task="classify", tokens=2, middle=4)
     other = load(bert, "bert")
     with pytest.raises(ConfigError, match="in decoders only"):
-        open_bank(other, {"p": fit_delta(read_delta(prefix), other, None)}, rows=2)
+        open_multi_adapter(other, {"p": fit_delta(read_delta(prefix), other, None)}, rows=2)
     wide = write_base(tmp_path / "wide", "llama", intermediate_size=40)
     big = read_delta(make_delta(tmp_path / "big.ckpt", wide, "lora", target=("up",)))
     narrow = load(base)
     with pytest.raises(DeltaError, match="does not fit this base: layers"):
-        open_bank(narrow, {"big": big}, rows=2)
+        open_multi_adapter(narrow, {"big": big}, rows=2)
 
 
 def test_windows_and_two_kinds_of_virtual_tokens(pynative, tmp_path):
@@ -172,10 +176,10 @@ def test_windows_and_two_kinds_of_virtual_tokens(pynative, tmp_path):
     prompt = read_delta(make_delta(tmp_path / "prompt.ckpt", base, "prompt", tokens=2))
     loaded = load(base)
     with pytest.raises(ConfigError, match="has a window"):
-        open_bank(loaded, {"a": prefix, "b": prompt}, rows=2)
+        open_multi_adapter(loaded, {"a": prefix, "b": prompt}, rows=2)
     arrays = inputs(2)
-    loaded, bank = open_bank(load(base), {"a": prefix, "b": shorter}, rows=2)
-    bank.select([1, 2])
+    loaded, multi_adapter = open_multi_adapter(load(base), {"a": prefix, "b": shorter}, rows=2)
+    multi_adapter.select([1, 2])
     together = loaded.net(*map(Tensor, arrays)).asnumpy()
     for i, delta in enumerate((prefix, shorter)):
         seen = arrays[1][i] > 0

@@ -146,7 +146,7 @@ def test_log_probabilities_are_those_of_the_whole_text(pynative, folder):
         request = session._request(0, Ask("film", "off", how, scored=True), None)
         tokens = [step.token for steps in session._writer.stream([request]) for step in steps]
         ids = np.array([[*prompt, *tokens]], np.int32)
-        session.bank.select([0])
+        session.multi_adapter.select([0])
         places = ms.Tensor(np.arange(ids.shape[1], dtype=np.int32)[None])
         logits = (
             session.loaded.net(ms.Tensor(ids), ms.Tensor(np.ones_like(ids)), places).asnumpy()[0].astype(np.float64)

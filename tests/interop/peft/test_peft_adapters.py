@@ -171,7 +171,7 @@ def test_half_of_an_adapter_whose_head_comes_apart(place, petrun):
 def test_an_embedding_is_not_switched(tmp_path):
     place, adapter, want = made(tmp_path, "embed-adapted", "llama")
     session = Session.open(str(place), {"one": str(adapter)})
-    assert session.bank.fixed
+    assert session.multi_adapter.fixed
     np.testing.assert_allclose(last_logits(session.loaded), want, atol=1e-4)
     with pytest.raises(ConfigError, match=r"LoRA on an embedding \(embed\) cannot be switched"):
         Session.open(str(place), {"one": str(adapter), "two": str(adapter)})
