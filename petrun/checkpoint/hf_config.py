@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from petrun.data.chat.templates import template_files
+from petrun.data.templates.tokenizer_templates import template_files
 from petrun.errors import WeightsError
 from petrun.tensors import atomic_file
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from petrun import __version__, console
-from petrun.data.examples import ExampleSet
+from petrun.data.examples.example_set import ExampleSet
+from petrun.data.examples.summary import data_line, unknown_line
 from petrun.data.rows.bad_rows import SKIPPED, write_skipped
-from petrun.data.summary import data_line, unknown_line
 from petrun.evaluate.compare import side_by_side, signature_lines
 from petrun.evaluate.metrics import Metric, require_packages, select_metrics
 from petrun.evaluate.score import Scorer

@@ -28,7 +28,7 @@ from petrun.commands.rank_table import write_new
 from petrun.config.load import load_run_config, to_yaml
 from petrun.config.schema import RunConfig
 from petrun.console import print_to_stderr
-from petrun.data.rows.template import BUILTIN, TOKENIZER
+from petrun.data.templates.template import BUILTIN, TOKENIZER
 from petrun.errors import ConfigError, did_you_mean
 from petrun.parallel.layout import settle
 

@@ -12,7 +12,7 @@ import numpy as np
 from petrun import console
 from petrun.console import progress
 from petrun.data.batches.buckets import plan_batches
-from petrun.data.examples import ExampleSet
+from petrun.data.examples.example_set import ExampleSet
 from petrun.data.rows.bad_rows import SKIPPED, write_skipped
 from petrun.errors import ConfigError
 from petrun.evaluate.metrics import probabilities

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from petrun.data.build import Settings, build_examples
-from petrun.data.cache import load_cached, store_cached
-from petrun.data.examples import ExampleSet, scramble
+from petrun.data.examples.build import Settings, build_examples
+from petrun.data.examples.cache import load_cached, store_cached
+from petrun.data.examples.example_set import ExampleSet, scramble
 from petrun.data.formats.encoding import find_encoding
 from petrun.data.formats.source import Source, read_sources
 from petrun.data.formats.table import binary_format
-from petrun.data.rows.template import Template
+from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import Progress, Tokenizer
 from petrun.errors import ConfigError, TrainingError
 

@@ -20,9 +20,9 @@ from petrun import __version__, console
 from petrun.console import progress
 from petrun.data.batches.buckets import plan_batches
 from petrun.data.chat.end_of_turn import Ending
-from petrun.data.examples import ExampleSet
+from petrun.data.examples.example_set import ExampleSet
+from petrun.data.examples.summary import data_line
 from petrun.data.rows.bad_rows import SKIPPED, write_skipped
-from petrun.data.summary import data_line
 from petrun.errors import ConfigError
 from petrun.evaluate.bootstrap import Sample, compare, forward_samples, text_samples
 from petrun.evaluate.compare import comparison_lines, signature_lines, table

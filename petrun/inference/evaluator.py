@@ -9,7 +9,7 @@ from typing import Any
 from petrun.console import progress
 from petrun.data.batches.buckets import Batching, plan_batches
 from petrun.data.chat.end_of_turn import NO_ENDING, Ending
-from petrun.data.examples import ExampleSet
+from petrun.data.examples.example_set import ExampleSet
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.evaluate.figures import Scores
 from petrun.evaluate.generate import Generator

@@ -10,9 +10,9 @@ from typing import Any
 
 from petrun.checkpoint.delta import Delta, Manifest
 from petrun.data.chat.end_of_turn import Ending
-from petrun.data.chat.template_form import as_chat_template
-from petrun.data.encode import SOURCES
-from petrun.data.rows.template import BUILTIN, Template
+from petrun.data.encode.instruct import SOURCES
+from petrun.data.templates.as_chat_template import as_chat_template
+from petrun.data.templates.template import BUILTIN, Template
 from petrun.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from petrun.errors import DataError
 from petrun.inference.settings import learned_ending

@@ -10,8 +10,8 @@ from typing import Any
 from petrun.checkpoint.delta import Delta
 from petrun.config.load import Resolved, load_run_config
 from petrun.data.chat.end_of_turn import Ending, find_ending
-from petrun.data.encode import SOURCES
-from petrun.data.rows.template import BUILTIN, Template, find_template, preset, variables
+from petrun.data.encode.instruct import SOURCES
+from petrun.data.templates.template import BUILTIN, Template, find_template, preset, variables
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.delta.compose import split_names
 from petrun.errors import ConfigError, ModelError

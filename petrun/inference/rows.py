@@ -16,9 +16,9 @@ from petrun.console import progress
 from petrun.data.batches.buckets import Batching, BatchPlan, plan_batches
 from petrun.data.batches.pipeline import batches
 from petrun.data.batches.rank_share import WHOLE, Share, count_rows, parts
-from petrun.data.examples import ExampleSet
+from petrun.data.examples.example_set import ExampleSet
 from petrun.data.load import load_examples
-from petrun.data.rows.template import Template
+from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from petrun.errors import ConfigError, DataError, PromptTooLong
 from petrun.evaluate.score import filled

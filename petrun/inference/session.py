@@ -19,8 +19,8 @@ import numpy as np
 
 from petrun.data.chat.end_of_turn import NO_ENDING, Ending
 from petrun.data.chat.messages import Message
-from petrun.data.prompts import prompt_ids
-from petrun.data.rows.template import Template
+from petrun.data.encode.prompt import prompt_ids
+from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.errors import ConfigError
 from petrun.evaluate.generate import Generator as Writer

@@ -14,9 +14,9 @@ from petrun.checkpoint.run_files import run_files
 from petrun.config.load import Resolved, load_run_config
 from petrun.config.schema import RunConfig
 from petrun.data.chat.end_of_turn import NO_ENDING, Ending, ending_of, find_ending
-from petrun.data.examples import ExampleSet
+from petrun.data.examples.example_set import ExampleSet
 from petrun.data.formats.slices import split_slice
-from petrun.data.rows.template import Template
+from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.errors import ConfigError
 from petrun.inference.assembly import (

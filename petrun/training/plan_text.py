@@ -12,7 +12,7 @@ from petrun.config.load import Resolved
 from petrun.config.schema import RunConfig
 from petrun.console import table
 from petrun.data.batches.buckets import Batching
-from petrun.data.summary import data_line, unknown_line
+from petrun.data.examples.summary import data_line, unknown_line
 from petrun.delta import find_method
 from petrun.evaluate.compare import spell
 from petrun.graph.freeze import Trainable
@@ -154,7 +154,7 @@ def rate_line(schedule: Schedule, config: RunConfig) -> str:
 
 def first_rows(sources: Sources) -> str:
     """The first rows with their loss mask, for --dry-run."""
-    from petrun.data.preview import preview
+    from petrun.data.examples.preview import preview
 
     return preview(sources.train, sources.tokenizer, _PREVIEW_ROWS, colour=sys.stdout.isatty())
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from petrun.data.load import load_examples
-from petrun.data.rows.template import BUILTIN, Template
+from petrun.data.templates.template import BUILTIN, Template
 from petrun.data.tokenizers.tokenizer import load_tokenizer
 from tests.deltas import make_delta
 from tests.inference.test_end_of_turn import ROWS as TALKS

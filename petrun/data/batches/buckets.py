@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from petrun.data.batches.packing import pack_in_order, pack_rows
-from petrun.data.examples import scramble
+from petrun.data.examples.example_set import scramble
 from petrun.data.formats.records import Array
 from petrun.errors import ConfigError
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from petrun.data.batches.buckets import BatchSpec
-from petrun.data.examples import IGNORED, Example, ExampleSet
+from petrun.data.examples.example_set import IGNORED, Example, ExampleSet
 from petrun.data.formats.records import Array
 from petrun.errors import DataError
 from petrun.tensors.targets import is_scored, unscored

@@ -10,7 +10,7 @@ import numpy as np
 
 from petrun.data.batches.buckets import BatchSpec
 from petrun.data.batches.collate import Batch, collate
-from petrun.data.examples import ExampleSet
+from petrun.data.examples.example_set import ExampleSet
 from petrun.data.formats.records import Array
 
 _TARGETS, _ROWS = "targets", "rows"

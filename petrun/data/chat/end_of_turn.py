@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from petrun.data.rows.template import Template, run_template, strip_marks
+from petrun.data.templates.template import Template, run_template, strip_marks
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.errors import DataError
 

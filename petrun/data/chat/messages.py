@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from petrun.data.rows.template import RESERVED
+from petrun.data.templates.template import RESERVED
 from petrun.errors import DataError
 
 Message = Mapping[str, Any]

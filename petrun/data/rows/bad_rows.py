@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from petrun import console
-from petrun.data.examples import ExampleSet
+from petrun.data.examples.example_set import ExampleSet
 from petrun.data.formats.records import Records
 from petrun.errors import DataError
 from petrun.tensors.output import write_text

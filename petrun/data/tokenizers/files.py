@@ -12,7 +12,7 @@ from typing import Any
 import tokenizers
 from tokenizers import models
 
-from petrun.data.chat.templates import ADDITIONAL, read_chat_template, template_files
+from petrun.data.templates.tokenizer_templates import ADDITIONAL, read_chat_template, template_files
 from petrun.data.tokenizers.classes import CLASSES, TokenizerClass, Vocabulary, bos_and_eos, class_name
 from petrun.data.tokenizers.special_tokens import Declared, add_declared, declared_tokens
 from petrun.errors import DataError

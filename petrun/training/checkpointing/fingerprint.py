@@ -15,7 +15,7 @@ from petrun import __version__, kernels
 from petrun.checkpoint.delta import Delta
 from petrun.config.load import Resolved
 from petrun.config.schema import RunConfig
-from petrun.data.examples import ExampleSet
+from petrun.data.examples.example_set import ExampleSet
 from petrun.data.formats.source import read_sources
 from petrun.errors import ConfigError, did_you_mean
 from petrun.models.base import LoadedModel

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from petrun.data.examples import ExampleSet
+from petrun.data.examples.example_set import ExampleSet
 from petrun.errors import TrainingError
 from petrun.evaluate.metrics import DECODER_TASKS
 from petrun.graph.freeze import Trainable

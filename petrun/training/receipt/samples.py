@@ -13,7 +13,7 @@ import numpy as np
 from petrun.config.schema import RunConfig
 from petrun.data.batches.buckets import BatchSpec
 from petrun.data.batches.collate import collate
-from petrun.data.examples import ExampleSet
+from petrun.data.examples.example_set import ExampleSet
 from petrun.errors import WeightsError
 from petrun.evaluate.score import Scorer
 from petrun.inference.evaluator import Evaluator, open_writer, spelt

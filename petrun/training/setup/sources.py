@@ -11,8 +11,8 @@ from petrun.checkpoint.delta import Delta
 from petrun.config.load import Resolved
 from petrun.config.schema import RunConfig
 from petrun.data.chat.end_of_turn import Ending, find_ending
-from petrun.data.examples import ExampleSet, split
-from petrun.data.rows.template import Template
+from petrun.data.examples.example_set import ExampleSet, split
+from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.delta import find_method
 from petrun.errors import ConfigError

@@ -12,7 +12,7 @@ from petrun.checkpoint.delta import Delta
 from petrun.config.load import Resolved
 from petrun.config.schema import OptimConfig, RunConfig
 from petrun.data.batches.buckets import Batching, plan_batches
-from petrun.data.examples import ExampleSet
+from petrun.data.examples.example_set import ExampleSet
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.delta import find_method
 from petrun.delta.method import of_the_run

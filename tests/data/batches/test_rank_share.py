@@ -6,7 +6,7 @@ import pytest
 from petrun.data.batches.buckets import plan_batches
 from petrun.data.batches.collate import TOKEN_INPUTS, collate
 from petrun.data.batches.rank_share import WHOLE, PlanShare, Share, count_rows, parts
-from petrun.data.examples import IGNORED, ExampleSet
+from petrun.data.examples.example_set import IGNORED, ExampleSet
 
 RNG = np.random.default_rng(5)
 INPUTS = ("input_ids", "segment_ids", "position_ids")

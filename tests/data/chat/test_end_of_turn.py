@@ -6,7 +6,7 @@ import pytest
 
 from petrun.data.chat.end_of_turn import NO_ENDING, Ending, ending_of, find_ending, turn_mark
 from petrun.data.load import load_examples
-from petrun.data.rows.template import BUILTIN, Template
+from petrun.data.templates.template import BUILTIN, Template
 from petrun.data.tokenizers.tokenizer import load_tokenizer
 from tests.tiny import letters
 

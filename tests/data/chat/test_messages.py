@@ -10,7 +10,7 @@ from petrun.data.tokenizers.tokenizer import load_tokenizer
 from petrun.errors import ConfigError, DataError
 from tests.data.chat import template_texts as chat_templates
 from tests.data.chat.template_texts import unmarked
-from tests.data.chat.test_turns import call, folder, result, says, user  # noqa: F401 - a fixture
+from tests.data.chat.test_assistant_turns import call, folder, result, says, user  # noqa: F401 - a fixture
 from tests.data.conftest import byte_level, save
 
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {

@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
+from petrun.data.encode.arrays import plain_array
 from petrun.data.formats.source import read_source
 from petrun.data.formats.table import detect_format, read_records
-from petrun.data.rows.arrays import plain_array
 from petrun.errors import ConfigError, DataError, SetupError
 
 ROWS = [{"text": "a, b", "label": 1}, {"text": 'quote " and tab\there', "label": 0}]

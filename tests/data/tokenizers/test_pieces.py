@@ -5,9 +5,9 @@ import json
 import pytest
 from tokenizers import AddedToken, Tokenizer
 
+from petrun.data.encode.prompt import prompt_ids
 from petrun.data.load import load_examples
-from petrun.data.prompts import prompt_ids
-from petrun.data.rows.template import Template
+from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import load_tokenizer
 from tests.data.tokenizers.layouts import END, START, STOP, byte_level_file, spiece_file, write
 

@@ -5,8 +5,8 @@ import json
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from petrun.data.examples.summary import data_line, unknown_line
 from petrun.data.load import load_examples
-from petrun.data.summary import data_line, unknown_line
 from petrun.data.tokenizers.tokenizer import load_tokenizer
 from tests.data.tokenizers.layouts import BERT_VOCAB, LAYOUTS, write
 

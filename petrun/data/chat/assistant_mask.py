@@ -2,7 +2,7 @@
 
 The text is what the chat template renders for the whole conversation. Every assistant turn is supervised, from the end of the
 generation prompt to the end of the turn, its end-of-turn token included; a turn of weight 0 is not. Where a turn lies in the text
-is said by the template's own {% generation %} marks, where it has them, and else found by petrun/data/chat/turns.py.
+is said by the template's own {% generation %} marks, where it has them, and else found by petrun/data/chat/assistant_turns.py.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from petrun.data.chat.assistant_turns import TurnFinder, common_start, marked_content, marked_late, marked_thoughts
 from petrun.data.chat.messages import RENDERED, WEIGHT, Message
-from petrun.data.chat.turns import TurnFinder, common_start, marked_content, marked_late, marked_thoughts
-from petrun.data.rows.template import CLOSE, OPEN, Template, keys_read, run_template, strip_marks, variables
+from petrun.data.templates.template import CLOSE, OPEN, Template, keys_read, run_template, strip_marks, variables
 from petrun.errors import DataError, did_you_mean
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from petrun.data.builder import Builder
-from petrun.data.examples import IGNORED
+from petrun.data.examples.collector import Builder
+from petrun.data.examples.example_set import IGNORED
 from petrun.data.formats.records import Array, Records
 from petrun.data.rows.columns import Layout
 from petrun.data.tokenizers.tokenizer import Tokenizer

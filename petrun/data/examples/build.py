@@ -6,20 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from petrun.data.builder import Builder
 from petrun.data.chat.end_of_turn import find_ending
-from petrun.data.encode import Encoding, encode_instruct, encode_lm, encode_stream, encode_text
-from petrun.data.examples import ExampleSet
+from petrun.data.encode.arrays import example_arrays
+from petrun.data.encode.instruct import Encoding, encode_instruct, encode_lm, encode_stream, encode_text
+from petrun.data.encode.tokens import encode_tokens
+from petrun.data.examples.collector import Builder
+from petrun.data.examples.example_set import ExampleSet
 from petrun.data.formats.records import Records
 from petrun.data.formats.source import Source
 from petrun.data.formats.table import read_records
-from petrun.data.rows.arrays import example_arrays
 from petrun.data.rows.bad_rows import MOST_NAMED, find_bad_rows, note_skipped, refusal, without
 from petrun.data.rows.columns import Layout, conversational, infer_task, mapped, pick_layout
 from petrun.data.rows.labels import check_label, resolve_labels
 from petrun.data.rows.targets import check_target, holds_targets, resolve_targets
-from petrun.data.rows.template import Template, find_template, preset, variables
-from petrun.data.rows.tokens import encode_tokens
+from petrun.data.templates.template import Template, find_template, preset, variables
 from petrun.data.tokenizers.tokenizer import Progress, Tokenizer
 from petrun.data.tokenizers.unknown import count_unknown
 from petrun.errors import ConfigError, DataError, did_you_mean

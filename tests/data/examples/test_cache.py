@@ -6,7 +6,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from petrun.data import cache, load
+from petrun.data import load
+from petrun.data.examples import cache
 from petrun.data.load import load_examples
 
 ROWS = [{"prompt": "the dog", "completion": " yes"}, {"prompt": "Why?", "completion": "Because it is. ☃"}]

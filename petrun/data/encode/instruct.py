@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from petrun.data.builder import Builder
+from petrun.data.chat.assistant_mask import ChatRenderer, Piece
 from petrun.data.chat.messages import (
     WEIGHT,
     Conversation,
@@ -27,11 +27,11 @@ from petrun.data.chat.messages import (
     read_values,
     usual_order,
 )
-from petrun.data.chat.renderer import ChatRenderer, Piece
-from petrun.data.examples import IGNORED
+from petrun.data.examples.collector import Builder
+from petrun.data.examples.example_set import IGNORED
 from petrun.data.formats.records import Records
 from petrun.data.rows.columns import Layout
-from petrun.data.rows.template import Template, render_prompt, variables
+from petrun.data.templates.template import Template, render_prompt, variables
 from petrun.data.tokenizers.tokenizer import Progress, Tokenizer
 from petrun.errors import DataError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from petrun.data.rows.template import compiled, variables
+from petrun.data.templates.template import compiled, variables
 
 _COLUMNS = ("prompt", "instruction", "input")
 _FROM_MESSAGES = ("system", "history")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from petrun.data.chat.template_form import as_chat_template
-from petrun.data.rows.template import BUILTIN, Template, render_prompt, run_template
+from petrun.data.templates.as_chat_template import as_chat_template
+from petrun.data.templates.template import BUILTIN, Template, render_prompt, run_template
 
 OWN = '  Task:\n{% if system %}\n  [{{ system }}]\n{% endif %}\n{#- a note -#}\n{% raw %}{{x}}{% endraw %} "é" \\n {{ prompt }}\n\n>> '
 ROWS = [{"instruction": "Sort."}, {"instruction": "Sort.", "input": "b\na"}]

@@ -2,7 +2,7 @@
 
 A prompt template is jinja2 over the row's columns; `prompt`, `instruction`, `input` and `system` are always defined ('' where the
 row has none), and `history`, a list of (asked, answered). A template that reads `messages` is a chat template
-(petrun/data/chat/renderer.py).
+(petrun/data/chat/assistant_mask.py).
 As jinja2 does by itself, one newline at the end of a template is dropped. Templates come from users and from downloaded tokenizers,
 so they run in jinja2's sandbox.
 """

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from petrun.data.examples import IGNORED, ExampleSet, Stats
+from petrun.data.examples.example_set import IGNORED, ExampleSet, Stats
 from petrun.data.formats.records import Array, Records
 from petrun.data.rows.columns import LABEL
 from petrun.data.rows.labels import resolve_labels

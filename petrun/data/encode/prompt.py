@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from petrun.data.chat.assistant_mask import ChatRenderer, Piece
 from petrun.data.chat.messages import Message, as_messages, read_conversation, read_messages
-from petrun.data.chat.renderer import ChatRenderer, Piece
-from petrun.data.encode import Encoding, joined, prompt_text, tokenise
-from petrun.data.rows.template import Template
+from petrun.data.encode.instruct import Encoding, joined, prompt_text, tokenise
+from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.errors import DataError
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from petrun.data.examples import IGNORED, ExampleSet, Stats
+from petrun.data.examples.example_set import IGNORED, ExampleSet, Stats
 from petrun.data.formats.records import Array
 
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from petrun.data.examples.preview import preview
 from petrun.data.load import load_examples
-from petrun.data.preview import preview
 
 
 def test_the_scored_part_stands_out(write, bpe):

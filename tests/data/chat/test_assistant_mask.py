@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from petrun.data.chat.assistant_mask import ChatRenderer
 from petrun.data.chat.messages import as_messages
-from petrun.data.chat.renderer import ChatRenderer
 from petrun.data.load import load_examples
-from petrun.data.rows.template import BUILTIN, Template
+from petrun.data.templates.template import BUILTIN, Template
 from petrun.errors import DataError
 from tests.data.conftest import CHATML
 

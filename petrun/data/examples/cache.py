@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from petrun.data.examples import ExampleSet, Stats
+from petrun.data.examples.example_set import ExampleSet, Stats
 from petrun.data.formats.arrays import DAMAGED_NPZ
 from petrun.data.formats.records import Array
-from petrun.data.rows.template import Template
+from petrun.data.templates.template import Template
 
 # Of an archive that is whole, but not one of these, the last two.
 _DAMAGE = (*DAMAGED_NPZ, ValueError, KeyError, AttributeError)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from petrun.data.rows.template import BUILTIN, Template, find_template, render_prompt
+from petrun.data.templates.template import BUILTIN, Template, find_template, render_prompt
 from petrun.errors import ConfigError, DataError
 
 EMPTY = {"prompt": "", "instruction": "", "input": "", "system": ""}

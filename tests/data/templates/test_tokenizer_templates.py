@@ -5,9 +5,9 @@ import json
 import pytest
 
 from petrun.checkpoint.hf_config import write_companions
-from petrun.data.chat.templates import read_chat_template
 from petrun.data.load import load_examples
-from petrun.data.rows.template import Template, run_template
+from petrun.data.templates.template import Template, run_template
+from petrun.data.templates.tokenizer_templates import read_chat_template
 from petrun.data.tokenizers.tokenizer import load_tokenizer
 from petrun.errors import DataError
 from tests.data.conftest import byte_level, save

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from petrun.data.encode.prompt import prompt_ids
 from petrun.data.load import load_examples
-from petrun.data.prompts import prompt_ids
-from petrun.data.rows.template import BUILTIN, Template
+from petrun.data.templates.template import BUILTIN, Template
 from petrun.data.tokenizers.tokenizer import load_tokenizer
 from petrun.errors import DataError
 from tests.tiny import letters

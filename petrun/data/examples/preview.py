@@ -6,7 +6,7 @@ from itertools import groupby
 
 import numpy as np
 
-from petrun.data.examples import IGNORED, Example, ExampleSet
+from petrun.data.examples.example_set import IGNORED, Example, ExampleSet
 from petrun.data.formats.records import Array
 from petrun.data.tokenizers.tokenizer import Tokenizer
 

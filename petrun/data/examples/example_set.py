@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from petrun.data.formats.records import Array
-from petrun.data.rows.template import Template
+from petrun.data.templates.template import Template
 from petrun.errors import DataError
 from petrun.tensors.targets import IGNORED as IGNORED
 from petrun.tensors.targets import is_scored

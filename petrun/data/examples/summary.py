@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from petrun.data.examples import ExampleSet
+from petrun.data.examples.example_set import ExampleSet
 from petrun.data.tokenizers.unknown import MUCH
 
 
