@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from petrun.tensors import Layout, array_entries, write_ckpt, write_safetensors
+from petrun.tensors import TensorLayout, array_entries, write_ckpt, write_safetensors
 
 
-def piece_of(whole, device, layout):
+def shard_of(whole, device, layout):
     """What one device of a stage holds of a tensor."""
     sizes = layout.devices
     at = np.unravel_index(device, sizes)
@@ -26,11 +26,11 @@ def piece_of(whole, device, layout):
     return np.array(piece, order="C")
 
 
-def piece_of_rank(whole, rank, name, stages):
+def shard_of_rank(whole, rank, name, stages):
     """Of a pipeline: stages is a list of {name: layout}. None where the rank's stage does not hold it."""
     per_stage = next(iter(stages[0].values())).count
     layout = stages[rank // per_stage].get(name)
-    return None if layout is None else piece_of(whole, rank % per_stage, layout)
+    return None if layout is None else shard_of(whole, rank % per_stage, layout)
 
 
 def rank_count(stages):
@@ -40,7 +40,7 @@ def rank_count(stages):
 def write_ranks(folder, arrays, stages, *, file="model.ckpt", dtype=None, change=None):
     """rank_0/model.ckpt, ...: every rank's pieces. change(rank, pieces) -> the pieces that are written instead."""
     for rank in range(rank_count(stages)):
-        pieces = {name: piece_of_rank(whole, rank, name, stages) for name, whole in arrays.items()}
+        pieces = {name: shard_of_rank(whole, rank, name, stages) for name, whole in arrays.items()}
         pieces = {name: piece for name, piece in pieces.items() if piece is not None}
         pieces = change(rank, pieces) if change is not None else pieces
         place = folder / f"rank_{rank}" / file.replace("{rank}", str(rank))
@@ -59,7 +59,7 @@ def dp8_optimizer(arrays):
 
     def layout(a):
         size = next((s for s in (8, 2) if a.ndim and a.shape[0] % s == 0), 0)
-        return Layout.of((8,), [-1] * a.ndim, opt_size=-1 if size == 8 else size)
+        return TensorLayout.of((8,), [-1] * a.ndim, opt_size=-1 if size == 8 else size)
 
     return [{name: layout(a) for name, a in arrays.items()}]
 
@@ -76,7 +76,7 @@ def dp2_tp2_pp2(arrays, second, both=()):
 def _rows_or_columns(a, devices, opt_size):
     split = devices[1]
     if a.ndim == 2 and a.shape[0] % (split * max(opt_size, 1)) == 0:
-        return Layout.of(devices, (0, -1), opt_size=opt_size)
+        return TensorLayout.of(devices, (0, -1), opt_size=opt_size)
     if a.ndim == 2 and a.shape[1] % split == 0:
-        return Layout.of(devices, (-1, 0))
-    return Layout.of(devices, [-1] * a.ndim)
+        return TensorLayout.of(devices, (-1, 0))
+    return TensorLayout.of(devices, [-1] * a.ndim)

@@ -33,7 +33,7 @@ from petrun.tensors import (
     write_safetensors,
 )
 from petrun.tensors.dtypes import dtype_of
-from petrun.tensors.sharded.rank_files import ShardSpec, own_pieces, save_pieces
+from petrun.tensors.sharded.rank_files import ShardSpec, own_strategy, save_shards
 from petrun.tensors.sharded.ranks import is_sharded
 from petrun.tensors.steps import newest, series_and_step
 
@@ -128,7 +128,7 @@ def save_delta_pieces(
 
     fmt: ckpt or safetensors. owned: names of all that the delta owns, whichever rank holds it. Raises DeltaError for NaN or infinity.
     """
-    with cut.together():
+    with cut.fail_together():
         for name, piece in pieces.items():
             refuse_nonfinite(str(place), name, piece)
     filled = manifest.model_copy(update={"owned": tuple(sorted(owned))})
@@ -137,7 +137,7 @@ def save_delta_pieces(
         # Read back and put together: pieces that should be alike are compared, and the whole gets its digest.
         return {MANIFEST_KEY: filled.model_copy(update={"digest": LazyTensors(reader).checked_digest()}).to_json()}
 
-    save_pieces(place, f"{place.name}.{fmt}", pieces, cut, describe)
+    save_shards(place, f"{place.name}.{fmt}", pieces, cut, describe)
 
 
 def _array(tensors: Mapping[str, Array], name: str) -> Array:
@@ -157,7 +157,7 @@ def read_delta(path: Path, strategy: Path | None = None) -> Delta:
     path = Path(path)
     with _delta_errors():
         path = _pieces_of_run(path) or path
-        strategy = strategy or own_pieces(path)
+        strategy = strategy or own_strategy(path)
         if strategy is not None:
             return _read_sharded(path, open_sharded(path, strategy, STATE))
         if is_sharded(path):
@@ -282,7 +282,7 @@ def _pieces_of_run(folder: Path) -> Path | None:
     """The final delta of a run whose ranks held slices: the folder in the run's, beside best."""
     if not folder.is_dir():
         return None
-    found = [entry for entry in folder.iterdir() if entry.name != "best" and own_pieces(entry) is not None]
+    found = [entry for entry in folder.iterdir() if entry.name != "best" and own_strategy(entry) is not None]
     return found[0] if len(found) == 1 and not found[0].name.startswith(".") else None
 
 

@@ -34,7 +34,7 @@ from petrun.tensors import (
 )
 from petrun.tensors.atomic import output_error
 from petrun.tensors.sharded.checkpoint import open_sharded
-from petrun.tensors.sharded.rank_files import ShardSpec, own_pieces, save_pieces
+from petrun.tensors.sharded.rank_files import ShardSpec, own_strategy, save_shards
 
 FORMAT = 1
 """Raised when a reader of the older format would misunderstand a state."""
@@ -114,7 +114,7 @@ def save_state_pieces(
     """
     place = _pieces(folder, step)
     text = _describe(step, identity, notes)
-    save_pieces(place, "state.safetensors", pieces, cut, lambda reader: {_KEY: text})
+    save_shards(place, "state.safetensors", pieces, cut, lambda reader: {_KEY: text})
     if cut.rank == 0:
         _drop(folder, step, keep)
     return place
@@ -177,7 +177,7 @@ def read_state(folder: Path, step: int) -> State:
 
 def _read_pieces(place: Path) -> State:
     """The files of all ranks as one state. Raises WeightsError."""
-    strategy = own_pieces(place)
+    strategy = own_strategy(place)
     if strategy is None:
         raise WeightsError(f"{place}: was not finished: it has no completion mark")
     return _parse(place, open_sharded(place, strategy))
@@ -237,7 +237,7 @@ def _parse(path: Path, reader: TensorReader) -> State:
 
 def _is_whole(folder: Path, step: int) -> bool:
     """Whether it was written to its end."""
-    return _paths(folder, step)[1].exists() or own_pieces(_pieces(folder, step)) is not None
+    return _paths(folder, step)[1].exists() or own_strategy(_pieces(folder, step)) is not None
 
 
 def _drop(folder: Path, newest: int, keep: int) -> None:

@@ -85,10 +85,10 @@ def launch(
 
     `settings`: recipe, flags and --set; `allowed`: of --allow.
     """
-    from petrun.cluster.launch import Voice
+    from petrun.cluster.launch import JobOutput
     from petrun.commands import launch as ranks
 
-    wish = ranks.Asked(**asked)
+    wish = ranks.LaunchOptions(**asked)
     if not ranks.starts_ranks(wish):
         return None
     arguments = partial(rank_arguments, sys.argv[1:], context, wish.flags())
@@ -103,7 +103,7 @@ def launch(
         dry_run=dry_run,
         preflight=preflight,
     )
-    return ranks.run(command, wish, Voice(out=typer.echo, err=partial(typer.echo, err=True)))
+    return ranks.run(command, wish, JobOutput(out=typer.echo, err=partial(typer.echo, err=True)))
 
 
 def rank_arguments(

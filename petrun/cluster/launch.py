@@ -56,7 +56,7 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Voice:
+class JobOutput:
     """Where lines go."""
 
     out: Callable[[str], None]
@@ -65,7 +65,7 @@ class Voice:
     """What petrun has to say about the job."""
 
 
-def launch(job: Job, voice: Voice, environment: Mapping[str, str] | None = None) -> int:
+def launch(job: Job, voice: JobOutput, environment: Mapping[str, str] | None = None) -> int:
     """Run the job, again where it fails and may. Returns the exit code: the first failing rank's, or 128 + N after signal N.
 
     Raises SetupError where the scheduler's port is taken or a process cannot be started, OutputError for the logs.

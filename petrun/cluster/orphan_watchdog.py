@@ -14,7 +14,7 @@ from contextlib import suppress
 from types import TracebackType
 
 from petrun.cluster.interpreter import module_command
-from petrun.cluster.process_tag import kill_marked, marked
+from petrun.cluster.process_tag import kill_job, marked
 
 DONE = b"done"
 
@@ -53,7 +53,7 @@ def main() -> None:
     deadline = time.monotonic() + float(grace_seconds)
     while time.monotonic() < deadline and marked(job):
         time.sleep(0.1)
-    kill_marked(job)
+    kill_job(job)
 
 
 if __name__ == "__main__":

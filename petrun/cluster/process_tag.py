@@ -29,7 +29,7 @@ def marked(job: str) -> list[int]:
     return sorted(found)
 
 
-def kill_marked(job: str, patience_seconds: float = 10.0) -> list[int]:
+def kill_job(job: str, patience_seconds: float = 10.0) -> list[int]:
     """SIGKILL every process of the job until none is found. Returns those that are still there: the kernel does not let go of them."""
     deadline = time.monotonic() + patience_seconds
     while found := marked(job):

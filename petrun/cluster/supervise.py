@@ -16,7 +16,7 @@ from typing import Any
 from petrun.cluster.host_watch import News, Watch
 from petrun.cluster.interpreter import module_command
 from petrun.cluster.logs import Follower, holds
-from petrun.cluster.process_tag import kill_marked, mark
+from petrun.cluster.process_tag import kill_job, mark
 from petrun.errors import SetupError
 from petrun.tensors.atomic import output_error
 from petrun.train.stop import NOTICE
@@ -273,7 +273,7 @@ class _Attempt:
         for process in self.running.values():
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-        survivors = kill_marked(self.job)
+        survivors = kill_job(self.job)
         for member, process in list(self.running.items()):
             if process.pid not in survivors:
                 process.wait()

@@ -81,11 +81,10 @@ class World:
         """What the first rank says. Every rank must call it at the same point."""
         return self.agree(flag and self.first)
 
-    def together(self) -> Together:
-        """All ranks leave the block, or none does: where one ends it with an error, so do the others, at once and not when MindSpore
-        misses the one. Every rank must enter the same blocks; within one no rank may wait for another. Raises SetupError, which says
-        who failed and why."""
-        return Together(self)
+    def fail_together(self) -> FailTogether:
+        """A context manager that all ranks leave without an error, or none does: an error on one rank raises SetupError on the others at
+        once, with the rank and the reason. Every rank must enter the same blocks; inside one no rank may wait for another."""
+        return FailTogether(self)
 
     def failed(self, own: Exception | None) -> list[failures.Failure]:
         """Who failed, `own` among them: exchanged only where every rank knows that one did."""
@@ -106,8 +105,8 @@ class World:
         return tuple(key for key, same in zip(sorted(values), (firsts == mine).all(1), strict=True) if not same)
 
     @contextmanager
-    def naming(self) -> Iterator[None]:
-        """An error out of the block says which rank it comes from, where there are several."""
+    def rank_in_errors(self) -> Iterator[None]:
+        """A context manager that puts this rank's number in front of an error's message, where there are several ranks."""
         try:
             yield
         except PetrunError as error:
@@ -116,9 +115,9 @@ class World:
             raise
 
 
-class Together:
-    """See World.together. An error that no room foresaw counts as well. A signal does not: it ends this process without waiting for the
-    others, who have it too, or are ended by whoever watches the job."""
+class FailTogether:
+    """The block of World.fail_together. Every Exception counts as a failure. A signal does not: it ends this process without waiting
+    for the other ranks, which get it too or are ended by the process that watches the job."""
 
     def __init__(self, world: World) -> None:
         self.world = world

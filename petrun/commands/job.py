@@ -30,7 +30,7 @@ from petrun.config.schema import RunConfig
 from petrun.console import print_to_stderr
 from petrun.data.templates.template import BUILTIN, TOKENIZER
 from petrun.errors import ConfigError, did_you_mean
-from petrun.parallel.layout import settle
+from petrun.parallel.layout import complete_layout, requested_layout
 
 _PODS = ("volcano", "ascendjob")
 _QUEUED = (*_PODS, "slurm")
@@ -128,15 +128,7 @@ def _check_layout(config: RunConfig, job: Submission) -> None:
 
         resolve_layout(config.model_copy(update={"model": config.model.model_copy(update=base)}), job.cards)
         return
-    settle(
-        job.cards,
-        dp=asked.dp,
-        tp=asked.tp,
-        pp=asked.pp,
-        zero=asked.zero,
-        micro_batches=asked.micro_batches,
-        sequence=asked.sequence,
-    )
+    complete_layout(requested_layout(asked), job.cards)
 
 
 def _here(config: RunConfig, job: Submission) -> dict[str, Any] | None:

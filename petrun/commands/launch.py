@@ -15,7 +15,7 @@ from typing import Any
 from petrun.assets import default_recipe
 from petrun.cluster.hosts import Hosts
 from petrun.cluster.interpreter import module_command
-from petrun.cluster.launch import Job, Voice, check_start, launch
+from petrun.cluster.launch import Job, JobOutput, check_start, launch
 from petrun.cluster.rank_table.start import TableStart, read_start
 from petrun.cluster.ranks import Cluster, make_cluster
 from petrun.cluster.world import start_up
@@ -32,7 +32,7 @@ from petrun.training.setup.resolve_layout import check_device, resolve_layout
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class LaunchOptions:
     """The flags that start ranks, as typed; None: not given."""
 
     cards: int | None = None
@@ -57,7 +57,7 @@ class Asked:
         return shlex.join(word for flag in said if flag in given for word in (flag, str(given[flag])))
 
 
-def starts_ranks(asked: Asked) -> bool:
+def starts_ranks(asked: LaunchOptions) -> bool:
     """Whether this process is to start ranks. Not where it is one: there --cards may say what is so, and nothing else.
 
     Raises ConfigError.
@@ -95,7 +95,7 @@ class Command:
         return self.dry_run or self.preflight
 
 
-def run(command: Command, asked: Asked, voice: Voice) -> int:
+def run(command: Command, asked: LaunchOptions, voice: JobOutput) -> int:
     """Check the job, start its ranks here and see them to their end. Returns the exit code.
 
     Raises ConfigError, SetupError and OutputError before anything starts.
@@ -121,7 +121,12 @@ def run(command: Command, asked: Asked, voice: Voice) -> int:
 
 
 def _start(
-    config: RunConfig, cluster: Cluster | TableStart, command: Command, asked: Asked, hosts: Hosts | None, voice: Voice
+    config: RunConfig,
+    cluster: Cluster | TableStart,
+    command: Command,
+    asked: LaunchOptions,
+    hosts: Hosts | None,
+    voice: JobOutput,
 ) -> int:
     """The ranks, with a place for their logs. Returns the exit code."""
     logs, added = _place(config, command, cluster, hosts)
@@ -152,7 +157,7 @@ def _start(
     return code
 
 
-def _hosts(cluster: Cluster | TableStart, asked: Asked, voice: Voice) -> Hosts | None:
+def _hosts(cluster: Cluster | TableStart, asked: LaunchOptions, voice: JobOutput) -> Hosts | None:
     """The petruns of the other hosts; None where there are none, or where a rank table starts the ranks of each host by themselves."""
     if not isinstance(cluster, Cluster) or cluster.hosts == 1:
         return None
@@ -178,7 +183,7 @@ def _place(
     return out.path / folder.LOGS, [] if config.out.dir else ["--out", str(out.path)]
 
 
-def _cluster(asked: Asked, target: str) -> Cluster | TableStart:
+def _cluster(asked: LaunchOptions, target: str) -> Cluster | TableStart:
     """The ranks that the flags ask for. Raises ConfigError and SetupError."""
     for flag, value in (("--max-restarts", asked.max_restarts), ("--grace", asked.grace)):
         if value is not None and value < 0:

@@ -35,7 +35,7 @@ from petrun.tensors import (
 )
 from petrun.tensors.atomic import refuse_occupied
 from petrun.tensors.sharded.checkpoint import is_spare
-from petrun.tensors.sharded.rank_files import own_pieces
+from petrun.tensors.sharded.rank_files import own_strategy
 from petrun.tensors.sharded.ranks import is_sharded, root_of
 from petrun.tensors.sharded.strategy import COMPLETE, Strategy, read_strategy, spell
 from petrun.tensors.sharded.writer import Whole, wholes_of, write_sharded
@@ -65,12 +65,12 @@ def run(
     place = Path(out).expanduser()
     refuse_occupied(place)
     given = Path(source).expanduser()
-    if from_strategy is None and own_pieces(given) is None and is_sharded(given):
+    if from_strategy is None and own_strategy(given) is None and is_sharded(given):
         raise WeightsError(
             f"{source}: holds the files of a job's ranks, each with a piece of the tensors",
             hint="Give the job's strategy file, --from-strategy FILE. Where nothing was cut, any one rank's file is the whole.",
         )
-    reader = _open(given, strategy_path(from_strategy) or own_pieces(given))
+    reader = _open(given, strategy_path(from_strategy) or own_strategy(given))
     root = root_of(given) if root_of(given).is_dir() else given.parent
     unchecked = _hold_to_config(reader, root)
     suffix = f".{fmt}" if fmt else place.suffix if place.suffix in _SUFFIXES else _suffix(reader)
@@ -114,7 +114,7 @@ def _open(source: Path, strategy: Path | None) -> TensorReader:
                 f"{source}: is a peft adapter, whose names no strategy lists",
                 hint="Make a petrun delta of it first: petrun delta convert.",
             )
-        own = own_pieces(delta.path)
+        own = own_strategy(delta.path)
         return open_tensors(delta.path) if own is None else open_weights(delta.path, own)
     reader = open_weights(source)
     if MANIFEST_KEY in reader.metadata:

@@ -22,7 +22,7 @@ from petrun.data.rows.bad_rows import SKIPPED, write_skipped
 from petrun.errors import ConfigError
 from petrun.parallel.context import Device, setup, split_operators
 from petrun.parallel.layout import Layout
-from petrun.parallel.sharding import compile_cut
+from petrun.parallel.sharding import compile_sharded
 from petrun.train.loop import train
 from petrun.train.stop import GRACE, stop_request
 from petrun.training import plan_text as describe
@@ -76,7 +76,7 @@ def run(
     config = resolved.config
     device = setup(config.device, config.model.dtype, config.train.loss_scale)
     world = _join(device)
-    with world.naming(), RunLock(console.print) as lock:
+    with world.rank_in_errors(), RunLock(console.print) as lock:
         if preflight or world.host_size < world.size:
             _prove(world)
         if preflight:
@@ -84,7 +84,7 @@ def run(
         resolved, layout = _laid_out(resolved, device, world)
         out, unfinished = (None, False) if dry_run else _folder(config, world, layout, lock, longer)
         found = look(out, world) if out is not None and unfinished else Found(None)
-        with world.together():
+        with world.fail_together():
             ready = build_training(resolved, start, device, layout, scored=not dry_run and found.state is None)
         hold_together(ready, world)
         out = _create(out, world, lock) if out is not None else None
@@ -100,7 +100,7 @@ def run(
 
 def _create(out: folder.RunFolder, world: World, lock: RunLock) -> folder.RunFolder:
     """Make the run folder, and lock it for this process. Raises OutputError."""
-    with world.together():
+    with world.fail_together():
         out = out.create()
         if out.writes:
             lock.take(out.path)
@@ -139,7 +139,7 @@ def _run(
         out.write_text(RUN_YAML, dump_run(ready.resolved, __version__))
         note_identity(out, identity)
     split = ready.layout if ready.layout.split else None
-    cut = compile_cut(ready.step, first_inputs(ready), split, world) if split is not None else None
+    cut = compile_sharded(ready.step, first_inputs(ready), split, world) if split is not None else None
     parameters = snapshot.held(parameters, cut)
     facts = Facts.of(ready, start if cut is None else None, progress)
     with RunRecorder(out, ready.resolved.config, facts, ready.plan, world, cut, split) as recorder:
@@ -227,7 +227,7 @@ def _folder(
     locks it. Raises OutputError.
     """
     directory, algo, fmt = config.out.dir, config.algo, config.out.format
-    with world.together():
+    with world.fail_together():
         if world.first:
             out, goes_on = folder.prepare(directory, algo, fmt, longer=longer)
             if not out.new:

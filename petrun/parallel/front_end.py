@@ -8,7 +8,7 @@ FRONT_END_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, LookupE
 """What MindSpore's front end raises for a graph that it refuses: its own errors, and those of Python that a construct would end with."""
 
 
-def front_end_fault(log: str, error: str) -> str:
+def front_end_reason(log: str, error: str) -> str:
     """What MindSpore's front end refused, in one line: its parallel passes name the operator and the strategy in their log."""
     told = re.findall(r"^\[ERROR\] PARALLEL\(.*?\] (?:\w+\] )?(.+)$", log, re.MULTILINE)
     raised = [line.strip() for line in error.splitlines() if line.strip() and not line.startswith(("-", "#"))]

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 from petrun.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from petrun.config.schema import ParallelConfig
 
 _EXAMPLE = "Example: --parallel dp=2,tp=4,pp=1,zero=1"
 _YES_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -59,7 +63,7 @@ class Layout:
         """Whether it is more than plain data parallel: the net's operators are split, or the optimizer's state."""
         return self.tp > 1 or self.pp > 1 or self.zero > 0
 
-    def place(self, rank: int) -> tuple[int, int, int]:
+    def coordinates(self, rank: int) -> tuple[int, int, int]:
         """(stage, row, column) of a rank."""
         return rank // (self.dp * self.tp), rank // self.tp % self.dp, rank % self.tp
 
@@ -106,28 +110,44 @@ def _parts(text: str) -> Iterator[tuple[str, str, str]]:
             yield part.strip(), key.strip().lower(), value.strip()
 
 
-def settle(
-    world: int,
-    *,
-    dp: int | None = None,
-    tp: int = 1,
-    pp: int = 1,
-    zero: int = 0,
-    micro_batches: int | None = None,
-    sequence: bool = False,
-) -> Layout:
+@dataclass(frozen=True, kw_only=True)
+class LayoutRequest:
+    """A layout as --parallel asks for it, not yet held against the job's size. None: not given."""
+
+    dp: int | None = None
+    tp: int = 1
+    pp: int = 1
+    zero: int = 0
+    micro_batches: int | None = None
+    sequence: bool = False
+
+
+def requested_layout(parallel: ParallelConfig) -> LayoutRequest:
+    """The request that the settings of a run hold."""
+    return LayoutRequest(
+        dp=parallel.dp,
+        tp=parallel.tp,
+        pp=parallel.pp,
+        zero=parallel.zero,
+        micro_batches=parallel.micro_batches,
+        sequence=parallel.sequence,
+    )
+
+
+def complete_layout(request: LayoutRequest, world: int) -> Layout:
     """The layout of a job of `world` ranks. `dp` None: all that tp and pp leave. `micro_batches` None: as many as there are stages.
 
     Raises ConfigError where the product is not the job's size.
     """
+    dp, tp, pp = request.dp, request.tp, request.pp
     rows = dp if dp is not None else max(1, world // (tp * pp))
     layout = Layout(
         dp=rows,
         tp=tp,
         pp=pp,
-        zero=zero,
-        micro_batches=pp if micro_batches is None else micro_batches,
-        sequence=sequence,
+        zero=request.zero,
+        micro_batches=pp if request.micro_batches is None else request.micro_batches,
+        sequence=request.sequence,
     )
     if layout.world != world:
         asked = f"dp={layout.dp} * tp={tp} * pp={pp} = {layout.world} ranks" if dp is not None else f"tp={tp} * pp={pp}"

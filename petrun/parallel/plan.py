@@ -36,7 +36,7 @@ def apply(net: Any, sites: Sites, layout: Layout, loss: Any = None) -> None:
     if layout.sequence:
         _check_sequence(net, sites, layout)
     if layout.pp > 1:
-        stages.divide(net, sites, layout)
+        stages.assign_stages(net, sites, layout)
     if not sites.splits:
         if layout.tp > 1:
             raise ConfigError(

@@ -9,14 +9,14 @@ from typing import Any
 from petrun.cluster.world import World
 from petrun.errors import ConfigError, SetupError
 from petrun.parallel.context import write_strategy_to
-from petrun.parallel.front_end import FRONT_END_ERRORS, front_end_fault
+from petrun.parallel.front_end import FRONT_END_ERRORS, front_end_reason
 from petrun.parallel.layout import Layout
-from petrun.tensors.sharded.layout import Layout as Slices
+from petrun.tensors.sharded.layout import TensorLayout
 from petrun.tensors.sharded.rank_files import ShardSpec
 from petrun.tensors.sharded.strategy_file import scan_strategy
 
 
-def compile_cut(step: Any, inputs: tuple[Any, ...], layout: Layout, world: World) -> ShardSpec:
+def compile_sharded(step: Any, inputs: tuple[Any, ...], layout: Layout, world: World) -> ShardSpec:
     """Compile the training step, upon which every parameter of it holds this rank's slice, and read how it was cut.
 
     To be called before any other graph of the net is compiled: training decides how parameters lie, what only computes takes them so.
@@ -29,17 +29,19 @@ def compile_cut(step: Any, inputs: tuple[Any, ...], layout: Layout, world: World
             step.compile(*step.arguments(*inputs))
         except FRONT_END_ERRORS as error:
             raise ConfigError(
-                f"--parallel {layout}: MindSpore's front end refuses it: {front_end_fault('', str(error))}",
+                f"--parallel {layout}: MindSpore's front end refuses it: {front_end_reason('', str(error))}",
                 hint="petrun rehearse with the same flags names the operator.",
             ) from error
         finally:
             # What is compiled later would replace it by a strategy of less: a graph that only computes has no optimizer.
             write_strategy_to(None)
-        found = layouts_of(step, file, layout)
-    return ShardSpec(rank=world.rank, ranks=world.size, stages=layout.pp, layouts=found, together=world.together)
+        found = shard_layouts(step, file, layout)
+    return ShardSpec(
+        rank=world.rank, ranks=world.size, stages=layout.pp, layouts=found, fail_together=world.fail_together
+    )
 
 
-def layouts_of(step: Any, file: Path, layout: Layout) -> dict[str, Slices]:
+def shard_layouts(step: Any, file: Path, layout: Layout) -> dict[str, TensorLayout]:
     """How each parameter of a compiled step that this rank holds is cut, from the strategy `file` that MindSpore wrote. Raises SetupError
     where it wrote none."""
     if not file.is_file():
@@ -53,5 +55,5 @@ def layouts_of(step: Any, file: Path, layout: Layout) -> dict[str, Slices]:
     for parameter in step.get_parameters():
         # Counters are on every rank; and what no operator of the graph reads is not cut.
         if parameter.name not in found and (parameter.size == 1 or layout.pp == 1):
-            found[parameter.name] = Slices.whole(devices, parameter.ndim)
+            found[parameter.name] = TensorLayout.replicated(devices, parameter.ndim)
     return found

@@ -14,7 +14,7 @@ from petrun.kernels import count_on_stage
 from petrun.parallel.layout import Layout
 
 
-def divide(net: Any, sites: Sites, layout: Layout) -> None:
+def assign_stages(net: Any, sites: Sites, layout: Layout) -> None:
     """Set the stage of every cell. Raises ConfigError where the model has no layers that divide, or layers of a stage train nothing."""
     if not sites.blocks or not hasattr(net, "open_stages"):
         raise ConfigError(

@@ -8,11 +8,11 @@ micro-batches, tokens over tp ranks where the sequence is split. The vocabulary 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import log2
 
 from petrun.errors import ConfigError
-from petrun.parallel.layout import Layout, settle
+from petrun.parallel.layout import Layout, LayoutRequest, complete_layout
 
 _NEAREST = 3
 _WIDTH = 8
@@ -29,19 +29,7 @@ class Sizes:
     layers: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A layout as it was asked for. None: not said."""
-
-    dp: int | None = None
-    tp: int = 1
-    pp: int = 1
-    zero: int = 0
-    micro_batches: int | None = None
-    sequence: bool = False
-
-
-def divide(asked: Asked, world: int, sizes: Sizes | None, rows: int, tokens: int) -> Layout:
+def validate_layout(asked: LayoutRequest, world: int, sizes: Sizes | None, rows: int, tokens: int) -> Layout:
     """The layout of `world` ranks, each data-parallel one with `rows` rows of `tokens` tokens a micro-batch of the accumulation.
 
     `sizes` None: a model that does not say what it is made of, which is not cut. tokens 0: rows that are no sequences.
@@ -50,7 +38,7 @@ def divide(asked: Asked, world: int, sizes: Sizes | None, rows: int, tokens: int
     problems = _of_ranks(asked, world) + _of_model(asked, sizes) + _of_rows(asked, rows, tokens)
     if not problems:
         # What no layout may be is said by the layout itself.
-        return settle(world, **asdict(asked))
+        return complete_layout(asked, world)
     near = nearest(asked, world, sizes, rows, tokens)
     hint = f"These divide: {'; '.join(f'--parallel {spell(layout)}' for layout in near)}." if near else ""
     raise ConfigError("\n".join(f"--parallel {problem}" for problem in problems), hint=hint)
@@ -58,7 +46,7 @@ def divide(asked: Asked, world: int, sizes: Sizes | None, rows: int, tokens: int
 
 def fits(layout: Layout, sizes: Sizes | None, rows: int, tokens: int) -> bool:
     """Whether all of it divides."""
-    asked = Asked(
+    asked = LayoutRequest(
         dp=layout.dp,
         tp=layout.tp,
         pp=layout.pp,
@@ -80,7 +68,7 @@ def layouts(world: int, sizes: Sizes | None, rows: int, tokens: int) -> Iterator
                     yield layout
 
 
-def nearest(asked: Asked, world: int, sizes: Sizes | None, rows: int, tokens: int) -> list[Layout]:
+def nearest(asked: LayoutRequest, world: int, sizes: Sizes | None, rows: int, tokens: int) -> list[Layout]:
     """The few layouts most like the one asked for, best first, with its other settings where they can stay."""
 
     def distance(layout: Layout) -> float:
@@ -91,7 +79,7 @@ def nearest(asked: Asked, world: int, sizes: Sizes | None, rows: int, tokens: in
     return [_dressed(layout, asked, sizes, rows, tokens) for layout in found[:_NEAREST]]
 
 
-def _dressed(layout: Layout, asked: Asked, sizes: Sizes | None, rows: int, tokens: int) -> Layout:
+def _dressed(layout: Layout, asked: LayoutRequest, sizes: Sizes | None, rows: int, tokens: int) -> Layout:
     """With the zero, sequence and micro_batches asked for, as far as each can be had."""
     zero = asked.zero if layout.dp > 1 and 0 <= asked.zero <= 3 else 0
     layout = replace(layout, zero=zero)
@@ -117,7 +105,7 @@ def divisors(number: int) -> list[int]:
     return sorted({*low, *(number // n for n in low)})
 
 
-def _of_ranks(asked: Asked, world: int) -> list[str]:
+def _of_ranks(asked: LayoutRequest, world: int) -> list[str]:
     rest = asked.tp * asked.pp
     if asked.dp is None:
         return [] if world % rest == 0 else [f"tp={asked.tp} * pp={asked.pp} = {rest}: does not divide {world} cards"]
@@ -126,7 +114,7 @@ def _of_ranks(asked: Asked, world: int) -> list[str]:
     return [] if product == world else [f"{shown}: the job has {world} cards"]
 
 
-def _of_model(asked: Asked, sizes: Sizes | None) -> list[str]:
+def _of_model(asked: LayoutRequest, sizes: Sizes | None) -> list[str]:
     if sizes is None:
         cut = [f"{key}={getattr(asked, key)}: this model does not say how it is cut" for key in ("tp", "pp")]
         return [text for text, number in zip(cut, (asked.tp, asked.pp), strict=True) if number > 1]
@@ -141,7 +129,7 @@ def _of_model(asked: Asked, sizes: Sizes | None) -> list[str]:
     return problems
 
 
-def _of_rows(asked: Asked, rows: int, tokens: int) -> list[str]:
+def _of_rows(asked: LayoutRequest, rows: int, tokens: int) -> list[str]:
     problems = []
     parts = asked.micro_batches if asked.micro_batches is not None else asked.pp
     if asked.pp > 1 and rows % parts:

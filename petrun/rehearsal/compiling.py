@@ -13,7 +13,7 @@ from typing import Any
 from petrun import errors
 from petrun.console import progress
 from petrun.errors import ConfigError, PetrunError, SetupError
-from petrun.parallel.front_end import front_end_fault
+from petrun.parallel.front_end import front_end_reason
 from petrun.parallel.layout import Layout
 from petrun.rehearsal.job import STRATEGY
 from petrun.rehearsal.processes import Ended, run_ranks
@@ -71,7 +71,7 @@ def compile_ranks(
         if strategy is not None and not wrong:
             with atomic_folder(strategy) as place:
                 for rank in ranks:
-                    stage = layout.place(rank)[0]
+                    stage = layout.coordinates(rank)[0]
                     shutil.copyfile(folder / f"rank_{rank}" / STRATEGY, place / f"stage_{stage}.ckpt")
         return found, wrong
     finally:
@@ -95,7 +95,7 @@ def _error(rank: int, layout: Layout, outcome: Mapping[str, Any], ended: Ended, 
             said["message"] if said["message"].startswith("rank ") else f"{who}: {said['message']}", hint=said["hint"]
         )
     if "failed" in outcome:
-        text = f"{who} ({layout}): MindSpore's front end refuses it: {front_end_fault(ended.text, outcome['failed'])}"
+        text = f"{who} ({layout}): MindSpore's front end refuses it: {front_end_reason(ended.text, outcome['failed'])}"
         more = f"\n{ended.tail}\n{outcome['traceback']}" if debug else ""
         return ConfigError(text + more, hint="" if debug else "--debug shows all of it.")
     return SetupError(

@@ -31,7 +31,7 @@ from petrun.models.factory import outline_model
 from petrun.parallel.context import Device, setup, split_operators
 from petrun.parallel.front_end import FRONT_END_ERRORS
 from petrun.parallel.layout import Layout
-from petrun.parallel.sharding import layouts_of
+from petrun.parallel.sharding import shard_layouts
 from petrun.rehearsal.job import STRATEGY, job_layout, read_settings
 from petrun.rehearsal.processes import collectives, gradient_sums
 from petrun.rehearsal.shapes import tokenizer_beside
@@ -86,9 +86,9 @@ def _rehearse(job: Mapping[str, Any], graphs: Path) -> dict[str, Any]:
     except FRONT_END_ERRORS as error:
         return {"failed": str(error), "traceback": traceback.format_exc()}
     compiled = time.perf_counter()
-    stage, row, column = layout.place(world.rank)
+    stage, row, column = layout.coordinates(world.rank)
     if cuts is not None:
-        write_items(graphs / STRATEGY, layouts_of(step, cuts, layout), [stage])
+        write_items(graphs / STRATEGY, shard_layouts(step, cuts, layout), [stage])
     held = set(getattr(step, "parameter_layout_dict", None) or whole) if layout.split else set(whole)
     # Of a pipeline's other stages neither the weights are held nor what goes with them.
     own = {p.name: p for p in step.get_parameters() if p.name in held or (p.name not in whole and layout.pp == 1)}

@@ -7,7 +7,7 @@ from petrun.tensors.digest import content_digest, tensor_digest
 from petrun.tensors.dtypes import Array, from_bfloat16, to_bfloat16
 from petrun.tensors.reader import TensorReader, open_tensors
 from petrun.tensors.sharded.checkpoint import ShardedReader, open_sharded
-from petrun.tensors.sharded.layout import Layout
+from petrun.tensors.sharded.layout import TensorLayout
 from petrun.tensors.table import TensorInfo
 from petrun.tensors.writers import (
     TensorEntry,
@@ -19,10 +19,10 @@ from petrun.tensors.writers import (
 
 __all__ = [
     "Array",
-    "Layout",
     "ShardedReader",
     "TensorEntry",
     "TensorInfo",
+    "TensorLayout",
     "TensorReader",
     "array_entries",
     "atomic_file",

@@ -14,7 +14,7 @@ from petrun.checkpoint.run_files import LOG, RESULTS, RUN_YAML
 from petrun.errors import OutputError
 from petrun.tensors.atomic import output_error
 from petrun.tensors.output import PROBE, existing_parent, require_writable, write_text
-from petrun.tensors.sharded.rank_files import own_pieces
+from petrun.tensors.sharded.rank_files import own_strategy
 from petrun.training.run_lock import LOCK
 
 STATES = "state"
@@ -183,7 +183,7 @@ def _look(path: Path, longer: bool) -> bool:
             f"--out {path} is not empty and holds no petrun run",
             hint="Give a new or empty folder; nothing was touched.",
         )
-    saved = [name for name in entries if name.endswith((".ckpt", ".safetensors")) or own_pieces(path / name)]
+    saved = [name for name in entries if name.endswith((".ckpt", ".safetensors")) or own_strategy(path / name)]
     if saved and not (path / STATES / IDENTITY).exists():
         raise OutputError(
             f"--out {path} holds a run that did not finish, with a delta that it saved: {', '.join(saved)}",

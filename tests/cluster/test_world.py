@@ -172,18 +172,18 @@ def summed(monkeypatch):
 
 
 def test_where_one_rank_fails_all_do(summed):
-    with World(rank=1, size=2).together():
+    with World(rank=1, size=2).fail_together():
         pass
-    with pytest.raises(ConfigError, match="mine"), World(rank=1, size=2).together():
+    with pytest.raises(ConfigError, match="mine"), World(rank=1, size=2).fail_together():
         raise ConfigError("mine")
     summed(1.0)
-    with pytest.raises(SetupError, match="another rank failed"), World(rank=1, size=2).together():
+    with pytest.raises(SetupError, match="another rank failed"), World(rank=1, size=2).fail_together():
         pass
-    with pytest.raises(ConfigError, match="mine"), World(rank=1, size=2).together():
+    with pytest.raises(ConfigError, match="mine"), World(rank=1, size=2).fail_together():
         raise ConfigError("mine")
-    with ALONE.together():
+    with ALONE.fail_together():
         pass
-    with pytest.raises(ConfigError, match="mine"), ALONE.together():
+    with pytest.raises(ConfigError, match="mine"), ALONE.fail_together():
         raise ConfigError("mine")
 
 
@@ -202,19 +202,19 @@ def test_who_failed_is_told_where_anybody_did(monkeypatch):
     monkeypatch.setattr(world.ops, "AllReduce", Reduce)
     why = failures.write(OutputError("run/rank_1: the disk is full\nand more", hint="Make room."), 1, 2)
     others[:] = [np.float32(0.0)]
-    with World(rank=0, size=2).together():
+    with World(rank=0, size=2).fail_together():
         pass
     assert len(sums) == 1 and sums.pop().size == 1
     others[:] = [np.float32(1.0), why]
     with (
         pytest.raises(SetupError, match=r"^rank 1 failed: run/rank_1: the disk is full\n") as caught,
-        World(rank=0, size=2).together(),
+        World(rank=0, size=2).fail_together(),
     ):
         pass
     assert "The log of rank 1" in caught.value.hint and caught.value.exit_code == 1
     assert [given.any() for given in sums] == [False, False] and sums[1].shape == why.shape
     sums.clear()
-    with pytest.raises(OutputError, match="mine"), World(rank=0, size=2).together():
+    with pytest.raises(OutputError, match="mine"), World(rank=0, size=2).fail_together():
         raise OutputError("mine")
     assert [given.any() for given in sums] == [True, True] and sums[1].shape == why.shape
     for own in (None, OutputError("mine")):
@@ -222,7 +222,7 @@ def test_who_failed_is_told_where_anybody_did(monkeypatch):
         others[1] = RuntimeError("connection reset")
         with (
             pytest.raises(PetrunError, match="another rank failed" if own is None else "mine"),
-            World(rank=0, size=2).together(),
+            World(rank=0, size=2).fail_together(),
         ):
             if own is not None:
                 raise own
@@ -240,17 +240,17 @@ def test_an_error_that_nobody_foresaw_is_voted_on_too(monkeypatch):
             return Tensor(sums[-1])
 
     monkeypatch.setattr(world.ops, "AllReduce", Reduce)
-    with pytest.raises(KeyError, match="surprise"), World(rank=1, size=2).together():
+    with pytest.raises(KeyError, match="surprise"), World(rank=1, size=2).fail_together():
         raise KeyError("surprise")
     (said,) = failures.read(sums[1])
     assert (said.rank, said.exit_code, said.reason) == (1, 1, "KeyError: 'surprise'")
     gone.append(0)
     for error in (KeyError("surprise"), OSError(28, "No space left on device")):
-        with pytest.raises(type(error)) as caught, World(rank=1, size=2).together():
+        with pytest.raises(type(error)) as caught, World(rank=1, size=2).fail_together():
             raise error
         assert caught.value is error
     sums.clear()
-    with pytest.raises(Stopped), World(rank=1, size=2).together():
+    with pytest.raises(Stopped), World(rank=1, size=2).fail_together():
         raise Stopped(15)
     assert not sums
 
@@ -289,9 +289,9 @@ def test_what_differs_from_the_first_rank_is_named(monkeypatch):
 
 
 def test_an_error_names_its_rank_where_there_are_several():
-    with pytest.raises(PetrunError, match=r"^rank 1 of 2: no\n"), World(rank=1, size=2).naming():
+    with pytest.raises(PetrunError, match=r"^rank 1 of 2: no\n"), World(rank=1, size=2).rank_in_errors():
         raise PetrunError("no", hint="way out")
-    with pytest.raises(PetrunError, match=r"^no$"), ALONE.naming():
+    with pytest.raises(PetrunError, match=r"^no$"), ALONE.rank_in_errors():
         raise PetrunError("no")
 
 

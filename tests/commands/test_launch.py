@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from petrun.assets import default_recipe
-from petrun.cluster.launch import Voice
+from petrun.cluster.launch import JobOutput
 from petrun.commands import launch
 from petrun.config.load import dump_run, load_run_config
 from petrun.errors import ConfigError, SetupError
@@ -41,7 +41,7 @@ def run(resume=None, dry_run=False, flags=None, **asked):
         resume=resume,
         dry_run=dry_run,
     )
-    return launch.run(command, launch.Asked(cards=2, **asked), Voice(out=print, err=print))
+    return launch.run(command, launch.LaunchOptions(cards=2, **asked), JobOutput(out=print, err=print))
 
 
 def test_a_job_that_failed_before_its_first_step_leaves_no_run(jobs, capsys, monkeypatch):

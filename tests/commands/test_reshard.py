@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from petrun.checkpoint.delta import MANIFEST_KEY, read_delta
-from petrun.tensors import Layout, array_entries, open_tensors, write_ckpt
+from petrun.tensors import TensorLayout, array_entries, open_tensors, write_ckpt
 from petrun.tensors.sharded.note import Note, write_note
 from petrun.tensors.sharded.strategy import Strategy, write_strategy
 from tests.inference.test_sharded import CUTS, cut_base, cut_delta, net_arrays
-from tests.shards import piece_of_rank, rank_count, write_ranks
+from tests.shards import rank_count, shard_of_rank, write_ranks
 
 
 def write_target(place, arrays, cut, name="to.ckpt"):
@@ -24,7 +24,7 @@ def check_cut(folder, file, arrays, stages):
     """Every rank's file is what plain numpy cuts."""
     for rank in range(rank_count(stages)):
         held = open_tensors(folder / f"rank_{rank}" / file)
-        want = {n: piece_of_rank(a, rank, n, stages) for n, a in arrays.items()}
+        want = {n: shard_of_rank(a, rank, n, stages) for n, a in arrays.items()}
         assert set(held.names) == {n for n, piece in want.items() if piece is not None}
         for name in held.names:
             np.testing.assert_array_equal(held.read(name), want[name])
@@ -81,7 +81,7 @@ def test_a_delta_put_together_by_another_jobs_strategy_is_not_called_damaged(pla
     delta = read_delta(place / "gpt2-lora")
     arrays = {name: delta.tensors[name] for name in delta.tensors}
     for name, axes in (("own.ckpt", (0, -1)), ("other.ckpt", (-1, 0))):
-        stages = [{name: Layout.of((2,), axes) for name in arrays}]
+        stages = [{name: TensorLayout.of((2,), axes) for name in arrays}]
         write_strategy(place / name, Strategy(place, tuple(stages)))
         if name == "own.ckpt":
             write_ranks(place / "parts", arrays, stages, file="lora.ckpt")
@@ -152,7 +152,7 @@ def test_optimizer_state_comes_along(place, petrun):
     write_ckpt(place / "all.ckpt", array_entries({**held, f"stat.{name}": np.ones(3, np.float32)}))
     done = petrun("reshard --from all.ckpt --to-strategy to.ckpt --out cut")
     assert done.code == 0 and f"left out: stat.{name}" in done.out, done.err + done.out
-    check_cut(place / "cut", "model.ckpt", held, [{**stages[0], "global_step": Layout.of((2, 4), (-1,))}])
+    check_cut(place / "cut", "model.ckpt", held, [{**stages[0], "global_step": TensorLayout.of((2, 4), (-1,))}])
 
 
 def test_refused(place, refused):
@@ -179,7 +179,7 @@ def test_refused(place, refused):
     refused(cut.format("gpt2", "to.ckpt"), ["gpt2: lacks more.weight, which to.ckpt lists"])
     stages = write_target(place, arrays, "dp2_tp4")
     name = next(n for n, a in arrays.items() if a.shape == (258, 16))
-    write_strategy(place / "to.ckpt", {**stages[0], name: Layout.of((2, 4), (0, -1))})
+    write_strategy(place / "to.ckpt", {**stages[0], name: TensorLayout.of((2, 4), (0, -1))})
     refused(cut.format("gpt2", "to.ckpt"), [f"{name} [258, 16]: its dimension 0, 258, does not divide by 4"])
 
 
@@ -197,9 +197,9 @@ def test_pieces_without_their_strategy(place, refused):
 
 
 def test_a_strategy_can_be_looked_at(place, petrun):
-    weight = Layout.of((2, 4), (0, -1), opt_size=-1)
-    write_strategy(place / "cut.ckpt", {"w": weight, "b": Layout.of((2, 4), (-1,))})
-    stages = ({"x.w": Layout.of((2, 2), (-1, 1))}, {"y.b": Layout.of((2, 2), (-1,))})
+    weight = TensorLayout.of((2, 4), (0, -1), opt_size=-1)
+    write_strategy(place / "cut.ckpt", {"w": weight, "b": TensorLayout.of((2, 4), (-1,))})
+    stages = ({"x.w": TensorLayout.of((2, 2), (-1, 1))}, {"y.b": TensorLayout.of((2, 2), (-1,))})
     write_strategy(place / "stages.json", Strategy(place, stages))
     one, two = petrun("inspect cut.ckpt"), petrun("inspect stages.json")
     assert (one.code, two.code) == (0, 0)

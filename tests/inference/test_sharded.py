@@ -12,7 +12,7 @@ import pytest
 from petrun.checkpoint.delta import MANIFEST_KEY, read_delta
 from petrun.models.factory import read_family
 from petrun.models.weights import match
-from petrun.tensors import Layout, array_entries, open_tensors, write_ckpt
+from petrun.tensors import TensorLayout, array_entries, open_tensors, write_ckpt
 from petrun.tensors.sharded.note import Note, write_note
 from petrun.tensors.sharded.strategy import Strategy, read_strategy, write_strategy
 from tests.conftest import ROOT
@@ -231,7 +231,7 @@ class TestRefused:
         """Tensor parallel alone over 8: every piece is held once."""
         cut_base(place, "gpt2", "dp2_tp4")
         delta = read_delta(place / "gpt2-lora")
-        stages = [{name: Layout.of((8,), [0, -1] if name.endswith("_b") else [-1, -1]) for name in delta.tensors}]
+        stages = [{name: TensorLayout.of((8,), [0, -1] if name.endswith("_b") else [-1, -1]) for name in delta.tensors}]
         write_strategy(place / "finetune.ckpt", stages[0])
         write_ranks(place / "parts", dict(delta.tensors), stages, file="lora.ckpt")
         files = tuple(f"rank_{rank}/lora.ckpt" for rank in range(8))
@@ -247,7 +247,7 @@ class TestRefused:
         arrays = net_arrays(place / "gpt2")
         stages = [
             {
-                n: Layout.of((2,), ([0, -1] if a.shape[0] % 2 == 0 and a.ndim == 2 else [-1, -1])[: a.ndim])
+                n: TensorLayout.of((2,), ([0, -1] if a.shape[0] % 2 == 0 and a.ndim == 2 else [-1, -1])[: a.ndim])
                 for n, a in arrays.items()
             }
         ]

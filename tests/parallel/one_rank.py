@@ -20,7 +20,7 @@ from petrun.graph.freeze import freeze_all_but
 from petrun.models.factory import load_model
 from petrun.parallel import plan
 from petrun.parallel.context import connect, setup, split_operators
-from petrun.parallel.layout import parse_layout, settle
+from petrun.parallel.layout import LayoutRequest, complete_layout, parse_layout
 from petrun.rehearsal.processes import gradient_sums
 from petrun.train.loss import SupervisedLoss
 from petrun.train.optim import AdamW, HostAdamW, Schedule
@@ -113,7 +113,7 @@ def of_norms(text):
 def case(folder, spelled):
     family, algo, text, *more = spelled.split("/")
     rank, world = int(os.environ["RANK_ID"]), int(os.environ["RANK_SIZE"])
-    layout = settle(world, **parse_layout(text))
+    layout = complete_layout(LayoutRequest(**parse_layout(text)), world)
     ms.set_context(save_graphs=1, save_graphs_path=str(folder / "graphs"))
     classify = family == "bert"
     config = {**CONFIGS[family], **({"tie_word_embeddings": True} if "tied" in more else {})}

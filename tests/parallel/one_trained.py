@@ -20,7 +20,7 @@ from petrun.checkpoint.training_state import find_state
 from petrun.cluster.world import join
 from petrun.config.load import load_run_config
 from petrun.parallel.context import setup, split_operators
-from petrun.parallel.sharding import compile_cut
+from petrun.parallel.sharding import compile_sharded
 from petrun.train.stop import stop_request
 from petrun.training.checkpointing import snapshot
 from petrun.training.checkpointing.checkpointer import Checkpointer
@@ -79,7 +79,7 @@ def main(what, recipe, cards):
         fill(parameters)
     else:
         snapshot.put(parameters, state)
-    cut = compile_cut(ready.step, first_inputs(ready), layout, world)
+    cut = compile_sharded(ready.step, first_inputs(ready), layout, world)
     parameters = snapshot.held(parameters, cut)
     check(parameters, cut, wholes)
     if what == "resume":

@@ -28,7 +28,7 @@ def main(file):
 def fail(world):
     """0: every rank has ended the block with an error."""
     try:
-        with world.together():
+        with world.fail_together():
             if not world.first:
                 raise OutputError(f"the disk of rank {world.rank} is full\nand more")
     except PetrunError as error:

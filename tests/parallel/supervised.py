@@ -8,7 +8,7 @@ from pathlib import Path
 
 from petrun.cluster import supervise
 from petrun.cluster.hosts import Hosts
-from petrun.cluster.launch import Job, Voice, launch
+from petrun.cluster.launch import Job, JobOutput, launch
 from petrun.cluster.ranks import make_cluster
 from petrun.errors import SetupError
 
@@ -37,7 +37,7 @@ def main():
     supervise._UNLOAD_SECONDS = asked.get("unload", supervise._UNLOAD_SECONDS)
     try:
         with hosts or nullcontext():
-            sys.exit(launch(job, Voice(out=lambda line: print(line, flush=True), err=say)))
+            sys.exit(launch(job, JobOutput(out=lambda line: print(line, flush=True), err=say)))
     except SetupError as error:
         sys.exit(f"refused: {error}")
 

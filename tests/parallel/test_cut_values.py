@@ -13,7 +13,7 @@ from petrun.tensors import open_tensors
 from petrun.tensors.sharded.strategy import read_strategy
 from tests.conftest import ROOT
 from tests.parallel.cut_values import whole
-from tests.shards import piece_of
+from tests.shards import shard_of
 
 WHOLES = {**{f"net.products.{seed}.weight": whole(seed) for seed in range(5)}, "net.scale": whole(9)[0]}
 
@@ -33,9 +33,9 @@ def check_rank(folder, rank):
     assert set(held.names) == set(WHOLES)
     for name, values in WHOLES.items():
         layout, cut = strategy.stages[0][name], held.read(name)
-        assert layout.piece_shape(values.shape) == cut.shape
-        np.testing.assert_array_equal(values[layout.place(rank, cut.shape)], cut)
-        np.testing.assert_array_equal(piece_of(values, rank, layout), cut)
+        assert layout.shard_shape(values.shape) == cut.shape
+        np.testing.assert_array_equal(values[layout.slices(rank, cut.shape)], cut)
+        np.testing.assert_array_equal(shard_of(values, rank, layout), cut)
 
 
 def test_a_rank_cuts_as_petrun_does(ascend, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from petrun.config.load import load_run_config
 from petrun.errors import ConfigError
-from petrun.parallel.layout import Layout, parse_layout, settle
+from petrun.parallel.layout import Layout, LayoutRequest, complete_layout, parse_layout
 
 
 def test_text_to_keys():
@@ -39,11 +39,11 @@ def test_every_problem_is_named_at_once():
 
 
 def test_what_is_left_out_follows_from_the_size_of_the_job():
-    assert settle(8, tp=4) == Layout(dp=2, tp=4)
-    assert settle(8, tp=2, pp=2) == Layout(dp=2, tp=2, pp=2, zero=0, micro_batches=2)
-    assert settle(8) == Layout(dp=8) and not settle(8).split
-    assert settle(8, dp=4, tp=2, zero=1).world == 8
-    assert settle(4, pp=2, micro_batches=6).micro_batches == 6
+    assert complete_layout(LayoutRequest(tp=4), 8) == Layout(dp=2, tp=4)
+    assert complete_layout(LayoutRequest(tp=2, pp=2), 8) == Layout(dp=2, tp=2, pp=2, zero=0, micro_batches=2)
+    assert complete_layout(LayoutRequest(), 8) == Layout(dp=8) and not complete_layout(LayoutRequest(), 8).split
+    assert complete_layout(LayoutRequest(dp=4, tp=2, zero=1), 8).world == 8
+    assert complete_layout(LayoutRequest(pp=2, micro_batches=6), 4).micro_batches == 6
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,13 @@ def test_what_is_left_out_follows_from_the_size_of_the_job():
 )
 def test_layouts_that_no_job_can_have(world, keys, message):
     with pytest.raises(ConfigError) as caught:
-        settle(world, **keys)
+        complete_layout(LayoutRequest(**keys), world)
     assert message in caught.value.message and caught.value.exit_code == 2
 
 
 def test_ranks_have_their_places():
     layout = Layout(dp=2, tp=2, pp=2, zero=0, micro_batches=2)
-    assert [layout.place(rank) for rank in range(8)] == [
+    assert [layout.coordinates(rank) for rank in range(8)] == [
         (0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (1, 0, 0), (1, 0, 1), (1, 1, 0), (1, 1, 1),
     ]  # fmt: skip
     assert str(layout) == "dp=2,tp=2,pp=2,zero=0,micro_batches=2"
@@ -77,7 +77,7 @@ def test_ranks_have_their_places():
 
 def test_what_is_written_is_read_again():
     for layout in (Layout(dp=8), Layout(dp=2, tp=4, sequence=True), Layout(dp=2, tp=2, pp=2, zero=3, micro_batches=6)):
-        assert settle(layout.world, **parse_layout(str(layout))) == layout
+        assert complete_layout(LayoutRequest(**parse_layout(str(layout))), layout.world) == layout
 
 
 def test_flags_and_keys_of_the_configuration():

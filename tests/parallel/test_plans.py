@@ -14,7 +14,7 @@ import pytest
 from petrun.errors import ConfigError
 from petrun.graph.sites import Sites
 from petrun.parallel import plan
-from petrun.parallel.layout import Layout, parse_layout, settle
+from petrun.parallel.layout import Layout, LayoutRequest, complete_layout, parse_layout
 from tests.conftest import ROOT
 
 WORLD = 8
@@ -67,7 +67,7 @@ def check_slices(found, layout):
         if layout.zero and expected[0] % layout.dp == 0 and not sent:
             expected[0] //= layout.dp
         assert found["slices"][name] == expected, name
-        tied_copy = name == "embed.weight" and layout.place(found["rank"])[0] > 0
+        tied_copy = name == "embed.weight" and layout.coordinates(found["rank"])[0] > 0
         if name in found["trained"] and not tied_copy:
             assert found["slices"][f"adam_m.{name}"] == found["slices"][f"adam_v.{name}"] == expected, name
 
@@ -78,7 +78,7 @@ def is_tied(found):
 
 def held_by_stage(found, layout):
     """Weights of this rank's stage: layers by their number, the embedding before the first and the head behind the last."""
-    stage, layers, tied = layout.place(found["rank"])[0], 2, is_tied(found)
+    stage, layers, tied = layout.coordinates(found["rank"])[0], 2, is_tied(found)
     names = []
     for name in found["net"]:
         if name.startswith("layers."):
@@ -95,7 +95,7 @@ def held_by_stage(found, layout):
 def check_pipeline(found, layout):
     """What a stage holds; that each part of the batch, and its gradient, goes from stage to stage once."""
     own = set(held_by_stage(found, layout))
-    first, tied = layout.place(found["rank"])[0] == 0, is_tied(found)
+    first, tied = layout.coordinates(found["rank"])[0] == 0, is_tied(found)
     assert set(found["held"]) & set(found["net"]) - {"embed.weight"} == own - {"embed.weight"}
     prefixes = ("accu_grads.", "adam_m.", "adam_v.")
     # MindSpore lists what goes with a tied embedding on the last stage too.
@@ -165,7 +165,7 @@ def check_collectives(found, layers=2):
 
 
 def check(found):
-    layout = settle(WORLD, **parse_layout(found["case"].split("/")[2]))
+    layout = complete_layout(LayoutRequest(**parse_layout(found["case"].split("/")[2])), WORLD)
     check_slices(found, layout)
     if layout.pp > 1:
         check_pipeline(found, layout)

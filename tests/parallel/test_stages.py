@@ -54,7 +54,7 @@ class Net(Cell):
 
 def test_layers_are_dealt_out_and_the_rest_stands_before_or_behind():
     net = Net()
-    stages.divide(net, SITES, Layout(dp=1, tp=1, pp=3, zero=0, micro_batches=3))
+    stages.assign_stages(net, SITES, Layout(dp=1, tp=1, pp=3, zero=0, micro_batches=3))
     for path, cell in net.cells.items():
         number = re.match(r"body\.layers\.(\d+)", path)
         wanted = int(number[1]) // 4 if number else {"embed": 0, "tables": 0, "norm": 2, "head": 2}.get(path)
@@ -71,16 +71,16 @@ def test_a_weight_of_two_stages_is_not_cut_by_zero():
     net = Net()
     net.cells["head"].weights = net.cells["embed"].weights
     net.cells["body.layers.1.q"].weights = net.cells["body.layers.0.q"].weights
-    stages.divide(net, SITES, Layout(dp=2, tp=1, pp=3, zero=1, micro_batches=3))
+    stages.assign_stages(net, SITES, Layout(dp=2, tp=1, pp=3, zero=1, micro_batches=3))
     left = {path for path, cell in net.cells.items() if any(not w.parallel_optimizer for w in cell.weights)}
     assert left == {"embed", "head"}
 
 
 def test_what_makes_no_pipeline_is_refused():
     with pytest.raises(ConfigError, match="pp=8 does not divide 12 layers"):
-        stages.divide(Net(), SITES, Layout(dp=1, tp=1, pp=8, zero=0, micro_batches=8))
+        stages.assign_stages(Net(), SITES, Layout(dp=1, tp=1, pp=8, zero=0, micro_batches=8))
     with pytest.raises(ConfigError, match="in the layers of stage 0, 1 of 0 to 1 nothing trains"):
-        stages.divide(Net(trained=False), SITES, Layout(dp=1, tp=1, pp=2, zero=0, micro_batches=2))
+        stages.assign_stages(Net(trained=False), SITES, Layout(dp=1, tp=1, pp=2, zero=0, micro_batches=2))
     for net, sites in ((Cell(), SITES), (Net(), Sites())):
         with pytest.raises(ConfigError, match="does not say how its layers are divided into stages"):
-            stages.divide(net, sites, Layout(dp=1, tp=1, pp=2, zero=0, micro_batches=2))
+            stages.assign_stages(net, sites, Layout(dp=1, tp=1, pp=2, zero=0, micro_batches=2))

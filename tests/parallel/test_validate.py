@@ -6,8 +6,8 @@ import random
 import pytest
 
 from petrun.errors import ConfigError
-from petrun.parallel.layout import Layout, parse_layout
-from petrun.parallel.validate import Asked, Sizes, divide, divisors, fits, layouts, nearest, spell
+from petrun.parallel.layout import Layout, LayoutRequest, parse_layout
+from petrun.parallel.validate import Sizes, divisors, fits, layouts, nearest, spell, validate_layout
 
 LLAMA_7B = Sizes(heads=32, kv_heads=32, wide=11008, layers=32)
 LLAMA_8B = Sizes(heads=32, kv_heads=8, wide=14336, layers=32)
@@ -16,38 +16,42 @@ GPT2 = Sizes(heads=12, kv_heads=12, wide=3072, layers=12)
 
 def refused(asked, world, sizes=LLAMA_7B, rows=8, tokens=512):
     with pytest.raises(ConfigError) as caught:
-        divide(asked, world, sizes, rows, tokens)
+        validate_layout(asked, world, sizes, rows, tokens)
     return caught.value
 
 
 @pytest.mark.parametrize(
     ("asked", "world", "layout"),
     [
-        (Asked(), 8, Layout(dp=8)),
-        (Asked(tp=4), 8, Layout(dp=2, tp=4)),
-        (Asked(dp=2, tp=2, pp=2), 8, Layout(dp=2, tp=2, pp=2, micro_batches=2)),
-        (Asked(dp=4, tp=2, zero=1), 8, Layout(dp=4, tp=2, pp=1, zero=1)),
+        (LayoutRequest(), 8, Layout(dp=8)),
+        (LayoutRequest(tp=4), 8, Layout(dp=2, tp=4)),
+        (LayoutRequest(dp=2, tp=2, pp=2), 8, Layout(dp=2, tp=2, pp=2, micro_batches=2)),
+        (LayoutRequest(dp=4, tp=2, zero=1), 8, Layout(dp=4, tp=2, pp=1, zero=1)),
         (
-            Asked(tp=2, pp=4, micro_batches=8, sequence=True),
+            LayoutRequest(tp=2, pp=4, micro_batches=8, sequence=True),
             64,
             Layout(dp=8, tp=2, pp=4, micro_batches=8, sequence=True),
         ),
     ],
 )
 def test_what_divides(asked, world, layout):
-    assert divide(asked, world, LLAMA_7B, 8, 512) == layout
+    assert validate_layout(asked, world, LLAMA_7B, 8, 512) == layout
 
 
 @pytest.mark.parametrize(
     ("asked", "world", "sizes", "said"),
     [
-        (Asked(dp=3), 8, LLAMA_7B, ["dp=3 * tp=1 * pp=1 = 3: the job has 8 cards"]),
-        (Asked(tp=3), 8, LLAMA_7B, ["tp=3 * pp=1 = 3: does not divide 8 cards", "32 attention heads", "key/value heads", "11008 feat"]),
-        (Asked(tp=16), 16, LLAMA_8B, ["tp=16: does not divide 8 key/value heads"]),
-        (Asked(tp=8), 8, GPT2, ["tp=8: does not divide 12 attention heads", "12 key/value heads"]),
-        (Asked(pp=3), 6, LLAMA_7B, ["pp=3: does not divide 32 layers", "micro_batches=3: does not divide the --batch-size of 8 rows"]),
-        (Asked(tp=2, sequence=True), 2, LLAMA_7B, ["sequence=true: tp=2 does not divide rows of 511 tokens"]),
-        (Asked(tp=2, pp=2), 4, None, ["tp=2: this model does not say how it is cut", "pp=2: this model"]),
+        (LayoutRequest(dp=3), 8, LLAMA_7B, ["dp=3 * tp=1 * pp=1 = 3: the job has 8 cards"]),
+        (LayoutRequest(tp=3), 8, LLAMA_7B, [
+            "tp=3 * pp=1 = 3: does not divide 8 cards", "32 attention heads", "key/value heads", "11008 feat",
+        ]),
+        (LayoutRequest(tp=16), 16, LLAMA_8B, ["tp=16: does not divide 8 key/value heads"]),
+        (LayoutRequest(tp=8), 8, GPT2, ["tp=8: does not divide 12 attention heads", "12 key/value heads"]),
+        (LayoutRequest(pp=3), 6, LLAMA_7B, [
+            "pp=3: does not divide 32 layers", "micro_batches=3: does not divide the --batch-size of 8 rows",
+        ]),
+        (LayoutRequest(tp=2, sequence=True), 2, LLAMA_7B, ["sequence=true: tp=2 does not divide rows of 511 tokens"]),
+        (LayoutRequest(tp=2, pp=2), 4, None, ["tp=2: this model does not say how it is cut", "pp=2: this model"]),
     ],
 )  # fmt: skip
 def test_all_that_does_not_divide_is_told_at_once(asked, world, sizes, said):
@@ -58,13 +62,13 @@ def test_all_that_does_not_divide_is_told_at_once(asked, world, sizes, said):
 
 
 def test_the_nearest_that_divide_are_shown():
-    assert refused(Asked(tp=8), 8, GPT2).hint.startswith("These divide: --parallel dp=2,tp=4,pp=1;")
-    assert "dp=1,tp=8,pp=2,micro_batches=2" in refused(Asked(dp=1, tp=16), 16, LLAMA_8B).hint
-    assert "zero=1" in refused(Asked(tp=16, zero=1), 32, LLAMA_8B).hint
-    assert "sequence=true" in refused(Asked(tp=16, sequence=True), 32, LLAMA_8B).hint
-    assert "tp=16 does not divide 8, of which" in refused(Asked(tp=16, sequence=True), 16, LLAMA_7B).message
+    assert refused(LayoutRequest(tp=8), 8, GPT2).hint.startswith("These divide: --parallel dp=2,tp=4,pp=1;")
+    assert "dp=1,tp=8,pp=2,micro_batches=2" in refused(LayoutRequest(dp=1, tp=16), 16, LLAMA_8B).hint
+    assert "zero=1" in refused(LayoutRequest(tp=16, zero=1), 32, LLAMA_8B).hint
+    assert "sequence=true" in refused(LayoutRequest(tp=16, sequence=True), 32, LLAMA_8B).hint
+    assert "tp=16 does not divide 8, of which" in refused(LayoutRequest(tp=16, sequence=True), 16, LLAMA_7B).message
     # A prime number of cards: what the model allows of it.
-    assert refused(Asked(tp=7), 7, GPT2).hint == "These divide: --parallel dp=7,tp=1,pp=1."
+    assert refused(LayoutRequest(tp=7), 7, GPT2).hint == "These divide: --parallel dp=7,tp=1,pp=1."
 
 
 def test_what_is_suggested_can_be_typed_and_divides():
@@ -77,21 +81,21 @@ def test_what_is_suggested_can_be_typed_and_divides():
             heads=sizes.heads * sizes.kv_heads, kv_heads=sizes.kv_heads, wide=sizes.wide * 64, layers=sizes.layers
         )
         dp = drawn.choice((None, 1, 2, 3, 4))
-        asked = Asked(dp=dp, **{name: drawn.choice((1, 2, 3, 4, 8)) for name in ("tp", "pp")})
+        asked = LayoutRequest(dp=dp, **{name: drawn.choice((1, 2, 3, 4, 8)) for name in ("tp", "pp")})
         world, rows, tokens = (
             drawn.choice((1, 2, 4, 6, 8, 12, 64)),
             drawn.choice((1, 2, 3, 8)),
             drawn.choice((0, 63, 64)),
         )
         try:
-            layout = divide(asked, world, sizes, rows, tokens)
+            layout = validate_layout(asked, world, sizes, rows, tokens)
         except ConfigError as error:
             suggested = nearest(asked, world, sizes, rows, tokens)
             # Plain data parallel always divides.
             assert suggested and len(set(suggested)) == len(suggested)
             for layout in suggested:
                 assert spell(layout) in error.hint
-                again = divide(Asked(**parse_layout(spell(layout))), world, sizes, rows, tokens)
+                again = validate_layout(LayoutRequest(**parse_layout(spell(layout))), world, sizes, rows, tokens)
                 assert again == layout and layout.world == world
             seen += 1
         else:
@@ -114,4 +118,4 @@ def test_layouts_are_all_that_divide():
 
 def test_what_no_layout_may_be_is_still_refused():
     with pytest.raises(ConfigError, match="zero=1: splits over dp ranks"):
-        divide(Asked(dp=1, tp=8, zero=1), 8, LLAMA_7B, 8, 512)
+        validate_layout(LayoutRequest(dp=1, tp=8, zero=1), 8, LLAMA_7B, 8, 512)

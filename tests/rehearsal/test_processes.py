@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from petrun.parallel.front_end import FRONT_END_ERRORS, front_end_fault
+from petrun.parallel.front_end import FRONT_END_ERRORS, front_end_reason
 from petrun.rehearsal.processes import collectives, gradient_sums
 
 GRAPH = """
@@ -52,13 +52,13 @@ def test_sums_of_gradients_are_counted_by_parameter():
 
 
 def test_a_refusal_names_operator_strategy_and_line():
-    told = front_end_fault(LOG, RAISED)
+    told = front_end_reason(LOG, RAISED)
     assert told == (
         "MatMul: shape value 64 cannot be divisible by strategy value 3; "
         "Failure:operator MatMul init failed (at /home/me/net.py:12)"
     )
-    assert front_end_fault("", "TypeError: no\nmore") == "TypeError: no"
-    assert front_end_fault("", "") == "no reason given"
+    assert front_end_reason("", "TypeError: no\nmore") == "TypeError: no"
+    assert front_end_reason("", "") == "no reason given"
 
 
 class Refused(nn.Cell):

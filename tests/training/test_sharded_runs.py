@@ -20,7 +20,7 @@ from petrun.training.setup.rank_batches import first_inputs, rows_of
 from petrun.training.setup.training_setup import build_training
 from tests.conftest import ROOT
 from tests.parallel.one_trained import values_of
-from tests.shards import dp2_tp4, piece_of_rank
+from tests.shards import dp2_tp4, shard_of_rank
 from tests.tensors.sharded.ranks_together import Ranks
 from tests.tiny import CONFIGS, ORDERS, REVIEWS, write_base, write_rows
 
@@ -159,7 +159,7 @@ def test_a_run_whose_ranks_hold_slices_is_a_delta_like_any_other(place, petrun):
     (run / "run.yaml").write_text("algo: lora\n")
 
     def save(rank):
-        pieces = {name: piece_of_rank(values, rank, name, ranks.stages) for name, values in arrays.items()}
+        pieces = {name: shard_of_rank(values, rank, name, ranks.stages) for name, values in arrays.items()}
         save_delta_pieces(run / "lora", "ckpt", pieces, arrays, delta.manifest, ranks.cut(rank))
 
     assert not ranks.each(save)

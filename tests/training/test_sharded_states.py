@@ -13,12 +13,12 @@ from petrun.checkpoint.delta import MANIFEST_KEY, Manifest, read_delta, save_del
 from petrun.checkpoint.manifest import BaseIdentity, TaskInfo
 from petrun.checkpoint.training_state import clear, find_state, save_state_pieces, steps_of
 from petrun.errors import DeltaError, OutputError, SetupError
-from petrun.tensors import Layout
+from petrun.tensors import TensorLayout
 from petrun.tensors.atomic import output_error
 from petrun.tensors.sharded import rank_files as pieces
 from petrun.tensors.sharded.note import read_note
 from petrun.tensors.sharded.strategy import read_strategy
-from tests.shards import dp2_tp2_pp2, dp2_tp4, dp8_optimizer, piece_of_rank
+from tests.shards import dp2_tp2_pp2, dp2_tp4, dp8_optimizer, shard_of_rank
 from tests.tensors.sharded.ranks_together import Ranks
 
 RNG = np.random.default_rng(3)
@@ -60,7 +60,7 @@ def ranks_of(cut):
 
 def pieces_of(arrays, ranks, rank):
     """ShardSpec by a rule of the tests' own."""
-    found = {name: piece_of_rank(values, rank, name, ranks.stages) for name, values in arrays.items()}
+    found = {name: shard_of_rank(values, rank, name, ranks.stages) for name, values in arrays.items()}
     return {name: piece for name, piece in found.items() if piece is not None}
 
 
@@ -206,7 +206,7 @@ class TestAFailure:
         assert len(errors) == 8
 
     def test_of_a_strategy_that_says_nothing_of_a_tensor(self, tmp_path):
-        ranks = Ranks([{name: Layout.whole(8, values.ndim) for name, values in FROZEN.items()}])
+        ranks = Ranks([{name: TensorLayout.replicated(8, values.ndim) for name, values in FROZEN.items()}])
         place = tmp_path / "lora"
         errors = ranks.each(lambda rank: save_delta_pieces(place, "ckpt", DELTA, DELTA, MANIFEST, ranks.cut(rank)))
         assert "says nothing of" in errors[0].message and len(errors) == 8

@@ -17,7 +17,7 @@ import numpy as np
 from petrun.errors import WeightsError
 from petrun.tensors.dtypes import BY_NAME, Array
 from petrun.tensors.reader import TensorReader, open_tensors
-from petrun.tensors.sharded.layout import Layout
+from petrun.tensors.sharded.layout import TensorLayout
 from petrun.tensors.sharded.note import check_note, read_note
 from petrun.tensors.sharded.ranks import rank_files, root_of
 from petrun.tensors.sharded.strategy import COMPLETE, Strategy, read_strategy, spell
@@ -34,7 +34,7 @@ class _Pieces:
 
     info: TensorInfo
     """Of the whole tensor."""
-    stages: tuple[tuple[int, Layout], ...]
+    stages: tuple[tuple[int, TensorLayout], ...]
     """The pipeline stages that hold it, each all of it, and how they cut it."""
 
 
@@ -97,7 +97,7 @@ class ShardedReader(TensorReader):
             raise WeightsError(f"{self.path}: holds no tensor {name}", hint=f"{self.strategy.path} says how it is cut.")
         return self._wholes[name]
 
-    def _assemble(self, name: str, stage: int, layout: Layout) -> Array:
+    def _assemble(self, name: str, stage: int, layout: TensorLayout) -> Array:
         """One stage's pieces put together; on the first reading replicas are compared."""
         info = self._found(name).info
         element = BY_NAME[info.dtype].numpy
@@ -108,17 +108,17 @@ class ShardedReader(TensorReader):
             )
         values = np.empty(info.shape, np.dtype(element).newbyteorder("="))
         first = stage * self.strategy.stage_devices
-        shape = layout.piece_shape(info.shape)
+        shape = layout.shard_shape(info.shape)
         for holders in layout.holders().values():
             piece = self.ranks[first + holders[0]].read_stored(name)
             if name not in self._proved:
                 for other in holders[1:]:
                     if not _same(self.ranks[first + other].read_stored(name), piece):
                         raise self._differing(name, first, holders, layout)
-            values[layout.place(holders[0], shape)] = piece
+            values[layout.slices(holders[0], shape)] = piece
         return values
 
-    def _differing(self, name: str, first: int, holders: Sequence[int], layout: Layout) -> WeightsError:
+    def _differing(self, name: str, first: int, holders: Sequence[int], layout: TensorLayout) -> WeightsError:
         """Who differs from whom; where a rank holds what another piece's ranks must hold, the files have been mixed up."""
         held = [self.ranks[first + device].read_raw(name) for device in range(layout.count)]
         contents = [held[device] for device in holders]
@@ -218,7 +218,7 @@ class _Gathering:
     def _piece(self, name: str) -> _Pieces | None:
         """One tensor, or None where a problem was noted or it is left out."""
         holders = [rank for rank, reader in enumerate(self.readers) if name in reader]
-        stages: tuple[tuple[int, Layout], ...]
+        stages: tuple[tuple[int, TensorLayout], ...]
         if name in self.plan:
             stages = tuple((number, self.plan.stages[number][name]) for number in self.plan.stages_of(name))
         else:
@@ -228,12 +228,12 @@ class _Gathering:
                 return None
             per_stage = self.plan.stage_devices
             stages = tuple(
-                (number, Layout.whole(per_stage, len(info.shape)))
+                (number, TensorLayout.replicated(per_stage, len(info.shape)))
                 for number in dict.fromkeys(rank // per_stage for rank in holders)
             )
         return self._fitted(name, stages, holders)
 
-    def _fitted(self, name: str, stages: Sequence[tuple[int, Layout]], holders: Sequence[int]) -> _Pieces | None:
+    def _fitted(self, name: str, stages: Sequence[tuple[int, TensorLayout]], holders: Sequence[int]) -> _Pieces | None:
         owners = [rank for stage, _ in stages for rank in self._ranks(stage)]
         astray, lacking = sorted(set(holders) - set(owners)), sorted(set(owners) - set(holders))
         if astray:
@@ -254,7 +254,7 @@ class _Gathering:
     def _ranks(self, stage: int) -> range:
         return range(stage * self.plan.stage_devices, (stage + 1) * self.plan.stage_devices)
 
-    def _whole(self, name: str, stage: int, layout: Layout) -> TensorInfo | None:
+    def _whole(self, name: str, stage: int, layout: TensorLayout) -> TensorInfo | None:
         """Of what one stage's pieces make; None where a problem was noted."""
         infos = {self.readers[rank].info(name): rank for rank in reversed(self._ranks(stage))}
         info = next(iter(infos))
@@ -265,7 +265,7 @@ class _Gathering:
         if len(layout.axes) != len(info.shape):
             self.problems.append(_dimensions(name, layout, info))
             return None
-        whole = layout.whole_shape(info.shape)
+        whole = layout.full_shape(info.shape)
         if layout.shape is not None and whole != layout.shape:
             self.problems.append(
                 f"{name}: pieces of {list(info.shape)} make {list(whole)}, the strategy says {list(layout.shape)}"
@@ -274,7 +274,7 @@ class _Gathering:
         return TensorInfo(whole, info.dtype)
 
 
-def _dimensions(name: str, layout: Layout, info: TensorInfo) -> str:
+def _dimensions(name: str, layout: TensorLayout, info: TensorInfo) -> str:
     said = f"{name} has {len(info.shape)} dimensions, its tensor map {len(layout.axes)}"
     if layout.shape is not None and len(layout.axes) > len(info.shape):
         said += " (JSON cannot say that a dimension is cut along two axes: save the strategy as .ckpt)"

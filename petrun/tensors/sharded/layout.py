@@ -17,7 +17,7 @@ _MOST_DEVICES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class TensorLayout:
     devices: tuple[int, ...]
     """The device matrix of the stage (dev_matrix)."""
     axes: tuple[tuple[int, ...], ...]
@@ -30,12 +30,12 @@ class Layout:
     """The whole tensor's shape, where the file says it."""
 
     @classmethod
-    def whole(cls, devices: int, dimensions: int) -> Layout:
+    def replicated(cls, devices: int, dimensions: int) -> TensorLayout:
         """Every device holds all of it."""
         return cls(devices=(devices,), axes=((),) * dimensions)
 
     @classmethod
-    def of(cls, devices: Sequence[int], tensor_map: Sequence[int], *, opt_size: int = 0) -> Layout:
+    def of(cls, devices: Sequence[int], tensor_map: Sequence[int], *, opt_size: int = 0) -> TensorLayout:
         """From MindSpore's own terms: in the tensor map -1 is a whole dimension. `opt_step` follows from the rest."""
         axes = tuple(() if axis < 0 else (axis,) for axis in tensor_map)
         layout = cls(devices=tuple(devices), axes=axes, opt_size=opt_size)
@@ -66,7 +66,7 @@ class Layout:
         """The first replicas that share a piece under the optimizer parallel."""
         return _cuts(self).group
 
-    def piece_shape(self, whole: Sequence[int]) -> tuple[int, ...]:
+    def shard_shape(self, whole: Sequence[int]) -> tuple[int, ...]:
         """Of every device's piece. Raises ValueError naming the dimension that does not divide."""
         if len(whole) != len(self.axes):
             raise ValueError(f"is cut along {len(self.axes)} dimensions and has {len(whole)}")
@@ -75,13 +75,13 @@ class Layout:
                 raise ValueError(f"its dimension {dimension}, {size}, does not divide by {count}")
         return tuple(size // count for size, count in zip(whole, self.parts, strict=True))
 
-    def whole_shape(self, piece: Sequence[int]) -> tuple[int, ...]:
+    def full_shape(self, piece: Sequence[int]) -> tuple[int, ...]:
         return tuple(size * count for size, count in zip(piece, self.parts, strict=True))
 
-    def place(self, device: int, piece_shape: Sequence[int]) -> tuple[slice, ...]:
+    def slices(self, device: int, shard_shape: Sequence[int]) -> tuple[slice, ...]:
         """Where in the whole tensor a device's piece lies."""
-        starts = (index * size for index, size in zip(self.pieces[device], piece_shape, strict=True))
-        return tuple(slice(start, start + size) for start, size in zip(starts, piece_shape, strict=True))
+        starts = (index * size for index, size in zip(self.pieces[device], shard_shape, strict=True))
+        return tuple(slice(start, start + size) for start, size in zip(starts, shard_shape, strict=True))
 
     def holders(self) -> dict[tuple[int, ...], list[int]]:
         """Piece -> the devices that hold it."""
@@ -128,7 +128,7 @@ class _Cuts:
 
 
 @lru_cache(maxsize=512)
-def _cuts(layout: Layout) -> _Cuts:
+def _cuts(layout: TensorLayout) -> _Cuts:
     """The arithmetic of a layout, once for all parameters that share it."""
     sizes = [[layout.devices[len(layout.devices) - 1 - axis] for axis in axes] for axes in layout.axes]
     parts = [math.prod(each) for each in sizes]
@@ -156,7 +156,7 @@ def _coordinates(devices: Sequence[int]) -> Iterator[tuple[int, ...]]:
         yield tuple(reversed(coordinate))
 
 
-def _piece(layout: Layout, coordinate: Sequence[int]) -> Iterator[int]:
+def _piece(layout: TensorLayout, coordinate: Sequence[int]) -> Iterator[int]:
     for axes in layout.axes:
         index = 0
         for axis in axes:

@@ -23,7 +23,7 @@ from petrun.tensors.atomic import atomic_file, output_error
 from petrun.tensors.digest import content_digest
 from petrun.tensors.dtypes import Array, dtype_of
 from petrun.tensors.sharded.checkpoint import ShardedReader, open_sharded
-from petrun.tensors.sharded.layout import Layout
+from petrun.tensors.sharded.layout import TensorLayout
 from petrun.tensors.sharded.note import NOTE, Note, write_note
 from petrun.tensors.sharded.strategy_file import write_items
 from petrun.tensors.writers import array_entries, write_ckpt, write_safetensors
@@ -42,10 +42,10 @@ class ShardSpec:
     ranks: int
     """Of the whole job."""
     stages: int
-    layouts: Mapping[str, Layout] = field(repr=False)
+    layouts: Mapping[str, TensorLayout] = field(repr=False)
     """Of all that the rank's pipeline stage holds, frozen parameters and the optimizer's state included."""
-    together: Callable[[], AbstractContextManager[None]] = field(repr=False)
-    """A block that all ranks leave, or none (World.together)."""
+    fail_together: Callable[[], AbstractContextManager[None]] = field(repr=False)
+    """A block that all ranks leave, or none (World.fail_together)."""
 
     @property
     def devices(self) -> int:
@@ -55,10 +55,10 @@ class ShardSpec:
     def piece(self, name: str, whole: Array) -> Array:
         """What this rank holds of a tensor."""
         layout = self.layouts[name]
-        return whole[layout.place(self.rank % self.devices, layout.piece_shape(whole.shape))]
+        return whole[layout.slices(self.rank % self.devices, layout.shard_shape(whole.shape))]
 
 
-def save_pieces(
+def save_shards(
     place: Path,
     file: str,
     pieces: Mapping[str, Array],
@@ -71,14 +71,14 @@ def save_pieces(
     Raises OutputError, WeightsError for a piece that its layout does not make; SetupError where another rank failed.
     """
     growing = place.with_name(f".{place.name}.part")
-    with cut.together():
+    with cut.fail_together():
         _write_own(growing, file, pieces, cut)
-    with cut.together():
+    with cut.fail_together():
         if cut.rank == 0:
             _finish(growing, place, file, cut, describe)
 
 
-def own_pieces(path: Path) -> Path | None:
+def own_strategy(path: Path) -> Path | None:
     """The strategy in a folder that ranks have written, which needs no other; None for any other path."""
     return path / STRATEGY if (path / NOTE).is_file() and (path / STRATEGY).is_dir() else None
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from petrun.errors import WeightsError, perhaps
-from petrun.tensors.sharded.layout import Layout
+from petrun.tensors.sharded.layout import TensorLayout
 from petrun.tensors.sharded.strategy_file import Items, scan_strategy, write_items
 from petrun.tensors.table import unreadable
 
@@ -37,7 +37,7 @@ class Strategy:
     """How every parameter is cut. A rank is stage * stage_devices + device."""
 
     path: Path
-    stages: tuple[Mapping[str, Layout], ...]
+    stages: tuple[Mapping[str, TensorLayout], ...]
     """For each pipeline stage, parameter name -> layout. A parameter may belong to several stages."""
 
     @property
@@ -55,7 +55,7 @@ class Strategy:
     def __contains__(self, name: object) -> bool:
         return any(name in stage for stage in self.stages)
 
-    def of_rank(self, rank: int) -> Mapping[str, Layout]:
+    def of_rank(self, rank: int) -> Mapping[str, TensorLayout]:
         return self.stages[rank // self.stage_devices]
 
     def stages_of(self, name: str) -> tuple[int, ...]:
@@ -91,7 +91,7 @@ def read_strategy(path: Path) -> Strategy:
     return _checked(Strategy(path, (items.layouts,)))
 
 
-def write_strategy(path: Path, strategy: Strategy | Mapping[str, Layout]) -> None:
+def write_strategy(path: Path, strategy: Strategy | Mapping[str, TensorLayout]) -> None:
     """Write a strategy file, atomically: protobuf, or JSON where the name ends in .json. Several stages become a merged file.
 
     Raises WeightsError for layouts that `read_strategy` would refuse, OutputError where it cannot be written.
@@ -141,11 +141,11 @@ def _stage_files(folder: Path) -> list[Path]:
     return kinds[found[0]]
 
 
-def _join(folder: Path, files: Sequence[tuple[Path, Items]]) -> tuple[Mapping[str, Layout], ...]:
+def _join(folder: Path, files: Sequence[tuple[Path, Items]]) -> tuple[Mapping[str, TensorLayout], ...]:
     """Every rank may have written its stage's file: those of one stage must agree."""
     if len(files) == 1 and all(_MERGED.fullmatch(name) for name in files[0][1].layouts):
         return _split(*files[0])
-    stages: dict[int, tuple[Path, Mapping[str, Layout]]] = {}
+    stages: dict[int, tuple[Path, Mapping[str, TensorLayout]]] = {}
     for file, items in files:
         stage = items.stage(file)
         if stage is None and len(files) > 1:
@@ -163,20 +163,20 @@ def _join(folder: Path, files: Sequence[tuple[Path, Items]]) -> tuple[Mapping[st
     return _in_order(folder, {stage: layouts for stage, (_, layouts) in stages.items()})
 
 
-def _difference(one: Mapping[str, Layout], other: Mapping[str, Layout]) -> str:
+def _difference(one: Mapping[str, TensorLayout], other: Mapping[str, TensorLayout]) -> str:
     return next(name for name in {**one, **other} if one.get(name) != other.get(name))
 
 
-def _split(path: Path, items: Items) -> tuple[Mapping[str, Layout], ...]:
+def _split(path: Path, items: Items) -> tuple[Mapping[str, TensorLayout], ...]:
     """A merged file: `1-layers.2.weight` is of stage 1."""
-    stages: dict[int, dict[str, Layout]] = {}
+    stages: dict[int, dict[str, TensorLayout]] = {}
     for merged, layout in items.layouts.items():
         stage, _, name = merged.partition("-")
         stages.setdefault(int(stage), {})[name] = layout
     return _in_order(path, stages)
 
 
-def _in_order(path: Path, stages: Mapping[int, Mapping[str, Layout]]) -> tuple[Mapping[str, Layout], ...]:
+def _in_order(path: Path, stages: Mapping[int, Mapping[str, TensorLayout]]) -> tuple[Mapping[str, TensorLayout], ...]:
     missing = sorted(set(range(max(stages, default=0) + 1)) - set(stages))
     if missing:
         raise WeightsError(

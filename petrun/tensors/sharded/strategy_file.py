@@ -10,7 +10,7 @@ from typing import Any
 
 from petrun.errors import OutputError, WeightsError
 from petrun.tensors.atomic import atomic_file
-from petrun.tensors.sharded.layout import Layout
+from petrun.tensors.sharded.layout import TensorLayout
 
 _KIND = "Give the strategy file that the job saved (strategy_ckpt_config), not a checkpoint."
 _AGAIN = "The file is damaged, or was edited: use it as MindSpore wrote it."
@@ -22,7 +22,7 @@ _FIELDS = ("dev_matrix", "tensor_map", "field", "opt_weight_shard_step", "opt_we
 class Items:
     """What one file holds."""
 
-    layouts: Mapping[str, Layout]
+    layouts: Mapping[str, TensorLayout]
     """By the file's own names, which a merged file starts with the stage."""
     stages: frozenset[int]
     """Pipeline stages that its operators name."""
@@ -67,13 +67,13 @@ def _scan_protobuf(path: Path, content: bytes) -> Items:
         raise WeightsError(
             f"{path}: is not a whole strategy file: {message.FindInitializationErrors()[0]} is missing", hint=_AGAIN
         )
-    layouts: dict[str, Layout] = {}
+    layouts: dict[str, TensorLayout] = {}
     for item in message.parallel_layout_item:
         _take(path, layouts, item.param_name, _from_message(path, item.param_name, item.parallel_layouts))
     return Items(layouts, frozenset(item.parallel_strategys.stage for item in message.parallel_strategy_item))
 
 
-def _from_message(path: Path, name: str, found: Any) -> Layout:
+def _from_message(path: Path, name: str, found: Any) -> TensorLayout:
     devices = [tuple(each.dim) for each in found.dev_matrix]
     maps = [tuple(each.dim) for each in found.tensor_map]
     if len(devices) != 1 or not maps:
@@ -81,7 +81,7 @@ def _from_message(path: Path, name: str, found: Any) -> Layout:
     _refuse_uneven(path, name, found.field, [size for each in found.param_split_shape for size in each.dim])
     # One list: an axis for each dimension. Several: a list of axes for each dimension.
     dimensions = [[axis] for axis in maps[0]] if len(maps) == 1 else [list(each) for each in maps]
-    return Layout(
+    return TensorLayout(
         devices=devices[0],
         axes=_axes(dimensions),
         opt_size=found.opt_weight_shard_size,
@@ -101,7 +101,7 @@ def _refuse_uneven(path: Path, name: str, field: int, sizes: Sequence[int]) -> N
         )
 
 
-def _take(path: Path, layouts: dict[str, Layout], name: str, layout: Layout) -> None:
+def _take(path: Path, layouts: dict[str, TensorLayout], name: str, layout: TensorLayout) -> None:
     if name in layouts:
         raise WeightsError(f"{path}: lists {name} twice", hint=_AGAIN)
     layouts[name] = layout
@@ -136,7 +136,7 @@ def _unique(path: Path, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _from_json(path: Path, name: str, item: Any) -> Layout:
+def _from_json(path: Path, name: str, item: Any) -> TensorLayout:
     absent = [key for key in _FIELDS if not isinstance(item, dict) or key not in item]
     if absent:
         raise WeightsError(f"{path}: {name} has no {absent[0]}", hint=_AGAIN)
@@ -156,7 +156,7 @@ def _from_json(path: Path, name: str, item: Any) -> Layout:
         raise WeightsError(f"{path}: {name} has a value that is no whole number, or none from -1 on", hint=_AGAIN)
     _refuse_uneven(path, name, item["field"], split)
     whole = tuple(shape) if shape is not None else None
-    return Layout(
+    return TensorLayout(
         devices=tuple(devices),
         axes=_axes(dimensions),
         opt_size=item["opt_weight_shard_size"],
@@ -169,7 +169,7 @@ def _is_whole(value: Any, least: int = 0) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value < 1 << 31
 
 
-def write_items(path: Path, layouts: Mapping[str, Layout], stages: Iterable[int]) -> None:
+def write_items(path: Path, layouts: Mapping[str, TensorLayout], stages: Iterable[int]) -> None:
     """Write one file; an operator of each stage stands in it, because MindSpore reads the stage there. Raises OutputError."""
     content = _to_json(path, layouts, stages) if path.suffix == ".json" else _to_protobuf(layouts, stages)
     with atomic_file(path) as (file, _):
@@ -180,7 +180,7 @@ def _node(stage: int) -> str:
     return f"petrun_stage_{stage}"
 
 
-def _to_protobuf(layouts: Mapping[str, Layout], stages: Iterable[int]) -> bytes:
+def _to_protobuf(layouts: Mapping[str, TensorLayout], stages: Iterable[int]) -> bytes:
     message = _message(current_stage=1)
     for stage in stages:
         message.parallel_strategy_item.add(node_name=_node(stage)).parallel_strategys.stage = stage
@@ -200,7 +200,7 @@ def _to_protobuf(layouts: Mapping[str, Layout], stages: Iterable[int]) -> bytes:
     return content
 
 
-def _to_json(path: Path, layouts: Mapping[str, Layout], stages: Iterable[int]) -> bytes:
+def _to_json(path: Path, layouts: Mapping[str, TensorLayout], stages: Iterable[int]) -> bytes:
     listed = {}
     for name, layout in layouts.items():
         if any(len(axes) > 1 for axes in layout.axes):

@@ -16,7 +16,7 @@ from petrun.tensors.digest import content_digest, tensor_digest
 from petrun.tensors.dtypes import Array
 from petrun.tensors.reader import TensorReader
 from petrun.tensors.sharded.checkpoint import is_spare, open_sharded
-from petrun.tensors.sharded.layout import Layout
+from petrun.tensors.sharded.layout import TensorLayout
 from petrun.tensors.sharded.note import Note, write_note
 from petrun.tensors.sharded.strategy import Strategy, require_complete
 from petrun.tensors.table import TensorInfo
@@ -70,7 +70,7 @@ def _check_divides(wholes: Sequence[Whole], strategy: Strategy) -> None:
     for each in wholes:
         for stage in strategy.stages_of(each.name):
             try:
-                strategy.stages[stage][each.name].piece_shape(each.info.shape)
+                strategy.stages[stage][each.name].shard_shape(each.info.shape)
             except ValueError as error:
                 problems.append(f"{each.name} {list(each.info.shape)}: {error}")
     if problems:
@@ -90,10 +90,10 @@ def _write_rank(path: Path, wholes: Sequence[Whole], strategy: Strategy, rank: i
         layout = strategy.of_rank(rank).get(each.name)
         if layout is None and each.name in strategy:
             continue
-        layout = layout or Layout.whole(strategy.stage_devices, len(each.info.shape))
+        layout = layout or TensorLayout.replicated(strategy.stage_devices, len(each.info.shape))
         entries.append(
             TensorEntry(
-                each.name, layout.piece_shape(each.info.shape), each.info.dtype, partial(_piece, each, layout, device)
+                each.name, layout.shard_shape(each.info.shape), each.info.dtype, partial(_piece, each, layout, device)
             )
         )
     if not entries:
@@ -105,9 +105,9 @@ def _write_rank(path: Path, wholes: Sequence[Whole], strategy: Strategy, rank: i
     return content_digest((entry.name, entry.dtype, entry.shape, digests[entry.name]) for entry in entries)
 
 
-def _piece(whole: Whole, layout: Layout, device: int) -> bytes:
+def _piece(whole: Whole, layout: TensorLayout, device: int) -> bytes:
     values = whole.load()
-    piece = values[layout.place(device, layout.piece_shape(values.shape))]
+    piece = values[layout.slices(device, layout.shard_shape(values.shape))]
     return _little(piece)
 
 

@@ -69,7 +69,7 @@ def put(parameters: dict[str, Any], state: State, cut: ShardSpec | None = None) 
 
 def _whole(name: str, parameter: Parameter, cut: ShardSpec | None) -> tuple[int, ...]:
     """The shape of the whole parameter."""
-    return tuple(parameter.shape) if cut is None else cut.layouts[name].whole_shape(parameter.shape)
+    return tuple(parameter.shape) if cut is None else cut.layouts[name].full_shape(parameter.shape)
 
 
 def _text(found: tuple[tuple[int, ...], str] | None) -> str:

@@ -20,7 +20,7 @@ def hold_together(ready: TrainingSetup, world: World) -> None:
     identity = identity_of(ready.resolved, ready.sources, ready.assembled.loaded, ready.start, ready.layout.dp)
     values = {key: json.dumps(value, sort_keys=True) for key, value in identity.items() if key != VERSIONS}
     differing = world.differing({**values, _FIRST_VALUES: _first_values(ready)})
-    with world.together():
+    with world.fail_together():
         if differing:
             raise SetupError(
                 f"differs from rank 0 in {', '.join(differing)}",

@@ -30,11 +30,11 @@ def require_shared(out: RunFolder, world: World) -> None:
     drawn = [secrets.randbelow(1 << 16) if world.first else 0 for _ in range(_WORDS)]
     words = world.summed(np.array(drawn, np.float32)).astype(np.int64)
     place = out.path / probe_name("".join(f"{word:04x}" for word in words))
-    with world.together():
+    with world.fail_together():
         if world.first:
             write_probe(place)
     try:
-        with world.together():
+        with world.fail_together():
             if not world.first and not sees(place, PATIENCE_SECONDS):
                 raise OutputError(
                     f"--out {out.path}: this rank does not see what rank 0 writes there",

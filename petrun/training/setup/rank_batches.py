@@ -19,7 +19,7 @@ def rows_of(ready: TrainingSetup, rank: int, start: int = 0) -> Iterator[dict[st
     is fed the whole batch on every rank, and always as many rows: its graph takes the rows of this rank.
     """
     loaded, layout = ready.assembled.loaded, ready.layout
-    share = WHOLE if layout.split else Share(index=layout.place(rank)[1], parts=layout.dp)
+    share = WHOLE if layout.split else Share(index=layout.coordinates(rank)[1], parts=layout.dp)
     full = ready.batching.batch_size if layout.split else 0
     return endless(ready.sources.train, ready.batching, loaded.inputs, loaded.pad_token_id, share, start, full)
 

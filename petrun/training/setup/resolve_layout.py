@@ -16,8 +16,8 @@ from petrun.graph.freeze import trainable_of
 from petrun.inference.assembly import Assembled, attach, base_path, head_names, method_of
 from petrun.models.factory import is_factory, outline_model, read_family
 from petrun.parallel.auto import Batch, Model, choose
-from petrun.parallel.layout import Layout
-from petrun.parallel.validate import Asked, Sizes, divide
+from petrun.parallel.layout import Layout, requested_layout
+from petrun.parallel.validate import Sizes, validate_layout
 from petrun.training.setup.training_setup import lay_out_loss
 
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -33,18 +33,11 @@ def resolve_layout(config: RunConfig, cards: int) -> Layout:
             f"--card-memory {asked.card_memory:g}: only --parallel auto asks for the memory of a card",
             hint="Give --parallel auto, or leave it out.",
         )
-    wanted = Asked(
-        dp=asked.dp,
-        tp=asked.tp,
-        pp=asked.pp,
-        zero=asked.zero,
-        micro_batches=asked.micro_batches,
-        sequence=asked.sequence,
-    )
+    wanted = requested_layout(asked)
     if asked.tp == asked.pp == 1 and not asked.sequence:
         # Nothing of the model is cut: it need not be looked at.
-        return divide(wanted, cards, None, config.train.batch_size, 0)
-    return divide(wanted, cards, sizes_of(config), config.train.batch_size, _tokens(config))
+        return validate_layout(wanted, cards, None, config.train.batch_size, 0)
+    return validate_layout(wanted, cards, sizes_of(config), config.train.batch_size, _tokens(config))
 
 
 def check_device(config: RunConfig, layout: Layout, target: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from petrun.cluster.launch import Job, Voice, _spell, launch
+from petrun.cluster.launch import Job, JobOutput, _spell, launch
 from petrun.cluster.rank_table import start as table_start
 from petrun.cluster.rank_table.start import TableStart, read_start, table_environment
 from petrun.cluster.ranks import Cluster, rank_environment
@@ -93,7 +93,7 @@ def test_its_ranks_run_without_a_scheduler(table, tmp_path):
     )
     out, err = [], []
     environment = {key: value for key, value in os.environ.items() if key not in SHARED}
-    assert launch(job, Voice(out=out.append, err=err.append), environment) == 0, err
+    assert launch(job, JobOutput(out=out.append, err=err.append), environment) == 0, err
     threads = max(1, CORES // 2)
     assert out == [f"2 {threads} False"] and "ranks 2 to 3 of 4" in err[0]
     logs = tmp_path / "logs" / "attempt-1"
@@ -101,7 +101,7 @@ def test_its_ranks_run_without_a_scheduler(table, tmp_path):
     assert sorted(path.name for path in logs.iterdir()) == ["rank_2.log", "rank_3.log"]
     start = read_start(table("10.0.0.1", "10.0.0.2", ranks=((2, 3), (0, 1))), 1)
     job = replace(job, cluster=start)
-    assert launch(job, Voice(out=out.append, err=err.append), environment) == 0 and "ranks 0 to 1 of 4" in err[-1]
+    assert launch(job, JobOutput(out=out.append, err=err.append), environment) == 0 and "ranks 0 to 1 of 4" in err[-1]
 
 
 def test_a_table_that_is_being_filled_in_is_waited_for(table):
@@ -134,7 +134,7 @@ def test_hosts_of_a_table_share_one_run_folder_and_keep_their_logs_apart(table, 
     def run(servers, flags, **asked):
         command = runs_launch.Command(recipe=None, flags=flags, sets=[], arguments=lambda added: ["train", *added])
         return runs_launch.run(
-            command, runs_launch.Asked(rank_table=table(*servers), **asked), Voice(out=print, err=print)
+            command, runs_launch.LaunchOptions(rank_table=table(*servers), **asked), JobOutput(out=print, err=print)
         )
 
     out = {"out.dir": ("--out", "shared")}

@@ -45,7 +45,9 @@ class Ranks:
     def cut(self, rank):
         layouts = self.stages[rank * len(self.stages) // self.count]
         world = Thread(rank=rank, size=self.count, meeting=self.meeting)
-        return ShardSpec(rank=rank, ranks=self.count, stages=len(self.stages), layouts=layouts, together=world.together)
+        return ShardSpec(
+            rank=rank, ranks=self.count, stages=len(self.stages), layouts=layouts, fail_together=world.fail_together
+        )
 
     def each(self, work):
         """{rank: the error it ended with}."""

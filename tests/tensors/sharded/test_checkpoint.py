@@ -11,7 +11,7 @@ from mindspore import Parameter, Tensor, nn
 
 from petrun.errors import WeightsError
 from petrun.tensors import (
-    Layout,
+    TensorLayout,
     array_entries,
     open_tensors,
     tensor_digest,
@@ -22,7 +22,7 @@ from petrun.tensors import (
 from petrun.tensors.sharded.checkpoint import open_sharded
 from petrun.tensors.sharded.ranks import is_sharded, root_of
 from petrun.tensors.sharded.strategy import Strategy, write_strategy
-from tests.shards import dp2_tp2_pp2, dp2_tp4, dp8_optimizer, piece_of_rank, rank_count, write_ranks
+from tests.shards import dp2_tp2_pp2, dp2_tp4, dp8_optimizer, rank_count, shard_of_rank, write_ranks
 
 RNG = np.random.default_rng(3)
 ARRAYS = {
@@ -86,7 +86,7 @@ def test_half_precision_and_what_mindspore_writes(tmp_path):
         np.testing.assert_array_equal(reader.read_stored(name), to_bfloat16(array))
     stages = LAYOUTS["dp2_tp4"]
     for rank in range(8):
-        pieces = {n: piece_of_rank(a, rank, n, stages) for n, a in ARRAYS.items()}
+        pieces = {n: shard_of_rank(a, rank, n, stages) for n, a in ARRAYS.items()}
         data = [{"name": name, "data": Tensor(piece)} for name, piece in pieces.items()]
         ms.save_checkpoint(data, str(folder / f"rank_{rank}" / "model.ckpt"), append_dict={"epoch_num": 3})
     write_strategy(strategy, stages[0])
@@ -136,7 +136,7 @@ def test_swapped_stages(tmp_path):
 
 def test_a_name_that_says_another_rank(tmp_path):
     """Tensor parallel alone: no piece is held twice, and only names tell the order."""
-    stages = [{n: Layout.of((4,), [0, -1][: a.ndim]) for n, a in ARRAYS.items() if a.shape[:1] == (32,)}]
+    stages = [{n: TensorLayout.of((4,), [0, -1][: a.ndim]) for n, a in ARRAYS.items() if a.shape[:1] == (32,)}]
     arrays = {n: ARRAYS[n] for n in stages[0]}
     folder, strategy = job(tmp_path, stages, arrays, file="net_rank_{rank}-1_1.ckpt")
     open_sharded(folder, strategy)
@@ -215,7 +215,7 @@ def test_tensors_that_do_not_fit(tmp_path):
 
     folder, strategy = job(tmp_path, change=lacking)
     refused(folder, strategy, "rank 2 lacks scale, which rank 0 holds")
-    other = {**LAYOUTS["dp2_tp4"][0], "scale": Layout.of((2, 4), (0,))}
+    other = {**LAYOUTS["dp2_tp4"][0], "scale": TensorLayout.of((2, 4), (0,))}
     write_strategy(strategy, other)
     write_ranks(folder, ARRAYS, LAYOUTS["dp2_tp4"])
     refused(folder, strategy, "scale has 0 dimensions, its tensor map 1")
@@ -224,15 +224,19 @@ def test_tensors_that_do_not_fit(tmp_path):
 def test_json_knows_the_whole_shape(tmp_path):
     folder, _ = job(tmp_path)
     said = {
-        n: Layout(devices=lay.devices, axes=lay.axes, shape=ARRAYS[n].shape) for n, lay in LAYOUTS["dp2_tp4"][0].items()
+        n: TensorLayout(devices=lay.devices, axes=lay.axes, shape=ARRAYS[n].shape)
+        for n, lay in LAYOUTS["dp2_tp4"][0].items()
     }
     write_strategy(tmp_path / "s.json", said)
     assert set(open_sharded(folder, tmp_path / "s.json").names) == set(ARRAYS)
-    write_strategy(tmp_path / "s.json", {**said, "embed.table": Layout(devices=(2, 4), axes=((0,), ()), shape=(32, 8))})
+    write_strategy(
+        tmp_path / "s.json", {**said, "embed.table": TensorLayout(devices=(2, 4), axes=((0,), ()), shape=(32, 8))}
+    )
     refused(folder, tmp_path / "s.json", "embed.table: pieces of [4, 8] make [16, 8], the strategy says [32, 8]")
     # What MindSpore writes for a dimension that is cut along two axes.
     write_strategy(
-        tmp_path / "s.json", {**said, "embed.table": Layout(devices=(2, 4), axes=((1,), (0,), ()), shape=(2, 8, 8))}
+        tmp_path / "s.json",
+        {**said, "embed.table": TensorLayout(devices=(2, 4), axes=((1,), (0,), ()), shape=(2, 8, 8))},
     )
     refused(folder, tmp_path / "s.json", "embed.table has 2 dimensions, its tensor map 3 (JSON cannot say")
 

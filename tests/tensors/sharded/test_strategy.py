@@ -9,17 +9,23 @@ import pytest
 from mindspore.train import node_strategy_pb2 as pb
 
 from petrun.errors import OutputError, WeightsError
-from petrun.tensors import Layout, array_entries, write_ckpt
+from petrun.tensors import TensorLayout, array_entries, write_ckpt
 from petrun.tensors.sharded.strategy import Strategy, read_strategy, require_complete, write_strategy
 
 LAYOUTS = {
-    "w": Layout.of((2, 4), (0, -1), opt_size=-1),
-    "v": Layout.of((2, 4), (-1, 0)),
-    "b": Layout.of((2, 4), (-1,)),
-    "s": Layout.of((8,), ()),
+    "w": TensorLayout.of((2, 4), (0, -1), opt_size=-1),
+    "v": TensorLayout.of((2, 4), (-1, 0)),
+    "b": TensorLayout.of((2, 4), (-1,)),
+    "s": TensorLayout.of((8,), ()),
 }
-NESTED = {"a": Layout(devices=(2, 2, 2), axes=((1, 0), ())), "c": Layout(devices=(2, 2, 2), axes=((0,), (1, 2)))}
-STAGES = ({"x.w": Layout.of((2, 2), (0, -1)), "tied": Layout.of((2, 2), (0, -1))}, {"tied": Layout.of((2, 2), (0, -1))})
+NESTED = {
+    "a": TensorLayout(devices=(2, 2, 2), axes=((1, 0), ())),
+    "c": TensorLayout(devices=(2, 2, 2), axes=((0,), (1, 2))),
+}
+STAGES = (
+    {"x.w": TensorLayout.of((2, 2), (0, -1)), "tied": TensorLayout.of((2, 2), (0, -1))},
+    {"tied": TensorLayout.of((2, 2), (0, -1))},
+)
 
 
 @pytest.mark.parametrize("name", ["s.ckpt", "s.json"])
@@ -87,7 +93,7 @@ def one_stage(path, layouts, stage):
 
 def test_stages_that_disagree(tmp_path):
     one_stage(tmp_path / "rank_0.ckpt", STAGES[0], 0)
-    one_stage(tmp_path / "rank_1.ckpt", {**STAGES[0], "tied": Layout.of((2, 2), (-1, 0))}, 0)
+    one_stage(tmp_path / "rank_1.ckpt", {**STAGES[0], "tied": TensorLayout.of((2, 2), (-1, 0))}, 0)
     with pytest.raises(
         WeightsError, match=r"rank_0.ckpt and rank_1.ckpt are both of pipeline stage 0 and differ \(tied\)"
     ):

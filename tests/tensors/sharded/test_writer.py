@@ -6,13 +6,13 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 
 from petrun.errors import OutputError, WeightsError
-from petrun.tensors import Layout, array_entries, open_tensors, tensor_digest, write_ckpt
+from petrun.tensors import TensorLayout, array_entries, open_tensors, tensor_digest, write_ckpt
 from petrun.tensors.sharded import writer
 from petrun.tensors.sharded.checkpoint import open_sharded
 from petrun.tensors.sharded.note import NOTE
 from petrun.tensors.sharded.strategy import Strategy, read_strategy, write_strategy
 from petrun.tensors.sharded.writer import wholes_of, write_sharded
-from tests.shards import piece_of, piece_of_rank, rank_count
+from tests.shards import rank_count, shard_of, shard_of_rank
 from tests.tensors.sharded.test_checkpoint import ARRAYS, LAYOUTS
 
 
@@ -35,7 +35,7 @@ def test_pieces_are_numpys(tmp_path, whole, layout, ending):
     write_sharded(tmp_path / "out", wholes_of(whole), strategy, file=f"m.{ending}", metadata={"a": "b"})
     for rank in range(rank_count(LAYOUTS[layout])):
         held = open_tensors(tmp_path / "out" / f"rank_{rank}" / f"m.{ending}")
-        want = {n: piece_of_rank(a, rank, n, LAYOUTS[layout]) for n, a in ARRAYS.items()}
+        want = {n: shard_of_rank(a, rank, n, LAYOUTS[layout]) for n, a in ARRAYS.items()}
         assert set(held.names) == {n for n, piece in want.items() if piece is not None}
         for name in held.names:
             assert held.info(name).shape == want[name].shape
@@ -86,13 +86,13 @@ def test_where_mindspores_tool_is_wrong(tmp_path):
     """Dimension 0 split by the inner axis and 1 by the outer, and the optimizer parallel: transform_checkpoints takes the axes in the
     order of the dimensions. What petrun cuts is what the compiler cuts: tests/parallel/test_cut_values.py, product 3.
     """
-    array, layout = np.arange(64, dtype=np.float32).reshape(8, 8), Layout.of((2, 2, 2), (0, 1), opt_size=-1)
+    array, layout = np.arange(64, dtype=np.float32).reshape(8, 8), TensorLayout.of((2, 2, 2), (0, 1), opt_size=-1)
     (tmp_path / "whole" / "rank_0").mkdir(parents=True)
     write_ckpt(tmp_path / "whole" / "rank_0" / "m.ckpt", array_entries({"w": array}))
     write_strategy(tmp_path / "s.ckpt", {"w": layout})
     ms.transform_checkpoints(str(tmp_path / "whole"), str(tmp_path / "theirs"), "c_", None, str(tmp_path / "s.ckpt"))
     theirs = [ms.load_checkpoint(str(tmp_path / f"theirs/rank_{r}/c_{r}.ckpt"))["w"].asnumpy() for r in range(8)]
-    wrong = [r for r in range(8) if not np.array_equal(theirs[r], piece_of(array, r, layout))]
+    wrong = [r for r in range(8) if not np.array_equal(theirs[r], shard_of(array, r, layout))]
     assert wrong == [1, 2, 5, 6]
     write_sharded(
         tmp_path / "ours",
@@ -101,14 +101,14 @@ def test_where_mindspores_tool_is_wrong(tmp_path):
     )
     for rank in range(8):
         held = open_tensors(tmp_path / "ours" / f"rank_{rank}" / "model.ckpt").read("w")
-        np.testing.assert_array_equal(held, piece_of(array, rank, layout))
+        np.testing.assert_array_equal(held, shard_of(array, rank, layout))
 
 
 def test_the_note_proves_the_order(tmp_path):
     """Tensor parallel alone, files without a rank in their names: what each must hold is written down."""
     arrays = {"w": np.arange(32, dtype=np.float32).reshape(8, 4)}
     write_ckpt(tmp_path / "whole.ckpt", array_entries(arrays))
-    write_strategy(tmp_path / "s.ckpt", {"w": Layout.of((4,), (0, -1))})
+    write_strategy(tmp_path / "s.ckpt", {"w": TensorLayout.of((4,), (0, -1))})
     strategy, out = read_strategy(tmp_path / "s.ckpt"), tmp_path / "out"
     write_sharded(out, wholes_of(open_tensors(tmp_path / "whole.ckpt")), strategy)
     np.testing.assert_array_equal(open_sharded(out, strategy).read("w"), arrays["w"])
@@ -132,8 +132,8 @@ def test_the_note_proves_the_order(tmp_path):
 def test_refused_before_anything_is_written(tmp_path, whole):
     out = tmp_path / "out"
     lacking = {n: lay for n, lay in LAYOUTS["dp2_tp4"][0].items() if n != "embed.table"}
-    uneven = {**LAYOUTS["dp2_tp4"][0], "layers.0.down.weight": Layout.of((2, 4), (0, -1))}
-    idle = [LAYOUTS["dp2_tp4"][0], {"other": Layout.of((8,), (-1,))}]
+    uneven = {**LAYOUTS["dp2_tp4"][0], "layers.0.down.weight": TensorLayout.of((2, 4), (0, -1))}
+    idle = [LAYOUTS["dp2_tp4"][0], {"other": TensorLayout.of((8,), (-1,))}]
     for stages, said in [
         ([lacking], "says nothing of embed.table"),
         ([uneven], r"layers\.0\.down\.weight \[6, 32\]: its dimension 0, 6, does not divide by 4"),
@@ -157,7 +157,8 @@ def test_what_is_written_is_compared(tmp_path, whole, monkeypatch):
 
     monkeypatch.setattr(writer, "_piece", wrong)
     stage = {
-        n: Layout.of((4,), ([0, -1] if n == "layers.0.up.weight" else [-1, -1])[: a.ndim]) for n, a in ARRAYS.items()
+        n: TensorLayout.of((4,), ([0, -1] if n == "layers.0.up.weight" else [-1, -1])[: a.ndim])
+        for n, a in ARRAYS.items()
     }
     strategy = Strategy(tmp_path / "s.ckpt", (stage,))
     with pytest.raises(OutputError, match="differs from what was cut"):

@@ -19,7 +19,7 @@ def again(world, monkeypatch, flags=""):
 
 
 def test_the_command_that_goes_on_starts_the_same_ranks(monkeypatch):
-    asked = launch.Asked(
+    asked = launch.LaunchOptions(
         cards=4, hosts=2, host_rank=1, master_addr="10.0.0.1", master_port=9000, grace=3.0, max_restarts=2
     )
     flags = asked.place()
@@ -29,10 +29,10 @@ def test_the_command_that_goes_on_starts_the_same_ranks(monkeypatch):
     said = again(World(rank=2, size=4, host_rank=0, host_size=2), monkeypatch, flags)
     assert said == f"petrun resume 'runs/my lora' {flags}, and on every other host with the --host-rank of that one"
     assert (
-        again(World(rank=0, size=2, host_rank=0, host_size=2), monkeypatch, launch.Asked(cards=2).place())
+        again(World(rank=0, size=2, host_rank=0, host_size=2), monkeypatch, launch.LaunchOptions(cards=2).place())
         == "petrun resume 'runs/my lora' --cards 2"
     )
-    assert launch.Asked(rank_table="a b.json").place() == "--rank-table 'a b.json'"
+    assert launch.LaunchOptions(rank_table="a b.json").place() == "--rank-table 'a b.json'"
 
 
 def test_ranks_that_petrun_did_not_start(monkeypatch):

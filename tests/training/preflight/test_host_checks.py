@@ -237,8 +237,8 @@ def test_preflight_starts_ranks_that_only_meet_and_leaves_nothing(tmp_path, monk
     command = launch.Command(
         recipe=None, flags={}, sets=[], arguments=lambda added: ["train", "--preflight", *added], preflight=True
     )
-    asked = launch.Asked(cards=2, max_restarts=3)
-    assert launch.run(command, asked, launch.Voice(out=print, err=print)) == 0
+    asked = launch.LaunchOptions(cards=2, max_restarts=3)
+    assert launch.run(command, asked, launch.JobOutput(out=print, err=print)) == 0
     assert started[0].command[-2:] == ("train", "--preflight") and started[0].max_restarts == 0
     assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [["ok", "cards"], ["ok", "disk"]]
     assert list(tmp_path.iterdir()) == []
