@@ -84,8 +84,7 @@ def _batches(
         batch_size=reading.batch_size,
         seq_len=reading.config.data.seq_len,
         buckets=reading.config.data.buckets,
-        shuffle=False,
-        by_length=not in_order,
+        order="file" if in_order else "length",
         arrays=rows.is_arrays,
     )
     return mappings(rows, batching.epoch(0), loaded.inputs, loaded.pad_token_id)

@@ -219,8 +219,7 @@ def _batches(reading: Reading, rows: ExampleSet, loaded: LoadedModel) -> Iterato
         batch_size=reading.batch_size,
         seq_len=reading.config.data.seq_len,
         buckets=reading.config.data.buckets,
-        shuffle=False,
-        by_length=True,
+        order="length",
         arrays=rows.is_arrays,
     )
     return mappings(rows, batching.epoch(0), loaded.inputs, loaded.pad_token_id)

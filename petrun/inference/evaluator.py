@@ -81,8 +81,7 @@ class Evaluator:
             batch_size=self.batch_size,
             seq_len=self.seq_len,
             buckets=self.buckets,
-            shuffle=False,
-            by_length=True,
+            order="length",
             arrays=self.examples.is_arrays,
         )
 

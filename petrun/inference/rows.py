@@ -18,6 +18,7 @@ from petrun.data.batches.pipeline import batches
 from petrun.data.batches.rank_share import WHOLE, Share, count_rows, parts
 from petrun.data.examples.example_set import ExampleSet
 from petrun.data.load import load_examples
+from petrun.data.settings import ExampleSettings
 from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from petrun.errors import ConfigError, DataError, PromptTooLong
@@ -51,10 +52,8 @@ def open_rows(
     for_generation: bool = False,
 ) -> ExampleSet:
     """Read and tokenise files as the data settings console.print, drawing a progress bar and saying how unusual files were read."""
-    examples = load_examples(
-        list(paths),
+    settings = ExampleSettings(
         task=task,
-        tokenizer=tokenizer,
         seq_len=data.seq_len,
         family_tasks=tasks,
         template=template if template is not None else data.template,
@@ -67,13 +66,18 @@ def open_rows(
         num_labels=num_labels,
         regression=data.regression,
         loss_on=data.loss_on,
-        weights=weights,
         max_rows=data.max_rows,
         need_target=need_target,
         for_generation=for_generation,
         vocab_size=hf_config.get("vocab_size"),
         chat_template_kwargs=data.chat_template_kwargs,
         ignore=data.ignore,
+    )
+    examples = load_examples(
+        list(paths),
+        tokenizer,
+        settings,
+        weights=weights,
         seed=seed,
         cache_dir=cache_folder() / "rows" if data.cache else None,
         progress=progress("tokenize"),

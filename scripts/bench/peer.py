@@ -49,7 +49,7 @@ def dump(folder: Path, methods: list[str], sets: list[str]) -> None:
                 batch_size=size,
                 seq_len=config.data.seq_len,
                 buckets=config.data.buckets,
-                shuffle=shuffle,
+                order="shuffle" if shuffle else "file",
                 seed=config.train.seed,
             )
 

@@ -15,12 +15,12 @@ from petrun.checkpoint.delta import BaseIdentity, Manifest, TaskInfo, read_delta
 from petrun.checkpoint.manifest import parse_manifest
 from petrun.checkpoint.merge import merge_to_file
 from petrun.config.load import load_run_config
-from petrun.data.load import load_examples
 from petrun.delta.lora import LoraConfig
 from petrun.errors import PetrunError
 from petrun.inference.assembly import method_of
 from petrun.tensors import open_tensors
 from tests.checkpoint.toy_family import lora_arrays
+from tests.data.loading import read_examples
 
 PATHS = ("layers.0.attn.q", "layers.1.mlp.up")
 FEW = dict(
@@ -219,7 +219,7 @@ def test_rows(tmp_path, count):
         for content in (changed(whole, steps), f"{row}\n{json.dumps(extra)}\n".encode()):
             path.write_bytes(content)
             holds(
-                lambda: load_examples(
+                lambda: read_examples(
                     [str(path)], task="lm", tokenizer=None, seq_len=16, family_tasks=("lm", "instruct")
                 )
             )

@@ -5,9 +5,9 @@ import json
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from petrun.data.load import load_examples
 from petrun.data.tokenizers.tokenizer import load_tokenizer
 from petrun.errors import DataError, PetrunError, TrainingError
+from tests.data.loading import read_examples
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog, and the dog does not mind.",
@@ -135,7 +135,7 @@ def refused(write, bpe, chat):
         separator, task = ("||", None) if task == "separated" else (None, task)
         tokenizer = chat if "messages" in str(content) else bpe
         with pytest.raises(PetrunError) as caught:
-            load_examples(path, task=task, tokenizer=tokenizer, seq_len=48, separator=separator, vocab_size=400)
+            read_examples(path, task=task, tokenizer=tokenizer, seq_len=48, separator=separator, vocab_size=400)
         assert isinstance(caught.value, DataError | TrainingError)
         expected = str(path) if message == "F" else message.replace("F,", f"{path},").replace("F:", f"{path}:")
         assert expected in caught.value.message

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from petrun.data.examples.example_set import IGNORED, scramble, split
-from petrun.data.load import load_examples
 from petrun.errors import DataError
+from tests.data.loading import read_examples
 
 
 def load(path, tokenizer, **given):
-    return load_examples(path, **{"task": None, "tokenizer": tokenizer, "seq_len": 64, **given})
+    return read_examples(path, **{"task": None, "tokenizer": tokenizer, "seq_len": 64, **given})
 
 
 def test_classification(write, word_piece):

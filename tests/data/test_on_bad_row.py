@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from petrun.data.load import load_examples
 from petrun.errors import DataError
+from tests.data.loading import read_examples
 
 GOOD, NO_LABEL = {"text": "good film", "label": 1}, {"text": "a film"}
 BAD = [
@@ -19,7 +19,7 @@ BAD = [
 
 
 def load(path, tokenizer, **given):
-    return load_examples(path, **{"task": None, "tokenizer": tokenizer, "seq_len": 48, **given})
+    return read_examples(path, **{"task": None, "tokenizer": tokenizer, "seq_len": 48, **given})
 
 
 def mixed(bad, good, often):

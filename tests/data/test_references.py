@@ -2,9 +2,9 @@
 
 import pytest
 
-from petrun.data.load import load_examples
 from petrun.errors import DataError
 from petrun.evaluate.metrics import METRICS, Answer, text_metrics
+from tests.data.loading import read_examples
 
 ROWS = [
     {"prompt": "the dog", "completion": ["runs fast", "is quick"]},
@@ -18,7 +18,7 @@ FIRST = [
 
 
 def load(path, tokenizer, **given):
-    return load_examples(path, task=None, tokenizer=tokenizer, seq_len=256, **given)
+    return read_examples(path, task=None, tokenizer=tokenizer, seq_len=256, **given)
 
 
 @pytest.mark.parametrize(

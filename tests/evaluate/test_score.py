@@ -10,12 +10,12 @@ from mindspore import Tensor, nn, ops
 
 from petrun.data.batches.buckets import plan_batches
 from petrun.data.batches.collate import collate
-from petrun.data.load import load_examples
 from petrun.delta.lora import METHOD, LoraConfig
 from petrun.errors import DataError, WeightsError
 from petrun.evaluate.score import Runner, Scorer, TokenScores, logits, score
 from petrun.graph.sites import Sites
 from petrun.kernels import Dropout
+from tests.data.loading import read_examples
 
 VOCAB, HIDDEN, CLASSES, WIDTH = 11, 6, 3, 5
 RNG = np.random.default_rng(5)
@@ -353,13 +353,13 @@ def test_batches_of_the_data_room_packed_or_not(graph_mode, tmp_path):
     lines = [{"input_ids": ids.tolist(), "labels": [-100, *ids[1:].tolist()]} for ids, _ in ROWS]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    examples = load_examples(path, task="lm", tokenizer=None, seq_len=16, vocab_size=VOCAB)
+    examples = read_examples(path, task="lm", tokenizer=None, seq_len=16, vocab_size=VOCAB)
     net = Decoder()
     scorer = Scorer(net, DECODER_INPUTS, "lm")
     found = []
     for pack in (False, True):
         batching = plan_batches(
-            examples.lengths, batch_size=2, seq_len=16, shuffle=False, by_length=not pack, pack=pack
+            examples.lengths, batch_size=2, seq_len=16, order="file" if pack else "length", pack=pack
         )
         plan = batching.epoch(0)
         batches = [collate(examples, plan[k], DECODER_INPUTS) for k in range(len(plan))]

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from petrun.data.load import load_examples
 from petrun.data.templates.template import BUILTIN, Template
 from petrun.data.tokenizers.tokenizer import load_tokenizer
+from tests.data.loading import read_examples
 from tests.deltas import make_delta
 from tests.inference.test_end_of_turn import ROWS as TALKS
 from tests.inference.test_end_of_turn import base_with
@@ -34,7 +34,7 @@ def merged(place, petrun, template, marks=("<|im_start|>", "<|im_end|>"), **conf
 
 
 def tokens_of(rows, folder, template):
-    found = load_examples(rows, task="instruct", tokenizer=load_tokenizer(folder), seq_len=400, template=template)
+    found = read_examples(rows, task="instruct", tokenizer=load_tokenizer(folder), seq_len=400, template=template)
     return found.flat["input_ids"], found.flat["labels"]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from petrun.data.examples.example_set import scramble
 from petrun.data.formats.records import Array
 from petrun.errors import ConfigError
 
+Order: TypeAlias = Literal["shuffle", "file", "length"]
+"""In which order an epoch takes the rows."""
 _MULTIPLE = 8
 _POOL_BATCHES = 50
 """Rows are sorted by length within pools of so many batches: enough for little padding, few enough to keep batches random."""
@@ -112,8 +115,7 @@ class Batching:
     batch_size: int
     buckets: tuple[int, ...]
     """Sequence lengths; () for array data."""
-    order: str
-    """"shuffle", "file" or "length"."""
+    order: Order
     seed: int
 
     @property
@@ -181,27 +183,25 @@ def plan_batches(
     batch_size: int,
     seq_len: int,
     buckets: int = 4,
-    shuffle: bool = True,
-    by_length: bool = False,
+    order: Order = "shuffle",
     seed: int = 0,
     pack: bool = False,
     arrays: bool = False,
 ) -> Batching:
     """How rows of these lengths are batched.
 
-    Inputs: `shuffle` False keeps the file's order, or with `by_length` (evaluation, prediction) sorts the longest first;
+    Inputs: `order`, "shuffle" (training), "file" for the file's order, or "length" (evaluation, prediction) for the longest rows first;
     `pack` fills sequences of seq_len tokens with several rows; `arrays` True for data without lengths.
     Raises: ConfigError for settings that contradict each other.
     """
     lengths = np.asarray(lengths, np.int64)
-    order = "shuffle" if shuffle else "length" if by_length else "file"
     if arrays:
         if pack:
             raise ConfigError("--pack: array data has no sequences to fill", hint="Leave it out.")
         order = "file" if order == "length" else order
         return Batching(tuple((i,) for i in range(len(lengths))), lengths, batch_size, (), order, seed)
     if pack:
-        units = pack_rows(lengths, seq_len) if shuffle else pack_in_order(lengths, seq_len)
+        units = pack_rows(lengths, seq_len) if order == "shuffle" else pack_in_order(lengths, seq_len)
         filled = np.array([lengths[list(unit)].sum() for unit in units], np.int64)
         return Batching(units, filled, batch_size, (seq_len,), order, seed)
     units = tuple((i,) for i in range(len(lengths)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from petrun.data.chat.end_of_turn import find_ending
@@ -19,40 +19,15 @@ from petrun.data.rows.bad_rows import MOST_NAMED, find_bad_rows, note_skipped, r
 from petrun.data.rows.columns import Layout, conversational, infer_task, mapped, pick_layout
 from petrun.data.rows.labels import check_label, resolve_labels
 from petrun.data.rows.targets import check_target, holds_targets, resolve_targets
+from petrun.data.settings import ExampleSettings
 from petrun.data.templates.template import Template, find_template, preset, variables
 from petrun.data.tokenizers.tokenizer import Progress, Tokenizer
 from petrun.data.tokenizers.unknown import count_unknown
 from petrun.errors import ConfigError, DataError, did_you_mean
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Everything besides files and tokenizer that shapes the examples; the fields are those of `load_examples`."""
-
-    task: str | None
-    family_tasks: tuple[str, ...]
-    seq_len: int
-    template: str | Template | None
-    columns: dict[str, str]
-    format: str | None
-    separator: str | None
-    encoding: str | None
-    labels: tuple[str, ...]
-    num_labels: int | None
-    regression: bool | None
-    loss_on: str
-    max_rows: int | None
-    need_target: bool
-    for_generation: bool
-    vocab_size: int | None
-    eos_ids: tuple[int, ...]
-    chat_template_kwargs: dict[str, Any]
-    ignore: tuple[str, ...]
-    on_bad_row: str
-
-
 def build_examples(
-    sources: list[Source], tokenizer: Tokenizer | None, settings: Settings, key: str, progress: Progress | None
+    sources: list[Source], tokenizer: Tokenizer | None, settings: ExampleSettings, key: str, progress: Progress | None
 ) -> ExampleSet:
     """All rows of all files, in order.
 
@@ -144,7 +119,7 @@ def _without_bad_rows(
     return note_skipped(tokenised(used, layouts, progress), tables, bad), used
 
 
-def _template(settings: Settings, tokenizer: Tokenizer | None, kind: str) -> Template | None:
+def _template(settings: ExampleSettings, tokenizer: Tokenizer | None, kind: str) -> Template | None:
     found = find_template(
         settings.template,
         chat_template=tokenizer.chat_template if tokenizer else None,
@@ -158,7 +133,7 @@ def _template(settings: Settings, tokenizer: Tokenizer | None, kind: str) -> Tem
     return preset(found, settings.chat_template_kwargs)
 
 
-def _read(source: Source, settings: Settings) -> Records:
+def _read(source: Source, settings: ExampleSettings) -> Records:
     return read_records(
         source,
         format=settings.format,
@@ -204,7 +179,7 @@ def _unread(
     return tuple(found)
 
 
-def _task(table: Records, names: dict[str, str], settings: Settings) -> str:
+def _task(table: Records, names: dict[str, str], settings: ExampleSettings) -> str:
     sample = table.rows[0] if table.rows else {name: array[0] for name, array in table.arrays.items()}
     task = settings.task
     if task is None:
@@ -222,7 +197,7 @@ def _task(table: Records, names: dict[str, str], settings: Settings) -> str:
     return task
 
 
-def _layout(table: Records, names: dict[str, str], task: str, settings: Settings) -> Layout:
+def _layout(table: Records, names: dict[str, str], task: str, settings: ExampleSettings) -> Layout:
     return pick_layout(
         names,
         "instruct" if settings.for_generation else task,
@@ -247,7 +222,7 @@ def _tokenised(
     kind: str,
     tokenizer: Tokenizer | None,
     template: Template | None,
-    settings: Settings,
+    settings: ExampleSettings,
     progress: Progress | None,
 ) -> ExampleSet:
     ends = find_ending(template, tokenizer).ids | frozenset(settings.eos_ids)
@@ -309,11 +284,11 @@ def _check_vocabulary(examples: ExampleSet, tokenizer: Tokenizer | None, vocab_s
         )
 
 
-def _needs_labels(task: str, settings: Settings) -> bool:
+def _needs_labels(task: str, settings: ExampleSettings) -> bool:
     return task == "classify" and settings.need_target and not settings.for_generation
 
 
-def _holds_targets(tables: list[Records], layouts: list[Layout], settings: Settings) -> bool:
+def _holds_targets(tables: list[Records], layouts: list[Layout], settings: ExampleSettings) -> bool:
     """Whether the labels are numbers to predict. Raises DataError."""
     values = (value for table, layout in zip(tables, layouts, strict=True) for value in _cells(table, layout))
     return holds_targets(values, asked=settings.regression, labels=settings.labels, num_labels=settings.num_labels)
@@ -338,7 +313,7 @@ def _label_cells(table: Records, layout: Layout, regression: bool) -> list[Any]:
 
 
 def _labelled(
-    examples: ExampleSet, tables: list[Records], layouts: list[Layout], settings: Settings, regression: bool
+    examples: ExampleSet, tables: list[Records], layouts: list[Layout], settings: ExampleSettings, regression: bool
 ) -> ExampleSet:
     if not _needs_labels("classify", settings):
         return replace(examples, labels=settings.labels, num_labels=settings.num_labels or len(settings.labels) or None)

@@ -225,7 +225,7 @@ def batch_rows(config: RunConfig, rows: ExampleSet, layout: Layout) -> Batching:
         batch_size=config.train.batch_size * layout.dp,
         seq_len=config.data.seq_len,
         buckets=config.data.buckets,
-        shuffle=config.data.shuffle,
+        order="shuffle" if config.data.shuffle else "file",
         seed=config.train.seed,
         pack=config.data.pack,
         arrays=rows.is_arrays,

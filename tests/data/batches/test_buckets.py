@@ -79,7 +79,7 @@ def test_any_batch_is_computed_without_those_before_it(lengths):
 
 
 def test_padding_is_small_and_shapes_are_few(lengths):
-    plain = plan_batches(lengths, batch_size=16, seq_len=100, buckets=4, shuffle=False)
+    plain = plan_batches(lengths, batch_size=16, seq_len=100, buckets=4, order="file")
     four, eight = (plan_batches(lengths, batch_size=16, seq_len=100, buckets=n) for n in (4, 8))
     assert plain.padding() > 0.5 > 0.32 > four.padding()
     assert eight.padding() < 0.2
@@ -100,7 +100,7 @@ def test_length_does_not_decide_when_a_row_comes(lengths):
 
 
 def test_without_shuffling_batch_k_is_rows_kb_to_kb_plus_b(lengths):
-    batching = plan_batches(lengths, batch_size=16, seq_len=100, shuffle=False)
+    batching = plan_batches(lengths, batch_size=16, seq_len=100, order="file")
     for epoch in (0, 4):
         plan = batching.epoch(epoch)
         for k in range(len(plan)):
@@ -112,7 +112,7 @@ def test_without_shuffling_batch_k_is_rows_kb_to_kb_plus_b(lengths):
 
 
 def test_evaluation_takes_the_longest_first(lengths):
-    plan = plan_batches(lengths, batch_size=16, seq_len=100, shuffle=False, by_length=True).epoch(0)
+    plan = plan_batches(lengths, batch_size=16, seq_len=100, order="length").epoch(0)
     rows = rows_of(plan)
     assert sorted(rows) == list(range(1003))
     assert (np.diff(lengths[rows]) <= 0).all()
@@ -141,5 +141,5 @@ def test_packed_sequences_are_shuffled_as_wholes(lengths):
     first, second = batching.epoch(0), batching.epoch(1)
     assert sorted(rows_of(first)) == sorted(rows_of(second)) == list(range(1003))
     assert rows_of(first) != rows_of(second)
-    in_order = plan_batches(lengths, batch_size=4, seq_len=128, pack=True, shuffle=False)
+    in_order = plan_batches(lengths, batch_size=4, seq_len=128, pack=True, order="file")
     assert rows_of(in_order.epoch(0)) == list(range(1003))

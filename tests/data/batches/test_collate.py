@@ -7,15 +7,15 @@ import pytest
 
 from petrun.data.batches.buckets import BatchSpec, plan_batches
 from petrun.data.batches.collate import collate, prompt_batch
-from petrun.data.load import load_examples
 from petrun.errors import DataError
+from tests.data.loading import read_examples
 
 DECODER = ("input_ids", "segment_ids", "position_ids")
 BERT = ("input_ids", "segment_ids", "token_type_ids")
 
 
 def load(write, rows, **given):
-    return load_examples(write("rows.jsonl", rows), **{"task": None, "tokenizer": None, "seq_len": 32, **given})
+    return read_examples(write("rows.jsonl", rows), **{"task": None, "tokenizer": None, "seq_len": 32, **given})
 
 
 def spec(*units, length):
@@ -99,7 +99,7 @@ def test_rows_without_labels(write):
 
 def test_array_batches(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.arange(6.0).reshape(3, 2), y=np.arange(3), label=[2, 1, 0])
-    examples = load_examples(tmp_path / "a.npz", task=None, tokenizer=None, seq_len=1)
+    examples = read_examples(tmp_path / "a.npz", task=None, tokenizer=None, seq_len=1)
     batch = collate(examples, spec(2, 0, length=0), ())
     assert {name: array.tolist() for name, array in batch.inputs.items()} == {"x": [[4, 5], [0, 1]], "y": [2, 0]}
     assert (batch.inputs["x"].dtype, batch.targets.tolist(), batch.tokens) == (np.float32, [0, 2], 2)
@@ -134,7 +134,7 @@ def test_the_reference_batches_come_through_unchanged(shared, write, family):
         for ids, mask, label in zip(stored["input_ids"], stored["attention_mask"], stored["labels"], strict=True)
     ]
     examples = load(write, json.loads(json.dumps(rows)))
-    plan = plan_batches(examples.lengths, batch_size=3, seq_len=64, shuffle=False).epoch(0)
+    plan = plan_batches(examples.lengths, batch_size=3, seq_len=64, order="file").epoch(0)
     batch = collate(examples, plan[0], BERT if family == "bert" else DECODER)
     width = stored["input_ids"].shape[1]
     np.testing.assert_array_equal(batch.inputs["input_ids"][:, :width], stored["input_ids"])

@@ -8,7 +8,7 @@ import pytest
 from petrun.data.batches.buckets import plan_batches
 from petrun.data.batches.collate import collate
 from petrun.data.batches.pipeline import batches
-from petrun.data.load import load_examples
+from tests.data.loading import read_examples
 
 DECODER = ("input_ids", "segment_ids", "position_ids")
 
@@ -19,13 +19,15 @@ def examples(tmp_path_factory):
     path = tmp_path_factory.mktemp("pipeline") / "rows.jsonl"
     rows = [{"input_ids": rng.integers(1, 90, int(rng.integers(2, 40))).tolist()} for _ in range(53)]
     path.write_text("\n".join(json.dumps(row) for row in rows))
-    return load_examples(path, task="lm", tokenizer=None, seq_len=64)
+    return read_examples(path, task="lm", tokenizer=None, seq_len=64)
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("start", [0, 3])
 def test_the_pipeline_gives_the_plans_batches_in_order(examples, shuffle, start):
-    plan = plan_batches(examples.lengths, batch_size=8, seq_len=64, shuffle=shuffle, seed=5).epoch(1)
+    plan = plan_batches(
+        examples.lengths, batch_size=8, seq_len=64, order="shuffle" if shuffle else "file", seed=5
+    ).epoch(1)
     made = list(batches(examples, plan, DECODER, pad_id=7, start=start))
     assert len(made) == len(plan) - start == 7 - start
     for k, batch in enumerate(made):

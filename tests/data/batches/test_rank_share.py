@@ -40,7 +40,7 @@ def arrays_of(n):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"shuffle": False}, {"pack": True}, {"pack": True, "shuffle": False}, {"arrays": True}]
+    "options", [{}, {"order": "file"}, {"pack": True}, {"pack": True, "order": "file"}, {"arrays": True}]
 )
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 7, 16])
 def test_shares_are_the_batches_of_one_rank(ranks, options):

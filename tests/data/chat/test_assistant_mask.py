@@ -6,10 +6,10 @@ import pytest
 
 from petrun.data.chat.assistant_mask import ChatRenderer
 from petrun.data.chat.messages import as_messages
-from petrun.data.load import load_examples
 from petrun.data.templates.template import BUILTIN, Template
 from petrun.errors import DataError
 from tests.data.conftest import CHATML
+from tests.data.loading import read_examples
 
 ENDS = ("<|im_end|>", "</s>")
 # As Qwen3: the last turn alone shows (empty) thoughts, so earlier turns render differently once others follow.
@@ -113,7 +113,7 @@ def test_tokens_of_a_conversation(chat, write):
     """The tokens are those of the whole rendered text; labels cover the turns; generation begins where training does."""
     rows = [{"messages": conversation("What is the capital?", "Paris.", "Why?", "Because it is.")}]
     path = write("chat.jsonl", rows)
-    row = load_examples(path, task=None, tokenizer=chat, seq_len=256)[0]
+    row = read_examples(path, task=None, tokenizer=chat, seq_len=256)[0]
     text = (
         "<|im_start|>user\nWhat is the capital?<|im_end|>\n<|im_start|>assistant\nParis.<|im_end|>\n"
         "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nBecause it is.<|im_end|>\n"
@@ -122,7 +122,7 @@ def test_tokens_of_a_conversation(chat, write):
     scored = row.input_ids[row.labels != -100].tolist()
     assert chat.decode(scored, skip_special=False) == "Paris.<|im_end|>Because it is.<|im_end|>"
     assert row.reference == "Because it is."
-    prompt = load_examples(path, task=None, tokenizer=chat, seq_len=256, for_generation=True)[0]
+    prompt = read_examples(path, task=None, tokenizer=chat, seq_len=256, for_generation=True)[0]
     assert row.input_ids[: prompt.prompt_length].tolist() == prompt.input_ids.tolist()
     assert chat.decode(prompt.input_ids, skip_special=False).endswith("Why?<|im_end|>\n<|im_start|>assistant\n")
     assert row.labels[prompt.prompt_length - 1] == -100 != row.labels[prompt.prompt_length]
@@ -131,7 +131,7 @@ def test_tokens_of_a_conversation(chat, write):
 def test_eos_is_added_where_the_template_writes_none(spiece, write, tmp_path):
     (tmp_path / "bare.jinja").write_text(BARE)
     path = write("chat.jsonl", [{"messages": conversation("Hi", "Hello", "Hi", "Hello")}])
-    examples = load_examples(path, task=None, tokenizer=spiece, seq_len=128, template=str(tmp_path / "bare.jinja"))
+    examples = read_examples(path, task=None, tokenizer=spiece, seq_len=128, template=str(tmp_path / "bare.jinja"))
     scored = examples[0].labels != -100
     assert examples[0].input_ids[-1] == spiece.eos_id
     assert scored[-1]
@@ -144,7 +144,7 @@ def test_real_chat_templates_take_tools(chat, write, tmp_path):
         "{% if tools %}{{ tools | tojson }}\n{% endif %}" + CHATML.replace("{{ '<|im_start|>'", "{{ '<|im_start|>'")
     )
     rows = [{"messages": conversation("Hi", "Hello"), "tools": [{"name": "søk"}]}]
-    examples = load_examples(
+    examples = read_examples(
         write("chat.jsonl", rows), task=None, tokenizer=chat, seq_len=128, template=str(tmp_path / "tools.jinja")
     )
     assert chat.decode(examples[0].input_ids).startswith(json.dumps(rows[0]["tools"], ensure_ascii=False) + "\n")

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from petrun.data.load import load_examples
 from petrun.data.tokenizers.tokenizer import load_tokenizer
 from petrun.errors import DataError
 from tests.data.chat import template_texts as chat_templates
 from tests.data.conftest import byte_level, save
+from tests.data.loading import read_examples
 
 
 def user(text):
@@ -72,7 +72,7 @@ def folder(tmp_path_factory):
 
 def learned(folder, path, **options):
     """(input ids, 1 for each that is learned) of the file's first row."""
-    row = load_examples(path, task=None, tokenizer=load_tokenizer(folder), seq_len=2000, **options)[0]
+    row = read_examples(path, task=None, tokenizer=load_tokenizer(folder), seq_len=2000, **options)[0]
     return row.input_ids.tolist(), [int(label != -100) for label in row.labels]
 
 
@@ -138,7 +138,7 @@ def test_the_prompt_is_the_beginning_of_what_is_learned_from(name, folder, write
     tokenizer = load_tokenizer(place)
     path = write("row.jsonl", [{"messages": [user("Hi"), says("Ho"), user("Hi"), says("Ho")]}])
     ids, mask = learned(place, path)
-    prompt = load_examples(path, task=None, tokenizer=tokenizer, seq_len=2000, for_generation=True)[0]
+    prompt = read_examples(path, task=None, tokenizer=tokenizer, seq_len=2000, for_generation=True)[0]
     asked = prompt.input_ids.tolist()
     opened = tokenizer.encode("<think>\n", special=False) if name in ("r1", "qwq") else []
     asked = asked[: len(asked) - len(opened)]
@@ -204,7 +204,7 @@ def test_a_reference_that_is_a_call_is_what_the_template_writes(folder, write):
     messages = [user("Weather?"), says(None, tool_calls=[call("weather", city="Rome")])]
     path = write("row.jsonl", [{"messages": messages, "tools": WEATHER}])
     tokenizer = load_tokenizer(folder(chat_templates.unmarked(chat_templates.QWEN2_5)))
-    prompt = load_examples(path, task=None, tokenizer=tokenizer, seq_len=2000, for_generation=True)[0]
+    prompt = read_examples(path, task=None, tokenizer=tokenizer, seq_len=2000, for_generation=True)[0]
     assert prompt.reference == '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
 
 
@@ -214,7 +214,7 @@ def test_thoughts_and_words_that_a_template_cuts_are_named(folder, write):
     def unread(template, messages):
         tokenizer = load_tokenizer(folder(chat_templates.unmarked(template)))
         path = write("row.jsonl", [{"messages": messages}])
-        return load_examples(path, task=None, tokenizer=tokenizer, seq_len=2000).unread_keys
+        return read_examples(path, task=None, tokenizer=tokenizer, seq_len=2000).unread_keys
 
     cut = "content (thoughts in <think>)"
     assert unread(chat_templates.R1, ROWS["thoughts"]) == unread(chat_templates.QWQ, ROWS["thoughts"]) == (cut,)
@@ -268,6 +268,6 @@ def test_prompts_that_hold_more_than_rows_are_noted(name, folder, write):
     tokenizer = load_tokenizer(folder(chat_templates.unmarked(chat_templates.ALL[name])))
     rows = [{"messages": [user("Hi"), says("Ho"), user("Hi"), says("Ho")]}] * 2
     path = write("rows.jsonl", rows)
-    found = load_examples(path, task=None, tokenizer=tokenizer, seq_len=2000)
+    found = read_examples(path, task=None, tokenizer=tokenizer, seq_len=2000)
     said = f"{path}, line 1: where an answer is asked for, the chat template writes '<think>\\n', which training rows do not hold"
     assert found.notes == ((said,) if name in ("r1", "qwq") else ())

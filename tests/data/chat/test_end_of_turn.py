@@ -5,9 +5,9 @@ import json
 import pytest
 
 from petrun.data.chat.end_of_turn import NO_ENDING, Ending, ending_of, find_ending, turn_mark
-from petrun.data.load import load_examples
 from petrun.data.templates.template import BUILTIN, Template
 from petrun.data.tokenizers.tokenizer import load_tokenizer
+from tests.data.loading import read_examples
 from tests.tiny import letters
 
 MARKS = ("<|im_end|>", "<|end|>", "<|eot_id|>", "<end_of_turn>")
@@ -76,7 +76,7 @@ def test_without_template_or_tokenizer(tokenizer):
 def test_rows_that_end_with_the_mark_count_as_ended(tokenizer, tmp_path):
     rows = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]
     (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0]) + "\n")
-    found = load_examples(tmp_path / "rows.jsonl", task="instruct", tokenizer=tokenizer, seq_len=99, template="chatml")
+    found = read_examples(tmp_path / "rows.jsonl", task="instruct", tokenizer=tokenizer, seq_len=99, template="chatml")
     assert found.stats.eos_supervised == 1
     scored = found[0].input_ids[found[0].labels != -100].tolist()
     assert scored == [*tokenizer.encode("b"), tokenizer.token_id("<|im_end|>")]

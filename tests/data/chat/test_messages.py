@@ -5,13 +5,13 @@ import json
 import pytest
 
 from petrun.data.chat.messages import Arguments, read_conversation, read_messages, read_tools
-from petrun.data.load import load_examples
 from petrun.data.tokenizers.tokenizer import load_tokenizer
 from petrun.errors import ConfigError, DataError
 from tests.data.chat import template_texts as chat_templates
 from tests.data.chat.template_texts import unmarked
 from tests.data.chat.test_assistant_turns import call, folder, result, says, user  # noqa: F401 - a fixture
 from tests.data.conftest import byte_level, save
+from tests.data.loading import read_examples
 
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {
     "type": "object", "properties": {"city": {"type": "string"}}}}}  # fmt: skip
@@ -32,12 +32,12 @@ def qwen(folder):  # noqa: F811
 
 
 def texts(path, tokenizer, **options):
-    rows = load_examples(path, task="instruct", tokenizer=tokenizer, seq_len=2000, **options)
+    rows = read_examples(path, task="instruct", tokenizer=tokenizer, seq_len=2000, **options)
     return [tokenizer.decode(rows[i].input_ids, skip_special=False) for i in range(len(rows))]
 
 
 def learned(path, tokenizer, **options):
-    rows = load_examples(path, task="instruct", tokenizer=tokenizer, seq_len=2000, **options)
+    rows = read_examples(path, task="instruct", tokenizer=tokenizer, seq_len=2000, **options)
     return [tokenizer.decode(row.input_ids[row.labels != -100], skip_special=False) for row in rows]
 
 
@@ -166,10 +166,10 @@ def test_rows_of_other_tools(qwen, write):
     assert texts(parts, qwen) == expected
     # Of a prompt nothing is learned, whoever says it.
     assert learned(parts, qwen) == ["<think>\n\n</think>\n\nd<|im_end|>"]
-    prompt = load_examples(parts, task=None, tokenizer=qwen, seq_len=2000, for_generation=True)[0]
+    prompt = read_examples(parts, task=None, tokenizer=qwen, seq_len=2000, for_generation=True)[0]
     assert prompt.reference == "d"
     assert qwen.decode(prompt.input_ids, skip_special=False).endswith("c<|im_end|>\n<|im_start|>assistant\n")
-    alone = load_examples(
+    alone = read_examples(
         write("p.jsonl", [{"prompt": turns[:-1]}]), task=None, tokenizer=qwen, seq_len=2000, need_target=False,
         for_generation=True,
     )  # fmt: skip
@@ -203,10 +203,10 @@ def test_tools_that_the_template_does_not_read_are_refused(chat, write):
 
 def test_what_nothing_reads_is_named(chat, word_piece, write):
     rows = [{"messages": [{**user("Hi"), "name": "Eve"}, says("Ho", id=7)], "source": "web", "n": 1}]
-    found = load_examples(write("row.jsonl", rows), task=None, tokenizer=chat, seq_len=100)
+    found = read_examples(write("row.jsonl", rows), task=None, tokenizer=chat, seq_len=100)
     assert (found.unread, found.unread_keys) == (("source", "n"), ("name", "id"))
     labelled = [{"text": "good", "label": 1, "idx": 1}, {"text": "bad", "label": 0, "idx": 2}]
-    found = load_examples(
+    found = read_examples(
         write("b.jsonl", labelled), task=None, tokenizer=word_piece, seq_len=9, family_tasks=["classify"]
     )
     assert found.unread == ("idx",)
@@ -222,9 +222,9 @@ def test_thinking_is_switched_by_rows_and_settings(qwen, write):
     assert [text.endswith(empty) for text in texts(path, qwen, **options)] == [False, True, False]
     off = {"enable_thinking": False}
     assert [t.endswith(empty) for t in texts(path, qwen, chat_template_kwargs=off, **options)] == [True, True, False]
-    rows = load_examples(path, task=None, tokenizer=qwen, seq_len=99, chat_template_kwargs=off, **options)
+    rows = read_examples(path, task=None, tokenizer=qwen, seq_len=99, chat_template_kwargs=off, **options)
     assert [t.endswith(empty) for t in texts(path, qwen, template=rows.template, **options)] == [True, True, False]
-    again = load_examples(
+    again = read_examples(
         path, task=None, tokenizer=qwen, seq_len=99, template=rows.template, chat_template_kwargs=off, **options
     )
     assert again.template == rows.template

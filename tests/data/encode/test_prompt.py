@@ -5,10 +5,10 @@ import json
 import pytest
 
 from petrun.data.encode.prompt import prompt_ids
-from petrun.data.load import load_examples
 from petrun.data.templates.template import BUILTIN, Template
 from petrun.data.tokenizers.tokenizer import load_tokenizer
 from petrun.errors import DataError
+from tests.data.loading import read_examples
 from tests.tiny import letters
 
 ALPACA, PLAIN = (Template(name=name, text=BUILTIN[name]) for name in ("alpaca", "plain"))
@@ -32,7 +32,7 @@ def tokenizer(tmp_path):
 @pytest.mark.parametrize("template", [ALPACA, PLAIN], ids=["alpaca", "plain"])
 def test_a_text_or_one_message_is_the_prompt_of_the_trained_rows(tokenizer, tmp_path, row, source, template):
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
-    found = load_examples(
+    found = read_examples(
         tmp_path / "rows.jsonl",
         task="instruct",
         tokenizer=tokenizer,

@@ -8,7 +8,7 @@ import pytest
 
 from petrun.data import load
 from petrun.data.examples import cache
-from petrun.data.load import load_examples
+from tests.data.loading import read_examples
 
 ROWS = [{"prompt": "the dog", "completion": " yes"}, {"prompt": "Why?", "completion": "Because it is. ☃"}]
 
@@ -28,7 +28,7 @@ def built(monkeypatch):
 
 
 def read(path, tokenizer, folder, **given):
-    return load_examples(path, **{"task": None, "tokenizer": tokenizer, "seq_len": 64, "cache_dir": folder, **given})
+    return read_examples(path, **{"task": None, "tokenizer": tokenizer, "seq_len": 64, "cache_dir": folder, **given})
 
 
 def same(a, b):
@@ -144,3 +144,35 @@ def test_the_folder_stays_small(write, bpe, tmp_path, monkeypatch):
     read(write("b.jsonl", ROWS[:1]), bpe, folder)
     assert old not in folder.iterdir()
     assert len(list(folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "settings, key",
+    [
+        (
+            {"task": "lm", "seq_len": 8, "vocab_size": 99},
+            "d008d4c77e34903cfe407190f174ac48148d37e4e782803d44ad9ed5278c4331",
+        ),
+        (
+            {
+                "task": None,
+                "seq_len": 2,
+                "vocab_size": 99,
+                "family_tasks": ("lm", "classify"),
+                "columns": {"label": "labels"},
+                "format": "jsonl",
+                "labels": ("a", "b"),
+                "num_labels": 2,
+                "loss_on": "all",
+                "max_rows": 1,
+                "eos_ids": (3,),
+                "on_bad_row": "skip",
+            },
+            "1bd7daadc147e0d3059049d5df8eec8f3fa1fe5a134431b0a00086a4ba749b2d",
+        ),
+    ],
+)
+def test_the_key_stays_what_it_was(write, settings, key):
+    """Manifests and run folders hold the key, so a change of these modules must not change it."""
+    path = write("a.jsonl", '{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}\n{"input_ids": [4, 5]}\n')
+    assert read_examples(path, tokenizer=None, **settings).digest == key

@@ -9,8 +9,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from petrun.data.load import load_examples
 from petrun.errors import DataError
+from tests.data.loading import read_examples
 
 GOOD = {"text": "good film", "label": 1}
 
@@ -261,7 +261,7 @@ def test_the_table_is_long_enough():
 def test_a_missing_file_names_its_neighbours(write):
     path = write("train.jsonl", [GOOD])
     with pytest.raises(DataError, match="no such data file") as caught:
-        load_examples(path.with_name("trian.jsonl"), task=None, tokenizer=None, seq_len=8)
+        read_examples(path.with_name("trian.jsonl"), task=None, tokenizer=None, seq_len=8)
     assert "train.jsonl" in caught.value.hint
 
 
@@ -273,4 +273,4 @@ def test_an_unreadable_file(write, monkeypatch):
 
     monkeypatch.setattr(type(path), "read_bytes", refuse)
     with pytest.raises(DataError, match=r"train.jsonl: cannot be read: Permission denied"):
-        load_examples(path, task=None, tokenizer=None, seq_len=8)
+        read_examples(path, task=None, tokenizer=None, seq_len=8)

@@ -3,8 +3,8 @@
 import pytest
 
 from petrun.data.formats.table import read_records
-from petrun.data.load import load_examples
 from petrun.errors import DataError
+from tests.data.loading import read_examples
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_which_column_is_the_label(write, kind, content, columns):
 
 
 def test_the_classes_are_not_the_sentences(write, word_piece):
-    examples = load_examples(write("a.tsv", "1\tgood film\n0\tbad film\n"), task=None, tokenizer=word_piece, seq_len=16)
+    examples = read_examples(write("a.tsv", "1\tgood film\n0\tbad film\n"), task=None, tokenizer=word_piece, seq_len=16)
     assert (examples.labels, examples.num_labels) == ((), 2) and examples.per_row["label"].tolist() == [1, 0]
 
 
@@ -52,7 +52,7 @@ def test_both_readings_are_shown(write, content):
 def test_columns_by_their_place(write, word_piece):
     path = write("a.tsv", "x\tgood film\t1\ny\tbad film\t0\n")
     columns = {"text": "column_2", "label": "column_3"}
-    examples = load_examples(path, task=None, tokenizer=word_piece, seq_len=16, columns=columns)
+    examples = read_examples(path, task=None, tokenizer=word_piece, seq_len=16, columns=columns)
     assert examples.per_row["label"].tolist() == [1, 0]
     with pytest.raises(DataError, match=r"no column 'column_4'"):
-        load_examples(path, task=None, tokenizer=word_piece, seq_len=16, columns={"label": "column_4"})
+        read_examples(path, task=None, tokenizer=word_piece, seq_len=16, columns={"label": "column_4"})

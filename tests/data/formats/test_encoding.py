@@ -9,8 +9,8 @@ import pytest
 from petrun.data.formats.encoding import decode_text
 from petrun.data.formats.source import read_source
 from petrun.data.formats.table import read_records
-from petrun.data.load import load_examples
 from petrun.errors import ConfigError, DataError
+from tests.data.loading import read_examples
 
 CHINESE = ["这部电影非常好看", "剧情拖沓,看到一半就睡着了", "演员的表现令人难忘", "服务态度很差,不会再来了"]
 TRADITIONAL = ["這部電影非常好看", "劇情拖沓,我看到一半就睡著了", "服務態度很差,不會再來了", "今天的新聞報導了選舉結果"]
@@ -131,14 +131,14 @@ def test_the_cache_knows_the_encoding(write, tmp_path, bpe):
     path = write("a.csv", table(CHINESE).encode("gbk"))
 
     def load(**given):
-        return load_examples(path, task=None, tokenizer=bpe, seq_len=64, cache_dir=tmp_path / "cache", **given)
+        return read_examples(path, task=None, tokenizer=bpe, seq_len=64, cache_dir=tmp_path / "cache", **given)
 
     first, other, again = load(), load(encoding="cp949"), load()
     assert first.digest == again.digest != other.digest
     assert first.notes == again.notes and "gb18030" in again.notes[0]
     assert first.flat["input_ids"].tolist() == again.flat["input_ids"].tolist() != other.flat["input_ids"].tolist()
     written = write("utf8.csv", table(CHINESE))
-    same = load_examples(written, task=None, tokenizer=bpe, seq_len=64)
+    same = read_examples(written, task=None, tokenizer=bpe, seq_len=64)
     assert same.flat["input_ids"].tolist() == first.flat["input_ids"].tolist()
 
 

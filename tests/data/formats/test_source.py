@@ -12,8 +12,8 @@ import zstandard
 
 from petrun.data.formats.source import read_source, read_sources
 from petrun.data.formats.table import read_records
-from petrun.data.load import load_examples
 from petrun.errors import DataError
+from tests.data.loading import read_examples
 
 ROWS = [{"text": f"text {i}", "label": i % 2} for i in range(9)]
 JSONL = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -104,8 +104,8 @@ def test_slices_of_arrays_and_of_plain_text(tmp_path, write, bpe):
     assert records.arrays["x"].tolist() == [1, 2] and records.where(0).endswith("row 2")
     path = write("a.txt", "one\n\ntwo\nthree\n")
     assert read_records(f"{path}#1:3").stream == "two\nthree\n"
-    part = load_examples(f"{path}#1:3", task="lm", tokenizer=bpe, seq_len=64)
-    whole = load_examples(write("b.txt", "two\nthree\n"), task="lm", tokenizer=bpe, seq_len=64)
+    part = read_examples(f"{path}#1:3", task="lm", tokenizer=bpe, seq_len=64)
+    whole = read_examples(write("b.txt", "two\nthree\n"), task="lm", tokenizer=bpe, seq_len=64)
     assert part.flat["input_ids"].tolist() == whole.flat["input_ids"].tolist()
 
 
@@ -146,11 +146,11 @@ def test_a_folder(tmp_path, word_piece):
     place = folder(tmp_path, **{"part-10_jsonl": JSONL, "part-2_csv_gz": gzip.compress(CSV), "README_md": b"# read me"})
     (place / ".hidden.jsonl").write_bytes(b"{")
     assert [source.path.name for source in read_sources(place)] == ["part-2.csv.gz", "part-10.jsonl"]
-    rows = load_examples(place, task=None, tokenizer=word_piece, seq_len=16)
+    rows = read_examples(place, task=None, tokenizer=word_piece, seq_len=16)
     assert len(rows) == 18 and [name.rpartition("/")[2] for name in rows.files] == ["part-2.csv.gz", "part-10.jsonl"]
     assert rows.notes == (f"{place}: 2 files read; left out: README.md",)
     # A weight is of the folder, however many files it holds.
-    twice = load_examples([place, place / "part-10.jsonl"], task=None, tokenizer=word_piece, seq_len=16, weights=(2, 1))
+    twice = read_examples([place, place / "part-10.jsonl"], task=None, tokenizer=word_piece, seq_len=16, weights=(2, 1))
     assert len(twice) == 2 * 18 + 9
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from petrun.data.load import load_examples
 from petrun.errors import ConfigError, DataError
+from tests.data.loading import read_examples
 
 GOOD = {"text": "good film", "label": 1}
 
@@ -294,14 +294,14 @@ def test_the_table_is_long_enough():
 
 def test_text_without_a_tokenizer(write):
     with pytest.raises(DataError, match="the rows are text, but the base has no tokenizer"):
-        load_examples(write("a.jsonl", [GOOD]), task=None, tokenizer=None, seq_len=8)
+        read_examples(write("a.jsonl", [GOOD]), task=None, tokenizer=None, seq_len=8)
 
 
 def test_a_tokenizer_of_another_base(write, bpe):
     with pytest.raises(
         DataError, match=r"the tokenizer gives the id \d+ .*, but the model's vocabulary has 50 entries"
     ):
-        load_examples(write("a.jsonl", [GOOD]), task=None, tokenizer=bpe, seq_len=8, vocab_size=50)
+        read_examples(write("a.jsonl", [GOOD]), task=None, tokenizer=bpe, seq_len=8, vocab_size=50)
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_a_tokenizer_of_another_base(write, bpe):
 def test_data_that_contradicts_the_model_or_the_settings(write, bpe, given, message):
     path = write("a.jsonl", given.pop("rows", [GOOD]))
     with pytest.raises(DataError, match=message):
-        load_examples(path, task=None, tokenizer=bpe, seq_len=16, **given)
+        read_examples(path, task=None, tokenizer=bpe, seq_len=16, **given)
 
 
 @pytest.mark.parametrize(
@@ -347,4 +347,4 @@ def test_data_that_contradicts_the_model_or_the_settings(write, bpe, given, mess
 def test_settings_that_cannot_be_met(write, bpe, given, message):
     paths = given.pop("paths", write("a.jsonl", [GOOD]))
     with pytest.raises(ConfigError, match=message):
-        load_examples(paths, **{"task": None, "tokenizer": bpe, "seq_len": 16, **given})
+        read_examples(paths, **{"task": None, "tokenizer": bpe, "seq_len": 16, **given})

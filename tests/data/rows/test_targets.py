@@ -8,8 +8,8 @@ import pytest
 from petrun.data.batches.buckets import BatchSpec
 from petrun.data.batches.collate import collate
 from petrun.data.batches.rank_share import Share, count_rows, parts
-from petrun.data.load import load_examples
 from petrun.errors import DataError
+from tests.data.loading import read_examples
 
 
 def table(path, labels):
@@ -19,7 +19,7 @@ def table(path, labels):
 
 
 def load(path, **settings):
-    return load_examples(path, task="classify", tokenizer=None, seq_len=8, vocab_size=99, **settings)
+    return read_examples(path, task="classify", tokenizer=None, seq_len=8, vocab_size=99, **settings)
 
 
 @pytest.mark.parametrize(
@@ -102,11 +102,11 @@ def test_bad_targets_can_be_left_out(tmp_path):
 def test_arrays(tmp_path):
     x = np.zeros((3, 2), np.float32)
     np.savez(tmp_path / "a.npz", x=x, label=np.array([[0.5], [1.0], [2.0]], np.float64))
-    rows = load_examples(tmp_path / "a.npz", task="classify", tokenizer=None, seq_len=8)
+    rows = read_examples(tmp_path / "a.npz", task="classify", tokenizer=None, seq_len=8)
     assert rows.is_regression and rows.num_labels == 1
     np.savez(tmp_path / "b.npz", x=x, label=np.array([0.5, np.nan, 2.0]))
     with pytest.raises(DataError, match="row 2: the label nan is no number"):
-        load_examples(tmp_path / "b.npz", task="classify", tokenizer=None, seq_len=8)
+        read_examples(tmp_path / "b.npz", task="classify", tokenizer=None, seq_len=8)
 
 
 def test_a_rank_without_rows_scores_nothing(tmp_path):

@@ -5,12 +5,12 @@ import json
 import pytest
 
 from petrun.checkpoint.hf_config import write_companions
-from petrun.data.load import load_examples
 from petrun.data.templates.template import Template, run_template
 from petrun.data.templates.tokenizer_templates import read_chat_template
 from petrun.data.tokenizers.tokenizer import load_tokenizer
 from petrun.errors import DataError
 from tests.data.conftest import byte_level, save
+from tests.data.loading import read_examples
 
 PLAIN = "\n{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>\n{% endfor %}"
 TOOLS = "  {% if true %}\n{{ tools | tojson }}{% endif %}\n" + PLAIN + "   "
@@ -58,9 +58,9 @@ def test_the_template_is_the_one_that_transformers_chooses(name, tmp_path, write
         if "tools" in row and "tools" not in theirs.get_chat_template(tools=row["tools"]):
             # Of transformers the template gets no tools, and nobody is told.
             with pytest.raises(DataError, match="does not read tools"):
-                load_examples(path, task=None, tokenizer=tokenizer, seq_len=500)
+                read_examples(path, task=None, tokenizer=tokenizer, seq_len=500)
             continue
-        found = load_examples(path, task=None, tokenizer=tokenizer, seq_len=500)
+        found = read_examples(path, task=None, tokenizer=tokenizer, seq_len=500)
         assert found[0].input_ids.tolist() == expected
 
 
@@ -75,10 +75,10 @@ def test_both_templates_render_as_they_are(tmp_path):
 
 def test_a_template_for_tools_alone(tmp_path, write):
     place = fill(tmp_path / "tokenizer", tool_use=TOOLS)
-    rows = load_examples(write("b.jsonl", ROWS[1:]), task=None, tokenizer=load_tokenizer(place), seq_len=500)
+    rows = read_examples(write("b.jsonl", ROWS[1:]), task=None, tokenizer=load_tokenizer(place), seq_len=500)
     assert len(rows) == 1
     with pytest.raises(DataError, match="the row has no tools, and no chat template is named 'default'"):
-        load_examples(write("a.jsonl", ROWS[:1]), task=None, tokenizer=load_tokenizer(place), seq_len=500)
+        read_examples(write("a.jsonl", ROWS[:1]), task=None, tokenizer=load_tokenizer(place), seq_len=500)
 
 
 def test_no_template_to_use(tmp_path):

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from petrun.data.load import load_examples
 from petrun.data.tokenizers.tokenizer import load_tokenizer
 from petrun.errors import DataError
+from tests.data.loading import read_examples
 from tests.data.tokenizers.layouts import END, LAYOUTS, STOP, TEXTS, byte_level_file, spiece_file, vocab_files, write
 
 STORED = Path(__file__).with_name("layout_ids.json")
@@ -147,7 +147,7 @@ def test_rows_cut_on_the_other_side_are_not_those_of_the_cache(tmp_path):
     for side in ("right", "left"):
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "truncation_side": side}
         tokenizer = load_tokenizer(write(tmp_path / side, settings=settings, backend=spiece_file()))
-        examples = load_examples(data, task="classify", tokenizer=tokenizer, seq_len=3, cache_dir=tmp_path / "cache")
+        examples = read_examples(data, task="classify", tokenizer=tokenizer, seq_len=3, cache_dir=tmp_path / "cache")
         rows.append([tokenizer.token(i) for i in examples[0].input_ids])
     assert rows == [["<s>", "▁", "b"], ["<s>", "the", "▁a"]]
 

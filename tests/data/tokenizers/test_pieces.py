@@ -6,9 +6,9 @@ import pytest
 from tokenizers import AddedToken, Tokenizer
 
 from petrun.data.encode.prompt import prompt_ids
-from petrun.data.load import load_examples
 from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import load_tokenizer
+from tests.data.loading import read_examples
 from tests.data.tokenizers.layouts import END, START, STOP, byte_level_file, spiece_file, write
 
 ZEPHYR = (
@@ -82,7 +82,7 @@ PAIRS = [
 def first_row(tmp_path, tokenizer, row, **given):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row) + "\n")
-    return load_examples(path, task="instruct", tokenizer=tokenizer, seq_len=256, **given)[0]
+    return read_examples(path, task="instruct", tokenizer=tokenizer, seq_len=256, **given)[0]
 
 
 def test_joined_ids_are_those_of_the_joined_text_where_no_token_reaches_across(tmp_path):
@@ -174,25 +174,25 @@ def test_documents_are_not_given_ends_twice(tmp_path):
     tokenizer = spiece(tmp_path / "base")
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "<s>the</s>"}\n{"text": "the"}\n')
-    examples = load_examples(path, task="lm", tokenizer=tokenizer, seq_len=16)
+    examples = read_examples(path, task="lm", tokenizer=tokenizer, seq_len=16)
     assert examples[0].input_ids[0] == 1 != examples[0].input_ids[1]
     assert [row.input_ids.tolist().count(2) for row in (examples[0], examples[1])] == [1, 1]
     stream = tmp_path / "stream.txt"
     stream.write_text("<s>the and the")
-    assert load_examples(stream, task="lm", tokenizer=tokenizer, seq_len=16)[0].input_ids.tolist().count(1) == 1
+    assert read_examples(stream, task="lm", tokenizer=tokenizer, seq_len=16)[0].input_ids.tolist().count(1) == 1
 
 
 def test_a_prompt_cut_from_the_left_keeps_its_bos(tmp_path):
     tokenizer = spiece(tmp_path / "base")
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"prompt": "run the test and now the good", "completion": "a"}) + "\n")
-    row = load_examples(path, task="instruct", tokenizer=tokenizer, seq_len=4, for_generation=True)[0]
+    row = read_examples(path, task="instruct", tokenizer=tokenizer, seq_len=4, for_generation=True)[0]
     assert [tokenizer.token(i) for i in row.input_ids] == [
         "<s>",
         *(tokenizer.token(i) for i in tokenizer.encode("run the test and now the good")[-3:]),
     ]
     path.write_text(json.dumps({"messages": TALK[:1]}) + "\n")
-    chat = load_examples(
+    chat = read_examples(
         path,
         task="instruct",
         tokenizer=tokenizer,
@@ -202,5 +202,5 @@ def test_a_prompt_cut_from_the_left_keeps_its_bos(tmp_path):
     )[0]
     assert chat.input_ids[0] == 1 and len(chat.input_ids) == 4
     path.write_text(json.dumps({"input_ids": [1, *range(300, 320)], "labels": [-100] * 21}) + "\n")
-    tokens = load_examples(path, task="instruct", tokenizer=tokenizer, seq_len=4, for_generation=True)[0]
+    tokens = read_examples(path, task="instruct", tokenizer=tokenizer, seq_len=4, for_generation=True)[0]
     assert tokens.input_ids.tolist() == [1, 317, 318, 319]

@@ -6,8 +6,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from petrun.data.examples.summary import data_line, unknown_line
-from petrun.data.load import load_examples
 from petrun.data.tokenizers.tokenizer import load_tokenizer
+from tests.data.loading import read_examples
 from tests.data.tokenizers.layouts import BERT_VOCAB, LAYOUTS, write
 
 TALK = (
@@ -19,7 +19,7 @@ TALK = (
 def rows_of(tmp_path, tokenizer, *texts, **given):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"text": text, "label": i % 2}) + "\n" for i, text in enumerate(texts)))
-    return load_examples(path, **{"task": "classify", "tokenizer": tokenizer, "seq_len": 64, **given})
+    return read_examples(path, **{"task": "classify", "tokenizer": tokenizer, "seq_len": 64, **given})
 
 
 def test_words_of_a_word_piece_vocabulary(tmp_path):
@@ -68,8 +68,8 @@ def test_conversations_and_streams(tmp_path):
     path = tmp_path / "talk.jsonl"
     messages = [{"role": "user", "content": "the 国"}, {"role": "assistant", "content": "and 日 日"}]
     path.write_text(json.dumps({"messages": messages}))
-    rows = load_examples(path, task="instruct", tokenizer=tokenizer, seq_len=64)
+    rows = read_examples(path, task="instruct", tokenizer=tokenizer, seq_len=64)
     assert rows.stats.unknown == 3 and set(rows.unknown) >= {"国", "日"}
     stream = tmp_path / "plain.txt"
     stream.write_text("the 国\nand the\n", encoding="utf-8")
-    assert load_examples(stream, task="lm", tokenizer=tokenizer, seq_len=64).unknown == ("国",)
+    assert read_examples(stream, task="lm", tokenizer=tokenizer, seq_len=64).unknown == ("国",)

@@ -10,7 +10,6 @@ from mindspore import Tensor, nn
 from safetensors.numpy import load_file
 
 from petrun.checkpoint.delta import read_delta
-from petrun.data.load import load_examples
 from petrun.delta import find_method
 from petrun.errors import TrainingError
 from petrun.graph.freeze import freeze_all_but
@@ -24,6 +23,7 @@ from petrun.training.receipt.receipt import Facts, make_receipt, rows
 from petrun.training.receipt.receipt_text import receipt_text
 from petrun.training.receipt.samples import EvalSnapshot
 from petrun.training.receipt.update_norms import moved, start_of, unmoved
+from tests.data.loading import read_examples
 from tests.tiny import ORDERS, write_base, write_rows
 
 pytestmark = pytest.mark.usefixtures("pynative")
@@ -187,14 +187,14 @@ def test_rows_are_accounted_for(tmp_path):
 
     tokenizer = load_tokenizer(tokenizer_folder)
     path = write_rows(tmp_path / "lm.jsonl", [{"text": "a" * n} for n in (3, 0, 9, 4)])
-    examples = load_examples(path, task="lm", tokenizer=tokenizer, seq_len=6, weights=(2,))
+    examples = read_examples(path, task="lm", tokenizer=tokenizer, seq_len=6, weights=(2,))
     found = rows(examples, 6)
     assert (found["read"], found["used"], found["repeated"]) == (4, 3, 3)
     assert found["cut"] == {"longer than 6 tokens": 1} and found["dropped"] == {"without text": 1}
     # 3 + end, 6 of 9, 4 + end; of each row the first token is predicted from nothing, and the cut one lost its end.
     assert (found["tokens"], found["supervised_tokens"], found["eos_rows"]) == (15, 12, 2)
     path = write_rows(tmp_path / "orders.jsonl", [*ORDERS, {"prompt": "a" * 20, "completion": "b"}])
-    examples = load_examples(path, task="instruct", tokenizer=tokenizer, seq_len=12)
+    examples = read_examples(path, task="instruct", tokenizer=tokenizer, seq_len=12)
     found = rows(examples, 12)
     assert (found["nothing_left_to_learn"], found["cut"], found["dropped"]) == (1, {"longer than 12 tokens": 1}, {})
 
