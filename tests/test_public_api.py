@@ -34,3 +34,16 @@ def test_import_paths_of_earlier_documentation_go_on():
 
     assert (Session, Decoding, run) == (petrun.Session, petrun.Decoding, petrun.export_peft)
     assert Ask is session.Ask
+
+
+def test_import_paths_of_strategies_go_on():
+    from petrun.tensors import Layout, TensorLayout, open_sharded
+    from petrun.tensors.sharded import strategy
+    from petrun.tensors.strategy import read_strategy, require_complete, write_strategy
+
+    assert Layout is TensorLayout and callable(open_sharded)
+    assert (read_strategy, require_complete, write_strategy) == (
+        strategy.read_strategy,
+        strategy.require_complete,
+        strategy.write_strategy,
+    )

@@ -17,8 +17,12 @@ from petrun.tensors.writers import (
     write_safetensors_folder,
 )
 
+Layout = TensorLayout
+"""The name of TensorLayout in earlier documentation."""
+
 __all__ = [
     "Array",
+    "Layout",
     "ShardedReader",
     "TensorEntry",
     "TensorInfo",
