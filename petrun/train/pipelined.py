@@ -8,7 +8,8 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from petrun.kernels import step_counter
-from petrun.train.optim import AdamW
+from petrun.train.adamw import AdamW
+from petrun.train.clipping import times
 from petrun.train.step import TrainStep, number
 from petrun.typing import Cell
 
@@ -107,15 +108,15 @@ class PipelineStep(TrainStep):
         # Of each part the loss was divided by how many targets it has.
         factor = float(targets.size // self.micro_batches) / self.denominator
         total = self.widened(grads) if self.split_state else self.added_up(grads)
-        total = self.times(total, factor)
+        total = times(total, factor)
         if self.scaled:
             value = value / self.scale
             total = self.unscaled(total)
-        norm = self.global_norm(total)
+        norm = self.clipping.global_norm(total)
         return self.finish(self.of_last_stage(value * factor, norm), norm, total)
 
     def added_up(self, grads: Tensor) -> Any:
-        """What was added up over the parts. By the way over each gradient MindSpore finds how many ranks hold it: see global_norm."""
+        """What was added up over the parts. By the way over each gradient MindSpore finds how many ranks hold it: see train.clipping."""
         total: Any = ()
         for i in range(self.count):
             total = (*total, ops.depend(self.sums[i], grads[i]))

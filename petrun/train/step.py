@@ -8,7 +8,8 @@ import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from petrun.graph.state import zeros_beside
-from petrun.train.optim import AdamW
+from petrun.train.adamw import AdamW
+from petrun.train.clipping import GradientClipping
 from petrun.typing import Cell
 
 
@@ -46,7 +47,7 @@ class TrainStep(nn.Cell):
         self.hook = hook
         self.shared = reduce is not None
         self.reduce = reduce
-        self.clip = clip
+        self.clipping = GradientClipping(clip)
         self.accumulate = accumulate > 1
         self.scaled = loss_scale is not None
         self.scale = number("loss_scale", Tensor(loss_scale or 1.0, ms.float32))
@@ -55,7 +56,6 @@ class TrainStep(nn.Cell):
             [zeros_beside(p, self.SUMS) for p in optimizer.parameters] if self.accumulate else []
         )
         self.count = len(optimizer.parameters)
-        self.mark = ops.ExpandDims().add_prim_attr("grad_scale", True)
         self.gradient = ms.value_and_grad(self.scaled_loss, None, optimizer.parameters)
 
     def arguments(self, update: bool, denominator: Tensor, targets: Tensor, *inputs: Any) -> tuple[Any, ...]:
@@ -84,7 +84,7 @@ class TrainStep(nn.Cell):
             value, total = self.reduce(value, total)
         if self.scaled:
             total = self.unscaled(total)
-        return self.finish(value, self.global_norm(total), total)
+        return self.finish(value, self.clipping.global_norm(total), total)
 
     def finish(self, value: Any, norm: Cell, grads: Tensor) -> Any:
         """What ends a step, from the whole batch's loss, gradient norm and gradients: clip, update, and begin anew."""
@@ -92,9 +92,7 @@ class TrainStep(nn.Cell):
         finite = ops.logical_and(ops.isfinite(norm), ops.isfinite(value))
         # Not what the optimizer returns: a value out of its loop makes the graph as deep as there are parameters.
         rate = self.optimizer.learning_rate()
-        if self.clip > 0.0:
-            grads = self.clipped(grads, norm)
-        self.update(grads, finite)
+        self.update(self.clipping(grads, norm), finite)
         if self.accumulate:
             for i in range(self.count):
                 ops.assign(self.sums[i], ops.zeros_like(self.sums[i]))
@@ -131,27 +129,6 @@ class TrainStep(nn.Cell):
         self.optimizer(grads, finite)
         if self.hooked:
             self.hook.after_update(step, finite)
-
-    def global_norm(self, grads: Tensor) -> Any:
-        """sqrt of the sum of all squares, () float32.
-
-        Over ranks that hold slices, MindSpore sums what carries the mark `grad_scale` before the root is taken, each slice once.
-        """
-        squares: Any = ()
-        for grad in grads:
-            squares = (*squares, self.mark(ops.square(grad).sum(), 0))
-        return ops.reshape(ops.sqrt(ops.addn(squares)), ())
-
-    def clipped(self, grads: Tensor, norm: Tensor) -> Any:
-        """g * min(1, clip / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_ has it."""
-        return self.times(grads, ops.minimum(self.clip / (norm + 1e-6), Tensor(1.0, ms.float32)))
-
-    def times(self, grads: Tensor, factor: Any) -> Any:
-        """Gradients times a number."""
-        scaled: Any = ()
-        for grad in grads:
-            scaled = (*scaled, grad * factor)
-        return scaled
 
     def rescale(self, finite: Tensor) -> None:
         """Dynamic loss scale: halved on overflow, doubled after 1000 clean steps, within [1, 2^24]."""

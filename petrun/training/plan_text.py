@@ -21,7 +21,7 @@ from petrun.models.factory import is_factory
 from petrun.parallel.context import Device
 from petrun.parallel.layout import Layout
 from petrun.train.loop import Plan
-from petrun.train.optim import Schedule
+from petrun.train.schedules import Schedule
 from petrun.training.run_folder import RunFolder
 from petrun.training.setup.sources import Sources
 

@@ -18,9 +18,10 @@ from petrun.models.factory import load_model
 from petrun.parallel.context import setup
 from petrun.tensors import TensorEntry, write_safetensors
 from petrun.tensors.targets import IGNORED
+from petrun.train.adamw import AdamW
 from petrun.train.loop import Plan, train
 from petrun.train.loss import SupervisedLoss
-from petrun.train.optim import AdamW, Schedule
+from petrun.train.schedules import Schedule
 from petrun.train.step import TrainStep
 
 ROWS, TOKENS = 32, 128

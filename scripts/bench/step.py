@@ -61,8 +61,9 @@ def petrun_side(base: str, dropout: bool) -> Callable[[int], float]:
     from petrun.kernels import step_counter
     from petrun.models.factory import load_model
     from petrun.parallel.context import setup
+    from petrun.train.adamw import AdamW
     from petrun.train.loss import SupervisedLoss
-    from petrun.train.optim import AdamW, Schedule
+    from petrun.train.schedules import Schedule
     from petrun.train.step import TrainStep
 
     setup("cpu")

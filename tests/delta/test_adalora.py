@@ -11,8 +11,9 @@ from petrun.delta.adalora.budget import budget_plan
 from petrun.errors import ConfigError
 from petrun.graph.freeze import freeze_all_but
 from petrun.graph.sites import Sites
+from petrun.train.adamw import AdamW
 from petrun.train.loss import SupervisedLoss
-from petrun.train.optim import AdamW, Schedule
+from petrun.train.schedules import Schedule
 from petrun.train.step import TrainStep
 
 MODES = [ms.GRAPH_MODE, ms.PYNATIVE_MODE]

@@ -14,8 +14,9 @@ from petrun.delta import METHODS, find_method
 from petrun.errors import TargetError
 from petrun.graph.freeze import freeze_all_but
 from petrun.models.factory import FAMILIES, load_model
+from petrun.train.adamw import AdamW
 from petrun.train.loss import SupervisedLoss
-from petrun.train.optim import AdamW, Schedule
+from petrun.train.schedules import Schedule
 from petrun.train.step import TrainStep
 from tests.tiny import write_base
 

@@ -11,7 +11,8 @@ from petrun.delta import METHODS, LoRADense
 from petrun.delta.lora import LORA_A, LORA_B, LoraConfig
 from petrun.errors import TargetError
 from petrun.graph.sites import Sites
-from petrun.train.optim import AdamW, Schedule
+from petrun.train.adamw import AdamW
+from petrun.train.schedules import Schedule
 
 MODES = [ms.GRAPH_MODE, ms.PYNATIVE_MODE]
 

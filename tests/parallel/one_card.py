@@ -23,8 +23,9 @@ from petrun.models.decoding import DecodeStep, PrefillStep
 from petrun.models.factory import load_model
 from petrun.parallel.context import setup
 from petrun.parallel.reduce import SumOverRanks
+from petrun.train.adamw import AdamW
 from petrun.train.loss import SupervisedLoss
-from petrun.train.optim import AdamW, Schedule
+from petrun.train.schedules import Schedule
 from petrun.train.step import TrainStep
 from tests.models import reference
 

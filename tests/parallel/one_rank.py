@@ -22,9 +22,10 @@ from petrun.parallel import plan
 from petrun.parallel.context import connect, setup, split_operators
 from petrun.parallel.layout import LayoutRequest, complete_layout, parse_layout
 from petrun.rehearsal.processes import gradient_sums
+from petrun.train.adamw import AdamW, HostAdamW
 from petrun.train.loss import SupervisedLoss
-from petrun.train.optim import AdamW, HostAdamW, Schedule
 from petrun.train.pipelined import PipelineStep
+from petrun.train.schedules import Schedule
 from petrun.train.step import TrainStep
 from tests.models import reference
 

@@ -6,8 +6,9 @@ import pytest
 from mindspore import Tensor, nn, ops
 
 from petrun.kernels import SquaredError
+from petrun.train.adamw import AdamW
 from petrun.train.loss import SupervisedLoss
-from petrun.train.optim import AdamW, Schedule
+from petrun.train.schedules import Schedule
 from petrun.train.step import TrainStep
 
 X = np.array([[0.5, -1.0], [2.0, 0.25], [-0.75, 1.5], [1.0, 1.0], [0.0, -2.0]], np.float32)

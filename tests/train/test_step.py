@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
+from petrun.train.adamw import AdamW
 from petrun.train.loss import SupervisedLoss
-from petrun.train.optim import AdamW, Schedule
+from petrun.train.schedules import Schedule
 from petrun.train.step import TrainStep
 
 ROWS, WIDTH, CLASSES = 6, 5, 4

@@ -16,7 +16,7 @@ from petrun.errors import TrainingError
 from petrun.evaluate.metrics import DECODER_TASKS
 from petrun.graph.freeze import Trainable
 from petrun.inference.assembly import Assembled
-from petrun.train.optim import Schedule
+from petrun.train.schedules import Schedule
 from petrun.training.checkpointing.progress import Progress
 from petrun.training.receipt.samples import EvalSnapshot, SampleEvaluator
 from petrun.training.receipt.update_norms import Moved, Start, moved, unmoved

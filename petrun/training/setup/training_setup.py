@@ -40,8 +40,9 @@ from petrun.parallel.layout import Layout
 from petrun.parallel.reduce import SumOverRanks
 from petrun.train.loop import Plan, make_plan
 from petrun.train.loss import SupervisedLoss
-from petrun.train.optim import AdamW, HostAdamW, Schedule
+from petrun.train.optimizers import DEFAULT_OPTIMIZER, OPTIMIZERS
 from petrun.train.pipelined import PipelineStep
+from petrun.train.schedules import SCHEDULES, Schedule
 from petrun.train.step import TrainStep
 from petrun.training import run_folder as folder
 from petrun.training.receipt.samples import EvalSnapshot, SampleEvaluator
@@ -234,7 +235,7 @@ def batch_rows(config: RunConfig, rows: ExampleSet, layout: Layout) -> Batching:
 
 def plan_schedule(optim: OptimConfig, plan: Plan, default_lr: float) -> Schedule:
     """The learning rate over the run: the user's peak, or the method's own."""
-    warmup = optim.warmup if optim.warmup is not None else (0.0 if optim.schedule == "constant" else 0.06)
+    warmup = optim.warmup if optim.warmup is not None else SCHEDULES[optim.schedule].default_warmup
     return Schedule(
         kind=optim.schedule,
         peak=optim.lr if optim.lr is not None else default_lr,
@@ -275,7 +276,8 @@ def build_step(
     optim, method, net = config.optim, assembled.method, assembled.loaded.net
     # Before the optimizer, whose state is cut as the parameters are.
     total, hook = lay_out_loss(config, assembled, trainable, schedule.total_steps, layout)
-    optimizer = (HostAdamW if config.parallel.offload == "optimizer" else AdamW)(
+    kind = OPTIMIZERS[DEFAULT_OPTIMIZER]
+    optimizer = (kind.host_cell if config.parallel.offload == "optimizer" else kind.cell)(
         trainable.parameters,
         schedule,
         beta1=optim.beta1,

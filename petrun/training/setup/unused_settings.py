@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from petrun.config.load import Resolved, as_typed
 from petrun.config.schema import RunConfig
 from petrun.errors import ConfigError
+from petrun.train.schedules import SCHEDULES
 from petrun.training.setup.sources import Sources
 
 
@@ -71,9 +72,9 @@ UNREAD: tuple[Unread, ...] = (
     ),
     Unread(
         keys=("optim.min_lr_ratio",),
-        applies=lambda config, sources: config.optim.schedule == "constant",
-        reason="the schedule constant ends at the peak rate",
-        hint="Give --schedule linear or cosine, or leave it out.",
+        applies=lambda config, sources: not SCHEDULES[config.optim.schedule].ends_low,
+        reason=f"the schedule {' or '.join(n for n, kind in SCHEDULES.items() if not kind.ends_low)} ends at the peak rate",
+        hint=f"Give --schedule {' or '.join(n for n, kind in SCHEDULES.items() if kind.ends_low)}, or leave it out.",
     ),
 )
 

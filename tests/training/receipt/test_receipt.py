@@ -16,7 +16,7 @@ from petrun.graph.freeze import freeze_all_but
 from petrun.graph.sites import Sites
 from petrun.inference.assembly import attach
 from petrun.models.base import LoadedModel
-from petrun.train.optim import Schedule
+from petrun.train.schedules import Schedule
 from petrun.training.checkpointing.progress import Progress
 from petrun.training.receipt import update_norms as moving
 from petrun.training.receipt.receipt import Facts, make_receipt, rows

@@ -1,4 +1,4 @@
-"""AdamW with decoupled weight decay, and the learning-rate schedules, all inside the compiled step.
+"""AdamW: Adam with decoupled weight decay, inside the compiled step.
 
     m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2
     w <- w - lr * wd * w - lr * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
@@ -11,69 +11,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from petrun.errors import ConfigError
 from petrun.graph.state import zeros_beside
+from petrun.train.schedules import LearningRate, Schedule
 
 _UNDECAYED_LEAVES = ("bias", "beta", "gamma")
 _UNDECAYED_CELLS = ("norm", "layernorm", "ln_1", "ln_2", "ln_f")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """Learning rate at optimizer step s, counted from 0."""
-
-    kind: Literal["constant", "linear", "cosine"]
-    peak: float
-    warmup_steps: int
-    total_steps: int
-    min_ratio: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.warmup_steps > self.total_steps:
-            raise ConfigError(
-                f"--warmup {self.warmup_steps} is more than the run's {self.total_steps} steps",
-                hint="Give fewer warm-up steps, a share below 1, or more --steps.",
-            )
-
-    def at(self, step: int) -> float:
-        """Peak * (s + 1) / W during warm-up, so that no step has rate 0; then constant, a line or half a cosine to the end."""
-        if step < self.warmup_steps:
-            return self.peak * (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
-        falling = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[self.kind]
-        floor = 1.0 if self.kind == "constant" else self.min_ratio
-        return self.peak * (floor + (1.0 - floor) * falling)
-
-
-class LearningRate(nn.Cell):
-    """Schedule.at, in the graph: the int32 step is a tensor, so no step recompiles anything."""
-
-    def __init__(self, schedule: Schedule) -> None:
-        super().__init__()
-        self.kind = schedule.kind
-        self.peak = schedule.peak
-        self.warmup = float(schedule.warmup_steps)
-        self.span = float(max(1, schedule.total_steps - schedule.warmup_steps))
-        self.floor = schedule.min_ratio
-
-    def construct(self, step: Tensor) -> Tensor:
-        """() int32 -> () float32."""
-        s = step.astype(ms.float32)
-        done = ops.clamp((s - self.warmup) / self.span, 0.0, 1.0)
-        rate = ops.ones_like(s)
-        if self.kind == "linear":
-            rate = self.floor + (1.0 - self.floor) * (1.0 - done)
-        elif self.kind == "cosine":
-            rate = self.floor + (1.0 - self.floor) * 0.5 * (1.0 + ops.cos(math.pi * done))
-        if self.warmup > 0.0:
-            rate = ops.select(s < self.warmup, (s + 1.0) / self.warmup, rate)
-        return self.peak * rate
 
 
 def decays(name: str, ndim: int, decay_all: bool) -> bool:
@@ -90,7 +37,7 @@ class AdamW(nn.Cell):
 
     def __init__(
         self,
-        parameters: Iterable[Any],
+        parameters: Iterable[Parameter],
         schedule: Schedule,
         *,
         beta1: float,
@@ -120,11 +67,11 @@ class AdamW(nn.Cell):
         self.count = len(self.parameters)
 
     @property
-    def on_host(self) -> tuple[Any, ...]:
+    def on_host(self) -> tuple[Parameter, ...]:
         """State that takes no memory of an accelerator."""
         return ()
 
-    def learning_rate(self) -> Any:
+    def learning_rate(self) -> Tensor:
         """Rate of the step that comes next."""
         return self.rate(self.step)
 
@@ -154,7 +101,7 @@ class AdamW(nn.Cell):
         ops.assign(self.step, self.step + finite.astype(ms.int32))
         return rate
 
-    def move(self, weight: Any, m: Any, v: Tensor, *rest: Any) -> None:
+    def move(self, weight: Parameter, m: Parameter, v: Parameter, *rest: Tensor) -> None:
         """Adam's step of one parameter."""
         self.adam(weight, m, v, *rest)
 
@@ -172,8 +119,8 @@ class HostAdamW(AdamW):
         self.adam.set_device("CPU")
 
     @property
-    def on_host(self) -> tuple[Any, ...]:
+    def on_host(self) -> tuple[Parameter, ...]:
         return (*self.m, *self.v)
 
-    def move(self, weight: Any, m: Any, v: Tensor, *rest: Any) -> None:
+    def move(self, weight: Parameter, m: Parameter, v: Parameter, *rest: Tensor) -> None:
         ops.assign_add(weight, self.adam(m, v, *rest))

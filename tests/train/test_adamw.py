@@ -1,15 +1,12 @@
-"""AdamW and the schedules against numpy."""
-
-import math
+"""AdamW against numpy."""
 
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
-from petrun.errors import ConfigError
-from petrun.graph.step_counts import step_count
-from petrun.train.optim import AdamW, HostAdamW, LearningRate, Schedule, decays
+from petrun.train.adamw import AdamW, HostAdamW, decays
+from petrun.train.schedules import Schedule
 
 
 def reference_adamw(w, grads, rates, beta1, beta2, eps, decay):
@@ -53,33 +50,6 @@ def test_adamw_is_the_formula(mode, scale, kind):
     np.testing.assert_allclose(
         shift.asnumpy(), reference_adamw(bias, bias_grads, rates, 0.9, 0.95, 1e-8, 0.0), rtol=2e-4, atol=1e-6
     )
-
-
-@pytest.mark.parametrize("kind", ["constant", "linear", "cosine"])
-@pytest.mark.parametrize("warmup", [0, 3])
-def test_schedule_in_the_graph_equals_the_host(kind, warmup):
-    schedule = Schedule(kind=kind, peak=2e-3, warmup_steps=warmup, total_steps=10, min_ratio=0.1)
-    cell = LearningRate(schedule)
-    found = [float(cell(Tensor(s, ms.int32)).asnumpy()) for s in range(11)]
-    np.testing.assert_allclose(found, [schedule.at(s) for s in range(11)], rtol=1e-5)
-
-
-def test_schedule_values():
-    cosine = Schedule(kind="cosine", peak=1.0, warmup_steps=2, total_steps=10)
-    assert cosine.at(0) == 0.5 and cosine.at(1) == 1.0 and cosine.at(2) == 1.0
-    assert cosine.at(6) == pytest.approx(0.5)
-    assert cosine.at(9) == pytest.approx(0.5 * (1 + math.cos(math.pi * 7 / 8)))
-    assert Schedule(kind="linear", peak=1.0, warmup_steps=0, total_steps=4).at(1) == pytest.approx(0.75)
-    assert Schedule(kind="constant", peak=1.0, warmup_steps=0, total_steps=4).at(3) == 1.0
-    assert Schedule(kind="linear", peak=1.0, warmup_steps=0, total_steps=4, min_ratio=0.5).at(4) == pytest.approx(0.5)
-
-
-def test_warmup_counts():
-    assert step_count(0.06, 100) == 6
-    assert step_count(0.06, 5) == 0
-    assert step_count(20, 100) == 20
-    with pytest.raises(ConfigError, match="--warmup 20"):
-        Schedule(kind="cosine", peak=1.0, warmup_steps=20, total_steps=10)
 
 
 def test_what_decays():

@@ -1,0 +1,48 @@
+"""Gradient clipping by the global norm.
+
+    norm = sqrt(sum over all gradients of g^2);  g <- g * min(1, clip / (norm + 1e-6))
+
+Source: Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks", arXiv 1211.5063, algorithm 1, for the norm
+over all parameters and with the 1e-6 of torch.nn.utils.clip_grad_norm_.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+
+def times(grads: Tensor, factor: Tensor) -> Tensor:
+    """Multiply every gradient by a number."""
+    scaled: tuple[Tensor, ...] = ()
+    for grad in grads:
+        scaled = (*scaled, grad * factor)
+    return scaled
+
+
+class GradientClipping(nn.Cell):
+    """Clip gradients to a largest global norm.
+
+    Inputs: gradients, a tuple of float32; their global norm () float32. Returns: the clipped gradients; for `clip` 0 the gradients
+    themselves.
+    """
+
+    def __init__(self, clip: float) -> None:
+        super().__init__(auto_prefix=False)
+        self.clip = clip
+        self.mark = ops.ExpandDims().add_prim_attr("grad_scale", True)
+
+    def global_norm(self, grads: Tensor) -> Tensor:
+        """sqrt of the sum of all squares, () float32.
+
+        Over ranks that hold slices, MindSpore sums what carries the mark `grad_scale` before the root is taken, each slice once.
+        """
+        squares: tuple[Tensor, ...] = ()
+        for grad in grads:
+            squares = (*squares, self.mark(ops.square(grad).sum(), 0))
+        return ops.reshape(ops.sqrt(ops.addn(squares)), ())
+
+    def construct(self, grads: Tensor, norm: Tensor) -> Tensor:
+        if self.clip > 0.0:
+            return times(grads, ops.minimum(self.clip / (norm + 1e-6), Tensor(1.0, ms.float32)))
+        return grads

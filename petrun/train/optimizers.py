@@ -1,0 +1,29 @@
+"""The optimizers that a run may use: one record each in OPTIMIZERS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from petrun.train.adamw import AdamW, HostAdamW
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """What a run, a plan of its memory and a reader of its files need to know of an optimizer."""
+
+    cell: type[AdamW]
+    """Updates parameters whose state lies beside them."""
+    host_cell: type[AdamW]
+    """The same with its state in the host's memory (--offload optimizer)."""
+    state: tuple[str, ...]
+    """Patterns of the names of its state's tensors, which stand beside the weights in a MindSpore checkpoint."""
+    state_bytes: int
+    """Of its state, for one trained value."""
+
+
+OPTIMIZERS: Mapping[str, Optimizer] = {
+    "adamw": Optimizer(cell=AdamW, host_cell=HostAdamW, state=("adam_m.*", "adam_v.*", "adam_step"), state_bytes=8),
+}
+DEFAULT_OPTIMIZER = "adamw"
+"""The one that `petrun train` uses."""
