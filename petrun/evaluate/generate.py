@@ -23,6 +23,7 @@ from petrun.errors import ConfigError, DataError, ModelError, PromptTooLong
 from petrun.evaluate.metrics import log_softmax
 from petrun.evaluate.sampling import Sampling
 from petrun.evaluate.score import Progress, counter, eval_mode, not_finite
+from petrun.evaluate.stop_strings import StopStrings
 from petrun.models.decoding import DecodeStep, PrefillStep
 from petrun.tensors import Array
 from petrun.typing import Cell
@@ -363,8 +364,7 @@ class Generator:
         ending = r.request.ending
         if not ending.texts or self.decode is None:
             return False
-        said = self.decode(r.tokens[-ending.window :])
-        return any(mark in said for mark in ending.texts)
+        return StopStrings(ending.texts).find(self.decode(r.tokens[-ending.window :])) is not None
 
 
 def _power(count: int, least: int) -> int:

@@ -26,7 +26,7 @@ from petrun.errors import ConfigError
 from petrun.evaluate.generate import Generator as Writer
 from petrun.evaluate.generate import Request, Step
 from petrun.evaluate.sampling import Sampling
-from petrun.evaluate.text import TextStream
+from petrun.evaluate.text_stream import TextStream
 from petrun.inference.multi_adapter import OFF, MultiAdapter
 from petrun.inference.multi_delta import open_deltas
 from petrun.models.base import LoadedModel

@@ -11,7 +11,7 @@ from functools import partial
 import mindspore as ms
 import pytest
 
-from petrun.evaluate.text import TextStream
+from petrun.evaluate.text_stream import TextStream
 from petrun.inference import multi_delta as opening
 from petrun.parallel.context import setup
 from tests.deltas import make_delta

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from petrun.data.tokenizers.tokenizer import load_tokenizer
-from petrun.evaluate.text import TextStream
+from petrun.evaluate.text_stream import TextStream
 from tests.data.tokenizers.layouts import spiece_file, write
 from tests.tiny import letters, words
 

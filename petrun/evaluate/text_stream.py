@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from petrun.data.tokenizers.tokenizer import Tokenizer
+from petrun.evaluate.stop_strings import StopStrings
 
 _HALF = "\ufffd"
 """What a decoder writes for bytes that are no character, or none yet."""
@@ -22,8 +23,7 @@ class TextStream:
         self._decode = decode
         owner = getattr(decode, "__self__", None)
         self._is_byte_piece = owner.is_byte_piece if isinstance(owner, Tokenizer) else lambda _: False
-        self._stop = tuple(stop)
-        self._longest_stop = max(map(len, self._stop), default=0)
+        self._stop = StopStrings(stop)
         self._tokens: list[int] = []
         self._sent = ""
         """What the reader has seen, but for what a decoder has taken back since."""
@@ -42,14 +42,15 @@ class TextStream:
             return ""
         self._tokens.append(token)
         whole = self._decode(self._tokens)
-        found = self._first_stop(whole)
+        # A stop string cannot end in what was given out already: its begin was held back.
+        found = self._stop.find(whole, max(0, self._same(whole) - self._stop.longest + 1))
         if found is not None:
             self.stopped = True
             return self._give(whole[:found])
         if self._is_byte_piece(token):
             return ""
         whole = whole.rstrip(_HALF)
-        return self._give(whole[: len(whole) - self._begun(whole)])
+        return self._give(whole[: len(whole) - self._stop.begun(whole)])
 
     def end(self) -> str:
         """What was held back, once no token follows."""
@@ -70,19 +71,3 @@ class TextStream:
             return len(self._sent)
         pairs = enumerate(zip(whole, self._sent, strict=False))
         return next((i for i, (now, before) in pairs if now != before), len(whole))
-
-    def _first_stop(self, whole: str) -> int | None:
-        # In what stays as it was given out none can end: that much was held back for it.
-        start = max(0, self._same(whole) - self._longest_stop + 1)
-        places = [place for place in (whole.find(text, start) for text in self._stop) if place >= 0]
-        return min(places, default=None)
-
-    def _begun(self, whole: str) -> int:
-        """Length of the longest end of `whole` that a stop string begins with."""
-        longest = 0
-        for text in self._stop:
-            for size in range(min(len(text) - 1, len(whole)), longest, -1):
-                if whole.endswith(text[:size]):
-                    longest = size
-                    break
-        return longest

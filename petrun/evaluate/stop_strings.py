@@ -1,0 +1,29 @@
+"""Where a text holds a string at which generation stops, and where such a string may have begun."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class StopStrings:
+    """Strings of which the first that a text holds ends it."""
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        self._strings = tuple(strings)
+        self.longest = max(map(len, self._strings), default=0)
+        """Characters of the longest string; 0 without any."""
+
+    def find(self, text: str, start: int = 0) -> int | None:
+        """Offset of the first stop string in text[start:], counted from the text's begin; None where there is none."""
+        offsets = [offset for offset in (text.find(string, start) for string in self._strings) if offset >= 0]
+        return min(offsets, default=None)
+
+    def begun(self, text: str) -> int:
+        """Length of the longest end of the text that is the begin of a stop string; further text may complete it."""
+        longest = 0
+        for string in self._strings:
+            for size in range(min(len(string) - 1, len(text)), longest, -1):
+                if text.endswith(string[:size]):
+                    longest = size
+                    break
+        return longest
