@@ -47,3 +47,7 @@ def test_import_paths_of_strategies_go_on():
         strategy.require_complete,
         strategy.write_strategy,
     )
+
+
+def test_documented_names_of_a_session_go_on():
+    assert session.Ask is session.PromptRequest and session.Session.pieces is session.Session.chunks

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from petrun.inference import multi_delta as opening
+from petrun.inference import multi_delta
 from petrun.parallel.context import setup
 from tests.conftest import ROOT
 from tests.deltas import make_delta
@@ -15,7 +15,7 @@ from tests.tiny import write_base
 @pytest.mark.all_only
 def test_the_example_runs(pynative, tmp_path, capsys, monkeypatch):
     # A graph takes a second to compile, and the text is the same.
-    monkeypatch.setattr(opening, "setup", partial(setup, pynative=True))
+    monkeypatch.setattr(multi_delta, "setup", partial(setup, pynative=True))
     page = (ROOT / "docs" / "switching.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     base = write_base(tmp_path / "llama", "llama")

@@ -131,14 +131,14 @@ class Chat:
 
     def prompt(self, text: str) -> Any:
         """The line, or the conversation that it goes on; its oldest turns are left out where the model has no positions for them."""
-        from petrun.inference.session import Ask
+        from petrun.inference.session import PromptRequest
 
         if not (self.history and self.session.template().is_chat):
             return text
         messages = [*self.messages, {"role": "user", "content": text}]
         while len(messages) > 1:
             try:
-                self.session.check(Ask(messages, self.session.current, self.how))
+                self.session.check(PromptRequest(messages, self.session.current, self.how))
                 break
             except DataError:
                 messages = messages[2:]
@@ -146,20 +146,20 @@ class Chat:
 
     def stream(self, prompt: Prompt) -> tuple[Answer | None, str]:
         """(the answer, None where it was stopped; what was printed). Raises Stopped for SIGTERM."""
-        from petrun.inference.session import Ask
+        from petrun.inference.session import PromptRequest
 
         request = stop_request()
         shown, answer = "", None
-        pieces = self.session.pieces([Ask(prompt, self.session.current, self.how)])
+        chunks = self.session.chunks([PromptRequest(prompt, self.session.current, self.how)])
         with request.deferring():
-            for piece in pieces:
-                shown += piece.text
-                answer = piece.answer
-                if piece.text and not self.as_json:
-                    typer.echo(piece.text, nl=False)
+            for chunk in chunks:
+                shown += chunk.text
+                answer = chunk.answer
+                if chunk.text and not self.as_json:
+                    typer.echo(chunk.text, nl=False)
                     sys.stdout.flush()
                 if request.number is not None:
-                    pieces.close()
+                    chunks.close()
                     break
         if not self.as_json:
             typer.echo()

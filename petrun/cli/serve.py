@@ -56,9 +56,11 @@ def serve(
     """
     given = {"queue": queue, "batch_size": batch_size, "max_tokens": max_tokens, "grace_seconds": grace}
     with told_apart():
-        from petrun.commands.serve import Asked, run
+        from petrun.commands.serve import run
+        from petrun.inference.multi_delta import SessionSettings
+        from petrun.serve.settings import ServerSettings
 
-        asked = Asked(
+        server = ServerSettings(
             host=host,
             port=port,
             key_env=key_env,
@@ -66,13 +68,14 @@ def serve(
             without_key=without_key,
             **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
         )
-        run(
-            base,
-            delta or [],
-            asked,
+        session = SessionSettings(
+            base=base,
+            deltas=delta or [],
             model=model,
             template=template,
             alpha=alpha,
             device=device,
+            batch_size=server.batch_size,
             settings=settings or [],
         )
+        run(session, server)

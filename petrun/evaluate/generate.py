@@ -35,7 +35,7 @@ _MOST_SHAPES = 4
 _NARROWEST = 32
 """Least width, and least slots behind it, where shapes are to stay."""
 
-__all__ = ["Generation", "Generator", "Request", "Sampling", "Step", "generate"]
+__all__ = ["Generation", "Request", "Sampling", "Step", "TextGenerator", "generate"]
 
 
 Finish = Literal["eos", "stop", "length", "positions"]
@@ -139,7 +139,7 @@ class _Row:
         return sampling.take(picked, self.stream, [*self.request.prompt.tolist(), *self.tokens])
 
 
-class Generator:
+class TextGenerator:
     """Generates with one net again and again without compiling again. Attach deltas before a call, not during it.
 
     Inputs: `eos_ids`, tokens of which any ends a row; `max_positions`, the most tokens that prompt and answer may have together
@@ -385,6 +385,6 @@ def generate(
     rows: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> list[Generation]:
-    """One call of a Generator, which keeps its graphs for the next."""
-    generator = Generator(net, eos_ids=eos_ids, pad_id=pad_id, max_positions=max_positions, batch_size=batch_size)
+    """One call of a TextGenerator, which keeps its graphs for the next."""
+    generator = TextGenerator(net, eos_ids=eos_ids, pad_id=pad_id, max_positions=max_positions, batch_size=batch_size)
     return generator(prompts, max_new_tokens, sampling=sampling, rows=rows, progress=progress)

@@ -12,7 +12,7 @@ from petrun.data.chat.end_of_turn import NO_ENDING, Ending
 from petrun.data.examples.example_set import ExampleSet
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.evaluate.figures import Scores
-from petrun.evaluate.generate import Generator
+from petrun.evaluate.generate import TextGenerator
 from petrun.evaluate.metrics import Answer, Metric, signatures, text_metrics
 from petrun.evaluate.score import Scorer, scoring_cell
 from petrun.inference.rows import mappings
@@ -39,7 +39,7 @@ class Evaluator:
     scorer: Scorer
     ending: Ending = NO_ENDING
     """What ends an answer beside the tokens that model and tokenizer know."""
-    writer: Generator | None = field(default=None, init=False)
+    writer: TextGenerator | None = field(default=None, init=False)
     """Made when the first text is generated, and kept with its compiled graphs."""
     texts: list[str] | None = field(default=None, init=False)
     """The last answers to the prompts, where a metric needed them."""
@@ -112,9 +112,9 @@ def open_writer(
     tokenizer: Tokenizer | None,
     batch_size: int,
     select: Callable[[Sequence[int]], None] | None = None,
-) -> Generator:
+) -> TextGenerator:
     """A generator for the net, with the ends that model and tokenizer know. `select`: MultiAdapter.select."""
-    return Generator(
+    return TextGenerator(
         loaded.net,
         eos_ids=end_ids(loaded, tokenizer),
         pad_id=loaded.pad_token_id,
@@ -126,7 +126,7 @@ def open_writer(
 
 
 def texts(
-    writer: Generator,
+    writer: TextGenerator,
     prompts: ExampleSet,
     tokenizer: Tokenizer | None,
     max_new_tokens: int,

@@ -1,11 +1,10 @@
-"""A base and named deltas -> one net that generates with any of them."""
+"""Load a base and named deltas into one net that generates text with any of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from petrun.checkpoint.delta import Delta
 from petrun.config.load import Resolved, load_run_config
@@ -27,25 +26,44 @@ from petrun.models.factory import is_factory
 from petrun.parallel.context import setup
 
 
-@dataclass(frozen=True)
-class Opened:
-    """What a session is made of."""
+@dataclass(frozen=True, kw_only=True)
+class SessionSettings:
+    """What a session is loaded from; the fields mean what the command line's options of the same names mean."""
+
+    base: str | None = None
+    """None: the embedded base."""
+    deltas: Mapping[str, str] | Sequence[str] = ()
+    """Name -> path, or paths, each named by its file or folder or written as NAME=PATH."""
+    model: str | None = None
+    template: str | None = None
+    """Template of every delta; None: each delta's own, else the tokenizer's chat template, else the text unchanged."""
+    alpha: float | None = None
+    device: str | None = None
+    batch_size: int = 8
+    """Most prompts that are computed together."""
+    settings: Sequence[str] = ()
+    """KEY=VALUE, as --set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiDeltaModel:
+    """A net that generates text with any of several deltas, and how each delta's prompts and answers are written."""
 
     loaded: LoadedModel
     multi_adapter: MultiAdapter
     tokenizer: Tokenizer
-    templates: dict[str, Template]
-    """Of each delta, and of the base under "off"."""
-    sources: dict[str, str]
-    """Of deltas that learned rows without messages: which column a prompt is."""
-    ends: tuple[int, ...]
-    """Tokens that end an answer."""
-    endings: dict[str, Ending]
-    """What else ends one: of each delta, and of the base under "off"."""
+    templates: Mapping[str, Template]
+    """Name of a delta, "off" for the base -> the template of its prompts."""
+    sources: Mapping[str, str]
+    """Name of a delta that learned rows without messages -> the column that its template reads a prompt from."""
+    eos_ids: tuple[int, ...]
+    """Tokens that end any answer."""
+    endings: Mapping[str, Ending]
+    """Name of a delta, "off" for the base -> what else ends its answers."""
 
 
 def named_paths(deltas: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
-    """Paths, or NAME=PATH -> name -> path; a name is that of the file without its ending, or of the folder. Raises ConfigError."""
+    """Name every path that has no name: after its file without the ending, or its folder. Raises ConfigError."""
     pairs = list(deltas.items()) if isinstance(deltas, Mapping) else [named_path(text) for text in deltas]
     found: dict[str, str] = {}
     for name, path in pairs:
@@ -63,7 +81,7 @@ def named_paths(deltas: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
 
 
 def named_path(text: str) -> tuple[str, str]:
-    """A path, or NAME=PATH -> (name, path)."""
+    """Split NAME=PATH, or name a path after its file or folder. Returns (name, path)."""
     name, equals, path = text.partition("=")
     if equals and not Path(text).expanduser().exists() and "/" not in name:
         return name, path
@@ -71,65 +89,75 @@ def named_path(text: str) -> tuple[str, str]:
     return (given.stem if given.suffix in (".ckpt", ".safetensors") else given.resolve().name), text
 
 
-def open_deltas(
-    base: str | None,
-    deltas: Mapping[str, str] | Sequence[str],
-    *,
-    model: str | None,
-    template: str | None,
-    alpha: float | None,
-    device: str | None,
-    rows: int,
-    settings: Sequence[str],
-) -> Opened:
-    """Load everything. `rows`: of the largest batch. Raises as Session.open says."""
-    flags: dict[str, tuple[str, Any]] = {
-        "model.base": ("--base", base),
-        "model.family": ("--model", model),
-        "data.template": ("--template", template),
-        "device": ("--device", device),
-    }
-    resolved = load_run_config(None, {key: pair for key, pair in flags.items() if pair[1] is not None}, settings)
+def load_deltas(settings: SessionSettings) -> MultiDeltaModel:
+    """Load a base and its deltas. Raises as Session.open says."""
+    resolved = _resolve(settings)
     config = resolved.config
-    if is_factory(config.model.family):
+    deltas = {name: open_delta(path, settings.alpha) for name, path in named_paths(settings.deltas).items()}
+    device = setup(config.device, config.model.dtype)
+    info = read_base_info(config)
+    if "instruct" not in info.tasks:
+        raise ModelError(
+            f"a {info.hf_config.get('model_type')} base generates no text", hint="Give a gpt2 or llama family base."
+        )
+    for delta in deltas.values():
+        require_matching_family(delta, info.hf_config)
+        _require_text(delta)
+    tokenizer = open_tokenizer(info.folder)
+    if tokenizer is None:
+        raise ModelError(f"{info.folder}: holds no tokenizer", hint="Put tokenizer.json beside config.json.")
+    templates = _templates(resolved, deltas, tokenizer)
+    loaded = open_base(config.model, device, task="instruct", num_labels=None, seed=0)
+    fitted = {name: fit_delta(delta, loaded, settings.alpha) for name, delta in deltas.items()}
+    for delta in deltas.values():
+        note_tokenizer(delta, tokenizer)
+    endings = {name: find_ending(template, tokenizer) for name, template in templates.items()}
+    for name, delta in deltas.items():
+        endings[name] |= learned_ending(delta.manifest, tokenizer)
+    eos_ids = end_ids(loaded, tokenizer)
+    loaded, multi_adapter = _attach(loaded, fitted, settings.batch_size)
+    return MultiDeltaModel(
+        loaded=loaded,
+        multi_adapter=multi_adapter,
+        tokenizer=tokenizer,
+        templates=templates,
+        sources=_sources(resolved, deltas),
+        eos_ids=eos_ids,
+        endings=endings,
+    )
+
+
+def _resolve(settings: SessionSettings) -> Resolved:
+    flags = {
+        "model.base": ("--base", settings.base),
+        "model.family": ("--model", settings.model),
+        "data.template": ("--template", settings.template),
+        "device": ("--device", settings.device),
+    }
+    resolved = load_run_config(
+        None, {key: pair for key, pair in flags.items() if pair[1] is not None}, settings.settings
+    )
+    family = resolved.config.model.family
+    if is_factory(family):
         raise ConfigError(
-            f"--model {config.model.family}: text is generated with gpt2 and llama models, not with one of your own",
+            f"--model {family}: text is generated with gpt2 and llama models, not with one of your own",
             hint="petrun predict runs your own.",
         )
-    given = {name: open_delta(path, alpha) for name, path in named_paths(deltas).items()}
-    chosen = setup(config.device, config.model.dtype)
-    seen = read_base_info(config)
-    if "instruct" not in seen.tasks:
-        raise ModelError(
-            f"a {seen.hf_config.get('model_type')} base generates no text", hint="Give a gpt2 or llama family base."
-        )
-    for delta in given.values():
-        require_matching_family(delta, seen.hf_config)
-        _hold_to_text(delta)
-    tokenizer = open_tokenizer(seen.folder)
-    if tokenizer is None:
-        raise ModelError(f"{seen.folder}: holds no tokenizer", hint="Put tokenizer.json beside config.json.")
-    templates = _templates(resolved, given, tokenizer)
-    loaded = open_base(config.model, chosen, task="instruct", num_labels=None, seed=0)
-    fitted = {name: fit_delta(delta, loaded, alpha) for name, delta in given.items()}
+    return resolved
+
+
+def _attach(loaded: LoadedModel, fitted: Mapping[str, Delta], rows: int) -> tuple[LoadedModel, MultiAdapter]:
+    """Attach the deltas. `rows`: of the largest batch."""
     alone = _alone(fitted, loaded.sites)
-    for delta in given.values():
-        note_tokenizer(delta, tokenizer)
-    ends = end_ids(loaded, tokenizer)
-    sources = _sources(resolved, given)
-    endings = {name: find_ending(template, tokenizer) for name, template in templates.items()}
-    for name, delta in given.items():
-        endings[name] |= learned_ending(delta.manifest, tokenizer)
-    if alone is not None:
-        assembled = attach_delta(loaded, fitted[alone])
-        set_delta(assembled, fitted[alone])
-        return Opened(assembled.loaded, fixed_adapter(alone, rows), tokenizer, templates, sources, ends, endings)
-    loaded, multi_adapter = open_multi_adapter(loaded, fitted, rows)
-    return Opened(loaded, multi_adapter, tokenizer, templates, sources, ends, endings)
+    if alone is None:
+        return open_multi_adapter(loaded, fitted, rows)
+    assembled = attach_delta(loaded, fitted[alone])
+    set_delta(assembled, fitted[alone])
+    return assembled.loaded, fixed_adapter(alone, rows)
 
 
 def _alone(fitted: Mapping[str, Delta], sites: Sites) -> str | None:
-    """The name of a single delta of a kind that cannot be switched, or that changes an embedding: it is attached for good."""
+    """Name the only delta where it cannot be switched off, by its algorithm or because it changes an embedding; else None."""
     if len(fitted) != 1:
         return None
     ((name, delta),) = fitted.items()
@@ -137,7 +165,8 @@ def _alone(fitted: Mapping[str, Delta], sites: Sites) -> str | None:
     return name if tables or set(split_names(delta.algo)) - {*KINDS, "r_drop"} else None
 
 
-def _hold_to_text(delta: Delta) -> None:
+def _require_text(delta: Delta) -> None:
+    """Raises ConfigError for a delta that was trained to classify."""
     task = delta.manifest.task if delta.manifest is not None else None
     if task is not None and task.name == "classify":
         raise ConfigError(
@@ -145,11 +174,11 @@ def _hold_to_text(delta: Delta) -> None:
         )
 
 
-def _sources(resolved: Resolved, given: Mapping[str, Delta]) -> dict[str, str]:
-    """Name of a delta -> the column that its own template reads the user's words from."""
+def _sources(resolved: Resolved, deltas: Mapping[str, Delta]) -> dict[str, str]:
+    """Map the name of a delta to the column that its own template reads a prompt from."""
     kinds = {
         name: d.manifest.task.rows
-        for name, d in given.items()
+        for name, d in deltas.items()
         if d.manifest is not None and d.manifest.task is not None
     }
     return (
@@ -159,15 +188,15 @@ def _sources(resolved: Resolved, given: Mapping[str, Delta]) -> dict[str, str]:
     )
 
 
-def _templates(resolved: Resolved, given: Mapping[str, Delta], tokenizer: Tokenizer) -> dict[str, Template]:
-    """The user's for all, else each delta's own; by default the tokenizer's chat template, or the text as it is."""
-    wanted = resolved.config.data.template
-    if wanted is None and tokenizer.chat_template is None:
-        wanted = "plain"
-    default = find_template(wanted, chat_template=tokenizer.chat_template, row_kind="instruction")
+def _templates(resolved: Resolved, deltas: Mapping[str, Delta], tokenizer: Tokenizer) -> dict[str, Template]:
+    """Choose the template of each delta: the user's, else its own, else the tokenizer's chat template, else the text unchanged."""
+    name_or_path = resolved.config.data.template
+    if name_or_path is None and tokenizer.chat_template is None:
+        name_or_path = "plain"
+    default = find_template(name_or_path, chat_template=tokenizer.chat_template, row_kind="instruction")
     assert default is not None
     found = {OFF: default}
-    for name, delta in given.items():
+    for name, delta in deltas.items():
         manifest = delta.manifest
         found[name] = default
         if resolved.config.data.template is not None or manifest is None:
@@ -180,7 +209,7 @@ def _templates(resolved: Resolved, given: Mapping[str, Delta], tokenizer: Tokeni
 
 
 def _preset(templates: dict[str, Template], values: Mapping[str, bool | float | str]) -> dict[str, Template]:
-    """The templates with these values where they read them all. Raises ConfigError where none does."""
-    reading = [name for name, template in templates.items() if set(values) <= variables(template.text)]
-    chosen = reading or list(templates)[-1:]
+    """Set these values in the templates that read all of them. Raises ConfigError where no template does."""
+    readers = [name for name, template in templates.items() if set(values) <= variables(template.text)]
+    chosen = readers or list(templates)[-1:]
     return templates | {name: preset(templates[name], values) for name in chosen}

@@ -1,19 +1,19 @@
-"""Text from a base and several deltas, switched between without compiling: what `petrun generate` and programs use.
+"""Generate text with a base and several deltas, and switch between them without compiling. For `petrun generate` and for programs.
 
-from petrun.inference.session import Session
+from petrun import Decoding, Session
 
 session = Session.open(base="./llama", deltas={"orders": "runs/lora-1", "chat": "runs/ia3-1"})
 session.use("orders")
 print(session.generate(["Extract the order. ..."])[0].text)
-for piece in session.stream("Hello", delta="chat", how=Decoding(temperature=0.7, seed=1)):
-    print(piece, end="")
+for text in session.stream("Hello", delta="chat", how=Decoding(temperature=0.7, seed=1)):
+    print(text, end="")
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -21,15 +21,12 @@ from petrun.data.chat.end_of_turn import NO_ENDING, Ending
 from petrun.data.chat.messages import Message
 from petrun.data.encode.prompt import prompt_ids
 from petrun.data.templates.template import Template
-from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.errors import ConfigError
-from petrun.evaluate.generate import Generator as Writer
-from petrun.evaluate.generate import Request, Step
+from petrun.evaluate.generate import Request, Step, TextGenerator
 from petrun.evaluate.sampling import Sampling
 from petrun.evaluate.text_stream import TextStream
-from petrun.inference.multi_adapter import OFF, MultiAdapter
-from petrun.inference.multi_delta import open_deltas
-from petrun.models.base import LoadedModel
+from petrun.inference.multi_adapter import OFF
+from petrun.inference.multi_delta import MultiDeltaModel, SessionSettings, load_deltas
 
 Prompt = str | Sequence[Message]
 """A text, or a conversation: [{"role": "user", "content": "..."}, ...]."""
@@ -37,7 +34,7 @@ Prompt = str | Sequence[Message]
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How an answer is taken. Temperature 0: the likeliest token each time. Raises ConfigError."""
+    """How tokens are chosen and where an answer ends. Temperature 0 takes the likeliest token. Raises ConfigError."""
 
     max_new_tokens: int = 128
     temperature: float = 0.0
@@ -53,7 +50,7 @@ class Decoding:
             raise ConfigError(f"max_new_tokens = {self.max_new_tokens} is below 1")
         if "" in self.stop:
             raise ConfigError("stop: an empty text stops everything", hint="Give a text, or leave it out.")
-        # Says what is wrong with the numbers.
+        # Sampling checks its numbers.
         self.sampling  # noqa: B018
 
     @property
@@ -62,24 +59,30 @@ class Decoding:
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One prompt, which delta answers it (None or "off": the base), and how."""
+class PromptRequest:
+    """A prompt, the delta that answers it (None or "off": the base), and how the answer is decoded."""
 
     prompt: Prompt
     delta: str | None = None
     how: Decoding = field(default_factory=Decoding)
     row: int = 0
-    """Beside the seed, what a drawn answer depends on."""
-    cells: Mapping[str, Any] = field(default_factory=dict)
-    """What a row of a file may hold beside its prompt: system, history, tools, enable_thinking, chat_template_kwargs."""
+    """A drawn answer depends on the seed and on this number."""
+    cells: Mapping[str, object] = field(default_factory=dict)
+    """Cells of the prompt's row beside the prompt: system, history, tools, enable_thinking, chat_template_kwargs."""
     scored: bool = False
     """Every token comes with its log probability."""
     where: str = ""
-    """What messages call the prompt; "": by its number."""
+    """The prompt's name in messages; "": its number."""
+
+
+Ask = PromptRequest
+"""The name of PromptRequest in earlier programs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
+    """The whole answer to a prompt, and how it ended."""
+
     text: str
     finish: Literal["stop", "length"]
     """"stop": the model ended it, or a stop string did; "length": the limit of new tokens, or of the model's positions."""
@@ -89,68 +92,58 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What a token brought for the ask of this number: text, "" while a character or a stop string may be half there; and with the
-    last piece the whole answer."""
+class TextChunk:
+    """The new text of one request's answer after one more token: "" while a character or a stop string may be incomplete.
+
+    The last chunk holds the whole answer.
+    """
 
     index: int
+    """Position of the request in its call."""
     text: str
     answer: Answer | None = None
     scores: tuple[tuple[str, float], ...] = ()
-    """Of a scored ask: its new tokens as text, each with the log of its probability."""
+    """Of a scored request: its new tokens as text, each with the natural logarithm of its probability."""
 
 
 class Stream(Iterator[str]):
-    """Pieces of one answer; `answer` is the whole once they have all come. `close()` gives up the rest."""
+    """The text of one answer, chunk by chunk; `answer` is set once all have come. `close()` gives up the rest."""
 
-    def __init__(self, pieces: Generator[Piece, None, None]) -> None:
-        self._pieces = pieces
+    def __init__(self, chunks: Generator[TextChunk, None, None]) -> None:
+        self._chunks = chunks
         self.answer: Answer | None = None
 
     def __next__(self) -> str:
         while True:
-            piece = next(self._pieces)
-            self.answer = piece.answer or self.answer
-            if piece.text:
-                return piece.text
+            chunk = next(self._chunks)
+            self.answer = chunk.answer or self.answer
+            if chunk.text:
+                return chunk.text
 
     def close(self) -> None:
-        self._pieces.close()
+        self._chunks.close()
 
 
 class Session:
-    """A net with deltas in it. One thread at a time; different asks of one call may use different deltas."""
+    """A net with deltas in it. One thread at a time; the requests of one call may use different deltas."""
 
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        multi_adapter: MultiAdapter,
-        tokenizer: Tokenizer,
-        templates: Mapping[str, Template],
-        ends: Sequence[int],
-        batch_size: int,
-        endings: Mapping[str, Ending] | None = None,
-        sources: Mapping[str, str] | None = None,
-    ) -> None:
-        """`ends`: tokens that end any answer; `endings`: what else ends those of a delta, or of the base ("off"); `sources`: the column
-        that a delta's template reads a prompt from, where it is not `prompt`."""
-        self.loaded = loaded
-        self.multi_adapter = multi_adapter
-        self.tokenizer = tokenizer
-        self._templates = dict(templates)
-        self._endings = dict(endings or {})
-        self._sources = dict(sources or {})
-        self.current: str = multi_adapter.names[0] if multi_adapter.fixed else OFF
-        """The delta in use where an ask names none; "off": the base."""
-        self._writer = Writer(
-            loaded.net,
-            eos_ids=ends,
-            pad_id=loaded.pad_token_id,
-            max_positions=loaded.max_positions,
+    def __init__(self, model: MultiDeltaModel, batch_size: int = 8) -> None:
+        """`batch_size`: most requests that are computed together."""
+        self.loaded = model.loaded
+        self.multi_adapter = model.multi_adapter
+        self.tokenizer = model.tokenizer
+        self._model = model
+        self.current: str = self.names[0] if self.multi_adapter.fixed else OFF
+        """The delta that answers where a request names none; "off": the base."""
+        self._generator = TextGenerator(
+            model.loaded.net,
+            eos_ids=model.eos_ids,
+            pad_id=model.loaded.pad_token_id,
+            max_positions=model.loaded.max_positions,
             batch_size=batch_size,
-            select=multi_adapter.select,
+            select=model.multi_adapter.select,
             steady=True,
-            decode=tokenizer.decode,
+            decode=model.tokenizer.decode,
         )
 
     @classmethod
@@ -170,29 +163,26 @@ class Session:
 
         `model`, `template`, `alpha`, `device`, `settings`: as --model, --template, --alpha, --device and --set. `template`: of all;
         default: each delta's own, the tokenizer's chat template where there is none, else the text as it is.
-        `batch_size`: most asks that are computed together.
+        `batch_size`: most prompts that are computed together.
         Raises ConfigError for deltas that cannot be switched or one name for two, and what loading a base and a delta raises.
         """
-        opened = open_deltas(
-            base,
-            deltas,
-            model=model,
-            template=template,
-            alpha=alpha,
-            device=device,
-            rows=batch_size,
-            settings=settings,
+        return cls.load(
+            SessionSettings(
+                base=base,
+                deltas=deltas,
+                model=model,
+                template=template,
+                alpha=alpha,
+                device=device,
+                batch_size=batch_size,
+                settings=settings,
+            )
         )
-        return cls(
-            opened.loaded,
-            opened.multi_adapter,
-            opened.tokenizer,
-            opened.templates,
-            opened.ends,
-            batch_size,
-            opened.endings,
-            opened.sources,
-        )
+
+    @classmethod
+    def load(cls, settings: SessionSettings) -> Session:
+        """Load a base and deltas, as `open`."""
+        return cls(load_deltas(settings), settings.batch_size)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -205,14 +195,14 @@ class Session:
         self.current = OFF if name is None else name
 
     def template(self, delta: str | None = None) -> Template:
-        """The template that prompts get with a delta (None: the one in use)."""
-        return self._templates[self._name(delta)]
+        """The template that renders prompts for a delta (None: the one in use)."""
+        return self._model.templates[self._name(delta)]
 
-    def check(self, ask: Ask) -> int:
-        """How many tokens the prompt has. Raises ConfigError for an unknown delta, DataError for a prompt that is empty or too long."""
-        request = self._request(0, ask, None)
-        self._writer.check(request)
-        return len(request.prompt)
+    def check(self, request: PromptRequest) -> int:
+        """Count the tokens of the prompt. Raises ConfigError for an unknown delta, DataError for a prompt that is empty or too long."""
+        rendered = self._render(0, request, None)
+        self._generator.check(rendered)
+        return len(rendered.prompt)
 
     def generate(
         self,
@@ -220,22 +210,23 @@ class Session:
         *,
         delta: str | Sequence[str | None] | None = None,
         how: Decoding | None = None,
-        cells: Sequence[Mapping[str, Any]] = (),
+        cells: Sequence[Mapping[str, object]] = (),
     ) -> list[Answer]:
-        """Answers in the order of the prompts. `delta`: one for all (None: the one in use), or one for each prompt; `cells`: what each
-        prompt has beside it (Ask.cells), or nothing.
+        """Answer all prompts, in their order.
+
+        `delta`: one for all (None: the one in use), or one for each prompt; `cells`: of each prompt, as PromptRequest.cells.
         """
         chosen = [delta] * len(prompts) if delta is None or isinstance(delta, str) else list(delta)
         if len(chosen) != len(prompts):
             raise ConfigError(f"{len(chosen)} deltas for {len(prompts)} prompts")
-        asks = [
-            Ask(prompt, self._name(name), how or Decoding(), row, beside)
+        requests = [
+            PromptRequest(prompt, self._name(name), how or Decoding(), row, beside)
             for row, (prompt, name, beside) in enumerate(
                 zip(prompts, chosen, cells or [{}] * len(prompts), strict=True)
             )
         ]
-        answers = {piece.index: piece.answer for piece in self.pieces(asks) if piece.answer is not None}
-        return [answers[i] for i in range(len(asks))]
+        answers = {chunk.index: chunk.answer for chunk in self.chunks(requests) if chunk.answer is not None}
+        return [answers[i] for i in range(len(requests))]
 
     def stream(
         self,
@@ -243,80 +234,86 @@ class Session:
         *,
         delta: str | None = None,
         how: Decoding | None = None,
-        cells: Mapping[str, Any] | None = None,
+        cells: Mapping[str, object] | None = None,
     ) -> Stream:
-        """The answer to one prompt, piece by piece, by a delta (None: the one in use). `cells`: as Ask.cells."""
-        return Stream(self.pieces([Ask(prompt, self._name(delta), how or Decoding(), cells=cells or {})]))
+        """Answer one prompt, chunk by chunk, with a delta (None: the one in use). `cells`: as PromptRequest.cells."""
+        return Stream(self.chunks([PromptRequest(prompt, self._name(delta), how or Decoding(), cells=cells or {})]))
 
-    def pieces(self, asks: Sequence[Ask]) -> Generator[Piece, None, None]:
-        """What comes for many asks, as it comes: those of one batch together. Close the iterator to give up the rest.
+    def chunks(self, requests: Sequence[PromptRequest]) -> Generator[TextChunk, None, None]:
+        """Answer many requests together, chunk by chunk. Close the iterator to give up the rest.
 
         Raises ConfigError for an unknown delta, DataError for a prompt that is empty or too long, before anything is computed.
         """
         texts = [
-            TextStream(self.tokenizer.decode, (*ask.how.stop, *self._ending(ask.delta or OFF).texts)) for ask in asks
+            TextStream(self.tokenizer.decode, (*request.how.stop, *self._ending(request.delta or OFF).texts))
+            for request in requests
         ]
-        scored = [TextStream(self.tokenizer.decode) if ask.scored else None for ask in asks]
-        shown = [""] * len(asks)
+        scored = [TextStream(self.tokenizer.decode) if request.scored else None for request in requests]
+        shown = [""] * len(requests)
 
-        def watch(index: int) -> Any:
+        def watch(index: int) -> Callable[[int], bool]:
             def add(token: int) -> bool:
                 shown[index] += texts[index].push(token)
                 return texts[index].stopped
 
             return add
 
-        requests = [self._request(i, ask, watch(i)) for i, ask in enumerate(asks)]
-        counts = [0] * len(asks)
-        for steps in self._writer.stream(requests):
+        rendered = [self._render(i, request, watch(i)) for i, request in enumerate(requests)]
+        counts = [0] * len(requests)
+        for steps in self._generator.stream(rendered):
             for step in steps:
                 i = step.number
                 counts[i] += step.token is not None
                 text, shown[i] = shown[i], ""
                 scores = _scores(scored[i], step)
                 if step.finish is None:
-                    yield Piece(i, text, scores=scores)
+                    yield TextChunk(i, text, scores=scores)
                     continue
                 text += texts[i].end()
                 finish: Literal["stop", "length"] = "stop" if step.finish in ("eos", "stop") else "length"
                 answer = Answer(
-                    text=texts[i].text, finish=finish, tokens=counts[i], prompt_tokens=len(requests[i].prompt)
+                    text=texts[i].text, finish=finish, tokens=counts[i], prompt_tokens=len(rendered[i].prompt)
                 )
-                yield Piece(i, text, answer, scores)
+                yield TextChunk(i, text, answer, scores)
+
+    pieces = chunks
+    """The name of `chunks` in earlier programs."""
 
     def _name(self, delta: str | None) -> str:
         name = self.current if delta is None else delta
         self.multi_adapter.index(name)
         return name
 
-    def _request(self, index: int, ask: Ask, watch: Any) -> Request:
-        name = OFF if ask.delta is None else ask.delta
-        index = self.multi_adapter.index(name)
-        where = ask.where or f"prompt {index + 1}"
-        source = self._sources.get(name, "prompt")
-        ids = prompt_ids(ask.prompt, self.tokenizer, self._templates[name], where, ask.cells, source=source)
+    def _render(self, number: int, request: PromptRequest, watch: Callable[[int], bool] | None) -> Request:
+        """The request with its prompt rendered and tokenised. `number`: its position in the call; `watch`: as Request.watch."""
+        name = OFF if request.delta is None else request.delta
+        adapter = self.multi_adapter.index(name)
+        where = request.where or f"prompt {number + 1}"
+        source = self._model.sources.get(name, "prompt")
+        template = self._model.templates[name]
+        ids = prompt_ids(request.prompt, self.tokenizer, template, where, request.cells, source=source)
         return Request(
             prompt=np.array(ids, np.int32),
-            limit=ask.how.max_new_tokens,
-            row=ask.row,
-            sampling=ask.how.sampling,
-            adapter=index,
+            limit=request.how.max_new_tokens,
+            row=request.row,
+            sampling=request.how.sampling,
+            adapter=adapter,
             watch=watch,
             ending=self._ending(name),
-            scored=ask.scored,
+            scored=request.scored,
             where=where,
         )
 
     def _ending(self, name: str) -> Ending:
-        return self._endings.get(name, NO_ENDING)
+        return self._model.endings.get(name, NO_ENDING)
 
 
 def _scores(stream: TextStream | None, step: Step) -> tuple[tuple[str, float], ...]:
-    """The step's token as text with its log probability; of a character of several tokens the last one has it."""
+    """The step's token as text with its log probability; the last token of a character has the character's text."""
     if stream is None or step.token is None or step.logprob is None:
         return ()
     text = stream.push(step.token)
     return ((text + (stream.end() if step.finish is not None else ""), step.logprob),)
 
 
-__all__ = ["OFF", "Answer", "Ask", "Decoding", "Piece", "Prompt", "Session", "Stream"]
+__all__ = ["OFF", "Answer", "Ask", "Decoding", "Prompt", "PromptRequest", "Session", "Stream", "TextChunk"]

@@ -1,4 +1,4 @@
-"""The HTTP side: routes, the key, bounded bodies, streams. Every refusal has OpenAI's form."""
+"""The ASGI application: routes, the API key, bounded bodies, streams. Every error has OpenAI's form."""
 
 from __future__ import annotations
 
@@ -16,59 +16,59 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from petrun.errors import PetrunError, PromptTooLong
+from petrun.errors import PetrunError
+from petrun.serve.address import is_loopback
 from petrun.serve.openai import (
+    OPENAI_CODES,
     ApiError,
-    Done,
     Limits,
-    answer,
-    chunk,
+    answer_object,
+    chunk_object,
     event,
     model_object,
     parse_json,
-    read_wanted,
-    usage_chunk,
+    read_request,
+    usage_object,
 )
-from petrun.serve.request_queue import Engine, PendingRequest, Piece, RequestQueue
-from petrun.serve.server import is_loopback
+from petrun.serve.request_queue import Engine, PendingRequest, RequestQueue, StreamChunk
 
 _BODY_SECONDS = 30.0
-"""For a client to send its body."""
+"""Time that a client has to send its body."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
 class Service:
-    """What the routes work with."""
+    """What the routes need: the engine, the queue, and whom to answer."""
 
     engine: Engine
-    desk: RequestQueue
+    queue: RequestQueue
     limits: Limits
     key: str | None = None
-    """What a client must send as `Authorization: Bearer KEY`; None: nothing."""
-    local: bool = False
-    """Only requests that name this machine are answered: a web page whose own name has come to mean it is kept out."""
+    """The API key that clients must send as `Authorization: Bearer KEY`; None: none."""
+    loopback_only: bool = False
+    """Answer only requests whose Host is a loopback address: web pages cannot then reach the server by DNS rebinding."""
     started: int = field(default_factory=lambda: int(time.time()))
 
 
 def make_app(service: Service) -> Starlette:
-    """The ASGI application."""
+    """Build the ASGI application."""
 
     def guarded(endpoint: Callable[[Service, Request], Awaitable[Response]]) -> Endpoint:
         async def run(request: Request) -> Response:
             try:
-                if service.local:
-                    _require_local(request)
+                if service.loopback_only:
+                    _require_loopback(request)
                 _require_key(service, request)
                 return await endpoint(service, request)
-            except ApiError as refusal:
-                return _refused(refusal)
+            except ApiError as error:
+                return _error_response(error)
 
         return run
 
     async def health(request: Request) -> Response:
-        return JSONResponse({"status": "ok", "waiting": service.desk.waiting, "running": service.desk.running})
+        return JSONResponse({"status": "ok", "waiting": service.queue.waiting, "running": service.queue.running})
 
     return Starlette(
         routes=[
@@ -78,27 +78,27 @@ def make_app(service: Service) -> Starlette:
             Route("/v1/chat/completions", guarded(_chat), methods=["POST"]),
             Route("/v1/completions", guarded(_text), methods=["POST"]),
         ],
-        exception_handlers={HTTPException: _unrouted},
+        exception_handlers={HTTPException: _routing_error},
     )
 
 
-def _refused(refusal: ApiError, headers: Mapping[str, str] | None = None) -> Response:
-    extra = {429: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}.get(refusal.status, {})
-    if refusal.status in (408, 413, 503):
-        # What is left of the body would be read as the next request.
+def _error_response(error: ApiError, headers: Mapping[str, str] | None = None) -> Response:
+    extra = {429: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}.get(error.status, {})
+    if error.status in (408, 413, 503):
+        # The rest of the body would be read as the next request.
         extra["Connection"] = "close"
-    return JSONResponse(refusal.body, refusal.status, headers={**extra, **(headers or {})})
+    return JSONResponse(error.body, error.status, headers={**extra, **(headers or {})})
 
 
-async def _unrouted(request: Request, error: Exception) -> Response:
+async def _routing_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    what = HTTPStatus(error.status_code).phrase
+    reason = HTTPStatus(error.status_code).phrase
     path = request.url.path[:200]
-    return _refused(ApiError(error.status_code, f"{what}: {request.method} {path}"), error.headers)
+    return _error_response(ApiError(error.status_code, f"{reason}: {request.method} {path}"), error.headers)
 
 
-def _require_local(request: Request) -> None:
-    """Raises ApiError where the address that the client has asked for is not a loopback one."""
+def _require_loopback(request: Request) -> None:
+    """Raises ApiError where the Host that the client names is not a loopback address."""
     try:
         host = urlsplit("//" + request.headers.get("host", "")).hostname or ""
     except ValueError:
@@ -108,12 +108,12 @@ def _require_local(request: Request) -> None:
 
 
 def _require_key(service: Service, request: Request) -> None:
-    """Raises ApiError, having looked at every character."""
+    """Raises ApiError for a wrong key. The comparison takes the same time for every key."""
     if service.key is None:
         return
     kind, _, given = request.headers.get("authorization", "").partition(" ")
-    right = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), service.key.encode())
-    if kind.lower() != "bearer" or not right:
+    correct = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), service.key.encode())
+    if kind.lower() != "bearer" or not correct:
         raise ApiError(
             401, "Incorrect or missing API key: send it as 'Authorization: Bearer KEY'.", code="invalid_api_key"
         )
@@ -147,41 +147,35 @@ async def _text(service: Service, request: Request) -> Response:
 
 
 async def _complete(service: Service, request: Request, *, chat: bool) -> Response:
-    wanted = read_wanted(parse_json(await _body(service, request)), service.limits, chat=chat)
-    _require_model(service, wanted.model)
+    completion = read_request(parse_json(await _body(service, request)), service.limits, chat=chat)
+    _require_model(service, completion.model)
     try:
-        # Long texts take a while to tokenise, and others are served meanwhile.
-        await asyncio.to_thread(service.engine.check, wanted)
+        # A long text takes a while to tokenise; other requests are served meanwhile.
+        await asyncio.to_thread(service.engine.check, completion)
     except PetrunError as error:
         raise ApiError(
-            400, error.message, code="context_length_exceeded" if isinstance(error, PromptTooLong) else None,
-            param="messages" if chat else "prompt",
-        ) from error  # fmt: skip
-    ticket = PendingRequest(wanted)
-    service.desk.hand_in(ticket)
-    if wanted.stream:
-        # The first piece decides about the status: nothing has been sent yet.
-        first = await _or_gone(ticket, request)
-        return StreamingResponse(_events(ticket, first), media_type="text/event-stream", headers=_UNCACHED)
-    pieces = [await _or_gone(ticket, request)]
-    while pieces[-1].done is None:
-        pieces.append(await _or_gone(ticket, request))
-    scores = [score for piece in pieces for score in piece.scores]
-    text = "".join(piece.text for piece in pieces)
-    return JSONResponse(answer(wanted, text, _done(pieces[-1]), int(time.time()), scores))
+            400, error.message, code=OPENAI_CODES.get(error.code), param="messages" if chat else "prompt"
+        ) from error
+    pending = PendingRequest(completion)
+    service.queue.submit(pending)
+    if completion.stream:
+        # The first chunk decides the status, as nothing has been sent yet.
+        first = await _next_or_gone(pending, request)
+        return StreamingResponse(_events(pending, first), media_type="text/event-stream", headers=_UNCACHED)
+    chunks = [await _next_or_gone(pending, request)]
+    while (end := chunks[-1].end) is None:
+        chunks.append(await _next_or_gone(pending, request))
+    scores = [score for chunk in chunks for score in chunk.scores]
+    text = "".join(chunk.text for chunk in chunks)
+    return JSONResponse(answer_object(completion, text, end, int(time.time()), scores))
 
 
 _UNCACHED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
-def _done(piece: Piece) -> Done:
-    assert piece.done is not None
-    return piece.done
-
-
 async def _body(service: Service, request: Request) -> bytes:
-    """The request's body. Raises ApiError: 415 for what is not sent as JSON, 413 for one that is too large, 408 for a slow one."""
-    # Any web page may have a browser send a form or plain text to this address; for JSON the browser asks first.
+    """Read the request's body. Raises ApiError: 415 for a body not sent as JSON, 413 for one too large, 408 for one too slow."""
+    # Any web page can make a browser send a form or plain text to this address; for JSON the browser asks the server first (CORS).
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "Send the body as 'Content-Type: application/json'.")
     most = service.limits.body_bytes
@@ -206,9 +200,9 @@ async def _body(service: Service, request: Request) -> bytes:
         raise ApiError(400, "The client went away.") from error
 
 
-async def _or_gone(ticket: PendingRequest, request: Request) -> Piece:
-    """The next piece; a client that goes away meanwhile drops its ticket. Raises ApiError."""
-    coming, leaving = asyncio.ensure_future(ticket.next()), asyncio.ensure_future(request.receive())
+async def _next_or_gone(pending: PendingRequest, request: Request) -> StreamChunk:
+    """Wait for the next chunk. Drops the request where the client goes away meanwhile. Raises ApiError."""
+    coming, leaving = asyncio.ensure_future(pending.next()), asyncio.ensure_future(request.receive())
     came = False
     try:
         await asyncio.wait((coming, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -217,35 +211,35 @@ async def _or_gone(ticket: PendingRequest, request: Request) -> Piece:
             raise ApiError(400, "The client went away.")
         return coming.result()
     finally:
-        ticket.dropped = ticket.dropped or not came
+        pending.dropped = pending.dropped or not came
         for task in (coming, leaving):
             task.cancel()
         await asyncio.gather(coming, leaving, return_exceptions=True)
 
 
-async def _events(ticket: PendingRequest, first: Piece) -> AsyncIterator[bytes]:
-    """Server-sent events of one answer. Starlette ends the iteration where the client goes away."""
-    wanted, created = ticket.wanted, int(time.time())
+async def _events(pending: PendingRequest, first: StreamChunk) -> AsyncIterator[bytes]:
+    """Yield the server-sent events of one answer. Starlette ends the iteration where the client goes away."""
+    completion, created = pending.request, int(time.time())
     try:
-        if wanted.chat:
-            yield event(chunk(wanted, created, "", first=True))
-        piece = first
+        if completion.chat:
+            yield event(chunk_object(completion, created, "", first=True))
+        current = first
         scores, shown = list(first.scores), 0
-        while piece.done is None or piece.text:
-            if piece.text:
-                yield event(chunk(wanted, created, piece.text, scores=scores, offset=shown))
+        while current.end is None or current.text:
+            if current.text:
+                yield event(chunk_object(completion, created, current.text, scores=scores, offset=shown))
                 shown += sum(len(text) for text, _ in scores)
                 scores = []
-            if piece.done is not None:
+            if current.end is not None:
                 break
-            piece = await ticket.next()
-            scores += piece.scores
-        yield event(chunk(wanted, created, None, piece.done.finish, scores=scores, offset=shown))
-        if wanted.with_usage:
-            yield event(usage_chunk(wanted, created, piece.done))
+            current = await pending.next()
+            scores += current.scores
+        yield event(chunk_object(completion, created, None, current.end.finish, scores=scores, offset=shown))
+        if completion.with_usage:
+            yield event(usage_object(completion, created, current.end))
         yield event("[DONE]")
-    except ApiError as refusal:
-        # The status is sent: what is left is to say it in the stream.
-        yield event(refusal.body)
+    except ApiError as error:
+        # The status has been sent; the stream itself has to carry the error.
+        yield event(error.body)
     finally:
-        ticket.dropped = True
+        pending.dropped = True

@@ -1,7 +1,7 @@
-"""OpenAI's request bodies -> what is wanted; answers -> OpenAI's objects. No HTTP and no net in here.
+"""Read OpenAI's request bodies into a CompletionRequest, and write answers as OpenAI's objects. No HTTP and no net in here.
 
 Source: https://platform.openai.com/docs/api-reference (chat, completions, models, and the shape of errors). `top_k`,
-`repetition_penalty`, `chat_template_kwargs` and `enable_thinking` are not OpenAI's; vLLM and others spell them so.
+`repetition_penalty`, `chat_template_kwargs` and `enable_thinking` are not OpenAI's; vLLM and other servers use these names.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Literal
 
 from petrun.data.chat.messages import SWITCH, VALUES, read_values
-from petrun.errors import DataError
+from petrun.errors import DataError, PromptTooLong
+from petrun.typing import JsonObject
 
 _MOST_STOPS = 4
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _CARRIED = {"tool_calls": list, "tool_call_id": str, "name": str, "reasoning_content": str}
-"""What a message may hold beside role and content: the template gets it as it is."""
+"""Keys that a message may hold beside role and content; the template gets their values unchanged."""
 _EMPTY = ("refusal", "audio", "function_call", "annotations")
-"""What the messages of OpenAI's own answers hold, and nothing here reads: only null or empty."""
+"""Keys of the messages in OpenAI's own answers that nothing here reads: their values must be null or empty."""
 _KNOWN = {
     "model", "stream", "stream_options", "max_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "stop", "seed", "n",
     "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "user", "metadata", "store", "service_tier",
@@ -36,16 +37,20 @@ _CHAT = {
     "chat_template_kwargs", "enable_thinking",
 }  # fmt: skip
 _TEXT = {"prompt", "suffix", "echo", "best_of"}
-_NOTHING: Mapping[str, tuple[Any, ...]] = {
+_NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "n": (1,), "best_of": (1,), "presence_penalty": (0,), "frequency_penalty": (0,), "logit_bias": ({},), "logprobs": (False, 0),
     "top_logprobs": (0,), "tools": ([],), "functions": ([],), "tool_choice": ("none", "auto"), "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},), "modalities": (["text"],), "suffix": ("",), "echo": (False,),
 }  # fmt: skip
-"""Settings that are taken where they ask for nothing; null always is."""
+"""Parameters that are not supported -> the values that change nothing, which are accepted; null always is."""
+
+
+OPENAI_CODES = {PromptTooLong.class_code: "context_length_exceeded"}
+"""Code of a petrun error -> the code that OpenAI's API has for it; other errors have none."""
 
 
 class ApiError(Exception):
-    """What a client gets instead of an answer: an HTTP status and OpenAI's error object."""
+    """An HTTP status and OpenAI's error object, which a client gets instead of an answer."""
 
     def __init__(
         self, status: int, message: str, *, code: str | None = None, param: str | None = None, kind: str = ""
@@ -63,27 +68,28 @@ class ApiError(Exception):
 
 
 def _sendable(text: str) -> str:
-    """What a client sent may hold half of a surrogate pair, which no UTF-8 has."""
+    """Escape lone surrogates, which a client may have sent and UTF-8 cannot encode."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one request may ask for."""
+    """Limits of one request."""
 
     most_tokens: int = 1024
-    """New tokens."""
+    """Most new tokens that a request may ask for."""
     default_tokens: int = 256
-    """... where the request names no number."""
+    """New tokens where the request names no number."""
     body_bytes: int = 1 << 20
+    """Largest body."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompletionRequest:
-    """One request."""
+    """A request for a completion, every parameter checked."""
 
     model: str
-    prompt: str | tuple[Mapping[str, Any], ...]
+    prompt: str | tuple[JsonObject, ...]
     """A text, or messages of role and content, with tool calls where they have them."""
     max_tokens: int
     temperature: float = 1.0
@@ -95,8 +101,8 @@ class CompletionRequest:
     stream: bool = False
     with_usage: bool = False
     """A stream ends with the counts of tokens."""
-    cells: Mapping[str, Any] = field(default_factory=dict)
-    """What the request sets of the chat template: enable_thinking, chat_template_kwargs."""
+    cells: JsonObject = field(default_factory=dict)
+    """Variables of the chat template that the request sets: enable_thinking, chat_template_kwargs."""
     scored: bool = False
     """Every token of the answer comes with its log probability."""
     id: str = field(default_factory=lambda: secrets.token_hex(12))
@@ -107,8 +113,8 @@ class CompletionRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Done:
-    """How an answer ended."""
+class AnswerEnd:
+    """How an answer ended, and how many tokens it took."""
 
     finish: Literal["stop", "length"]
     tokens: int
@@ -123,8 +129,8 @@ class Done:
         }
 
 
-def parse_json(body: bytes) -> dict[str, Any]:
-    """The body's object. Raises ApiError."""
+def parse_json(body: bytes) -> JsonObject:
+    """Parse a body that must be a JSON object. Raises ApiError."""
     try:
         found = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -139,32 +145,34 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
-def read_wanted(body: Mapping[str, Any], limits: Limits, *, chat: bool) -> CompletionRequest:
-    """A body of /v1/chat/completions or /v1/completions. Raises ApiError naming the parameter."""
+def read_request(body: JsonObject, limits: Limits, *, chat: bool) -> CompletionRequest:
+    """Check a body of /v1/chat/completions (`chat`) or /v1/completions. Raises ApiError that names the parameter."""
     known = _KNOWN | (_CHAT if chat else _TEXT)
     for name, value in body.items():
         if name not in known:
-            raise _wrong(name, f"Unknown parameter: '{name[:64]}'.", "unknown_parameter")
-        if value is not None and name in _NOTHING and value not in _NOTHING[name]:
-            raise _wrong(name, f"'{name}' is not supported here, other than {_listed(_NOTHING[name])}.", "unsupported")
+            raise _invalid(name, f"Unknown parameter: '{name[:64]}'.", "unknown_parameter")
+        if value is not None and name in _NEUTRAL and value not in _NEUTRAL[name]:
+            raise _invalid(
+                name, f"'{name}' is not supported here, other than {_listed(_NEUTRAL[name])}.", "unsupported"
+            )
     model = body.get("model")
     if not isinstance(model, str) or not model:
-        raise _wrong("model", "you must provide a model parameter", "missing_required_parameter")
+        raise _invalid("model", "you must provide a model parameter", "missing_required_parameter")
     stream = _flag(body, "stream")
     options = body.get("stream_options")
     if options is not None and (not stream or not isinstance(options, dict)):
-        raise _wrong("stream_options", "'stream_options' is an object, and only allowed when 'stream' is true.")
-    seed = _number(body, "seed", None, -(2**63), 2**63 - 1, whole=True)
+        raise _invalid("stream_options", "'stream_options' is an object, and only allowed when 'stream' is true.")
+    seed = _integer(body, "seed", -(2**63), 2**63 - 1)
     return CompletionRequest(
         model=model,
         prompt=_messages(body.get("messages")) if chat else _prompt(body.get("prompt")),
         max_tokens=_max_tokens(body, limits),
-        temperature=_number(body, "temperature", 1.0, 0.0, 2.0),
-        top_p=_number(body, "top_p", 1.0, 0.0, 1.0, above=True),
-        top_k=int(_number(body, "top_k", 0, 0, 2**31, whole=True)),
-        repetition_penalty=_number(body, "repetition_penalty", 1.0, 0.0, 10.0, above=True),
+        temperature=_number(body, "temperature", 0.0, 2.0),
+        top_p=_number(body, "top_p", 0.0, 1.0, above=True),
+        top_k=_integer(body, "top_k", 0, 2**31) or 0,
+        repetition_penalty=_number(body, "repetition_penalty", 0.0, 10.0, above=True),
         stop=_stop(body.get("stop")),
-        seed=secrets.randbits(62) if seed is None else int(seed) % 2**63,
+        seed=secrets.randbits(62) if seed is None else seed % 2**63,
         stream=stream,
         cells=_cells(body) if chat else {},
         with_usage=bool(options and _flag(options, "include_usage")),
@@ -173,149 +181,158 @@ def read_wanted(body: Mapping[str, Any], limits: Limits, *, chat: bool) -> Compl
     )
 
 
-def _wrong(param: str, message: str, code: str | None = None) -> ApiError:
+def _invalid(param: str, message: str, code: str | None = None) -> ApiError:
     return ApiError(400, message, code=code, param=param[:64])
 
 
-def _listed(values: tuple[Any, ...]) -> str:
+def _listed(values: tuple[object, ...]) -> str:
     return " or ".join(json.dumps(value) for value in values)
 
 
-def _flag(body: Mapping[str, Any], name: str) -> bool:
+def _flag(body: JsonObject, name: str) -> bool:
     value = body.get(name)
     if value is not None and not isinstance(value, bool):
-        raise _wrong(name, f"'{name}' must be a boolean.", "invalid_type")
+        raise _invalid(name, f"'{name}' must be a boolean.", "invalid_type")
     return bool(value)
 
 
-def _number(
-    body: Mapping[str, Any],
-    name: str,
-    default: Any,
-    low: float,
-    high: float,
-    *,
-    whole: bool = False,
-    above: bool = False,
-) -> Any:
-    """A number from `low` (`above`: not that itself) to `high`."""
+def _number(body: JsonObject, name: str, low: float, high: float, *, above: bool = False) -> float:
+    """A number from `low` (`above`: not `low` itself) to `high`; 1 where the request has none."""
     value = body.get(name)
     if value is None:
-        return default
-    kind = int if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kind):
-        raise _wrong(name, f"'{name}' must be {'an integer' if whole else 'a number'}.", "invalid_type")
+        return 1.0
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _invalid(name, f"'{name}' must be a number.", "invalid_type")
+    _require_range(name, value, low, high, above)
+    return float(value)
+
+
+def _integer(body: JsonObject, name: str, low: int, high: int) -> int | None:
+    """An integer from `low` to `high`; None where the request has none."""
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _invalid(name, f"'{name}' must be an integer.", "invalid_type")
+    _require_range(name, value, low, high, False)
+    return value
+
+
+def _require_range(name: str, value: float, low: float, high: float, above: bool) -> None:
     if not (low <= value <= high) or (above and value == low) or not math.isfinite(value):
-        raise _wrong(name, f"'{name}' must be {'above' if above else 'at least'} {low:g} and at most {high:g}.")
-    return value if whole else float(value)
+        raise _invalid(name, f"'{name}' must be {'above' if above else 'at least'} {low:g} and at most {high:g}.")
 
 
-def _cells(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Variables of the chat template; whether it reads them is known to the template alone."""
+def _cells(body: JsonObject) -> JsonObject:
+    """Variables of the chat template. Only the template knows whether it reads them."""
     found = {name: body[name] for name in (SWITCH, VALUES) if body.get(name) is not None}
     try:
         read_values(found, "the request")
     except DataError as error:
-        raise _wrong(VALUES if VALUES in found else SWITCH, error.message.removeprefix("the request: ")) from error
+        raise _invalid(VALUES if VALUES in found else SWITCH, error.message.removeprefix("the request: ")) from error
     return found
 
 
-def _max_tokens(body: Mapping[str, Any], limits: Limits) -> int:
+def _max_tokens(body: JsonObject, limits: Limits) -> int:
     name = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
-    value = _number(body, name, None, 1, 2**31, whole=True)
+    value = _integer(body, name, 1, 2**31)
     if value is None:
         return min(limits.default_tokens, limits.most_tokens)
     if value > limits.most_tokens:
-        raise _wrong(name, f"{name} is too large: {value}. This server gives at most {limits.most_tokens} tokens.")
-    return int(value)
+        raise _invalid(name, f"{name} is too large: {value}. This server gives at most {limits.most_tokens} tokens.")
+    return value
 
 
-def _stop(value: Any) -> tuple[str, ...]:
+def _stop(value: object) -> tuple[str, ...]:
+    """At most four texts; () for null."""
     found = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(found, list) or len(found) > _MOST_STOPS or not all(isinstance(x, str) and x for x in found):
-        raise _wrong("stop", f"'stop' must be a text or a list of at most {_MOST_STOPS} texts, none of them empty.")
+        raise _invalid("stop", f"'stop' must be a text or a list of at most {_MOST_STOPS} texts, none of them empty.")
     return tuple(_text(text, "stop") for text in found)
 
 
 def _text(text: str, param: str) -> str:
     if not text.isascii() and _SURROGATE.search(text):
-        raise _wrong(param, f"'{param}' holds half of a surrogate pair, which is no character.")
+        raise _invalid(param, f"'{param}' holds half of a surrogate pair, which is no character.")
     return text
 
 
-def _prompt(value: Any) -> str:
+def _prompt(value: object) -> str:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if not isinstance(value, str) or not value:
-        raise _wrong("prompt", "'prompt' must be a text, or a list of one text, and not empty.", "invalid_type")
+        raise _invalid("prompt", "'prompt' must be a text, or a list of one text, and not empty.", "invalid_type")
     return _text(value, "prompt")
 
 
-def _messages(value: Any) -> tuple[Mapping[str, Any], ...]:
+def _messages(value: object) -> tuple[JsonObject, ...]:
+    """The messages of a conversation, each with a role, and a text or tool calls."""
     if not isinstance(value, list) or not value:
-        raise _wrong("messages", "'messages' must be a list of at least one message.", "missing_required_parameter")
+        raise _invalid("messages", "'messages' must be a list of at least one message.", "missing_required_parameter")
     found = []
     for number, message in enumerate(value):
         where = f"messages[{number}]"
         if not isinstance(message, dict) or message.get("role") not in _ROLES:
-            raise _wrong(where, f"'{where}' must be an object whose role is one of {', '.join(_ROLES)}.")
-        told = _carried(message, where)
-        if message.get("content") is not None or not told.get("tool_calls"):
-            told["content"] = _content(message.get("content"), f"{where}.content")
-        found.append({"role": message["role"], **told})
+            raise _invalid(where, f"'{where}' must be an object whose role is one of {', '.join(_ROLES)}.")
+        rest = _carried(message, where)
+        if message.get("content") is not None or not rest.get("tool_calls"):
+            rest["content"] = _content(message.get("content"), f"{where}.content")
+        found.append({"role": message["role"], **rest})
     return tuple(found)
 
 
-def _carried(message: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _carried(message: JsonObject, where: str) -> JsonObject:
     """Keys of a message beside role and content that hold anything."""
-    found: dict[str, Any] = {}
+    found: JsonObject = {}
     for key, value in message.items():
         if key in ("role", "content") or value is None or value == []:
             continue
-        place = f"{where}.{key}"
+        param = f"{where}.{key}"
         if key not in _CARRIED and (key not in _EMPTY or value not in ("", {})):
-            raise _wrong(place, f"'{place[:64]}' is not supported here.", "unknown_parameter")
+            raise _invalid(param, f"'{param[:64]}' is not supported here.", "unknown_parameter")
         if key in _CARRIED:
             if not isinstance(value, _CARRIED[key]):
-                raise _wrong(
-                    place, f"'{place}' must be a {'list' if _CARRIED[key] is list else 'text'}.", "invalid_type"
+                raise _invalid(
+                    param, f"'{param}' must be a {'list' if _CARRIED[key] is list else 'text'}.", "invalid_type"
                 )
             # Half of a surrogate pair may stand anywhere in it.
-            _text(json.dumps(value, ensure_ascii=False), place)
+            _text(json.dumps(value, ensure_ascii=False), param)
             found[key] = value
     for number, call in enumerate(found.get("tool_calls", ())):
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise _wrong(where, f"'{where}.tool_calls[{number}]' must be an object with a function that has a name.")
+            raise _invalid(where, f"'{where}.tool_calls[{number}]' must be an object with a function that has a name.")
     return found
 
 
-def _content(value: Any, where: str) -> str:
+def _content(value: object, where: str) -> str:
     """A text, or a list of parts of type text."""
-    parts = value if isinstance(value, list) else [{"type": "text", "text": value}]
+    parts: list[JsonObject] = value if isinstance(value, list) else [{"type": "text", "text": value}]
     for part in parts:
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise _wrong(where, f"'{where}' must be a text, or a list of parts of type text.", "invalid_type")
+            raise _invalid(where, f"'{where}' must be a text, or a list of parts of type text.", "invalid_type")
     return _text("".join(part["text"] for part in parts), where)
 
 
 Scores = Sequence[tuple[str, float]]
-"""Tokens as text, each with the log of its probability."""
+"""Tokens as text, each with the natural logarithm of its probability."""
 
 
-def answer(wanted: CompletionRequest, text: str, done: Done, created: int, scores: Scores = ()) -> dict[str, Any]:
+def answer_object(
+    request: CompletionRequest, text: str, end: AnswerEnd, created: int, scores: Scores = ()
+) -> JsonObject:
     """The object of a whole answer."""
-    choice: dict[str, Any] = {"index": 0, "logprobs": _logprobs(wanted, scores, 0), "finish_reason": done.finish}
-    if wanted.chat:
+    choice: JsonObject = {"index": 0, "logprobs": _logprobs(request, scores, 0), "finish_reason": end.finish}
+    if request.chat:
         choice["message"] = {"role": "assistant", "content": text, "refusal": None}
     else:
         choice["text"] = text
-    return {**_head(wanted, created, part=False), "choices": [choice], "usage": done.usage}
+    return {**_head(request, created, chunk=False), "choices": [choice], "usage": end.usage}
 
 
-def _logprobs(wanted: CompletionRequest, scores: Scores, offset: int) -> dict[str, Any] | None:
+def _logprobs(request: CompletionRequest, scores: Scores, offset: int) -> JsonObject | None:
     """`offset`: characters of the answer before these tokens."""
-    if not wanted.scored:
+    if not request.scored:
         return None
     ends = list(accumulate((len(text) for text, _ in scores), initial=offset))
     return {
@@ -326,8 +343,8 @@ def _logprobs(wanted: CompletionRequest, scores: Scores, offset: int) -> dict[st
     }
 
 
-def chunk(
-    wanted: CompletionRequest,
+def chunk_object(
+    request: CompletionRequest,
     created: int,
     text: str | None,
     finish: str | None = None,
@@ -335,38 +352,38 @@ def chunk(
     first: bool = False,
     scores: Scores = (),
     offset: int = 0,
-) -> dict[str, Any]:
-    """The object of a piece of a stream. `text` None: an end without text. `scores`, `offset`: of its tokens, and where they begin."""
-    choice: dict[str, Any] = {"index": 0, "logprobs": _logprobs(wanted, scores, offset), "finish_reason": finish}
-    if wanted.chat:
+) -> JsonObject:
+    """The object of a chunk of a stream. `text` None: the end, without text. `scores`: of its tokens, which begin at character `offset`."""
+    choice: JsonObject = {"index": 0, "logprobs": _logprobs(request, scores, offset), "finish_reason": finish}
+    if request.chat:
         delta = {"role": "assistant"} if first else {}
         choice["delta"] = delta if text is None else {**delta, "content": text}
     else:
         choice["text"] = text or ""
-    found = {**_head(wanted, created, part=True), "choices": [choice]}
-    return {**found, "usage": None} if wanted.with_usage else found
+    found = {**_head(request, created, chunk=True), "choices": [choice]}
+    return {**found, "usage": None} if request.with_usage else found
 
 
-def usage_chunk(wanted: CompletionRequest, created: int, done: Done) -> dict[str, Any]:
-    """The last object of a stream whose counts were asked for."""
-    return {**_head(wanted, created, part=True), "choices": [], "usage": done.usage}
+def usage_object(request: CompletionRequest, created: int, end: AnswerEnd) -> JsonObject:
+    """The last object of a stream whose request asked for the counts of tokens."""
+    return {**_head(request, created, chunk=True), "choices": [], "usage": end.usage}
 
 
-def _head(wanted: CompletionRequest, created: int, part: bool) -> dict[str, Any]:
-    kind = ("chat.completion" + (".chunk" if part else "")) if wanted.chat else "text_completion"
+def _head(request: CompletionRequest, created: int, *, chunk: bool) -> JsonObject:
+    kind = ("chat.completion" + (".chunk" if chunk else "")) if request.chat else "text_completion"
     return {
-        "id": ("chatcmpl-" if wanted.chat else "cmpl-") + wanted.id,
+        "id": ("chatcmpl-" if request.chat else "cmpl-") + request.id,
         "object": kind,
         "created": created,
-        "model": wanted.model,
+        "model": request.model,
     }
 
 
-def model_object(name: str, created: int) -> dict[str, Any]:
+def model_object(name: str, created: int) -> JsonObject:
     return {"id": name, "object": "model", "created": created, "owned_by": "petrun"}
 
 
-def event(found: Mapping[str, Any] | str) -> bytes:
+def event(found: JsonObject | str) -> bytes:
     """A server-sent event."""
     text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
     return f"data: {text}\n\n".encode()

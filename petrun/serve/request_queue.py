@@ -1,4 +1,4 @@
-"""Where requests wait: handed in by the thread that speaks HTTP, taken and answered by the one that computes."""
+"""The queue of requests: the thread that serves HTTP submits them, the thread that computes takes and answers them."""
 
 from __future__ import annotations
 
@@ -6,69 +6,70 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from petrun.errors import PetrunError
-from petrun.serve.openai import ApiError, CompletionRequest, Done
+from petrun.serve.openai import AnswerEnd, ApiError, CompletionRequest
 
 _POLL_SECONDS = 0.1
-_FAULTS = (PetrunError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, OSError)
-"""What computing an answer may raise: it ends the requests of its batch, and nothing else."""
+_COMPUTE_ERRORS = (PetrunError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, OSError)
+"""Errors of computing an answer: one ends the requests of its batch, and the server goes on."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What came for the request of this number; `done` with the last piece."""
+class StreamChunk:
+    """New text of one request's answer; the last chunk has `end`."""
 
     index: int
+    """Position of the request in its batch."""
     text: str
-    done: Done | None = None
+    end: AnswerEnd | None = None
     scores: tuple[tuple[str, float], ...] = ()
-    """Of a request that wants them: its new tokens as text, each with the log of its probability."""
+    """Of a scored request: its new tokens as text, each with the natural logarithm of its probability."""
 
 
 class Engine(Protocol):
-    """What answers. `pieces` is called by one thread only."""
+    """Computes answers. Only one thread calls `stream`."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """Models that a request may name."""
 
-    def check(self, wanted: CompletionRequest) -> int:
-        """Tokens of the prompt. Raises PetrunError for a prompt that is empty or too long. Called by any thread."""
+    def check(self, request: CompletionRequest) -> int:
+        """Count the tokens of the prompt. Raises PetrunError for a prompt that is empty or too long. Called by any thread."""
 
-    def pieces(self, wanted: Sequence[CompletionRequest]) -> Iterator[Piece]:
-        """Answers to all of them, as they come."""
+    def stream(self, requests: Sequence[CompletionRequest]) -> Generator[StreamChunk, None, None]:
+        """Answer all requests together, chunk by chunk. Closing the generator gives up the rest."""
 
 
 class PendingRequest:
-    """One request on its way. `next` belongs to the event loop that made it, `put` to the thread that computes."""
+    """A request whose answer is still coming. The event loop that made it calls `next`, the thread that computes calls `put`."""
 
-    def __init__(self, wanted: CompletionRequest) -> None:
-        self.wanted = wanted
+    def __init__(self, request: CompletionRequest) -> None:
+        self.request = request
         self.dropped = False
-        """Nobody waits for it any more."""
+        """The client has gone: nobody waits for the answer."""
         self._loop = asyncio.get_running_loop()
-        self._pieces: asyncio.Queue[Piece | ApiError] = asyncio.Queue()
+        self._chunks: asyncio.Queue[StreamChunk | ApiError] = asyncio.Queue()
 
-    def put(self, piece: Piece | ApiError) -> None:
-        # The loop may have ended: then nobody waits.
+    def put(self, chunk: StreamChunk | ApiError) -> None:
+        # The loop may have ended; then nobody waits.
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
+            self._loop.call_soon_threadsafe(self._chunks.put_nowait, chunk)
 
-    async def next(self) -> Piece:
-        """Raises ApiError where it cannot be answered."""
-        piece = await self._pieces.get()
-        if isinstance(piece, ApiError):
-            raise piece
-        return piece
+    async def next(self) -> StreamChunk:
+        """Wait for the next chunk. Raises ApiError where the request cannot be answered."""
+        chunk = await self._chunks.get()
+        if isinstance(chunk, ApiError):
+            raise chunk
+        return chunk
 
 
 class RequestQueue:
-    """A bounded queue."""
+    """A bounded queue of pending requests, first come, first served."""
 
     def __init__(self, most_waiting: int) -> None:
         self.most_waiting = most_waiting
@@ -81,8 +82,8 @@ class RequestQueue:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def hand_in(self, ticket: PendingRequest) -> None:
-        """Raises ApiError: 429 where too many wait, 503 where the server is ending."""
+    def submit(self, pending: PendingRequest) -> None:
+        """Add a request. Raises ApiError: 429 where too many wait, 503 where the server is shutdown."""
         with self._changed:
             if self._closed:
                 raise ApiError(503, "The server is shutting down.")
@@ -94,103 +95,103 @@ class RequestQueue:
                     code="rate_limit_exceeded",
                     kind="rate_limit_error",
                 )
-            self._waiting.append(ticket)
+            self._waiting.append(pending)
             self._changed.notify()
 
     def take(self, most: int, seconds: float = _POLL_SECONDS) -> list[PendingRequest]:
-        """Those that waited longest; [] where none came in that time. They count as running until `done`."""
+        """Take at most `most` requests, those that waited longest; [] where none came within `seconds`. They count as `running`."""
         with self._changed:
             if not self._waiting:
                 self._changed.wait(seconds)
             taken: list[PendingRequest] = []
             while self._waiting and len(taken) < most:
-                ticket = self._waiting.popleft()
-                if not ticket.dropped:
-                    taken.append(ticket)
+                pending = self._waiting.popleft()
+                if not pending.dropped:
+                    taken.append(pending)
             self.running = len(taken)
             return taken
 
     def close(self) -> None:
-        """No more requests are taken in; those that wait stay."""
+        """Accept no more requests; those that wait stay."""
         with self._changed:
             self._closed = True
 
-    def refuse_all(self, why: ApiError) -> None:
-        """Send away whoever still waits."""
+    def refuse_all(self, reason: ApiError) -> None:
+        """End every request that still waits with this error."""
         with self._changed:
             while self._waiting:
-                self._waiting.popleft().put(why)
+                self._waiting.popleft().put(reason)
 
 
 @dataclass
-class _Ending:
-    """When the server is told to end, and until when it still computes."""
+class _Shutdown:
+    """Whether the server was told to end, and until when it still computes."""
 
     stopping: Callable[[], bool]
     begin: Callable[[], None]
-    """Called once, when it is told."""
+    """Called once, when `stopping` becomes true."""
     grace_seconds: float
     deadline: float | None = None
 
     def over(self) -> bool:
-        """The grace is used up."""
+        """Whether the grace period has passed."""
         if self.deadline is None and self.stopping():
             self.begin()
             self.deadline = time.monotonic() + self.grace_seconds
         return self.deadline is not None and time.monotonic() >= self.deadline
 
 
-def work(
-    desk: RequestQueue,
+def process_requests(
+    queue: RequestQueue,
     engine: Engine,
     most: int,
     *,
     stopping: Callable[[], bool],
     closing: Callable[[], None],
     grace_seconds: float,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> None:
-    """Answer until `stopping`; then call `closing`, and answer what has come in already, for at most `grace_seconds`.
+    """Answer requests until `stopping`; then call `closing`, and answer those that wait already, for at most `grace_seconds`.
 
-    `most`: requests that are computed together.
+    `most`: requests that are computed together. `report`: called with a line for every batch that failed.
     """
 
     def begin() -> None:
-        desk.close()
+        queue.close()
         closing()
 
-    ending = _Ending(stopping, begin, grace_seconds)
-    while not ending.over():
-        tickets = desk.take(most, 0.0 if ending.deadline is not None else _POLL_SECONDS)
-        if tickets:
-            _answer(engine, tickets, ending.over, tell)
-            desk.running = 0
-        elif ending.deadline is not None:
+    shutdown = _Shutdown(stopping, begin, grace_seconds)
+    while not shutdown.over():
+        batch = queue.take(most, 0.0 if shutdown.deadline is not None else _POLL_SECONDS)
+        if batch:
+            _answer(engine, batch, shutdown.over, report)
+            queue.running = 0
+        elif shutdown.deadline is not None:
             break
-    desk.refuse_all(ApiError(503, "The server is shutting down."))
+    queue.refuse_all(ApiError(503, "The server is shutting down."))
 
 
 def _answer(
-    engine: Engine, tickets: Sequence[PendingRequest], late: Callable[[], bool], tell: Callable[[str], None]
+    engine: Engine, batch: Sequence[PendingRequest], late: Callable[[], bool], report: Callable[[str], None]
 ) -> None:
-    """Compute one batch; whatever happens, everyone in it gets an end."""
-    open_numbers = set(range(len(tickets)))
-    why = ApiError(500, "The answer could not be computed.")
-    pieces: Any = engine.pieces([ticket.wanted for ticket in tickets])
+    """Compute one batch. Every request in it gets its last chunk or an error, whatever happens."""
+    unanswered = set(range(len(batch)))
+    reason = ApiError(500, "The answer could not be computed.")
+    chunks = engine.stream([pending.request for pending in batch])
     try:
-        for piece in pieces:
-            tickets[piece.index].put(piece)
-            if piece.done is not None:
-                open_numbers.discard(piece.index)
+        for chunk in chunks:
+            batch[chunk.index].put(chunk)
+            if chunk.end is not None:
+                unanswered.discard(chunk.index)
             if late():
-                why = ApiError(503, "The server is shutting down.")
+                reason = ApiError(503, "The server is shutting down.")
                 break
-            if all(tickets[number].dropped for number in open_numbers):
+            if all(batch[number].dropped for number in unanswered):
                 break
-    except _FAULTS as error:
+    except _COMPUTE_ERRORS as error:
         message = error.message if isinstance(error, PetrunError) else f"{type(error).__name__}: {error}"
-        tell(f"a request failed: {message.strip().splitlines()[0] if message.strip() else type(error).__name__}")
+        report(f"a request failed: {message.strip().splitlines()[0] if message.strip() else type(error).__name__}")
     finally:
-        pieces.close()
-        for number in open_numbers:
-            tickets[number].put(why)
+        chunks.close()
+        for number in unanswered:
+            batch[number].put(reason)

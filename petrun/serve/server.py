@@ -1,56 +1,24 @@
-"""uvicorn in a thread of its own: the main one computes, which is where MindSpore wants to be and where signals arrive."""
+"""Run uvicorn in a thread of its own: the main thread computes, for MindSpore needs it, and signals arrive there."""
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import threading
 import time
-from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
 
-from petrun.errors import ConfigError, SetupError
+from petrun.errors import SetupError
 
 _START_SECONDS = 30.0
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only programs of this machine reach the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket at the address, not listening yet. Raises ConfigError for a host that is none, SetupError for a port that is taken."""
-    if not 0 <= port <= 65535:
-        raise ConfigError(f"--port {port}: must lie in 0 to 65535")
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(f"--host {host}: is no address of this machine: {error}") from error
-    family, kind, protocol, _, address = found[0]
-    place = socket.socket(family, kind, protocol)
-    try:
-        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        place.bind(address)
-    except OSError as error:
-        place.close()
-        raise SetupError(
-            f"--host {host} --port {port}: cannot be used: {error.strerror or error}", hint="Choose another --port."
-        ) from error
-    return place
 
 
 class HttpServer:
     """Serves an ASGI application on a bound socket from `start` to `stop`."""
 
-    def __init__(self, app: Any, place: socket.socket, *, grace_seconds: float, most_connections: int) -> None:
-        self._place = place
+    def __init__(self, app: Starlette, bound: socket.socket, *, grace_seconds: float, most_connections: int) -> None:
+        self._socket = bound
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -66,10 +34,10 @@ class HttpServer:
                 timeout_graceful_shutdown=max(1, round(grace_seconds)),
             )
         )
-        self._thread = threading.Thread(target=self._server.run, args=([place],), name="http", daemon=True)
+        self._thread = threading.Thread(target=self._server.run, args=([bound],), name="http", daemon=True)
 
     def start(self) -> None:
-        """Return once connections are taken. Raises SetupError where that does not come about."""
+        """Start, and return once connections are accepted. Raises SetupError where they are not within 30 seconds."""
         self._thread.start()
         deadline = time.monotonic() + _START_SECONDS
         while not self._server.started:
@@ -82,12 +50,12 @@ class HttpServer:
         return self._thread.is_alive()
 
     def refuse(self) -> None:
-        """Take no more connections; those that wait for an answer stay."""
+        """Accept no more connections; those that wait for an answer stay."""
         self._server.should_exit = True
 
     def stop(self) -> None:
-        """End, once what has been answered is sent."""
+        """End, once all answers are sent."""
         self._server.should_exit = True
         if self._thread.ident is not None:
             self._thread.join(self._server.config.timeout_graceful_shutdown or 1)
-        self._place.close()
+        self._socket.close()

@@ -24,7 +24,7 @@ from mindspore import Tensor
 from petrun.assets import base_folder
 from petrun.checkpoint.delta import BaseIdentity, Manifest, read_delta, save_delta
 from petrun.delta import METHODS
-from petrun.evaluate.generate import Generator
+from petrun.evaluate.generate import TextGenerator
 from petrun.graph.compilations import compilations
 from petrun.inference.assembly import attach, attach_delta, set_delta
 from petrun.inference.session import Decoding, Session
@@ -107,7 +107,7 @@ def attaching(base: Path, path: Path, prompt: list[int]) -> dict[str, Any]:
         assembled = attach_delta(loaded, delta)
         set_delta(assembled, delta)
         attached = 1000.0 * (time.perf_counter() - began)
-        writer = Generator(assembled.loaded.net, eos_ids=(), steady=True)
+        writer = TextGenerator(assembled.loaded.net, eos_ids=(), steady=True)
         answer = timed(lambda: writer([prompt], 8))
         return {
             "load_and_attach_ms": attached,

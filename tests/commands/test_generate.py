@@ -12,7 +12,7 @@ import mindspore as ms
 import pytest
 
 from petrun.evaluate.text_stream import TextStream
-from petrun.inference import multi_delta as opening
+from petrun.inference import multi_delta
 from petrun.parallel.context import setup
 from tests.deltas import make_delta
 
@@ -29,7 +29,7 @@ def deltas(place):
 @pytest.fixture
 def quick(monkeypatch):
     """Operator by operator: a graph takes a second to compile, and the text is the same."""
-    monkeypatch.setattr(opening, "setup", partial(setup, pynative=True))
+    monkeypatch.setattr(multi_delta, "setup", partial(setup, pynative=True))
     yield
     ms.set_context(mode=ms.GRAPH_MODE)
 

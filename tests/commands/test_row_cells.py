@@ -7,12 +7,12 @@ import mindspore as ms
 import pytest
 
 from petrun.checkpoint.delta import read_delta
-from petrun.commands.serve import SessionEngine
 from petrun.errors import ConfigError, DataError
-from petrun.inference import multi_delta as opening
-from petrun.inference.session import Ask, Session
+from petrun.inference import multi_delta
+from petrun.inference.session import PromptRequest, Session
+from petrun.inference.session_engine import SessionEngine
 from petrun.parallel.context import setup
-from petrun.serve.openai import ApiError, Limits, read_wanted
+from petrun.serve.openai import ApiError, Limits, read_request
 from tests.deltas import make_delta
 from tests.tiny import write_base, write_rows
 
@@ -36,7 +36,7 @@ def base(tmp_path):
 @pytest.fixture
 def quick(monkeypatch):
     """Operator by operator: nothing is compiled."""
-    monkeypatch.setattr(opening, "setup", partial(setup, pynative=True))
+    monkeypatch.setattr(multi_delta, "setup", partial(setup, pynative=True))
     yield
     ms.set_context(mode=ms.GRAPH_MODE)
 
@@ -51,22 +51,26 @@ def test_a_session_reads_cells_as_files_do(base, quick):
         BARE + len("<user>a<assistant>b") + 1: {"history": [["a", "b"]]},
     }
     for length, cells in lengths.items():
-        assert session.check(Ask(TALK, cells=cells)) == session.check(Ask("x", cells=cells)) == length, cells
+        assert (
+            session.check(PromptRequest(TALK, cells=cells)) == session.check(PromptRequest("x", cells=cells)) == length
+        ), cells
     with pytest.raises(DataError, match="the template chat does not read mood"):
-        session.check(Ask(TALK, cells={"chat_template_kwargs": {"mood": "good"}}))
+        session.check(PromptRequest(TALK, cells={"chat_template_kwargs": {"mood": "good"}}))
     parts = [{"role": "user", "content": [{"type": "text", "text": "x"}]}]
-    assert session.check(Ask(parts)) == session.check(Ask([{"from": "human", "value": "x"}])) == BARE
+    assert (
+        session.check(PromptRequest(parts)) == session.check(PromptRequest([{"from": "human", "value": "x"}])) == BARE
+    )
 
 
 def test_settings_are_the_default_of_every_template_that_reads_them(base, quick, tmp_path):
     make_delta(tmp_path / "own.ckpt", base, "lora", rank=2, template="Q: {{ prompt }}")
     off = ["data.chat_template_kwargs.enable_thinking=false"]
     session = Session.open(str(base), [str(tmp_path / "own.ckpt")], settings=off)
-    assert session.check(Ask(TALK)) == BARE + 2
-    assert session.check(Ask(TALK, cells={"enable_thinking": True})) == BARE
-    assert session.check(Ask("x", "own")) == len("Q: x")
+    assert session.check(PromptRequest(TALK)) == BARE + 2
+    assert session.check(PromptRequest(TALK, cells={"enable_thinking": True})) == BARE
+    assert session.check(PromptRequest("x", "own")) == len("Q: x")
     with pytest.raises(DataError, match="the template delta does not read system, which this row holds"):
-        session.check(Ask("x", "own", cells={"system": "s"}))
+        session.check(PromptRequest("x", "own", cells={"system": "s"}))
     with pytest.raises(ConfigError, match=r"data\.chat_template_kwargs\.mood: the template"):
         Session.open(str(base), settings=["data.chat_template_kwargs.mood=good"])
 
@@ -75,7 +79,7 @@ def test_requests_switch_thinking(base, quick):
     engine = SessionEngine(Session.open(str(base)), "llama")
 
     def tokens(**more):
-        return engine.check(read_wanted({"model": "llama", "messages": TALK, **more}, Limits(), chat=True))
+        return engine.check(read_request({"model": "llama", "messages": TALK, **more}, Limits(), chat=True))
 
     assert tokens() == BARE
     assert tokens(enable_thinking=False) == BARE + 2
@@ -92,7 +96,7 @@ def test_requests_switch_thinking(base, quick):
             tokens(**more)
         assert (caught.value.status, caught.value.body["error"]["param"]) == (400, param)
     with pytest.raises(ApiError, match="Unknown parameter"):
-        read_wanted({"model": "llama", "prompt": "x", "enable_thinking": False}, Limits(), chat=False)
+        read_request({"model": "llama", "prompt": "x", "enable_thinking": False}, Limits(), chat=False)
 
 
 def test_prompts_of_a_file(base, quick, petrun, place):

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from petrun.commands import serve
+from petrun.serve import settings
 from tests.conftest import ROOT
 from tests.deltas import make_delta
 from tests.tiny import write_base
@@ -117,5 +117,5 @@ def test_what_is_not_served(refused, line, words, code):
 
 
 def test_packages_that_are_not_there(monkeypatch, refused):
-    monkeypatch.setattr(serve, "find_spec", lambda name: None)
+    monkeypatch.setattr(settings, "find_spec", lambda name: None)
     refused("serve", ["petrun serve needs the packages starlette and uvicorn", "pip install 'petrun[serve]'"])

@@ -7,7 +7,7 @@ from mindspore import Tensor, nn, ops
 
 from petrun.delta import METHODS
 from petrun.errors import ConfigError, DataError, ModelError, WeightsError
-from petrun.evaluate.generate import Generation, Generator, Sampling, generate
+from petrun.evaluate.generate import Generation, Sampling, TextGenerator, generate
 from petrun.models import gpt2, llama
 
 VOCAB, POSITIONS = 37, 64
@@ -145,7 +145,7 @@ def poison(net, first):
 def test_greedy_equals_decoding_without_a_cache_with_and_without_lora(graph_mode, name):
     """Seven prompts of six lengths in batches of three, in graphs; the last batch is not full. A delta attached later counts."""
     net, sites = build(name)
-    generator = Generator(net, eos_ids=(), max_positions=POSITIONS, batch_size=3)
+    generator = TextGenerator(net, eos_ids=(), max_positions=POSITIONS, batch_size=3)
     before = generator(PROMPTS, 6)
     assert [g.tokens for g in before] == uncached(net, PROMPTS, 6)
     assert {g.finish for g in before} == {"length"}
@@ -170,7 +170,7 @@ def test_greedy_equals_decoding_without_a_cache_in_pynative_mode(pynative, name)
 def test_sampling_and_nan_in_graphs(graph_mode):
     """The graph that hands out logits; NaN from a position that only the longer prompt reaches."""
     net, _ = build("gpt2")
-    generator = Generator(net, eos_ids=(), batch_size=2)
+    generator = TextGenerator(net, eos_ids=(), batch_size=2)
     sampling = Sampling(temperature=2.0, seed=1)
     answers = generator([PROMPTS[0], PROMPTS[5]], 6, sampling=sampling)
     poison(net, 20)
@@ -197,7 +197,7 @@ def test_rows_end_at_any_end_token(net):
 
 def test_batch_ends_with_its_last_row(net, monkeypatch):
     calls = []
-    generator = Generator(net, eos_ids=(generate(net, PROMPTS[:1], 3, eos_ids=())[0].tokens[2],))
+    generator = TextGenerator(net, eos_ids=(generate(net, PROMPTS[:1], 3, eos_ids=())[0].tokens[2],))
     real = generator._step
 
     def counted(slots, greedy):
@@ -244,7 +244,7 @@ def test_many_prompts_take_a_few_widths(net, monkeypatch):
     """900 distinct prompts of 1 to 30 tokens: at most four widths, in batches that are all of one size."""
     rng = np.random.default_rng(0)
     prompts = [rng.integers(1, VOCAB, 1 + i % 30) for i in range(900)]
-    generator = Generator(net, eos_ids=(), batch_size=64)
+    generator = TextGenerator(net, eos_ids=(), batch_size=64)
     shapes = []
     real = generator._step
 

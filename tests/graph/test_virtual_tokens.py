@@ -7,7 +7,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from petrun.delta import METHODS
 from petrun.errors import ModelError, TargetError
-from petrun.evaluate.generate import Generator
+from petrun.evaluate.generate import TextGenerator
 from petrun.graph.sites import Sites
 from petrun.graph.virtual_tokens import PREFIX, PROMPT, reserve
 from petrun.models.decoding import CausalMask, cached_mask, virtual_positions
@@ -40,7 +40,7 @@ def attached(net, sites, algo):
 )
 def test_generation_with_a_cache_equals_generation_without(graph_mode, name, algo):
     net, sites = build(name)
-    generator = Generator(net, eos_ids=(), batch_size=3)
+    generator = TextGenerator(net, eos_ids=(), batch_size=3)
     before = [g.tokens for g in generator(PROMPTS, 6)]
     attached(net, sites, algo)
     after = [g.tokens for g in generator(PROMPTS, 6)]

@@ -7,7 +7,7 @@ import pytest
 from petrun.errors import ConfigError, DataError, DeltaError, ModelError
 from petrun.graph.compilations import compilations
 from petrun.inference.multi_delta import named_paths
-from petrun.inference.session import Ask, Decoding, Session
+from petrun.inference.session import Decoding, PromptRequest, Session
 from tests.deltas import make_delta
 from tests.tiny import CHAT, write_base
 
@@ -65,12 +65,12 @@ def test_prompts_are_rendered_as_in_training(pynative, folder):
     assert session.template("b").text == "Q: {{ prompt }} A:" and session.template("off").text == CHAT
     talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}, {"role": "user", "content": "x"}]
     # <user>x<assistant>, one token a byte; the history's answer ends as in training.
-    assert session.check(Ask("x")) == len("<user>x") + len("<assistant>")
-    assert session.check(Ask(talk)) == len("<user>hi<assistant>yo") + 1 + len("<user>x<assistant>")
-    assert session.check(Ask("xy", "b")) == len("Q: xy A:")
+    assert session.check(PromptRequest("x")) == len("<user>x") + len("<assistant>")
+    assert session.check(PromptRequest(talk)) == len("<user>hi<assistant>yo") + 1 + len("<user>x<assistant>")
+    assert session.check(PromptRequest("xy", "b")) == len("Q: xy A:")
     with pytest.raises(DataError, match="does not read history"):
-        session.check(Ask(talk, "b"))
-    assert opened(folder, "b", template="plain").check(Ask("xy", "b")) == 2
+        session.check(PromptRequest(talk, "b"))
+    assert opened(folder, "b", template="plain").check(PromptRequest("xy", "b")) == 2
 
 
 def test_stops_seeds_and_penalty(graph_mode, folder):
@@ -85,11 +85,11 @@ def test_stops_seeds_and_penalty(graph_mode, folder):
     assert drawn != session.generate(["film"], how=Decoding(max_new_tokens=6, temperature=1.5, seed=4))
     penal = session.generate(["film"], how=Decoding(max_new_tokens=6, repetition_penalty=50.0))[0]
     assert penal.text != whole.text
-    # Given up half-way; a piece comes for every token, whether it shows anything or not.
-    pieces = session.pieces([Ask("film", "a", DRAWN)])
-    next(pieces)
-    pieces.close()
-    assert len(list(session.pieces([Ask("film", "a", FEW)]))) == 6
+    # Given up half-way; a chunk comes for every token, whether it shows anything or not.
+    chunks = session.chunks([PromptRequest("film", "a", DRAWN)])
+    next(chunks)
+    chunks.close()
+    assert len(list(session.chunks([PromptRequest("film", "a", FEW)]))) == 6
     assert session.generate(["film"], how=FEW) == [whole]
 
 
@@ -108,6 +108,8 @@ def test_bad_requests(pynative, folder, tmp_path):
         session.use("A")
     with pytest.raises(DataError, match="positions"):
         session.generate(["x" * 200], how=FEW)
+    with pytest.raises(DataError, match=r"^prompt 2: "):
+        session.generate(["x", "x" * 200], delta=["a", "off"], how=FEW)
     for bad in ({"max_new_tokens": 0}, {"stop": ("",)}, {"temperature": -1.0}, {"top_p": 0.0}):
         with pytest.raises(ConfigError):
             Decoding(**bad)
@@ -137,14 +139,16 @@ def test_log_probabilities_are_those_of_the_whole_text(pynative, folder):
     """Greedy or drawn: of every token what one pass over prompt and answer says, before temperature."""
     session = opened(folder, "a")
     for how in (FEW, DRAWN):
-        pieces = list(session.pieces([Ask("film", "off", how, scored=True), Ask("film", "off", how)]))
-        scored = [score for piece in pieces if piece.index == 0 for score in piece.scores]
-        answers = {piece.index: piece.answer for piece in pieces if piece.answer is not None}
+        chunks = list(
+            session.chunks([PromptRequest("film", "off", how, scored=True), PromptRequest("film", "off", how)])
+        )
+        scored = [score for chunk in chunks if chunk.index == 0 for score in chunk.scores]
+        answers = {chunk.index: chunk.answer for chunk in chunks if chunk.answer is not None}
         assert "".join(text for text, _ in scored) == answers[0].text == answers[1].text
-        assert not any(piece.scores for piece in pieces if piece.index == 1)
+        assert not any(chunk.scores for chunk in chunks if chunk.index == 1)
         prompt = session.tokenizer.encode("<user>film<assistant>", special=False)
-        request = session._request(0, Ask("film", "off", how, scored=True), None)
-        tokens = [step.token for steps in session._writer.stream([request]) for step in steps]
+        request = session._render(0, PromptRequest("film", "off", how, scored=True), None)
+        tokens = [step.token for steps in session._generator.stream([request]) for step in steps]
         ids = np.array([[*prompt, *tokens]], np.int32)
         session.multi_adapter.select([0])
         places = ms.Tensor(np.arange(ids.shape[1], dtype=np.int32)[None])
@@ -159,6 +163,6 @@ def test_log_probabilities_are_those_of_the_whole_text(pynative, folder):
 def test_conversations_of_a_delta_that_learned_prompts(folder):
     session = opened(folder, "b")
     said = [{"role": "user", "content": "film"}]
-    assert session.check(Ask(said, "b")) == session.check(Ask("film", "b"))
+    assert session.check(PromptRequest(said, "b")) == session.check(PromptRequest("film", "b"))
     with pytest.raises(DataError, match="system"):
-        session.check(Ask([{"role": "system", "content": "x"}, *said], "b"))
+        session.check(PromptRequest([{"role": "system", "content": "x"}, *said], "b"))

@@ -13,16 +13,17 @@ from hypothesis import strategies as st
 
 from petrun.errors import ConfigError, DataError, PromptTooLong, SetupError
 from petrun.serve import openai
+from petrun.serve.address import bind, is_loopback
 from petrun.serve.app import Service, make_app
-from petrun.serve.openai import Done, Limits
-from petrun.serve.request_queue import Piece, RequestQueue, work
-from petrun.serve.server import HttpServer, bind, is_loopback
+from petrun.serve.openai import AnswerEnd, Limits
+from petrun.serve.request_queue import RequestQueue, StreamChunk, process_requests
+from petrun.serve.server import HttpServer
 
 HELLO = {"model": "echo", "messages": [{"role": "user", "content": "a b c"}]}
 
 
 class Words:
-    """Answers with the words of the last message, one a piece. "fail" raises, each "wait" waits for a `go`, over 9 words are too long."""
+    """Answers with the words of the last message, one a chunk. "fail" raises, each "wait" waits for a `go`, over 9 words are too long."""
 
     names = ("echo", "other")
 
@@ -32,28 +33,28 @@ class Words:
         self.batches = []
         self.given_up = 0
 
-    def text(self, wanted):
-        return wanted.prompt if isinstance(wanted.prompt, str) else wanted.prompt[-1]["content"]
+    def text(self, request):
+        return request.prompt if isinstance(request.prompt, str) else request.prompt[-1]["content"]
 
-    def check(self, wanted):
-        count = len(self.text(wanted).split())
+    def check(self, request):
+        count = len(self.text(request).split())
         if count > 9:
             raise PromptTooLong("nine words at most")
-        if "plain" in self.text(wanted):
+        if "plain" in self.text(request):
             raise DataError("the column leaves no room for doubt")
         return count
 
-    def pieces(self, wanted):
-        self.batches.append([each.model for each in wanted])
-        self.seen += wanted
+    def stream(self, requests):
+        self.batches.append([each.model for each in requests])
+        self.seen += requests
         try:
-            yield from self.words(wanted)
+            yield from self.words(requests)
         except GeneratorExit:
             self.given_up += 1
             raise
 
-    def words(self, wanted):
-        for index, each in enumerate(wanted):
+    def words(self, requests):
+        for index, each in enumerate(requests):
             words = self.text(each).split()
             for number, word in enumerate(words):
                 if word == "fail":
@@ -61,16 +62,16 @@ class Words:
                 if word == "wait":
                     assert self.go.acquire(timeout=30)
                 last = number == len(words) - 1
-                done = Done(finish="stop", tokens=len(words), prompt_tokens=len(words)) if last else None
+                end = AnswerEnd(finish="stop", tokens=len(words), prompt_tokens=len(words)) if last else None
                 text = word if last else word + " "
                 # The text comes with the next token, as half a character does.
                 shown = "" if word == "late" else text if number == 0 or words[number - 1] != "late" else "late " + text
-                yield Piece(index, shown, done, ((text, -0.5 * number),) if each.scored else ())
+                yield StreamChunk(index, shown, end, ((text, -0.5 * number),) if each.scored else ())
 
 
 class Running:
-    def __init__(self, engine, port, desk, told):
-        self.engine, self.port, self.desk, self.told = engine, port, desk, told
+    def __init__(self, engine, port, queue, reports):
+        self.engine, self.port, self.queue, self.reports = engine, port, queue, reports
 
     def __call__(self, method, path, body=None, **headers):
         """(status, headers, the JSON object)."""
@@ -104,19 +105,19 @@ def noted(place, found):
 
 @contextmanager
 def serving(key=None, queue=3, batch=2, limits=None, grace=20.0):
-    engine, desk, told, end, taken = Words(), RequestQueue(queue), [], threading.Event(), []
-    take = desk.take
-    desk.take = lambda *how: noted(taken, take(*how))
+    engine, requests, reports, end, taken = Words(), RequestQueue(queue), [], threading.Event(), []
+    take = requests.take
+    requests.take = lambda *how: noted(taken, take(*how))
     place = bind("127.0.0.1", 0)
     app = make_app(
-        Service(engine, desk, limits or Limits(most_tokens=50, default_tokens=7, body_bytes=4096), key, key is None)
+        Service(engine, requests, limits or Limits(most_tokens=50, default_tokens=7, body_bytes=4096), key, key is None)
     )
     server = HttpServer(app, place, grace_seconds=grace, most_connections=50)
     server.start()
-    how = {"stopping": end.is_set, "closing": server.refuse, "grace_seconds": grace, "tell": told.append}
-    worker = threading.Thread(target=lambda: work(desk, engine, batch, **how))
+    how = {"stopping": end.is_set, "closing": server.refuse, "grace_seconds": grace, "report": reports.append}
+    worker = threading.Thread(target=lambda: process_requests(requests, engine, batch, **how))
     worker.start()
-    running = Running(engine, place.getsockname()[1], desk, told)
+    running = Running(engine, place.getsockname()[1], requests, reports)
     running.end, running.worker, running.taken = end, worker, taken
     try:
         yield running
@@ -157,13 +158,13 @@ def test_settings_reach_the_engine(server):
         stop="END", seed=-1, max_completion_tokens=11, max_tokens=5, repetition_penalty=1.5, n=1, presence_penalty=0, tools=[],
         user="me", logprobs=False, response_format={"type": "text"}, stream=None, logit_bias={},
     )  # fmt: skip
-    wanted = server.engine.seen[-1]
-    assert status == 200 and wanted.prompt == (
+    seen = server.engine.seen[-1]
+    assert status == 200 and seen.prompt == (
         {"role": "system", "content": "be brief"},
         {"role": "user", "content": "p q"},
     )
-    assert (wanted.temperature, wanted.top_p, wanted.top_k, wanted.repetition_penalty) == (0.0, 0.5, 4, 1.5)
-    assert (wanted.stop, wanted.seed, wanted.max_tokens) == (("END",), 2**63 - 1, 11)
+    assert (seen.temperature, seen.top_p, seen.top_k, seen.repetition_penalty) == (0.0, 0.5, 4, 1.5)
+    assert (seen.stop, seen.seed, seen.max_tokens) == (("END",), 2**63 - 1, 11)
     server.chat(stop=["a", "b"])
     first = server.engine.seen[-1]
     assert first.stop == ("a", "b") and (first.temperature, first.max_tokens) == (1.0, 7)
@@ -304,7 +305,7 @@ def test_what_is_wrong_gets_its_status(server):
         assert server("GET", "/v1/models", Host=host)[0] == 403, host
     for host in ("localhost", f"127.0.0.1:{server.port}", "[::1]:8000"):
         assert server("GET", "/v1/models", Host=host)[0] == 200, host
-    # In pieces, and so without a length that says it beforehand.
+    # In chunks, and so without a length that says it beforehand.
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     connection.request("POST", "/v1/completions", iter([b"x" * 3000] * 2), {"Content-Type": "application/json"})
     assert connection.getresponse().status == 413
@@ -317,7 +318,7 @@ def test_what_is_wrong_gets_its_status(server):
 
 def test_what_fails_while_computing(server):
     assert server.error(500, {**HELLO, "messages": [{"role": "user", "content": "fail"}]})["type"] == "server_error"
-    assert server.told[-1] == "a request failed: RuntimeError: kernel launch failed"
+    assert server.reports[-1] == "a request failed: RuntimeError: kernel launch failed"
     body = {**HELLO, "stream": True, "messages": [{"role": "user", "content": "a fail"}]}
     status, _, raw = server("POST", "/v1/chat/completions", body)
     assert (
@@ -349,9 +350,9 @@ def test_too_many_wait_and_those_that_leave_make_room():
     with serving(queue=2, batch=2) as running:
         results = []
         threads = [background(running, "wait", results)]
-        until(lambda: running.desk.running == 1)
+        until(lambda: running.queue.running == 1)
         threads += [background(running, f"later {name}", results, model=name) for name in ("echo", "other")]
-        until(lambda: running.desk.waiting == 2)
+        until(lambda: running.queue.waiting == 2)
         status, headers, found = running.chat()
         assert status == 429 and headers["retry-after"] == "1" and found["error"]["code"] == "rate_limit_exceeded"
         assert running("GET", "/health")[2] == {"status": "ok", "waiting": 2, "running": 1}
@@ -362,14 +363,14 @@ def test_too_many_wait_and_those_that_leave_make_room():
         assert sorted(running.engine.batches[1]) == ["echo", "other"], "two deltas in one batch"
         # A client that goes away while it waits is not computed for.
         thread = background(running, "wait", results)
-        until(lambda: running.desk.running == 1)
+        until(lambda: running.queue.running == 1)
         seen = len(running.engine.seen)
         leaver = http.client.HTTPConnection("127.0.0.1", running.port)
         body = json.dumps({**HELLO, "messages": [{"role": "user", "content": "gone"}]})
         leaver.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
-        until(lambda: running.desk.waiting == 1)
+        until(lambda: running.queue.waiting == 1)
         leaver.close()
-        until(lambda: all(ticket.dropped for ticket in running.desk._waiting))
+        until(lambda: all(pending.dropped for pending in running.queue._waiting))
         running.engine.go.release()
         thread.join(30)
         assert running.chat()[0] == 200 and "gone" not in [running.engine.text(w) for w in running.engine.seen[seen:]]
@@ -382,10 +383,10 @@ def test_a_stream_that_nobody_reads_any_more_is_given_up():
         leaver.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
         response = leaver.getresponse()
         assert response.readline().startswith(b"data: ")
-        (ticket,) = running.taken
+        (pending,) = running.taken
         response.close()
         leaver.close()
-        until(lambda: ticket.dropped)
+        until(lambda: pending.dropped)
         running.engine.go.release()
         until(lambda: running.engine.given_up == 1)
         assert running.chat()[0] == 200
@@ -407,12 +408,12 @@ def test_any_body_is_read_or_refused(changes, chat):
     body = {"model": "echo", "messages": HELLO["messages"]} if chat else {"model": "echo", "prompt": "x"}
     try:
         sent = json.dumps({**body, **changes}).encode()
-        wanted = openai.read_wanted(openai.parse_json(sent), Limits(), chat=chat)
+        request = openai.read_request(openai.parse_json(sent), Limits(), chat=chat)
     except openai.ApiError as refusal:
         assert refusal.status == 400 and json.dumps(refusal.body, ensure_ascii=False).encode()
     else:
-        assert 0 <= wanted.temperature <= 2 and 0 < wanted.top_p <= 1 and 1 <= wanted.max_tokens <= 1024
-        assert 0 <= wanted.seed < 2**63 and wanted.chat == chat and len(wanted.stop) <= 4
+        assert 0 <= request.temperature <= 2 and 0 < request.top_p <= 1 and 1 <= request.max_tokens <= 1024
+        assert 0 <= request.seed < 2**63 and request.chat == chat and len(request.stop) <= 4
 
 
 def test_a_key_is_asked_for():
@@ -445,11 +446,11 @@ def test_an_end_answers_what_was_asked():
     with serving(batch=1) as running:
         results = []
         threads = [background(running, "wait wait here", results)]
-        until(lambda: running.desk.running == 1)
+        until(lambda: running.queue.running == 1)
         threads.append(background(running, "next", results))
-        until(lambda: running.desk.waiting == 1)
+        until(lambda: running.queue.waiting == 1)
         running.end.set()
-        # Noticed with the next piece; the second wait holds the answer up.
+        # Noticed with the next chunk; the second wait holds the answer up.
         running.engine.go.release()
         until(lambda: refused(running.port))
         running.engine.go.release()
@@ -463,9 +464,9 @@ def test_an_end_without_grace_sends_everyone_away():
     with serving(batch=1, grace=0.0) as running:
         results = []
         threads = [background(running, "wait x y", results)]
-        until(lambda: running.desk.running == 1)
+        until(lambda: running.queue.running == 1)
         threads.append(background(running, "next", results))
-        until(lambda: running.desk.waiting == 1)
+        until(lambda: running.queue.waiting == 1)
         running.end.set()
         running.engine.go.release()
         for thread in threads:

@@ -1,0 +1,42 @@
+"""`petrun generate`: text with a base and any number of deltas, for prompts of flags and files. cli/chat.py answers lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from petrun.errors import ConfigError
+from petrun.inference.multi_delta import SessionSettings
+from petrun.inference.prompt_file import PromptRow, read_prompts, text_row
+from petrun.inference.session import Decoding, Session
+
+
+def read_rows(texts: Sequence[str], path: str | None) -> list[PromptRow]:
+    """The prompts: `texts` first, then those of the file. Raises DataError."""
+    return [*map(text_row, texts), *([] if path is None else read_prompts(path))]
+
+
+def open_session(settings: SessionSettings, use: str | None) -> Session:
+    """Load base and deltas. `use`: the delta in use at first, or "off"; None: the first delta. Raises as Session.open says."""
+    if settings.batch_size < 1:
+        raise ConfigError(f"--batch-size {settings.batch_size} is below 1")
+    session = Session.load(settings)
+    session.use(use if use is not None else next(iter(session.names), None))
+    return session
+
+
+def answers(session: Session, rows: Sequence[PromptRow], decoding: Decoding, *, as_json: bool) -> Iterator[str]:
+    """Answer the prompts; yields the text to be printed, line ends included.
+
+    One prompt streams; many are computed together and come in their order. `as_json`: one object an answer, a line each.
+    """
+    if len(rows) == 1 and not as_json:
+        (row,) = rows
+        yield from session.stream(row.prompt, delta=row.delta, how=decoding, cells=row.cells)
+        yield "\n"
+        return
+    names = [session.current if row.delta is None else row.delta for row in rows]
+    found = session.generate([row.prompt for row in rows], delta=names, how=decoding, cells=[row.cells for row in rows])
+    for row, name, answer in zip(rows, names, found, strict=True):
+        result = {"delta": name, "text": answer.text, "finish": answer.finish, "tokens": answer.tokens}
+        yield (json.dumps({**row.item, **result}, ensure_ascii=False) if as_json else answer.text) + "\n"
