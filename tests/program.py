@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pytest
 
 from petrun.cli.app import main
-from petrun.training.receipt import samples as probe
+from petrun.training.receipt import samples
 from tests.tiny import CONFIGS, ORDERS, REVIEWS, write_base, write_rows
 
 
@@ -63,7 +63,7 @@ def workplace(tmp_path_factory, outside):
             patch.setenv(name, value)
         os.chdir(folder)
         try:
-            patch.setattr(probe, "wanted", lambda config: 3)
+            patch.setattr(samples, "sample_count", lambda config: 3)
             for family, rows in (("bert", "reviews"), ("gpt2", "orders")):
                 line = f"train --base {family} --data {rows}.jsonl --rank 2 --steps 1 --out {family}-lora"
                 assert call(shlex.split(line)) == 0
@@ -75,7 +75,7 @@ def workplace(tmp_path_factory, outside):
 @pytest.fixture(autouse=True)
 def no_samples(monkeypatch):
     """Answers for the receipt cost two graphs a run: the workplace's have them, and stand for all."""
-    monkeypatch.setattr(probe, "wanted", lambda config: 0)
+    monkeypatch.setattr(samples, "sample_count", lambda config: 0)
 
 
 @pytest.fixture

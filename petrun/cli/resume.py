@@ -58,11 +58,6 @@ def resume(
             raise typer.Exit(code)
     with told_apart():
         # Imported here so that --help does not wait for MindSpore.
-        if verify:
-            from petrun.training.checkpointing.verify import run as replay
+        from petrun.commands.resume import run
 
-            replay(run_folder, settings or [])
-            return
-        from petrun.commands.train import run
-
-        run(None, flags, settings or [], resume=run_folder, allow=allowed, again="petrun resume")
+        run(run_folder, flags, settings or [], allow=allowed, verify=verify)

@@ -25,8 +25,8 @@ from petrun.console import print_to_stderr
 from petrun.errors import ConfigError, SetupError
 from petrun.parallel.context import cards_here, find_target
 from petrun.tensors.atomic import output_error
-from petrun.training import run_folder as folder
-from petrun.training.checkpointing.resume import source
+from petrun.training import run_folder
+from petrun.training.checkpointing.resume import find_resumed
 from petrun.training.preflight import host_checks as preflight
 from petrun.training.setup.resolve_layout import check_device, resolve_layout
 
@@ -102,7 +102,7 @@ def run(command: Command, asked: LaunchOptions, voice: JobOutput) -> int:
     """
     recipe, flags = command.recipe, command.flags
     if command.resume is not None:
-        found = source(command.resume, recipe, flags, command.sets, allowed=command.allowed)
+        found = find_resumed(command.resume, recipe, flags, command.sets, allowed=command.allowed)
         if found is None:
             return 0
         recipe, flags = found.recipe, found.flags
@@ -152,7 +152,7 @@ def _start(
     if temporary is not None and code == 0:
         shutil.rmtree(temporary)
     # Only a folder that took its number here, not one that the user named.
-    if code and added and (moved := folder.set_aside(Path(added[1]))) is not None:
+    if code and added and (moved := run_folder.rename_failed(Path(added[1]))) is not None:
         voice.err(f"nothing was trained: its logs lie in {moved} now, and the next run takes the number")
     return code
 
@@ -169,10 +169,10 @@ def _place(
 ) -> tuple[Path, list[str]]:
     """The folder of the logs, and what tells the ranks of a run folder that they cannot find out. Raises OutputError."""
     if command.resume is not None:
-        return Path(command.resume).expanduser() / folder.LOGS, []
-    out, _ = folder.prepare(config.out.dir, config.algo, config.out.format)
+        return Path(command.resume).expanduser() / run_folder.LOGS, []
+    out, _ = run_folder.choose(config.out.dir, config.algo, config.out.format)
     if command.trains_nothing:
-        return out.path / folder.LOGS, []
+        return out.path / run_folder.LOGS, []
     # All ranks and attempts share one folder, which takes its number now. Host 0 makes it, and the others use it.
     if hosts is not None and cluster.host_rank > 0:
         hosts.exchange(None)
@@ -180,7 +180,7 @@ def _place(
     out = (replace(out, new=False) if shared else out).create()
     if hosts is not None and cluster.host_rank == 0:
         hosts.exchange(None)
-    return out.path / folder.LOGS, [] if config.out.dir else ["--out", str(out.path)]
+    return out.path / run_folder.LOGS, [] if config.out.dir else ["--out", str(out.path)]
 
 
 def _cluster(asked: LaunchOptions, target: str) -> Cluster | TableStart:

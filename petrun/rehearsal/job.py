@@ -12,7 +12,7 @@ from petrun.config.schema import RunConfig
 from petrun.errors import ConfigError
 from petrun.parallel.layout import Layout
 from petrun.training.setup.resolve_layout import resolve_layout
-from petrun.training.setup.training_setup import read_start
+from petrun.training.setup.starting_delta import read_start
 
 _CARDS = 8
 """Cards of a host, where neither --cards nor --parallel says how many there are."""

@@ -37,7 +37,9 @@ from petrun.rehearsal.processes import collectives, gradient_sums
 from petrun.rehearsal.shapes import tokenizer_beside
 from petrun.tensors.sharded.strategy_file import write_items
 from petrun.train.loop import Plan
-from petrun.training.setup.training_setup import attach_method, build_step, plan_schedule, prepare_method
+from petrun.training.setup.build_step import build_step, plan_schedule
+from petrun.training.setup.starting_delta import attach_method
+from petrun.training.setup.training_setup import prepare_method
 from petrun.typing import Parameter
 
 

@@ -1,4 +1,4 @@
-"""The texts a run shows: the plan before step 1, the first rows, and the way on at the end."""
+"""Writes what a run prints: the plan before step 1, the first rows, and the next commands at the end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping
 
 from petrun import kernels
 from petrun.assets import task_file
-from petrun.config.load import Resolved
 from petrun.config.schema import RunConfig
 from petrun.console import table
 from petrun.data.batches.buckets import Batching
@@ -18,42 +17,27 @@ from petrun.evaluate.compare import spell
 from petrun.graph.freeze import Trainable
 from petrun.inference.assembly import Assembled, base_path
 from petrun.models.factory import is_factory
-from petrun.parallel.context import Device
 from petrun.parallel.layout import Layout
 from petrun.train.loop import Plan
 from petrun.train.schedules import Schedule
 from petrun.training.run_folder import RunFolder
 from petrun.training.setup.sources import Sources
+from petrun.training.setup.training_setup import TrainingSetup
 
 _PREVIEW_ROWS = 3
 
 
 def figures(values: Mapping[str, float]) -> str:
-    """`accuracy 0.8370  loss 0.3812`."""
+    """Return `accuracy 0.8370  loss 0.3812`."""
     return "  ".join(f"{name} {spell(value)}" for name, value in values.items())
 
 
-def plan(
-    resolved: Resolved,
-    assembled: Assembled,
-    trainable: Trainable,
-    sources: Sources,
-    batching: Batching,
-    steps: Plan,
-    schedule: Schedule,
-    device: Device,
-    layout: Layout,
-) -> str:
-    """The resolved plan: model, delta, data, batch arithmetic, and the origin of every value that is not a default."""
-    config, loaded = resolved.config, assembled.loaded
-    base = base_path(config.model)
-    model = loaded.family if loaded.family == loaded.model_type else f"{loaded.model_type} ({loaded.family})"
-    rows: list[tuple[str, str]] = [
-        (
-            "model",
-            f"{model}, {base or 'no base'}, {trainable.all_values:,} parameters, {device.compute_dtype} on {device.target}",
-        ),
-        ("delta", delta_line(assembled, trainable)),
+def plan(setup: TrainingSetup) -> str:
+    """Return the plan as text: model, delta, data, batch arithmetic, and the origin of every value that is not a default."""
+    config, sources = setup.config, setup.sources
+    rows = [
+        ("model", _model_line(setup)),
+        ("delta", delta_line(setup.assembled, setup.trainable)),
         ("data", data_line(sources.train)),
     ]
     if sources.evaluation is not None:
@@ -64,37 +48,54 @@ def plan(
     unknown = unknown_line({"data": sources.train, "eval": sources.evaluation})
     if unknown:
         rows.append(("warning", unknown))
-    if layout.split:
-        rows.append(("ranks", f"{layout}: {layout.world} ranks, each with its slices"))
-    # Of the first rank: no share of a batch is smaller by more than one row on another. Batches that a graph cuts are filled up.
-    shapes = sorted(
-        {(config.train.batch_size if layout.split else max(1, b // layout.dp), t) for b, t in batching.shapes(1)}
-    )
-    spelt = ", ".join(f"{b}x{t}" if t else f"{b} rows" for b, t in shapes[:6]) + (", ..." if len(shapes) > 6 else "")
+    if setup.layout.split:
+        rows.append(("ranks", f"{setup.layout}: {setup.layout.world} ranks, each with its slices"))
     rows += [
-        ("shapes", f"{len(shapes)} to compile in the first epoch ({spelt}), {batching.padding():.0%} padding"),
-        (
-            "steps",
-            f"{steps.total_steps:,} = {steps.micro_batches_per_epoch:,} batches of {batch_line(config.train.batch_size, layout)} an epoch"
-            + (f", {steps.accumulate} to a step" if steps.accumulate > 1 else "")
-            + f", {steps.total_micro_batches / steps.micro_batches_per_epoch:.4g} epochs",
-        ),
-        ("rate", rate_line(schedule, config)),
+        ("shapes", _shapes_line(config, setup.batching, setup.layout)),
+        ("steps", _steps_line(config, setup.plan, setup.layout)),
+        ("rate", rate_line(setup.schedule, config)),
         ("kernels", kernels.status().reason),
+        ("set by", origins_line(setup.resolved.origins)),
     ]
-    rows.append(("set by", origins_line(resolved.origins)))
     return table(rows)
 
 
+def _model_line(setup: TrainingSetup) -> str:
+    loaded, device = setup.assembled.loaded, setup.device
+    base = base_path(setup.config.model) or "no base"
+    model = loaded.family if loaded.family == loaded.model_type else f"{loaded.model_type} ({loaded.family})"
+    return f"{model}, {base}, {setup.trainable.all_values:,} parameters, {device.compute_dtype} on {device.target}"
+
+
+def _shapes_line(config: RunConfig, batching: Batching, layout: Layout) -> str:
+    """Return the batch shapes of the first rank: on another rank a share of a batch is smaller by at most one row.
+
+    Where operators are split, every batch has the same number of rows.
+    """
+    shapes = sorted(
+        {(config.train.batch_size if layout.split else max(1, b // layout.dp), t) for b, t in batching.shapes(1)}
+    )
+    listed = ", ".join(f"{b}x{t}" if t else f"{b} rows" for b, t in shapes[:6]) + (", ..." if len(shapes) > 6 else "")
+    return f"{len(shapes)} to compile in the first epoch ({listed}), {batching.padding():.0%} padding"
+
+
+def _steps_line(config: RunConfig, steps: Plan, layout: Layout) -> str:
+    return (
+        f"{steps.total_steps:,} = {steps.micro_batches_per_epoch:,} batches of {batch_line(config.train.batch_size, layout)} an epoch"
+        + (f", {steps.accumulate} to a step" if steps.accumulate > 1 else "")
+        + f", {steps.total_micro_batches / steps.micro_batches_per_epoch:.4g} epochs"
+    )
+
+
 def batch_line(rows: int, layout: Layout) -> str:
-    """`16`, or of several ranks `64 (16 on each of 4 ranks)`."""
+    """Return `16`, or for several ranks `64 (16 on each of 4 ranks)`."""
     if layout.dp == 1:
         return str(rows)
     return f"{rows * layout.dp} ({rows} on each of {layout.dp} ranks)"
 
 
 def origins_line(origins: Mapping[str, str]) -> str:
-    """Where values came from, in short; run.yaml has it key by key."""
+    """Return where values came from, in short; run.yaml has it key by key."""
     flags = [origin for origin in origins.values() if origin.startswith("--")]
     others: dict[str, list[str]] = {}
     for key, origin in origins.items():
@@ -108,7 +109,7 @@ def origins_line(origins: Mapping[str, str]) -> str:
 
 
 def delta_line(assembled: Assembled, trainable: Trainable) -> str:
-    """What the method attached, and what share of the net trains."""
+    """Return what the method attached, and what share of the net trains."""
     layers = {_layer(name) for name in assembled.attached}
     where = f", {len(layers)} layer{'s' if len(layers) > 1 else ''}" if "full" not in assembled.method.name else ""
     settings = ", ".join(
@@ -125,13 +126,13 @@ def delta_line(assembled: Assembled, trainable: Trainable) -> str:
 
 
 def _layer(name: str) -> str:
-    """Path of the layer that a method's parameter was attached to."""
+    """Return the path of the layer that a method's parameter was attached to."""
     path, mark, _ = name.partition(".mindpet_delta_")
     return path if mark else name.rpartition(".")[0]
 
 
 def unread_line(sources: Sources) -> str:
-    """Columns of the files, and keys of their messages, that nothing reads."""
+    """Return the columns of the files, and keys of their messages, that nothing reads."""
     sets = [rows for rows in (sources.train, sources.evaluation) if rows is not None]
     columns = dict.fromkeys(name for rows in sets for name in rows.unread)
     keys = dict.fromkeys(name for rows in sets for name in rows.unread_keys)
@@ -153,14 +154,14 @@ def rate_line(schedule: Schedule, config: RunConfig) -> str:
 
 
 def first_rows(sources: Sources) -> str:
-    """The first rows with their loss mask, for --dry-run."""
+    """Return the first rows with their loss mask, for --dry-run."""
     from petrun.data.examples.preview import preview
 
     return preview(sources.train, sources.tokenizer, _PREVIEW_ROWS, colour=sys.stdout.isatty())
 
 
 def ending(out: RunFolder, config: RunConfig, sources: Sources, seconds: float) -> str:
-    """Where the delta lies and what to do with it."""
+    """Return the path of the delta and the commands that use it."""
     kilobytes = out.delta_bytes / 1000
     quote = shlex.quote
     base = f" --base {quote(config.model.base)}" if config.model.base else ""

@@ -1,7 +1,7 @@
-"""What a training run keeps: its log, the best and the final delta, the scores before and after, and the results.
+"""Records a training run: its log, the best and the final delta, the scores before and after, and the results.
 
-Every rank of a job follows the run and scores, on the same net, with the same result; only the first writes, and decides. Where the ranks
-hold slices all of them take part in every forward pass, and each writes its own slices.
+Every rank of a job follows the run and scores the same net, with the same result; only the first writes and decides. Where the ranks
+hold slices, all of them take part in every forward pass, and each writes its own slices.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import platform
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import mindspore
 
@@ -28,58 +27,59 @@ from petrun.parallel.layout import Layout
 from petrun.tensors.sharded.rank_files import ShardSpec
 from petrun.tensors.sharded.ranks import root_of
 from petrun.train.loop import Plan
-from petrun.training import plan_text as describe
-from petrun.training.receipt.receipt import Facts, Receipt, make_receipt
+from petrun.training import plan_text
+from petrun.training.receipt.receipt import Receipt, ReceiptInputs, make_receipt
 from petrun.training.receipt.receipt_text import receipt_text
 from petrun.training.receipt.samples import EvalSnapshot, SampleEvaluator
 from petrun.training.run_folder import RunFolder
+from petrun.typing import JsonObject
 
 
 class RunRecorder:
-    """Follows a run from the first score to the last file."""
+    """Records a run from the first score to the last file."""
 
     def __init__(
         self,
         out: RunFolder,
         config: RunConfig,
-        facts: Facts,
+        inputs: ReceiptInputs,
         plan: Plan,
         world: World,
-        cut: ShardSpec | None = None,
+        shards: ShardSpec | None = None,
         layout: Layout | None = None,
     ) -> None:
-        """`facts.progress`: of an earlier process, for a run that goes on. `cut`: where the ranks hold slices, how, and their `layout`."""
+        """`inputs.progress`: of an earlier process, for a run that resumes. `shards` and `layout`: how the ranks hold slices."""
         self.out = out
         self.world = world
         self.config = config
-        self.facts = facts
-        self.assembled = facts.assembled
-        self.sources = facts.sources
+        self.inputs = inputs
+        self.assembled = inputs.assembled
+        self.sources = inputs.sources
         self.plan = plan
-        self.cut = cut
-        self.probe = SampleEvaluator(config, facts.assembled.loaded, facts.sources, layout)
-        self.evaluator = self.probe.evaluator
-        self.progress = facts.progress
+        self.shards = shards
+        self.sample_evaluator = SampleEvaluator(config, inputs.assembled.loaded, inputs.sources, layout)
+        self.evaluator = self.sample_evaluator.evaluator
+        self.progress = inputs.progress
         self.log = RunLog(out.log, out.writes, size=self.progress.log_bytes)
         self.bar: StepBar | None = None
         self.evaluated = False
-        """The step that was noted last was evaluated."""
+        """The step that was recorded last was evaluated."""
         self.epoch_ended = False
-        """The step that was noted last reached the end of an epoch."""
+        """The step that was recorded last reached the end of an epoch."""
 
-    def before(self, base: EvalSnapshot | None) -> None:
-        """Note what the base does, or else what the net does as it stands before the first step; a run that goes on knows already."""
+    def start(self, base: EvalSnapshot | None) -> None:
+        """Record the base's scores, or else those of the net before the first step; a run that resumes has them already."""
         if not self.progress.step:
-            seen = base if base is not None else self.probe.look("before")
-            self.progress.first, self.progress.first_losses = seen.scores, seen.losses
-            self.progress.first_texts = seen.texts
+            found = base if base is not None else self.sample_evaluator.evaluate("before")
+            self.progress.first, self.progress.first_losses = found.scores, found.losses
+            self.progress.first_texts = found.texts
             if self.progress.first:
                 self.log.write({"step": 0, "epoch": 0.0, "evaluation": self.progress.first})
-                console.print("before: " + describe.figures(self.progress.first))
+                console.print("before: " + plan_text.figures(self.progress.first))
         self.bar = StepBar(self.plan.total_steps, self.progress.step)
 
-    def on_step(self, record: dict[str, Any]) -> bool:
-        """Log a step; evaluate, keep the best and decide about stopping early. True: stop."""
+    def on_step(self, record: JsonObject) -> bool:
+        """Log a step, evaluate where it is due, and keep the best delta. True: the run stops early."""
         progress = self.progress
         before = progress.position
         progress.advance(record, self.plan)
@@ -94,7 +94,7 @@ class RunRecorder:
         if self.evaluator is None or not self.evaluated:
             return False
         self.note_evaluation(self.evaluator.score(f"step {progress.step}", generated=False))
-        # The ranks' nets may differ in the last bit some day: they must not part over it.
+        # One rank decides for all: their nets may differ in the last bit.
         return self.world.decide(self._patience_is_used_up())
 
     def note_evaluation(self, found: dict[str, float]) -> None:
@@ -102,7 +102,7 @@ class RunRecorder:
         progress = self.progress
         step, epoch = progress.step, progress.epoch
         self.log.write({"step": step, "epoch": epoch, "evaluation": found})
-        console.print(f"step {step}: " + describe.figures(found))
+        console.print(f"step {step}: " + plan_text.figures(found))
         metric = self.sources.best
         value = found.get(metric.name, found.get("loss"))
         assert value is not None
@@ -115,7 +115,7 @@ class RunRecorder:
             progress.waited += 1
 
     def _patience_is_used_up(self) -> bool:
-        """Whether so many evaluations in a row were no better that the run ends here; it says so then."""
+        """Whether so many evaluations in a row were no better that the run ends here; prints that it does."""
         progress, patience = self.progress, self.config.train.patience
         if patience is None or progress.waited < patience:
             return False
@@ -129,7 +129,7 @@ class RunRecorder:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Whatever happened, end the bar and the log; what was trained is not lost where a disk is full."""
+        """End the bar and the log, and after an OutputError save what was trained elsewhere."""
         self._end_bar()
         self.log.close()
         if isinstance(error, OutputError) and self.progress.step:
@@ -142,19 +142,18 @@ class RunRecorder:
     def finish(self, seconds: float) -> None:
         """Score, save the final delta, write the results and print the receipt. Raises TrainingError where nothing was learned."""
         self._end_bar()
-        seen = self.probe.look("after")
-        after = seen.scores
+        after = self.sample_evaluator.evaluate("after")
         if self.evaluator is not None and not self.evaluated:
-            self.note_evaluation(after)
-        self.save(self.out.delta, after)
-        receipt = make_receipt(self.facts, self.probe, seen)
+            self.note_evaluation(after.scores)
+        self.save(self.out.delta, after.scores)
+        receipt = make_receipt(self.inputs, self.sample_evaluator, after)
         if self.out.writes:
             self.out.write_results(self._results(receipt, seconds))
-            self._tell(receipt, seconds)
-        receipt.hold()
+            self._print_end(receipt, seconds)
+        receipt.require_learned()
 
-    def _results(self, receipt: Receipt, seconds: float) -> dict[str, Any]:
-        progress, trainable, after = self.progress, self.facts.trainable, receipt.after
+    def _results(self, receipt: Receipt, seconds: float) -> JsonObject:
+        progress, trainable, after = self.progress, self.inputs.trainable, receipt.after
         return {
             **after,
             "base": progress.first,
@@ -181,7 +180,7 @@ class RunRecorder:
             "receipt": receipt.content,
         }
 
-    def _tell(self, receipt: Receipt, seconds: float) -> None:
+    def _print_end(self, receipt: Receipt, seconds: float) -> None:
         console.print("")
         if receipt.after:
             console.print(side_by_side(self.progress.first, receipt.after))
@@ -190,11 +189,11 @@ class RunRecorder:
             console.print("")
         console.print(receipt_text(receipt, self.config.algo))
         console.print("")
-        console.print(describe.ending(self.out, self.config, self.sources, seconds))
+        console.print(plan_text.ending(self.out, self.config, self.sources, seconds))
 
     def _rescue(self, error: OutputError) -> OutputError:
-        """Where the run folder takes no more files, put what was trained elsewhere; the error, with the way there."""
-        if self.out.delta.exists() or self.cut is not None:
+        """Save what was trained into a temporary folder, and return the error with its path; the error itself where that fails."""
+        if self.out.delta.exists() or self.shards is not None:
             return error
         try:
             place = Path(tempfile.mkdtemp(prefix="petrun-")) / self.out.delta.name
@@ -206,10 +205,11 @@ class RunRecorder:
         )
 
     def save(self, path: Path, metrics: dict[str, float]) -> None:
+        """Save the delta as it is now. Raises OutputError."""
         net, owned = self.assembled.loaded.net, self.assembled.owned
-        if self.cut is not None:
-            pieces = values_of(net, (name for name in owned if name in self.cut.layouts))
-            save_delta_pieces(path, self.out.format, pieces, owned, self._manifest(metrics), self.cut)
+        if self.shards is not None:
+            held = values_of(net, (name for name in owned if name in self.shards.layouts))
+            save_delta_pieces(path, self.out.format, held, owned, self._manifest(metrics), self.shards)
         elif self.out.writes:
             save_delta(path, values_of(net, owned), self._manifest(metrics))
 

@@ -1,4 +1,7 @@
-"""The run folder: run.yaml, log.jsonl, state/, `<algo>.ckpt`, best.ckpt, results.json. A finished one is only touched to be made longer."""
+"""The run folder: run.yaml, log.jsonl, state/, `<algo>.ckpt`, best.ckpt, results.json, and how a run chooses and makes it.
+
+A finished run is changed only to make it longer.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,26 @@ from pathlib import Path
 from typing import Any
 
 from petrun.checkpoint.run_files import LOG, RESULTS, RUN_YAML
+from petrun.cluster.world import World
+from petrun.config.schema import RunConfig
 from petrun.errors import OutputError
+from petrun.parallel.layout import Layout
 from petrun.tensors.atomic import output_error
 from petrun.tensors.output import PROBE, existing_parent, require_writable, write_text
 from petrun.tensors.sharded.rank_files import own_strategy
-from petrun.training.run_lock import LOCK
+from petrun.training.run_lock import LOCK, RunLock
 
 STATES = "state"
-SAVE_WISH = "save"
-IDENTITY = "identity.json"
+SAVE_REQUEST = "save"
+FINGERPRINT = "identity.json"
+"""In STATES: the fingerprint of the run, see training/checkpointing/fingerprint.py."""
 LOGS = "logs"
 """Folder with the output of each rank, where there are several. It does not make a run of its parent."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFolder:
-    """Where a run writes. Files appear whole or not at all."""
+    """Names the files that a run writes. A file appears complete or not at all."""
 
     path: Path
     algo: str
@@ -37,8 +44,8 @@ class RunFolder:
     """Its name is the next free number, not the user's choice."""
     writes: bool = True
     """False: nothing is made or written."""
-    cut: bool = False
-    """The ranks hold slices: each writes its own, into folders that stand where files would."""
+    sharded: bool = False
+    """The ranks hold slices: each writes its own, into folders that take the place of files."""
 
     @property
     def delta(self) -> Path:
@@ -49,12 +56,12 @@ class RunFolder:
         return self.path / self._named("best")
 
     def _named(self, stem: str) -> str:
-        return stem if self.cut else f"{stem}.{self.format}"
+        return stem if self.sharded else f"{stem}.{self.format}"
 
     @property
     def delta_bytes(self) -> int:
-        """Of the final delta, in all ranks' files."""
-        files = self.delta.glob(f"rank_*/*.{self.format}") if self.cut else (self.delta,)
+        """Size of the final delta, in all ranks' files."""
+        files = self.delta.glob(f"rank_*/*.{self.format}") if self.sharded else (self.delta,)
         return sum(file.stat().st_size for file in files)
 
     @property
@@ -63,13 +70,13 @@ class RunFolder:
 
     @property
     def states(self) -> Path:
-        """Training states, from which the run goes on."""
+        """Folder of training states, from which the run resumes."""
         return self.path / STATES
 
     @property
-    def save_wish(self) -> Path:
-        """A file of this name asks for a state now."""
-        return self.path / SAVE_WISH
+    def save_request(self) -> Path:
+        """A file that the user makes to have a state saved now."""
+        return self.path / SAVE_REQUEST
 
     @property
     def finished(self) -> bool:
@@ -98,12 +105,12 @@ class RunFolder:
             write_text(self.path / name, text)
 
     def write_results(self, results: Mapping[str, Any]) -> None:
-        """results.json: written last, so that it marks the run as finished."""
+        """Write results.json, the last file: it marks the run as finished."""
         self.write_text(RESULTS, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
 
 
 def next_free(algo: str, parent: Path = Path("runs")) -> Path:
-    """runs/<algo>-N with N one above the highest taken number."""
+    """Return runs/<algo>-N, with N one above the highest number in use."""
     name = algo.replace("+", "-")
     taken = [0]
     if parent.is_dir():
@@ -114,8 +121,8 @@ def next_free(algo: str, parent: Path = Path("runs")) -> Path:
     return parent / f"{name}-{max(taken) + 1}"
 
 
-def set_aside(path: Path) -> Path | None:
-    """Rename a run folder that holds nothing but logs to `lora-1.failed`, where it is not taken for a run. None where it holds more."""
+def rename_failed(path: Path) -> Path | None:
+    """Rename a run folder that holds nothing but logs to `lora-1.failed`, so that it is not taken for a run. None where it holds more."""
     try:
         if {entry.name for entry in path.iterdir()} - {LOGS}:
             return None
@@ -127,13 +134,13 @@ def set_aside(path: Path) -> Path | None:
         return None
 
 
-def unwritten(directory: str | None, algo: str, fmt: str) -> RunFolder:
-    """The run folder as seen by a rank that leaves it to the first one, and does not know what it holds."""
+def read_only(directory: str | None, algo: str, fmt: str) -> RunFolder:
+    """Return the run folder of a rank that leaves writing to the first one."""
     return RunFolder(path=Path(directory or "runs").expanduser(), algo=algo, format=fmt, writes=False)
 
 
-def prepare(directory: str | None, algo: str, fmt: str, *, longer: bool = False) -> tuple[RunFolder, bool]:
-    """Choose the run folder. Returns it, and whether it holds a run that goes on or starts over: an unfinished one, or with `longer` a
+def choose(directory: str | None, algo: str, fmt: str, *, longer: bool = False) -> tuple[RunFolder, bool]:
+    """Choose the run folder. Returns it, and whether it holds a run that resumes or starts over: an unfinished one, or with `longer` a
     finished one. Nothing is made yet: a run that fails before its first step leaves no folder behind.
 
     Raises OutputError for a finished run, an unfinished one with a saved delta, a folder with files of somebody else's, or one that
@@ -141,7 +148,7 @@ def prepare(directory: str | None, algo: str, fmt: str, *, longer: bool = False)
     """
     path = Path(directory).expanduser() if directory else next_free(algo)
     try:
-        goes_on = _look(path, longer)
+        resumes = _holds_run(path, longer)
         for place in (path, *path.absolute().parents):
             if place.is_symlink() and not place.exists():
                 raise OutputError(
@@ -154,22 +161,23 @@ def prepare(directory: str | None, algo: str, fmt: str, *, longer: bool = False)
                 f"cannot write to --out {path}: {existing} is a file", hint="Give a folder that you may write."
             )
         require_writable(existing)
-        return RunFolder(path=path, algo=algo, format=fmt, new=not path.exists(), numbered=directory is None), goes_on
+        return RunFolder(path=path, algo=algo, format=fmt, new=not path.exists(), numbered=directory is None), resumes
     except OSError as error:
         raise OutputError(
             f"cannot write to --out {path}: {error.strerror}", hint="Give a folder that you may write."
         ) from error
 
 
-def _look(path: Path, longer: bool) -> bool:
-    """Whether `path` holds a run that did not finish, and can go on or saved nothing. Raises OutputError for anything else but an
-    empty folder; `longer`: a finished run goes on as well.
+def _holds_run(path: Path, longer: bool) -> bool:
+    """Whether `path` holds a run that did not finish, and that can resume or saved nothing; with `longer` also a finished run.
+
+    Raises OutputError for anything else but an empty folder.
     """
     if not path.is_dir():
         if path.exists():
             raise OutputError(f"--out {path} is a file, not a folder", hint="Give a folder that does not exist yet.")
         return False
-    # What another host of the same job writes to see whether it can is gone in a moment.
+    # Another host of the same job writes such a file for a moment, to see whether it can.
     entries = sorted(p.name for p in path.iterdir() if p.name not in (LOGS, LOCK) and not p.name.startswith(PROBE))
     if RESULTS in entries and longer:
         return True
@@ -184,9 +192,38 @@ def _look(path: Path, longer: bool) -> bool:
             hint="Give a new or empty folder; nothing was touched.",
         )
     saved = [name for name in entries if name.endswith((".ckpt", ".safetensors")) or own_strategy(path / name)]
-    if saved and not (path / STATES / IDENTITY).exists():
+    if saved and not (path / STATES / FINGERPRINT).exists():
         raise OutputError(
             f"--out {path} holds a run that did not finish, with a delta that it saved: {', '.join(saved)}",
             hint="Give another folder; to start over in this one, move what it saved away first.",
         )
     return bool(entries)
+
+
+def choose_for_ranks(
+    config: RunConfig, layout: Layout, world: World, lock: RunLock, *, longer: bool
+) -> tuple[RunFolder, bool]:
+    """Choose the run folder on the first rank, which locks one that exists. Returns on every rank the same as `choose`.
+
+    Every rank must call it. Raises OutputError.
+    """
+    directory, algo, fmt = config.out.dir, config.algo, config.out.format
+    with world.fail_together():
+        if world.first:
+            out, resumes = choose(directory, algo, fmt, longer=longer)
+            if not out.new:
+                lock.take(out.path)
+                # Its content may have changed before it was locked.
+                out, resumes = choose(str(out.path), algo, fmt, longer=longer)
+        else:
+            out, resumes = read_only(directory, algo, fmt), False
+    return replace(out, sharded=layout.split), world.decide(resumes)
+
+
+def create_for_ranks(out: RunFolder, world: World, lock: RunLock) -> RunFolder:
+    """Make the run folder on the first rank, and lock it for that process. Every rank must call it. Raises OutputError."""
+    with world.fail_together():
+        out = out.create()
+        if out.writes:
+            lock.take(out.path)
+    return out

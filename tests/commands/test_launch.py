@@ -11,7 +11,7 @@ from petrun.cluster.launch import JobOutput
 from petrun.commands import launch
 from petrun.config.load import dump_run, load_run_config
 from petrun.errors import ConfigError, SetupError
-from petrun.training import run_folder as folder
+from petrun.training import run_folder
 
 
 @pytest.fixture
@@ -58,9 +58,9 @@ def test_a_job_that_failed_before_its_first_step_leaves_no_run(jobs, capsys, mon
     assert run() == 0 and Path("runs/lora-1/logs").is_dir()
     Path("runs/lora-1/run.yaml").write_text("")
     code[0] = 1
-    monkeypatch.setattr(launch.folder, "next_free", lambda algo: Path("runs/lora-1"))
+    monkeypatch.setattr(launch.run_folder, "next_free", lambda algo: Path("runs/lora-1"))
     Path("runs/lora-1/state").mkdir()
-    assert folder.set_aside(Path("runs/lora-1")) is None
+    assert run_folder.rename_failed(Path("runs/lora-1")) is None
 
 
 def test_a_port_that_is_taken_is_found_before_anything_is_written(jobs, tmp_path):

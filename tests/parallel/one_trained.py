@@ -24,12 +24,12 @@ from petrun.parallel.sharding import compile_sharded
 from petrun.train.stop import stop_request
 from petrun.training.checkpointing import snapshot
 from petrun.training.checkpointing.checkpointer import Checkpointer
-from petrun.training.checkpointing.fingerprint import identity_of
+from petrun.training.checkpointing.fingerprint import fingerprint_of
 from petrun.training.checkpointing.progress import Progress
-from petrun.training.receipt.receipt import Facts
+from petrun.training.receipt.receipt import ReceiptInputs
 from petrun.training.recorder import RunRecorder
 from petrun.training.run_folder import RunFolder
-from petrun.training.setup.rank_batches import first_inputs
+from petrun.training.setup.rank_batches import first_batch_inputs
 from petrun.training.setup.resolve_layout import resolve_layout
 from petrun.training.setup.training_setup import build_training
 
@@ -71,27 +71,29 @@ def main(what, recipe, cards):
     layout = resolve_layout(config, cards)
     split_operators(layout, world.rank)
     ready = build_training(resolved, None, device, layout, scored=False)
-    out = RunFolder(path=Path(config.out.dir), algo=config.algo, format=config.out.format, writes=world.first, cut=True)
-    parameters = snapshot.parameters_of(ready.step, ready.assembled)
+    out = RunFolder(
+        path=Path(config.out.dir), algo=config.algo, format=config.out.format, writes=world.first, sharded=True
+    )
+    parameters = snapshot.state_parameters(ready.step, ready.assembled)
     wholes = {name: tuple(p.shape) for name, p in parameters.items()}
     state = find_state(out.states).state
     if what == "save":
         fill(parameters)
     else:
-        snapshot.put(parameters, state)
-    cut = compile_sharded(ready.step, first_inputs(ready), layout, world)
-    parameters = snapshot.held(parameters, cut)
+        snapshot.restore(parameters, state)
+    cut = compile_sharded(ready.step, first_batch_inputs(ready), layout, world)
+    parameters = snapshot.on_this_rank(parameters, cut)
     check(parameters, cut, wholes)
     if what == "resume":
         # Going back to a state after a step that is not finite: into a net that is cut.
         for p in parameters.values():
             p.set_data(Tensor(np.zeros(p.shape, p.asnumpy().dtype), p.dtype))
-        snapshot.put(parameters, state, cut)
+        snapshot.restore(parameters, state, cut)
         check(parameters, cut, wholes)
         return
-    identity = identity_of(ready.resolved, ready.sources, ready.assembled.loaded, None, layout.dp)
-    facts = Facts.of(ready, None, Progress(step=1, micro_batches=1))
-    with RunRecorder(out, ready.resolved.config, facts, ready.plan, world, cut, layout) as recorder:
+    identity = fingerprint_of(ready)
+    inputs = ReceiptInputs.of(ready, None, Progress(step=1, micro_batches=1))
+    with RunRecorder(out, ready.resolved.config, inputs, ready.plan, world, cut, layout) as recorder:
         if layout.pp == 1:
             score(recorder.evaluator)
         check(parameters, cut, wholes)

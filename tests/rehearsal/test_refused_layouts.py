@@ -1,15 +1,12 @@
 """Jobs whose operators cannot be split, refused when the step is built: nothing is compiled for that."""
 
-from types import SimpleNamespace
-
 import pytest
 
-from petrun.commands import train
 from petrun.config.load import load_run_config
 from petrun.errors import ConfigError
 from petrun.parallel.context import Device
 from petrun.parallel.layout import parse_layout
-from petrun.training.setup.resolve_layout import refusal, resolve_layout
+from petrun.training.setup.resolve_layout import refusal, resolve_layout, resolve_run_layout
 from petrun.training.setup.training_setup import build_training
 from tests.parallel.refusals import REFUSED
 from tests.tiny import ORDERS, REVIEWS, write_base, write_rows
@@ -115,4 +112,4 @@ def test_train_takes_the_memory_of_a_card(tmp_path, petrun, flags, reason):
 def test_a_job_that_writes_slices_needs_a_folder(tmp_path):
     config = settings(tmp_path, "llama", "lora", "tp=2", []).config
     with pytest.raises(ConfigError, match="needs --out: each rank writes into the run's folder"):
-        train._layout(config, Device("ascend", "bfloat16", None), SimpleNamespace(size=CARDS))
+        resolve_run_layout(config, "ascend", CARDS)

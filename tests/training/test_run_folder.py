@@ -7,7 +7,7 @@ import pytest
 from petrun.checkpoint.run_files import run_files
 from petrun.errors import OutputError
 from petrun.tensors.output import check_file, write_text
-from petrun.training.run_folder import RunFolder, next_free, prepare
+from petrun.training.run_folder import RunFolder, choose, next_free
 
 
 def test_next_free_number_is_numeric(tmp_path):
@@ -20,70 +20,70 @@ def test_next_free_number_is_numeric(tmp_path):
 
 def test_default_folder_is_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    out, unfinished = prepare(None, "lora", "ckpt")
+    out, unfinished = choose(None, "lora", "ckpt")
     assert str(out.path) == "runs/lora-1" and not out.path.exists() and not unfinished
     out.create()
-    assert out.path.is_dir() and prepare(None, "lora", "ckpt")[0].path.name == "lora-2"
+    assert out.path.is_dir() and choose(None, "lora", "ckpt")[0].path.name == "lora-2"
     assert out.delta.name == "lora.ckpt" and out.best.name == "best.ckpt"
 
 
 def test_finished_run_is_refused(tmp_path):
-    out, _ = prepare(str(tmp_path / "r"), "lora", "ckpt")
+    out, _ = choose(str(tmp_path / "r"), "lora", "ckpt")
     out.create()
     out.write_text("run.yaml", "algo: lora\n")
-    assert prepare(str(tmp_path / "r"), "lora", "ckpt")[1] is True
+    assert choose(str(tmp_path / "r"), "lora", "ckpt")[1] is True
     out.write_results({"accuracy": 1.0})
     assert json.loads((tmp_path / "r" / "results.json").read_text()) == {"accuracy": 1.0}
     with pytest.raises(OutputError, match="finished run"):
-        prepare(str(tmp_path / "r"), "lora", "ckpt")
+        choose(str(tmp_path / "r"), "lora", "ckpt")
 
 
 def test_two_runs_that_start_together_get_two_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first, second = prepare(None, "lora", "ckpt")[0], prepare(None, "lora", "ckpt")[0]
+    first, second = choose(None, "lora", "ckpt")[0], choose(None, "lora", "ckpt")[0]
     assert [first.create().path.name, second.create().path.name] == ["lora-1", "lora-2"]
-    first, second = prepare("mine", "lora", "ckpt")[0], prepare("mine", "lora", "ckpt")[0]
+    first, second = choose("mine", "lora", "ckpt")[0], choose("mine", "lora", "ckpt")[0]
     first.create()
     with pytest.raises(OutputError, match="another run has made it meanwhile"):
         second.create()
 
 
 def test_an_unfinished_run_starts_over_unless_it_saved_a_delta(tmp_path):
-    out = prepare(str(tmp_path / "r"), "lora", "ckpt")[0].create()
+    out = choose(str(tmp_path / "r"), "lora", "ckpt")[0].create()
     out.write_text("run.yaml", "algo: lora\n")
-    assert prepare(str(out.path), "lora", "ckpt")[1] is True
+    assert choose(str(out.path), "lora", "ckpt")[1] is True
     out.best.write_bytes(b"hours of work")
     with pytest.raises(OutputError, match=r"did not finish, with a delta that it saved: best\.ckpt"):
-        prepare(str(out.path), "lora", "ckpt")
+        choose(str(out.path), "lora", "ckpt")
     assert out.best.read_bytes() == b"hours of work"
 
 
 def test_a_place_that_takes_no_files(tmp_path):
     for path in ("/proc/petrun/run", str(tmp_path / ("r" * 300))):
         with pytest.raises(OutputError, match="cannot write to --out"):
-            prepare(path, "lora", "ckpt")
+            choose(path, "lora", "ckpt")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_of_somebody_else_is_refused(tmp_path):
     (tmp_path / "lora.ckpt").write_bytes(b"precious")
     with pytest.raises(OutputError, match="is not empty and holds no petrun run"):
-        prepare(str(tmp_path), "lora", "ckpt")
+        choose(str(tmp_path), "lora", "ckpt")
     assert (tmp_path / "lora.ckpt").read_bytes() == b"precious"
 
 
 def test_a_file_in_the_way(tmp_path):
     (tmp_path / "f").write_text("x")
     with pytest.raises(OutputError, match="is a file"):
-        prepare(str(tmp_path / "f"), "lora", "ckpt")
+        choose(str(tmp_path / "f"), "lora", "ckpt")
     with pytest.raises(OutputError, match="cannot write to --out"):
-        prepare(str(tmp_path / "f" / "g"), "lora", "ckpt")
+        choose(str(tmp_path / "f" / "g"), "lora", "ckpt")
 
 
 def test_a_result_replaces_nothing_that_is_read(tmp_path):
     base = tmp_path / "base"
     base.mkdir()
-    run = prepare(str(tmp_path / "run"), "lora", "ckpt")[0].create()
+    run = choose(str(tmp_path / "run"), "lora", "ckpt")[0].create()
     for path in (base / "config.json", tmp_path / "rows.jsonl", run.delta, run.best, run.log, tmp_path / "old.json"):
         path.write_text("precious")
     (tmp_path / "link").symlink_to(tmp_path / "rows.jsonl")

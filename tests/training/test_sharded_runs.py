@@ -16,7 +16,7 @@ from petrun.parallel.layout import Layout
 from petrun.rehearsal import rank as rehearsed_rank
 from petrun.rehearsal.shapes import _shapes_of_data
 from petrun.tensors.sharded.strategy import read_strategy
-from petrun.training.setup.rank_batches import first_inputs, rows_of
+from petrun.training.setup.rank_batches import first_batch_inputs, rows_of
 from petrun.training.setup.training_setup import build_training
 from tests.conftest import ROOT
 from tests.parallel.one_trained import values_of
@@ -208,7 +208,7 @@ def test_a_rehearsal_compiles_the_step_that_is_trained(tmp_path):
     ready = ready_for(tmp_path, layout)
     shapes = _shapes_of_data(ready.resolved, None, layout)
     rehearsed = rehearsed_rank._inputs(ready.assembled.loaded, asdict(shapes), layout)
-    trained = first_inputs(ready)
+    trained = first_batch_inputs(ready)
     assert trained[0] is True and len(trained) == 1 + len(rehearsed) > 4
     assert [(x.shape, x.dtype) for x in trained[1:]] == [(x.shape, x.dtype) for x in rehearsed]
 

@@ -1,4 +1,4 @@
-"""What makes two runs the same run: every setting, and data, base and tokenizer by content, not by name."""
+"""The fingerprint of a run: every setting, and data, base and tokenizer by content, not by name. It tells whether two runs are the same."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ import mindspore
 import numpy as np
 
 from petrun import __version__, kernels
-from petrun.checkpoint.delta import Delta
-from petrun.config.load import Resolved
 from petrun.config.schema import RunConfig
 from petrun.data.examples.example_set import ExampleSet
 from petrun.data.formats.source import read_sources
 from petrun.errors import ConfigError, did_you_mean
-from petrun.models.base import LoadedModel
-from petrun.training.setup.sources import Sources
+from petrun.training.setup.training_setup import TrainingSetup
+from petrun.typing import JsonObject
 
 VERSIONS = "versions"
 _FREE = (
@@ -35,24 +33,24 @@ _FREE = (
     "model.base_strategy",
     "delta_strategy",
 )
-"""Settings that do not change what is computed, or only by the content that is compared besides."""
+"""Settings that do not change what is computed, or only by the content that is compared as well."""
+Fingerprint = Mapping[str, Any]
+"""JSON values by key, as `fingerprint_of` returns them or a file held them."""
 
 
-def identity_of(
-    resolved: Resolved, sources: Sources, loaded: LoadedModel, start: Delta | None, dp: int
-) -> dict[str, Any]:
-    """Setting -> value, where a file or folder is meant, its digest. JSON values only. `dp`: ranks that share every batch."""
-    found = settings_of(resolved.config)
-    data = resolved.config.data
-    by_content: dict[str, Any] = {
+def fingerprint_of(setup: TrainingSetup) -> JsonObject:
+    """Return setting -> value, or its digest where it names a file or folder. JSON values only."""
+    sources, start, data = setup.sources, setup.start, setup.config.data
+    loaded = setup.assembled.loaded
+    by_content = {
         "data.path": [source.digest for path in data.path for source in read_sources(path)],
         "data.eval_path": [source.digest for path in data.eval_path for source in read_sources(path)],
         "data.template": _digest(sources.template.text) if sources.template else None,
         "model.base": loaded.base_digest,
         "model.config": _digest(json.dumps(loaded.hf_config, sort_keys=True)),
         "init_delta": start.digest or _digest(str(sorted(start.shapes.items()))) if start is not None else None,
+        "parallel.dp": setup.layout.dp,
     }
-    by_content["parallel.dp"] = dp
     tokenizer = sources.tokenizer.digest if sources.tokenizer else None
     # Rows may differ although nothing above does: a template may ask for today's date, a newer petrun read a file otherwise.
     rows = [_rows_digest(sources.train), _rows_digest(sources.evaluation) if sources.evaluation else None]
@@ -64,14 +62,14 @@ def identity_of(
         "machine": platform.machine(),
         "kernels": kernels.status().reason,
     }
-    whole = {**found, **by_content, "tokenizer": tokenizer, "rows": rows, VERSIONS: versions}
-    identity: dict[str, Any] = json.loads(json.dumps(whole))
-    return identity
+    whole = {**settings_of(setup.config), **by_content, "tokenizer": tokenizer, "rows": rows, VERSIONS: versions}
+    fingerprint: JsonObject = json.loads(json.dumps(whole))
+    return fingerprint
 
 
-def settings_of(config: RunConfig) -> dict[str, Any]:
-    """Dotted key -> value of every setting that makes a run the same run. JSON values only."""
-    found: dict[str, Any] = {}
+def settings_of(config: RunConfig) -> JsonObject:
+    """Return dotted key -> value of every setting that is part of the fingerprint. JSON values only."""
+    found: JsonObject = {}
     for section, content in config.model_dump(mode="json").items():
         if isinstance(content, dict):
             found.update({f"{section}.{leaf}": value for leaf, value in content.items()})
@@ -85,7 +83,7 @@ def _digest(text: str) -> str:
 
 
 def _rows_digest(rows: ExampleSet) -> str:
-    """Of the rows as they are trained on."""
+    """Return the digest of the rows as they are trained on."""
     digest = hashlib.sha256()
     for part in (rows.flat, rows.per_row, rows.arrays, {"offsets": rows.offsets}):
         for name in sorted(part):
@@ -95,8 +93,8 @@ def _rows_digest(rows: ExampleSet) -> str:
     return digest.hexdigest()
 
 
-def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
-    """Setting -> `was -> is`, for all that differ. Versions are not settings: see `newer`."""
+def changes(was: Fingerprint, now: Fingerprint) -> dict[str, str]:
+    """Return setting -> `was -> is`, for all that differ. Versions are not settings: see `other_versions`."""
     keys = [key for key in dict.fromkeys((*was, *now)) if key not in (VERSIONS, "rows")]
     found = {key: f"{_show(was.get(key))} -> {_show(now.get(key))}" for key in keys if was.get(key) != now.get(key)}
     if not found and was.get("rows") != now.get("rows"):
@@ -104,10 +102,10 @@ def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def hold(was: Mapping[str, Any], now: Mapping[str, Any], allowed: Sequence[str], place: str) -> dict[str, str]:
-    """Refuse to go on with another run than the one that was begun. Returns the changes that `allowed` lets pass.
+def require_same_run(was: Fingerprint, now: Fingerprint, allowed: Sequence[str], place: str) -> dict[str, str]:
+    """Require that the run in `place` is the one that was begun. Returns the changes that `allowed` lets pass.
 
-    Raises ConfigError with every change, or for a key that is no setting.
+    Raises ConfigError with every other change, or for a key that is no setting.
     """
     require_known(allowed, [key for key in now if key != VERSIONS])
     found = changes(was, now)
@@ -122,19 +120,19 @@ def hold(was: Mapping[str, Any], now: Mapping[str, Any], allowed: Sequence[str],
 
 
 def require_known(allowed: Sequence[str], known: Sequence[str]) -> None:
-    """Raises ConfigError for a key of --allow that is none of the `known`."""
+    """Raise ConfigError for a key of --allow that is none of the `known`."""
     unknown = [key for key in allowed if key not in known]
     if unknown:
         raise ConfigError(f"--allow {unknown[0]}: no such setting. {did_you_mean(unknown[0], known)}")
 
 
-def newer(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """`petrun 0.1.0 -> 0.2.0, ...`: other versions may round otherwise. "" where all are the same."""
+def other_versions(was: Fingerprint, now: Fingerprint) -> str:
+    """Return `petrun 0.1.0 -> 0.2.0, ...`, or "" where all versions are the same."""
     before, after = was.get(VERSIONS, {}), now.get(VERSIONS, {})
     return ", ".join(f"{key} {before.get(key)} -> {after[key]}" for key in after if before.get(key) != after[key])
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     if isinstance(value, list):
         return f"[{', '.join(_show(part) for part in value)}]"
     if isinstance(value, str) and len(value) == 64:

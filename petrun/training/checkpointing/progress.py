@@ -1,20 +1,20 @@
-"""How far a run is, and what it must not forget: kept beside the tensors in every training state."""
+"""The progress of a run: counters, first scores and best score, kept beside the tensors in every training state."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from petrun.train.loop import Plan, Position
+from petrun.typing import JsonObject
 
 RECENT = 20
-"""Steps that tell what a usual loss is."""
+"""Number of steps whose mean loss a spike is compared with."""
 
 
 @dataclass(kw_only=True)
 class Progress:
-    """Changed by the recorder as the run goes on."""
+    """Holds how far a run is; the recorder changes it after every step."""
 
     step: int = 0
     micro_batches: int = 0
@@ -22,7 +22,7 @@ class Progress:
     first: dict[str, float] = field(default_factory=dict)
     """Scores before the first step."""
     first_losses: list[float] | None = None
-    """Of a few training rows, before the first step."""
+    """Losses of a few training rows, before the first step."""
     first_texts: list[str] = field(default_factory=list)
     """Answers to a few prompts, before the first step."""
     updates: int = 0
@@ -32,7 +32,7 @@ class Progress:
     loss_first: float | None = None
     loss_last: float | None = None
     learned: bool = False
-    """Some loss was not 0."""
+    """Whether a loss was not 0."""
     best_value: float | None = None
     best_step: int = 0
     waited: int = 0
@@ -40,9 +40,9 @@ class Progress:
     stopped: str = ""
     """Why the run stopped early."""
     recent: list[float] = field(default_factory=list)
-    """Losses of the last steps, but for those that were left out."""
+    """Losses of the last steps, without steps that were left out."""
     left_out: int = 0
-    """The last step that was left out or gone back over."""
+    """The last step that was left out or rewound."""
     log_bytes: int = 0
     seconds: float = 0.0
     """Spent so far, over all the run's processes."""
@@ -51,8 +51,8 @@ class Progress:
     def position(self) -> Position:
         return Position(step=self.step, micro_batches=self.micro_batches)
 
-    def advance(self, record: dict[str, Any], plan: Plan) -> None:
-        """Note one step's log record."""
+    def advance(self, record: JsonObject, plan: Plan) -> None:
+        """Count the step of a log record."""
         position = plan.after(self.position)
         self.step, self.micro_batches = int(record["step"]), position.micro_batches
         self.epoch, loss = float(record["epoch"]), float(record["loss"])
@@ -72,5 +72,6 @@ class Progress:
         """Whether a loss is over `ratio` times the mean of the last RECENT."""
         return len(self.recent) == RECENT and loss > ratio * sum(self.recent) / RECENT
 
-    def notes(self) -> dict[str, Any]:
+    def notes(self) -> JsonObject:
+        """Return the fields as JSON, for a training state."""
         return asdict(self)

@@ -1,33 +1,41 @@
-"""Going on with a run that ended early: which folder, from which state, and whether it is still the same run."""
+"""Resumes a run that ended early: finds its folder and state, and requires that it is still the same run."""
 
 from __future__ import annotations
 
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from petrun import console
+from petrun import __version__, console
 from petrun.assets import default_recipe
 from petrun.checkpoint.run_files import RESULTS, RUN_YAML
 from petrun.checkpoint.training_state import Found, clear, find_state
 from petrun.cluster.world import World, start_up
-from petrun.config.load import load_run_config
+from petrun.config.load import Resolved, as_begun, dump_run, load_run_config
 from petrun.errors import ConfigError, OutputError, TrainingError
 from petrun.tensors.atomic import output_error
 from petrun.tensors.output import write_text
 from petrun.train.loop import Plan
-from petrun.training.checkpointing.fingerprint import hold, newer, require_known, settings_of
+from petrun.training.checkpointing.fingerprint import (
+    Fingerprint,
+    other_versions,
+    require_known,
+    require_same_run,
+    settings_of,
+)
 from petrun.training.checkpointing.progress import Progress
-from petrun.training.run_folder import IDENTITY, STATES, RunFolder
+from petrun.training.run_folder import FINGERPRINT, STATES, RunFolder
+from petrun.typing import JsonObject
 
 Flags = Mapping[str, tuple[str, Any]]
+"""Dotted key of a setting -> (the option as typed, its value)."""
 
 
-def folder_of(run: str) -> Path:
-    """The folder of a run that was begun. Raises ConfigError."""
+def begun_folder(run: str) -> Path:
+    """Return the folder of a run that was begun. Raises ConfigError."""
     folder = Path(run).expanduser()
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
@@ -40,63 +48,72 @@ def folder_of(run: str) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Again:
-    """What goes on with a run."""
+class ResumedRun:
+    """Names the recipe and flags with which a run resumes."""
 
+    run: str
+    """Its folder, as typed."""
     recipe: str
-    flags: dict[str, tuple[str, Any]]
+    flags: Flags
     finished: bool
     """The run had made all its steps, and other settings than its own may make it longer."""
 
+    def load(self, sets: Sequence[str]) -> Resolved:
+        """Return its settings, changed by `sets`. Raises ConfigError."""
+        resolved = load_run_config(self.recipe, self.flags, sets, embedded=default_recipe())
+        own = run_yaml(self.run)
+        return as_begun(resolved, own) if self.recipe == str(own) else resolved
 
-def source(
+
+def find_resumed(
     run: str,
     recipe: str | None,
     flags: Flags,
     sets: Sequence[str],
     *,
     allowed: Sequence[str] = (),
-    again: str | None = None,
-) -> Again | None:
-    """The recipe and flags of a run that goes on: its run.yaml, where no other recipe is given. None: it is finished, the settings are
-    those that it was begun with, and it says so.
+    command: str | None = None,
+) -> ResumedRun | None:
+    """Return the recipe and flags with which a run resumes: its run.yaml, where no other recipe is given.
 
-    `again`: what was typed, without the run, by who goes on with it in this process; None: others do, or it may have been of more.
-    Raises ConfigError for a folder that holds no run, for one of several ranks in a process by itself, and for unknown settings.
+    None: the run is finished and its settings are the ones that it was begun with, which is printed. `command`: what the user typed to
+    resume in this process alone, without the run; None: other processes resume it, or it may be a run of several ranks. Raises
+    ConfigError for a folder that holds no run, for a run of several ranks in one process, and for unknown settings.
     """
-    folder = folder_of(run)
+    folder = begun_folder(run)
     given = flags.get("out.dir")
     if given is not None and Path(given[1]).expanduser().resolve() != folder.resolve():
         raise ConfigError(f"--out {given[1]} contradicts --resume {run}", hint="Leave --out out.")
-    found = Again(
+    found = ResumedRun(
+        run=run,
         recipe=recipe or str(run_yaml(run)),
         flags={**flags, "out.dir": ("--resume", run)},
         finished=(folder / RESULTS).exists(),
     )
-    if found.finished and not _asks_for_changes(run, found, sets, allowed):
+    if found.finished and not _changes_settings(found, sets, allowed):
         console.print(f"{run} is finished: there is nothing to go on with")
-        _hold_finished(run, folder / RESULTS)
+        _require_learned(run, folder / RESULTS)
         return None
-    if again is not None and start_up() == "alone":
-        _hold_ranks(run, again)
+    if command is not None and start_up() == "alone":
+        _require_one_rank(run, command)
     return found
 
 
-def _asks_for_changes(run: str, asked: Again, sets: Sequence[str], allowed: Sequence[str]) -> bool:
-    """Whether a setting differs from what the finished run notes. What is compared by content may be the same all the same.
+def _changes_settings(resumed: ResumedRun, sets: Sequence[str], allowed: Sequence[str]) -> bool:
+    """Whether a setting differs from the finished run's own. Files that are compared by content may still be the same.
 
     Raises ConfigError for a key that is no setting.
     """
     embedded = default_recipe()
-    was = settings_of(load_run_config(str(run_yaml(run)), {}, embedded=embedded).config)
-    now = settings_of(load_run_config(asked.recipe, asked.flags, sets, embedded=embedded).config)
+    was = settings_of(load_run_config(str(run_yaml(resumed.run)), {}, embedded=embedded).config)
+    now = settings_of(load_run_config(resumed.recipe, resumed.flags, sets, embedded=embedded).config)
     require_known(allowed, (*was, "tokenizer", "rows"))
-    # run.yaml holds what was inferred too, where a recipe says nothing.
+    # run.yaml holds inferred values too, where a recipe says nothing.
     return any(value is not None and value != was.get(key) for key, value in now.items())
 
 
-def _hold_ranks(run: str, command: str) -> None:
-    """Raises ConfigError where the run was begun by several ranks: it is gone on with by as many."""
+def _require_one_rank(run: str, command: str) -> None:
+    """Raise ConfigError where the run was begun by several ranks: it resumes with as many."""
     ranks = ranks_of(run)
     if ranks > 1:
         raise ConfigError(
@@ -106,19 +123,20 @@ def _hold_ranks(run: str, command: str) -> None:
 
 
 def ranks_of(run: str) -> int:
-    """How many ranks the run was begun with; 1 where it does not say."""
+    """Return how many ranks the run was begun with; 1 where it does not say."""
     try:
-        noted = json.loads((Path(run).expanduser() / STATES / IDENTITY).read_bytes())
+        noted = json.loads((Path(run).expanduser() / STATES / FINGERPRINT).read_bytes())
         return int(noted["parallel.dp"]) * int(noted["parallel.tp"]) * int(noted["parallel.pp"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return 1
 
 
-def _hold_finished(run: str, results: Path) -> None:
+def _require_learned(run: str, results: Path) -> None:
+    """Raise TrainingError where the receipt of a finished run says that nothing was learned."""
     try:
         content = json.loads(results.read_bytes())
     except (OSError, ValueError, RecursionError):
-        # It is there, which is what finishes a run.
+        # That the file exists is enough to finish a run.
         return
     receipt = content.get("receipt") if isinstance(content, dict) else None
     failures = receipt.get("failures") if isinstance(receipt, dict) else None
@@ -127,12 +145,15 @@ def _hold_finished(run: str, results: Path) -> None:
 
 
 def run_yaml(run: str) -> Path:
-    """Where the run in a folder notes its settings."""
+    """Return the path of the run's own settings."""
     return Path(run).expanduser() / RUN_YAML
 
 
-def look(out: RunFolder, world: World) -> Found:
-    """The newest whole state of a run, saying which newer ones are torn. Raises TrainingError where the ranks do not see the same."""
+def find_newest_state(out: RunFolder, world: World) -> Found:
+    """Find the newest complete state of a run, and print what is wrong with newer ones. Every rank must call it.
+
+    Raises TrainingError where the ranks do not see the same.
+    """
     if out.writes:
         clear(out.states)
     found = find_state(out.states)
@@ -147,37 +168,37 @@ def look(out: RunFolder, world: World) -> Found:
     return found
 
 
-def go_on(
-    out: RunFolder, found: Found, identity: dict[str, Any], allowed: Sequence[str], plan: Plan
-) -> tuple[Progress, bool]:
-    """How far the run in `out` is, and whether its settings change, as `allowed` lets them. Says what happens.
+@dataclass(frozen=True, kw_only=True)
+class StartingPoint:
+    """Where a run starts its loop."""
 
-    Raises ConfigError for a run of other settings or data, and a finished one that has no more steps to make; OutputError for one that
-    has saved a delta and cannot go on.
+    progress: Progress = field(default_factory=Progress)
+    settings_changed: bool = True
+    """The folder does not hold these settings yet."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """On the evaluation data after the last step of a finished run that is made longer from there."""
+
+
+def starting_point(
+    out: RunFolder, found: Found | None, fingerprint: JsonObject, allowed: Sequence[str], plan: Plan
+) -> StartingPoint:
+    """Return where the run in `out` starts: at step 1, or after the state `found` of the run that it holds, which is printed.
+
+    The results of a finished run are kept under another name.
+    Raises ConfigError for a run of other settings or data than `allowed` lets pass, and for a finished one that has no more steps to
+    make; OutputError for one that has saved a delta and cannot resume.
     """
+    if found is None:
+        return StartingPoint()
     place = str(out.path)
     finished = finished_steps(out)
-    if found.state is None and finished is not None:
-        raise ConfigError(
-            f"{place} is finished, and none of its training states is left: there is nothing to go on from",
-            hint=f"Begin another run from its delta: petrun train --init-delta {shlex.quote(place)} ...",
-        )
     if found.state is None:
-        if not out.writes:
-            return Progress(), True
-        saved = [path for path in (out.delta, out.best) if path.exists()]
-        if saved:
-            # What it has saved comes again where the run is the same, and only there may be written over.
-            hold(_begun(out, saved), identity, allowed, place)
-        again = "its states are torn" if found.torn else "it had saved no state yet"
-        console.print(f"{place} holds a run that did not finish; {again}: it starts over")
-        return Progress(), True
-    changed = hold(found.state.identity, identity, allowed, place)
+        _require_start_over(out, found, fingerprint, allowed, finished)
+        return StartingPoint()
+    changed = require_same_run(found.state.identity, fingerprint, allowed, place)
     for key, text in changed.items():
         console.print(f"allowed: {key}: {text}")
-    versions = newer(found.state.identity, identity)
-    if versions:
-        console.print(f"other versions than before, so that the last bits may differ: {versions}")
+    print_other_versions(found.state.identity, fingerprint)
     try:
         progress = Progress(**found.state.notes)
     except TypeError as error:
@@ -191,11 +212,39 @@ def go_on(
         )
     what = "a run that did not finish" if finished is None else f"a run that is finished after {finished} steps"
     console.print(f"{place} holds {what}: it goes on after step {progress.step}")
-    return progress, bool(changed)
+    scores = {} if finished is None else _archive_results(out, finished, progress.step)
+    return StartingPoint(progress=progress, settings_changed=bool(changed), scores=scores)
+
+
+def _require_start_over(
+    out: RunFolder, found: Found, fingerprint: JsonObject, allowed: Sequence[str], finished: int | None
+) -> None:
+    """Require that a run without a state may start over, and print that it does. Raises ConfigError and OutputError."""
+    place = str(out.path)
+    if finished is not None:
+        raise ConfigError(
+            f"{place} is finished, and none of its training states is left: there is nothing to go on from",
+            hint=f"Begin another run from its delta: petrun train --init-delta {shlex.quote(place)} ...",
+        )
+    if not out.writes:
+        return
+    saved = [path for path in (out.delta, out.best) if path.exists()]
+    if saved:
+        # The same run saves the same delta again, so that only there the file may be replaced.
+        require_same_run(_read_fingerprint(out, saved), fingerprint, allowed, place)
+    reason = "its states are torn" if found.torn else "it had saved no state yet"
+    console.print(f"{place} holds a run that did not finish; {reason}: it starts over")
+
+
+def print_other_versions(was: Fingerprint, now: Fingerprint) -> None:
+    """Print which versions differ from those that the run was begun with, if any: they may round otherwise."""
+    versions = other_versions(was, now)
+    if versions:
+        console.print(f"other versions than before, so that the last bits may differ: {versions}")
 
 
 def finished_steps(out: RunFolder) -> int | None:
-    """How many steps the finished run in the folder has made; None where it is not finished."""
+    """Return how many steps the finished run in the folder has made; None where it is not finished. Raises OutputError."""
     if not out.finished:
         return None
     results = out.path / RESULTS
@@ -207,13 +256,11 @@ def finished_steps(out: RunFolder) -> int | None:
         ) from error
 
 
-def reopen(out: RunFolder, step: int) -> dict[str, float]:
-    """Make a finished run an unfinished one: its results are kept beside, and the next end of the run writes new ones. Returns its last
-    scores on the evaluation data; {} where the run was not finished, or goes on after an earlier `step`. Raises OutputError.
+def _archive_results(out: RunFolder, finished: int, step: int) -> dict[str, float]:
+    """Rename results.json of a run that was finished after so many steps, which makes it an unfinished one.
+
+    Returns its last scores on the evaluation data; {} where it resumes after an earlier `step`. Raises OutputError.
     """
-    finished = finished_steps(out)
-    if finished is None:
-        return {}
     scores = json.loads((out.path / RESULTS).read_bytes()).get("delta", {})
     if out.writes:
         kept = out.path / f"results-{finished}.json"
@@ -224,13 +271,13 @@ def reopen(out: RunFolder, step: int) -> dict[str, float]:
         console.print(
             f"results of its first {finished} steps are kept in {kept.name}; its delta is replaced when the run ends"
         )
-    # Those of a later step than the state's are none of the weights that are loaded.
+    # Scores of a later step than the state's do not belong to the weights that are loaded.
     return {name: float(value) for name, value in scores.items() if value is not None and step == finished}
 
 
-def _begun(out: RunFolder, saved: list[Path]) -> dict[str, Any]:
-    """The identity that a run noted when it began."""
-    path = out.states / IDENTITY
+def _read_fingerprint(out: RunFolder, saved: list[Path]) -> JsonObject:
+    """Return the fingerprint that a run wrote when it began. Raises OutputError."""
+    path = out.states / FINGERPRINT
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -241,12 +288,13 @@ def _begun(out: RunFolder, saved: list[Path]) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def note_identity(out: RunFolder, identity: Mapping[str, Any]) -> None:
-    """Write down which run this is, before its first step."""
+def write_settings(out: RunFolder, resolved: Resolved, fingerprint: JsonObject) -> None:
+    """Write run.yaml and the fingerprint of the run, before its first step. Raises OutputError."""
     if not out.writes:
         return
+    out.write_text(RUN_YAML, dump_run(resolved, __version__))
     try:
         out.states.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"{out.states}: cannot be made: {error.strerror}") from error
-    write_text(out.states / IDENTITY, json.dumps(identity, indent=1) + "\n")
+    write_text(out.states / FINGERPRINT, json.dumps(fingerprint, indent=1) + "\n")

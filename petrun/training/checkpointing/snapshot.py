@@ -1,8 +1,8 @@
-"""Which parameters of a training step are its state, and how they are taken out and put back."""
+"""Takes the parameters that are the state of a training step out of it, and puts them back."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from mindspore import Tensor
@@ -16,19 +16,23 @@ from petrun.train.step import TrainStep
 from petrun.typing import Parameter
 
 _MOVING = ("moving_mean", "moving_variance")
-"""Of batch normalisation: no gradient reaches them, and yet training moves them."""
+"""Statistics of batch normalisation: no gradient reaches them, and yet training changes them."""
 _SUMS = ("grad_sum.", "accu_grads.")
 """Accumulated gradients: 0 between two optimizer steps, which is when a state is saved."""
 _INPUTS = ("denominator", "part_scale")
 """Set anew at every step: what a pipeline's graph takes no other way."""
 
 
-def parameters_of(step: TrainStep, assembled: Assembled) -> dict[str, Any]:
-    """Name -> Parameter: what training changes. Trained and owned ones, the optimizer's, the loss scale's, and the method's own."""
+Parameters = Mapping[str, Parameter]
+"""By name."""
+
+
+def state_parameters(step: TrainStep, assembled: Assembled) -> Parameters:
+    """Return the parameters that training changes: trained and owned ones, the optimizer's, the loss scale's, and the method's own."""
     base = {p.name for p in assembled.loaded.net.get_parameters()}
     owned = set(assembled.owned)
 
-    def changes(p: Any) -> bool:
+    def changes(p: Parameter) -> bool:
         if p.name not in base:
             return not p.name.startswith(_SUMS) and p.name not in _INPUTS
         return p.name in owned or p.requires_grad or p.name.rpartition(".")[2] in _MOVING
@@ -36,24 +40,26 @@ def parameters_of(step: TrainStep, assembled: Assembled) -> dict[str, Any]:
     return {p.name: p for p in step.get_parameters() if changes(p)}
 
 
-def take(parameters: dict[str, Any]) -> dict[str, Array]:
-    """Values as they are now, in memory of their own."""
+def copy_values(parameters: Parameters) -> dict[str, Array]:
+    """Copy the values that the parameters have now."""
     return {name: np.array(p.asnumpy()) for name, p in parameters.items()}
 
 
-def held(parameters: dict[str, Any], cut: ShardSpec | None) -> dict[str, Any]:
-    """Those of them that this rank holds: its pipeline stage's."""
-    return parameters if cut is None else {name: p for name, p in parameters.items() if name in cut.layouts}
+def on_this_rank(parameters: Parameters, shards: ShardSpec | None) -> Parameters:
+    """Return the parameters that this rank holds: those of its pipeline stage."""
+    return parameters if shards is None else {name: p for name, p in parameters.items() if name in shards.layouts}
 
 
-def put(parameters: dict[str, Any], state: State, cut: ShardSpec | None = None) -> None:
-    """Set every parameter to the state's value, or where they are cut already to this rank's piece of it.
+def restore(parameters: Parameters, state: State, shards: ShardSpec | None = None) -> None:
+    """Set every parameter to the state's value, or with `shards` to this rank's shard of it.
 
     Raises TrainingError, before any is changed, where names, shapes or types differ.
     """
-    expected = {name: (_whole(name, p, cut), np.array(p.asnumpy()).dtype.name) for name, p in parameters.items()}
-    # Other pipeline stages hold what this one does not.
-    others = state.shapes if cut is None or cut.stages == 1 else {}
+    expected = {
+        name: (_full_shape(name, p, shards), np.array(p.asnumpy()).dtype.name) for name, p in parameters.items()
+    }
+    # Other pipeline stages hold tensors that this one does not.
+    others = state.shapes if shards is None or shards.stages == 1 else {}
     wrong = sorted(name for name in {*expected, *others} if expected.get(name) != state.shapes.get(name))
     if wrong:
         name = wrong[0]
@@ -63,13 +69,12 @@ def put(parameters: dict[str, Any], state: State, cut: ShardSpec | None = None) 
             hint="Go on with the settings that the run was begun with.",
         )
     for name, parameter in parameters.items():
-        values = state.read(name) if cut is None else cut.piece(name, state.read(name))
+        values = state.read(name) if shards is None else shards.piece(name, state.read(name))
         parameter.set_data(Tensor(np.ascontiguousarray(values).reshape(parameter.shape), parameter.dtype))
 
 
-def _whole(name: str, parameter: Parameter, cut: ShardSpec | None) -> tuple[int, ...]:
-    """The shape of the whole parameter."""
-    return tuple(parameter.shape) if cut is None else cut.layouts[name].full_shape(parameter.shape)
+def _full_shape(name: str, parameter: Parameter, shards: ShardSpec | None) -> tuple[int, ...]:
+    return tuple(parameter.shape) if shards is None else shards.layouts[name].full_shape(parameter.shape)
 
 
 def _text(found: tuple[tuple[int, ...], str] | None) -> str:

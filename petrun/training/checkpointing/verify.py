@@ -1,4 +1,4 @@
-"""`petrun resume --verify`: do the last steps of a run once more, from the state before them, and compare every bit."""
+"""Verifies a run: replays its last steps from the state before them, and compares every bit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,22 +16,24 @@ from petrun.checkpoint.training_state import State, find_state
 from petrun.config.load import as_begun, load_run_config
 from petrun.errors import ConfigError, TrainingError
 from petrun.inference.rows import endless
-from petrun.parallel.context import setup
+from petrun.parallel import context
 from petrun.parallel.layout import Layout
 from petrun.tensors import Array
 from petrun.train.loop import START, Position, train
 from petrun.training.checkpointing import snapshot
-from petrun.training.checkpointing.fingerprint import hold, identity_of, newer
-from petrun.training.checkpointing.resume import folder_of, ranks_of, run_yaml
+from petrun.training.checkpointing.fingerprint import fingerprint_of, require_same_run
+from petrun.training.checkpointing.resume import begun_folder, print_other_versions, ranks_of, run_yaml
 from petrun.training.run_folder import RunFolder
-from petrun.training.setup.training_setup import TrainingSetup, build_training, read_start, resolve_inferred
+from petrun.training.setup.starting_delta import read_start
+from petrun.training.setup.training_setup import TrainingSetup, build_training, resolve_inferred
+from petrun.typing import JsonObject
 
 _TIMES = ("seconds", "tokens_per_second")
 
 
 @dataclass(frozen=True)
 class Interval:
-    """What is replayed: from a state (None: from the beginning) to what the run has saved later."""
+    """Holds the steps to replay: from a state (None: from the beginning) to what the run has saved later."""
 
     start: State | None
     stop: int
@@ -40,13 +41,13 @@ class Interval:
     read: Callable[[str], Array]
     """Tensor name -> what the run saved after that step."""
     names: tuple[str, ...]
-    place: Path
+    path: Path
     """The file that holds these."""
 
 
-def run(name: str, sets: Sequence[str] = ()) -> None:
-    """Replay and compare. Raises TrainingError for the first difference, ConfigError where the run is not the one that was begun."""
-    path = folder_of(name)
+def verify(name: str, sets: Sequence[str] = ()) -> None:
+    """Replay the last steps and compare. Raises TrainingError for the first difference, ConfigError for another run than was begun."""
+    path = begun_folder(name)
     if (ranks := ranks_of(name)) > 1:
         raise ConfigError(
             f"--verify: {name} was begun by {ranks} ranks, and one process replays what one process did",
@@ -56,30 +57,27 @@ def run(name: str, sets: Sequence[str] = ()) -> None:
     start, resolved = read_start(resolved)
     config = resolved.config
     out = RunFolder(path=path, algo=config.algo, format=config.out.format, writes=False)
-    device = setup(config.device, config.model.dtype, config.train.loss_scale)
+    device = context.setup(config.device, config.model.dtype, config.train.loss_scale)
     interval = last_interval(out)
-    ready = build_training(resolved, start, device, Layout(), scored=False)
-    ready_resolved = resolve_inferred(ready.resolved, ready.sources, ready.schedule, device, None)
-    identity = identity_of(ready_resolved, ready.sources, ready.assembled.loaded, start, 1)
+    setup = resolve_inferred(build_training(resolved, start, device, Layout(), scored=False), None)
+    fingerprint = fingerprint_of(setup)
     newest = find_state(out.states).state
     if newest is not None:
-        hold(newest.identity, identity, (), name)
-        versions = newer(newest.identity, identity)
-        if versions:
-            console.print(f"other versions than before, so that the last bits may differ: {versions}")
-    parameters = snapshot.parameters_of(ready.step, ready.assembled)
-    records = replay(ready, parameters, interval)
-    compare(snapshot.take(parameters), interval)
+        require_same_run(newest.identity, fingerprint, (), name)
+        print_other_versions(newest.identity, fingerprint)
+    parameters = snapshot.state_parameters(setup.step, setup.assembled)
+    records = replay(setup, parameters, interval)
+    compare(snapshot.copy_values(parameters), interval)
     compare_log(records, out.log)
     first = records[0]["step"]
     what = f"step {first}" if first == interval.stop else f"steps {first} to {interval.stop}"
     console.print(
-        f"{what} replayed: {len(interval.names)} tensors of {interval.place} and {len(records)} lines of the log are the same"
+        f"{what} replayed: {len(interval.names)} tensors of {interval.path} and {len(records)} lines of the log are the same"
     )
 
 
 def last_interval(out: RunFolder) -> Interval:
-    """Of a finished run, from the last state to the final delta; else from the last state but one to the last."""
+    """Return the steps from the last state to the final delta of a finished run, else from the last state but one to the last."""
     if out.finished:
         stop = int(json.loads((out.path / RESULTS).read_text(encoding="utf-8"))["steps"])
         delta = read_delta(out.delta)
@@ -95,35 +93,35 @@ def last_interval(out: RunFolder) -> Interval:
     return Interval(state, newest.step, newest.read, newest.reader.names, newest.path)
 
 
-def replay(ready: TrainingSetup, parameters: dict[str, Any], interval: Interval) -> list[dict[str, Any]]:
+def replay(setup: TrainingSetup, parameters: snapshot.Parameters, interval: Interval) -> list[JsonObject]:
     """Train over the interval; nothing is written. Returns the log's records."""
     done = START
     if interval.start is not None:
-        snapshot.put(parameters, interval.start)
+        snapshot.restore(parameters, interval.start)
         done = Position(step=interval.start.step, micro_batches=int(interval.start.notes["micro_batches"]))
-    loaded = ready.assembled.loaded
-    records: list[dict[str, Any]] = []
+    loaded = setup.assembled.loaded
+    records: list[JsonObject] = []
 
-    def on_step(record: dict[str, Any]) -> bool:
+    def on_step(record: JsonObject) -> bool:
         records.append(record)
         return int(record["step"]) >= interval.stop
 
     loaded.net.set_train(True)
     train(
-        ready.step,
-        endless(ready.sources.train, ready.batching, loaded.inputs, loaded.pad_token_id, start=done.micro_batches),
-        ready.plan,
+        setup.step,
+        endless(setup.sources.train, setup.batching, loaded.inputs, loaded.pad_token_id, start=done.micro_batches),
+        setup.plan,
         loaded.inputs,
         on_step,
-        skip_overflow=ready.device.loss_scale is not None,
+        skip_overflow=setup.device.loss_scale is not None,
         done=done,
-        forgive=lambda error, step: ready.resolved.config.train.on_nan == "skip",
+        forgive=lambda error, step: setup.resolved.config.train.on_nan == "skip",
     )
     return records
 
 
 def compare(now: dict[str, Array], interval: Interval) -> None:
-    """Hold every tensor against what was saved. Raises TrainingError for those that differ."""
+    """Compare every tensor with the saved one. Raises TrainingError for those that differ."""
     differing = []
     for name in interval.names:
         was, value = interval.read(name), now[name]
@@ -133,15 +131,15 @@ def compare(now: dict[str, Array], interval: Interval) -> None:
         name = differing[0]
         gap = np.abs(interval.read(name).astype(np.float64) - now[name].astype(np.float64)).max()
         raise TrainingError(
-            f"{interval.place}: replayed up to step {interval.stop}, {len(differing)} of {len(interval.names)} tensors differ, "
+            f"{interval.path}: replayed up to step {interval.stop}, {len(differing)} of {len(interval.names)} tensors differ, "
             f"{name} by up to {gap:.3g}",
-            hint="The run does not repeat to the bit on this machine; it can go on all the same.",
+            hint="The run is not bit-exact on this machine; it can still be resumed.",
         )
 
 
-def compare_log(records: list[dict[str, Any]], log: Path) -> None:
-    """Hold every record against the log's line for that step. Raises TrainingError for the first that differs."""
-    lines: dict[int, dict[str, Any]] = {}
+def compare_log(records: list[JsonObject], log: Path) -> None:
+    """Compare every record with the log's line for that step. Raises TrainingError for the first that differs."""
+    lines: dict[int, JsonObject] = {}
     for text in log.read_text(encoding="utf-8").rstrip("\n").split("\n"):
         line = json.loads(text)
         if "loss" in line:

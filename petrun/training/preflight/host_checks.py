@@ -21,7 +21,7 @@ from petrun.errors import PetrunError, SetupError
 from petrun.parallel.context import cards_here
 from petrun.tensors.output import existing_parent
 from petrun.tensors.sharded.rank_files import PATIENCE_SECONDS
-from petrun.training import run_folder as folder
+from petrun.training import run_folder
 from petrun.training.preflight.host_facts import (
     card_tools,
     disk,
@@ -95,7 +95,7 @@ def _facts(start: Start) -> dict[str, Any]:
     config, cluster = start.config, start.cluster
     out = _out(config)
     if not start.resumed:
-        folder.prepare(config.out.dir, config.algo, config.out.format)
+        run_folder.choose(config.out.dir, config.algo, config.out.format)
     cards = cards_here() if start.target == "ascend" else None
     devices = (
         sorted(cluster.devices.values())
@@ -115,7 +115,7 @@ def _facts(start: Start) -> dict[str, Any]:
 
 
 def _out(config: RunConfig) -> Path:
-    return Path(config.out.dir).expanduser() if config.out.dir else folder.next_free(config.algo)
+    return Path(config.out.dir).expanduser() if config.out.dir else run_folder.next_free(config.algo)
 
 
 def _named(number: int, fact: Mapping[str, Any], hosts: int) -> str:

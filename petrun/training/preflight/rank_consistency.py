@@ -1,4 +1,7 @@
-"""The ranks of a job must begin as one: the same settings, rows, base and first values. What differs would train without an error."""
+"""Requires that the ranks of a job begin as one: the same settings, rows, base and first values.
+
+A rank that differs would train on without an error.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,19 @@ import json
 
 from petrun.cluster.world import World
 from petrun.errors import SetupError
-from petrun.training.checkpointing.fingerprint import VERSIONS, identity_of
+from petrun.training.checkpointing.fingerprint import VERSIONS, fingerprint_of
 from petrun.training.setup.training_setup import TrainingSetup
 
 _FIRST_VALUES = "the first values of what trains"
 
 
-def hold_together(ready: TrainingSetup, world: World) -> None:
-    """Every rank must call it. Raises SetupError on every rank, where one differs from the first; that one names in what."""
+def require_consistent_ranks(setup: TrainingSetup, world: World) -> None:
+    """Raise SetupError on every rank where one differs from the first; that rank names in what. Every rank must call it."""
     if world.size == 1:
         return
-    identity = identity_of(ready.resolved, ready.sources, ready.assembled.loaded, ready.start, ready.layout.dp)
-    values = {key: json.dumps(value, sort_keys=True) for key, value in identity.items() if key != VERSIONS}
-    differing = world.differing({**values, _FIRST_VALUES: _first_values(ready)})
+    fingerprint = fingerprint_of(setup)
+    values = {key: json.dumps(value, sort_keys=True) for key, value in fingerprint.items() if key != VERSIONS}
+    differing = world.differing({**values, _FIRST_VALUES: _digest_of_first_values(setup)})
     with world.fail_together():
         if differing:
             raise SetupError(
@@ -28,9 +31,9 @@ def hold_together(ready: TrainingSetup, world: World) -> None:
             )
 
 
-def _first_values(ready: TrainingSetup) -> str:
-    found = hashlib.sha256()
-    for parameter in ready.trainable.parameters:
-        found.update(parameter.name.encode())
-        found.update(parameter.asnumpy().tobytes())
-    return found.hexdigest()
+def _digest_of_first_values(setup: TrainingSetup) -> str:
+    digest = hashlib.sha256()
+    for parameter in setup.trainable.parameters:
+        digest.update(parameter.name.encode())
+        digest.update(parameter.asnumpy().tobytes())
+    return digest.hexdigest()

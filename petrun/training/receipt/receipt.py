@@ -1,13 +1,12 @@
-"""The learning receipt: what a run has learned and from what, printed at its end and kept in results.json.
+"""Makes the learning receipt: what a run has learned and from what, printed at its end and kept in results.json.
 
-A run that taught its delta nothing ends with an error, after everything is saved: such a delta looks like any other.
+A run whose delta learned nothing ends with an error, after everything is saved: such a delta looks like any other.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 import numpy as np
 
@@ -19,14 +18,15 @@ from petrun.inference.assembly import Assembled
 from petrun.train.schedules import Schedule
 from petrun.training.checkpointing.progress import Progress
 from petrun.training.receipt.samples import EvalSnapshot, SampleEvaluator
-from petrun.training.receipt.update_norms import Moved, Start, moved, unmoved
+from petrun.training.receipt.update_norms import FirstValues, UpdateNorm, unchanged, update_norms
 from petrun.training.setup.sources import Sources
 from petrun.training.setup.training_setup import TrainingSetup
+from petrun.typing import JsonObject
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a receipt is made of."""
+@dataclass(frozen=True, kw_only=True)
+class ReceiptInputs:
+    """Holds what a receipt is made of."""
 
     assembled: Assembled
     trainable: Trainable
@@ -34,58 +34,59 @@ class Facts:
     schedule: Schedule
     compute_dtype: str
     seq_len: int
-    start: Start | None
-    """None where ranks hold slices: how far these have moved is not measured."""
+    first_values: FirstValues | None
+    """None where ranks hold slices: their update norms are not measured."""
     progress: Progress
 
     @classmethod
-    def of(cls, ready: TrainingSetup, start: Start | None, progress: Progress) -> Facts:
+    def of(cls, setup: TrainingSetup, first_values: FirstValues | None, progress: Progress) -> ReceiptInputs:
         return cls(
-            ready.assembled,
-            ready.trainable,
-            ready.sources,
-            ready.schedule,
-            ready.device.compute_dtype,
-            ready.resolved.config.data.seq_len,
-            start,
-            progress,
+            assembled=setup.assembled,
+            trainable=setup.trainable,
+            sources=setup.sources,
+            schedule=setup.schedule,
+            compute_dtype=setup.device.compute_dtype,
+            seq_len=setup.config.data.seq_len,
+            first_values=first_values,
+            progress=progress,
         )
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """What stands in results.json, and what is wrong."""
+    """Holds what results.json says of a run, and what is wrong with it."""
 
-    content: dict[str, Any]
+    content: JsonObject
     after: dict[str, float]
     """Scores after the last step."""
-    layers: list[Moved]
+    norms: list[UpdateNorm]
     failures: list[tuple[str, str]]
     """(what is wrong, its likely cause and the way out)."""
 
-    def hold(self) -> None:
-        """Raises TrainingError where the run taught its delta nothing."""
+    def require_learned(self) -> None:
+        """Raise TrainingError where the delta learned nothing."""
         if self.failures:
             message = "; ".join(text for text, _ in self.failures)
             raise TrainingError(f"nothing was learned: {message}", hint=self.failures[0][1])
 
 
-def make_receipt(facts: Facts, probe: SampleEvaluator, after: EvalSnapshot) -> Receipt:
-    """Hold what was seen after the last step against what was seen before the first."""
-    progress, sources = facts.progress, facts.sources
-    layers, still = [], []
-    if facts.start is not None:
-        layers = moved(facts.assembled, facts.trainable, facts.start)
-        still = unmoved(facts.assembled, facts.trainable, facts.start)
-    problems = _failures(facts, layers, still, after)
+def make_receipt(inputs: ReceiptInputs, evaluator: SampleEvaluator, after: EvalSnapshot) -> Receipt:
+    """Compare the snapshot after the last step with the one before the first."""
+    progress, sources = inputs.progress, inputs.sources
+    norms: list[UpdateNorm] = []
+    still: list[str] = []
+    if inputs.first_values is not None:
+        norms = update_norms(inputs.assembled, inputs.trainable, inputs.first_values)
+        still = unchanged(inputs.assembled, inputs.trainable, inputs.first_values)
+    problems = _failures(inputs, norms, still, after)
     content = {
         "held_out": None
         if sources.evaluation is None
         else {"rows": len(sources.evaluation), "before": progress.first, "after": after.scores},
-        "held_in": _held_in(probe, progress.first_losses, after.losses),
+        "held_in": _held_in(evaluator, progress.first_losses, after.losses),
         "delta": {
             "unmoved": still,
-            "layers": [{**asdict(each), "ratio": each.ratio} for each in layers],
+            "layers": [{**asdict(each), "ratio": each.ratio} for each in norms],
         },
         "steps": {
             "done": progress.step,
@@ -93,36 +94,36 @@ def make_receipt(facts: Facts, probe: SampleEvaluator, after: EvalSnapshot) -> R
             "largest_gradient_norm": progress.largest_gradient,
             "passes": progress.epoch,
         },
-        "targets": targets(facts.assembled),
-        "rows": {"train": rows(sources.train, facts.seq_len)}
-        | ({"eval": rows(sources.evaluation, facts.seq_len)} if sources.evaluation is not None else {}),
-        "texts": _texts(probe, progress.first_texts, after.texts),
+        "targets": targets(inputs.assembled),
+        "rows": {"train": rows(sources.train, inputs.seq_len)}
+        | ({"eval": rows(sources.evaluation, inputs.seq_len)} if sources.evaluation is not None else {}),
+        "texts": _texts(evaluator, progress.first_texts, after.texts),
         "failures": [f"{text}. {cause}" for text, cause in problems],
     }
-    return Receipt(content, after.scores, layers, problems)
+    return Receipt(content, after.scores, norms, problems)
 
 
-def _held_in(probe: SampleEvaluator, before: list[float] | None, after: list[float] | None) -> dict[str, Any] | None:
-    """The mean loss of the training rows that were looked at, and the largest change of one row's; None where either is not known."""
+def _held_in(evaluator: SampleEvaluator, before: list[float] | None, after: list[float] | None) -> JsonObject | None:
+    """Return the mean loss of the evaluated training rows, and the largest change of one row's; None where either is not known."""
     if not before or not after or len(before) != len(after):
         return None
     change = np.abs(np.array(after) - np.array(before))
     return {
-        "rows": [int(row) for row in probe.rows.per_row["row"]],
+        "rows": [int(row) for row in evaluator.rows.per_row["row"]],
         "loss": {"before": float(np.mean(before)), "after": float(np.mean(after))},
         "largest_change": float(change.max()),
     }
 
 
-def _texts(probe: SampleEvaluator, before: list[str], after: list[str]) -> list[dict[str, Any]]:
+def _texts(evaluator: SampleEvaluator, before: list[str], after: list[str]) -> list[JsonObject]:
     return [
         {"prompt": prompt.text, "reference": prompt.reference, "before": first, "after": last}
-        for prompt, first, last in zip(probe.prompts, before, after, strict=False)
+        for prompt, first, last in zip(evaluator.prompts, before, after, strict=False)
     ]
 
 
-def targets(assembled: Assembled) -> dict[str, Any]:
-    """What --target and --exclude named, and the layers that were matched, by role."""
+def targets(assembled: Assembled) -> JsonObject:
+    """Return what --target and --exclude named, and the layers that were matched, by role."""
     roles = assembled.loaded.sites.linears
     matched: dict[str, int] = {}
     for path in assembled.layers:
@@ -136,8 +137,8 @@ def targets(assembled: Assembled) -> dict[str, Any]:
     }
 
 
-def rows(examples: ExampleSet, seq_len: int) -> dict[str, Any]:
-    """Rows read, used, cut and dropped, with reasons; and what of them is supervised."""
+def rows(examples: ExampleSet, seq_len: int) -> JsonObject:
+    """Count rows read, used, cut and dropped, with reasons, and their supervised tokens."""
     stats = examples.stats
     distinct = len(np.unique(examples.per_row["row"]))
     # Of lm a row without text is left out; elsewhere it is used as it is.
@@ -148,7 +149,7 @@ def rows(examples: ExampleSet, seq_len: int) -> dict[str, Any]:
         "without text": left_out,
         "held out, or left out by data.weights": elsewhere,
     }
-    found: dict[str, Any] = {
+    found: JsonObject = {
         "read": stats.read,
         "used": distinct,
         "repeated": len(examples) - distinct,
@@ -163,9 +164,11 @@ def rows(examples: ExampleSet, seq_len: int) -> dict[str, Any]:
     return found
 
 
-def _failures(facts: Facts, layers: list[Moved], still: list[str], after: EvalSnapshot) -> list[tuple[str, str]]:
-    """What says that the delta learned nothing. Only what no healthy run shows, however short."""
-    progress, name = facts.progress, facts.assembled.method.name
+def _failures(
+    inputs: ReceiptInputs, norms: list[UpdateNorm], still: list[str], after: EvalSnapshot
+) -> list[tuple[str, str]]:
+    """Return the signs that the delta learned nothing: only those that no healthy run shows, however short."""
+    progress, name = inputs.progress, inputs.assembled.method.name
     if not progress.learned:
         return [
             (
@@ -181,25 +184,27 @@ def _failures(facts: Facts, layers: list[Moved], still: list[str], after: EvalSn
             )
         ]
     if not progress.largest_gradient:
-        return [("the gradients were all zero", _no_gradient(facts))]
+        return [("the gradients were all zero", _no_gradient(inputs))]
     found = []
-    updates = [each for each in layers if each.kind == "update"]
-    own = [p.name for p in facts.trainable.parameters if p.name in set(facts.assembled.attached)]
+    updates = [each for each in norms if each.kind == "update"]
+    own = [p.name for p in inputs.trainable.parameters if p.name in set(inputs.assembled.attached)]
     if updates and not any(each.norm for each in updates):
-        found.append((f"what {name} adds to its {len(updates)} layers is still zero", _still(facts, layers)))
+        found.append((f"what {name} adds to its {len(updates)} layers is still zero", _unchanged_hint(inputs, norms)))
     elif own and len(still) == len(own):
-        found.append((f"none of the {len(own)} parameters that {name} trains has changed", _still(facts, layers)))
-    if _same_output(facts, after) and progress.step > facts.schedule.warmup_steps:
         found.append(
-            ("the model computes what it computed before, to the last bit", _too_little(facts, layers)),
+            (f"none of the {len(own)} parameters that {name} trains has changed", _unchanged_hint(inputs, norms))
+        )
+    if _same_output(inputs, after) and progress.step > inputs.schedule.warmup_steps:
+        found.append(
+            ("the model computes what it computed before, to the last bit", _same_output_hint(inputs, norms)),
         )
     return found
 
 
-def _same_output(facts: Facts, after: EvalSnapshot) -> bool:
-    """Every figure that was looked at before and after is the same."""
-    progress = facts.progress
-    pairs: list[tuple[Any, Any]] = []
+def _same_output(inputs: ReceiptInputs, after: EvalSnapshot) -> bool:
+    """Whether every figure that was taken before and after is the same."""
+    progress = inputs.progress
+    pairs: list[tuple[object, object]] = []
     if progress.first_losses and after.losses:
         pairs.append((progress.first_losses, after.losses))
     if progress.first and after.scores and "loss" in after.scores:
@@ -207,8 +212,8 @@ def _same_output(facts: Facts, after: EvalSnapshot) -> bool:
     return bool(pairs) and all(first == last for first, last in pairs)
 
 
-def _no_gradient(facts: Facts) -> str:
-    if facts.compute_dtype == "float16":
+def _no_gradient(inputs: ReceiptInputs) -> str:
+    if inputs.compute_dtype == "float16":
         return "Likely float16, where a small gradient becomes zero: --set model.dtype=float32, or a larger train.loss_scale."
     return (
         "Nothing of what trains is on the way to the loss: see that --target names layers that the net uses, "
@@ -216,19 +221,19 @@ def _no_gradient(facts: Facts) -> str:
     )
 
 
-def _still(facts: Facts, layers: list[Moved]) -> str:
-    heads = [each.name for each in layers if each.kind == "head" and each.norm]
+def _unchanged_hint(inputs: ReceiptInputs, norms: list[UpdateNorm]) -> str:
+    heads = [each.name for each in norms if each.kind == "head" and each.norm]
     if heads:
         return (
             f"Only what trains beside it moved ({heads[0]}): no gradient reached the delta. "
             "See that --target names layers that the net uses."
         )
-    return f"Gradients came, so the learning rate of {facts.schedule.peak:g} is likely too small: raise --lr."
+    return f"Gradients came, so the learning rate of {inputs.schedule.peak:g} is likely too small: raise --lr."
 
 
-def _too_little(facts: Facts, layers: list[Moved]) -> str:
-    largest = max((each.ratio or 0.0 for each in layers), default=0.0)
+def _same_output_hint(inputs: ReceiptInputs, norms: list[UpdateNorm]) -> str:
+    largest = max((each.ratio or 0.0 for each in norms), default=0.0)
     return (
-        f"The weights moved by at most {largest:.2g} of themselves, too little to show in {facts.compute_dtype}: raise --lr "
-        f"(it was {facts.schedule.peak:g}) or train longer; or --target names layers that the output does not depend on."
+        f"The weights moved by at most {largest:.2g} of themselves, too little to show in {inputs.compute_dtype}: raise --lr "
+        f"(it was {inputs.schedule.peak:g}) or train longer; or --target names layers that the output does not depend on."
     )

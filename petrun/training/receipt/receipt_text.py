@@ -1,30 +1,29 @@
-"""The receipt as it is printed."""
+"""Writes the receipt as text for the terminal."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from statistics import median
-from typing import Any
 
 from petrun.console import table
 from petrun.evaluate.compare import spell
 from petrun.training.receipt.receipt import Receipt
-from petrun.training.receipt.update_norms import Moved
+from petrun.training.receipt.update_norms import UpdateNorm
+from petrun.typing import JsonObject
 
 _WIDTH = 100
 _SETTLED = 2
-"""Updates after which a parameter that has not moved is worth a word: LoRA's A gets no gradient before B has moved."""
+"""Updates after which an unchanged parameter is reported: LoRA's A gets no gradient before B has changed."""
 
 
 def receipt_text(receipt: Receipt, method: str) -> str:
-    """Everything of it but the scores on the evaluation data, which have a table of their own."""
+    """Return all of the receipt but the scores on the evaluation data, which have a table of their own."""
     content = receipt.content
     lines: list[tuple[str, str]] = []
     if content["held_in"] is not None:
         lines.append(("held in", _held_in(content["held_in"])))
-    lines += [("moved", text) for text in _moved(receipt.layers)]
+    lines += [("moved", text) for text in _update_norms(receipt.norms)]
     lines.append(("steps", _steps(content["steps"])))
     lines.append(("targets", _targets(content["targets"], method)))
     lines += [(f"{kind} rows", _rows(found)) for kind, found in content["rows"].items()]
@@ -32,7 +31,7 @@ def receipt_text(receipt: Receipt, method: str) -> str:
     return "\n".join(["receipt", table(lines), *_texts(content["texts"])])
 
 
-def _held_in(found: Mapping[str, Any]) -> str:
+def _held_in(found: JsonObject) -> str:
     loss, count = found["loss"], len(found["rows"])
     return (
         f"loss {spell(loss['before'])} -> {spell(loss['after'])} on the same {count} training row{'s' * (count > 1)}; "
@@ -40,28 +39,28 @@ def _held_in(found: Mapping[str, Any]) -> str:
     )
 
 
-def _moved(layers: list[Moved]) -> list[str]:
-    """A line for what is added to layers, one for what the delta trains besides, one for heads."""
+def _update_norms(norms: list[UpdateNorm]) -> list[str]:
+    """Return a line for the updates of layers, one for other parameters of the delta, one for heads."""
     found = []
-    updates = [each for each in layers if each.kind == "update"]
+    updates = [each for each in norms if each.kind == "update"]
     if updates:
         found.append(f"{_count(updates, 'layer')}, ||dW|| / ||W||: {_spread(updates)}")
     for kind, what in (("trained", "parameter"), ("head", "parameter")):
-        rest = [each for each in layers if each.kind == kind]
+        rest = [each for each in norms if each.kind == kind]
         if rest:
             where = " beside the delta" if kind == "head" else ""
             found.append(f"{_count(rest, what)}{where}, change / value at the start: {_spread(rest)}")
     return found
 
 
-def _count(layers: list[Moved], what: str) -> str:
-    return f"{len(layers)} {what}{'s' * (len(layers) > 1)}"
+def _count(norms: list[UpdateNorm], what: str) -> str:
+    return f"{len(norms)} {what}{'s' * (len(norms) > 1)}"
 
 
-def _spread(layers: list[Moved]) -> str:
-    """Smallest, median and largest ratio, and the norm of all."""
-    whole = math.sqrt(sum(each.norm**2 for each in layers))
-    known = sorted((each for each in layers if each.ratio is not None), key=lambda each: each.ratio or 0.0)
+def _spread(norms: list[UpdateNorm]) -> str:
+    """Return the smallest, median and largest ratio, and the norm of all."""
+    whole = math.sqrt(sum(each.norm**2 for each in norms))
+    known = sorted((each for each in norms if each.ratio is not None), key=lambda each: each.ratio or 0.0)
     norm = f"norm {whole:.3g} in all"
     if not known:
         return f"they began at 0; {norm}"
@@ -72,13 +71,13 @@ def _spread(layers: list[Moved]) -> str:
     return f"{first.ratio:.3g} smallest ({first.name}), {middle:.3g} median, {last.ratio:.3g} largest ({last.name}); {norm}"
 
 
-def _steps(found: Mapping[str, Any]) -> str:
+def _steps(found: JsonObject) -> str:
     left = found["done"] - found["updates"]
     out = f", {left} left out or overflowed" if left else ""
     return f"{found['updates']:,} updates{out}, largest gradient norm {found['largest_gradient_norm']:.3g}, {found['passes']:.4g} passes"
 
 
-def _targets(found: Mapping[str, Any], method: str) -> str:
+def _targets(found: JsonObject, method: str) -> str:
     if not found["layers"]:
         return f"{method} has no --target"
     asked = ", ".join(f"{name} (matches {count})" for name, count in found["asked"].items())
@@ -87,7 +86,7 @@ def _targets(found: Mapping[str, Any], method: str) -> str:
     return f"{asked or 'the default'}{without}: {found['layers']} layer{'s' * (found['layers'] > 1)} ({matched})"
 
 
-def _rows(found: Mapping[str, Any]) -> str:
+def _rows(found: JsonObject) -> str:
     parts = [f"{found['read']:,} read, {found['used']:,} used"]
     if found["repeated"]:
         parts.append(f"{found['repeated']:,} more as repetitions")
@@ -115,8 +114,8 @@ def _notes(receipt: Receipt) -> list[str]:
     return found
 
 
-def _texts(found: list[dict[str, Any]]) -> list[str]:
-    """Prompt, what the data says, and the answers, a line each."""
+def _texts(found: list[JsonObject]) -> list[str]:
+    """Return prompt, the data's answer, and the answers before and after, a line each."""
     lines = []
     for each in found:
         pairs = [("prompt", each["prompt"]), ("before", each["before"]), ("after", each["after"])]
@@ -127,7 +126,7 @@ def _texts(found: list[dict[str, Any]]) -> list[str]:
 
 
 def _short(text: str, tail: bool) -> str:
-    """On one line; of a long prompt the end, of a long answer the beginning."""
+    """Return the text on one line: of a long prompt the end, of a long answer the beginning."""
     shown = json.dumps(text, ensure_ascii=False)
     if len(shown) <= _WIDTH:
         return shown

@@ -1,6 +1,6 @@
-"""What a run is tried on before its first step and after its last: the evaluation data, a few training rows, a few prompts.
+"""Evaluates a net before the first step and after the last, on the evaluation data, a few training rows and a few prompts.
 
-Both times the same rows, in the same order, so that figures can be held against each other one by one.
+Both times on the same rows in the same order, so that figures can be compared one by one.
 """
 
 from __future__ import annotations
@@ -31,37 +31,37 @@ _NEW_TOKENS = 48
 
 @dataclass(frozen=True)
 class EvalSnapshot:
-    """What a net does with them."""
+    """Holds what a net gives on them."""
 
     scores: dict[str, float] = field(default_factory=dict)
-    """On the evaluation data; {} where there is none."""
+    """Metrics on the evaluation data; {} where there is none."""
     losses: list[float] | None = None
-    """Of each training row, the mean over what is supervised in it; None where a logit was not finite."""
+    """Loss of each training row, the mean over its supervised items; None where a logit was not finite."""
     texts: list[str] = field(default_factory=list)
     """Answers to the prompts."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt, and what the data says should follow."""
+    """Holds a prompt, and the answer that the data gives."""
 
     ids: Array
     """(t,) int32."""
     text: str
     reference: str | None
     index: int | None = None
-    """Its place among the prompts that a metric has answered anyway."""
+    """Its number among the prompts that a metric has answered anyway."""
 
 
 class SampleEvaluator:
-    """Chooses the rows and prompts once; `look` may be called on a changing net.
+    """Chooses the rows and prompts once; `evaluate` may be called on a changing net.
 
     Nothing is compiled for the rows: they take the graph that scores the evaluation data, and where there is none operators run one by
     one. Prompts that no metric has answered anyway do cost two graphs (eval.samples).
     """
 
     def __init__(self, config: RunConfig, loaded: LoadedModel, sources: Sources, layout: Layout | None = None) -> None:
-        """`layout`: of ranks that hold slices, which are tried on the evaluation data alone: they compute what they were laid out for."""
+        """`layout`: of ranks that hold slices, which evaluate on the evaluation data alone: their graphs take nothing else."""
         self.loaded = loaded
         self.sources = sources
         self.evaluator: Evaluator | None = evaluator_of(config, loaded, sources, layout)
@@ -70,16 +70,16 @@ class SampleEvaluator:
         whole = layout is None
         count = min(_ROWS, config.train.batch_size) if whole else 0
         self.rows = _supervised(sources.train, count, max(self.widths, default=None))
-        self.prompts = _prompts(sources, wanted(config)) if whole and hasattr(loaded.net, "prefill") else ()
+        self.prompts = _prompts(sources, sample_count(config)) if whole and hasattr(loaded.net, "prefill") else ()
         self._writer: Any = None
 
-    def look(self, label: str) -> EvalSnapshot:
+    def evaluate(self, label: str) -> EvalSnapshot:
         """Score and answer. Raises WeightsError where logits on the evaluation data are not finite."""
         scores = self.evaluator.score(label) if self.evaluator is not None else {}
         return EvalSnapshot(scores, self._losses(), self._texts())
 
     def _widths(self) -> tuple[int, ...]:
-        """Tokens of the rows that the evaluator's graph is compiled for."""
+        """Return the row lengths in tokens that the evaluator's graph is compiled for."""
         if self.evaluator is None or self.sources.train.is_arrays:
             return ()
         return tuple(sorted({width for _, width in self.evaluator.batching.epoch(0).shapes}))
@@ -119,16 +119,16 @@ class SampleEvaluator:
         return [spelt(each.tokens, self.sources.tokenizer, self.sources.ending) for each in found]
 
 
-def wanted(config: RunConfig) -> int:
-    """How many prompts are answered."""
+def sample_count(config: RunConfig) -> int:
+    """Return how many prompts are answered."""
     return config.eval.samples
 
 
 def _supervised(rows: ExampleSet, count: int, longest: int | None) -> ExampleSet:
-    """So many training rows, spread over the set, that have something supervised and at most `longest` tokens."""
+    """Choose `count` rows, spread over the set, that have something supervised and at most `longest` tokens."""
     if "labels" in rows.flat:
         scored = is_scored(rows.flat["labels"])
-        # What a row begins with is predicted from nothing.
+        # The first token of a row is predicted from nothing.
         scored[rows.offsets[:-1][rows.lengths > 0]] = False
         before = np.concatenate([[0], np.cumsum(scored)])
         fit = before[rows.offsets[1:]] > before[rows.offsets[:-1]]
@@ -143,7 +143,7 @@ def _supervised(rows: ExampleSet, count: int, longest: int | None) -> ExampleSet
 
 
 def _prompts(sources: Sources, count: int) -> tuple[Prompt, ...]:
-    """The first distinct prompts of the evaluation data, or where there is none of the training data."""
+    """Choose the first distinct prompts of the evaluation data, or of the training data where there is none."""
     if sources.train.task != "instruct" or not count:
         return ()
     ready = sources.prompts is not None

@@ -1,6 +1,6 @@
-"""How far training has moved a net: what is added to every layer's weight, and what else was trained against where it began.
+"""Measures how far training has changed a net: the update of every layer's weight, and the change of every other trained parameter.
 
-Norms are Frobenius. No (out, in) matrix is formed: products stay thin factors, other updates go by blocks of rows.
+Norms are Frobenius norms. No (out, in) matrix is formed: products stay thin factors, other updates are computed by blocks of rows.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from petrun.tensors import Array
 from petrun.typing import Parameter
 
 _SAMPLE = 65536
-"""Values that are kept of a parameter's beginning: all of most deltas' parameters, a share of a fully trained matrix."""
+"""Values that are kept of a parameter as it began: all of most deltas' parameters, a share of a fully trained matrix."""
 _BLOCK = 1 << 20
-"""Values of a matrix at a time."""
+"""Values of a matrix that are computed at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moved:
-    """One layer or parameter."""
+class UpdateNorm:
+    """Holds how far one layer or parameter was changed."""
 
     name: str
     kind: Literal["update", "trained", "head"]
-    """What is added to a layer's weight; a parameter of the delta; one that trains beside it (a head)."""
+    """The update of a layer's weight; a parameter of the delta; one that trains beside the delta (a head)."""
     norm: float
-    """Of what is added; of a parameter: of its change since the first step."""
+    """Norm of the update, or of the parameter's change since the first step."""
     base: float
-    """Of the base's weight; of the parameter before the first step."""
+    """Norm of the base's weight, or of the parameter before the first step."""
     sampled: bool = False
     """Both are estimates from 65,536 of the parameter's values."""
 
@@ -49,27 +49,27 @@ class Moved:
         return self.norm / self.base if self.base else None
 
 
-Start = Mapping[str, Array]
+FirstValues = Mapping[str, Array]
 """Name of a trained parameter -> (a sample of) its values before the first step."""
 
 
-def start_of(trainable: Trainable) -> Start:
-    """To be called before anything has trained, or a training state was put back."""
+def first_values(trainable: Trainable) -> FirstValues:
+    """Copy the values of what trains. To be called before the first step, and before a training state is put back."""
     return {p.name: np.array(_sample(p)) for p in trainable.parameters}
 
 
-def moved(assembled: Assembled, trainable: Trainable, start: Start) -> list[Moved]:
-    """Layers, then trained parameters that are not part of a layer's update, in the net's order."""
-    factors = [name for name in assembled.attached if _is_part(name)]
+def update_norms(assembled: Assembled, trainable: Trainable, first: FirstValues) -> list[UpdateNorm]:
+    """Measure layers, then trained parameters that are not part of a layer's update, in the net's order."""
+    factors = [name for name in assembled.attached if _belongs_to_update(name)]
     found = list(_updates(assembled, factors)) if factors else []
     parts, heads = set(factors), set(assembled.heads)
     for parameter in trainable.parameters:
         name = parameter.name
         if name not in parts:
-            before, after = start[name].astype(np.float64), _sample(parameter).astype(np.float64)
+            before, after = first[name].astype(np.float64), _sample(parameter).astype(np.float64)
             scale = math.sqrt(parameter.size / max(1, before.size))
             found.append(
-                Moved(
+                UpdateNorm(
                     name=name,
                     kind="head" if name in heads else "trained",
                     norm=float(np.linalg.norm(after - before)) * scale,
@@ -80,18 +80,18 @@ def moved(assembled: Assembled, trainable: Trainable, start: Start) -> list[Move
     return found
 
 
-def unmoved(assembled: Assembled, trainable: Trainable, start: Start) -> list[str]:
-    """Trained parameters of the delta itself that are what they were, bit for bit (of a large one: in the sample)."""
+def unchanged(assembled: Assembled, trainable: Trainable, first: FirstValues) -> list[str]:
+    """Return the delta's own trained parameters that still have their first values, bit for bit (of a large one: in the sample)."""
     own = set(assembled.attached)
-    return [p.name for p in trainable.parameters if p.name in own and np.array_equal(_sample(p), start[p.name])]
+    return [p.name for p in trainable.parameters if p.name in own and np.array_equal(_sample(p), first[p.name])]
 
 
-def _is_part(name: str) -> bool:
+def _belongs_to_update(name: str) -> bool:
     return is_factor(name) or name.rpartition(".")[2] in (IA3_L, IA3_L_FF)
 
 
-def _updates(assembled: Assembled, factors: list[str]) -> Iterator[Moved]:
-    """What is added to the weight of every layer that has factors."""
+def _updates(assembled: Assembled, factors: list[str]) -> Iterator[UpdateNorm]:
+    """Measure the update of every layer's weight that has factors."""
     method, config = assembled.method, assembled.config
     # By the layer: of two that share a matrix only one has it under its own name.
     table = cells(assembled.loaded.net)
@@ -99,17 +99,17 @@ def _updates(assembled: Assembled, factors: list[str]) -> Iterator[Moved]:
     delta = Delta(Path(method.name), tensors, algo=method.name, config=config.model_dump(mode="json"))
     if _is_product(delta):
         for path, layer in layers(delta).items():
-            base = sum(_squares(rows) for _, rows in _rows(table[path].weight))
-            yield Moved(name=path, kind="update", norm=layer.update.norm(), base=math.sqrt(base))
+            base = sum(_sum_of_squares(rows) for _, rows in _rows(table[path].weight))
+            yield UpdateNorm(name=path, kind="update", norm=layer.update.norm(), base=math.sqrt(base))
         return
     assert method.merge is not None, "what scales a layer merges"
     update = method.merge(config, tensors)
     for path in dict.fromkeys(name.rpartition(".")[0] for name in factors):
         added = base = 0.0
         for rows, values in _rows(table[path].weight):
-            base += _squares(values)
-            added += _squares(update(f"{path}.weight", values, rows) - values)
-        yield Moved(name=path, kind="update", norm=math.sqrt(added), base=math.sqrt(base))
+            base += _sum_of_squares(values)
+            added += _sum_of_squares(update(f"{path}.weight", values, rows) - values)
+        yield UpdateNorm(name=path, kind="update", norm=math.sqrt(added), base=math.sqrt(base))
 
 
 def _is_product(delta: Delta) -> bool:
@@ -120,7 +120,7 @@ def _is_product(delta: Delta) -> bool:
 
 
 def _rows(parameter: Parameter) -> Iterator[tuple[slice, Array]]:
-    """A matrix by blocks of rows, float32."""
+    """Yield a matrix by blocks of rows, float32."""
     values = _array(parameter)
     step = max(1, _BLOCK // max(1, values.shape[1]))
     for first in range(0, len(values), step):
@@ -128,7 +128,7 @@ def _rows(parameter: Parameter) -> Iterator[tuple[slice, Array]]:
         yield rows, values[rows].astype(np.float32)
 
 
-def _squares(values: Array) -> float:
+def _sum_of_squares(values: Array) -> float:
     return float(np.square(values, dtype=np.float64).sum())
 
 
@@ -140,7 +140,7 @@ def _array(parameter: Parameter) -> Array:
 
 
 def _sample(parameter: Parameter) -> Array:
-    """(at most 65,536,) float32: values at equal distances, which share no factor with the matrix's width."""
+    """Return (at most 65,536,) float32: values at equal distances, which share no factor with the matrix's width."""
     flat = _array(parameter).reshape(-1)
     step = -(-flat.size // _SAMPLE)
     if step > 1:

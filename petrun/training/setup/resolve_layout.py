@@ -18,7 +18,7 @@ from petrun.models.factory import is_factory, outline_model, read_family
 from petrun.parallel.auto import Batch, Model, choose
 from petrun.parallel.layout import Layout, requested_layout
 from petrun.parallel.validate import Sizes, validate_layout
-from petrun.training.setup.training_setup import lay_out_loss
+from petrun.training.setup.build_step import build_loss
 
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _MANY_STEPS = 10**6
@@ -38,6 +38,19 @@ def resolve_layout(config: RunConfig, cards: int) -> Layout:
         # Nothing of the model is cut: it need not be looked at.
         return validate_layout(wanted, cards, None, config.train.batch_size, 0)
     return validate_layout(wanted, cards, sizes_of(config), config.train.batch_size, _tokens(config))
+
+
+def resolve_run_layout(config: RunConfig, target: str, cards: int) -> Layout:
+    """Return the layout of a run that trains on `target`. Raises ConfigError as well for what that device or the run folder does not
+    allow."""
+    layout = resolve_layout(config, cards)
+    check_device(config, layout, target)
+    if layout.split and config.out.dir is None:
+        raise ConfigError(
+            f"--parallel {layout}: needs --out: each rank writes into the run's folder",
+            hint="Give a folder that all ranks see.",
+        )
+    return layout
 
 
 def check_device(config: RunConfig, layout: Layout, target: str) -> None:
@@ -118,7 +131,7 @@ def refusal(config: RunConfig, layout: Layout) -> str:
         # freeze_all_but would give those that train another type, and with it memory.
         parameter.requires_grad = parameter.name in owned
     try:
-        lay_out_loss(config, assembled, trainable_of(net), _MANY_STEPS, layout)
+        build_loss(config, assembled, trainable_of(net), _MANY_STEPS, layout)
     except ConfigError as error:
         return error.message.partition("\n")[0].removeprefix(f"--parallel {layout}: ")
     return ""

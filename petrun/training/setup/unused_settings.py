@@ -13,7 +13,7 @@ from petrun.training.setup.sources import Sources
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unread:
+class UnusedSettings:
     """Settings, and when a run leaves them unread."""
 
     keys: tuple[str, ...]
@@ -31,46 +31,46 @@ def _not_instruct(config: RunConfig, sources: Sources) -> bool:
 
 
 _NO_PROMPTS = "the task is not instruct, and only that has prompts and completions"
-UNREAD: tuple[Unread, ...] = (
-    Unread(
+UNUSED: tuple[UnusedSettings, ...] = (
+    UnusedSettings(
         keys=("train.patience", "train.best_metric", "train.eval_every_steps", "eval.metrics", "eval.batch_size"),
         applies=lambda config, sources: sources.evaluation is None,
         reason="there is no evaluation data, so nothing is evaluated during the run",
         hint="Give --eval-data FILE, or --eval-split 0.1, or leave it out.",
     ),
-    Unread(
+    UnusedSettings(
         keys=("data.eval_split",),
         applies=lambda config, sources: bool(config.data.eval_path),
         reason="--eval-data says already which rows are evaluated",
         hint="Give one or the other.",
     ),
-    Unread(
+    UnusedSettings(
         keys=("data.labels", "model.fresh_head"),
         applies=_not_classify,
         reason="the task is not classify, and only that has classes and a head for them",
     ),
-    Unread(
+    UnusedSettings(
         keys=("data.regression",),
         applies=_not_classify,
         reason="the task is not classify, and only that has labels",
     ),
-    Unread(
+    UnusedSettings(
         keys=("data.loss_on", "eval.max_new_tokens"),
         applies=_not_instruct,
         reason=_NO_PROMPTS,
     ),
-    Unread(
+    UnusedSettings(
         keys=("eval.samples",),
         # No answers is what such a run gives.
         applies=lambda config, sources: _not_instruct(config, sources) and config.eval.samples > 0,
         reason=_NO_PROMPTS,
     ),
-    Unread(
+    UnusedSettings(
         keys=("data.seq_len", "data.buckets"),
         applies=lambda config, sources: sources.train.is_arrays,
         reason="arrays have no length in tokens",
     ),
-    Unread(
+    UnusedSettings(
         keys=("optim.min_lr_ratio",),
         applies=lambda config, sources: not SCHEDULES[config.optim.schedule].ends_low,
         reason=f"the schedule {' or '.join(n for n, kind in SCHEDULES.items() if not kind.ends_low)} ends at the peak rate",
@@ -79,10 +79,10 @@ UNREAD: tuple[Unread, ...] = (
 )
 
 
-def refuse_unread(resolved: Resolved, sources: Sources) -> None:
+def require_used_settings(resolved: Resolved, sources: Sources) -> None:
     """Raises ConfigError, once, with every setting that was given and has no effect in this run."""
     problems, hints = [], []
-    for unread in UNREAD:
+    for unread in UNUSED:
         given = [key for key in unread.keys if _is_given(resolved, key)]
         if given and unread.applies(resolved.config, sources):
             problems += [f"{as_typed(key, resolved.origins)}: has no effect: {unread.reason}" for key in given]

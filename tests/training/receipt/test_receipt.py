@@ -18,11 +18,11 @@ from petrun.inference.assembly import attach
 from petrun.models.base import LoadedModel
 from petrun.train.schedules import Schedule
 from petrun.training.checkpointing.progress import Progress
-from petrun.training.receipt import update_norms as moving
-from petrun.training.receipt.receipt import Facts, make_receipt, rows
+from petrun.training.receipt import update_norms as update_norms_module
+from petrun.training.receipt.receipt import ReceiptInputs, make_receipt, rows
 from petrun.training.receipt.receipt_text import receipt_text
 from petrun.training.receipt.samples import EvalSnapshot
-from petrun.training.receipt.update_norms import moved, start_of, unmoved
+from petrun.training.receipt.update_norms import first_values, unchanged, update_norms
 from tests.data.loading import read_examples
 from tests.tiny import ORDERS, write_base, write_rows
 
@@ -97,39 +97,39 @@ def change_of(algo, settings, before, after):
     ],
 )
 def test_what_is_added_to_a_layer_against_numpy(monkeypatch, algo, settings):
-    monkeypatch.setattr(moving, "_BLOCK", 12)
+    monkeypatch.setattr(update_norms_module, "_BLOCK", 12)
     assembled, trainable = attached(algo, **settings)
-    start = start_of(trainable)
+    start = first_values(trainable)
     before = {name: p.asnumpy().copy() for name, p in parameters(assembled).items()}
-    assert len(unmoved(assembled, trainable, start)) == sum("mindpet" in p.name for p in trainable.parameters)
+    assert len(unchanged(assembled, trainable, start)) == sum("mindpet" in p.name for p in trainable.parameters)
     draw(assembled, *(p.name for p in trainable.parameters if "mindpet" in p.name))
     after = {name: p.asnumpy() for name, p in parameters(assembled).items()}
-    found = {each.name: each for each in moved(assembled, trainable, start)}
+    found = {each.name: each for each in update_norms(assembled, trainable, start)}
     assert [each.kind for each in found.values()] == ["update"] * (len(found) - 2) + ["head"] * 2
     want = np.linalg.norm(change_of(algo, settings, before, after))
     assert found["first"].norm == pytest.approx(want, rel=1e-5) and want > 1
     assert found["first"].base == pytest.approx(np.linalg.norm(after["first.weight"].astype(np.float64)), rel=1e-6)
-    assert found["head.weight"].norm == 0 and not unmoved(assembled, trainable, start)
+    assert found["head.weight"].norm == 0 and not unchanged(assembled, trainable, start)
 
 
 def test_a_large_parameter_is_sampled(monkeypatch):
-    monkeypatch.setattr(moving, "_SAMPLE", 9)
+    monkeypatch.setattr(update_norms_module, "_SAMPLE", 9)
     assembled, trainable = attached("full")
-    start = start_of(trainable)
+    start = first_values(trainable)
     assert all(len(values) <= 9 for values in start.values())
     weight = parameters(assembled)["first.weight"]
     # Neither every column nor every row alone is looked at.
     step = next(s for s in range(4, 9) if np.gcd(s, 6) == 1)
     np.testing.assert_array_equal(start["first.weight"], weight.asnumpy().reshape(-1)[::step])
     weight.set_data(weight * 1.5)
-    found = {each.name: each for each in moved(assembled, trainable, start)}
+    found = {each.name: each for each in update_norms(assembled, trainable, start)}
     assert found["first.weight"].sampled and found["first.weight"].ratio == pytest.approx(0.5, abs=1e-6)
     assert not found["second.bias"].sampled and found["second.bias"].norm == 0
 
 
-def facts_of(algo="lora", dtype="float32", warmup=0, change=("lora_b", "head.weight"), **progress):
+def inputs_of(algo="lora", dtype="float32", warmup=0, change=("lora_b", "head.weight"), **progress):
     assembled, trainable = attached(algo, target="in")
-    start = start_of(trainable)
+    start = first_values(trainable)
     draw(assembled, *change)
     data = SimpleNamespace(
         task="classify", stats=SimpleNamespace(read=4, used=4, cut=0, completion_gone=0, empty=0, bad=0, tokens=8),
@@ -139,7 +139,16 @@ def facts_of(algo="lora", dtype="float32", warmup=0, change=("lora_b", "head.wei
     sources = SimpleNamespace(train=data, evaluation=None)
     healthy = {"step": 3, "learned": True, "updates": 3, "largest_gradient": 0.5, "first_losses": [0.7, 0.6]}
     schedule = Schedule(kind="cosine", peak=1e-3, warmup_steps=warmup, total_steps=10)
-    return Facts(assembled, trainable, sources, schedule, dtype, 96, start, Progress(**{**healthy, **progress}))
+    return ReceiptInputs(
+        assembled=assembled,
+        trainable=trainable,
+        sources=sources,
+        schedule=schedule,
+        compute_dtype=dtype,
+        seq_len=96,
+        first_values=start,
+        progress=Progress(**{**healthy, **progress}),
+    )
 
 
 FAILURES = {
@@ -158,10 +167,10 @@ def test_what_teaches_nothing_fails_with_its_cause(case):
     settings, message, cause = FAILURES[case]
     settings = dict(settings)
     after = EvalSnapshot(losses=settings.pop("after", [0.5, 0.6]))
-    probe = SimpleNamespace(rows=SimpleNamespace(per_row={"row": np.array([0, 3])}), prompts=())
-    receipt = make_receipt(facts_of(**settings), probe, after)
+    evaluator = SimpleNamespace(rows=SimpleNamespace(per_row={"row": np.array([0, 3])}), prompts=())
+    receipt = make_receipt(inputs_of(**settings), evaluator, after)
     with pytest.raises(TrainingError) as error:
-        receipt.hold()
+        receipt.require_learned()
     assert message in error.value.message and cause in error.value.hint
     assert receipt.content["failures"][0].startswith(receipt.failures[0][0])
     json.dumps(receipt.content)
@@ -169,13 +178,13 @@ def test_what_teaches_nothing_fails_with_its_cause(case):
 
 def test_what_is_young_is_no_failure():
     """A first update under warm-up may be too small to show; B that moved while A has not is how LoRA begins."""
-    probe = SimpleNamespace(rows=SimpleNamespace(per_row={"row": np.array([0, 3])}), prompts=())
-    young = facts_of(change=("lora_b",), warmup=5, step=1, updates=1)
-    receipt = make_receipt(young, probe, EvalSnapshot(losses=[0.7, 0.6]))
-    receipt.hold()
+    evaluator = SimpleNamespace(rows=SimpleNamespace(per_row={"row": np.array([0, 3])}), prompts=())
+    young = inputs_of(change=("lora_b",), warmup=5, step=1, updates=1)
+    receipt = make_receipt(young, evaluator, EvalSnapshot(losses=[0.7, 0.6]))
+    receipt.require_learned()
     assert receipt.content["delta"]["unmoved"] == ["first.mindpet_delta_lora_a"]
     assert "have not moved" not in receipt_text(receipt, "lora")
-    old = make_receipt(facts_of(change=("lora_b",)), probe, EvalSnapshot(losses=[0.5, 0.6]))
+    old = make_receipt(inputs_of(change=("lora_b",)), evaluator, EvalSnapshot(losses=[0.5, 0.6]))
     assert "1 parameters have not moved, such as first.mindpet_delta_lora_a" in receipt_text(old, "lora")
     assert old.content["held_in"]["largest_change"] == pytest.approx(0.2)
     assert old.content["targets"] == {"asked": {"in": 1}, "excluded": [], "layers": 1, "matched": {"in": 1}}

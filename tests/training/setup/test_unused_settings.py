@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from petrun.config.schema import RunConfig
-from petrun.training.setup.unused_settings import UNREAD
+from petrun.training.setup.unused_settings import UNUSED
 from tests.tiny import write_base, write_rows
 
 CLASSIFY = "train --base bert --data reviews.jsonl --rank 2 --steps 1 --out run "
@@ -43,7 +43,7 @@ def test_refused(place, refused, line):
 def test_keys_are_settings():
     known = json.loads(json.dumps(RunConfig.model_json_schema()))["$defs"]
     sections = {name: known[info["$ref"].rpartition("/")[2]] for name, info in _sections()}
-    for unread in UNREAD:
+    for unread in UNUSED:
         for key in unread.keys:
             section, leaf = key.split(".")
             assert leaf in sections[section]["properties"], key

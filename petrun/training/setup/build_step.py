@@ -1,0 +1,113 @@
+"""Builds the training step: loss, learning-rate schedule, optimizer, and how they are laid out over ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from petrun.config.schema import OptimConfig, RunConfig
+from petrun.errors import ConfigError
+from petrun.graph.freeze import Trainable
+from petrun.graph.step_counts import step_count
+from petrun.inference.assembly import (
+    Assembled,
+)
+from petrun.parallel import plan
+from petrun.parallel.context import Device
+from petrun.parallel.layout import Layout
+from petrun.parallel.reduce import SumOverRanks
+from petrun.train.loop import Plan
+from petrun.train.loss import SupervisedLoss
+from petrun.train.optimizers import DEFAULT_OPTIMIZER, OPTIMIZERS
+from petrun.train.pipelined import PipelineStep
+from petrun.train.schedules import SCHEDULES, Schedule
+from petrun.train.step import TrainStep
+
+
+def plan_schedule(optim: OptimConfig, plan: Plan, default_lr: float) -> Schedule:
+    """Plan the learning rate over the run, with the user's peak or else the method's own."""
+    warmup = optim.warmup if optim.warmup is not None else SCHEDULES[optim.schedule].default_warmup
+    return Schedule(
+        kind=optim.schedule,
+        peak=optim.lr if optim.lr is not None else default_lr,
+        warmup_steps=step_count(warmup, plan.total_steps),
+        total_steps=plan.total_steps,
+        min_ratio=optim.min_lr_ratio,
+    )
+
+
+def build_step(
+    config: RunConfig, assembled: Assembled, trainable: Trainable, schedule: Schedule, device: Device, layout: Layout
+) -> TrainStep:
+    """Build the step of this rank, with its optimizer."""
+    optim, method, net = config.optim, assembled.method, assembled.loaded.net
+    # Before the optimizer, whose state is cut as the parameters are.
+    total, hook = build_loss(config, assembled, trainable, schedule.total_steps, layout)
+    kind = OPTIMIZERS[DEFAULT_OPTIMIZER]
+    optimizer = (kind.host_cell if config.parallel.offload == "optimizer" else kind.cell)(
+        trainable.parameters,
+        schedule,
+        beta1=optim.beta1,
+        beta2=optim.beta2,
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+        decay_all=optim.decay_all,
+        rates={p.name: method.rate(assembled.config, p.name) for p in trainable.parameters},
+    )
+    plan.recompute(net, assembled.loaded.sites, config.parallel.recompute)
+    if layout.pp > 1:
+        return PipelineStep(
+            total,
+            optimizer,
+            stages=layout.pp,
+            micro_batches=layout.micro_batches,
+            copies=layout.dp * layout.tp,
+            split_state=layout.zero > 0,
+            clip=optim.clip,
+            loss_scale=device.loss_scale,
+        )
+    return TrainStep(
+        total,
+        optimizer,
+        accumulate=config.train.accumulate,
+        clip=optim.clip,
+        loss_scale=device.loss_scale,
+        hook=hook,
+        # Where operators are split MindSpore's own passes sum over the ranks.
+        reduce=SumOverRanks(trainable.parameters) if layout.dp > 1 and not layout.split else None,
+    )
+
+
+def build_loss(
+    config: RunConfig, assembled: Assembled, trainable: Trainable, total_steps: int, layout: Layout
+) -> tuple[Any, Any]:
+    """Return (the loss of the net, laid out over the ranks; the method's own step at each update, or None).
+
+    Raises ConfigError for a method whose loss or update cannot be split over ranks.
+    """
+    _require_no_accumulation(config, layout)
+    method, net = assembled.method, assembled.loaded.net
+    loss = SupervisedLoss(net)
+    hook = method.hook(net, assembled.config, trainable.parameters, total_steps)
+    total = method.wrap_loss(loss, net, assembled.config)
+    if layout.split:
+        if hook is not None:
+            raise ConfigError(
+                f"--parallel {layout}: {method.name} weighs whole matrices at each update, which no rank holds",
+                hint="Use dp alone.",
+            )
+        if total is not loss:
+            raise ConfigError(
+                f"--parallel {layout}: {method.name} compares two whole distributions of each row, which the ranks hold in slices",
+                hint="Use dp alone.",
+            )
+        plan.apply(net, assembled.loaded.sites, layout, loss)
+    return total, hook
+
+
+def _require_no_accumulation(config: RunConfig, layout: Layout) -> None:
+    accumulate = config.train.accumulate
+    if layout.pp > 1 and accumulate > 1:
+        raise ConfigError(
+            f"--accumulate {accumulate}: a pipeline adds up its micro-batches instead",
+            hint=f"Give a --batch-size {accumulate} times as large, and as many more micro_batches.",
+        )
