@@ -10,7 +10,7 @@ from petrun.rehearsal import compiling, shapes
 from petrun.rehearsal.job import read_settings
 from petrun.rehearsal.processes import Ended
 from petrun.rehearsal.report import size, slice_lines
-from petrun.training.setup import resolve_layout as laying
+from petrun.training.setup import resolve_layout
 from tests.tiny import CONFIGS, ORDERS, REVIEWS, write_base, write_rows
 
 
@@ -244,7 +244,7 @@ def test_what_cannot_be_rehearsed(configs, petrun, monkeypatch, line, code, text
 def test_auto_is_settled_from_config_json_alone(configs):
     typed = {"model.base": ("--base", "llama"), "parallel.auto": ("--parallel", True), "delta.rank": ("--rank", 3)}
     resolved, _ = read_settings(None, typed, ["data.seq_len=32", "train.batch_size=4"])
-    model = laying.model_of(resolved.config)
+    model = resolve_layout.model_of(resolved.config)
     sizes = CONFIGS["llama"]
     hidden, wide, vocab, layers = (
         sizes[key] for key in ("hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers")
@@ -253,10 +253,10 @@ def test_auto_is_settled_from_config_json_alone(configs):
     assert (model.trained_layer, model.trained_other) == (lora, 0)
     assert model.layer_values == lora + layers * (2 * hidden**2 + 2 * 8 * hidden + 3 * hidden * wide + 2 * hidden)
     assert model.other_values == 2 * vocab * hidden + hidden
-    settled, why = laying.resolve_auto(resolved, 4)
+    settled, why = resolve_layout.resolve_auto(resolved, 4)
     assert settled.config.parallel.dp == 4 and not settled.config.parallel.auto
     assert why[-1] == "chosen: dp=4,tp=1,pp=1,zero=0, as the model and its data fit on each card"
-    assert laying.resolve_auto(settled, 4) == (settled, ())
+    assert resolve_layout.resolve_auto(settled, 4) == (settled, ())
 
 
 def test_a_layout_that_is_not_seen_in_what_was_compiled():

@@ -16,7 +16,7 @@ from petrun.parallel.layout import Layout
 from petrun.rehearsal import rank as rehearsed_rank
 from petrun.rehearsal.shapes import _shapes_of_data
 from petrun.tensors.sharded.strategy import read_strategy
-from petrun.training.setup.rank_batches import first_batch_inputs, rows_of
+from petrun.training.setup.rank_batches import first_batch_inputs, rank_batches
 from petrun.training.setup.training_setup import build_training
 from tests.conftest import ROOT
 from tests.parallel.one_trained import values_of
@@ -188,7 +188,7 @@ def test_every_rank_is_fed_the_whole_batch(tmp_path):
     """Four rows in batches of 2 on each of 3 data-parallel ranks: one batch of 4, filled up to the 6 that divide."""
     layout = Layout(dp=3, tp=2)
     ready = ready_for(tmp_path, layout)
-    batches = [next(rows_of(ready, rank)) for rank in range(layout.world)]
+    batches = [next(rank_batches(ready, rank)) for rank in range(layout.world)]
     for batch in batches:
         assert {name: value.tobytes() for name, value in batch.items() if isinstance(value, np.ndarray)} == {
             name: value.tobytes() for name, value in batches[0].items() if isinstance(value, np.ndarray)
@@ -197,7 +197,7 @@ def test_every_rank_is_fed_the_whole_batch(tmp_path):
         assert np.all(batch["targets"][4:] == -100) and np.any(batch["targets"][3] != -100)
         assert batch["scored"] == np.count_nonzero(batch["targets"] != -100)
     # A rank of a job that is not cut reads its own.
-    shares = [next(rows_of(replace(ready, layout=Layout(dp=3)), rank)) for rank in range(3)]
+    shares = [next(rank_batches(replace(ready, layout=Layout(dp=3)), rank)) for rank in range(3)]
     whole = np.concatenate([share["input_ids"] for share in shares])
     assert whole.tobytes() == batches[0]["input_ids"][:4].tobytes()
 

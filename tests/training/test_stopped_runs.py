@@ -18,7 +18,7 @@ from petrun.checkpoint.delta import read_delta
 from petrun.checkpoint.training_state import find_state
 from petrun.commands import inspect as inspect_run
 from petrun.tensors import atomic
-from petrun.training.checkpointing import checkpointer as saving
+from petrun.training.checkpointing import checkpointer
 from tests.program import snapshot
 from tests.tiny import REVIEWS, write_rows
 
@@ -127,7 +127,7 @@ def test_a_full_disk_when_the_log_is_written(place, petrun, rescue):
 
 def test_a_full_disk_when_the_results_are_written(place, petrun, no_room, monkeypatch):
     # However long three steps take, no state is saved before that of the last.
-    monkeypatch.setattr(saving, "_PAUSE_SECONDS", 1e9)
+    monkeypatch.setattr(checkpointer, "_PAUSE_SECONDS", 1e9)
     no_room(place, "results.json")
     done = petrun(TRAIN)
     assert done.code == 1 and f"error: run/results.json: cannot be written: {FULL}" in done.err

@@ -7,9 +7,11 @@ import shlex
 import signal
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from petrun import console
 from petrun.checkpoint.training_state import read_state, save_state, save_state_pieces, steps_of
+from petrun.cluster.world import World
 from petrun.config.schema import TrainConfig
 from petrun.errors import WeightsError
 from petrun.train.stop import RESUME_FLAGS, Stopped, StopRequest
@@ -65,7 +67,7 @@ class Checkpointer:
                 # The signal came to another of the processes.
                 number = signal.SIGTERM
             self.signal_number = number
-            self.stop_reason = _stop_reason(number, told, self.recorder.world.size)
+            self.stop_reason = stop_reason(number, told, self.recorder.world.size)
             self.save()
             return True
         requested = self.out.save_request.exists() if self.out.writes else False
@@ -126,25 +128,26 @@ class Checkpointer:
         console.print(
             f"{self.stop_reason} after step {progress.step} of {self.recorder.plan.total_steps}; its state is saved"
         )
-        console.print(f"to go on: {self._resume_command()}")
+        console.print(f"to go on: {resume_command(self.out.path, self.recorder.world)}")
         if self.signal_number is not None:
             raise Stopped(self.signal_number)
 
-    def _resume_command(self) -> str:
-        """Return the command that resumes the run, on as many ranks."""
-        world, place = self.recorder.world, shlex.quote(str(self.out.path))
-        if world.size == 1:
-            return f"petrun resume {place}"
-        several = world.host_size < world.size
-        if flags := os.environ.get(RESUME_FLAGS):
-            elsewhere = ", and on every other host with the --host-rank of that one" if several else ""
-            return f"petrun resume {place} {flags}{elsewhere}"
-        if several:
-            return "the same command once more, on every host"
-        return f"petrun resume {place} --cards {world.size}"
+
+def resume_command(path: Path, world: World) -> str:
+    """Return the command that resumes the run in `path`, on as many ranks."""
+    place = shlex.quote(str(path))
+    if world.size == 1:
+        return f"petrun resume {place}"
+    several = world.host_size < world.size
+    if flags := os.environ.get(RESUME_FLAGS):
+        elsewhere = ", and on every other host with the --host-rank of that one" if several else ""
+        return f"petrun resume {place} {flags}{elsewhere}"
+    if several:
+        return "the same command once more, on every host"
+    return f"petrun resume {place} --cards {world.size}"
 
 
-def _stop_reason(number: int | None, told: list[int], size: int) -> str:
+def stop_reason(number: int | None, told: list[int], size: int) -> str:
     """Return why a run ends before its last step. `told`: the ranks that a signal came to, of `size`."""
     if number is None:
         return "the time is up"

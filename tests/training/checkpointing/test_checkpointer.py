@@ -1,6 +1,6 @@
-"""How a run that ends before its last step says why, and the command that goes on with it."""
+"""A run that ends before its last step says why, and the command that resumes it."""
 
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 
@@ -8,17 +8,15 @@ from petrun.cluster.ranks import make_cluster
 from petrun.cluster.world import World
 from petrun.commands import launch
 from petrun.train.stop import RESUME_FLAGS
-from petrun.training.checkpointing.checkpointer import Checkpointer, _why
+from petrun.training.checkpointing.checkpointer import resume_command, stop_reason
 
 
-def again(world, monkeypatch, flags=""):
+def command_of(world, monkeypatch, flags=""):
     monkeypatch.setenv(RESUME_FLAGS, flags)
-    checkpointer = Checkpointer.__new__(Checkpointer)
-    checkpointer.recorder, checkpointer.out = SimpleNamespace(world=world), SimpleNamespace(path="runs/my lora")
-    return checkpointer._again()
+    return resume_command(Path("runs/my lora"), world)
 
 
-def test_the_command_that_goes_on_starts_the_same_ranks(monkeypatch):
+def test_the_command_that_resumes_starts_the_same_ranks(monkeypatch):
     asked = launch.LaunchOptions(
         cards=4, hosts=2, host_rank=1, master_addr="10.0.0.1", master_port=9000, grace=3.0, max_restarts=2
     )
@@ -26,22 +24,23 @@ def test_the_command_that_goes_on_starts_the_same_ranks(monkeypatch):
     assert flags == "--cards 4 --hosts 2 --host-rank 1 --master-addr 10.0.0.1 --master-port 9000"
     # What it names is a whole job again.
     assert make_cluster(4, 2, 1, "10.0.0.1", 9000).ranks == range(2, 4)
-    said = again(World(rank=2, size=4, host_rank=0, host_size=2), monkeypatch, flags)
+    said = command_of(World(rank=2, size=4, host_rank=0, host_size=2), monkeypatch, flags)
     assert said == f"petrun resume 'runs/my lora' {flags}, and on every other host with the --host-rank of that one"
     assert (
-        again(World(rank=0, size=2, host_rank=0, host_size=2), monkeypatch, launch.LaunchOptions(cards=2).place())
+        command_of(World(rank=0, size=2, host_rank=0, host_size=2), monkeypatch, launch.LaunchOptions(cards=2).place())
         == "petrun resume 'runs/my lora' --cards 2"
     )
     assert launch.LaunchOptions(rank_table="a b.json").place() == "--rank-table 'a b.json'"
 
 
 def test_ranks_that_petrun_did_not_start(monkeypatch):
-    assert again(World(), monkeypatch) == "petrun resume 'runs/my lora'"
+    assert command_of(World(), monkeypatch) == "petrun resume 'runs/my lora'"
     assert (
-        again(World(rank=0, size=2, host_rank=0, host_size=2), monkeypatch) == "petrun resume 'runs/my lora' --cards 2"
+        command_of(World(rank=0, size=2, host_rank=0, host_size=2), monkeypatch)
+        == "petrun resume 'runs/my lora' --cards 2"
     )
     assert (
-        again(World(rank=0, size=4, host_rank=0, host_size=2), monkeypatch)
+        command_of(World(rank=0, size=4, host_rank=0, host_size=2), monkeypatch)
         == "the same command once more, on every host"
     )
 
@@ -55,5 +54,5 @@ def test_ranks_that_petrun_did_not_start(monkeypatch):
         (None, [], "the time is up"),
     ],
 )
-def test_why(number, told, words):
-    assert _why(number, told, 3) == words
+def test_the_reason_of_an_early_end(number, told, words):
+    assert stop_reason(number, told, 3) == words
