@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from petrun.algebra.plain_lora import is_factor, is_low_rank, layers
+from petrun.algebra.plain_lora import adds_products, is_factor, layers
 from petrun.checkpoint.delta import Delta
 from petrun.errors import DeltaError
 
@@ -41,7 +41,7 @@ class Pair:
 def norms(delta: Delta) -> list[Norm]:
     """Of every layer's product where the delta adds products, and of every other tensor by itself."""
     found: list[Norm] = []
-    products = _adds_products(delta)
+    products = adds_products(delta)
     if products:
         for path, layer in layers(delta).items():
             update = layer.update
@@ -58,15 +58,8 @@ def compared(first: Delta, second: Delta) -> list[Pair]:
     return [*_layers(first, second), *_tensors(first, second)]
 
 
-def _adds_products(delta: Delta) -> bool:
-    try:
-        return is_low_rank(delta)
-    except DeltaError:
-        return False
-
-
 def _layers(first: Delta, second: Delta) -> Iterator[Pair]:
-    these, those = ({p: x.update for p, x in layers(d).items()} if _adds_products(d) else {} for d in (first, second))
+    these, those = ({p: x.update for p, x in layers(d).items()} if adds_products(d) else {} for d in (first, second))
     for path in dict.fromkeys((*these, *those)):
         one, other = these.get(path), those.get(path)
         if one is None or other is None:
@@ -86,7 +79,7 @@ def _layers(first: Delta, second: Delta) -> Iterator[Pair]:
 
 
 def _tensors(first: Delta, second: Delta) -> Iterator[Pair]:
-    hidden = [_adds_products(delta) for delta in (first, second)]
+    hidden = [adds_products(delta) for delta in (first, second)]
     for name in dict.fromkeys((*first.tensors, *second.tensors)):
         values = [
             delta.tensors[name].astype(np.float64) if name in delta.tensors and not (skip and is_factor(name)) else None

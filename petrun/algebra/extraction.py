@@ -5,13 +5,12 @@ W_tuned - W_base ~ B A;   the parameters that are no linear layer's weight are k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from petrun.algebra.low_rank import Keep, Product, distance, factored
-from petrun.algebra.plain_lora import Layer, described, factors
+from petrun.algebra.plain_lora import LayerUpdate, described, factors
 from petrun.algebra.sums import Fidelity, Made
 from petrun.checkpoint.base_arrays import BaseArrays
 from petrun.errors import DeltaError
@@ -35,7 +34,7 @@ def extracted(
     whole: keep what differs elsewhere (biases, norms, embeddings, heads) as it is in the tuned model; False: leave it out, and say so.
     Raises DeltaError: shapes that differ, NaN or infinity, or two models that are the same.
     """
-    found: dict[str, Layer] = {}
+    found: dict[str, LayerUpdate] = {}
     fidelity: list[Fidelity] = []
     rest: dict[str, Array] = {}
     linear, every = {f"{path}.weight" for path in paths}, list(names)
@@ -73,18 +72,18 @@ def extracted(
     return Made({**factors(found), **(rest if whole else {})}, algo, config, tuple(fidelity), _notes(rest, whole))
 
 
-def _notes(rest: dict[str, Any], whole: bool) -> tuple[str, ...]:
+def _notes(rest: Mapping[str, Array], whole: bool) -> tuple[str, ...]:
     if not rest:
         return ()
     named = ", ".join(list(rest)[:6]) + (", ..." if len(rest) > 6 else "")
     return (f"{len(rest)} tensors {'are kept whole' if whole else 'differ and are left out'}: {named}",)
 
 
-def _layer(path: str, change: Array, keep: Keep) -> tuple[Layer, Fidelity]:
+def _layer(path: str, change: Array, keep: Keep) -> tuple[LayerUpdate, Fidelity]:
     near = factored(change, keep)
     product = Product(b=near.b.astype(np.float32), a=near.a.astype(np.float32))
     norm = float(np.sqrt(np.square(change, dtype=np.float64).sum()))
-    return Layer(product, 1.0), Fidelity(path=path, rank=product.rank, norm=norm, error=distance(change, product))
+    return LayerUpdate(product, 1.0), Fidelity(path=path, rank=product.rank, norm=norm, error=distance(change, product))
 
 
 def _finite(name: str, arrays: BaseArrays) -> Array:

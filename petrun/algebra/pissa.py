@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from petrun.checkpoint.delta import LORA_A, LORA_A0, LORA_B, LORA_B0, Delta
+from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.delta_tensors import arrays_digest
+from petrun.delta.lora import LORA_A, LORA_A0, LORA_B, LORA_B0
 from petrun.tensors import Array
+from petrun.typing import JsonObject
 
 
 def as_plain_lora(delta: Delta) -> Delta:
@@ -28,7 +29,7 @@ def as_plain_lora(delta: Delta) -> Delta:
     return replace(delta, tensors=tensors, config=_doubled(delta.config), digest=arrays_digest(tensors))
 
 
-def _doubled(config: dict[str, Any]) -> dict[str, Any]:
+def _doubled(config: JsonObject) -> JsonObject:
     """alpha grows with the rank, so that alpha / rank stays."""
     patterns = {
         key: {path: 2 * value for path, value in config.get(key, {}).items()}

@@ -10,50 +10,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from petrun.algebra.low_rank import Product, joined
-from petrun.checkpoint.delta import (
-    ADALORA_A,
-    ADALORA_B,
-    ADALORA_E,
-    ADALORA_KEEP,
-    LORA_A,
-    LORA_A0,
-    LORA_B,
-    LORA_B0,
-    LORA_BIAS,
-    LORA_M,
-    Delta,
-)
+from petrun.algebra.low_rank import Product
+from petrun.checkpoint.delta import Delta
+from petrun.checkpoint.delta_method import method_of
 from petrun.checkpoint.delta_tensors import arrays_digest
-from petrun.delta.compose import JOIN, split_names
-from petrun.delta.lora import LoraConfig
+from petrun.delta import bitfit, lora, method_of_tensor, names_where, parts_of
+from petrun.delta.bitfit import BitfitConfig
+from petrun.delta.compose import JOIN
+from petrun.delta.lora import LORA_A, LORA_B, LoraConfig
 from petrun.errors import DeltaError
 from petrun.interop.mindpet.names import is_bias
 from petrun.tensors import Array
+from petrun.typing import JsonObject
 
-_KIN = ("lora", "adalora")
-_WHOLE = ("bitfit", "full")
-_NETWORK = "is a small network with an activation in every layer: two of them do not add up to one"
-_TOKENS = "puts virtual tokens before the row, and attention to them is not a sum"
-_WHY_NOT = {
-    "ia3": "multiplies what a layer gives: factors do not add up",
-    "adapter": _NETWORK,
-    "low_rank_adapter": _NETWORK,
-    "prefix": _TOKENS,
-    "ptuning2": _TOKENS,
-    "prompt": _TOKENS,
-    "ptuning": _TOKENS,
-    "r_drop": "is a loss, and adds nothing to the base",
-}
-_FACTORS = {LORA_A, LORA_B, LORA_BIAS, LORA_A0, LORA_B0, LORA_M, ADALORA_A, ADALORA_B, ADALORA_E, ADALORA_KEEP}
+PLAIN = lora.METHOD.name
+"""The method that every delta of products can be written as."""
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerUpdate:
     """What is added to one layer's weight: scale * B A."""
 
     product: Product
@@ -66,89 +44,55 @@ class Layer:
 
 
 def is_low_rank(delta: Delta) -> bool:
-    """True: a product for every layer, beside whole tensors. False: whole tensors alone (bitfit, full).
+    """True: a product for every layer, beside full tensors. False: full tensors alone (bitfit, full).
 
+    `delta.config` must be the method's full settings.
     Raises DeltaError, with the reason, for a delta that is no sum: DoRA, (IA)^3, adapters, virtual tokens.
     """
-    parts = split_names(delta.algo)
-    for part in parts:
-        if part in _WHY_NOT and not (part == "r_drop" and len(parts) > 1):
-            raise DeltaError(
-                f"{delta.path}: is a {delta.algo} delta, which {_WHY_NOT[part]}",
-                hint="LoRA's kin, bitfit and full are sums.",
-            )
-    if delta.config.get("variant") == "dora":
+    method, config = method_of(delta.algo, delta.config, delta.path)
+    reason = method.why_no_sum(config)
+    if reason is not None:
+        sums = names_where(lambda each: each.why_no_sum(each.config()) is None)
         raise DeltaError(
-            f"{delta.path}: is a DoRA delta, whose magnitudes multiply base and update together: it is no sum",
-            hint="Merge it into its base, and extract a LoRA from the two: petrun delta extract.",
+            f"{delta.path}: is a {delta.algo} delta, {reason}",
+            hint=f"These are sums: {sums}."
+            if method.merge is None
+            else "Merge it into its base, and extract a LoRA from the two: petrun delta extract.",
         )
-    if delta.config.get("bias"):
-        raise DeltaError(
-            f"{delta.path}: is a LoRA with a bias on B (delta.bias), which a product of two matrices has no place for",
-            hint="Merge it into its base, and extract a LoRA from the two: petrun delta extract.",
-        )
-    if any(part in _KIN for part in parts):
-        return True
-    assert all(part in (*_WHOLE, "r_drop") for part in parts), delta.algo
-    return False
+    return method.low_rank is not None
+
+
+def adds_products(delta: Delta) -> bool:
+    """As `is_low_rank`; False for a delta that is no sum."""
+    try:
+        return is_low_rank(delta)
+    except DeltaError:
+        return False
 
 
 def is_factor(name: str) -> bool:
-    """Whether a tensor is part of a layer's product; any other is a parameter of the net, trained whole."""
-    return name.rpartition(".")[2] in _FACTORS
+    """Whether a tensor is part of a layer's product; any other is a parameter of the net, trained in full."""
+    method = method_of_tensor(name)
+    return method is not None and method.low_rank is not None
 
 
-def layers(delta: Delta) -> dict[str, Layer]:
-    """Path -> what is added there. `delta.config` must be the method's whole settings.
+def layers(delta: Delta) -> dict[str, LayerUpdate]:
+    """Path -> what is added there. `delta.config` must be the method's full settings.
 
     Raises DeltaError: a matrix without its partner, shapes that do not go together or contradict the settings.
     """
-    found = {}
-    for path in dict.fromkeys(name.rpartition(".")[0] for name in delta.tensors if is_factor(name)):
-        found[path] = _adalora(delta, path) if f"{path}.{ADALORA_A}" in delta.tensors else _lora(delta, path)
+    method, config = method_of(delta.algo, delta.config, delta.path)
+    assert method.low_rank is not None, f"{method.name} adds no products"
+    try:
+        found = {
+            path: LayerUpdate(Product(b=update.b, a=update.a), update.scale)
+            for path, update in method.low_rank(config, delta.tensors)
+        }
+    except DeltaError as error:
+        raise DeltaError(f"{delta.path}: {error.message}", hint=error.hint) from error
     if not found:
         raise DeltaError(f"{delta.path}: says it is a {delta.algo} delta, and holds none of its matrices")
     return found
-
-
-def _lora(delta: Delta, path: str) -> Layer:
-    config = LoraConfig.model_validate({k: v for k, v in delta.config.items() if k in LoraConfig.model_fields})
-    rank, scale = config.site(path)
-    product = _pair(delta, path, LORA_A, LORA_B, rank)
-    if config.variant == "pissa":
-        start = _pair(delta, path, LORA_A0, LORA_B0, rank)
-        if start.shape != product.shape:
-            raise DeltaError(f"{delta.path}: {path} has matrices {product.shape} and initial ones {start.shape}")
-        product = joined([product, Product(b=-start.b, a=start.a)])
-    return Layer(product, scale)
-
-
-def _pair(delta: Delta, path: str, a: str, b: str, rank: int) -> Product:
-    for leaf in (a, b):
-        if f"{path}.{leaf}" not in delta.tensors:
-            raise DeltaError(f"{delta.path}: lacks {path}.{leaf}", hint="Its settings and its tensors do not agree.")
-    factors = Product(b=delta.tensors[f"{path}.{b}"], a=delta.tensors[f"{path}.{a}"])
-    shapes = factors.b.shape, factors.a.shape
-    if [len(shape) for shape in shapes] != [2, 2] or shapes[0][1] != shapes[1][0] or shapes[1][0] != rank:
-        raise DeltaError(
-            f"{delta.path}: the matrices of {path}, {list(shapes[0])} and {list(shapes[1])}, do not multiply at rank {rank}"
-        )
-    return factors
-
-
-def _adalora(delta: Delta, path: str) -> Layer:
-    vectors = {}
-    for leaf in (ADALORA_E, ADALORA_KEEP):
-        if f"{path}.{leaf}" not in delta.tensors:
-            raise DeltaError(f"{delta.path}: lacks {path}.{leaf}", hint="Its settings and its tensors do not agree.")
-        vectors[leaf] = delta.tensors[f"{path}.{leaf}"]
-    values = vectors[ADALORA_E].reshape(-1) * vectors[ADALORA_KEEP].reshape(-1)
-    whole = _pair(delta, path, ADALORA_A, ADALORA_B, len(values))
-    places = np.flatnonzero(values)
-    # A layer that gave up every triplet keeps one that is zero: LoRA knows no rank 0.
-    places = places if len(places) else np.zeros(1, np.int64)
-    product = Product(b=whole.b[:, places] * values[places], a=np.ascontiguousarray(whole.a[places]))
-    return Layer(product, float(delta.config["alpha"]) / (len(values) + 1e-5))
 
 
 def as_lora(delta: Delta) -> Delta:
@@ -165,7 +109,7 @@ def as_lora(delta: Delta) -> Delta:
     return replace(delta, tensors=tensors, algo=algo, config=config, digest=arrays_digest(tensors))
 
 
-def factors(found: Mapping[str, Layer]) -> dict[str, Array]:
+def factors(found: Mapping[str, LayerUpdate]) -> dict[str, Array]:
     """The tensors of a plain LoRA with these layers, float32."""
     tensors = {}
     for path, layer in found.items():
@@ -174,7 +118,9 @@ def factors(found: Mapping[str, Layer]) -> dict[str, Array]:
     return tensors
 
 
-def described(found: Mapping[str, Layer], whole: Iterable[str], sources: Iterable[Delta]) -> tuple[str, dict[str, Any]]:
+def described(
+    found: Mapping[str, LayerUpdate], whole: Iterable[str], sources: Iterable[Delta]
+) -> tuple[str, JsonObject]:
     """(algorithm, settings) of a LoRA with these layers beside whole tensors; what only training asks comes from the first source."""
     sources = list(sources)
     ranks = {path: layer.product.rank for path, layer in found.items()}
@@ -189,10 +135,16 @@ def described(found: Mapping[str, Layer], whole: Iterable[str], sources: Iterabl
         rank_pattern={path: value for path, value in ranks.items() if value != rank},
         alpha_pattern={path: value for path, value in alphas.items() if value != alpha},
     )
-    joins = any("bitfit" in split_names(source.algo) for source in sources)
-    own = lone(whole) if joins else []
-    settings = config.model_dump(mode="json") | ({"bias_include": own, "bias_exclude": []} if own else {})
-    return JOIN.join(("lora", "bitfit") if own else ("lora",)), settings
+    own = lone(whole) if any(bitfit.METHOD in parts_of(source.algo) for source in sources) else []
+    settings = config.model_dump(mode="json")
+    if not own:
+        return PLAIN, settings
+    return JOIN.join((PLAIN, bitfit.METHOD.name)), settings | biases_alone(own)
+
+
+def biases_alone(names: list[str]) -> JsonObject:
+    """Settings of bitfit for these biases."""
+    return BitfitConfig(bias_include=tuple(names)).model_dump(mode="json")
 
 
 def lone(whole: Iterable[str]) -> list[str]:

@@ -8,19 +8,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from petrun.algebra.full_tensors import Term, WholeSum
 from petrun.algebra.low_rank import Keep, Product, distance, factored, joined
-from petrun.algebra.plain_lora import Layer, described, factors, is_factor, is_low_rank, layers, lone
+from petrun.algebra.plain_lora import (
+    LayerUpdate,
+    biases_alone,
+    described,
+    factors,
+    is_factor,
+    is_low_rank,
+    layers,
+    lone,
+)
 from petrun.algebra.ties_dare import Combine
 from petrun.checkpoint.base_arrays import BaseArrays
 from petrun.checkpoint.delta import Delta
-from petrun.delta.compose import split_names
+from petrun.delta import bitfit, parts_of
 from petrun.errors import DeltaError
 from petrun.tensors import Array
+from petrun.typing import JsonObject
 
 __all__ = ["Fidelity", "Made", "Term", "added", "compressed"]
 
@@ -45,7 +54,7 @@ class Made:
 
     tensors: Mapping[str, Array]
     algo: str
-    config: dict[str, Any]
+    config: JsonObject
     layers: tuple[Fidelity, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -90,15 +99,14 @@ def _notes(whole: WholeSum) -> tuple[str, ...]:
     return (f"the base does not hold {named}: averaged by the weights",) if named else ()
 
 
-def _whole_algo(deltas: Sequence[Delta], names: Mapping[str, Array]) -> tuple[str, dict[str, Any]]:
-    if any("full" in split_names(delta.algo) for delta in deltas):
-        return "full", {}
-    return "bitfit", {"bias_include": lone(names), "bias_exclude": []}
+def _whole_algo(deltas: Sequence[Delta], names: Mapping[str, Array]) -> tuple[str, JsonObject]:
+    every = next((m for delta in deltas for m in parts_of(delta.algo) if m.trains == "all"), None)
+    return (bitfit.METHOD.name, biases_alone(lone(names))) if every is None else (every.name, {})
 
 
 def _joint_layers(
     terms: Sequence[Term], combine: Combine | None, keep: Keep
-) -> tuple[dict[str, Layer], list[Fidelity]]:
+) -> tuple[dict[str, LayerUpdate], list[Fidelity]]:
     each = [(layers(term.delta), term) for term in terms]
     found, fidelity = {}, []
     for path in dict.fromkeys(path for these, _ in each for path in these):
@@ -115,21 +123,21 @@ def _joint_layers(
     return found, fidelity
 
 
-def _summed(path: str, parts: Sequence[tuple[Layer, float]], keep: Keep) -> tuple[Layer, Fidelity]:
+def _summed(path: str, parts: Sequence[tuple[LayerUpdate, float]], keep: Keep) -> tuple[LayerUpdate, Fidelity]:
     exact = joined([layer.update.times(weight) for layer, weight in parts])
     if keep.everything:
         # The first one's factors stay as they are, and so do those of the others where they have the same scale and weight.
         scale = parts[0][0].scale * parts[0][1]
         product = joined([_at(layer, layer.scale * weight / scale) for layer, weight in parts])
-        layer = Layer(_rounded(product), scale)
+        layer = LayerUpdate(_rounded(product), scale)
     else:
-        layer = Layer(_rounded(exact.truncated(keep)), 1.0)
+        layer = LayerUpdate(_rounded(exact.truncated(keep)), 1.0)
     return layer, Fidelity(
         path=path, rank=layer.product.rank, norm=exact.norm(), error=layer.update.minus(exact).norm()
     )
 
 
-def _at(layer: Layer, factor: float) -> Product:
+def _at(layer: LayerUpdate, factor: float) -> Product:
     return layer.product if factor == 1.0 else layer.product.times(factor)
 
 
@@ -138,12 +146,14 @@ def _rounded(product: Product) -> Product:
     return Product(b=product.b.astype(np.float32), a=product.a.astype(np.float32))
 
 
-def _combined(path: str, parts: Sequence[tuple[Layer, float]], combine: Combine, keep: Keep) -> tuple[Layer, Fidelity]:
+def _combined(
+    path: str, parts: Sequence[tuple[LayerUpdate, float]], combine: Combine, keep: Keep
+) -> tuple[LayerUpdate, Fidelity]:
     dense = combine(path, [layer.update.dense() for layer, _ in parts], [weight for _, weight in parts])
     ranks = sum(layer.product.rank for layer, _ in parts)
     product = _rounded(factored(dense, Keep(rank=ranks) if keep.everything else keep))
     norm = float(np.linalg.norm(dense.astype(np.float64)))
-    return Layer(product, 1.0), Fidelity(path=path, rank=product.rank, norm=norm, error=distance(dense, product))
+    return LayerUpdate(product, 1.0), Fidelity(path=path, rank=product.rank, norm=norm, error=distance(dense, product))
 
 
 def compressed(delta: Delta, keep: Keep) -> Made:

@@ -18,22 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from petrun.checkpoint.delta import (
-    ADALORA_A,
-    ADALORA_B,
-    IA3_L,
-    IA3_L_FF,
-    LORA_A,
-    LORA_A0,
-    LORA_B,
-    LORA_B0,
-    LORA_BIAS,
-    LORA_M,
-    Delta,
-)
+from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.hf_config import merged_config, write_companions
 from petrun.checkpoint.merge_checks import check_base, check_room
 from petrun.checkpoint.tied import names_with, owner
+from petrun.delta import method_of_tensor
+from petrun.delta.forms import LayerTensor
 from petrun.delta.method import ALL, Update
 from petrun.errors import DeltaError, OutputError, perhaps
 from petrun.models.base import StoredName, shared_matrices
@@ -57,19 +47,6 @@ FLOATS = ("float32", "float16", "bfloat16", "float64")
 _LARGEST = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38, "float32": 3.4028234663852886e38}
 _HEADS = ("classifier.weight", "score.weight")
 _LISTED = 20
-# Last part of a delta's name -> its number of axes, the axis that must be as wide as the layer, and the side of the weight that is.
-_SIDES = {
-    LORA_A: (2, 1, 1, "inputs"),
-    LORA_B: (2, 0, 0, "outputs"),
-    LORA_A0: (2, 1, 1, "inputs"),
-    LORA_B0: (2, 0, 0, "outputs"),
-    LORA_M: (1, 0, 0, "outputs"),
-    LORA_BIAS: (1, 0, 0, "outputs"),
-    ADALORA_A: (2, 1, 1, "inputs"),
-    ADALORA_B: (2, 0, 0, "outputs"),
-    IA3_L: (1, 0, 0, "outputs"),
-    IA3_L_FF: (1, 0, 1, "inputs"),
-}
 
 
 @dataclass(frozen=True)
@@ -271,19 +248,24 @@ class _Merger:
             if source is None:
                 problems.append(f"{name} fits nothing. {perhaps(weight, self.names)}".rstrip())
                 continue
-            if leaf == LORA_BIAS and f"{weight.removesuffix('weight')}bias" not in self.names:
-                problems.append(f"{name}: its layer has no bias in the base that could take it up")
-            if leaf in _SIDES:
-                axes, axis, side, word = _SIDES[leaf]
-                width = (*self._parameter_shape(source), 0, 0)[side]
-                if len(shape) != axes or shape[axis] != width:
-                    problems.append(f"{name} is {list(shape)}, its layer has {width} {word}")
+            if (method := method_of_tensor(name)) is not None:
+                problems += self._unlike_layer(name, shape, method.tensors[leaf], source)
         if problems:
             more = [f"... and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
             raise DeltaError(
                 "\n  ".join([f"{self.delta.path}: does not fit {self.base.path}:", *problems[:_LISTED], *more]),
                 hint="Check that --base is the model the delta was trained on.",
             )
+
+    def _unlike_layer(self, name: str, shape: tuple[int, ...], form: LayerTensor, source: Source) -> list[str]:
+        problems = []
+        if form.into_bias and f"{owner(name).removesuffix('weight')}bias" not in self.names:
+            problems.append(f"{name}: its layer has no bias in the base that could take it up")
+        sides = (*self._parameter_shape(source), 0, 0)
+        for axis, width, word in ((form.outputs, sides[0], "outputs"), (form.inputs, sides[1], "inputs")):
+            if axis is not None and (len(shape) != form.axes or shape[axis] != width):
+                problems.append(f"{name} is {list(shape)}, its layer has {width} {word}")
+        return problems
 
     def _misfit(self, name: str, shape: tuple[int, ...]) -> list[str]:
         source = self.matched.found.get(name)

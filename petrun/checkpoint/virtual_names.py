@@ -1,14 +1,10 @@
-"""What the tables of virtual tokens are called in the net: the names that graph.virtual and the methods' cells give them."""
+"""The names that the tables of virtual tokens have in a net."""
 
 from __future__ import annotations
 
+from petrun.delta.parts import PREFIX_TABLE, PROMPT_TABLE
 from petrun.errors import DeltaError
 from petrun.graph.sites import Sites
-
-PREFIX_TABLE = "encoder.mindpet_delta_ptuning2.source.table"
-"""Below the path of an attention core."""
-PROMPT_TABLE = "encoder.mindpet_delta_prompt.table"
-"""Below the path of the token embedding."""
 
 
 def prefix_tables(place: str, sites: Sites | None) -> tuple[str, ...]:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from petrun import __version__, console
+from petrun.checkpoint.delta_method import method_of
 from petrun.data.examples.example_set import ExampleSet
 from petrun.data.examples.summary import data_line, unknown_line
 from petrun.data.rows.bad_rows import SKIPPED, write_skipped
 from petrun.evaluate.compare import side_by_side, signature_lines
 from petrun.evaluate.metrics import Metric, require_packages, select_metrics
 from petrun.evaluate.score import Scorer
-from petrun.inference.assembly import attach_delta, method_of, set_delta
+from petrun.inference.assembly import attach_delta, set_delta
 from petrun.inference.evaluator import Evaluator
 from petrun.inference.settings import Reading, open_reading
 from petrun.tensors.output import check_file, write_text

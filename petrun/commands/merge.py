@@ -11,11 +11,12 @@ from pathlib import Path
 from petrun import console
 from petrun.algebra.sums import Term, added
 from petrun.checkpoint.delta import Delta
+from petrun.checkpoint.delta_method import method_of
 from petrun.checkpoint.derived import derived
 from petrun.checkpoint.merge import FLOATS, Merged, merge_to_file, merge_to_folder
 from petrun.commands.delta.files import Opener, line, weighted
 from petrun.errors import ConfigError, DeltaError, PetrunError, did_you_mean
-from petrun.inference.assembly import method_of, open_delta, require_matching_base, require_matching_family
+from petrun.inference.assembly import open_delta, require_matching_base, require_matching_family
 from petrun.inference.merge_proof import Prover
 from petrun.inference.merged_prompts import holds_prompts, merged_prompts
 from petrun.inference.stored_base import StoredBase

@@ -17,7 +17,7 @@ from petrun.checkpoint.manifest import parse_manifest
 from petrun.checkpoint.run_files import RUN_YAML
 from petrun.errors import ConfigError, DeltaError, ModelError, OutputError, WeightsError
 from petrun.inference.assembly import strategy_path
-from petrun.interop.mindpet.names import MARK, algorithms, house_name
+from petrun.interop.mindpet.names import MARK, algorithms, current_name
 from petrun.models.factory import outline_model, read_family
 from petrun.models.folder import CONFIG, read_json
 from petrun.models.weights import OPTIMIZER_STATE, Match, Source, match, misshapen, open_weights
@@ -245,7 +245,7 @@ def _check_all_there(reader: TensorReader, wholes: Sequence[Whole], optional: se
         for name in strategy.names
         if name not in held | optional
         and not is_spare(name, OPTIMIZER_STATE, strategy)
-        and (MARK in house_name(name)) == delta
+        and (MARK in current_name(name)) == delta
     ]
     if lacking:
         raise WeightsError(

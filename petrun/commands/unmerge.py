@@ -13,12 +13,13 @@ from petrun import console
 from petrun.algebra.plain_lora import is_factor, is_low_rank
 from petrun.algebra.sums import Term, added
 from petrun.checkpoint.delta import Delta
+from petrun.checkpoint.delta_method import method_of
 from petrun.checkpoint.merge import FLOATS, Merged, merge_to_file, merge_to_folder
 from petrun.checkpoint.tied import owner
 from petrun.commands.delta.files import Opener
 from petrun.delta.method import ALL, Update
 from petrun.errors import ConfigError, DeltaError, did_you_mean
-from petrun.inference.assembly import method_of, require_matching_family
+from petrun.inference.assembly import require_matching_family
 from petrun.inference.merged_prompts import holds_prompts
 from petrun.inference.stored_base import StoredBase, stored_base
 from petrun.models.base import shared_matrices

@@ -1,5 +1,6 @@
 """Delta algorithms. A new one is one file and one line in METHODS."""
 
+from collections.abc import Callable
 from typing import Any
 
 from petrun.delta import (
@@ -40,16 +41,33 @@ METHODS: dict[str, Method] = {
 }
 
 
-def find_method(algo: str) -> Method:
-    """The method of a name, or of several joined by `+`. Raises ConfigError for an unknown name or parts that do not join."""
+def parts_of(algo: str) -> tuple[Method, ...]:
+    """The methods that a name joins by `+`, as it joins them. Raises ConfigError for an unknown name."""
     names = split_names(algo)
     for name in names:
         if name not in METHODS:
             raise ConfigError(f"unknown algorithm {name!r}. {did_you_mean(name, METHODS)}")
+    return tuple(METHODS[name] for name in names)
+
+
+def find_method(algo: str) -> Method:
+    """The method of a name, or of several joined by `+`. Raises ConfigError for an unknown name or parts that do not join."""
     try:
-        return compose(tuple(METHODS[name] for name in names))
+        return compose(parts_of(algo))
     except ValueError as error:
-        raise ConfigError(f"algorithm {algo!r}: {error}", hint="bitfit and r_drop join with any other.") from error
+        joining = " and ".join(method.name for method in METHODS.values() if not method.owning)
+        raise ConfigError(f"algorithm {algo!r}: {error}", hint=f"{joining} join with any other.") from error
+
+
+def names_where(holds: Callable[[Method], bool]) -> str:
+    """The names of all methods of which it holds, for a message."""
+    return ", ".join(name for name, method in METHODS.items() if holds(method))
+
+
+def method_of_tensor(name: str) -> Method | None:
+    """The method whose tensors in a layer have names of this ending; None for the base's own parameters and other cells' tensors."""
+    leaf = name.rpartition(".")[2]
+    return next((method for method in METHODS.values() if leaf in method.tensors), None)
 
 
 def __getattr__(name: str) -> Any:
@@ -75,5 +93,8 @@ __all__ = [
     "PrefixLayer",
     "RDropLoss",
     "find_method",
+    "method_of_tensor",
+    "names_where",
+    "parts_of",
     "rdrop_repeat",
 ]

@@ -28,7 +28,9 @@ from petrun.delta.dense import (
     positive_int,
     residual_strategy,
     sublayer_paths,
+    two_networks,
 )
+from petrun.delta.forms import NotStored
 from petrun.delta.method import Method
 from petrun.graph.sites import Sites
 from petrun.graph.surgery import swap
@@ -221,4 +223,13 @@ def attach(net: Cell, config: AdapterConfig, sites: Sites, seed: int) -> tuple[s
     return swap(net, {path: builder(path) for path in paths})
 
 
-METHOD = Method(name="adapter", config=AdapterConfig, default_lr=1e-3, attach=attach, layers=sublayer_paths)
+METHOD = Method(
+    name="adapter",
+    config=AdapterConfig,
+    default_lr=1e-3,
+    attach=attach,
+    why_no_sum=two_networks,
+    peft=NotStored("peft has no adapters behind a layer"),
+    mindpet="adapter",
+    layers=sublayer_paths,
+)

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import Field
 
+from petrun.delta.forms import NotStored
 from petrun.delta.method import Method, MethodConfig, Names, same_values
 from petrun.errors import TargetError, perhaps
 from petrun.graph.sites import Sites
@@ -71,4 +72,14 @@ def _hit(pattern: str, names: tuple[str, ...]) -> list[str]:
     return [name for name in names if fnmatchcase(name, pattern)]
 
 
-METHOD = Method(name="bitfit", config=BitfitConfig, default_lr=1e-3, attach=attach, merge=same_values, owning=False)
+METHOD = Method(
+    name="bitfit",
+    config=BitfitConfig,
+    default_lr=1e-3,
+    attach=attach,
+    trains="some",
+    merge=same_values,
+    peft=NotStored("peft has no adapter of biases alone; beside LoRA its adapters hold them"),
+    mindpet="bitfit",
+    owning=False,
+)

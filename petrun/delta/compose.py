@@ -5,10 +5,11 @@ Settings keep their names (`delta.rank`, `delta.kl_weight`): the configuration o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from petrun.delta.forms import Tensors
 from petrun.delta.method import ALL, Method, MethodConfig, Update
 from petrun.tensors import Array
 
@@ -35,18 +36,19 @@ def compose(parts: tuple[Method, ...]) -> Method:
     ordered = (*owning, *sorted((part for part in parts if not part.owning), key=lambda part: part.name))
     # Each part reads its own settings off the joint configuration, which is an instance of every part's.
     config: Any = type("JointConfig", tuple(part.config for part in ordered), {})
-    return Method(
+    tensors = [part for part in ordered if part.trains != "nothing"] or list(ordered)
+    # What is not said here is the owning part's, or the first one's.
+    return replace(
+        ordered[0],
         name=JOIN.join(part.name for part in ordered),
         config=config,
-        default_lr=ordered[0].default_lr,
+        trains=tensors[0].trains,
         attach=_Attach(ordered),
         merge=_Merge(ordered) if all(part.merge is not None for part in ordered) else None,
-        layers=ordered[0].layers,
+        why_no_sum=_WhyNoSum(tuple(tensors)),
+        switch=tensors[0].switch if len(tensors) == 1 else None,
         wrap_loss=_WrapLoss(ordered),
-        hook=ordered[0].hook,
         rate=_Rate(ordered),
-        tokens=ordered[0].tokens,
-        prepare=ordered[0].prepare,
         fixed=tuple(leaf for part in ordered for leaf in part.fixed),
         identity=all(part.identity for part in ordered),
         needs_classes=any(part.needs_classes for part in ordered),
@@ -68,7 +70,7 @@ class _Attach(_Joint):
 
 
 class _Merge(_Joint):
-    def __call__(self, config: MethodConfig, tensors: Mapping[str, Array]) -> Update:
+    def __call__(self, config: MethodConfig, tensors: Tensors) -> Update:
         updates = [part.merge(config, tensors) for part in self.parts if part.merge is not None]
 
         def update(name: str, value: Array, rows: slice = ALL) -> Array:
@@ -92,3 +94,8 @@ class _Rate(_Joint):
         for part in self.parts:
             factor *= part.rate(config, name)
         return factor
+
+
+class _WhyNoSum(_Joint):
+    def __call__(self, config: MethodConfig) -> str | None:
+        return next((reason for part in self.parts if (reason := part.why_no_sum(config)) is not None), None)

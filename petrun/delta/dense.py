@@ -41,6 +41,11 @@ class TargetConfig(MethodConfig):
     _split = field_validator("target", "exclude", mode="before")(split_names)
 
 
+def two_networks(config: TargetConfig) -> str:
+    """Why adapters do not add up."""
+    return "which is a small network with an activation in every layer: two of them do not add up to one"
+
+
 def sublayer_paths(net: Cell, config: TargetConfig, sites: Sites) -> tuple[str, ...]:
     """Paths of the nn.Dense cells that adapters follow: the targets, or the ends of the model's sub-layers. Raises TargetError."""
     targets = sites.sublayers if config.target is None else config.target

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from petrun.delta.forms import NotStored
 from petrun.delta.method import Method, MethodConfig, same_values
 from petrun.graph.sites import Sites
 
@@ -18,4 +19,13 @@ def attach(net: Any, config: FullConfig, sites: Sites, seed: int) -> tuple[str, 
     return tuple(sorted(names))
 
 
-METHOD = Method(name="full", config=FullConfig, default_lr=1e-4, attach=attach, merge=same_values)
+METHOD = Method(
+    name="full",
+    config=FullConfig,
+    default_lr=1e-4,
+    attach=attach,
+    trains="all",
+    merge=same_values,
+    peft=NotStored("it is a model of its own: petrun merge writes one"),
+    mindpet=NotStored("it is a model of its own: petrun merge writes one"),
+)

@@ -13,7 +13,6 @@ The two kinds have names of their own, because a square layer's scale does not s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import mindspore as ms
@@ -22,6 +21,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from pydantic import Field
 
 from petrun.delta.dense import TargetConfig, adopt, shard_base
+from petrun.delta.forms import AdapterTensors, BaseValues, LayerTensor, Tensors
 from petrun.delta.method import ALL, Method, Names, Update
 from petrun.errors import TargetError
 from petrun.graph.sites import Sites
@@ -160,7 +160,7 @@ def attach(net: Cell, config: Ia3Config, sites: Sites, seed: int) -> tuple[str, 
     return swap(net, {path: builder(path) for path in paths})
 
 
-def merge(config: Ia3Config, tensors: Mapping[str, Array]) -> Update:
+def merge(config: Ia3Config, tensors: Tensors) -> Update:
     """W <- diag(l) W and b <- l * b, or W <- W diag(l_ff), in float32."""
 
     def update(name: str, value: Array, rows: slice = ALL) -> Array:
@@ -178,4 +178,32 @@ def merge(config: Ia3Config, tensors: Mapping[str, Array]) -> Update:
     return update
 
 
-METHOD = Method(name="ia3", config=Ia3Config, default_lr=5e-2, attach=attach, merge=merge, layers=layer_paths)
+def why_no_sum(config: Ia3Config) -> str:
+    """A product of scales is not their sum."""
+    return "which multiplies what a layer gives: factors do not add up"
+
+
+def switch(config: Ia3Config, tensors: Tensors, sites: Sites, base: BaseValues) -> AdapterTensors:
+    """The scales, before or after their layer."""
+    found = AdapterTensors()
+    for name in tensors:
+        path, _, leaf = name.rpartition(".")
+        if leaf in _TENSORS:
+            (found.after if leaf == IA3_L else found.before)[path] = tensors[name]
+    return found
+
+
+_TENSORS = {IA3_L: LayerTensor(axes=1, outputs=0), IA3_L_FF: LayerTensor(axes=1, inputs=0)}
+
+METHOD = Method(
+    name="ia3",
+    config=Ia3Config,
+    default_lr=5e-2,
+    attach=attach,
+    tensors=_TENSORS,
+    merge=merge,
+    why_no_sum=why_no_sum,
+    switch=switch,
+    peft=("IA3",),
+    layers=layer_paths,
+)

@@ -29,7 +29,9 @@ from petrun.delta.dense import (
     positive_int,
     residual_strategy,
     sublayer_paths,
+    two_networks,
 )
+from petrun.delta.forms import NotStored
 from petrun.delta.method import Method
 from petrun.errors import TargetError
 from petrun.graph.sites import Sites
@@ -346,5 +348,12 @@ def attach(net: Cell, config: LowRankAdapterConfig, sites: Sites, seed: int) -> 
 
 
 METHOD = Method(
-    name="low_rank_adapter", config=LowRankAdapterConfig, default_lr=3e-3, attach=attach, layers=sublayer_paths
+    name="low_rank_adapter",
+    config=LowRankAdapterConfig,
+    default_lr=3e-3,
+    attach=attach,
+    why_no_sum=two_networks,
+    peft=NotStored("peft has no adapters behind a layer"),
+    mindpet="low_rank_adapter",
+    layers=sublayer_paths,
 )

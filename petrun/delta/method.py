@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Protocol, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from petrun.delta.forms import AdapterTensors, BaseValues, LayerTensor, LowRankUpdate, NotStored, Tensors
 from petrun.graph.sites import Sites
 from petrun.graph.surgery import resolve_targets
 from petrun.tensors import Array
+from petrun.typing import Cell, Parameter, Tensor
 
 
 class MethodConfig(BaseModel):
@@ -19,8 +21,10 @@ class MethodConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+Settings: TypeAlias = Any
+"""An instance of the method's own subclass of MethodConfig, or of a joint configuration, which is an instance of every part's."""
 OF_THE_RUN = "of the run"
-"""Annotates a setting that says how a run trains, not what the delta computes: one that goes on from a delta may change it."""
+"""Annotates a setting that says how a run trains, not what the delta computes: a run that starts from a delta may change it."""
 
 
 def of_the_run(config: type[MethodConfig], key: str) -> bool:
@@ -28,7 +32,7 @@ def of_the_run(config: type[MethodConfig], key: str) -> bool:
     return OF_THE_RUN in config.model_fields[key].metadata
 
 
-def split_commas(value: Any) -> Any:
+def split_commas(value: object) -> object:
     """`a, b` -> (a, b); a list stays one."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
@@ -40,57 +44,81 @@ ALL = slice(None)
 
 
 class Update(Protocol):
-    """What becomes of a parameter in a merge."""
+    """How a merge changes a parameter."""
 
     def __call__(self, name: str, value: Array, rows: slice = ALL) -> Array:
         """(parameter name, its value in float32, (out, in) layout) -> the merged value in float32; the same object where nothing changes.
 
-        The value is the base's, or where the delta trained the whole parameter (a head, a bias), the delta's. rows: which of a matrix's
-        rows `value` holds: a merge hands a large matrix over in pieces.
+        The value is the base's, or where the delta trained the full parameter (a head, a bias), the delta's. rows: which of a matrix's
+        rows `value` holds: a merge hands a large matrix over in blocks.
         """
+
+
+class StepHook(Protocol):
+    """An nn.Cell that the compiled step calls around each update. Unless `finite` () bool neither call may change anything."""
+
+    def before_update(self, gradients: Sequence[Tensor], step: Tensor, finite: Tensor) -> object:
+        """Gradients float32 in the optimizer's order, as it gets them; step () int32, counted from 0."""
+
+    def after_update(self, step: Tensor, finite: Tensor) -> object:
+        """Called after the optimizer."""
 
 
 Encode = Callable[[str], list[int]]
 """Text -> token ids, without special tokens."""
+Trains = Literal["added", "some", "all", "nothing"]
+"""Tensors that it adds beside the base's; some of the base's own; every one of the base's; none at all."""
 
 
-def same_loss(loss: Any, net: Any, config: MethodConfig) -> Any:
+def same_loss(loss: Cell, net: Cell, config: Settings) -> Cell:
     """The method adds nothing to the loss."""
     return loss
 
 
-def same_config(config: Any, encode: Encode | None) -> Any:
+def same_config(config: Settings, encode: Encode | None) -> Settings:
     """The method's settings need no tokenizer."""
     return config
 
 
-def no_hook(net: Any, config: Any, parameters: Any, total_steps: int) -> None:
+def no_hook(net: Cell, config: Settings, parameters: Sequence[Parameter], total_steps: int) -> None:
     """The method does nothing at a step of its own."""
 
 
-def one_rate(config: Any, name: str) -> float:
+def one_rate(config: Settings, name: str) -> float:
     """Every parameter trains at the run's learning rate."""
     return 1.0
 
 
-def targeted_layers(net: Any, config: Any, sites: Sites) -> tuple[str, ...]:
+def targeted_layers(net: Cell, config: Settings, sites: Sites) -> tuple[str, ...]:
     """The linear layers that the settings' target and exclude mean, by default the family's. Raises TargetError."""
     return resolve_targets(net, sites, config.target, config.exclude)
 
 
-def no_tokens(config: Any) -> int:
+def no_tokens(config: Settings) -> int:
     """The method adds no virtual tokens."""
     return 0
 
 
-def same_values(config: Any, tensors: Mapping[str, Array]) -> Update:
+def same_values(config: Settings, tensors: Tensors) -> Update:
     """A merge that changes nothing further: the trained parameters replace the base's, and that is all."""
     return lambda name, value, rows=ALL: value
 
 
+def adds_up(config: Settings) -> None:
+    """Weighted sums of the method's deltas are deltas of it."""
+
+
+def same_name(config: Settings) -> None:
+    """In use the delta is what it is in training."""
+
+
+NOT_IN_PEFT = NotStored("peft has no adapter of this kind")
+NOT_IN_MINDPET = NotStored("MindPet has no algorithm of this kind")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """One algorithm.
+    """One algorithm, and everything that other packages need to know of it.
 
     A `loss` is an nn.Cell with `construct(denominator, targets, *inputs) -> (scalar, logits)`, the scalar being the sum over
     supervised items divided by `denominator`, so that micro-batches add up to the exact mean.
@@ -100,23 +128,41 @@ class Method:
     config: type[MethodConfig]
     default_lr: float
     """Peak learning rate where the user gives none."""
-    attach: Callable[[Any, Any, Sites, int], tuple[str, ...]]
+    attach: Callable[[Cell, Settings, Sites, int], tuple[str, ...]]
     """(net, config, sites, seed) -> the names of the parameters the method owns: they are saved. Swaps cells; raises TargetError."""
-    merge: Callable[[Any, Mapping[str, Array]], Update] | None = None
+    trains: Trains = "added"
+    tensors: Mapping[str, LayerTensor] = field(default_factory=dict, hash=False)
+    """Last part of the name of a tensor that belongs to one layer -> its form. Names of methods' own tensors begin with mindpet_delta_."""
+    table: str = ""
+    """Name of a table of virtual tokens below its attention core or embedding; '' where the method has none."""
+    merge: Callable[[Settings, Tensors], Update] | None = None
     """(config, delta tensors) -> how each base tensor changes. Works on arrays, so a merge never builds the net. None: no merge."""
-    layers: Callable[[Any, Any, Sites], tuple[str, ...]] = targeted_layers
+    low_rank: Callable[[Settings, Tensors], Iterable[tuple[str, LowRankUpdate]]] | None = None
+    """(config, delta tensors) -> path of a layer, and what is added to its weight as a product of thin matrices. None: no such form.
+
+    Raises DeltaError, without the file's name: a matrix without its partner, shapes that contradict the settings.
+    """
+    why_no_sum: Callable[[Settings], str | None] = adds_up
+    """(config) -> the reason, as the end of `is a NAME delta, `, why deltas of the method do not add up; None: they do."""
+    switch: Callable[[Settings, Tensors, Sites, BaseValues], AdapterTensors] | None = None
+    """(config, delta tensors, sites, the base's values) -> its part of a graph of several adapters. None: it cannot be switched in one."""
+    used_as: Callable[[Settings], str | None] = same_name
+    """(config) -> the method whose tables take the place of the encoder of virtual tokens in use; None: there is no encoder."""
+    peft: tuple[str, ...] | NotStored = NOT_IN_PEFT
+    """peft_type of the adapters that become this method; the first one is written."""
+    mindpet: str | NotStored = NOT_IN_MINDPET
+    """MindPet's name for the algorithm, which its tensors' names carry."""
+    layers: Callable[[Cell, Settings, Sites], tuple[str, ...]] = targeted_layers
     """(net, config, sites) -> paths of the layers that `target` and `exclude` mean, where the settings have them. Raises TargetError."""
-    wrap_loss: Callable[[Any, Any, Any], Any] = same_loss
+    wrap_loss: Callable[[Cell, Cell, Settings], Cell] = same_loss
     """(loss, net, config) -> loss."""
-    hook: Callable[[Any, Any, Any, int], Any] = no_hook
-    """(net, config, trained parameters in the optimizer's order, total steps) -> None, or an nn.Cell that the compiled step calls
-    around each update: `before_update(gradients, step, finite)`, gradients float32 in that order as the optimizer gets them, step ()
-    int32 counted from 0; then, after the optimizer, `after_update(step, finite)`. Unless `finite` () bool neither may change anything."""
-    rate: Callable[[Any, str], float] = one_rate
+    hook: Callable[[Cell, Settings, Sequence[Parameter], int], StepHook | None] = no_hook
+    """(net, config, trained parameters in the optimizer's order, total steps) -> a cell that the compiled step calls, or None."""
+    rate: Callable[[Settings, str], float] = one_rate
     """(config, parameter name) -> factor on the learning rate."""
-    tokens: Callable[[Any], int] = no_tokens
+    tokens: Callable[[Settings], int] = no_tokens
     """(config) -> virtual tokens, which take positions away from the rows."""
-    prepare: Callable[[Any, Encode | None], Any] = same_config
+    prepare: Callable[[Settings, Encode | None], Settings] = same_config
     """(config, tokenizer's encode or None) -> config with what had to be looked up in the tokenizer. Raises ConfigError."""
     fixed: tuple[str, ...] = ()
     """Last parts of the names of owned parameters that are saved but never trained (masks, initial values)."""
@@ -126,3 +172,7 @@ class Method:
     """It compares distributions over classes or tokens, which a net that predicts a number does not have."""
     owning: bool = True
     """Attaches cells to layers, or trains everything: one such method a run. False: composes with any other."""
+
+    def owns(self, name: str) -> bool:
+        """Whether a tensor is one that the method adds to a layer, or its table of virtual tokens."""
+        return name.rpartition(".")[2] in self.tensors or bool(self.table and name.endswith(f".{self.table}"))

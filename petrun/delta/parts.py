@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from petrun.delta.forms import AdapterTensors, BaseValues, NotStored, Tensors
+from petrun.delta.method import MethodConfig
 from petrun.errors import TargetError
 from petrun.graph.sites import Sites
 from petrun.kernels import Dropout, Tanh
@@ -107,6 +109,35 @@ class Projected(nn.Cell):
 
     def construct(self) -> Tensor:
         return self.dense_out(self.trunk())
+
+
+PREFIX_TABLE = "encoder.mindpet_delta_ptuning2.source.table"
+"""Name of a layer's keys and values (P, 2 * N_kv * D), columns [key | value], below the path of its attention core."""
+PROMPT_TABLE = "encoder.mindpet_delta_prompt.table"
+"""Name of the vectors before the row (P, H), below the path of the token embedding."""
+ENCODER_ALONE = NotStored(
+    "its files hold the virtual tokens, not the network that gives them; petrun.commands.export computes them"
+)
+
+
+def switch_prefix(config: MethodConfig, tensors: Tensors, sites: Sites, base: BaseValues) -> AdapterTensors:
+    """The tables of a prefix, one for every attention core."""
+    found = AdapterTensors()
+    for name in tensors:
+        if name.endswith(f".{PREFIX_TABLE}"):
+            table = tensors[name].reshape(len(tensors[name]), 2, sites.kv_heads, sites.head_dim)
+            found.prefix[name.removesuffix(f".{PREFIX_TABLE}")] = table.transpose(1, 2, 0, 3)
+    return found
+
+
+def switch_prompt(config: MethodConfig, tensors: Tensors, sites: Sites, base: BaseValues) -> AdapterTensors:
+    """The table of a prompt."""
+    return AdapterTensors(prompt=next((tensors[n] for n in tensors if n.endswith(f".{PROMPT_TABLE}")), None))
+
+
+def added_tokens(config: object) -> str:
+    """Why virtual tokens do not add up."""
+    return "which puts virtual tokens before the row, and attention to them is not a sum"
 
 
 def require_heads(sites: Sites) -> None:

@@ -13,8 +13,18 @@ from typing import Annotated
 from mindspore import nn
 from pydantic import Field
 
+from petrun.delta.forms import NotStored
 from petrun.delta.method import OF_THE_RUN, Method, MethodConfig
-from petrun.delta.parts import Prefix, Projected, Trunk, require_heads
+from petrun.delta.parts import (
+    ENCODER_ALONE,
+    PREFIX_TABLE,
+    Prefix,
+    Projected,
+    Trunk,
+    added_tokens,
+    require_heads,
+    switch_prefix,
+)
 from petrun.graph.sites import Sites
 from petrun.graph.virtual_tokens import add_prefix
 from petrun.typing import Cell, Tensor
@@ -57,6 +67,12 @@ METHOD = Method(
     config=PrefixConfig,
     default_lr=1e-3,
     attach=attach,
+    table=PREFIX_TABLE,
+    why_no_sum=added_tokens,
+    switch=switch_prefix,
+    used_as=lambda config: "ptuning2",
+    peft=ENCODER_ALONE,
+    mindpet=NotStored("MindPet never trains the numbers of its prefix layers"),
     tokens=lambda config: int(config.tokens),
     identity=False,
 )

@@ -13,7 +13,7 @@ from mindspore import nn
 from pydantic import Field
 
 from petrun.delta.method import Encode, Method, MethodConfig
-from petrun.delta.parts import Table, draw_normal, require_hidden
+from petrun.delta.parts import PROMPT_TABLE, Table, added_tokens, draw_normal, require_hidden, switch_prompt
 from petrun.errors import ConfigError, TargetError
 from petrun.graph.sites import Sites
 from petrun.graph.surgery import cells
@@ -87,6 +87,10 @@ METHOD = Method(
     config=PromptConfig,
     default_lr=3e-2,
     attach=attach,
+    table=PROMPT_TABLE,
+    why_no_sum=added_tokens,
+    switch=switch_prompt,
+    peft=("PROMPT_TUNING", "P_TUNING"),
     tokens=lambda config: int(config.tokens),
     prepare=prepare,
     identity=False,

@@ -16,7 +16,16 @@ from mindspore import nn, ops
 from pydantic import Field
 
 from petrun.delta.method import OF_THE_RUN, Method, MethodConfig
-from petrun.delta.parts import Affine, Table, draw_normal, require_hidden
+from petrun.delta.parts import (
+    ENCODER_ALONE,
+    PROMPT_TABLE,
+    Affine,
+    Table,
+    added_tokens,
+    draw_normal,
+    require_hidden,
+    switch_prompt,
+)
 from petrun.graph.sites import Sites
 from petrun.graph.virtual_tokens import add_prompt
 from petrun.kernels import Dropout, Tanh
@@ -129,6 +138,11 @@ METHOD = Method(
     config=PtuningConfig,
     default_lr=1e-3,
     attach=attach,
+    table=PROMPT_TABLE,
+    why_no_sum=added_tokens,
+    switch=switch_prompt,
+    used_as=lambda config: "prompt",
+    peft=ENCODER_ALONE,
     tokens=lambda config: int(config.tokens),
     identity=False,
 )

@@ -15,7 +15,17 @@ from mindspore import nn
 from pydantic import Field
 
 from petrun.delta.method import OF_THE_RUN, Method, MethodConfig
-from petrun.delta.parts import Prefix, Projected, Table, Trunk, draw_normal, require_heads
+from petrun.delta.parts import (
+    PREFIX_TABLE,
+    Prefix,
+    Projected,
+    Table,
+    Trunk,
+    added_tokens,
+    draw_normal,
+    require_heads,
+    switch_prefix,
+)
 from petrun.graph.sites import Sites
 from petrun.graph.virtual_tokens import add_prefix
 from petrun.typing import Cell, Tensor
@@ -66,6 +76,12 @@ METHOD = Method(
     config=Ptuning2Config,
     default_lr=1e-2,
     attach=attach,
+    table=PREFIX_TABLE,
+    why_no_sum=added_tokens,
+    switch=switch_prefix,
+    used_as=lambda config: "ptuning2" if config.projection else None,
+    peft=("PREFIX_TUNING",),
+    mindpet="ptuning2",
     tokens=lambda config: int(config.tokens),
     identity=False,
 )

@@ -19,6 +19,7 @@ import mindspore as ms
 from mindspore import mint, nn, ops
 from pydantic import Field
 
+from petrun.delta.forms import NotStored
 from petrun.delta.method import OF_THE_RUN, Method, MethodConfig, same_values
 from petrun.errors import ConfigError
 from petrun.graph.sites import Sites
@@ -155,12 +156,21 @@ def wrap_loss(loss: Cell, net: Cell, config: RDropConfig) -> RDropTraining:
     return RDropTraining(loss, config.kl_weight)
 
 
+def why_no_sum(config: RDropConfig) -> str:
+    """It has no tensors."""
+    return "which is a loss, and adds nothing to the base"
+
+
 METHOD = Method(
     name="r_drop",
     config=RDropConfig,
     default_lr=1e-3,
     attach=attach,
+    trains="nothing",
     merge=same_values,
+    why_no_sum=why_no_sum,
+    peft=NotStored("it is a loss, and has no tensors"),
+    mindpet=NotStored("it is a loss, and has no tensors"),
     wrap_loss=wrap_loss,
     needs_classes=True,
     owning=False,

@@ -12,12 +12,12 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor
-from pydantic import ValidationError
 
 from petrun.assets import base_folder
 from petrun.checkpoint.delta import Delta, check_delta, read_delta
+from petrun.checkpoint.delta_method import method_of
 from petrun.config.schema import ModelConfig
-from petrun.delta import Method, MethodConfig, find_method
+from petrun.delta import Method, MethodConfig
 from petrun.errors import ConfigError, DeltaError, ModelError, TargetError
 from petrun.graph.surgery import untie
 from petrun.interop.convert import to_house, trained_classes
@@ -190,21 +190,6 @@ def require_matching_base(delta: Delta, digest: str) -> None:
         f"this one {digest[:12]})",
         hint="Give the base it was trained on as --base.",
     )
-
-
-def method_of(algo: str, config: Mapping[str, Any], where: object) -> tuple[Method, MethodConfig]:
-    """The method a delta names, and its settings validated. Raises DeltaError."""
-    try:
-        method = find_method(algo)
-    except ConfigError as error:
-        raise DeltaError(f"{where}: names an {error.message}", hint=error.hint) from error
-    try:
-        # The manifest is JSON, where tuples are lists.
-        return method, method.config.model_validate(dict(config))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise DeltaError(f"{where}: setting {key} of {algo} does not read: {first['msg']}") from error
 
 
 def head_names(loaded: LoadedModel, also: Iterable[str] = ()) -> tuple[str, ...]:

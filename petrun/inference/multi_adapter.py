@@ -10,16 +10,15 @@ import numpy as np
 from mindspore import Parameter, Tensor
 
 from petrun.checkpoint.delta import Delta
+from petrun.delta.forms import AdapterTensors
 from petrun.errors import ConfigError, DeltaError, did_you_mean
 from petrun.graph.multi_adapter import adapter_indices, add_linears, add_virtual, linear_at
 from petrun.graph.virtual_tokens import core_paths
 from petrun.inference.adapter_tensors import (
-    KINDS,
-    Slot,
+    adapter_tensors,
     linear_stacks,
     refuse_size,
-    require_kind,
-    slot_of,
+    require_switchable,
     virtual_stacks,
 )
 from petrun.inference.virtual_tables import with_tables
@@ -27,7 +26,7 @@ from petrun.models.base import LoadedModel
 from petrun.models.factory import FAMILIES, is_factory
 from petrun.tensors import Array
 
-__all__ = ["KINDS", "OFF", "MultiAdapter", "fixed_adapter", "open_multi_adapter"]
+__all__ = ["OFF", "MultiAdapter", "fixed_adapter", "open_multi_adapter"]
 
 OFF = "off"
 """What the base alone is called where a delta is asked for."""
@@ -108,12 +107,12 @@ def open_multi_adapter(loaded: LoadedModel, deltas: Mapping[str, Delta], rows: i
     return loaded, MultiAdapter(tuple(deltas), numbers, tokens)
 
 
-def _slot(loaded: LoadedModel, delta: Delta, base: Any) -> Slot:
-    require_kind(delta, delta.algo)
+def _slot(loaded: LoadedModel, delta: Delta, base: Any) -> AdapterTensors:
+    require_switchable(delta)
     family = FAMILIES[loaded.family]
     parsed = family.parse(loaded.hf_config)
     try:
-        slot = slot_of(with_tables(delta, family, parsed), loaded.sites, base)
+        slot = adapter_tensors(with_tables(delta, family, parsed), loaded.sites, base)
     except KeyError as error:
         raise DeltaError(
             f"{delta.path}: lacks {error.args[0]}", hint="Its settings and its tensors do not agree."
@@ -121,7 +120,7 @@ def _slot(loaded: LoadedModel, delta: Delta, base: Any) -> Slot:
     return slot
 
 
-def _add_virtual(loaded: LoadedModel, deltas: list[Delta], slots: list[Slot], numbers: Any) -> int:
+def _add_virtual(loaded: LoadedModel, deltas: list[Delta], slots: list[AdapterTensors], numbers: Any) -> int:
     """Room for the virtual tokens of all slots. Returns how many that is."""
     sites = loaded.sites
     with_tokens = [i for i, slot in enumerate(slots) if slot.prefix_tokens + slot.prompt_tokens]
@@ -155,7 +154,7 @@ def _add_virtual(loaded: LoadedModel, deltas: list[Delta], slots: list[Slot], nu
     return stacks.tokens
 
 
-def _hold_tokens(delta: Delta, slot: Slot, cores: tuple[str, ...], sites: Any) -> None:
+def _hold_tokens(delta: Delta, slot: AdapterTensors, cores: tuple[str, ...], sites: Any) -> None:
     lengths = {values.shape[2] for values in slot.prefix.values()}
     wrong_prefix = slot.prefix and (set(slot.prefix) != set(cores) or len(lengths) != 1)
     wrong_prompt = slot.prompt is not None and slot.prompt.shape[1] != sites.hidden

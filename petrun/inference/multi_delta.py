@@ -12,13 +12,13 @@ from petrun.data.chat.end_of_turn import Ending, find_ending
 from petrun.data.encode.instruct import SOURCES
 from petrun.data.templates.template import BUILTIN, Template, find_template, preset, variables
 from petrun.data.tokenizers.tokenizer import Tokenizer
-from petrun.delta.compose import split_names
+from petrun.delta import find_method
 from petrun.errors import ConfigError, ModelError
 from petrun.graph.sites import Sites
 from petrun.inference.assembly import attach_delta, fit_delta, open_base, open_delta, require_matching_family, set_delta
 from petrun.inference.base_info import read_base_info
 from petrun.inference.evaluator import end_ids
-from petrun.inference.multi_adapter import KINDS, OFF, MultiAdapter, fixed_adapter, open_multi_adapter
+from petrun.inference.multi_adapter import OFF, MultiAdapter, fixed_adapter, open_multi_adapter
 from petrun.inference.rows import open_tokenizer
 from petrun.inference.settings import learned_ending, note_tokenizer
 from petrun.models.base import LoadedModel
@@ -162,7 +162,7 @@ def _alone(fitted: Mapping[str, Delta], sites: Sites) -> str | None:
         return None
     ((name, delta),) = fitted.items()
     tables = any(tensor.rpartition(".")[0] in sites.tables for tensor in delta.tensors)
-    return name if tables or set(split_names(delta.algo)) - {*KINDS, "r_drop"} else None
+    return name if tables or find_method(delta.algo).switch is None else None
 
 
 def _require_text(delta: Delta) -> None:

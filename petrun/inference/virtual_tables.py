@@ -9,15 +9,13 @@ import numpy as np
 from mindspore import Tensor
 
 from petrun.checkpoint.delta import Delta
-from petrun.checkpoint.virtual_names import PREFIX_TABLE, PROMPT_TABLE
+from petrun.checkpoint.delta_method import method_of
+from petrun.delta import find_method, parts_of
+from petrun.delta.compose import JOIN
 from petrun.graph.virtual_tokens import computed_tokens
-from petrun.inference.assembly import method_of
 from petrun.interop.convert import trained_classes
 from petrun.models.base import Family
 from petrun.parallel.context import eager
-
-# Algorithm -> the one of which it is a way to train: what its encoder gives is all that counts afterwards.
-_FLAT = {"prefix": "ptuning2", "ptuning2": "ptuning2", "ptuning": "prompt"}
 
 
 def with_tables(delta: Delta, kind: Family, parsed: Any) -> Delta:
@@ -25,10 +23,10 @@ def with_tables(delta: Delta, kind: Family, parsed: Any) -> Delta:
 
     The encoders are the cells that train them, in a net without weights. Raises DeltaError.
     """
-    algo, plus, joined = delta.algo.partition("+")
-    if algo not in _FLAT or (algo == "ptuning2" and not delta.config.get("projection")):
-        return delta
     method, config = method_of(delta.algo, delta.config, delta.path)
+    name = method.used_as(config)
+    if name is None:
+        return delta
     sites = kind.sites(parsed)
     net = kind.build(parsed, num_labels=trained_classes(delta))
     owned = set(method.attach(net, config, sites, 0))
@@ -38,8 +36,9 @@ def with_tables(delta: Delta, kind: Family, parsed: Any) -> Delta:
     net.set_train(False)
     with eager():
         computed = computed_tokens(net)
-    leaf = PREFIX_TABLE if _FLAT[algo] == "ptuning2" else PROMPT_TABLE
-    tables = {f"{path}.{leaf}": values for path, values in computed.items()}
-    kept = {name: delta.tensors[name] for name in delta.tensors if name not in owned}
+    table = find_method(name).table
+    tables = {f"{path}.{table}": values for path, values in computed.items()}
+    kept = {stored: delta.tensors[stored] for stored in delta.tensors if stored not in owned}
+    joined = [part.name for part in parts_of(delta.algo) if not part.owning]
     settings = {"tokens": method.tokens(config)}
-    return replace(delta, algo=_FLAT[algo] + plus + joined, config=settings, tensors={**tables, **kept}, digest="")
+    return replace(delta, algo=JOIN.join((name, *joined)), config=settings, tensors={**tables, **kept}, digest="")

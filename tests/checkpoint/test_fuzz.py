@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from petrun.algebra.comparison import norms
 from petrun.algebra.sums import Term, added
 from petrun.checkpoint.delta import BaseIdentity, Manifest, TaskInfo, read_delta, save_delta
+from petrun.checkpoint.delta_method import method_of
 from petrun.checkpoint.manifest import parse_manifest
 from petrun.checkpoint.merge import merge_to_file
 from petrun.config.load import load_run_config
 from petrun.delta.lora import LoraConfig
 from petrun.errors import PetrunError
-from petrun.inference.assembly import method_of
 from petrun.tensors import open_tensors
 from tests.checkpoint.toy_family import lora_arrays
 from tests.data.loading import read_examples

@@ -11,11 +11,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from petrun.checkpoint import merge_checks
-from petrun.checkpoint.delta import LORA_A, LORA_B, BaseIdentity, Manifest, read_delta, save_delta
+from petrun.checkpoint.delta import BaseIdentity, Manifest, read_delta, save_delta
 from petrun.checkpoint.hf_config import merged_config
 from petrun.checkpoint.merge import merge_to_file, merge_to_folder
 from petrun.delta.full import FullConfig
-from petrun.delta.lora import LoraConfig
+from petrun.delta.lora import LORA_A, LORA_B, LoraConfig
 from petrun.delta.lora import merge as merge_lora
 from petrun.delta.method import same_values as merge_full
 from petrun.errors import DeltaError, OutputError, WeightsError

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from petrun.checkpoint.delta import LORA_A, LORA_B
+from petrun.delta.lora import LORA_A, LORA_B
 from petrun.models.base import StoredName
 
 HIDDEN, WIDE, VOCAB, CLASSES = 6, 8, 10, 3

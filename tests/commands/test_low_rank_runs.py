@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from petrun.checkpoint.delta import ADALORA_E, ADALORA_KEEP, read_delta
+from petrun.checkpoint.delta import read_delta
+from petrun.delta.adalora import ADALORA_E, ADALORA_KEEP
 
 TRAIN = "train --base bert --data reviews.jsonl --batch-size 3 --out run"
 ADALORA = f"{TRAIN} --algo adalora --rank 1 --set delta.init_rank=3 --set delta.delta_t=1"

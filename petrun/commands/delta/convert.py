@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from petrun import console
-from petrun.algebra.plain_lora import as_lora, layers
+from petrun.algebra.plain_lora import PLAIN, as_lora, layers
 from petrun.checkpoint.delta import Delta, save_delta
 from petrun.commands import export
 from petrun.commands.delta.files import Opener, check_out, line
@@ -33,8 +33,8 @@ def run(
     kind = to or ("petrun" if Path(out).suffix in (".ckpt", ".safetensors") else "peft")
     if kind not in _FORMATS:
         raise ConfigError(f"--to {to} is unknown. {did_you_mean(kind, _FORMATS)}")
-    if as_algo not in (None, "lora"):
-        raise ConfigError(f"--as {as_algo} is unknown", hint="lora is the form that others of its kin have.")
+    if as_algo not in (None, PLAIN):
+        raise ConfigError(f"--as {as_algo} is unknown", hint=f"{PLAIN} is the form that others of its kin have.")
     if task is not None and kind != "peft":
         raise ConfigError("--task is for --to peft, where the delta does not say it", hint="Leave --task out.")
     if kind == "peft":
@@ -47,8 +47,8 @@ def run(
     (given,) = Opener(base, family, alpha)(delta)
     made = _plain(given, as_algo)
     if kind == "mindpet":
-        write_mindpet(made, path)
-        told = f"; MindPet's files do not hold alpha: it is {made.config['alpha']:g}" if made.algo == "lora" else ""
+        unsaid = write_mindpet(made, path)
+        told = "".join(f"; MindPet's files do not hold {key}: it is {value:g}" for key, value in unsaid.items())
         console.print(f"wrote {path}: a MindPet checkpoint of {made.algo}{told}")
         return
     assert made.manifest is not None

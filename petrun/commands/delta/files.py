@@ -12,10 +12,11 @@ from petrun import console
 from petrun.algebra.sums import Made
 from petrun.checkpoint.base_arrays import BaseArrays
 from petrun.checkpoint.delta import Delta, read_delta, save_delta
+from petrun.checkpoint.delta_method import method_of
 from petrun.checkpoint.delta_tensors import arrays_digest
 from petrun.checkpoint.derived import adopted, derived
 from petrun.errors import ConfigError, OutputError
-from petrun.inference.assembly import method_of, require_matching_base, require_matching_family, strategy_path
+from petrun.inference.assembly import require_matching_base, require_matching_family, strategy_path
 from petrun.inference.stored_base import StoredBase, stored_base
 
 _LISTED = 24

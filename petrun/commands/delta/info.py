@@ -12,10 +12,10 @@ from typing import Any
 from petrun import console
 from petrun.algebra.comparison import Norm, Pair, compared, norms
 from petrun.checkpoint.delta import Delta, read_delta
+from petrun.checkpoint.delta_method import method_of
 from petrun.checkpoint.derived import refuse_other_bases
 from petrun.commands.delta.files import Opener
 from petrun.console import table
-from petrun.inference.assembly import method_of
 
 _FIRST = 24
 

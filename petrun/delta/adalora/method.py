@@ -10,7 +10,7 @@ regularises with the norms, not their squares, averaged over the matrices, not s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import mindspore as ms
@@ -21,6 +21,16 @@ from pydantic import Field, ValidationInfo, field_validator
 from petrun.delta.adalora.budget import RankAllocator, budget_plan
 from petrun.delta.adalora.dense import ADALORA_A, ADALORA_B, ADALORA_E, ADALORA_KEEP, AdaLoraDense
 from petrun.delta.dense import TargetConfig, adopt, arguments_like
+from petrun.delta.forms import (
+    AdapterTensors,
+    BaseValues,
+    LayerTensor,
+    LowRankUpdate,
+    Tensors,
+    factors_of,
+    layers_with,
+    tensor_of,
+)
 from petrun.delta.method import ALL, OF_THE_RUN, Method, Update
 from petrun.errors import ConfigError
 from petrun.graph.sites import Sites
@@ -28,7 +38,7 @@ from petrun.graph.step_counts import step_count
 from petrun.graph.surgery import resolve_targets, swap
 from petrun.kernels import is_supervised
 from petrun.tensors import Array
-from petrun.typing import Cell
+from petrun.typing import Cell, Parameter
 
 __all__ = ["ADALORA_A", "ADALORA_B", "ADALORA_E", "ADALORA_KEEP", "METHOD", "AdaLoraConfig", "attach", "merge"]
 
@@ -147,7 +157,7 @@ def wrap_loss(loss: Cell, net: Cell, config: AdaLoraConfig) -> Any:
     return OrthogonalLoss(loss, layers_of(net), config.orth_weight) if config.orth_weight > 0.0 else loss
 
 
-def hook(net: Cell, config: AdaLoraConfig, parameters: Any, total_steps: int) -> RankAllocator:
+def hook(net: Cell, config: AdaLoraConfig, parameters: Sequence[Parameter], total_steps: int) -> RankAllocator:
     """The budget of a run of so many steps. Raises ConfigError where the run is too short for its phases."""
     layers = layers_of(net)
     begin, end = config.phases(total_steps)
@@ -155,7 +165,7 @@ def hook(net: Cell, config: AdaLoraConfig, parameters: Any, total_steps: int) ->
     return RankAllocator(layers, parameters, beta1=config.beta1, beta2=config.beta2, plan=plan)
 
 
-def merge(config: AdaLoraConfig, tensors: Mapping[str, Array]) -> Update:
+def merge(config: AdaLoraConfig, tensors: Tensors) -> Update:
     """W <- W + s B diag(e * keep) A, in float32."""
 
     def update(name: str, value: Array, rows: slice = ALL) -> Array:
@@ -172,12 +182,42 @@ def merge(config: AdaLoraConfig, tensors: Mapping[str, Array]) -> Update:
     return update
 
 
+_TENSORS = {
+    ADALORA_A: LayerTensor(axes=2, inputs=1),
+    ADALORA_B: LayerTensor(axes=2, outputs=0),
+    ADALORA_E: LayerTensor(axes=1),
+    ADALORA_KEEP: LayerTensor(axes=1),
+}
+
+
+def low_rank(config: AdaLoraConfig, tensors: Tensors) -> Iterator[tuple[str, LowRankUpdate]]:
+    """s (B diag(e)) A of every layer, of the triplets in use. Raises DeltaError: a tensor without its partners, shapes that differ."""
+    for path in layers_with(tensors, _TENSORS):
+        e, keep = (tensor_of(tensors, path, leaf).reshape(-1) for leaf in (ADALORA_E, ADALORA_KEEP))
+        values = e * keep
+        every = factors_of(tensors, path, ADALORA_A, ADALORA_B, len(values))
+        used = np.flatnonzero(values)
+        # A layer that gave up every triplet keeps one that is zero: LoRA knows no rank 0.
+        used = used if len(used) else np.zeros(1, np.int64)
+        b, a = every.b[:, used] * values[used], np.ascontiguousarray(every.a[used])
+        yield path, LowRankUpdate(b=b, a=a, scale=config.alpha / (len(values) + 1e-5))
+
+
+def switch(config: AdaLoraConfig, tensors: Tensors, sites: Sites, base: BaseValues) -> AdapterTensors:
+    """The products alone."""
+    return AdapterTensors(products={path: update.scaled() for path, update in low_rank(config, tensors)})
+
+
 METHOD = Method(
     name="adalora",
     config=AdaLoraConfig,
     default_lr=3e-3,
     attach=attach,
+    tensors=_TENSORS,
     merge=merge,
+    low_rank=low_rank,
+    switch=switch,
+    peft=("ADALORA",),
     wrap_loss=wrap_loss,
     hook=hook,
     fixed=(ADALORA_KEEP,),

@@ -12,7 +12,7 @@ The cell is in lora_dense.py, that of embeddings in lora_embedding.py; lora_dora
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
@@ -21,13 +21,22 @@ from mindspore import Tensor
 from pydantic import Field, field_validator
 
 from petrun.delta.dense import TargetConfig, adopt, arguments_like, drawn
+from petrun.delta.forms import (
+    AdapterTensors,
+    BaseValues,
+    LayerTensor,
+    LowRankUpdate,
+    Tensors,
+    factors_of,
+    layers_with,
+)
 from petrun.delta.lora.dense import LORA_A, LORA_B, LORA_BIAS, LoRADense
 from petrun.delta.lora.dora import LORA_M, DoraDense, rescaled
 from petrun.delta.lora.embedding import LoRAEmbedding
 from petrun.delta.lora.pissa import LORA_A0, LORA_B0, PissaDense
 from petrun.delta.method import ALL, OF_THE_RUN, Method, Update
 from petrun.delta.parts import draw_normal
-from petrun.errors import TargetError, did_you_mean
+from petrun.errors import DeltaError, TargetError, did_you_mean
 from petrun.graph.outline import is_outline
 from petrun.graph.sites import Sites
 from petrun.graph.surgery import cells, resolve_targets, swap
@@ -177,7 +186,7 @@ def rate(config: LoraConfig, name: str) -> float:
     return config.lora_plus_ratio if name.rpartition(".")[2] == LORA_B else 1.0
 
 
-def merge(config: LoraConfig, tensors: Mapping[str, Array]) -> Update:
+def merge(config: LoraConfig, tensors: Tensors) -> Update:
     """W <- W + s B A, in float32; pissa: W + s (B A - B_0 A_0); dora: m (W + s B A) / ||W + s B A||."""
 
     @lru_cache(maxsize=10)
@@ -209,12 +218,77 @@ def merge(config: LoraConfig, tensors: Mapping[str, Array]) -> Update:
     return update
 
 
+_TENSORS = {
+    LORA_A: LayerTensor(axes=2, inputs=1),
+    LORA_B: LayerTensor(axes=2, outputs=0),
+    LORA_A0: LayerTensor(axes=2, inputs=1),
+    LORA_B0: LayerTensor(axes=2, outputs=0),
+    LORA_M: LayerTensor(axes=1, outputs=0),
+    LORA_BIAS: LayerTensor(axes=1, outputs=0, into_bias=True),
+}
+
+
+def low_rank(config: LoraConfig, tensors: Tensors) -> Iterator[tuple[str, LowRankUpdate]]:
+    """s B A of every layer; pissa: s [B, -B_0] [A; A_0], of twice the rank. DoRA's magnitudes and a bias on B come on top of it.
+
+    Raises DeltaError: a matrix without its partner, shapes that do not multiply or contradict the settings.
+    """
+    for path in layers_with(tensors, _TENSORS):
+        rank, scale = config.site(path)
+        update = factors_of(tensors, path, LORA_A, LORA_B, rank)
+        a, b = update.a, update.b
+        if config.variant == "pissa":
+            start = factors_of(tensors, path, LORA_A0, LORA_B0, rank)
+            if start.b.shape != b.shape or start.a.shape != a.shape:
+                shapes = [(len(u.b), u.a.shape[1]) for u in (update, start)]
+                raise DeltaError(f"{path} has matrices {shapes[0]} and initial ones {shapes[1]}")
+            a, b = np.concatenate((a, start.a), 0), np.concatenate((b, -start.b), 1)
+        yield path, LowRankUpdate(a=a, b=b, scale=scale)
+
+
+def why_no_sum(config: LoraConfig) -> str | None:
+    """DoRA and a bias on B are no product of two matrices."""
+    if config.variant == "dora":
+        return "whose DoRA magnitudes multiply base and update together: it is no sum"
+    return "with a bias on B (delta.bias), which a product of two matrices has no place for" if config.bias else None
+
+
+def switch(config: LoraConfig, tensors: Tensors, sites: Sites, base: BaseValues) -> AdapterTensors:
+    """The products; a bias on B behind them; dora: m / ||W + s B A|| over the outputs, which the base's bias goes by unscaled."""
+    found = AdapterTensors()
+    for path, update in low_rank(config, tensors):
+        product = found.products[path] = update.scaled()
+        if f"{path}.{LORA_BIAS}" in tensors:
+            found.after[path] = np.ones(len(product.b), np.float32)
+            found.shift[path] = np.float32(update.scale) * tensors[f"{path}.{LORA_BIAS}"]
+        weight, bias = base(f"{path}.weight"), base(f"{path}.bias")
+        # A layer that is not there, or has another size, is refused by whoever asks.
+        if (
+            f"{path}.{LORA_M}" in tensors
+            and weight is not None
+            and weight.shape == (len(product.b), product.a.shape[1])
+        ):
+            # Layer by layer: of a large one there is one copy.
+            norms = np.linalg.norm(weight + product.b @ product.a, axis=1).astype(np.float64) + 1e-15
+            ratio = tensors[f"{path}.{LORA_M}"].astype(np.float64) / norms
+            found.after[path] = ratio.astype(np.float32)
+            if bias is not None:
+                found.shift[path] = (bias.astype(np.float64) * (1.0 - ratio)).astype(np.float32)
+    return found
+
+
 METHOD = Method(
     name="lora",
     config=LoraConfig,
     default_lr=1e-3,
     attach=attach,
+    tensors=_TENSORS,
     merge=merge,
+    low_rank=low_rank,
+    why_no_sum=why_no_sum,
+    switch=switch,
+    peft=("LORA",),
+    mindpet="lora",
     layers=adapted_paths,
     rate=rate,
     fixed=(LORA_A0, LORA_B0),

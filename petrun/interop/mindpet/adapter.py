@@ -8,9 +8,9 @@ petrun's names as well.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from petrun.errors import DeltaError
+from petrun.typing import JsonObject
 
 _BLOCK = "mindpet_delta_adapter.mindpet_delta_adapter_block."
 _DOWN = "mindpet_delta_adapter_down_sampler.weight"
@@ -20,8 +20,8 @@ _LOW_RANK_DOWN = "mindpet_delta_low_rank_adapter_down_sampler.mindpet_delta_low_
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def adapter_settings(place: str, shapes: Shapes) -> dict[str, Any]:
-    """Settings of algo "adapter" for these tensors, in today's names. Raises DeltaError."""
+def adapter_settings(place: str, shapes: Shapes, alpha: float | None = None) -> JsonObject:
+    """Settings of adapters for these tensors, in today's names. Raises DeltaError."""
     paths = _layers(place, shapes, _BLOCK, "AdapterDense")
     downs = {path: _matrix(place, shapes, _at(path) + _BLOCK + _DOWN) for path in paths}
     return {
@@ -30,8 +30,8 @@ def adapter_settings(place: str, shapes: Shapes) -> dict[str, Any]:
     }
 
 
-def low_rank_adapter_settings(place: str, shapes: Shapes) -> dict[str, Any]:
-    """Settings of algo "low_rank_adapter" for these tensors, in today's names. Raises DeltaError."""
+def low_rank_adapter_settings(place: str, shapes: Shapes, alpha: float | None = None) -> JsonObject:
+    """Settings of low-rank adapters for these tensors, in today's names. Raises DeltaError."""
     paths = _layers(place, shapes, _LOW_RANK, "LowRankAdapterDense")
     ranks, widths = {}, {}
     for path in paths:

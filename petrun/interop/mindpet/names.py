@@ -12,8 +12,10 @@ from collections.abc import Collection, Mapping
 
 MARK = "mindpet_delta_"
 _OLD_MARK = "tk_delta_"
-# The longer names first: "adapter" is part of another.
-_ALGORITHMS = ("low_rank_adapter", "prefixtuning", "ptuning2", "adapter", "lora")
+UNTRAINED = "prefixtuning"
+"""The algorithm whose numbers MindPet never trains."""
+# MindPet's own names. The longer ones first: "adapter" is part of another.
+_ALGORITHMS = ("low_rank_adapter", UNTRAINED, "ptuning2", "adapter", "lora")
 _SLOTS = ("moment1", "moment2", "moments", "moment", "accum", "stat", "adam_m", "adam_v", "accu_grads")
 _SCALARS = frozenset(
     [
@@ -48,7 +50,7 @@ def parameters(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     return kept
 
 
-def house_name(stored: str) -> str:
+def current_name(stored: str) -> str:
     """Today's mark, and lower case for the matrices of a LoRADense that is the net itself."""
     name = stored.replace(_OLD_MARK, MARK)
     bare = _BARE_LORA.fullmatch(name)
@@ -78,7 +80,7 @@ def is_bitfit(names: Collection[str]) -> bool:
 def algorithms(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     """MindPet's algorithms whose tensors the file holds; [] for a file that is none of MindPet's."""
     names = parameters(shapes)
-    marked = [house_name(name).split(MARK, 1)[1] for name in names if MARK in house_name(name)]
+    marked = [current_name(name).split(MARK, 1)[1] for name in names if MARK in current_name(name)]
     if not marked:
         return ["bitfit"] if is_bitfit(names) else []
     found = (next((a for a in _ALGORITHMS if name.startswith(a)), name.partition(".")[0]) for name in marked)

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from petrun.checkpoint.delta import LORA_A, LORA_B, Delta
+from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.delta_tensors import LazyTensors, arrays_digest, refuse_nonfinite
 from petrun.checkpoint.virtual_names import prefix_tables
+from petrun.delta import METHODS
+from petrun.delta.lora import LORA_A, LORA_B
 from petrun.errors import DeltaError
 from petrun.graph.sites import Sites
-from petrun.interop.mindpet.adapter import adapter_settings, low_rank_adapter_settings
-from petrun.interop.mindpet.names import MARK, algorithms, house_name, lone_biases, parameters
+from petrun.interop.mindpet.adapter import Shapes, adapter_settings, low_rank_adapter_settings
+from petrun.interop.mindpet.names import MARK, UNTRAINED, algorithms, current_name, lone_biases, parameters
 from petrun.tensors import Array
+from petrun.typing import JsonObject
 
 _PTUNING2 = MARK + "ptuning2_"
 
@@ -33,71 +35,66 @@ def from_mindpet(delta: Delta, alpha: float | None, sites: Sites | None = None) 
     partner, shapes that do not go together, NaN or infinity.
     """
     place = str(delta.path)
-    found = _house_names(delta)
-    algorithm = mindpet_algorithm(delta)
-    if alpha is not None and algorithm != "lora":
-        raise DeltaError(f"{place}: is a MindPet {algorithm} delta, which has no alpha", hint="Leave --alpha out.")
+    found = _own_names(delta)
+    algo = mindpet_algorithm(delta)
+    codec = CODECS[_stored_algorithm(delta)]
+    if alpha is not None and not codec.has_alpha:
+        raise DeltaError(f"{place}: is a MindPet {algo} delta, which has no alpha", hint="Leave --alpha out.")
+    if codec.settings is None:
+        assert codec.convert is not None
+        return codec.convert(replace(delta, algo=algo), found, sites)
     shapes = {ours: delta.shapes[stored] for ours, stored in found.items()}
-    if algorithm == "ptuning2":
-        return _ptuning2(delta, found, sites)
-    return _renamed(delta, found, algorithm, told_settings(place, algorithm, shapes, alpha))
-
-
-def told_settings(
-    place: str, algorithm: str, shapes: Mapping[str, tuple[int, ...]], alpha: float | None
-) -> dict[str, Any]:
-    """What the names and shapes of a MindPet checkpoint say of lora, adapter, low_rank_adapter or bitfit. Raises DeltaError."""
-    if algorithm == "lora":
-        return _lora_settings(place, shapes, alpha)
-    if algorithm == "adapter":
-        return adapter_settings(place, shapes)
-    if algorithm == "low_rank_adapter":
-        return low_rank_adapter_settings(place, shapes)
-    return {"bias_include": lone_biases(shapes)}
+    return _renamed(delta, found, algo, codec.settings(place, shapes, alpha))
 
 
 def mindpet_algorithm(delta: Delta) -> str:
     """petrun's name for the algorithm of a MindPet checkpoint. Raises DeltaError where it is none that can be read."""
-    place = str(delta.path)
-    several = algorithms(delta.shapes)
-    if len(several) > 1:
-        raise DeltaError(
-            f"{place}: holds the tensors of several MindPet algorithms: {', '.join(several)}",
-            hint="petrun reads checkpoints of one.",
-        )
-    (algorithm,) = several
-    if algorithm == "prefixtuning":
+    place, stored = str(delta.path), _stored_algorithm(delta)
+    if stored == UNTRAINED:
         raise DeltaError(
             f"{place}: is a MindPet prefix delta, whose numbers were never trained: MindPet computes keys and values when the layer is "
             "built, so no gradient reaches them, and its values are its keys",
             hint="Train again with --algo prefix or --algo ptuning2.",
         )
-    if algorithm not in ("lora", "adapter", "low_rank_adapter", "ptuning2", "bitfit"):
+    names = [name for name, method in METHODS.items() if method.mindpet == stored]
+    if not names:
         raise DeltaError(
-            f"{place}: is a MindPet {algorithm} delta, which is not supported",
-            hint="petrun reads MindPet's lora, adapter, low_rank_adapter, ptuning2 and bitfit checkpoints.",
+            f"{place}: is a MindPet {stored} delta, which is not supported",
+            hint=f"petrun reads MindPet's checkpoints of these algorithms: {', '.join(CODECS)}.",
         )
+    return names[0]
+
+
+def _stored_algorithm(delta: Delta) -> str:
+    """MindPet's own name for the algorithm. Raises DeltaError for the tensors of several."""
+    several = algorithms(delta.shapes)
+    if len(several) > 1:
+        raise DeltaError(
+            f"{delta.path}: holds the tensors of several MindPet algorithms: {', '.join(several)}",
+            hint="petrun reads checkpoints of one.",
+        )
+    (algorithm,) = several
     return algorithm
 
 
-def _renamed(delta: Delta, found: Mapping[str, str], algo: str, config: dict[str, Any]) -> Delta:
+def _renamed(delta: Delta, found: Mapping[str, str], algo: str, config: JsonObject) -> Delta:
     assert isinstance(delta.tensors, LazyTensors)
     tensors = delta.tensors.renamed(found)
     return replace(delta, tensors=tensors, algo=algo, config=config, digest=tensors.checked_digest())
 
 
-def _house_names(delta: Delta) -> dict[str, str]:
+def _own_names(delta: Delta) -> dict[str, str]:
     """Name in the net -> name in the file, without the optimizer's tensors."""
     found: dict[str, str] = {}
     for stored in parameters(delta.shapes):
-        name = house_name(stored)
+        name = current_name(stored)
         if name in found:
             raise DeltaError(f"{delta.path}: {stored} and {found[name]} are the same parameter")
         found[name] = stored
     return found
 
 
-def _lora_settings(place: str, shapes: Mapping[str, tuple[int, ...]], alpha: float | None) -> dict[str, Any]:
+def _lora_settings(place: str, shapes: Shapes, alpha: float | None) -> JsonObject:
     paths = sorted(
         {name.removesuffix(leaf).removesuffix(".") for name in shapes for leaf in (LORA_A, LORA_B) if _is(name, leaf)}
     )
@@ -124,7 +121,7 @@ def _is(name: str, leaf: str) -> bool:
     return name == leaf or name.endswith("." + leaf)
 
 
-def _ranks(place: str, shapes: Mapping[str, tuple[int, ...]], paths: list[str]) -> dict[str, int]:
+def _ranks(place: str, shapes: Shapes, paths: list[str]) -> dict[str, int]:
     ranks = {}
     for path in paths:
         start = f"{path}." if path else ""
@@ -162,7 +159,7 @@ def _ptuning2(delta: Delta, found: Mapping[str, str], sites: Sites | None) -> De
     for name, values in tensors.items():
         refuse_nonfinite(place, name, values)
     config = {"tokens": table.shape[0], "projection": False}
-    return replace(delta, tensors=tensors, algo="ptuning2", config=config, digest=arrays_digest(tensors))
+    return replace(delta, tensors=tensors, config=config, digest=arrays_digest(tensors))
 
 
 def _projected(place: str, parts: Mapping[str, Array]) -> Array:
@@ -184,3 +181,29 @@ def _projected(place: str, parts: Mapping[str, Array]) -> Array:
         raise DeltaError(f"{place}: the matrices of its prefix encoder do not multiply")
     projected: Array = np.tanh(table @ w_in.T + b_in) @ w_out.T + b_out
     return projected
+
+
+def _bias_settings(place: str, shapes: Shapes, alpha: float | None) -> JsonObject:
+    return {"bias_include": lone_biases(shapes)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codec:
+    """How the checkpoints of one of MindPet's algorithms are read: their names say the settings, or they are converted."""
+
+    settings: Callable[[str, Shapes, float | None], JsonObject] | None = None
+    """(path for messages, name in the net -> shape, alpha) -> the settings. Such checkpoints are written as well. Raises DeltaError."""
+    convert: Callable[[Delta, Mapping[str, str], Sites | None], Delta] | None = None
+    """(delta, name in the net -> name in the file, the model's sites) -> the delta in petrun's form. Raises DeltaError."""
+    has_alpha: bool = False
+    """A scale belongs to it, which no checkpoint holds."""
+
+
+CODECS = {
+    "lora": Codec(settings=_lora_settings, has_alpha=True),
+    "adapter": Codec(settings=adapter_settings),
+    "low_rank_adapter": Codec(settings=low_rank_adapter_settings),
+    "ptuning2": Codec(convert=_ptuning2),
+    "bitfit": Codec(settings=_bias_settings),
+}
+"""MindPet's name of an algorithm -> its codec. The method that it becomes says this name in its record (`Method.mindpet`)."""

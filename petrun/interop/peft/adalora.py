@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from petrun.checkpoint.delta import ADALORA_A, ADALORA_B, ADALORA_E, ADALORA_KEEP, ADAPTER_CONFIG, Delta
+from petrun.checkpoint.delta import ADAPTER_CONFIG, Delta
 from petrun.checkpoint.delta_tensors import arrays_digest
+from petrun.delta.adalora import ADALORA_A, ADALORA_B, ADALORA_E, ADALORA_KEEP
 from petrun.interop.peft.config import Fields
 from petrun.interop.peft.lora_config import HARMLESS
 from petrun.interop.peft.reading import PREFIX, Reading
@@ -44,7 +45,7 @@ class _Layer:
 
 
 def read_adalora(reading: Reading) -> Delta:
-    """An AdaLoRA adapter -> algo "adalora". Raises DeltaError as from_peft says."""
+    """An AdaLoRA adapter -> a delta of AdaLoRA. Raises DeltaError as from_peft says."""
     delta = reading.delta
     fields = Fields(delta.config)
     fields.refuse_others(_READ, (*HARMLESS, *_UNUSED))
@@ -73,7 +74,7 @@ def read_adalora(reading: Reading) -> Delta:
         "dropout": dropout,
         "target": reading.in_order(layers),
     }
-    return _widened(reading.finish("adalora", config), layers)
+    return _widened(reading.finish(config), layers)
 
 
 def _kept(fields: Fields, width: int) -> dict[str, Array]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from petrun.checkpoint.delta import ADAPTER_CONFIG, Delta
 from petrun.checkpoint.tied import spread
+from petrun.delta import METHODS, find_method, names_where
+from petrun.delta.forms import NotStored
 from petrun.errors import DeltaError
 from petrun.graph.sites import Sites
 from petrun.interop.peft.adalora import read_adalora, write_adalora
@@ -18,23 +21,25 @@ from petrun.interop.peft.writing import Order
 from petrun.models.base import StoredName, untied
 from petrun.tensors import Array
 
-_READERS: dict[str, tuple[str, Callable[[Reading], Delta]]] = {
-    "LORA": ("lora", read_lora),
-    "ADALORA": ("adalora", read_adalora),
-    "IA3": ("ia3", read_ia3),
-    "PREFIX_TUNING": ("ptuning2", read_prefix),
-    "PROMPT_TUNING": ("prompt", read_prompt),
-    "P_TUNING": ("prompt", read_prompt),
+
+@dataclass(frozen=True)
+class Codec:
+    """How adapters of one peft_type are read and written."""
+
+    read: Callable[[Reading], Delta]
+    write: Callable[[Order], None] | None = None
+    """None: peft has another type for the same method, which is written instead."""
+
+
+CODECS = {
+    "LORA": Codec(read_lora, write_lora),
+    "ADALORA": Codec(read_adalora, write_adalora),
+    "IA3": Codec(read_ia3, write_ia3),
+    "PREFIX_TUNING": Codec(read_prefix, write_prefix),
+    "PROMPT_TUNING": Codec(read_prompt, write_prompt),
+    "P_TUNING": Codec(read_prompt),
 }
-"""peft_type -> what it becomes here, and its reader."""
-_WRITERS: dict[str, Callable[[Order], None]] = {
-    "lora": write_lora,
-    "adalora": write_adalora,
-    "ia3": write_ia3,
-    "ptuning2": write_prefix,
-    "prompt": write_prompt,
-}
-"""petrun's algorithm -> writer. What is joined to it, as in lora+bitfit, trains values of the base or nothing."""
+"""peft_type -> its codec. Which method an adapter becomes is said by the method's record (`Method.peft`)."""
 
 
 def from_peft(
@@ -52,22 +57,20 @@ def from_peft(
     Raises one DeltaError with everything in the config that is not supported, or every tensor that fits
     nothing, is missing its partner or contradicts the config; and for NaN or infinity.
     """
-    return _kind(delta)[1](Reading(delta, names, prefixes, sites, base))
+    algo = peft_algo(delta)
+    return CODECS[delta.config["peft_type"]].read(Reading(delta, names, prefixes, algo=algo, sites=sites, base=base))
 
 
 def peft_algo(delta: Delta) -> str:
     """What a peft adapter as read will be here. Raises DeltaError for a kind that is not supported."""
-    return _kind(delta)[0]
-
-
-def _kind(delta: Delta) -> tuple[str, Callable[[Reading], Delta]]:
     kind = delta.config.get("peft_type")
-    if not isinstance(kind, str) or kind not in _READERS:
+    methods = [name for name, method in METHODS.items() if isinstance(method.peft, tuple) and kind in method.peft]
+    if not isinstance(kind, str) or not methods:
         raise DeltaError(
             f"{delta.path / ADAPTER_CONFIG}: peft_type {kind!r} is not supported",
-            hint=f"petrun reads adapters of these kinds: {', '.join(_READERS)}.",
+            hint=f"petrun reads adapters of these kinds: {', '.join(CODECS)}.",
         )
-    return _READERS[kind]
+    return methods[0]
 
 
 def write_peft(
@@ -87,10 +90,13 @@ def write_peft(
     Raises DeltaError where peft has no form for the algorithm, or where the delta trains part of a module (peft saves modules
     whole); OutputError.
     """
-    algo = delta.algo.partition("+")[0]
-    if algo not in _WRITERS:
+    # What is joined to it, as in lora+bitfit, trains values of the base or nothing.
+    form = find_method(delta.algo).peft
+    if isinstance(form, NotStored):
         raise DeltaError(
-            f"{delta.path}: is a {delta.algo} delta, which has no peft form here",
-            hint=f"petrun writes these: {', '.join(_WRITERS)}.",
+            f"{delta.path}: is a {delta.algo} delta, which has no peft form here: {form.reason}",
+            hint=f"petrun writes these: {names_where(lambda method: isinstance(method.peft, tuple))}.",
         )
-    _WRITERS[algo](Order(delta=spread(delta, names), names=untied(names), out=out, task=task, base=base, sites=sites))
+    write = CODECS[form[0]].write
+    assert write is not None, f"{form[0]} is only read"
+    write(Order(delta=spread(delta, names), names=untied(names), out=out, task=task, base=base, sites=sites))

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from petrun.checkpoint.delta import ADAPTER_CONFIG, IA3_L, IA3_L_FF, Delta
+from petrun.checkpoint.delta import ADAPTER_CONFIG, Delta
+from petrun.delta.ia3 import IA3_L, IA3_L_FF
 from petrun.interop.peft.config import Fields
 from petrun.interop.peft.reading import PREFIX, Reading
 from petrun.interop.peft.writing import (
@@ -30,7 +31,7 @@ _HARMLESS = ("fan_in_fan_out", "init_ia3_weights")
 
 
 def read_ia3(reading: Reading) -> Delta:
-    """An (IA)^3 adapter -> algo "ia3". Raises DeltaError as from_peft says."""
+    """An (IA)^3 adapter -> a delta of (IA)^3. Raises DeltaError as from_peft says."""
     delta = reading.delta
     fields = Fields(delta.config)
     fields.refuse_others(_READ, _HARMLESS)
@@ -63,7 +64,7 @@ def read_ia3(reading: Reading) -> Delta:
     if not modules and not reading.problems:
         reading.problems.append("it holds no ia3_l tensors")
     paths = reading.in_order(modules)
-    return reading.finish("ia3", {"target": paths, "feedforward": [path for path in paths if inner[path]]})
+    return reading.finish({"target": paths, "feedforward": [path for path in paths if inner[path]]})
 
 
 def _is_inner(reading: Reading, module: str, shape: tuple[int, ...], feedforward: str | tuple[str, ...]) -> bool:

@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from petrun.checkpoint.delta import LORA_A, LORA_A0, LORA_B, LORA_B0
-from petrun.delta.lora import LoraConfig
+from petrun.delta.lora import LORA_A, LORA_A0, LORA_B, LORA_B0, LoraConfig
 from petrun.delta.lora.pissa import principal_factors
 from petrun.interop.peft.reading import Reading
 from petrun.tensors import Array

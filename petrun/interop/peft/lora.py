@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from petrun.algebra.pissa import as_plain_lora
-from petrun.checkpoint.delta import ADAPTER_CONFIG, LORA_A, LORA_B, LORA_BIAS, LORA_M, Delta
+from petrun.checkpoint.delta import ADAPTER_CONFIG, Delta
+from petrun.delta.lora import LORA_A, LORA_B, LORA_BIAS, LORA_M
 from petrun.interop.peft.initial_factors import with_start
 from petrun.interop.peft.lora_config import LoraAdapter, parse_lora_config
 from petrun.interop.peft.reading import PREFIX, Reading
@@ -40,7 +41,7 @@ _TABLE_FACTOR = re.compile(r"(?P<module>.+)\.lora_embedding_(?P<factor>[AB])(?:\
 
 
 def read_lora(reading: Reading) -> Delta:
-    """A LoRA adapter -> algo "lora". Raises DeltaError as from_peft says."""
+    """A LoRA adapter -> a delta of LoRA. Raises DeltaError as from_peft says."""
     delta = reading.delta
     config = parse_lora_config(str(delta.path / ADAPTER_CONFIG), delta.config)
     sorting = _Sorting(config, reading)
@@ -57,7 +58,7 @@ def read_lora(reading: Reading) -> Delta:
     settings = _house_config(config, layers)
     if config.init:
         settings = with_start(reading, settings, config.init)
-    return reading.finish("lora", settings)
+    return reading.finish(settings)
 
 
 def _house_config(config: LoraAdapter, layers: Mapping[str, _Layer]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 In the file (peft 0.21): `prompt_embeddings`, what the encoder gives, never the encoder itself: (P, 2 * L * N_kv * D) for a prefix, which
 peft views as (P, 2 * L, N_kv, D) with layer l's keys at 2 l and its values at 2 l + 1; (P, H) for a prompt. Heads stand beside it as
-`base_model.<module>.weight`. Here: a table for each attention core (P, 2 * N_kv * D), columns [key | value], of algo "ptuning2"; one
-table (P, H), of algo "prompt".
+`base_model.<module>.weight`. Here: a table for each attention core (P, 2 * N_kv * D), columns [key | value], as ptuning2 has it; one
+table (P, H), as prompt has it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _HARMLESS = (
 
 
 def read_prefix(reading: Reading) -> Delta:
-    """PREFIX_TUNING, projected or not -> algo "ptuning2" without projection. Raises DeltaError as from_peft says."""
+    """PREFIX_TUNING, projected or not -> a delta of ptuning2 without projection. Raises DeltaError as from_peft says."""
     sites = reading.sites
     names = prefix_tables(str(reading.delta.path), sites)
     assert sites is not None
@@ -63,17 +63,17 @@ def read_prefix(reading: Reading) -> Delta:
     for layer, name in enumerate(names):
         reading.found[name] = TABLE
         reading.columns[name] = (2 * layer * width, 2 * (layer + 1) * width)
-    return reading.finish("ptuning2", {"tokens": tokens, "projection": False})
+    return reading.finish({"tokens": tokens, "projection": False})
 
 
 def read_prompt(reading: Reading) -> Delta:
-    """PROMPT_TUNING or P_TUNING -> algo "prompt". Raises DeltaError as from_peft says."""
+    """PROMPT_TUNING or P_TUNING -> a delta of prompt tuning. Raises DeltaError as from_peft says."""
     sites = reading.sites
     name = prompt_table(str(reading.delta.path), sites)
     assert sites is not None
     tokens = _read_common(reading, sites.hidden, f"this base's embeddings are {sites.hidden} wide")
     reading.found[name] = TABLE
-    return reading.finish("prompt", {"tokens": tokens})
+    return reading.finish({"tokens": tokens})
 
 
 def _read_common(reading: Reading, width: int, because: str) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from petrun.graph.sites import Sites
 from petrun.interop.peft.config import Fields, Targets, names_module, tying
 from petrun.models.base import StoredName, shared_matrices, untied
 from petrun.tensors import Array
+from petrun.typing import JsonObject
 
 PREFIX = "base_model.model."
 Base = Callable[[str], Array]
@@ -29,7 +29,8 @@ class Reading:
     """Finds the net's parameters behind an adapter's names; collects what does not fit.
 
     `names`: net parameter -> its Hugging Face name; `prefixes`: what a module's path may lack (an adapter trained on BertModel);
-    `sites`: where virtual tokens go, and which layers are embeddings; `base`: the base's weights, where they are at hand.
+    `algo`: the method that the adapter becomes; `sites`: where virtual tokens go, and which layers are embeddings; `base`: the base's
+    weights, where they are at hand.
     """
 
     def __init__(
@@ -37,10 +38,13 @@ class Reading:
         delta: Delta,
         names: Mapping[str, StoredName],
         prefixes: Sequence[str],
-        sites: Sites | None,
+        *,
+        algo: str = "",
+        sites: Sites | None = None,
         base: Base | None = None,
     ) -> None:
         self.delta = delta
+        self.algo = algo
         self.sites = sites
         self.base = base
         self.names = untied(names)
@@ -181,7 +185,7 @@ class Reading:
                 hint="Check that --base is the model it was trained on, and that the adapter is complete.",
             )
 
-    def finish(self, algo: str, config: dict[str, Any]) -> Delta:
+    def finish(self, config: JsonObject) -> Delta:
         """The delta in the net's names. Raises DeltaError for the problems, and for NaN or infinity."""
         if not self.problems:
             self._settle_shared()
@@ -192,6 +196,6 @@ class Reading:
         tensors = self.delta.tensors.renamed(self.found, turned | self.turned, self.flat, self.columns)
         digest = tensors.checked_digest()
         if not self.made:
-            return replace(self.delta, tensors=tensors, algo=algo, config=config, digest=digest)
+            return replace(self.delta, tensors=tensors, algo=self.algo, config=config, digest=digest)
         every = {**tensors, **self.made}
-        return replace(self.delta, tensors=every, algo=algo, config=config, digest=arrays_digest(every))
+        return replace(self.delta, tensors=every, algo=self.algo, config=config, digest=arrays_digest(every))

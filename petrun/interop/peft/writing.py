@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from petrun.checkpoint.delta import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LORA_A, LORA_B, Delta
+from petrun.checkpoint.delta import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Delta
+from petrun.delta.lora import LORA_A, LORA_B
 from petrun.errors import DeltaError, did_you_mean
 from petrun.graph.sites import Sites
 from petrun.interop.peft.reading import PREFIX

@@ -14,9 +14,9 @@ from typing import Literal
 import mindspore as ms
 import numpy as np
 
-from petrun.algebra.plain_lora import is_factor, is_low_rank, layers
-from petrun.checkpoint.delta import IA3_L, IA3_L_FF, Delta
-from petrun.errors import DeltaError
+from petrun.algebra.plain_lora import adds_products, layers
+from petrun.checkpoint.delta import Delta
+from petrun.delta import method_of_tensor
 from petrun.graph.freeze import Trainable
 from petrun.graph.surgery import cells
 from petrun.inference.assembly import Assembled, values_of
@@ -87,7 +87,8 @@ def unchanged(assembled: Assembled, trainable: Trainable, first: FirstValues) ->
 
 
 def _belongs_to_update(name: str) -> bool:
-    return is_factor(name) or name.rpartition(".")[2] in (IA3_L, IA3_L_FF)
+    method = method_of_tensor(name)
+    return method is not None and method.merge is not None
 
 
 def _updates(assembled: Assembled, factors: list[str]) -> Iterator[UpdateNorm]:
@@ -97,7 +98,7 @@ def _updates(assembled: Assembled, factors: list[str]) -> Iterator[UpdateNorm]:
     table = cells(assembled.loaded.net)
     tensors = values_of(assembled.loaded.net, factors)
     delta = Delta(Path(method.name), tensors, algo=method.name, config=config.model_dump(mode="json"))
-    if _is_product(delta):
+    if adds_products(delta):
         for path, layer in layers(delta).items():
             base = sum(_sum_of_squares(rows) for _, rows in _rows(table[path].weight))
             yield UpdateNorm(name=path, kind="update", norm=layer.update.norm(), base=math.sqrt(base))
@@ -110,13 +111,6 @@ def _updates(assembled: Assembled, factors: list[str]) -> Iterator[UpdateNorm]:
             base += _sum_of_squares(values)
             added += _sum_of_squares(update(f"{path}.weight", values, rows) - values)
         yield UpdateNorm(name=path, kind="update", norm=math.sqrt(added), base=math.sqrt(base))
-
-
-def _is_product(delta: Delta) -> bool:
-    try:
-        return is_low_rank(delta)
-    except DeltaError:
-        return False
 
 
 def _rows(parameter: Parameter) -> Iterator[tuple[slice, Array]]:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from petrun import kernels
+from petrun.checkpoint.delta_method import method_of
 from petrun.config.load import Resolved
 from petrun.config.schema import RunConfig
 from petrun.errors import ConfigError
 from petrun.graph.freeze import trainable_of
-from petrun.inference.assembly import Assembled, attach, base_path, head_names, method_of
+from petrun.inference.assembly import Assembled, attach, base_path, head_names
 from petrun.models.factory import is_factory, outline_model, read_family
 from petrun.parallel.auto import Batch, Model, choose
 from petrun.parallel.layout import Layout, requested_layout

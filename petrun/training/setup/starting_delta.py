@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from petrun.checkpoint.delta import Delta
+from petrun.checkpoint.delta_method import method_of
 from petrun.config.load import Resolved
 from petrun.delta.method import of_the_run
 from petrun.errors import ConfigError
@@ -18,7 +19,6 @@ from petrun.inference.assembly import (
     delta_if_given,
     fit_delta,
     head_names,
-    method_of,
     set_delta,
     value_of,
 )

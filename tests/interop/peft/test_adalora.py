@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from petrun.checkpoint.delta import ADALORA_A, ADALORA_B, ADALORA_E, ADALORA_KEEP, read_delta
-from petrun.delta.adalora import AdaLoraConfig, merge
+from petrun.checkpoint.delta import read_delta
+from petrun.delta.adalora import ADALORA_A, ADALORA_B, ADALORA_E, ADALORA_KEEP, AdaLoraConfig, merge
 from petrun.errors import DeltaError
 from petrun.interop.convert import from_peft, write_peft
 from tests.checkpoint.toy_family import shape_of

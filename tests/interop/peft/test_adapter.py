@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from petrun.checkpoint.delta import LORA_A, LORA_B, read_delta
-from petrun.delta.lora import LoraConfig, merge
+from petrun.checkpoint.delta import read_delta
+from petrun.delta.lora import LORA_A, LORA_B, LoraConfig, merge
 from petrun.errors import DeltaError, OutputError
 from petrun.interop.convert import from_peft, to_house, trained_classes, write_peft
 from petrun.interop.peft.lora_config import parse_lora_config

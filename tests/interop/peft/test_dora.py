@@ -7,8 +7,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from petrun.algebra.pissa import as_plain_lora
-from petrun.checkpoint.delta import LORA_A, LORA_A0, LORA_B, LORA_B0, LORA_M, read_delta
-from petrun.delta.lora import LoraConfig, merge
+from petrun.checkpoint.delta import read_delta
+from petrun.delta.lora import LORA_A, LORA_A0, LORA_B, LORA_B0, LORA_M, LoraConfig, merge
 from petrun.errors import DeltaError
 from petrun.interop.convert import from_peft, write_peft
 from tests.checkpoint.toy_family import lora_arrays, shape_of

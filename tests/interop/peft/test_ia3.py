@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from petrun.checkpoint.delta import IA3_L, IA3_L_FF, read_delta
+from petrun.checkpoint.delta import read_delta
+from petrun.delta.ia3 import IA3_L, IA3_L_FF
 from petrun.errors import DeltaError
 from petrun.interop.convert import algo_of, from_peft, write_peft
 from tests.checkpoint.toy_family import NAMES, PREFIXES
