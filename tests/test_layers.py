@@ -165,6 +165,7 @@ def test_methods_and_families_do_not_import_each_other():
         "delta": {
             "method",
             "compose",
+            "forms",
             "dense",
             "parts",
             "__init__",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, get_args, get_origin
 
 import typer
 from typer.core import TyperCommand
+
+import petrun
 
 Text = Optional[str]  # noqa: UP045 (typer reads the annotation at run time)
 Whole = Optional[int]  # noqa: UP045
@@ -44,21 +48,21 @@ def option(name: str, text: str, panel: str | None = None, **more: Any) -> Any:
 Completer = Callable[[str], list[str]]
 """What was typed so far -> what it may become. Called by the shell, so it must not import MindSpore."""
 
-ALGORITHMS = (
-    "adalora",
-    "adapter",
-    "bitfit",
-    "full",
-    "ia3",
-    "lora",
-    "low_rank_adapter",
-    "prefix",
-    "prompt",
-    "ptuning",
-    "ptuning2",
-    "r_drop",
-)
-"""Names of petrun.delta.METHODS, which cannot be asked without MindSpore."""
+
+def _algorithms() -> tuple[str, ...]:
+    """Names of petrun.delta.METHODS, read off the source of that table: to import it takes MindSpore, and seconds."""
+    source = Path(petrun.__file__).parent / "delta" / "__init__.py"
+    for node in ast.parse(source.read_text("utf-8")).body:
+        if (
+            isinstance(node, ast.AnnAssign)
+            and isinstance(node.value, ast.Dict)
+            and ast.unparse(node.target) == "METHODS"
+        ):
+            return tuple(sorted(ast.literal_eval(key) for key in node.value.keys if key is not None))
+    raise AssertionError(f"{source} has no literal table METHODS")
+
+
+ALGORITHMS = _algorithms()
 
 
 def complete_algorithm(incomplete: str) -> list[str]:
