@@ -6,7 +6,6 @@ from typing import Annotated
 
 from petrun.cli import options
 from petrun.cli.options import DATA, MODEL, RUN, Text, Texts, Whole, given, option, split_list
-from petrun.errors import ConfigError
 
 
 def evaluate(
@@ -74,16 +73,6 @@ def evaluate(
             "device": ("--device", device),
         }
     )
-    if len(delta or []) > 1:
-        if delta_strategy is not None:
-            raise ConfigError(
-                "--delta-strategy is for one delta", hint="Join the others first: petrun reshard --single."
-            )
-        from petrun.inference.comparison import run as compare
-
-        compare(flags, settings or [], deltas=delta or [], alpha=alpha, out=out, seed=seed or 0)
-        return
     from petrun.commands.evaluate import run
-    from petrun.inference.multi_delta import named_path
 
-    run(flags, settings or [], delta=named_path(delta[0])[1] if delta else None, alpha=alpha, out=out)
+    run(flags, settings or [], deltas=delta or [], alpha=alpha, out=out, seed=seed or 0)

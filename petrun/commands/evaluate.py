@@ -1,100 +1,113 @@
-"""`petrun eval`: base and delta side by side on the same rows."""
+"""`petrun eval`: the base and its deltas on the same rows; several deltas are compared in pairs."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 from petrun import __version__, console
-from petrun.checkpoint.delta_method import method_of
 from petrun.data.examples.example_set import ExampleSet
 from petrun.data.examples.summary import data_line, unknown_line
 from petrun.data.rows.bad_rows import SKIPPED, write_skipped
-from petrun.evaluate.compare import side_by_side, signature_lines
-from petrun.evaluate.metrics import Metric, require_packages, select_metrics
-from petrun.evaluate.score import Scorer
-from petrun.inference.assembly import attach_delta, set_delta
-from petrun.inference.evaluator import Evaluator
-from petrun.inference.settings import Reading, open_reading
+from petrun.errors import ConfigError
+from petrun.evaluate.bootstrap import compare
+from petrun.evaluate.compare import comparison_lines, side_by_side, signature_lines, table
+from petrun.evaluate.metrics import require_packages, select_metrics
+from petrun.inference.comparison import BASE, add_prompts, open_deltas, score_deltas
+from petrun.inference.evaluator import score_base_and_delta
+from petrun.inference.multi_delta import named_path, named_paths
+from petrun.inference.settings import InferenceSettings, resolve_settings
 from petrun.tensors.output import check_file, write_text
+from petrun.typing import JsonObject
+
+Flags = Mapping[str, tuple[str, object]]
 
 
 def run(
-    flags: Mapping[str, tuple[str, Any]],
-    sets: Sequence[str],
-    *,
-    delta: str | None,
-    alpha: float | None,
-    out: str | None,
+    flags: Flags, sets: Sequence[str], *, deltas: Sequence[str], alpha: float | None, out: str | None, seed: int
 ) -> None:
-    """Score the base, then base plus delta, print both and write the numbers."""
+    """Score, print the figures, and write them to the JSON file `out`. `seed`: of the draws that compare several deltas."""
+    if len(deltas) > 1:
+        _evaluate_several(flags, sets, deltas, alpha, out, seed)
+    else:
+        _evaluate_one(flags, sets, named_path(deltas[0])[1] if deltas else None, alpha, out)
+
+
+def _evaluate_one(flags: Flags, sets: Sequence[str], delta: str | None, alpha: float | None, out: str | None) -> None:
+    """Score the base, then base plus delta."""
     began = time.perf_counter()
-    reading = open_reading(flags, sets, delta=delta, alpha=alpha, embedded_rows=True)
-    check_file("--out", out, reading.inputs)
-    rows = reading.rows()
-    metrics = select_metrics(reading.config.eval.metrics, rows.metrics_of)
+    settings = resolve_settings(flags, sets, delta=delta, alpha=alpha)
+    check_file("--out", out, settings.input_files)
+    rows = settings.rows()
+    metrics = select_metrics(settings.config.eval.metrics, rows.metrics_of)
     require_packages(metrics)
-    prompts = reading.rows(rows.task, for_generation=True) if any(m.generated for m in metrics) else None
+    prompts = settings.prompts(rows) if any(m.generated for m in metrics) else None
     console.print(data_line(rows))
     unknown = unknown_line({"data": rows})
     if unknown:
         console.print(f"warning: {unknown}")
-    base, with_delta, signatures = _scores(reading, rows, prompts, metrics)
-    console.print(side_by_side(base, with_delta))
+    scores = score_base_and_delta(settings, rows, prompts, metrics)
+    console.print(side_by_side(scores.base, scores.delta))
+    if scores.signatures:
+        console.print(signature_lines(scores.signatures))
+    figures = scores.base if scores.delta is None else scores.delta
+    results = {**figures, "base": scores.base, "delta": scores.delta, "signatures": scores.signatures}
+    _write(out, {**results, **_facts(settings, rows, began)}, rows)
+
+
+def _evaluate_several(
+    flags: Flags, sets: Sequence[str], deltas: Sequence[str], alpha: float | None, out: str | None, seed: int
+) -> None:
+    """Score the base and every delta, and compare each pair of deltas by a paired bootstrap."""
+    began = time.perf_counter()
+    if seed < 0:
+        raise ConfigError(f"--seed {seed} is below 0")
+    if "delta_strategy" in flags:
+        raise ConfigError("--delta-strategy is for one delta", hint="Join the others first: petrun reshard --single.")
+    opened = open_deltas(flags, sets, named_paths(deltas), alpha)
+    for delta in opened.values():
+        check_file("--out", out, delta.settings.input_files)
+    first = next(iter(opened.values()))
+    metrics = select_metrics(first.settings.config.eval.metrics, first.rows.metrics_of)
+    require_packages(metrics)
+    if any(m.generated for m in metrics):
+        opened = add_prompts(opened)
+    console.print(data_line(first.rows))
+    scores, one_pass = score_deltas(opened, metrics)
+    console.print(table({name: found.figures for name, found in scores.items()}))
+    signatures = scores[BASE].signatures
     if signatures:
         console.print(signature_lines(signatures))
+    pairs = {(a, b): compare(scores[a].samples, scores[b].samples, seed) for a, b in combinations(opened, 2)}
+    for (a, b), found in pairs.items():
+        console.print(comparison_lines(a, b, found))
     results = {
-        **(with_delta if with_delta is not None else base or {}),
-        "base": base,
-        "delta": with_delta,
+        "base": scores[BASE].figures,
+        "deltas": {name: scores[name].figures for name in opened},
+        "comparisons": [{"first": a, "second": b, **asdict(c)} for (a, b), found in pairs.items() for c in found],
+        "one_pass": one_pass,
         "signatures": signatures,
+        "seed": seed,
+    }
+    _write(out, {**results, **_facts(first.settings, first.rows, began)}, first.rows)
+
+
+def _facts(settings: InferenceSettings, rows: ExampleSet, began: float) -> JsonObject:
+    return {
         "task": rows.task,
         "rows": len(rows),
-        "data": list(reading.paths),
+        "data": list(settings.paths),
         "seconds": time.perf_counter() - began,
         "petrun_version": __version__,
     }
+
+
+def _write(out: str | None, results: JsonObject, rows: ExampleSet) -> None:
     if out is not None:
         write_text(Path(out).expanduser(), json.dumps(results, indent=2, ensure_ascii=False) + "\n")
         console.print(f"wrote {out}")
         write_skipped(Path(f"{out}.{SKIPPED}").expanduser(), rows)
-
-
-def _scores(
-    reading: Reading, rows: ExampleSet, prompts: ExampleSet | None, metrics: tuple[Metric, ...]
-) -> tuple[dict[str, float], dict[str, float] | None, dict[str, str]]:
-    """Figures of the base, and of base plus delta where there is one; how those of texts were computed."""
-    loaded, fitted = reading.net(rows)
-    seed = reading.config.train.seed
-    assembled = None
-    if fitted is not None and method_of(fitted.algo, fitted.config, fitted.path)[0].identity:
-        # At its initial values it changes nothing: the net scores the base with it attached, and is compiled once.
-        assembled = attach_delta(loaded, fitted, seed)
-    evaluator = Evaluator(
-        loaded=loaded,
-        task=rows.task,
-        metrics=metrics,
-        examples=rows,
-        prompts=prompts,
-        tokenizer=reading.tokenizer,
-        batch_size=reading.batch_size,
-        buckets=reading.config.data.buckets,
-        seq_len=reading.config.data.seq_len,
-        max_new_tokens=reading.config.eval.max_new_tokens,
-        scorer=Scorer(loaded.net, loaded.inputs, rows.task),
-        ending=reading.ending(rows),
-    )
-    # A base without a head of its own has the untrained one that training started from.
-    base = evaluator.score("base")
-    if loaded.fresh:
-        heads = ", ".join(sorted({name.split(".")[0] for name in loaded.fresh}))
-        console.print(f"the base has no {heads} of its own: its figures are those of a new one")
-    if fitted is None:
-        return base, None, evaluator.signatures
-    assembled = assembled or attach_delta(loaded, fitted, seed)
-    set_delta(assembled, fitted)
-    evaluator.renew(assembled.loaded)
-    return base, evaluator.score("delta"), evaluator.signatures

@@ -17,7 +17,7 @@ from petrun.checkpoint.merge import FLOATS, Merged, merge_to_file, merge_to_fold
 from petrun.commands.delta.files import Opener, line, weighted
 from petrun.errors import ConfigError, DeltaError, PetrunError, did_you_mean
 from petrun.inference.assembly import open_delta, require_matching_base, require_matching_family
-from petrun.inference.merge_proof import Prover
+from petrun.inference.merge_proof import MergeProof
 from petrun.inference.merged_prompts import holds_prompts, merged_prompts
 from petrun.inference.stored_base import StoredBase
 from petrun.models.factory import is_factory
@@ -71,7 +71,7 @@ def run(
         )
     if prove:
         try:
-            Prover(opener.base, tolerance, probe)(fitted, place)
+            MergeProof(opener.base, tolerance, probe).check(fitted, place)
         except PetrunError:
             discard(place)
             console.print(f"removed {place}")

@@ -1,11 +1,9 @@
-"""What a base says of itself in config.json, before any weight is read."""
+"""Read what a base's config.json says, before any weight is read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from petrun.config.schema import RunConfig
 from petrun.errors import ConfigError
@@ -13,29 +11,42 @@ from petrun.inference.assembly import base_path
 from petrun.models.factory import is_factory, read_family
 from petrun.models.folder import label_names
 from petrun.tensors.sharded.ranks import root_of
+from petrun.typing import JsonObject
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BaseInfo:
-    """What config.json says before any weight is read."""
+    """Facts of a base from its config.json."""
 
-    hf_config: dict[str, Any]
+    hf_config: JsonObject
+    """config.json; {} for a model of the user's own."""
     tasks: tuple[str, ...]
+    """Tasks that the family can be trained for."""
     longest: int | None
-    """Positions the model has for a row; None where it does not say."""
-    tokens: int
+    """Positions that the model has for a row, without those of virtual tokens; None where it does not say."""
+    virtual_tokens: int
     """Positions that the delta's virtual tokens take."""
     labels: tuple[str, ...]
     """Names of the classes of the base's own head; () for a base without one."""
     num_labels: int | None
+    """Classes of that head (1: it predicts a number); None for a base without one."""
     folder: Path | None
+    """Folder of the tokenizer."""
 
 
 def read_base_info(config: RunConfig, tokens: int = 0) -> BaseInfo:
-    """Read config.json and what follows from it, for a delta with so many virtual tokens. Raises ConfigError."""
+    """Read config.json, for a delta with so many virtual tokens. Raises ConfigError where they leave no room."""
     base = base_path(config.model)
     if is_factory(config.model.family):
-        return BaseInfo({}, ("classify",), None, tokens, (), None, None)
+        return BaseInfo(
+            hf_config={},
+            tasks=("classify",),
+            longest=None,
+            virtual_tokens=tokens,
+            labels=(),
+            num_labels=None,
+            folder=None,
+        )
     path = Path(config.model.config) if config.model.config else None
     raw, family, parsed = read_family(base, config.model.family, path)
     longest = getattr(parsed, "positions", None)
@@ -48,19 +59,27 @@ def read_base_info(config: RunConfig, tokens: int = 0) -> BaseInfo:
         longest -= tokens
     beside = path.parent if path else _folder_of(base)
     labels, count = ((), None) if config.model.fresh_head else own_head(raw)
-    return BaseInfo(raw, family.tasks, longest, tokens, labels, count, beside)
+    return BaseInfo(
+        hf_config=raw,
+        tasks=family.tasks,
+        longest=longest,
+        virtual_tokens=tokens,
+        labels=labels,
+        num_labels=count,
+        folder=beside,
+    )
 
 
 def _folder_of(base: Path | None) -> Path | None:
-    """Where a base's tokenizer lies: beside its file, or the folders of its ranks."""
+    """The folder of a base's tokenizer: that of its file, or the folder that holds the files of its ranks."""
     if base is None:
         return None
     base = root_of(base)
     return base.parent if base.is_file() else base
 
 
-def own_head(raw: Mapping[str, Any]) -> tuple[tuple[str, ...], int | None]:
-    """(label names, classes) of a base that is a classifier already; names that transformers made up do not count."""
+def own_head(raw: JsonObject) -> tuple[tuple[str, ...], int | None]:
+    """Label names and number of classes of a base that is a classifier already. Names that transformers made up (LABEL_0) do not count."""
     table, stated = raw.get("id2label"), raw.get("num_labels")
     count = len(table) if isinstance(table, dict) and table else stated if isinstance(stated, int) else 2
     named = "ForSequenceClassification" in str(raw.get("architectures"))

@@ -1,11 +1,11 @@
-"""Score a net: metrics that need one forward pass, and those that need generated text."""
+"""Score a net: metrics of one forward pass, and metrics of generated text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from petrun import console
 from petrun.console import progress
 from petrun.data.batches.buckets import Batching, plan_batches
 from petrun.data.chat.end_of_turn import NO_ENDING, Ending
@@ -15,15 +15,19 @@ from petrun.evaluate.figures import Scores
 from petrun.evaluate.generate import TextGenerator
 from petrun.evaluate.metrics import Answer, Metric, signatures, text_metrics
 from petrun.evaluate.score import Scorer, scoring_cell
-from petrun.inference.rows import mappings
+from petrun.checkpoint.delta_method import method_of
+from petrun.inference.assembly import attach_delta, set_delta
+from petrun.inference.rows import scoring_batches
+from petrun.inference.settings import InferenceSettings
 from petrun.models.base import LoadedModel
 from petrun.parallel import plan
 from petrun.parallel.layout import Layout
+from petrun.typing import Cell
 
 
 @dataclass(kw_only=True)
 class Evaluator:
-    """Everything that scoring needs, settled once; `score` may be called again and again on a changing net."""
+    """Scores a net on the same rows again and again, while the net changes."""
 
     loaded: LoadedModel
     task: str
@@ -39,15 +43,15 @@ class Evaluator:
     scorer: Scorer
     ending: Ending = NO_ENDING
     """What ends an answer beside the tokens that model and tokenizer know."""
-    writer: TextGenerator | None = field(default=None, init=False)
-    """Made when the first text is generated, and kept with its compiled graphs."""
+    generator: TextGenerator | None = field(default=None, init=False)
+    """Built when the first text is generated, and kept with its compiled graphs."""
     texts: list[str] | None = field(default=None, init=False)
     """The last answers to the prompts, where a metric needed them."""
     signatures: dict[str, str] = field(default_factory=dict, init=False)
     """How the metrics of those answers were computed: which tokeniser, how many references."""
 
     def score(self, label: str, generated: bool = True) -> dict[str, float]:
-        """Metrics by name; `generated` False leaves out those that cost a generation."""
+        """Compute the metrics; `generated` False leaves out those of generated text. `label`: for the progress bar."""
         scores = self.forward(label)
         found = {m.name: scores.metrics[m.name] for m in self.metrics if m.name in scores.metrics}
         if not found:
@@ -67,15 +71,15 @@ class Evaluator:
             self.signatures = signatures(answers, self.metrics)
         return found
 
-    def renew(self, loaded: LoadedModel) -> None:
-        """The same net with a delta attached: virtual tokens leave fewer positions for answers."""
+    def use_net(self, loaded: LoadedModel) -> None:
+        """Score this net from now on: the same, with a delta attached. Virtual tokens leave fewer positions for answers."""
         if loaded.max_positions != self.loaded.max_positions:
-            self.writer = None
+            self.generator = None
         self.loaded = loaded
 
     @property
     def batching(self) -> Batching:
-        """The batches of a pass."""
+        """The batches of one pass."""
         return plan_batches(
             self.examples.lengths,
             batch_size=self.batch_size,
@@ -86,34 +90,34 @@ class Evaluator:
         )
 
     def forward(self, label: str) -> Scores:
-        """One pass over the examples."""
-        rows = mappings(self.examples, self.batching.epoch(0), self.loaded.inputs, self.loaded.pad_token_id)
+        """Run one pass over the examples."""
+        rows = scoring_batches(self.examples, self.batching.epoch(0), self.loaded.inputs, self.loaded.pad_token_id)
         return self.scorer(rows, progress(f"score {label}"), len(self.examples))
 
     def answers(self, label: str) -> list[str]:
-        """Greedy continuations of the prompts, as text, in the data's order."""
+        """Answer the prompts greedily, as text, in the data's order."""
         assert self.prompts is not None
-        if self.writer is None:
-            self.writer = open_writer(self.loaded, self.tokenizer, self.batch_size)
-        return texts(
-            self.writer, self.prompts, self.tokenizer, self.max_new_tokens, f"generate {label}", ending=self.ending
+        if self.generator is None:
+            self.generator = open_generator(self.loaded, self.tokenizer, self.batch_size)
+        return generate_texts(
+            self.generator, self.prompts, self.tokenizer, self.max_new_tokens, f"generate {label}", ending=self.ending
         )
 
 
-def scoring_cell_of_ranks(loaded: LoadedModel, task: str, layout: Layout) -> Any:
-    """What is called to score, its operators split as the net's."""
+def scoring_cell_of_ranks(loaded: LoadedModel, task: str, layout: Layout) -> Cell:
+    """The cell that computes scores, its operators split over the ranks as the net's."""
     cell = scoring_cell(loaded.net, task)
     plan.apply(loaded.net, loaded.sites, layout, cell)
     return cell
 
 
-def open_writer(
+def open_generator(
     loaded: LoadedModel,
     tokenizer: Tokenizer | None,
     batch_size: int,
     select: Callable[[Sequence[int]], None] | None = None,
 ) -> TextGenerator:
-    """A generator for the net, with the ends that model and tokenizer know. `select`: MultiAdapter.select."""
+    """Build a generator for the net, with the end-of-sequence tokens of model and tokenizer. `select`: MultiAdapter.select."""
     return TextGenerator(
         loaded.net,
         eos_ids=end_ids(loaded, tokenizer),
@@ -125,8 +129,8 @@ def open_writer(
     )
 
 
-def texts(
-    writer: TextGenerator,
+def generate_texts(
+    generator: TextGenerator,
     prompts: ExampleSet,
     tokenizer: Tokenizer | None,
     max_new_tokens: int,
@@ -134,24 +138,73 @@ def texts(
     *,
     ending: Ending,
 ) -> list[str]:
-    """Greedy continuation of every prompt, without special tokens and what ends it; token ids where the base has no tokenizer."""
-    found = writer(
+    """Answer every prompt greedily, without special tokens and what ends the answer; token ids where the base has no tokenizer."""
+    found = generator(
         [prompts[i].input_ids for i in range(len(prompts))],
         max_new_tokens,
         rows=prompts.per_row["row"].tolist(),
         endings=[ending] * len(prompts),
         progress=progress(label),
     )
-    return [spelt(item.tokens, tokenizer, ending) for item in found]
+    return [decode_answer(item.tokens, tokenizer, ending) for item in found]
 
 
-def spelt(tokens: Iterable[int], tokenizer: Tokenizer | None, ending: Ending = NO_ENDING) -> str:
-    """An answer's tokens as text, up to what ends it; as numbers where the base has no tokenizer."""
+def decode_answer(tokens: Iterable[int], tokenizer: Tokenizer | None, ending: Ending = NO_ENDING) -> str:
+    """Decode an answer's tokens to text, up to what ends it; to their numbers where the base has no tokenizer."""
     values = [int(token) for token in tokens]
     return " ".join(map(str, values)) if tokenizer is None else ending.cut(tokenizer.decode(values))
 
 
 def end_ids(loaded: LoadedModel, tokenizer: Tokenizer | None) -> tuple[int, ...]:
-    """Tokens that end a text: the model's and the tokenizer's."""
+    """Tokens that end a text, by the model and by the tokenizer."""
     own = () if tokenizer is None or tokenizer.eos_id is None else (int(tokenizer.eos_id),)
     return tuple(dict.fromkeys((*loaded.eos_token_ids, *own)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseAndDelta:
+    """Figures of a base alone, and with a delta."""
+
+    base: dict[str, float]
+    delta: dict[str, float] | None
+    """None where no delta is given."""
+    signatures: dict[str, str]
+    """How the figures of texts were computed."""
+
+
+def score_base_and_delta(
+    settings: InferenceSettings, rows: ExampleSet, prompts: ExampleSet | None, metrics: tuple[Metric, ...]
+) -> BaseAndDelta:
+    """Score the base, and the base with the delta where there is one, on the same rows."""
+    loaded, fitted = settings.load(rows)
+    seed = settings.config.train.seed
+    assembled = None
+    if fitted is not None and method_of(fitted.algo, fitted.config, fitted.path)[0].identity:
+        # At its initial values the method changes nothing: the net scores the base with it attached, and is compiled once.
+        assembled = attach_delta(loaded, fitted, seed)
+    evaluator = Evaluator(
+        loaded=loaded,
+        task=rows.task,
+        metrics=metrics,
+        examples=rows,
+        prompts=prompts,
+        tokenizer=settings.tokenizer,
+        batch_size=settings.batch_size,
+        buckets=settings.config.data.buckets,
+        seq_len=settings.config.data.seq_len,
+        max_new_tokens=settings.config.eval.max_new_tokens,
+        scorer=Scorer(loaded.net, loaded.inputs, rows.task),
+        ending=settings.ending(rows),
+    )
+    # A base without a head of its own is scored with the untrained head that training started from.
+    base = evaluator.score("base")
+    if loaded.fresh:
+        heads = ", ".join(sorted({name.split(".")[0] for name in loaded.fresh}))
+        console.print(f"the base has no {heads} of its own: its figures are those of a new one")
+    if fitted is None:
+        return BaseAndDelta(base=base, delta=None, signatures=evaluator.signatures)
+    assembled = assembled or attach_delta(loaded, fitted, seed)
+    set_delta(assembled, fitted)
+    evaluator.use_net(assembled.loaded)
+    delta = evaluator.score("delta")
+    return BaseAndDelta(base=base, delta=delta, signatures=evaluator.signatures)

@@ -1,10 +1,9 @@
-"""`petrun merge --prove`: base + delta and the merged model on the same rows. What they compute must be the same, but for rounding."""
+"""`petrun merge --prove`: compare the logits of base + delta with those of the merged model. They may differ by rounding only."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from mindspore import Tensor
@@ -32,45 +31,45 @@ _TOLERANCES = {"float64": 1e-3, "float32": 1e-3, "float16": 5e-2, "bfloat16": 5e
 
 
 @dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """How two models' logits on the same rows differ."""
+class LogitComparison:
+    """How the logits of two models differ on the same rows."""
 
     largest: float
-    """Of all differences between two logits, the largest."""
-    same: float
-    """Share of positions (of rows, for a classifier) with the same argmax."""
+    """The largest difference between two logits."""
+    same_argmax: float
+    """Share of positions (of rows, for a classifier) where both have the same argmax."""
     losses: tuple[float, float]
-    """Mean cross entropy, first model and second: of the next token; for a classifier of the first one's own class."""
+    """Mean cross entropy of the first model and of the second: of the next token; for a classifier of the first model's class."""
 
 
-def agreement(first: list[Array], second: list[Array], rows: list[Array]) -> Agreement:
-    """first, second: logits row by row, (T, V) or (C,); rows: their token ids (T,)."""
+def compare_logits(first: list[Array], second: list[Array], rows: list[Array]) -> LogitComparison:
+    """Compare logits row by row. first, second: (T, V) or (C,) each; rows: their token ids, (T,) each."""
     largest = max(float(np.abs(a.astype(np.float64) - b).max()) for a, b in zip(first, second, strict=True))
     same = np.concatenate([np.atleast_1d(a.argmax(-1) == b.argmax(-1)) for a, b in zip(first, second, strict=True)])
     sums, count = [0.0, 0.0], 0
     for one, other, ids in zip(first, second, rows, strict=True):
         decoder = one.ndim == 2
-        wanted = ids[1:] if decoder else one.argmax(-1, keepdims=True)
+        targets = ids[1:] if decoder else one.argmax(-1, keepdims=True)
         for side, logits in enumerate((one, other)):
-            kept = logits[: len(wanted)] if decoder else logits[None]
-            sums[side] -= float(log_softmax(kept)[np.arange(len(wanted)), wanted].sum())
-        count += len(wanted)
-    return Agreement(
-        largest=largest, same=float(same.mean()), losses=(sums[0] / max(count, 1), sums[1] / max(count, 1))
+            kept = logits[: len(targets)] if decoder else logits[None]
+            sums[side] -= float(log_softmax(kept)[np.arange(len(targets)), targets].sum())
+        count += len(targets)
+    return LogitComparison(
+        largest=largest, same_argmax=float(same.mean()), losses=(sums[0] / max(count, 1), sums[1] / max(count, 1))
     )
 
 
 @dataclass(frozen=True)
-class Prover:
-    """Compares once the merged model is on the disk. Called by the merge, which removes it where this raises."""
+class MergeProof:
+    """Compares base + delta with the merged model on the disk. The merge removes its model where this raises."""
 
     base: StoredBase
     tolerance: float | None = None
     probe: str | None = None
     """A text file, a row a line; None: token ids drawn from a seed."""
 
-    def __call__(self, delta: Delta, merged: Path) -> None:
-        """Print the agreement. Raises DeltaError where logits differ by more than the tolerance."""
+    def check(self, delta: Delta, merged: Path) -> None:
+        """Print how the logits differ. Raises DeltaError where they differ by more than the tolerance."""
         device = setup(None, pynative=True)
         classes = classes_of(delta)
         model = ModelConfig(base=str(self.base.path), family=self.base.family, base_strategy=self.base.strategy)
@@ -81,7 +80,7 @@ class Prover:
             alone = _logits(loaded, rows)
             assembled = attach_delta(loaded, delta)
             set_delta(assembled, delta)
-            want = _logits(assembled.loaded, rows)
+            expected = _logits(assembled.loaded, rows)
             config = None if merged.is_dir() else str(_config_of(self.base.path))
             again = open_base(
                 ModelConfig(base=str(merged), config=config, family=self.base.family),
@@ -91,26 +90,27 @@ class Prover:
                 seed=0,
             )
             found = _logits(again, rows)
-        self._judge(
-            agreement(want, found, rows),
-            agreement(alone, want, rows).largest,
+        self._report(
+            compare_logits(expected, found, rows),
+            compare_logits(alone, expected, rows).largest,
             len(rows),
             _limit(self.tolerance, merged),
         )
 
-    def _judge(self, seen: Agreement, moved: float, rows: int, limit: float) -> None:
-        what = f"{rows} rows of {self.probe}" if self.probe else f"{rows} rows of random tokens"
+    def _report(self, found: LogitComparison, effect: float, rows: int, limit: float) -> None:
+        """`effect`: how far the delta changes a logit of the base at most."""
+        data = f"{rows} rows of {self.probe}" if self.probe else f"{rows} rows of random tokens"
         console.print(
-            f"proof on {what}: base + delta and the merged model differ by at most {seen.largest:.3g} in a logit "
-            f"(tolerance {limit:g}; the delta itself moves logits by up to {moved:.3g}), the same choice at {seen.same:.2%} "
-            f"of positions, loss {seen.losses[0]:.6f} and {seen.losses[1]:.6f} (difference {seen.losses[1] - seen.losses[0]:+.2e})"
+            f"proof on {data}: base + delta and the merged model differ by at most {found.largest:.3g} in a logit "
+            f"(tolerance {limit:g}; the delta itself moves logits by up to {effect:.3g}), the same choice at {found.same_argmax:.2%} "
+            f"of positions, loss {found.losses[0]:.6f} and {found.losses[1]:.6f} (difference {found.losses[1] - found.losses[0]:+.2e})"
         )
-        if not seen.largest <= limit:
+        if not found.largest <= limit:
             raise DeltaError(
-                f"the merged model is not base + delta: a logit differs by {seen.largest:.3g}, the tolerance is {limit:g}",
+                f"the merged model is not base + delta: a logit differs by {found.largest:.3g}, the tolerance is {limit:g}",
                 hint="Rounding to a narrow type costs precision: --dtype float32 keeps it. --tolerance accepts more.",
             )
-        if moved <= limit:
+        if effect <= limit:
             console.print("note: the delta moves no logit by more than the tolerance, so that this proof says little")
 
 
@@ -129,7 +129,7 @@ def _config_of(base: Path) -> Path:
 
 
 def _rows(probe: str | None, loaded: LoadedModel, folder: Path) -> list[Array]:
-    """Token ids, (T,) int32 each."""
+    """Token ids of random rows, or of the lines of the probe file; (T,) int32 each."""
     longest = min(_TOKENS, loaded.max_positions or _TOKENS)
     if probe is None:
         rng = np.random.default_rng(_SEED)
@@ -140,7 +140,7 @@ def _rows(probe: str | None, loaded: LoadedModel, folder: Path) -> list[Array]:
         text = decode_text(read_source(probe)).text
     except DataError as error:
         raise DataError(f"--probe {error.message}", hint=error.hint) from error
-    # Only at line ends; str.splitlines cuts at other characters too.
+    # Only at line ends: str.splitlines cuts at other characters too.
     lines = [line for line in text.split("\n") if line.strip()]
     tokenizer = load_tokenizer(folder if folder.is_dir() else folder.parent)
     if tokenizer is None:
@@ -153,19 +153,19 @@ def _rows(probe: str | None, loaded: LoadedModel, folder: Path) -> list[Array]:
 
 
 def _logits(loaded: LoadedModel, rows: list[Array]) -> list[Array]:
-    """Row by row, (T, V) or (C,) float32; what virtual tokens put before a row is cut off. Rows of one length go in together."""
+    """Logits row by row, (T, V) or (C,) float32, without the positions of virtual tokens. Rows of one length are computed together."""
     found: dict[int, Array] = {}
     with eval_mode(loaded.net):
         for length in dict.fromkeys(map(len, rows)):
-            places = [i for i, row in enumerate(rows) if len(row) == length]
-            ids = np.stack([rows[i] for i in places])
-            table: dict[str, Any] = {
+            indices = [i for i, row in enumerate(rows) if len(row) == length]
+            ids = np.stack([rows[i] for i in indices])
+            inputs: dict[str, Array] = {
                 "input_ids": ids,
                 "segment_ids": np.ones_like(ids),
                 "token_type_ids": np.zeros_like(ids),
                 "position_ids": np.tile(np.arange(length, dtype=np.int32), (len(ids), 1)),
             }
-            values = loaded.net(*(Tensor(table[name]) for name in loaded.inputs)).asnumpy()
+            values = loaded.net(*(Tensor(inputs[name]) for name in loaded.inputs)).asnumpy()
             kept = values[:, -length:] if values.ndim == 3 else values
-            found.update(zip(places, kept, strict=True))
+            found.update(zip(indices, kept, strict=True))
     return [found[i] for i in range(len(rows))]

@@ -1,11 +1,10 @@
-"""Rows for a run: tokenizer, examples, batches, all from the same settings."""
+"""The tokenizer, the rows and the batches of a command, from its data settings; and checks that the rows fit the model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,8 @@ from petrun.data.settings import ExampleSettings
 from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from petrun.errors import ConfigError, DataError, PromptTooLong
-from petrun.evaluate.score import filled
+from petrun.evaluate.score import Batch, filled
+from petrun.inference.base_info import BaseInfo
 from petrun.models.base import LoadedModel
 from petrun.models.factory import is_factory
 from petrun.models.trial import try_net
@@ -31,31 +31,24 @@ from petrun.tensors.targets import unscored
 
 
 def open_tokenizer(folder: Path | None) -> Tokenizer | None:
-    """The base's tokenizer, or None where its folder has none."""
+    """Load the base's tokenizer; None where its folder has none."""
     return None if folder is None else load_tokenizer(folder)
 
 
-def open_rows(
+def example_settings(
     data: DataConfig,
-    paths: tuple[str, ...],
-    tokenizer: Tokenizer | None,
+    base: BaseInfo,
     *,
     task: str | None,
-    tasks: tuple[str, ...],
-    hf_config: Mapping[str, Any],
     labels: tuple[str, ...] = (),
     num_labels: int | None = None,
     template: str | Template | None = None,
-    weights: tuple[float, ...] = (),
-    seed: int = 0,
-    need_target: bool = True,
-    for_generation: bool = False,
-) -> ExampleSet:
-    """Read and tokenise files as the data settings console.print, drawing a progress bar and saying how unusual files were read."""
-    settings = ExampleSettings(
+) -> ExampleSettings:
+    """How rows become examples for a base, by the data settings. `labels`, `template`: instead of the settings' own."""
+    return ExampleSettings(
         task=task,
         seq_len=data.seq_len,
-        family_tasks=tasks,
+        family_tasks=base.tasks,
         template=template if template is not None else data.template,
         columns=data.columns,
         format=data.format,
@@ -67,12 +60,25 @@ def open_rows(
         regression=data.regression,
         loss_on=data.loss_on,
         max_rows=data.max_rows,
-        need_target=need_target,
-        for_generation=for_generation,
-        vocab_size=hf_config.get("vocab_size"),
+        vocab_size=base.hf_config.get("vocab_size"),
         chat_template_kwargs=data.chat_template_kwargs,
         ignore=data.ignore,
     )
+
+
+def open_rows(
+    data: DataConfig,
+    paths: tuple[str, ...],
+    tokenizer: Tokenizer | None,
+    settings: ExampleSettings,
+    *,
+    weights: tuple[float, ...] = (),
+    seed: int = 0,
+) -> ExampleSet:
+    """Read and tokenise files, with a progress bar, and print notes about files that were read in an unusual way.
+
+    `data`: whether rows are cached; `weights`, `seed`: as load_examples.
+    """
     examples = load_examples(
         list(paths),
         tokenizer,
@@ -82,14 +88,17 @@ def open_rows(
         cache_dir=cache_folder() / "rows" if data.cache else None,
         progress=progress("tokenize"),
     )
-    # Prompts are the same files once more.
-    for note in () if for_generation else examples.notes:
+    # Prompts come from files whose notes have been printed.
+    for note in () if settings.for_generation else examples.notes:
         console.print(f"note: {note}")
     return examples
 
 
 def check_length(seq_len: int, longest: int | None, given: bool, tokens: int) -> int:
-    """seq_len held against the model's positions: an error when the user asked for more, else cut down."""
+    """Limit seq_len to the model's positions. Raises ConfigError where the user gave more (`given`).
+
+    `tokens`: positions that virtual tokens take, for the message.
+    """
     if longest is None or seq_len <= longest:
         return seq_len
     if given:
@@ -102,7 +111,7 @@ def check_length(seq_len: int, longest: int | None, given: bool, tokens: int) ->
 
 
 def require_room(prompts: ExampleSet, positions: int | None) -> None:
-    """A prompt that fills all the model's positions leaves none for an answer. Raises DataError naming the row."""
+    """Raises PromptTooLong, which names the row, for a prompt that leaves no position for an answer."""
     if positions is None:
         return
     full = np.flatnonzero(prompts.lengths >= positions)
@@ -116,7 +125,7 @@ def require_room(prompts: ExampleSet, positions: int | None) -> None:
 
 
 def require_classes(examples: ExampleSet) -> None:
-    """A new classification head needs two classes at least. Raises DataError."""
+    """Raises DataError where a new classification head would have fewer than two classes."""
     if examples.is_regression:
         return
     if examples.task == "classify" and examples.num_labels is not None and examples.num_labels < 2:
@@ -127,7 +136,7 @@ def require_classes(examples: ExampleSet) -> None:
 
 
 def require_matching_classes(examples: ExampleSet, labels: tuple[str, ...], classes: int | None) -> None:
-    """Refuse names for classes that the model knows by number only: their order would be a guess. Raises DataError."""
+    """Raises DataError where rows name classes that the model knows by number only: their order would be a guess."""
     if classes and not labels and examples.labels and not examples.is_arrays:
         raise DataError(
             f"{examples.files[0]}: holds the labels {', '.join(examples.labels)}, but the model knows its {classes} classes by number",
@@ -136,25 +145,25 @@ def require_matching_classes(examples: ExampleSet, labels: tuple[str, ...], clas
 
 
 def try_rows(loaded: LoadedModel, examples: ExampleSet) -> None:
-    """Find out before any work whether the net takes these rows; a user's own net is run once. Raises DataError, ModelError."""
+    """Check before any work that the net takes these rows; a user's own net is run once. Raises DataError, ModelError."""
     few = examples.take(np.arange(min(2, len(examples))))
     batching = plan_batches(few.lengths, batch_size=2, seq_len=max(1, *few.lengths), arrays=few.is_arrays)
-    batch = next(mappings(few, batching.epoch(0), loaded.inputs, loaded.pad_token_id))
+    batch = next(scoring_batches(few, batching.epoch(0), loaded.inputs, loaded.pad_token_id))
     if is_factory(loaded.family):
         # Without labels, only the model says what it predicts.
         regression = examples.is_regression or (examples.num_labels == 1 and not examples.has_targets)
         try_net(loaded, batch, examples.num_labels, eager, regression=regression)
 
 
-def mappings(
+def scoring_batches(
     examples: ExampleSet, plan: BatchPlan, inputs: tuple[str, ...], pad_id: int, start: int = 0
-) -> Iterator[dict[str, Any]]:
-    """The plan's batches as {input: array, "targets": array, "rows": row numbers}."""
+) -> Iterator[Batch]:
+    """Yield the plan's batches as {input: array, "targets": array, "rows": row numbers}."""
     for batch in batches(examples, plan, inputs, pad_id=pad_id, start=start):
         yield {**batch.arrays, "rows": batch.rows}
 
 
-def endless(
+def training_batches(
     examples: ExampleSet,
     batching: Batching,
     inputs: tuple[str, ...],
@@ -162,24 +171,24 @@ def endless(
     share: Share = WHOLE,
     start: int = 0,
     full: int = 0,
-) -> Iterator[dict[str, Any]]:
-    """A rank's share of epoch after epoch, each in the order that (seed, epoch) gives; from batch `start` of the whole run on.
+) -> Iterator[Batch]:
+    """Yield a rank's share of epoch after epoch without end, from batch `start` of the run. (seed, epoch) gives an epoch's order.
 
-    `full`: rows that each batch has to have, where the graph cuts it; a smaller one is filled up with rows that count for nothing.
+    `full`: rows that each batch must have, where the graph splits it; a smaller one is padded with rows that count for nothing.
     """
     counts = count_rows(examples)
     first, skipped = divmod(start, batching.batches_per_epoch)
     for epoch in count(first):
         begin = skipped if epoch == first else 0
         for part in parts(examples, batching.epoch(epoch), share, counts, inputs, pad_id=pad_id, start=begin):
-            yield filled_up(part.mapping, full)
+            yield pad_rows(part.mapping, full)
 
 
-def filled_up(batch: dict[str, Any], full: int) -> dict[str, Any]:
-    """At least `full` rows of arrays: copies of the last one, their targets ignored."""
+def pad_rows(batch: Batch, full: int) -> Batch:
+    """Pad a batch to `full` rows with copies of its last row, whose targets are ignored."""
     rows = len(batch["targets"])
     if rows >= full:
         return batch
-    more = {name: filled(array, full) for name, array in batch.items() if isinstance(array, np.ndarray)}
-    more["targets"][rows:] = unscored(more["targets"].dtype)
-    return {**batch, **more}
+    padded = {name: filled(array, full) for name, array in batch.items() if isinstance(array, np.ndarray)}
+    padded["targets"][rows:] = unscored(padded["targets"].dtype)
+    return {**batch, **padded}

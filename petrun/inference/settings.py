@@ -1,11 +1,10 @@
-"""What eval and predict share: settings from flags and the delta's manifest, rows, and the net with or without the delta."""
+"""Settings of eval and predict, resolved from flags and the delta's manifest; the rows and the net that they mean."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from petrun import console
 from petrun.assets import task_file
@@ -13,12 +12,14 @@ from petrun.checkpoint.delta import Delta, Manifest
 from petrun.checkpoint.run_files import run_files
 from petrun.config.load import Resolved, load_run_config
 from petrun.config.schema import RunConfig
+from petrun.data.batches.buckets import Order, plan_batches
 from petrun.data.chat.end_of_turn import NO_ENDING, Ending, ending_of, find_ending
 from petrun.data.examples.example_set import ExampleSet
 from petrun.data.formats.slices import split_slice
 from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.errors import ConfigError
+from petrun.evaluate.score import Batch
 from petrun.inference.assembly import (
     classes_of,
     delta_if_given,
@@ -31,10 +32,12 @@ from petrun.inference.assembly import (
 from petrun.inference.base_info import BaseInfo, read_base_info
 from petrun.inference.rows import (
     check_length,
+    example_settings,
     open_rows,
     open_tokenizer,
     require_matching_classes,
     require_room,
+    scoring_batches,
     try_rows,
 )
 from petrun.models.base import LoadedModel
@@ -45,19 +48,22 @@ from petrun.tensors.sharded.ranks import root_of
 _DEFAULT_BATCH = 16
 
 
-@dataclass(frozen=True)
-class Reading:
-    """Settled settings of a command that reads rows with a base and, perhaps, a delta."""
+@dataclass(frozen=True, kw_only=True)
+class InferenceSettings:
+    """Resolved settings of a command that reads rows with a base and perhaps a delta, before any weight is read."""
 
     config: RunConfig
     delta: Delta | None
     alpha: float | None
+    """Of a MindPet checkpoint."""
     device: Device
-    read_base_info: BaseInfo
+    base_info: BaseInfo
     tokenizer: Tokenizer | None
     paths: tuple[str, ...]
+    """Files of rows."""
     template: str | Template | None
     labels: tuple[str, ...]
+    """Names of the classes; () where neither the delta nor the base knows them."""
     num_labels: int | None
 
     @property
@@ -65,8 +71,8 @@ class Reading:
         return self.config.eval.batch_size or _DEFAULT_BATCH
 
     @property
-    def inputs(self) -> tuple[Path, ...]:
-        """Files and folders that the command reads, and what a training run left beside its delta."""
+    def input_files(self) -> tuple[Path, ...]:
+        """Files and folders that the command reads, and the files of the run that the delta lies in."""
         model = self.config.model
         given = [
             *(split_slice(path)[0] for path in self.paths),
@@ -78,34 +84,47 @@ class Reading:
         return (*(root_of(Path(path).expanduser()) for path in given if path is not None), *delta)
 
     def rows(self, task: str | None = None, *, need_target: bool = True, for_generation: bool = False) -> ExampleSet:
-        """Read the data file."""
+        """Read the data. `task`: instead of the settings' own; `for_generation`: as prompts."""
         data = self.config.data
-        rows = open_rows(
+        settings = example_settings(
             data,
-            self.paths,
-            self.tokenizer,
+            self.base_info,
             task=task or data.task,
-            tasks=self.read_base_info.tasks,
-            hf_config=self.read_base_info.hf_config,
             labels=self.labels,
             num_labels=self.num_labels,
             template=self.template,
-            need_target=need_target,
-            for_generation=for_generation,
         )
+        settings = replace(settings, need_target=need_target, for_generation=for_generation)
+        rows = open_rows(data, self.paths, self.tokenizer, settings)
         if need_target:
             require_matching_classes(rows, self.labels or data.labels, self.num_labels)
         if for_generation:
-            require_room(rows, self.read_base_info.longest)
+            require_room(rows, self.base_info.longest)
         return rows
 
+    def prompts(self, rows: ExampleSet) -> ExampleSet:
+        """Read the rows once more as prompts with references."""
+        return self.rows(rows.task, for_generation=True)
+
+    def batches(self, rows: ExampleSet, loaded: LoadedModel, order: Order = "length") -> Iterator[Batch]:
+        """The rows in batches, in the order that `plan_batches` calls so."""
+        batching = plan_batches(
+            rows.lengths,
+            batch_size=self.batch_size,
+            seq_len=self.config.data.seq_len,
+            buckets=self.config.data.buckets,
+            order=order,
+            arrays=rows.is_arrays,
+        )
+        return scoring_batches(rows, batching.epoch(0), loaded.inputs, loaded.pad_token_id)
+
     def ending(self, rows: ExampleSet) -> Ending:
-        """How answers to these rows end: as their template says, and as the delta has learned."""
+        """What ends answers to these rows: the ending of their template, and that which the delta learned."""
         manifest = self.delta.manifest if self.delta is not None else None
         return find_ending(rows.template, self.tokenizer) | learned_ending(manifest, self.tokenizer)
 
-    def net(self, rows: ExampleSet) -> tuple[LoadedModel, Delta | None]:
-        """The base, and the delta that fits it, not attached yet."""
+    def load(self, rows: ExampleSet) -> tuple[LoadedModel, Delta | None]:
+        """Load the base, and fit the delta to its names; the delta is not attached yet."""
         factory = is_factory(self.config.model.family)
         loaded = open_base(
             self.config.model,
@@ -119,59 +138,62 @@ class Reading:
         return loaded, None if self.delta is None else self.fitted(loaded)
 
     def fitted(self, loaded: LoadedModel) -> Delta:
-        """The delta with the names of the net; there must be one."""
+        """The delta with the names of the net. There must be a delta."""
         assert self.delta is not None
         return fit_delta(self.delta, loaded, self.alpha)
 
 
-def open_reading(
-    flags: Mapping[str, tuple[str, Any]],
-    sets: Sequence[str],
-    *,
-    delta: str | None,
-    alpha: float | None,
-    embedded_rows: bool,
-) -> Reading:
-    """Settle everything that needs no weights: flags over the delta's manifest over defaults."""
+def resolve_settings(
+    flags: Mapping[str, tuple[str, object]], sets: Sequence[str], *, delta: str | None, alpha: float | None
+) -> InferenceSettings:
+    """Resolve everything that needs no weights. Flags come before the delta's manifest, and that before the defaults."""
     resolved = load_run_config(None, flags, sets)
     given = delta_if_given(delta, alpha, resolved.config.delta_strategy)
     resolved = _inherit(resolved, given)
     config = resolved.config
     device = setup(config.device, config.model.dtype)
-    seen = read_base_info(config, virtual_tokens(given))
-    require_matching_family(given, seen.hf_config)
-    seq_len = check_length(config.data.seq_len, seen.longest, resolved.given("data.seq_len"), seen.tokens)
-    paths = config.data.path
-    if not paths:
-        if not embedded_rows or config.model.base is not None or config.model.family is not None:
-            raise ConfigError("--data is missing: the file of rows to read", hint="Example: --data dev.jsonl")
-        paths = (str(task_file("eval")),)
+    base_info = read_base_info(config, virtual_tokens(given))
+    require_matching_family(given, base_info.hf_config)
+    seq_len = check_length(
+        config.data.seq_len, base_info.longest, resolved.given("data.seq_len"), base_info.virtual_tokens
+    )
+    paths = _paths(config)
     classes = classes_of(given)
-    if classes is not None and seen.num_labels not in (None, classes):
+    if classes is not None and base_info.num_labels not in (None, classes):
         # The delta brings a head of another size than the base's own, which then has no part in this.
         config = config.model_copy(update={"model": config.model.model_copy(update={"fresh_head": True})})
-    info = given.manifest.task if given is not None and given.manifest is not None else None
+    manifest = given.manifest if given is not None else None
+    info = manifest.task if manifest is not None else None
     template: str | Template | None = config.data.template
-    if template is None and given is not None and given.manifest is not None and given.manifest.template:
-        template = Template(name="delta", text=given.manifest.template)
-    tokenizer = open_tokenizer(seen.folder)
+    if template is None and manifest is not None and manifest.template:
+        template = Template(name="delta", text=manifest.template)
+    tokenizer = open_tokenizer(base_info.folder)
     note_tokenizer(given, tokenizer)
-    return Reading(
+    return InferenceSettings(
         config=config.model_copy(update={"data": config.data.model_copy(update={"seq_len": seq_len})}),
         delta=given,
         alpha=alpha,
         device=device,
-        read_base_info=seen,
+        base_info=base_info,
         tokenizer=tokenizer,
         paths=paths,
         template=template,
-        labels=(info.labels if info else ()) or seen.labels,
-        num_labels=classes or seen.num_labels or one_number(given),
+        labels=(info.labels if info else ()) or base_info.labels,
+        num_labels=classes or base_info.num_labels or one_number(given),
     )
 
 
+def _paths(config: RunConfig) -> tuple[str, ...]:
+    """The files of rows; of the embedded base those of the embedded task. Raises ConfigError."""
+    if config.data.path:
+        return config.data.path
+    if config.model.base is not None or config.model.family is not None:
+        raise ConfigError("--data is missing: the file of rows to read", hint="Example: --data dev.jsonl")
+    return (str(task_file("eval")),)
+
+
 def learned_ending(manifest: Manifest | None, tokenizer: Tokenizer | None) -> Ending:
-    """How a delta's answers end: as its manifest says; where that is older than this, as its template does."""
+    """What ends a delta's answers, by its manifest; by its template where the manifest is older than this entry."""
     if manifest is None:
         return NO_ENDING
     if manifest.end_of_turn is not None:
@@ -180,21 +202,21 @@ def learned_ending(manifest: Manifest | None, tokenizer: Tokenizer | None) -> En
 
 
 def note_tokenizer(delta: Delta | None, tokenizer: Tokenizer | None) -> None:
-    """Say where the base's tokenizer has changed: ids may mean other words than the delta learned."""
-    was = delta.manifest.tokenizer_digest if delta is not None and delta.manifest is not None else None
-    if delta is not None and was is not None and tokenizer is not None and was != tokenizer.digest:
+    """Print a note where the base's tokenizer has changed: ids may mean other words than the delta learned."""
+    digest = delta.manifest.tokenizer_digest if delta is not None and delta.manifest is not None else None
+    if delta is not None and digest is not None and tokenizer is not None and digest != tokenizer.digest:
         console.print(
             f"note: the tokenizer in {tokenizer.files.folder} is not the one that {delta.path} was trained with"
         )
 
 
 def _inherit(resolved: Resolved, delta: Delta | None) -> Resolved:
-    """What the delta's manifest knows holds where no flag says otherwise. Its task cannot be changed."""
+    """Take over the manifest's settings where no flag gives others. Raises ConfigError for another task than the delta's."""
     info = delta.manifest.task if delta is not None and delta.manifest is not None else None
     if info is None or delta is None or delta.manifest is None:
         return resolved
     config = resolved.config
-    own: dict[str, Any] = {
+    own = {
         "task": info.name,
         "seq_len": info.seq_len,
         "loss_on": info.loss_on,
@@ -220,7 +242,7 @@ def _inherit(resolved: Resolved, delta: Delta | None) -> Resolved:
             f"{delta.path} belongs to a model of your own, {delta.manifest.family}",
             hint=f"Give it: --model {delta.manifest.family}",
         )
-    # A fresh head at training time is a fresh head now: the base's own stays out, whatever its size.
+    # A head that was new at training is new now: the base's own is not loaded, whatever its size.
     fresh = delta.manifest.base.fresh
     if any(name.startswith("classifier.") for name in fresh):
         model = model.model_copy(update={"fresh_head": True})

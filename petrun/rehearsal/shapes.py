@@ -58,7 +58,7 @@ def shapes_of(resolved: Resolved, start: Delta | None, layout: Layout) -> Shapes
     # A prompt's or a prefix's virtual tokens take positions away.
     own = find_method(config.algo).tokens(config.delta) if start is None else virtual_tokens(start)
     seen = read_base_info(config, own)
-    length = check_length(config.data.seq_len, seen.longest, resolved.given("data.seq_len"), seen.tokens)
+    length = check_length(config.data.seq_len, seen.longest, resolved.given("data.seq_len"), seen.virtual_tokens)
     missing = next((name for name in files if not split_slice(name)[0].exists()), None)
     why = (
         f"{missing} is not on this machine" if missing else "the base has no tokenizer" if files else "no data is given"

@@ -33,7 +33,7 @@ def dump(folder: Path, methods: list[str], sets: list[str]) -> None:
     from petrun.config.load import load_run_config
     from petrun.data.batches.buckets import plan_batches
     from petrun.delta import find_method
-    from petrun.inference.rows import endless, mappings
+    from petrun.inference.rows import scoring_batches, training_batches
     from petrun.training.setup.sources import open_sources
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,11 +57,11 @@ def dump(folder: Path, methods: list[str], sets: list[str]) -> None:
         steps = round((config.train.epochs or 3) * batching.batches_per_epoch)
         inputs = ("input_ids", "segment_ids", "position_ids")
         arrays: dict[str, Any] = {}
-        for k, batch in zip(range(steps), endless(rows, batching, inputs, 0), strict=False):
+        for k, batch in zip(range(steps), training_batches(rows, batching, inputs, 0), strict=False):
             for name in ("input_ids", "segment_ids", "targets"):
                 arrays[f"train/{k}/{name}"] = batch[name]
         held = next(
-            mappings(
+            scoring_batches(
                 sources.evaluation,
                 set_layout(sources.evaluation.lengths, False, len(sources.evaluation)).epoch(0),
                 inputs,

@@ -15,7 +15,7 @@ from petrun.checkpoint.run_files import RESULTS
 from petrun.checkpoint.training_state import State, find_state
 from petrun.config.load import as_begun, load_run_config
 from petrun.errors import ConfigError, TrainingError
-from petrun.inference.rows import endless
+from petrun.inference.rows import training_batches
 from petrun.parallel import context
 from petrun.parallel.layout import Layout
 from petrun.tensors import Array
@@ -109,7 +109,7 @@ def replay(setup: TrainingSetup, parameters: snapshot.Parameters, interval: Inte
     loaded.net.set_train(True)
     train(
         setup.step,
-        endless(setup.sources.train, setup.batching, loaded.inputs, loaded.pad_token_id, start=done.micro_batches),
+        training_batches(setup.sources.train, setup.batching, loaded.inputs, loaded.pad_token_id, start=done.micro_batches),
         setup.plan,
         loaded.inputs,
         on_step,

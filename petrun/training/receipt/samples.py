@@ -16,7 +16,7 @@ from petrun.data.batches.collate import collate
 from petrun.data.examples.example_set import ExampleSet
 from petrun.errors import WeightsError
 from petrun.evaluate.score import Scorer
-from petrun.inference.evaluator import Evaluator, open_writer, spelt
+from petrun.inference.evaluator import Evaluator, decode_answer, open_generator
 from petrun.models.base import LoadedModel
 from petrun.parallel.context import eager
 from petrun.parallel.layout import Layout
@@ -71,7 +71,7 @@ class SampleEvaluator:
         count = min(_ROWS, config.train.batch_size) if whole else 0
         self.rows = _supervised(sources.train, count, max(self.widths, default=None))
         self.prompts = _prompts(sources, sample_count(config)) if whole and hasattr(loaded.net, "prefill") else ()
-        self._writer: Any = None
+        self._generator: Any = None
 
     def evaluate(self, label: str) -> EvalSnapshot:
         """Score and answer. Raises WeightsError where logits on the evaluation data are not finite."""
@@ -109,14 +109,14 @@ class SampleEvaluator:
         answered = self.evaluator.texts if self.evaluator is not None else None
         if answered is not None and self.prompts[0].index is not None:
             return [answered[p.index] for p in self.prompts if p.index is not None]
-        if self._writer is None:
-            self._writer = open_writer(self.loaded, self.sources.tokenizer, len(self.prompts))
+        if self._generator is None:
+            self._generator = open_generator(self.loaded, self.sources.tokenizer, len(self.prompts))
         try:
             endings = [self.sources.ending] * len(self.prompts)
-            found = self._writer([p.ids for p in self.prompts], self.new_tokens, endings=endings)
+            found = self._generator([p.ids for p in self.prompts], self.new_tokens, endings=endings)
         except WeightsError:
             return []
-        return [spelt(each.tokens, self.sources.tokenizer, self.sources.ending) for each in found]
+        return [decode_answer(each.tokens, self.sources.tokenizer, self.sources.ending) for each in found]
 
 
 def sample_count(config: RunConfig) -> int:
@@ -154,7 +154,7 @@ def _prompts(sources: Sources, count: int) -> tuple[Prompt, ...]:
         ids = row.input_ids[: row.prompt_length]
         if len(ids) and (ready or len(ids) < len(row.input_ids)):
             place = index if ready else None
-            found.setdefault(ids.tobytes(), Prompt(ids, spelt(ids, sources.tokenizer), row.reference, place))
+            found.setdefault(ids.tobytes(), Prompt(ids, decode_answer(ids, sources.tokenizer), row.reference, place))
         if len(found) == count:
             break
     return tuple(found.values())

@@ -9,12 +9,13 @@ import mindspore as ms
 from mindspore import Tensor
 
 from petrun.data.batches.rank_share import WHOLE, Share
-from petrun.inference.rows import endless
+from petrun.evaluate.score import Batch
+from petrun.inference.rows import training_batches
 from petrun.train.loop import as_tensors
 from petrun.training.setup.training_setup import TrainingSetup
 
 
-def rank_batches(setup: TrainingSetup, rank: int, start: int = 0) -> Iterator[dict[str, Any]]:
+def rank_batches(setup: TrainingSetup, rank: int, start: int = 0) -> Iterator[Batch]:
     """Yield the rank's share of every batch, from micro-batch `start` of the run on.
 
     A step whose operators are split is fed the whole batch on every rank, and always as many rows: its graph takes the rows of the rank.
@@ -22,7 +23,7 @@ def rank_batches(setup: TrainingSetup, rank: int, start: int = 0) -> Iterator[di
     loaded, layout = setup.assembled.loaded, setup.layout
     share = WHOLE if layout.split else Share(index=layout.coordinates(rank)[1], parts=layout.dp)
     full = setup.batching.batch_size if layout.split else 0
-    return endless(setup.sources.train, setup.batching, loaded.inputs, loaded.pad_token_id, share, start, full)
+    return training_batches(setup.sources.train, setup.batching, loaded.inputs, loaded.pad_token_id, share, start, full)
 
 
 def first_batch_inputs(setup: TrainingSetup) -> tuple[Any, ...]:

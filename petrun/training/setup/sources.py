@@ -21,6 +21,7 @@ from petrun.inference.assembly import classes_of, one_number, require_matching_f
 from petrun.inference.base_info import BaseInfo, read_base_info
 from petrun.inference.rows import (
     check_length,
+    example_settings,
     open_rows,
     open_tokenizer,
     require_classes,
@@ -55,34 +56,32 @@ def open_sources(resolved: Resolved, start: Delta | None) -> tuple[Sources, Reso
     """Read all rows of the run. Returns them, and the configuration with what was inferred."""
     config = resolved.config
     own = find_method(config.algo).tokens(config.delta)
-    seen = read_base_info(config, own if start is None else virtual_tokens(start))
-    require_matching_family(start, seen.hf_config)
+    base_info = read_base_info(config, own if start is None else virtual_tokens(start))
+    require_matching_family(start, base_info.hf_config)
     paths, eval_paths = _files(config)
-    seq_len = check_length(config.data.seq_len, seen.longest, resolved.given("data.seq_len"), seen.tokens)
+    seq_len = check_length(
+        config.data.seq_len, base_info.longest, resolved.given("data.seq_len"), base_info.virtual_tokens
+    )
     data = config.data.model_copy(update={"seq_len": seq_len, "path": paths, "eval_path": eval_paths})
     config = config.model_copy(update={"data": data})
-    tokenizer = open_tokenizer(seen.folder)
+    tokenizer = open_tokenizer(base_info.folder)
     info = start.manifest.task if start is not None and start.manifest is not None else None
     template = _template(config, start)
-    train_rows = open_rows(
+    settings = example_settings(
         data,
-        paths,
-        tokenizer,
+        base_info,
         task=data.task,
-        tasks=seen.tasks,
-        hf_config=seen.hf_config,
-        labels=(info.labels if info else ()) or seen.labels,
-        num_labels=classes_of(start) or seen.num_labels or one_number(start),
+        labels=(info.labels if info else ()) or base_info.labels,
+        num_labels=classes_of(start) or base_info.num_labels or one_number(start),
         template=template,
-        weights=data.weights,
-        seed=config.train.seed,
     )
+    train_rows = open_rows(data, paths, tokenizer, settings, weights=data.weights, seed=config.train.seed)
     task = train_rows.task
     train_rows = _with_classes(train_rows, is_factory(config.model.family))
     metrics = select_metrics(config.eval.metrics, train_rows.metrics_of)
     evaluation = None
     if eval_paths:
-        evaluation = _evaluation(config, eval_paths, tokenizer, seen, train_rows, generation=False)
+        evaluation = _evaluation(config, eval_paths, tokenizer, base_info, train_rows, generation=False)
     elif data.eval_split > 0:
         train_rows, evaluation = split(train_rows, data.eval_split, config.train.seed)
     generated = [m for m in metrics if m.generated]
@@ -94,7 +93,7 @@ def open_sources(resolved: Resolved, start: Delta | None) -> tuple[Sources, Reso
                 f"eval.metrics {', '.join(m.name for m in generated)} needs --eval-data or --eval-split",
                 hint="Or leave these metrics out.",
             )
-        prompts = _evaluation(config, eval_paths or paths, tokenizer, seen, train_rows, generation=True)
+        prompts = _evaluation(config, eval_paths or paths, tokenizer, base_info, train_rows, generation=True)
         if not eval_paths:
             held = np.isin(prompts.per_row["row"], evaluation.per_row["row"])
             prompts = prompts.take(np.flatnonzero(held))
@@ -123,26 +122,23 @@ def _evaluation(
     config: RunConfig,
     paths: tuple[str, ...],
     tokenizer: Tokenizer | None,
-    seen: BaseInfo,
+    base_info: BaseInfo,
     train_rows: ExampleSet,
     *,
     generation: bool,
 ) -> ExampleSet:
-    rows = open_rows(
+    settings = example_settings(
         config.data,
-        paths,
-        tokenizer,
+        base_info,
         task=train_rows.task,
-        tasks=seen.tasks,
-        hf_config=seen.hf_config,
         labels=train_rows.labels,
         num_labels=train_rows.num_labels,
         template=train_rows.template,
-        for_generation=generation,
     )
+    rows = open_rows(config.data, paths, tokenizer, replace(settings, for_generation=generation))
     require_matching_classes(rows, train_rows.labels, train_rows.num_labels)
     if generation:
-        require_room(rows, seen.longest)
+        require_room(rows, base_info.longest)
     return rows
 
 
