@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def _brought(given: Delta) -> set[str]:
 
 def _verdict(given: Delta, model: StoredBase, written: Merged, watched: _Watched) -> str:
     wanted = given.manifest.base.digest if given.manifest is not None else ""
-    found = StoredBase(written.path, model.raw, model.kind, model.parsed, model.family, model.names).digest()
+    found = replace(model, path=written.path, strategy=None).digest()
     if wanted and found == wanted:
         return f"this is the base to the bit: its digest is the one in the delta's manifest, {wanted[:16]}"
     reader = model.reader()

@@ -1,4 +1,4 @@
-"""Base + delta -> a net: the steps that train, eval and predict share."""
+"""Load a base, fit a delta to it, attach the delta: the steps from files to a net that all commands share."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from petrun.models.factory import FAMILIES, is_factory, load_model
 from petrun.models.folder import BASE_HINT
 from petrun.parallel.context import Device
 from petrun.tensors import Array
-from petrun.typing import Cell
+from petrun.typing import Cell, JsonObject
 
 _PTUNING2_TABLE = "ptuning2_embedding.embedding_table"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assembled:
-    """A net with a delta attached, and whose parameters are whose."""
+    """A net with a delta attached, and the names of the parameters that the delta owns."""
 
     loaded: LoadedModel
     method: Method
@@ -43,9 +43,9 @@ class Assembled:
     heads: tuple[str, ...]
     """Task heads and parameters named by the user: trained and saved beside the delta."""
     layers: tuple[str, ...] = ()
-    """Layers that the settings' targets mean; () for a method without targets."""
+    """Layers that the settings' targets match; () for a method without targets."""
     asked: dict[str, int] = field(default_factory=dict)
-    """Target as the settings name it -> how many layers it matches; {} for the family's own."""
+    """Target as the settings name it -> how many layers it matches; {} where the family's own targets are used."""
 
     @property
     def owned(self) -> tuple[str, ...]:
@@ -53,10 +53,10 @@ class Assembled:
 
 
 def base_path(model: ModelConfig) -> Path | None:
-    """The base on disk: the user's, or the embedded one; None for a factory without a checkpoint. Raises ModelError."""
+    """Path of the base: the user's, or the embedded one; None for a factory without a checkpoint. Raises ModelError, ConfigError."""
     if model.base is None and model.base_strategy is not None:
         raise ConfigError(
-            f"--base-strategy {model.base_strategy}: says how a base was cut, and no base is given",
+            f"--base-strategy {model.base_strategy}: says how a base was sharded, and no base is given",
             hint="Give the folder with the ranks' files as --base.",
         )
     if model.base is not None:
@@ -77,9 +77,9 @@ def open_base(
     seed: int,
     arrays: tuple[str, ...] = (),
 ) -> LoadedModel:
-    """Build the net and load its base; targets may then be named in Hugging Face's terms as well.
+    """Build the net and load its base. Afterwards targets may be given by their Hugging Face names as well.
 
-    `arrays`: names of array data's columns, for a factory's net that does not say which inputs it takes.
+    `arrays`: names of the columns of array data, for a factory's net that does not name its inputs.
     """
     loaded = load_model(
         base_path(model),
@@ -103,19 +103,19 @@ def strategy_path(text: str | None) -> Path | None:
 
 
 def delta_if_given(path: str | None, alpha: float | None, strategy: str | None) -> Delta | None:
-    """None where no delta is given. Raises as `open_delta` does."""
+    """Read a delta; None where none is given. Raises as `open_delta`, and ConfigError for a strategy without a delta."""
     if path is not None:
         return open_delta(path, alpha, strategy)
     if strategy is not None:
         raise ConfigError(
-            f"--delta-strategy {strategy}: says how a delta was cut, and no delta is given",
+            f"--delta-strategy {strategy}: says how a delta was sharded, and no delta is given",
             hint="Give the folder with the ranks' files as the delta.",
         )
     return None
 
 
 def open_delta(path: str, alpha: float | None, strategy: str | None = None) -> Delta:
-    """Read a delta; a foreign one keeps its own names until `fit_delta`."""
+    """Read a delta. One of another format keeps its own names until `fit_delta`. Raises DeltaError, ConfigError."""
     delta = read_delta(Path(path).expanduser(), strategy_path(strategy))
     if alpha is not None and delta.origin != "mindpet":
         raise ConfigError(
@@ -125,18 +125,18 @@ def open_delta(path: str, alpha: float | None, strategy: str | None = None) -> D
 
 
 def classes_of(delta: Delta | None) -> int | None:
-    """Classes of the head that the delta brings, if it brings one."""
+    """Number of classes of the head that the delta brings; None where it brings none."""
     return None if delta is None else trained_classes(delta)
 
 
 def one_number(delta: Delta | None) -> int | None:
-    """1 for a delta that was trained to predict a number, as its manifest says; else None. Of a net of the user's own no head is known."""
+    """1 for a delta that was trained to predict a number, by its manifest; else None. For nets of the user's own, whose head is unknown."""
     info = delta.manifest.task if delta is not None and delta.manifest is not None else None
     return 1 if info is not None and info.num_labels == 1 else None
 
 
 def virtual_tokens(delta: Delta | None) -> int:
-    """Positions that the delta's virtual tokens take; works before `fit_delta`."""
+    """Count the positions that the delta's virtual tokens take. Works before `fit_delta`."""
     if delta is None:
         return 0
     if delta.algo:
@@ -149,7 +149,7 @@ def virtual_tokens(delta: Delta | None) -> int:
 
 
 def fit_delta(delta: Delta, loaded: LoadedModel, alpha: float | None) -> Delta:
-    """Give a delta the net's names, and hold its manifest against the base. Raises DeltaError for another base."""
+    """Rename a delta's tensors as the net's. Raises DeltaError where its manifest names another base."""
     family = FAMILIES.get(loaded.family)
     fitted = to_house(
         delta, loaded.names, family.prefixes if family else ("",), alpha, loaded.sites, partial(value_of, loaded.net)
@@ -159,15 +159,15 @@ def fit_delta(delta: Delta, loaded: LoadedModel, alpha: float | None) -> Delta:
 
 
 def value_of(net: Cell, name: str) -> Array:
-    """A parameter's value, float32."""
+    """Read a parameter's value as float32."""
     parameter = next(p for p in net.get_parameters() if p.name == name)
     # numpy has no bfloat16.
     values: Array = parameter.value().astype(ms.float32).asnumpy()
     return values
 
 
-def require_matching_family(delta: Delta | None, hf_config: Mapping[str, Any]) -> None:
-    """Refuse a base of another architecture as soon as config.json is read. Raises DeltaError."""
+def require_matching_family(delta: Delta | None, hf_config: JsonObject) -> None:
+    """Raises DeltaError for a base of another architecture; config.json is enough to know."""
     manifest = None if delta is None else delta.manifest
     if delta is None or manifest is None or not hf_config or not manifest.hf_config:
         return
@@ -180,7 +180,7 @@ def require_matching_family(delta: Delta | None, hf_config: Mapping[str, Any]) -
 
 
 def require_matching_base(delta: Delta, digest: str) -> None:
-    """Refuse a base of other content than the one the delta was trained on. Foreign deltas do not say. Raises DeltaError."""
+    """Raises DeltaError for a base of other content than the delta was trained on. Deltas of other formats do not name their base."""
     manifest = delta.manifest
     if manifest is None or not manifest.base.digest or manifest.base.digest == digest:
         return
@@ -193,18 +193,18 @@ def require_matching_base(delta: Delta, digest: str) -> None:
 
 
 def head_names(loaded: LoadedModel, also: Iterable[str] = ()) -> tuple[str, ...]:
-    """Parameters trained beside any delta: the task's heads, what the base did not hold, what the user named."""
+    """Parameters that are trained beside any delta: the task's heads, those that the base lacked, and those of the user (`also`)."""
     names = [p.name for p in loaded.net.get_parameters()]
     heads = [n for n in names if any(fnmatchcase(n, pattern) for pattern in loaded.sites.trained_heads)]
     return tuple(dict.fromkeys((*heads, *loaded.fresh, *also)))
 
 
 def attach(loaded: LoadedModel, method: Method, config: MethodConfig, seed: int, heads: tuple[str, ...]) -> Assembled:
-    """Let the method into the net."""
-    # Before the method's own layers come in.
+    """Attach a method to the net. `seed`: of its initial values; `heads`: parameters that are trained beside it."""
+    # Targets are matched before the method adds its own layers.
     targets = getattr(config, "target", None) or ()
     layers = method.layers(loaded.net, config, loaded.sites) if hasattr(config, "target") else ()
-    asked = {target: len(_meant(loaded, method, config, target)) for target in targets}
+    asked = {target: len(_matched(loaded, method, config, target)) for target in targets}
     attached = method.attach(loaded.net, config, loaded.sites, seed)
     if loaded.max_positions is not None:
         loaded = replace(loaded, max_positions=loaded.max_positions - method.tokens(config))
@@ -219,21 +219,20 @@ def attach(loaded: LoadedModel, method: Method, config: MethodConfig, seed: int,
     )
 
 
-def _meant(loaded: LoadedModel, method: Method, config: MethodConfig, target: str) -> tuple[str, ...]:
+def _matched(loaded: LoadedModel, method: Method, config: MethodConfig, target: str) -> tuple[str, ...]:
     return method.layers(loaded.net, config.model_copy(update={"target": (target,), "exclude": ()}), loaded.sites)
 
 
 def attach_delta(loaded: LoadedModel, delta: Delta, seed: int = 0) -> Assembled:
-    """Attach a delta's method with the delta's settings; the values are set by `set_delta`."""
+    """Attach a delta's method with the delta's settings. `set_delta` sets the values. Raises DeltaError for a delta that does not fit."""
     method, config = method_of(delta.algo, delta.config, delta.path)
     for name in shared_matrices(loaded.names):
         if name in delta.shapes:
             untie(loaded.net, name)
             loaded = replace(loaded, names=untied(loaded.names))
     base = {p.name for p in loaded.net.get_parameters()}
-    own = delta.manifest is not None
-    # A delta of petrun's own must bring every head it trained; a foreign one says which it has by having them.
-    heads = head_names(loaded) if own else loaded.fresh
+    # A delta with a manifest must bring every head that it trained; others bring the heads that they have.
+    heads = head_names(loaded) if delta.manifest is not None else loaded.fresh
     brought = tuple(name for name in delta.shapes if name in base)
     try:
         assembled = attach(loaded, method, config, seed, tuple(dict.fromkeys((*heads, *brought))))
@@ -248,7 +247,7 @@ def attach_delta(loaded: LoadedModel, delta: Delta, seed: int = 0) -> Assembled:
 
 
 def set_delta(assembled: Assembled, delta: Delta) -> None:
-    """Put a delta's values into the net it was attached to."""
+    """Set the values of an attached delta."""
     parameters = {p.name: p for p in assembled.loaded.net.get_parameters()}
     for name in assembled.owned:
         parameter = parameters[name]
@@ -256,6 +255,6 @@ def set_delta(assembled: Assembled, delta: Delta) -> None:
 
 
 def values_of(net: Cell, names: Iterable[str]) -> dict[str, Array]:
-    """Parameter name -> float32 array, for saving."""
-    wanted = set(names)
-    return {p.name: p.asnumpy() for p in net.get_parameters() if p.name in wanted}
+    """Read parameters for saving. Returns name -> float32 array."""
+    chosen = set(names)
+    return {p.name: p.asnumpy() for p in net.get_parameters() if p.name in chosen}

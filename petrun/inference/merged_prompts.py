@@ -1,4 +1,4 @@
-"""What a merged folder says of prompts and of where answers end: the delta's template as its chat template, and its end of turn."""
+"""Write the delta's template into a merged folder as its chat template, and the delta's end of turn."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from petrun.checkpoint.delta import Delta, Manifest
 from petrun.data.chat.end_of_turn import Ending
@@ -18,23 +17,24 @@ from petrun.errors import DataError
 from petrun.inference.settings import learned_ending
 from petrun.models.folder import CONFIG, eos_ids, read_json
 from petrun.tensors import atomic_file
+from petrun.typing import JsonObject
 
 _GENERATION, _TOKENIZER, _TEMPLATE = "generation_config.json", "tokenizer_config.json", "chat_template.jinja"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MergedPrompts:
-    """What is written beside the weights, and what is said about it."""
+    """What is written beside the weights, and notes for the user about it."""
 
     chat_template: str | None
-    """None: the folder's own holds."""
+    """None: the folder keeps its own."""
     eos_token_ids: tuple[int, ...]
-    """() where the base's own hold."""
+    """() where the folder keeps the base's own."""
     ending: Ending
     notes: tuple[str, ...]
 
     def write(self, folder: Path) -> None:
-        """Change the files of a merged folder that is not in its place yet."""
+        """Change the files of a merged folder, before it is moved to its final path."""
         if self.chat_template is not None:
             with atomic_file(folder / _TEMPLATE) as (out, _):
                 out.write(self.chat_template.encode())
@@ -54,15 +54,15 @@ class MergedPrompts:
             _change(folder / _GENERATION, lambda old: {**(old or first), **new})
 
 
-def _change(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Write a JSON file anew; {} stands for one that is not there."""
+def _change(path: Path, change: Callable[[JsonObject], JsonObject]) -> None:
+    """Rewrite a JSON file; one that is not there counts as {}."""
     content = change(read_json(path) if path.is_file() else {})
     with atomic_file(path) as (out, _):
         out.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def holds_prompts(delta: Delta) -> bool:
-    """Whether the delta says how it is asked: it learned to answer prompts, which a template renders."""
+    """Whether the delta learned to answer prompts, which a template of its own renders."""
     manifest = delta.manifest
     return (
         manifest is not None
@@ -72,19 +72,19 @@ def holds_prompts(delta: Delta) -> bool:
     )
 
 
-def merged_prompts(delta: Delta, folder: Path, raw: dict[str, Any]) -> MergedPrompts | None:
-    """For a delta that learned to answer prompts, on the base in `folder` whose config.json is `raw`; None for any other."""
+def merged_prompts(delta: Delta, folder: Path, raw: JsonObject) -> MergedPrompts | None:
+    """Decide what to write for a delta that learned to answer prompts; None for any other. `raw`: the config.json of the base in `folder`."""
     manifest = delta.manifest
     if manifest is None or manifest.template is None or not holds_prompts(delta):
         return None
     try:
         tokenizer = load_tokenizer(folder)
     except DataError as error:
-        why = f"the delta's template is left out, for the base's tokenizer cannot be read: {error.message}"
-        return MergedPrompts(chat_template=None, eos_token_ids=(), ending=Ending(), notes=(why,))
+        reason = f"the delta's template is left out, for the base's tokenizer cannot be read: {error.message}"
+        return MergedPrompts(chat_template=None, eos_token_ids=(), ending=Ending(), notes=(reason,))
     if tokenizer is None:
-        why = "the delta's template is left out, for the base's folder holds no tokenizer"
-        return MergedPrompts(chat_template=None, eos_token_ids=(), ending=Ending(), notes=(why,))
+        reason = "the delta's template is left out, for the base's folder holds no tokenizer"
+        return MergedPrompts(chat_template=None, eos_token_ids=(), ending=Ending(), notes=(reason,))
     ending = learned_ending(manifest, tokenizer)
     known = eos_ids(raw, folder)
     added = ending.ids - set(known)
@@ -106,7 +106,7 @@ def merged_prompts(delta: Delta, folder: Path, raw: dict[str, Any]) -> MergedPro
 
 
 def _chat_template(manifest: Manifest, template: Template, tokenizer: Tokenizer) -> tuple[str | None, tuple[str, ...]]:
-    """(the chat template to be written, what is to be said about it)."""
+    """Returns the chat template to write, None to keep the folder's own, and notes for the user."""
     kind = manifest.task.rows if manifest.task is not None else None
     own = tokenizer.chat_template
     if template.text == own:
@@ -132,7 +132,7 @@ def _chat_template(manifest: Manifest, template: Template, tokenizer: Tokenizer)
 
 
 def _how_to_ask(kind: str | None) -> tuple[str, ...]:
-    """What rows get a chat template only where the user asks for it."""
+    """A note for rows that get a chat template only where the user asks for it."""
     if kind in ("completion", "reference"):
         return ("rows like those of the training get it with --template chat",)
     return ()

@@ -1,4 +1,4 @@
-"""A base on disk whose tensors are wanted without its net: for merges, and for arithmetic of deltas."""
+"""A base on disk whose tensors are read without building its net: for merges, and for arithmetic of deltas."""
 
 from __future__ import annotations
 
@@ -17,22 +17,26 @@ from petrun.models.base import Family, StoredName, shared_matrices
 from petrun.models.factory import is_factory, read_family
 from petrun.models.weights import match, open_weights, stored_digest
 from petrun.tensors import TensorReader
+from petrun.typing import JsonObject
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoredBase:
-    """What a base's files say; only headers have been read."""
+    """A base's files, of which only the headers have been read."""
 
     path: Path
-    raw: dict[str, Any]
-    """config.json; {} for a model of one's own."""
+    raw: JsonObject
+    """config.json; {} for a model of the user's own."""
     kind: Family | None
+    """None for a model of the user's own."""
     parsed: Any
+    """The family's own form of config.json."""
     family: str
+    """Name of the family, or of the user's factory."""
     names: dict[str, StoredName] = field(default_factory=dict)
-    """{} for a model of one's own: its parameters have their own names."""
+    """{} for a model of the user's own, whose parameters keep their names."""
     strategy: str | None = None
-    """How the base was cut, where it lies in the files of a job's ranks."""
+    """Strategy file or folder of a base that lies in the files of a job's ranks."""
 
     @property
     def prefixes(self) -> tuple[str, ...]:
@@ -47,36 +51,40 @@ class StoredBase:
         return self.kind.sites(self.parsed) if self.kind else None
 
     def reader(self) -> TensorReader:
+        """Open the tensors, under the names of their files."""
         return open_weights(self.path, strategy_path(self.strategy))
 
     def arrays(self, reader: TensorReader | None = None) -> BaseArrays:
+        """The tensors under the names of the net's parameters, read when they are asked for."""
         reader = reader or self.reader()
         matched = match(reader, self.names_in(reader), self.prefixes, self.ignored)
         return BaseArrays(reader, matched, shared_matrices(self.names))
 
     def names_in(self, reader: TensorReader) -> dict[str, StoredName]:
+        """Map the name of each parameter to its name in the files."""
         return self.names or {name: StoredName(name=name) for name in reader.names}
 
     def digest(self, reader: TensorReader | None = None) -> str:
-        """The base's identity; reads every tensor."""
+        """Compute the base's digest, by which deltas know it. Reads every tensor."""
         reader = reader or self.reader()
         matched = match(reader, self.names_in(reader), self.prefixes, self.ignored)
-        # Task heads are never part of a base's identity: every delta brings its own.
+        # Task heads are never part of the digest: every delta brings its own.
         heads = ("classifier.*",) if self.kind and "classify" in self.kind.tasks else ()
         return stored_digest(reader, matched, heads)
 
     def fit(self, delta: Delta, alpha: float | None) -> Delta:
-        """The delta in this model's names. Raises DeltaError for one of another architecture, or that fits nowhere."""
+        """Rename a delta's tensors as this model's. Raises DeltaError for a delta of another architecture, or that fits nowhere."""
         require_matching_family(delta, self.raw)
         return to_house(delta, self.names, self.prefixes, alpha, self.sites, lambda name: self.arrays()[name])
 
     def identity(self, arrays: BaseArrays, digest: str) -> BaseIdentity:
+        """The base as a manifest names it."""
         fresh = tuple(name for name, stored in self.names.items() if stored.optional and name not in arrays)
         return BaseIdentity(digest=digest, name=self.path.name, fresh=fresh)
 
 
 def stored_base(base: str | None, family: str | None, strategy: str | None = None) -> StoredBase:
-    """The user's base, or the embedded one. Raises ModelError, and ConfigError for a factory without a checkpoint."""
+    """Open the user's base, or the embedded one. Raises ModelError, and ConfigError for a factory without a checkpoint."""
     path = base_path(ModelConfig(base=base, family=family, base_strategy=strategy))
     if path is None:
         raise ConfigError(
@@ -84,6 +92,14 @@ def stored_base(base: str | None, family: str | None, strategy: str | None = Non
             hint="Give the checkpoint that the factory's net starts from as --base.",
         )
     if is_factory(family):
-        return StoredBase(path, {}, None, None, str(family), strategy=strategy)
+        return StoredBase(path=path, raw={}, kind=None, parsed=None, family=str(family), strategy=strategy)
     raw, kind, parsed = read_family(path, family)
-    return StoredBase(path, raw, kind, parsed, kind.name, kind.names(parsed), strategy)
+    return StoredBase(
+        path=path,
+        raw=raw,
+        kind=kind,
+        parsed=parsed,
+        family=kind.name,
+        names=kind.names(parsed),
+        strategy=strategy,
+    )
