@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from petrun.commands.export import run as export_peft
-    from petrun.inference.session import Decoding, Session
+    from petrun.inference.generation.session import Decoding, Session
 
 __version__ = "0.1.0"
 
@@ -18,7 +18,7 @@ __all__ = ["Decoding", "Session", "__version__", "export_peft"]
 def __getattr__(name: str) -> object:
     """Import a public name at its first use."""
     if name in ("Decoding", "Session"):
-        from petrun.inference import session
+        from petrun.inference.generation import session
 
         return getattr(session, name)
     if name == "export_peft":

@@ -7,7 +7,7 @@ import pytest
 
 import petrun
 from petrun.commands import export
-from petrun.inference import session
+from petrun.inference.generation import session
 from tests.conftest import ROOT
 
 

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from petrun.inference import multi_delta
+from petrun.inference.generation import multi_delta
 from petrun.parallel.context import setup
 from tests.conftest import ROOT
 from tests.deltas import make_delta

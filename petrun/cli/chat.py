@@ -16,7 +16,7 @@ from petrun.errors import DataError, PetrunError
 from petrun.train.stop import Stopped, stop_request
 
 if TYPE_CHECKING:
-    from petrun.inference.session import Answer, Decoding, Prompt, Session
+    from petrun.inference.generation.session import Answer, Decoding, Prompt, Session
 
 HELP = """/use NAME  answer with this delta
 /off       answer with the base alone
@@ -131,7 +131,7 @@ class Chat:
 
     def prompt(self, text: str) -> Any:
         """The line, or the conversation that it goes on; its oldest turns are left out where the model has no positions for them."""
-        from petrun.inference.session import PromptRequest
+        from petrun.inference.generation.session import PromptRequest
 
         if not (self.history and self.session.template().is_chat):
             return text
@@ -146,7 +146,7 @@ class Chat:
 
     def stream(self, prompt: Prompt) -> tuple[Answer | None, str]:
         """(the answer, None where it was stopped; what was printed). Raises Stopped for SIGTERM."""
-        from petrun.inference.session import PromptRequest
+        from petrun.inference.generation.session import PromptRequest
 
         request = stop_request()
         shown, answer = "", None

@@ -70,8 +70,8 @@ def generate(
     # Before MindSpore is imported.
     with signals.told_apart():
         from petrun.commands.generate import answers, open_session, read_rows
-        from petrun.inference.multi_delta import SessionSettings
-        from petrun.inference.session import Decoding
+        from petrun.inference.generation.multi_delta import SessionSettings
+        from petrun.inference.generation.session import Decoding
 
         rows = read_rows(prompt or [], prompts)
         decoding = Decoding(

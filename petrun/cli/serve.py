@@ -57,7 +57,7 @@ def serve(
     given = {"queue": queue, "batch_size": batch_size, "max_tokens": max_tokens, "grace_seconds": grace}
     with told_apart():
         from petrun.commands.serve import run
-        from petrun.inference.multi_delta import SessionSettings
+        from petrun.inference.generation.multi_delta import SessionSettings
         from petrun.serve.settings import ServerSettings
 
         server = ServerSettings(

@@ -19,7 +19,7 @@ from petrun.evaluate.compare import comparison_lines, side_by_side, signature_li
 from petrun.evaluate.metrics import require_packages, select_metrics
 from petrun.inference.comparison import BASE, add_prompts, open_deltas, score_deltas
 from petrun.inference.evaluator import score_base_and_delta
-from petrun.inference.multi_delta import named_path, named_paths
+from petrun.inference.generation.multi_delta import named_path, named_paths
 from petrun.inference.settings import InferenceSettings, resolve_settings
 from petrun.tensors.output import check_file, write_text
 from petrun.typing import JsonObject

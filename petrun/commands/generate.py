@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Sequence
 
 from petrun.errors import ConfigError
-from petrun.inference.multi_delta import SessionSettings
-from petrun.inference.prompt_file import PromptRow, read_prompts, text_row
-from petrun.inference.session import Decoding, Session
+from petrun.inference.generation.multi_delta import SessionSettings
+from petrun.inference.generation.prompt_file import PromptRow, read_prompts, text_row
+from petrun.inference.generation.session import Decoding, Session
 
 
 def read_rows(texts: Sequence[str], path: str | None) -> list[PromptRow]:

@@ -17,8 +17,8 @@ from petrun.checkpoint.merge import FLOATS, Merged, merge_to_file, merge_to_fold
 from petrun.commands.delta.files import Opener, line, weighted
 from petrun.errors import ConfigError, DeltaError, PetrunError, did_you_mean
 from petrun.inference.assembly import open_delta, require_matching_base, require_matching_family
-from petrun.inference.merge_proof import MergeProof
-from petrun.inference.merged_prompts import holds_prompts, merged_prompts
+from petrun.inference.merging.merge_proof import MergeProof
+from petrun.inference.merging.merged_prompts import holds_prompts, merged_prompts
 from petrun.inference.stored_base import StoredBase
 from petrun.models.factory import is_factory
 from petrun.tensors.sharded.ranks import root_of

@@ -8,9 +8,9 @@ from petrun import console
 from petrun.config.schema import ModelConfig
 from petrun.errors import SetupError
 from petrun.inference.assembly import base_path
-from petrun.inference.multi_delta import SessionSettings
-from petrun.inference.session import Session
-from petrun.inference.session_engine import SessionEngine
+from petrun.inference.generation.multi_delta import SessionSettings
+from petrun.inference.generation.session import Session
+from petrun.inference.generation.session_engine import SessionEngine
 from petrun.serve.address import bind
 from petrun.serve.openai import Limits
 from petrun.serve.request_queue import RequestQueue, process_requests

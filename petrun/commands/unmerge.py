@@ -21,7 +21,7 @@ from petrun.commands.delta.files import Opener
 from petrun.delta.method import ALL, Update
 from petrun.errors import ConfigError, DeltaError, did_you_mean
 from petrun.inference.assembly import require_matching_family
-from petrun.inference.merged_prompts import holds_prompts
+from petrun.inference.merging.merged_prompts import holds_prompts
 from petrun.inference.stored_base import StoredBase, stored_base
 from petrun.models.base import shared_matrices
 from petrun.tensors import Array

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from petrun import console
+from petrun.checkpoint.delta_method import method_of
 from petrun.console import progress
 from petrun.data.batches.buckets import Batching, plan_batches
 from petrun.data.chat.end_of_turn import NO_ENDING, Ending
@@ -15,7 +16,6 @@ from petrun.evaluate.figures import Scores
 from petrun.evaluate.generate import TextGenerator
 from petrun.evaluate.metrics import Answer, Metric, signatures, text_metrics
 from petrun.evaluate.score import Scorer, scoring_cell
-from petrun.checkpoint.delta_method import method_of
 from petrun.inference.assembly import attach_delta, set_delta
 from petrun.inference.rows import scoring_batches
 from petrun.inference.settings import InferenceSettings

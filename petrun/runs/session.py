@@ -1,7 +1,7 @@
-"""The import path of petrun.inference.session before petrun exported Session and Decoding: the same module."""
+"""The import path of petrun.inference.generation.session before petrun exported Session and Decoding: the same module."""
 
 import sys
 
-from petrun.inference import session
+from petrun.inference.generation import session
 
 sys.modules[__name__] = session

@@ -27,7 +27,7 @@ from petrun.delta import METHODS
 from petrun.evaluate.generate import TextGenerator
 from petrun.graph.compilations import compilations
 from petrun.inference.assembly import attach, attach_delta, set_delta
-from petrun.inference.session import Decoding, Session
+from petrun.inference.generation.session import Decoding, Session
 from petrun.models.factory import load_model
 from petrun.parallel.context import setup
 

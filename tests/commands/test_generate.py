@@ -12,7 +12,7 @@ import mindspore as ms
 import pytest
 
 from petrun.evaluate.text_stream import TextStream
-from petrun.inference import multi_delta
+from petrun.inference.generation import multi_delta
 from petrun.parallel.context import setup
 from tests.deltas import make_delta
 

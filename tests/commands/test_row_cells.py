@@ -8,9 +8,9 @@ import pytest
 
 from petrun.checkpoint.delta import read_delta
 from petrun.errors import ConfigError, DataError
-from petrun.inference import multi_delta
-from petrun.inference.session import PromptRequest, Session
-from petrun.inference.session_engine import SessionEngine
+from petrun.inference.generation import multi_delta
+from petrun.inference.generation.session import PromptRequest, Session
+from petrun.inference.generation.session_engine import SessionEngine
 from petrun.parallel.context import setup
 from petrun.serve.openai import ApiError, Limits, read_request
 from tests.deltas import make_delta

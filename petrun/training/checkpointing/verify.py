@@ -109,7 +109,9 @@ def replay(setup: TrainingSetup, parameters: snapshot.Parameters, interval: Inte
     loaded.net.set_train(True)
     train(
         setup.step,
-        training_batches(setup.sources.train, setup.batching, loaded.inputs, loaded.pad_token_id, start=done.micro_batches),
+        training_batches(
+            setup.sources.train, setup.batching, loaded.inputs, loaded.pad_token_id, start=done.micro_batches
+        ),
         setup.plan,
         loaded.inputs,
         on_step,

@@ -10,8 +10,8 @@ from safetensors.numpy import load_file, save_file
 
 from petrun.checkpoint.delta import read_delta
 from petrun.commands import merge
-from petrun.inference import merge_proof
 from petrun.inference.assembly import attach_delta, fit_delta, set_delta
+from petrun.inference.merging import merge_proof
 from petrun.tensors import array_entries, open_tensors, write_safetensors
 from tests.commands.test_export import make_delta, open_base
 from tests.tiny import write_base

@@ -11,7 +11,7 @@ from petrun.checkpoint.delta import read_delta
 from petrun.commands import export, merge
 from petrun.errors import ConfigError, DeltaError
 from petrun.inference.assembly import attach_delta, fit_delta, set_delta
-from petrun.inference.session import Session
+from petrun.inference.generation.session import Session
 from petrun.models.factory import load_model
 from tests.interop.peft.interop import exact_base
 from tests.interop.peft.peft_adapters import BASES, IDS, STORED, cases, config_of, write_adapter

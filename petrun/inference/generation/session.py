@@ -25,8 +25,8 @@ from petrun.errors import ConfigError
 from petrun.evaluate.generate import Request, Step, TextGenerator
 from petrun.evaluate.sampling import Sampling
 from petrun.evaluate.text_stream import TextStream
+from petrun.inference.generation.multi_delta import MultiDeltaModel, SessionSettings, load_deltas
 from petrun.inference.multi_adapter import OFF
-from petrun.inference.multi_delta import MultiDeltaModel, SessionSettings, load_deltas
 
 Prompt = str | Sequence[Message]
 """A text, or a conversation: [{"role": "user", "content": "..."}, ...]."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 
 from petrun.errors import ConfigError, DataError, PromptTooLong
-from petrun.inference.session import OFF, Decoding, PromptRequest, Session
+from petrun.inference.generation.session import OFF, Decoding, PromptRequest, Session
 from petrun.serve.openai import AnswerEnd, CompletionRequest
 from petrun.serve.request_queue import StreamChunk
 

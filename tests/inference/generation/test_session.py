@@ -6,8 +6,8 @@ import pytest
 
 from petrun.errors import ConfigError, DataError, DeltaError, ModelError
 from petrun.graph.compilations import compilations
-from petrun.inference.multi_delta import named_paths
-from petrun.inference.session import Decoding, PromptRequest, Session
+from petrun.inference.generation.multi_delta import named_paths
+from petrun.inference.generation.session import Decoding, PromptRequest, Session
 from tests.deltas import make_delta
 from tests.tiny import CHAT, write_base
 

@@ -73,7 +73,7 @@ def holds_prompts(delta: Delta) -> bool:
 
 
 def merged_prompts(delta: Delta, folder: Path, raw: JsonObject) -> MergedPrompts | None:
-    """Decide what to write for a delta that learned to answer prompts; None for any other. `raw`: the config.json of the base in `folder`."""
+    """What to write for a delta that learned to answer prompts; None for others. `raw`: the config.json of the base in `folder`."""
     manifest = delta.manifest
     if manifest is None or manifest.template is None or not holds_prompts(delta):
         return None

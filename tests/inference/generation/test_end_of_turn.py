@@ -5,7 +5,7 @@ import json
 import pytest
 
 from petrun.checkpoint.delta import read_delta
-from petrun.inference.session import Session
+from petrun.inference.generation.session import Session
 from tests.tiny import letters, write_base, write_rows
 
 ROWS = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "ok."}]}]

@@ -9,8 +9,8 @@ from petrun.data.templates.template import BUILTIN, Template
 from petrun.data.tokenizers.tokenizer import load_tokenizer
 from tests.data.loading import read_examples
 from tests.deltas import make_delta
-from tests.inference.test_end_of_turn import ROWS as TALKS
-from tests.inference.test_end_of_turn import base_with
+from tests.inference.generation.test_end_of_turn import ROWS as TALKS
+from tests.inference.generation.test_end_of_turn import base_with
 from tests.tiny import write_rows
 
 TASKS = [
