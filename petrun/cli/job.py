@@ -8,9 +8,9 @@ import typer
 
 from petrun.cli import train
 from petrun.cli.options import Text, Texts, Whole, option
+from petrun.cluster.jobs.table import SCHEDULERS
 from petrun.errors import ConfigError
 
-TARGETS = ("volcano", "ascendjob", "slurm", "shell")
 NODE = "Of each host"
 CLUSTER = "Cluster"
 _OURS = ("--cards", "--hosts", "--host-rank", "--master-addr", "--master-port", "--rank-table")
@@ -24,9 +24,8 @@ def job(
         str,
         typer.Option(
             "--to",
-            help="volcano or ascendjob (a Kubernetes manifest for Volcano, or for MindCluster's Ascend Operator), slurm (a script for "
-            "sbatch) or shell (a script for each host).",
-            autocompletion=lambda incomplete: [one for one in TARGETS if one.startswith(incomplete)],
+            help=f"Scheduler: {'; '.join(f'{one.name}: {one.about}' for one in SCHEDULERS.values())}.",
+            autocompletion=lambda incomplete: [one for one in SCHEDULERS if one.startswith(incomplete)],
         ),
     ],
     name: Annotated[Text, option("--name", "The job's name. Default petrun.")] = None,
@@ -112,7 +111,13 @@ def job(
         "--runtime-class": runtime_class,
     }
     flags, sets = train.train_flags(values), values["settings"] or []
-    typed = TrainLine(arguments, values["recipe"], flags, sets, values.get("grace"))
+    typed = TrainLine(
+        arguments=arguments,
+        recipe=values["recipe"],
+        flags=flags,
+        sets=sets,
+        grace_seconds=values.get("grace"),
+    )
     run(to, typed, options, out=out, force=force)
 
 

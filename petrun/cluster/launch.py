@@ -20,7 +20,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from petrun.cluster import ports
+from petrun.cluster import exit_code, ports
 from petrun.cluster.host_watch import News, Watch
 from petrun.cluster.hosts import Hosts
 from petrun.cluster.logs import tail
@@ -31,9 +31,6 @@ from petrun.cluster.supervise import Ending, Member, Stops, supervise
 from petrun.errors import SetupError
 from petrun.tensors.atomic import output_error
 from petrun.train.stop import GRACE, RESUME_FLAGS
-
-CONFIG_ERROR = 2
-"""Exit code of a rank that will never do better: its command line or a setting is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +76,7 @@ def launch(job: Job, voice: JobOutput, environment: Mapping[str, str] | None = N
             folder = _attempt_folder(job.logs)
             cluster = _settled(job, attempt, stops)
             if cluster is None:
-                return 128 + stops.first
+                return exit_code.of_signal(stops.first)
             ranks, scheduler = _members(replace(job, cluster=cluster), base, folder)
             voice.err(_opening(job, ranks, folder, attempt))
             with Watch(job.hosts) if job.hosts is not None else nullcontext() as watch:
@@ -100,7 +97,7 @@ def launch(job: Job, voice: JobOutput, environment: Mapping[str, str] | None = N
                     f"processes that SIGKILL does not end: {', '.join(map(str, ending.survivors))}",
                     hint="They hang in a driver; the host may need a restart.",
                 )
-            if ending.code in (0, CONFIG_ERROR) or ending.stopped or stops.first:
+            if not exit_code.may_be_retried(ending.code) or ending.stopped or stops.first:
                 break
         return ending.code
 
@@ -198,7 +195,9 @@ def _report(ending: Ending, job: Job, seconds: float) -> str:
         name = signal.Signals(ending.stopped).name
         return f"{name}: every rank was told to stop, and all have ended {forced}"
     log = ending.culprit.log
-    said = f"error: {ending.culprit.name} {ending.how or _how(ending.code)} {after}; the others were ended"
+    said = (
+        f"error: {ending.culprit.name} {ending.how or exit_code.describe(ending.code)} {after}; the others were ended"
+    )
     return _with_log(f"{said}\nits log: {log}", _end_of_log(ending) or ["(it is empty)"])
 
 
@@ -209,7 +208,7 @@ def _with_log(said: str, log: Sequence[str]) -> str:
 def _end_of_log(ending: Ending) -> list[str]:
     """What the culprit said last. Of one that was told to end, that it did: a graph that was being compiled would fill a page."""
     found = tail(ending.culprit.log) if ending.culprit is not None else []
-    return found[-1:] if ending.code in (128 + signal.SIGINT, 128 + signal.SIGTERM) else found
+    return found[-1:] if ending.code in exit_code.STOPPED else found
 
 
 def _news(ending: Ending, job: Job) -> News | None:
@@ -224,16 +223,7 @@ def _news(ending: Ending, job: Job) -> News | None:
     return News(
         kind="failed",
         host=here,
-        what=f"{ending.culprit.name} {ending.how or _how(ending.code)}",
+        what=f"{ending.culprit.name} {ending.how or exit_code.describe(ending.code)}",
         code=ending.code,
         log=log,
     )
-
-
-def _how(code: int) -> str:
-    try:
-        name = signal.Signals(code - 128).name
-    except ValueError:
-        return f"ended with exit code {code}"
-    memory = " (the kernel does that where memory runs out)" if name == "SIGKILL" else ""
-    return f"was ended by {name}{memory}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from petrun.cluster import exit_code
 from petrun.cluster.host_watch import News, Watch
 from petrun.cluster.interpreter import module_command
 from petrun.cluster.logs import Follower, holds
@@ -31,8 +32,6 @@ _ORPHANED_SECONDS = 3.0
 """For a rank to say why the scheduler is gone: one of this host may be the reason."""
 _UNLOAD_SECONDS = 30.0
 """For the ranks to end after the scheduler, which ends well once all of them have taken their leave of it."""
-_TOLD = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-"""Exit codes of a rank that was told to stop, and of those that stopped with it."""
 _NEWS_SECONDS = 10.0
 """For another host to say that the reason is there: its rank, which was told to stop, may take that much longer to unload."""
 
@@ -146,7 +145,7 @@ def _watch(
     while True:
         follower.read()
         if attempt.stops.first:
-            return Ending(128 + attempt.stops.first, None, attempt.stops.first)
+            return Ending(exit_code.of_signal(attempt.stops.first), None, attempt.stops.first)
         for member in ranks:
             if code := attempt.poll(member):
                 return Ending(code, member)
@@ -178,7 +177,7 @@ def _explain(
     held = next((member for member in members if attempt.is_held(member)), None)
     if held is not None:
         return Ending(1, held, how="is stopped (by SIGSTOP, as a debugger does), and the others have lost it;")
-    if ending.code not in _TOLD or ending.culprit is None or attempt.was_killed(ending.culprit):
+    if ending.code not in exit_code.STOPPED or ending.culprit is None or attempt.was_killed(ending.culprit):
         return ending
     # Somebody told a rank to stop, and all of them stop together after the step at hand: those that are still saving have the grace.
     told = next((member for member in members if holds(member.log, NOTICE)), None)
@@ -186,7 +185,7 @@ def _explain(
         return ending
     wait()
     if told is not None:
-        return replace(ending, culprit=told, how=f"was told to stop by {signal.Signals(ending.code - 128).name}")
+        return replace(ending, culprit=told, how=f"was told to stop by {exit_code.signal_name(ending.code)}")
     if watch is not None and watch.wait(_NEWS_SECONDS) is not None:
         return Ending(ending.code, elsewhere=watch.news)
     return ending
@@ -225,7 +224,7 @@ class _Attempt:
         """Its exit code once it has ended, 128 + N for signal N; 0 while it runs."""
         if member in self.running and (status := self.running[member].poll()) is not None:
             del self.running[member]
-            self._codes[member] = status if status >= 0 else 128 - status
+            self._codes[member] = exit_code.of_status(status)
             if status < 0:
                 self._killed.add(member)
         return self._codes.get(member, 0)

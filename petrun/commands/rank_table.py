@@ -19,8 +19,7 @@ from petrun.cluster.rank_table.read import (
 from petrun.cluster.rank_table.start_paths import ABOUT, STARTS, Start, processes
 from petrun.cluster.rank_table.table import Product, RankTable, Version
 from petrun.console import print_to_stderr
-from petrun.errors import OutputError
-from petrun.tensors.output import check_file, write_text
+from petrun.tensors.output import write_new
 
 
 def lint(path: str, product: Product | None = None, *, for_msrun: bool = False, wait_seconds: float = 0) -> bool:
@@ -120,13 +119,3 @@ def _give(made: RankTable, out: str | None, force: bool, inputs: list[Path], tex
         return
     write_new("--out", out, text, force, inputs)
     console.print(f"wrote {out}: {_summary(made)}")
-
-
-def write_new(flag: str, out: str, text: str, force: bool, inputs: list[Path]) -> Path:
-    """Write a file, whole or not at all, that replaces none unless `force`. Raises OutputError."""
-    path = Path(out).expanduser()
-    if path.is_file() and not force:
-        raise OutputError(f"{flag} {out}: exists", hint="Give another name, or --force to replace it.")
-    check_file(flag, out, inputs)
-    write_text(path, text)
-    return path

@@ -50,6 +50,16 @@ def check_file(flag: str, out: str | None, inputs: Iterable[Path]) -> None:
         raise output_error(path, error) from error
 
 
+def write_new(flag: str, out: str, text: str, force: bool, inputs: Iterable[Path]) -> Path:
+    """Write a text file, whole or not at all; it replaces an existing one only with `force`. Raises OutputError."""
+    path = Path(out).expanduser()
+    if path.is_file() and not force:
+        raise OutputError(f"{flag} {out}: exists", hint="Give another name, or --force to replace it.")
+    check_file(flag, out, inputs)
+    write_text(path, text)
+    return path
+
+
 def existing_parent(path: Path) -> Path:
     """The path itself, or the nearest folder above it that exists."""
     return next(place for place in (path, *path.absolute().parents) if place.exists())

@@ -12,8 +12,11 @@ import yaml
 from typer.testing import CliRunner
 
 from petrun.cli.app import app
+from petrun.cluster.jobs import table
+from petrun.cluster.jobs.mounts import Mount, parse_mount
 from petrun.cluster.jobs.pod import escape
-from petrun.cluster.jobs.submission import Mount, parse_memory, parse_mount, parse_time
+from petrun.cluster.jobs.scheduler import Scheduler
+from petrun.cluster.jobs.submission import parse_memory, parse_time
 from petrun.errors import ConfigError, OutputError
 from tests.conftest import ROOT
 
@@ -523,3 +526,36 @@ def test_units():
     for wrong in ("image:/", "image:/a:ro", "image:a", "/a", "/a:b", "/a:/", "/../a:/b", "pvc/A_:/b", "/a:/b:x"):
         with pytest.raises(ConfigError):
             parse_mount(wrong)
+
+
+def test_a_scheduler_is_a_record_and_a_line_in_the_table(tmp_path, monkeypatch):
+    """Given a scheduler that no other file knows, when it is in the table, then `petrun job` checks, writes and explains its jobs."""
+
+    def refuse_many_hosts(job):
+        if job.hosts > 1:
+            raise ConfigError("--to toy: one host only")
+
+    toy = Scheduler(
+        name="toy",
+        about="a line for a toy",
+        options=frozenset({"--queue", "--gres"}),
+        write=lambda job: f"toy {job.name} {job.queue} {' '.join(job.command)}\n",
+        start=lambda job, path: f"toy-submit {path}",
+        require=refuse_many_hosts,
+        remark=lambda job: "toys are small",
+    )
+    monkeypatch.setitem(table.SCHEDULERS, "toy", toy)
+    out = tmp_path / "job.toy"
+    done = job("--to", "toy", "--name", "tune", "--queue", "fast", "--out", out, "--", "--rank", "8")
+    assert out.read_text() == "toy tune fast --rank 8\n"
+    assert f"start it with: toy-submit {out}" in done.stdout and "toys are small" in done.output
+    for options, words in (
+        (["--hosts", 2, "--cards", 2], "one host only"),
+        (["--image", "a"], "--image: nothing that --to toy has"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            job("--to", "toy", *options, "--", "--rank", "8", "--out", "x")
+        assert words in str(caught.value)
+    # The options that it declares are no longer common to all: a scheduler that does not declare them refuses them.
+    with pytest.raises(ConfigError, match="--gres: nothing that --to shell has"):
+        job("--to", "shell", "--gres", "npu", "--", "--rank", "8")

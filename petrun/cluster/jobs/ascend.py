@@ -11,12 +11,20 @@ service.go (the Scheduler's service); MindCluster's documentation of acjob.
 
 from __future__ import annotations
 
-import shlex
-from typing import Any
-
-from petrun.cluster.jobs.pod import PORT, RING, pod, until_named
-from petrun.cluster.jobs.scripts import strict
-from petrun.cluster.jobs.submission import Submission, host_flags
+from petrun.cluster.jobs.pod import (
+    POD_OPTIONS,
+    RING,
+    apply_command,
+    manifest,
+    master_port,
+    pod,
+    require_image,
+    until_named,
+)
+from petrun.cluster.jobs.scheduler import Scheduler
+from petrun.cluster.jobs.script_lines import strict_lines, train_command
+from petrun.cluster.jobs.submission import Submission
+from petrun.typing import JsonObject
 
 _CONTAINER = "ascend"
 _QUEUE = "default"
@@ -33,11 +41,11 @@ _GIVEN = (
 )
 
 
-def ascend_job(job: Submission) -> list[dict[str, Any]]:
+def ascend_job(job: Submission) -> list[JsonObject]:
     """The documents of the manifest: with several hosts the first pod's name; and the AscendJob, whose pods start at once or not at all."""
     labels = {"app": job.name, RING: job.ring_controller}
     place = {"namespace": job.namespace} if job.namespace else {}
-    replicas: dict[str, Any] = {"Scheduler": _replica(job, 1, {**labels, **_FIRST})}
+    replicas: JsonObject = {"Scheduler": _replica(job, 1, {**labels, **_FIRST})}
     if job.hosts > 1:
         replicas["Worker"] = _replica(job, job.hosts - 1, labels)
     # validateBasicInfo of the operator looks the queue up, and refuses none.
@@ -65,7 +73,7 @@ def ascend_job(job: Submission) -> list[dict[str, Any]]:
     return [service, made]
 
 
-def _replica(job: Submission, count: int, labels: dict[str, str]) -> dict[str, Any]:
+def _replica(job: Submission, count: int, labels: dict[str, str]) -> JsonObject:
     spec = pod(job, _script(job), container=_CONTAINER, configs={})
     if job.hosts > 1:
         # Two pods on one host would share its network card, and lose both where it fails.
@@ -80,11 +88,19 @@ def _replica(job: Submission, count: int, labels: dict[str, str]) -> dict[str, A
 
 
 def _script(job: Submission) -> str:
-    lines = strict(job)
-    train = shlex.join(("petrun", "train", *job.command))
-    port = str(job.port or PORT) if job.hosts > 1 or job.port else None
+    lines = strict_lines(job)
     if job.hosts > 1:
         lines += ["rank=${MS_NODE_RANK:?}", f"master={job.name}", *until_named("master")]
     lines.append(f"unset {' '.join(_GIVEN)}")
-    flags = host_flags(job, '"$rank"', '"$master"', port)
-    return "\n".join([*lines, f"exec {train} {flags}"]) + "\n"
+    return "\n".join([*lines, train_command(job, '"$rank"', '"$master"', master_port(job))]) + "\n"
+
+
+ASCEND_JOB = Scheduler(
+    name="ascendjob",
+    about="a Kubernetes manifest for MindCluster's Ascend Operator",
+    options=POD_OPTIONS,
+    write=lambda job: manifest(job, ascend_job(job)),
+    start=apply_command,
+    require=lambda job: require_image(job, "ascendjob"),
+    in_container=True,
+)

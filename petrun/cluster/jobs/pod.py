@@ -7,14 +7,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
-from petrun.cluster.jobs.submission import Mount, Submission
+from petrun.cluster.jobs.mounts import WORKDIR, Mount
+from petrun.cluster.jobs.submission import Submission
+from petrun.errors import ConfigError
+from petrun.typing import JsonObject
 
+POD_OPTIONS = frozenset(
+    {
+        "--image", "--namespace", "--mount", "--node-selector", "--ring-controller", "--runtime-class",
+        "--queue", "--time", "--memory", "--cpus",
+    }
+)  # fmt: skip
+"""Options of `petrun job` that describe a job of pods."""
 RESOURCE = "huawei.com/Ascend910"
 RING = "ring-controller.atlas"
-WORKDIR = "/work"
-"""Of the image that Dockerfile.ascend builds."""
+_PORT = 8118
+"""Where the hosts meet, if nobody says another."""
 _GROUP = 1000
 """Of the user that it runs as, to whom a claim would be read-only otherwise."""
 # The driver is the host's; the cards' device files are put in by the device plugin.
@@ -28,8 +37,27 @@ _GIVEN_CARDS = f"metadata.annotations['{RESOURCE}']"
 """Where MindCluster's scheduler notes the cards that a pod was given; its container runtime puts those in, by the variable."""
 
 
-PORT = 8118
-"""Where the hosts meet, if nobody says another."""
+def require_image(job: Submission, name: str) -> None:
+    """Raises ConfigError for a job of pods without an image."""
+    if job.image is None:
+        raise ConfigError(f"--to {name} needs --image", hint="Build and push one: see Dockerfile.ascend.")
+
+
+def manifest(job: Submission, documents: list[JsonObject]) -> str:
+    """The documents of a job as one YAML file."""
+    from petrun.config.load import to_yaml
+
+    return f"# petrun job {job.name}. Submit it with: kubectl apply -f FILE\n{to_yaml(documents)}"
+
+
+def apply_command(job: Submission, path: str) -> str:
+    """The command line that submits a manifest."""
+    return f"kubectl apply -f {path}"
+
+
+def master_port(job: Submission) -> str | None:
+    """The port where the hosts meet, as text; None where one host chooses a free one."""
+    return str(job.port or _PORT) if job.hosts > 1 or job.port else None
 
 
 def until_named(variable: str) -> list[str]:
@@ -40,16 +68,16 @@ def until_named(variable: str) -> list[str]:
     ]
 
 
-def pod(job: Submission, script: str, *, container: str, configs: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+def pod(job: Submission, script: str, *, container: str, configs: Mapping[str, tuple[str, str]]) -> JsonObject:
     """The spec of a pod that runs `script` in a container of this name. `configs`: volume -> its ConfigMap, and where it is mounted."""
-    volumes: list[dict[str, Any]] = [
+    volumes: list[JsonObject] = [
         *({"name": name, "configMap": {"name": source}} for name, (source, _) in configs.items()),
         # Ranks of one host talk through it; a container has 64 MB without.
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
         *({"name": name, "hostPath": {"path": path, "type": kind}} for name, path, kind in _DRIVER),
         *(_volume(place, mount) for place, mount in enumerate(job.mounts) if not mount.in_image),
     ]
-    mounts: list[dict[str, Any]] = [
+    mounts: list[JsonObject] = [
         *({"name": name, "mountPath": path} for name, (_, path) in configs.items()),
         {"name": "shm", "mountPath": "/dev/shm"},
         *({"name": name, "mountPath": path, "readOnly": True} for name, path, _ in _DRIVER),
@@ -59,7 +87,7 @@ def pod(job: Submission, script: str, *, container: str, configs: Mapping[str, t
             if not mount.in_image
         ),
     ]
-    made: dict[str, Any] = {
+    made: JsonObject = {
         # Volumes that Kubernetes can give a group to are given this one; a folder of the host is not.
         "securityContext": {"fsGroup": _GROUP, "fsGroupChangePolicy": "OnRootMismatch"},
         "automountServiceAccountToken": False,
@@ -77,8 +105,8 @@ def pod(job: Submission, script: str, *, container: str, configs: Mapping[str, t
     return made
 
 
-def _container(job: Submission, script: str, name: str, mounts: list[dict[str, Any]]) -> dict[str, Any]:
-    resources: dict[str, Any] = {RESOURCE: job.cards_per_host}
+def _container(job: Submission, script: str, name: str, mounts: list[JsonObject]) -> JsonObject:
+    resources: JsonObject = {RESOURCE: job.cards_per_host}
     if job.cpus:
         resources["cpu"] = job.cpus
     if job.memory:
@@ -95,7 +123,7 @@ def _container(job: Submission, script: str, name: str, mounts: list[dict[str, A
     }
 
 
-def _volume(place: int, mount: Mount) -> dict[str, Any]:
+def _volume(place: int, mount: Mount) -> JsonObject:
     if mount.claim:
         return {"name": f"mount-{place}", "persistentVolumeClaim": {"claimName": mount.source}}
     return {"name": f"mount-{place}", "hostPath": {"path": mount.source, "type": "Directory"}}

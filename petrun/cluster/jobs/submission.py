@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import posixpath
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from typing import Any
 
+from petrun.cluster.jobs.mounts import Mount, is_clean_path, parse_mount
 from petrun.errors import ConfigError
 
 # What Kubernetes takes as the name of a service, which the job's hosts find one another by; Slurm and files take it as well.
@@ -19,23 +20,6 @@ _LABEL = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._
 _PATH = re.compile(r"/[A-Za-z0-9._+@/-]*")
 _MOST_RESTARTS = 1000
 _UNITS = {"m": 60, "h": 3600, "d": 86400}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mount:
-    """A folder of the host, or a claim, in the container."""
-
-    source: str
-    target: str
-    read_only: bool = False
-    claim: bool = False
-    """source is the name of a PersistentVolumeClaim."""
-    in_image: bool = False
-    """Nothing is mounted: the image holds it."""
-
-    def is_folder(self, place: PurePosixPath) -> bool:
-        """Whether `place` lies in it, and it is a folder of the host."""
-        return not (self.claim or self.in_image) and place.is_relative_to(self.target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,32 +93,11 @@ def _wrong(job: Submission) -> Iterator[str]:
     if job.port is not None and not 0 < job.port < 65536:
         yield f"--master-port {job.port}: must be between 1 and 65535"
     # It stands in a line of #SBATCH, which is not shell and knows no quoting.
-    if job.workdir is not None and not (_is_clean(job.workdir) and _PATH.fullmatch(job.workdir)):
+    if job.workdir is not None and not (is_clean_path(job.workdir) and _PATH.fullmatch(job.workdir)):
         yield f"--workdir {job.workdir!r}: must be an absolute path of letters, digits and . _ - + @ /"
     targets = [mount.target for mount in job.mounts]
     for target in {target for target in targets if targets.count(target) > 1}:
         yield f"--mount: {target} is mounted twice"
-
-
-def parse_mount(text: str) -> Mount:
-    """`/data:/data`, `/data:/data:ro`, `pvc/NAME:/work`, `image:/models`. Raises ConfigError."""
-    source, _, rest = text.partition(":")
-    target, _, mode = rest.partition(":")
-    if source == "image" and not mode and _is_clean(target) and target != "/":
-        return Mount(source=source, target=target.rstrip("/"), read_only=True, in_image=True)
-    claim = source.startswith("pvc/")
-    source = source.removeprefix("pvc/")
-    good_source = _NAME.fullmatch(source) is not None if claim else _is_clean(source)
-    if not good_source or not _is_clean(target) or target == "/" or mode not in ("", "ro", "rw"):
-        raise ConfigError(
-            f"--mount {text!r}: must be /FOLDER:/PATH, /FOLDER:/PATH:ro, pvc/CLAIM:/PATH or image:/PATH",
-            hint="Paths are absolute, and hold no .. and no colon.",
-        )
-    return Mount(source=source, target=target.rstrip("/"), read_only=mode == "ro", claim=claim)
-
-
-def _is_clean(path: str) -> bool:
-    return path.startswith("/") and ".." not in path.split("/") and path.isprintable() and ":" not in path
 
 
 def parse_time(text: str) -> int:
@@ -160,27 +123,34 @@ def parse_memory(text: str) -> str:
     return match[1] + match[2]
 
 
-def host_flags(job: Submission, rank: str, address: str, port: str | None) -> str:
-    """The flags that make a `petrun train` one host of the job, as shell text; `rank`, `address`, `port`: shell words."""
-    if job.hosts == 1:
-        return f"--cards {job.cards}" + (f" --master-port {port}" if port else "")
-    text = f"--cards {job.cards} --hosts {job.hosts} --host-rank {rank} --master-addr {address}"
-    return text + (f" --master-port {port}" if port else "")
+def make_submission(command: Sequence[str], options: Mapping[str, Any], grace_seconds: float | None) -> Submission:
+    """A checked job. `command`: arguments of `petrun train`. `options`: option of `petrun job` -> its value, only those that were given.
 
-
-def _in_pod(path: str, workdir: str) -> PurePosixPath:
-    """Where a path of the command line leads: `..` leads out of a mount."""
-    return PurePosixPath(posixpath.normpath(PurePosixPath(workdir) / path))
-
-
-def lies_in(path: str, mounts: Sequence[Mount], workdir: str, *, written: bool) -> bool:
-    """Whether `path` of a job lies in a mount, and in one that can be written where the job does that."""
-    place = _in_pod(path, workdir)
-    return any(place.is_relative_to(mount.target) for mount in mounts if not (written and mount.read_only))
-
-
-def on_this_machine(path: str, mounts: Sequence[Mount], workdir: str) -> Path | None:
-    """Where a path of the job lies here: in the host's folder of its mount, or under the same name; None: it does not."""
-    place = _in_pod(path, workdir)
-    folders = [Path(m.source) / place.relative_to(m.target) for m in mounts if m.is_folder(place)]
-    return next((one for one in (*folders, Path(path).expanduser()) if one.exists()), None)
+    Raises ConfigError with every wrong value.
+    """
+    time, memory = options.get("--time"), options.get("--memory")
+    job = Submission(
+        name=options.get("--name", "petrun"),
+        command=tuple(command),
+        cards=options.get("--cards", 1),
+        hosts=options.get("--hosts", 1),
+        port=options.get("--master-port"),
+        address=options.get("--master-addr"),
+        image=options.get("--image"),
+        queue=options.get("--queue"),
+        time_seconds=None if time is None else parse_time(time),
+        memory=None if memory is None else parse_memory(memory),
+        cpus=options.get("--cpus"),
+        mounts=tuple(parse_mount(text) for text in options.get("--mount", ())),
+        workdir=options.get("--workdir"),
+        setup=tuple(options.get("--setup", ())),
+        grace_seconds=math.ceil(30 if grace_seconds is None else grace_seconds),
+        namespace=options.get("--namespace"),
+        node_labels=tuple(options.get("--node-selector", ())),
+        ring_controller=options.get("--ring-controller", "ascend-910b"),
+        gres=options.get("--gres", "npu"),
+        runtime_class=options.get("--runtime-class"),
+        restarts=options.get("--restarts", 0),
+    )
+    check(job)
+    return job

@@ -8,19 +8,27 @@ Source: Volcano's batch.volcano.sh/v1alpha1 API; MindCluster's documentation of 
 
 from __future__ import annotations
 
-import shlex
-from typing import Any
-
-from petrun.cluster.jobs.pod import PORT, RING, pod, until_named
-from petrun.cluster.jobs.scripts import strict
-from petrun.cluster.jobs.submission import Submission, host_flags
-from petrun.cluster.launch import CONFIG_ERROR
+from petrun.cluster.exit_code import CONFIG_ERROR
+from petrun.cluster.jobs.pod import (
+    POD_OPTIONS,
+    RING,
+    apply_command,
+    manifest,
+    master_port,
+    pod,
+    require_image,
+    until_named,
+)
+from petrun.cluster.jobs.scheduler import Scheduler
+from petrun.cluster.jobs.script_lines import strict_lines, train_command
+from petrun.cluster.jobs.submission import Submission
+from petrun.typing import JsonObject
 
 TABLE_FOLDER = "/user/serverid/devindex/config"
 _TASK = "worker"
 
 
-def volcano(job: Submission) -> list[dict[str, Any]]:
+def volcano_job(job: Submission) -> list[JsonObject]:
     """The documents of the manifest: the rank table's ConfigMap, and the Job."""
     labels = {RING: job.ring_controller}
     place = {"namespace": job.namespace} if job.namespace else {}
@@ -30,7 +38,7 @@ def volcano(job: Submission) -> list[dict[str, Any]]:
         "metadata": {"name": _table_name(job), **place, "labels": labels},
         "data": {"hccl.json": '{"status": "initializing"}\n'},
     }
-    spec: dict[str, Any] = {
+    spec: JsonObject = {
         "schedulerName": "volcano",
         "minAvailable": job.hosts,
         **({"queue": job.queue} if job.queue else {}),
@@ -49,7 +57,7 @@ def volcano(job: Submission) -> list[dict[str, Any]]:
     return [table, {"apiVersion": "batch.volcano.sh/v1alpha1", "kind": "Job", "metadata": metadata, "spec": spec}]
 
 
-def _policies(job: Submission) -> dict[str, Any]:
+def _policies(job: Submission) -> JsonObject:
     """A pod that is gone takes its ranks with it, and the others cannot go on: all are ended, or all start again.
 
     Volcano counts a restart when it begins, and gives up as soon as the count is maxRetry: N restarts need N + 1. Of several policies
@@ -67,21 +75,29 @@ def _table_name(job: Submission) -> str:
     return f"rings-config-{job.name}"
 
 
-def _pod(job: Submission) -> dict[str, Any]:
+def _pod(job: Submission) -> JsonObject:
     tables = {"rank-table": (_table_name(job), TABLE_FOLDER)}
     return {"restartPolicy": "Never", **pod(job, _script(job), container="petrun", configs=tables)}
 
 
 def _script(job: Submission) -> str:
-    """What a pod runs. The env plugin gives it its number, the svc plugin the first pod its name."""
-    lines = strict(job)
-    train = shlex.join(("petrun", "train", *job.command))
-    port = str(job.port or PORT) if job.hosts > 1 or job.port else None
+    """The script of a pod. The env plugin gives it its number, the svc plugin the first pod its name."""
+    lines = strict_lines(job)
     if job.hosts > 1:
         lines += [
             "rank=${VC_TASK_INDEX:-${VK_TASK_INDEX:?}}",
             f"master={job.name}-{_TASK}-0.{job.name}",
             *until_named("master"),
         ]
-    flags = host_flags(job, '"$rank"', '"$master"', port)
-    return "\n".join([*lines, f"exec {train} {flags}"]) + "\n"
+    return "\n".join([*lines, train_command(job, '"$rank"', '"$master"', master_port(job))]) + "\n"
+
+
+VOLCANO = Scheduler(
+    name="volcano",
+    about="a Kubernetes manifest for Volcano",
+    options=POD_OPTIONS | {"--restarts"},
+    write=lambda job: manifest(job, volcano_job(job)),
+    start=apply_command,
+    require=lambda job: require_image(job, "volcano"),
+    in_container=True,
+)

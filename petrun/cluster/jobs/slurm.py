@@ -1,34 +1,35 @@
-"""Scripts that start a job: for Slurm, and for hosts that one logs in to. Text only; what the user gave is quoted, or checked before."""
+"""A script for Slurm's sbatch. What the user gave is quoted, or checked before."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
 
-from petrun.cluster.jobs.submission import Submission, host_flags
-from petrun.cluster.launch import CONFIG_ERROR
+from petrun.cluster.exit_code import CONFIG_ERROR
+from petrun.cluster.jobs.scheduler import Scheduler
+from petrun.cluster.jobs.script_lines import size_text, strict_lines, train_command
+from petrun.cluster.jobs.submission import Submission
 
-CORES_PER_CARD = 8
+_CORES_PER_CARD = 8
 """For a rank's own thread, those of its operators on the host, of HCCL, and of the data. Servers with 8 cards have 96 cores and more."""
 
 
-def cores(job: Submission) -> int:
+def _cores(job: Submission) -> int:
     """Of a host: those that were asked for, or a number for each of its cards."""
-    return job.cpus or CORES_PER_CARD * job.cards_per_host
+    return job.cpus or _CORES_PER_CARD * job.cards_per_host
 
 
-def slurm(job: Submission) -> str:
+def slurm_script(job: Submission) -> str:
     """A script for sbatch: one task a node, each a petrun that starts and supervises the ranks of its node."""
     head = dict(_directives(job))
     lines = [
         "#!/bin/bash",
-        f"# petrun job {job.name}: {_size(job)}. Submit it with: sbatch FILE",
-        *([] if job.cpus else [f"# --cpus was not given: {CORES_PER_CARD} cores for each card."]),
+        f"# petrun job {job.name}: {size_text(job)}. Submit it with: sbatch FILE",
+        *([] if job.cpus else [f"# --cpus was not given: {_CORES_PER_CARD} cores for each card."]),
         *(f"#SBATCH --{key}={value}" for key, value in head.items()),
         *(["#SBATCH --requeue"] if job.restarts else []),
-        *strict(job),
+        *strict_lines(job),
     ]
-    train = shlex.join(("petrun", "train", *job.command))
     port = str(job.port) if job.port else None
     arguments = "petrun"
     if job.hosts > 1:
@@ -38,19 +39,12 @@ def slurm(job: Submission) -> str:
             f"port={port or '$((20000 + SLURM_JOB_ID % 10000))'}",
         ]
         arguments, port = 'petrun "$master" "$port"', '"$2"'
-    flags = host_flags(job, '"$SLURM_NODEID"', '"$1"', port)
-    inner = f"exec {train} {flags}"
+    inner = train_command(job, '"$SLURM_NODEID"', '"$1"', port)
     # srun does not take it over from sbatch.
-    step = f"srun --kill-on-bad-exit=1 --cpus-per-task={cores(job)} bash -c {shlex.quote(inner)} {arguments}"
+    step = f"srun --kill-on-bad-exit=1 --cpus-per-task={_cores(job)} bash -c {shlex.quote(inner)} {arguments}"
     lines.append("# Each task knows its node's number; the quotes keep the command as it was typed.")
     lines += [f"exec {step}"] if not job.restarts else list(_requeued(step, job.restarts))
     return "\n".join(lines) + "\n"
-
-
-def strict(job: Submission) -> list[str]:
-    """What the user wrote to set things up, and that an error or a misspelt variable ends the script. The latter holds behind it alone:
-    CANN's set_env.sh appends to variables that nobody has set, such as PYTHONPATH."""
-    return ["set -eo pipefail", *job.setup, "set -u"] if job.setup else ["set -euo pipefail"]
 
 
 def _requeued(step: str, restarts: int) -> Iterator[str]:
@@ -71,7 +65,7 @@ def _directives(job: Submission) -> Iterator[tuple[str, str]]:
     yield "ntasks-per-node", "1"
     yield "gres", f"{job.gres}:{job.cards_per_host}"
     # Many sites give a task one core where it asks for none.
-    yield "cpus-per-task", str(cores(job))
+    yield "cpus-per-task", str(_cores(job))
     if job.memory:
         yield "mem", job.memory
     if job.queue:
@@ -95,28 +89,17 @@ def _clock(seconds: int) -> str:
     return f"{days}-{hours:02}:{minutes:02}:{rest:02}"
 
 
-def _size(job: Submission) -> str:
-    return f"{job.cards} cards on {job.hosts} host{'s' if job.hosts > 1 else ''}"
+def _cores_chosen(job: Submission) -> str | None:
+    if job.cpus is not None:
+        return None
+    return f"--cpus was not given: {_cores(job)} cores of each host are asked for, {_CORES_PER_CARD} for each card"
 
 
-def shell(job: Submission) -> str:
-    """A script to run on every host, with the host's number."""
-    lines = ["#!/bin/bash", f"# petrun job {job.name}: {_size(job)}."]
-    if job.hosts > 1:
-        last = job.hosts - 1
-        lines += [
-            f"# Run it on every host, with the host's number: bash FILE 0 on {job.address}, bash FILE 1 on the next, up to {last}.",
-            "set -eo pipefail",
-            f"if [[ $# -ne 1 || ! $1 =~ ^(0|[1-9][0-9]*)$ || $1 -gt {last} ]]; then",
-            f'  echo "usage: bash $0 HOST_RANK, from 0 to {last}; 0 is {job.address}" >&2',
-            "  exit 2",
-            "fi",
-        ]
-    lines += strict(job)
-    if job.workdir:
-        lines.append(f"cd {shlex.quote(job.workdir)}")
-    train = shlex.join(("petrun", "train", *job.command))
-    port = str(job.port) if job.port else None
-    flags = host_flags(job, '"$1"', shlex.quote(job.address or ""), port)
-    lines.append(f"exec {train} {flags}")
-    return "\n".join(lines) + "\n"
+SLURM = Scheduler(
+    name="slurm",
+    about="a script for sbatch",
+    options=frozenset({"--gres", "--queue", "--time", "--memory", "--cpus", "--restarts"}),
+    write=slurm_script,
+    start=lambda job, path: f"sbatch {path}",
+    remark=_cores_chosen,
+)

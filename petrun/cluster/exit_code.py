@@ -1,0 +1,44 @@
+"""Exit codes of the processes of a job: how one is read from a process's end, what it means, and whether another attempt can mend it."""
+
+from __future__ import annotations
+
+import signal
+
+SUCCESS = 0
+CONFIG_ERROR = 2
+"""A command line or a setting is wrong: every further attempt would end alike. The exit code of errors.ConfigError."""
+_OF_SIGNAL = 128
+STOPPED = (_OF_SIGNAL + signal.SIGINT, _OF_SIGNAL + signal.SIGTERM)
+"""Exit codes of a rank that was told to stop, and of those that stopped with it."""
+
+
+def of_status(status: int) -> int:
+    """A process's return code as subprocess gives it (-N after signal N) -> its exit code as a shell gives it (128 + N)."""
+    return status if status >= 0 else _OF_SIGNAL - status
+
+
+def of_signal(number: int) -> int:
+    """The exit code of a process that signal `number` has ended."""
+    return _OF_SIGNAL + number
+
+
+def signal_name(code: int) -> str | None:
+    """The signal that an exit code stands for, such as SIGKILL; None where it stands for none."""
+    try:
+        return signal.Signals(code - _OF_SIGNAL).name
+    except ValueError:
+        return None
+
+
+def may_be_retried(code: int) -> bool:
+    """Whether an attempt that ended so may end otherwise when it is made again."""
+    return code not in (SUCCESS, CONFIG_ERROR)
+
+
+def describe(code: int) -> str:
+    """How a process ended, for a message: `ended with exit code 1`, `was ended by SIGTERM`."""
+    name = signal_name(code)
+    if name is None:
+        return f"ended with exit code {code}"
+    memory = " (the kernel does that where memory runs out)" if name == "SIGKILL" else ""
+    return f"was ended by {name}{memory}"
