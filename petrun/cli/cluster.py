@@ -86,12 +86,13 @@ def launch(
     `settings`: recipe, flags and --set; `allowed`: of --allow.
     """
     from petrun.cluster.launch import JobOutput
+    from petrun.cluster.launch_options import LaunchOptions, starts_ranks
     from petrun.commands import launch as ranks
 
-    wish = ranks.LaunchOptions(**asked)
-    if not ranks.starts_ranks(wish):
+    options = LaunchOptions(**asked)
+    if not starts_ranks(options):
         return None
-    arguments = partial(rank_arguments, sys.argv[1:], context, wish.flags())
+    arguments = partial(rank_arguments, sys.argv[1:], context, options.given())
     recipe, given, sets = settings
     command = ranks.Command(
         recipe=recipe,
@@ -103,7 +104,7 @@ def launch(
         dry_run=dry_run,
         preflight=preflight,
     )
-    return ranks.run(command, wish, JobOutput(out=typer.echo, err=partial(typer.echo, err=True)))
+    return ranks.run(command, options, JobOutput(out=typer.echo, err=partial(typer.echo, err=True)))
 
 
 def rank_arguments(

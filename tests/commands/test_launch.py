@@ -8,6 +8,7 @@ import pytest
 
 from petrun.assets import default_recipe
 from petrun.cluster.launch import JobOutput
+from petrun.cluster.launch_options import LaunchOptions
 from petrun.commands import launch
 from petrun.config.load import dump_run, load_run_config
 from petrun.errors import ConfigError, SetupError
@@ -41,7 +42,7 @@ def run(resume=None, dry_run=False, flags=None, **asked):
         resume=resume,
         dry_run=dry_run,
     )
-    return launch.run(command, launch.LaunchOptions(cards=2, **asked), JobOutput(out=print, err=print))
+    return launch.run(command, LaunchOptions(cards=2, **asked), JobOutput(out=print, err=print))
 
 
 def test_a_job_that_failed_before_its_first_step_leaves_no_run(jobs, capsys, monkeypatch):
@@ -58,7 +59,7 @@ def test_a_job_that_failed_before_its_first_step_leaves_no_run(jobs, capsys, mon
     assert run() == 0 and Path("runs/lora-1/logs").is_dir()
     Path("runs/lora-1/run.yaml").write_text("")
     code[0] = 1
-    monkeypatch.setattr(launch.run_folder, "next_free", lambda algo: Path("runs/lora-1"))
+    monkeypatch.setattr(run_folder, "next_free", lambda algo: Path("runs/lora-1"))
     Path("runs/lora-1/state").mkdir()
     assert run_folder.rename_failed(Path("runs/lora-1")) is None
 

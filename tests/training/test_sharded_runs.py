@@ -215,7 +215,7 @@ def test_a_rehearsal_compiles_the_step_that_is_trained(tmp_path):
 
 def test_what_does_not_divide_is_refused_before_anything_loads(tmp_path, petrun, monkeypatch):
     monkeypatch.setattr("petrun.commands.launch.find_target", lambda device: "ascend")
-    monkeypatch.setattr("petrun.commands.launch.cards_here", lambda: 8)
+    monkeypatch.setattr("petrun.cluster.launch_options.cards_here", lambda: 8)
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "config.json").write_text(json.dumps(CONFIGS["llama"]))
     line = f"train --base {tmp_path / 'base'} --cards 8 --out {tmp_path / 'run'} --parallel "

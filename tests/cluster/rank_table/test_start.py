@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from petrun.cluster.launch import Job, JobOutput, _spell, launch
+from petrun.cluster.launch_options import LaunchOptions
 from petrun.cluster.rank_table import start as table_start
 from petrun.cluster.rank_table.start import TableStart, read_start, table_environment
 from petrun.cluster.ranks import Cluster, rank_environment
@@ -134,7 +135,7 @@ def test_hosts_of_a_table_share_one_run_folder_and_keep_their_logs_apart(table, 
     def run(servers, flags, **asked):
         command = runs_launch.Command(recipe=None, flags=flags, sets=[], arguments=lambda added: ["train", *added])
         return runs_launch.run(
-            command, runs_launch.LaunchOptions(rank_table=table(*servers), **asked), JobOutput(out=print, err=print)
+            command, LaunchOptions(rank_table=table(*servers), **asked), JobOutput(out=print, err=print)
         )
 
     out = {"out.dir": ("--out", "shared")}

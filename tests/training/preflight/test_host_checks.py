@@ -12,6 +12,7 @@ import pytest
 from petrun.assets import default_recipe
 from petrun.cluster.first_sum import prove_sum
 from petrun.cluster.hosts import Hosts
+from petrun.cluster.launch_options import LaunchOptions
 from petrun.cluster.ranks import make_cluster
 from petrun.cluster.world import World
 from petrun.commands import launch
@@ -237,7 +238,7 @@ def test_preflight_starts_ranks_that_only_meet_and_leaves_nothing(tmp_path, monk
     command = launch.Command(
         recipe=None, flags={}, sets=[], arguments=lambda added: ["train", "--preflight", *added], preflight=True
     )
-    asked = launch.LaunchOptions(cards=2, max_restarts=3)
+    asked = LaunchOptions(cards=2, max_restarts=3)
     assert launch.run(command, asked, launch.JobOutput(out=print, err=print)) == 0
     assert started[0].command[-2:] == ("train", "--preflight") and started[0].max_restarts == 0
     assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [["ok", "cards"], ["ok", "disk"]]

@@ -1,0 +1,97 @@
+"""The options of `petrun train` that start ranks, and the ranks of this host that they ask for."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+from petrun.cluster.rank_table.start import TableStart, read_start
+from petrun.cluster.ranks import Cluster, make_cluster
+from petrun.cluster.world import start_up
+from petrun.errors import ConfigError, SetupError
+from petrun.parallel.context import cards_here
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchOptions:
+    """The options as typed; None: not given."""
+
+    cards: int | None = None
+    hosts: int | None = None
+    host_rank: int | None = None
+    master_addr: str | None = None
+    master_port: int | None = None
+    rank_table: str | None = None
+    max_restarts: int | None = None
+    grace: float | None = None
+    log_dir: str | None = None
+
+    def given(self) -> dict[str, str | int | float]:
+        """Those that were given: {"--host-rank": 1}."""
+        named = {f"--{field.name.replace('_', '-')}": getattr(self, field.name) for field in fields(self)}
+        return {flag: value for flag, value in named.items() if value is not None}
+
+    def rank_flags(self) -> str:
+        """Those that say which ranks are started, as a shell reads them."""
+        flags = ("--cards", "--hosts", "--host-rank", "--master-addr", "--master-port", "--rank-table")
+        given = self.given()
+        return shlex.join(word for flag in flags if flag in given for word in (flag, str(given[flag])))
+
+
+def starts_ranks(options: LaunchOptions) -> bool:
+    """Whether this process is to start ranks. A process that is a rank itself is not; it takes --cards with the job's size only.
+
+    Raises ConfigError.
+    """
+    given = options.given()
+    if not given or (how := start_up()) == "alone":
+        return bool(given)
+    size = os.environ.get("MS_WORKER_NUM") or os.environ.get("RANK_SIZE")
+    wrong = [flag for flag, value in given.items() if flag != "--cards" or str(value) != size]
+    if wrong:
+        raise ConfigError(
+            f"{', '.join(wrong)}: this process is a rank already, of {size or '?'} (start-up: {how})",
+            hint="Either petrun starts the ranks or msrun does: leave the flag out, or run petrun by itself.",
+        )
+    return False
+
+
+def resolve_cluster(options: LaunchOptions, target: str, say: Callable[[str], None]) -> Cluster | TableStart:
+    """The ranks that the options ask for, on `target` ("cpu" or "ascend"). `say` takes what is waited for.
+
+    Raises ConfigError and SetupError.
+    """
+    for flag, value in (("--max-restarts", options.max_restarts), ("--grace", options.grace)):
+        if value is not None and value < 0:
+            raise ConfigError(f"{flag} {value:g}: must be at least 0")
+    if options.rank_table is None:
+        cluster = make_cluster(
+            options.cards, options.hosts, options.host_rank, options.master_addr, options.master_port
+        )
+        _require_cards(cluster.local, target)
+        return cluster
+    wrong = [flag for flag in ("--hosts", "--master-addr", "--master-port") if flag in options.given()]
+    if wrong:
+        raise ConfigError(f"{', '.join(wrong)}: the rank table says that", hint="Leave it out beside --rank-table.")
+    if target != "ascend":
+        raise SetupError(
+            f"--rank-table {options.rank_table}: start-up by rank table is for Ascend, and this run computes on the cpu",
+            hint="Here --cards N starts N ranks. `petrun ranktable lint` checks a table on any machine.",
+        )
+    start = read_start(options.rank_table, options.host_rank, say)
+    if options.cards not in (None, start.cards):
+        raise ConfigError(f"--cards {options.cards}: the rank table has {start.cards}", hint="Leave --cards out.")
+    _require_cards(len(start.devices), target)
+    return start
+
+
+def _require_cards(wanted: int, target: str) -> None:
+    """Raises SetupError where this host has fewer cards."""
+    found = cards_here() if target == "ascend" else None
+    if found is not None and wanted > found:
+        raise SetupError(
+            f"{wanted} cards of this host are asked for, and MindSpore finds {found}",
+            hint="--cards counts the cards of all hosts. ASCEND_RT_VISIBLE_DEVICES may hide some.",
+        )
