@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from petrun import console
-from petrun.cluster.rank_table.fields import dump
+from petrun.cluster.rank_table.dump import table_text
 from petrun.cluster.rank_table.make import Extra, convert, device_ips, make
 from petrun.cluster.rank_table.read import (
     examine,
@@ -40,22 +40,15 @@ def lint(path: str, product: Product | None = None, *, for_msrun: bool = False, 
     if fatal or found is None:
         console.print(f"\n{path}: cannot be used. {way_out(fatal)}")
         return False
-    console.print(f"{path}: {_summary(found)}: {'usable; see the warnings' if rest else 'good'}")
+    console.print(f"{path}: {found}: {'usable; see the warnings' if rest else 'good'}")
     return True
-
-
-def _summary(found: RankTable) -> str:
-    pods = f", super pods {', '.join(pod.id for pod in found.super_pods)}" if found.super_pods else ""
-    servers = f"{len(found.servers)} servers with" if len(found.servers) > 1 else "1 server with"
-    counts = dict.fromkeys(len(server.cards) for server in found.servers)
-    return f"version {found.version}, {servers} {' and '.join(map(str, counts))} cards{pods}"
 
 
 def show(path: str, start: Start, host: str | None) -> None:
     """Print which process gets which rank. Raises SetupError for a table that is wrong, or a host that it does not have."""
     found = read_rank_table(path)
     server = None if host is None else found.server(host)
-    console.print(f"{path}: {_summary(found)}")
+    console.print(f"{path}: {found}")
     console.print(f"start-up path: {ABOUT[start]}\n")
     rows: list[tuple[str, ...]] = [
         ("server", "process", "DEVICE_ID", "RANK_ID at start", "rank after init", "device_ip")
@@ -101,14 +94,14 @@ def make_table(
             pod_ips=extra.pod_ips, super_pods=extra.super_pods, super_device_ids=extra.super_device_ids, device_ips=ips
         )
     made = make(hosts, devices, version, extra)
-    _give(made, out, force, [Path(name) for name in hccn.values()], dump(made))
+    _give(made, out, force, [Path(name) for name in hccn.values()], table_text(made))
 
 
 def convert_table(path: str, version: Version | None, extra: Extra, out: str | None, force: bool) -> None:
     """Write a table in another version, or with pod_ip; what is left out of it is said. Raises SetupError, ConfigError or OutputError."""
     before, source = read_source(path)
     after, lost = convert(before, version or before.version, extra)
-    _give(after, out, force, [], dump(after, source.content, lost))
+    _give(after, out, force, [], table_text(after, source.content, lost))
     if lost or source.lost:
         print_to_stderr(f"left out, as version {after.version} has no place for it: {', '.join((*source.lost, *lost))}")
 
@@ -118,4 +111,4 @@ def _give(made: RankTable, out: str | None, force: bool, inputs: list[Path], tex
         console.print(text.rstrip("\n"))
         return
     write_new("--out", out, text, force, inputs)
-    console.print(f"wrote {out}: {_summary(made)}")
+    console.print(f"wrote {out}: {made}")

@@ -13,11 +13,9 @@ Source: topoinfo_ranktableStandard.cc of hcomm.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from petrun.cluster.rank_table.fields import Fields, is_whole
+from petrun.cluster.rank_table.parse import CheckedObject, is_whole
 from petrun.cluster.rank_table.table import Problem
+from petrun.typing import JsonObject
 
 _PARSER = "HCCL topoinfo_ranktableStandard.cc"
 _DEVICES = 8
@@ -25,22 +23,22 @@ _DEVICES = 8
 _CARRIED = ("status", "group_list", "instance_list", "devices", "server_id", "rank_id", "device_id", "device_ip")
 
 
-def is_grouped(content: Mapping[str, Any]) -> bool:
+def is_grouped(content: JsonObject) -> bool:
     """Whether HCCL reads its group_list."""
     return "version" not in content and "group_list" in content
 
 
-def from_groups(content: Mapping[str, Any]) -> tuple[dict[str, Any] | None, list[Problem], tuple[str, ...]]:
+def from_groups(content: JsonObject) -> tuple[JsonObject | None, list[Problem], tuple[str, ...]]:
     """The table in version 1.0, what is wrong with this one, and the keys that 1.0 has no place for. None where too much is wrong."""
-    top = Fields(content, "")
+    top = CheckedObject(content, "")
     laboratory = "deploy_mode" in content
     groups = top.objects("group_list")
     _count(top, "group_count", len(groups))
     if laboratory and content.get("para_plane_nic_location") != "device":
         top.wrong("para_plane_nic_location", 'para_plane_nic_location must be "device"')
-    servers: dict[str, list[dict[str, Any]]] = {}
+    servers: dict[str, list[JsonObject]] = {}
     for position, group in enumerate(groups):
-        fields = Fields(group, f"group_list[{position}]", top.problems)
+        fields = CheckedObject(group, f"group_list[{position}]", top.problems)
         fields.text("group_name", needed=True)
         instances = fields.objects("instance_list")
         _count(fields, "instance_count", len(instances))
@@ -66,17 +64,15 @@ def from_groups(content: Mapping[str, Any]) -> tuple[dict[str, Any] | None, list
     return made, [], tuple(_left_out(content, groups))
 
 
-def _count(fields: Fields, key: str, found: int) -> None:
+def _count(fields: CheckedObject, key: str, found: int) -> None:
     count = fields.whole(key)
     if count is not None and count != found:
         fields.wrong(key, f"{key} is {count}, and there are {found}")
 
 
-def _instance(
-    instance: Mapping[str, Any], where: str, problems: list[Problem], servers: dict[str, list[dict[str, Any]]]
-) -> None:
+def _instance(instance: JsonObject, where: str, problems: list[Problem], servers: dict[str, list[JsonObject]]) -> None:
     """Put the devices of an instance to those of its server."""
-    fields = Fields(instance, where, problems)
+    fields = CheckedObject(instance, where, problems)
     laboratory = "pod_name" not in instance
     name = fields.text("server_id", needed=True)
     rank = fields.text("rank_id" if laboratory else "pod_name", needed=True)
@@ -93,7 +89,7 @@ def _instance(
         servers.setdefault(name, []).extend({**device, **own} for device in devices)
 
 
-def _number(servers: dict[str, list[dict[str, Any]]]) -> None:
+def _number(servers: dict[str, list[JsonObject]]) -> None:
     """Ranks as HCCL counts them (GetSortClouldRankList), servers and devices in that order."""
     ordered = [(name, sorted(servers[name], key=lambda device: int(device["device_id"]))) for name in sorted(servers)]
     servers.clear()
@@ -102,7 +98,7 @@ def _number(servers: dict[str, list[dict[str, Any]]]) -> None:
         device["rank_id"] = str(rank)
 
 
-def _left_out(content: Mapping[str, Any], groups: list[Mapping[str, Any]]) -> list[str]:
+def _left_out(content: JsonObject, groups: list[JsonObject]) -> list[str]:
     """Keys of the table, its groups and its instances that version 1.0 has no place for; those of devices go over."""
     instances = [one for group in groups for one in group["instance_list"]]
     keys = dict.fromkeys(key for item in (content, *groups, *instances) for key in item)

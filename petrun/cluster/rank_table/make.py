@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from petrun.cluster.rank_table.fields import is_address
+from petrun.cluster.rank_table.parse import is_address
 from petrun.cluster.rank_table.read import listed
 from petrun.cluster.rank_table.rules import check
 from petrun.cluster.rank_table.table import Card, Problem, RankTable, Server, SuperPod, Version

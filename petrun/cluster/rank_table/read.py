@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from petrun.cluster.rank_table.fields import build, load_json
 from petrun.cluster.rank_table.group_list import from_groups, is_grouped
+from petrun.cluster.rank_table.parse import load_json, parse_table
 from petrun.cluster.rank_table.rules import check
 from petrun.cluster.rank_table.table import Problem, Product, RankTable
 from petrun.errors import SetupError
+from petrun.typing import JsonObject
 
 HCCL_WAITS_SECONDS = 30 * 60
 """For a table's status to be completed. Source: HCCL_RANKTABLE_TIMEOUT_S of topoinfo_ranktableParser.cc; it looks each second."""
@@ -22,7 +22,7 @@ HCCL_WAITS_SECONDS = 30 * 60
 class Source:
     """A table as its file has it, in version 1.0 or 1.2."""
 
-    content: Mapping[str, Any]
+    content: JsonObject
     lost: tuple[str, ...] = ()
     """Keys of the format before 1.0 that have no place in it."""
 
@@ -41,7 +41,7 @@ def examine(
 def _examine(
     path: Path, product: Product | None, for_msrun: bool
 ) -> tuple[RankTable | None, tuple[Problem, ...], Source]:
-    content: dict[str, Any] | None = load_json(path)
+    content: JsonObject | None = load_json(path)
     source = Source(content or {})
     problems: list[Problem] = []
     grouped = content is not None and is_grouped(content) and content.get("status") != "initializing"
@@ -50,7 +50,7 @@ def _examine(
         source = Source(content or {}, lost)
     table: RankTable | None = None
     if content is not None:
-        table, more = build(content)
+        table, more = parse_table(content)
         problems += more
     if table is not None:
         table = replace(table, from_groups=grouped)
@@ -61,10 +61,10 @@ def _examine(
                     where="group_list", text="the format before version 1.0, which counts the ranks itself", fatal=False
                 )
             )
-    return table, tuple(_together(sorted(problems, key=lambda problem: not problem.fatal))), source
+    return table, tuple(_merge_warnings(sorted(problems, key=lambda problem: not problem.fatal))), source
 
 
-def _together(problems: Iterable[Problem]) -> list[Problem]:
+def _merge_warnings(problems: Iterable[Problem]) -> list[Problem]:
     """One line for a warning that many devices share, such as a key that nothing reads."""
     same: dict[Problem, list[Problem]] = {}
     for problem in problems:

@@ -1,6 +1,6 @@
 """What the fields of a rank table must be together, for each product of cards.
 
-Each rule is one that HCCL checks when it reads the table; the Problem names the function (see rank_table.py). What HCCL takes and only
+Each rule is one that HCCL checks when it reads the table; the Problem names the function (see table.py). What HCCL takes and only
 another way of starting refuses is not fatal.
 """
 
@@ -10,7 +10,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from petrun.cluster.rank_table.fields import is_address, is_whole
+from petrun.cluster.rank_table.parse import is_address, is_whole
 from petrun.cluster.rank_table.table import Card, Problem, Product, RankTable, Server
 
 _LONGEST_SERVER_ID = 64

@@ -5,8 +5,8 @@
                       "device": [{"device_id": "0", "device_ip": "192.168.100.101", "rank_id": "0"}, ...]}]}
 
 Every scalar is a string. v1.2 adds super_device_id to a device, and super_pod_list: which servers make a super pod. A table is
-read (rank_table_read.py) in two steps: its fields one by one (rank_table_fields.py), then what they must be together
-(rank_table_rules.py). The format before 1.0 has group_list instead (rank_table_groups.py).
+read (read.py) in two steps: its fields are parsed one by one (parse.py), then checked against each other (rules.py). The format before
+1.0 has group_list instead (group_list.py).
 
 Source: HCCL itself, the repository hcomm of CANN, src/framework/common/src: config.cc (which checks are made), and of its folder topo
 topoinfo_ranktableParser.cc (the file), topoinfo_ranktableConcise.cc (versions 1.0 and 1.2) and topoinfo_ranktableStandard.cc (without a
@@ -22,6 +22,12 @@ from petrun.errors import SetupError
 
 Version = Literal["1.0", "1.2"]
 VERSIONS: tuple[Version, ...] = ("1.0", "1.2")
+
+# The keys of a server and of a card, in the order in which they are written.
+SERVER_ADDRESSES = ("host_ip", "pod_ip", "container_ip")
+CARD_ADDRESSES = ("device_ip", "backup_device_ip")
+CARD_PORTS = ("device_port", "backup_device_port", "host_port", "device_vnic_port")
+CARD_TEXTS = ("super_device_id", *CARD_PORTS)
 
 Product = Literal["a1", "a2", "a3"]
 """Atlas A1 (Ascend 910), A2 (910B) and A3 (910C, which HCCL calls 910_93): HCCL's rules differ between them."""
@@ -100,6 +106,13 @@ class RankTable:
     def cards(self) -> int:
         """Cards of all servers."""
         return sum(len(server.cards) for server in self.servers)
+
+    def __str__(self) -> str:
+        """`version 1.0, 2 servers with 8 cards`."""
+        pods = f", super pods {', '.join(pod.id for pod in self.super_pods)}" if self.super_pods else ""
+        servers = f"{len(self.servers)} servers with" if len(self.servers) > 1 else "1 server with"
+        counts = dict.fromkeys(len(server.cards) for server in self.servers)
+        return f"version {self.version}, {servers} {' and '.join(map(str, counts))} cards{pods}"
 
     def server(self, name: str, flag: str = "--host") -> Server:
         """The server of this id or address, or at this position from 0. Raises SetupError naming those there are."""

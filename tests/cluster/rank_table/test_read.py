@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from petrun.cluster.rank_table.fields import dump
+from petrun.cluster.rank_table.dump import table_text
 from petrun.cluster.rank_table.make import Extra, convert, device_ips, make, read_hccn
 from petrun.cluster.rank_table.read import examine, read_rank_table
 from petrun.cluster.rank_table.start_paths import processes
@@ -63,7 +63,7 @@ def test_a_good_table_is_read_and_written_back(tmp_path, version):
     assert (found.version, found.cards, [s.id for s in found.servers]) == (version, 4, ["10.0.0.1", "10.0.0.2"])
     card = found.servers[1].cards[0]
     assert (card.rank, card.device, card.device_ip) == (2, 0, "192.168.1.1")
-    assert json.loads(dump(found)) == made
+    assert json.loads(table_text(found)) == made
     assert read_rank_table(path, for_msrun=True) == found
 
 
@@ -248,9 +248,9 @@ POD = SuperPod("0", tuple(HOSTS))
 
 
 def test_make_gives_the_table_that_the_documentation_shows():
-    assert json.loads(dump(make(HOSTS, [0, 1], "1.0", Extra(pod_ips=PODS, device_ips=IPS)))) == table()
+    assert json.loads(table_text(make(HOSTS, [0, 1], "1.0", Extra(pod_ips=PODS, device_ips=IPS)))) == table()
     extra = Extra(pod_ips=PODS, super_pods=[POD], super_device_ids=["0", "1", "1000", "1001"], device_ips=IPS)
-    assert json.loads(dump(make(HOSTS, [0, 1], "1.2", extra))) == table("1.2")
+    assert json.loads(table_text(make(HOSTS, [0, 1], "1.2", extra))) == table("1.2")
     assert [s.pod_ip for s in make(HOSTS, [0, 1], "1.0", Extra(pod_ips=["server_id"], device_ips=IPS)).servers] == HOSTS
 
 
@@ -274,9 +274,9 @@ def test_make_asks_for_what_it_does_not_have():
 def test_from_one_version_to_the_other_and_back(tmp_path):
     old = read_rank_table(write(tmp_path, table()))
     new, lost = convert(old, "1.2", Extra(super_pods=[POD], super_device_ids=["0", "1", "1000", "1001"]))
-    assert json.loads(dump(new)) == table("1.2") and lost == ()
+    assert json.loads(table_text(new)) == table("1.2") and lost == ()
     back, lost = convert(new, "1.0", Extra())
-    assert json.loads(dump(back)) == table() and lost == ("super_device_id", "super_pod_list")
+    assert json.loads(table_text(back)) == table() and lost == ("super_device_id", "super_pod_list")
     with pytest.raises(ConfigError, match="super_device_id is missing"):
         convert(old, "1.2", Extra(super_pods=[POD]))
     with pytest.raises(ConfigError, match="--super-pod: version"):

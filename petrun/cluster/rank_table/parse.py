@@ -1,15 +1,18 @@
-"""The fields of a rank table, one by one: JSON -> RankTable, and back. What is wrong is collected, never raised at the first."""
+"""Parse a rank table: its JSON text -> RankTable, field by field. All problems are collected; none is raised at the first."""
 
 from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from petrun.cluster.rank_table.table import (
+    CARD_ADDRESSES,
+    CARD_PORTS,
+    CARD_TEXTS,
+    SERVER_ADDRESSES,
     VERSIONS,
     Card,
     Problem,
@@ -20,11 +23,8 @@ from petrun.cluster.rank_table.table import (
     split_addresses,
 )
 from petrun.errors import SetupError, perhaps
+from petrun.typing import JsonObject
 
-_ADDRESSES = ("host_ip", "pod_ip", "container_ip")
-_PORTS = ("device_port", "backup_device_port", "host_port", "device_vnic_port")
-_CARD_ADDRESSES = ("device_ip", "backup_device_ip")
-_CARD_TEXTS = ("super_device_id", *_PORTS)
 # The keys that HCCL reads, and the function that does; what it does not read it does not refuse.
 _READERS = {
     "status": "RefreshStatus",
@@ -48,13 +48,13 @@ _READERS = {
 }
 # Beside those that HCCL reads: what MindSpore, its sample for several clusters and MindCluster write.
 _TABLE = ("version", "status", "server_count", "server_list", "super_pod_list", "cluster_list")
-_SERVER = ("server_id", "device", *_ADDRESSES, "host_nic_ip", "hardware_type", "server_ip")
-_CARD = ("device_id", "rank_id", *_CARD_ADDRESSES, *_CARD_TEXTS, "dpu_ip", "numa_id", "device_logical_id")
+_SERVER = ("server_id", "device", *SERVER_ADDRESSES, "host_nic_ip", "hardware_type", "server_ip")
+_CARD = ("device_id", "rank_id", *CARD_ADDRESSES, *CARD_TEXTS, "dpu_ip", "numa_id", "device_logical_id")
 _POD = ("super_pod_id", "server_list")
 _LARGEST_BYTES = 64 << 20
 
 
-def load_json(path: Path) -> dict[str, Any]:
+def load_json(path: Path) -> JsonObject:
     """The file as a JSON object. Raises SetupError naming the line."""
     try:
         if path.is_file() and path.stat().st_size > _LARGEST_BYTES:
@@ -78,8 +78,8 @@ def load_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _unique(pairs: list[tuple[str, Any]]) -> JsonObject:
+    found: JsonObject = {}
     for key, value in pairs:
         if key in found:
             raise ValueError(f"key {key!r} stands twice in one object")
@@ -88,10 +88,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 @dataclass
-class Fields:
-    """One JSON object of the table, and the problems that its fields have."""
+class CheckedObject:
+    """One JSON object of a rank table, and the problems that were found in its fields."""
 
-    content: Mapping[str, Any]
+    content: JsonObject
     where: str
     problems: list[Problem] = field(default_factory=list)
 
@@ -139,7 +139,7 @@ class Fields:
                 self.wrong(key, f'{key} "{one}" is no IP address')
         return value
 
-    def objects(self, key: str) -> list[Mapping[str, Any]]:
+    def objects(self, key: str) -> list[JsonObject]:
         """A list of objects that is not empty; what is no object is left out and named."""
         value = self.content.get(key)
         if not isinstance(value, list) or not value:
@@ -170,9 +170,9 @@ def is_address(text: str) -> bool:
     return True
 
 
-def build(content: Mapping[str, Any]) -> tuple[RankTable | None, list[Problem]]:
+def parse_table(content: JsonObject) -> tuple[RankTable | None, list[Problem]]:
     """The table, and what is wrong with its fields. None where they do not make one."""
-    top = Fields(content, "")
+    top = CheckedObject(content, "")
     status = content.get("status")
     if status == "initializing":
         # The scheduler writes this first, and nothing else that could be checked.
@@ -194,8 +194,11 @@ def build(content: Mapping[str, Any]) -> tuple[RankTable | None, list[Problem]]:
     pods: list[SuperPod] = []
     if "super_pod_list" in content:
         # HCCL does not read it in version 1.0, whatever it holds.
-        inside = top if version != "1.0" else Fields(content, "")
-        pods = [_pod(item, position, inside.problems) for position, item in enumerate(inside.objects("super_pod_list"))]
+        inside = top if version != "1.0" else CheckedObject(content, "")
+        pods = [
+            parse_super_pod(item, position, inside.problems)
+            for position, item in enumerate(inside.objects("super_pod_list"))
+        ]
     whole = [server for server in servers if server is not None]
     if version not in VERSIONS or not whole or len(whole) < len(servers):
         return None, top.problems
@@ -203,15 +206,15 @@ def build(content: Mapping[str, Any]) -> tuple[RankTable | None, list[Problem]]:
     return RankTable(known, tuple(whole), tuple(pods)), top.problems
 
 
-def _server(content: Mapping[str, Any], position: int, problems: list[Problem]) -> Server | None:
+def _server(content: JsonObject, position: int, problems: list[Problem]) -> Server | None:
     """None where its id or one of its cards is missing: the rules have nothing to hold on to then."""
     name = content.get("server_id")
-    fields = Fields(
+    fields = CheckedObject(
         content, f"server {name}" if isinstance(name, str) and name else f"server_list[{position}]", problems
     )
     fields.only(_SERVER)
     identity = fields.text("server_id", needed=True)
-    addresses = {key: fields.addresses(key) for key in _ADDRESSES}
+    addresses = {key: fields.addresses(key) for key in SERVER_ADDRESSES}
     # "reserve" stands for none in tables that hccl_tools writes.
     others = {key: fields.text(key) for key in ("host_nic_ip", "hardware_type")}
     items = fields.objects("device")
@@ -222,14 +225,14 @@ def _server(content: Mapping[str, Any], position: int, problems: list[Problem]) 
     return Server(id=identity, cards=whole, **addresses, **others)
 
 
-def _card(content: Mapping[str, Any], position: int, server: str, problems: list[Problem]) -> Card | None:
+def _card(content: JsonObject, position: int, server: str, problems: list[Problem]) -> Card | None:
     device = content.get("device_id")
     shown = f"device {device}" if isinstance(device, str | int) and device != "" else f"device[{position}]"
-    fields = Fields(content, f"{server}, {shown}", problems)
+    fields = CheckedObject(content, f"{server}, {shown}", problems)
     fields.only(_CARD)
     number, rank = fields.whole("device_id"), fields.whole("rank_id")
-    addresses = {key: fields.addresses(key, several=True) for key in _CARD_ADDRESSES}
-    ports = {key: fields.port(key) for key in _PORTS}
+    addresses = {key: fields.addresses(key, several=True) for key in CARD_ADDRESSES}
+    ports = {key: fields.port(key) for key in CARD_PORTS}
     # A number in version 1.2, and not read in 1.0: see the rules.
     super_device = content.get("super_device_id")
     if "super_device_id" in content and not isinstance(super_device, str):
@@ -245,59 +248,16 @@ def _card(content: Mapping[str, Any], position: int, server: str, problems: list
     )
 
 
-def _pod(content: Mapping[str, Any], position: int, problems: list[Problem]) -> SuperPod:
+def parse_super_pod(content: JsonObject, position: int, problems: list[Problem]) -> SuperPod:
     name = content.get("super_pod_id")
-    fields = Fields(
+    fields = CheckedObject(
         content, f"super pod {name}" if isinstance(name, str) and name else f"super_pod_list[{position}]", problems
     )
     fields.only(_POD)
     identity = fields.text("super_pod_id", needed=True)
     ids = []
     for item in fields.objects("server_list"):
-        inner = Fields(item, fields.where, problems)
+        inner = CheckedObject(item, fields.where, problems)
         inner.only(("server_id",))
         ids.append(inner.text("server_id", needed=True))
     return SuperPod(identity or f"[{position}]", tuple(one for one in ids if one is not None))
-
-
-def dump(table: RankTable, original: Mapping[str, Any] | None = None, without: Sequence[str] = ()) -> str:
-    """The table as HCCL reads it: every scalar a string. Of `original`, which it was read from, all other keys stay as they are, but for
-    those of `without`.
-    """
-    content = _left(original or {}, without)
-    items = content.get("server_list") or [{}] * len(table.servers)
-    tree: dict[str, Any] = {
-        **content,
-        "version": table.version,
-        "status": "completed",
-        "server_count": str(len(table.servers)),
-        "server_list": [_server_tree(server, item, without) for server, item in zip(table.servers, items, strict=True)],
-    }
-    given = content.get("super_pod_list")
-    if table.super_pods and table.super_pods != tuple(_pod(pod, 0, []) for pod in given or ()):
-        tree["super_pod_list"] = [
-            {"super_pod_id": pod.id, "server_list": [{"server_id": one} for one in pod.server_ids]}
-            for pod in table.super_pods
-        ]
-    return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
-
-
-def _server_tree(server: Server, item: Mapping[str, Any], without: Sequence[str]) -> dict[str, Any]:
-    keys = (*_ADDRESSES, "host_nic_ip", "hardware_type")
-    cards = item.get("device") or [{}] * len(server.cards)
-    return {
-        "server_id": server.id,
-        **{key: value for key, value in item.items() if key != "device"},
-        **{key: value for key in keys if (value := getattr(server, key)) is not None},
-        "device": [_card_tree(card, _left(one, without)) for card, one in zip(server.cards, cards, strict=True)],
-    }
-
-
-def _card_tree(card: Card, item: Mapping[str, Any]) -> dict[str, Any]:
-    keys = (*_CARD_ADDRESSES, *_CARD_TEXTS)
-    given = {key: value for key in keys if (value := getattr(card, key)) is not None}
-    return {**item, **given} if item else {"device_id": str(card.device), **given, "rank_id": str(card.rank)}
-
-
-def _left(item: Mapping[str, Any], without: Sequence[str]) -> dict[str, Any]:
-    return {key: value for key, value in item.items() if key not in without}
