@@ -59,7 +59,17 @@ class Strategy:
         return self.stages[rank // self.stage_devices]
 
     def stages_of(self, name: str) -> tuple[int, ...]:
+        """The pipeline stages that hold the parameter."""
         return tuple(number for number, stage in enumerate(self.stages) if name in stage)
+
+    def describe(self, name: str) -> str:
+        """The sharding of one parameter: `in 8 x 1` of its dimensions, the share of the optimizer parallel, the stages that hold it."""
+        stages = self.stages_of(name)
+        layout = self.stages[stages[0]][name]
+        text = f"in {' x '.join(map(str, layout.parts))}" if any(part > 1 for part in layout.parts) else "whole"
+        group = layout.optimizer_group
+        text += f", {len(group)} of it by the optimizer parallel" if len(group) > 1 else ""
+        return text + (f", on stage {', '.join(map(str, stages))}" if len(self.stages) > 1 else "")
 
 
 def read_strategy(path: Path) -> Strategy:
