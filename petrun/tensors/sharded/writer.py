@@ -1,4 +1,4 @@
-"""Whole tensors cut into the files of a job's ranks, one in memory at a time; what was written is put together again and compared."""
+"""FullTensor tensors cut into the files of a job's ranks, one in memory at a time; what was written is put together again and compared."""
 
 from __future__ import annotations
 
@@ -26,21 +26,25 @@ _LISTED = 8
 
 
 @dataclass(frozen=True)
-class Whole:
+class FullTensor:
     """A tensor to be cut, and how to get its elements as stored (bfloat16: uint16) when its turn comes."""
 
     name: str
     info: TensorInfo
     load: Callable[[], Array]
 
+    def raw(self) -> bytes:
+        """Its elements as they are stored: little-endian, in C order."""
+        return _little(self.load())
 
-def wholes_of(reader: TensorReader) -> list[Whole]:
-    return [Whole(name, reader.info(name), partial(reader.read_stored, name)) for name in reader.names]
+
+def full_tensors(reader: TensorReader) -> list[FullTensor]:
+    return [FullTensor(name, reader.info(name), partial(reader.read_stored, name)) for name in reader.names]
 
 
 def write_sharded(
     out: Path,
-    wholes: Sequence[Whole],
+    tensors: Sequence[FullTensor],
     strategy: Strategy,
     *,
     file: str = "model.ckpt",
@@ -55,19 +59,19 @@ def write_sharded(
     need no layout where they are one number, as in `open_sharded`; every rank gets them. beside(folder): whatever else is to lie in it.
     Raises WeightsError: a tensor without a layout, or one that does not divide; OutputError.
     """
-    require_complete(strategy, (each.name for each in wholes if not is_spare(each.name, spare, strategy)))
-    _check_divides(wholes, strategy)
+    require_complete(strategy, (each.name for each in tensors if not is_spare(each.name, spare, strategy)))
+    _check_divides(tensors, strategy)
     with atomic_folder(out) as folder:
         names = tuple(f"rank_{rank}/{file}" for rank in range(strategy.devices))
-        digests = tuple(_write_rank(folder / name, wholes, strategy, rank) for rank, name in enumerate(names))
+        digests = tuple(_write_rank(folder / name, tensors, strategy, rank) for rank, name in enumerate(names))
         write_note(folder, Note(files=names, digests=digests, metadata=dict(metadata or {})))
         beside(folder)
-        return _verify(out, folder, wholes, strategy, spare)
+        return _verify(out, folder, tensors, strategy, spare)
 
 
-def _check_divides(wholes: Sequence[Whole], strategy: Strategy) -> None:
+def _check_divides(tensors: Sequence[FullTensor], strategy: Strategy) -> None:
     problems = []
-    for each in wholes:
+    for each in tensors:
         for stage in strategy.stages_of(each.name):
             try:
                 strategy.stages[stage][each.name].shard_shape(each.info.shape)
@@ -81,19 +85,22 @@ def _check_divides(wholes: Sequence[Whole], strategy: Strategy) -> None:
         )
 
 
-def _write_rank(path: Path, wholes: Sequence[Whole], strategy: Strategy, rank: int) -> str:
+def _write_rank(path: Path, tensors: Sequence[FullTensor], strategy: Strategy, rank: int) -> str:
     """One rank's file. Returns the digest of its content."""
     path.parent.mkdir()
     device = rank % strategy.stage_devices
     entries = []
-    for each in wholes:
+    for each in tensors:
         layout = strategy.of_rank(rank).get(each.name)
         if layout is None and each.name in strategy:
             continue
         layout = layout or TensorLayout.replicated(strategy.stage_devices, len(each.info.shape))
         entries.append(
             TensorEntry(
-                each.name, layout.shard_shape(each.info.shape), each.info.dtype, partial(_piece, each, layout, device)
+                each.name,
+                layout.shard_shape(each.info.shape),
+                each.info.dtype,
+                partial(_shard_bytes, each, layout, device),
             )
         )
     if not entries:
@@ -105,22 +112,21 @@ def _write_rank(path: Path, wholes: Sequence[Whole], strategy: Strategy, rank: i
     return content_digest((entry.name, entry.dtype, entry.shape, digests[entry.name]) for entry in entries)
 
 
-def _piece(whole: Whole, layout: TensorLayout, device: int) -> bytes:
-    values = whole.load()
-    piece = values[layout.slices(device, layout.shard_shape(values.shape))]
-    return _little(piece)
+def _shard_bytes(tensor: FullTensor, layout: TensorLayout, device: int) -> bytes:
+    values = tensor.load()
+    return _little(values[layout.slices(device, layout.shard_shape(values.shape))])
 
 
 def _little(values: Array) -> bytes:
     return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
-def _verify(out: Path, folder: Path, wholes: Sequence[Whole], strategy: Strategy, spare: Sequence[str]) -> str:
+def _verify(out: Path, folder: Path, tensors: Sequence[FullTensor], strategy: Strategy, spare: Sequence[str]) -> str:
     """Read the ranks' files as any reader does, and compare every tensor with what was cut."""
     reader = open_sharded(folder, strategy, spare)
     again = content_digest(_lines(reader))
     given = content_digest(
-        (w.name, w.info.dtype, w.info.shape, sha256(_little(np.asarray(w.load()))).hexdigest()) for w in wholes
+        (w.name, w.info.dtype, w.info.shape, sha256(_little(np.asarray(w.load()))).hexdigest()) for w in tensors
     )
     if again != given:
         raise OutputError(

@@ -11,7 +11,7 @@ from petrun.tensors.sharded import writer
 from petrun.tensors.sharded.checkpoint import open_sharded
 from petrun.tensors.sharded.note import NOTE
 from petrun.tensors.sharded.strategy import Strategy, read_strategy, write_strategy
-from petrun.tensors.sharded.writer import wholes_of, write_sharded
+from petrun.tensors.sharded.writer import full_tensors, write_sharded
 from tests.shards import rank_count, shard_of, shard_of_rank
 from tests.tensors.sharded.test_checkpoint import ARRAYS, LAYOUTS
 
@@ -32,7 +32,7 @@ def strategy_of(tmp_path, layout):
 @pytest.mark.parametrize("ending", ["ckpt", "safetensors"])
 def test_pieces_are_numpys(tmp_path, whole, layout, ending):
     strategy = strategy_of(tmp_path, layout)
-    write_sharded(tmp_path / "out", wholes_of(whole), strategy, file=f"m.{ending}", metadata={"a": "b"})
+    write_sharded(tmp_path / "out", full_tensors(whole), strategy, file=f"m.{ending}", metadata={"a": "b"})
     for rank in range(rank_count(LAYOUTS[layout])):
         held = open_tensors(tmp_path / "out" / f"rank_{rank}" / f"m.{ending}")
         want = {n: shard_of_rank(a, rank, n, LAYOUTS[layout]) for n, a in ARRAYS.items()}
@@ -63,7 +63,7 @@ def test_mindspores_tools_agree(tmp_path, layout):
     write_ckpt(tmp_path / "whole" / "rank_0" / "m.ckpt", array_entries(ARRAYS))
     strategy = strategy_of(tmp_path, layout)
     file = str(tmp_path / f"{layout}.ckpt")
-    write_sharded(tmp_path / "ours", wholes_of(open_tensors(tmp_path / "whole" / "rank_0" / "m.ckpt")), strategy)
+    write_sharded(tmp_path / "ours", full_tensors(open_tensors(tmp_path / "whole" / "rank_0" / "m.ckpt")), strategy)
     ms.transform_checkpoints(str(tmp_path / "ours"), str(tmp_path / "joined"), "j_", file, None)
     joined = ms.load_checkpoint(str(tmp_path / "joined" / "rank_0" / "j_0.ckpt"))
     for name, array in ARRAYS.items():
@@ -96,7 +96,7 @@ def test_where_mindspores_tool_is_wrong(tmp_path):
     assert wrong == [1, 2, 5, 6]
     write_sharded(
         tmp_path / "ours",
-        wholes_of(open_tensors(tmp_path / "whole" / "rank_0" / "m.ckpt")),
+        full_tensors(open_tensors(tmp_path / "whole" / "rank_0" / "m.ckpt")),
         read_strategy(tmp_path / "s.ckpt"),
     )
     for rank in range(8):
@@ -110,7 +110,7 @@ def test_the_note_proves_the_order(tmp_path):
     write_ckpt(tmp_path / "whole.ckpt", array_entries(arrays))
     write_strategy(tmp_path / "s.ckpt", {"w": TensorLayout.of((4,), (0, -1))})
     strategy, out = read_strategy(tmp_path / "s.ckpt"), tmp_path / "out"
-    write_sharded(out, wholes_of(open_tensors(tmp_path / "whole.ckpt")), strategy)
+    write_sharded(out, full_tensors(open_tensors(tmp_path / "whole.ckpt")), strategy)
     np.testing.assert_array_equal(open_sharded(out, strategy).read("w"), arrays["w"])
     (out / "rank_1").rename(out / "aside")
     (out / "rank_2").rename(out / "rank_1")
@@ -140,7 +140,7 @@ def test_refused_before_anything_is_written(tmp_path, whole):
         (idle, "rank 8 would get no tensor"),
     ]:
         with pytest.raises(WeightsError, match=said):
-            write_sharded(out, wholes_of(whole), Strategy(tmp_path / "s.ckpt", tuple(stages)))
+            write_sharded(out, full_tensors(whole), Strategy(tmp_path / "s.ckpt", tuple(stages)))
         assert sorted(p.name for p in tmp_path.iterdir()) == ["whole.ckpt"]
 
 
@@ -162,5 +162,5 @@ def test_what_is_written_is_compared(tmp_path, whole, monkeypatch):
     }
     strategy = Strategy(tmp_path / "s.ckpt", (stage,))
     with pytest.raises(OutputError, match="differs from what was cut"):
-        write_sharded(tmp_path / "out", wholes_of(whole), strategy)
+        write_sharded(tmp_path / "out", full_tensors(whole), strategy)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["whole.ckpt"]
