@@ -10,7 +10,7 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py") if "recipes" not in p.relative_t
 
 # A package may import packages of its own line or of a line above it.
 LAYERS = (
-    ("errors", "typing"),
+    ("errors", "typing", "mindspore_messages"),
     ("kernels", "tensors", "console"),
     ("graph",),
     ("delta", "models", "data", "mindpet"),

@@ -34,6 +34,7 @@ from petrun.cli import (
     train,
 )
 from petrun.errors import PetrunError
+from petrun.mindspore_messages import first_line
 from petrun.train.stop import Stopped
 
 app = typer.Typer(
@@ -91,7 +92,7 @@ def _unexpected(kind: type[BaseException], error: BaseException, trace: types.Tr
     """For what no room foresaw: one line that a user can report, instead of a traceback."""
     _trace_of_rank(error)
     typer.secho("internal error: ", fg=typer.colors.RED, bold=True, nl=False, err=True)
-    typer.echo(f"{kind.__name__}: {faults.first_line(str(error))}", err=True)
+    typer.echo(f"{kind.__name__}: {first_line(str(error))}", err=True)
     if not _is_rank():
         typer.echo("This is a fault of petrun. Run again with --debug for the traceback.", err=True)
 

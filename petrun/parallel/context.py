@@ -13,6 +13,7 @@ import mindspore as ms
 from mindspore import communication
 
 from petrun.errors import SetupError
+from petrun.mindspore_messages import first_line
 from petrun.parallel.layout import Layout
 
 
@@ -136,8 +137,7 @@ def connect(how: str) -> None:
     try:
         communication.init()
     except (RuntimeError, ValueError, TypeError, ImportError) as error:
-        told = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("-")]
-        said = next(iter(told), type(error).__name__)
+        said = first_line(str(error)) or type(error).__name__
         hint = next((hint for mark, hint in _CAUSES if mark in str(error)), "See the logs of the other ranks as well.")
         raise SetupError(f"the ranks of the job do not come together ({how}): {said}", hint=hint) from error
 

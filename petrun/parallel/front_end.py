@@ -1,17 +1,19 @@
-"""What MindSpore's front end refuses, and its reason in one line."""
+"""The errors by which MindSpore's front end refuses a graph, and the reason in one line."""
 
 from __future__ import annotations
 
 import re
 
+from petrun.mindspore_messages import message_lines
+
 FRONT_END_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, NameError, AssertionError)
-"""What MindSpore's front end raises for a graph that it refuses: its own errors, and those of Python that a construct would end with."""
+"""Raised for a graph that the front end refuses: its own errors, and those of Python that a construct would end with."""
 
 
 def front_end_reason(log: str, error: str) -> str:
-    """What MindSpore's front end refused, in one line: its parallel passes name the operator and the strategy in their log."""
+    """The reason of a refusal in one line. MindSpore's parallel passes name the operator and the strategy in their log."""
     told = re.findall(r"^\[ERROR\] PARALLEL\(.*?\] (?:\w+\] )?(.+)$", log, re.MULTILINE)
-    raised = [line.strip() for line in error.splitlines() if line.strip() and not line.startswith(("-", "#"))]
+    raised = message_lines(error)
     reason = next(iter(told), None)
     operator = next((line for line in raised if "init failed" in line or "operator" in line.lower()), None)
     parts = [part for part in (reason, operator) if part]

@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import log2
 
+from petrun.data.batches.buckets import LENGTH_MULTIPLE
 from petrun.errors import ConfigError
 from petrun.parallel.layout import Layout, LayoutRequest, complete_layout
 
 _NEAREST = 3
-_WIDTH = 8
-"""Rows are padded to multiples of it: see data.buckets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +137,8 @@ def _of_rows(asked: LayoutRequest, rows: int, tokens: int) -> list[str]:
         )
     if asked.sequence and tokens % asked.tp:
         problems.append(f"sequence=true: tp={asked.tp} does not divide rows of {tokens} tokens")
-    elif asked.sequence and _WIDTH % asked.tp:
-        problems.append(f"sequence=true: tp={asked.tp} does not divide {_WIDTH}, of which shorter rows are a multiple")
+    elif asked.sequence and LENGTH_MULTIPLE % asked.tp:
+        problems.append(
+            f"sequence=true: tp={asked.tp} does not divide {LENGTH_MULTIPLE}, of which shorter rows are a multiple"
+        )
     return problems

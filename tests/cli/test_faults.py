@@ -18,12 +18,6 @@ SOCKET = (
 OTHER = f"\n{RULE}\n- Ascend Error Message:\n{RULE}\nEZ9999: Inner Error!\n"
 
 
-def test_one_line_of_many():
-    assert faults.first_line(MEMORY).startswith("Device(id:3) memory isn't enough")
-    assert faults.first_line(SOCKET).startswith("EI0006: ") and faults.first_line(OTHER) == "EZ9999: Inner Error!"
-    assert faults.first_line("plain\nmore") == "plain" and faults.first_line("") == ""
-
-
 def test_what_is_known_has_a_way_out():
     message, hint = faults.known(RuntimeError(MEMORY))
     assert message.startswith("the card's memory is not enough: Device(id:3)") and "--recompute full" in hint

@@ -20,7 +20,8 @@ from petrun.errors import ConfigError
 
 Order: TypeAlias = Literal["shuffle", "file", "length"]
 """In which order an epoch takes the rows."""
-_MULTIPLE = 8
+LENGTH_MULTIPLE = 8
+"""Rows are padded to multiples of this many tokens."""
 _POOL_BATCHES = 50
 """Rows are sorted by length within pools of so many batches: enough for little padding, few enough to keep batches random."""
 
@@ -33,7 +34,7 @@ def plan_shapes(lengths: Sequence[int] | Array, max_buckets: int, seq_len: int) 
         best(k, i) = min over j < i of best(k - 1, j) + c(j, i).
     """
     lengths = np.asarray(lengths, np.int64)
-    rounded = np.minimum(-(-np.maximum(lengths, 1) // _MULTIPLE) * _MULTIPLE, np.maximum(seq_len, lengths))
+    rounded = np.minimum(-(-np.maximum(lengths, 1) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, np.maximum(seq_len, lengths))
     sizes, counts = np.unique(rounded, return_counts=True)
     if len(sizes) <= max_buckets:
         return tuple(int(size) for size in sizes)
