@@ -37,11 +37,16 @@ GOLDEN = 0x9E3779B9
 LANES = 4096
 
 
-@cache
 def step_counter(stage: int = 0) -> Parameter:
     """The int32 scalar that every mask depends on: the train step sets it before the forward pass.
 
     Each stage of a pipeline has one of its own, as MindSpore would send a shared one from stage to stage, and cannot."""
+    return _counter(stage)
+
+
+@cache
+def _counter(stage: int) -> Parameter:
+    # Apart from step_counter, whose cache would hold one counter for step_counter() and another for step_counter(0).
     name = f"petrun_dropout_step_{stage}" if stage else "petrun_dropout_step"
     counter = Parameter(Tensor(0, ms.int32), name=name, requires_grad=False)
     # MindSpore crashes where it cuts a scalar over the ranks of an optimizer that is split.

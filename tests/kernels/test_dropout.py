@@ -178,6 +178,15 @@ def test_the_counter_is_no_parameter_of_the_model():
         assert shared.name == name and not shared.requires_grad
 
 
+def test_the_first_stage_of_a_pipeline_has_the_counter_that_the_step_sets():
+    """Masks of the first stage would otherwise be those of step 0 in every step."""
+    cell = kernels.Dropout(0.5, 0, "a")
+    kernels.count_on_stage(cell, 0)
+    assert cell.step is kernels.step_counter() and kernels.step_counter(0) is kernels.step_counter()
+    kernels.count_on_stage(cell, 2)
+    assert cell.step is kernels.step_counter(2) and kernels.step_counter(2) is not kernels.step_counter()
+
+
 @pytest.mark.parametrize("p", [-0.1, 1.0, 1.5, float("nan")])
 def test_wrong_rates(p):
     with pytest.raises(ConfigError, match="dropout"):
