@@ -1,4 +1,4 @@
-"""Cutting by plain numpy, written apart from petrun's: coordinates in the device matrix, np.split along one axis after another."""
+"""Sharding by plain numpy, written apart from petrun's: coordinates in the device matrix, np.split along one axis after another."""
 
 import numpy as np
 
@@ -9,21 +9,21 @@ def shard_of(whole, device, layout):
     """What one device of a stage holds of a tensor."""
     sizes = layout.devices
     at = np.unravel_index(device, sizes)
-    piece = whole
+    shard = whole
     for dimension, axes in enumerate(layout.axes):
         for axis in axes:
-            place = len(sizes) - 1 - axis
-            piece = np.split(piece, sizes[place], axis=dimension)[at[place]]
+            axis_at = len(sizes) - 1 - axis
+            shard = np.split(shard, sizes[axis_at], axis=dimension)[at[axis_at]]
     if layout.opt_size:
-        cutting = [len(sizes) - 1 - axis for axes in layout.axes for axis in axes]
+        sharded = [len(sizes) - 1 - axis for axes in layout.axes for axis in axes]
         alike = [
             other
             for other in range(int(np.prod(sizes)))
-            if all(np.unravel_index(other, sizes)[place] == at[place] for place in cutting)
+            if all(np.unravel_index(other, sizes)[axis_at] == at[axis_at] for axis_at in sharded)
         ]
         size = len(alike) if layout.opt_size < 0 else layout.opt_size
-        piece = np.split(piece, size, axis=0)[alike.index(device) % size]
-    return np.array(piece, order="C")
+        shard = np.split(shard, size, axis=0)[alike.index(device) % size]
+    return np.array(shard, order="C")
 
 
 def shard_of_rank(whole, rank, name, stages):
@@ -38,14 +38,14 @@ def rank_count(stages):
 
 
 def write_ranks(folder, arrays, stages, *, file="model.ckpt", dtype=None, change=None):
-    """rank_0/model.ckpt, ...: every rank's pieces. change(rank, pieces) -> the pieces that are written instead."""
+    """rank_0/model.ckpt, ...: every rank's shards. change(rank, shards) -> the shards that are written instead."""
     for rank in range(rank_count(stages)):
-        pieces = {name: shard_of_rank(whole, rank, name, stages) for name, whole in arrays.items()}
-        pieces = {name: piece for name, piece in pieces.items() if piece is not None}
-        pieces = change(rank, pieces) if change is not None else pieces
-        place = folder / f"rank_{rank}" / file.replace("{rank}", str(rank))
-        place.parent.mkdir(parents=True, exist_ok=True)
-        (write_ckpt if place.suffix == ".ckpt" else write_safetensors)(place, array_entries(pieces, dtype))
+        shards = {name: shard_of_rank(whole, rank, name, stages) for name, whole in arrays.items()}
+        shards = {name: shard for name, shard in shards.items() if shard is not None}
+        shards = change(rank, shards) if change is not None else shards
+        path = folder / f"rank_{rank}" / file.replace("{rank}", str(rank))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (write_ckpt if path.suffix == ".ckpt" else write_safetensors)(path, array_entries(shards, dtype))
     return folder
 
 
@@ -55,7 +55,7 @@ def dp2_tp4(arrays, *, opt_size=0):
 
 
 def dp8_optimizer(arrays):
-    """Data parallel, and dimension 0 cut among all 8 where it divides, else among 2 or not at all."""
+    """Data parallel, and dimension 0 sharded among all 8 where it divides, else among 2 or not at all."""
 
     def layout(a):
         size = next((s for s in (8, 2) if a.ndim and a.shape[0] % s == 0), 0)

@@ -231,7 +231,7 @@ def _final_delta(folder: Path) -> Path:
     finals = [p for p in files if p.stem != "best"]
     steps = [series_and_step(p.stem) for p in finals]
     if len(finals) > 1 and len({series for series, _ in steps}) == 1 and all(step for _, step in steps):
-        return newest(finals, place=folder, error=DeltaError, hint="Give one of the files.")
+        return newest(finals, path=folder, error=DeltaError, hint="Give one of the files.")
     if len(finals) > 1:
         # Other tensors may lie there too: a delta says its own name.
         finals = [p for p in finals if _algo_of(p) == p.stem]

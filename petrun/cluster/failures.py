@@ -62,12 +62,12 @@ def elsewhere(failures: Sequence[Failure]) -> SetupError:
     if not failures:
         return SetupError("another rank failed", hint="Its own message says why.")
     first, *others = failures
-    place = "" if first.host == socket.gethostname()[:_HOST] else f" on {first.host}"
+    host = "" if first.host == socket.gethostname()[:_HOST] else f" on {first.host}"
     hint = f"The log of rank {first.rank} says the rest."
     if others:
         named = ", ".join(str(failure.rank) for failure in others[:8])
         more = f" and {len(others) - 8} more" if len(others) > 8 else ""
         hint += f" Failed as well: rank{'s' if len(others) > 1 else ''} {named}{more}."
-    error = SetupError(f"rank {first.rank}{place} failed: {first.reason}", hint=hint)
+    error = SetupError(f"rank {first.rank}{host} failed: {first.reason}", hint=hint)
     error.exit_code = first.exit_code
     return error

@@ -76,7 +76,7 @@ class Watch:
     def _keep(self) -> None:
         lines = dict(self.hosts.lines)
         began = time.monotonic()
-        heard, told = dict.fromkeys(lines, began), began
+        heard, sent = dict.fromkeys(lines, began), began
         beat = min(2.0, self.hosts.silence / 5)
         with DefaultSelector() as selector:
             for host, line in lines.items():
@@ -84,9 +84,9 @@ class Watch:
             while not self._over.is_set():
                 ready = [key.data for key, _ in selector.select(0.1)]
                 now = time.monotonic()
-                if now - told > beat:
+                if now - sent > beat:
                     self._tell({"alive": True})
-                    told = now
+                    sent = now
                 for host in ready:
                     heard[host] = now
                     if not self._hear(host, lines[host]):

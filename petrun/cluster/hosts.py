@@ -53,7 +53,7 @@ class Hosts:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.part()
+        self.disconnect()
         if self._listener is not None:
             self._listener.close()
 
@@ -61,7 +61,7 @@ class Hosts:
         """ "host 1 (node-b)"."""
         return f"host {host} ({self.names[host]})" if host in self.names else f"host {host}"
 
-    def part(self) -> None:
+    def disconnect(self) -> None:
         """Close all connections; host 0 goes on listening."""
         for line in self.lines.values():
             line.close()
@@ -72,7 +72,7 @@ class Hosts:
 
         Raises SetupError where a host does not come, or was told something else.
         """
-        self.part()
+        self.disconnect()
         deadline = time.monotonic() + self.patience
         return self._gather(deadline, stopped) if self._listener is not None else self._reach(deadline, stopped)
 
@@ -151,18 +151,18 @@ class Hosts:
             line.socket.close()
             return
         there = f"host {host} ({name})"
-        told = [
+        differences = [
             f"{key} {own} here, {shape.get(key)} on {there}"
             for key, own in self._shape.items()
             if shape.get(key) != own
         ]
-        if not told and host == 0:
-            told = [f"--host-rank 0 here, and on {name}"]
-        elif not told and host in self.lines and self._is_open(host):
-            told = [f"--host-rank {host} on {self.names[host]}, and on {name}"]
-        if told:
+        if not differences and host == 0:
+            differences = [f"--host-rank 0 here, and on {name}"]
+        elif not differences and host in self.lines and self._is_open(host):
+            differences = [f"--host-rank {host} on {self.names[host]}, and on {name}"]
+        if differences:
             self.lines[-1] = line
-            differs = f"the hosts were not told the same: {'; '.join(told)}"
+            differs = f"the hosts were not told the same: {'; '.join(differences)}"
             self._tell_all({"refused": differs})
             raise SetupError(differs, hint="Every host takes the same command, each with a --host-rank of its own.")
         self.names[host] = name
@@ -176,7 +176,7 @@ class Hosts:
 
     def _reach(self, deadline: float, stopped: Callable[[], bool]) -> bool:
         """Another host: until host 0 has let it in."""
-        place, said = f"{self.address} port {self.port}", False
+        address, said = f"{self.address} port {self.port}", False
         while time.monotonic() < deadline:
             if stopped():
                 return False
@@ -190,11 +190,11 @@ class Hosts:
                 pass
             self.lines = {}
             if not said:
-                self.say(f"waiting for host 0 at {place}")
+                self.say(f"waiting for host 0 at {address}")
             said = True
             time.sleep(PAUSE_SECONDS)
         raise SetupError(
-            f"host 0 did not answer at {place} within {self.patience:.0f} s",
+            f"host 0 did not answer at {address} within {self.patience:.0f} s",
             hint="Is petrun running there with --host-rank 0, and does this host reach that address? MS_TOPO_TIMEOUT sets the time.",
         )
 

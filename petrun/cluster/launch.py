@@ -5,8 +5,8 @@ msrun, which does the same: what petrun has started it can end. msrun dies of SI
 a success, gives the other ranks no time to save, waits for a heartbeat before it reports a dead worker, and takes the first `python`
 on PATH. A user's own msrun around petrun works all the same.
 
-Three things end a process of the job, each where the one before cannot: petrun, which signals it (supervise.py); the kernel, which
-signals it when petrun is killed (leash.py); and the guard, which then kills what does not listen (guard.py).
+Three things end a process of the job, each where the one before cannot: petrun signals it (supervise.py); the kernel signals it when
+petrun is killed (parent_death_signal.py); the orphan watchdog then kills what does not end (orphan_watchdog.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from petrun.cluster import exit_code, ports
 from petrun.cluster.host_watch import News, Watch
 from petrun.cluster.hosts import Hosts
 from petrun.cluster.logs import tail
-from petrun.cluster.orphan_watchdog import Guard
+from petrun.cluster.orphan_watchdog import OrphanWatchdog
 from petrun.cluster.rank_table.start import TableStart, table_environment
 from petrun.cluster.ranks import Cluster, rank_environment, scheduler_environment
 from petrun.cluster.supervise import Ending, Member, Stops, supervise
@@ -69,8 +69,8 @@ def launch(job: Job, voice: JobOutput, environment: Mapping[str, str] | None = N
     """
     base = dict(os.environ if environment is None else environment)
     base |= {GRACE: f"{job.grace_seconds:g}", RESUME_FLAGS: job.resume_flags}
-    mark = uuid.uuid4().hex
-    with Guard(mark, job.grace_seconds), Stops() as stops:
+    tag = uuid.uuid4().hex
+    with OrphanWatchdog(tag, job.grace_seconds), Stops() as stops:
         for attempt in range(1, job.max_restarts + 2):
             began = time.monotonic()
             folder = _attempt_folder(job.logs)
@@ -83,7 +83,7 @@ def launch(job: Job, voice: JobOutput, environment: Mapping[str, str] | None = N
                 ending = supervise(
                     ranks,
                     scheduler,
-                    job=mark,
+                    job=tag,
                     grace_seconds=job.grace_seconds,
                     stops=stops,
                     show=voice.out,

@@ -1,7 +1,7 @@
 """Ends a job whose petrun is gone: `python -m petrun.cluster.orphan_watchdog JOB GRACE_SECONDS`, with a pipe from petrun as standard input.
 
 petrun writes DONE when nothing is left to end. A pipe that closes without it means that petrun was killed: every process of the job
-has had SIGTERM then (see leash.py), and after the grace what is still there is killed.
+has had SIGTERM then (see parent_death_signal.py), and after the grace what is still there is killed.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from contextlib import suppress
 from types import TracebackType
 
 from petrun.cluster.interpreter import module_command
-from petrun.cluster.process_tag import kill_job, marked
+from petrun.cluster.process_tag import kill_job, processes_of
 
 DONE = b"done"
 
 
-class Guard:
+class OrphanWatchdog:
     """For the length of a `with` block, a process that outlives petrun and knows its job."""
 
     def __init__(self, job: str, grace_seconds: float) -> None:
         self._command = module_command(__name__, job, str(grace_seconds))
 
-    def __enter__(self) -> Guard:
+    def __enter__(self) -> OrphanWatchdog:
         # A session of its own: what ends petrun's process group leaves it alone. No terminal or pipe of petrun's is held open.
         self._process = subprocess.Popen(
             self._command,
@@ -51,7 +51,7 @@ def main() -> None:
     if sys.stdin.buffer.read() == DONE:
         return
     deadline = time.monotonic() + float(grace_seconds)
-    while time.monotonic() < deadline and marked(job):
+    while time.monotonic() < deadline and processes_of(job):
         time.sleep(0.1)
     kill_job(job)
 

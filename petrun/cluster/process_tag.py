@@ -1,4 +1,4 @@
-"""The processes of one job, found by a mark in their environment: also those that left their parent, group and session."""
+"""The processes of one job, found by a tag in their environment: also those that left their parent, group and session."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-MARK = "PETRUN_JOB"
+TAG = "PETRUN_JOB"
 
 
-def mark(environment: Mapping[str, str], job: str) -> dict[str, str]:
-    """The environment of a process of this job: whatever it starts inherits the mark."""
-    return {**environment, MARK: job}
+def tagged(environment: Mapping[str, str], job: str) -> dict[str, str]:
+    """The environment of a process of this job: whatever it starts inherits the tag."""
+    return {**environment, TAG: job}
 
 
-def marked(job: str) -> list[int]:
+def processes_of(job: str) -> list[int]:
     """Process ids of the job, oldest first. A process that has ended and waits to be collected has no environment any more."""
-    wanted = f"{MARK}={job}".encode()
+    wanted = f"{TAG}={job}".encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*/environ"):
         # Gone meanwhile, or somebody else's.
@@ -32,7 +32,7 @@ def marked(job: str) -> list[int]:
 def kill_job(job: str, patience_seconds: float = 10.0) -> list[int]:
     """SIGKILL every process of the job until none is found. Returns those that are still there: the kernel does not let go of them."""
     deadline = time.monotonic() + patience_seconds
-    while found := marked(job):
+    while found := processes_of(job):
         if time.monotonic() > deadline:
             break
         for process in found:

@@ -17,12 +17,12 @@ DEFAULT_PORT = 8118
 """MindSpore's own. On one host petrun finds a free one."""
 _TIMEOUTS = {"MS_TOPO_TIMEOUT": "600", "MS_NODE_TIMEOUT": "30"}
 """Seconds in which all ranks must have come, and after which one that is silent counts as lost. What the user has set, stays."""
-_PLACE = ("MS_NODE_ID", "RANK_ID", "DEVICE_ID")
+_OF_RANK = ("MS_NODE_ID", "RANK_ID", "DEVICE_ID")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """The job's shape, and this host's place in it."""
+    """The job's shape, and this host's position in it."""
 
     cards: int = 1
     hosts: int = 1
@@ -101,7 +101,7 @@ def rank_environment(base: Mapping[str, str], cluster: Cluster, rank: int, port:
 
 def scheduler_environment(base: Mapping[str, str], cluster: Cluster, port: int) -> dict[str, str]:
     """What makes a process the scheduler."""
-    common = {key: value for key, value in _common(base, cluster, port).items() if key not in _PLACE}
+    common = {key: value for key, value in _common(base, cluster, port).items() if key not in _OF_RANK}
     return {**common, "MS_ROLE": "MS_SCHED"}
 
 

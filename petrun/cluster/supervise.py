@@ -17,7 +17,7 @@ from petrun.cluster import exit_code
 from petrun.cluster.host_watch import News, Watch
 from petrun.cluster.interpreter import module_command
 from petrun.cluster.logs import Follower, holds
-from petrun.cluster.process_tag import kill_job, mark
+from petrun.cluster.process_tag import kill_job, tagged
 from petrun.errors import SetupError
 from petrun.tensors.atomic import output_error
 from petrun.train.stop import NOTICE
@@ -202,7 +202,7 @@ class _Attempt:
 
     def start(self, member: Member) -> None:
         """In a session of its own, so that Ctrl-C reaches petrun alone, which passes it on."""
-        leash = module_command("petrun.cluster.parent_death_signal", str(os.getpid()), *member.command)
+        command = module_command("petrun.cluster.parent_death_signal", str(os.getpid()), *member.command)
         try:
             log = member.log.open("wb")
         except OSError as error:
@@ -210,8 +210,8 @@ class _Attempt:
         with log:
             try:
                 self.running[member] = subprocess.Popen(
-                    leash,
-                    env=mark(member.environment, self.job),
+                    command,
+                    env=tagged(member.environment, self.job),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,

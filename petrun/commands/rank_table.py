@@ -26,11 +26,11 @@ def lint(path: str, product: Product | None = None, *, for_msrun: bool = False, 
     """Print everything that is wrong with a table; True where it can be used. `product`: which cards they are; None: any of those that
     its version is for. `for_msrun`: as msrun --rank_table_file takes it. Raises SetupError for what is no JSON.
     """
-    place = Path(path).expanduser()
+    file = Path(path).expanduser()
     if wait_seconds:
-        wait(place, wait_seconds, print_to_stderr)
-    found, problems = examine(place, product, for_msrun=for_msrun)
-    if (named := name_problem(place)) is not None:
+        wait(file, wait_seconds, print_to_stderr)
+    found, problems = examine(file, product, for_msrun=for_msrun)
+    if (named := name_problem(file)) is not None:
         problems = (named, *problems)
     fatal = [problem for problem in problems if problem.fatal]
     rest = [problem for problem in problems if not problem.fatal]
@@ -71,7 +71,7 @@ def show(path: str, start: Start, host: str | None) -> None:
 
 
 def _columns(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
@@ -103,7 +103,7 @@ def convert_table(path: str, version: Version | None, extra: Extra, out: str | N
     after, lost = convert(before, version or before.version, extra)
     _give(after, out, force, [], table_text(after, source.content, lost))
     if lost or source.lost:
-        print_to_stderr(f"left out, as version {after.version} has no place for it: {', '.join((*source.lost, *lost))}")
+        print_to_stderr(f"left out, as version {after.version} cannot hold it: {', '.join((*source.lost, *lost))}")
 
 
 def _give(made: RankTable, out: str | None, force: bool, inputs: list[Path], text: str) -> None:

@@ -41,18 +41,18 @@ def run(
     if fmt not in (None, "ckpt", "safetensors"):
         raise ConfigError(f"--format {fmt} is unknown", hint="Known: ckpt, safetensors.")
     began = time.perf_counter()
-    place = Path(out).expanduser()
-    refuse_occupied(place)
+    path = Path(out).expanduser()
+    refuse_occupied(path)
     found = open_source(Path(source).expanduser(), strategy_path(from_strategy))
     unchecked = require_matching_config(found)
-    suffix = f".{fmt}" if fmt else place.suffix if place.suffix in SUFFIXES else found.suffix
+    suffix = f".{fmt}" if fmt else path.suffix if path.suffix in SUFFIXES else found.suffix
     if to_strategy is None:
-        count, written = _write_single(place, found, suffix), "one file"
+        count, written = _write_single(path, found, suffix), "one file"
     else:
-        count, ranks = _write_ranks(place, found, suffix, Path(to_strategy).expanduser())
+        count, ranks = _write_ranks(path, found, suffix, Path(to_strategy).expanduser())
         written = f"the files of {ranks} ranks"
     console.print(
-        f"wrote {count} tensors into {written}, {place}, in {time.perf_counter() - began:.1f} s; read back and verified"
+        f"wrote {count} tensors into {written}, {path}, in {time.perf_counter() - began:.1f} s; read back and verified"
     )
     if unchecked:
         console.print(f"shapes were not held against a config.json: {unchecked}")

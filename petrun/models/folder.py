@@ -89,7 +89,7 @@ def weights_path(base: Path) -> Path:
     if base.is_dir() and not any(base.glob("*.safetensors*")):
         checkpoints = sorted(base.glob("*.ckpt"))
         if checkpoints:
-            return newest(checkpoints, place=base, error=ModelError, hint="Name one of them with --base.")
+            return newest(checkpoints, path=base, error=ModelError, hint="Name one of them with --base.")
     return base
 
 

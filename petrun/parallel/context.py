@@ -97,9 +97,9 @@ def split_operators(layout: Layout, rank: int, strategy_file: Path | None = None
 
 
 def write_strategy_to(file: Path | None) -> None:
-    """Where MindSpore writes how every parameter is cut, frozen ones too, of each graph that it compiles from now on; None: nowhere."""
-    place = str(file) if file is not None else ""
-    ms.set_auto_parallel_context(strategy_ckpt_config={"save_file": place, "only_trainable_params": False})
+    """Where MindSpore writes how every parameter is sharded, frozen ones too, of each graph that it compiles from now on; None: nowhere."""
+    path = str(file) if file is not None else ""
+    ms.set_auto_parallel_context(strategy_ckpt_config={"save_file": path, "only_trainable_params": False})
 
 
 @contextmanager

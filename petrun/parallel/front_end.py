@@ -17,6 +17,6 @@ def front_end_reason(log: str, error: str) -> str:
     reason = next(iter(told), None)
     operator = next((line for line in raised if "init failed" in line or "operator" in line.lower()), None)
     parts = [part for part in (reason, operator) if part]
-    place = re.findall(r"In file (\S+?):(\d+)", error)
-    where = f" (at {place[-1][0]}:{place[-1][1]})" if place else ""
+    lines = re.findall(r"In file (\S+?):(\d+)", error)
+    where = f" (at {lines[-1][0]}:{lines[-1][1]})" if lines else ""
     return "; ".join(dict.fromkeys(parts or raised[:1] or ["no reason given"])) + where

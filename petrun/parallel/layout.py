@@ -32,7 +32,7 @@ class Layout:
     zero: int = 0
     """What data-parallel ranks split among them: 1 the optimizer's state, 2 the gradients too, 3 the weights too."""
     micro_batches: int = 1
-    """Parts that a pipeline cuts each batch into."""
+    """How many micro-batches a pipeline splits each batch into."""
     sequence: bool = False
     """Between the layers, tokens are split over the columns."""
 

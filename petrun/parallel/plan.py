@@ -1,4 +1,4 @@
-"""A family's own plan, applied: how every cell of its net is cut over the ranks of a stage.
+"""A family's own plan, applied: how every cell of its net is sharded over the ranks of a stage.
 
 The plan is data (Sites.splits): path pattern -> role. What a role means for its operators each cell says itself, in
 `set_layout(role, dp, tp)`, so a delta's cell takes the role of the layer it stands for:
@@ -31,7 +31,7 @@ _WHOLE = {"stream": "tokens"}
 def apply(net: Any, sites: Sites, layout: Layout, loss: Any = None) -> None:
     """Give every operator of the net, and of the loss where it has a `set_layout`, its strategy.
 
-    Raises ConfigError where the model has no plan, a layer does not divide, or a cell of the delta cannot be cut.
+    Raises ConfigError where the model has no plan, a layer does not divide, or a cell of the delta cannot be sharded.
     """
     if layout.sequence:
         _check_sequence(net, sites, layout)
@@ -40,7 +40,7 @@ def apply(net: Any, sites: Sites, layout: Layout, loss: Any = None) -> None:
     if not sites.splits:
         if layout.tp > 1:
             raise ConfigError(
-                f"--parallel {layout}: this model does not say how its layers are cut",
+                f"--parallel {layout}: this model does not say how its layers are sharded",
                 hint="Use dp and zero alone, or let the factory return Sites(splits={...}).",
             )
         return
@@ -110,7 +110,7 @@ def _planned(net: Any, sites: Sites) -> Iterator[tuple[str, Any, str]]:
 
 
 def _uneven_vocabulary(planned: list[tuple[str, Any, str]], sites: Sites, tp: int) -> set[str]:
-    """Paths of the embedding and the head, where the vocabulary does not divide: tied or not, they are cut alike."""
+    """Paths of the embedding and the head, where the vocabulary does not divide: tied or not, they are sharded alike."""
     rows = [cell.weight.shape[0] for _, cell, role in planned if role == "vocabulary" and hasattr(cell, "weight")]
     if all(count % tp == 0 for count in rows):
         return set()
@@ -128,7 +128,7 @@ def _check(planned: list[tuple[str, Any, str]], sites: Sites, layout: Layout, wh
     ]
     for path, cell, role in planned:
         if not hasattr(cell, "set_layout"):
-            problems.append(f"{path}: a {type(cell).__name__} is not cut over ranks")
+            problems.append(f"{path}: a {type(cell).__name__} is not sharded over ranks")
         elif role in ("column", "row") and path not in whole:
             width, side = (cell.out_channels, "outputs") if role == "column" else (cell.in_channels, "inputs")
             if width % tp:
@@ -137,7 +137,7 @@ def _check(planned: list[tuple[str, Any, str]], sites: Sites, layout: Layout, wh
         more = [f"... and {len(problems) - 8} more"] if len(problems) > 8 else []
         raise ConfigError(
             "\n  ".join([f"--parallel {layout}:", *problems[:8], *more]),
-            hint=f"Give a tp that divides the heads: {', '.join(map(str, _divisors(sites)))}. tp=1 cuts no layer.",
+            hint=f"Give a tp that divides the heads: {', '.join(map(str, _divisors(sites)))}. tp=1 shards no layer.",
         )
 
 

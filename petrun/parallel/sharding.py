@@ -1,4 +1,4 @@
-"""A step compiled whose operators are split, and how MindSpore has cut what it holds."""
+"""A step compiled whose operators are split, and how MindSpore has sharded what it holds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from petrun.tensors.sharded.strategy_file import scan_strategy
 
 
 def compile_sharded(step: Any, inputs: tuple[Any, ...], layout: Layout, world: World) -> ShardSpec:
-    """Compile the training step, upon which every parameter of it holds this rank's slice, and read how it was cut.
+    """Compile the training step, upon which every parameter of it holds this rank's slice, and read how it was sharded.
 
     To be called before any other graph of the net is compiled: training decides how parameters lie, what only computes takes them so.
     Raises ConfigError for what MindSpore's front end refuses.
@@ -42,8 +42,10 @@ def compile_sharded(step: Any, inputs: tuple[Any, ...], layout: Layout, world: W
 
 
 def shard_layouts(step: Any, file: Path, layout: Layout) -> dict[str, TensorLayout]:
-    """How each parameter of a compiled step that this rank holds is cut, from the strategy `file` that MindSpore wrote. Raises SetupError
-    where it wrote none."""
+    """Parameter -> how it is sharded, for all that this rank holds of a compiled step, read from the strategy `file` that MindSpore wrote.
+
+    Raises SetupError where it wrote none.
+    """
     if not file.is_file():
         raise SetupError(f"--parallel {layout}: MindSpore wrote no strategy file for its step")
     found = dict(scan_strategy(file).layouts)
@@ -53,7 +55,7 @@ def shard_layouts(step: Any, file: Path, layout: Layout) -> dict[str, TensorLayo
         # A tied weight that another pipeline stage trains: what this one holds of it is of the step before.
         del found[name]
     for parameter in step.get_parameters():
-        # Counters are on every rank; and what no operator of the graph reads is not cut.
+        # Counters are on every rank; and what no operator of the graph reads is not sharded.
         if parameter.name not in found and (parameter.size == 1 or layout.pp == 1):
             found[parameter.name] = TensorLayout.replicated(devices, parameter.ndim)
     return found

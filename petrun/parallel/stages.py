@@ -29,16 +29,16 @@ def assign_stages(net: Any, sites: Sites, layout: Layout) -> None:
         )
     tables = net.open_stages(layout.pp)
     shared = {path for path, cell in net.cells_and_names() if any(cell is table for table in tables)}
-    place, outer = -1, "-"
+    layer, outer = -1, "-"
     idle = set(range(layout.pp))
     owners: dict[int, tuple[Any, set[int]]] = {}
     for path, cell in net.cells_and_names():
-        place = layers.index(path) if path in layers else place
+        layer = layers.index(path) if path in layers else layer
         holds = path == "" or any(inner.startswith(f"{path}.") for inner in (*layers, *shared))
         if holds or any(f"{path}.".startswith(f"{table}.") for table in shared):
             continue
-        inside = place >= 0 and f"{path}.".startswith(f"{layers[place]}.")
-        stage = place * layout.pp // len(layers) if inside else 0 if place < 0 else layout.pp - 1
+        inside = layer >= 0 and f"{path}.".startswith(f"{layers[layer]}.")
+        stage = layer * layout.pp // len(layers) if inside else 0 if layer < 0 else layout.pp - 1
         count_on_stage(cell, stage)
         for parameter in cell.get_parameters(expand=False):
             owners.setdefault(id(parameter), (parameter, set()))[1].add(stage)

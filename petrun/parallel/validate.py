@@ -1,6 +1,6 @@
-"""Whether a model can be cut as a layout says: pure arithmetic, before anything is loaded.
+"""Whether a model can be sharded as a layout says: pure arithmetic, before anything is loaded.
 
-Heads, key/value heads and the feed-forward width are cut over tp ranks, layers over pp stages, the rows of a data-parallel rank into
+Heads, key/value heads and the feed-forward width are split over tp ranks, layers over pp stages, the rows of a data-parallel rank into
 micro-batches, tokens over tp ranks where the sequence is split. The vocabulary is not asked: one that tp does not divide (GPT-2's is
 50257) stays whole on each rank.
 """
@@ -28,24 +28,24 @@ class Sizes:
     layers: int
 
 
-def validate_layout(asked: LayoutRequest, world: int, sizes: Sizes | None, rows: int, tokens: int) -> Layout:
+def validate_layout(request: LayoutRequest, world: int, sizes: Sizes | None, rows: int, tokens: int) -> Layout:
     """The layout of `world` ranks, each data-parallel one with `rows` rows of `tokens` tokens a micro-batch of the accumulation.
 
-    `sizes` None: a model that does not say what it is made of, which is not cut. tokens 0: rows that are no sequences.
+    `sizes` None: a model that does not say what it is made of, which is not sharded. tokens 0: rows that are no sequences.
     Raises ConfigError with all that does not divide, and the nearest layouts of as many ranks that do.
     """
-    problems = _of_ranks(asked, world) + _of_model(asked, sizes) + _of_rows(asked, rows, tokens)
+    problems = _of_ranks(request, world) + _of_model(request, sizes) + _of_rows(request, rows, tokens)
     if not problems:
         # What no layout may be is said by the layout itself.
-        return complete_layout(asked, world)
-    near = nearest(asked, world, sizes, rows, tokens)
+        return complete_layout(request, world)
+    near = nearest(request, world, sizes, rows, tokens)
     hint = f"These divide: {'; '.join(f'--parallel {spell(layout)}' for layout in near)}." if near else ""
     raise ConfigError("\n".join(f"--parallel {problem}" for problem in problems), hint=hint)
 
 
 def fits(layout: Layout, sizes: Sizes | None, rows: int, tokens: int) -> bool:
     """Whether all of it divides."""
-    asked = LayoutRequest(
+    request = LayoutRequest(
         dp=layout.dp,
         tp=layout.tp,
         pp=layout.pp,
@@ -53,7 +53,7 @@ def fits(layout: Layout, sizes: Sizes | None, rows: int, tokens: int) -> bool:
         micro_batches=layout.micro_batches,
         sequence=layout.sequence,
     )
-    return not (_of_model(asked, sizes) + _of_rows(asked, rows, tokens))
+    return not (_of_model(request, sizes) + _of_rows(request, rows, tokens))
 
 
 def layouts(world: int, sizes: Sizes | None, rows: int, tokens: int) -> Iterator[Layout]:
@@ -67,24 +67,24 @@ def layouts(world: int, sizes: Sizes | None, rows: int, tokens: int) -> Iterator
                     yield layout
 
 
-def nearest(asked: LayoutRequest, world: int, sizes: Sizes | None, rows: int, tokens: int) -> list[Layout]:
+def nearest(request: LayoutRequest, world: int, sizes: Sizes | None, rows: int, tokens: int) -> list[Layout]:
     """The few layouts most like the one asked for, best first, with its other settings where they can stay."""
 
     def distance(layout: Layout) -> float:
-        far = abs(log2(layout.tp / max(1, asked.tp))) + abs(log2(layout.pp / max(1, asked.pp)))
-        return far + (abs(log2(layout.dp / asked.dp)) if asked.dp else 0.0)
+        far = abs(log2(layout.tp / max(1, request.tp))) + abs(log2(layout.pp / max(1, request.pp)))
+        return far + (abs(log2(layout.dp / request.dp)) if request.dp else 0.0)
 
     found = sorted(layouts(world, sizes, rows, tokens), key=lambda layout: (distance(layout), layout.pp, layout.tp))
-    return [_dressed(layout, asked, sizes, rows, tokens) for layout in found[:_NEAREST]]
+    return [_dressed(layout, request, sizes, rows, tokens) for layout in found[:_NEAREST]]
 
 
-def _dressed(layout: Layout, asked: LayoutRequest, sizes: Sizes | None, rows: int, tokens: int) -> Layout:
+def _dressed(layout: Layout, request: LayoutRequest, sizes: Sizes | None, rows: int, tokens: int) -> Layout:
     """With the zero, sequence and micro_batches asked for, as far as each can be had."""
-    zero = asked.zero if layout.dp > 1 and 0 <= asked.zero <= 3 else 0
+    zero = request.zero if layout.dp > 1 and 0 <= request.zero <= 3 else 0
     layout = replace(layout, zero=zero)
-    if layout.tp > 1 and asked.sequence and fits(replace(layout, sequence=True), sizes, rows, tokens):
+    if layout.tp > 1 and request.sequence and fits(replace(layout, sequence=True), sizes, rows, tokens):
         layout = replace(layout, sequence=True)
-    parts = asked.micro_batches
+    parts = request.micro_batches
     if layout.pp > 1 and parts is not None and parts >= layout.pp and rows % parts == 0:
         layout = replace(layout, micro_batches=parts)
     return layout
@@ -104,41 +104,43 @@ def divisors(number: int) -> list[int]:
     return sorted({*low, *(number // n for n in low)})
 
 
-def _of_ranks(asked: LayoutRequest, world: int) -> list[str]:
-    rest = asked.tp * asked.pp
-    if asked.dp is None:
-        return [] if world % rest == 0 else [f"tp={asked.tp} * pp={asked.pp} = {rest}: does not divide {world} cards"]
-    product = asked.dp * rest
-    shown = f"dp={asked.dp} * tp={asked.tp} * pp={asked.pp} = {product}"
+def _of_ranks(request: LayoutRequest, world: int) -> list[str]:
+    rest = request.tp * request.pp
+    if request.dp is None:
+        return (
+            [] if world % rest == 0 else [f"tp={request.tp} * pp={request.pp} = {rest}: does not divide {world} cards"]
+        )
+    product = request.dp * rest
+    shown = f"dp={request.dp} * tp={request.tp} * pp={request.pp} = {product}"
     return [] if product == world else [f"{shown}: the job has {world} cards"]
 
 
-def _of_model(asked: LayoutRequest, sizes: Sizes | None) -> list[str]:
+def _of_model(request: LayoutRequest, sizes: Sizes | None) -> list[str]:
     if sizes is None:
-        cut = [f"{key}={getattr(asked, key)}: this model does not say how it is cut" for key in ("tp", "pp")]
-        return [text for text, number in zip(cut, (asked.tp, asked.pp), strict=True) if number > 1]
+        refused = [f"{key}={getattr(request, key)}: this model does not say how it is sharded" for key in ("tp", "pp")]
+        return [text for text, number in zip(refused, (request.tp, request.pp), strict=True) if number > 1]
     over_tp = (
         ("attention heads", sizes.heads),
         ("key/value heads", sizes.kv_heads),
         ("features of the feed-forward layer", sizes.wide),
     )
-    problems = [f"tp={asked.tp}: does not divide {count} {what}" for what, count in over_tp if count % asked.tp]
-    if sizes.layers % asked.pp:
-        problems.append(f"pp={asked.pp}: does not divide {sizes.layers} layers")
+    problems = [f"tp={request.tp}: does not divide {count} {what}" for what, count in over_tp if count % request.tp]
+    if sizes.layers % request.pp:
+        problems.append(f"pp={request.pp}: does not divide {sizes.layers} layers")
     return problems
 
 
-def _of_rows(asked: LayoutRequest, rows: int, tokens: int) -> list[str]:
+def _of_rows(request: LayoutRequest, rows: int, tokens: int) -> list[str]:
     problems = []
-    parts = asked.micro_batches if asked.micro_batches is not None else asked.pp
-    if asked.pp > 1 and rows % parts:
+    parts = request.micro_batches if request.micro_batches is not None else request.pp
+    if request.pp > 1 and rows % parts:
         problems.append(
             f"micro_batches={parts}: does not divide the --batch-size of {rows} rows on each data-parallel rank"
         )
-    if asked.sequence and tokens % asked.tp:
-        problems.append(f"sequence=true: tp={asked.tp} does not divide rows of {tokens} tokens")
-    elif asked.sequence and LENGTH_MULTIPLE % asked.tp:
+    if request.sequence and tokens % request.tp:
+        problems.append(f"sequence=true: tp={request.tp} does not divide rows of {tokens} tokens")
+    elif request.sequence and LENGTH_MULTIPLE % request.tp:
         problems.append(
-            f"sequence=true: tp={asked.tp} does not divide {LENGTH_MULTIPLE}, of which shorter rows are a multiple"
+            f"sequence=true: tp={request.tp} does not divide {LENGTH_MULTIPLE}, of which shorter rows are a multiple"
         )
     return problems

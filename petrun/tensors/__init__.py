@@ -1,4 +1,4 @@
-"""Files of named tensors: safetensors, Hugging Face folders, MindSpore checkpoints, and the pieces that the ranks of a job hold. What the
+"""Files of named tensors: safetensors, Hugging Face folders, MindSpore checkpoints, and the shards that the ranks of a job hold. What the
 tensors mean is others' business.
 """
 

@@ -127,11 +127,11 @@ def _checked_end(path: Path, file: BinaryIO, size: int) -> int:
     file.seek(0)
     left, crc = size - CRC_BYTES, 0
     while left:
-        piece = file.read(min(left, 8 << 20))
-        if not piece:
+        chunk = file.read(min(left, 8 << 20))
+        if not chunk:
             raise WeightsError(f"{path}: was cut off while it was being read", hint=_AGAIN)
-        crc = zlib.crc32(piece, crc)
-        left -= len(piece)
+        crc = zlib.crc32(chunk, crc)
+        left -= len(chunk)
     if crc != int.from_bytes(tail[len(CRC_MARK) :], "big"):
         raise WeightsError(f"{path}: its content does not match its checksum", hint=_AGAIN)
     return size - CRC_BYTES

@@ -9,10 +9,10 @@ from petrun.tensors.reader import TensorReader
 
 
 def tensor_digest(reader: TensorReader, name: str) -> str:
-    """SHA-256 (hex) over one tensor's stored bytes, read in pieces."""
+    """SHA-256 (hex) over one tensor's stored bytes, read in chunks."""
     digest = hashlib.sha256()
-    for piece in reader.raw_chunks(name):
-        digest.update(piece)
+    for chunk in reader.raw_chunks(name):
+        digest.update(chunk)
     return digest.hexdigest()
 
 

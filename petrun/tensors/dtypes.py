@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
-_PIECE = 1 << 17
+_CHUNK = 1 << 17
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,18 +77,18 @@ def to_bfloat16(values: Array) -> Array:
     whole = np.ascontiguousarray(values, np.float32)
     bits = whole.reshape(-1).view(np.uint32)
     out = np.empty(bits.size, np.uint16)
-    # In pieces that fit the processor's cache: a large matrix costs no further copies of itself.
-    for start in range(0, bits.size, _PIECE):
-        piece = bits[start : start + _PIECE]
-        rounded = piece >> np.uint32(16)
+    # In chunks that fit the processor's cache: a large matrix costs no further copies of itself.
+    for start in range(0, bits.size, _CHUNK):
+        chunk = bits[start : start + _CHUNK]
+        rounded = chunk >> np.uint32(16)
         rounded &= np.uint32(1)
         rounded += np.uint32(0x7FFF)
-        rounded += piece
+        rounded += chunk
         rounded >>= np.uint32(16)
-        nan = (piece & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+        nan = (chunk & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
         if nan.any():
-            rounded[nan] = (piece[nan] >> np.uint32(16)) | np.uint32(0x0040)
-        out[start : start + _PIECE] = rounded
+            rounded[nan] = (chunk[nan] >> np.uint32(16)) | np.uint32(0x0040)
+        out[start : start + _CHUNK] = rounded
     return out.reshape(whole.shape)
 
 
@@ -125,6 +125,6 @@ def holds_nonfinite(stored: bytes | memoryview, dtype: str) -> bool:
     }[dtype]
     bits = np.frombuffer(stored, width)
     return any(
-        bool(((bits[start : start + _PIECE] & bits.dtype.type(mask)) == mask).any())
-        for start in range(0, bits.size, _PIECE)
+        bool(((bits[start : start + _CHUNK] & bits.dtype.type(mask)) == mask).any())
+        for start in range(0, bits.size, _CHUNK)
     )

@@ -76,10 +76,10 @@ def _written_by(folder: Path) -> str:
         f"import sys; from transformers import {named or 'CLASS'} as M; "
         "M.from_pretrained(sys.argv[1], torch_dtype='auto').save_pretrained(sys.argv[1] + '/converted')"
     )
-    place = shlex.quote(str(folder))
+    quoted = shlex.quote(str(folder))
     return (
-        f'Convert it once where transformers is installed: HF_HUB_OFFLINE=1 python -c "{python}" {place} '
-        f"&& mv {place}/converted/*.safetensors* {place}"
+        f'Convert it once where transformers is installed: HF_HUB_OFFLINE=1 python -c "{python}" {quoted} '
+        f"&& mv {quoted}/converted/*.safetensors* {quoted}"
         + ("" if named else ", with the class of the model, head and all, for CLASS: config.json names none.")
     )
 

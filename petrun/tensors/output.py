@@ -38,9 +38,9 @@ def check_file(flag: str, out: str | None, inputs: Iterable[Path]) -> None:
             raise OutputError(f"{flag} {out}: the folder {path.parent} {what}", hint="Create it, or choose another.")
         if path.exists():
             refuse_special(path)
-            place = path.resolve()
+            target = path.resolve()
             sources = {source.resolve() for source in inputs}
-            if sources & {place, *place.parents}:
+            if sources & {target, *target.parents}:
                 raise OutputError(
                     f"{flag} {out}: would replace what this command reads, or what a training run left",
                     hint="Give another name; nothing was touched.",
@@ -62,7 +62,7 @@ def write_new(flag: str, out: str, text: str, force: bool, inputs: Iterable[Path
 
 def existing_parent(path: Path) -> Path:
     """The path itself, or the nearest folder above it that exists."""
-    return next(place for place in (path, *path.absolute().parents) if place.exists())
+    return next(each for each in (path, *path.absolute().parents) if each.exists())
 
 
 def require_writable(folder: Path) -> None:

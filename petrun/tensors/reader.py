@@ -87,23 +87,23 @@ class TensorReader:
         return b"".join(self.raw_chunks(name))
 
     def raw_chunks(self, name: str, chunk_bytes: int = _CHUNK_BYTES) -> Iterator[bytes]:
-        """One tensor's bytes as stored, in pieces of at most `chunk_bytes`."""
+        """One tensor's bytes as stored, in chunks of at most `chunk_bytes`."""
         for extent in self._stored(name).extents:
             try:
                 with extent.path.open("rb") as file:
                     file.seek(extent.offset)
-                    yield from self._pieces(file, extent, name, chunk_bytes)
+                    yield from self._chunks(file, extent, name, chunk_bytes)
             except OSError as error:
                 raise unreadable(extent.path, error) from error
 
-    def _pieces(self, file: BinaryIO, extent: Extent, name: str, chunk_bytes: int) -> Iterator[bytes]:
+    def _chunks(self, file: BinaryIO, extent: Extent, name: str, chunk_bytes: int) -> Iterator[bytes]:
         left = extent.length
         while left:
-            piece = file.read(min(left, chunk_bytes))
-            if not piece:
+            chunk = file.read(min(left, chunk_bytes))
+            if not chunk:
                 raise self._short(extent, name, left)
-            left -= len(piece)
-            yield piece
+            left -= len(chunk)
+            yield chunk
 
     @staticmethod
     def _short(extent: Extent, name: str, left: int) -> WeightsError:

@@ -26,8 +26,8 @@ def row_blocks(reader: TensorReader, name: str, elements: int = _BLOCK_ELEMENTS)
     assert stored is not None, info.dtype
     many = max(1, elements // width)
     start = 0
-    for piece in reader.raw_chunks(name, many * width * np.dtype(stored).itemsize):
-        block = np.frombuffer(piece, stored).reshape(-1, width)
+    for chunk in reader.raw_chunks(name, many * width * np.dtype(stored).itemsize):
+        block = np.frombuffer(chunk, stored).reshape(-1, width)
         native = block.astype(block.dtype.newbyteorder("="), copy=False)
         values = from_bfloat16(native) if info.dtype == "bfloat16" else native
         yield slice(start, start + len(block)), values

@@ -24,7 +24,7 @@ def series_and_step(name: str) -> tuple[str, tuple[int, ...]]:
 def newest(
     files: Iterable[Path],
     *,
-    place: Path,
+    path: Path,
     label: Callable[[Path], str] = lambda path: path.stem,
     error: type[PetrunError] = WeightsError,
     hint: str = "Name one of them.",
@@ -41,10 +41,10 @@ def newest(
     sizes = {(series, len(step)) for series, step, _ in steps}
     if len(sizes) > 1 or not all(step for _, step, _ in steps):
         raise error(
-            f"{place}: holds several checkpoints, and their names do not say which is the newest: {listed}", hint=hint
+            f"{path}: holds several checkpoints, and their names do not say which is the newest: {listed}", hint=hint
         )
     last = max(step for _, step, _ in steps)
     found = [file for _, step, file in steps if step == last]
     if len(found) > 1:
-        raise error(f"{place}: {found[0].name} and {found[1].name} are of the same step", hint=hint)
+        raise error(f"{path}: {found[0].name} and {found[1].name} are of the same step", hint=hint)
     return found[0]

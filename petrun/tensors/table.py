@@ -1,4 +1,4 @@
-"""What a scanner finds in a file: each tensor's type, shape and place."""
+"""What a scanner finds in a file: each tensor's type, shape and offsets."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class Table:
 
 def unreadable(path: Path, error: OSError) -> WeightsError:
     """What the operating system said of a file; it names the one inside a folder."""
-    place = error.filename or path
+    path_at_fault = error.filename or path
     if error.errno == errno.ENOENT:
-        return WeightsError(f"{place}: no such file or folder", hint="Check the spelling of the path.")
+        return WeightsError(f"{path_at_fault}: no such file or folder", hint="Check the spelling of the path.")
     reason = error.strerror or str(error)
-    return WeightsError(f"{place}: cannot be read: {reason}", hint="Check the path and its permissions.")
+    return WeightsError(f"{path_at_fault}: cannot be read: {reason}", hint="Check the path and its permissions.")

@@ -37,7 +37,7 @@ class TensorEntry(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     load: Callable[[], Array | bytes | Iterator[bytes | memoryview]]
-    """An array of `shape` (converted to `dtype`), or the stored bytes themselves, whole or in pieces."""
+    """An array of `shape` (converted to `dtype`), or the stored bytes themselves, whole or in chunks."""
 
 
 def array_entries(arrays: Mapping[str, Array], dtype: str | None = None) -> list[TensorEntry]:
@@ -71,7 +71,7 @@ def write_safetensors(
     with atomic_file(path) as (file, temporary):
         file.write(len(header).to_bytes(8, "little") + header)
         for entry in ordered:
-            digests[entry.name] = _write_pieces(file, entry)
+            digests[entry.name] = _write_chunks(file, entry)
         if check is not None:
             check()
         _verify(path, file, temporary, digests, scan_safetensors)
@@ -196,25 +196,25 @@ def _checked(entries: Iterable[TensorEntry]) -> list[TensorEntry]:
     return ready
 
 
-def _write_pieces(file: BinaryIO, entry: TensorEntry) -> str:
+def _write_chunks(file: BinaryIO, entry: TensorEntry) -> str:
     """Write a tensor's bytes as they come; their SHA-256."""
     digest, count = hashlib.sha256(), 0
-    for piece in _pieces(entry):
-        digest.update(piece)
-        file.write(piece)
-        count += len(piece)
+    for chunk in _chunks(entry):
+        digest.update(chunk)
+        file.write(chunk)
+        count += len(chunk)
     _check_length(entry, count)
     return digest.hexdigest()
 
 
 def _data(entry: TensorEntry) -> bytes | memoryview:
-    pieces = list(_pieces(entry))
-    data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    chunks = list(_chunks(entry))
+    data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
     _check_length(entry, len(data))
     return data
 
 
-def _pieces(entry: TensorEntry) -> Iterator[bytes | memoryview]:
+def _chunks(entry: TensorEntry) -> Iterator[bytes | memoryview]:
     loaded = entry.load()
     if isinstance(loaded, bytes):
         yield loaded

@@ -25,7 +25,7 @@ def check_cut(folder, file, arrays, stages):
     for rank in range(rank_count(stages)):
         held = open_tensors(folder / f"rank_{rank}" / file)
         want = {n: shard_of_rank(a, rank, n, stages) for n, a in arrays.items()}
-        assert set(held.names) == {n for n, piece in want.items() if piece is not None}
+        assert set(held.names) == {n for n, shard in want.items() if shard is not None}
         for name in held.names:
             np.testing.assert_array_equal(held.read(name), want[name])
 
@@ -58,7 +58,7 @@ def test_a_base_between_layouts_and_one_file(place, petrun, before, after):
 
 @pytest.mark.parametrize("out", ["--single --out whole", "--to-strategy other.ckpt --out cut"])
 def test_a_base_put_together_by_another_jobs_strategy_is_held_against_config_json(place, petrun, out):
-    """Where every rank's piece is another one no content shows it: the embedding came out twice as large, and `verified`."""
+    """Where every rank's shard is another one no content shows it: the embedding came out twice as large, and `verified`."""
     arrays = net_arrays(place / "gpt2")
     cut_base(place, "gpt2", "dp2_tp4")
     write_target(place, arrays, "dp8_optimizer", "other.ckpt")
@@ -126,7 +126,7 @@ def test_a_delta_keeps_its_manifest(place, petrun):
         petrun("reshard --from two --from-strategy dp2_tp2_pp2.ckpt --single --out run --format safetensors").code == 0
     )
     assert read_delta(place / "run").manifest == delta.manifest
-    # Where a job's ranks saved their pieces, none of them knew the digest of the whole.
+    # Where a job's ranks saved their shards, none of them knew the digest of the whole.
     note = json.loads((place / "two" / "petrun_shards.json").read_text())
     manifest = json.loads(note["metadata"][MANIFEST_KEY])
     note["metadata"][MANIFEST_KEY] = json.dumps({**manifest, "digest": ""})
@@ -183,7 +183,7 @@ def test_refused(place, refused):
     refused(cut.format("gpt2", "to.ckpt"), [f"{name} [258, 16]: its dimension 0, 258, does not divide by 4"])
 
 
-def test_pieces_without_their_strategy(place, refused):
+def test_shards_without_their_strategy(place, refused):
     cut_base(place, "gpt2", "dp2_tp4")
     cut_delta(place, "gpt2", "dp2_tp4", note=False)
     for source in ("ckpts", "parts"):

@@ -119,7 +119,7 @@ def evaluate_with(ascend, place, petrun, base_job):
     stages = finetune if base_job == "finetune" else compile_strategy(ascend, place, base_job)
     arrays = net_arrays(place / "gpt2")
     assert set(arrays) | set(delta.tensors) <= set(finetune[0]), "the frozen parameters as well"
-    assert sum(layout.parts != (1,) * len(layout.parts) for n, layout in stages[0].items() if n in arrays) >= 4
+    assert sum(layout.splits != (1,) * len(layout.splits) for n, layout in stages[0].items() if n in arrays) >= 4
     write_ranks(place / "ckpts", arrays, stages)
     write_ranks(place / "parts", dict(delta.tensors), finetune, file="lora.ckpt")
     for file in (place / "gpt2").glob("*.json"):
@@ -221,11 +221,11 @@ class TestRefused:
 
     def test_swapped_ranks_of_the_base(self, cut, refused):
         self.swap(cut / "ckpts")
-        refused(MERGE.format(out="out") + " --alpha 16", ["ckpts: ranks 0, 4 must hold the same piece", "wrong order"])
+        refused(MERGE.format(out="out") + " --alpha 16", ["ckpts: ranks 0, 4 must hold the same shard", "wrong order"])
 
     def test_swapped_ranks_of_the_delta(self, cut, refused):
         self.swap(cut / "parts")
-        refused(MERGE.format(out="out") + " --alpha 16", ["parts: ranks 0, 4 must hold the same piece", "wrong order"])
+        refused(MERGE.format(out="out") + " --alpha 16", ["parts: ranks 0, 4 must hold the same shard", "wrong order"])
 
     def test_a_manifest_proves_the_order_that_no_replica_proves(self, place, refused):
         """Tensor parallel alone over 8: every piece is held once."""

@@ -2,7 +2,7 @@
 
     RANK_ID=... python -m tests.parallel.job_strategy BASE FILE pretrain|finetune
 
-pretrain: everything trains, data parallel, parameters and the optimizer's state cut among all 8. finetune: LoRA on (2, 4), the adapted
+pretrain: everything trains, data parallel, parameters and the optimizer's state sharded among all 8. finetune: LoRA on (2, 4), the adapted
 layers split by their outputs, B as well, A whole.
 """
 

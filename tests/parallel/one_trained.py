@@ -45,12 +45,12 @@ def fill(parameters):
         p.set_data(Tensor(values_of(name, p.shape, p.asnumpy().dtype).reshape(p.shape), p.dtype))
 
 
-def check(parameters, cut, wholes):
-    """Every parameter holds this rank's piece of what the state says, bit for bit."""
+def check(parameters, spec, wholes):
+    """Every parameter holds this rank's shard of what the state says, bit for bit."""
     for name, p in parameters.items():
         dtype = p.asnumpy().dtype
-        piece = cut.piece(name, values_of(name, wholes[name], dtype).reshape(wholes[name]))
-        assert p.asnumpy().tobytes() == np.ascontiguousarray(piece).tobytes() and p.shape == piece.shape, name
+        shard = spec.shard(name, values_of(name, wholes[name], dtype).reshape(wholes[name]))
+        assert p.asnumpy().tobytes() == np.ascontiguousarray(shard).tobytes() and p.shape == shard.shape, name
     assert sum(tuple(p.shape) != wholes[name] for name, p in parameters.items()) > 4 or len(parameters) < len(wholes)
 
 
@@ -81,22 +81,22 @@ def main(what, recipe, cards):
         fill(parameters)
     else:
         snapshot.restore(parameters, state)
-    cut = compile_sharded(ready.step, first_batch_inputs(ready), layout, world)
-    parameters = snapshot.on_this_rank(parameters, cut)
-    check(parameters, cut, wholes)
+    spec = compile_sharded(ready.step, first_batch_inputs(ready), layout, world)
+    parameters = snapshot.on_this_rank(parameters, spec)
+    check(parameters, spec, wholes)
     if what == "resume":
-        # Going back to a state after a step that is not finite: into a net that is cut.
+        # Going back to a state after a step that is not finite: into a net that is sharded.
         for p in parameters.values():
             p.set_data(Tensor(np.zeros(p.shape, p.asnumpy().dtype), p.dtype))
-        snapshot.restore(parameters, state, cut)
-        check(parameters, cut, wholes)
+        snapshot.restore(parameters, state, spec)
+        check(parameters, spec, wholes)
         return
     identity = fingerprint_of(ready)
     inputs = ReceiptInputs.of(ready, None, Progress(step=1, micro_batches=1))
-    with RunRecorder(out, ready.resolved.config, inputs, ready.plan, world, cut, layout) as recorder:
+    with RunRecorder(out, ready.resolved.config, inputs, ready.plan, world, spec, layout) as recorder:
         if layout.pp == 1:
             score(recorder.evaluator)
-        check(parameters, cut, wholes)
+        check(parameters, spec, wholes)
         checkpointer = Checkpointer(recorder, parameters, identity, stop_request(), began=time.monotonic())
         checkpointer.saved_step = 0
         checkpointer.save()

@@ -316,7 +316,7 @@ class Net:
 
 
 def test_a_model_or_a_delta_without_a_plan_is_refused():
-    with pytest.raises(ConfigError, match="does not say how its layers are cut"):
+    with pytest.raises(ConfigError, match="does not say how its layers are sharded"):
         plan.apply(Net(), Sites(), Layout(dp=1, tp=2))
     plan.apply(Net(), Sites(), Layout(dp=8, zero=1))
     with pytest.raises(ConfigError, match="does not say where its tokens are split"):
@@ -324,7 +324,7 @@ def test_a_model_or_a_delta_without_a_plan_is_refused():
     with pytest.raises(ConfigError, match="divided into stages"):
         plan.apply(Net(), Sites(), Layout(dp=1, tp=1, pp=2, zero=0, micro_batches=2))
     sites = Sites(splits={"o": "row"}, heads=4, kv_heads=4)
-    with pytest.raises(ConfigError, match="o: a Cell is not cut over ranks"):
+    with pytest.raises(ConfigError, match="o: a Cell is not sharded over ranks"):
         plan.apply(Net(o=Cell()), sites, Layout(dp=1, tp=2))
     plan.apply(Net(o=Cell()), sites, Layout(dp=2))
 

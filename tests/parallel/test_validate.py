@@ -51,7 +51,7 @@ def test_what_divides(asked, world, layout):
             "pp=3: does not divide 32 layers", "micro_batches=3: does not divide the --batch-size of 8 rows",
         ]),
         (LayoutRequest(tp=2, sequence=True), 2, LLAMA_7B, ["sequence=true: tp=2 does not divide rows of 511 tokens"]),
-        (LayoutRequest(tp=2, pp=2), 4, None, ["tp=2: this model does not say how it is cut", "pp=2: this model"]),
+        (LayoutRequest(tp=2, pp=2), 4, None, ["tp=2: this model does not say how it is sharded", "pp=2: this model"]),
     ],
 )  # fmt: skip
 def test_all_that_does_not_divide_is_told_at_once(asked, world, sizes, said):

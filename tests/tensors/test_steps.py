@@ -35,9 +35,9 @@ def files(*names):
 
 def test_ten_is_newer_than_nine():
     """transform_checkpoints takes the last of the alphabet, m-9_1."""
-    assert newest(files("m-9_1.ckpt", "m-10_1.ckpt", "m-2_40.ckpt"), place=Path("ckpts")).name == "m-10_1.ckpt"
-    assert newest(files("m-9_9.ckpt", "m-9_10.ckpt"), place=Path("ckpts")).name == "m-9_10.ckpt"
-    assert newest(files("only.ckpt"), place=Path("ckpts")).name == "only.ckpt"
+    assert newest(files("m-9_1.ckpt", "m-10_1.ckpt", "m-2_40.ckpt"), path=Path("ckpts")).name == "m-10_1.ckpt"
+    assert newest(files("m-9_9.ckpt", "m-9_10.ckpt"), path=Path("ckpts")).name == "m-9_10.ckpt"
+    assert newest(files("only.ckpt"), path=Path("ckpts")).name == "only.ckpt"
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,6 @@ def test_ten_is_newer_than_nine():
 )
 def test_it_is_not_guessed(names, said):
     with pytest.raises(WeightsError, match=said):
-        newest(files(*names), place=Path("ckpts"))
+        newest(files(*names), path=Path("ckpts"))
     with pytest.raises(DeltaError, match=said):
-        newest(files(*names), place=Path("ckpts"), error=DeltaError)
+        newest(files(*names), path=Path("ckpts"), error=DeltaError)

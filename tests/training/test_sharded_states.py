@@ -190,7 +190,7 @@ class TestAFailure:
             return {name: piece + np.float32(rank == 2) for name, piece in pieces.items()}
 
         errors = save(ranks_of("dp2_tp4"), tmp_path, change=part)
-        assert "must hold the same piece" in errors[0].message and len(errors) == 8
+        assert "must hold the same shard" in errors[0].message and len(errors) == 8
         assert not (tmp_path / "lora").exists()
 
     def test_of_a_disk_that_is_not_shared(self, tmp_path, monkeypatch):

@@ -44,7 +44,7 @@ _GIVEN = (
 def ascend_job(job: Submission) -> list[JsonObject]:
     """The documents of the manifest: with several hosts the first pod's name; and the AscendJob, whose pods start at once or not at all."""
     labels = {"app": job.name, RING: job.ring_controller}
-    place = {"namespace": job.namespace} if job.namespace else {}
+    namespace = {"namespace": job.namespace} if job.namespace else {}
     replicas: JsonObject = {"Scheduler": _replica(job, 1, {**labels, **_FIRST})}
     if job.hosts > 1:
         replicas["Worker"] = _replica(job, job.hosts - 1, labels)
@@ -53,7 +53,7 @@ def ascend_job(job: Submission) -> list[JsonObject]:
     made = {
         "apiVersion": "mindxdl.gitee.com/v1",
         "kind": "AscendJob",
-        "metadata": {"name": job.name, **place, "labels": {"framework": "mindspore", RING: job.ring_controller}},
+        "metadata": {"name": job.name, **namespace, "labels": {"framework": "mindspore", RING: job.ring_controller}},
         "spec": {
             "schedulerName": "volcano",
             "runPolicy": {"schedulingPolicy": policy},
@@ -66,7 +66,7 @@ def ascend_job(job: Submission) -> list[JsonObject]:
     service = {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": job.name, **place},
+        "metadata": {"name": job.name, **namespace},
         # The pods ask for the name before the first of them says anything of itself.
         "spec": {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": {"app": job.name, **_FIRST}},
     }

@@ -27,9 +27,9 @@ class Mount:
     in_image: bool = False
     """Nothing is mounted: the image holds it."""
 
-    def is_folder(self, place: PurePosixPath) -> bool:
-        """Whether `place` lies in it, and it is a folder of the host."""
-        return not (self.claim or self.in_image) and place.is_relative_to(self.target)
+    def is_folder(self, path_there: PurePosixPath) -> bool:
+        """Whether `path_there` lies in it, and it is a folder of the host."""
+        return not (self.claim or self.in_image) and path_there.is_relative_to(self.target)
 
 
 def parse_mount(text: str) -> Mount:
@@ -60,12 +60,12 @@ def _in_pod(path: str, workdir: str) -> PurePosixPath:
 
 def lies_in(path: str, mounts: Sequence[Mount], workdir: str, *, written: bool) -> bool:
     """Whether `path` of a job lies in a mount, and in one that can be written where the job does that."""
-    place = _in_pod(path, workdir)
-    return any(place.is_relative_to(mount.target) for mount in mounts if not (written and mount.read_only))
+    path_there = _in_pod(path, workdir)
+    return any(path_there.is_relative_to(mount.target) for mount in mounts if not (written and mount.read_only))
 
 
 def on_this_machine(path: str, mounts: Sequence[Mount], workdir: str) -> Path | None:
     """Where a path of the job lies here: in the host's folder of its mount, or under the same name; None: it does not."""
-    place = _in_pod(path, workdir)
-    folders = [Path(m.source) / place.relative_to(m.target) for m in mounts if m.is_folder(place)]
+    path_there = _in_pod(path, workdir)
+    folders = [Path(m.source) / path_there.relative_to(m.target) for m in mounts if m.is_folder(path_there)]
     return next((one for one in (*folders, Path(path).expanduser()) if one.exists()), None)

@@ -75,15 +75,15 @@ def pod(job: Submission, script: str, *, container: str, configs: Mapping[str, t
         # Ranks of one host talk through it; a container has 64 MB without.
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
         *({"name": name, "hostPath": {"path": path, "type": kind}} for name, path, kind in _DRIVER),
-        *(_volume(place, mount) for place, mount in enumerate(job.mounts) if not mount.in_image),
+        *(_volume(index, mount) for index, mount in enumerate(job.mounts) if not mount.in_image),
     ]
     mounts: list[JsonObject] = [
         *({"name": name, "mountPath": path} for name, (_, path) in configs.items()),
         {"name": "shm", "mountPath": "/dev/shm"},
         *({"name": name, "mountPath": path, "readOnly": True} for name, path, _ in _DRIVER),
         *(
-            {"name": f"mount-{place}", "mountPath": mount.target, **({"readOnly": True} if mount.read_only else {})}
-            for place, mount in enumerate(job.mounts)
+            {"name": f"mount-{index}", "mountPath": mount.target, **({"readOnly": True} if mount.read_only else {})}
+            for index, mount in enumerate(job.mounts)
             if not mount.in_image
         ),
     ]
@@ -123,10 +123,10 @@ def _container(job: Submission, script: str, name: str, mounts: list[JsonObject]
     }
 
 
-def _volume(place: int, mount: Mount) -> JsonObject:
+def _volume(index: int, mount: Mount) -> JsonObject:
     if mount.claim:
-        return {"name": f"mount-{place}", "persistentVolumeClaim": {"claimName": mount.source}}
-    return {"name": f"mount-{place}", "hostPath": {"path": mount.source, "type": "Directory"}}
+        return {"name": f"mount-{index}", "persistentVolumeClaim": {"claimName": mount.source}}
+    return {"name": f"mount-{index}", "hostPath": {"path": mount.source, "type": "Directory"}}
 
 
 def escape(text: str) -> str:

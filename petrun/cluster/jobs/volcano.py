@@ -31,11 +31,11 @@ _TASK = "worker"
 def volcano_job(job: Submission) -> list[JsonObject]:
     """The documents of the manifest: the rank table's ConfigMap, and the Job."""
     labels = {RING: job.ring_controller}
-    place = {"namespace": job.namespace} if job.namespace else {}
+    namespace = {"namespace": job.namespace} if job.namespace else {}
     table = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": _table_name(job), **place, "labels": labels},
+        "metadata": {"name": _table_name(job), **namespace, "labels": labels},
         "data": {"hccl.json": '{"status": "initializing"}\n'},
     }
     spec: JsonObject = {
@@ -53,7 +53,7 @@ def volcano_job(job: Submission) -> list[JsonObject]:
             }
         ],
     }
-    metadata = {"name": job.name, **place, "labels": labels}
+    metadata = {"name": job.name, **namespace, "labels": labels}
     return [table, {"apiVersion": "batch.volcano.sh/v1alpha1", "kind": "Job", "metadata": metadata, "spec": spec}]
 
 

@@ -29,7 +29,7 @@ def is_grouped(content: JsonObject) -> bool:
 
 
 def from_groups(content: JsonObject) -> tuple[JsonObject | None, list[Problem], tuple[str, ...]]:
-    """The table in version 1.0, what is wrong with this one, and the keys that 1.0 has no place for. None where too much is wrong."""
+    """The table in version 1.0, what is wrong with this one, and the keys that 1.0 cannot hold. None where too much is wrong."""
     top = CheckedObject(content, "")
     laboratory = "deploy_mode" in content
     groups = top.objects("group_list")
@@ -46,8 +46,8 @@ def from_groups(content: JsonObject) -> tuple[JsonObject | None, list[Problem], 
         _count(
             fields, "device_num" if laboratory else "device_count", sum(len(d) for d in lists if isinstance(d, list))
         )
-        for place, instance in enumerate(instances):
-            _instance(instance, f"{fields.where}, instance_list[{place}]", top.problems, servers)
+        for index, instance in enumerate(instances):
+            _instance(instance, f"{fields.where}, instance_list[{index}]", top.problems, servers)
     # What this format alone knows is an error as well: HCCL reads it here.
     problems = [Problem(where=problem.where, text=problem.text, fatal=True, source=_PARSER) for problem in top.problems]
     if problems or not servers:
@@ -99,7 +99,7 @@ def _number(servers: dict[str, list[JsonObject]]) -> None:
 
 
 def _left_out(content: JsonObject, groups: list[JsonObject]) -> list[str]:
-    """Keys of the table, its groups and its instances that version 1.0 has no place for; those of devices go over."""
+    """Keys of the table, its groups and its instances that version 1.0 cannot hold; those of devices go over."""
     instances = [one for group in groups for one in group["instance_list"]]
     keys = dict.fromkeys(key for item in (content, *groups, *instances) for key in item)
     return [key for key in keys if key not in _CARRIED]

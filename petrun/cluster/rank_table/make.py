@@ -34,7 +34,7 @@ def make(hosts: Sequence[str], devices: Sequence[int], version: Version, extra: 
     servers = [
         Server(
             id=host,
-            cards=tuple(Card(rank=row * len(devices) + place, device=device) for place, device in enumerate(devices)),
+            cards=tuple(Card(rank=row * len(devices) + index, device=device) for index, device in enumerate(devices)),
         )
         for row, host in enumerate(hosts)
     ]

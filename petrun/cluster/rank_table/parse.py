@@ -218,7 +218,7 @@ def _server(content: JsonObject, position: int, problems: list[Problem]) -> Serv
     # "reserve" stands for none in tables that hccl_tools writes.
     others = {key: fields.text(key) for key in ("host_nic_ip", "hardware_type")}
     items = fields.objects("device")
-    cards = [_card(item, place, fields.where, problems) for place, item in enumerate(items)]
+    cards = [_card(item, index, fields.where, problems) for index, item in enumerate(items)]
     whole = tuple(card for card in cards if card is not None)
     if identity is None or not whole or len(whole) < len(cards):
         return None

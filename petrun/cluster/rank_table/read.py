@@ -24,7 +24,7 @@ class Source:
 
     content: JsonObject
     lost: tuple[str, ...] = ()
-    """Keys of the format before 1.0 that have no place in it."""
+    """Keys of the format before 1.0 that it cannot hold."""
 
 
 def examine(
@@ -98,21 +98,21 @@ def wait(path: Path, seconds: float, tell: Callable[[str], None]) -> None:
     Raises SetupError for a file that is no JSON.
     """
     until = time.monotonic() + seconds
-    told = False
+    announced = False
     while load_json(path).get("status") == "initializing" and time.monotonic() < until:
-        if not told:
+        if not announced:
             tell(f"rank table {path}: status is initializing; waiting up to {seconds:g} s for it to be completed")
-            told = True
+            announced = True
         time.sleep(min(1.0, max(0.0, until - time.monotonic())))
 
 
 def name_problem(path: Path) -> Problem | None:
     """HCCL opens no rank table whose path, links followed, does not end in its only .json. Source: CheckFilePath."""
-    place = str(path.resolve())
-    if place.find(".json") == len(place) - len(".json"):
+    real_path = str(path.resolve())
+    if real_path.find(".json") == len(real_path) - len(".json"):
         return None
     text = "HCCL opens no rank table whose path does not end in .json, or has .json in a folder's name too"
-    return Problem(where=place, text=text, source="HCCL CheckFilePath")
+    return Problem(where=real_path, text=text, source="HCCL CheckFilePath")
 
 
 def listed(problems: Iterable[Problem]) -> str:

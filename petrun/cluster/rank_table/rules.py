@@ -106,11 +106,11 @@ def _twice(
     table: RankTable, key: str, values: Callable[[Card], list[str]], source: str, scope: str = ""
 ) -> Iterator[Problem]:
     """Values that must differ between all devices, and do not."""
-    places: dict[str, list[str]] = {}
+    addresses_at: dict[str, list[str]] = {}
     for server, card in _every(table):
         for one in values(card):
-            places.setdefault(one, []).append(_at(server, card))
-    for one, where in places.items():
+            addresses_at.setdefault(one, []).append(_at(server, card))
+    for one, where in addresses_at.items():
         for more in where[1:]:
             yield Problem(where=more, text=f"{key} {one} is that of {where[0]} too{scope}", source=source)
 
@@ -178,8 +178,8 @@ def _families(table: RankTable) -> Iterator[Problem]:
         return
     hosts = [(f"server {server.id}", server.host_ip) for server in table.servers if server.host_ip is not None]
     cards = [(_at(server, card), one) for server, card in _every(table) for one in card.device_ips]
-    for key, places in (("host_ip", hosts), ("device_ip", cards)):
-        versions = [(where, ipaddress.ip_address(one).version) for where, one in places if is_address(one)]
+    for key, addresses_at in (("host_ip", hosts), ("device_ip", cards)):
+        versions = [(where, ipaddress.ip_address(one).version) for where, one in addresses_at if is_address(one)]
         other = next((pair for pair in versions if pair[1] != versions[0][1]), None)
         if other is not None:
             yield Problem(

@@ -1,7 +1,7 @@
-"""The files of a job's ranks, read as the one checkpoint they are pieces of.
+"""The files of a job's ranks, read as the one checkpoint they are shards of.
 
-Nothing is taken on trust: every rank's file must be there and hold what its pipeline stage owns, in pieces of the layouts' shapes;
-devices that hold the same piece must hold the same bytes. Tensors are put together when they are read, one at a time, so that memory
+Nothing is taken on trust: every rank's file must be there and hold what its pipeline stage owns, in shards of the layouts' shapes;
+devices that hold the same shard must hold the same bytes. Tensors are put together when they are read, one at a time, so that memory
 is bounded by the largest.
 """
 
@@ -29,13 +29,13 @@ _DELTA = "mindpet_delta_"
 
 
 @dataclass(frozen=True)
-class _Pieces:
-    """Where a tensor's pieces lie."""
+class _Shards:
+    """Where a tensor's shards lie."""
 
     info: TensorInfo
     """Of the whole tensor."""
     stages: tuple[tuple[int, TensorLayout], ...]
-    """The pipeline stages that hold it, each all of it, and how they cut it."""
+    """The pipeline stages that hold it, each all of it, and how they shard it."""
 
 
 class ShardedReader(TensorReader):
@@ -46,7 +46,7 @@ class ShardedReader(TensorReader):
         path: Path,
         strategy: Strategy,
         ranks: Sequence[TensorReader],
-        wholes: dict[str, _Pieces],
+        wholes: dict[str, _Shards],
         metadata: Mapping[str, str],
     ) -> None:
         super().__init__(path, "ckpt", Table({}, dict(metadata)))
@@ -71,7 +71,7 @@ class ShardedReader(TensorReader):
         return self._found(name).info
 
     def read_stored(self, name: str) -> Array:
-        """Raises WeightsError as any reader, and where devices that must hold the same piece do not."""
+        """Raises WeightsError as any reader, and where devices that must hold the same shard do not."""
         found = self._found(name)
         values = self._assemble(name, *found.stages[0])
         if name not in self._proved:
@@ -92,13 +92,15 @@ class ShardedReader(TensorReader):
         for start in range(0, len(view), chunk_bytes):
             yield bytes(view[start : start + chunk_bytes])
 
-    def _found(self, name: str) -> _Pieces:
+    def _found(self, name: str) -> _Shards:
         if name not in self._wholes:
-            raise WeightsError(f"{self.path}: holds no tensor {name}", hint=f"{self.strategy.path} says how it is cut.")
+            raise WeightsError(
+                f"{self.path}: holds no tensor {name}", hint=f"{self.strategy.path} says how it is sharded."
+            )
         return self._wholes[name]
 
     def _assemble(self, name: str, stage: int, layout: TensorLayout) -> Array:
-        """One stage's pieces put together; on the first reading replicas are compared."""
+        """One stage's shards put together; on the first reading replicas are compared."""
         info = self._found(name).info
         element = BY_NAME[info.dtype].numpy
         if element is None:
@@ -110,21 +112,21 @@ class ShardedReader(TensorReader):
         first = stage * self.strategy.stage_devices
         shape = layout.shard_shape(info.shape)
         for holders in layout.holders().values():
-            piece = self.ranks[first + holders[0]].read_stored(name)
+            shard = self.ranks[first + holders[0]].read_stored(name)
             if name not in self._proved:
                 for other in holders[1:]:
-                    if not _same(self.ranks[first + other].read_stored(name), piece):
+                    if not _same(self.ranks[first + other].read_stored(name), shard):
                         raise self._differing(name, first, holders, layout)
-            values[layout.slices(holders[0], shape)] = piece
+            values[layout.slices(holders[0], shape)] = shard
         return values
 
     def _differing(self, name: str, first: int, holders: Sequence[int], layout: TensorLayout) -> WeightsError:
-        """Who differs from whom; where a rank holds what another piece's ranks must hold, the files have been mixed up."""
+        """Who differs from whom; where a rank holds what another shard's ranks must hold, the files have been mixed up."""
         held = [self.ranks[first + device].read_raw(name) for device in range(layout.count)]
         contents = [held[device] for device in holders]
         usual = max(contents, key=contents.count)
         odd = [device for device in holders if held[device] != usual]
-        said = f"ranks {_numbers(first + d for d in holders)} must hold the same piece of {name}, and "
+        said = f"ranks {_numbers(first + d for d in holders)} must hold the same shard of {name}, and "
         said += f"rank {_numbers(first + d for d in odd)} differs" if len(odd) < len(holders) - 1 else "they differ"
         others = [device for device in range(layout.count) if device not in holders]
         twins = [(device, other) for device in holders for other in others if held[other] == held[device]]
@@ -157,7 +159,7 @@ def open_sharded(path: Path, strategy: Path | Strategy, spare: Sequence[str] = (
     files = rank_files(path, plan.devices)
     readers = [open_tensors(file) for file in files]
     gathering = _Gathering(path, plan, readers, spare)
-    wholes = gathering.pieces()
+    wholes = gathering.shards()
     note = read_note(root_of(path))
     if note is not None:
         check_note(root_of(path), note, readers)
@@ -186,12 +188,12 @@ class _Gathering:
         self.dropped: dict[str, None] = {}
         self.problems: list[str] = []
 
-    def pieces(self) -> dict[str, _Pieces]:
+    def shards(self) -> dict[str, _Shards]:
         held = dict.fromkeys(name for reader in self.readers for name in reader.names)
         self._check_listed(
             [name for name in held if name not in self.plan and not is_spare(name, self.spare, held, self.plan)]
         )
-        found = {name: pieces for name in held if (pieces := self._piece(name)) is not None}
+        found = {name: shards for name in held if (shards := self._shard(name)) is not None}
         if self.problems:
             more = [f"... and {len(self.problems) - _LISTED} more"] if len(self.problems) > _LISTED else []
             raise WeightsError(
@@ -215,7 +217,7 @@ class _Gathering:
             hint = "The strategy is of another job, or of a delta: " + hint
         raise WeightsError(f"{self.plan.path}: says nothing of {spell(unlisted, 'tensors')} of {self.path}", hint=hint)
 
-    def _piece(self, name: str) -> _Pieces | None:
+    def _shard(self, name: str) -> _Shards | None:
         """One tensor, or None where a problem was noted or it is left out."""
         holders = [rank for rank, reader in enumerate(self.readers) if name in reader]
         stages: tuple[tuple[int, TensorLayout], ...]
@@ -233,7 +235,7 @@ class _Gathering:
             )
         return self._fitted(name, stages, holders)
 
-    def _fitted(self, name: str, stages: Sequence[tuple[int, TensorLayout]], holders: Sequence[int]) -> _Pieces | None:
+    def _fitted(self, name: str, stages: Sequence[tuple[int, TensorLayout]], holders: Sequence[int]) -> _Shards | None:
         owners = [rank for stage, _ in stages for rank in self._ranks(stage)]
         astray, lacking = sorted(set(holders) - set(owners)), sorted(set(owners) - set(holders))
         if astray:
@@ -245,7 +247,7 @@ class _Gathering:
             wholes = {self._whole(name, stage, layout) for stage, layout in stages}
             whole = next(iter(wholes))
             if len(wholes) == 1 and whole is not None:
-                return _Pieces(whole, tuple(stages))
+                return _Shards(whole, tuple(stages))
             if None not in wholes:
                 said = " and ".join(f"{info.dtype} {list(info.shape)}" for info in wholes if info is not None)
                 self.problems.append(f"{name} is {said} on two pipeline stages")
@@ -255,12 +257,12 @@ class _Gathering:
         return range(stage * self.plan.stage_devices, (stage + 1) * self.plan.stage_devices)
 
     def _whole(self, name: str, stage: int, layout: TensorLayout) -> TensorInfo | None:
-        """Of what one stage's pieces make; None where a problem was noted."""
+        """Of what one stage's shards make; None where a problem was noted."""
         infos = {self.readers[rank].info(name): rank for rank in reversed(self._ranks(stage))}
         info = next(iter(infos))
         if len(infos) > 1:
             said = " and ".join(f"{i.dtype} {list(i.shape)} on rank {rank}" for i, rank in list(infos.items())[-2:])
-            self.problems.append(f"{name} is {said}: the pieces of one tensor must be alike")
+            self.problems.append(f"{name} is {said}: the shards of one tensor must be alike")
             return None
         if len(layout.axes) != len(info.shape):
             self.problems.append(_dimensions(name, layout, info))
@@ -268,7 +270,7 @@ class _Gathering:
         whole = layout.full_shape(info.shape)
         if layout.shape is not None and whole != layout.shape:
             self.problems.append(
-                f"{name}: pieces of {list(info.shape)} make {list(whole)}, the strategy says {list(layout.shape)}"
+                f"{name}: shards of {list(info.shape)} make {list(whole)}, the strategy says {list(layout.shape)}"
             )
             return None
         return TensorInfo(whole, info.dtype)
@@ -277,5 +279,5 @@ class _Gathering:
 def _dimensions(name: str, layout: TensorLayout, info: TensorInfo) -> str:
     said = f"{name} has {len(info.shape)} dimensions, its tensor map {len(layout.axes)}"
     if layout.shape is not None and len(layout.axes) > len(info.shape):
-        said += " (JSON cannot say that a dimension is cut along two axes: save the strategy as .ckpt)"
+        said += " (JSON cannot say that a dimension is sharded along two axes: save the strategy as .ckpt)"
     return said

@@ -1,9 +1,9 @@
-"""How a tensor is cut among the devices of one pipeline stage, in MindSpore's terms.
+"""How a tensor is sharded among the devices of one pipeline stage, in MindSpore's terms.
 
 The devices stand in a matrix, the last axis the fastest: in (2, 4), rank = 4 i + j. A tensor map says for each dimension of the
-tensor which axes of that matrix cut it; devices that differ in no such axis hold the same piece. With the optimizer parallel as
-well, those replicas cut dimension 0 of their piece once more, `opt_size` neighbouring replicas among themselves.
-Source: mindspore/parallel/_tensor.py (2.10), and what the compiler of 2.10 writes and cuts.
+tensor which axes of that matrix shard it; devices that differ in no such axis hold the same shard. With the optimizer parallel as
+well, those replicas shard dimension 0 of their shard once more, `opt_size` neighbouring replicas among themselves.
+Source: mindspore/parallel/_tensor.py (2.10), and what the compiler of 2.10 writes and shards.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class TensorLayout:
     devices: tuple[int, ...]
     """The device matrix of the stage (dev_matrix)."""
     axes: tuple[tuple[int, ...], ...]
-    """For each dimension the axes of `devices` that cut it, counted from the right, the outermost first; () where it is whole."""
+    """For each dimension the axes of `devices` that shard it, counted from the right, the outermost first; () where it is whole."""
     opt_size: int = 0
-    """How many replicas cut dimension 0 once more (opt_weight_shard_size): 0 none, -1 all of them."""
+    """How many replicas shard dimension 0 once more (opt_weight_shard_size): 0 none, -1 all of them."""
     opt_step: int = 0
     """Distance of two neighbours among those (opt_weight_shard_step); 0 where it is not stated."""
     shape: tuple[int, ...] | None = field(default=None, compare=False)
@@ -52,42 +52,42 @@ class TensorLayout:
         return math.prod(self.devices)
 
     @property
-    def parts(self) -> tuple[int, ...]:
-        """Into how many pieces each dimension is cut."""
-        return _cuts(self).parts
+    def splits(self) -> tuple[int, ...]:
+        """Into how many shards each dimension is split."""
+        return _sharding(self).splits
 
     @property
-    def pieces(self) -> tuple[tuple[int, ...], ...]:
-        """For each device of the stage, in order, which piece of each dimension it holds."""
-        return _cuts(self).pieces
+    def shards(self) -> tuple[tuple[int, ...], ...]:
+        """For each device of the stage, in order, which shard of each dimension it holds."""
+        return _sharding(self).shards
 
     @property
     def optimizer_group(self) -> tuple[int, ...]:
-        """The first replicas that share a piece under the optimizer parallel."""
-        return _cuts(self).group
+        """The first replicas that share a shard under the optimizer parallel."""
+        return _sharding(self).group
 
     def shard_shape(self, whole: Sequence[int]) -> tuple[int, ...]:
-        """Of every device's piece. Raises ValueError naming the dimension that does not divide."""
+        """Of every device's shard. Raises ValueError naming the dimension that does not divide."""
         if len(whole) != len(self.axes):
-            raise ValueError(f"is cut along {len(self.axes)} dimensions and has {len(whole)}")
-        for dimension, (size, count) in enumerate(zip(whole, self.parts, strict=True)):
+            raise ValueError(f"is sharded along {len(self.axes)} dimensions and has {len(whole)}")
+        for dimension, (size, count) in enumerate(zip(whole, self.splits, strict=True)):
             if size % count:
                 raise ValueError(f"its dimension {dimension}, {size}, does not divide by {count}")
-        return tuple(size // count for size, count in zip(whole, self.parts, strict=True))
+        return tuple(size // count for size, count in zip(whole, self.splits, strict=True))
 
-    def full_shape(self, piece: Sequence[int]) -> tuple[int, ...]:
-        return tuple(size * count for size, count in zip(piece, self.parts, strict=True))
+    def full_shape(self, shard: Sequence[int]) -> tuple[int, ...]:
+        return tuple(size * count for size, count in zip(shard, self.splits, strict=True))
 
     def slices(self, device: int, shard_shape: Sequence[int]) -> tuple[slice, ...]:
-        """Where in the whole tensor a device's piece lies."""
-        starts = (index * size for index, size in zip(self.pieces[device], shard_shape, strict=True))
+        """Where in the whole tensor a device's shard lies."""
+        starts = (index * size for index, size in zip(self.shards[device], shard_shape, strict=True))
         return tuple(slice(start, start + size) for start, size in zip(starts, shard_shape, strict=True))
 
     def holders(self) -> dict[tuple[int, ...], list[int]]:
-        """Piece -> the devices that hold it."""
+        """Shard -> the devices that hold it."""
         found: dict[tuple[int, ...], list[int]] = {}
-        for device, piece in enumerate(self.pieces):
-            found.setdefault(piece, []).append(device)
+        for device, shard in enumerate(self.shards):
+            found.setdefault(shard, []).append(device)
         return found
 
     def problem(self) -> str:
@@ -110,10 +110,10 @@ class TensorLayout:
 
     def _optimizer_problem(self) -> str:
         if not self.axes:
-            return "the optimizer parallel cuts a scalar"
+            return "the optimizer parallel shards a scalar"
         replicas = self.count // math.prod(self.devices[len(self.devices) - 1 - axis] for a in self.axes for axis in a)
         if self.opt_size < -1 or replicas % self.opt_size:
-            return f"the optimizer parallel cuts it among {self.opt_size} of {replicas} replicas"
+            return f"the optimizer parallel shards it among {self.opt_size} of {replicas} replicas"
         group = self.optimizer_group
         if self.opt_step > 0 and len(group) > 1 and group[1] - group[0] != self.opt_step:
             return f"opt_weight_shard_step is {self.opt_step}, its replicas are {group[1] - group[0]} apart"
@@ -121,29 +121,29 @@ class TensorLayout:
 
 
 @dataclass(frozen=True)
-class _Cuts:
-    parts: tuple[int, ...]
-    pieces: tuple[tuple[int, ...], ...]
+class _Sharding:
+    splits: tuple[int, ...]
+    shards: tuple[tuple[int, ...], ...]
     group: tuple[int, ...]
 
 
 @lru_cache(maxsize=512)
-def _cuts(layout: TensorLayout) -> _Cuts:
+def _sharding(layout: TensorLayout) -> _Sharding:
     """The arithmetic of a layout, once for all parameters that share it."""
     sizes = [[layout.devices[len(layout.devices) - 1 - axis] for axis in axes] for axes in layout.axes]
-    parts = [math.prod(each) for each in sizes]
-    pieces = [list(_piece(layout, coordinate)) for coordinate in _coordinates(layout.devices)]
+    splits = [math.prod(each) for each in sizes]
+    shards = [list(_shard(layout, coordinate)) for coordinate in _coordinates(layout.devices)]
     holders: dict[tuple[int, ...], list[int]] = {}
-    for device, piece in enumerate(pieces):
-        holders.setdefault(tuple(piece), []).append(device)
+    for device, shard in enumerate(shards):
+        holders.setdefault(tuple(shard), []).append(device)
     first = next(iter(holders.values()))
     size = len(first) if layout.opt_size < 0 else layout.opt_size
     if size:
-        parts[0] *= size
+        splits[0] *= size
         for replicas in holders.values():
             for position, device in enumerate(replicas):
-                pieces[device][0] = pieces[device][0] * size + position % size
-    return _Cuts(tuple(parts), tuple(map(tuple, pieces)), tuple(first[:size]))
+                shards[device][0] = shards[device][0] * size + position % size
+    return _Sharding(tuple(splits), tuple(map(tuple, shards)), tuple(first[:size]))
 
 
 def _coordinates(devices: Sequence[int]) -> Iterator[tuple[int, ...]]:
@@ -151,15 +151,15 @@ def _coordinates(devices: Sequence[int]) -> Iterator[tuple[int, ...]]:
     for rank in range(math.prod(devices)):
         rest, coordinate = rank, []
         for size in reversed(devices):
-            rest, place = divmod(rest, size)
-            coordinate.append(place)
+            rest, index = divmod(rest, size)
+            coordinate.append(index)
         yield tuple(reversed(coordinate))
 
 
-def _piece(layout: TensorLayout, coordinate: Sequence[int]) -> Iterator[int]:
+def _shard(layout: TensorLayout, coordinate: Sequence[int]) -> Iterator[int]:
     for axes in layout.axes:
         index = 0
         for axis in axes:
-            place = len(layout.devices) - 1 - axis
-            index = index * layout.devices[place] + coordinate[place]
+            position = len(layout.devices) - 1 - axis
+            index = index * layout.devices[position] + coordinate[position]
         yield index

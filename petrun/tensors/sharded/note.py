@@ -1,6 +1,6 @@
 """The note that petrun leaves beside the files of all ranks: what each holds, and what the whole says about itself.
 
-Where it lies, two files cannot change places unseen, whatever is in them, and a petrun delta keeps its manifest when it is cut. It is a
+Where it lies, two files cannot change places unseen, whatever is in them, and a petrun delta keeps its manifest when it is sharded. It is a
 file of its own because transform_checkpoints fails over a checkpoint with a string in it.
 """
 

@@ -1,10 +1,10 @@
-"""A job's tensors in the files of its ranks, written by the ranks themselves: each its own pieces, and the first says when all are there.
+"""A job's tensors in the files of its ranks, written by the ranks themselves: each its own shards, and the first says when all are there.
 
-    PLACE/rank_N/NAME.ckpt        the pieces of rank N
-    PLACE/strategy/stage_S.ckpt   how pipeline stage S cuts its parameters, frozen ones too
-    PLACE/petrun_shards.json      whose files these are, with the digest of each: written last, so that it marks the folder as whole
+    PATH/rank_N/NAME.ckpt        the shards of rank N
+    PATH/strategy/stage_S.ckpt   how pipeline stage S shards its parameters, frozen ones too
+    PATH/petrun_shards.json      whose files these are, with the digest of each: written last, so that it marks the folder as whole
 
-The folder grows under a hidden name beside PLACE, which all ranks see on a shared disk, and gets its own when it is whole.
+The folder grows under a hidden name beside PATH, which all ranks see on a shared disk, and gets its own when it is whole.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PATIENCE_SECONDS = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSpec:
-    """How one rank's pieces fit those of the others."""
+    """How one rank's shards fit those of the others."""
 
     rank: int
     ranks: int
@@ -52,30 +52,30 @@ class ShardSpec:
         """Ranks of a stage."""
         return self.ranks // self.stages
 
-    def piece(self, name: str, whole: Array) -> Array:
+    def shard(self, name: str, whole: Array) -> Array:
         """What this rank holds of a tensor."""
         layout = self.layouts[name]
         return whole[layout.slices(self.rank % self.devices, layout.shard_shape(whole.shape))]
 
 
 def save_shards(
-    place: Path,
+    path: Path,
     file: str,
-    pieces: Mapping[str, Array],
-    cut: ShardSpec,
+    shards: Mapping[str, Array],
+    spec: ShardSpec,
     describe: Callable[[ShardedReader], Mapping[str, str]],
 ) -> None:
-    """Write this rank's pieces into `place`/rank_N/`file`; every rank must call it. What was at `place` is replaced when all is written.
+    """Write this rank's shards into `path`/rank_N/`file`; every rank must call it. What was at `path` is replaced when all is written.
 
-    file: its ending, .ckpt or .safetensors, is the format. describe(all pieces, put together): what the note says of the whole.
-    Raises OutputError, WeightsError for a piece that its layout does not make; SetupError where another rank failed.
+    file: its ending, .ckpt or .safetensors, is the format. describe(all shards, put together): what the note says of the whole.
+    Raises OutputError, WeightsError for a shard that its layout does not make; SetupError where another rank failed.
     """
-    growing = place.with_name(f".{place.name}.part")
-    with cut.fail_together():
-        _write_own(growing, file, pieces, cut)
-    with cut.fail_together():
-        if cut.rank == 0:
-            _finish(growing, place, file, cut, describe)
+    growing = path.with_name(f".{path.name}.part")
+    with spec.fail_together():
+        _write_own(growing, file, shards, spec)
+    with spec.fail_together():
+        if spec.rank == 0:
+            _finish(growing, path, file, spec, describe)
 
 
 def own_strategy(path: Path) -> Path | None:
@@ -83,25 +83,25 @@ def own_strategy(path: Path) -> Path | None:
     return path / STRATEGY if (path / NOTE).is_file() and (path / STRATEGY).is_dir() else None
 
 
-def _write_own(growing: Path, file: str, pieces: Mapping[str, Array], cut: ShardSpec) -> None:
-    folder = growing / f"rank_{cut.rank}"
-    unlisted = next((name for name in pieces if name not in cut.layouts), None)
+def _write_own(growing: Path, file: str, shards: Mapping[str, Array], spec: ShardSpec) -> None:
+    folder = growing / f"rank_{spec.rank}"
+    unlisted = next((name for name in shards if name not in spec.layouts), None)
     if unlisted is not None:
         raise WeightsError(f"{folder / file}: the job's strategy says nothing of {unlisted}")
-    if not pieces:
-        raise OutputError(f"{folder / file}: rank {cut.rank} holds none of what is to be saved")
+    if not shards:
+        raise OutputError(f"{folder / file}: rank {spec.rank} holds none of what is to be saved")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if cut.rank % cut.devices == 0:
+        if spec.rank % spec.devices == 0:
             (growing / STRATEGY).mkdir(exist_ok=True)
-            stage = cut.rank // cut.devices
-            write_items(growing / STRATEGY / f"stage_{stage}.ckpt", cut.layouts, [stage])
+            stage = spec.rank // spec.devices
+            write_items(growing / STRATEGY / f"stage_{stage}.ckpt", spec.layouts, [stage])
     except OSError as error:
         raise output_error(folder, error) from error
     write = write_ckpt if file.endswith(".ckpt") else write_safetensors
-    digests = write(folder / file, array_entries(pieces))
-    whole = content_digest((name, dtype_of(a), a.shape, digests[name]) for name, a in pieces.items())
-    with atomic_file(_mark(growing, cut.rank)) as (stream, _):
+    digests = write(folder / file, array_entries(shards))
+    whole = content_digest((name, dtype_of(a), a.shape, digests[name]) for name, a in shards.items())
+    with atomic_file(_mark(growing, spec.rank)) as (stream, _):
         stream.write(json.dumps({"digest": whole}).encode())
 
 
@@ -110,10 +110,10 @@ def _mark(growing: Path, rank: int) -> Path:
 
 
 def _finish(
-    growing: Path, place: Path, file: str, cut: ShardSpec, describe: Callable[[ShardedReader], Mapping[str, str]]
+    growing: Path, path: Path, file: str, spec: ShardSpec, describe: Callable[[ShardedReader], Mapping[str, str]]
 ) -> None:
     """All ranks have written: see that their files are here, describe them, and give the folder its name."""
-    marks = [_mark(growing, rank) for rank in range(cut.ranks)]
+    marks = [_mark(growing, rank) for rank in range(spec.ranks)]
     deadline = time.monotonic() + PATIENCE_SECONDS
     while (missing := next((rank for rank, mark in enumerate(marks) if not mark.is_file()), None)) is not None:
         if time.monotonic() < deadline:
@@ -125,21 +125,21 @@ def _finish(
         )
     try:
         digests = tuple(json.loads(mark.read_bytes())["digest"] for mark in marks)
-        _sweep(growing, cut)
-        files = tuple(f"rank_{rank}/{file}" for rank in range(cut.ranks))
+        _sweep(growing, spec)
+        files = tuple(f"rank_{rank}/{file}" for rank in range(spec.ranks))
         metadata = describe(open_sharded(growing, growing / STRATEGY))
         for mark in marks:
             mark.unlink()
         write_note(growing, Note(files=files, digests=digests, metadata=metadata))
-        _replace(growing, place)
+        _replace(growing, path)
     except OSError as error:
-        raise output_error(place, error) from error
+        raise output_error(path, error) from error
 
 
-def _sweep(growing: Path, cut: ShardSpec) -> None:
+def _sweep(growing: Path, spec: ShardSpec) -> None:
     """What an attempt with more ranks, cut off while it saved, has left."""
-    known = {*(f"rank_{rank}" for rank in range(cut.ranks)), *(f"rank_{rank}.json" for rank in range(cut.ranks))}
-    stages = {f"stage_{stage}.ckpt" for stage in range(cut.stages)}
+    known = {*(f"rank_{rank}" for rank in range(spec.ranks)), *(f"rank_{rank}.json" for rank in range(spec.ranks))}
+    stages = {f"stage_{stage}.ckpt" for stage in range(spec.stages)}
     for entry in growing.iterdir():
         if entry.name.startswith("rank_") and entry.name not in known:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -148,13 +148,13 @@ def _sweep(growing: Path, cut: ShardSpec) -> None:
             entry.unlink()
 
 
-def _replace(growing: Path, place: Path) -> None:
-    """`growing` gets the name `place`, whatever had it before."""
-    old = place.with_name(f".{place.name}.old")
+def _replace(growing: Path, path: Path) -> None:
+    """`growing` gets the name `path`, whatever had it before."""
+    old = path.with_name(f".{path.name}.old")
     if old.exists():
         shutil.rmtree(old)
-    if place.exists():
-        os.rename(place, old)
-    os.rename(growing, place)
+    if path.exists():
+        os.rename(path, old)
+    os.rename(growing, path)
     if old.exists():
         shutil.rmtree(old)

@@ -142,10 +142,10 @@ def _checkpoints(folder: Path) -> list[Path]:
     return [p for p in folder.iterdir() if p.is_file() and p.suffix in SUFFIXES and not p.name.startswith(".")]
 
 
-def _newest(place: Path, files: Sequence[Path]) -> Path:
+def _newest(path: Path, files: Sequence[Path]) -> Path:
     return newest(
         files,
-        place=place,
+        path=path,
         label=_without_rank,
         hint="Give the path of the one that is meant, with {rank} for the rank: 'ckpts/rank_{rank}/m-9_1.ckpt'.",
     )

@@ -1,4 +1,4 @@
-"""Strategy files: how a job on many cards cut its parameters, as MindSpore writes it.
+"""Strategy files: how a job on many cards shards its parameters, as MindSpore writes it.
 
     message ParallelStrategyMap { uint32 current_stage; repeated ParallelStrategyItem; repeated ParallelLayoutItem }
     message ParallelStrategyItem { string node_name; ParallelStrategys { uint32 stage; ... } }
@@ -7,7 +7,7 @@
 
 Source: mindspore/train/node_strategy.proto and parallel/_parallel_serialization.py (2.10). Or the same as JSON, where the name ends in
 .json. A pipeline's stages have a file each; one that merge_pipeline_strategys made of them names its parameters `<stage>-<name>`.
-By default MindSpore lists only what was trained: such a file of a LoRA job does not say how its base was cut.
+By default MindSpore lists only what was trained: such a file of a LoRA job does not say how its base was sharded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LISTED = 8
 
 @dataclass(frozen=True)
 class Strategy:
-    """How every parameter is cut. A rank is stage * stage_devices + device."""
+    """How every parameter is sharded. A rank is stage * stage_devices + device."""
 
     path: Path
     stages: tuple[Mapping[str, TensorLayout], ...]
@@ -66,7 +66,7 @@ class Strategy:
         """The sharding of one parameter: `in 8 x 1` of its dimensions, the share of the optimizer parallel, the stages that hold it."""
         stages = self.stages_of(name)
         layout = self.stages[stages[0]][name]
-        text = f"in {' x '.join(map(str, layout.parts))}" if any(part > 1 for part in layout.parts) else "whole"
+        text = f"in {' x '.join(map(str, layout.splits))}" if any(split > 1 for split in layout.splits) else "whole"
         group = layout.optimizer_group
         text += f", {len(group)} of it by the optimizer parallel" if len(group) > 1 else ""
         return text + (f", on stage {', '.join(map(str, stages))}" if len(self.stages) > 1 else "")
@@ -200,8 +200,8 @@ def _checked(strategy: Strategy) -> Strategy:
     """Raises WeightsError with every layout that contradicts itself, or the number of devices of the others."""
     if not strategy.stages or not all(strategy.stages):
         raise WeightsError(
-            f"{strategy.path}: holds no layouts: it does not say how any parameter was cut",
-            hint="Was anything cut when it was saved? " + COMPLETE,
+            f"{strategy.path}: holds no layouts: it does not say how any parameter was sharded",
+            hint="Was anything sharded when it was saved? " + COMPLETE,
         )
     problems = list(_problems(strategy))
     if problems:

@@ -96,7 +96,7 @@ def _axes(dimensions: Iterable[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
 def _refuse_uneven(path: Path, name: str, field: int, sizes: Sequence[int]) -> None:
     if field or len(set(sizes)) > 1:
         raise WeightsError(
-            f"{path}: {name} is cut into pieces of unequal size (param_split_shape {list(sizes)}, field {field}), which is not supported",
+            f"{path}: {name} is split into shards of unequal size (param_split_shape {list(sizes)}, field {field}), which is not supported",
             hint="Save that embedding with an even split.",
         )
 
@@ -205,7 +205,7 @@ def _to_json(path: Path, layouts: Mapping[str, TensorLayout], stages: Iterable[i
     for name, layout in layouts.items():
         if any(len(axes) > 1 for axes in layout.axes):
             raise OutputError(
-                f"{path}: JSON cannot say that one dimension of {name} is cut along several axes",
+                f"{path}: JSON cannot say that one dimension of {name} is sharded along several axes",
                 hint="Write the strategy as .ckpt.",
             )
         listed[name] = {

@@ -1,4 +1,4 @@
-"""FullTensor tensors cut into the files of a job's ranks, one in memory at a time; what was written is put together again and compared."""
+"""Full tensors sharded into the files of a job's ranks, one in memory at a time; what was written is put together again and compared."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LISTED = 8
 
 @dataclass(frozen=True)
 class FullTensor:
-    """A tensor to be cut, and how to get its elements as stored (bfloat16: uint16) when its turn comes."""
+    """A tensor to be sharded, and how to get its elements as stored (bfloat16: uint16) when its turn comes."""
 
     name: str
     info: TensorInfo
@@ -53,7 +53,7 @@ def write_sharded(
     beside: Callable[[Path], None] = lambda folder: None,
 ) -> str:
     """Write `out`/rank_N/`file` for every rank and the note beside them; the folder appears whole or not at all. Returns the digest of all
-    that was cut, whole.
+    that was sharded, whole.
 
     file: its ending, .ckpt or .safetensors, is the format. metadata: the whole's own, kept in the note. spare: patterns of tensors that
     need no layout where they are one number, as in `open_sharded`; every rank gets them. beside(folder): whatever else is to lie in it.
@@ -122,7 +122,7 @@ def _little(values: Array) -> bytes:
 
 
 def _verify(out: Path, folder: Path, tensors: Sequence[FullTensor], strategy: Strategy, spare: Sequence[str]) -> str:
-    """Read the ranks' files as any reader does, and compare every tensor with what was cut."""
+    """Read the ranks' files as any reader does, and compare every tensor with what was sharded."""
     reader = open_sharded(folder, strategy, spare)
     again = content_digest(_lines(reader))
     given = content_digest(
@@ -130,7 +130,7 @@ def _verify(out: Path, folder: Path, tensors: Sequence[FullTensor], strategy: St
     )
     if again != given:
         raise OutputError(
-            f"{out}: what was read back differs from what was cut",
+            f"{out}: what was read back differs from what was sharded",
             hint="The disk or the memory is faulty: write to another disk.",
         )
     return given

@@ -69,7 +69,7 @@ def restore(parameters: Parameters, state: State, shards: ShardSpec | None = Non
             hint="Go on with the settings that the run was begun with.",
         )
     for name, parameter in parameters.items():
-        values = state.read(name) if shards is None else shards.piece(name, state.read(name))
+        values = state.read(name) if shards is None else shards.shard(name, state.read(name))
         parameter.set_data(Tensor(np.ascontiguousarray(values).reshape(parameter.shape), parameter.dtype))
 
 

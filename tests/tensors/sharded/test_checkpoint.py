@@ -86,8 +86,8 @@ def test_half_precision_and_what_mindspore_writes(tmp_path):
         np.testing.assert_array_equal(reader.read_stored(name), to_bfloat16(array))
     stages = LAYOUTS["dp2_tp4"]
     for rank in range(8):
-        pieces = {n: shard_of_rank(a, rank, n, stages) for n, a in ARRAYS.items()}
-        data = [{"name": name, "data": Tensor(piece)} for name, piece in pieces.items()]
+        shards = {n: shard_of_rank(a, rank, n, stages) for n, a in ARRAYS.items()}
+        data = [{"name": name, "data": Tensor(shard)} for name, shard in shards.items()]
         ms.save_checkpoint(data, str(folder / f"rank_{rank}" / "model.ckpt"), append_dict={"epoch_num": 3})
     write_strategy(strategy, stages[0])
     reader = open_sharded(folder, strategy, spare=("epoch_num",))
@@ -99,9 +99,9 @@ def test_half_precision_and_what_mindspore_writes(tmp_path):
 def test_optimizer_state(tmp_path):
     """What is one number stays; a slot without a layout is left out, and never taken for its parameter."""
 
-    def with_state(rank, pieces):
+    def with_state(rank, shards):
         state = {"adam_m.scale": np.ones(2, np.float32), "learning_rate": np.array(0.1, np.float32)}
-        return {**{n: p for n, p in pieces.items() if n != "scale"}, **state}
+        return {**{n: p for n, p in shards.items() if n != "scale"}, **state}
 
     folder, strategy = job(tmp_path, change=with_state)
     reader = open_sharded(folder, strategy, STATE)
@@ -111,10 +111,10 @@ def test_optimizer_state(tmp_path):
 
 
 def test_swapped_ranks(tmp_path):
-    """load_distributed_checkpoint puts the pieces together in the order given: wrong weights, and True."""
+    """load_distributed_checkpoint puts the shards together in the order given: wrong weights, and True."""
     folder, strategy = job(tmp_path)
     swap(folder, 0, 1)
-    refused(folder, strategy, "must hold the same piece of", "rank 0 holds what rank 5 holds", hint="wrong order")
+    refused(folder, strategy, "must hold the same shard of", "rank 0 holds what rank 5 holds", hint="wrong order")
 
 
 def swap(folder, one, other):
@@ -135,7 +135,7 @@ def test_swapped_stages(tmp_path):
 
 
 def test_a_name_that_says_another_rank(tmp_path):
-    """Tensor parallel alone: no piece is held twice, and only names tell the order."""
+    """Tensor parallel alone: no shard is held twice, and only names tell the order."""
     stages = [{n: TensorLayout.of((4,), [0, -1][: a.ndim]) for n, a in ARRAYS.items() if a.shape[:1] == (32,)}]
     arrays = {n: ARRAYS[n] for n in stages[0]}
     folder, strategy = job(tmp_path, stages, arrays, file="net_rank_{rank}-1_1.ckpt")
@@ -145,16 +145,16 @@ def test_a_name_that_says_another_rank(tmp_path):
 
 
 def test_replicas_that_differ(tmp_path):
-    def off(rank, pieces):
-        return {**pieces, "layers.0.norm.weight": pieces["layers.0.norm.weight"] + (rank == 5)}
+    def off(rank, shards):
+        return {**shards, "layers.0.norm.weight": shards["layers.0.norm.weight"] + (rank == 5)}
 
     folder, strategy = job(tmp_path, change=off)
     refused(folder, strategy, "layers.0.norm.weight, and rank 5 differs", hint="different steps or jobs")
 
 
 def test_stages_that_share(tmp_path):
-    def off(rank, pieces):
-        return {**pieces, "embed.table": pieces["embed.table"] + (rank >= 4)}
+    def off(rank, shards):
+        return {**shards, "embed.table": shards["embed.table"] + (rank >= 4)}
 
     folder, strategy = job(tmp_path, "dp2_tp2_pp2", change=off)
     refused(folder, strategy, "pipeline stages 0 and 1 share embed.table, and theirs differ")
@@ -204,14 +204,14 @@ def test_one_stage_of_a_pipeline(tmp_path):
 
 
 def test_tensors_that_do_not_fit(tmp_path):
-    def thin(rank, pieces):
-        return {**pieces, "embed.table": pieces["embed.table"][:2] if rank == 6 else pieces["embed.table"]}
+    def thin(rank, shards):
+        return {**shards, "embed.table": shards["embed.table"][:2] if rank == 6 else shards["embed.table"]}
 
     folder, strategy = job(tmp_path, change=thin)
     refused(folder, strategy, "embed.table is float32 [4, 8] on rank 0 and float32 [2, 8] on rank 6")
 
-    def lacking(rank, pieces):
-        return {n: p for n, p in pieces.items() if (n, rank) != ("scale", 2)}
+    def lacking(rank, shards):
+        return {n: p for n, p in shards.items() if (n, rank) != ("scale", 2)}
 
     folder, strategy = job(tmp_path, change=lacking)
     refused(folder, strategy, "rank 2 lacks scale, which rank 0 holds")
@@ -232,8 +232,8 @@ def test_json_knows_the_whole_shape(tmp_path):
     write_strategy(
         tmp_path / "s.json", {**said, "embed.table": TensorLayout(devices=(2, 4), axes=((0,), ()), shape=(32, 8))}
     )
-    refused(folder, tmp_path / "s.json", "embed.table: pieces of [4, 8] make [16, 8], the strategy says [32, 8]")
-    # What MindSpore writes for a dimension that is cut along two axes.
+    refused(folder, tmp_path / "s.json", "embed.table: shards of [4, 8] make [16, 8], the strategy says [32, 8]")
+    # What MindSpore writes for a dimension that is sharded along two axes.
     write_strategy(
         tmp_path / "s.json",
         {**said, "embed.table": TensorLayout(devices=(2, 4), axes=((1,), (0,), ()), shape=(2, 8, 8))},

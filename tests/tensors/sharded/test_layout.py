@@ -1,4 +1,4 @@
-"""Which device holds which piece, against plain numpy and numbers written by hand."""
+"""Which device holds which shard, against plain numpy and numbers written by hand."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ WHOLE = np.arange(16 * 8, dtype=np.float32).reshape(16, 8)
         TensorLayout.replicated(4, 2),
     ],
 )
-def test_pieces_are_numpys(layout):
+def test_shards_are_numpys(layout):
     assert not layout.problem()
     shape = layout.shard_shape(WHOLE.shape)
     assert layout.full_shape(shape) == WHOLE.shape
@@ -55,7 +55,7 @@ def test_what_the_compiler_writes_and_cuts():
 
 def test_scalars():
     layout = TensorLayout.of((8,), ())
-    assert layout.parts == () and layout.slices(3, ()) == () and layout.shard_shape(()) == ()
+    assert layout.splits == () and layout.slices(3, ()) == () and layout.shard_shape(()) == ()
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_scalars():
         (TensorLayout(devices=(2, 4), axes=((0,), (0,))), "uses an axis twice"),
         (TensorLayout(devices=(2, 0), axes=((0,),)), "size below 1"),
         (TensorLayout(devices=(1 << 11, 1 << 11), axes=()), "more than"),
-        (TensorLayout(devices=(8,), axes=(), opt_size=-1), "cuts a scalar"),
+        (TensorLayout(devices=(8,), axes=(), opt_size=-1), "shards a scalar"),
         (TensorLayout(devices=(8,), axes=((),), opt_size=3), "among 3 of 8 replicas"),
         (TensorLayout(devices=(2, 4), axes=((0,),), opt_size=-2), "among -2 of 2"),
         (

@@ -30,13 +30,13 @@ def strategy_of(tmp_path, layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("ending", ["ckpt", "safetensors"])
-def test_pieces_are_numpys(tmp_path, whole, layout, ending):
+def test_shards_are_numpys(tmp_path, whole, layout, ending):
     strategy = strategy_of(tmp_path, layout)
     write_sharded(tmp_path / "out", full_tensors(whole), strategy, file=f"m.{ending}", metadata={"a": "b"})
     for rank in range(rank_count(LAYOUTS[layout])):
         held = open_tensors(tmp_path / "out" / f"rank_{rank}" / f"m.{ending}")
         want = {n: shard_of_rank(a, rank, n, LAYOUTS[layout]) for n, a in ARRAYS.items()}
-        assert set(held.names) == {n for n, piece in want.items() if piece is not None}
+        assert set(held.names) == {n for n, shard in want.items() if shard is not None}
         for name in held.names:
             assert held.info(name).shape == want[name].shape
             np.testing.assert_array_equal(held.read(name), want[name])
@@ -145,17 +145,17 @@ def test_refused_before_anything_is_written(tmp_path, whole):
 
 
 def test_what_is_written_is_compared(tmp_path, whole, monkeypatch):
-    """A piece that goes wrong on its way leaves nothing behind."""
-    piece = writer._piece
+    """A shard that goes wrong on its way leaves nothing behind."""
+    shard = writer._shard_bytes
 
     def wrong(each, layout, device):
         return (
-            piece(each, layout, device)[::-1]
+            shard(each, layout, device)[::-1]
             if (each.name, device) == ("layers.0.up.weight", 3)
-            else piece(each, layout, device)
+            else shard(each, layout, device)
         )
 
-    monkeypatch.setattr(writer, "_piece", wrong)
+    monkeypatch.setattr(writer, "_shard_bytes", wrong)
     stage = {
         n: TensorLayout.of((4,), ([0, -1] if n == "layers.0.up.weight" else [-1, -1])[: a.ndim])
         for n, a in ARRAYS.items()
