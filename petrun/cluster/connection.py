@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from selectors import EVENT_READ, DefaultSelector
-from typing import Any
+
+from petrun.typing import JsonObject
 
 PAUSE_SECONDS = 0.2
 """Between two looks whether the waiting has to end."""
@@ -32,7 +33,7 @@ class Line:
         self._rest = b""
         self._sending = threading.Lock()
 
-    def send(self, message: Any) -> None:
+    def send(self, message: object) -> None:
         """Raises Lost."""
         with self._sending:
             try:
@@ -41,7 +42,7 @@ class Line:
             except OSError as error:
                 raise Lost(error.strerror or "it does not take what is sent") from error
 
-    def receive(self, seconds: float, stopped: Callable[[], bool] = lambda: False) -> Any:
+    def receive(self, seconds: float, stopped: Callable[[], bool] = lambda: False) -> JsonObject:
         """The next message. Raises Lost, also where none has come in this time or `stopped` says so."""
         deadline = time.monotonic() + seconds
         while b"\n" not in self._rest:
@@ -50,13 +51,13 @@ class Line:
             if not self._pull(PAUSE_SECONDS):
                 raise Lost("its petrun has ended")
         line, self._rest = self._rest.split(b"\n", 1)
-        return _value(line)
+        return _message(line)
 
-    def arrived(self) -> tuple[list[Any], bool]:
+    def arrived(self) -> tuple[list[JsonObject], bool]:
         """The messages that are there, of a connection that has something to read, and whether it is still open. Raises Lost."""
         is_open = self._pull(0.01)
         *lines, self._rest = self._rest.split(b"\n")
-        return [_value(line) for line in lines], is_open
+        return [_message(line) for line in lines], is_open
 
     def close(self) -> None:
         """So that the other end reads what was sent before: what it sent itself is read first."""
@@ -84,7 +85,7 @@ class Line:
         return bool(found)
 
 
-def _value(line: bytes) -> Any:
+def _message(line: bytes) -> JsonObject:
     try:
         return json.loads(line)
     except ValueError as error:

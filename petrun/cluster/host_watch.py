@@ -9,10 +9,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from selectors import EVENT_READ, DefaultSelector
 from types import TracebackType
-from typing import Any
 
 from petrun.cluster.connection import Line, Lost
 from petrun.cluster.hosts import Hosts
+from petrun.typing import JsonObject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Watch:
             time.sleep(0.05)
         return self.news
 
-    def _tell(self, message: Any, but: int | None = None) -> None:
+    def _tell(self, message: JsonObject, but: int | None = None) -> None:
         for host, line in self.hosts.lines.items():
             if host != but:
                 with suppress(Lost):

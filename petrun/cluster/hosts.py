@@ -17,6 +17,7 @@ from petrun.cluster.connection import PAUSE_SECONDS, Foreign, Line, Lost
 from petrun.cluster.ports import check_port, listen, resolve
 from petrun.cluster.ranks import Cluster, seconds_of
 from petrun.errors import SetupError
+from petrun.typing import JsonObject
 
 _PROTOCOL = 1
 """Counts changes of the messages."""
@@ -104,13 +105,13 @@ class Hosts:
             hint="What petrun says there is the reason.",
         )
 
-    def _require(self, answer: Any, key: str) -> None:
+    def _require(self, answer: JsonObject, key: str) -> None:
         if isinstance(answer, dict) and "refused" in answer:
             raise SetupError(f"{self.named(0)} refuses: {answer['refused']}")
         if not isinstance(answer, dict) or key not in answer:
             raise self._other_program(f"it says {str(answer)[:60]}")
 
-    def _tell_all(self, message: Any) -> None:
+    def _tell_all(self, message: JsonObject) -> None:
         for line in self.lines.values():
             with suppress(Lost):
                 line.send(message)

@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
 
 from petrun.cluster import exit_code
 from petrun.cluster.host_watch import News, Watch
@@ -71,7 +70,7 @@ class Stops:
     def __init__(self) -> None:
         self.first = 0
         self.count = 0
-        self._before: dict[int, Any] = {}
+        self._before: dict[int, signal.Handlers | Callable[[int, FrameType | None], object] | int | None] = {}
 
     def __enter__(self) -> Stops:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

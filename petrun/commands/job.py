@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from petrun import console
 from petrun.assets import default_recipe
@@ -17,6 +16,7 @@ from petrun.config.schema import RunConfig
 from petrun.errors import ConfigError
 from petrun.parallel.layout import complete_layout, requested_layout
 from petrun.tensors.output import write_new
+from petrun.typing import JsonObject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class TrainLine:
 
     arguments: Sequence[str]
     recipe: str | None
-    flags: Mapping[str, tuple[str, Any]]
+    flags: Mapping[str, tuple[str, object]]
     sets: Sequence[str]
     grace_seconds: float | None
 
@@ -33,7 +33,7 @@ class TrainLine:
 def run(
     to: str,
     line: TrainLine,
-    options: Mapping[str, Any],
+    options: JsonObject,
     *,
     out: str | None = None,
     force: bool = False,

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 from petrun.assets import default_recipe
 from petrun.cluster.hosts import Hosts
@@ -32,7 +31,7 @@ class Command:
     """A command line of `petrun train`, without the options that start ranks."""
 
     recipe: str | None
-    flags: Mapping[str, tuple[str, Any]]
+    flags: Mapping[str, tuple[str, object]]
     sets: Sequence[str]
     arguments: Callable[[Sequence[str]], Sequence[str]]
     """Options to add -> the command line of a rank."""

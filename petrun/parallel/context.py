@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import mindspore as ms
 from mindspore import communication
@@ -77,7 +77,7 @@ def split_operators(layout: Layout, rank: int, strategy_file: Path | None = None
 
     Every rank gives the step the rows of the whole batch; its graph takes its own of them. `strategy_file`: see `write_strategy_to`.
     """
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         "parallel_mode": "semi_auto_parallel",
         "device_num": layout.world,
         "global_rank": rank,

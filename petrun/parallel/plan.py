@@ -16,19 +16,19 @@ A vocabulary that tp does not divide (GPT-2's is 50257) stays whole, with its he
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from petrun.errors import ConfigError
 from petrun.graph.sites import Sites, fits
 from petrun.parallel import stages
 from petrun.parallel.layout import Layout
+from petrun.typing import Cell
 
 ROLES = ("vocabulary", "column", "row", "wide", "whole", "tokens", "stream", "heads")
 _SPLIT = {"row": "scattered"}
 _WHOLE = {"stream": "tokens"}
 
 
-def apply(net: Any, sites: Sites, layout: Layout, loss: Any = None) -> None:
+def apply(net: Cell, sites: Sites, layout: Layout, loss: Cell | None = None) -> None:
     """Give every operator of the net, and of the loss where it has a `set_layout`, its strategy.
 
     Raises ConfigError where the model has no plan, a layer does not divide, or a cell of the delta cannot be sharded.
@@ -57,7 +57,7 @@ def apply(net: Any, sites: Sites, layout: Layout, loss: Any = None) -> None:
         loss.set_layout(own, layout.dp, layout.tp)
 
 
-def recompute(net: Any, sites: Sites, how: str) -> None:
+def recompute(net: Cell, sites: Sites, how: str) -> None:
     """Have activations computed again in the backward pass. full: those of whole layers; select: those of the attention cores and the
     feed-forward activations, which are many and cheap to compute. Raises ConfigError where the model does not name its layers."""
     if how == "none":
@@ -78,7 +78,7 @@ def role_of(path: str, sites: Sites) -> str | None:
     return next((role for pattern, role in sites.splits.items() if fits(pattern, path)), None)
 
 
-def _check_sequence(net: Any, sites: Sites, layout: Layout) -> None:
+def _check_sequence(net: Cell, sites: Sites, layout: Layout) -> None:
     """Raises ConfigError where tokens cannot be split."""
     reason = ""
     if layout.pp > 1 or layout.zero:
@@ -102,14 +102,14 @@ def _check_sequence(net: Any, sites: Sites, layout: Layout) -> None:
         )
 
 
-def _planned(net: Any, sites: Sites) -> Iterator[tuple[str, Any, str]]:
+def _planned(net: Cell, sites: Sites) -> Iterator[tuple[str, Cell, str]]:
     for path, cell in net.cells_and_names():
         role = role_of(path, sites)
         if role is not None:
             yield path, cell, role
 
 
-def _uneven_vocabulary(planned: list[tuple[str, Any, str]], sites: Sites, tp: int) -> set[str]:
+def _uneven_vocabulary(planned: list[tuple[str, Cell, str]], sites: Sites, tp: int) -> set[str]:
     """Paths of the embedding and the head, where the vocabulary does not divide: tied or not, they are sharded alike."""
     rows = [cell.weight.shape[0] for _, cell, role in planned if role == "vocabulary" and hasattr(cell, "weight")]
     if all(count % tp == 0 for count in rows):
@@ -117,7 +117,7 @@ def _uneven_vocabulary(planned: list[tuple[str, Any, str]], sites: Sites, tp: in
     return {path for path, _, role in planned if role == "vocabulary" or path == sites.head}
 
 
-def _check(planned: list[tuple[str, Any, str]], sites: Sites, layout: Layout, whole: set[str]) -> None:
+def _check(planned: list[tuple[str, Cell, str]], sites: Sites, layout: Layout, whole: set[str]) -> None:
     tp = layout.tp
     if tp == 1:
         return

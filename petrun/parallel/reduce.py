@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from mindspore import nn, ops
 
-from petrun.typing import Tensor
+from petrun.typing import Parameter, Tensor
 
 _BUCKET = 1 << 22
 """Values that travel together at most: a collective costs time of its own, and a copy costs memory."""
@@ -21,7 +20,7 @@ class SumOverRanks(nn.Cell):
     Inputs: value () float32; gradients in the parameters' order, float32. Returns the same.
     """
 
-    def __init__(self, parameters: Iterable[Any]) -> None:
+    def __init__(self, parameters: Iterable[Parameter]) -> None:
         super().__init__(auto_prefix=False)
         self.shapes = tuple(tuple(p.shape) for p in parameters)
         self.sizes = (1, *(int(p.size) for p in parameters))
@@ -29,22 +28,22 @@ class SumOverRanks(nn.Cell):
         self.sum = ops.AllReduce()
         self.join = ops.Concat(0)
 
-    def value(self, value: Any) -> Any:
+    def value(self, value: Tensor) -> Tensor:
         """The loss alone."""
         return ops.reshape(self.sum(ops.reshape(value, (1,))), ())
 
-    def construct(self, value: Tensor, grads: Tensor) -> tuple[Tensor, Tensor]:
-        flat: Any = (ops.reshape(value, (1,)),)
+    def construct(self, value: Tensor, grads: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        flat: tuple[Tensor, ...] = (ops.reshape(value, (1,)),)
         for grad in grads:
             flat = (*flat, ops.reshape(grad, (-1,)))
-        whole: Any = ()
+        whole: tuple[Tensor, ...] = ()
         for first, stop in self.buckets:
             joined = self.sum(self.join(flat[first:stop]))
             at = 0
             for k in range(first, stop):
                 whole = (*whole, joined[at : at + self.sizes[k]])
                 at = at + self.sizes[k]
-        total: Any = ()
+        total: tuple[Tensor, ...] = ()
         for i in range(len(self.shapes)):
             total = (*total, ops.reshape(whole[i + 1], self.shapes[i]))
         return ops.reshape(whole[0], ()), total

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from petrun.cluster.world import World
 from petrun.errors import ConfigError, SetupError
@@ -14,9 +13,10 @@ from petrun.parallel.layout import Layout
 from petrun.tensors.sharded.layout import TensorLayout
 from petrun.tensors.sharded.rank_files import ShardSpec
 from petrun.tensors.sharded.strategy_file import scan_strategy
+from petrun.typing import Cell
 
 
-def compile_sharded(step: Any, inputs: tuple[Any, ...], layout: Layout, world: World) -> ShardSpec:
+def compile_sharded(step: Cell, inputs: tuple[object, ...], layout: Layout, world: World) -> ShardSpec:
     """Compile the training step, upon which every parameter of it holds this rank's slice, and read how it was sharded.
 
     To be called before any other graph of the net is compiled: training decides how parameters lie, what only computes takes them so.
@@ -41,7 +41,7 @@ def compile_sharded(step: Any, inputs: tuple[Any, ...], layout: Layout, world: W
     )
 
 
-def shard_layouts(step: Any, file: Path, layout: Layout) -> dict[str, TensorLayout]:
+def shard_layouts(step: Cell, file: Path, layout: Layout) -> dict[str, TensorLayout]:
     """Parameter -> how it is sharded, for all that this rank holds of a compiled step, read from the strategy `file` that MindSpore wrote.
 
     Raises SetupError where it wrote none.

@@ -6,15 +6,14 @@ them to the last. What all layers need is made on each stage: the net gives a ce
 
 from __future__ import annotations
 
-from typing import Any
-
 from petrun.errors import ConfigError
 from petrun.graph.sites import Sites, fits
 from petrun.kernels import count_on_stage
 from petrun.parallel.layout import Layout
+from petrun.typing import Cell, Parameter
 
 
-def assign_stages(net: Any, sites: Sites, layout: Layout) -> None:
+def assign_stages(net: Cell, sites: Sites, layout: Layout) -> None:
     """Set the stage of every cell. Raises ConfigError where the model has no layers that divide, or layers of a stage train nothing."""
     if not sites.blocks or not hasattr(net, "open_stages"):
         raise ConfigError(
@@ -31,7 +30,7 @@ def assign_stages(net: Any, sites: Sites, layout: Layout) -> None:
     shared = {path for path, cell in net.cells_and_names() if any(cell is table for table in tables)}
     layer, outer = -1, "-"
     idle = set(range(layout.pp))
-    owners: dict[int, tuple[Any, set[int]]] = {}
+    owners: dict[int, tuple[Parameter, set[int]]] = {}
     for path, cell in net.cells_and_names():
         layer = layers.index(path) if path in layers else layer
         holds = path == "" or any(inner.startswith(f"{path}.") for inner in (*layers, *shared))

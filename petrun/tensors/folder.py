@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 from petrun.errors import WeightsError
 from petrun.tensors.kinds import file_kind
@@ -66,7 +65,7 @@ def _nothing_here(folder: Path) -> WeightsError:
 def _written_by(folder: Path) -> str:
     """The command that writes the pickle's tensors as safetensors beside it, head and all: with the class that config.json names."""
     try:
-        content: Any = json.loads((folder / "config.json").read_text("utf-8"))
+        content: object = json.loads((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
         content = None
     listed = content.get("architectures") if isinstance(content, dict) else None
@@ -87,7 +86,7 @@ def _written_by(folder: Path) -> str:
 def _read_index(path: Path) -> dict[str, str]:
     """weight_map: tensor -> file name in the same folder."""
     try:
-        content: Any = json.loads(path.read_text("utf-8"))
+        content: object = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: is not valid JSON ({error})", hint=_FETCH) from error
     listed = content.get("weight_map") if isinstance(content, dict) else None

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 from petrun.errors import WeightsError
 from petrun.tensors.dtypes import BY_SAFETENSORS
 from petrun.tensors.table import Extent, Stored, Table, TensorInfo, unreadable
+from petrun.typing import JsonObject
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors library itself."""
@@ -54,9 +55,9 @@ def _check_header_length(path: Path, read: int, length: int, size: int) -> None:
         )
 
 
-def _parse_header(path: Path, raw: bytes) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+def _parse_header(path: Path, raw: bytes) -> JsonObject:
+    def unique(pairs: list[tuple[str, object]]) -> JsonObject:
+        found: JsonObject = {}
         for key, value in pairs:
             if key in found:
                 raise WeightsError(f"{path}: its header names {key} twice", hint=_AGAIN)
@@ -72,7 +73,7 @@ def _parse_header(path: Path, raw: bytes) -> dict[str, Any]:
     return header
 
 
-def _metadata(path: Path, value: Any) -> dict[str, str]:
+def _metadata(path: Path, value: object) -> dict[str, str]:
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
@@ -80,11 +81,11 @@ def _metadata(path: Path, value: Any) -> dict[str, str]:
     return dict(value)
 
 
-def _whole(value: Any) -> bool:
+def _whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _stored(path: Path, name: str, entry: Any, start: int) -> Stored:
+def _stored(path: Path, name: str, entry: object, start: int) -> Stored:
     """Check one header entry by itself."""
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise WeightsError(

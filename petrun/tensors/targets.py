@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+import numpy.typing as npt
 
 from petrun.tensors.dtypes import Array
 
@@ -18,6 +17,6 @@ def is_scored(targets: Array) -> Array:
     return scored
 
 
-def unscored(dtype: Any) -> float:
+def unscored(dtype: npt.DTypeLike) -> float:
     """The target of this dtype that does not count."""
     return float("nan") if np.dtype(dtype).kind == "f" else IGNORED

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from petrun.cluster.jobs.mounts import Mount, is_clean_path, parse_mount
 from petrun.errors import ConfigError
+from petrun.typing import JsonObject
 
 # What Kubernetes takes as the name of a service, which the job's hosts find one another by; Slurm and files take it as well.
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
@@ -123,7 +123,7 @@ def parse_memory(text: str) -> str:
     return match[1] + match[2]
 
 
-def make_submission(command: Sequence[str], options: Mapping[str, Any], grace_seconds: float | None) -> Submission:
+def make_submission(command: Sequence[str], options: JsonObject, grace_seconds: float | None) -> Submission:
     """A checked job. `command`: arguments of `petrun train`. `options`: option of `petrun job` -> its value, only those that were given.
 
     Raises ConfigError with every wrong value.

@@ -6,7 +6,6 @@ import ipaddress
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from petrun.cluster.rank_table.table import (
     CARD_ADDRESSES,
@@ -78,7 +77,7 @@ def load_json(path: Path) -> JsonObject:
     return content
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> JsonObject:
+def _unique(pairs: list[tuple[str, object]]) -> JsonObject:
     found: JsonObject = {}
     for key, value in pairs:
         if key in found:

@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from petrun.errors import OutputError, WeightsError
 from petrun.tensors.atomic import atomic_file
 from petrun.tensors.sharded.layout import TensorLayout
+from petrun.typing import JsonObject
 
 _KIND = "Give the strategy file that the job saved (strategy_ckpt_config), not a checkpoint."
 _AGAIN = "The file is damaged, or was edited: use it as MindSpore wrote it."
@@ -120,14 +121,18 @@ def _scan_json(path: Path, content: bytes) -> Items:
         or not {_LAYOUTS, _NODES, "current_stage"} & set(raw)
     ):
         raise WeightsError(f"{path}: is not a strategy file: it has no {_LAYOUTS}", hint=_KIND)
-    layouts = {name: _from_json(path, name, item) for name, item in listed.items()}
-    stages: list[Any] = [node.get("stage") if isinstance(node, dict) else None for node in nodes.values()]
-    if not all(_is_whole(stage) for stage in stages):
+    layouts = {name: _from_json(path, name, item if isinstance(item, dict) else {}) for name, item in listed.items()}
+    stages = [
+        stage
+        for stage in [node.get("stage") if isinstance(node, dict) else None for node in nodes.values()]
+        if _is_whole(stage)
+    ]
+    if len(stages) < len(nodes):
         raise WeightsError(f"{path}: one of its operators has no pipeline stage", hint=_AGAIN)
     return Items(layouts, frozenset(stages))
 
 
-def _unique(path: Path, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(path: Path, pairs: Sequence[tuple[str, object]]) -> JsonObject:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -136,16 +141,16 @@ def _unique(path: Path, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _from_json(path: Path, name: str, item: Any) -> TensorLayout:
-    absent = [key for key in _FIELDS if not isinstance(item, dict) or key not in item]
+def _from_json(path: Path, name: str, item: JsonObject) -> TensorLayout:
+    absent = [key for key in _FIELDS if key not in item]
     if absent:
         raise WeightsError(f"{path}: {name} has no {absent[0]}", hint=_AGAIN)
     devices, axes, shape = item["dev_matrix"], item["tensor_map"], item.get("tensor_shape")
     split = item.get("param_split_shape") or []
     # What is no list becomes no number, and is refused with the rest.
     rows: list[Any] = axes if isinstance(axes, list) else [None]
-    dimensions: list[list[Any]] = [each if isinstance(each, list) else [each] for each in rows]
-    numbers: list[Any] = [
+    dimensions = [each if isinstance(each, list) else [each] for each in rows]
+    numbers = [
         *(devices if isinstance(devices, list) else [None]),
         *(axis for each in dimensions for axis in each),
     ]
@@ -165,7 +170,7 @@ def _from_json(path: Path, name: str, item: Any) -> TensorLayout:
     )
 
 
-def _is_whole(value: Any, least: int = 0) -> bool:
+def _is_whole(value: object, least: int = 0) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value < 1 << 31
 
 

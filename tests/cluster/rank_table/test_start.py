@@ -130,7 +130,7 @@ def test_hosts_of_a_table_share_one_run_folder_and_keep_their_logs_apart(table, 
     jobs = []
     monkeypatch.setattr(runs_launch, "launch", lambda job, voice: jobs.append(job) or 0)
     monkeypatch.setattr(runs_launch, "find_target", lambda device: "ascend")
-    monkeypatch.setattr(runs_launch, "cards_here", lambda: 8)
+    monkeypatch.setattr("petrun.cluster.launch_options.cards_here", lambda: 8)
 
     def run(servers, flags, **asked):
         command = runs_launch.Command(recipe=None, flags=flags, sets=[], arguments=lambda added: ["train", *added])
@@ -150,6 +150,6 @@ def test_hosts_of_a_table_share_one_run_folder_and_keep_their_logs_apart(table, 
     ):
         with pytest.raises(ConfigError, match=words):
             run(("10.0.0.1",), out, **asked)
-    monkeypatch.setattr(runs_launch, "cards_here", lambda: 1)
+    monkeypatch.setattr("petrun.cluster.launch_options.cards_here", lambda: 1)
     with pytest.raises(SetupError, match="2 cards of this host are asked for, and MindSpore finds 1"):
         run(("10.0.0.1",), out)
