@@ -84,7 +84,7 @@ def test_mindspores_tools_agree(tmp_path, layout):
 
 def test_where_mindspores_tool_is_wrong(tmp_path):
     """Dimension 0 split by the inner axis and 1 by the outer, and the optimizer parallel: transform_checkpoints takes the axes in the
-    order of the dimensions. What petrun cuts is what the compiler cuts: tests/parallel/test_cut_values.py, product 3.
+    order of the dimensions. What petrun cuts is what the compiler cuts: tests/parallel/test_sharded_values.py, product 3.
     """
     array, layout = np.arange(64, dtype=np.float32).reshape(8, 8), TensorLayout.of((2, 2, 2), (0, 1), opt_size=-1)
     (tmp_path / "whole" / "rank_0").mkdir(parents=True)

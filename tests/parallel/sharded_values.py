@@ -1,6 +1,6 @@
 """Compile one rank of eight Ascend cards that are not there, and keep what MindSpore's front end cut of known values.
 
-    RANK_ID=... python -m tests.parallel.cut_values FOLDER OPTIMIZER_SHARDS      (0: no optimizer parallel, -1: among all replicas)
+    RANK_ID=... python -m tests.parallel.sharded_values FOLDER OPTIMIZER_SHARDS      (0: no optimizer parallel, -1: among all replicas)
 
 Leaves FOLDER/strategy_RANK.ckpt and FOLDER/cut_RANK.safetensors.
 """

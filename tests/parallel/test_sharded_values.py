@@ -12,7 +12,7 @@ import pytest
 from petrun.tensors import open_tensors
 from petrun.tensors.sharded.strategy import read_strategy
 from tests.conftest import ROOT
-from tests.parallel.cut_values import whole
+from tests.parallel.sharded_values import whole
 from tests.shards import shard_of
 
 WHOLES = {**{f"net.products.{seed}.weight": whole(seed) for seed in range(5)}, "net.scale": whole(9)[0]}
@@ -21,7 +21,7 @@ WHOLES = {**{f"net.products.{seed}.weight": whole(seed) for seed in range(5)}, "
 def compile_rank(ascend, folder, rank, shards):
     environment = ascend(rank, 8, 0)
     environment["PYTHONPATH"] = f"{ROOT}:{environment['PYTHONPATH']}"
-    command = [sys.executable, "-m", "tests.parallel.cut_values", str(folder), str(shards)]
+    command = [sys.executable, "-m", "tests.parallel.sharded_values", str(folder), str(shards)]
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
 
