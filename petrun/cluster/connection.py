@@ -13,16 +13,16 @@ from selectors import EVENT_READ, DefaultSelector
 from petrun.typing import JsonObject
 
 PAUSE_SECONDS = 0.2
-"""Between two looks whether the waiting has to end."""
+"""The pause between two checks whether the waiting has to end."""
 _LONGEST_LINE = 16 * 1024 * 1024
 
 
 class Lost(Exception):
-    """A connection has ended, is silent or makes no sense."""
+    """A connection has ended, is silent or carries no message."""
 
 
 class Foreign(Lost):
-    """What answers does not speak as petrun does."""
+    """The other end is no petrun of this version."""
 
 
 class Line:
@@ -60,7 +60,7 @@ class Line:
         return [_message(line) for line in lines], is_open
 
     def close(self) -> None:
-        """So that the other end reads what was sent before: what it sent itself is read first."""
+        """Close the connection after the other end has read all; what it sent itself is read first."""
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
             self.socket.settimeout(0.5)

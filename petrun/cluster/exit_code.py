@@ -31,12 +31,12 @@ def signal_name(code: int) -> str | None:
 
 
 def may_be_retried(code: int) -> bool:
-    """Whether an attempt that ended so may end otherwise when it is made again."""
+    """Return whether an attempt that ended so may end otherwise when it is made again."""
     return code not in (SUCCESS, CONFIG_ERROR)
 
 
 def describe(code: int) -> str:
-    """How a process ended, for a message: `ended with exit code 1`, `was ended by SIGTERM`."""
+    """Describe the end of a process for a message: `ended with exit code 1`, `was ended by SIGTERM`."""
     name = signal_name(code)
     if name is None:
         return f"ended with exit code {code}"

@@ -1,4 +1,4 @@
-"""Which ranks failed and why, as numbers: all that ranks exchange are sums, on the CPU and on Ascend alike.
+"""Exchange which ranks failed and why, as numbers: ranks can only exchange sums, on the CPU and on Ascend alike.
 
 A table (ranks, LETTERS) float32: each rank that failed writes the bytes of its text into its own row, and the sum holds them all.
 """
@@ -21,7 +21,7 @@ _HOST = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """What a rank said before it ended."""
+    """The failure of a rank, as the rank reported it."""
 
     rank: int
     exit_code: int
@@ -47,7 +47,7 @@ def _unforeseen(error: Exception) -> str:
 
 
 def read(table: NDArray[np.float32]) -> list[Failure]:
-    """Those that failed, in the order of ranks. A row that nobody can have written is left out."""
+    """Return the failures in the order of ranks. A row that no rank can have written is left out."""
     found = []
     for rank, row in enumerate(table):
         letters = np.nan_to_num(row).clip(0, 255).astype(np.uint8).tobytes().rstrip(b"\0")

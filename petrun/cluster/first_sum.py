@@ -1,4 +1,4 @@
-"""The first sum over all ranks, before the base is loaded: where ranks cannot reach each other, it is what would wait for ever."""
+"""Compute a first sum over all ranks before the base is loaded: ranks that cannot reach each other would wait in it for ever."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from petrun.errors import SetupError
 from petrun.train.stop import stop_request
 
 _SECONDS = 180.0
-"""On the CPU. Cards are linked here, for which HCCL has HCCL_CONNECT_TIMEOUT."""
+"""The time limit on the CPU. On Ascend the cards are linked in this sum, which may take HCCL_CONNECT_TIMEOUT more."""
 
 
 def prove_sum(world: World, say: Callable[[str], None]) -> None:

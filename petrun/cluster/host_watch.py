@@ -1,4 +1,4 @@
-"""While ranks run: what becomes of them on the job's other hosts. A host whose part ends says so, and one that is silent counts as lost."""
+"""Watch the job's other hosts while ranks run here. A host whose ranks have ended says so; a host that is silent counts as lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class News:
     kind: str
     """"failed", "stopped" or "lost"."""
     host: str
-    """Where: "host 1 (node-b)"."""
+    """The host, such as "host 1 (node-b)"."""
     what: str
     """"rank 1 was ended by SIGKILL"."""
     code: int
@@ -34,7 +34,7 @@ class News:
 
 
 class Watch:
-    """For the length of a `with` block, a thread that keeps in touch with the other hosts while ranks run here."""
+    """A context manager: while its block runs, a thread exchanges messages with the other hosts."""
 
     def __init__(self, hosts: Hosts) -> None:
         self.hosts = hosts
@@ -57,7 +57,7 @@ class Watch:
         self._thread.join()
 
     def tell(self, news: News | None) -> None:
-        """To all hosts: why the attempt ends; None: the part of this one is done."""
+        """Tell all hosts why the attempt ends; None: the ranks of this host have ended well."""
         self._tell({"done": True} if news is None else {"news": asdict(news)})
 
     def wait(self, seconds: float) -> News | None:

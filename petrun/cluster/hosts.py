@@ -1,4 +1,4 @@
-"""The petruns of a job's hosts, in touch over TCP: each starts and watches the ranks of its own host, and sees none of the others'.
+"""Connect the petruns of a job's hosts over TCP: each starts and watches the ranks of its own host, and sees no other ranks.
 
 Host 0 listens on --master-port and the others connect. Before an attempt the hosts compare the job's shape and exchange values;
 host_watch.py is what they do while ranks run.
@@ -23,7 +23,7 @@ _PROTOCOL = 1
 """Counts changes of the messages."""
 _GREETING = {"petrun": _PROTOCOL}
 _ANSWER_SECONDS = 120.0
-"""For a host to answer in an exchange: before it, a host may read files."""
+"""The time in which a host answers in an exchange: before it, a host may read files."""
 
 
 class Hosts:
@@ -36,7 +36,7 @@ class Hosts:
         self.address = resolve(cluster.address)
         self.port = cluster.port or 0
         self.names = {cluster.host_rank: socket.gethostname()}
-        """Of the hosts that this one has met: of all on host 0, else of host 0."""
+        """The names of the hosts that this one has met: all on host 0, host 0 on the others."""
         self.lines: dict[int, Line] = {}
         self.patience = seconds_of(environment, "MS_TOPO_TIMEOUT")
         # Somewhat before MindSpore's own, so that petrun says who was lost before a rank ends of it.
@@ -78,7 +78,7 @@ class Hosts:
         return self._gather(deadline, stopped) if self._listener is not None else self._reach(deadline, stopped)
 
     def exchange(self, value: Any, stopped: Callable[[], bool] = lambda: False) -> list[Any]:
-        """What every host gave here, by host rank. All hosts must call it at the same point. Raises SetupError for a host that is gone."""
+        """Return the values of all hosts, by host rank. All hosts must call it at the same point. Raises SetupError for a lost host."""
         if self._listener is None:
             try:
                 self.lines[0].send({"value": value})

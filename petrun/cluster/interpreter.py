@@ -1,4 +1,4 @@
-"""How a process of the same Python and the same petrun as this one is started."""
+"""Start a process of the same Python and the same petrun as this one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job on the cards of this host, from its first process to the truth about its end.
+"""Run a job on the cards of this host, from its first process to the report of its end.
 
 petrun starts the scheduler and the ranks itself, by the environment that MindSpore documents for a dynamic cluster, and not through
 msrun, which does the same: what petrun has started it can end. msrun dies of SIGTERM and leaves its workers to train on, calls Ctrl-C
@@ -35,12 +35,12 @@ from petrun.train.stop import GRACE, RESUME_FLAGS
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What to run, and how its end is dealt with."""
+    """The processes to run on this host, and what follows when they end."""
 
     command: Sequence[str]
-    """Of every rank."""
+    """The command of every rank."""
     scheduler: Sequence[str]
-    """Of the scheduler, where the job has one and this host runs it."""
+    """The command of the scheduler, for a job that has one, on the host that runs it."""
     cluster: Cluster | TableStart
     logs: Path
     """Folder; each attempt gets one of its own in it."""
@@ -49,17 +49,17 @@ class Job:
     hosts: Hosts | None = None
     """The other hosts' petruns, where there are several."""
     resume_flags: str = ""
-    """By which `petrun resume` starts these ranks again, as a shell reads them."""
+    """The options by which `petrun resume` starts these ranks again, as a shell reads them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobOutput:
-    """Where lines go."""
+    """The destinations of a job's lines."""
 
     out: Callable[[str], None]
-    """What rank 0 prints."""
+    """Takes the lines that rank 0 prints."""
     err: Callable[[str], None]
-    """What petrun has to say about the job."""
+    """Takes the lines that petrun prints about the job."""
 
 
 def launch(job: Job, voice: JobOutput, environment: Mapping[str, str] | None = None) -> int:
@@ -111,7 +111,7 @@ def check_start(cluster: Cluster | TableStart) -> None:
 
 
 def _is_scheduled(cluster: Cluster) -> bool:
-    """Whether the scheduler runs here."""
+    """Return whether the scheduler runs here."""
     return cluster.cards > 1 and cluster.host_rank == 0
 
 
@@ -173,7 +173,7 @@ def _opening(job: Job, ranks: Sequence[Member], folder: Path, attempt: int) -> s
 
 
 def _spell(ranks: Sequence[int]) -> str:
-    """In rising order, neighbours joined: 0 to 3, 6. A rank table may give a host any."""
+    """Spell ranks in rising order, neighbours joined: 0 to 3, 6. A rank table may give a host any."""
     runs: list[list[int]] = []
     for rank in ranks:
         if runs and rank == runs[-1][1] + 1:
@@ -184,7 +184,7 @@ def _spell(ranks: Sequence[int]) -> str:
 
 
 def _report(ending: Ending, job: Job, seconds: float) -> str:
-    """What ended the attempt, in a user's words."""
+    """Report what ended the attempt."""
     after, forced = f"after {seconds:.0f} s", f"(who had not after {job.grace_seconds:g} s, by force)"
     if (news := ending.elsewhere) is not None:
         where = "" if news.kind == "lost" else f" on {news.host}"
@@ -206,13 +206,14 @@ def _with_log(said: str, log: Sequence[str]) -> str:
 
 
 def _end_of_log(ending: Ending) -> list[str]:
-    """What the culprit said last. Of one that was told to end, that it did: a graph that was being compiled would fill a page."""
+    """Return the end of the culprit's log. Of a process that was told to stop only the last line: a graph that was being compiled
+    would fill a page."""
     found = tail(ending.culprit.log) if ending.culprit is not None else []
     return found[-1:] if ending.code in exit_code.STOPPED else found
 
 
 def _news(ending: Ending, job: Job) -> News | None:
-    """What the other hosts hear of an ending that began here; None where it is a good one."""
+    """Return the news of an ending that began here, for the other hosts; None where the ending is a good one."""
     if ending.code == 0 or job.hosts is None:
         return None
     here = job.hosts.named(job.hosts.cluster.host_rank)

@@ -29,19 +29,19 @@ class LaunchOptions:
     log_dir: str | None = None
 
     def given(self) -> dict[str, str | int | float]:
-        """Those that were given: {"--host-rank": 1}."""
+        """The options that were given: {"--host-rank": 1}."""
         named = {f"--{field.name.replace('_', '-')}": getattr(self, field.name) for field in fields(self)}
         return {flag: value for flag, value in named.items() if value is not None}
 
     def rank_flags(self) -> str:
-        """Those that say which ranks are started, as a shell reads them."""
+        """The options that say which ranks are started, as a shell reads them."""
         flags = ("--cards", "--hosts", "--host-rank", "--master-addr", "--master-port", "--rank-table")
         given = self.given()
         return shlex.join(word for flag in flags if flag in given for word in (flag, str(given[flag])))
 
 
 def starts_ranks(options: LaunchOptions) -> bool:
-    """Whether this process is to start ranks. A process that is a rank itself is not; it takes --cards with the job's size only.
+    """Return whether this process is to start ranks. A process that is a rank itself is not; it takes --cards with the job's size only.
 
     Raises ConfigError.
     """

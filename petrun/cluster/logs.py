@@ -1,4 +1,4 @@
-"""A worker's log file: shown while it grows, and its end when it failed.
+"""Show a rank's log file while it grows, and its end when the rank has failed.
 
 Workers write into their files themselves, standard output and error in the order in which they came. So a log is complete whatever
 becomes of petrun, and a slow terminal does not hold training up.
@@ -68,12 +68,12 @@ def _end(path: Path) -> list[str]:
 
 
 def holds(path: Path, words: str) -> bool:
-    """Whether the words stand in the end of a log."""
+    """Return whether the words stand in the end of a log."""
     return any(words in line for line in _end(path))
 
 
 def _last_traceback(text: list[str]) -> int | None:
-    """Where the last traceback begins; of a chain of exceptions, the first one's."""
+    """Return the line where the last traceback begins; of a chain of exceptions, the first one's."""
     start = None
     for number in range(len(text) - 1, -1, -1):
         if _TRACEBACK not in text[number]:

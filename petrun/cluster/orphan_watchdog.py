@@ -20,7 +20,7 @@ DONE = b"done"
 
 
 class OrphanWatchdog:
-    """For the length of a `with` block, a process that outlives petrun and knows its job."""
+    """A context manager: while its block runs, a process that outlives petrun watches over its job."""
 
     def __init__(self, job: str, grace_seconds: float) -> None:
         self._command = module_command(__name__, job, str(grace_seconds))

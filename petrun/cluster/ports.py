@@ -68,7 +68,7 @@ def listen(address: str, port: int, backlog: int) -> socket.socket:
 
 
 def is_local(address: str) -> bool:
-    """Whether this host owns the address."""
+    """Return whether this host owns the address."""
     with suppress(OSError), _socket(address) as probe:
         probe.bind((address, 0))
         return True

@@ -1,4 +1,4 @@
-"""Which processes a job has, on which host, and the environment that makes each of them a rank.
+"""Lay out the processes of a job over its hosts, and make the environment of each.
 
 MindSpore's dynamic cluster: one scheduler on the host with rank 0, which every rank reports to; it takes no part in the arithmetic.
 The ranks of a host follow one another: host h of H has ranks h*K ... h*K+K-1 with K = cards / hosts.
@@ -28,7 +28,7 @@ class Cluster:
     hosts: int = 1
     host_rank: int = 0
     address: str = LOCAL
-    """Of the scheduler."""
+    """The address of the scheduler."""
     port: int | None = None
     """None: on one host, a free one."""
 
@@ -87,7 +87,7 @@ def make_cluster(
 
 
 def rank_environment(base: Mapping[str, str], cluster: Cluster, rank: int, port: int) -> dict[str, str]:
-    """What makes a process this rank. One card alone is a plain process."""
+    """Return the environment of this rank. One card alone is a plain process."""
     if cluster.cards == 1:
         return dict(base)
     return {
@@ -100,7 +100,7 @@ def rank_environment(base: Mapping[str, str], cluster: Cluster, rank: int, port:
 
 
 def scheduler_environment(base: Mapping[str, str], cluster: Cluster, port: int) -> dict[str, str]:
-    """What makes a process the scheduler."""
+    """Return the environment of the scheduler."""
     common = {key: value for key, value in _common(base, cluster, port).items() if key not in _OF_RANK}
     return {**common, "MS_ROLE": "MS_SCHED"}
 
@@ -125,7 +125,7 @@ def _common(base: Mapping[str, str], cluster: Cluster, port: int) -> dict[str, s
 
 
 def host_environment(base: Mapping[str, str], ranks: int) -> dict[str, str]:
-    """What every rank of a host with this many is given, however it is started. What the user has set, stays."""
+    """Return the environment that every rank of a host with this many gets, however it is started. The user's own settings stay."""
     return {**_level(base), **_threads(base, ranks), **base}
 
 
@@ -144,5 +144,5 @@ def _threads(base: Mapping[str, str], ranks: int) -> dict[str, str]:
 
 
 def cores_here() -> int:
-    """That this process may use."""
+    """The number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -26,13 +26,13 @@ _FAILED_GRACE_SECONDS = 5.0
 """After a rank's end the others cannot take another step: most of them wait for it inside a collective, where Python, and so SIGTERM,
 does not reach them. This is time to finish a file."""
 _LEAVE_SECONDS = 10.0
-"""For the scheduler to see that all ranks have left."""
+"""The time in which the scheduler sees that all ranks have left."""
 _ORPHANED_SECONDS = 3.0
-"""For a rank to say why the scheduler is gone: one of this host may be the reason."""
+"""The time in which a rank of this host may turn out to be the reason why the scheduler is gone."""
 _UNLOAD_SECONDS = 30.0
-"""For the ranks to end after the scheduler, which ends well once all of them have taken their leave of it."""
+"""The time in which the ranks end after the scheduler, which ends well once all of them have left it."""
 _NEWS_SECONDS = 10.0
-"""For another host to say that the reason is there: its rank, which was told to stop, may take that much longer to unload."""
+"""The time in which another host may report that the reason is there: its rank, which was told to stop, may take longer to unload."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Member:
     """A process to start."""
 
     name: str
-    """As it is called in messages: "rank 3"."""
+    """Its name in messages, such as "rank 3"."""
     command: Sequence[str]
     environment: Mapping[str, str]
     log: Path
@@ -48,7 +48,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Ending:
-    """How an attempt ended."""
+    """The end of an attempt."""
 
     code: int
     """0, or the exit code of the first member that failed; 128 + N for signal N, to that member or to petrun."""
@@ -57,7 +57,7 @@ class Ending:
     stopped: int = 0
     """The signal that petrun got, here or on another host."""
     how: str = ""
-    """What became of the culprit, where its exit code does not say it."""
+    """The end of the culprit, where its exit code does not say it."""
     elsewhere: News | None = None
     """Why the attempt ended, where the reason is another host's."""
     survivors: tuple[int, ...] = ()
@@ -65,7 +65,7 @@ class Ending:
 
 
 class Stops:
-    """For the length of a `with` block, signals that ask petrun to end are noted instead."""
+    """A context manager: while its block runs, signals that ask petrun to end are noted only."""
 
     def __init__(self) -> None:
         self.first = 0
@@ -139,7 +139,7 @@ def supervise(
 def _watch(
     attempt: _Attempt, ranks: Sequence[Member], scheduler: Member | None, follower: Follower, watch: Watch | None
 ) -> Ending:
-    """Until all ranks have ended well, one has failed, the scheduler has, another host says so, or petrun is told to stop."""
+    """Watch until all ranks have ended well, a rank or the scheduler has failed, another host reports an end, or petrun is told to stop."""
     orphaned: float | None = None
     while True:
         follower.read()
@@ -200,7 +200,7 @@ class _Attempt:
         self._killed: set[Member] = set()
 
     def start(self, member: Member) -> None:
-        """In a session of its own, so that Ctrl-C reaches petrun alone, which passes it on."""
+        """Start a process in a session of its own, so that Ctrl-C reaches petrun alone, which passes it on."""
         command = module_command("petrun.cluster.parent_death_signal", str(os.getpid()), *member.command)
         try:
             log = member.log.open("wb")
@@ -229,11 +229,11 @@ class _Attempt:
         return self._codes.get(member, 0)
 
     def was_killed(self, member: Member) -> bool:
-        """Whether a signal ended it, and not itself after a signal."""
+        """Return whether a signal ended it; False where it caught the signal and ended itself."""
         return member in self._killed
 
     def is_held(self, member: Member) -> bool:
-        """Whether it is there and was stopped by SIGSTOP."""
+        """Return whether it runs and is stopped by SIGSTOP."""
         if member not in self.running:
             return False
         with suppress(OSError, IndexError):
@@ -248,7 +248,7 @@ class _Attempt:
         return False
 
     def wait(self, members: Sequence[Member], seconds: float, meanwhile: Callable[[], None] | None = None) -> bool:
-        """Whether they all ended in this time. A further signal to petrun ends the waiting."""
+        """Wait until all have ended, and return whether they have in this time. A further signal to petrun ends the waiting."""
         deadline, signals = time.monotonic() + seconds, self.stops.count
         while any(member in self.running for member in members):
             if time.monotonic() > deadline or self.stops.count > signals:

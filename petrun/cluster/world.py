@@ -1,4 +1,4 @@
-"""The processes of one job: how this one was started, which of them it is, and what they agree on.
+"""All ranks of a job: how this process was started, which rank it is, and how ranks come to one decision.
 
 Three ways to start a rank are known, each by what the environment holds before MindSpore is initialised:
 
@@ -68,17 +68,17 @@ class World:
         return found
 
     def agree(self, flag: bool) -> bool:
-        """Whether any rank says so. Every rank must call it at the same point."""
+        """Return whether `flag` is true on any rank. Every rank must call it at the same point."""
         return bool(self.summed(np.array([flag], np.float32))[0] > 0.0)
 
     def which(self, flag: bool) -> list[int]:
-        """The ranks that say so. Every rank must call it at the same point."""
+        """Return the ranks on which `flag` is true. Every rank must call it at the same point."""
         mine = np.zeros(self.size, np.float32)
         mine[self.rank] = flag
         return [int(rank) for rank in np.flatnonzero(self.summed(mine) > 0.0)]
 
     def decide(self, flag: bool) -> bool:
-        """What the first rank says. Every rank must call it at the same point."""
+        """Return the flag of the first rank. Every rank must call it at the same point."""
         return self.agree(flag and self.first)
 
     def fail_together(self) -> FailTogether:
@@ -172,7 +172,7 @@ def serve() -> None:
 
 
 def start_up() -> StartUp:
-    """How this process was started. Raises SetupError for an environment that is none of the ways."""
+    """Return how this process was started. Raises SetupError for an environment that fits none of the three ways."""
     env = os.environ
     if "MS_ROLE" in env:
         if env["MS_ROLE"] not in ("MS_WORKER", "MS_SCHED"):

@@ -28,7 +28,7 @@ from petrun.parallel.validate import Sizes, divisors, fits, layouts
 
 HOST_CARDS = 8
 USABLE = 0.9
-"""Of a card's memory: MindSpore's, HCCL's and the kernels' own buffers need the rest."""
+"""The share of a card's memory that a step may use: MindSpore's, HCCL's and the kernels' own buffers need the rest."""
 DEFAULT_CARD_GIB = 32.0
 Recompute = Literal["none", "select", "full"]
 _RECOMPUTE: tuple[Recompute, ...] = ("none", "select", "full")
@@ -38,10 +38,10 @@ _LOGIT_BYTES = 14
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What of a model takes memory. Values: numbers, whatever their type."""
+    """The sizes of a model that take memory. Counts of values are of any type."""
 
     layer_values: int
-    """Of all layers together."""
+    """The count for all layers together."""
     other_values: int
     """Embeddings, head and the rest."""
     trained_layer: int
@@ -53,14 +53,14 @@ class Model:
     outputs: int
     """Vocabulary of a decoder's head; 0 for a classifier, whose logits are few."""
     item_bytes: int
-    """Of the compute dtype. Attention without a matrix of scores needs 2."""
+    """Bytes of a value of the compute dtype. Attention without a matrix of scores needs 2."""
     sizes: Sizes | None
     """None: it is not cut."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What a step computes at once on a data-parallel rank."""
+    """The rows and tokens that a data-parallel rank computes at once."""
 
     rows: int
     tokens: int
@@ -104,7 +104,7 @@ class Try:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, and the lines that say why."""
+    """The chosen layout, and the lines that say why."""
 
     layout: Layout
     recompute: Recompute
@@ -196,7 +196,7 @@ def choose(
 
 
 def candidates(world: int, model: Model, batch: Batch) -> Iterator[Try]:
-    """In the order of the rule."""
+    """Return the candidates in the order of the rule."""
     divide = {(layout.tp, layout.pp): layout for layout in layouts(world, model.sizes, batch.rows, batch.tokens)}
     host = [divide[tp, 1] for tp in divisors(world) if tp in (1, 2, 4, HOST_CARDS) and (tp, 1) in divide]
     widest = host[-1].tp

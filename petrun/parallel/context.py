@@ -19,7 +19,7 @@ from petrun.parallel.layout import Layout
 
 @dataclass(frozen=True)
 class Device:
-    """Where a run computes."""
+    """The device and the precision of a run."""
 
     target: Literal["cpu", "ascend"]
     compute_dtype: str
@@ -52,7 +52,7 @@ def setup(
 
 
 def find_target(device: str | None) -> Literal["cpu", "ascend"]:
-    """Where a run computes; this process sets nothing. `device` None: ascend where a card is found, else cpu.
+    """Return the device that a run computes on; nothing is set. `device` None: ascend where a card is found, else cpu.
 
     Raises SetupError when the device is asked for and not there.
     """
@@ -97,7 +97,7 @@ def split_operators(layout: Layout, rank: int, strategy_file: Path | None = None
 
 
 def write_strategy_to(file: Path | None) -> None:
-    """Where MindSpore writes how every parameter is sharded, frozen ones too, of each graph that it compiles from now on; None: nowhere."""
+    """Have MindSpore write the sharding of every parameter, frozen ones too, of each graph that it compiles from now on. None: nowhere."""
     path = str(file) if file is not None else ""
     ms.set_auto_parallel_context(strategy_ckpt_config={"save_file": path, "only_trainable_params": False})
 
@@ -154,7 +154,7 @@ _CAUSES = (
 
 
 def _has_ascend() -> bool:
-    """Whether there is a card. MindSpore calls Ascend available where CANN is installed, card or not; with
+    """Return whether there is a card. MindSpore calls Ascend available where CANN is installed, card or not; with
     MS_SIMULATION_LEVEL set it needs none, as it only compiles."""
     try:
         ascend = ms.device_context.ascend

@@ -1,4 +1,4 @@
-"""How a job's ranks are laid out: data, tensor and pipeline parallel, and what of the optimizer's state is split.
+"""The layout of a job's ranks: data, tensor and pipeline parallel, and how the optimizer's state is split.
 
 Ranks are counted pipeline stage by stage; within a stage the data-parallel rows, and within a row the tensor-parallel columns, lie
 side by side: rank = (stage * dp + row) * tp + column, as MindSpore's own order has it.
@@ -30,9 +30,9 @@ class Layout:
     pp: int = 1
     """Stages: ranks that hold different layers."""
     zero: int = 0
-    """What data-parallel ranks split among them: 1 the optimizer's state, 2 the gradients too, 3 the weights too."""
+    """The state that data-parallel ranks split among them: 1 the optimizer's state, 2 the gradients too, 3 the weights too."""
     micro_batches: int = 1
-    """How many micro-batches a pipeline splits each batch into."""
+    """The number of micro-batches that a pipeline splits each batch into."""
     sequence: bool = False
     """Between the layers, tokens are split over the columns."""
 
@@ -60,7 +60,7 @@ class Layout:
 
     @property
     def split(self) -> bool:
-        """Whether it is more than plain data parallel: the net's operators are split, or the optimizer's state."""
+        """True where the net's operators or the optimizer's state are split: more than plain data parallel."""
         return self.tp > 1 or self.pp > 1 or self.zero > 0
 
     def coordinates(self, rank: int) -> tuple[int, int, int]:

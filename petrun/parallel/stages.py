@@ -1,7 +1,7 @@
-"""Which stage of a pipeline each cell of a net belongs to.
+"""Assign the cells of a net to the stages of a pipeline.
 
-The layers are dealt out evenly, in their order. What stands before them in the net belongs to the first stage, what stands behind
-them to the last. What all layers need is made on each stage: the net gives a cell for each of them, from `open_stages(count)`.
+The layers are divided evenly, in their order. The cells before them in the net belong to the first stage, those behind them to the last.
+Tables that all layers need are made on each stage: the net gives a cell for each stage, from `open_stages(count)`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether a model can be sharded as a layout says: pure arithmetic, before anything is loaded.
+"""Check by arithmetic whether a model can be sharded as a layout says, before anything is loaded.
 
 Heads, key/value heads and the feed-forward width are split over tp ranks, layers over pp stages, the rows of a data-parallel rank into
 micro-batches, tokens over tp ranks where the sequence is split. The vocabulary is not asked: one that tp does not divide (GPT-2's is
@@ -20,7 +20,7 @@ _NEAREST = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What of a model must divide."""
+    """The sizes of a model that tp and pp must divide."""
 
     heads: int
     kv_heads: int
@@ -44,7 +44,7 @@ def validate_layout(request: LayoutRequest, world: int, sizes: Sizes | None, row
 
 
 def fits(layout: Layout, sizes: Sizes | None, rows: int, tokens: int) -> bool:
-    """Whether all of it divides."""
+    """Return whether the layout divides the model and the batch."""
     request = LayoutRequest(
         dp=layout.dp,
         tp=layout.tp,
@@ -79,7 +79,7 @@ def nearest(request: LayoutRequest, world: int, sizes: Sizes | None, rows: int, 
 
 
 def _dressed(layout: Layout, request: LayoutRequest, sizes: Sizes | None, rows: int, tokens: int) -> Layout:
-    """With the zero, sequence and micro_batches asked for, as far as each can be had."""
+    """Add the requested zero, sequence and micro_batches, as far as each can be had."""
     zero = request.zero if layout.dp > 1 and 0 <= request.zero <= 3 else 0
     layout = replace(layout, zero=zero)
     if layout.tp > 1 and request.sequence and fits(replace(layout, sequence=True), sizes, rows, tokens):
@@ -91,7 +91,7 @@ def _dressed(layout: Layout, request: LayoutRequest, sizes: Sizes | None, rows: 
 
 
 def spell(layout: Layout) -> str:
-    """As it is typed, without what is at its default."""
+    """Spell a layout as --parallel takes it, without values at their default."""
     parts = [f"dp={layout.dp}", f"tp={layout.tp}", f"pp={layout.pp}"]
     parts += [f"zero={layout.zero}"] if layout.zero else []
     parts += [f"micro_batches={layout.micro_batches}"] if layout.pp > 1 else []

@@ -34,7 +34,7 @@ _HINTS = {
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
-    """What the operating system said about a file, and the way out."""
+    """Turn what the operating system said about a file into an error with the way out."""
     reason = error.strerror or str(error) or type(error).__name__
     hint = _HINTS.get(error.errno or 0, "Check the disk and the folder's permissions, or choose another path.")
     return OutputError(f"{path}: cannot be written: {reason}", hint=hint)

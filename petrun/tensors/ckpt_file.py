@@ -117,7 +117,7 @@ def scan_ckpt(path: Path) -> Table:
 
 
 def _checked_end(path: Path, file: BinaryIO, size: int) -> int:
-    """Where the messages end. A checksum behind them is compared."""
+    """Return where the messages end. A checksum behind them is compared."""
     if size < CRC_BYTES:
         return size
     file.seek(size - CRC_BYTES)

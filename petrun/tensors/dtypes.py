@@ -20,7 +20,7 @@ _CHUNK = 1 << 17
 @dataclass(frozen=True, kw_only=True)
 class DType:
     name: str
-    """As numpy and MindSpore's Python side spell it: "float32", "bfloat16", "bool"."""
+    """The name that numpy and MindSpore's Python side use: "float32", "bfloat16", "bool"."""
     safetensors: str
     ckpt: str
     """`tensor_type` of a MindSpore checkpoint; "" where it has none."""
@@ -116,7 +116,7 @@ def encoded(array: Array, dtype: str) -> memoryview:
 
 
 def holds_nonfinite(stored: bytes | memoryview, dtype: str) -> bool:
-    """Whether stored elements of a floating type hold a NaN or an infinity: an exponent of ones alone."""
+    """Return whether stored elements of a floating type hold a NaN or an infinity: an exponent of ones alone."""
     width, mask = {
         "float64": ("<u8", 0x7FF0 << 48),
         "float32": ("<u4", 0x7F80 << 16),

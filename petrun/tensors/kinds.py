@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes: safetensors, a MindSpore checkpoint, or something else that people
+"""Tell the kind of a file by its first bytes: safetensors, a MindSpore checkpoint, or something else that people
 take for one.
 """
 

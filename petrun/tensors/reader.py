@@ -31,7 +31,7 @@ class TensorReader:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """In the order of the file."""
+        """The names in the order of the file."""
         return tuple(self._tensors)
 
     def __contains__(self, name: object) -> bool:

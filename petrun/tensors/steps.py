@@ -1,4 +1,4 @@
-"""Which checkpoint is the newest: by the numbers in its name, never by the alphabet (step 10 is newer than step 9) or the clock."""
+"""Find the newest checkpoint by the numbers in its name, never by the alphabet (step 10 is newer than step 9) or the clock."""
 
 from __future__ import annotations
 

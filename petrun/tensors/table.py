@@ -1,4 +1,4 @@
-"""What a scanner finds in a file: each tensor's type, shape and offsets."""
+"""The table of contents of a file: each tensor's type, shape and offsets."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ class Stored:
 
 @dataclass(frozen=True)
 class Table:
-    """What a format's scanner finds in a file."""
+    """The table that a format's scanner makes of a file."""
 
     tensors: dict[str, Stored]
     metadata: dict[str, str] = field(default_factory=dict)
 
 
 def unreadable(path: Path, error: OSError) -> WeightsError:
-    """What the operating system said of a file; it names the one inside a folder."""
+    """Turn what the operating system said of a file into an error; it names the file inside a folder."""
     path_at_fault = error.filename or path
     if error.errno == errno.ENOENT:
         return WeightsError(f"{path_at_fault}: no such file or folder", hint="Check the spelling of the path.")

@@ -1,4 +1,4 @@
-"""Which targets of a batch or a data set are scored: one rule for class numbers, token ids and numbers to predict."""
+"""The rule by which targets are scored or ignored, the same for class numbers, token ids and numbers to predict."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What submits a training job: scripts and manifests as text, one scheduler a file. Nothing is submitted here."""
+"""Scripts and manifests that submit a training job, as text: one scheduler a file, all in one table. Nothing is submitted here."""

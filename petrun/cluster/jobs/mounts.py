@@ -28,7 +28,7 @@ class Mount:
     """Nothing is mounted: the image holds it."""
 
     def is_folder(self, path_there: PurePosixPath) -> bool:
-        """Whether `path_there` lies in it, and it is a folder of the host."""
+        """Return whether `path_there` lies in this mount and the mount is a folder of the host."""
         return not (self.claim or self.in_image) and path_there.is_relative_to(self.target)
 
 
@@ -54,18 +54,18 @@ def is_clean_path(path: str) -> bool:
 
 
 def _in_pod(path: str, workdir: str) -> PurePosixPath:
-    """Where a path of the command line leads: `..` leads out of a mount."""
+    """Resolve a path of the command line in the container; `..` leads out of a mount."""
     return PurePosixPath(posixpath.normpath(PurePosixPath(workdir) / path))
 
 
 def lies_in(path: str, mounts: Sequence[Mount], workdir: str, *, written: bool) -> bool:
-    """Whether `path` of a job lies in a mount, and in one that can be written where the job does that."""
+    """Return whether a path of the job lies in a mount; with `written`, in one that can be written."""
     path_there = _in_pod(path, workdir)
     return any(path_there.is_relative_to(mount.target) for mount in mounts if not (written and mount.read_only))
 
 
 def on_this_machine(path: str, mounts: Sequence[Mount], workdir: str) -> Path | None:
-    """Where a path of the job lies here: in the host's folder of its mount, or under the same name; None: it does not."""
+    """Return a path of the job as this machine has it: in the host's folder of its mount, or under the same name. None: it is not here."""
     path_there = _in_pod(path, workdir)
     folders = [Path(m.source) / path_there.relative_to(m.target) for m in mounts if m.is_folder(path_there)]
     return next((one for one in (*folders, Path(path).expanduser()) if one.exists()), None)

@@ -23,9 +23,9 @@ POD_OPTIONS = frozenset(
 RESOURCE = "huawei.com/Ascend910"
 RING = "ring-controller.atlas"
 _PORT = 8118
-"""Where the hosts meet, if nobody says another."""
+"""The port where the hosts meet, unless the user gives one."""
 _GROUP = 1000
-"""Of the user that it runs as, to whom a claim would be read-only otherwise."""
+"""The group of the image's user; without it a claim would be read-only."""
 # The driver is the host's; the cards' device files are put in by the device plugin.
 _DRIVER = (
     ("driver", "/usr/local/Ascend/driver", "Directory"),
@@ -34,7 +34,7 @@ _DRIVER = (
     ("npu-smi", "/usr/local/bin/npu-smi", "File"),
 )
 _GIVEN_CARDS = f"metadata.annotations['{RESOURCE}']"
-"""Where MindCluster's scheduler notes the cards that a pod was given; its container runtime puts those in, by the variable."""
+"""MindCluster's scheduler notes a pod's cards here; its container runtime takes them from the variable and puts them in."""
 
 
 def require_image(job: Submission, name: str) -> None:
@@ -130,5 +130,5 @@ def _volume(index: int, mount: Mount) -> JsonObject:
 
 
 def escape(text: str) -> str:
-    """As text in a container's command, where Kubernetes reads $(NAME) as a variable and $$ as one $."""
+    """Escape text for a container's command, where Kubernetes reads $(NAME) as a variable and $$ as one $."""
     return re.sub(r"\$(?=[$(])", "$$", text)

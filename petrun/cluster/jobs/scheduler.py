@@ -23,7 +23,7 @@ class Scheduler:
     name: str
     """The value of --to."""
     about: str
-    """What is written for it, for the help of --to."""
+    """A description of the written text, for the help of --to."""
     options: frozenset[str]
     """The options of `petrun job` that this scheduler takes and not every one does: "--image"."""
     write: Callable[[Submission], str]
@@ -33,6 +33,6 @@ class Scheduler:
     require: Callable[[Submission], None] = _requires_nothing
     """Raises ConfigError for a job that lacks what this scheduler needs."""
     remark: Callable[[Submission], str | None] = _no_remark
-    """What the user should know of a value that was chosen for them; None where there is nothing to say."""
+    """Returns a remark on a value that petrun chose for the user; None where there is none."""
     in_container: bool = False
     """The job runs in a container, which sees the folders of its mounts and of its image only."""

@@ -11,11 +11,11 @@ from petrun.cluster.jobs.script_lines import size_text, strict_lines, train_comm
 from petrun.cluster.jobs.submission import Submission
 
 _CORES_PER_CARD = 8
-"""For a rank's own thread, those of its operators on the host, of HCCL, and of the data. Servers with 8 cards have 96 cores and more."""
+"""Cores for the threads of a rank: its own, its operators' on the host, HCCL's and the data's. Servers with 8 cards have 96 and more."""
 
 
 def _cores(job: Submission) -> int:
-    """Of a host: those that were asked for, or a number for each of its cards."""
+    """The cores of a host: --cpus, or a number for each of its cards."""
     return job.cpus or _CORES_PER_CARD * job.cards_per_host
 
 

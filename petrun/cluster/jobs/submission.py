@@ -1,4 +1,4 @@
-"""A training job as a scheduler is told it: what runs, on how many cards of how many hosts, with what of each host."""
+"""A training job as a scheduler takes it: the command, the cards and hosts, and what each host gives."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _UNITS = {"m": 60, "h": 3600, "d": 86400}
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """Everything that a manifest or script is made of. Already checked: see `check`."""
+    """The values that a manifest or script is made of, already checked by `check`."""
 
     name: str
     command: tuple[str, ...]
@@ -33,14 +33,14 @@ class Submission:
     hosts: int = 1
     port: int | None = None
     address: str | None = None
-    """Of host 0, where the scheduler does not tell."""
+    """The address of host 0, for a scheduler that does not tell it."""
     image: str | None = None
     queue: str | None = None
     time_seconds: int | None = None
     memory: str | None = None
-    """Of each host: 512G."""
+    """The memory of each host, such as 512G."""
     cpus: int | None = None
-    """Of each host."""
+    """The processor cores of each host."""
     mounts: tuple[Mount, ...] = ()
     workdir: str | None = None
     setup: tuple[str, ...] = ()
@@ -51,9 +51,9 @@ class Submission:
     ring_controller: str = "ascend-910b"
     gres: str = "npu"
     runtime_class: str | None = None
-    """Of the pods: Kubernetes' runtimeClassName."""
+    """The runtimeClassName of the pods (Kubernetes)."""
     restarts: int = 0
-    """How often the scheduler starts the whole job again where it fails; it goes on from its newest state."""
+    """How many times the scheduler starts the whole job again where it fails; it resumes from its newest state."""
 
     @property
     def cards_per_host(self) -> int:

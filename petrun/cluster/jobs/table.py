@@ -20,6 +20,6 @@ def find_scheduler(name: str) -> Scheduler:
 
 
 def foreign_options(scheduler: Scheduler, options: list[str]) -> list[str]:
-    """Those of the options that other schedulers take and this one does not."""
+    """Return those of the options that other schedulers take and this one does not."""
     particular = frozenset[str]().union(*(one.options for one in SCHEDULERS.values()))
     return [option for option in options if option in particular - scheduler.options]

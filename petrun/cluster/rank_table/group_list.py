@@ -19,12 +19,12 @@ from petrun.typing import JsonObject
 
 _PARSER = "HCCL topoinfo_ranktableStandard.cc"
 _DEVICES = 8
-"""Of a server, whatever its product: GetCloudDevList."""
+"""The most devices of a server of any product. Source: GetCloudDevList."""
 _CARRIED = ("status", "group_list", "instance_list", "devices", "server_id", "rank_id", "device_id", "device_ip")
 
 
 def is_grouped(content: JsonObject) -> bool:
-    """Whether HCCL reads its group_list."""
+    """Return whether HCCL reads its group_list."""
     return "version" not in content and "group_list" in content
 
 

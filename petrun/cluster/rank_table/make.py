@@ -14,12 +14,12 @@ from petrun.cluster.rank_table.table import Card, Problem, RankTable, Server, Su
 from petrun.errors import ConfigError, SetupError
 
 SAME = "server_id"
-"""In place of addresses: those that the servers' ids are."""
+"""Stands for the addresses that the servers' ids are."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extra:
-    """What a table cannot know by itself, as the flags gave it; lists run over the servers, and over the cards of each."""
+    """Values that the options give for a table; lists run over the servers, and over the cards of each."""
 
     pod_ips: Sequence[str] = ()
     super_pods: Sequence[SuperPod] = ()

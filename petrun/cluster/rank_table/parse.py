@@ -157,7 +157,7 @@ class CheckedObject:
 
 
 def is_whole(text: str) -> bool:
-    """Whether HCCL reads it as a number of 32 bits. Source: SalStrToULong of sal.cc; more than digits is not taken here."""
+    """Return whether HCCL reads the text as a number of 32 bits. Only digits are accepted here. Source: SalStrToULong of sal.cc."""
     return text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) < 2**32
 
 

@@ -15,7 +15,7 @@ from petrun.errors import SetupError
 from petrun.typing import JsonObject
 
 HCCL_WAITS_SECONDS = 30 * 60
-"""For a table's status to be completed. Source: HCCL_RANKTABLE_TIMEOUT_S of topoinfo_ranktableParser.cc; it looks each second."""
+"""HCCL waits this long until a table's status is completed. It checks each second. Source: HCCL_RANKTABLE_TIMEOUT_S."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def listed(problems: Iterable[Problem]) -> str:
 
 
 def way_out(problems: Iterable[Problem]) -> str:
-    """What mends a table, of the commands that there are."""
+    """Name the commands that mend such a table."""
     if any("initializing" in problem.text for problem in problems):
         return "Wait until the cluster's scheduler has filled it in, then read it again: `petrun ranktable lint --wait 1800`."
     return "`petrun ranktable make` writes a new one; `petrun ranktable convert` adds pod_ip and super pods."

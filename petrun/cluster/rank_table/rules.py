@@ -1,7 +1,7 @@
-"""What the fields of a rank table must be together, for each product of cards.
+"""Check the fields of a rank table against each other, for each product of cards.
 
-Each rule is one that HCCL checks when it reads the table; the Problem names the function (see table.py). What HCCL takes and only
-another way of starting refuses is not fatal.
+HCCL checks each of these rules when it reads the table; the Problem names the function (see table.py). A problem is not fatal where HCCL
+accepts the table and only another way of starting refuses it.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def _families(table: RankTable) -> Iterator[Problem]:
 
 
 def _backups(table: RankTable) -> Iterator[Problem]:
-    """Of A3: the addresses by which a collective between super pods is tried again. The backup of a card is another card's."""
+    """Check the addresses by which A3 retries a collective between super pods. The backup of a card is the address of another card."""
     source = "HCCL VerifyBackupDeviceIpAndPort"
     yield from _twice(
         table,
@@ -302,7 +302,7 @@ def _super_device(card: Card) -> list[str]:
 
 
 def _msrun(table: RankTable, *, fatal: bool) -> Iterator[Problem]:
-    """What `msrun --rank_table_file` needs. It takes the ranks of the server with the host's pod_ip, by their position in `device`;
+    """Check what `msrun --rank_table_file` needs. It takes the ranks of the server with the host's pod_ip, by their position in `device`;
     where anything is missing it warns in scheduler.log and leaves the ranks as they were.
 
     Source: ReassignNodeRankFromRanktablefile of MindSpore's meta_server_node.cc.

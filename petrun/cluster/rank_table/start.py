@@ -23,12 +23,12 @@ class TableStart:
 
     path: Path
     cards: int
-    """Of all servers."""
+    """The number of cards of all servers."""
     devices: Mapping[int, int]
     """Rank -> device, as npu-smi counts, of this host."""
     hosts: int = 1
     host_rank: int = 0
-    """This server's position in the table."""
+    """The position of this server in the table."""
 
     @property
     def ranks(self) -> list[int]:
@@ -37,8 +37,8 @@ class TableStart:
 
 
 def read_start(file: str, host_rank: int | None, tell: Callable[[str], None] = lambda text: None) -> TableStart:
-    """What a rank table asks of this host. `host_rank`: the server's position in it; None: the one with an address of this host. A table
-    that its scheduler has not filled in yet is waited for, as long as HCCL would; `tell` is told so.
+    """Read the part of a rank table that concerns this host. `host_rank`: the server's position in it; None: the server with an address of
+    this host. Waits for a table that its scheduler has not filled in yet, as long as HCCL would, and says so by `tell`.
 
     Raises SetupError for a table that HCCL would refuse, and where no server, or more than one, is this host.
     """
@@ -77,7 +77,7 @@ def _addresses(server: Server) -> list[str]:
 
 
 def table_environment(base: Mapping[str, str], start: TableStart, rank: int) -> dict[str, str]:
-    """What makes a process this rank. Raises SetupError where its card is hidden from this job."""
+    """Return the environment that makes a process this rank. Raises SetupError where its card is hidden from this job."""
     kept = {key: value for key, value in base.items() if key not in _OTHER_WAYS}
     return {
         **host_environment(kept, len(start.devices)),

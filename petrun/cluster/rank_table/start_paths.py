@@ -1,4 +1,4 @@
-"""Which process gets which rank, for the three ways in which MindSpore can be started on the cards of a rank table."""
+"""Assign ranks to processes, for the three ways in which MindSpore can be started on the cards of a rank table."""
 
 from __future__ import annotations
 

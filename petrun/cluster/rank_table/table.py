@@ -32,7 +32,7 @@ CARD_TEXTS = ("super_device_id", *CARD_PORTS)
 Product = Literal["a1", "a2", "a3"]
 """Atlas A1 (Ascend 910), A2 (910B) and A3 (910C, which HCCL calls 910_93): HCCL's rules differ between them."""
 PRODUCTS: dict[str, Product] = {"a1": "a1", "910": "a1", "a2": "a2", "910b": "a2", "a3": "a3", "910c": "a3"}
-"""What a user may call them."""
+"""The names that a user may give for the products."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ class RankTable:
 
     @property
     def product(self) -> Product:
-        """What its version is for, where nobody says which cards they are."""
+        """The product that its version is for, where the user does not name one."""
         return "a2" if self.version == "1.0" else "a3"
 
     @property
@@ -130,7 +130,7 @@ class RankTable:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What is wrong with a table, and where."""
+    """A problem of a table: its text and the object that has it."""
 
     where: str
     text: str

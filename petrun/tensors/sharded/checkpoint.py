@@ -30,10 +30,10 @@ _DELTA = "mindpet_delta_"
 
 @dataclass(frozen=True)
 class _Shards:
-    """Where a tensor's shards lie."""
+    """The ranks that hold the shards of a tensor."""
 
     info: TensorInfo
-    """Of the whole tensor."""
+    """The type and shape of the full tensor."""
     stages: tuple[tuple[int, TensorLayout], ...]
     """The pipeline stages that hold it, each all of it, and how they shard it."""
 
@@ -169,8 +169,8 @@ def open_sharded(path: Path, strategy: Path | Strategy, spare: Sequence[str] = (
 
 
 def is_spare(name: str, patterns: Sequence[str], *known: Container[str]) -> bool:
-    """Whether a tensor is optimizer state that needs no layout. A cell may itself be called like a slot (`accum.weight`): what stands
-    behind the slot's name must be a parameter, one of `known`.
+    """Return whether a tensor is optimizer state that needs no layout. A cell may itself be called like it (`accum.weight`): the name
+    behind the prefix must be a parameter, one of `known`.
     """
     _, dot, parameter = name.partition(".")
     there = not dot or any(parameter in each for each in known)
@@ -257,7 +257,7 @@ class _Gathering:
         return range(stage * self.plan.stage_devices, (stage + 1) * self.plan.stage_devices)
 
     def _whole(self, name: str, stage: int, layout: TensorLayout) -> TensorInfo | None:
-        """Of what one stage's shards make; None where a problem was noted."""
+        """Return the type and shape that one stage's shards make; None where a problem was noted."""
         infos = {self.readers[rank].info(name): rank for rank in reversed(self._ranks(stage))}
         info = next(iter(infos))
         if len(infos) > 1:

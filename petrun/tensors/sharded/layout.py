@@ -1,4 +1,4 @@
-"""How a tensor is sharded among the devices of one pipeline stage, in MindSpore's terms.
+"""The sharding of a tensor among the devices of one pipeline stage, in MindSpore's terms.
 
 The devices stand in a matrix, the last axis the fastest: in (2, 4), rank = 4 i + j. A tensor map says for each dimension of the
 tensor which axes of that matrix shard it; devices that differ in no such axis hold the same shard. With the optimizer parallel as
@@ -21,9 +21,9 @@ class TensorLayout:
     devices: tuple[int, ...]
     """The device matrix of the stage (dev_matrix)."""
     axes: tuple[tuple[int, ...], ...]
-    """For each dimension the axes of `devices` that shard it, counted from the right, the outermost first; () where it is whole."""
+    """The axes of `devices` that shard each dimension, counted from the right, the outermost first; () where it is whole."""
     opt_size: int = 0
-    """How many replicas shard dimension 0 once more (opt_weight_shard_size): 0 none, -1 all of them."""
+    """The number of replicas that shard dimension 0 once more (opt_weight_shard_size): 0 none, -1 all of them."""
     opt_step: int = 0
     """Distance of two neighbours among those (opt_weight_shard_step); 0 where it is not stated."""
     shape: tuple[int, ...] | None = field(default=None, compare=False)
@@ -31,12 +31,12 @@ class TensorLayout:
 
     @classmethod
     def replicated(cls, devices: int, dimensions: int) -> TensorLayout:
-        """Every device holds all of it."""
+        """Make the layout by which every device holds the full tensor."""
         return cls(devices=(devices,), axes=((),) * dimensions)
 
     @classmethod
     def of(cls, devices: Sequence[int], tensor_map: Sequence[int], *, opt_size: int = 0) -> TensorLayout:
-        """From MindSpore's own terms: in the tensor map -1 is a whole dimension. `opt_step` follows from the rest."""
+        """Make a layout from MindSpore's own terms: in the tensor map -1 is a whole dimension. `opt_step` follows from the rest."""
         axes = tuple(() if axis < 0 else (axis,) for axis in tensor_map)
         layout = cls(devices=tuple(devices), axes=axes, opt_size=opt_size)
         if not opt_size or layout.problem():
@@ -53,12 +53,12 @@ class TensorLayout:
 
     @property
     def splits(self) -> tuple[int, ...]:
-        """Into how many shards each dimension is split."""
+        """The number of shards of each dimension."""
         return _sharding(self).splits
 
     @property
     def shards(self) -> tuple[tuple[int, ...], ...]:
-        """For each device of the stage, in order, which shard of each dimension it holds."""
+        """The index of the shard in each dimension that each device of the stage holds, in the devices' order."""
         return _sharding(self).shards
 
     @property
@@ -67,7 +67,7 @@ class TensorLayout:
         return _sharding(self).group
 
     def shard_shape(self, whole: Sequence[int]) -> tuple[int, ...]:
-        """Of every device's shard. Raises ValueError naming the dimension that does not divide."""
+        """The shape of every device's shard. Raises ValueError naming the dimension that does not divide."""
         if len(whole) != len(self.axes):
             raise ValueError(f"is sharded along {len(self.axes)} dimensions and has {len(whole)}")
         for dimension, (size, count) in enumerate(zip(whole, self.splits, strict=True)):
@@ -79,7 +79,7 @@ class TensorLayout:
         return tuple(size * count for size, count in zip(shard, self.splits, strict=True))
 
     def slices(self, device: int, shard_shape: Sequence[int]) -> tuple[slice, ...]:
-        """Where in the whole tensor a device's shard lies."""
+        """Return the slices of the full tensor that a device's shard holds."""
         starts = (index * size for index, size in zip(self.shards[device], shard_shape, strict=True))
         return tuple(slice(start, start + size) for start, size in zip(starts, shard_shape, strict=True))
 
@@ -91,7 +91,7 @@ class TensorLayout:
         return found
 
     def problem(self) -> str:
-        """What is wrong with the layout by itself, or ''."""
+        """Return what is wrong with the layout by itself, or ''."""
         used = [axis for axes in self.axes for axis in axes]
         if self.count > _MOST_DEVICES:
             return f"its device matrix {list(self.devices)} is of more than {_MOST_DEVICES} devices"
@@ -147,7 +147,7 @@ def _sharding(layout: TensorLayout) -> _Sharding:
 
 
 def _coordinates(devices: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Of every device in the matrix, in order of rank."""
+    """Yield the coordinates of every device in the matrix, in order of rank."""
     for rank in range(math.prod(devices)):
         rest, coordinate = rank, []
         for size in reversed(devices):

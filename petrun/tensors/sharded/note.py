@@ -1,7 +1,7 @@
 """The note that petrun leaves beside the files of all ranks: what each holds, and what the whole says about itself.
 
-Where it lies, two files cannot change places unseen, whatever is in them, and a petrun delta keeps its manifest when it is sharded. It is a
-file of its own because transform_checkpoints fails over a checkpoint with a string in it.
+With it, two files that were exchanged are detected whatever they hold, and a sharded petrun delta keeps its manifest. The note is a file of
+its own because transform_checkpoints fails over a checkpoint with a string in it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ FORMAT = 1
 @dataclass(frozen=True, kw_only=True)
 class Note:
     files: tuple[str, ...]
-    """Of every rank, in order, under the note's folder: rank_0/model.ckpt."""
+    """The file of every rank, in order, relative to the note's folder: rank_0/model.ckpt."""
     digests: tuple[str, ...]
-    """Of each file's content; () where they are not known."""
+    """The digest of each file's content; () where they are not known."""
     metadata: Mapping[str, str]
     """The whole file's own: a delta's manifest."""
 
@@ -97,6 +97,6 @@ def check_note(folder: Path, note: Note, readers: Sequence[TensorReader]) -> Non
 
 
 def file_digest(reader: TensorReader) -> str:
-    """Of all that a file holds."""
+    """The digest of all that a file holds."""
     infos = [(name, reader.info(name)) for name in reader.names]
     return content_digest((name, info.dtype, info.shape, tensor_digest(reader, name)) for name, info in infos)

@@ -1,4 +1,4 @@
-"""A job's tensors in the files of its ranks, written by the ranks themselves: each its own shards, and the first says when all are there.
+"""Write a job's tensors into the files of its ranks: each rank writes its own shards, and the first one completes the folder.
 
     PATH/rank_N/NAME.ckpt        the shards of rank N
     PATH/strategy/stage_S.ckpt   how pipeline stage S shards its parameters, frozen ones too
@@ -36,14 +36,14 @@ PATIENCE_SECONDS = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSpec:
-    """How one rank's shards fit those of the others."""
+    """The sharding of the tensors that one rank of a job holds."""
 
     rank: int
     ranks: int
-    """Of the whole job."""
+    """The number of ranks of the job."""
     stages: int
     layouts: Mapping[str, TensorLayout] = field(repr=False)
-    """Of all that the rank's pipeline stage holds, frozen parameters and the optimizer's state included."""
+    """The layouts of all that the rank's pipeline stage holds, frozen parameters and the optimizer's state included."""
     fail_together: Callable[[], AbstractContextManager[None]] = field(repr=False)
     """A block that all ranks leave, or none (World.fail_together)."""
 
@@ -53,7 +53,7 @@ class ShardSpec:
         return self.ranks // self.stages
 
     def shard(self, name: str, whole: Array) -> Array:
-        """What this rank holds of a tensor."""
+        """Return the shard of a full tensor that this rank holds."""
         layout = self.layouts[name]
         return whole[layout.slices(self.rank % self.devices, layout.shard_shape(whole.shape))]
 
@@ -137,7 +137,7 @@ def _finish(
 
 
 def _sweep(growing: Path, spec: ShardSpec) -> None:
-    """What an attempt with more ranks, cut off while it saved, has left."""
+    """Remove the files of an earlier attempt with more ranks that was killed while it saved."""
     known = {*(f"rank_{rank}" for rank in range(spec.ranks)), *(f"rank_{rank}.json" for rank in range(spec.ranks))}
     stages = {f"stage_{stage}.ckpt" for stage in range(spec.stages)}
     for entry in growing.iterdir():

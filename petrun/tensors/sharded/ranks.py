@@ -1,4 +1,4 @@
-"""Which file is which rank's: `rank_N/` folders, files named after their rank in one folder, or a path with {rank} in it.
+"""Find the file of each rank: `rank_N/` folders, files named after their rank in one folder, or a path with {rank} in it.
 
 What load_distributed_checkpoint takes on trust, the order of the files, is read from their names as numbers, must be complete, and
 must not contradict itself: a file in rank_3 that says rank_1 is refused.
@@ -23,7 +23,7 @@ _LISTED = 12
 
 
 def is_sharded(path: Path) -> bool:
-    """Whether a path holds files of several ranks: rank folders, files named after ranks, or {rank} in it."""
+    """Return whether a path holds files of several ranks: rank folders, files named after ranks, or {rank} in it."""
     if RANK in str(path):
         return True
     if not path.is_dir():

@@ -1,4 +1,4 @@
-"""Strategy files: how a job on many cards shards its parameters, as MindSpore writes it.
+"""Strategy files: the sharding of a job's parameters, as MindSpore writes it.
 
     message ParallelStrategyMap { uint32 current_stage; repeated ParallelStrategyItem; repeated ParallelLayoutItem }
     message ParallelStrategyItem { string node_name; ParallelStrategys { uint32 stage; ... } }
@@ -27,18 +27,18 @@ COMPLETE = (
     "{'save_file': FILE, 'only_trainable_params': False}), or AutoParallel.disable_strategy_file_only_for_trainable_params(). "
     "For a base, give the strategy file of its pre-training."
 )
-"""How a strategy file comes to list every parameter."""
+"""Says how to save a strategy file that lists every parameter."""
 _MERGED = re.compile(r"(\d+)-(.+)", re.DOTALL)
 _LISTED = 8
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """How every parameter is sharded. A rank is stage * stage_devices + device."""
+    """The sharding of every parameter. A rank is stage * stage_devices + device."""
 
     path: Path
     stages: tuple[Mapping[str, TensorLayout], ...]
-    """For each pipeline stage, parameter name -> layout. A parameter may belong to several stages."""
+    """Parameter name -> layout, for each pipeline stage. A parameter may belong to several stages."""
 
     @property
     def stage_devices(self) -> int:

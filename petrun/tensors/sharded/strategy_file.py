@@ -1,4 +1,4 @@
-"""The two formats of strategy files: MindSpore's protobuf message, and JSON. What they say is strategy.py's business."""
+"""Read and write the two formats of strategy files: MindSpore's protobuf message, and JSON. strategy.py interprets them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _FIELDS = ("dev_matrix", "tensor_map", "field", "opt_weight_shard_step", "opt_we
 
 @dataclass(frozen=True)
 class Items:
-    """What one file holds."""
+    """The contents of one file."""
 
     layouts: Mapping[str, TensorLayout]
-    """By the file's own names, which a merged file starts with the stage."""
+    """The layouts by the file's own names; in a merged file a name begins with the stage."""
     stages: frozenset[int]
     """Pipeline stages that its operators name."""
 
