@@ -43,7 +43,7 @@ class Assembled:
     """Task heads and parameters named by the user: trained and saved beside the delta."""
     layers: tuple[str, ...] = ()
     """Layers that the settings' targets match; () for a method without targets."""
-    asked: dict[str, int] = field(default_factory=dict)
+    layers_per_target: dict[str, int] = field(default_factory=dict)
     """Target as the settings name it -> how many layers it matches; {} where the family's own targets are used."""
 
     @property
@@ -203,7 +203,7 @@ def attach(loaded: LoadedModel, method: Method, config: MethodConfig, seed: int,
     # Targets are matched before the method adds its own layers.
     targets = getattr(config, "target", None) or ()
     layers = method.layers(loaded.net, config, loaded.sites) if hasattr(config, "target") else ()
-    asked = {target: len(_matched(loaded, method, config, target)) for target in targets}
+    layers_per_target = {target: len(_matched(loaded, method, config, target)) for target in targets}
     attached = method.attach(loaded.net, config, loaded.sites, seed)
     if loaded.max_positions is not None:
         loaded = replace(loaded, max_positions=loaded.max_positions - method.tokens(config))
@@ -214,7 +214,7 @@ def attach(loaded: LoadedModel, method: Method, config: MethodConfig, seed: int,
         attached=attached,
         heads=tuple(h for h in heads if h not in attached),
         layers=layers,
-        asked=asked,
+        layers_per_target=layers_per_target,
     )
 
 

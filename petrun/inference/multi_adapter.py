@@ -1,18 +1,18 @@
-"""Several deltas on one net, in one compiled graph. See petrun.graph.multi_adapter for how rows find their delta."""
+"""Attach several deltas to one net, in one compiled graph, and choose the delta of each row (petrun.graph.multi_adapter)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from mindspore import Parameter, Tensor
 
 from petrun.checkpoint.delta import Delta
-from petrun.delta.forms import AdapterTensors
+from petrun.delta.forms import AdapterTensors, BaseValues
 from petrun.errors import ConfigError, DeltaError, did_you_mean
 from petrun.graph.multi_adapter import adapter_indices, add_linears, add_virtual, linear_at
+from petrun.graph.sites import Sites
 from petrun.graph.virtual_tokens import core_paths
 from petrun.inference.adapter_tensors import (
     adapter_tensors,
@@ -29,23 +29,23 @@ from petrun.tensors import Array
 __all__ = ["OFF", "MultiAdapter", "fixed_adapter", "open_multi_adapter"]
 
 OFF = "off"
-"""What the base alone is called where a delta is asked for."""
+"""Name of the base alone, where the name of a delta is expected."""
 
 
 class MultiAdapter:
-    """Deltas in the graph of one net. Adapter index 0 is the base, i the i-th delta."""
+    """The deltas in the graph of a net, and which one each row of a batch uses. Adapter index 0 is the base, i the i-th delta."""
 
     def __init__(self, names: Sequence[str], indices: Tensor, tokens: int, fixed: bool = False) -> None:
         self.names = tuple(names)
         self.tokens = tokens
-        """Positions that virtual tokens may take."""
+        """Positions that virtual tokens take."""
         self.fixed = fixed
-        """The one delta is attached for good: there is no base beside it."""
+        """The only delta is attached as training attaches it: the base cannot be used without it."""
         self._indices = indices
-        self._now: list[int] = [0] * indices.shape[0]
+        self._selected: list[int] = [0] * indices.shape[0]
 
     def index(self, name: str | None) -> int:
-        """The adapter index of a delta; None and "off": the base. Raises ConfigError with the names there are."""
+        """Look up the adapter index of a delta; None and "off": the base. Raises ConfigError, with the known names."""
         if name is None or name == OFF:
             if self.fixed:
                 raise ConfigError(
@@ -62,24 +62,25 @@ class MultiAdapter:
         return 0 if self.fixed else 1 + self.names.index(name)
 
     def select(self, indices: Sequence[int]) -> None:
-        """Let row b of the next batches go through adapter indices[b]; further rows as the last. Compiles nothing."""
-        chosen = [*indices, *[indices[-1]] * (len(self._now) - len(indices))]
-        if len(chosen) > len(self._now):
-            raise ConfigError(f"a batch of {len(indices)} rows, and the graph was built for {len(self._now)}")
-        if chosen != self._now:
-            self._now = chosen
+        """Use adapter indices[b] for row b of the next batches, and the last index for further rows. Compiles nothing."""
+        chosen = [*indices, *[indices[-1]] * (len(self._selected) - len(indices))]
+        if len(chosen) > len(self._selected):
+            raise ConfigError(f"a batch of {len(indices)} rows, and the graph was built for {len(self._selected)}")
+        if chosen != self._selected:
+            self._selected = chosen
             self._indices.set_data(Tensor(np.array(chosen, np.int32)))
 
 
 def fixed_adapter(name: str, rows: int) -> MultiAdapter:
-    """What stands for a single delta that was attached as training attaches it."""
+    """The MultiAdapter of a single delta that was attached as training attaches it."""
     return MultiAdapter((name,), adapter_indices(rows), 0, fixed=True)
 
 
 def open_multi_adapter(loaded: LoadedModel, deltas: Mapping[str, Delta], rows: int) -> tuple[LoadedModel, MultiAdapter]:
-    """Attach deltas, with the net's names already, to the net: name -> delta, none of them in use. `rows`: of the largest batch.
+    """Attach deltas to the net; none of them is in use yet.
 
-    Where deltas bring virtual tokens, the most that one brings are taken from the model's positions for all.
+    `deltas`: name -> delta with the net's names. `rows`: of the largest batch.
+    Where deltas have virtual tokens, all rows lose as many positions as the delta with most of them takes.
     Raises ConfigError for a delta that cannot be switched, or not beside the others; DeltaError for one that does not fit.
     """
     if is_factory(loaded.family):
@@ -89,41 +90,41 @@ def open_multi_adapter(loaded: LoadedModel, deltas: Mapping[str, Delta], rows: i
         )
 
     def base(name: str) -> Array | None:
-        # By the layer: a head that shares the embedding's weight has none of its own name.
+        # By the layer: a head that shares the embedding's weight has no parameter of its own name.
         path, _, leaf = name.rpartition(".")
         cell = linear_at(loaded.net, path)
         value = getattr(cell, leaf, None) if leaf in ("weight", "bias") else None
         return value.asnumpy().astype(np.float32) if isinstance(value, Parameter) else None
 
-    slots = [_slot(loaded, delta, base) for delta in deltas.values()]
-    linears = linear_stacks(slots, base)
-    numbers = adapter_indices(rows)
-    tokens = _add_virtual(loaded, list(deltas.values()), slots, numbers)
-    add_linears(loaded.net, numbers, linears)
+    adapters = [_adapter(loaded, delta, base) for delta in deltas.values()]
+    linears = linear_stacks(adapters, base)
+    indices = adapter_indices(rows)
+    tokens = _add_virtual(loaded, list(deltas.values()), adapters, indices)
+    add_linears(loaded.net, indices, linears)
     if loaded.max_positions is not None:
         if loaded.max_positions - tokens < 2:
             raise ConfigError(f"{tokens} virtual tokens leave no room in the model's {loaded.max_positions} positions")
         loaded = replace(loaded, max_positions=loaded.max_positions - tokens)
-    return loaded, MultiAdapter(tuple(deltas), numbers, tokens)
+    return loaded, MultiAdapter(tuple(deltas), indices, tokens)
 
 
-def _slot(loaded: LoadedModel, delta: Delta, base: Any) -> AdapterTensors:
+def _adapter(loaded: LoadedModel, delta: Delta, base: BaseValues) -> AdapterTensors:
+    """The delta's tensors in the form of the graph. Raises DeltaError where one is missing."""
     require_switchable(delta)
     family = FAMILIES[loaded.family]
     parsed = family.parse(loaded.hf_config)
     try:
-        slot = adapter_tensors(with_tables(delta, family, parsed), loaded.sites, base)
+        return adapter_tensors(with_tables(delta, family, parsed), loaded.sites, base)
     except KeyError as error:
         raise DeltaError(
             f"{delta.path}: lacks {error.args[0]}", hint="Its settings and its tensors do not agree."
         ) from error
-    return slot
 
 
-def _add_virtual(loaded: LoadedModel, deltas: list[Delta], slots: list[AdapterTensors], numbers: Any) -> int:
-    """Room for the virtual tokens of all slots. Returns how many that is."""
+def _add_virtual(loaded: LoadedModel, deltas: list[Delta], adapters: list[AdapterTensors], indices: Tensor) -> int:
+    """Add the virtual tokens of all deltas. Returns how many positions they take."""
     sites = loaded.sites
-    with_tokens = [i for i, slot in enumerate(slots) if slot.prefix_tokens + slot.prompt_tokens]
+    with_tokens = [i for i, adapter in enumerate(adapters) if adapter.prefix_tokens + adapter.prompt_tokens]
     if not with_tokens:
         return 0
     first = deltas[with_tokens[0]]
@@ -134,8 +135,8 @@ def _add_virtual(loaded: LoadedModel, deltas: list[Delta], slots: list[AdapterTe
         )
     cores = core_paths(loaded.net, sites)
     for i in with_tokens:
-        _hold_tokens(deltas[i], slots[i], cores, sites)
-    stacks = virtual_stacks(slots, cores, sites.hidden)
+        _require_matching_tokens(deltas[i], adapters[i], cores, sites)
+    stacks = virtual_stacks(adapters, cores, sites.hidden)
     assert stacks is not None
     if sites.window and stacks.prompt is not None and stacks.tokens > stacks.prompt.shape[1]:
         raise ConfigError(
@@ -144,7 +145,7 @@ def _add_virtual(loaded: LoadedModel, deltas: list[Delta], slots: list[AdapterTe
         )
     add_virtual(
         loaded.net,
-        numbers,
+        indices,
         embedding=sites.embedding,
         positions=sites.positions,
         prefix=stacks.prefix,
@@ -154,9 +155,10 @@ def _add_virtual(loaded: LoadedModel, deltas: list[Delta], slots: list[AdapterTe
     return stacks.tokens
 
 
-def _hold_tokens(delta: Delta, slot: AdapterTensors, cores: tuple[str, ...], sites: Any) -> None:
-    lengths = {values.shape[2] for values in slot.prefix.values()}
-    wrong_prefix = slot.prefix and (set(slot.prefix) != set(cores) or len(lengths) != 1)
-    wrong_prompt = slot.prompt is not None and slot.prompt.shape[1] != sites.hidden
+def _require_matching_tokens(delta: Delta, adapter: AdapterTensors, cores: tuple[str, ...], sites: Sites) -> None:
+    """Raises DeltaError where virtual tokens do not have the sizes of the net."""
+    lengths = {values.shape[2] for values in adapter.prefix.values()}
+    wrong_prefix = adapter.prefix and (set(adapter.prefix) != set(cores) or len(lengths) != 1)
+    wrong_prompt = adapter.prompt is not None and adapter.prompt.shape[1] != sites.hidden
     if wrong_prefix or wrong_prompt:
-        raise refuse_size(delta, next(iter(slot.prefix), sites.embedding))
+        raise refuse_size(delta, next(iter(adapter.prefix), sites.embedding))

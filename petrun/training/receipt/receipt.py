@@ -130,7 +130,7 @@ def targets(assembled: Assembled) -> JsonObject:
         role = next((role for role, pattern in roles.items() if fnmatchcase(path, pattern)), "other")
         matched[role] = matched.get(role, 0) + 1
     return {
-        "asked": dict(assembled.asked),
+        "asked": dict(assembled.layers_per_target),
         "excluded": list(getattr(assembled.config, "exclude", ())),
         "layers": len(assembled.layers),
         "matched": matched,
