@@ -298,3 +298,34 @@ def test_options_of_scripts_exist():
                 f"{script} {option}" for option in re.findall(r"(--[a-z][\w-]*)", rest) if f'"{option}"' not in source
             ]
     assert not missing
+
+
+QUOTED = {
+    "README.md": ("held in", "end of text in", "warm-up steps"),
+    "docs/cluster.md": (
+        "and all hosts came",
+        "free under",
+        "clocks differ by",
+        "each reaches each",
+        "does not see what host",
+    ),
+    "docs/parallel.md": ("differs from rank 0 in",),
+    "docs/receipt.md": ("held in", "largest gradient norm", "is still zero", "no gradient reached the delta"),
+    "docs/rehearse.md": ("These divide", "slices as on rank", "no data is given", "all but the activations fits"),
+    "docs/resume.md": (
+        "was begun with other settings or data",
+        "Go on with these as they were",
+        "torn state",
+        "is cut off",
+    ),
+    "docs/rows.md": ("targets from",),
+    "docs/sharded.md": ("says nothing of", "holds no layouts", "is not a strategy file"),
+}
+
+
+def test_quoted_output_is_what_the_program_prints():
+    source = "\n".join(text_of(path) for path in (ROOT / "petrun").rglob("*.py"))
+    for name, fragments in QUOTED.items():
+        page = text_of(TOP[name])
+        for fragment in fragments:
+            assert fragment in page and fragment in source, f"{name}: {fragment}"
