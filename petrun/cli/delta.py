@@ -120,7 +120,7 @@ def compress(
     model: options.Model = None,
     alpha: options.Alpha = None,
 ) -> None:
-    """ShardSpec every layer of a LoRA to fewer ranks, by singular values, and say what is lost."""
+    """Truncate every layer of a LoRA to fewer ranks, by singular values, and say what is lost."""
     from petrun.commands.delta.add import compress as run
 
     run(delta, out=out, rank=rank, energy=energy, base=base, family=model, alpha=alpha)

@@ -47,7 +47,7 @@ def reshard(
         ),
     ] = None,
 ) -> None:
-    """ShardSpec a base or a delta for another job, or join its pieces. What was written is put together again and compared.
+    """Shard a base or a delta for another job, or put its shards together. What was written is put together again and compared.
 
     petrun reshard --from ckpts --from-strategy pretrain.ckpt --to-strategy finetune.ckpt --out ckpts8
 
