@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from petrun.cli.options import Text, Texts, Whole, option, split_list
+from petrun.cluster.rank_table.start_paths import START_PATHS
+from petrun.cluster.rank_table.table import PRODUCTS, VERSIONS
 from petrun.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from petrun.cluster.rank_table.make import Extra
+    from petrun.cluster.rank_table.make import TableOptions
 
 app = typer.Typer(
     help="Rank tables of Ascend clusters, v1.0 and v1.2: check one, explain it, make one, convert it.",
     no_args_is_help=True,
 )
-
-VERSIONS = ("1.0", "1.2")
-CARDS = ("a1", "910", "a2", "910b", "a3", "910c")
-STARTS = ("ranktable", "msrun", "msrun-table")
 
 File = Annotated[str, typer.Argument(help="A rank table: JSON, such as hccl.json.")]
 Out = Annotated[Text, option("--out", "Write to this file instead of printing.")]
@@ -47,7 +46,7 @@ def lint(
         option(
             "--card",
             "Which cards they are, as HCCL's rules differ: a1 (or 910), a2 (910b), a3 (910c). Default: a2 for version 1.0, a3 for 1.2.",
-            autocompletion=lambda incomplete: [one for one in CARDS if one.startswith(incomplete)],
+            autocompletion=lambda incomplete: [one for one in PRODUCTS if one.startswith(incomplete)],
         ),
     ] = None,
     start: Annotated[
@@ -55,7 +54,7 @@ def lint(
         typer.Option(
             "--start",
             help="How the job is to be started: msrun-table checks what msrun --rank_table_file needs as well.",
-            autocompletion=lambda incomplete: [one for one in STARTS if one.startswith(incomplete)],
+            autocompletion=lambda incomplete: [one for one in START_PATHS if one.startswith(incomplete)],
         ),
     ] = "ranktable",
     wait: Annotated[
@@ -65,11 +64,10 @@ def lint(
 ) -> None:
     """Hold a rank table against the rules of HCCL: exit code 0 where it can be used, 1 where not."""
     if card is not None:
-        _one_of("--card", card.lower(), CARDS)
-    _one_of("--start", start, STARTS)
+        _one_of("--card", card.lower(), PRODUCTS)
+    _one_of("--start", start, START_PATHS)
     if wait is not None and not 0 <= wait <= 86400:
         raise ConfigError(f"--wait {wait:g}: must be between 0 and 86400 seconds")
-    from petrun.cluster.rank_table.table import PRODUCTS
     from petrun.commands import rank_table
 
     product = None if card is None else PRODUCTS[card.lower()]
@@ -85,7 +83,7 @@ def show(
         typer.Option(
             "--start",
             help="How the job is started: ranktable (one process a card), msrun, or msrun-table (msrun --rank_table_file).",
-            autocompletion=lambda incomplete: [one for one in STARTS if one.startswith(incomplete)],
+            autocompletion=lambda incomplete: [one for one in START_PATHS if one.startswith(incomplete)],
         ),
     ] = "ranktable",
     host: Annotated[Text, option("--host", "Only this server: its id, an address of it, or its position.")] = None,
@@ -93,7 +91,7 @@ def show(
     """Say which process gets which rank on which server and device."""
     from petrun.commands import rank_table
 
-    rank_table.show(file, cast(Any, _one_of("--start", start, STARTS)), host)
+    rank_table.show(file, cast(Any, _one_of("--start", start, START_PATHS)), host)
 
 
 @app.command("make")
@@ -163,7 +161,7 @@ def convert(
     rank_table.convert_table(file, cast(Any, to), extra, out, force)
 
 
-def _one_of(flag: str, value: str, known: tuple[str, ...]) -> str:
+def _one_of(flag: str, value: str, known: Collection[str]) -> str:
     if value not in known:
         raise ConfigError(f"{flag} {value}: unknown. {did_you_mean(value, known)}")
     return value
@@ -192,12 +190,14 @@ def _pairs(flag: str, texts: list[str] | None, form: str) -> list[tuple[str, str
     return [(name, value) for name, _, value in pairs]
 
 
-def _extra(pod_ips: str | None, super_pod: list[str] | None, super_ids: str | None, device_ips: str | None) -> Extra:
-    from petrun.cluster.rank_table.make import Extra
+def _extra(
+    pod_ips: str | None, super_pod: list[str] | None, super_ids: str | None, device_ips: str | None
+) -> TableOptions:
+    from petrun.cluster.rank_table.make import TableOptions
     from petrun.cluster.rank_table.table import SuperPod
 
     pods = _pairs("--super-pod", super_pod, "ID=HOST,HOST")
-    return Extra(
+    return TableOptions(
         pod_ips=split_list(pod_ips) or [],
         super_pods=[SuperPod(name, tuple(split_list(hosts) or [])) for name, hosts in pods],
         super_device_ids=split_list(super_ids) or [],

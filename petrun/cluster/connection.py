@@ -17,15 +17,15 @@ PAUSE_SECONDS = 0.2
 _LONGEST_LINE = 16 * 1024 * 1024
 
 
-class Lost(Exception):
+class ConnectionLost(Exception):
     """A connection has ended, is silent or carries no message."""
 
 
-class Foreign(Lost):
+class ForeignProgram(ConnectionLost):
     """The other end is no petrun of this version."""
 
 
-class Line:
+class Connection:
     """One connection: a JSON value a line."""
 
     def __init__(self, connected: socket.socket) -> None:
@@ -34,27 +34,27 @@ class Line:
         self._sending = threading.Lock()
 
     def send(self, message: object) -> None:
-        """Raises Lost."""
+        """Raises ConnectionLost."""
         with self._sending:
             try:
                 self.socket.settimeout(10.0)
                 self.socket.sendall(json.dumps(message).encode() + b"\n")
             except OSError as error:
-                raise Lost(error.strerror or "it does not take what is sent") from error
+                raise ConnectionLost(error.strerror or "it does not take what is sent") from error
 
     def receive(self, seconds: float, stopped: Callable[[], bool] = lambda: False) -> JsonObject:
-        """The next message. Raises Lost, also where none has come in this time or `stopped` says so."""
+        """The next message. Raises ConnectionLost, also where none has come in this time or `stopped` says so."""
         deadline = time.monotonic() + seconds
         while b"\n" not in self._rest:
             if time.monotonic() > deadline or stopped():
-                raise Lost(f"no answer within {seconds:.0f} s")
+                raise ConnectionLost(f"no answer within {seconds:.0f} s")
             if not self._pull(PAUSE_SECONDS):
-                raise Lost("its petrun has ended")
+                raise ConnectionLost("its petrun has ended")
         line, self._rest = self._rest.split(b"\n", 1)
         return _message(line)
 
     def arrived(self) -> tuple[list[JsonObject], bool]:
-        """The messages that are there, of a connection that has something to read, and whether it is still open. Raises Lost."""
+        """The messages that are there, of a connection that has something to read, and whether it is still open. Raises ConnectionLost."""
         is_open = self._pull(0.01)
         *lines, self._rest = self._rest.split(b"\n")
         return [_message(line) for line in lines], is_open
@@ -70,7 +70,7 @@ class Line:
         self.socket.close()
 
     def _pull(self, seconds: float) -> bool:
-        """Read what comes within this time. False: the other end has closed. Raises Lost."""
+        """Read what comes within this time. False: the other end has closed. Raises ConnectionLost."""
         try:
             with DefaultSelector() as selector:
                 selector.register(self.socket, EVENT_READ)
@@ -78,10 +78,10 @@ class Line:
                     return True
             found = self.socket.recv(65536)
         except OSError as error:
-            raise Lost(error.strerror or "the connection has ended") from error
+            raise ConnectionLost(error.strerror or "the connection has ended") from error
         self._rest += found
         if len(self._rest) > _LONGEST_LINE:
-            raise Foreign("what it sends is no message of petrun's")
+            raise ForeignProgram("what it sends is no message of petrun's")
         return bool(found)
 
 
@@ -89,4 +89,4 @@ def _message(line: bytes) -> JsonObject:
     try:
         return json.loads(line)
     except ValueError as error:
-        raise Foreign("what it sends is no message of petrun's") from error
+        raise ForeignProgram("what it sends is no message of petrun's") from error

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 from selectors import EVENT_READ, DefaultSelector
 from types import TracebackType
 
-from petrun.cluster.connection import Line, Lost
+from petrun.cluster.connection import Connection, ConnectionLost
 from petrun.cluster.hosts import Hosts
 from petrun.typing import JsonObject
 
 
 @dataclass(frozen=True, kw_only=True)
-class News:
+class EndNotice:
     """Why the attempt ends, as another host said it, or as this one found out about it."""
 
     kind: str
@@ -33,12 +33,12 @@ class News:
     """The end of the log there; of a lost host, how it was lost."""
 
 
-class Watch:
+class HostWatch:
     """A context manager: while its block runs, a thread exchanges messages with the other hosts."""
 
     def __init__(self, hosts: Hosts) -> None:
         self.hosts = hosts
-        self.news: News | None = None
+        self.news: EndNotice | None = None
         """The first that is a reason to end."""
         self.first_is_done = False
         """Host 0 has ended well, and with it the scheduler."""
@@ -46,7 +46,7 @@ class Watch:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> HostWatch:
         self._thread.start()
         return self
 
@@ -56,11 +56,11 @@ class Watch:
         self._over.set()
         self._thread.join()
 
-    def tell(self, news: News | None) -> None:
+    def tell(self, news: EndNotice | None) -> None:
         """Tell all hosts why the attempt ends; None: the ranks of this host have ended well."""
         self._tell({"done": True} if news is None else {"news": asdict(news)})
 
-    def wait(self, seconds: float) -> News | None:
+    def wait(self, seconds: float) -> EndNotice | None:
         """The news, for which this waits so long."""
         deadline = time.monotonic() + seconds
         while self.news is None and time.monotonic() < deadline:
@@ -68,19 +68,19 @@ class Watch:
         return self.news
 
     def _tell(self, message: JsonObject, but: int | None = None) -> None:
-        for host, line in self.hosts.lines.items():
+        for host, connection in self.hosts.connections.items():
             if host != but:
-                with suppress(Lost):
-                    line.send(message)
+                with suppress(ConnectionLost):
+                    connection.send(message)
 
     def _keep(self) -> None:
-        lines = dict(self.hosts.lines)
+        connections = dict(self.hosts.connections)
         began = time.monotonic()
-        heard, sent = dict.fromkeys(lines, began), began
+        heard, sent = dict.fromkeys(connections, began), began
         beat = min(2.0, self.hosts.silence / 5)
         with DefaultSelector() as selector:
-            for host, line in lines.items():
-                selector.register(line.socket, EVENT_READ, host)
+            for host, connection in connections.items():
+                selector.register(connection.socket, EVENT_READ, host)
             while not self._over.is_set():
                 ready = [key.data for key, _ in selector.select(0.1)]
                 now = time.monotonic()
@@ -89,30 +89,30 @@ class Watch:
                     sent = now
                 for host in ready:
                     heard[host] = now
-                    if not self._hear(host, lines[host]):
-                        selector.unregister(lines[host].socket)
+                    if not self._hear(host, connections[host]):
+                        selector.unregister(connections[host].socket)
                         del heard[host]
                 for host in [host for host, last in heard.items() if now - last > self.hosts.silence]:
                     self._lose(
                         host,
                         f"nothing was heard of it for {self.hosts.silence:.0f} s: the network is cut, or it is down",
                     )
-                    selector.unregister(lines[host].socket)
+                    selector.unregister(connections[host].socket)
                     del heard[host]
 
-    def _hear(self, host: int, line: Line) -> bool:
+    def _hear(self, host: int, connection: Connection) -> bool:
         """Take what one host says. False: there will be no more."""
         why = "its petrun has ended without a word: it was killed, or the host went down"
         try:
-            messages, is_open = line.arrived()
-        except Lost as error:
+            messages, is_open = connection.arrived()
+        except ConnectionLost as error:
             messages, is_open, why = [], False, str(error)
         for message in messages:
             if "done" in message:
                 self._done.add(host)
                 self.first_is_done |= host == 0
             elif "news" in message:
-                self._take(News(**message["news"]), host)
+                self._take(EndNotice(**message["news"]), host)
         if not is_open and host not in self._done:
             self._lose(host, why)
         return is_open
@@ -120,9 +120,9 @@ class Watch:
     def _lose(self, host: int, why: str) -> None:
         if host not in self._done:
             named = self.hosts.named(host)
-            self._take(News(kind="lost", host=named, what=f"{named} was lost", code=1, log=(why,)), host)
+            self._take(EndNotice(kind="lost", host=named, what=f"{named} was lost", code=1, log=(why,)), host)
 
-    def _take(self, news: News, origin: int) -> None:
+    def _take(self, news: EndNotice, origin: int) -> None:
         self.news = self.news or news
         if self.hosts.cluster.host_rank == 0:
             self._tell({"news": asdict(news)}, but=origin)

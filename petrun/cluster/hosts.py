@@ -13,7 +13,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
-from petrun.cluster.connection import PAUSE_SECONDS, Foreign, Line, Lost
+from petrun.cluster.connection import PAUSE_SECONDS, Connection, ConnectionLost, ForeignProgram
 from petrun.cluster.ports import check_port, listen, resolve
 from petrun.cluster.ranks import Cluster, seconds_of
 from petrun.errors import SetupError
@@ -37,7 +37,7 @@ class Hosts:
         self.port = cluster.port or 0
         self.names = {cluster.host_rank: socket.gethostname()}
         """The names of the hosts that this one has met: all on host 0, host 0 on the others."""
-        self.lines: dict[int, Line] = {}
+        self.connections: dict[int, Connection] = {}
         self.patience = seconds_of(environment, "MS_TOPO_TIMEOUT")
         # Somewhat before MindSpore's own, so that petrun says who was lost before a rank ends of it.
         limit = seconds_of(environment, "MS_NODE_TIMEOUT")
@@ -64,9 +64,9 @@ class Hosts:
 
     def disconnect(self) -> None:
         """Close all connections; host 0 goes on listening."""
-        for line in self.lines.values():
-            line.close()
-        self.lines = {}
+        for connection in self.connections.values():
+            connection.close()
+        self.connections = {}
 
     def meet(self, stopped: Callable[[], bool] = lambda: False) -> bool:
         """Be connected with all the other hosts, all of them told the same. False where `stopped` said so meanwhile.
@@ -81,18 +81,18 @@ class Hosts:
         """Return the values of all hosts, by host rank. All hosts must call it at the same point. Raises SetupError for a lost host."""
         if self._listener is None:
             try:
-                self.lines[0].send({"value": value})
-                answer = self.lines[0].receive(2 * _ANSWER_SECONDS, stopped)
-            except Lost as error:
+                self.connections[0].send({"value": value})
+                answer = self.connections[0].receive(2 * _ANSWER_SECONDS, stopped)
+            except ConnectionLost as error:
                 raise self._gone(0, error) from error
             self._require(answer, "values")
             return list(answer["values"])
         values = [value]
-        for host in sorted(self.lines):
+        for host in sorted(self.connections):
             try:
-                answer = self.lines[host].receive(_ANSWER_SECONDS, stopped)
+                answer = self.connections[host].receive(_ANSWER_SECONDS, stopped)
                 values.append(answer["value"])
-            except (Lost, KeyError, TypeError) as error:
+            except (ConnectionLost, KeyError, TypeError) as error:
                 gone = self._gone(host, error)
                 self._tell_all({"refused": gone.message})
                 raise gone from error
@@ -112,16 +112,16 @@ class Hosts:
             raise self._other_program(f"it says {str(answer)[:60]}")
 
     def _tell_all(self, message: JsonObject) -> None:
-        for line in self.lines.values():
-            with suppress(Lost):
-                line.send(message)
+        for connection in self.connections.values():
+            with suppress(ConnectionLost):
+                connection.send(message)
 
     def _gather(self, deadline: float, stopped: Callable[[], bool]) -> bool:
         """Host 0: until each of the others has come."""
         assert self._listener is not None
         self._listener.settimeout(PAUSE_SECONDS)
         said = False
-        while missing := [host for host in range(1, self.cluster.hosts) if host not in self.lines]:
+        while missing := [host for host in range(1, self.cluster.hosts) if host not in self.connections]:
             if stopped():
                 return False
             named = f"host{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
@@ -138,18 +138,18 @@ class Hosts:
                     self.say(f"waiting for {named} of {self.cluster.hosts} on {self.address} port {self.port}")
                 said = True
                 continue
-            self._admit(Line(connected))
+            self._admit(Connection(connected))
         self._tell_all({"met": self.names[0]})
         return True
 
-    def _admit(self, line: Line) -> None:
+    def _admit(self, connection: Connection) -> None:
         """A host that says which it is; who does not speak petrun's language is let go. Raises SetupError for a host of another job."""
         try:
-            line.send(_GREETING)
-            hello = line.receive(5.0)
+            connection.send(_GREETING)
+            hello = connection.receive(5.0)
             host, name, shape = int(hello["host"]), str(hello["name"]), dict(hello["shape"])
-        except (Lost, KeyError, TypeError, ValueError):
-            line.socket.close()
+        except (ConnectionLost, KeyError, TypeError, ValueError):
+            connection.socket.close()
             return
         there = f"host {host} ({name})"
         differences = [
@@ -159,20 +159,20 @@ class Hosts:
         ]
         if not differences and host == 0:
             differences = [f"--host-rank 0 here, and on {name}"]
-        elif not differences and host in self.lines and self._is_open(host):
+        elif not differences and host in self.connections and self._is_open(host):
             differences = [f"--host-rank {host} on {self.names[host]}, and on {name}"]
         if differences:
-            self.lines[-1] = line
+            self.connections[-1] = connection
             differs = f"the hosts were not told the same: {'; '.join(differences)}"
             self._tell_all({"refused": differs})
             raise SetupError(differs, hint="Every host takes the same command, each with a --host-rank of its own.")
         self.names[host] = name
-        self.lines[host] = line
+        self.connections[host] = connection
 
     def _is_open(self, host: int) -> bool:
         """Nothing is sent before all have met: a host that has come and gone may come again."""
-        with suppress(Lost):
-            return self.lines[host].arrived()[1]
+        with suppress(ConnectionLost):
+            return self.connections[host].arrived()[1]
         return False
 
     def _reach(self, deadline: float, stopped: Callable[[], bool]) -> bool:
@@ -184,12 +184,12 @@ class Hosts:
             try:
                 self._enter(deadline, stopped)
                 return True
-            except Foreign as error:
+            except ForeignProgram as error:
                 raise self._other_program(str(error)) from error
-            except (OSError, Lost):
+            except (OSError, ConnectionLost):
                 # Host 0 is not there yet, or ends an attempt.
                 pass
-            self.lines = {}
+            self.connections = {}
             if not said:
                 self.say(f"waiting for host 0 at {address}")
             said = True
@@ -200,15 +200,15 @@ class Hosts:
         )
 
     def _enter(self, deadline: float, stopped: Callable[[], bool]) -> None:
-        """One attempt to be let in by host 0. Raises OSError and Lost where it is not there, SetupError where it refuses."""
-        line = Line(socket.create_connection((self.address, self.port), timeout=5.0))
-        self.lines = {0: line}
+        """One attempt to be let in by host 0. Raises OSError and ConnectionLost where it is not there, SetupError where it refuses."""
+        connection = Connection(socket.create_connection((self.address, self.port), timeout=5.0))
+        self.connections = {0: connection}
         left = deadline - time.monotonic()
-        if (greeting := line.receive(left, stopped)) != _GREETING:
+        if (greeting := connection.receive(left, stopped)) != _GREETING:
             raise self._other_program(f"it says {str(greeting)[:60]}")
         own = self.cluster.host_rank
-        line.send({"host": own, "name": self.names[own], "shape": self._shape})
-        answer = line.receive(left + _ANSWER_SECONDS, stopped)
+        connection.send({"host": own, "name": self.names[own], "shape": self._shape})
+        answer = connection.receive(left + _ANSWER_SECONDS, stopped)
         self._require(answer, "met")
         self.names[0] = str(answer["met"])
 

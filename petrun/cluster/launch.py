@@ -21,13 +21,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from petrun.cluster import exit_code, ports
-from petrun.cluster.host_watch import News, Watch
+from petrun.cluster.host_watch import EndNotice, HostWatch
 from petrun.cluster.hosts import Hosts
 from petrun.cluster.logs import tail
 from petrun.cluster.orphan_watchdog import OrphanWatchdog
 from petrun.cluster.rank_table.start import TableStart, table_environment
 from petrun.cluster.ranks import Cluster, rank_environment, scheduler_environment
-from petrun.cluster.supervise import Ending, Member, Stops, supervise
+from petrun.cluster.supervise import Ending, JobProcess, StopSignals, supervise
 from petrun.errors import SetupError
 from petrun.tensors.atomic import output_error
 from petrun.train.stop import GRACE, RESUME_FLAGS
@@ -70,7 +70,7 @@ def launch(job: Job, voice: JobOutput, environment: Mapping[str, str] | None = N
     base = dict(os.environ if environment is None else environment)
     base |= {GRACE: f"{job.grace_seconds:g}", RESUME_FLAGS: job.resume_flags}
     tag = uuid.uuid4().hex
-    with OrphanWatchdog(tag, job.grace_seconds), Stops() as stops:
+    with OrphanWatchdog(tag, job.grace_seconds), StopSignals() as stops:
         for attempt in range(1, job.max_restarts + 2):
             began = time.monotonic()
             folder = _attempt_folder(job.logs)
@@ -79,7 +79,7 @@ def launch(job: Job, voice: JobOutput, environment: Mapping[str, str] | None = N
                 return exit_code.of_signal(stops.first)
             ranks, scheduler = _members(replace(job, cluster=cluster), base, folder)
             voice.err(_opening(job, ranks, folder, attempt))
-            with Watch(job.hosts) if job.hosts is not None else nullcontext() as watch:
+            with HostWatch(job.hosts) if job.hosts is not None else nullcontext() as watch:
                 ending = supervise(
                     ranks,
                     scheduler,
@@ -127,7 +127,7 @@ def _attempt_folder(logs: Path) -> Path:
     return folder
 
 
-def _settled(job: Job, attempt: int, stops: Stops) -> Cluster | TableStart | None:
+def _settled(job: Job, attempt: int, stops: StopSignals) -> Cluster | TableStart | None:
     """The cluster with the scheduler's address and port in this attempt: each has a port of its own, as a rank that starts again must not
     meet the scheduler of the attempt before. With several hosts, host 0 chooses it and tells the others. None: stopped meanwhile.
     """
@@ -136,7 +136,7 @@ def _settled(job: Job, attempt: int, stops: Stops) -> Cluster | TableStart | Non
         return cluster
     address = ports.resolve(cluster.address)
     if job.hosts is not None:
-        if not (attempt == 1 and job.hosts.lines) and not job.hosts.meet(lambda: bool(stops.first)):
+        if not (attempt == 1 and job.hosts.connections) and not job.hosts.meet(lambda: bool(stops.first)):
             return None
         port = job.hosts.exchange(ports.free_port(address) if _is_scheduled(cluster) else None)[0]
     elif cluster.port is None:
@@ -148,7 +148,7 @@ def _settled(job: Job, attempt: int, stops: Stops) -> Cluster | TableStart | Non
     return replace(cluster, address=address, port=port)
 
 
-def _members(job: Job, base: Mapping[str, str], folder: Path) -> tuple[list[Member], Member | None]:
+def _members(job: Job, base: Mapping[str, str], folder: Path) -> tuple[list[JobProcess], JobProcess | None]:
     """The ranks of this host, and the scheduler where it belongs here."""
     cluster = job.cluster
     if isinstance(cluster, TableStart):
@@ -159,14 +159,14 @@ def _members(job: Job, base: Mapping[str, str], folder: Path) -> tuple[list[Memb
     if not _is_scheduled(cluster):
         return ranks, None
     environment = scheduler_environment(base, cluster, port)
-    return ranks, Member("the scheduler", job.scheduler, environment, folder / "scheduler.log")
+    return ranks, JobProcess("the scheduler", job.scheduler, environment, folder / "scheduler.log")
 
 
-def _rank(job: Job, rank: int, environment: Mapping[str, str], folder: Path) -> Member:
-    return Member(f"rank {rank}", job.command, environment, folder / f"rank_{rank}.log")
+def _rank(job: Job, rank: int, environment: Mapping[str, str], folder: Path) -> JobProcess:
+    return JobProcess(f"rank {rank}", job.command, environment, folder / f"rank_{rank}.log")
 
 
-def _opening(job: Job, ranks: Sequence[Member], folder: Path, attempt: int) -> str:
+def _opening(job: Job, ranks: Sequence[JobProcess], folder: Path, attempt: int) -> str:
     named = f"rank{'s' if len(ranks) > 1 else ''} {_spell(job.cluster.ranks)}"
     again = "" if attempt == 1 else f"attempt {attempt} of {job.max_restarts + 1}: "
     return f"{again}{named} of {job.cluster.cards}; logs in {folder}"
@@ -212,16 +212,16 @@ def _end_of_log(ending: Ending) -> list[str]:
     return found[-1:] if ending.code in exit_code.STOPPED else found
 
 
-def _news(ending: Ending, job: Job) -> News | None:
+def _news(ending: Ending, job: Job) -> EndNotice | None:
     """Return the news of an ending that began here, for the other hosts; None where the ending is a good one."""
     if ending.code == 0 or job.hosts is None:
         return None
     here = job.hosts.named(job.hosts.cluster.host_rank)
     if ending.culprit is None:
         name = signal.Signals(ending.stopped).name
-        return News(kind="stopped", host=here, what=f"{name} to petrun", code=ending.code, stopped=ending.stopped)
+        return EndNotice(kind="stopped", host=here, what=f"{name} to petrun", code=ending.code, stopped=ending.stopped)
     log = tuple(line[:500] for line in _end_of_log(ending))
-    return News(
+    return EndNotice(
         kind="failed",
         host=here,
         what=f"{ending.culprit.name} {ending.how or exit_code.describe(ending.code)}",

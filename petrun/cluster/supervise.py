@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from petrun.cluster import exit_code
-from petrun.cluster.host_watch import News, Watch
+from petrun.cluster.host_watch import EndNotice, HostWatch
 from petrun.cluster.interpreter import module_command
 from petrun.cluster.logs import Follower, holds
 from petrun.cluster.process_tag import kill_job, tagged
@@ -36,7 +36,7 @@ _NEWS_SECONDS = 10.0
 
 
 @dataclass(frozen=True, eq=False)
-class Member:
+class JobProcess:
     """A process to start."""
 
     name: str
@@ -52,19 +52,19 @@ class Ending:
 
     code: int
     """0, or the exit code of the first member that failed; 128 + N for signal N, to that member or to petrun."""
-    culprit: Member | None = None
+    culprit: JobProcess | None = None
     """The first that failed."""
     stopped: int = 0
     """The signal that petrun got, here or on another host."""
     how: str = ""
     """The end of the culprit, where its exit code does not say it."""
-    elsewhere: News | None = None
+    elsewhere: EndNotice | None = None
     """Why the attempt ended, where the reason is another host's."""
     survivors: tuple[int, ...] = ()
     """Process ids that not even SIGKILL has ended."""
 
 
-class Stops:
+class StopSignals:
     """A context manager: while its block runs, signals that ask petrun to end are noted only."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Stops:
         self.count = 0
         self._before: dict[int, signal.Handlers | Callable[[int, FrameType | None], object] | int | None] = {}
 
-    def __enter__(self) -> Stops:
+    def __enter__(self) -> StopSignals:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             # nohup has it ignored.
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
@@ -91,15 +91,15 @@ class Stops:
 
 
 def supervise(
-    ranks: Sequence[Member],
-    scheduler: Member | None,
+    ranks: Sequence[JobProcess],
+    scheduler: JobProcess | None,
     *,
     job: str,
     grace_seconds: float,
-    stops: Stops,
+    stops: StopSignals,
     show: Callable[[str], None],
-    watch: Watch | None = None,
-    tell: Callable[[Ending], News | None] = lambda ending: None,
+    watch: HostWatch | None = None,
+    tell: Callable[[Ending], EndNotice | None] = lambda ending: None,
 ) -> Ending:
     """Run one attempt to its end; none of its processes is left.
 
@@ -137,7 +137,11 @@ def supervise(
 
 
 def _watch(
-    attempt: _Attempt, ranks: Sequence[Member], scheduler: Member | None, follower: Follower, watch: Watch | None
+    attempt: _Attempt,
+    ranks: Sequence[JobProcess],
+    scheduler: JobProcess | None,
+    follower: Follower,
+    watch: HostWatch | None,
 ) -> Ending:
     """Watch until all ranks have ended well, a rank or the scheduler has failed, another host reports an end, or petrun is told to stop."""
     orphaned: float | None = None
@@ -170,7 +174,11 @@ def _watch(
 
 
 def _explain(
-    ending: Ending, attempt: _Attempt, members: Sequence[Member], watch: Watch | None, wait: Callable[[], object]
+    ending: Ending,
+    attempt: _Attempt,
+    members: Sequence[JobProcess],
+    watch: HostWatch | None,
+    wait: Callable[[], object],
 ) -> Ending:
     """The same ending with the process that is its cause, where the first that ended is not. `wait`: the grace for the ranks to end."""
     held = next((member for member in members if attempt.is_held(member)), None)
@@ -193,13 +201,13 @@ def _explain(
 class _Attempt:
     """The processes of an attempt that were started and have not ended."""
 
-    def __init__(self, job: str, stops: Stops) -> None:
+    def __init__(self, job: str, stops: StopSignals) -> None:
         self.job, self.stops = job, stops
-        self.running: dict[Member, subprocess.Popen[bytes]] = {}
-        self._codes: dict[Member, int] = {}
-        self._killed: set[Member] = set()
+        self.running: dict[JobProcess, subprocess.Popen[bytes]] = {}
+        self._codes: dict[JobProcess, int] = {}
+        self._killed: set[JobProcess] = set()
 
-    def start(self, member: Member) -> None:
+    def start(self, member: JobProcess) -> None:
         """Start a process in a session of its own, so that Ctrl-C reaches petrun alone, which passes it on."""
         command = module_command("petrun.cluster.parent_death_signal", str(os.getpid()), *member.command)
         try:
@@ -219,7 +227,7 @@ class _Attempt:
             except OSError as error:
                 raise SetupError(f"{member.name} cannot be started: {error.strerror}") from error
 
-    def poll(self, member: Member) -> int:
+    def poll(self, member: JobProcess) -> int:
         """Its exit code once it has ended, 128 + N for signal N; 0 while it runs."""
         if member in self.running and (status := self.running[member].poll()) is not None:
             del self.running[member]
@@ -228,11 +236,11 @@ class _Attempt:
                 self._killed.add(member)
         return self._codes.get(member, 0)
 
-    def was_killed(self, member: Member) -> bool:
+    def was_killed(self, member: JobProcess) -> bool:
         """Return whether a signal ended it; False where it caught the signal and ended itself."""
         return member in self._killed
 
-    def is_held(self, member: Member) -> bool:
+    def is_held(self, member: JobProcess) -> bool:
         """Return whether it runs and is stopped by SIGSTOP."""
         if member not in self.running:
             return False
@@ -247,7 +255,7 @@ class _Attempt:
             )
         return False
 
-    def wait(self, members: Sequence[Member], seconds: float, meanwhile: Callable[[], None] | None = None) -> bool:
+    def wait(self, members: Sequence[JobProcess], seconds: float, meanwhile: Callable[[], None] | None = None) -> bool:
         """Wait until all have ended, and return whether they have in this time. A further signal to petrun ends the waiting."""
         deadline, signals = time.monotonic() + seconds, self.stops.count
         while any(member in self.running for member in members):
@@ -260,7 +268,7 @@ class _Attempt:
                 self.poll(member)
         return True
 
-    def end(self, members: Sequence[Member], grace_seconds: float, meanwhile: Callable[[], None]) -> None:
+    def end(self, members: Sequence[JobProcess], grace_seconds: float, meanwhile: Callable[[], None]) -> None:
         """SIGTERM to each, and to it alone: what it has started itself, it ends itself. SIGKILL comes with `sweep`."""
         for member in members:
             self.running[member].terminate()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from petrun import console
 from petrun.cluster.rank_table.dump import table_text
-from petrun.cluster.rank_table.make import Extra, convert, device_ips, make
+from petrun.cluster.rank_table.make import TableOptions, convert, device_ips, make
 from petrun.cluster.rank_table.read import (
     examine,
     listed,
@@ -16,7 +16,7 @@ from petrun.cluster.rank_table.read import (
     wait,
     way_out,
 )
-from petrun.cluster.rank_table.start_paths import ABOUT, STARTS, Start, processes
+from petrun.cluster.rank_table.start_paths import ABOUT, START_PATHS, StartPath, processes
 from petrun.cluster.rank_table.table import Product, RankTable, Version
 from petrun.console import print_to_stderr
 from petrun.tensors.output import write_new
@@ -44,7 +44,7 @@ def lint(path: str, product: Product | None = None, *, for_msrun: bool = False, 
     return True
 
 
-def show(path: str, start: Start, host: str | None) -> None:
+def show(path: str, start: StartPath, host: str | None) -> None:
     """Print which process gets which rank. Raises SetupError for a table that is wrong, or a host that it does not have."""
     found = read_rank_table(path)
     server = None if host is None else found.server(host)
@@ -66,7 +66,7 @@ def show(path: str, start: Start, host: str | None) -> None:
             f"\nEach process has RANK_TABLE_FILE={Path(path).expanduser().absolute()} in its environment as well."
         )
         console.print("`petrun train ... --rank-table FILE` starts those of the host that it runs on.")
-    others = [one for one in STARTS if one != start]
+    others = [one for one in START_PATHS if one != start]
     console.print(f"\nOther start-up paths: --start {' or --start '.join(others)}")
 
 
@@ -81,7 +81,7 @@ def make_table(
     hosts: list[str],
     devices: list[int],
     version: Version,
-    extra: Extra,
+    extra: TableOptions,
     hccn: dict[str, str],
     out: str | None,
     force: bool,
@@ -90,14 +90,14 @@ def make_table(
     if hccn:
         files = {host: Path(name).expanduser() for host, name in hccn.items()}
         ips = device_ips(hosts, devices, files)
-        extra = Extra(
+        extra = TableOptions(
             pod_ips=extra.pod_ips, super_pods=extra.super_pods, super_device_ids=extra.super_device_ids, device_ips=ips
         )
     made = make(hosts, devices, version, extra)
     _give(made, out, force, [Path(name) for name in hccn.values()], table_text(made))
 
 
-def convert_table(path: str, version: Version | None, extra: Extra, out: str | None, force: bool) -> None:
+def convert_table(path: str, version: Version | None, extra: TableOptions, out: str | None, force: bool) -> None:
     """Write a table in another version, or with pod_ip; what is left out of it is said. Raises SetupError, ConfigError or OutputError."""
     before, source = read_source(path)
     after, lost = convert(before, version or before.version, extra)

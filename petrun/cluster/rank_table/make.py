@@ -18,7 +18,7 @@ SAME = "server_id"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extra:
+class TableOptions:
     """Values that the options give for a table; lists run over the servers, and over the cards of each."""
 
     pod_ips: Sequence[str] = ()
@@ -27,7 +27,7 @@ class Extra:
     device_ips: Sequence[str] = ()
 
 
-def make(hosts: Sequence[str], devices: Sequence[int], version: Version, extra: Extra) -> RankTable:
+def make(hosts: Sequence[str], devices: Sequence[int], version: Version, extra: TableOptions) -> RankTable:
     """Ranks in the order of hosts and devices. Raises ConfigError naming the flag that is missing or wrong."""
     if not hosts or not devices:
         raise ConfigError("a rank table has at least one host and one card", hint="Give --hosts and --cards-per-host.")
@@ -47,7 +47,7 @@ def make(hosts: Sequence[str], devices: Sequence[int], version: Version, extra: 
     return _checked(_with(table, extra), "--hosts", super_pods=version == "1.2")
 
 
-def convert(table: RankTable, version: Version, extra: Extra) -> tuple[RankTable, tuple[str, ...]]:
+def convert(table: RankTable, version: Version, extra: TableOptions) -> tuple[RankTable, tuple[str, ...]]:
     """The table in another version, and its keys that are left out. Raises ConfigError naming the flag that gives what it does not have."""
     lost: list[str] = []
     if version == "1.0":
@@ -97,7 +97,7 @@ def _flags(problems: Sequence[Problem]) -> str:
     return f"Give {' and '.join(needed)}." if needed else "Correct the flags; nothing was written."
 
 
-def _with(table: RankTable, extra: Extra) -> RankTable:
+def _with(table: RankTable, extra: TableOptions) -> RankTable:
     """Put in what the flags give. Raises ConfigError for a list of the wrong length."""
     servers = list(table.servers)
     if extra.pod_ips:

@@ -19,7 +19,7 @@ HCCL_WAITS_SECONDS = 30 * 60
 
 
 @dataclass(frozen=True)
-class Source:
+class TableSource:
     """A table as its file has it, in version 1.0 or 1.2."""
 
     content: JsonObject
@@ -40,14 +40,14 @@ def examine(
 
 def _examine(
     path: Path, product: Product | None, for_msrun: bool
-) -> tuple[RankTable | None, tuple[Problem, ...], Source]:
+) -> tuple[RankTable | None, tuple[Problem, ...], TableSource]:
     content: JsonObject | None = load_json(path)
-    source = Source(content or {})
+    source = TableSource(content or {})
     problems: list[Problem] = []
     grouped = content is not None and is_grouped(content) and content.get("status") != "initializing"
     if grouped and content is not None:
         content, problems, lost = from_groups(content)
-        source = Source(content or {}, lost)
+        source = TableSource(content or {}, lost)
     table: RankTable | None = None
     if content is not None:
         table, more = parse_table(content)
@@ -83,7 +83,7 @@ def read_rank_table(path: str | Path, *, for_msrun: bool = False) -> RankTable:
     return read_source(path, for_msrun=for_msrun)[0]
 
 
-def read_source(path: str | Path, *, for_msrun: bool = False) -> tuple[RankTable, Source]:
+def read_source(path: str | Path, *, for_msrun: bool = False) -> tuple[RankTable, TableSource]:
     """The same, and what its file says beside. Raises SetupError."""
     table, problems, source = _examine(Path(path).expanduser(), None, for_msrun)
     wrong = [problem for problem in problems if problem.fatal]

@@ -8,10 +8,10 @@ from typing import Literal
 from petrun.cluster.rank_table.table import RankTable, Server
 from petrun.errors import SetupError
 
-Start = Literal["ranktable", "msrun", "msrun-table"]
-STARTS: tuple[Start, ...] = ("ranktable", "msrun", "msrun-table")
+StartPath = Literal["ranktable", "msrun", "msrun-table"]
+START_PATHS: tuple[StartPath, ...] = ("ranktable", "msrun", "msrun-table")
 
-ABOUT: dict[Start, str] = {
+ABOUT: dict[StartPath, str] = {
     "ranktable": "rank-table start-up, Ascend only: one process a card, without msrun. HCCL reads the table; RANK_ID and DEVICE_ID "
     "are given to the process.",
     "msrun": "msrun without a table: rank = node rank x cards of the host + process. The table is not read; DEVICE_ID is the process's "
@@ -36,7 +36,7 @@ class Process:
     """After init(): what get_rank() says."""
 
 
-def processes(table: RankTable, start: Start) -> list[Process]:
+def processes(table: RankTable, start: StartPath) -> list[Process]:
     """Every process, in the order of the table. Raises SetupError for msrun-table where the table would be ignored."""
     if start == "msrun-table":
         without = [server.id for server in table.servers if server.pod_ip is None]
@@ -54,7 +54,7 @@ def processes(table: RankTable, start: Start) -> list[Process]:
     return found
 
 
-def _of(server: Server, start: Start, before: int) -> list[Process]:
+def _of(server: Server, start: StartPath, before: int) -> list[Process]:
     if start == "ranktable":
         return [
             Process(server=server.id, number=number, device=card.device, first_rank=card.rank, rank=card.rank)

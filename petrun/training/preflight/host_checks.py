@@ -199,7 +199,7 @@ def _clocks(hosts: Hosts) -> Check:
 def _reached(hosts: Hosts) -> Check:
     """Every host opens a port at the address by which it is known, and connects to those of all the others, as their ranks will."""
     own = hosts.cluster.host_rank
-    address = hosts.address if own == 0 else str(hosts.lines[0].socket.getsockname()[0])
+    address = hosts.address if own == 0 else str(hosts.connections[0].socket.getsockname()[0])
     with listen(address, 0, hosts.cluster.hosts) as listener:
         places = hosts.exchange([address, listener.getsockname()[1]])
         missed = [number for number, place in enumerate(places) if number != own and not _connects(*place)]

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from petrun.cluster.rank_table.dump import table_text
-from petrun.cluster.rank_table.make import Extra, convert, device_ips, make, read_hccn
+from petrun.cluster.rank_table.make import TableOptions, convert, device_ips, make, read_hccn
 from petrun.cluster.rank_table.read import examine, read_rank_table
 from petrun.cluster.rank_table.start_paths import processes
 from petrun.cluster.rank_table.table import RankTable, SuperPod
@@ -248,45 +248,47 @@ POD = SuperPod("0", tuple(HOSTS))
 
 
 def test_make_gives_the_table_that_the_documentation_shows():
-    assert json.loads(table_text(make(HOSTS, [0, 1], "1.0", Extra(pod_ips=PODS, device_ips=IPS)))) == table()
-    extra = Extra(pod_ips=PODS, super_pods=[POD], super_device_ids=["0", "1", "1000", "1001"], device_ips=IPS)
+    assert json.loads(table_text(make(HOSTS, [0, 1], "1.0", TableOptions(pod_ips=PODS, device_ips=IPS)))) == table()
+    extra = TableOptions(pod_ips=PODS, super_pods=[POD], super_device_ids=["0", "1", "1000", "1001"], device_ips=IPS)
     assert json.loads(table_text(make(HOSTS, [0, 1], "1.2", extra))) == table("1.2")
-    assert [s.pod_ip for s in make(HOSTS, [0, 1], "1.0", Extra(pod_ips=["server_id"], device_ips=IPS)).servers] == HOSTS
+    assert [
+        s.pod_ip for s in make(HOSTS, [0, 1], "1.0", TableOptions(pod_ips=["server_id"], device_ips=IPS)).servers
+    ] == HOSTS
 
 
 def test_make_asks_for_what_it_does_not_have():
     for extra, version, words in [
-        (Extra(), "1.0", "--hccn"),
-        (Extra(device_ips=IPS[:3]), "1.0", "3 values for 4 cards"),
-        (Extra(pod_ips=["172.16.0.1"], device_ips=IPS), "1.0", "--pod-ips: 1 values for 2 servers"),
-        (Extra(pod_ips=["node", "other"], device_ips=IPS), "1.0", "node, other: no IP address"),
-        (Extra(device_ips=IPS), "1.2", "Give --super-pod ID=HOST,HOST and --super-device-ids"),
-        (Extra(device_ips=[*IPS[:3], IPS[0]]), "1.0", "device_ip 192.168.0.1 is that of"),
+        (TableOptions(), "1.0", "--hccn"),
+        (TableOptions(device_ips=IPS[:3]), "1.0", "3 values for 4 cards"),
+        (TableOptions(pod_ips=["172.16.0.1"], device_ips=IPS), "1.0", "--pod-ips: 1 values for 2 servers"),
+        (TableOptions(pod_ips=["node", "other"], device_ips=IPS), "1.0", "node, other: no IP address"),
+        (TableOptions(device_ips=IPS), "1.2", "Give --super-pod ID=HOST,HOST and --super-device-ids"),
+        (TableOptions(device_ips=[*IPS[:3], IPS[0]]), "1.0", "device_ip 192.168.0.1 is that of"),
     ]:
         with pytest.raises(ConfigError) as caught:
             make(HOSTS, [0, 1], version, extra)
         assert words in str(caught.value)
     with pytest.raises(ConfigError, match="at least one host"):
-        make([], [0], "1.0", Extra())
-    assert make(["a"], [0], "1.0", Extra()).servers[0].cards[0].device_ip is None
+        make([], [0], "1.0", TableOptions())
+    assert make(["a"], [0], "1.0", TableOptions()).servers[0].cards[0].device_ip is None
 
 
 def test_from_one_version_to_the_other_and_back(tmp_path):
     old = read_rank_table(write(tmp_path, table()))
-    new, lost = convert(old, "1.2", Extra(super_pods=[POD], super_device_ids=["0", "1", "1000", "1001"]))
+    new, lost = convert(old, "1.2", TableOptions(super_pods=[POD], super_device_ids=["0", "1", "1000", "1001"]))
     assert json.loads(table_text(new)) == table("1.2") and lost == ()
-    back, lost = convert(new, "1.0", Extra())
+    back, lost = convert(new, "1.0", TableOptions())
     assert json.loads(table_text(back)) == table() and lost == ("super_device_id", "super_pod_list")
     with pytest.raises(ConfigError, match="super_device_id is missing"):
-        convert(old, "1.2", Extra(super_pods=[POD]))
+        convert(old, "1.2", TableOptions(super_pods=[POD]))
     with pytest.raises(ConfigError, match="--super-pod: version"):
-        convert(old, "1.0", Extra(super_pods=[POD]))
+        convert(old, "1.0", TableOptions(super_pods=[POD]))
     bare = copy.deepcopy(table("1.2"))
     for server in bare["server_list"]:
         for card in server["device"]:
             del card["device_ip"]
     with pytest.raises(ConfigError) as caught:
-        convert(read_rank_table(write(tmp_path, bare)), "1.0", Extra())
+        convert(read_rank_table(write(tmp_path, bare)), "1.0", TableOptions())
     assert "--device-ips, or --hccn" in caught.value.hint
 
 
