@@ -103,7 +103,7 @@ def convert_table(path: str, version: Version | None, extra: TableOptions, out: 
     after, lost = convert(before, version or before.version, extra)
     _give(after, out, force, [], table_text(after, source.content, lost))
     if lost or source.lost:
-        print_to_stderr(f"left out, as version {after.version} cannot hold it: {', '.join((*source.lost, *lost))}")
+        print_to_stderr(f"left out, as version {after.version} has no place for it: {', '.join((*source.lost, *lost))}")
 
 
 def _give(made: RankTable, out: str | None, force: bool, inputs: list[Path], text: str) -> None:

@@ -161,6 +161,6 @@ def test_what_is_written_is_compared(tmp_path, whole, monkeypatch):
         for n, a in ARRAYS.items()
     }
     strategy = Strategy(tmp_path / "s.ckpt", (stage,))
-    with pytest.raises(OutputError, match="differs from what was cut"):
+    with pytest.raises(OutputError, match="differs from what was sharded"):
         write_sharded(tmp_path / "out", full_tensors(whole), strategy)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["whole.ckpt"]
