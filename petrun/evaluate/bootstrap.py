@@ -9,29 +9,15 @@ Tests for Machine Translation Evaluation", EMNLP 2004 (paired draws). R rows, N 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from petrun.evaluate.figures import Scores
-from petrun.evaluate.language import bleu_tokenizer
-from petrun.evaluate.metrics import (
-    METRICS,
-    Answer,
-    Metric,
-    accuracy,
-    bleu,
-    f1_macro,
-    matthews,
-    pearson,
-    perplexity,
-    spearman,
-    text_metrics,
-)
+from petrun.evaluate.metrics import METRICS, Metric, text_metrics
+from petrun.evaluate.text_formulas import Answer
 from petrun.tensors import Array
-from petrun.tensors.targets import is_scored
 
 DRAWS = 2000
 _SLOW_DRAWS = 200
@@ -66,40 +52,24 @@ class Comparison:
 
 
 def forward_samples(scores: Scores, names: Sequence[str]) -> dict[str, Sample]:
-    """Those metrics of one forward pass that have a figure here."""
-    scored = np.flatnonzero(scores.counts > 0)
-    losses, counts, hits = scores.losses[scored], scores.counts[scored], scores.hits[scored]
+    """Those metrics of one forward pass whose arrays the scores have."""
+    arrays = scores.part(scores.counts > 0).arrays
+    found: dict[str, Sample] = {}
+    for metric in (METRICS[name] for name in names):
+        inputs = [arrays[name] for name in metric.inputs]
+        whole = [array for array in inputs if array is not None]
+        if metric.of_rows is not None and len(whole) == len(inputs):
+            found[metric.name] = Sample(len(whole[0]), _of_rows(metric.of_rows, whole))
+    return found
 
-    def loss(drawn: Array) -> float:
-        return float(losses[drawn].sum() / counts[drawn].sum())
 
-    found: dict[str, Figure] = {
-        "loss": loss,
-        "perplexity": lambda drawn: perplexity(loss(drawn)),
-        "token_accuracy": lambda drawn: float(hits[drawn].sum() / counts[drawn].sum()),
-    }
-    if scores.labels is not None and scores.predictions is not None:
-        known = np.flatnonzero(is_scored(scores.labels))
-        labels, predictions = scores.labels[known], scores.predictions[known]
-
-        def of_rows(figure: Callable[[Array, Array], float]) -> Figure:
-            return lambda drawn: figure(labels[drawn], predictions[drawn])
-
-        figures: dict[str, Callable[[Array, Array], float]] = {
-            "accuracy": accuracy,
-            "f1_macro": f1_macro,
-            "matthews": matthews,
-        }
-        if labels.dtype.kind == "f":
-            figures = {"pearson": pearson, "spearman": spearman}
-        found = {"loss": loss, "mse": loss} if labels.dtype.kind == "f" else {"loss": loss}
-        found.update({name: of_rows(figure) for name, figure in figures.items()})
-    return {name: Sample(len(scored), found[name]) for name in names if name in found}
+def _of_rows(formula: Callable[..., float], arrays: Sequence[Array]) -> Figure:
+    return lambda drawn: formula(*(array[drawn] for array in arrays))
 
 
 def text_samples(answers: Sequence[Answer], metrics: Sequence[Metric]) -> dict[str, Sample]:
     """Metrics of generated text. What is drawn is a prompt with all its rows."""
-    groups: dict[Any, list[Answer]] = {}
+    groups: dict[Hashable, list[Answer]] = {}
     for answer in answers:
         groups.setdefault(answer.prompt, []).append(answer)
     items = list(groups.values())
@@ -107,17 +77,15 @@ def text_samples(answers: Sequence[Answer], metrics: Sequence[Metric]) -> dict[s
 
 
 def _text_sample(items: list[list[Answer]], metric: Metric) -> Sample:
-    if metric.name == "bleu":
-        tokenizer = bleu_tokenizer(answer.reference for item in items for answer in item)
+    if metric.corpus is not None:
+        formula = metric.corpus([answer for item in items for answer in item])
 
         # Of a corpus, not a mean over its rows. A prompt that is drawn twice is there twice.
         def corpus(drawn: Array) -> float:
-            chosen = [replace(a, prompt=(i, a.prompt)) for i, j in enumerate(drawn) for a in items[j]]
-            return bleu(chosen, tokenizer)
+            return formula([replace(a, prompt=(i, a.prompt)) for i, j in enumerate(drawn) for a in items[j]])
 
         return Sample(len(items), corpus, _SLOW_DRAWS)
-    # Exact match counts rows, the others prompts.
-    weights = np.array([len(item) if metric.name == "exact_match" else 1 for item in items], np.float64)
+    weights = np.array([len(item) if metric.mean_of_rows else 1 for item in items], np.float64)
     values = np.array([text_metrics(item, [metric])[metric.name] for item in items])
     return Sample(len(items), lambda drawn: float((values * weights)[drawn].sum() / weights[drawn].sum()))
 

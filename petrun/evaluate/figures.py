@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from petrun.errors import DataError
-from petrun.evaluate.metrics import accuracy, f1_macro, log_softmax, matthews, pearson, spearman
+from petrun.evaluate.metrics import REGRESSION, row_metrics
+from petrun.evaluate.row_formulas import log_softmax
 from petrun.tensors import Array
 from petrun.tensors.targets import is_scored
 
@@ -37,11 +38,21 @@ class Scores:
     probabilities: Array | None = None
     """(R, C) float32."""
 
+    @property
+    def arrays(self) -> dict[str, Array | None]:
+        """Every array by its name."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "metrics"}
+
     def part(self, chosen: Array) -> Scores:
         """The rows where `chosen` (R,) is true, without figures."""
-        arrays: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "metrics"}
-        parts: dict[str, Any] = {name: None if array is None else array[chosen] for name, array in arrays.items()}
-        return replace(self, metrics={}, **parts)
+        # The checker cannot see that the arrays that are never None stay so.
+        parts: Any = {name: None if array is None else array[chosen] for name, array in self.arrays.items()}
+        return Scores(metrics={}, **parts)
+
+
+def with_metrics(scores: Scores, task: str) -> Scores:
+    """The same scores with all metrics of the task that need no generation."""
+    return replace(scores, metrics=row_metrics(scores.part(scores.counts > 0).arrays, task))
 
 
 def class_scores(rows: Array, labels: Array, logits: Array) -> Scores:
@@ -52,20 +63,13 @@ def class_scores(rows: Array, labels: Array, logits: Array) -> Scores:
     log_probs = log_softmax(logits)
     predictions = np.argmax(logits, axis=-1).astype(np.int64)
     known = is_scored(labels)
-    count = require_scored(int(np.count_nonzero(known)), len(rows), "label")
+    require_scored(int(np.count_nonzero(known)), len(rows), "label")
     picked = np.take_along_axis(log_probs, np.where(known, labels, 0)[:, None], axis=1)[:, 0]
     losses = np.where(known, -picked, 0.0)
-    true, guessed = labels[known], predictions[known]
-    figures = {
-        "accuracy": accuracy(true, guessed),
-        "f1_macro": f1_macro(true, guessed),
-        "matthews": matthews(true, guessed),
-        "loss": float(losses.sum() / count),
-    }
     hits = (known & (predictions == labels)).astype(np.int64)
     probabilities = np.exp(log_probs).astype(np.float32)
-    return Scores(
-        metrics=figures,
+    scores = Scores(
+        metrics={},
         rows=rows,
         losses=losses,
         counts=known.astype(np.int64),
@@ -74,6 +78,7 @@ def class_scores(rows: Array, labels: Array, logits: Array) -> Scores:
         predictions=predictions,
         probabilities=probabilities,
     )
+    return with_metrics(scores, "classify")
 
 
 def regression_scores(rows: Array, targets: Array, predictions: Array) -> Scores:
@@ -82,18 +87,11 @@ def regression_scores(rows: Array, targets: Array, predictions: Array) -> Scores
     loss = mean over rows with a target of (prediction - target)^2. Raises DataError when no row has one.
     """
     known, guessed = is_scored(targets), predictions[:, 0].astype(np.float64)
-    count = require_scored(int(np.count_nonzero(known)), len(rows), "target")
+    require_scored(int(np.count_nonzero(known)), len(rows), "target")
     true = targets.astype(np.float64)
     losses = np.where(known, (guessed - np.where(known, true, 0.0)) ** 2, 0.0)
-    loss = float(losses.sum() / count)
-    figures = {
-        "loss": loss,
-        "mse": loss,
-        "pearson": pearson(true[known], guessed[known]),
-        "spearman": spearman(true[known], guessed[known]),
-    }
-    return Scores(
-        metrics=figures,
+    scores = Scores(
+        metrics={},
         rows=rows,
         losses=losses,
         counts=known.astype(np.int64),
@@ -101,6 +99,7 @@ def regression_scores(rows: Array, targets: Array, predictions: Array) -> Scores
         labels=true,
         predictions=guessed,
     )
+    return with_metrics(scores, REGRESSION)
 
 
 def require_scored(count: int, rows: int, unit: str) -> int:

@@ -20,7 +20,7 @@ from petrun.data.batches.buckets import plan_shapes
 from petrun.data.batches.collate import positions
 from petrun.data.chat.end_of_turn import NO_ENDING, Ending
 from petrun.errors import ConfigError, DataError, ModelError, PromptTooLong
-from petrun.evaluate.metrics import log_softmax
+from petrun.evaluate.row_formulas import log_softmax
 from petrun.evaluate.sampling import Sampling
 from petrun.evaluate.score import Progress, counter, eval_mode, not_finite
 from petrun.evaluate.stop_strings import StopStrings

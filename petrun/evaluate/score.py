@@ -16,8 +16,8 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from petrun.errors import DataError, WeightsError
-from petrun.evaluate.figures import Scores, class_scores, regression_scores, require_scored
-from petrun.evaluate.metrics import DECODER_TASKS, perplexity
+from petrun.evaluate.figures import Scores, class_scores, regression_scores, require_scored, with_metrics
+from petrun.evaluate.metrics import DECODER_TASKS
 from petrun.kernels import TokenCrossEntropy
 from petrun.tensors import Array
 from petrun.tensors.targets import IGNORED, is_scored
@@ -167,21 +167,15 @@ class Scorer:
             tell(len(rows))
         order = sorted(sums)
         table = np.array([sums[row] for row in order]).reshape(-1, 3)
-        supervised = require_scored(int(table[:, 1].sum()), len(order), "token")
-        loss = float(table[:, 0].sum() / supervised)
-        figures = {
-            "loss": loss,
-            "perplexity": perplexity(loss),
-            "token_accuracy": table[:, 2].sum() / supervised,
-        }
-        counts, right = table[:, 1].astype(np.int64), table[:, 2].astype(np.int64)
-        return Scores(
-            metrics={name: float(value) for name, value in figures.items()},
+        require_scored(int(table[:, 1].sum()), len(order), "token")
+        scores = Scores(
+            metrics={},
             rows=np.array(order, np.int64),
             losses=table[:, 0],
-            counts=counts,
-            hits=right,
+            counts=table[:, 1].astype(np.int64),
+            hits=table[:, 2].astype(np.int64),
         )
+        return with_metrics(scores, self.task)
 
     def _classes(self, batches: Iterable[Batch], tell: Callable[[int], None]) -> Scores:
         parts: list[tuple[Array, Array, Array]] = []

@@ -18,8 +18,9 @@ from petrun.data.examples.example_set import ExampleSet
 from petrun.errors import ConfigError
 from petrun.evaluate.bootstrap import Sample, forward_samples, text_samples
 from petrun.evaluate.figures import Scores
-from petrun.evaluate.metrics import Answer, Metric, signatures
+from petrun.evaluate.metrics import Metric, signatures
 from petrun.evaluate.score import Batch, Scorer
+from petrun.evaluate.text_formulas import Answer
 from petrun.inference.assembly import attach_delta, set_delta
 from petrun.inference.evaluator import decode_answer, open_generator
 from petrun.inference.multi_adapter import MultiAdapter, open_multi_adapter

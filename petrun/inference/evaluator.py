@@ -14,8 +14,9 @@ from petrun.data.examples.example_set import ExampleSet
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.evaluate.figures import Scores
 from petrun.evaluate.generate import TextGenerator
-from petrun.evaluate.metrics import Answer, Metric, signatures, text_metrics
+from petrun.evaluate.metrics import Metric, signatures, text_metrics
 from petrun.evaluate.score import Scorer, scoring_cell
+from petrun.evaluate.text_formulas import Answer
 from petrun.inference.assembly import attach_delta, set_delta
 from petrun.inference.rows import scoring_batches
 from petrun.inference.settings import InferenceSettings

@@ -10,7 +10,7 @@ import numpy as np
 from petrun.console import progress
 from petrun.data.examples.example_set import ExampleSet
 from petrun.errors import ConfigError
-from petrun.evaluate.metrics import probabilities
+from petrun.evaluate.row_formulas import probabilities
 from petrun.evaluate.score import Scorer, logits
 from petrun.inference.evaluator import generate_texts, open_generator
 from petrun.inference.settings import InferenceSettings

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from petrun.checkpoint.delta import read_delta
-from petrun.evaluate.metrics import pearson, spearman
+from petrun.evaluate.row_formulas import pearson, spearman
 from tests.tiny import REVIEWS, write_rows
 
 NUMBERS = {"good": 0.75, "bad": -1.25, "very good": 1.5}

@@ -3,7 +3,8 @@
 import pytest
 
 from petrun.errors import DataError
-from petrun.evaluate.metrics import METRICS, Answer, text_metrics
+from petrun.evaluate.metrics import METRICS, text_metrics
+from petrun.evaluate.text_formulas import Answer
 from tests.data.loading import read_examples
 
 ROWS = [

@@ -5,7 +5,8 @@ import pytest
 
 from petrun.evaluate.bootstrap import DRAWS, compare, forward_samples, text_samples
 from petrun.evaluate.figures import Scores, class_scores
-from petrun.evaluate.metrics import METRICS, Answer, text_metrics
+from petrun.evaluate.metrics import METRICS, text_metrics
+from petrun.evaluate.text_formulas import Answer
 
 RNG = np.random.default_rng(0)
 ROWS = 60

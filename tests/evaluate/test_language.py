@@ -6,7 +6,8 @@ import pytest
 
 from petrun.evaluate import language
 from petrun.evaluate.language import RougeTokenizer, bleu_tokenizer
-from petrun.evaluate.metrics import Answer, bleu, exact_match, rouge, select_metrics, signatures, text_metrics
+from petrun.evaluate.metrics import select_metrics, signatures, text_metrics
+from petrun.evaluate.text_formulas import Answer, bleu, exact_match, rouge
 
 sacrebleu = pytest.importorskip("sacrebleu")
 pytest.importorskip("rouge_score")

@@ -11,25 +11,18 @@ import pytest
 from petrun.errors import ConfigError, SetupError
 from petrun.evaluate.bootstrap import forward_samples
 from petrun.evaluate.figures import regression_scores
-from petrun.evaluate.metrics import (
-    METRICS,
-    Answer,
+from petrun.evaluate.metrics import METRICS, best_metric, is_better, select_metrics, text_metrics
+from petrun.evaluate.row_formulas import (
     accuracy,
-    best_metric,
-    bleu,
-    exact_match,
     f1_macro,
-    is_better,
     log_softmax,
     matthews,
     pearson,
     perplexity,
     probabilities,
-    rouge,
-    select_metrics,
     spearman,
-    text_metrics,
 )
+from petrun.evaluate.text_formulas import Answer, bleu, exact_match, rouge
 
 
 def names(metrics):

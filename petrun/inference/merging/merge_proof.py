@@ -15,7 +15,7 @@ from petrun.data.formats.encoding import decode_text
 from petrun.data.formats.source import read_source
 from petrun.data.tokenizers.tokenizer import load_tokenizer
 from petrun.errors import ConfigError, DataError, DeltaError
-from petrun.evaluate.metrics import log_softmax
+from petrun.evaluate.row_formulas import log_softmax
 from petrun.evaluate.score import eval_mode
 from petrun.inference.assembly import attach_delta, classes_of, open_base, set_delta
 from petrun.inference.stored_base import StoredBase

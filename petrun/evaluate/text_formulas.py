@@ -1,0 +1,134 @@
+"""Formulas of metrics on generated text.
+
+Exact match and ROUGE are fractions of 1, BLEU is on sacrebleu's scale of 0 to 100.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from types import ModuleType
+
+import numpy as np
+
+from petrun.errors import SetupError
+from petrun.evaluate.language import ROUGE_TOKENS, RougeTokenizer, bleu_tokenizer
+
+ROUGE_PACKAGE = "rouge-score"
+
+
+def import_sacrebleu() -> ModuleType:
+    """The package that computes BLEU. Raises SetupError."""
+    try:
+        import sacrebleu
+    except ImportError as error:
+        raise _missing("sacrebleu", error) from error
+    package: ModuleType = sacrebleu
+    return package
+
+
+def import_rouge_scorer() -> ModuleType:
+    """The package that computes ROUGE. Raises SetupError."""
+    try:
+        from rouge_score import rouge_scorer
+    except ImportError as error:
+        raise _missing(ROUGE_PACKAGE, error) from error
+    package: ModuleType = rouge_scorer
+    return package
+
+
+def _missing(package: str, error: ImportError) -> SetupError:
+    return SetupError(
+        f"this metric needs the package {package}, which cannot be imported: {error}",
+        hint="pip install petrun[metrics]",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What was generated for one row, and what should have been."""
+
+    prompt: Hashable
+    """Any key that is equal for equal inputs: the prompt's text, or its token ids."""
+    text: str
+    reference: str
+    other_references: tuple[str, ...] = ()
+    """More texts that are as right."""
+
+
+def _references(answers: Sequence[Answer]) -> dict[Hashable, list[str]]:
+    """Prompt -> its distinct references, in the data's order."""
+    found: dict[Hashable, dict[str, None]] = {}
+    for answer in answers:
+        found.setdefault(answer.prompt, {}).update(dict.fromkeys((answer.reference, *answer.other_references)))
+    return {prompt: list(references) for prompt, references in found.items()}
+
+
+def _distinct(answers: Sequence[Answer]) -> list[tuple[str, list[str]]]:
+    """(text, references) of each distinct prompt: the text of its first row against the references of all its
+    rows.
+
+    This is the E2E challenge's protocol (Dušek et al., Comput. Speech Lang. 59, 2020): its files repeat an
+    input once for each human reference, and the system answers an input once. Where all prompts differ, every
+    row is an item of its own.
+    """
+    references = _references(answers)
+    first: dict[Hashable, str] = {}
+    for answer in answers:
+        first.setdefault(answer.prompt, answer.text)
+    return [(first[prompt].strip(), [r.strip() for r in references[prompt]]) for prompt in references]
+
+
+def exact_match(answers: Sequence[Answer]) -> float:
+    """Share of rows whose text equals a reference of the row's prompt, white space stripped at both ends."""
+    references = {p: {r.strip() for r in rs} for p, rs in _references(answers).items()}
+    return float(np.mean([a.text.strip() in references[a.prompt] for a in answers]))
+
+
+def bleu(answers: Sequence[Answer], tokenizer: str | None = None) -> float:
+    """Corpus BLEU over the distinct prompts, as sacrebleu has it: case kept, exp smoothing.
+
+    `tokenizer`: sacrebleu's name; None: the one for the references' script. Source: Papineni et al., ACL 2002; Post, WMT 2018.
+    Raises SetupError.
+    """
+    return _bleu(answers, tokenizer)[0]
+
+
+def bleu_signature(answers: Sequence[Answer]) -> str:
+    """sacrebleu's own: tokeniser, references, version. Raises SetupError."""
+    return _bleu(answers)[1]
+
+
+def bleu_of_corpus(answers: Sequence[Answer]) -> Callable[[Sequence[Answer]], float]:
+    """BLEU of a part of these answers, with the tokeniser that all of them together need."""
+    tokenizer = bleu_tokenizer(answer.reference for answer in answers)
+    return lambda part: bleu(part, tokenizer)
+
+
+def _bleu(answers: Sequence[Answer], tokenizer: str | None = None) -> tuple[float, str]:
+    """(score, sacrebleu's signature of how it was computed)."""
+    items = _distinct(answers)
+    most = max(len(references) for _, references in items)
+    streams = [[refs[i] if i < len(refs) else None for _, refs in items] for i in range(most)]
+    package = import_sacrebleu()
+    metric = package.BLEU(tokenize=tokenizer or bleu_tokenizer(a.reference for a in answers))
+    score = float(metric.corpus_score([text for text, _ in items], streams).score)
+    return score, str(metric.get_signature())
+
+
+def rouge(answers: Sequence[Answer], kind: str) -> float:
+    """Mean over the distinct prompts of the F measure against the best of the prompt's references; kind:
+    rouge1, rouge2 or rougeL.
+
+    Source: Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004, without stemming; on ASCII text the figures of the
+    package rouge_score, on other text those of RougeTokenizer. Raises SetupError.
+    """
+    scorer = import_rouge_scorer().RougeScorer([kind], tokenizer=RougeTokenizer())
+    best = [scorer.score_multi(refs, text)[kind].fmeasure for text, refs in _distinct(answers)]
+    return float(np.mean(best))
+
+
+def rouge_signature(answers: Sequence[Answer]) -> str:
+    """Tokens, stemming, version of the package."""
+    return f"tok:{ROUGE_TOKENS}|stem:no|version:{version(ROUGE_PACKAGE)}"
