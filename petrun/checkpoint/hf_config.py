@@ -9,19 +9,10 @@ from typing import Any
 
 from petrun.data.templates.tokenizer_templates import template_files
 from petrun.errors import WeightsError
+from petrun.models.families import hf_class
 from petrun.tensors import atomic_file
 
 CONFIG = "config.json"
-# The class whose names a merged folder uses. Loaded as anything else, transformers would make a part of it
-# anew.
-_ARCHITECTURES = {
-    "bert": "BertForSequenceClassification",
-    "gpt2": "GPT2LMHeadModel",
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
 _COMPANIONS = (
     "generation_config.json",
     "tokenizer.json",
@@ -56,7 +47,8 @@ def merged_config(
     config = dict(raw)
     if untied:
         config["tie_word_embeddings"] = False
-    architecture = _ARCHITECTURES.get(str(raw.get("model_type")))
+    architecture = hf_class(raw.get("model_type"))
+    # Loaded as any other class, transformers would make a part of it anew.
     if architecture:
         config["architectures"] = [architecture]
     if classes is not None:

@@ -21,6 +21,7 @@ from petrun.inference.merging.merge_proof import MergeProof
 from petrun.inference.merging.merged_prompts import holds_prompts, merged_prompts
 from petrun.inference.stored_base import StoredBase
 from petrun.models.factory import is_factory
+from petrun.models.families import FAMILIES
 from petrun.tensors.sharded.ranks import root_of
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -50,7 +51,7 @@ def run(
         raise ConfigError(f"--dtype {dtype} is unknown. {did_you_mean(dtype, FLOATS)}")
     if prove and is_factory(family):
         raise ConfigError(
-            f"--prove: what {family} takes as input is not known", hint="Built-in families: bert, gpt2, llama."
+            f"--prove: what {family} takes as input is not known", hint=f"Built-in families: {', '.join(FAMILIES)}."
         )
     if not prove and (tolerance is not None or probe is not None):
         raise ConfigError("--tolerance and --probe are for --prove", hint="Leave them out, or add --prove.")

@@ -25,6 +25,7 @@ from petrun.evaluate.sampling import Sampling
 from petrun.evaluate.score import Progress, counter, eval_mode, not_finite
 from petrun.evaluate.stop_strings import StopStrings
 from petrun.models.decoding import DecodeStep, PrefillStep
+from petrun.models.families import spell_families
 from petrun.tensors import Array
 from petrun.typing import Cell
 
@@ -163,7 +164,7 @@ class TextGenerator:
         if not (hasattr(net, "prefill") and hasattr(net, "decode")):
             raise ModelError(
                 f"{type(net).__name__} cannot generate: it has no prefill and decode with a key/value cache",
-                hint="Generation needs a gpt2 or llama family model; leave out metrics that generate, or use --task lm.",
+                hint=f"Generation needs a {spell_families('instruct')} family model; leave out metrics that generate, or use --task lm.",
             )
         self.net = net
         self.eos_ids = frozenset(eos_ids)

@@ -21,7 +21,8 @@ from petrun.errors import ConfigError, DeltaError, ModelError, TargetError
 from petrun.graph.surgery import untie
 from petrun.interop.convert import to_house, trained_classes
 from petrun.models.base import LoadedModel, shared_matrices, untied
-from petrun.models.factory import FAMILIES, is_factory, load_model
+from petrun.models.factory import ModelSource, is_factory, load_model
+from petrun.models.families import FAMILIES
 from petrun.models.folder import BASE_HINT
 from petrun.parallel.context import Device
 from petrun.tensors import Array
@@ -80,17 +81,20 @@ def open_base(
 
     `arrays`: names of the columns of array data, for a factory's net that does not name its inputs.
     """
-    loaded = load_model(
-        base_path(model),
+    source = ModelSource(
+        base=base_path(model),
         family=model.family,
         config=Path(model.config) if model.config else None,
         strategy=strategy_path(model.base_strategy),
+        kwargs=model.kwargs,
+    )
+    loaded = load_model(
+        source,
         task=task,
         num_labels=num_labels,
         fresh_head=model.fresh_head,
         compute_dtype=device.compute_dtype,
         seed=seed,
-        kwargs=model.kwargs,
     )
     stored = {name.rpartition(".")[0]: info.name.rpartition(".")[0] for name, info in loaded.names.items()}
     sites = replace(loaded.sites, hf_paths={**stored, **loaded.sites.hf_paths})

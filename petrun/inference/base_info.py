@@ -49,7 +49,7 @@ def read_base_info(config: RunConfig, tokens: int = 0) -> BaseInfo:
         )
     path = Path(config.model.config) if config.model.config else None
     raw, family, parsed = read_family(base, config.model.family, path)
-    longest = getattr(parsed, "positions", None)
+    longest = parsed.positions
     if longest is not None:
         if longest - tokens < 2:
             raise ConfigError(

@@ -23,7 +23,8 @@ from petrun.inference.adapter_tensors import (
 )
 from petrun.inference.virtual_tables import with_tables
 from petrun.models.base import LoadedModel
-from petrun.models.factory import FAMILIES, is_factory
+from petrun.models.factory import is_factory
+from petrun.models.families import FAMILIES, spell_families
 from petrun.tensors import Array
 
 __all__ = ["OFF", "MultiAdapter", "fixed_adapter", "open_multi_adapter"]
@@ -85,7 +86,7 @@ def open_multi_adapter(loaded: LoadedModel, deltas: Mapping[str, Delta], rows: i
     """
     if is_factory(loaded.family):
         raise ConfigError(
-            f"--model {loaded.family}: several deltas share the graph of a bert, gpt2 or llama model, not of one of your own",
+            f"--model {loaded.family}: several deltas share the graph of a {spell_families()} model, not of one of your own",
             hint="Give one delta at a time.",
         )
 

@@ -242,9 +242,9 @@ def _inherit(resolved: Resolved, delta: Delta | None) -> Resolved:
             f"{delta.path} belongs to a model of your own, {delta.manifest.family}",
             hint=f"Give it: --model {delta.manifest.family}",
         )
-    # A head that was new at training is new now: the base's own is not loaded, whatever its size.
-    fresh = delta.manifest.base.fresh
-    if any(name.startswith("classifier.") for name in fresh):
+    # A head that was new at training is new now: the base's own is not loaded, whatever its size. Nothing but a head, and what a new
+    # head alone may read, is ever made new.
+    if delta.manifest.base.fresh:
         model = model.model_copy(update={"fresh_head": True})
     train = config.train.model_copy(update={"seed": delta.manifest.seed})
     return Resolved(config.model_copy(update={"data": data, "model": model, "train": train}), resolved.origins)

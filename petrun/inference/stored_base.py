@@ -13,7 +13,7 @@ from petrun.errors import ConfigError
 from petrun.graph.sites import Sites
 from petrun.inference.assembly import base_path, require_matching_family, strategy_path
 from petrun.interop.convert import to_house
-from petrun.models.base import Family, StoredName, shared_matrices
+from petrun.models.base import Family, FamilyConfig, StoredName, shared_matrices
 from petrun.models.factory import is_factory, read_family
 from petrun.models.weights import match, open_weights, stored_digest
 from petrun.tensors import TensorReader
@@ -29,7 +29,7 @@ class StoredBase:
     """config.json; {} for a model of the user's own."""
     kind: Family | None
     """None for a model of the user's own."""
-    parsed: Any
+    parsed: FamilyConfig | None
     """The family's own form of config.json."""
     family: str
     """Name of the family, or of the user's factory."""
@@ -69,8 +69,7 @@ class StoredBase:
         reader = reader or self.reader()
         matched = match(reader, self.names_in(reader), self.prefixes, self.ignored)
         # Task heads are never part of the digest: every delta brings its own.
-        heads = ("classifier.*",) if self.kind and "classify" in self.kind.tasks else ()
-        return stored_digest(reader, matched, heads)
+        return stored_digest(reader, matched, self.sites.trained_heads if self.sites else ())
 
     def fit(self, delta: Delta, alpha: float | None) -> Delta:
         """Rename a delta's tensors as this model's. Raises DeltaError for a delta of another architecture, or that fits nowhere."""

@@ -1,4 +1,4 @@
-"""The record a model family fills in, and what the factory hands to a run."""
+"""The record that a model family fills in, and what the factory hands to a run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from petrun.graph.sites import Sites
+from petrun.typing import Cell, JsonObject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,20 +41,40 @@ def shared_matrices(names: Mapping[str, StoredName]) -> dict[str, str]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FamilyConfig:
+    """What every family's config says; each family adds what its own net needs."""
+
+    vocab: int
+    """Rows of the token embedding."""
+    hidden: int
+    layers: int
+    heads: int
+    """Attention heads, and below their key/value heads; 0 for a net without attention."""
+    kv_heads: int
+    wide: int
+    """Width inside the feed-forward part."""
+    positions: int | None
+    """Tokens of the longest row; None: no limit."""
+    init_range: float = 0.02
+    """Standard deviation of the weights of a new head."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
-    """One built-in architecture. `N + M` files: no method is named here."""
+    """All that any other package needs of one built-in architecture. No method is named here."""
 
     name: str
-    model_types: tuple[str, ...]
-    """Values of config.json's `model_type` that this family serves."""
+    hf_classes: Mapping[str, str]
+    """Value of config.json's `model_type` that this family serves -> the class of transformers whose names a whole model is saved with."""
     tasks: tuple[str, ...]
     """Tasks it can do: "classify", "lm", "instruct"."""
     inputs: tuple[str, ...]
     """Names of construct's int32 (B, T) inputs, in order."""
-    parse: Callable[[Mapping[str, Any]], Any]
+    parse: Callable[[JsonObject], FamilyConfig]
     """config.json -> the family's frozen config. ModelError names a field that changes the mathematics and is not supported."""
     build: Callable[..., Any]
-    """(config, *, compute_dtype: str = "float32", dropout_seed: int = 0, num_labels: int | None = None) -> nn.Cell."""
+    """(config, *, compute_dtype: str = "float32", dropout_seed: int = 0, num_labels: int | None = None) -> nn.Cell. `config`, here and
+    below: what `parse` returned."""
     sites: Callable[[Any], Sites]
     names: Callable[[Any], dict[str, StoredName]]
     """Every parameter of the net -> its Hugging Face name."""
@@ -62,13 +83,17 @@ class Family:
     ignored: tuple[str, ...] = ()
     """Patterns of stored tensors that no parameter needs (position_ids, masked_bias, pretraining heads)."""
 
+    @property
+    def model_types(self) -> tuple[str, ...]:
+        return tuple(self.hf_classes)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
     """A net with its base weights in it, in eval mode, and all that later steps ask about it."""
 
-    net: Any
-    """nn.Cell. Built-in families: construct(*inputs) -> float32 logits, (B, C) or (B, T, V)."""
+    net: Cell
+    """Built-in families: construct(*inputs) -> float32 logits, (B, C) or (B, T, V)."""
     sites: Sites
     family: str
     """"bert", "gpt2", "llama", or "module:function"."""
@@ -76,7 +101,7 @@ class LoadedModel:
     """config.json's model_type ("mistral", "qwen2", ...); equals `family` for a factory."""
     inputs: tuple[str, ...]
     tasks: tuple[str, ...]
-    hf_config: dict[str, Any] = field(default_factory=dict)
+    hf_config: JsonObject = field(default_factory=dict)
     """config.json as read; {} for a factory."""
     names: dict[str, StoredName] = field(default_factory=dict)
     fresh: tuple[str, ...] = ()

@@ -6,7 +6,6 @@ B batch, T tokens, H hidden, N heads, D head width, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,19 +14,16 @@ from mindspore import nn, ops
 
 from petrun.graph.sites import Sites
 from petrun.kernels import Attention, Dropout, LayerNorm, MergeHeads, SplitHeads, Tanh
-from petrun.models.base import Family, StoredName
+from petrun.models.base import Family, FamilyConfig, StoredName
 from petrun.models.fields import Fields
 from petrun.models.parts import ACTIVATIONS, DTYPES, Embedding, FeedForward, cell_paths, dense, named
-from petrun.typing import DType, Tensor
+from petrun.typing import DType, JsonObject, Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class BertConfig:
-    vocab: int
-    hidden: int
-    layers: int
-    heads: int
-    wide: int
+class BertConfig(FamilyConfig):
+    """config.json of a BERT."""
+
     positions: int
     token_types: int
     act: str
@@ -35,10 +31,9 @@ class BertConfig:
     hidden_dropout: float
     attention_dropout: float
     classifier_dropout: float
-    init_range: float
 
 
-def parse(raw: Mapping[str, Any]) -> BertConfig:
+def parse(raw: JsonObject) -> BertConfig:
     """Defaults are those of transformers' BertConfig; sizes have none. Raises ModelError."""
     f = Fields(raw, "bert")
     f.only("position_embedding_type", ("absolute",), "absolute")
@@ -53,6 +48,7 @@ def parse(raw: Mapping[str, Any]) -> BertConfig:
         hidden=hidden,
         layers=f.integer("num_hidden_layers"),
         heads=heads,
+        kv_heads=heads,
         wide=f.integer("intermediate_size"),
         positions=f.integer("max_position_embeddings", 512),
         token_types=f.integer("type_vocab_size", 2),
@@ -299,7 +295,7 @@ def sites(config: BertConfig) -> Sites:
 
 FAMILY = Family(
     name="bert",
-    model_types=("bert",),
+    hf_classes={"bert": "BertForSequenceClassification"},
     tasks=("classify",),
     inputs=("input_ids", "segment_ids", "token_type_ids"),
     parse=parse,

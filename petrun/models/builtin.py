@@ -2,66 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from petrun.errors import ModelError
 from petrun.graph.outline import mark_outline
-from petrun.models.base import Family, LoadedModel
+from petrun.models.base import Family, FamilyConfig, LoadedModel
 from petrun.models.folder import eos_ids, label_names
 from petrun.models.weights import Match, absent, check, init_fresh, load, match
 from petrun.tensors import TensorReader
+from petrun.typing import Cell, JsonObject
 
 
-def assemble(
-    reader: TensorReader,
-    family: Family,
-    parsed: Any,
-    raw: dict[str, Any],
-    path: Path,
-    num_labels: int | None,
-    fresh_head: bool,
-    compute_dtype: str,
-    seed: int,
-) -> LoadedModel:
+@dataclass(frozen=True, kw_only=True)
+class BaseConfig:
+    """A base's config.json, read and understood."""
+
+    path: Path
+    raw: JsonObject
+    family: Family
+    config: FamilyConfig
+    """What the family reads in `raw`."""
+
+    @property
+    def classifies(self) -> bool:
+        return "classify" in self.family.tasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """The classification head that a run asks for."""
+
+    num_labels: int | None = None
+    """None: as many outputs as the base's own."""
+    fresh: bool = False
+    """Leave the base's own out."""
+
+
+def assemble(reader: TensorReader, base: BaseConfig, head: Head, compute_dtype: str, seed: int) -> LoadedModel:
     """Match the file's tensors, settle the head, build the net, check, load. Raises ModelError and WeightsError."""
-    names = family.names(parsed)
+    family, sites = base.family, base.family.sites(base.config)
+    names = family.names(base.config)
     matched = match(reader, names, family.prefixes, family.ignored)
-    head = (
-        _settle_head(reader, matched, raw, num_labels, fresh_head) if "classify" in family.tasks else _Head(None, False)
-    )
-    net = family.build(parsed, compute_dtype=compute_dtype, dropout_seed=seed, num_labels=head.classes)
+    found = _resolve_head(reader, matched, base, head) if base.classifies else _NO_HEAD
+    net = family.build(base.config, compute_dtype=compute_dtype, dropout_seed=seed, num_labels=found.classes)
     fresh = absent(matched, names)
     check(reader, matched, names, net, fresh)
-    digest = load(reader, matched, net, family.sites(parsed).trained_heads)
-    init_fresh(net, fresh, seed, getattr(parsed, "init_range", 0.02))
-    return _filled(family, parsed, raw, path, net, head, fresh, digest)
+    digest = load(reader, matched, net, sites.trained_heads)
+    init_fresh(net, fresh, seed, base.config.init_range)
+    return _filled(base, net, found, fresh, digest)
 
 
-def outline(
-    family: Family, parsed: Any, raw: dict[str, Any], path: Path, classes: int | None, compute_dtype: str, seed: int
-) -> LoadedModel:
+def outline(base: BaseConfig, classes: int | None, compute_dtype: str, seed: int) -> LoadedModel:
     """The net of a config.json, its parameters zeros that take no memory until they are written to. For a classifier
     `classes` counts its head's outputs; the head trains as a new one does."""
-    head = _Head((classes or 2) if "classify" in family.tasks else None, False)
-    net = family.build(parsed, compute_dtype=compute_dtype, dropout_seed=seed, num_labels=head.classes)
+    head = _Head(classes or 2, False) if base.classifies else _NO_HEAD
+    net = base.family.build(base.config, compute_dtype=compute_dtype, dropout_seed=seed, num_labels=head.classes)
     mark_outline(net)
-    return _filled(family, parsed, raw, path, net, head, (), "")
+    return _filled(base, net, head, (), "")
 
 
-def _filled(
-    family: Family,
-    parsed: Any,
-    raw: dict[str, Any],
-    path: Path,
-    net: Any,
-    head: _Head,
-    fresh: tuple[str, ...],
-    digest: str,
-) -> LoadedModel:
-    sites = family.sites(parsed)
+def _filled(base: BaseConfig, net: Cell, head: _Head, fresh: tuple[str, ...], digest: str) -> LoadedModel:
+    family, config, raw, path = base.family, base.config, base.raw, base.path
+    sites = family.sites(config)
     extra = {f"{name.rpartition('.')[0]}.*" for name in fresh} - set(sites.trained_heads)
     net.set_train(False)
     pad = raw.get("pad_token_id")
@@ -73,13 +76,13 @@ def _filled(
         inputs=family.inputs,
         tasks=family.tasks,
         hf_config=raw,
-        names=family.names(parsed),
+        names=family.names(config),
         fresh=fresh,
         base_digest=digest,
         folder=path.parent,
-        max_positions=getattr(parsed, "positions", None),
+        max_positions=config.positions,
         # Padding is masked out: where the stated id is none of the vocabulary, any other serves.
-        pad_token_id=pad if isinstance(pad, int) and 0 <= pad < parsed.vocab else 0,
+        pad_token_id=pad if isinstance(pad, int) and 0 <= pad < config.vocab else 0,
         eos_token_ids=eos_ids(raw, path.parent),
         num_labels=head.classes,
         labels=label_names(raw, head.classes) if head.own and head.classes else (),
@@ -93,17 +96,17 @@ class _Head:
     """The base's head is kept."""
 
 
+_NO_HEAD = _Head(None, False)
 FRESH_HEAD = "--set model.fresh_head=true puts a new head in its place."
 
 
-def _settle_head(
-    reader: TensorReader, matched: Match, raw: Mapping[str, Any], num_labels: int | None, fresh_head: bool
-) -> _Head:
+def _resolve_head(reader: TensorReader, matched: Match, base: BaseConfig, asked: Head) -> _Head:
     """Decide between the base's head and a new one; a head that is not kept is taken out of the match."""
-    head = {ours: s for ours, s in matched.found.items() if ours.startswith("classifier.")}
+    cell, num_labels = base.family.sites(base.config).head, asked.num_labels
+    head = {ours: s for ours, s in matched.found.items() if ours.startswith(f"{cell}.")}
     if num_labels is not None and num_labels < 1:
         raise ModelError(f"a head needs at least one output, not {num_labels}")
-    if not head or fresh_head:
+    if not head or asked.fresh:
         for ours in head:
             del matched.found[ours]
         if num_labels is None:
@@ -112,22 +115,24 @@ def _settle_head(
                 hint="Give labelled data, or a delta that carries the head.",
             )
         return _Head(num_labels, False)
-    weight = head.get("classifier.weight")
+    weight = head.get(f"{cell}.weight")
     shape = reader.info(weight.stored).shape if weight else ()
     own = shape[0] if len(shape) == 2 else None
-    if "pooler.weight" not in matched.found:
+    # What a base may lack beside the head is what the head reads: a pooler.
+    missing = {ours.rpartition(".")[0] for ours in absent(matched, base.family.names(base.config))} - {cell}
+    if missing:
         raise ModelError(
-            f"{reader.path}: the base's classifier reads no pooler: it was trained for another task",
+            f"{reader.path}: the base's {cell} reads no {', '.join(sorted(missing))}: it was trained for another task",
             hint=FRESH_HEAD,
         )
-    _check_problem(reader, raw, own)
+    _check_problem(reader, base.raw, own)
     if own is not None and num_labels is not None and own != num_labels:
         ours, theirs = ("one output, for numbers" if n == 1 else f"{n} classes" for n in (own, num_labels))
         raise ModelError(f"{reader.path}: the base's head has {ours}, the data {theirs}", hint=FRESH_HEAD)
     return _Head(own or num_labels or 2, True)
 
 
-def _check_problem(reader: TensorReader, raw: Mapping[str, Any], outputs: int | None) -> None:
+def _check_problem(reader: TensorReader, raw: JsonObject, outputs: int | None) -> None:
     """Raises ModelError for a head that was trained with another loss than the one its number of outputs is given here.
 
     As transformers has it: one output is for regression, several are for classes, unless problem_type says otherwise.

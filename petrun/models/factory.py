@@ -11,10 +11,10 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
-from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -23,16 +23,15 @@ from mindspore import nn
 from petrun.errors import ModelError, SetupError, did_you_mean
 from petrun.graph.sites import Sites
 from petrun.kernels.device import on_ascend
-from petrun.models import bert, gpt2, llama
-from petrun.models.base import Family, LoadedModel, StoredName
-from petrun.models.builtin import assemble, outline
+from petrun.models.base import Family, FamilyConfig, LoadedModel, StoredName
+from petrun.models.builtin import BaseConfig, Head, assemble, outline
+from petrun.models.families import FAMILIES
 from petrun.models.folder import BASE_HINT, config_path, read_json
 from petrun.models.weights import check, load, match, open_weights
 from petrun.tensors import content_digest
 from petrun.tensors.sharded.ranks import root_of
-from petrun.typing import Cell
+from petrun.typing import Cell, JsonObject
 
-FAMILIES: dict[str, Family] = {f.name: f for f in (bert.FAMILY, gpt2.FAMILY, llama.FAMILY)}
 _OWN = "A model of your own is given as --model module:function or --model path/file.py:function."
 
 
@@ -41,7 +40,7 @@ def is_factory(family: str | None) -> bool:
     return family is not None and re.search(r"[^:]:[A-Za-z_][\w.]*$", family) is not None
 
 
-def read_model_config(base: Path | None, family: str | None = None, config: Path | None = None) -> dict[str, Any]:
+def read_model_config(base: Path | None, family: str | None = None, config: Path | None = None) -> JsonObject:
     """config.json alone, checked to be of a family that exists; {} for a factory. No weights are read.
 
     Raises ModelError.
@@ -49,7 +48,7 @@ def read_model_config(base: Path | None, family: str | None = None, config: Path
     return {} if is_factory(family) else _read_config(base, family, config)[1]
 
 
-def _read_config(base: Path | None, family: str | None, config: Path | None) -> tuple[Path, dict[str, Any], Family]:
+def _read_config(base: Path | None, family: str | None, config: Path | None) -> tuple[Path, JsonObject, Family]:
     """The path of config.json, its content (model_type filled in where only the user states it), its family."""
     types = {t: f for f in FAMILIES.values() for t in f.model_types}
     if family is not None and family not in FAMILIES and family not in types:
@@ -70,63 +69,76 @@ def _read_config(base: Path | None, family: str | None, config: Path | None) -> 
 
 def read_family(
     base: Path | None, family: str | None, config: Path | None = None
-) -> tuple[dict[str, Any], Family, Any]:
+) -> tuple[JsonObject, Family, FamilyConfig]:
     """config.json as `read_model_config` gives it, its family, and what the family reads in it. Raises ModelError."""
-    path, raw, picked = _read_config(base, family, config)
-    return raw, picked, _parse(path, raw, picked)
+    described = _describe(*_read_config(base, family, config))
+    return described.raw, described.family, described.config
 
 
-def _parse(path: Path, raw: Mapping[str, Any], picked: Family) -> Any:
+def _describe(path: Path, raw: JsonObject, family: Family) -> BaseConfig:
     try:
-        return picked.parse(raw)
+        return BaseConfig(path=path, raw=raw, family=family, config=family.parse(raw))
     except ModelError as error:
         raise ModelError(f"{path}: {error.message}", hint=error.hint) from error
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """Where a model comes from: a base's files, or the user's function that makes a net."""
+
+    base: Path | None = None
+    """Folder or file of the weights; for a function optional."""
+    family: str | None = None
+    """A built-in family or a model_type, where config.json does not say; or module:function, path/file.py:function."""
+    config: Path | None = None
+    """config.json, where it does not lie beside the weights."""
+    strategy: Path | None = None
+    """The strategy file, or the folder of them, of a base in the files of a job's ranks."""
+    kwargs: Mapping[str, object] = field(default_factory=dict)
+    """Keyword arguments of the user's function."""
+
+
 def load_model(
-    base: Path | None,
+    source: ModelSource | Path,
     *,
-    family: str | None = None,
-    config: Path | None = None,
-    strategy: Path | None = None,
     task: str | None = None,
     num_labels: int | None = None,
     fresh_head: bool = False,
     compute_dtype: str = "float32",
     seed: int = 0,
-    kwargs: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
     """Build the net and load its base strictly; it is returned in eval mode, every parameter as stored.
 
-    num_labels: classes of a classification head. The base's own head is kept where it has that many (or none are
-    asked for); `fresh_head` replaces it. A new head, and a pooler the base lacks, are initialised from `seed`.
+    source: a path alone is that of a base. num_labels: classes of a classification head. The base's own head is kept where it has that
+    many (or none are asked for); `fresh_head` replaces it. A new head, and a pooler the base lacks, are initialised from `seed`.
     compute_dtype: "float32", "float16" or "bfloat16": the type of a built-in family's matrices and activations.
-    strategy: the strategy file, or the folder of them, of a base in the files of a job's ranks. kwargs: for a user's function only.
     Raises ModelError (config.json, the task, the head, the user's function) and WeightsError (the tensors).
     """
-    if is_factory(family):
-        return _from_function(str(family), dict(kwargs or {}), base, strategy, task, num_labels, seed)
-    if kwargs:
+    if isinstance(source, Path):
+        source = ModelSource(base=source)
+    if is_factory(source.family):
+        return _from_function(source, task, num_labels, seed)
+    if source.kwargs:
         raise ModelError(
-            f"model.kwargs = {dict(kwargs)} is for a model of your own, not for a built-in family", hint=_OWN
+            f"model.kwargs = {dict(source.kwargs)} is for a model of your own, not for a built-in family", hint=_OWN
         )
-    path, raw, picked = _read_config(base, family, config)
+    path, raw, picked = _read_config(source.base, source.family, source.config)
     if task is not None and task not in picked.tasks:
         others = ", ".join(f.name for f in FAMILIES.values() if task in f.tasks)
         raise ModelError(
             f"a {picked.name} base cannot do task {task}; it does: {', '.join(picked.tasks)}",
             hint=f"Families for {task}: {others}." if others else "",
         )
-    if base is None:
+    if source.base is None:
         raise ModelError("no base is given", hint=BASE_HINT)
     if compute_dtype == "bfloat16" and not on_ascend():
         raise SetupError(
             "the CPU has no bfloat16 matrix product",
             hint="Leave model.dtype out: on the CPU a bfloat16 base is loaded as float32.",
         )
-    parsed = _parse(path, raw, picked)
-    reader = open_weights(base, strategy)
-    return assemble(reader, picked, parsed, raw, path, num_labels, fresh_head, compute_dtype, seed)
+    described = _describe(path, raw, picked)
+    reader = open_weights(source.base, source.strategy)
+    return assemble(reader, described, Head(num_labels=num_labels, fresh=fresh_head), compute_dtype, seed)
 
 
 def outline_model(
@@ -137,35 +149,27 @@ def outline_model(
     num_labels: int | None = None,
     compute_dtype: str = "float32",
     seed: int = 0,
-    kwargs: Mapping[str, Any] | None = None,
+    kwargs: Mapping[str, object] | None = None,
 ) -> LoadedModel:
     """The net of `load_model` without its weights: config.json is all that is read, of a user's function nothing.
 
     A built-in family's parameters are zeros that take no memory; a function's have the values that it gives them.
     """
     if is_factory(family):
-        return _from_function(str(family), dict(kwargs or {}), None, None, None, num_labels, seed)
-    path, raw, picked = _read_config(base, family, config)
-    return outline(picked, _parse(path, raw, picked), raw, path, num_labels, compute_dtype, seed)
+        return _from_function(ModelSource(family=family, kwargs=kwargs or {}), None, num_labels, seed)
+    return outline(_describe(*_read_config(base, family, config)), num_labels, compute_dtype, seed)
 
 
-def _from_function(
-    spelled: str,
-    kwargs: dict[str, Any],
-    base: Path | None,
-    strategy: Path | None,
-    task: str | None,
-    num_labels: int | None,
-    seed: int,
-) -> LoadedModel:
+def _from_function(source: ModelSource, task: str | None, num_labels: int | None, seed: int) -> LoadedModel:
     """Call the user's function; its net's own names are the names of its checkpoint. Without a base the values that
     the function gave stay: MindSpore's and numpy's seeds are set first, so that they are the same every time."""
+    spelled, base = str(source.family), source.base
     if task not in (None, "classify"):
         raise ModelError(
             f"--model {spelled} cannot do task {task}: a model of your own returns logits (B, C), for task classify"
         )
     ms.set_seed(seed)
-    net, sites = _call(spelled, kwargs)
+    net, sites = _call(spelled, dict(source.kwargs))
     names = {p.name: StoredName(name=p.name) for p in net.get_parameters()}
     every = [p.name for p in net.get_parameters()]
     if len(every) > len(names):
@@ -176,7 +180,7 @@ def _from_function(
     if base is None:
         digest = _digest_in_memory(net)
     else:
-        reader = open_weights(base, strategy)
+        reader = open_weights(base, source.strategy)
         matched = match(reader, names, ("",), ())
         check(reader, matched, names, net)
         digest = load(reader, matched, net)
@@ -215,7 +219,7 @@ def _digest_in_memory(net: Cell) -> str:
     return content_digest(lines)
 
 
-def _call(spelled: str, kwargs: dict[str, Any]) -> tuple[Any, Sites]:
+def _call(spelled: str, kwargs: Mapping[str, object]) -> tuple[Cell, Sites]:
     """The net and the sites that the user's function returns. Raises ModelError."""
     source, _, name = spelled.rpartition(":")
     with _importable(source):
@@ -306,8 +310,8 @@ def _import_module(name: str, spelled: str) -> ModuleType:
         return importlib.import_module(name)
 
 
-def _attribute(module: ModuleType, name: str, spelled: str) -> Callable[..., Any]:
-    value: Any = module
+def _attribute(module: ModuleType, name: str, spelled: str) -> Callable[..., object]:
+    value: object = module
     for part in name.split("."):
         if not hasattr(value, part):
             public = [n for n, v in vars(value).items() if callable(v) and not n.startswith("_")]
@@ -315,7 +319,8 @@ def _attribute(module: ModuleType, name: str, spelled: str) -> Callable[..., Any
         value = getattr(value, part)
     if not callable(value):
         raise ModelError(f"--model {spelled}: {name} is a {type(value).__name__}, not a function")
-    return value
+    function: Callable[..., object] = value
+    return function
 
 
 class UserCode:

@@ -7,7 +7,6 @@ B batch, T tokens, H hidden, N heads, D head width, S cache slots, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,20 +16,17 @@ from mindspore import nn, ops
 from petrun.errors import ModelError
 from petrun.graph.sites import Sites
 from petrun.kernels import Attention, Dropout, LayerNorm, MergeHeads, SplitQkv
-from petrun.models.base import Family, StoredName
+from petrun.models.base import Family, FamilyConfig, StoredName
 from petrun.models.decoding import CausalMask, cache_index, cached_mask, open_cache, virtual_positions, write_cache
 from petrun.models.fields import Fields
 from petrun.models.parts import ACTIVATIONS, DTYPES, Embedding, FeedForward, cell_paths, dense, named, tied_head
-from petrun.typing import DType, Tensor
+from petrun.typing import DType, JsonObject, Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gpt2Config:
-    vocab: int
-    hidden: int
-    layers: int
-    heads: int
-    wide: int
+class Gpt2Config(FamilyConfig):
+    """config.json of a GPT-2."""
+
     positions: int
     act: str
     eps: float
@@ -42,7 +38,7 @@ class Gpt2Config:
     tied: bool
 
 
-def parse(raw: Mapping[str, Any]) -> Gpt2Config:
+def parse(raw: JsonObject) -> Gpt2Config:
     """Defaults are those of transformers' GPT2Config; sizes have none. Raises ModelError."""
     f = Fields(raw, "gpt2")
     f.only("is_causal", (True,), True)
@@ -57,6 +53,7 @@ def parse(raw: Mapping[str, Any]) -> Gpt2Config:
         hidden=hidden,
         layers=f.integer("n_layer", aliases=["num_hidden_layers"]),
         heads=heads,
+        kv_heads=heads,
         wide=f.integer("n_inner", 4 * hidden),
         positions=f.integer("n_positions", 1024, ["max_position_embeddings"]),
         act=f.choice("activation_function", tuple(ACTIVATIONS), "gelu_new"),
@@ -275,7 +272,7 @@ def sites(config: Gpt2Config) -> Sites:
 
 FAMILY = Family(
     name="gpt2",
-    model_types=("gpt2",),
+    hf_classes={"gpt2": "GPT2LMHeadModel"},
     tasks=("lm", "instruct"),
     inputs=("input_ids", "segment_ids", "position_ids"),
     parse=parse,

@@ -294,7 +294,12 @@ def sites(config: LlamaConfig) -> Sites:
 
 FAMILY = Family(
     name="llama",
-    model_types=("llama", "mistral", "qwen2", "qwen3"),
+    hf_classes={
+        "llama": "LlamaForCausalLM",
+        "mistral": "MistralForCausalLM",
+        "qwen2": "Qwen2ForCausalLM",
+        "qwen3": "Qwen3ForCausalLM",
+    },
     tasks=("lm", "instruct"),
     inputs=("input_ids", "segment_ids", "position_ids"),
     parse=parse,

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from petrun.models.base import FamilyConfig
 from petrun.models.fields import Fields
 from petrun.models.parts import ACTIVATIONS
 from petrun.models.rope import Rope, parse_rope
+from petrun.typing import JsonObject
 
 
 @dataclass(frozen=True, kw_only=True)
-class LlamaConfig:
-    vocab: int
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    wide: int
+class LlamaConfig(FamilyConfig):
+    """config.json of a Llama, Mistral, Qwen2 or Qwen3."""
+
     positions: int
+    head_dim: int
     act: str
     eps: float
     qkv_bias: bool
@@ -37,7 +33,7 @@ class LlamaConfig:
 _POSITIONS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
 
 
-def parse(raw: Mapping[str, Any]) -> LlamaConfig:
+def parse(raw: JsonObject) -> LlamaConfig:
     """Defaults are those of transformers' config class for the model_type; sizes have none. Raises ModelError."""
     kind = str(raw.get("model_type") or "llama")
     f = Fields(raw, kind)

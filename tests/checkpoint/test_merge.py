@@ -382,7 +382,7 @@ CASES = [(family, method) for family in ("bert", "gpt2", "llama", "qwen2") for m
 
 
 def reference(shared, family, method):
-    from petrun.models.factory import FAMILIES
+    from petrun.models.families import FAMILIES
 
     case = shared / "oracle" / "cases" / family
     record = next(f for f in FAMILIES.values() if family in f.model_types)

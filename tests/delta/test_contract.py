@@ -13,7 +13,8 @@ from petrun.checkpoint.delta import BaseIdentity, Manifest, read_delta, save_del
 from petrun.delta import METHODS, find_method
 from petrun.errors import TargetError
 from petrun.graph.freeze import freeze_all_but
-from petrun.models.factory import FAMILIES, load_model
+from petrun.models.factory import load_model
+from petrun.models.families import FAMILIES
 from petrun.train.adamw import AdamW
 from petrun.train.loss import SupervisedLoss
 from petrun.train.schedules import Schedule

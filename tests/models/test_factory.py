@@ -11,7 +11,8 @@ from safetensors.numpy import save_file
 
 from petrun.errors import ModelError, SetupError, WeightsError
 from petrun.graph.sites import Sites
-from petrun.models.factory import FAMILIES, is_factory, load_model, read_model_config
+from petrun.models.factory import ModelSource, is_factory, load_model, read_model_config
+from petrun.models.families import FAMILIES
 from tests.models import reference
 
 CODE = """
@@ -119,7 +120,7 @@ def test_is_factory():
 )
 def test_wrong_family(tmp_path, config, family, message):
     (tmp_path / "config.json").write_text(json.dumps(config))
-    for call in (read_model_config, lambda *a: load_model(a[0], family=a[1])):
+    for call in (read_model_config, lambda *a: load_model(ModelSource(base=a[0], family=a[1]))):
         with pytest.raises(ModelError) as caught:
             call(tmp_path, family)
         assert message in caught.value.message
@@ -129,11 +130,11 @@ def test_the_user_may_name_the_family(tmp_path):
     config = {k: v for k, v in reference.LLAMA.items() if k != "model_type"}
     tensors = reference.make({**reference.LLAMA, "model_type": "qwen2"})
     reference.write(tmp_path, config, tensors)
-    model = load_model(tmp_path, family="qwen2")
+    model = load_model(ModelSource(base=tmp_path, family="qwen2"))
     assert (model.family, model.model_type) == ("llama", "qwen2")
     assert read_model_config(tmp_path, "qwen2")["model_type"] == "qwen2"
     with pytest.raises(WeightsError, match=r"q_proj\.bias"):
-        load_model(tmp_path, family="llama")
+        load_model(ModelSource(base=tmp_path, family="llama"))
 
 
 def test_config_elsewhere(tmp_path):
@@ -141,7 +142,7 @@ def test_config_elsewhere(tmp_path):
     (tmp_path / "base/config.json").rename(tmp_path / "there.json")
     with pytest.raises(ModelError, match="model's shape is not known"):
         load_model(tmp_path / "base")
-    assert load_model(tmp_path / "base", config=tmp_path / "there.json").family == "gpt2"
+    assert load_model(ModelSource(base=tmp_path / "base", config=tmp_path / "there.json")).family == "gpt2"
 
 
 def test_wrong_use(tmp_path):
@@ -153,16 +154,16 @@ def test_wrong_use(tmp_path):
         load_model(base)
     assert "Did you mean gelu" in caught.value.hint
     with pytest.raises(ModelError, match="is for a model of your own"):
-        load_model(base, kwargs={"a": 1})
+        load_model(ModelSource(base=base, kwargs={"a": 1}))
     with pytest.raises(ModelError, match="no base is given"):
-        load_model(None, config=base)
+        load_model(ModelSource(config=base))
     with pytest.raises(SetupError, match="no bfloat16 matrix product") as caught:
         load_model(base, compute_dtype="bfloat16")
     assert "float32" in caught.value.hint
 
 
 def test_a_file(user, mode):
-    model = load_model(None, family=f"{user}:make", kwargs={"classes": 3}, num_labels=3, seed=5)
+    model = load_model(ModelSource(family=f"{user}:make", kwargs={"classes": 3}), num_labels=3, seed=5)
     assert (model.family, model.model_type, model.inputs, model.tasks) == (
         f"{user}:make",
         f"{user}:make",
@@ -183,25 +184,25 @@ def test_a_file(user, mode):
     }
     assert not model.net.training
     assert model.net(Tensor(np.ones((2, 3), np.float32))).shape == (2, 3)
-    again = load_model(None, family=f"{user}:make", kwargs={"classes": 3}, seed=5)
-    other = load_model(None, family=f"{user}:make", kwargs={"classes": 3}, seed=6)
+    again = load_model(ModelSource(family=f"{user}:make", kwargs={"classes": 3}), seed=5)
+    other = load_model(ModelSource(family=f"{user}:make", kwargs={"classes": 3}), seed=6)
     assert model.base_digest == again.base_digest != other.base_digest
 
 
 def test_an_edited_file_is_read_again(user):
-    assert load_model(None, family=f"{user}:make").net.first.out_channels == 4
+    assert load_model(ModelSource(family=f"{user}:make")).net.first.out_channels == 4
     user.write_text(CODE.replace("wide=4", "wide=5"))
-    assert load_model(None, family=f"{user}:make").net.first.out_channels == 5
+    assert load_model(ModelSource(family=f"{user}:make")).net.first.out_channels == 5
 
 
 def test_sites(user):
-    model = load_model(None, family=f"{user}:with_sites")
+    model = load_model(ModelSource(family=f"{user}:with_sites"))
     assert (model.sites.head, model.sites.default_roles) == ("second", ("all",))
 
 
 @pytest.mark.parametrize("kind", ["ckpt", "safetensors"])
 def test_its_checkpoint_is_strict(user, tmp_path, kind):
-    start = load_model(None, family=f"{user}:make", seed=1)
+    start = load_model(ModelSource(family=f"{user}:make"), seed=1)
     values = {p.name: p.asnumpy() + (1 if p.dtype == ms.float32 else 4) for p in start.net.get_parameters()}
     base = tmp_path / f"trained.{kind}"
 
@@ -212,7 +213,7 @@ def test_its_checkpoint_is_strict(user, tmp_path, kind):
             save_file({n: np.ascontiguousarray(a) for n, a in tensors.items()}, base)
 
     write(values)
-    model = load_model(base, family=f"{user}:make")
+    model = load_model(ModelSource(base=base, family=f"{user}:make"))
     for parameter in model.net.get_parameters():
         np.testing.assert_array_equal(parameter.asnumpy(), values[parameter.name])
         assert parameter.asnumpy().dtype == values[parameter.name].dtype
@@ -227,14 +228,14 @@ def test_its_checkpoint_is_strict(user, tmp_path, kind):
     ]:
         write({n: a for n, a in {**values, **change}.items() if a is not None})
         with pytest.raises(WeightsError) as caught:
-            load_model(base, family=f"{user}:make")
+            load_model(ModelSource(base=base, family=f"{user}:make"))
         assert message in caught.value.message
 
 
 def test_a_module(user, monkeypatch):
     monkeypatch.syspath_prepend(str(user.parent))
     monkeypatch.delitem(sys.modules, "mine", raising=False)
-    model = load_model(None, family="mine:make")
+    model = load_model(ModelSource(family="mine:make"))
     assert isinstance(model.net, nn.Cell)
     sys.modules.pop("mine")
 
@@ -255,7 +256,7 @@ def test_a_module(user, monkeypatch):
 )
 def test_wrong_functions(user, function, kwargs, message):
     with pytest.raises(ModelError) as caught:
-        load_model(None, family=f"{user}:{function}", kwargs=kwargs)
+        load_model(ModelSource(family=f"{user}:{function}", kwargs=kwargs))
     assert message in caught.value.message
     assert caught.value.message.startswith(f"--model {user}:{function}")
     assert "\n" not in caught.value.message
@@ -273,7 +274,7 @@ def test_wrong_files(tmp_path, code, message):
     file = tmp_path / "mine.py"
     file.write_text(code)
     with pytest.raises(ModelError) as caught:
-        load_model(None, family=f"{file}:make")
+        load_model(ModelSource(family=f"{file}:make"))
     assert message in caught.value.message
     assert "--debug" in caught.value.hint
     assert not any(
@@ -283,14 +284,14 @@ def test_wrong_files(tmp_path, code, message):
 
 def test_nothing_there(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match=r"nowhere\.py cannot be read: No such file"):
-        load_model(None, family=f"{tmp_path}/nowhere.py:make")
+        load_model(ModelSource(family=f"{tmp_path}/nowhere.py:make"))
     with pytest.raises(ModelError, match=r"no module no_such_package\.inner is installed") as caught:
-        load_model(None, family="no_such_package.inner:make")
+        load_model(ModelSource(family="no_such_package.inner:make"))
     assert "path/file.py:function" in caught.value.hint
     monkeypatch.chdir(tmp_path)
     (tmp_path / "beside.py").write_text("")
     with pytest.raises(ModelError, match="no module beside is installed") as caught:
-        load_model(None, family="beside:make")
+        load_model(ModelSource(family="beside:make"))
     assert "--model beside.py:make" in caught.value.hint
     with pytest.raises(ModelError, match="cannot do task lm"):
-        load_model(None, family="beside.py:make", task="lm")
+        load_model(ModelSource(family="beside.py:make"), task="lm")

@@ -85,9 +85,9 @@ def test_full_fine_tuning_of_ones_own_model_is_a_base_afterwards(tmp_path, monke
     subprocess.run([sys.executable, "make_data.py"], check=True, timeout=60)
     import mindspore as ms
 
-    from petrun.models.factory import load_model
+    from petrun.models.factory import ModelSource, load_model
 
-    start = load_model(None, family="mlp.py:build")
+    start = load_model(ModelSource(family="mlp.py:build"))
     ms.save_checkpoint(start.net, "start.ckpt")
     petrun("train", "mlp.yaml", "--algo", "full", "--base", "start.ckpt", "--epochs", 4, "--lr", 0.01, "--set", "train.train_also=[]",
            "--out", "run")  # fmt: skip

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from petrun.checkpoint.delta import read_delta
 from petrun.commands import merge, predict, train
 from petrun.interop.convert import to_house
-from petrun.models.factory import FAMILIES as FAMILY_RECORDS
+from petrun.models.families import FAMILIES as FAMILY_RECORDS
 
 FAMILIES = ["bert", "gpt2", "llama", "qwen2"]
 LORA = ["lora", "rslora", "dora"]

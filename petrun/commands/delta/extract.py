@@ -15,6 +15,7 @@ from petrun.console import progress
 from petrun.errors import ConfigError, DeltaError
 from petrun.graph.surgery import select_paths
 from petrun.inference.stored_base import StoredBase, stored_base
+from petrun.models.families import FAMILIES
 from petrun.models.folder import label_names
 
 _HEADS = ("classifier.weight",)
@@ -44,7 +45,7 @@ def run(
     if first.kind is None or first.sites is None:
         raise ConfigError(
             f"--model {family}: which of its tensors are linear layers only a built-in family says",
-            hint="Built-in families: bert, gpt2, llama.",
+            hint=f"Built-in families: {', '.join(FAMILIES)}.",
         )
     arrays, changed = first.arrays(), second.arrays()
     dense = tuple(name.removesuffix(".weight") for name in arrays.found if _is_matrix(name, arrays))

@@ -23,6 +23,7 @@ from petrun.inference.rows import open_tokenizer
 from petrun.inference.settings import learned_ending, note_tokenizer
 from petrun.models.base import LoadedModel
 from petrun.models.factory import is_factory
+from petrun.models.families import spell_families
 from petrun.parallel.context import setup
 
 
@@ -98,7 +99,8 @@ def load_deltas(settings: SessionSettings) -> MultiDeltaModel:
     info = read_base_info(config)
     if "instruct" not in info.tasks:
         raise ModelError(
-            f"a {info.hf_config.get('model_type')} base generates no text", hint="Give a gpt2 or llama family base."
+            f"a {info.hf_config.get('model_type')} base generates no text",
+            hint=f"Give a {spell_families('instruct')} family base.",
         )
     for delta in deltas.values():
         require_matching_family(delta, info.hf_config)
@@ -140,7 +142,7 @@ def _resolve(settings: SessionSettings) -> Resolved:
     family = resolved.config.model.family
     if is_factory(family):
         raise ConfigError(
-            f"--model {family}: text is generated with gpt2 and llama models, not with one of your own",
+            f"--model {family}: text is generated with {spell_families('instruct', 'and')} models, not with one of your own",
             hint="petrun predict runs your own.",
         )
     return resolved

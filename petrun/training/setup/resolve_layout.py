@@ -6,7 +6,6 @@ import re
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
 
 from petrun import kernels
 from petrun.checkpoint.delta_method import method_of
@@ -15,6 +14,7 @@ from petrun.config.schema import RunConfig
 from petrun.errors import ConfigError
 from petrun.graph.freeze import trainable_of
 from petrun.inference.assembly import Assembled, attach, base_path, head_names
+from petrun.models.base import FamilyConfig
 from petrun.models.factory import is_factory, outline_model, read_family
 from petrun.parallel.auto import Batch, Model, choose
 from petrun.parallel.layout import Layout, requested_layout
@@ -117,9 +117,7 @@ def sizes_of(config: RunConfig) -> Sizes | None:
     if is_factory(config.model.family):
         return None
     parsed = _parsed(config)
-    return Sizes(
-        heads=parsed.heads, kv_heads=getattr(parsed, "kv_heads", parsed.heads), wide=parsed.wide, layers=parsed.layers
-    )
+    return Sizes(heads=parsed.heads, kv_heads=parsed.kv_heads, wide=parsed.wide, layers=parsed.layers)
 
 
 def refusal(config: RunConfig, layout: Layout) -> str:
@@ -188,9 +186,10 @@ def _tokens(config: RunConfig) -> int:
     """Longest row that the run may have."""
     if is_factory(config.model.family):
         return 0
-    return min(config.data.seq_len, getattr(_parsed(config), "positions", config.data.seq_len))
+    longest = _parsed(config).positions
+    return config.data.seq_len if longest is None else min(config.data.seq_len, longest)
 
 
-def _parsed(config: RunConfig) -> Any:
+def _parsed(config: RunConfig) -> FamilyConfig:
     path = Path(config.model.config) if config.model.config else None
     return read_family(base_path(config.model), config.model.family, path)[2]

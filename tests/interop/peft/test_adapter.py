@@ -436,7 +436,7 @@ def test_petruns_own_and_converted_ones_pass_unchanged(make_delta, write_adapter
 
 
 def of_the_reference(shared, family, method):
-    from petrun.models.factory import FAMILIES
+    from petrun.models.families import FAMILIES
 
     case = shared / "oracle" / "cases" / family
     record = next(f for f in FAMILIES.values() if family in f.model_types)
