@@ -3,6 +3,8 @@
 import mindspore as ms
 import pytest
 
+from tests.program import no_samples  # noqa: F401
+
 MODES = {"graph": ms.GRAPH_MODE, "pynative": ms.PYNATIVE_MODE}
 
 
