@@ -36,7 +36,7 @@ _MOST_SHAPES = 4
 _NARROWEST = 32
 """Least width, and least slots behind it, where shapes are to stay."""
 
-__all__ = ["Generation", "Request", "Sampling", "Step", "TextGenerator", "generate"]
+__all__ = ["Generation", "Request", "Sampling", "Step", "TextGenerator"]
 
 
 Finish = Literal["eos", "stop", "length", "positions"]
@@ -371,21 +371,3 @@ class TextGenerator:
 def _power(count: int, least: int) -> int:
     """The smallest power of two that is no smaller than either."""
     return max(least, 1 << (count - 1).bit_length())
-
-
-def generate(
-    net: Cell,
-    prompts: Sequence[Array | Sequence[int]],
-    max_new_tokens: int,
-    *,
-    eos_ids: Iterable[int],
-    pad_id: int = 0,
-    max_positions: int | None = None,
-    batch_size: int = 16,
-    sampling: Sampling | None = None,
-    rows: Sequence[int] | None = None,
-    progress: Progress | None = None,
-) -> list[Generation]:
-    """One call of a TextGenerator, which keeps its graphs for the next."""
-    generator = TextGenerator(net, eos_ids=eos_ids, pad_id=pad_id, max_positions=max_positions, batch_size=batch_size)
-    return generator(prompts, max_new_tokens, sampling=sampling, rows=rows, progress=progress)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -15,8 +14,13 @@ from mindspore import Tensor
 
 from petrun.errors import TrainingError
 from petrun.kernels import batch_place, step_counter
+from petrun.tensors import Array
 from petrun.tensors.targets import is_scored
 from petrun.train.step import TrainStep
+from petrun.typing import JsonObject
+
+Batch = Mapping[str, Array]
+"""Arrays of a micro-batch by name: the net's inputs and "targets", first axis B; of a rank's share also "first", "scored", "tokens"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +68,18 @@ def no_spike(loss: float) -> bool:
     return False
 
 
+@dataclass(frozen=True, kw_only=True)
+class FaultHandling:
+    """How a run treats steps whose loss or gradients are not finite, and those whose loss leaps."""
+
+    skip_overflow: bool = False
+    """A loss scale is in use, so single steps that are not finite are expected."""
+    forgive: Callable[[TrainingError, int], bool] = never
+    """(error, step) -> whether the run continues with the next step; it may mend the state."""
+    is_spike: Callable[[float], bool] = no_spike
+    """Whether a finite loss counts as a fault."""
+
+
 def make_plan(per_epoch: int, accumulate: int, epochs: float | None, steps: int | None) -> Plan:
     """`steps` wins over `epochs`; neither: 3 epochs. A part of an epoch is rounded up to whole micro-batches, as transformers does.
     The last step of a run may hold fewer micro-batches.
@@ -74,12 +90,12 @@ def make_plan(per_epoch: int, accumulate: int, epochs: float | None, steps: int 
     return Plan(micro_batches_per_epoch=per_epoch, accumulate=accumulate, total_micro_batches=max(1, total))
 
 
-def supervised(batch: Mapping[str, Any]) -> int:
+def supervised(batch: Batch) -> int:
     """How many items of a batch are scored; of a rank's share, how many of the whole batch."""
     return int(batch["scored"]) if "scored" in batch else int(np.count_nonzero(is_scored(batch["targets"])))
 
 
-def tokens(batch: Mapping[str, Any]) -> int:
+def tokens(batch: Batch) -> int:
     """Tokens read in a batch: non-padding positions, or rows where the data has no tokens; of a share, as in `supervised`."""
     if "tokens" in batch:
         return int(batch["tokens"])
@@ -87,30 +103,26 @@ def tokens(batch: Mapping[str, Any]) -> int:
     return int(np.count_nonzero(segments)) if segments is not None else len(batch["targets"])
 
 
-def as_tensors(batch: Mapping[str, Any], inputs: Iterable[str]) -> tuple[Any, tuple[Any, ...]]:
+def as_tensors(batch: Batch, inputs: Iterable[str]) -> tuple[Tensor, tuple[Tensor, ...]]:
     """(targets, the net's inputs in order) as tensors."""
     return Tensor(batch["targets"]), tuple(Tensor(batch[name]) for name in inputs)
 
 
 def train(
     step: TrainStep,
-    micro_batches: Iterator[Mapping[str, Any]],
+    micro_batches: Iterator[Batch],
     plan: Plan,
     inputs: tuple[str, ...],
-    on_step: Callable[[dict[str, Any]], bool],
-    skip_overflow: bool = False,
+    on_step: Callable[[JsonObject], bool],
     *,
     done: Position = START,
-    forgive: Callable[[TrainingError, int], bool] = never,
-    is_spike: Callable[[float], bool] = no_spike,
+    faults: FaultHandling = FaultHandling(),
 ) -> int:
     """Run what is left of the plan. `on_step(record)` gets one log record per optimizer step and says whether to stop.
 
     record: step (from 1), epoch, loss (before the update, mean over the step's supervised items), lr, grad_norm, tokens,
-    tokens_per_second, seconds (wall-clock of the step). `skip_overflow`: a loss scale is in use, so single steps that are not finite are
-    expected. `done`: what an earlier run of the same plan has done; `micro_batches` go on from there. `forgive(error, step)` may mend a
-    step that is not finite, or whose loss `is_spike`; the run then goes on with the next. Returns the number of steps done. Raises
-    TrainingError for what is not forgiven, naming step and rows.
+    tokens_per_second, seconds (wall-clock of the step). `done`: what an earlier run of the same plan has done; `micro_batches` start
+    there. Returns the number of steps done. Raises TrainingError for a fault that is not forgiven, naming step and rows.
     """
     number, micro = done.step, done.micro_batches
     overflows = 0
@@ -126,11 +138,11 @@ def train(
         ok = bool(finite.asnumpy()) and bool(np.isfinite(loss))
         overflows = 0 if ok else overflows + 1
         error = None
-        if not ok and not (skip_overflow and overflows < 40):
+        if not ok and not (faults.skip_overflow and overflows < 40):
             error = _not_finite(number, group, loss)
-        elif ok and is_spike(loss):
+        elif ok and faults.is_spike(loss):
             error = _spiking(number, group, loss)
-        if error is not None and not forgive(error, number):
+        if error is not None and not faults.forgive(error, number):
             raise error
         seconds = time.perf_counter() - begin
         read = sum(tokens(batch) for batch in group)
@@ -149,7 +161,9 @@ def train(
     return number
 
 
-def _update(step: TrainStep, group: list[Mapping[str, Any]], inputs: tuple[str, ...], micro: int) -> tuple[Any, ...]:
+def _update(
+    step: TrainStep, group: list[Batch], inputs: tuple[str, ...], micro: int
+) -> tuple[float, Tensor, Tensor, Tensor]:
     """One optimizer step over the micro-batches from number `micro` on. Returns (loss, and of the last what TrainStep returns besides)."""
     counter, place = step_counter(), batch_place()
     count = sum(supervised(batch) for batch in group)
@@ -165,19 +179,19 @@ def _update(step: TrainStep, group: list[Mapping[str, Any]], inputs: tuple[str, 
     return loss, norm, rate, finite
 
 
-def _rows(group: list[Mapping[str, Any]]) -> str:
+def _rows(group: list[Batch]) -> str:
     rows = [int(row) for batch in group for row in batch.get("rows", ())]
     return ", ".join(str(row) for row in rows[:16]) + (", ..." if len(rows) > 16 else "")
 
 
-def _spiking(number: int, group: list[Mapping[str, Any]], loss: float) -> TrainingError:
+def _spiking(number: int, group: list[Batch], loss: float) -> TrainingError:
     return TrainingError(
         f"step {number}: the loss leapt to {loss:.4g}; the batch held rows {_rows(group)} (counted from 0)",
         hint="Look at these rows, lower --lr, or have the run go back over such steps: --on-nan rewind.",
     )
 
 
-def _not_finite(number: int, group: list[Mapping[str, Any]], loss: float) -> TrainingError:
+def _not_finite(number: int, group: list[Batch], loss: float) -> TrainingError:
     shown = _rows(group)
     what = "the loss" if not np.isfinite(loss) else "a gradient"
     hint = "Lower --lr, set --clip 1, or look at these rows; the log up to this step is kept."

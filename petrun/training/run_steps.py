@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from petrun.train.loop import train
+from petrun.train.loop import FaultHandling, train
 from petrun.training.checkpointing.checkpointer import Checkpointer
 from petrun.training.non_finite import NonFiniteHandler
 from petrun.training.recorder import RunRecorder
@@ -29,8 +29,8 @@ def run_steps(setup: TrainingSetup, recorder: RunRecorder, checkpointer: Checkpo
             setup.plan,
             loaded.inputs,
             on_step,
-            skip_overflow=setup.device.loss_scale is not None,
             done=done,
-            forgive=non_finite,
-            is_spike=non_finite.is_spike,
+            faults=FaultHandling(
+                skip_overflow=setup.device.loss_scale is not None, forgive=non_finite, is_spike=non_finite.is_spike
+            ),
         )

@@ -7,7 +7,7 @@ from mindspore import Tensor, nn, ops
 
 from petrun.delta import METHODS
 from petrun.errors import ConfigError, DataError, ModelError, WeightsError
-from petrun.evaluate.generate import Generation, Sampling, TextGenerator, generate
+from petrun.evaluate.generate import Generation, Sampling, TextGenerator
 from petrun.models import gpt2, llama
 
 VOCAB, POSITIONS = 37, 64
@@ -34,6 +34,11 @@ FAMILIES = {"gpt2": (gpt2, GPT2), "llama": (llama, LLAMA), "qwen3": (llama, QWEN
 PROMPTS = [
     np.random.default_rng(i).integers(1, VOCAB, n).astype(np.int32) for i, n in enumerate((5, 1, 12, 5, 9, 17, 2))
 ]
+
+
+def generate(net, prompts, max_new_tokens, sampling=None, rows=None, progress=None, **settings):
+    """One call of a generator of its own."""
+    return TextGenerator(net, **settings)(prompts, max_new_tokens, sampling=sampling, rows=rows, progress=progress)
 
 
 def build(name, seed=0):

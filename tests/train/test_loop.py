@@ -7,7 +7,7 @@ from mindspore import Tensor
 
 from petrun.errors import TrainingError
 from petrun.kernels import batch_place, step_counter
-from petrun.train.loop import Plan, Position, make_plan, train
+from petrun.train.loop import FaultHandling, Plan, Position, make_plan, train
 
 
 class FakeStep:
@@ -131,7 +131,7 @@ def test_a_loss_scale_may_overflow_now_and_then_but_not_for_ever():
             Plan(micro_batches_per_epoch=3, accumulate=1, total_micro_batches=3),
             ("x",),
             lambda r: False,
-            skip_overflow=True,
+            faults=FaultHandling(skip_overflow=True),
         )
         == 3
     )
@@ -143,7 +143,7 @@ def test_a_loss_scale_may_overflow_now_and_then_but_not_for_ever():
             Plan(micro_batches_per_epoch=60, accumulate=1, total_micro_batches=60),
             ("x",),
             lambda r: False,
-            skip_overflow=True,
+            faults=FaultHandling(skip_overflow=True),
         )
 
 
@@ -158,11 +158,25 @@ def test_what_is_forgiven_is_passed_over_and_a_leap_counts_as_not_finite():
     plan = Plan(micro_batches_per_epoch=5, accumulate=1, total_micro_batches=5)
     rows = [batch((i,)) for i in range(5)]
     step = FakeStep(losses)
-    done = train(step, iter(rows), plan, ("x",), lambda r: False, forgive=forgive, is_spike=lambda loss: loss > 10)
+    done = train(
+        step,
+        iter(rows),
+        plan,
+        ("x",),
+        lambda r: False,
+        faults=FaultHandling(forgive=forgive, is_spike=lambda loss: loss > 10),
+    )
     assert done == 5 and [call[2] for call in step.calls] == [0, 1, 2, 3, 4]
     assert told == [(2, "step 2: the loss is not finite (loss nan)"), (4, "step 4: the loss leapt to 50")]
     with pytest.raises(TrainingError, match=r"step 4: the loss leapt to 50; the batch held rows 3 "):
-        train(FakeStep([1.0] * 3 + [50.0]), iter(rows), plan, ("x",), lambda r: False, is_spike=lambda loss: loss > 10)
+        train(
+            FakeStep([1.0] * 3 + [50.0]),
+            iter(rows),
+            plan,
+            ("x",),
+            lambda r: False,
+            faults=FaultHandling(is_spike=lambda loss: loss > 10),
+        )
 
 
 def test_a_run_goes_on_where_it_stopped():

@@ -19,7 +19,7 @@ from petrun.inference.rows import training_batches
 from petrun.parallel import context
 from petrun.parallel.layout import Layout
 from petrun.tensors import Array
-from petrun.train.loop import START, Position, train
+from petrun.train.loop import START, FaultHandling, Position, train
 from petrun.training.checkpointing import snapshot
 from petrun.training.checkpointing.fingerprint import fingerprint_of, require_same_run
 from petrun.training.checkpointing.resume import begun_folder, print_other_versions, ranks_of, run_yaml
@@ -115,9 +115,11 @@ def replay(setup: TrainingSetup, parameters: snapshot.Parameters, interval: Inte
         setup.plan,
         loaded.inputs,
         on_step,
-        skip_overflow=setup.device.loss_scale is not None,
         done=done,
-        forgive=lambda error, step: setup.resolved.config.train.on_nan == "skip",
+        faults=FaultHandling(
+            skip_overflow=setup.device.loss_scale is not None,
+            forgive=lambda error, step: setup.resolved.config.train.on_nan == "skip",
+        ),
     )
     return records
 
