@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 JsonObject: TypeAlias = dict[str, Any]
 """An object of a JSON or YAML file, as it was parsed: keys are text, values are what the file holds."""
 
+ShardStrategy: TypeAlias = tuple[tuple[int, ...], ...]
+"""Of each input, or output, of an operator: over how many ranks each axis is cut."""
+
 if TYPE_CHECKING:
     DType: TypeAlias = Any
     """An element type of MindSpore, such as mindspore.float32."""
@@ -59,6 +62,16 @@ if TYPE_CHECKING:
         name: str
         requires_grad: bool
         parallel_optimizer: bool
+        is_outline: bool
+
+    class Primitive:
+        """mindspore.ops.Primitive: an operator."""
+
+        def __call__(self, *inputs: Any) -> Any: ...
+        def shard(
+            self, in_strategy: ShardStrategy | None = None, out_strategy: ShardStrategy | None = None
+        ) -> Primitive: ...
+        def add_prim_attr(self, name: str, value: object) -> Primitive: ...
 
     class Cell:
         """mindspore.nn.Cell: a net or a part of one. What a family's own cells hold beside this is not declared."""
@@ -79,8 +92,10 @@ else:
         """MindSpore's own classes, for who looks an annotation up at run time."""
         if name == "DType":
             return Any
-        if name in ("Tensor", "Parameter", "Cell"):
+        if name in ("Tensor", "Parameter", "Primitive", "Cell"):
             import mindspore
 
-            return mindspore.nn.Cell if name == "Cell" else getattr(mindspore, name)
+            return {"Cell": mindspore.nn.Cell, "Primitive": mindspore.ops.Primitive}.get(name) or getattr(
+                mindspore, name
+            )
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

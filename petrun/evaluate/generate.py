@@ -8,9 +8,9 @@ without a cache, one row at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import mindspore as ms
 import numpy as np
@@ -98,7 +98,7 @@ class Pick(nn.Cell):
     bool; then the caches.
     """
 
-    def __init__(self, step: Any, greedy: bool) -> None:
+    def __init__(self, step: Cell, greedy: bool) -> None:
         super().__init__(auto_prefix=False)
         self.step = step
         self.greedy = greedy
@@ -130,7 +130,7 @@ class _Row:
     def length(self) -> int:
         return len(self.request.prompt)
 
-    def take(self, picked: Any, greedy: bool) -> int:
+    def take(self, picked: Array, greedy: bool) -> int:
         """What `Pick` gave for this row -> its next token."""
         if greedy:
             return int(picked)
@@ -257,7 +257,7 @@ class TextGenerator:
 
     def _rows(self, requests: Sequence[Request]) -> list[_Row]:
         """Distinct requests, those with the shortest prompts first."""
-        found: dict[Any, _Row] = {}
+        found: dict[Hashable, _Row] = {}
         for i, request in enumerate(requests):
             alone = request.sampling is not None or request.watch is not None or request.scored
             key = i if alone else (request.prompt.tobytes(), request.adapter, request.limit, request.ending)

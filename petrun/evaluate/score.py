@@ -23,7 +23,7 @@ from petrun.tensors import Array
 from petrun.tensors.targets import IGNORED, is_scored
 from petrun.typing import Cell
 
-Batch = Mapping[str, Any]
+Batch = Mapping[str, Array]
 """{input name: array, first axis B; "targets": int32 (B, T), already shifted, or (B,), -100 = not scored;
 "rows": index of each row in the data's order}."""
 
@@ -80,7 +80,7 @@ class TokenScores(nn.Cell):
         return ops.reshape(losses, targets.shape), ops.reshape(hits, targets.shape), size
 
 
-def scoring_cell(net: Cell, task: str) -> Any:
+def scoring_cell(net: Cell, task: str) -> Cell:
     """What is called to score a net: itself for a classifier."""
     return TokenScores(net) if task in DECODER_TASKS else net
 
@@ -93,7 +93,7 @@ class Runner:
         """`rows`: how many each batch has to have, where the graph cuts it."""
         self.cell = cell
         self.rows = rows
-        self._sizes: dict[tuple[Any, ...], set[int]] = {}
+        self._sizes: dict[tuple[object, ...], set[int]] = {}
 
     def __call__(self, arrays: Sequence[Array]) -> tuple[Any, ...]:
         """(B, ...) each -> the cell's outputs; tensors as numpy arrays of B rows, constants as they are."""

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 import mindspore as ms
 
 from petrun.errors import TargetError, TrainingError, did_you_mean
 from petrun.graph.surgery import shared_names
-from petrun.typing import Cell
+from petrun.typing import Cell, Parameter
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trainable:
     """What trains after freezing, and how much of the net that is."""
 
-    parameters: tuple[Any, ...]
+    parameters: tuple[Parameter, ...]
     trained_values: int
     all_values: int
 

@@ -12,9 +12,8 @@ S adapters, B rows, T tokens, R rank, H hidden, P virtual tokens, N_kv key/value
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -26,25 +25,25 @@ from petrun.tensors import Array
 from petrun.typing import Cell, DType
 
 
-def adapter_indices(rows: int) -> Any:
+def adapter_indices(rows: int) -> Parameter:
     """(rows,) int32: the adapter index of each row of a batch; a smaller batch uses the first ones."""
     return Parameter(Tensor(np.zeros(rows, np.int32)), name="petrun_adapter_indices", requires_grad=False)
 
 
-def _stack(values: Array, name: str) -> Any:
+def _stack(values: Array, name: str) -> Parameter:
     return Parameter(Tensor(np.ascontiguousarray(values, np.float32)), name=name, requires_grad=False)
 
 
 class _MultiAdapterCell(nn.Cell):
     """A cell of the net with stacks beside it."""
 
-    def __init__(self, base: Any, indices: Tensor) -> None:
+    def __init__(self, base: Cell, indices: Tensor) -> None:
         super().__init__()
         self.base = base
         # One for all cells, and none of the net's own parameters.
         object.__setattr__(self, "indices", indices)
 
-    def own(self, stack: Any, rows: int) -> Any:
+    def own(self, stack: Parameter, rows: int) -> Tensor:
         """(S, ...) -> (rows, ...): the part of each row's adapter."""
         return ops.gather(stack, self.indices[:rows], 0)
 
@@ -56,7 +55,7 @@ class MultiAdapterLinear(_MultiAdapterCell):
     Stacks, each optional: a (S, R, in) and b (S, out, R), the scale inside; before (S, in); after and shift (S, out).
     """
 
-    def __init__(self, base: Any, indices: Tensor, stacks: Mapping[str, Array]) -> None:
+    def __init__(self, base: Cell, indices: Tensor, stacks: Mapping[str, Array]) -> None:
         super().__init__(base, indices)
         self.low_rank = "a" in stacks
         if self.low_rank:
@@ -93,7 +92,7 @@ class MultiAdapterHead(_MultiAdapterCell):
     Inputs and Returns: as MultiAdapterLinear. Stacks: weight (S, out, in), bias (S, out), replaces (S,) 1 where the adapter has one.
     """
 
-    def __init__(self, base: Any, indices: Tensor, stacks: Mapping[str, Array]) -> None:
+    def __init__(self, base: Cell, indices: Tensor, stacks: Mapping[str, Array]) -> None:
         super().__init__(base, indices)
         self.weight, self.bias = _stack(stacks["weight"], "weight"), _stack(stacks["bias"], "bias")
         self.replaces = _stack(stacks["replaces"], "replaces")
@@ -119,7 +118,7 @@ class MultiAdapterCore(_MultiAdapterCell):
     Stacks: prefix (S, 2, N_kv, P_prefix, D), keys first, where there is one; seen (S, P_prefix + P_prompt), 1 for a virtual token.
     """
 
-    def __init__(self, base: Any, indices: Tensor, prefix: Array | None, seen: Array) -> None:
+    def __init__(self, base: Cell, indices: Tensor, prefix: Array | None, seen: Array) -> None:
         super().__init__(base, indices)
         self.has_prefix = prefix is not None
         if prefix is not None:
@@ -140,11 +139,11 @@ class MultiAdapterCore(_MultiAdapterCell):
 class MultiAdapterEmbedding(_MultiAdapterCell):
     """A token embedding with a prompt for every row, which the net puts before it. Stack: prompt (S, P, H)."""
 
-    def __init__(self, base: Any, indices: Tensor, prompt: Array) -> None:
+    def __init__(self, base: Cell, indices: Tensor, prompt: Array) -> None:
         super().__init__(base, indices)
         self.table = _stack(prompt, "table")
 
-    def prompt(self, rows: int, dtype: DType) -> Any:
+    def prompt(self, rows: int, dtype: DType) -> Tensor:
         """(B, P, H)."""
         return ops.cast(self.own(self.table, rows), dtype)
 
@@ -158,7 +157,7 @@ class MultiAdapterPositions(_MultiAdapterCell):
     Inputs: positions (B, T) int32. Stack: padded (S,), virtual tokens that the adapter does not have.
     """
 
-    def __init__(self, base: Any, indices: Tensor, padded: Array) -> None:
+    def __init__(self, base: Cell, indices: Tensor, padded: Array) -> None:
         super().__init__(base, indices)
         self.padded = _stack(padded, "padded")
 
@@ -170,7 +169,7 @@ class MultiAdapterPositions(_MultiAdapterCell):
 def add_linears(net: Cell, indices: Tensor, stacks: Mapping[str, Mapping[str, Array]]) -> None:
     """Path of a linear layer -> its stacks."""
 
-    def builder(path: str) -> Any:
+    def builder(path: str) -> Callable[[Cell], Cell]:
         kind = MultiAdapterHead if "weight" in stacks[path] else MultiAdapterLinear
         return lambda cell: _trained_like(cell, kind(cell, indices, stacks[path]))
 
@@ -196,7 +195,7 @@ def add_virtual(
     reserve(net, PREFIX, seen.shape[1] - count)
     padded = seen.shape[1] - seen.sum(1)
 
-    def core(path: str) -> Any:
+    def core(path: str) -> Callable[[Cell], Cell]:
         return lambda cell: _trained_like(cell, MultiAdapterCore(cell, indices, prefix[path], seen))
 
     builders = {path: core(path) for path in prefix}
@@ -209,12 +208,12 @@ def add_virtual(
     swap(net, builders)
 
 
-def linear_at(net: Cell, path: str) -> Any:
+def linear_at(net: Cell, path: str) -> Cell | None:
     """The nn.Dense at a path; None where there is none."""
     cell = cells(net).get(path)
     return cell if isinstance(cell, nn.Dense) else None
 
 
-def _trained_like(cell: Cell, wrapped: Any) -> Any:
+def _trained_like(cell: Cell, wrapped: Cell) -> Cell:
     wrapped.set_train(cell.training)
     return wrapped

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from petrun.typing import Cell, Parameter
 
 
-def mark_outline(net: Any) -> None:
+def mark_outline(net: Cell) -> None:
     """Say of all parameters of a net that they have no values."""
     for parameter in net.get_parameters():
         parameter.is_outline = True
 
 
-def is_outline(parameter: Any) -> bool:
+def is_outline(parameter: Parameter) -> bool:
     """Whether nothing may be computed of this parameter's values, as there are none."""
     return getattr(parameter, "is_outline", False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor
@@ -11,7 +9,7 @@ from mindspore import Tensor
 from petrun.typing import Parameter
 
 
-def zeros_beside(parameter: Parameter, prefix: str) -> Any:
+def zeros_beside(parameter: Parameter, prefix: str) -> Parameter:
     """Zeros of the parameter's shape, float32, named `prefix` + its name.
 
     Cloned, because that is how MindSpore knows that such a tensor is cut over ranks as its parameter is.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
 
 from mindspore import Parameter, nn
 
@@ -19,7 +18,7 @@ from petrun.typing import Cell
 ALL_LINEAR = "all-linear"
 
 
-def cells(net: Cell) -> dict[str, Any]:
+def cells(net: Cell) -> dict[str, Cell]:
     """Path -> cell, for every cell but the net itself."""
     return {path: cell for path, cell in net.cells_and_names() if path}
 
@@ -169,7 +168,7 @@ def _known_targets(dense: tuple[str, ...], sites: Sites) -> str:
     )
 
 
-def swap(net: Cell, builders: Mapping[str, Callable[[Any], Any]]) -> tuple[str, ...]:
+def swap(net: Cell, builders: Mapping[str, Callable[[Cell], Cell]]) -> tuple[str, ...]:
     """Replace the cell at each path by builder(cell). Base parameters keep their names; returns the names of the new ones."""
     known = {id(p): p.name for p in net.get_parameters()}
     table = {"": net, **cells(net)}
@@ -193,7 +192,7 @@ def _forget_graphs(net: Cell) -> None:
         cell.compile_cache.clear()
 
 
-def _assign(parent: Any, leaf: str, cell: Cell) -> None:
+def _assign(parent: Cell, leaf: str, cell: Cell) -> None:
     if isinstance(parent, nn.CellList | nn.SequentialCell):
         # Item assignment of these containers guesses a name prefix from the parameters' names and fails on deeper cells.
         parent._cells[leaf] = cell

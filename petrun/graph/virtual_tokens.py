@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fnmatch import fnmatchcase
-from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -37,7 +36,7 @@ class PrefixedCore(nn.Cell):
     Returns: the core's (B, N, T, D). `encoder()` gives (2, N_kv, P, D), keys first.
     """
 
-    def __init__(self, core: Any, encoder: Cell) -> None:
+    def __init__(self, core: Cell, encoder: Cell) -> None:
         super().__init__()
         self.core = core
         self.encoder = encoder
@@ -53,7 +52,7 @@ class PrefixedCore(nn.Cell):
         self.widen.shard((heads,))
         self.join.shard((heads, heads))
 
-    def widened(self, learned: Any, which: int, rows: int) -> Any:
+    def widened(self, learned: Tensor, which: int, rows: int) -> Tensor:
         """Keys (0) or values (1) of the prefix, once a row: (B, N_kv, P, D)."""
         _, heads, count, width = learned.shape
         if self.is_cut:
@@ -78,7 +77,7 @@ class PromptedEmbedding(nn.Cell):
     Inputs: ids (B, T) int32. Returns: (B, T, H), or (B, P + T, H) with `prepend`. `encoder()` gives (P, H).
     """
 
-    def __init__(self, base: Any, encoder: Cell, prepend: bool) -> None:
+    def __init__(self, base: Cell, encoder: Cell, prepend: bool) -> None:
         super().__init__()
         self.base = base
         self.encoder = encoder
@@ -89,7 +88,7 @@ class PromptedEmbedding(nn.Cell):
         self.base.set_layout(how, dp, tp)
         _lay_out_whole(self.encoder)
 
-    def prompt(self, rows: int, dtype: DType) -> Any:
+    def prompt(self, rows: int, dtype: DType) -> Tensor:
         """The learned vectors, once a row: (B, P, H)."""
         learned = ops.cast(self.encoder(), dtype)
         return ops.broadcast_to(ops.expand_dims(learned, 0), (rows, *learned.shape))
@@ -104,7 +103,7 @@ class PromptedEmbedding(nn.Cell):
 class TrimmedHead(nn.Cell):
     """A head that leaves out the P virtual positions. Inputs: x (B, P + T, H). Returns: the head's (B, T, V)."""
 
-    def __init__(self, base: Any, count: int) -> None:
+    def __init__(self, base: Cell, count: int) -> None:
         super().__init__()
         self.base = base
         self.count = count
@@ -144,7 +143,7 @@ def core_paths(net: Cell, sites: Sites) -> tuple[str, ...]:
     return found
 
 
-def add_prefix(net: Cell, sites: Sites, count: int, encoder: Callable[[str], Any]) -> tuple[str, ...]:
+def add_prefix(net: Cell, sites: Sites, count: int, encoder: Callable[[str], Cell]) -> tuple[str, ...]:
     """Put a prefix of `count` tokens before every attention core; encoder(path) makes the cell that gives (2, N_kv, P, D).
 
     Returns the names of the new parameters. Raises TargetError.
@@ -152,14 +151,15 @@ def add_prefix(net: Cell, sites: Sites, count: int, encoder: Callable[[str], Any
     paths = core_paths(net, sites)
     reserve(net, PREFIX, count)
 
-    def builder(path: str) -> Any:
+    def builder(path: str) -> Callable[[Cell], Cell]:
         return lambda core: _trained_like(core, PrefixedCore(core, encoder(path)))
 
     return swap(net, {path: builder(path) for path in paths})
 
 
-def add_prompt(net: Cell, sites: Sites, count: int, encoder: Any) -> tuple[str, ...]:
-    """Put a prompt of `count` vectors before the embedded row; `encoder` is the cell that gives (P, H).
+def add_prompt(net: Cell, sites: Sites, count: int, encoder: Cell | None) -> tuple[str, ...]:
+    """Put a prompt of `count` vectors before the embedded row; `encoder` is the cell that gives (P, H); it may be None
+    only for a net that has no such place.
 
     Returns the names of the new parameters. Raises TargetError.
     """
@@ -169,9 +169,11 @@ def add_prompt(net: Cell, sites: Sites, count: int, encoder: Any) -> tuple[str, 
             "the model names no token embedding, before which a prompt could stand",
             hint="A factory of your own says where it is: return (net, Sites(embedding='embed', head='head', ...)).",
         )
+    assert encoder is not None
+    prompt: Cell = encoder
     knows = reserve(net, PROMPT, count)
-    builders: dict[str, Callable[[Any], Any]] = {
-        sites.embedding: lambda cell: _trained_like(cell, PromptedEmbedding(cell, encoder, not knows))
+    builders: dict[str, Callable[[Cell], Cell]] = {
+        sites.embedding: lambda cell: _trained_like(cell, PromptedEmbedding(cell, prompt, not knows))
     }
     if not knows and sites.head in cells(net):
         builders[sites.head] = lambda cell: _trained_like(cell, TrimmedHead(cell, count))
@@ -190,6 +192,6 @@ def computed_tokens(net: Cell) -> dict[str, Array]:
     return tables
 
 
-def _trained_like(cell: Cell, wrapped: Any) -> Any:
+def _trained_like(cell: Cell, wrapped: Cell) -> Cell:
     wrapped.set_train(cell.training)
     return wrapped

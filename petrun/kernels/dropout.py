@@ -29,7 +29,7 @@ from mindspore.ops.primitive import Primitive
 
 from petrun.errors import ConfigError
 from petrun.kernels import fused, native
-from petrun.typing import Cell
+from petrun.typing import Cell, ShardStrategy
 
 MULTIPLIER_1 = 0x21F0AAAD
 MULTIPLIER_2 = 0x735A2D97
@@ -139,27 +139,27 @@ class KeepMask(nn.Cell):
         self.index.shard((rows, (1, 1)))
         self.by_key.shard((rows, ()))
 
-    def fold_15(self, x: Tensor) -> Any:
+    def fold_15(self, x: Tensor) -> Tensor:
         return self.xor(x, self.both(self.shift(x, self.by_15), self.low_17))
 
-    def fold_16(self, x: Tensor) -> Any:
+    def fold_16(self, x: Tensor) -> Tensor:
         return self.xor(x, self.both(self.shift(x, self.by_16), self.low_16))
 
-    def mask_fold_15(self, x: Tensor) -> Any:
+    def mask_fold_15(self, x: Tensor) -> Tensor:
         return self.mask_xor(x, self.mask_both(self.mask_shift(x, self.by_15), self.low_17))
 
-    def mix(self, x: Tensor) -> Any:
+    def mix(self, x: Tensor) -> Tensor:
         x = self.fold_15(self.fold_16(x) * self.multiplier_1)
         return self.fold_15(x * self.multiplier_2)
 
-    def before(self, place: Any, count: int) -> Any:
+    def before(self, place: Tensor, count: int) -> Tensor:
         """Elements of the whole batch's tensor before this one's, () int32."""
         if count < 2**31:
             return place[0] * self.divide(Tensor(count, ms.int32), place[1])
         row = self.divide(Tensor(count, ms.int64), ops.cast(place[1], ms.int64))
         return ops.cast(ops.cast(place[0], ms.int64) * row, ms.int32)
 
-    def lanes(self, shape: Any) -> int:
+    def lanes(self, shape: tuple[int, ...]) -> int:
         """How many bits a row of the mask has: where the tensor's first axis is cut, rows and axes must fall together."""
         if not self.is_cut:
             return LANES
@@ -195,7 +195,7 @@ class MaskProduct(ops.Mul):
         # By its class's name MindSpore would look for an operator MaskProduct.
         Primitive.__init__(self, "Mul")
 
-    def shard(self, in_strategy: Any = None, out_strategy: Any = None) -> Any:
+    def shard(self, in_strategy: ShardStrategy | None = None, out_strategy: ShardStrategy | None = None) -> Cell:
         if in_strategy is not None and len(in_strategy) == 1:
             in_strategy = in_strategy * 2
         return super().shard(in_strategy, out_strategy)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 from mindspore.ops.auto_generate import FlashAttentionScore
@@ -68,7 +66,7 @@ class FlashAttention(nn.Cell):
             out = ops.flash_attention_score(q, k, v, n, attn_mask=hidden, scalar_value=self.scale, input_layout="BNSD")
         return self.times(out, ops.cast(sees, out.dtype))
 
-    def drop(self, q: Tensor, k: Tensor, v: Tensor, heads: int, packed: Any, hidden: Any) -> Any:
+    def drop(self, q: Tensor, k: Tensor, v: Tensor, heads: int, packed: Tensor, hidden: Tensor) -> Tensor:
         return ops.flash_attention_score(
             q,
             k,

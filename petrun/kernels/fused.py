@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from mindspore import nn, ops
 
-from petrun.typing import Tensor
+from petrun.typing import Cell, Primitive, Tensor
 
-Infer = Callable[..., Any]
+Infer = Callable[..., object]
 
 
 class FusedCell(nn.Cell):
@@ -29,7 +28,7 @@ class FusedCell(nn.Cell):
 
     is_fused = False
 
-    def add_flags(self, **flags: Any) -> Any:
+    def add_flags(self, **flags: object) -> Cell:
         if flags.get("fp16") or flags.get("bf16"):
             self.is_fused = False
         return super().add_flags(**flags)
@@ -42,7 +41,7 @@ def _operator(
     dtype: Infer | None = None,
     bprop: Infer | None = None,
     width: int = 0,
-) -> Any:
+) -> Primitive:
     """`infer` maps the inputs' shapes to the outputs', and their dtypes likewise unless `dtype` is given.
 
     MindSpore takes two operators for one where their attributes agree, and then reuses what it inferred for the other:
@@ -54,7 +53,7 @@ def _operator(
     return operator
 
 
-def _unary(library: Path, name: str) -> Any:
+def _unary(library: Path, name: str) -> Primitive:
     grad = _operator(library, f"{name}_grad", lambda x, dy: x)
 
     def bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
@@ -64,19 +63,19 @@ def _unary(library: Path, name: str) -> Any:
 
 
 @lru_cache
-def gelu(library: Path) -> Any:
+def gelu(library: Path) -> Primitive:
     """x -> y"""
     return _unary(library, "gelu")
 
 
 @lru_cache
-def gelu_tanh(library: Path) -> Any:
+def gelu_tanh(library: Path) -> Primitive:
     """x -> y"""
     return _unary(library, "gelu_tanh")
 
 
 @lru_cache
-def tanh(library: Path) -> Any:
+def tanh(library: Path) -> Primitive:
     """x -> y; the gradient needs y"""
     grad = _operator(library, "tanh_grad", lambda y, dy: y)
 
@@ -87,7 +86,7 @@ def tanh(library: Path) -> Any:
 
 
 @lru_cache
-def silu_mul(library: Path) -> Any:
+def silu_mul(library: Path) -> Primitive:
     """gate, up -> y"""
     grad = _operator(library, "silu_mul_grad", lambda gate, up, dy: (gate, up))
 
@@ -98,7 +97,7 @@ def silu_mul(library: Path) -> Any:
 
 
 @lru_cache
-def rope(library: Path) -> Any:
+def rope(library: Path) -> Primitive:
     """x (B, N, T, D), cos, sin -> y. The tables are constants: their gradients are 0."""
     grad = _operator(library, "rope_grad", lambda dy, cos, sin: dy)
 
@@ -109,22 +108,22 @@ def rope(library: Path) -> Any:
 
 
 @lru_cache
-def split_heads(library: Path, width: int) -> Any:
+def split_heads(library: Path, width: int) -> Primitive:
     """x (B, T, N * width) -> (B, N, T, width)"""
     return _heads(library, width)[0]
 
 
 @lru_cache
-def merge_heads(library: Path, width: int) -> Any:
+def merge_heads(library: Path, width: int) -> Primitive:
     """x (B, N, T, width) -> (B, T, N * width)"""
     return _heads(library, width)[1]
 
 
 @lru_cache
-def split_qkv(library: Path, width: int) -> Any:
+def split_qkv(library: Path, width: int) -> Primitive:
     """x (B, T, 3 * N * width) -> q, k, v (B, N, T, width)"""
 
-    def apart(x: Tensor) -> Any:
+    def apart(x: Tensor) -> object:
         part = (x[0], x[2] // (3 * width), x[1], width)
         return part, part, part
 
@@ -137,22 +136,22 @@ def split_qkv(library: Path, width: int) -> Any:
 
 
 @lru_cache
-def _heads(library: Path, width: int) -> tuple[Any, Any]:
+def _heads(library: Path, width: int) -> tuple[Primitive, Primitive]:
     """Each is the other's gradient."""
 
-    def apart(x: Tensor) -> Any:
+    def apart(x: Tensor) -> object:
         return x[0], x[2] // width, x[1], width
 
-    def together(x: Tensor) -> Any:
+    def together(x: Tensor) -> object:
         return x[0], x[2], x[1] * x[3]
 
     split_grad = _operator(library, "merge_heads", together, lambda dy: dy)
     merge_grad = _operator(library, "split_heads", apart, lambda dy: dy, width=width)
 
-    def split_bprop(x: Tensor, out: Tensor, dout: Tensor) -> Any:
+    def split_bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
         return (split_grad(dout),)
 
-    def merge_bprop(x: Tensor, out: Tensor, dout: Tensor) -> Any:
+    def merge_bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
         return (merge_grad(dout),)
 
     split = _operator(library, "split_heads", apart, lambda x: x, split_bprop, width)
@@ -160,13 +159,13 @@ def _heads(library: Path, width: int) -> tuple[Any, Any]:
 
 
 @lru_cache
-def row_sum(library: Path) -> Any:
+def row_sum(library: Path) -> Primitive:
     """dy (..., H) -> (H,)"""
     return _operator(library, "row_sum", lambda dy: dy[-1:], lambda dy: dy)
 
 
 @lru_cache
-def layer_norm(library: Path) -> Any:
+def layer_norm(library: Path) -> Primitive:
     """x, weight, bias, eps -> y"""
     grad = _operator(library, "layer_norm_grad", lambda x, weight, dy, eps: x)
     weight_grad = _operator(library, "layer_norm_weight_grad", lambda x, dy, eps: x[-1:], lambda x, dy, eps: x)
@@ -181,7 +180,7 @@ def layer_norm(library: Path) -> Any:
 
 
 @lru_cache
-def add_layer_norm(library: Path) -> Any:
+def add_layer_norm(library: Path) -> Primitive:
     """x, residual, weight, bias, eps -> layer_norm(x + residual), x + residual
 
     The gradient takes the sum, whose own gradient is not asked for: it is an output only to be kept.
@@ -200,7 +199,7 @@ def add_layer_norm(library: Path) -> Any:
 
 
 @lru_cache
-def rms_norm(library: Path) -> Any:
+def rms_norm(library: Path) -> Primitive:
     """x, weight, eps -> y"""
     grad = _operator(library, "rms_norm_grad", lambda x, weight, dy, eps: x)
     weight_grad = _operator(library, "rms_norm_weight_grad", lambda x, dy, eps: x[-1:], lambda x, dy, eps: x)
@@ -212,7 +211,7 @@ def rms_norm(library: Path) -> Any:
 
 
 @lru_cache
-def dropout(library: Path) -> Any:
+def dropout(library: Path) -> Primitive:
     """x, step (), place (2,), key (3,), factor (1,) -> y. The gradient is the operator itself, on dy."""
     grad = _operator(library, "dropout", lambda dy, step, place, key, factor: dy)
 
@@ -226,7 +225,7 @@ def dropout(library: Path) -> Any:
 
 
 @lru_cache
-def cross_entropy(library: Path) -> Any:
+def cross_entropy(library: Path) -> Primitive:
     """logits (M, V), targets (M,) int32 -> loss (M,), row scales (M, 2)"""
     grad = _operator(library, "cross_entropy_grad", lambda logits, targets, scales, dloss: logits)
 
@@ -243,7 +242,7 @@ def cross_entropy(library: Path) -> Any:
 
 
 @lru_cache
-def attention(library: Path) -> Any:
+def attention(library: Path) -> Primitive:
     """q (B,N,T,D), k and v (B,Nkv,S,D), mask (B,1,T,S) bool, scale (1,) -> out (B,N,T,D), row scales (B,N,T,2)"""
     grad = _operator(library, "attention_grad", lambda q, k, v, mask, scale, scales, dout: (q, k, v))
 
@@ -263,7 +262,7 @@ def attention(library: Path) -> Any:
 
 
 @lru_cache
-def attention_dropout(library: Path) -> Any:
+def attention_dropout(library: Path) -> Primitive:
     """q, k, v, mask, scale, step (), place (2,), key (3,), factor (1,) -> out, row scales"""
     grad = _operator(
         library,

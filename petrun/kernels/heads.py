@@ -51,7 +51,7 @@ class SplitQkv(fused.FusedCell):
         self.fused: Any = fused.split_qkv(library, width) if library else None
         self.transpose, self.pick, self.is_cut = ops.Transpose(), ops.StridedSlice(), False
 
-    def one(self, x: Tensor, which: int) -> Any:
+    def one(self, x: Tensor, which: int) -> Tensor:
         b, t, h = x.shape
         wide = h // 3
         own = self.pick(x, (0, 0, which * wide), (b, t, (which + 1) * wide), (1, 1, 1))

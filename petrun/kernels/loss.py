@@ -13,7 +13,7 @@ IGNORED = -100
 """Target of a token that is not supervised (Hugging Face's convention)."""
 
 
-def is_supervised(targets: Tensor) -> Any:
+def is_supervised(targets: Tensor) -> Tensor:
     """Within a graph: integer targets of any shape -> whether they are not -100; float targets -> whether they are not NaN. Bool."""
     if targets.dtype == ms.float32:
         return ops.logical_not(ops.isnan(targets))

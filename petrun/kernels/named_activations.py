@@ -13,7 +13,7 @@ from mindspore.ops.primitive import Primitive
 
 from petrun import kernels
 from petrun.kernels.device import on_ascend
-from petrun.typing import Tensor
+from petrun.typing import Cell, ShardStrategy, Tensor
 
 
 class Tanh(nn.Cell):
@@ -28,7 +28,7 @@ class Tanh(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         return self.tanh(x) if self.on_ascend else self.exact(x)
 
-    def shard(self, strategy: Any) -> None:
+    def shard(self, strategy: ShardStrategy) -> None:
         self.tanh.shard(strategy)
 
 
@@ -45,7 +45,7 @@ class GELU(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         return self.gelu(x) if self.on_ascend and self.approximate else self.exact(x)
 
-    def shard(self, strategy: Any) -> None:
+    def shard(self, strategy: ShardStrategy) -> None:
         if not self.approximate:
             raise ValueError("GELU(approximate=False) is not one operator that could be split; leave approximate out")
         self.gelu.shard(strategy)
@@ -62,7 +62,7 @@ class SiLU(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         return self.mul(x, self.sigmoid(x))
 
-    def shard(self, strategy: Any) -> None:
+    def shard(self, strategy: ShardStrategy) -> None:
         self.sigmoid.shard(strategy)
         self.mul.shard((strategy[0], strategy[0]))
 
@@ -81,7 +81,7 @@ class LeakyReLU(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         return self.select_op(self.mul(x, self.alpha), x)
 
-    def shard(self, strategy: Any) -> None:
+    def shard(self, strategy: ShardStrategy) -> None:
         self.mul.shard((strategy[0], ()))
         self.select_op.shard((strategy[0], strategy[0]))
 
@@ -103,7 +103,7 @@ class LogSigmoid(nn.Cell):
         small = self.exp(self.mul(self.abs(x), -1.0))
         return self.sub(self.minimum(x, 0.0), self.log(self.add(small, 1.0)))
 
-    def shard(self, strategy: Any) -> None:
+    def shard(self, strategy: ShardStrategy) -> None:
         for operator in (self.abs, self.exp, self.log):
             operator.shard(strategy)
         for operator in (self.mul, self.add, self.minimum):
@@ -122,7 +122,7 @@ class Softmin(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         return self.softmax(self.neg(x))
 
-    def shard(self, strategy: Any) -> None:
+    def shard(self, strategy: ShardStrategy) -> None:
         self.neg.shard(strategy)
         self.softmax.shard(strategy)
 
@@ -138,7 +138,7 @@ class Tanhshrink(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         return self.sub(x, self.tanh(x))
 
-    def shard(self, strategy: Any) -> None:
+    def shard(self, strategy: ShardStrategy) -> None:
         self.tanh.shard(strategy)
         self.sub.shard((strategy[0], strategy[0]))
 
@@ -157,7 +157,7 @@ class Hardtanh(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         return self.minimum(self.maximum(x, self.min_val), self.max_val)
 
-    def shard(self, strategy: Any) -> None:
+    def shard(self, strategy: ShardStrategy) -> None:
         self.maximum.shard((strategy[0], ()))
         self.minimum.shard((strategy[0], ()))
 
@@ -169,7 +169,7 @@ LRN, Mish, PReLU, ReLU, ReLU6, RReLU = nn.LRN, nn.Mish, nn.PReLU, nn.ReLU, nn.Re
 SeLU, Sigmoid, SoftShrink, Softmax, Softmax2d = nn.SeLU, nn.Sigmoid, nn.SoftShrink, nn.Softmax, nn.Softmax2d
 Softsign, Threshold = nn.Softsign, nn.Threshold
 
-ACTIVATIONS: Mapping[str, Callable[[], Any]] = {
+ACTIVATIONS: Mapping[str, Callable[[], Cell]] = {
     # MindPet's 25 names.
     "softmin": Softmin,
     "softmax": nn.Softmax,
@@ -212,7 +212,7 @@ def usable_activation(name: str) -> str:
     return name
 
 
-def named_activation(owner: str, name: str) -> Any:
+def named_activation(owner: str, name: str) -> Cell:
     """A new cell for one of the names; KeyError for another, TypeError for `threshold`, which has no default numbers."""
     if name not in ACTIVATIONS:
         raise KeyError(f"{owner}: no activation is called {name!r}. Known: {', '.join(ACTIVATIONS)}.")
@@ -221,12 +221,12 @@ def named_activation(owner: str, name: str) -> Any:
     return ACTIVATIONS[name]()
 
 
-def get_activation(name: str | None, prim_name: str | None = None) -> Any:
+def get_activation(name: str | None, prim_name: str | None = None) -> Cell | None:
     """A new cell for one of the 25 names; None for None. Raises KeyError, TypeError as named_activation does."""
     return None if name is None else named_activation(prim_name or "get_activation", name)
 
 
-def activation_of(owner: str, given: Any) -> Any:
+def activation_of(owner: str, given: object) -> Any:
     """The cell or primitive for `activation=`: a name, a cell, a primitive or None. Raises KeyError, TypeError."""
     if isinstance(given, str):
         return named_activation(owner, given)
@@ -235,14 +235,14 @@ def activation_of(owner: str, given: Any) -> Any:
     return given
 
 
-def non_linearity_of(owner: str, name: Any) -> Any:
+def non_linearity_of(owner: str, name: object) -> Cell:
     """The cell for `non_linearity=`: one of the names. Raises TypeError."""
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise TypeError(f"{owner}: non_linearity must be one of {', '.join(ACTIVATIONS)}, got {name!r}")
     return named_activation(owner, name)
 
 
-def shard_activation(owner: str, activation: Any, strategy: Any) -> None:
+def shard_activation(owner: str, activation: Cell, strategy: ShardStrategy | None) -> None:
     """Split an activation; None leaves the choice to MindSpore. Raises ValueError where a split is no sense or not possible."""
     name = type(activation).__name__
     if isinstance(activation, nn.LogSoftmax):
@@ -262,6 +262,6 @@ def shard_activation(owner: str, activation: Any, strategy: Any) -> None:
     operators[0].shard(strategy)
 
 
-def rows_of(activation: Any, dp: int) -> Any:
+def rows_of(activation: Cell, dp: int) -> ShardStrategy:
     """The strategy of an activation of (M, F) that is cut by rows; prelu has its slope beside."""
     return ((dp, 1), (1,)) if isinstance(activation, nn.PReLU) else ((dp, 1),)

@@ -11,7 +11,7 @@ from petrun.kernels import fused, native
 from petrun.typing import Tensor
 
 
-def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Any:
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x * cos + rotate_half(x) * sin in primitives: see Rope."""
     half = x.shape[-1] // 2
     rotated = ops.concat((-x[..., half:], x[..., :half]), -1)

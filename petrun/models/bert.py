@@ -7,7 +7,6 @@ B batch, T tokens, H hidden, N heads, D head width, C classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import mindspore as ms
 from mindspore import nn, ops
@@ -17,7 +16,7 @@ from petrun.kernels import Attention, Dropout, LayerNorm, MergeHeads, SplitHeads
 from petrun.models.base import Family, FamilyConfig, StoredName
 from petrun.models.fields import Fields
 from petrun.models.parts import ACTIVATIONS, DTYPES, Embedding, FeedForward, cell_paths, dense, named
-from petrun.typing import DType, JsonObject, Tensor
+from petrun.typing import Cell, DType, JsonObject, Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +187,7 @@ class Bert(nn.Cell):
     def set_layout(self, how: str, dp: int, tp: int) -> None:
         self.first.shard(((dp, 1, 1),))
 
-    def open_stages(self, count: int) -> list[Any]:
+    def open_stages(self, count: int) -> list[Cell]:
         """Have what the layers share made on each of `count` stages. Returns the cells that make it."""
         self.masks.extend([BertMask() for _ in range(count - len(self.masks))])
         return list(self.masks)
@@ -196,7 +195,7 @@ class Bert(nn.Cell):
     def construct(self, input_ids: Tensor, segment_ids: Tensor, token_type_ids: Tensor, part: int = 0) -> Tensor:
         """`part`: number of the batch's part that a pipeline sees; it changes nothing, but see train.pipelined."""
         x = self.embeddings(input_ids, token_type_ids)
-        made: Any = ()
+        made: tuple[Tensor, ...] = ()
         for mask in self.masks:
             made = (*made, mask(segment_ids, self.prefix_tokens, self.prompt_tokens, part))
         for i, layer in enumerate(self.layers):

@@ -6,8 +6,6 @@ Slot j of a row's cache belongs to column j of its batch: prompts are padded on 
 
 from __future__ import annotations
 
-from typing import Any
-
 import mindspore as ms
 from mindspore import nn, ops
 
@@ -65,12 +63,12 @@ class CausalMask(nn.Cell):
         return self.head_axis(seen, 1)
 
 
-def _within(distance: Any, window: int) -> Any:
+def _within(distance: Tensor, window: int) -> Tensor:
     near = distance >= 0
     return ops.logical_and(near, distance < window) if window > 0 else near
 
 
-def virtual_positions(position_ids: Tensor, prefix: int, prompt: int) -> Any:
+def virtual_positions(position_ids: Tensor, prefix: int, prompt: int) -> Tensor:
     """(B, T) positions of the tokens -> (B, P_prompt + T) of prompt and tokens, behind the prefix."""
     if prefix + prompt == 0:
         return position_ids
@@ -81,7 +79,7 @@ def virtual_positions(position_ids: Tensor, prefix: int, prompt: int) -> Any:
     return ops.concat((ops.broadcast_to(first, (position_ids.shape[0], prompt)), moved), 1)
 
 
-def cached_mask(visible: Tensor, slot: Any, position_ids: Tensor, window: int, virtual: int = 0) -> Any:
+def cached_mask(visible: Tensor, slot: Tensor, position_ids: Tensor, window: int, virtual: int = 0) -> Tensor:
     """(B, S) bool, True where a slot holds a token of the row -> (B, 1, 1, P + S) for the token at `slot`, of position
     `position_ids` (B, 1), within its window. Distances as in `causal_mask`."""
     if window > 0:
@@ -92,7 +90,7 @@ def cached_mask(visible: Tensor, slot: Any, position_ids: Tensor, window: int, v
     return ops.expand_dims(ops.expand_dims(visible, 1), 1)
 
 
-def open_cache(x: Tensor, slots: int) -> Any:
+def open_cache(x: Tensor, slots: int) -> Tensor:
     """(B, N_kv, T, D) -> (B, N_kv, S, D), the new slots 0."""
     b, n, t, d = x.shape
     if slots == t:
@@ -100,13 +98,13 @@ def open_cache(x: Tensor, slots: int) -> Any:
     return ops.concat((x, ops.zeros((b, n, slots - t, d), x.dtype)), 2)
 
 
-def cache_index(rows: int, slot: Any) -> Any:
+def cache_index(rows: int, slot: Tensor) -> Tensor:
     """Where `write_cache` writes: (rows, 2) int32, made once a step. rows = B * N_kv; slot () int32."""
     row = ops.reshape(ops.arange(rows, dtype=ms.int32), (rows, 1))
     return ops.concat((row, ops.zeros_like(row) + slot), 1)
 
 
-def write_cache(cache: Any, index: Any, x: Tensor) -> Any:
+def write_cache(cache: Tensor, index: Tensor, x: Tensor) -> Tensor:
     """cache (B, N_kv, S, D) with x (B, N_kv, 1, D) in its slot."""
     b, n, s, d = cache.shape
     flat = ops.tensor_scatter_update(ops.reshape(cache, (b * n, s, d)), index, ops.reshape(x, (b * n, d)))

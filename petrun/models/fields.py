@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from petrun.errors import ModelError, did_you_mean
+from petrun.typing import JsonObject
 
-_MISSING: Any = object()
+_MISSING = object()
 
-FOREIGN: Mapping[str, tuple[Any, ...]] = {
+FOREIGN: Mapping[str, tuple[object, ...]] = {
     # Fields that change the mathematics of some architecture, and the values that mean "off". None of the families here has them;
     # a base that sets one was made by other code, and computing it without the field would be silently wrong.
     "alibi": (False,),
@@ -51,7 +52,7 @@ _HINTS = {
 class Fields:
     """A config.json, and what was found wrong with it so far."""
 
-    def __init__(self, raw: Mapping[str, Any], family: str) -> None:
+    def __init__(self, raw: JsonObject, family: str) -> None:
         self.raw = raw
         self.family = family
         self.problems: list[str] = []
@@ -61,19 +62,19 @@ class Fields:
             if value is not None and not any(value == v and type(value) is type(v) for v in off):
                 self.unsupported(name, value, f"{_spell(off[0])} (off)" if off and off[0] != {} else "leaving it out")
 
-    def unsupported(self, name: str, value: Any, supported: str) -> None:
+    def unsupported(self, name: str, value: object, supported: str) -> None:
         """Record a field whose value changes what the model computes and is not implemented."""
         self.problems.append(f"{name} = {_spell(value)} is not supported for {self.family}; supported: {supported}")
         if name in _HINTS:
             self.hints.append(_HINTS[name])
 
-    def wrong(self, name: str, value: Any, wanted: str) -> None:
+    def wrong(self, name: str, value: object, wanted: str) -> None:
         """Record a value that cannot be. A field that has a problem already goes on with a stand-in, which is not judged."""
         if any(problem.startswith(f"{name} ") for problem in self.problems):
             return
         self.problems.append(f"{name} = {_spell(value)}: must be {wanted}")
 
-    def value(self, name: str, default: Any = _MISSING, aliases: Sequence[str] = ()) -> Any:
+    def value(self, name: str, default: object = _MISSING, aliases: Sequence[str] = ()) -> Any:
         """The field, or its default where it is absent or null."""
         for key in (name, *aliases):
             if self.raw.get(key) is not None:
@@ -83,7 +84,7 @@ class Fields:
             return None
         return default
 
-    def integer(self, name: str, default: Any = _MISSING, aliases: Sequence[str] = (), least: int = 1) -> int:
+    def integer(self, name: str, default: object = _MISSING, aliases: Sequence[str] = (), least: int = 1) -> int:
         value = self.value(name, default, aliases)
         if isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**31:
             return value
@@ -92,7 +93,7 @@ class Fields:
             self.wrong(name, value, f"an integer of at least {least}{most}")
         return max(least, 1)
 
-    def number(self, name: str, default: Any = _MISSING, least: float = 0.0, below: float = math.inf) -> float:
+    def number(self, name: str, default: object = _MISSING, least: float = 0.0, below: float = math.inf) -> float:
         value = self.value(name, default)
         if isinstance(value, int | float) and not isinstance(value, bool) and least <= value < below:
             return float(value)
@@ -104,7 +105,7 @@ class Fields:
             )
         return least
 
-    def positive(self, name: str, default: Any = _MISSING) -> float:
+    def positive(self, name: str, default: object = _MISSING) -> float:
         value = self.value(name, default)
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
             return float(value)
@@ -119,13 +120,13 @@ class Fields:
         self.wrong(name, value, "true or false")
         return default
 
-    def only(self, name: str, allowed: Sequence[Any], default: Any) -> None:
+    def only(self, name: str, allowed: Sequence[object], default: object) -> None:
         """The field must have one of these values: others compute something else."""
         value = self.value(name, default)
         if value not in allowed:
             self.unsupported(name, value, ", ".join(_spell(v) for v in allowed))
 
-    def choice(self, name: str, known: Sequence[str], default: Any = _MISSING) -> str:
+    def choice(self, name: str, known: Sequence[str], default: object = _MISSING) -> str:
         value = self.value(name, default)
         if value in known:
             return str(value)
@@ -141,7 +142,7 @@ class Fields:
             raise ModelError("; ".join(self.problems), hint=" ".join(dict.fromkeys(self.hints)))
 
 
-def _spell(value: Any) -> str:
+def _spell(value: object) -> str:
     """As it stands in the JSON file, cut short."""
     text = {True: "true", False: "false", None: "null"}.get(value) if isinstance(value, bool | None) else None
     text = text or (f'"{value}"' if isinstance(value, str) else str(value))

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from petrun.errors import ModelError
 from petrun.tensors.sharded.ranks import is_sharded, root_of
 from petrun.tensors.steps import newest
+from petrun.typing import JsonObject
 
 CONFIG = "config.json"
 BASE_HINT = "--base takes a Hugging Face folder, a .safetensors or a .ckpt file."
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> JsonObject:
     """A JSON object. Raises ModelError naming the file and, for broken JSON, line and column."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -93,7 +93,7 @@ def weights_path(base: Path) -> Path:
     return base
 
 
-def label_names(raw: Mapping[str, Any], count: int) -> tuple[str, ...]:
+def label_names(raw: Mapping[str, object], count: int) -> tuple[str, ...]:
     """id2label in index order, where it names exactly `count` classes; else ()."""
     table = raw.get("id2label")
     if not isinstance(table, dict):
@@ -103,7 +103,7 @@ def label_names(raw: Mapping[str, Any], count: int) -> tuple[str, ...]:
     return tuple(named[i] for i in wanted) if set(named) == set(wanted) else ()
 
 
-def eos_ids(raw: Mapping[str, Any], folder: Path | None) -> tuple[int, ...]:
+def eos_ids(raw: Mapping[str, object], folder: Path | None) -> tuple[int, ...]:
     """generation_config.json's eos_token_id, as generation in transformers uses it, else config.json's."""
     value = None
     if folder is not None and (folder / "generation_config.json").is_file():

@@ -8,7 +8,6 @@ B batch, T tokens, H hidden, N heads, D head width, S cache slots, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import mindspore as ms
 from mindspore import nn, ops
@@ -84,11 +83,11 @@ class Gpt2Attention(nn.Cell):
         self.core = Attention(scale, c.attention_dropout, seed, f"layers.{index}.attn.core", c.heads)
         self.o = dense(c.hidden, c.hidden, dtype)
 
-    def project(self, x: Tensor) -> Any:
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
         """q, k, v, each (B, N, T, D)."""
         return self.split(self.qkv(x))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Any:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         return self.o(self.merge(self.core(q, k, v, mask)))
 
     def construct(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -114,17 +113,17 @@ class Gpt2Layer(nn.Cell):
         self.after_attn.shard(((dp, 1, 1), (dp, 1, 1)))
         self.after_mlp.shard(((dp, 1, 1), (dp, 1, 1)))
 
-    def feed(self, x: Tensor) -> Any:
+    def feed(self, x: Tensor) -> Tensor:
         return self.after_mlp(x, self.mlp_dropout(self.mlp(self.mlp_norm(x))))
 
     def construct(self, x: Tensor, mask: Tensor) -> Tensor:
         return self.feed(self.after_attn(x, self.attn_dropout(self.attn(self.attn_norm(x), mask))))
 
-    def prefill(self, x: Tensor, mask: Tensor, slots: int) -> Any:
+    def prefill(self, x: Tensor, mask: Tensor, slots: int) -> tuple[Tensor, ...]:
         q, k, v = self.attn.project(self.attn_norm(x))
         return self.feed(x + self.attn.attend(q, k, v, mask)), open_cache(k, slots), open_cache(v, slots)
 
-    def decode(self, x: Tensor, mask: Tensor, index: Any, k_cache: Tensor, v_cache: Tensor) -> Any:
+    def decode(self, x: Tensor, mask: Tensor, index: Tensor, k_cache: Tensor, v_cache: Tensor) -> tuple[Tensor, ...]:
         q, k, v = self.attn.project(self.attn_norm(x))
         k = write_cache(k_cache, index, k)
         v = write_cache(v_cache, index, v)
@@ -153,7 +152,7 @@ class Gpt2(nn.Cell):
     def set_layout(self, how: str, dp: int, tp: int) -> None:
         self.add_position.shard(((dp, 1, 1), (dp, 1, 1)))
 
-    def enter(self, input_ids: Tensor, position_ids: Tensor) -> Any:
+    def enter(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """The row as vectors, the prompt before it: (B, P + T, H)."""
         x = self.embed(input_ids)
         if self.prompt_tokens > 0:
@@ -161,7 +160,7 @@ class Gpt2(nn.Cell):
         positions = virtual_positions(position_ids, self.prefix_tokens, self.prompt_tokens)
         return self.dropout(self.add_position(x, self.positions(positions)))
 
-    def logits(self, x: Tensor) -> Any:
+    def logits(self, x: Tensor) -> Tensor:
         return ops.cast(self.head(self.norm(x)), ms.float32)
 
     def construct(self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor) -> Tensor:
@@ -180,23 +179,25 @@ class Gpt2(nn.Cell):
                 hint="Shorten the prompt, or generate fewer tokens.",
             )
 
-    def prefill(self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, slots: int) -> Any:
+    def prefill(self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, slots: int) -> tuple[Tensor, ...]:
         """See decoding.PrefillStep."""
         x = self.enter(input_ids, position_ids)
         mask = self.causal_mask(segment_ids, position_ids, 0, self.prefix_tokens, self.prompt_tokens)
-        caches: tuple[Any, ...] = ()
+        caches: tuple[Tensor, ...] = ()
         for layer in self.layers:
             x, k, v = layer.prefill(x, mask, self.prompt_tokens + slots)
             caches = (*caches, k, v)
         return (self.logits(x[:, -1]), *caches)
 
-    def decode(self, input_ids: Tensor, position_ids: Tensor, slot: Any, visible: Tensor, caches: Any) -> Any:
+    def decode(
+        self, input_ids: Tensor, position_ids: Tensor, slot: Tensor, visible: Tensor, caches: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
         """See decoding.DecodeStep."""
         virtual = self.prefix_tokens + self.prompt_tokens
         x = self.dropout(self.embed(input_ids) + self.positions(position_ids + virtual))
         mask = cached_mask(visible, slot, position_ids, 0, virtual)
         index = cache_index(input_ids.shape[0] * self.heads, slot + self.prompt_tokens)
-        new: tuple[Any, ...] = ()
+        new: tuple[Tensor, ...] = ()
         for i, layer in enumerate(self.layers):
             x, k, v = layer.decode(x, mask, index, caches[2 * i], caches[2 * i + 1])
             new = (*new, k, v)

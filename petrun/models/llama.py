@@ -8,7 +8,6 @@ B batch, T tokens, H hidden, N heads, N_kv key/value heads, D head width, S cach
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import mindspore as ms
 from mindspore import nn, ops
@@ -22,7 +21,7 @@ from petrun.models.decoding import cache_index, cached_mask, open_cache, write_c
 from petrun.models.llama_config import LlamaConfig, parse
 from petrun.models.parts import DTYPES, Embedding, activation, cell_paths, dense, named, tied_head
 from petrun.models.tables import Tables
-from petrun.typing import DType, Tensor
+from petrun.typing import Cell, DType, Primitive, Tensor
 
 
 class LlamaAttention(nn.Cell):
@@ -46,7 +45,7 @@ class LlamaAttention(nn.Cell):
         self.core = Attention(c.head_dim**-0.5, c.attention_dropout, seed, f"{site}.core", c.heads)
         self.o = dense(c.heads * c.head_dim, c.hidden, dtype, c.o_bias)
 
-    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> Any:
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
         """q (B, N, T, D), k and v (B, N_kv, T, D), q and k rotated."""
         q, k, v = self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x))
         if self.normed:
@@ -54,7 +53,7 @@ class LlamaAttention(nn.Cell):
             k = self.k_norm(k)
         return self.rotate(q, cos, sin), self.rotate(k, cos, sin), v
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Any:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         return self.o(self.merge(self.core(q, k, v, mask)))
 
     def construct(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
@@ -101,7 +100,7 @@ class LlamaLayer(nn.Cell):
         self.after_attn.shard((rows, rows))
         self.after_mlp.shard((rows, rows))
 
-    def plus(self, add: Any, x: Tensor, y: Any) -> Any:
+    def plus(self, add: Primitive, x: Tensor, y: Tensor) -> Tensor:
         if not self.flat:
             return add(x, y)
         shape = x.shape
@@ -111,14 +110,14 @@ class LlamaLayer(nn.Cell):
         x = self.plus(self.after_attn, x, self.attn(self.attn_norm(x), cos, sin, mask))
         return self.plus(self.after_mlp, x, self.mlp(self.mlp_norm(x)))
 
-    def prefill(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, slots: int) -> Any:
+    def prefill(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, slots: int) -> tuple[Tensor, ...]:
         q, k, v = self.attn.project(self.attn_norm(x), cos, sin)
         x = x + self.attn.attend(q, k, v, mask)
         return x + self.mlp(self.mlp_norm(x)), open_cache(k, slots), open_cache(v, slots)
 
     def decode(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, index: Any, k_cache: Tensor, v_cache: Tensor
-    ) -> Any:
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, index: Tensor, k_cache: Tensor, v_cache: Tensor
+    ) -> tuple[Tensor, ...]:
         q, k, v = self.attn.project(self.attn_norm(x), cos, sin)
         k = write_cache(k_cache, index, k)
         v = write_cache(v_cache, index, v)
@@ -144,17 +143,17 @@ class Llama(nn.Cell):
         if c.tied:
             self.head.weight = self.embed.weight
 
-    def logits(self, x: Tensor) -> Any:
+    def logits(self, x: Tensor) -> Tensor:
         return ops.cast(self.head(self.norm(x)), ms.float32)
 
-    def enter(self, input_ids: Tensor) -> Any:
+    def enter(self, input_ids: Tensor) -> Tensor:
         """The row as vectors, the prompt before it: (B, P + T, H)."""
         x = self.embed(input_ids)
         if self.prompt_tokens > 0:
             x = ops.concat((self.embed.prompt(x.shape[0], x.dtype), x), 1)
         return x
 
-    def open_stages(self, count: int) -> list[Any]:
+    def open_stages(self, count: int) -> list[Cell]:
         """Have what the layers share made on each of `count` stages. Returns the cells that make it."""
         self.tables.extend([self.make_tables() for _ in range(count - len(self.tables))])
         return list(self.tables)
@@ -162,7 +161,7 @@ class Llama(nn.Cell):
     def construct(self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, part: int = 0) -> Tensor:
         """`part`: number of the batch's part that a pipeline sees; it changes nothing, but see train.pipelined."""
         x = self.enter(input_ids)
-        made: Any = ()
+        made: tuple[tuple[Tensor, ...], ...] = ()
         for tables in self.tables:
             made = (*made, tables(segment_ids, position_ids, self.prefix_tokens, self.prompt_tokens, part))
         for i, layer in enumerate(self.layers):
@@ -180,18 +179,20 @@ class Llama(nn.Cell):
                 hint="Shorten the prompt, or generate fewer tokens.",
             )
 
-    def prefill(self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, slots: int) -> Any:
+    def prefill(self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, slots: int) -> tuple[Tensor, ...]:
         """See decoding.PrefillStep."""
         x = self.enter(input_ids)
         cos, sin, near, full = self.tables[0](segment_ids, position_ids, self.prefix_tokens, self.prompt_tokens)
-        caches: tuple[Any, ...] = ()
+        caches: tuple[Tensor, ...] = ()
         for layer in self.layers:
             mask = near if layer.window > 0 else full
             x, k, v = layer.prefill(x, cos, sin, mask, self.prompt_tokens + slots)
             caches = (*caches, k, v)
         return (self.logits(x[:, -1]), *caches)
 
-    def decode(self, input_ids: Tensor, position_ids: Tensor, slot: Any, visible: Tensor, caches: Any) -> Any:
+    def decode(
+        self, input_ids: Tensor, position_ids: Tensor, slot: Tensor, visible: Tensor, caches: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
         """See decoding.DecodeStep."""
         x = self.embed(input_ids)
         virtual = self.prefix_tokens + self.prompt_tokens
@@ -199,7 +200,7 @@ class Llama(nn.Cell):
         near = cached_mask(visible, slot, position_ids, self.tables[0].window, virtual)
         full = cached_mask(visible, slot, position_ids, 0, virtual)
         index = cache_index(input_ids.shape[0] * self.kv_heads, slot + self.prompt_tokens)
-        new: tuple[Any, ...] = ()
+        new: tuple[Tensor, ...] = ()
         for i, layer in enumerate(self.layers):
             mask = near if layer.window > 0 else full
             x, k, v = layer.decode(x, cos, sin, mask, index, caches[2 * i], caches[2 * i + 1])

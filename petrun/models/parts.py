@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import mindspore as ms
 from mindspore import Parameter, nn, ops
@@ -31,7 +30,7 @@ class Embedding(nn.Cell):
         self.gather = ops.Gather()
         self.rows = ops.StridedSlice()
 
-    def slice(self, start: int, rows: int) -> Any:
+    def slice(self, start: int, rows: int) -> Tensor:
         """weight[start : start + rows], (rows, H)."""
         return ops.cast(self.rows(self.weight, (start, 0), (start + rows, self.width), (1, 1)), self.dtype)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -16,7 +15,7 @@ from mindspore import Tensor, nn, ops
 
 from petrun.models.fields import Fields
 from petrun.tensors import Array
-from petrun.typing import DType
+from petrun.typing import DType, JsonObject
 
 REQUIRED: Mapping[str, tuple[str, ...]] = {
     "default": (),
@@ -95,7 +94,7 @@ def parse_rope(f: Fields, width: int, positions: int) -> Rope:
     )
 
 
-def _numbers(f: Fields, key: str, inner: Mapping[str, Any], kind: str) -> dict[str, Any]:
+def _numbers(f: Fields, key: str, inner: JsonObject, kind: str) -> dict[str, float]:
     wanted = {*_OPTIONAL, *(n for names in REQUIRED.values() for n in names)}
     numbers = {}
     for name, value in inner.items():
@@ -213,7 +212,7 @@ class Rotary(nn.Cell):
         for operator in (self.cos_scale, self.sin_scale):
             operator.shard((table, ()))
 
-    def stretched(self, positions: Any) -> Any:
+    def stretched(self, positions: Tensor) -> Tensor:
         length = ops.maximum(ops.reduce_max(positions) + 1.0, Tensor(self.positions, ms.float32))
         theta = self.theta * ops.pow(self.factor * length / self.positions - (self.factor - 1.0), self.exponent)
         return ops.select(length > self.positions, 1.0 / ops.pow(theta, self.steps), self.inverse)

@@ -6,7 +6,6 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
 
 from mindspore import Tensor
 
@@ -52,7 +51,7 @@ def _check_arguments(loaded: LoadedModel) -> None:
         ) from error
 
 
-def _check_logits(loaded: LoadedModel, result: Any, rows: int, classes: int | None, regression: bool) -> None:
+def _check_logits(loaded: LoadedModel, result: object, rows: int, classes: int | None, regression: bool) -> None:
     if not isinstance(result, Tensor):
         raise ModelError(
             f"--model {loaded.family}: its net returns {type(result).__name__}",

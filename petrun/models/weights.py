@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from mindspore import Tensor
@@ -262,7 +261,7 @@ def stored_digest(reader: TensorReader, matched: Match, undigested: Sequence[str
         return content_digest(pool.map(line, [source for _, source in chosen]))
 
 
-def _reads(reader: TensorReader, matched: Match, parameters: Mapping[str, Any]) -> Iterator[tuple[str, _Read]]:
+def _reads(reader: TensorReader, matched: Match, parameters: Mapping[str, Parameter]) -> Iterator[tuple[str, _Read]]:
     """Every found parameter with its values, at most a few tensors in memory at a time."""
     workers = min(4, os.cpu_count() or 1)
     waiting: deque[tuple[str, Future[_Read]]] = deque()

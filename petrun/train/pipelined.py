@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
@@ -11,7 +9,7 @@ from petrun.kernels import step_counter
 from petrun.train.adamw import AdamW
 from petrun.train.clipping import times
 from petrun.train.step import TrainStep, number
-from petrun.typing import Cell
+from petrun.typing import Cell, Parameter
 
 
 class Parts(nn.Cell):
@@ -22,7 +20,7 @@ class Parts(nn.Cell):
     Inputs: targets; the net's own inputs, of the whole batch. Returns: () float32, times the loss scale.
     """
 
-    def __init__(self, loss: Cell, count: int, scale: Any) -> None:
+    def __init__(self, loss: Cell, count: int, scale: Parameter | None) -> None:
         super().__init__(auto_prefix=False)
         self.loss = loss
         self.count = count
@@ -32,9 +30,9 @@ class Parts(nn.Cell):
         # By these MindSpore finds where a part ends.
         self.adds = [ops.Add().add_prim_attr("pipeline_end", i) for i in range(count)]
 
-    def part(self, i: int, values: Any) -> Any:
+    def part(self, i: int, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Rows of part i."""
-        rows: Any = ()
+        rows: tuple[Tensor, ...] = ()
         for value in values:
             each = value.shape[0] // self.count
             rest = value.shape[1:]
@@ -42,7 +40,7 @@ class Parts(nn.Cell):
             rows = (*rows, self.cut(value, first, (each * (i + 1), *rest), (1,) * len(value.shape)))
         return rows
 
-    def of(self, i: int, targets: Tensor, inputs: Any) -> Any:
+    def of(self, i: int, targets: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
         own = self.part(i, (targets, *inputs))
         value, _ = self.loss(float(own[0].size), *own, i)
         return value * self.scale if self.scaled else value
@@ -91,11 +89,13 @@ class PipelineStep(TrainStep):
         # The whole step trains in MindSpore's eyes, or its passes for pipelines stay away.
         self.set_train(True)
 
-    def __call__(self, update: bool, denominator: Tensor, targets: Tensor, *inputs: Any) -> Any:
+    def __call__(self, update: bool, denominator: Tensor, targets: Tensor, *inputs: Tensor) -> Tensor:
         """As TrainStep is called; `update` is always True."""
         return super().__call__(*self.arguments(update, denominator, targets, *inputs))
 
-    def arguments(self, update: bool, denominator: Tensor, targets: Tensor, *inputs: Any) -> tuple[Any, ...]:
+    def arguments(
+        self, update: bool, denominator: Tensor, targets: Tensor, *inputs: Tensor
+    ) -> tuple[Tensor | bool, ...]:
         self.denominator.set_data(denominator)
         if self.scaled:
             self.part_scale.set_data(Tensor(float(self.scale.asnumpy()), ms.float32))
@@ -115,14 +115,14 @@ class PipelineStep(TrainStep):
         norm = self.clipping.global_norm(total)
         return self.finish(self.of_last_stage(value * factor, norm), norm, total)
 
-    def added_up(self, grads: Tensor) -> Any:
+    def added_up(self, grads: Tensor) -> Tensor:
         """What was added up over the parts. By the way over each gradient MindSpore finds how many ranks hold it: see train.clipping."""
-        total: Any = ()
+        total: tuple[Tensor, ...] = ()
         for i in range(self.count):
             total = (*total, ops.depend(self.sums[i], grads[i]))
         return total
 
-    def of_last_stage(self, value: Any, norm: Cell) -> Any:
+    def of_last_stage(self, value: Tensor, norm: Tensor) -> Tensor:
         """The loss, which the last stage alone knows; the others have 0. After the norm, so that no rank waits for it with work to do."""
         summed = self.sum(ops.reshape(ops.depend(value, norm), (1,)))
         return ops.reshape(summed, ()) / self.copies

@@ -58,11 +58,13 @@ class TrainStep(nn.Cell):
         self.count = len(optimizer.parameters)
         self.gradient = ms.value_and_grad(self.scaled_loss, None, optimizer.parameters)
 
-    def arguments(self, update: bool, denominator: Tensor, targets: Tensor, *inputs: Any) -> tuple[Any, ...]:
+    def arguments(
+        self, update: bool, denominator: Tensor, targets: Tensor, *inputs: Tensor
+    ) -> tuple[Tensor | bool, ...]:
         """What `construct` takes of what the cell is called with."""
         return update, denominator, targets, *inputs
 
-    def scaled_loss(self, denominator: Tensor, targets: Tensor, *inputs: Any) -> Any:
+    def scaled_loss(self, denominator: Tensor, targets: Tensor, *inputs: Tensor) -> Tensor:
         """The loss times the loss scale; the logits stay inside, so they are not kept as an output."""
         value, _ = self.loss(denominator, targets, *inputs)
         return value * self.scale if self.scaled else value
@@ -86,7 +88,7 @@ class TrainStep(nn.Cell):
             total = self.unscaled(total)
         return self.finish(value, self.clipping.global_norm(total), total)
 
-    def finish(self, value: Any, norm: Cell, grads: Tensor) -> Any:
+    def finish(self, value: Tensor, norm: Tensor, grads: Tensor) -> Tensor:
         """What ends a step, from the whole batch's loss, gradient norm and gradients: clip, update, and begin anew."""
         # One NaN or infinity anywhere makes the norm so.
         finite = ops.logical_and(ops.isfinite(norm), ops.isfinite(value))
@@ -100,23 +102,23 @@ class TrainStep(nn.Cell):
             self.rescale(finite)
         return value, norm, rate, finite
 
-    def widened(self, grads: Tensor) -> Any:
+    def widened(self, grads: Tensor) -> Tensor:
         """Gradients in float32. Here and below no branch within a loop: see AdamW.construct."""
-        wide: Any = ()
+        wide: tuple[Tensor, ...] = ()
         for grad in grads:
             wide = (*wide, grad.astype(ms.float32))
         return wide
 
-    def with_sums(self, grads: Tensor) -> Any:
+    def with_sums(self, grads: Tensor) -> Tensor:
         """Gradients plus those of the earlier micro-batches."""
-        total: Any = ()
+        total: tuple[Tensor, ...] = ()
         for i in range(self.count):
             total = (*total, grads[i] + self.sums[i])
         return total
 
-    def unscaled(self, grads: Tensor) -> Any:
+    def unscaled(self, grads: Tensor) -> Tensor:
         """Gradients over the loss scale."""
-        total: Any = ()
+        total: tuple[Tensor, ...] = ()
         for grad in grads:
             total = (*total, grad / self.scale)
         return total
@@ -139,7 +141,7 @@ class TrainStep(nn.Cell):
         ops.assign(self.clean_steps, ops.select(finite, count, ops.zeros_like(count)))
 
 
-def number(name: str, value: Any) -> Any:
+def number(name: str, value: Tensor) -> Parameter:
     """A parameter of one number, which every rank has."""
     parameter = Parameter(value, name=name, requires_grad=False)
     # MindSpore crashes where it cuts a scalar over the ranks of an optimizer that is split.
