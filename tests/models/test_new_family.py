@@ -69,8 +69,7 @@ def test_the_commands_take_it(base, place, petrun):
     assert done.code == 0, done.err
     config = json.loads((place / "merged" / "config.json").read_text())
     assert config["architectures"] == ["BagForSequenceClassification"] and config["model_type"] == "bag"
-    with open_tensors(place / "merged") as merged:
-        assert set(merged.names) == {stored.name for stored in bag.names(None).values()}
+    assert set(open_tensors(place / "merged").names) == {stored.name for stored in bag.names(None).values()}
     done = petrun("eval --base merged --data rows.jsonl --out merged.json")
     assert done.code == 0, done.err
     found, wanted = (json.loads((place / f"{name}.json").read_text()) for name in ("merged", "delta"))
@@ -79,5 +78,5 @@ def test_the_commands_take_it(base, place, petrun):
 
 def test_refusals_name_it(refused, base):
     refused("serve --base bag", ["Give a gpt2 or llama family base"])
-    refused("train --base bag --data rows.jsonl --algo prefix", ["prefix"])
+    refused("train --base bag --data rows.jsonl --algo prefix", ["the model does not say how many key/value heads it has"])
     refused("train --base bag --model bog --data rows.jsonl", ["no such family", "bag"])
