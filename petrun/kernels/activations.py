@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import mindspore as ms
 from mindspore import mint, ops
@@ -23,7 +22,7 @@ class Tanh(fused.FusedCell):
         super().__init__()
         library = native.library()
         self.is_fused = library is not None
-        self.fused: Any = fused.tanh(library) if library else None
+        self.fused = fused.if_built(fused.tanh, library)
         self.on_ascend = on_ascend()
         self.primitive = ops.Tanh()
 
@@ -50,7 +49,7 @@ class Gelu(fused.FusedCell):
         super().__init__()
         library = native.library()
         self.is_fused = library is not None
-        self.fused: Any = fused.gelu(library) if library else None
+        self.fused = fused.if_built(fused.gelu, library)
         self.on_ascend = on_ascend()
         self.is_cut = False
         self.scale, self.half, self.times, self.add, self.erf = ops.Mul(), ops.Mul(), ops.Mul(), ops.Add(), ops.Erf()
@@ -86,7 +85,7 @@ class GeluTanh(fused.FusedCell):
         super().__init__()
         library = native.library()
         self.is_fused = library is not None
-        self.fused: Any = fused.gelu_tanh(library) if library else None
+        self.fused = fused.if_built(fused.gelu_tanh, library)
         self.on_ascend = on_ascend()
         self.is_cut = False
         self.primitive = ops.GeLU()
@@ -120,7 +119,7 @@ class SiluMul(fused.FusedCell):
         super().__init__()
         library = native.library()
         self.is_fused = library is not None
-        self.fused: Any = fused.silu_mul(library) if library else None
+        self.fused = fused.if_built(fused.silu_mul, library)
         self.sigmoid, self.gated, self.times = ops.Sigmoid(), ops.Mul(), ops.Mul()
 
     def construct(self, gate: Tensor, up: Tensor) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mindspore as ms
 from mindspore import Tensor, ops
 
@@ -42,8 +40,8 @@ class Attention(fused.FusedCell):
         self.expand, self.tile = ops.ExpandDims(), ops.Tile()
         library = native.library()
         self.is_fused = library is not None
-        self.fused: Any = fused.attention(library) if library else None
-        self.fused_dropout: Any = fused.attention_dropout(library) if library else None
+        self.fused = fused.if_built(fused.attention, library)
+        self.fused_dropout = fused.if_built(fused.attention_dropout, library)
         self.scale_tensor = Tensor([scale], ms.float32)
         self.key = fused_key(dropout, seed, site)
         self.factor = Tensor([1.0 / (1.0 - dropout)], ms.float32)

@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import math
 from functools import cache, lru_cache
-from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -216,7 +215,7 @@ class Dropout(fused.FusedCell):
         self.keep = KeepMask(p, seed, site)
         library = native.library()
         self.is_fused = library is not None
-        self.fused: Any = fused.dropout(library) if library else None
+        self.fused = fused.if_built(fused.dropout, library)
         self.key = fused_key(p, seed, site)
         self.factor = Tensor([1.0 / (1.0 - p)], ms.float32)
         # Not an attribute in the cell's eyes: a shared counter must neither be renamed after the layer that

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from mindspore import nn, ops
 
@@ -32,6 +33,11 @@ class FusedCell(nn.Cell):
         if flags.get("fp16") or flags.get("bf16"):
             self.is_fused = False
         return super().add_flags(**flags)
+
+
+def if_built(make: Callable[..., Primitive], library: Path | None, *sizes: int) -> Any:
+    """The operator that `make` returns, with sizes that it depends on; None without a library: then `is_fused` is False."""
+    return None if library is None else make(library, *sizes)
 
 
 def _operator(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mindspore as ms
 from mindspore import ops
 
@@ -24,7 +22,7 @@ class SplitHeads(fused.FusedCell):
         self.width = width
         library = native.library()
         self.is_fused = library is not None
-        self.fused: Any = fused.split_heads(library, width) if library else None
+        self.fused = fused.if_built(fused.split_heads, library, width)
         self.transpose = ops.Transpose()
 
     def construct(self, x: Tensor) -> Tensor:
@@ -48,7 +46,7 @@ class SplitQkv(fused.FusedCell):
         self.width = width
         library = native.library()
         self.is_fused = library is not None
-        self.fused: Any = fused.split_qkv(library, width) if library else None
+        self.fused = fused.if_built(fused.split_qkv, library, width)
         self.transpose, self.pick, self.is_cut = ops.Transpose(), ops.StridedSlice(), False
 
     def one(self, x: Tensor, which: int) -> Tensor:
@@ -85,7 +83,7 @@ class MergeHeads(fused.FusedCell):
         self.width = width
         library = native.library()
         self.is_fused = library is not None
-        self.fused: Any = fused.merge_heads(library, width) if library else None
+        self.fused = fused.if_built(fused.merge_heads, library, width)
         self.transpose = ops.Transpose()
 
     def construct(self, x: Tensor) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
@@ -64,7 +62,7 @@ class TokenCrossEntropy(fused.FusedCell):
         super().__init__()
         library = native.library()
         self.is_fused = library is not None
-        self.fused: Any = fused.cross_entropy(library) if library else None
+        self.fused = fused.if_built(fused.cross_entropy, library)
         self.known, self.safe, self.masked = ops.NotEqual(), ops.Select(), ops.Select()
         self.largest, self.minus, self.exp, self.total = (
             ops.ReduceMax(keep_dims=True),

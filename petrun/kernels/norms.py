@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mindspore as ms
 from mindspore import Parameter, Tensor, ops
 from mindspore.common.initializer import initializer
@@ -30,8 +28,8 @@ class LayerNorm(fused.FusedCell):
         self.bias = Parameter(initializer("zeros", (hidden,), ms.float32), name="bias")
         library = native.library()
         self.is_fused = library is not None
-        self.fused: Any = fused.layer_norm(library) if library else None
-        self.fused_add: Any = fused.add_layer_norm(library) if library else None
+        self.fused = fused.if_built(fused.layer_norm, library)
+        self.fused_add = fused.if_built(fused.add_layer_norm, library)
         self.on_ascend = on_ascend()
         self.primitive = ops.LayerNorm(-1, -1, eps)
         self.add = ops.Add()
@@ -73,7 +71,7 @@ class RmsNorm(fused.FusedCell):
         self.weight = Parameter(initializer("ones", (hidden,), ms.float32), name="weight")
         library = native.library()
         self.is_fused = library is not None
-        self.fused: Any = fused.rms_norm(library) if library else None
+        self.fused = fused.if_built(fused.rms_norm, library)
         self.on_ascend = on_ascend()
         self.primitive = ops.RmsNorm(eps)
         self.width, self.flat = hidden, False

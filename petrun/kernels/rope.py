@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mindspore as ms
 from mindspore import ops
 
@@ -31,7 +29,7 @@ class Rope(fused.FusedCell):
         super().__init__()
         library = native.library()
         self.is_fused = library is not None
-        self.fused: Any = fused.rope(library) if library else None
+        self.fused = fused.if_built(fused.rope, library)
         self.slice, self.neg, self.concat = ops.StridedSlice(), ops.Neg(), ops.Concat(-1)
         self.straight, self.crossed, self.add = ops.Mul(), ops.Mul(), ops.Add()
 

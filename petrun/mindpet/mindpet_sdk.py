@@ -5,24 +5,24 @@ MindPet's functions start a script of the user's and return what came of it. pet
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from petrun.mindpet.utils.exceptions import UnexpectedError
 
 _COMMANDS = {"finetune": "petrun train", "evaluate": "petrun eval", "infer": "petrun predict"}
 
 
-def finetune(*args: Any, **kwargs: Any) -> NoReturn:
+def finetune(*args: object, **kwargs: object) -> NoReturn:
     """Raises UnexpectedError."""
     _refuse("finetune")
 
 
-def evaluate(*args: Any, **kwargs: Any) -> NoReturn:
+def evaluate(*args: object, **kwargs: object) -> NoReturn:
     """Raises UnexpectedError."""
     _refuse("evaluate")
 
 
-def infer(*args: Any, **kwargs: Any) -> NoReturn:
+def infer(*args: object, **kwargs: object) -> NoReturn:
     """Raises UnexpectedError."""
     _refuse("infer")
 

@@ -78,5 +78,7 @@ def test_the_commands_take_it(base, place, petrun):
 
 def test_refusals_name_it(refused, base):
     refused("serve --base bag", ["Give a gpt2 or llama family base"])
-    refused("train --base bag --data rows.jsonl --algo prefix", ["the model does not say how many key/value heads it has"])
+    refused(
+        "train --base bag --data rows.jsonl --algo prefix", ["the model does not say how many key/value heads it has"]
+    )
     refused("train --base bag --model bog --data rows.jsonl", ["no such family", "bag"])

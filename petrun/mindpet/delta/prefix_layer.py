@@ -11,7 +11,6 @@ that gradients flow, and values have a projection of their own. Every example ge
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
@@ -94,14 +93,14 @@ class PrefixLayer(nn.Cell):
             [Dropout(dropout_rate, 0, f"prefixtuning.{part}", rows=False) for part in ("key", "value")]
         )
 
-    def reparam(self) -> Any:
+    def reparam(self) -> tuple[Tensor, Tensor]:
         """() -> keys and values, each (P, H), without dropout."""
         hidden, tanh, to_key = self.mindpet_delta_prefixtuning_control_trans
         middle = tanh(hidden(self.mindpet_delta_prefixtuning_wte(self.input_tokens)))
         return to_key(middle), self.mindpet_delta_prefixtuning_value_trans(middle)
 
     @property
-    def past_key_reparam(self) -> Any:
+    def past_key_reparam(self) -> Tensor:
         """Keys (P, H) as they are now, without dropout. Read in a `construct`, gradients flow through them.
 
         Raises TrainingError where a cell's __init__ reads them, as MindPet's manual does.
@@ -110,12 +109,12 @@ class PrefixLayer(nn.Cell):
         return self.reparam()[0]
 
     @property
-    def past_value_reparam(self) -> Any:
+    def past_value_reparam(self) -> Tensor:
         """Values (P, H), likewise."""
         _not_in_init()
         return self.reparam()[1]
 
-    def heads(self, values: Any, batch_size: int) -> Any:
+    def heads(self, values: Tensor, batch_size: int) -> Tensor:
         """(P, H) -> (batch_size, N, P, H / N), the same for every example: no token of one reaches another."""
         split = ops.reshape(values, (self.prefix_token_num, self.num_heads, self.hidden_dim // self.num_heads))
         return ops.tile(ops.expand_dims(ops.transpose(split, (1, 0, 2)), 0), (batch_size, 1, 1, 1))

@@ -85,7 +85,7 @@ class PrefixEncoder(nn.Cell):
             Tensor(np.arange(pre_seq_len, dtype=np.int64)), name="mindpet_delta_ptuning2_prefix", requires_grad=False
         )
         width = 2 * num_layers * num_heads * kv_channels
-        splits: tuple[Any, ...] = ()
+        splits: tuple[int, int, bool] | tuple[()] = ()
         if parallel_config is not None:
             data_parallel = positive_int(owner, "parallel_config.data_parallel", parallel_config.data_parallel)
             model_parallel = positive_int(owner, "parallel_config.model_parallel", parallel_config.model_parallel)

@@ -17,10 +17,10 @@ from mindspore.train.serialization import _get_merged_param_data
 
 from petrun.errors import TrainingError
 from petrun.mindpet.utils.exceptions import AbsolutePathError, LinkPathError
-from petrun.typing import Cell
+from petrun.typing import Cell, Parameter
 
 
-def trained_parameters(network: Cell) -> list[Any]:
+def trained_parameters(network: Cell) -> list[Parameter]:
     """The parameters of a net, or of a training cell around one, that train: not the optimizer's slots, not a loss scale."""
     parameters = list(network.trainable_params())
     optimizers = [cell for _, cell in network.cells_and_names() if isinstance(cell, nn.Optimizer | Optimizer)]
@@ -53,7 +53,7 @@ class TrainableParamsCheckPoint(ModelCheckpoint):
             )
         self._cur_time_for_keep = time.time()
 
-    def trans_network(self, network: Cell) -> list[dict[str, Any]]:
+    def trans_network(self, network: Cell) -> list[dict[str, str | Tensor]]:
         """What is saved of a net: name and data of every parameter that trains, slices of a parallel run merged."""
         network.init_parameters_data()
         layouts = network.parameter_layout_dict

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import yaml
 from mindspore import nn
@@ -24,7 +23,7 @@ from petrun.mindpet.utils.exceptions import (
     ReadYamlFileError,
     UnexpectedError,
 )
-from petrun.typing import Cell, Parameter
+from petrun.typing import Cell, JsonObject, Parameter
 
 _ALIASES = {"prefix": "prefixtuning"}
 # A cell that a delta is made of: `mindpet_delta_adapter_down_sampler`, `tk_delta_prefixtuning_control_trans`.
@@ -102,7 +101,7 @@ def freeze_from_config(model: Cell, config_path: str, strict: bool = False) -> T
     return freeze_modules(model, lists.get("include"), lists.get("exclude"), strict)
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> object:
     try:
         if path.is_symlink():
             raise LinkPathError(f"{path} is a link")
@@ -113,7 +112,7 @@ def _read(path: Path) -> Any:
         raise UnexpectedError(f"cannot read the freeze configuration {path}: {error}") from error
 
 
-def _freeze_lists(path: str, content: Any) -> dict[str, Any]:
+def _freeze_lists(path: str, content: object) -> JsonObject:
     if not isinstance(content, dict) or "freeze" not in content:
         raise ModelConfigFreezeInfoError(f"{path} has no key `freeze`")
     lists = content["freeze"]
@@ -127,7 +126,7 @@ def _check_cell(model: Cell) -> None:
         raise TypeError(f"model must be a Cell, got {type(model).__name__}")
 
 
-def _check_patterns(name: str, patterns: Any) -> None:
+def _check_patterns(name: str, patterns: object) -> None:
     if patterns is None:
         return
     if not isinstance(patterns, list) or not patterns:

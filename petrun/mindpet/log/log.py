@@ -76,16 +76,16 @@ operation_logger = get_logger("operation_logger")
 operation_logger_without_std = get_logger("operation_logger_without_std", to_std=False)
 
 
-def record_operation_and_service_info_log(msg: str, *args: Any, **kwargs: Any) -> None:
+def record_operation_and_service_info_log(msg: str, *args: object, **kwargs: Any) -> None:
     """logger.info: MindPet's second file, of operations, is not written."""
     logger.info(msg, *args, **kwargs)
 
 
-def record_operation_and_service_warning_log(msg: str, *args: Any, **kwargs: Any) -> None:
+def record_operation_and_service_warning_log(msg: str, *args: object, **kwargs: Any) -> None:
     """logger.warning, likewise."""
     logger.warning(msg, *args, **kwargs)
 
 
-def record_operation_and_service_error_log(msg: str, *args: Any, **kwargs: Any) -> None:
+def record_operation_and_service_error_log(msg: str, *args: object, **kwargs: Any) -> None:
     """logger.error, likewise."""
     logger.error(msg, *args, **kwargs)
