@@ -28,13 +28,13 @@ class BaseArrays:
     def __getitem__(self, name: str) -> Array:
         source = self._source(name)
         stored = self.reader.read(source.stored)
-        values = np.ascontiguousarray(stored.T if source.turn else stored)
+        values = np.ascontiguousarray(stored.T if source.transpose else stored)
         return values.astype(np.float32, copy=False) if values.dtype.kind == "f" else values
 
     def shape(self, name: str) -> tuple[int, ...]:
         source = self._source(name)
         shape = self.reader.info(source.stored).shape
-        return tuple(reversed(shape)) if source.turn else shape
+        return tuple(reversed(shape)) if source.transpose else shape
 
     def is_float(self, name: str) -> bool:
         return "float" in self.reader.info(self._source(name).stored).dtype

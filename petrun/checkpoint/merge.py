@@ -233,7 +233,7 @@ class _Merger:
 
     def _parameter_shape(self, source: Source) -> tuple[int, ...]:
         shape = self.base.info(source.stored).shape
-        return tuple(reversed(shape)) if source.turn else shape
+        return tuple(reversed(shape)) if source.transpose else shape
 
     def _check_fit(self) -> None:
         """Every tensor of the delta must be a parameter, or belong to a layer, of the base's shape."""
@@ -282,7 +282,7 @@ class _Merger:
         if self._stays(piece):
             return self._copied(piece)
         source = piece.source
-        plain = source is not None and not source.turn and not piece.turn and self._brought(piece.ours) is None
+        plain = source is not None and not source.transpose and not piece.turn and self._brought(piece.ours) is None
         if plain and len(piece.shape) == 2 and piece.dtype in FLOATS and self.base.kind in ("safetensors", "folder"):
             return self._in_rows(piece)
         return self._merged(piece)
@@ -302,7 +302,7 @@ class _Merger:
             source is not None
             and self._brought(piece.ours) is None
             and piece.ours.rpartition(".")[0] not in self.layers
-            and source.turn == piece.turn
+            and source.transpose == piece.turn
             and self.base.info(source.stored).dtype == piece.dtype
             and self.base.kind in ("safetensors", "folder")
         )
@@ -324,7 +324,7 @@ class _Merger:
         else:
             assert piece.source is not None
             stored = self.base.read(piece.source.stored)
-            values = stored.T if piece.source.turn else stored
+            values = stored.T if piece.source.transpose else stored
         if values.dtype.kind == "f":
             values = self._updated(piece.ours, values)
             self._check_range(piece, values)

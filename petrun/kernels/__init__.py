@@ -7,7 +7,7 @@ implementation a cell uses is settled when it is built: by the device target, an
 
 from petrun.kernels.activations import Gelu, GeluTanh, SiluMul, Tanh
 from petrun.kernels.attention import Attention
-from petrun.kernels.dropout import Dropout, batch_place, count_on_stage, step_counter
+from petrun.kernels.dropout import Dropout, batch_offset, count_on_stage, step_counter
 from petrun.kernels.heads import MergeHeads, SplitHeads, SplitQkv
 from petrun.kernels.loss import SquaredError, TokenCrossEntropy, is_supervised
 from petrun.kernels.native import Status, primitives_only, set_threads, status, use_cache
@@ -31,7 +31,7 @@ __all__ = [
     "Tanh",
     "TokenCrossEntropy",
     "apply_rope",
-    "batch_place",
+    "batch_offset",
     "count_on_stage",
     "is_supervised",
     "primitives_only",

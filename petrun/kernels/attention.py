@@ -7,7 +7,7 @@ from mindspore import Tensor, ops
 
 from petrun.kernels import fused, native
 from petrun.kernels.device import on_ascend
-from petrun.kernels.dropout import KeepMask, batch_place, checked_rate, fused_key, step_counter
+from petrun.kernels.dropout import KeepMask, batch_offset, checked_rate, fused_key, step_counter
 from petrun.kernels.flash import FlashAttention
 
 HIDDEN = 1e30
@@ -30,7 +30,7 @@ class Attention(fused.FusedCell):
         self.p = checked_rate(dropout)
         self.keep = KeepMask(dropout, seed, site)
         object.__setattr__(self, "step", step_counter())
-        object.__setattr__(self, "place", batch_place())
+        object.__setattr__(self, "offset", batch_offset())
         self.flash = FlashAttention(scale, dropout, seed, site, heads) if on_ascend() else None
         self.scores = ops.BatchMatMul(transpose_b=True)
         self.values = ops.BatchMatMul()
@@ -53,7 +53,7 @@ class Attention(fused.FusedCell):
             if mask.shape != (b, 1, t, s):
                 mask = ops.broadcast_to(mask, (b, 1, t, s))
             if self.training and self.p > 0.0:
-                drawn = self.step, self.place, self.key, self.factor
+                drawn = self.step, self.offset, self.key, self.factor
                 return self.fused_dropout(q, k, v, mask, self.scale_tensor, *drawn)[0]
             return self.fused(q, k, v, mask, self.scale_tensor)[0]
         if self.flash is not None and self.flash.takes(q, s):
@@ -68,7 +68,7 @@ class Attention(fused.FusedCell):
         visible = ops.cast(mask, ms.float32)
         probs = self.softmax(self.masked(scores, self.far(self.hide(visible, 1.0), HIDDEN)))
         if self.training and self.p > 0.0:
-            kept = self.keep(self.step, self.place, (b, n, t, s))
+            kept = self.keep(self.step, self.offset, (b, n, t, s))
             kept = self.grown(ops.cast(kept, ms.float32), 1.0 / (1.0 - self.p))
             probs = self.keeps(probs, kept)
         return self.values(ops.cast(self.weighed(probs, visible), q.dtype), v)

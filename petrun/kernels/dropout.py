@@ -54,14 +54,14 @@ def _counter(stage: int) -> Parameter:
 
 
 @lru_cache(maxsize=1)
-def batch_place() -> Parameter:
-    """(2,) int32 that every mask over rows depends on: place of the first row held here in the whole batch, and how many rows are
+def batch_offset() -> Parameter:
+    """(2,) int32 that every mask over rows depends on: offset of the first row held here in the whole batch, and how many rows are
     held. The train step sets it before the forward pass; a tensor with B rows of the batch on its first axis, or B * T, begins there."""
-    return Parameter(Tensor([0, 1], ms.int32), name="petrun_batch_place", requires_grad=False)
+    return Parameter(Tensor([0, 1], ms.int32), name="petrun_batch_offset", requires_grad=False)
 
 
-def whole_place() -> Tensor:
-    """The place of a tensor that is the same on every rank."""
+def no_offset() -> Tensor:
+    """The offset of a tensor that is the same on every rank."""
     return Tensor([0, 1], ms.int32)
 
 
@@ -103,7 +103,7 @@ def fused_key(p: float, seed: int, site: str) -> Tensor:
 class KeepMask(nn.Cell):
     """The mask itself, in primitives with int32 kernels on every target.
 
-    Inputs: step () int32; place (2,) int32, see `batch_place`; shape, of the tensor to mask. Returns: that shape, bool, True = kept.
+    Inputs: step () int32; offset (2,) int32, see `batch_offset`; shape, of the tensor to mask. Returns: that shape, bool, True = kept.
     """
 
     def __init__(self, p: float, seed: int, site: str) -> None:
@@ -151,12 +151,12 @@ class KeepMask(nn.Cell):
         x = self.fold_15(self.fold_16(x) * self.multiplier_1)
         return self.fold_15(x * self.multiplier_2)
 
-    def before(self, place: Tensor, count: int) -> Tensor:
+    def before(self, offset: Tensor, count: int) -> Tensor:
         """Elements of the whole batch's tensor before this one's, () int32."""
         if count < 2**31:
-            return place[0] * self.divide(Tensor(count, ms.int32), place[1])
-        row = self.divide(Tensor(count, ms.int64), ops.cast(place[1], ms.int64))
-        return ops.cast(ops.cast(place[0], ms.int64) * row, ms.int32)
+            return offset[0] * self.divide(Tensor(count, ms.int32), offset[1])
+        row = self.divide(Tensor(count, ms.int64), ops.cast(offset[1], ms.int64))
+        return ops.cast(ops.cast(offset[0], ms.int64) * row, ms.int32)
 
     def lanes(self, shape: tuple[int, ...]) -> int:
         """How many bits a row of the mask has: where the tensor's first axis is cut, rows and axes must fall together."""
@@ -170,7 +170,7 @@ class KeepMask(nn.Cell):
                 break
         return lanes
 
-    def construct(self, step: Tensor, place: Tensor, shape: Tensor) -> Tensor:
+    def construct(self, step: Tensor, offset: Tensor, shape: Tensor) -> Tensor:
         count, lanes = int(np.prod(shape)), self.lanes(shape)
         first = self.mix(self.key_0 + step * self.golden)
         second = self.mix(self.xor(first, self.key_1))
@@ -178,7 +178,7 @@ class KeepMask(nn.Cell):
         rows = -(-count // lanes)
         row = ops.reshape(ops.arange(0, rows, 1, dtype=ms.int32) * lanes, (rows, 1))
         if not self.is_cut:
-            row = row + self.before(place, count)
+            row = row + self.before(offset, count)
         h = self.by_key(self.index(row, ops.reshape(ops.arange(0, lanes, 1, dtype=ms.int32), (1, lanes))), first)
         h = self.mask_xor(h, self.mask_both(self.mask_shift(h, self.by_16), self.low_16))
         h = self.mask_fold_15(self.add(self.first_times(h, self.multiplier_1), second))
@@ -188,7 +188,7 @@ class KeepMask(nn.Cell):
 
 
 class MaskProduct(ops.Mul):
-    """x * mask. A strategy of one input is taken for both: nn.Dropout's operator, whose place this one has, is given no mask."""
+    """x * mask. A strategy of one input is taken for both: nn.Dropout's operator, which this one stands for, is given no mask."""
 
     def __init__(self) -> None:
         # By its class's name MindSpore would look for an operator MaskProduct.
@@ -221,14 +221,14 @@ class Dropout(fused.FusedCell):
         # Not an attribute in the cell's eyes: a shared counter must neither be renamed after the layer that
         # happens to hold it first nor appear among the model's parameters.
         object.__setattr__(self, "step", step_counter())
-        object.__setattr__(self, "place", batch_place() if rows else whole_place())
+        object.__setattr__(self, "offset", batch_offset() if rows else no_offset())
 
     def construct(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.0:
             return x
         if self.is_fused and x.dtype == ms.float32:
-            return self.fused(x, self.step, self.place, self.key, self.factor)
-        mask = self.keep(self.step, self.place, x.shape)
+            return self.fused(x, self.step, self.offset, self.key, self.factor)
+        mask = self.keep(self.step, self.offset, x.shape)
         return self.dropout(x, self.scaled(ops.cast(mask, x.dtype), 1.0 / (1.0 - self.p)))
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:

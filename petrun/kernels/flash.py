@@ -6,7 +6,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 from mindspore.ops.auto_generate import FlashAttentionScore
 
-from petrun.kernels.dropout import KeepMask, batch_place, step_counter
+from petrun.kernels.dropout import KeepMask, batch_offset, step_counter
 
 _WIDEST = 512
 _WIDTH_STEP = 16
@@ -31,7 +31,7 @@ class FlashAttention(nn.Cell):
         self.p = dropout
         self.keep = KeepMask(dropout, seed, site)
         object.__setattr__(self, "step", step_counter())
-        object.__setattr__(self, "place", batch_place())
+        object.__setattr__(self, "offset", batch_offset())
         self.bits = Tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0], ms.float32)
         self.sum = ops.ReduceSum()
         self.any = ops.ReduceAny(keep_dims=True)
@@ -53,7 +53,7 @@ class FlashAttention(nn.Cell):
         sees = self.any(mask, -1)
         hidden = self.both(sees, self.invert(mask))
         if self.training and self.p > 0.0:
-            kept = self.keep(self.step, self.place, (b, n, t, s // 8, 8))
+            kept = self.keep(self.step, self.offset, (b, n, t, s // 8, 8))
             packed = ops.cast(self.sum(self.weigh(ops.cast(kept, ms.float32), self.bits), -1), ms.uint8)
             out = (
                 self.dropping(q, k, v, None, packed, None, hidden)[3]

@@ -218,16 +218,16 @@ def rms_norm(library: Path) -> Primitive:
 
 @lru_cache
 def dropout(library: Path) -> Primitive:
-    """x, step (), place (2,), key (3,), factor (1,) -> y. The gradient is the operator itself, on dy."""
-    grad = _operator(library, "dropout", lambda dy, step, place, key, factor: dy)
+    """x, step (), offset (2,), key (3,), factor (1,) -> y. The gradient is the operator itself, on dy."""
+    grad = _operator(library, "dropout", lambda dy, step, offset, key, factor: dy)
 
     def bprop(
-        x: Tensor, step: Tensor, place: Tensor, key: Tensor, factor: Tensor, out: Tensor, dout: Tensor
+        x: Tensor, step: Tensor, offset: Tensor, key: Tensor, factor: Tensor, out: Tensor, dout: Tensor
     ) -> tuple[Tensor, ...]:
-        dx = grad(dout, step, place, key, factor)
-        return dx, ops.zeros_like(step), ops.zeros_like(place), ops.zeros_like(key), ops.zeros_like(factor)
+        dx = grad(dout, step, offset, key, factor)
+        return dx, ops.zeros_like(step), ops.zeros_like(offset), ops.zeros_like(key), ops.zeros_like(factor)
 
-    return _operator(library, "dropout", lambda x, step, place, key, factor: x, bprop=bprop)
+    return _operator(library, "dropout", lambda x, step, offset, key, factor: x, bprop=bprop)
 
 
 @lru_cache
@@ -269,11 +269,11 @@ def attention(library: Path) -> Primitive:
 
 @lru_cache
 def attention_dropout(library: Path) -> Primitive:
-    """q, k, v, mask, scale, step (), place (2,), key (3,), factor (1,) -> out, row scales"""
+    """q, k, v, mask, scale, step (), offset (2,), key (3,), factor (1,) -> out, row scales"""
     grad = _operator(
         library,
         "attention_dropout_grad",
-        lambda q, k, v, mask, scale, step, place, key, factor, scales, dout: (q, k, v),
+        lambda q, k, v, mask, scale, step, offset, key, factor, scales, dout: (q, k, v),
     )
 
     def bprop(
@@ -283,20 +283,20 @@ def attention_dropout(library: Path) -> Primitive:
         mask: Tensor,
         scale: Tensor,
         step: Tensor,
-        place: Tensor,
+        offset: Tensor,
         key: Tensor,
         factor: Tensor,
         out: Tensor,
         dout: Tensor,
     ) -> tuple[Tensor, ...]:
-        dq, dk, dv = grad(q, k, v, mask, scale, step, place, key, factor, out[1], dout[0])
-        zeros = ops.zeros_like(mask), ops.zeros_like(scale), ops.zeros_like(step), ops.zeros_like(place)
+        dq, dk, dv = grad(q, k, v, mask, scale, step, offset, key, factor, out[1], dout[0])
+        zeros = ops.zeros_like(mask), ops.zeros_like(scale), ops.zeros_like(step), ops.zeros_like(offset)
         return dq, dk, dv, *zeros, ops.zeros_like(key), ops.zeros_like(factor)
 
     return _operator(
         library,
         "attention_dropout",
-        lambda q, k, v, mask, scale, step, place, key, factor: (q, [*q[:3], 2]),
-        lambda q, k, v, mask, scale, step, place, key, factor: (q, q),
+        lambda q, k, v, mask, scale, step, offset, key, factor: (q, [*q[:3], 2]),
+        lambda q, k, v, mask, scale, step, offset, key, factor: (q, q),
         bprop,
     )

@@ -56,9 +56,9 @@ class Source:
     """Name in the file."""
     canonical: str
     """Hugging Face name, for the digest."""
-    turn: bool
+    transpose: bool
     """The stored matrix is the transpose of the parameter."""
-    canonical_turn: bool
+    canonical_transpose: bool
     """The stored matrix is the transpose of Hugging Face's."""
 
 
@@ -88,10 +88,14 @@ def match(
         full = next((p + modern for p in prefixes if p + modern in by_name), None)
         if full is not None:
             ours = by_name[full]
-            source = Source(stored=stored, canonical=names[ours].name, turn=names[ours].transpose, canonical_turn=False)
+            source = Source(
+                stored=stored, canonical=names[ours].name, transpose=names[ours].transpose, canonical_transpose=False
+            )
         elif modern in names:
             ours = modern
-            source = Source(stored=stored, canonical=names[ours].name, turn=False, canonical_turn=names[ours].transpose)
+            source = Source(
+                stored=stored, canonical=names[ours].name, transpose=False, canonical_transpose=names[ours].transpose
+            )
         else:
             if not any(fnmatchcase(p + modern, pattern) for p in prefixes for pattern in ignored):
                 result.unknown.append(stored)
@@ -175,7 +179,7 @@ def misshapen(reader: TensorReader, matched: Match, net: Cell, heads: Sequence[s
 
 def _misshapen(reader: TensorReader, source: Source, parameter: Parameter) -> list[str]:
     shape = reader.info(source.stored).shape
-    wanted = tuple(reversed(parameter.shape)) if source.turn else tuple(parameter.shape)
+    wanted = tuple(reversed(parameter.shape)) if source.transpose else tuple(parameter.shape)
     return [] if shape == wanted else [f"{source.stored} is {_shape(shape)}, must be {_shape(wanted)}"]
 
 
@@ -197,8 +201,8 @@ def _kind(parameter: Parameter) -> str:
     return str(parameter.dtype).lower()
 
 
-def _shape(shape: Sequence[int], turn: bool = False) -> str:
-    sizes = list(reversed(shape)) if turn else list(shape)
+def _shape(shape: Sequence[int], transpose: bool = False) -> str:
+    sizes = list(reversed(shape)) if transpose else list(shape)
     return "(" + ", ".join(map(str, sizes)) + ")"
 
 
@@ -252,7 +256,7 @@ def stored_digest(reader: TensorReader, matched: Match, undigested: Sequence[str
 
     def line(source: Source) -> tuple[str, str, tuple[int, ...], str]:
         info = reader.info(source.stored)
-        if source.canonical_turn:
+        if source.canonical_transpose:
             read = _read(reader, source, info.dtype)
             return source.canonical, info.dtype, read.shape, read.digest
         return source.canonical, info.dtype, info.shape, tensor_digest(reader, source.stored)
@@ -279,15 +283,15 @@ def _read(reader: TensorReader, source: Source, kind: str) -> _Read:
     """Read, hash, check and convert one tensor, in its thread."""
     values = reader.read(source.stored)
     stored = reader.info(source.stored).dtype
-    canonical = np.ascontiguousarray(values.T) if source.canonical_turn else values
+    canonical = np.ascontiguousarray(values.T) if source.canonical_transpose else values
     if stored != "bfloat16":
         digest = sha256(canonical.astype(canonical.dtype.newbyteorder("<"), copy=False).data).hexdigest()
-    elif source.canonical_turn:
+    elif source.canonical_transpose:
         digest = sha256((canonical.view(np.uint32) >> np.uint32(16)).astype("<u2").data).hexdigest()
     else:
         digest = tensor_digest(reader, source.stored)
     shape = canonical.shape
-    if source.turn:
+    if source.transpose:
         values = np.ascontiguousarray(values.T)
     if kind not in FLOATS:
         return _Read(values=values, shape=shape, digest=digest, problem="")

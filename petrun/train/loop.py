@@ -13,7 +13,7 @@ import numpy as np
 from mindspore import Tensor
 
 from petrun.errors import TrainingError
-from petrun.kernels import batch_place, step_counter
+from petrun.kernels import batch_offset, step_counter
 from petrun.tensors import Array
 from petrun.tensors.targets import is_scored
 from petrun.train.step import TrainStep
@@ -165,14 +165,14 @@ def _update(
     step: TrainStep, group: list[Batch], inputs: tuple[str, ...], micro: int
 ) -> tuple[float, Tensor, Tensor, Tensor]:
     """One optimizer step over the micro-batches from number `micro` on. Returns (loss, and of the last what TrainStep returns besides)."""
-    counter, place = step_counter(), batch_place()
+    counter, offset = step_counter(), batch_offset()
     count = sum(supervised(batch) for batch in group)
     denominator = Tensor(float(max(count, 1)), ms.float32)
     loss = 0.0
     norm = rate = finite = None
     for position, batch in enumerate(group):
         counter.set_data(Tensor(micro + position, ms.int32))
-        place.set_data(Tensor([batch.get("first", 0), len(batch["targets"])], ms.int32))
+        offset.set_data(Tensor([batch.get("first", 0), len(batch["targets"])], ms.int32))
         targets, arrays = as_tensors(batch, inputs)
         value, norm, rate, finite = step(position == len(group) - 1, denominator, targets, *arrays)
         loss += float(value.asnumpy())

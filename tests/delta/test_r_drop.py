@@ -9,7 +9,7 @@ from petrun.delta import METHODS, RDropLoss, find_method, rdrop_repeat
 from petrun.delta.r_drop import RDropConfig, RDropTraining, drops
 from petrun.errors import ConfigError
 from petrun.graph.sites import Sites
-from petrun.kernels import Attention, Dropout, batch_place, step_counter
+from petrun.kernels import Attention, Dropout, batch_offset, step_counter
 from petrun.train.loss import SupervisedLoss
 from tests.mindpet.numbers import numbers
 
@@ -195,7 +195,7 @@ def test_micro_batches_add_up_to_the_whole():
 @pytest.mark.parametrize("case", CASES)
 def test_ranks_shares_add_up_to_the_whole_with_the_masks_of_the_whole(case):
     x, shift, targets = CASES[case]
-    loss, total, place = wrapped(model(), 0.7), len(x), batch_place()
+    loss, total, place = wrapped(model(), 0.7), len(x), batch_offset()
     whole, _ = run(loss, 3.0, targets, x, shift)
     found = 0.0
     for first, stop in ((0, 1), (1, total)):

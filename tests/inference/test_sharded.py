@@ -34,7 +34,7 @@ def net_arrays(folder):
     reader = open_tensors(folder)
     found = match(reader, family.names(parsed), family.prefixes, family.ignored).found
     return {
-        ours: np.array(reader.read(s.stored).T if s.turn else reader.read(s.stored), order="C")
+        ours: np.array(reader.read(s.stored).T if s.transpose else reader.read(s.stored), order="C")
         for ours, s in found.items()
     }
 

@@ -137,9 +137,9 @@ def test_a_share_of_a_batch_drops_as_in_the_whole(mode, implementation):
     mask = np.ascontiguousarray(masks(3, 66, 70)["causal"])
     cell = kernels.Attention(SCALE, 0.25, seed=3, site="layers.1")
     whole = run(cell, (q, k, v, mask), dout, (0, 1, 2), train=True)
-    kernels.batch_place().set_data(Tensor([1, 2], ms.int32))
+    kernels.batch_offset().set_data(Tensor([1, 2], ms.int32))
     share = run(cell, tuple(a[1:] for a in (q, k, v, mask)), dout[1:], (0, 1, 2), train=True)
-    kernels.batch_place().set_data(Tensor([0, 1], ms.int32))
+    kernels.batch_offset().set_data(Tensor([0, 1], ms.int32))
     for actual, expected in zip((share[0], *share[1]), (whole[0], *whole[1]), strict=True):
         close(actual, expected[1:])
 

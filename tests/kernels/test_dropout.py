@@ -45,7 +45,7 @@ def at_step(step):
 
 
 def at_place(first, rows):
-    kernels.batch_place().set_data(Tensor([first, rows], ms.int32))
+    kernels.batch_offset().set_data(Tensor([first, rows], ms.int32))
 
 
 @pytest.fixture(autouse=True)
@@ -128,9 +128,9 @@ def test_places_beyond_32_bits_of_elements():
     """The count of one share may pass 2^31; positions are modulo 2^32."""
     at_place(3, 2)
     before = kernels.Dropout(0.5, 0, "s").keep.before
-    assert int(before(kernels.batch_place(), 1000).asnumpy()) == 1500
-    assert int(before(kernels.batch_place(), 2**33).asnumpy()) == 0
-    assert int(before(kernels.batch_place(), 2**33 + 4).asnumpy()) == 6
+    assert int(before(kernels.batch_offset(), 1000).asnumpy()) == 1500
+    assert int(before(kernels.batch_offset(), 2**33).asnumpy()) == 0
+    assert int(before(kernels.batch_offset(), 2**33 + 4).asnumpy()) == 6
 
 
 @pytest.mark.parametrize("p", [0.01, 0.1, 0.5, 0.9])
@@ -173,7 +173,7 @@ def test_the_counter_is_no_parameter_of_the_model():
     assert list(net.get_parameters()) == []
     for shared, name in (
         (kernels.step_counter(), "petrun_dropout_step"),
-        (kernels.batch_place(), "petrun_batch_place"),
+        (kernels.batch_offset(), "petrun_batch_offset"),
     ):
         assert shared.name == name and not shared.requires_grad
 

@@ -6,7 +6,7 @@ import pytest
 from mindspore import Tensor
 
 from petrun.errors import TrainingError
-from petrun.kernels import batch_place, step_counter
+from petrun.kernels import batch_offset, step_counter
 from petrun.train.loop import FaultHandling, Plan, Position, make_plan, train
 
 
@@ -19,7 +19,7 @@ class FakeStep:
 
     def __call__(self, update, denominator, targets, *inputs):
         loss = next(self.losses)
-        drawn = int(step_counter().asnumpy()), len(inputs), batch_place().asnumpy().tolist()
+        drawn = int(step_counter().asnumpy()), len(inputs), batch_offset().asnumpy().tolist()
         self.calls.append((update, float(denominator.asnumpy()), *drawn))
         value = Tensor(loss, ms.float32)
         return value, Tensor(2.0, ms.float32), Tensor(0.5, ms.float32), Tensor(bool(np.isfinite(loss)))
