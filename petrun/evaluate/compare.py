@@ -64,7 +64,7 @@ def table(columns: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def signature_lines(signatures: Mapping[str, str]) -> str:
-    """How metrics were computed: a line a signature, with the metrics that share it; '' where there is none."""
+    """Lines of the metrics' signatures, each with the metrics that share it; '' where there is none."""
     shared: dict[str, list[str]] = {}
     for metric, signature in signatures.items():
         shared.setdefault(signature, []).append(metric)

@@ -40,7 +40,7 @@ __all__ = ["Generation", "Request", "Sampling", "Step", "TextGenerator"]
 
 
 Finish = Literal["eos", "stop", "length", "positions"]
-"""How an answer ended: by itself, where its asker stopped it, at the limit of new tokens, or at the end of the model's positions."""
+"""Reason why an answer ended: an end-of-sequence token, the caller or a stop string, the limit of new tokens, the model's positions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +60,11 @@ class Request:
     watch: Callable[[int], bool] | None = None
     """Called with every new token; True ends the answer with it."""
     ending: Ending = NO_ENDING
-    """What ends it beside the generator's own tokens."""
+    """Tokens and texts that end it, beside the generator's own tokens."""
     scored: bool = False
     """Every step says how likely its token was."""
     where: str = ""
-    """What messages call the prompt; "": by its row."""
+    """Name of the prompt in messages; "": its row."""
 
     @property
     def place(self) -> str:
@@ -72,10 +72,10 @@ class Request:
 
 
 class Step(NamedTuple):
-    """What came for one request: a token, the end, or both."""
+    """One event of a request: a token, the end, or both."""
 
     number: int
-    """Which of the requests."""
+    """Index of the request."""
     token: int | None
     finish: Finish | None
     logprob: float | None = None
@@ -117,7 +117,7 @@ class _Row:
     def __init__(self, request: Request, index: int, left: int) -> None:
         self.request = request
         self.indices = [index]
-        """Which of the caller's requests are this one."""
+        """Indices of the caller's requests that are equal to this one."""
         self.limit = min(left, request.limit)
         self.at_limit: Finish = "positions" if self.limit < request.limit else "length"
         self.greedy = not request.scored and (request.sampling is None or request.sampling.greedy)
@@ -131,7 +131,7 @@ class _Row:
         return len(self.request.prompt)
 
     def take(self, picked: Array, greedy: bool) -> int:
-        """What `Pick` gave for this row -> its next token."""
+        """Take the next token from the output of `Pick` for this row."""
         if greedy:
             return int(picked)
         sampling = self.request.sampling
@@ -227,7 +227,7 @@ class TextGenerator:
         return [Generation(tuple(tokens[i]), ends[i]) for i in range(len(prompts))]
 
     def check(self, request: Request) -> int:
-        """How many tokens the positions leave for an answer. Raises DataError as a call does."""
+        """Count the tokens that the positions leave for an answer. Raises DataError as a call does."""
         if len(request.prompt) == 0:
             raise DataError(
                 f"{request.place}: the prompt holds no tokens", hint="Give the row a text, or a --template."
@@ -242,7 +242,7 @@ class TextGenerator:
         return left
 
     def stream(self, requests: Sequence[Request]) -> Iterator[list[Step]]:
-        """What each step of a batch brings, as it comes. To stop half-way, close the iterator. Raises as a call does."""
+        """Yield the events of each step of a batch, as they come. To stop half-way, close the iterator. Raises as a call does."""
         todo = self._rows(requests)
         if not todo:
             return
@@ -361,7 +361,7 @@ class TextGenerator:
         return token
 
     def _says_end(self, r: _Row) -> bool:
-        """Whether the last tokens spell a mark that ends the answer."""
+        """True where the last tokens spell a text that ends the answer."""
         ending = r.request.ending
         if not ending.texts or self.decode is None:
             return False

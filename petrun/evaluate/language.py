@@ -14,7 +14,7 @@ from typing import Any
 from petrun.errors import SetupError
 
 ROUGE_TOKENS = "unicode-words+cjk-characters"
-"""What the tokeniser of ROUGE is called in its signature."""
+"""Name of ROUGE's tokeniser in its signature."""
 _UNSPACED = r"[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]"
 _IDEOGRAPH = r"[\p{Han}\p{Bopomofo}]"
 _KANA = r"[\p{Hiragana}\p{Katakana}ー]"

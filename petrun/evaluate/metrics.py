@@ -35,7 +35,7 @@ from petrun.tensors import Array
 
 DECODER_TASKS = ("lm", "instruct")
 REGRESSION = "regression"
-"""What classify is called where labels are numbers to predict: it has metrics of its own."""
+"""Name of the task classify where labels are numbers to predict: it has metrics of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Metric:
     require: Callable[[], object] | None = None
     """Imports the optional package that computes it. Raises SetupError."""
     signature: Callable[[Sequence[Answer]], str] | None = None
-    """How it was computed of these answers: tokeniser, references, version."""
+    """Returns how it was computed of these answers: tokeniser, references, version."""
     corpus: Callable[[Sequence[Answer]], Callable[[Sequence[Answer]], float]] | None = None
     """For a figure of a whole corpus, which is no mean: all answers -> the formula on a part of them."""
     mean_of_rows: bool = False
@@ -283,5 +283,5 @@ def text_metrics(answers: Sequence[Answer], metrics: Iterable[Metric]) -> dict[s
 
 
 def signatures(answers: Sequence[Answer], metrics: Iterable[Metric]) -> dict[str, str]:
-    """How metrics of these answers were computed, by metric; those without a signature are left out. Raises SetupError."""
+    """Say how the metrics of these answers were computed, by metric; those without a signature are left out. Raises SetupError."""
     return {m.name: m.signature(answers) for m in metrics if m.signature is not None} if answers else {}

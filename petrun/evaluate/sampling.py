@@ -1,4 +1,4 @@
-"""How the next token is taken from logits: the likeliest, or drawn; with a penalty on tokens that are there already.
+"""Choice of the next token from logits: the likeliest, or drawn; with a penalty on tokens that are there already.
 
 V vocabulary.
 """

@@ -81,7 +81,7 @@ class TokenScores(nn.Cell):
 
 
 def scoring_cell(net: Cell, task: str) -> Cell:
-    """What is called to score a net: itself for a classifier."""
+    """Return the cell that scores a net: itself for a classifier."""
     return TokenScores(net) if task in DECODER_TASKS else net
 
 

@@ -1,4 +1,4 @@
-"""Where a text holds a string at which generation stops, and where such a string may have begun."""
+"""Search of a text for the strings at which generation stops, and for the begin of such a string."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def _missing(package: str, error: ImportError) -> SetupError:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What was generated for one row, and what should have been."""
+    """The text that was generated for one row, and the texts that are right."""
 
     prompt: Hashable
     """Any key that is equal for equal inputs: the prompt's text, or its token ids."""

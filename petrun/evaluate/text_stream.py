@@ -8,7 +8,7 @@ from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.evaluate.stop_strings import StopStrings
 
 _HALF = "\ufffd"
-"""What a decoder writes for bytes that are no character, or none yet."""
+"""Character that a decoder writes for bytes that are no character, or none yet."""
 
 
 class TextStream:
@@ -26,7 +26,7 @@ class TextStream:
         self._stop = StopStrings(stop)
         self._tokens: list[int] = []
         self._sent = ""
-        """What the reader has seen, but for what a decoder has taken back since."""
+        """Text that the reader has seen, without the part that a decoder has changed since."""
         self._text = ""
         self.stopped = False
         """A stop string came."""
@@ -37,7 +37,7 @@ class TextStream:
         return self._text
 
     def push(self, token: int) -> str:
-        """What may be shown now that this token has come."""
+        """Take a token, and return the text that may be shown now."""
         if self.stopped:
             return ""
         self._tokens.append(token)
@@ -53,7 +53,7 @@ class TextStream:
         return self._give(whole[: len(whole) - self._stop.begun(whole)])
 
     def end(self) -> str:
-        """What was held back, once no token follows."""
+        """Return the text that was held back, once no token follows."""
         return "" if self.stopped else self._give(self._decode(self._tokens))
 
     def _give(self, whole: str) -> str:
@@ -66,7 +66,7 @@ class TextStream:
         return whole[same:]
 
     def _same(self, whole: str) -> int:
-        """How many characters of `whole` are those that were given out."""
+        """Count the characters of `whole` that were given out already."""
         if whole.startswith(self._sent):
             return len(self._sent)
         pairs = enumerate(zip(whole, self._sent, strict=False))

@@ -1,4 +1,4 @@
-"""What is done to a net: sites, cells that are swapped, parameters that are frozen, virtual tokens; no algorithm and no file.
+"""Changes to a net: sites, cells that are swapped, parameters that are frozen, virtual tokens; no algorithm and no file.
 
 MindPet's freeze interface and callback are exported here as well; they come from petrun.mindpet when they are asked for.
 """

@@ -1,4 +1,4 @@
-"""How many graphs MindSpore compiles: counted where it does so."""
+"""Count of the graphs that MindSpore compiles."""
 
 from __future__ import annotations
 

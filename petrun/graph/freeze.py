@@ -1,4 +1,4 @@
-"""Which parameters train. Ownership is declared by the methods, never guessed from a name; nothing trainable is an error."""
+"""Parameters that train. Ownership is declared by the methods, never guessed from a name; nothing trainable is an error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from petrun.typing import Cell, Parameter
 
 @dataclass(frozen=True, kw_only=True)
 class Trainable:
-    """What trains after freezing, and how much of the net that is."""
+    """The parameters that train, and their share of the net."""
 
     parameters: tuple[Parameter, ...]
     trained_values: int
@@ -51,7 +51,7 @@ def match_parameters(net: Cell, patterns: Iterable[str], flag: str) -> tuple[str
 
 
 def trainable_of(net: Cell) -> Trainable:
-    """What trains in a net as it is."""
+    """Return the parameters that train in a net as it is."""
     trained = tuple(p for p in net.get_parameters() if p.requires_grad)
     counted = [p for p in net.get_parameters() if p.requires_grad or "Float" in str(p.dtype)]
     return Trainable(

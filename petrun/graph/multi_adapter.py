@@ -152,7 +152,7 @@ class MultiAdapterEmbedding(_MultiAdapterCell):
 
 
 class MultiAdapterPositions(_MultiAdapterCell):
-    """What turns positions into something, with each row's counted from its own first virtual token.
+    """A cell of the net that reads positions, with each row's positions counted from its own first virtual token.
 
     Inputs: positions (B, T) int32. Stack: padded (S,), virtual tokens that the adapter does not have.
     """

@@ -1,4 +1,4 @@
-"""Nets without values: what is compiled and counted of a model whose weights are not here."""
+"""Nets without values, to compile and to measure a model whose weights are not here."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from petrun.typing import Cell, Parameter
 
 
 def mark_outline(net: Cell) -> None:
-    """Say of all parameters of a net that they have no values."""
+    """Mark all parameters of a net as having no values."""
     for parameter in net.get_parameters():
         parameter.is_outline = True
 
 
 def is_outline(parameter: Parameter) -> bool:
-    """Whether nothing may be computed of this parameter's values, as there are none."""
+    """True where a parameter has no values, so that nothing may be computed of them."""
     return getattr(parameter, "is_outline", False)

@@ -36,7 +36,7 @@ class Sites:
     blocks: str = ""
     """The layers, one cell each; here and below `*` stands for one part of a path."""
     splits: dict[str, str] = field(default_factory=dict)
-    """How the cells of the net are cut over ranks: pattern -> role, see petrun.parallel.plan; "" is the net itself."""
+    """Layout of the net's cells over ranks: pattern -> role, see petrun.parallel.plan; "" is the net itself."""
     hf_paths: dict[str, str] = field(default_factory=dict)
     """Path of a cell -> its path in Hugging Face's naming, so that users may name either."""
     hidden: int = 0

@@ -181,7 +181,7 @@ def add_prompt(net: Cell, sites: Sites, count: int, encoder: Cell | None) -> tup
 
 
 def computed_tokens(net: Cell) -> dict[str, Array]:
-    """What the encoders give now: path of the core -> (P, 2 * N_kv * D), columns [key | value]; of the embedding -> (P, H)."""
+    """Compute the encoders: path of the core -> (P, 2 * N_kv * D), columns [key | value]; of the embedding -> (P, H)."""
     tables: dict[str, Array] = {}
     for path, cell in cells(net).items():
         if isinstance(cell, PrefixedCore):

@@ -1,4 +1,4 @@
-"""Which device the kernels are for. Read, never set: petrun/parallel owns the context."""
+"""Device of the kernels. It is read, never set: petrun/parallel owns the context."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ class KeepMask(nn.Cell):
         return ops.cast(ops.cast(offset[0], ms.int64) * row, ms.int32)
 
     def lanes(self, shape: tuple[int, ...]) -> int:
-        """How many bits a row of the mask has: where the tensor's first axis is cut, rows and axes must fall together."""
+        """Number of bits of a row of the mask: where the tensor's first axis is cut, rows and axes must fall together."""
         if not self.is_cut:
             return LANES
         lanes = 1

@@ -13,7 +13,7 @@ _WIDTH_STEP = 16
 
 
 class FlashAttention(nn.Cell):
-    """What petrun.kernels.Attention computes, for the inputs that the operator takes; see `takes`.
+    """Attention as petrun.kernels.Attention computes it, for the inputs that the operator takes; see `takes`.
 
     Source: Dao et al., arXiv:2205.14135. Conventions of the operator, from its documentation: layout BNSD, N a multiple of
     N_kv; sparse_mode 0 with a whole mask, True = hidden; dropout's mask is one bit a score, 1 = kept, the first
@@ -49,7 +49,7 @@ class FlashAttention(nn.Cell):
         s = k.shape[2]
         if mask.shape != (b, 1, t, s):
             mask = ops.broadcast_to(mask, (b, 1, t, s))
-        # What the operator makes of a row without any visible position is not specified: it sees all, and gives 0.
+        # The operator's result for a row without any visible position is not specified: such a row sees all here, and gives 0.
         sees = self.any(mask, -1)
         hidden = self.both(sees, self.invert(mask))
         if self.training and self.p > 0.0:

@@ -42,7 +42,7 @@ BUILD_SECONDS = 300
 
 @dataclass(frozen=True)
 class Status:
-    """Which implementation the kernels use, and why."""
+    """The implementation that the kernels use, and the reason."""
 
     fused: bool
     """True: the C++ operators, for float32. False: MindSpore's primitives."""
@@ -53,7 +53,7 @@ class Status:
 
 
 class _State:
-    """What this process has found out. One object, so that nothing is rebound at module level."""
+    """Findings of this process. One object, so that nothing is rebound at module level."""
 
     def __init__(self) -> None:
         self.folder: Path | None = None
@@ -98,7 +98,7 @@ def primitives_only() -> Iterator[None]:
 
 
 def set_threads(threads: int) -> None:
-    """How many threads an operator may use from now on; 0: the process's cores."""
+    """Set the number of threads that an operator may use from now on; 0: the process's cores."""
     path = library()
     if path is not None and _state.found is not None:
         loaded = ctypes.CDLL(str(path))

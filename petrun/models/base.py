@@ -13,7 +13,7 @@ from petrun.typing import Cell, JsonObject
 
 @dataclass(frozen=True, kw_only=True)
 class StoredName:
-    """How a parameter is called and laid out in a Hugging Face file."""
+    """Name and layout of a parameter in a Hugging Face file."""
 
     name: str
     """Canonical name, as transformers saves the family's task model: `bert.encoder.layer.0...`."""
@@ -42,7 +42,7 @@ def shared_matrices(names: Mapping[str, StoredName]) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyConfig:
-    """What every family's config says; each family adds what its own net needs."""
+    """Fields of a config that every family has; a family adds those that its own net needs."""
 
     vocab: int
     """Rows of the token embedding."""
@@ -109,7 +109,7 @@ class LoadedModel:
     base_digest: str = ""
     """SHA-256 over the base's tensors by canonical name, dtype, shape and bytes: independent of path, mtime and sharding."""
     folder: Path | None = None
-    """Where config.json and the tokenizer's files lie."""
+    """Folder of config.json and of the tokenizer's files."""
     max_positions: int | None = None
     pad_token_id: int = 0
     eos_token_ids: tuple[int, ...] = ()

@@ -132,7 +132,7 @@ class BertLayer(nn.Cell):
 
 
 class BertMask(nn.Cell):
-    """Which keys a query sees. A padded query sees its row's tokens, as in transformers: with padding on the left the first
+    """Mask of the keys that a query sees. A padded query sees its row's tokens, as in transformers: with padding on the left the first
     position, which the classifier reads, is one. So does a virtual one; all see the virtual. A pipeline makes it once on each stage.
 
     Inputs: segment_ids (B, T) int32; prefix, prompt: ints. Returns: (B, 1, P_prompt + T, P_prefix + P_prompt + T) bool.

@@ -22,7 +22,7 @@ class BaseConfig:
     raw: JsonObject
     family: Family
     config: FamilyConfig
-    """What the family reads in `raw`."""
+    """The family's own fields, read from `raw`."""
 
     @property
     def classifies(self) -> bool:
@@ -118,7 +118,7 @@ def _resolve_head(reader: TensorReader, matched: Match, base: BaseConfig, asked:
     weight = head.get(f"{cell}.weight")
     shape = reader.info(weight.stored).shape if weight else ()
     own = shape[0] if len(shape) == 2 else None
-    # What a base may lack beside the head is what the head reads: a pooler.
+    # Beside the head, a base may lack only the part that the head reads: a pooler.
     missing = {ours.rpartition(".")[0] for ours in absent(matched, base.family.names(base.config))} - {cell}
     if missing:
         raise ModelError(

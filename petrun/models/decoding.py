@@ -1,4 +1,4 @@
-"""What the decoders share: the causal mask, the cache of keys and values, and the two compiled steps of generation.
+"""Parts that the decoders share: the causal mask, the cache of keys and values, and the two compiled steps of generation.
 
 B batch, T tokens of the prompt, S slots of the cache (T + tokens to generate), N_kv key/value heads, D head width, V vocabulary.
 Slot j of a row's cache belongs to column j of its batch: prompts are padded on the left, so that generated tokens follow at once.
@@ -13,7 +13,7 @@ from petrun.typing import Cell, Tensor
 
 
 class CausalMask(nn.Cell):
-    """Which keys a query sees: the virtual tokens, itself and the earlier tokens of its segment.
+    """Mask of the keys that a query sees: the virtual tokens, itself and the earlier tokens of its segment.
 
     Distances between tokens are counted in columns, as transformers counts them; from a virtual token in positions, as padding may
     lie between, and in packed rows another segment.
@@ -99,7 +99,7 @@ def open_cache(x: Tensor, slots: int) -> Tensor:
 
 
 def cache_index(rows: int, slot: Tensor) -> Tensor:
-    """Where `write_cache` writes: (rows, 2) int32, made once a step. rows = B * N_kv; slot () int32."""
+    """Indices at which `write_cache` writes: (rows, 2) int32, made once a step. rows = B * N_kv; slot () int32."""
     row = ops.reshape(ops.arange(rows, dtype=ms.int32), (rows, 1))
     return ops.concat((row, ops.zeros_like(row) + slot), 1)
 

@@ -36,7 +36,7 @@ _OWN = "A model of your own is given as --model module:function or --model path/
 
 
 def is_factory(family: str | None) -> bool:
-    """Whether --model names a user's function: module:function or path/file.py:function."""
+    """True where --model names a user's function: module:function or path/file.py:function."""
     return family is not None and re.search(r"[^:]:[A-Za-z_][\w.]*$", family) is not None
 
 
@@ -84,7 +84,7 @@ def _describe(path: Path, raw: JsonObject, family: Family) -> BaseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """Where a model comes from: a base's files, or the user's function that makes a net."""
+    """The origin of a model: a base's files, or the user's function that makes a net."""
 
     base: Path | None = None
     """Folder or file of the weights; for a function optional."""

@@ -1,4 +1,4 @@
-"""What every layer of a llama needs of the rows beside its input."""
+"""Rotary angles and masks, which every layer of a llama reads beside its input."""
 
 from __future__ import annotations
 

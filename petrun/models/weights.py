@@ -28,7 +28,7 @@ from petrun.typing import Cell, Parameter
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 OPTIMIZER_STATE = (
-    # What MindSpore's optimizers and train cells save beside the weights in a .ckpt.
+    # Tensors that MindSpore's optimizers and train cells save beside the weights in a .ckpt.
     "moment1.*", "moment2.*", "moments.*", "moment.*", "accum.*", "adam_m.*", "adam_v.*", "vhat.*", "stat.*", "accu_grads.*",
     "learning_rate", "global_step", "beta1_power", "beta2_power", "momentum", "epoch_num", "step_num", "scale_sense",
     "loss_scale", "current_iterator_step", "last_overflow_iterator_step",
@@ -50,7 +50,7 @@ def open_weights(base: Path, strategy: Path | None = None) -> TensorReader:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a parameter comes from."""
+    """The stored tensor of a parameter."""
 
     stored: str
     """Name in the file."""
@@ -64,7 +64,7 @@ class Source:
 
 @dataclass(kw_only=True)
 class Match:
-    """How a file's tensors meet a family's parameters."""
+    """Assignment of a file's tensors to a family's parameters."""
 
     found: dict[str, Source] = field(default_factory=dict)
     repeats: dict[str, list[Source]] = field(default_factory=dict)
@@ -166,7 +166,7 @@ def check(
 
 
 def misshapen(reader: TensorReader, matched: Match, net: Cell, heads: Sequence[str]) -> list[str]:
-    """What is of another shape than in the net, one line each. `heads`: patterns of parameters whose shape the data decides."""
+    """Tensors whose shape differs from the net's, one line each. `heads`: patterns of parameters whose shape the data decides."""
     parameters = {p.name: p for p in net.get_parameters()}
     return [
         problem

@@ -41,7 +41,7 @@ class Plan:
         return Position(step=position.step + 1, micro_batches=position.micro_batches + min(self.accumulate, left))
 
     def ends_epoch(self, before: Position, after: Position) -> bool:
-        """Whether the steps from `before` to `after` reach the end of an epoch. A step may take micro-batches of two epochs."""
+        """True where the steps from `before` to `after` reach the end of an epoch. A step may take micro-batches of two epochs."""
         return (
             before.micro_batches // self.micro_batches_per_epoch < after.micro_batches // self.micro_batches_per_epoch
         )
@@ -49,7 +49,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """How far a run is: optimizer steps and micro-batches done. What comes next is computed from these."""
+    """Progress of a run: optimizer steps and micro-batches done. All that follows is computed from these."""
 
     step: int
     micro_batches: int
@@ -70,14 +70,14 @@ def no_spike(loss: float) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class FaultHandling:
-    """How a run treats steps whose loss or gradients are not finite, and those whose loss leaps."""
+    """Treatment of steps whose loss or gradients are not finite, and of steps whose loss leaps."""
 
     skip_overflow: bool = False
     """A loss scale is in use, so single steps that are not finite are expected."""
     forgive: Callable[[TrainingError, int], bool] = never
     """(error, step) -> whether the run continues with the next step; it may mend the state."""
     is_spike: Callable[[float], bool] = no_spike
-    """Whether a finite loss counts as a fault."""
+    """Returns True for a finite loss that counts as a fault."""
 
 
 def make_plan(per_epoch: int, accumulate: int, epochs: float | None, steps: int | None) -> Plan:
@@ -91,7 +91,7 @@ def make_plan(per_epoch: int, accumulate: int, epochs: float | None, steps: int 
 
 
 def supervised(batch: Batch) -> int:
-    """How many items of a batch are scored; of a rank's share, how many of the whole batch."""
+    """Count the scored items of a batch; for a rank's share, those of the whole batch."""
     return int(batch["scored"]) if "scored" in batch else int(np.count_nonzero(is_scored(batch["targets"])))
 
 

@@ -1,4 +1,4 @@
-"""What a step minimises: a sum over supervised items divided by a denominator that the caller knows.
+"""The loss that a step minimises: a sum over supervised items divided by a denominator that the caller knows.
 
 With the denominator of the whole accumulated batch, the losses and gradients of its micro-batches add up to the exact mean over all
 supervised tokens, however unevenly they lie.

@@ -10,7 +10,7 @@ from petrun.train.adamw import AdamW, HostAdamW
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """What a run, a plan of its memory and a reader of its files need to know of an optimizer."""
+    """Facts about an optimizer that a run, a plan of its memory and a reader of its files need."""
 
     cell: type[AdamW]
     """Updates parameters whose state lies beside them."""

@@ -116,7 +116,7 @@ class PipelineStep(TrainStep):
         return self.finish(self.of_last_stage(value * factor, norm), norm, total)
 
     def added_up(self, grads: Tensor) -> Tensor:
-        """What was added up over the parts. By the way over each gradient MindSpore finds how many ranks hold it: see train.clipping."""
+        """Gradients summed over the parts. From the use of each gradient MindSpore finds how many ranks hold it: see train.clipping."""
         total: tuple[Tensor, ...] = ()
         for i in range(self.count):
             total = (*total, ops.depend(self.sums[i], grads[i]))

@@ -61,7 +61,7 @@ class TrainStep(nn.Cell):
     def arguments(
         self, update: bool, denominator: Tensor, targets: Tensor, *inputs: Tensor
     ) -> tuple[Tensor | bool, ...]:
-        """What `construct` takes of what the cell is called with."""
+        """Select the arguments of `construct` from those that the cell is called with."""
         return update, denominator, targets, *inputs
 
     def scaled_loss(self, denominator: Tensor, targets: Tensor, *inputs: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class TrainStep(nn.Cell):
         return self.finish(value, self.clipping.global_norm(total), total)
 
     def finish(self, value: Tensor, norm: Tensor, grads: Tensor) -> Tensor:
-        """What ends a step, from the whole batch's loss, gradient norm and gradients: clip, update, and begin anew."""
+        """End a step, from the whole batch's loss, gradient norm and gradients: clip, update, and clear the sums."""
         # One NaN or infinity anywhere makes the norm so.
         finite = ops.logical_and(ops.isfinite(norm), ops.isfinite(value))
         # Not what the optimizer returns: a value out of its loop makes the graph as deep as there are parameters.

@@ -1,4 +1,4 @@
-"""The wish that a run ends after the step it is at: raised by a signal, looked at between steps."""
+"""Request that a run ends after its current step: a signal raises it, the loop checks it between steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GRACE = "PETRUN_GRACE"
 RESUME_FLAGS = "PETRUN_RESUME_FLAGS"
 """In a rank's environment: the flags by which `petrun resume` starts the same ranks again on this host."""
 NOTICE = "stopping after this step"
-"""What a run says when a signal to this process is deferred."""
+"""Message of a run when a signal to this process is deferred."""
 
 
 class Stopped(BaseException):
@@ -24,7 +24,7 @@ class Stopped(BaseException):
 
 
 class StopRequest:
-    """Which signal came, when, and whether the run ends itself or has to be ended."""
+    """A signal that came, its time, and whether the run ends itself or has to be ended."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -32,14 +32,14 @@ class StopRequest:
         self.deferred = False
         """A run is between its first step and its last: it looks here after every step."""
         self.notice = ""
-        """What is said where a deferred signal comes."""
+        """Message where a deferred signal comes."""
         self.due: float | None = None
         """When the process has to be ended, by time.monotonic()."""
         self.overdue = ""
-        """What is said then."""
+        """Message at that time."""
 
     def note(self, number: int) -> bool:
-        """True for the first signal. What follows within half a second is the same wish: a terminal and a supervisor both send it."""
+        """True for the first signal. A signal within half a second is the same request: a terminal and a supervisor both send it."""
         if self.number is None:
             self.number, self.came_at = number, time.monotonic()
             return True
@@ -47,7 +47,7 @@ class StopRequest:
 
     @property
     def is_old(self) -> bool:
-        """Another signal is a second wish."""
+        """A further signal is a second request."""
         return self.number is not None and time.monotonic() - self.came_at > 0.5
 
     def forget(self) -> None:

@@ -54,7 +54,7 @@ class TrainableParamsCheckPoint(ModelCheckpoint):
         self._cur_time_for_keep = time.time()
 
     def trans_network(self, network: Cell) -> list[dict[str, str | Tensor]]:
-        """What is saved of a net: name and data of every parameter that trains, slices of a parallel run merged."""
+        """Entries of a checkpoint: name and data of every parameter that trains, slices of a parallel run merged."""
         network.init_parameters_data()
         layouts = network.parameter_layout_dict
         saved = []

@@ -65,7 +65,7 @@ def get_logger(logger_name: str = "mx_logger", **kwargs: Any) -> logging.Logger:
 
 
 def set_logger_property(source: str) -> None:
-    """Which of SDK and CLI stands in the lines from here on; another name changes nothing, as in MindPet."""
+    """Set which of SDK and CLI stands in the lines from here on; another name changes nothing, as in MindPet."""
     if source in LOGGER_SOURCE_LIST:
         _Source.name_of_source = source
 

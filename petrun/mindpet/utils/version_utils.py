@@ -4,13 +4,13 @@ from __future__ import annotations
 
 
 def is_version_le(current_version: str, base_version: str) -> bool:
-    """Whether the first is at most the second. See `is_version_ge`."""
+    """True where the first is at most the second. See `is_version_ge`."""
     ours, theirs = _numbers(current_version, base_version)
     return ours <= theirs
 
 
 def is_version_ge(current_version: str, base_version: str) -> bool:
-    """Whether the first is at least the second, by the numbers between the dots that both have.
+    """True where the first is at least the second, by the numbers between the dots that both have.
 
     As in MindPet, places where one of them holds more than a number (`0rc1`) count as equal, and so do those that one does not have:
     2.0.0rc1 is 2.0.0. Raises ValueError for a version without a dot.
