@@ -317,7 +317,7 @@ class TextGenerator:
             if all(r.finish for r in rows):
                 return
             visible[:, slot] = True
-            # A row that has ended goes on in place: its positions stay within the model's.
+            # A row that has ended is computed on: its positions stay within the model's.
             at = np.minimum(lengths + (slot - width), ends)[:, None]
             # Before every step: whoever takes the steps may have begun another batch in between.
             self._select(adapters)

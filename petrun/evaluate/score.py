@@ -58,7 +58,7 @@ class TokenScores(nn.Cell):
         self.ignored, self.largest, self.equal = ops.Mul(), ops.Argmax(-1, ms.int32), ops.Equal()
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """`column`: the logits' classes are cut over tp ranks, which are gathered to find the largest."""
+        """`column`: the logits' classes are sharded over tp ranks, which are gathered to find the largest."""
         rows = (dp,)
         self.known.shard((rows, ()))
         self.safe.shard((rows, rows, rows))

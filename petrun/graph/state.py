@@ -12,7 +12,7 @@ from petrun.typing import Parameter
 def zeros_beside(parameter: Parameter, prefix: str) -> Parameter:
     """Zeros of the parameter's shape, float32, named `prefix` + its name.
 
-    Cloned, because that is how MindSpore knows that such a tensor is cut over ranks as its parameter is.
+    Cloned, because that is how MindSpore knows that such a tensor is sharded over ranks as its parameter is.
     """
     beside = parameter.clone()
     beside.set_dtype(ms.float32)

@@ -1,7 +1,7 @@
 """Graph-safe maths for both targets: fused C++ operators on the CPU, primitives with kernels on Ascend.
 
 Cells are built in a model's `__init__` and called in `construct`, in GRAPH and PyNative mode. Which
-implementation a cell uses is settled when it is built: by the device target, and on the CPU by whether the C++ operators could be compiled
+implementation a cell uses is chosen when it is built: by the device target, and on the CPU by whether the C++ operators could be compiled
 (`status()`).
 """
 

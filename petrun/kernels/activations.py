@@ -65,7 +65,7 @@ class Gelu(fused.FusedCell):
         return ops.cast(self.times(self.half(wide, 0.5), normal), x.dtype)
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """(B, T, F): features over tp ranks. MindSpore's operator of one piece cannot be cut."""
+        """(B, T, F): features over tp ranks. MindSpore's single operator cannot be sharded."""
         wide = (dp, 1, tp)
         for operator in (self.scale, self.half, self.add):
             operator.shard((wide, ()))

@@ -129,7 +129,7 @@ class KeepMask(nn.Cell):
         self.ranks, self.is_cut = 1, False
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """The mask of the whole batch's tensor, whose first axis is cut over dp ranks: each rank makes its own rows."""
+        """The mask of the whole batch's tensor, whose first axis is sharded over dp ranks: each rank makes its own rows."""
         self.ranks, self.is_cut = dp, True
         rows = (dp, 1)
         for operator in (self.mask_shift, self.mask_both, self.first_times, self.last_times, self.add, self.reaches):

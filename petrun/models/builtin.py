@@ -40,7 +40,7 @@ class Head:
 
 
 def assemble(reader: TensorReader, base: BaseConfig, head: Head, compute_dtype: str, seed: int) -> LoadedModel:
-    """Match the file's tensors, settle the head, build the net, check, load. Raises ModelError and WeightsError."""
+    """Match the file's tensors, choose the head, build the net, check, load. Raises ModelError and WeightsError."""
     family, sites = base.family, base.family.sites(base.config)
     names = family.names(base.config)
     matched = match(reader, names, family.prefixes, family.ignored)

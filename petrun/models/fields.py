@@ -69,7 +69,7 @@ class Fields:
             self.hints.append(_HINTS[name])
 
     def wrong(self, name: str, value: object, wanted: str) -> None:
-        """Record a value that cannot be. A field that has a problem already goes on with a stand-in, which is not judged."""
+        """Record a value that cannot be. A field that has a problem already has a stand-in, which is not judged."""
         if any(problem.startswith(f"{name} ") for problem in self.problems):
             return
         self.problems.append(f"{name} = {_spell(value)}: must be {wanted}")

@@ -76,7 +76,7 @@ class AdamW(nn.Cell):
         return self.rate(self.step)
 
     def construct(self, grads: Tensor, finite: Tensor) -> Tensor:
-        """One update from gradients in the order of the parameters; none, to the last bit, unless `finite` () bool. Returns the rate.
+        """One update from gradients in the order of the parameters; none, bit-exact, unless `finite` () bool. Returns the rate.
 
         Not by a branch: what stands in one MindSpore may compile into a graph of its own, whose memory no plan counts.
         """

@@ -38,7 +38,7 @@ class SupervisedLoss(nn.Cell):
         return self.total(losses) / denominator, logits
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """`column`: the logits' classes are cut over tp ranks."""
+        """`column`: the logits' classes are sharded over tp ranks."""
         self.total.shard(((dp,),))
         self.cross_entropy.set_layout(how, dp, tp)
         self.squared_error.set_layout(dp)
