@@ -56,6 +56,8 @@ class Fields:
         self.raw = raw
         self.family = family
         self.problems: list[str] = []
+        self._wrong: set[str] = set()
+        """Fields that have a problem."""
         self.hints: list[str] = []
         for name, off in FOREIGN.items():
             value = raw.get(name)
@@ -64,14 +66,16 @@ class Fields:
 
     def unsupported(self, name: str, value: object, supported: str) -> None:
         """Record a field whose value changes what the model computes and is not implemented."""
+        self._wrong.add(name)
         self.problems.append(f"{name} = {_spell(value)} is not supported for {self.family}; supported: {supported}")
         if name in _HINTS:
             self.hints.append(_HINTS[name])
 
     def wrong(self, name: str, value: object, wanted: str) -> None:
         """Record a value that cannot be. A field that has a problem already has a stand-in, which is not judged."""
-        if any(problem.startswith(f"{name} ") for problem in self.problems):
+        if name in self._wrong:
             return
+        self._wrong.add(name)
         self.problems.append(f"{name} = {_spell(value)}: must be {wanted}")
 
     def value(self, name: str, default: object = _MISSING, aliases: Sequence[str] = ()) -> Any:
@@ -80,6 +84,7 @@ class Fields:
             if self.raw.get(key) is not None:
                 return self.raw[key]
         if default is _MISSING:
+            self._wrong.add(name)
             self.problems.append(f"{name} is missing")
             return None
         return default
