@@ -19,8 +19,8 @@ from petrun.kernels import Rope as Rotate
 from petrun.models.base import Family, StoredName
 from petrun.models.decoding import cache_index, cached_mask, open_cache, write_cache
 from petrun.models.llama_config import LlamaConfig, parse
+from petrun.models.llama_tables import LlamaTables
 from petrun.models.parts import DTYPES, Embedding, activation, cell_paths, dense, named, tied_head
-from petrun.models.tables import Tables
 from petrun.typing import Cell, DType, Primitive, Tensor
 
 
@@ -132,7 +132,7 @@ class Llama(nn.Cell):
         super().__init__()
         self.kv_heads = c.kv_heads
         self.longest = c.rope.positions if c.rope.kind == "dynamic" else 0
-        self.make_tables = partial(Tables, c.rope, c.windows, dtype)
+        self.make_tables = partial(LlamaTables, c.rope, c.windows, dtype)
         # Set by graph.virtual where a delta brings virtual tokens.
         self.prefix_tokens, self.prompt_tokens = 0, 0
         self.embed = Embedding(c.vocab, c.hidden, dtype)

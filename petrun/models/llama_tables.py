@@ -9,7 +9,7 @@ from petrun.models.rope import Rope, Rotary
 from petrun.typing import DType, Tensor
 
 
-class Tables(nn.Cell):
+class LlamaTables(nn.Cell):
     """Angles of the positions, and masks. A pipeline makes them once on each stage: a mask cannot be sent, and angles need not be.
 
     Inputs: segment_ids, position_ids (B, T) int32; prefix, prompt: ints. Returns: cos, sin (B, 1, P_prompt + T, D); the mask of windowed
