@@ -160,7 +160,7 @@ def scoring_batches(
 ) -> Iterator[Batch]:
     """Yield the plan's batches as {input: array, "targets": array, "rows": row numbers}."""
     for batch in batches(examples, plan, inputs, pad_id=pad_id, start=start):
-        yield {**batch.arrays, "rows": batch.rows}
+        yield {**batch.arrays, "rows": np.asarray(batch.rows, np.int64)}
 
 
 def training_batches(

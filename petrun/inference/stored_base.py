@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from petrun.checkpoint.base_arrays import BaseArrays
 from petrun.checkpoint.delta import BaseIdentity, Delta
