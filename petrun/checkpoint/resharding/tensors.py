@@ -97,7 +97,7 @@ def _in_the_nets_names(source: SourceCheckpoint) -> tuple[list[FullTensor], set[
 
 def _as_the_net_has_it(reader: TensorReader, name: str, source: Source) -> FullTensor:
     info = reader.info(source.stored)
-    if not source.turn:
+    if not source.transpose:
         return FullTensor(name, info, partial(reader.read_stored, source.stored))
 
     def load() -> Array:
