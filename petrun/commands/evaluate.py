@@ -1,4 +1,4 @@
-"""`petrun eval`: the base and its deltas on the same rows; several deltas are compared in pairs."""
+"""`petrun eval`: score the base and its deltas on the same rows, and compare several deltas in pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`petrun generate`: text with a base and any number of deltas, for prompts of flags and files. cli/chat.py answers lines."""
+"""`petrun generate`: answer the prompts of flags and files with a base and any number of deltas. cli/chat.py answers lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from petrun.inference.generation.session import Decoding, Session
 
 
 def read_rows(texts: Sequence[str], path: str | None) -> list[PromptRow]:
-    """The prompts: `texts` first, then those of the file. Raises DataError."""
+    """Collect the prompts: `texts` first, then those of the file. Raises DataError."""
     return [*map(text_row, texts), *([] if path is None else read_prompts(path))]
 
 
@@ -26,7 +26,7 @@ def open_session(settings: SessionSettings, use: str | None) -> Session:
 
 
 def answers(session: Session, rows: Sequence[PromptRow], decoding: Decoding, *, as_json: bool) -> Iterator[str]:
-    """Answer the prompts; yields the text to be printed, line ends included.
+    """Answer the prompts, and yield the text to print, line ends included.
 
     One prompt streams; many are computed together and come in their order. `as_json`: one object an answer, a line each.
     """

@@ -1,4 +1,4 @@
-"""`petrun predict`: one JSON object a row, in the data's order."""
+"""`petrun predict`: write one JSON object for each row, in the data's order."""
 
 from __future__ import annotations
 

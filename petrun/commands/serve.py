@@ -1,4 +1,4 @@
-"""`petrun serve`: a base and its deltas over HTTP, each delta a model of OpenAI's API."""
+"""`petrun serve`: answer over HTTP with a base and its deltas, each a model of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _url(bound: socket.socket) -> str:
 
 
 def _base_name(base: str | None) -> str:
-    """The name of the base's file without its ending, or of its folder."""
+    """Name the base after its file without the ending, or its folder."""
     path = base_path(ModelConfig(base=base))
     assert path is not None, "only a factory goes without, and is refused before"
     path = root_of(path)

@@ -53,7 +53,7 @@ class Assembled:
 
 
 def base_path(model: ModelConfig) -> Path | None:
-    """Path of the base: the user's, or the embedded one; None for a factory without a checkpoint. Raises ModelError, ConfigError."""
+    """Return the path of the base: the user's, or the embedded one; None for a factory without a checkpoint. Raises PetrunError."""
     if model.base is None and model.base_strategy is not None:
         raise ConfigError(
             f"--base-strategy {model.base_strategy}: says how a base was sharded, and no base is given",
@@ -128,12 +128,12 @@ def open_delta(path: str, alpha: float | None, strategy: str | None = None) -> D
 
 
 def classes_of(delta: Delta | None) -> int | None:
-    """Number of classes of the head that the delta brings; None where it brings none."""
+    """Return the number of classes of the head that the delta brings; None where it brings none."""
     return None if delta is None else trained_classes(delta)
 
 
 def one_number(delta: Delta | None) -> int | None:
-    """1 for a delta that was trained to predict a number, by its manifest; else None. For nets of the user's own, whose head is unknown."""
+    """Return 1 for a delta whose manifest says that it predicts a number, else None. For nets of the user's own, whose head is unknown."""
     info = delta.manifest.task if delta is not None and delta.manifest is not None else None
     return 1 if info is not None and info.num_labels == 1 else None
 
@@ -196,7 +196,7 @@ def require_matching_base(delta: Delta, digest: str) -> None:
 
 
 def head_names(loaded: LoadedModel, also: Iterable[str] = ()) -> tuple[str, ...]:
-    """Parameters that are trained beside any delta: the task's heads, those that the base lacked, and those of the user (`also`)."""
+    """List the parameters trained beside any delta: the task's heads, those that the base lacked, and those of the user (`also`)."""
     names = [p.name for p in loaded.net.get_parameters()]
     heads = [n for n in names if any(fnmatchcase(n, pattern) for pattern in loaded.sites.trained_heads)]
     return tuple(dict.fromkeys((*heads, *loaded.fresh, *also)))

@@ -71,7 +71,7 @@ def read_base_info(config: RunConfig, tokens: int = 0) -> BaseInfo:
 
 
 def _folder_of(base: Path | None) -> Path | None:
-    """The folder of a base's tokenizer: that of its file, or the folder that holds the files of its ranks."""
+    """Return the folder of a base's tokenizer: that of its file, or that of the files of its ranks."""
     if base is None:
         return None
     base = root_of(base)
@@ -79,7 +79,7 @@ def _folder_of(base: Path | None) -> Path | None:
 
 
 def own_head(raw: JsonObject) -> tuple[tuple[str, ...], int | None]:
-    """Label names and number of classes of a base that is a classifier already. Names that transformers made up (LABEL_0) do not count."""
+    """Return label names and number of classes of a base that is a classifier. Names that transformers made up (LABEL_0) do not count."""
     table, stated = raw.get("id2label"), raw.get("num_labels")
     count = len(table) if isinstance(table, dict) and table else stated if isinstance(stated, int) else 2
     named = "ForSequenceClassification" in str(raw.get("architectures"))

@@ -32,7 +32,7 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class ComparedDelta:
-    """A delta, and the rows as it reads them."""
+    """A delta to be compared, and the rows as it reads them."""
 
     settings: InferenceSettings
     rows: ExampleSet
@@ -113,7 +113,7 @@ def _same_tokens(first: ExampleSet | None, other: ExampleSet | None) -> bool:
 def _in_one_pass(
     deltas: Mapping[str, ComparedDelta], metrics: tuple[Metric, ...], loaded: LoadedModel, multi_adapter: MultiAdapter
 ) -> dict[str, DeltaScores]:
-    """Row i for the k-th of base and deltas is row k * R + i, R the rows of the data."""
+    """Score all in one pass: row i of the data is row k * R + i for the k-th of base and deltas, R the number of rows."""
     first = next(iter(deltas.values()))
     names, count = (BASE, *deltas), len(first.rows)
     rows = first.rows.take(np.tile(np.arange(count), len(names)))

@@ -80,7 +80,7 @@ class Evaluator:
 
     @property
     def batching(self) -> Batching:
-        """The batches of one pass."""
+        """Batches of one pass."""
         return plan_batches(
             self.examples.lengths,
             batch_size=self.batch_size,
@@ -106,7 +106,7 @@ class Evaluator:
 
 
 def scoring_cell_of_ranks(loaded: LoadedModel, task: str, layout: Layout) -> Cell:
-    """The cell that computes scores, its operators split over the ranks as the net's."""
+    """Build the cell that computes scores, its operators split over the ranks as the net's."""
     cell = scoring_cell(loaded.net, task)
     plan.apply(loaded.net, loaded.sites, layout, cell)
     return cell
@@ -157,7 +157,7 @@ def decode_answer(tokens: Iterable[int], tokenizer: Tokenizer | None, ending: En
 
 
 def end_ids(loaded: LoadedModel, tokenizer: Tokenizer | None) -> tuple[int, ...]:
-    """Tokens that end a text, by the model and by the tokenizer."""
+    """List the tokens that end a text, by the model and by the tokenizer."""
     own = () if tokenizer is None or tokenizer.eos_id is None else (int(tokenizer.eos_id),)
     return tuple(dict.fromkeys((*loaded.eos_token_ids, *own)))
 

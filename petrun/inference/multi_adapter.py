@@ -73,7 +73,7 @@ class MultiAdapter:
 
 
 def fixed_adapter(name: str, rows: int) -> MultiAdapter:
-    """The MultiAdapter of a single delta that was attached as training attaches it."""
+    """Make the MultiAdapter of a single delta that was attached as training attaches it."""
     return MultiAdapter((name,), adapter_indices(rows), 0, fixed=True)
 
 
@@ -110,7 +110,7 @@ def open_multi_adapter(loaded: LoadedModel, deltas: Mapping[str, Delta], rows: i
 
 
 def _adapter(loaded: LoadedModel, delta: Delta, base: BaseValues) -> AdapterTensors:
-    """The delta's tensors in the form of the graph. Raises DeltaError where one is missing."""
+    """Convert the delta's tensors to the form of the graph. Raises DeltaError where one is missing."""
     require_switchable(delta)
     family = FAMILIES[loaded.family]
     parsed = family.parse(loaded.hf_config)

@@ -1,4 +1,4 @@
-"""What a net predicts for each row: class and scores, a number, generated text, or the loss of the row; and its logits as a file."""
+"""Predict every row: class and scores, a number, generated text, or the loss of the row. Store the logits of all rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tokenizer, the rows and the batches of a command, from its data settings; and checks that the rows fit the model."""
+"""Open the tokenizer, read the rows and batch them, as the data settings say; check that the rows fit the model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def example_settings(
     num_labels: int | None = None,
     template: str | Template | None = None,
 ) -> ExampleSettings:
-    """How rows become examples for a base, by the data settings. `labels`, `template`: instead of the settings' own."""
+    """Make the settings of examples from the data settings and the base. `labels`, `template`: instead of the data settings' own."""
     return ExampleSettings(
         task=task,
         seq_len=data.seq_len,

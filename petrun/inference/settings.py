@@ -1,4 +1,4 @@
-"""Settings of eval and predict, resolved from flags and the delta's manifest; the rows and the net that they mean."""
+"""Resolve the settings of eval and predict from flags and the delta's manifest, and load their rows and their net."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class InferenceSettings:
         return self.rows(rows.task, for_generation=True)
 
     def batches(self, rows: ExampleSet, loaded: LoadedModel, order: Order = "length") -> Iterator[Batch]:
-        """The rows in batches, in the order that `plan_batches` calls so."""
+        """Yield the rows in batches. `order`: as plan_batches."""
         batching = plan_batches(
             rows.lengths,
             batch_size=self.batch_size,
@@ -119,7 +119,7 @@ class InferenceSettings:
         return scoring_batches(rows, batching.epoch(0), loaded.inputs, loaded.pad_token_id)
 
     def ending(self, rows: ExampleSet) -> Ending:
-        """What ends answers to these rows: the ending of their template, and that which the delta learned."""
+        """Return what ends answers to these rows: the ending of their template, and the one that the delta learned."""
         manifest = self.delta.manifest if self.delta is not None else None
         return find_ending(rows.template, self.tokenizer) | learned_ending(manifest, self.tokenizer)
 
@@ -138,7 +138,7 @@ class InferenceSettings:
         return loaded, None if self.delta is None else self.fitted(loaded)
 
     def fitted(self, loaded: LoadedModel) -> Delta:
-        """The delta with the names of the net. There must be a delta."""
+        """Return the delta with the names of the net. There must be a delta."""
         assert self.delta is not None
         return fit_delta(self.delta, loaded, self.alpha)
 
@@ -184,7 +184,7 @@ def resolve_settings(
 
 
 def _paths(config: RunConfig) -> tuple[str, ...]:
-    """The files of rows; of the embedded base those of the embedded task. Raises ConfigError."""
+    """Return the files of rows; for the embedded base those of the embedded task. Raises ConfigError."""
     if config.data.path:
         return config.data.path
     if config.model.base is not None or config.model.family is not None:
@@ -193,7 +193,7 @@ def _paths(config: RunConfig) -> tuple[str, ...]:
 
 
 def learned_ending(manifest: Manifest | None, tokenizer: Tokenizer | None) -> Ending:
-    """What ends a delta's answers, by its manifest; by its template where the manifest is older than this entry."""
+    """Return what ends a delta's answers: the entry of its manifest, or for an older manifest the ending of its template."""
     if manifest is None:
         return NO_ENDING
     if manifest.end_of_turn is not None:

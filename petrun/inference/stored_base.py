@@ -54,7 +54,7 @@ class StoredBase:
         return open_weights(self.path, strategy_path(self.strategy))
 
     def arrays(self, reader: TensorReader | None = None) -> BaseArrays:
-        """The tensors under the names of the net's parameters, read when they are asked for."""
+        """Map the names of the net's parameters to tensors, which are read at access."""
         reader = reader or self.reader()
         matched = match(reader, self.names_in(reader), self.prefixes, self.ignored)
         return BaseArrays(reader, matched, shared_matrices(self.names))
@@ -76,7 +76,7 @@ class StoredBase:
         return to_house(delta, self.names, self.prefixes, alpha, self.sites, lambda name: self.arrays()[name])
 
     def identity(self, arrays: BaseArrays, digest: str) -> BaseIdentity:
-        """The base as a manifest names it."""
+        """Describe the base as a manifest does."""
         fresh = tuple(name for name, stored in self.names.items() if stored.optional and name not in arrays)
         return BaseIdentity(digest=digest, name=self.path.name, fresh=fresh)
 

@@ -1,4 +1,4 @@
-"""The address that a server listens at."""
+"""Bind the address that a server listens at."""
 
 from __future__ import annotations
 

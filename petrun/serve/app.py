@@ -1,4 +1,4 @@
-"""The ASGI application: routes, the API key, bounded bodies, streams. Every error has OpenAI's form."""
+"""Serve the routes: check the API key, bound the bodies, stream the answers. Every error has OpenAI's form."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Service:
-    """What the routes need: the engine, the queue, and whom to answer."""
+    """Everything that the routes use: the engine, the queue, the limits, and whom to answer."""
 
     engine: Engine
     queue: RequestQueue

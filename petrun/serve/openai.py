@@ -114,7 +114,7 @@ class CompletionRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerEnd:
-    """How an answer ended, and how many tokens it took."""
+    """The end of an answer: its reason, and the counts of tokens."""
 
     finish: Literal["stop", "length"]
     tokens: int
@@ -197,7 +197,7 @@ def _flag(body: JsonObject, name: str) -> bool:
 
 
 def _number(body: JsonObject, name: str, low: float, high: float, *, above: bool = False) -> float:
-    """A number from `low` (`above`: not `low` itself) to `high`; 1 where the request has none."""
+    """Read a number from `low` (`above`: not `low` itself) to `high`; 1 where the request has none."""
     value = body.get(name)
     if value is None:
         return 1.0
@@ -208,7 +208,7 @@ def _number(body: JsonObject, name: str, low: float, high: float, *, above: bool
 
 
 def _integer(body: JsonObject, name: str, low: int, high: int) -> int | None:
-    """An integer from `low` to `high`; None where the request has none."""
+    """Read an integer from `low` to `high`; None where the request has none."""
     value = body.get(name)
     if value is None:
         return None
@@ -224,7 +224,7 @@ def _require_range(name: str, value: float, low: float, high: float, above: bool
 
 
 def _cells(body: JsonObject) -> JsonObject:
-    """Variables of the chat template. Only the template knows whether it reads them."""
+    """Read the variables of the chat template. Only the template knows whether it reads them."""
     found = {name: body[name] for name in (SWITCH, VALUES) if body.get(name) is not None}
     try:
         read_values(found, "the request")
@@ -244,7 +244,7 @@ def _max_tokens(body: JsonObject, limits: Limits) -> int:
 
 
 def _stop(value: object) -> tuple[str, ...]:
-    """At most four texts; () for null."""
+    """Read at most four texts; () for null."""
     found = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(found, list) or len(found) > _MOST_STOPS or not all(isinstance(x, str) and x for x in found):
         raise _invalid("stop", f"'stop' must be a text or a list of at most {_MOST_STOPS} texts, none of them empty.")
@@ -266,7 +266,7 @@ def _prompt(value: object) -> str:
 
 
 def _messages(value: object) -> tuple[JsonObject, ...]:
-    """The messages of a conversation, each with a role, and a text or tool calls."""
+    """Read the messages of a conversation, each with a role, and a text or tool calls."""
     if not isinstance(value, list) or not value:
         raise _invalid("messages", "'messages' must be a list of at least one message.", "missing_required_parameter")
     found = []
@@ -282,7 +282,7 @@ def _messages(value: object) -> tuple[JsonObject, ...]:
 
 
 def _carried(message: JsonObject, where: str) -> JsonObject:
-    """Keys of a message beside role and content that hold anything."""
+    """Read the keys of a message beside role and content that have a value."""
     found: JsonObject = {}
     for key, value in message.items():
         if key in ("role", "content") or value is None or value == []:
@@ -306,7 +306,7 @@ def _carried(message: JsonObject, where: str) -> JsonObject:
 
 
 def _content(value: object, where: str) -> str:
-    """A text, or a list of parts of type text."""
+    """Read a text, or join a list of parts of type text."""
     parts: list[JsonObject] = value if isinstance(value, list) else [{"type": "text", "text": value}]
     for part in parts:
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
@@ -321,7 +321,7 @@ Scores = Sequence[tuple[str, float]]
 def answer_object(
     request: CompletionRequest, text: str, end: AnswerEnd, created: int, scores: Scores = ()
 ) -> JsonObject:
-    """The object of a whole answer."""
+    """Write the object of a whole answer."""
     choice: JsonObject = {"index": 0, "logprobs": _logprobs(request, scores, 0), "finish_reason": end.finish}
     if request.chat:
         choice["message"] = {"role": "assistant", "content": text, "refusal": None}
@@ -331,7 +331,7 @@ def answer_object(
 
 
 def _logprobs(request: CompletionRequest, scores: Scores, offset: int) -> JsonObject | None:
-    """`offset`: characters of the answer before these tokens."""
+    """Write the log probabilities; None where the request does not ask for them. `offset`: characters before these tokens."""
     if not request.scored:
         return None
     ends = list(accumulate((len(text) for text, _ in scores), initial=offset))
@@ -353,7 +353,7 @@ def chunk_object(
     scores: Scores = (),
     offset: int = 0,
 ) -> JsonObject:
-    """The object of a chunk of a stream. `text` None: the end, without text. `scores`: of its tokens, which begin at character `offset`."""
+    """Write the object of a chunk. `text` None: the end, without text. `scores`: of its tokens, which begin at character `offset`."""
     choice: JsonObject = {"index": 0, "logprobs": _logprobs(request, scores, offset), "finish_reason": finish}
     if request.chat:
         delta = {"role": "assistant"} if first else {}
@@ -365,7 +365,7 @@ def chunk_object(
 
 
 def usage_object(request: CompletionRequest, created: int, end: AnswerEnd) -> JsonObject:
-    """The last object of a stream whose request asked for the counts of tokens."""
+    """Write the last object of a stream whose request asked for the counts of tokens."""
     return {**_head(request, created, chunk=True), "choices": [], "usage": end.usage}
 
 
@@ -384,6 +384,6 @@ def model_object(name: str, created: int) -> JsonObject:
 
 
 def event(found: JsonObject | str) -> bytes:
-    """A server-sent event."""
+    """Encode a server-sent event."""
     text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
     return f"data: {text}\n\n".encode()

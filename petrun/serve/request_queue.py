@@ -1,4 +1,4 @@
-"""The queue of requests: the thread that serves HTTP submits them, the thread that computes takes and answers them."""
+"""Queue requests: the thread that serves HTTP submits them, the thread that computes takes and answers them."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ class PendingRequest:
         self._chunks: asyncio.Queue[StreamChunk | ApiError] = asyncio.Queue()
 
     def put(self, chunk: StreamChunk | ApiError) -> None:
+        """Hand over the next chunk, or the error that ends the answer."""
         # The loop may have ended; then nobody waits.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._chunks.put_nowait, chunk)
@@ -83,7 +84,7 @@ class RequestQueue:
         return len(self._waiting)
 
     def submit(self, pending: PendingRequest) -> None:
-        """Add a request. Raises ApiError: 429 where too many wait, 503 where the server is shutdown."""
+        """Add a request. Raises ApiError: 429 where too many wait, 503 where the server shuts down."""
         with self._changed:
             if self._closed:
                 raise ApiError(503, "The server is shutting down.")
@@ -125,7 +126,7 @@ class RequestQueue:
 
 @dataclass
 class _Shutdown:
-    """Whether the server was told to end, and until when it still computes."""
+    """Knows whether the server was told to end, and until when it still computes."""
 
     stopping: Callable[[], bool]
     begin: Callable[[], None]
@@ -134,7 +135,7 @@ class _Shutdown:
     deadline: float | None = None
 
     def over(self) -> bool:
-        """Whether the grace period has passed."""
+        """Tell whether the grace period has passed."""
         if self.deadline is None and self.stopping():
             self.begin()
             self.deadline = time.monotonic() + self.grace_seconds

@@ -1,4 +1,4 @@
-"""What the command line says about a server, and what is checked before anything is loaded: numbers, the API key, the packages."""
+"""Check a server's settings before anything is loaded: its numbers, its API key, the packages that it needs."""
 
 from __future__ import annotations
 

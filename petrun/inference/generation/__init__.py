@@ -1,1 +1,1 @@
-"""Text from a base and several deltas: loading them into one net, sessions, prompts of a file, and the engine of the HTTP server."""
+"""Generates text with a base and several deltas: loads them into one net, holds sessions, and answers prompts of files and of HTTP."""

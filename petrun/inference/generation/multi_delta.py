@@ -29,7 +29,7 @@ from petrun.parallel.context import setup
 
 @dataclass(frozen=True, kw_only=True)
 class SessionSettings:
-    """What a session is loaded from; the fields mean what the command line's options of the same names mean."""
+    """Settings from which a session is loaded; the fields mean the same as the command line's options of these names."""
 
     base: str | None = None
     """None: the embedded base."""

@@ -1,4 +1,4 @@
-"""Prompts of `petrun generate`: those of its flags, and those of a file of lines or of JSON objects."""
+"""Read the prompts of `petrun generate` from a file of lines or of JSON objects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EXAMPLE = 'Example: {"prompt": "Hello", "delta": "a"}, or {"messages": [{"role"
 
 @dataclass(frozen=True, kw_only=True)
 class PromptRow:
-    """A prompt, and what was written beside it."""
+    """A prompt, and the delta and the cells that were written beside it."""
 
     prompt: str | Sequence[Message]
     delta: str | None = None
@@ -32,7 +32,7 @@ class PromptRow:
 
 
 def text_row(text: str) -> PromptRow:
-    """The row of a prompt that is a text alone."""
+    """Make the row of a prompt that is a text alone."""
     return PromptRow(prompt=text, item={"prompt": text})
 
 

@@ -34,7 +34,7 @@ Prompt = str | Sequence[Message]
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How tokens are chosen and where an answer ends. Temperature 0 takes the likeliest token. Raises ConfigError."""
+    """Settings that choose tokens and end an answer. Temperature 0 takes the likeliest token. Raises ConfigError."""
 
     max_new_tokens: int = 128
     temperature: float = 0.0
@@ -195,7 +195,7 @@ class Session:
         self.current = OFF if name is None else name
 
     def template(self, delta: str | None = None) -> Template:
-        """The template that renders prompts for a delta (None: the one in use)."""
+        """Return the template that renders prompts for a delta (None: the one in use)."""
         return self._model.templates[self._name(delta)]
 
     def check(self, request: PromptRequest) -> int:
@@ -285,7 +285,7 @@ class Session:
         return name
 
     def _render(self, number: int, request: PromptRequest, watch: Callable[[int], bool] | None) -> Request:
-        """The request with its prompt rendered and tokenised. `number`: its position in the call; `watch`: as Request.watch."""
+        """Render and tokenise the prompt of a request. `number`: its position in the call; `watch`: as Request.watch."""
         name = OFF if request.delta is None else request.delta
         adapter = self.multi_adapter.index(name)
         where = request.where or f"prompt {number + 1}"
@@ -309,7 +309,7 @@ class Session:
 
 
 def _scores(stream: TextStream | None, step: Step) -> tuple[tuple[str, float], ...]:
-    """The step's token as text with its log probability; the last token of a character has the character's text."""
+    """Return the step's token as text with its log probability; the last token of a character has the character's text."""
     if stream is None or step.token is None or step.logprob is None:
         return ()
     text = stream.push(step.token)

@@ -1,4 +1,4 @@
-"""A Session as the engine of the HTTP server: completion requests in, chunks of text out."""
+"""Answer the HTTP server's completion requests with a Session."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a merge needs of inference: the proof that base + delta and the merged model agree, and the prompts of a merged folder."""
+"""Proves that base + delta and a merged model agree, and writes the delta's prompts into a merged folder. The merge is checkpoint's."""

@@ -32,7 +32,7 @@ _TOLERANCES = {"float64": 1e-3, "float32": 1e-3, "float16": 5e-2, "bfloat16": 5e
 
 @dataclass(frozen=True, kw_only=True)
 class LogitComparison:
-    """How the logits of two models differ on the same rows."""
+    """Difference of two models' logits on the same rows."""
 
     largest: float
     """The largest difference between two logits."""
@@ -98,7 +98,7 @@ class MergeProof:
         )
 
     def _report(self, found: LogitComparison, effect: float, rows: int, limit: float) -> None:
-        """`effect`: how far the delta changes a logit of the base at most."""
+        """Print the comparison, or raise. `effect`: the most by which the delta changes a logit of the base."""
         data = f"{rows} rows of {self.probe}" if self.probe else f"{rows} rows of random tokens"
         console.print(
             f"proof on {data}: base + delta and the merged model differ by at most {found.largest:.3g} in a logit "
@@ -129,7 +129,7 @@ def _config_of(base: Path) -> Path:
 
 
 def _rows(probe: str | None, loaded: LoadedModel, folder: Path) -> list[Array]:
-    """Token ids of random rows, or of the lines of the probe file; (T,) int32 each."""
+    """Make rows of random tokens, or tokenise the lines of the probe file. Returns (T,) int32 each."""
     longest = min(_TOKENS, loaded.max_positions or _TOKENS)
     if probe is None:
         rng = np.random.default_rng(_SEED)
@@ -153,7 +153,7 @@ def _rows(probe: str | None, loaded: LoadedModel, folder: Path) -> list[Array]:
 
 
 def _logits(loaded: LoadedModel, rows: list[Array]) -> list[Array]:
-    """Logits row by row, (T, V) or (C,) float32, without the positions of virtual tokens. Rows of one length are computed together."""
+    """Compute the logits row by row, (T, V) or (C,) float32, without the positions of virtual tokens. Rows of one length go together."""
     found: dict[int, Array] = {}
     with eval_mode(loaded.net):
         for length in dict.fromkeys(map(len, rows)):

@@ -24,7 +24,7 @@ _GENERATION, _TOKENIZER, _TEMPLATE = "generation_config.json", "tokenizer_config
 
 @dataclass(frozen=True, kw_only=True)
 class MergedPrompts:
-    """What is written beside the weights, and notes for the user about it."""
+    """Files to write beside the weights, and notes for the user about them."""
 
     chat_template: str | None
     """None: the folder keeps its own."""
@@ -62,7 +62,7 @@ def _change(path: Path, change: Callable[[JsonObject], JsonObject]) -> None:
 
 
 def holds_prompts(delta: Delta) -> bool:
-    """Whether the delta learned to answer prompts, which a template of its own renders."""
+    """Tell whether the delta learned to answer prompts, which a template of its own renders."""
     manifest = delta.manifest
     return (
         manifest is not None
@@ -73,7 +73,7 @@ def holds_prompts(delta: Delta) -> bool:
 
 
 def merged_prompts(delta: Delta, folder: Path, raw: JsonObject) -> MergedPrompts | None:
-    """What to write for a delta that learned to answer prompts; None for others. `raw`: the config.json of the base in `folder`."""
+    """Decide what to write for a delta that learned to answer prompts; None for others. `raw`: config.json of the base in `folder`."""
     manifest = delta.manifest
     if manifest is None or manifest.template is None or not holds_prompts(delta):
         return None
@@ -106,7 +106,7 @@ def merged_prompts(delta: Delta, folder: Path, raw: JsonObject) -> MergedPrompts
 
 
 def _chat_template(manifest: Manifest, template: Template, tokenizer: Tokenizer) -> tuple[str | None, tuple[str, ...]]:
-    """Returns the chat template to write, None to keep the folder's own, and notes for the user."""
+    """Return the chat template to write, None to keep the folder's own, and notes for the user."""
     kind = manifest.task.rows if manifest.task is not None else None
     own = tokenizer.chat_template
     if template.text == own:
@@ -132,7 +132,7 @@ def _chat_template(manifest: Manifest, template: Template, tokenizer: Tokenizer)
 
 
 def _how_to_ask(kind: str | None) -> tuple[str, ...]:
-    """A note for rows that get a chat template only where the user asks for it."""
+    """Write a note for rows that get a chat template only where the user asks for it."""
     if kind in ("completion", "reference"):
         return ("rows like those of the training get it with --template chat",)
     return ()
