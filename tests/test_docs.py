@@ -13,6 +13,7 @@ from petrun.cli.app import app
 from petrun.config.load import recipe_names
 from petrun.config.schema import RunConfig
 from tests.conftest import ROOT
+from tests.test_layers import LAYERS
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "tests" / "MINDPET.md"])
 TOP = {path.relative_to(ROOT).as_posix(): path for path in PAGES}
@@ -329,3 +330,19 @@ def test_quoted_output_is_what_the_program_prints():
         page = text_of(TOP[name])
         for fragment in fragments:
             assert fragment in page and fragment in source, f"{name}: {fragment}"
+
+
+def test_the_architecture_shows_every_package_and_the_layers_of_the_test():
+    page = text_of(TOP["docs/architecture.md"])
+    tree = re.search(r"^    petrun/\n(.*?)^    recipes/", page, re.DOTALL | re.MULTILINE)[1]
+    for folder in (ROOT / "petrun").iterdir():
+        if (folder / "__init__.py").exists():
+            assert re.search(rf"^ .*\b{folder.name}/", tree, re.MULTILINE), folder.name
+            line = next((line for line in tree.splitlines() if line.startswith(f"      {folder.name}/  ")), tree)
+            inner = [path.parent.name for path in folder.glob("*/__init__.py")]
+            assert not [name for name in inner if f"{name}/" not in line], f"{folder.name}: {inner}"
+    shown = "\n".join(f"    {' · '.join(sorted(names))}" for names in reversed(LAYERS))
+    lines = [
+        "    " + " · ".join(sorted(line.strip().split(" · "))) for line in page.splitlines() if line.startswith("    ")
+    ]
+    assert shown in "\n".join(lines)
