@@ -9,14 +9,15 @@ from pathlib import Path
 
 from petrun import __version__, console
 from petrun.config.load import cache_folder
-from petrun.rehearsal.compiling import compile_ranks, require_layout
-from petrun.rehearsal.job import Flags, chosen_ranks, job_layout, read_settings, world_of
+from petrun.rehearsal.compile_ranks import compile_ranks, require_sharded
+from petrun.rehearsal.job import RankJob, card_count, choose_ranks, read_settings
 from petrun.rehearsal.report import report
-from petrun.rehearsal.shapes import shapes_of
+from petrun.rehearsal.shapes import batch_shapes
 from petrun.rehearsal.stub_cann import ensure_stub
 from petrun.tensors import atomic_file
 from petrun.tensors.atomic import refuse_occupied
-from petrun.training.setup.resolve_layout import resolve_auto
+from petrun.training.checkpointing.resume import Flags
+from petrun.training.setup.resolve_layout import resolve_auto, resolve_layout
 
 
 def run(
@@ -36,19 +37,20 @@ def run(
     `out`: a JSON file of all that was found. `strategy`: a folder for the strategy files of all stages.
     """
     resolved, start = read_settings(recipe, flags, sets)
-    world = world_of(resolved.config, cards)
+    world = card_count(resolved.config, cards)
     resolved, why = resolve_auto(resolved, world)
-    layout = job_layout(resolved.config, world)
+    layout = resolve_layout(resolved.config, world)
     for line in why:
         console.print(line)
-    chosen = chosen_ranks(ranks, layout, strategy is not None)
+    chosen = choose_ranks(ranks, layout, strategy is not None)
     place = Path(strategy).expanduser() if strategy is not None else None
     if place is not None:
         refuse_occupied(place)
-    shapes = shapes_of(resolved, start, layout)
+    shapes = batch_shapes(resolved, start, layout)
     stub = ensure_stub(cache_folder())
-    asked = {"recipe": recipe, "flags": flags, "sets": list(sets), "level": level, "cuts": place is not None}
-    job = {**asked, **asdict(shapes)}
+    job = RankJob(
+        recipe=recipe, flags=flags, sets=list(sets), level=level, writes_strategy=place is not None, shapes=shapes
+    )
     found, wrong = compile_ranks(job, stub, layout, chosen, place, debug)
     result = {
         "petrun": __version__,
@@ -59,7 +61,7 @@ def run(
         "ranks": found,
         "failed": {str(rank): error.message for rank, error in wrong.items()},
     }
-    require_layout(layout, found)
+    require_sharded(layout, found)
     if out is not None:
         with atomic_file(Path(out).expanduser()) as (file, _):
             file.write(json.dumps({**result, "auto": why}, indent=2).encode())

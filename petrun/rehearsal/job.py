@@ -1,9 +1,11 @@
-"""The job that is rehearsed: its settings, its layout, and which of its ranks."""
+"""The job that is rehearsed: its settings, its cards, and which ranks of it are compiled."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from petrun.assets import default_recipe
 from petrun.checkpoint.delta import Delta
@@ -11,22 +13,42 @@ from petrun.config.load import Resolved, load_run_config
 from petrun.config.schema import RunConfig
 from petrun.errors import ConfigError
 from petrun.parallel.layout import Layout
-from petrun.training.setup.resolve_layout import resolve_layout
+from petrun.rehearsal.shapes import BatchShapes
+from petrun.training.checkpointing.resume import Flags
 from petrun.training.setup.starting_delta import read_start
 
 _CARDS = 8
 """Cards of a host, where neither --cards nor --parallel says how many there are."""
 
 
-STRATEGY = "stage.ckpt"
-"""A rank's file of how the parameters of its stage are cut."""
+JOB_FILE = "job.json"
+STRATEGY_FILE = "stage.ckpt"
+"""A rank's file that says how the parameters of its stage are sharded."""
 
 
-Flags = Mapping[str, tuple[str, Any]]
+@dataclass(frozen=True, kw_only=True)
+class RankJob:
+    """Holds what every rank's process is told, in a file."""
+
+    recipe: str | None
+    flags: Flags
+    sets: Sequence[str]
+    level: int
+    """0: compile only. 1: choose kernels and plan the memory as well."""
+    writes_strategy: bool
+    shapes: BatchShapes
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> RankJob:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{**content, "shapes": BatchShapes(**content["shapes"])})
 
 
 def read_settings(recipe: str | None, flags: Flags, sets: Sequence[str]) -> tuple[Resolved, Delta | None]:
-    """The run's configuration and its starting delta, as `petrun train` reads them."""
+    """Read the run's configuration and its starting delta as `petrun train` does. Raises ConfigError."""
     given = {key: (flag, value) for key, (flag, value) in flags.items()}
     start, resolved = read_start(load_run_config(recipe, given, sets, embedded=default_recipe()))
     if resolved.config.device == "cpu":
@@ -37,20 +59,18 @@ def read_settings(recipe: str | None, flags: Flags, sets: Sequence[str]) -> tupl
     return resolved, start
 
 
-def job_layout(config: RunConfig, cards: int | None) -> Layout:
-    """How the cards are laid out. Raises ConfigError."""
-    return resolve_layout(config, world_of(config, cards))
-
-
-def world_of(config: RunConfig, cards: int | None) -> int:
+def card_count(config: RunConfig, cards: int | None) -> int:
+    """Return `cards`, or else as many as --parallel names, or a host's."""
     asked = config.parallel
     own = asked.tp * asked.pp
     return cards if cards is not None else own * (asked.dp if asked.dp is not None else max(1, _CARDS // own))
 
 
-def chosen_ranks(asked: Sequence[int] | None, layout: Layout, every_stage: bool) -> list[int]:
-    """By default the first rank and the last, which differ in every coordinate that the layout has. `every_stage`: strategy files are
-    wanted, which takes a rank of each. Raises ConfigError."""
+def choose_ranks(asked: Sequence[int] | None, layout: Layout, every_stage: bool) -> list[int]:
+    """Choose the ranks to compile: by default the first and the last, which differ in every coordinate of the layout.
+
+    `every_stage`: at least one rank of each pipeline stage, for strategy files. Raises ConfigError.
+    """
     each = layout.dp * layout.tp
     if every_stage and not layout.split:
         raise ConfigError(

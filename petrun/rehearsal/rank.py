@@ -1,6 +1,6 @@
-"""One rank of a rehearsal, in a process of its own: `python -m petrun.rehearsal.rank FOLDER RANK`.
+"""Rehearses one rank in a process of its own: `python -m petrun.rehearsal.rank FOLDER RANK`.
 
-Reads FOLDER/job.json, compiles this rank's training step with MindSpore's Ascend front end, and leaves FOLDER/rank_N.json.
+Reads FOLDER/job.json, compiles this rank's training step with MindSpore's Ascend front end, and writes FOLDER/rank_N.json.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -28,16 +27,19 @@ from petrun.errors import PetrunError
 from petrun.inference.assembly import base_path
 from petrun.models.base import LoadedModel
 from petrun.models.factory import outline_model
-from petrun.parallel.context import Device, setup, split_operators
+from petrun.parallel import context
+from petrun.parallel.context import Device, split_operators
 from petrun.parallel.front_end import FRONT_END_ERRORS
 from petrun.parallel.layout import Layout
 from petrun.parallel.sharding import shard_layouts
-from petrun.rehearsal.job import STRATEGY, job_layout, read_settings
-from petrun.rehearsal.processes import collectives, gradient_sums
-from petrun.rehearsal.shapes import tokenizer_beside
+from petrun.rehearsal.graphs import collectives, gradient_sums
+from petrun.rehearsal.job import JOB_FILE, STRATEGY_FILE, RankJob, read_settings
+from petrun.rehearsal.rank_result import HeldState, RankResult
+from petrun.rehearsal.shapes import BatchShapes, open_base_tokenizer
 from petrun.tensors.sharded.strategy_file import write_items
 from petrun.train.loop import Plan
 from petrun.training.setup.build_step import build_step, plan_schedule
+from petrun.training.setup.resolve_layout import resolve_layout
 from petrun.training.setup.starting_delta import attach_method
 from petrun.training.setup.training_setup import prepare_method
 from petrun.typing import Parameter
@@ -45,7 +47,8 @@ from petrun.typing import Parameter
 
 def main() -> None:
     folder, rank = Path(sys.argv[1]), int(sys.argv[2])
-    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    job = RankJob.read(folder / JOB_FILE)
+    outcome: Mapping[str, object]
     try:
         outcome = _rehearse(job, folder / f"rank_{rank}")
     except PetrunError as error:
@@ -53,35 +56,36 @@ def main() -> None:
     (folder / f"rank_{rank}.json").write_text(json.dumps(outcome), encoding="utf-8")
 
 
-def _rehearse(job: Mapping[str, Any], graphs: Path) -> dict[str, Any]:
-    resolved, start = read_settings(job["recipe"], job["flags"], job["sets"])
+def _rehearse(job: RankJob, graphs: Path) -> Mapping[str, object]:
+    """Compile the step. Returns the RankResult, or the error of MindSpore's front end. Raises PetrunError."""
+    resolved, start = read_settings(job.recipe, job.flags, job.sets)
     config = resolved.config
-    device = setup("ascend", config.model.dtype, config.train.loss_scale)
+    device = context.setup("ascend", config.model.dtype, config.train.loss_scale)
     world = join(device.target)
-    layout = job_layout(config, world.size)
-    cuts = graphs / "strategy.ckpt" if job["cuts"] else None
+    layout = resolve_layout(config, world.size)
+    strategy = graphs / "strategy.ckpt" if job.writes_strategy else None
     if layout.split:
-        split_operators(layout, world.rank, cuts)
+        split_operators(layout, world.rank, strategy)
     began = time.perf_counter()
-    loaded = _outline(config, device, job, start)
-    resolved = prepare_method(resolved, tokenizer_beside(config))
+    loaded = _outline(config, device, job.shapes, start)
+    resolved = prepare_method(resolved, open_base_tokenizer(config))
     assembled, trainable, resolved = attach_method(resolved, loaded, start)
     config = resolved.config
     plan = Plan(
-        micro_batches_per_epoch=max(1, job["steps"]),
+        micro_batches_per_epoch=max(1, job.shapes.steps),
         accumulate=config.train.accumulate,
-        total_micro_batches=job["steps"] * config.train.accumulate,
+        total_micro_batches=job.shapes.steps * config.train.accumulate,
     )
     schedule = plan_schedule(config.optim, plan, assembled.method.default_lr)
     step = build_step(config, assembled, trainable, schedule, device, layout)
     loaded.net.set_train(True)
-    whole = {p.name: tuple(p.shape) for p in loaded.net.get_parameters()}
-    inputs = _inputs(loaded, job, layout)
+    full = {p.name: tuple(p.shape) for p in loaded.net.get_parameters()}
+    inputs = step_inputs(loaded, job.shapes, layout)
     # MindSpore leaves files in the current folder while it compiles; whatever the user named has been read by now.
     os.chdir(graphs)
     built = time.perf_counter()
     try:
-        if job["level"] == 0:
+        if job.level == 0:
             step.compile(*step.arguments(True, *inputs))
         else:
             step(True, *inputs)
@@ -89,19 +93,19 @@ def _rehearse(job: Mapping[str, Any], graphs: Path) -> dict[str, Any]:
         return {"failed": str(error), "traceback": traceback.format_exc()}
     compiled = time.perf_counter()
     stage, row, column = layout.coordinates(world.rank)
-    if cuts is not None:
-        write_items(graphs / STRATEGY, shard_layouts(step, cuts, layout), [stage])
-    held = set(getattr(step, "parameter_layout_dict", None) or whole) if layout.split else set(whole)
-    # Of a pipeline's other stages neither the weights are held nor what goes with them.
-    own = {p.name: p for p in step.get_parameters() if p.name in held or (p.name not in whole and layout.pp == 1)}
+    if strategy is not None:
+        write_items(graphs / STRATEGY_FILE, shard_layouts(step, strategy, layout), [stage])
+    held = set(getattr(step, "parameter_layout_dict", None) or full) if layout.split else set(full)
+    # A rank holds neither weights nor their state of other pipeline stages.
+    own = {p.name: p for p in step.get_parameters() if p.name in held or (p.name not in full and layout.pp == 1)}
     texts = [path.read_text(errors="replace") for path in sorted(graphs.rglob("*validate*.ir"))]
-    return {
+    result: RankResult = {
         "rank": world.rank,
         "place": {"stage": stage, "row": row, "column": column},
-        **_held(whole, own, {p.name for p in step.optimizer.on_host}),
+        **_held(full, own, {p.name for p in step.optimizer.on_host}),
         "summed_twice": sorted(name for name, n in gradient_sums(texts).items() if n > 1) if layout.pp > 1 else [],
         "collectives": {name: {"count": n, "bytes": size} for name, (n, size) in collectives(texts).items()},
-        "peak_bytes": int(ms.runtime.max_memory_allocated()) if job["level"] else None,
+        "peak_bytes": int(ms.runtime.max_memory_allocated()) if job.level else None,
         "build_seconds": round(built - began, 2),
         "compile_seconds": round(compiled - built, 2),
         "host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -110,10 +114,11 @@ def _rehearse(job: Mapping[str, Any], graphs: Path) -> dict[str, Any]:
         "method": assembled.method.name,
         "dtype": device.compute_dtype,
     }
+    return result
 
 
-def _held(whole: Mapping[str, tuple[int, ...]], own: Mapping[str, Any], on_host: set[str]) -> dict[str, Any]:
-    """The net's parameters that the rank holds, and what else it holds, on the card and in the host's memory."""
+def _held(full: Mapping[str, tuple[int, ...]], own: Mapping[str, Parameter], on_host: set[str]) -> HeldState:
+    """Return the net's parameters that the rank holds, and its other state on the card and in the host's memory."""
     return {
         "parameters": [
             {
@@ -123,10 +128,10 @@ def _held(whole: Mapping[str, tuple[int, ...]], own: Mapping[str, Any], on_host:
                 "dtype": str(own[name].dtype).lower(),
                 "trains": bool(own[name].requires_grad),
             }
-            for name, shape in whole.items()
+            for name, shape in full.items()
             if name in own
         ],
-        "state_bytes": sum(_bytes(p) for name, p in own.items() if name not in whole and name not in on_host),
+        "state_bytes": sum(_bytes(p) for name, p in own.items() if name not in full and name not in on_host),
         "host_state_bytes": sum(_bytes(p) for name, p in own.items() if name in on_host),
     }
 
@@ -135,14 +140,14 @@ def _bytes(parameter: Parameter) -> int:
     return int(prod(parameter.shape)) * int(parameter.itemsize)
 
 
-def _outline(config: RunConfig, device: Device, job: Mapping[str, Any], start: Delta | None) -> LoadedModel:
-    """The net without its base's weights. A starting delta's base is taken to be this one: there are no weights to tell."""
+def _outline(config: RunConfig, device: Device, shapes: BatchShapes, start: Delta | None) -> LoadedModel:
+    """Build the net without its base's weights. A starting delta is taken to belong to it: there are no weights to compare."""
     model = config.model
     loaded = outline_model(
         base_path(model),
         family=model.family,
         config=Path(model.config) if model.config else None,
-        num_labels=job["classes"],
+        num_labels=shapes.classes,
         compute_dtype=device.compute_dtype,
         seed=config.train.seed,
         kwargs=model.kwargs,
@@ -150,19 +155,21 @@ def _outline(config: RunConfig, device: Device, job: Mapping[str, Any], start: D
     stored = {name.rpartition(".")[0]: info.name.rpartition(".")[0] for name, info in loaded.names.items()}
     sites = replace(loaded.sites, hf_paths={**stored, **loaded.sites.hf_paths})
     known = start.manifest.base.digest if start is not None and start.manifest is not None else ""
-    return replace(loaded, sites=sites, base_digest=known, inputs=loaded.inputs or tuple(job["arrays"]))
+    return replace(loaded, sites=sites, base_digest=known, inputs=loaded.inputs or tuple(shapes.arrays))
 
 
-def _inputs(loaded: LoadedModel, job: Mapping[str, Any], layout: Layout) -> tuple[Any, ...]:
-    """(denominator, targets, the net's inputs) of a micro-batch, ones in the shapes that the run will have. Where
-    operators are split, every rank is given the whole batch."""
-    rows, tokens = job["batch"] * (layout.dp if layout.split else 1), job["tokens"]
-    if job["arrays"]:
-        arrays = [Tensor(np.ones((rows, *shape), dtype)) for dtype, shape in map(job["arrays"].get, loaded.inputs)]
+def step_inputs(loaded: LoadedModel, shapes: BatchShapes, layout: Layout) -> tuple[Tensor, ...]:
+    """Return (denominator, targets, the net's inputs) of a micro-batch: ones, in the shapes and types that the run will have.
+
+    Where operators are split, every rank is given the whole batch.
+    """
+    rows, tokens = shapes.batch * (layout.dp if layout.split else 1), shapes.tokens
+    if shapes.arrays:
+        arrays = [Tensor(np.ones((rows, *shape), dtype)) for dtype, shape in (shapes.arrays[n] for n in loaded.inputs)]
     else:
         arrays = [Tensor(np.ones((rows, tokens), np.int32)) for _ in loaded.inputs]
-    kind = np.float32 if job["classes"] == 1 else np.int32
-    targets = np.ones(rows if job["task"] == "classify" else (rows, tokens), kind)
+    kind = np.float32 if shapes.classes == 1 else np.int32
+    targets = np.ones(rows if shapes.task == "classify" else (rows, tokens), kind)
     return (Tensor(float(rows), ms.float32), Tensor(targets), *arrays)
 
 

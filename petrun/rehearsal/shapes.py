@@ -1,4 +1,4 @@
-"""What a micro-batch of the job looks like: from its data where that is on this machine, else from the settings."""
+"""Finds the shapes of a micro-batch: from the data where that is on this machine, else from the settings."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _STEPS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shapes:
-    """What a micro-batch of one data-parallel rank looks like, and how that is known."""
+class BatchShapes:
+    """Holds the shapes of a micro-batch of one data-parallel rank, and how they are known."""
 
     batch: int
     tokens: int
@@ -43,35 +43,35 @@ class Shapes:
         return f"{self.batch} rows{length} on each data-parallel rank: {self.reason}"
 
 
-def tokenizer_beside(config: RunConfig) -> Tokenizer | None:
-    """The base's tokenizer, where its folder has one."""
+def open_base_tokenizer(config: RunConfig) -> Tokenizer | None:
+    """Open the base's tokenizer, where its folder has one."""
     return open_tokenizer(read_base_info(config).folder)
 
 
-def shapes_of(resolved: Resolved, start: Delta | None, layout: Layout) -> Shapes:
-    """From the data where it is on this machine, else from the settings. Raises ConfigError for a factory without data."""
+def batch_shapes(resolved: Resolved, start: Delta | None, layout: Layout) -> BatchShapes:
+    """Find the shapes in the data where it is on this machine, else in the settings. Raises ConfigError for a factory without data."""
     config = resolved.config
     files = config.data.path or ((str(task_file("train")),) if config.model.base is None else ())
     here = bool(files) and all(split_slice(name)[0].exists() for name in files)
-    if is_factory(config.model.family) or (here and tokenizer_beside(config) is not None):
-        return _shapes_of_data(resolved, start, layout)
-    # A prompt's or a prefix's virtual tokens take positions away.
+    if is_factory(config.model.family) or (here and open_base_tokenizer(config) is not None):
+        return shapes_of_data(resolved, start, layout)
+    # Virtual tokens of a prompt or a prefix use positions of the base.
     own = find_method(config.algo).tokens(config.delta) if start is None else virtual_tokens(start)
-    seen = read_base_info(config, own)
-    length = check_length(config.data.seq_len, seen.longest, resolved.given("data.seq_len"), seen.virtual_tokens)
+    base = read_base_info(config, own)
+    length = check_length(config.data.seq_len, base.longest, resolved.given("data.seq_len"), base.virtual_tokens)
     missing = next((name for name in files if not split_slice(name)[0].exists()), None)
     why = (
         f"{missing} is not on this machine" if missing else "the base has no tokenizer" if files else "no data is given"
     )
-    task = config.data.task or seen.tasks[0]
-    if task not in seen.tasks:
-        raise ConfigError(f"--task {task}: this base does {', '.join(seen.tasks)}", hint="Give one of these, or none.")
+    task = config.data.task or base.tasks[0]
+    if task not in base.tasks:
+        raise ConfigError(f"--task {task}: this base does {', '.join(base.tasks)}", hint="Give one of these, or none.")
     classes = (
-        (1 if config.data.regression else len(config.data.labels) or seen.num_labels or 2)
+        (1 if config.data.regression else len(config.data.labels) or base.num_labels or 2)
         if task == "classify"
         else None
     )
-    return Shapes(
+    return BatchShapes(
         batch=config.train.batch_size,
         tokens=length,
         task=task,
@@ -82,17 +82,17 @@ def shapes_of(resolved: Resolved, start: Delta | None, layout: Layout) -> Shapes
     )
 
 
-def _shapes_of_data(resolved: Resolved, start: Delta | None, layout: Layout) -> Shapes:
-    """Rows are read as training reads them; what is evaluated does not matter here."""
+def shapes_of_data(resolved: Resolved, start: Delta | None, layout: Layout) -> BatchShapes:
+    """Find the shapes in the rows, read as training reads them, without evaluation data."""
     config = resolved.config
     data = config.data.model_copy(update={"eval_path": (), "eval_split": 0.0})
     only = config.model_copy(update={"data": data, "eval": EvalConfig()})
-    sources, settled = open_sources(Resolved(only, resolved.origins), start)
+    sources, inferred = open_sources(Resolved(only, resolved.origins), start)
     rows = sources.train
-    batching = batch_rows(settled.config, rows, layout)
+    batching = batch_rows(inferred.config, rows, layout)
     plan = make_plan(batching.batches_per_epoch, config.train.accumulate, config.train.epochs, config.train.steps)
     longest = max(batching.buckets, default=0)
-    return Shapes(
+    return BatchShapes(
         batch=config.train.batch_size,
         tokens=longest,
         task=rows.task,

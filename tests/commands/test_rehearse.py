@@ -6,10 +6,10 @@ import pytest
 
 from petrun.errors import SetupError
 from petrun.parallel.layout import Layout
-from petrun.rehearsal import compiling, shapes
+from petrun.rehearsal import compile_ranks, shapes
 from petrun.rehearsal.job import read_settings
-from petrun.rehearsal.processes import Ended
-from petrun.rehearsal.report import size, slice_lines
+from petrun.rehearsal.processes import RankExit
+from petrun.rehearsal.report import bytes_text, slice_lines
 from petrun.training.setup import resolve_layout
 from tests.tiny import CONFIGS, ORDERS, REVIEWS, write_base, write_rows
 
@@ -261,12 +261,12 @@ def test_auto_is_settled_from_config_json_alone(configs):
 
 def test_a_layout_that_is_not_seen_in_what_was_compiled():
     whole = {"rank": 1, "parameters": [{"slice": [4, 4], "shape": [4, 4]}], "summed_twice": []}
-    compiling.require_layout(Layout(dp=2), [whole])
-    compiling.require_layout(Layout(tp=2), [{**whole, "parameters": [{"slice": [2, 4], "shape": [4, 4]}]}])
+    compile_ranks.require_sharded(Layout(dp=2), [whole])
+    compile_ranks.require_sharded(Layout(tp=2), [{**whole, "parameters": [{"slice": [2, 4], "shape": [4, 4]}]}])
     with pytest.raises(SetupError, match="rank 1 of 2: holds every parameter whole"):
-        compiling.require_layout(Layout(tp=2), [whole])
+        compile_ranks.require_sharded(Layout(tp=2), [whole])
     with pytest.raises(SetupError, match="rank 1 of 2: MindSpore sums the gradients of 1 parameters"):
-        compiling.require_layout(Layout(pp=2, micro_batches=2), [{**whole, "summed_twice": ["norm.weight"]}])
+        compile_ranks.require_sharded(Layout(pp=2, micro_batches=2), [{**whole, "summed_twice": ["norm.weight"]}])
 
 
 def test_without_a_compiler(configs, petrun, monkeypatch):
@@ -285,7 +285,7 @@ def test_shapes_come_from_the_data_where_it_is_here(tmp_path, monkeypatch):
     def shapes_with(**flags):
         typed = {key.replace("__", "."): (key, value) for key, value in flags.items()}
         resolved, start = read_settings(None, typed, [])
-        return shapes.shapes_of(resolved, start, Layout(dp=2))
+        return shapes.batch_shapes(resolved, start, Layout(dp=2))
 
     read = shapes_with(model__base="bert", data__path=["reviews.jsonl"], train__batch_size=2)
     assert (read.batch, read.tokens, read.task, read.classes) == (2, 8, "classify", 2)
@@ -302,7 +302,7 @@ def test_what_a_ranks_process_said(tmp_path):
     layout = Layout(dp=1, tp=2)
 
     def error(outcome, code=0, debug=False):
-        return compiling._error(1, layout, outcome, Ended(code, log), debug)
+        return compile_ranks.rank_error(1, layout, outcome, RankExit(code, log), debug)
 
     failed = error({"failed": "Failure:operator MatMul init failed", "traceback": "the trace"})
     assert failed.message == (
@@ -328,4 +328,4 @@ def test_equal_layers_are_one_line():
         "scale                   () whole    float32",
     ]
     assert slice_lines([]) == []
-    assert [size(n) for n in (12, 2048, 3 * 2**20, 5 * 2**29)] == ["12 bytes", "2.0 KiB", "3.0 MiB", "2.5 GiB"]
+    assert [bytes_text(n) for n in (12, 2048, 3 * 2**20, 5 * 2**29)] == ["12 bytes", "2.0 KiB", "3.0 MiB", "2.5 GiB"]

@@ -21,7 +21,7 @@ from petrun.models.factory import load_model
 from petrun.parallel import plan
 from petrun.parallel.context import connect, setup, split_operators
 from petrun.parallel.layout import LayoutRequest, complete_layout, parse_layout
-from petrun.rehearsal.processes import gradient_sums
+from petrun.rehearsal.graphs import gradient_sums
 from petrun.train.adamw import AdamW, HostAdamW
 from petrun.train.loss import SupervisedLoss
 from petrun.train.pipelined import PipelineStep

@@ -6,7 +6,7 @@ import pytest
 from mindspore import Tensor, nn
 
 from petrun.parallel.front_end import FRONT_END_ERRORS, front_end_reason
-from petrun.rehearsal.processes import collectives, gradient_sums
+from petrun.rehearsal.graphs import collectives, gradient_sums
 
 GRAPH = """
 subgraph @17() {

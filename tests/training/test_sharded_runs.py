@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +13,8 @@ from petrun.checkpoint.training_state import find_state
 from petrun.config.load import load_run_config
 from petrun.parallel.context import setup
 from petrun.parallel.layout import Layout
-from petrun.rehearsal import rank as rehearsed_rank
-from petrun.rehearsal.shapes import _shapes_of_data
+from petrun.rehearsal import rank as rehearsal_rank
+from petrun.rehearsal.shapes import shapes_of_data
 from petrun.tensors.sharded.strategy import read_strategy
 from petrun.training.setup.rank_batches import first_batch_inputs, rank_batches
 from petrun.training.setup.training_setup import build_training
@@ -206,8 +206,8 @@ def test_a_rehearsal_compiles_the_step_that_is_trained(tmp_path):
     """Both build it by build_step; types and rows of what goes in are the same as well."""
     layout = Layout(dp=2, tp=2)
     ready = ready_for(tmp_path, layout)
-    shapes = _shapes_of_data(ready.resolved, None, layout)
-    rehearsed = rehearsed_rank._inputs(ready.assembled.loaded, asdict(shapes), layout)
+    shapes = shapes_of_data(ready.resolved, None, layout)
+    rehearsed = rehearsal_rank.step_inputs(ready.assembled.loaded, shapes, layout)
     trained = first_batch_inputs(ready)
     assert trained[0] is True and len(trained) == 1 + len(rehearsed) > 4
     assert [(x.shape, x.dtype) for x in trained[1:]] == [(x.shape, x.dtype) for x in rehearsed]

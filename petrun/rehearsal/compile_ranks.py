@@ -1,27 +1,29 @@
-"""The step compiled by a process of each rank, and what they found."""
+"""Compiles the step in a process of each rank, and collects what they found."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from petrun import errors
 from petrun.console import progress
 from petrun.errors import ConfigError, PetrunError, SetupError
 from petrun.parallel.front_end import front_end_reason
 from petrun.parallel.layout import Layout
-from petrun.rehearsal.job import STRATEGY
-from petrun.rehearsal.processes import Ended, run_ranks
+from petrun.rehearsal.job import JOB_FILE, STRATEGY_FILE, RankJob
+from petrun.rehearsal.processes import RankExit, run_ranks
+from petrun.rehearsal.rank_result import RankResult
 from petrun.tensors.atomic import atomic_folder
+from petrun.typing import JsonObject
 
 
-def require_layout(layout: Layout, found: Sequence[Mapping[str, Any]]) -> None:
-    """What was asked for must be seen in what was compiled. Raises SetupError."""
+def require_sharded(layout: Layout, found: Sequence[RankResult]) -> None:
+    """Raise SetupError where the compiled graphs do not shard the net as the layout says, or sum a gradient twice."""
     for rank in found:
         whole = all(p["slice"] == p["shape"] for p in rank["parameters"])
         if layout.tp > 1 and whole:
@@ -39,16 +41,17 @@ def require_layout(layout: Layout, found: Sequence[Mapping[str, Any]]) -> None:
 
 
 def compile_ranks(
-    job: Mapping[str, Any], stub: Path, layout: Layout, ranks: Sequence[int], strategy: Path | None, debug: bool
-) -> tuple[list[dict[str, Any]], dict[int, PetrunError]]:
-    """(what each rank found, the errors of the others). `strategy`: where the stages' strategy files go, if all is well. The folder of the
-    graphs is gone afterwards."""
+    job: RankJob, stub: Path, layout: Layout, ranks: Sequence[int], strategy: Path | None, debug: bool
+) -> tuple[list[RankResult], dict[int, PetrunError]]:
+    """Return (what each rank found, the errors of the others).
+
+    `strategy`: the folder of the stages' strategy files, which is written only if there is no error. The graphs are removed.
+    """
     folder = Path(tempfile.mkdtemp(prefix="petrun-rehearsal-"))
     try:
         parallel = {f"parallel.{key}": ("--parallel", value) for key, value in asdict(layout).items()}
         parallel["parallel.auto"] = ("--parallel", False)
-        flags = {**job["flags"], **parallel}
-        (folder / "job.json").write_text(json.dumps({**job, "flags": flags}), encoding="utf-8")
+        replace(job, flags={**job.flags, **parallel}).write(folder / JOB_FILE)
         draw = progress("compile", "rank")
         draw(0, len(ranks))
         count = iter(range(1, len(ranks) + 1))
@@ -57,36 +60,38 @@ def compile_ranks(
             ranks,
             stub=stub,
             world=layout.world,
-            level=job["level"],
+            level=job.level,
             folder=folder,
             done=lambda rank: draw(next(count), len(ranks)),
         )
-        found, wrong = [], {}
+        found: list[RankResult] = []
+        wrong: dict[int, PetrunError] = {}
         for rank in ranks:
             outcome = _outcome(folder / f"rank_{rank}.json")
             if "rank" in outcome:
-                found.append(outcome)
+                found.append(cast(RankResult, outcome))
             else:
-                wrong[rank] = _error(rank, layout, outcome, ended[rank], debug)
+                wrong[rank] = rank_error(rank, layout, outcome, ended[rank], debug)
         if strategy is not None and not wrong:
             with atomic_folder(strategy) as place:
                 for rank in ranks:
                     stage = layout.coordinates(rank)[0]
-                    shutil.copyfile(folder / f"rank_{rank}" / STRATEGY, place / f"stage_{stage}.ckpt")
+                    shutil.copyfile(folder / f"rank_{rank}" / STRATEGY_FILE, place / f"stage_{stage}.ckpt")
         return found, wrong
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _outcome(path: Path) -> dict[str, Any]:
+def _outcome(path: Path) -> JsonObject:
+    """Read what a rank's process wrote: its result, `refused` or `failed`; {} where it ended before."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
 
 
-def _error(rank: int, layout: Layout, outcome: Mapping[str, Any], ended: Ended, debug: bool) -> PetrunError:
-    """One message of what a rank's process said."""
+def rank_error(rank: int, layout: Layout, outcome: JsonObject, ended: RankExit, debug: bool) -> PetrunError:
+    """Make one error of what a rank's process wrote."""
     who = f"rank {rank} of {layout.world}"
     if "refused" in outcome:
         said = outcome["refused"]
