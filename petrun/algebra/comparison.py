@@ -39,7 +39,7 @@ class Pair:
 
 
 def norms(delta: Delta) -> list[Norm]:
-    """Of every layer's product where the delta adds products, and of every other tensor by itself."""
+    """Compute the norm of every layer's product where the delta adds products, and of every other tensor."""
     found: list[Norm] = []
     products = adds_products(delta)
     if products:

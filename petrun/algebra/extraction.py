@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from petrun.algebra.low_rank import Keep, Product, distance, factored
-from petrun.algebra.plain_lora import LayerUpdate, described, factors
+from petrun.algebra.plain_lora import LayerUpdate, lora_settings, lora_tensors
 from petrun.algebra.sums import Fidelity, Made
 from petrun.checkpoint.base_arrays import BaseArrays
 from petrun.errors import DeltaError
@@ -26,12 +26,12 @@ def extracted(
     paths: Iterable[str],
     keep: Keep,
     *,
-    whole: bool = True,
+    keep_rest: bool = True,
     progress: Progress = lambda done, total: None,
 ) -> Made:
     """names: parameters of the model; paths: its linear layers that may become products. One layer is in memory at a time.
 
-    whole: keep what differs elsewhere (biases, norms, embeddings, heads) as it is in the tuned model; False: leave it out, and say so.
+    keep_rest: keep what differs elsewhere (biases, norms, embeddings, heads) as it is in the tuned model; False: leave it out, and say so.
     Raises DeltaError: shapes that differ, NaN or infinity, or two models that are the same.
     """
     found: dict[str, LayerUpdate] = {}
@@ -68,15 +68,17 @@ def extracted(
             + (f", only{where}" if rest else ""),
             hint="Check --base, --tuned and --target.",
         )
-    algo, config = described(found, (), ())
-    return Made({**factors(found), **(rest if whole else {})}, algo, config, tuple(fidelity), _notes(rest, whole))
+    algo, config = lora_settings(found, (), ())
+    return Made(
+        {**lora_tensors(found), **(rest if keep_rest else {})}, algo, config, tuple(fidelity), _notes(rest, keep_rest)
+    )
 
 
-def _notes(rest: Mapping[str, Array], whole: bool) -> tuple[str, ...]:
+def _notes(rest: Mapping[str, Array], keep_rest: bool) -> tuple[str, ...]:
     if not rest:
         return ()
     named = ", ".join(list(rest)[:6]) + (", ..." if len(rest) > 6 else "")
-    return (f"{len(rest)} tensors {'are kept whole' if whole else 'differ and are left out'}: {named}",)
+    return (f"{len(rest)} tensors {'are kept whole' if keep_rest else 'differ and are left out'}: {named}",)
 
 
 def _layer(path: str, change: Array, keep: Keep) -> tuple[LayerUpdate, Fidelity]:

@@ -1,4 +1,4 @@
-"""Sums of deltas' whole tensors: biases, heads, or every parameter. A delta holds the value, not the change.
+"""Sums of deltas' full tensors: biases, heads, or every parameter. A delta holds the value, not the change.
 
     v = base + sum of w_i (v_i - base) = (1 - sum of w_i) base + sum of w_i v_i
 
@@ -37,8 +37,8 @@ class NeedsBase(DeltaError):
 
 
 @dataclass
-class WholeSum:
-    """Plans the sum of whole tensors, then computes it one at a time."""
+class FullTensorSum:
+    """Plans the sum of full tensors, then computes it one at a time."""
 
     terms: Sequence[Term]
     base: BaseArrays | None

@@ -18,7 +18,7 @@ from petrun.tensors import Array
 
 @dataclass(frozen=True)
 class Keep:
-    """How much of a matrix is kept: singular triples, largest first. Both limits: the smaller."""
+    """The part of a matrix that is kept: singular triples, largest first. Of two limits the smaller one holds."""
 
     rank: int | None = None
     energy: float | None = None
@@ -35,7 +35,7 @@ class Keep:
         return self.rank is None and self.energy is None
 
     def count(self, values: Array, total: float | None = None) -> int:
-        """Of singular values, largest first, how many are kept, at least 1. `total`: the sum of the squares of all, where more exist."""
+        """Return how many singular values, largest first, are kept: at least 1. `total`: the sum of the squares of all values."""
         most = len(values) if self.rank is None else min(self.rank, len(values))
         if self.energy is not None:
             reached = np.cumsum(np.square(values, dtype=np.float64))

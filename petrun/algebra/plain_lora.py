@@ -32,7 +32,7 @@ PLAIN = lora.METHOD.name
 
 @dataclass(frozen=True)
 class LayerUpdate:
-    """What is added to one layer's weight: scale * B A."""
+    """The update of one layer's weight: scale * B A."""
 
     product: Product
     scale: float
@@ -63,7 +63,7 @@ def is_low_rank(delta: Delta) -> bool:
 
 
 def adds_products(delta: Delta) -> bool:
-    """As `is_low_rank`; False for a delta that is no sum."""
+    """Return what `is_low_rank` does; False for a delta that is no sum."""
     try:
         return is_low_rank(delta)
     except DeltaError:
@@ -71,7 +71,7 @@ def adds_products(delta: Delta) -> bool:
 
 
 def is_factor(name: str) -> bool:
-    """Whether a tensor is part of a layer's product; any other is a parameter of the net, trained in full."""
+    """Return whether a tensor is part of a layer's product; any other is a parameter of the net, trained in full."""
     method = method_of_tensor(name)
     return method is not None and method.low_rank is not None
 
@@ -96,20 +96,20 @@ def layers(delta: Delta) -> dict[str, LayerUpdate]:
 
 
 def as_lora(delta: Delta) -> Delta:
-    """A LoRA-kin delta as algo "lora", variant "lora"; whole tensors beside it stay. Raises DeltaError as `is_low_rank` and `layers` do."""
+    """Convert a delta of products to a plain LoRA; full tensors beside it stay. Raises DeltaError as `is_low_rank` and `layers` do."""
     if not is_low_rank(delta):
         raise DeltaError(
             f"{delta.path}: is a {delta.algo} delta, of whole tensors",
             hint="petrun delta extract makes a LoRA of a base and a tuned model.",
         )
     found = layers(delta)
-    whole = {name: delta.tensors[name] for name in delta.tensors if not is_factor(name)}
-    tensors = {**factors(found), **whole}
-    algo, config = described(found, whole, [delta])
+    full = {name: delta.tensors[name] for name in delta.tensors if not is_factor(name)}
+    tensors = {**lora_tensors(found), **full}
+    algo, config = lora_settings(found, full, [delta])
     return replace(delta, tensors=tensors, algo=algo, config=config, digest=arrays_digest(tensors))
 
 
-def factors(found: Mapping[str, LayerUpdate]) -> dict[str, Array]:
+def lora_tensors(found: Mapping[str, LayerUpdate]) -> dict[str, Array]:
     """The tensors of a plain LoRA with these layers, float32."""
     tensors = {}
     for path, layer in found.items():
@@ -118,10 +118,10 @@ def factors(found: Mapping[str, LayerUpdate]) -> dict[str, Array]:
     return tensors
 
 
-def described(
-    found: Mapping[str, LayerUpdate], whole: Iterable[str], sources: Iterable[Delta]
+def lora_settings(
+    found: Mapping[str, LayerUpdate], full: Iterable[str], sources: Iterable[Delta]
 ) -> tuple[str, JsonObject]:
-    """(algorithm, settings) of a LoRA with these layers beside whole tensors; what only training asks comes from the first source."""
+    """(algorithm, settings) of a LoRA with these layers beside full tensors; what only training asks comes from the first source."""
     sources = list(sources)
     ranks = {path: layer.product.rank for path, layer in found.items()}
     alphas = {path: layer.scale * ranks[path] for path, layer in found.items()}
@@ -135,7 +135,7 @@ def described(
         rank_pattern={path: value for path, value in ranks.items() if value != rank},
         alpha_pattern={path: value for path, value in alphas.items() if value != alpha},
     )
-    own = lone(whole) if any(bitfit.METHOD in parts_of(source.algo) for source in sources) else []
+    own = biases_without_weights(full) if any(bitfit.METHOD in parts_of(source.algo) for source in sources) else []
     settings = config.model_dump(mode="json")
     if not own:
         return PLAIN, settings
@@ -147,9 +147,9 @@ def biases_alone(names: list[str]) -> JsonObject:
     return BitfitConfig(bias_include=tuple(names)).model_dump(mode="json")
 
 
-def lone(whole: Iterable[str]) -> list[str]:
+def biases_without_weights(full: Iterable[str]) -> list[str]:
     """Biases that are trained without their weights: bitfit's, not a head's."""
-    names = set(whole)
+    names = set(full)
     return sorted(
         name
         for name in names

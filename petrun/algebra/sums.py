@@ -11,17 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from petrun.algebra.full_tensors import Term, WholeSum
+from petrun.algebra.full_tensors import FullTensorSum, Term
 from petrun.algebra.low_rank import Keep, Product, distance, factored, joined
 from petrun.algebra.plain_lora import (
     LayerUpdate,
     biases_alone,
-    described,
-    factors,
+    biases_without_weights,
     is_factor,
     is_low_rank,
     layers,
-    lone,
+    lora_settings,
+    lora_tensors,
 )
 from petrun.algebra.ties_dare import Combine
 from petrun.checkpoint.base_arrays import BaseArrays
@@ -36,7 +36,7 @@ __all__ = ["Fidelity", "Made", "Term", "added", "compressed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity:
-    """How near a layer's new product is to what it stands for, Frobenius norms."""
+    """The error of a layer's new product against the exact update, as Frobenius norms."""
 
     path: str
     rank: int
@@ -70,9 +70,9 @@ def added(
 ) -> Made:
     """The weighted sum of deltas of one base.
 
-    base: only for whole tensors whose weights do not add up to 1 (NeedsBase says so). combine: TIES or DARE instead of the plain sum; its
+    base: only for full tensors whose weights do not add up to 1 (NeedsBase says so). combine: TIES or DARE instead of the plain sum; its
     result has full rank. keep: truncate the sum; without it a plain sum keeps every rank, another the sum of the ranks.
-    Raises DeltaError: a delta that is no sum, low-rank and whole deltas mixed, shapes that differ.
+    Raises DeltaError: a delta that is no sum, low-rank and full deltas mixed, shapes that differ.
     """
     keep = keep or Keep()
     kinds = {term.delta.path: is_low_rank(term.delta) for term in terms}
@@ -82,26 +82,26 @@ def added(
             f"{pair[0]} holds a product for every layer, {pair[1]} whole tensors: the two have no common form",
             hint="Extract a LoRA from base and tuned model first: petrun delta extract.",
         )
-    whole = WholeSum(terms, base, combine)
-    values = whole.planned(dict.fromkeys(name for term in terms for name in term.delta.tensors if not is_factor(name)))
+    full = FullTensorSum(terms, base, combine)
+    values = full.planned(dict.fromkeys(name for term in terms for name in term.delta.tensors if not is_factor(name)))
     if not any(kinds.values()):
         if not keep.everything:
             raise DeltaError("whole tensors have no rank to cut", hint="Leave --rank and --energy out.")
-        algo, config = _whole_algo([term.delta for term in terms], values)
-        return Made(values, algo, config, notes=_notes(whole))
+        algo, config = _full_algo([term.delta for term in terms], values)
+        return Made(values, algo, config, notes=_notes(full))
     found, fidelity = _joint_layers(terms, combine, keep)
-    algo, config = described(found, values, [term.delta for term in terms])
-    return Made({**factors(found), **values}, algo, config, tuple(fidelity), _notes(whole))
+    algo, config = lora_settings(found, values, [term.delta for term in terms])
+    return Made({**lora_tensors(found), **values}, algo, config, tuple(fidelity), _notes(full))
 
 
-def _notes(whole: WholeSum) -> tuple[str, ...]:
-    named = ", ".join(whole.averaged)
+def _notes(full: FullTensorSum) -> tuple[str, ...]:
+    named = ", ".join(full.averaged)
     return (f"the base does not hold {named}: averaged by the weights",) if named else ()
 
 
-def _whole_algo(deltas: Sequence[Delta], names: Mapping[str, Array]) -> tuple[str, JsonObject]:
+def _full_algo(deltas: Sequence[Delta], names: Mapping[str, Array]) -> tuple[str, JsonObject]:
     every = next((m for delta in deltas for m in parts_of(delta.algo) if m.trains == "all"), None)
-    return (bitfit.METHOD.name, biases_alone(lone(names))) if every is None else (every.name, {})
+    return (bitfit.METHOD.name, biases_alone(biases_without_weights(names))) if every is None else (every.name, {})
 
 
 def _joint_layers(
@@ -142,7 +142,7 @@ def _at(layer: LayerUpdate, factor: float) -> Product:
 
 
 def _rounded(product: Product) -> Product:
-    """As it will be on disk."""
+    """Round the factors to float32, the type on disk."""
     return Product(b=product.b.astype(np.float32), a=product.a.astype(np.float32))
 
 

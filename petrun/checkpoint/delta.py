@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -36,6 +36,7 @@ from petrun.tensors.dtypes import dtype_of
 from petrun.tensors.sharded.rank_files import ShardSpec, own_strategy, save_shards
 from petrun.tensors.sharded.ranks import is_sharded
 from petrun.tensors.steps import newest, series_and_step
+from petrun.typing import JsonObject
 
 __all__ = ["BaseIdentity", "Delta", "Manifest", "TaskInfo", "check_delta", "read_delta", "save_delta"]
 
@@ -59,7 +60,7 @@ class Delta:
     manifest: Manifest | None = None
     origin: Literal["petrun", "peft", "mindpet"] = "petrun"
     algo: str = ""
-    config: dict[str, Any] = field(default_factory=dict)
+    config: JsonObject = field(default_factory=dict)
     """The algorithm's settings; for a peft adapter not yet converted, its adapter_config.json."""
     digest: str = ""
     """SHA-256 over the tensors; "" for a foreign one not yet converted."""
@@ -101,23 +102,23 @@ def save_delta(path: Path, tensors: Mapping[str, Array], manifest: Manifest) -> 
     return parse_manifest(str(path), text)
 
 
-def save_delta_pieces(
-    place: Path, fmt: str, pieces: Mapping[str, Array], owned: Iterable[str], manifest: Manifest, cut: ShardSpec
+def save_delta_shards(
+    path: Path, fmt: str, shards: Mapping[str, Array], owned: Iterable[str], manifest: Manifest, spec: ShardSpec
 ) -> None:
-    """Write this rank's pieces of a delta into the folder `place`; every rank must call it. The manifest lies beside the ranks' files.
+    """Write this rank's shards of a delta into the folder `path`; every rank must call it. The manifest lies beside the ranks' files.
 
     fmt: ckpt or safetensors. owned: names of all that the delta owns, whichever rank holds it. Raises DeltaError for NaN or infinity.
     """
-    with cut.fail_together():
-        for name, piece in pieces.items():
-            refuse_nonfinite(str(place), name, piece)
+    with spec.fail_together():
+        for name, shard in shards.items():
+            refuse_nonfinite(str(path), name, shard)
     filled = manifest.model_copy(update={"owned": tuple(sorted(owned))})
 
     def describe(reader: ShardedReader) -> dict[str, str]:
-        # Read back and put together: pieces that should be alike are compared, and the whole gets its digest.
+        # Read back and put together: shards that should be alike are compared, and the whole gets its digest.
         return {MANIFEST_KEY: filled.model_copy(update={"digest": LazyTensors(reader).checked_digest()}).to_json()}
 
-    save_shards(place, f"{place.name}.{fmt}", pieces, cut, describe)
+    save_shards(path, f"{path.name}.{fmt}", shards, spec, describe)
 
 
 def _array(tensors: Mapping[str, Array], name: str) -> Array:
@@ -129,7 +130,7 @@ def read_delta(path: Path, strategy: Path | None = None) -> Delta:
     the folder of the stages') one in the files of a job's ranks. What the ranks of a petrun job wrote has its strategy beside it.
 
     A file with a manifest is verified against it: exactly the tensors it lists, with the content it was
-    saved with, all finite. Foreign deltas come as they are: `convert.to_house` gives them petrun's names.
+    saved with, all finite. Foreign deltas come as they are: `convert.to_net_names` gives them petrun's names.
 
     Raises DeltaError: no such path, a file that is no delta, one that is damaged, or a manifest that does
     not read.
@@ -142,7 +143,7 @@ def read_delta(path: Path, strategy: Path | None = None) -> Delta:
             return _read_sharded(path, open_sharded(path, strategy, STATE))
         if is_sharded(path):
             raise DeltaError(
-                f"{path}: holds the files of a job's ranks, each with a piece of the tensors",
+                f"{path}: holds the files of a job's ranks, each with a shard of the tensors",
                 hint="Give the job's strategy file, --delta-strategy FILE, or join them first: petrun reshard --from-strategy FILE "
                 "--single. Where nothing was cut, any one rank's file is the whole.",
             )
@@ -160,7 +161,7 @@ def read_delta(path: Path, strategy: Path | None = None) -> Delta:
 
 @contextmanager
 def _delta_errors() -> Iterator[None]:
-    """What is wrong with the file is, here, wrong with the delta."""
+    """Raise errors of the file as errors of the delta."""
     try:
         yield
     except WeightsError as error:
@@ -186,7 +187,7 @@ def _read_own(path: Path, reader: TensorReader) -> Delta:
         )
     tensors = LazyTensors(reader)
     digest = tensors.checked_digest()
-    # No rank of a job knows the digest of the whole when it saves its pieces.
+    # No rank of a job knows the digest of the whole when it saves its shards.
     unknown = isinstance(reader, ShardedReader) and not manifest.digest
     if digest != manifest.digest and not unknown:
         if isinstance(reader, ShardedReader):

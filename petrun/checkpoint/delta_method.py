@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from pydantic import ValidationError
 
 from petrun.delta import Method, MethodConfig, find_method
 from petrun.errors import ConfigError, DeltaError
+from petrun.typing import JsonObject
 
 
-def method_of(algo: str, config: Mapping[str, Any], where: object) -> tuple[Method, MethodConfig]:
+def method_of(algo: str, config: JsonObject, where: object) -> tuple[Method, MethodConfig]:
     """The method a delta names, and its settings validated. Raises DeltaError."""
     try:
         method = find_method(algo)

@@ -16,12 +16,12 @@ from petrun.tensors import Array, TensorReader, content_digest, tensor_digest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class StoredTensor:
     """A tensor of the file, or a piece of one, in the form it has here."""
 
     stored: str
     """Name in the file."""
-    turned: bool = False
+    transposed: bool = False
     """The file holds the transpose."""
     flat: bool = False
     """The file spreads a vector over several axes, (1, n) or (n, 1)."""
@@ -33,14 +33,14 @@ class Part:
             return (stored[0], self.columns[1] - self.columns[0])
         if self.flat:
             return (math.prod(stored),)
-        return tuple(reversed(stored)) if self.turned else stored
+        return tuple(reversed(stored)) if self.transposed else stored
 
     def values(self, stored: Array) -> Array:
         if self.columns is not None:
             return np.ascontiguousarray(stored[:, slice(*self.columns)])
         if self.flat:
             return stored.reshape(-1)
-        return np.ascontiguousarray(stored.T) if self.turned else stored
+        return np.ascontiguousarray(stored.T) if self.transposed else stored
 
 
 class LazyTensors(Mapping[str, Array]):
@@ -48,45 +48,48 @@ class LazyTensors(Mapping[str, Array]):
     stored.
     """
 
-    def __init__(self, reader: TensorReader, parts: Mapping[str, Part] | None = None) -> None:
+    def __init__(self, reader: TensorReader, parts: Mapping[str, StoredTensor] | None = None) -> None:
         """`parts`: name here -> what it is of the file; without it, the file's own."""
         self._reader = reader
-        self._parts = dict(parts) if parts is not None else {name: Part(stored=name) for name in reader.names}
+        self._stored = dict(parts) if parts is not None else {name: StoredTensor(stored=name) for name in reader.names}
 
     def __getitem__(self, name: str) -> Array:
-        part = self._parts[name]
+        part = self._stored[name]
         values = part.values(self._reader.read(part.stored))
         return values.astype(np.float32, copy=False) if values.dtype.kind == "f" else values
 
     def __contains__(self, name: object) -> bool:
-        return name in self._parts
+        return name in self._stored
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._parts)
+        return iter(self._stored)
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return len(self._stored)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        part = self._parts[name]
+        part = self._stored[name]
         return part.shape(self._reader.info(part.stored).shape)
 
     def renamed(
         self,
         names: Mapping[str, str],
-        turned: Collection[str] = (),
+        transposed: Collection[str] = (),
         flat: Collection[str] = (),
         columns: Mapping[str, tuple[int, int]] | None = None,
     ) -> LazyTensors:
-        """The tensors of a file listed in `names` (new name -> name here), under their new names; those in `turned` transposed, in
+        """The tensors of a file listed in `names` (new name -> name here), under their new names; those in `transposed` transposed, in
         `flat` as vectors, of those in `columns` a piece.
         """
-        pieces = columns or {}
+        slices = columns or {}
         return LazyTensors(
             self._reader,
             {
-                new: Part(
-                    stored=self._parts[old].stored, turned=new in turned, flat=new in flat, columns=pieces.get(new)
+                new: StoredTensor(
+                    stored=self._stored[old].stored,
+                    transposed=new in transposed,
+                    flat=new in flat,
+                    columns=slices.get(new),
                 )
                 for new, old in names.items()
             },
@@ -95,13 +98,13 @@ class LazyTensors(Mapping[str, Array]):
     def checked_digest(self) -> str:
         """Digest of the content. Raises DeltaError where a tensor holds NaN or infinity."""
         parts = []
-        for name, part in self._parts.items():
+        for name, part in self._stored.items():
             info = self._reader.info(part.stored)
             values = part.values(self._reader.read(part.stored))
             refuse_nonfinite(str(self._reader.path), name, values)
             whole = part.columns is None
             digest = tensor_digest(self._reader, part.stored) if whole else _bytes_digest(values)
-            parts.append((name, info.dtype, info.shape if part.turned else self.shape(name), digest))
+            parts.append((name, info.dtype, info.shape if part.transposed else self.shape(name), digest))
         return content_digest(parts)
 
 
@@ -143,11 +146,11 @@ def _bytes_digest(values: Array) -> str:
     return hashlib.sha256(little.data if little.size else b"").hexdigest()
 
 
-def refuse_nonfinite(place: str, name: str, values: Array) -> None:
+def refuse_nonfinite(path: str, name: str, values: Array) -> None:
     if values.dtype.kind not in "fc" or np.isfinite(values).all():
         return
     bad = int(values.size - np.count_nonzero(np.isfinite(values)))
     raise DeltaError(
-        f"{place}: {name} holds NaN or infinity in {bad} of {values.size} values",
+        f"{path}: {name} holds NaN or infinity in {bad} of {values.size} values",
         hint="The training that made it diverged: lower the learning rate, or use an earlier delta.",
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from petrun import __version__
 from petrun.algebra.sums import Made
 from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.manifest import BaseIdentity, Manifest
 from petrun.errors import DeltaError
+from petrun.typing import JsonObject
 
 
 def derived(sources: Sequence[Delta], made: Made, how: Sequence[str]) -> tuple[Manifest, tuple[str, ...]]:
@@ -48,6 +48,11 @@ def derived(sources: Sequence[Delta], made: Made, how: Sequence[str]) -> tuple[M
     return manifest, tuple(notes)
 
 
+def source_line(delta: Delta, weight: float = 1.0) -> str:
+    """A source, as the manifest of what was made of it names it."""
+    return f"{delta.path.name} ({delta.algo}) x {weight:g}, digest {delta.digest}"
+
+
 def versions() -> dict[str, str]:
     return {"petrun": __version__, "python": platform.python_version(), "platform": sys.platform}
 
@@ -73,7 +78,7 @@ def _manifest(delta: Delta) -> Manifest:
     return delta.manifest
 
 
-def adopted(delta: Delta, identity: BaseIdentity, family: str, model_type: str, hf_config: dict[str, Any]) -> Manifest:
+def adopted(delta: Delta, identity: BaseIdentity, family: str, model_type: str, hf_config: JsonObject) -> Manifest:
     """A manifest for a delta of another tool, in petrun's names, that was found to fit this base."""
     return Manifest(
         algo=delta.algo,

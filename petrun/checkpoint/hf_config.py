@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from petrun.data.templates.tokenizer_templates import template_files
 from petrun.errors import WeightsError
 from petrun.models.families import hf_class
 from petrun.tensors import atomic_file
+from petrun.typing import JsonObject
 
 CONFIG = "config.json"
 _COMPANIONS = (
@@ -31,13 +31,13 @@ _COMPANIONS = (
 
 
 def merged_config(
-    raw: Mapping[str, Any],
+    raw: JsonObject,
     *,
     classes: int | None = None,
     labels: Sequence[str] = (),
     dtype: str | None = None,
     untied: bool = False,
-) -> dict[str, Any]:
+) -> JsonObject:
     """The base's config.json with the architecture of the merged weights.
 
     classes: classes of the delta's classification head; `labels` names them, else the base's own names
@@ -74,14 +74,14 @@ def merged_config(
     return config
 
 
-def _own_labels(own: Any, classes: int) -> list[str]:
+def _own_labels(own: object, classes: int) -> list[str]:
     if not isinstance(own, dict) or set(map(str, own)) != {str(i) for i in range(classes)}:
         return []
     named = {str(k): str(v) for k, v in own.items()}
     return [named[str(i)] for i in range(classes)]
 
 
-def write_companions(folder: Path, config: Mapping[str, Any], source: Path | None) -> None:
+def write_companions(folder: Path, config: JsonObject, source: Path | None) -> None:
     """Write config.json into `folder`, and copy the tokenizer's and generation's files there from `source`."""
     with atomic_file(folder / CONFIG) as (out, _):
         out.write((json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())

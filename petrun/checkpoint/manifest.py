@@ -1,25 +1,26 @@
-"""What a delta says about itself: the JSON text that its file carries under `petrun_manifest`."""
+"""The manifest of a delta: the JSON text that its file carries under `petrun_manifest`."""
 
 from __future__ import annotations
 
 import json
 import math
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 
 from petrun.errors import DeltaError, did_you_mean
+from petrun.typing import JsonObject
 
 FORMAT = 1
 """Raised when a reader of the older format would misunderstand a file."""
 
 
-class _Part(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), strict=True)
 
 
-class BaseIdentity(_Part):
-    """Which base the delta was trained on, by content."""
+class BaseIdentity(_Section):
+    """The base that the delta was trained on, by content."""
 
     digest: str
     """SHA-256 over the base's tensors (LoadedModel.base_digest), independent of path, time and sharding."""
@@ -29,8 +30,8 @@ class BaseIdentity(_Part):
     """Parameters the base did not hold; the delta brings those of them that belong to the task."""
 
 
-class TaskInfo(_Part):
-    """What the data was read as, so that no later command has to be told again."""
+class TaskInfo(_Section):
+    """How the data was read: settings that no later command has to be told again."""
 
     name: str
     """classify, lm or instruct."""
@@ -45,16 +46,16 @@ class TaskInfo(_Part):
     separator: str | None = None
 
 
-class Manifest(_Part):
+class Manifest(_Section):
     """A delta's description. `owned` and `digest` are filled in by save_delta."""
 
     format: int = FORMAT
     algo: str
-    config: dict[str, Any] = Field(default_factory=dict)
+    config: JsonObject = Field(default_factory=dict)
     """The algorithm's settings, as its own config model dumps them."""
     family: str = ""
     model_type: str = ""
-    hf_config: dict[str, Any] = Field(default_factory=dict)
+    hf_config: JsonObject = Field(default_factory=dict)
     """The base's config.json; {} for a module:function factory."""
     base: BaseIdentity
     task: TaskInfo | None = None
@@ -87,24 +88,22 @@ class Manifest(_Part):
         return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def parse_manifest(place: str, text: str) -> Manifest:
+def parse_manifest(path: str, text: str) -> Manifest:
     """JSON text -> Manifest. Raises DeltaError naming every key that is unknown, missing or of a wrong
     type.
     """
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DeltaError(f"{place}: its manifest is not valid JSON ({error})", hint="The file is damaged.") from error
+        raise DeltaError(f"{path}: its manifest is not valid JSON ({error})", hint="The file is damaged.") from error
     if not isinstance(raw, dict):
-        raise DeltaError(f"{place}: its manifest is not a JSON object", hint="The file is damaged.")
+        raise DeltaError(f"{path}: its manifest is not a JSON object", hint="The file is damaged.")
     version = raw.get("format")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise DeltaError(
-            f"{place}: its manifest has no valid format version ({version!r})", hint="The file is damaged."
-        )
+        raise DeltaError(f"{path}: its manifest has no valid format version ({version!r})", hint="The file is damaged.")
     if version > FORMAT:
         raise DeltaError(
-            f"{place}: was written by a newer petrun (format {version}, this one reads up to {FORMAT})",
+            f"{path}: was written by a newer petrun (format {version}, this one reads up to {FORMAT})",
             hint="Upgrade petrun: pip install -U petrun.",
         )
     try:
@@ -113,12 +112,12 @@ def parse_manifest(place: str, text: str) -> Manifest:
     except ValidationError as error:
         lines = [_problem(item) for item in error.errors(include_url=False)]
         raise DeltaError(
-            "\n  ".join([f"{place}: its manifest does not read:", *lines]),
+            "\n  ".join([f"{path}: its manifest does not read:", *lines]),
             hint="The file was edited by hand or written by another version of petrun.",
         ) from error
 
 
-def _problem(item: Any) -> str:
+def _problem(item: ErrorDetails) -> str:
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         known = Manifest.model_fields if len(item["loc"]) == 1 else ()

@@ -1,4 +1,4 @@
-"""Fold a delta into its base: a model that needs no delta, written tensor by tensor.
+"""Merge a delta into its base: a model that needs no delta, written tensor by tensor.
 
 W_merged = update(W), in float32, then rounded to the type the base stores. For LoRA: W + s B A. One tensor
 is in memory at a time; what was written is read back and compared before the output takes its name, and a
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -42,6 +41,7 @@ from petrun.tensors import (
 from petrun.tensors.atomic import refuse_occupied
 from petrun.tensors.dtypes import encoded, holds_nonfinite
 from petrun.tensors.rows import row_blocks
+from petrun.typing import JsonObject
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 _LARGEST = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38, "float32": 3.4028234663852886e38}
@@ -51,7 +51,7 @@ _LISTED = 20
 
 @dataclass(frozen=True)
 class Merged:
-    """What a merge wrote."""
+    """The result of a merge."""
 
     path: Path
     tensors: int
@@ -65,7 +65,7 @@ class Merged:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Piece:
+class _Output:
     """One tensor to be written."""
 
     ours: str
@@ -74,68 +74,71 @@ class _Piece:
     dtype: str
     source: Source | None
     """Where the base has it; None: only the delta does."""
-    turn: bool
+    transposed: bool
     """It is written as the transpose of the parameter."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class MergeBase:
+    """The base of a merge: its tensors, and the family's names for them."""
+
+    reader: TensorReader
+    names: Mapping[str, StoredName]
+    """Net parameter -> its Hugging Face name; {} for a net of the user's own, whose parameters keep their names."""
+    prefixes: Sequence[str] = ("",)
+    ignored: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSettings:
+    """The contents of a merged folder beside its weights, and how these are sharded."""
+
+    config: JsonObject
+    """The base's config.json."""
+    companions: Path | None = None
+    """The folder whose tokenizer files are copied."""
+    labels: Sequence[str] = ()
+    """Class names of the delta's head."""
+    max_shard_bytes: int = 5_000_000_000
+    complete: Callable[[Path], None] | None = None
+    """Called with the folder that holds all files, before it takes its name."""
+
+
 def merge_to_folder(
-    base: TensorReader,
-    delta: Delta,
-    update: Update,
-    out: Path,
-    *,
-    names: Mapping[str, StoredName],
-    config: Mapping[str, Any],
-    companions: Path | None = None,
-    prefixes: Sequence[str] = ("",),
-    ignored: Sequence[str] = (),
-    labels: Sequence[str] = (),
-    dtype: str | None = None,
-    max_shard_bytes: int = 5_000_000_000,
-    complete: Callable[[Path], None] | None = None,
+    base: MergeBase, delta: Delta, update: Update, out: Path, folder: FolderSettings, *, dtype: str | None = None
 ) -> Merged:
     """Write a Hugging Face folder that transformers loads: weights (sharded where large), config.json, the
     tokenizer's files.
 
-    delta: in the net's names (`convert.to_house`). update: the method's `merge`. names, prefixes, ignored:
-    the family's. config: the base's config.json. companions: the folder whose tokenizer files are copied.
-    labels: class names of the delta's head. dtype: the floating type to write instead of the base's. complete: called with the
-    folder that holds all files, before it takes its place. `out` must not exist or be an empty folder.
+    delta: in the net's names (`convert.to_net_names`). update: the method's `merge`. dtype: the floating type to write instead of the
+    base's. `out` must not exist or be an empty folder.
 
     Raises DeltaError: a tensor of the delta fits nothing, has a wrong shape, or the merged values do not
     fit the type; WeightsError: the base lacks or holds something unexpected; OutputError: `out` is
     occupied, too small a disk, or writing failed.
     """
     refuse_occupied(out)
-    merger = _Merger(base, delta, update, names, prefixes, ignored, dtype, hugging_face=True)
+    merger = _Merger(base, delta, update, dtype, hugging_face=True)
     check_room(out, merger.nbytes)
-    classes = merger.classes
-    described = merged_config(config, classes=classes, labels=labels, dtype=dtype, untied=bool(merger.shared))
-    with atomic_folder(out) as folder:
+    config = merged_config(
+        folder.config, classes=merger.classes, labels=folder.labels, dtype=dtype, untied=bool(merger.shared)
+    )
+    with atomic_folder(out) as path:
         # transformers 4 refuses safetensors files that do not say which framework wrote them.
-        digests = write_safetensors_folder(folder, merger.entries(), {"format": "pt"}, max_shard_bytes=max_shard_bytes)
+        header = {"format": "pt"}
+        digests = write_safetensors_folder(path, merger.entries(), header, max_shard_bytes=folder.max_shard_bytes)
         merger.check_used()
-        write_companions(folder, described, companions)
-        if complete is not None:
-            complete(folder)
+        write_companions(path, config, folder.companions)
+        if folder.complete is not None:
+            folder.complete(path)
     return merger.report(out, digests)
 
 
-def merge_to_file(
-    base: TensorReader,
-    delta: Delta,
-    update: Update,
-    out: Path,
-    *,
-    names: Mapping[str, StoredName],
-    prefixes: Sequence[str] = ("",),
-    ignored: Sequence[str] = (),
-    dtype: str | None = None,
-) -> Merged:
+def merge_to_file(base: MergeBase, delta: Delta, update: Update, out: Path, *, dtype: str | None = None) -> Merged:
     """Write one file: .safetensors in Hugging Face's names and layout, .ckpt in the net's own, for
     load_checkpoint.
 
-    A base of a user's own cell has no Hugging Face names (`names` is empty): its parameters keep theirs in
+    A base of a user's own cell has no Hugging Face names (`base.names` is empty): its parameters keep theirs in
     both formats. An existing file is not replaced. Raises as `merge_to_folder` does.
     """
     if out.suffix not in (".ckpt", ".safetensors"):
@@ -144,7 +147,7 @@ def merge_to_file(
         )
     if out.exists():
         raise OutputError(f"{out}: exists", hint="Choose another --out, or remove it first.")
-    merger = _Merger(base, delta, update, names, prefixes, ignored, dtype, hugging_face=out.suffix == ".safetensors")
+    merger = _Merger(base, delta, update, dtype, hugging_face=out.suffix == ".safetensors")
     check_room(out, merger.nbytes)
     if out.suffix == ".ckpt":
         digests = write_ckpt(out, merger.entries(), check=merger.check_used)
@@ -156,24 +159,13 @@ def merge_to_file(
 class _Merger:
     """The plan of a merge, and its arithmetic one tensor at a time."""
 
-    def __init__(
-        self,
-        base: TensorReader,
-        delta: Delta,
-        update: Update,
-        names: Mapping[str, StoredName],
-        prefixes: Sequence[str],
-        ignored: Sequence[str],
-        dtype: str | None,
-        *,
-        hugging_face: bool,
-    ) -> None:
-        self.base = base
+    def __init__(self, base: MergeBase, delta: Delta, update: Update, dtype: str | None, *, hugging_face: bool) -> None:
+        self.base = base.reader
         self.delta = delta
         self.update = update
         self.shapes = delta.shapes
-        names = names or _own_names(base, self.shapes)
-        self.matched = match(base, names, prefixes, ignored)
+        names = base.names or _own_names(self.base)
+        self.matched = match(self.base, names, base.prefixes, base.ignored)
         self.names = names_with(names, self.shapes)
         self.shared = shared_matrices(names) if self.names is not names else {}
         """Weight of a layer that gets a matrix of its own -> the weight that it shared."""
@@ -186,13 +178,13 @@ class _Merger:
         """Paths of the layers that the delta adapts."""
         if dtype is not None and dtype not in FLOATS:
             raise OutputError(f"{dtype}: not a floating type to write", hint=f"Known: {', '.join(FLOATS)}.")
-        check_base(base, self.matched, self.names, self.shapes)
-        self.pieces = self._plan(dtype, hugging_face)
+        check_base(self.base, self.matched, self.names, self.shapes)
+        self.outputs = self._plan(dtype, hugging_face)
         self._check_fit()
 
     @property
     def nbytes(self) -> int:
-        return sum(TensorInfo(piece.shape, piece.dtype).nbytes for piece in self.pieces)
+        return sum(TensorInfo(output.shape, output.dtype).nbytes for output in self.outputs)
 
     @property
     def classes(self) -> int | None:
@@ -201,35 +193,36 @@ class _Merger:
         return self.shapes[heads[0]][0] if heads else None
 
     def entries(self) -> list[TensorEntry]:
-        return [TensorEntry(p.name, p.shape, p.dtype, partial(self._load, p)) for p in self.pieces]
+        return [TensorEntry(p.name, p.shape, p.dtype, partial(self._load, p)) for p in self.outputs]
 
     def report(self, path: Path, digests: Mapping[str, str]) -> Merged:
-        lines = [(p.name, p.dtype, p.shape, digests[p.name]) for p in self.pieces]
+        lines = [(p.name, p.dtype, p.shape, digests[p.name]) for p in self.outputs]
         return Merged(
-            path, len(self.pieces), tuple(sorted(self.changed)), self.nbytes, content_digest(lines), bool(self.shared)
+            path, len(self.outputs), tuple(sorted(self.changed)), self.nbytes, content_digest(lines), bool(self.shared)
         )
 
-    def _plan(self, dtype: str | None, hugging_face: bool) -> list[_Piece]:
+    def _plan(self, dtype: str | None, hugging_face: bool) -> list[_Output]:
         floats = Counter(
             info.dtype for s in self.matched.found.values() if (info := self.base.info(s.stored)).dtype in FLOATS
         )
         usual = dtype or (floats.most_common(1)[0][0] if floats else "float32")
-        pieces = []
+        outputs = []
         for ours, stored in self.names.items():
             source = self.matched.found.get(ours)
             shape = self.shapes[ours] if ours in self.shapes else self._parameter_shape(source) if source else ()
             own = self.base.info(source.stored).dtype if source else usual
-            turn = stored.transpose and hugging_face
+            transposed = stored.transpose and hugging_face
             written = (dtype or own) if own in FLOATS else own
-            outer = tuple(reversed(shape)) if turn else tuple(shape)
+            outer = tuple(reversed(shape)) if transposed else tuple(shape)
             names = [stored.name if hugging_face else ours]
             if hugging_face:
                 held = [s.stored for s in (source, *self.matched.repeats.get(ours, [])) if s is not None]
                 names += [again for again in held if again in stored.also]
-            pieces += [
-                _Piece(ours=ours, name=name, shape=outer, dtype=written, source=source, turn=turn) for name in names
+            outputs += [
+                _Output(ours=ours, name=name, shape=outer, dtype=written, source=source, transposed=transposed)
+                for name in names
             ]
-        return pieces
+        return outputs
 
     def _parameter_shape(self, source: Source) -> tuple[int, ...]:
         shape = self.base.info(source.stored).shape
@@ -278,57 +271,59 @@ class _Merger:
         """The delta's tensor that takes the base's place: the parameter itself, or the one that its layer shares."""
         return next((name for name in (ours, self.shared.get(ours, "")) if name in self.shapes), None)
 
-    def _load(self, piece: _Piece) -> Array | Iterator[bytes | memoryview]:
-        if self._stays(piece):
-            return self._copied(piece)
-        source = piece.source
-        plain = source is not None and not source.transpose and not piece.turn and self._brought(piece.ours) is None
-        if plain and len(piece.shape) == 2 and piece.dtype in FLOATS and self.base.kind in ("safetensors", "folder"):
-            return self._in_rows(piece)
-        return self._merged(piece)
+    def _load(self, output: _Output) -> Array | Iterator[bytes | memoryview]:
+        if self._stays(output):
+            return self._copied(output)
+        source = output.source
+        plain = (
+            source is not None and not source.transpose and not output.transposed and self._brought(output.ours) is None
+        )
+        if plain and len(output.shape) == 2 and output.dtype in FLOATS and self.base.kind in ("safetensors", "folder"):
+            return self._in_rows(output)
+        return self._merged(output)
 
-    def _in_rows(self, piece: _Piece) -> Iterator[memoryview]:
+    def _in_rows(self, output: _Output) -> Iterator[memoryview]:
         """A matrix a few rows at a time: what is in memory of it fits the processor's cache."""
-        assert piece.source is not None
-        for rows, values in row_blocks(self.base, piece.source.stored):
-            merged = self._updated(piece.ours, values, rows)
-            self._check_range(piece, merged)
-            yield encoded(merged, piece.dtype)
+        assert output.source is not None
+        for rows, values in row_blocks(self.base, output.source.stored):
+            merged = self._updated(output.ours, values, rows)
+            self._check_range(output, merged)
+            yield encoded(merged, output.dtype)
 
-    def _stays(self, piece: _Piece) -> bool:
-        """Whether the base's bytes are those of the output: nothing of the delta belongs to the layer, and its form is the same."""
-        source = piece.source
+    def _stays(self, output: _Output) -> bool:
+        """Return whether the base's bytes are those of the output: nothing of the delta belongs to the layer, and its form is the same."""
+        source = output.source
         return (
             source is not None
-            and self._brought(piece.ours) is None
-            and piece.ours.rpartition(".")[0] not in self.layers
-            and source.transpose == piece.turn
-            and self.base.info(source.stored).dtype == piece.dtype
+            and self._brought(output.ours) is None
+            and output.ours.rpartition(".")[0] not in self.layers
+            and source.transpose == output.transposed
+            and self.base.info(source.stored).dtype == output.dtype
             and self.base.kind in ("safetensors", "folder")
         )
 
-    def _copied(self, piece: _Piece) -> Iterator[bytes | memoryview]:
+    def _copied(self, output: _Output) -> Iterator[bytes | memoryview]:
         """The base's own bytes, a few megabytes at a time."""
-        assert piece.source is not None
-        for stored in self.base.raw_chunks(piece.source.stored):
-            if piece.dtype in FLOATS and holds_nonfinite(stored, piece.dtype):
-                raise _not_finite(piece)
+        assert output.source is not None
+        for stored in self.base.raw_chunks(output.source.stored):
+            if output.dtype in FLOATS and holds_nonfinite(stored, output.dtype):
+                raise _not_finite(output)
             yield stored
 
-    def _merged(self, piece: _Piece) -> Array:
-        brought = self._brought(piece.ours)
+    def _merged(self, output: _Output) -> Array:
+        brought = self._brought(output.ours)
         if brought is not None:
             # The delta's own value takes the base's place; a low-rank part may come on top of it.
             values = self.delta.tensors[brought]
-            self.changed.add(piece.ours)
+            self.changed.add(output.ours)
         else:
-            assert piece.source is not None
-            stored = self.base.read(piece.source.stored)
-            values = stored.T if piece.source.transpose else stored
+            assert output.source is not None
+            stored = self.base.read(output.source.stored)
+            values = stored.T if output.source.transpose else stored
         if values.dtype.kind == "f":
-            values = self._updated(piece.ours, values)
-            self._check_range(piece, values)
-        return np.ascontiguousarray(values.T) if piece.turn else values
+            values = self._updated(output.ours, values)
+            self._check_range(output, values)
+        return np.ascontiguousarray(values.T) if output.transposed else values
 
     def _updated(self, ours: str, values: Array, rows: slice = ALL) -> Array:
         given = np.ascontiguousarray(values, np.float32)
@@ -340,16 +335,17 @@ class _Merger:
         self.changed.add(ours)
         return merged
 
-    def _check_range(self, piece: _Piece, values: Array) -> None:
+    def _check_range(self, output: _Output, values: Array) -> None:
         # NaN comes through maximum and minimum; neither needs a copy.
         with np.errstate(invalid="ignore"):
             ends = float(values.max(initial=0.0)), float(values.min(initial=0.0))
         if not all(map(math.isfinite, ends)):
-            raise _not_finite(piece)
+            raise _not_finite(output)
         largest = max(ends[0], -ends[1])
-        if largest > _LARGEST.get(piece.dtype, np.inf):
+        if largest > _LARGEST.get(output.dtype, np.inf):
             raise DeltaError(
-                f"{piece.name}: holds {largest:.6g}, which {piece.dtype} cannot", hint="Merge into float32 or bfloat16."
+                f"{output.name}: holds {largest:.6g}, which {output.dtype} cannot",
+                hint="Merge into float32 or bfloat16.",
             )
 
     def check_used(self) -> None:
@@ -362,14 +358,14 @@ class _Merger:
             )
 
 
-def _not_finite(piece: _Piece) -> DeltaError:
+def _not_finite(output: _Output) -> DeltaError:
     return DeltaError(
-        f"{piece.name}: the merged tensor holds NaN or infinity",
+        f"{output.name}: the merged tensor holds NaN or infinity",
         hint="Check the base and the delta with `petrun inspect`.",
     )
 
 
-def _own_names(base: TensorReader, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, StoredName]:
+def _own_names(base: TensorReader) -> dict[str, StoredName]:
     """A user's own cell: every parameter under its own name. What optimizers save beside the weights is
     left out.
     """

@@ -1,4 +1,4 @@
-"""What must hold before a merge begins: the base is complete, and the disk has room."""
+"""Checks before a merge begins: the base is complete, and the disk has space."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def _spell(size: int) -> str:
 
 
 def check_room(out: Path, needed: int) -> None:
-    """Raises OutputError where the disk has no room for what will be written, before hours of work."""
-    place = next((p for p in out.absolute().parents if p.is_dir()), None)
-    if place is None:
+    """Raises OutputError where the disk has no space for the output, before hours of work."""
+    path = next((p for p in out.absolute().parents if p.is_dir()), None)
+    if path is None:
         return
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(path).free
     if needed > free:
         raise OutputError(
             f"{out}: needs {_spell(needed)}, its disk has {_spell(free)} free",

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.delta_tensors import Computed
@@ -28,7 +27,7 @@ def owner(name: str) -> str:
 
 
 def comes_apart(names: Mapping[str, StoredName], tensors: Iterable[str]) -> bool:
-    """Whether a delta with these tensors gives the layers that share a matrix different values."""
+    """Return whether a delta with these tensors gives the layers that share a matrix different values."""
     shared = shared_matrices(names)
     whole = set(names) | set(shared)
     changed = {name if name in whole else owner(name) for name in tensors if name not in names}
@@ -45,7 +44,7 @@ def spread(delta: Delta, names: Mapping[str, StoredName]) -> Delta:
 
     Raises DeltaError for a layer with a matrix of its own and LoRA on top of it: loaded into a tied model, peft gives it to both layers.
     """
-    tensors: Any = delta.tensors
+    tensors = delta.tensors
     for own, ours in shared_matrices(names).items():
         if own in tensors and ours not in tensors and own in {owner(name) for name in tensors if name != own}:
             raise DeltaError(

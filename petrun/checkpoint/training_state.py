@@ -1,4 +1,4 @@
-"""Training states: all that a run needs to go on to the bit, in RUN/state.
+"""Training states: all that a run needs to resume bit-exact, in RUN/state.
 
     step-00000120.safetensors   parameters, optimizer and counters; what the run knew besides, as JSON in the metadata
     step-00000120.json          the completion mark: size and SHA-256 of the file beside it, written when that is on the disk
@@ -20,7 +20,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from petrun.errors import OutputError, TrainingError, WeightsError
 from petrun.tensors import (
@@ -35,6 +34,7 @@ from petrun.tensors import (
 from petrun.tensors.atomic import output_error
 from petrun.tensors.sharded.checkpoint import open_sharded
 from petrun.tensors.sharded.rank_files import ShardSpec, own_strategy, save_shards
+from petrun.typing import JsonObject
 
 FORMAT = 1
 """Raised when a reader of the older format would misunderstand a state."""
@@ -49,10 +49,10 @@ class State:
 
     path: Path
     step: int
-    identity: dict[str, Any]
-    """What makes the run the same run: settings, and the content of data and base."""
-    notes: dict[str, Any]
-    """What the run knew beside its tensors."""
+    identity: JsonObject
+    """The run's fingerprint: settings, and the content of data and base."""
+    notes: JsonObject
+    """Counters and scores of the run beside its tensors."""
     reader: TensorReader = field(repr=False)
 
     def read(self, name: str) -> Array:
@@ -66,20 +66,20 @@ class State:
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder of states holds."""
+    """The newest state of a folder that can be read."""
 
     state: State | None
     """The newest whole one."""
     torn: tuple[str, ...] = ()
-    """What is wrong with each newer one."""
+    """Reasons why each newer one cannot be read."""
 
 
 def save_state(
     folder: Path,
     step: int,
     tensors: Mapping[str, Array],
-    identity: Mapping[str, Any],
-    notes: Mapping[str, Any],
+    identity: JsonObject,
+    notes: JsonObject,
     keep: int,
 ) -> Path:
     """Write a state, then its mark; then drop all whole states but the `keep` newest. Returns the state's path.
@@ -100,27 +100,27 @@ def save_state(
     return path
 
 
-def save_state_pieces(
+def save_state_shards(
     folder: Path,
     step: int,
-    pieces: Mapping[str, Array],
-    identity: Mapping[str, Any],
-    notes: Mapping[str, Any],
+    shards: Mapping[str, Array],
+    identity: JsonObject,
+    notes: JsonObject,
     keep: int,
-    cut: ShardSpec,
+    spec: ShardSpec,
 ) -> Path:
     """Write this rank's part of a state; every rank must call it, and what the first says of identity and notes holds. Else as
     `save_state`.
     """
-    place = _pieces(folder, step)
+    path = _shards_path(folder, step)
     text = _describe(step, identity, notes)
-    save_shards(place, "state.safetensors", pieces, cut, lambda reader: {_KEY: text})
-    if cut.rank == 0:
+    save_shards(path, "state.safetensors", shards, spec, lambda reader: {_KEY: text})
+    if spec.rank == 0:
         _drop(folder, step, keep)
-    return place
+    return path
 
 
-def _describe(step: int, identity: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
+def _describe(step: int, identity: JsonObject, notes: JsonObject) -> str:
     return json.dumps({"format": FORMAT, "step": step, "identity": dict(identity), "notes": dict(notes)})
 
 
@@ -151,8 +151,8 @@ def find_state(folder: Path, below: int | None = None) -> Found:
 
 def read_state(folder: Path, step: int) -> State:
     """Hold a state against its mark. Raises WeightsError naming what is torn; TrainingError for a state of a newer petrun."""
-    if (place := _pieces(folder, step)).is_dir():
-        return _read_pieces(place)
+    if (shards := _shards_path(folder, step)).is_dir():
+        return _read_shards(shards)
     path, mark = _paths(folder, step)
     if not mark.exists():
         raise WeightsError(f"{path}: was not finished: it has no completion mark")
@@ -175,12 +175,12 @@ def read_state(folder: Path, step: int) -> State:
     return _parse(path, open_tensors(path))
 
 
-def _read_pieces(place: Path) -> State:
+def _read_shards(path: Path) -> State:
     """The files of all ranks as one state. Raises WeightsError."""
-    strategy = own_strategy(place)
+    strategy = own_strategy(path)
     if strategy is None:
-        raise WeightsError(f"{place}: was not finished: it has no completion mark")
-    return _parse(place, open_sharded(place, strategy))
+        raise WeightsError(f"{path}: was not finished: it has no completion mark")
+    return _parse(path, open_sharded(path, strategy))
 
 
 def clear(folder: Path) -> None:
@@ -195,7 +195,7 @@ def _remove(entry: Path) -> None:
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
 
 
-def _pieces(folder: Path, step: int) -> Path:
+def _shards_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
@@ -213,7 +213,7 @@ def _digest(path: Path) -> str:
 
 
 def _damage(path: Path, has: int, size: int, digests: Mapping[str, str]) -> str:
-    """What happened to a file that is not the one its mark speaks of."""
+    """Tell how a file differs from the one that its completion mark describes."""
     if has != size:
         return f"is cut off: {has} of {size} bytes" if has < size else f"has grown: {has} bytes instead of {size}"
     try:
@@ -236,8 +236,8 @@ def _parse(path: Path, reader: TensorReader) -> State:
 
 
 def _is_whole(folder: Path, step: int) -> bool:
-    """Whether it was written to its end."""
-    return _paths(folder, step)[1].exists() or own_strategy(_pieces(folder, step)) is not None
+    """Return whether it was written to its end."""
+    return _paths(folder, step)[1].exists() or own_strategy(_shards_path(folder, step)) is not None
 
 
 def _drop(folder: Path, newest: int, keep: int) -> None:
@@ -253,8 +253,8 @@ def _drop(folder: Path, newest: int, keep: int) -> None:
                 path, mark = _paths(folder, step)
                 mark.unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
-                if (place := _pieces(folder, step)).exists():
+                if (shards := _shards_path(folder, step)).exists():
                     # A folder without its name is none of a step, however far its removal comes.
-                    gone = place.with_name(f".{place.name}.old")
-                    place.rename(gone)
+                    gone = shards.with_name(f".{shards.name}.old")
+                    shards.rename(gone)
                     _remove(gone)

@@ -7,21 +7,21 @@ from petrun.errors import DeltaError
 from petrun.graph.sites import Sites
 
 
-def prefix_tables(place: str, sites: Sites | None) -> tuple[str, ...]:
+def prefix_tables(path: str, sites: Sites | None) -> tuple[str, ...]:
     """Names of the ptuning2 tables (P, 2 * N_kv * D), layer by layer. Raises DeltaError where the base does not say where its cores are."""
     if sites is None or sites.cores.count("*") != 1 or not (sites.layers and sites.kv_heads and sites.head_dim):
         raise DeltaError(
-            f"{place}: holds keys and values for every layer, and the base does not say where these go",
+            f"{path}: holds keys and values for every layer, and the base does not say where these go",
             hint="A factory of your own says it: return (net, Sites(cores='layers.*.attn.core', layers=, kv_heads=, head_dim=, ...)).",
         )
     return tuple(f"{sites.cores.replace('*', str(layer))}.{PREFIX_TABLE}" for layer in range(sites.layers))
 
 
-def prompt_table(place: str, sites: Sites | None) -> str:
+def prompt_table(path: str, sites: Sites | None) -> str:
     """Name of the prompt's table (P, H). Raises DeltaError where the base does not say where its embedding is."""
     if sites is None or not (sites.embedding and sites.hidden):
         raise DeltaError(
-            f"{place}: holds vectors to stand before the embedded row, and the base does not say where its embedding is",
+            f"{path}: holds vectors to stand before the embedded row, and the base does not say where its embedding is",
             hint="A factory of your own says it: return (net, Sites(embedding='embed', hidden=, ...)).",
         )
     return f"{sites.embedding}.{PROMPT_TABLE}"

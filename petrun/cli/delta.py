@@ -32,7 +32,7 @@ All = Annotated[bool, option("--all", "List every layer and tensor, not only the
 @app.command("info")
 def info(delta: One, as_json: Json = False, every: All = False) -> None:
     """Show the manifest, the tensors, and the norm of what is added to every layer."""
-    from petrun.commands.delta.info import info as run
+    from petrun.commands.delta.info import run
 
     run(delta, as_json=as_json, every=every)
 
@@ -48,9 +48,10 @@ def diff(
     every: All = False,
 ) -> None:
     """Compare two deltas of one base: settings, and layer by layer the norms, the cosine and the difference."""
-    from petrun.commands.delta.info import diff as run
+    from petrun.commands.delta.diff import run
+    from petrun.inference.delta_opener import DeltaSources
 
-    run(first, second, base=base, family=model, alpha=alpha, as_json=as_json, every=every)
+    run(first, second, sources=DeltaSources(base=base, family=model, alpha=alpha), as_json=as_json, every=every)
 
 
 @app.command("add")
@@ -78,21 +79,11 @@ def add(
 
     petrun delta add runs/a:0.7 runs/b:0.3 --out ab.ckpt --energy 0.99
     """
-    from petrun.commands.delta.add import add as run
+    from petrun.commands.delta.add import SumSettings, run
+    from petrun.inference.delta_opener import DeltaSources
 
-    run(
-        deltas,
-        out=out,
-        base=base,
-        family=model,
-        alpha=alpha,
-        method=method,
-        density=density,
-        drop=drop,
-        seed=seed,
-        rank=rank,
-        energy=energy,
-    )
+    settings = SumSettings(method=method, density=density, drop=drop, seed=seed, rank=rank, energy=energy)
+    run(deltas, out=out, sources=DeltaSources(base=base, family=model, alpha=alpha), settings=settings)
 
 
 @app.command("scale", cls=options.NegativeNumbers)
@@ -105,9 +96,10 @@ def scale(
     alpha: options.Alpha = None,
 ) -> None:
     """Multiply a delta by a factor. The matrices stay as they are: alpha changes."""
-    from petrun.commands.delta.add import scale as run
+    from petrun.commands.delta.scale import run
+    from petrun.inference.delta_opener import DeltaSources
 
-    run(delta, factor, out=out, base=base, family=model, alpha=alpha)
+    run(delta, factor, out=out, sources=DeltaSources(base=base, family=model, alpha=alpha))
 
 
 @app.command("compress")
@@ -121,9 +113,10 @@ def compress(
     alpha: options.Alpha = None,
 ) -> None:
     """Truncate every layer of a LoRA to fewer ranks, by singular values, and say what is lost."""
-    from petrun.commands.delta.add import compress as run
+    from petrun.commands.delta.compress import run
+    from petrun.inference.delta_opener import DeltaSources
 
-    run(delta, out=out, rank=rank, energy=energy, base=base, family=model, alpha=alpha)
+    run(delta, out=out, rank=rank, energy=energy, sources=DeltaSources(base=base, family=model, alpha=alpha))
 
 
 @app.command("extract")
@@ -159,7 +152,7 @@ def extract(
         target=tuple(names) if names else None,
         rank=rank,
         energy=energy,
-        whole=rest is not False,
+        keep_rest=rest is not False,
     )
 
 
@@ -186,6 +179,8 @@ def convert(
 
     petrun delta convert runs/lora-1 --to peft --base ./llama --out adapter
     """
-    from petrun.commands.delta.convert import run
+    from petrun.commands.delta.convert import ConvertSettings, run
+    from petrun.inference.delta_opener import DeltaSources
 
-    run(delta, out=out, to=to, as_algo=as_algo, base=base, family=model, alpha=alpha, task=task)
+    settings = ConvertSettings(to=to, as_algo=as_algo, task=task)
+    run(delta, out=out, sources=DeltaSources(base=base, family=model, alpha=alpha), settings=settings)

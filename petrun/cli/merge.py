@@ -51,28 +51,20 @@ def merge(
         Text, option("--probe", "Text file for --prove, a row a line. Default: random tokens.", RUN)
     ] = None,
 ) -> None:
-    """Fold a delta into its base, tensor by tensor, and verify what was written.
+    """Merge a delta into its base, tensor by tensor, and verify what was written.
 
     The folder loads in transformers; a .ckpt loads in MindSpore. Sums are formed in float32.
 
         petrun merge --base ./llama --delta runs/lora-1 --out ./merged
     """
-    from petrun.commands.merge import run
+    from petrun.commands.merge import MergeSettings, run
+    from petrun.inference.delta_opener import DeltaSources
 
-    run(
-        base=base,
-        deltas=delta or (),
-        out=out,
-        family=model,
-        alpha=alpha,
-        dtype=dtype,
-        max_shard_size=max_shard_size,
-        prove=prove,
-        tolerance=tolerance,
-        probe=probe,
-        base_strategy=base_strategy,
-        delta_strategy=delta_strategy,
+    sources = DeltaSources(
+        base=base, family=model, alpha=alpha, base_strategy=base_strategy, delta_strategy=delta_strategy
     )
+    settings = MergeSettings(dtype=dtype, max_shard_size=max_shard_size, prove=prove, tolerance=tolerance, probe=probe)
+    run(delta or (), out=out, sources=sources, settings=settings)
 
 
 def unmerge(

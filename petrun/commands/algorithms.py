@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from typing import Any
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -44,6 +43,6 @@ def _about(method: Method) -> str:
 
 
 def _setting(field: FieldInfo) -> str:
-    default: Any = field.get_default(call_default_factory=True)
+    default: object = field.get_default(call_default_factory=True)
     shown = "none" if default in (None, (), {}, PydanticUndefined) else default
     return f"{field.description or ''} [{shown}]"

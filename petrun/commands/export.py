@@ -8,9 +8,10 @@ from petrun.checkpoint.delta import Delta
 from petrun.config.schema import ModelConfig
 from petrun.errors import ConfigError
 from petrun.inference.assembly import base_path, open_delta, require_matching_family
+from petrun.inference.delta_opener import DeltaSources
 from petrun.inference.stored_base import stored_base
 from petrun.inference.virtual_tables import with_tables
-from petrun.interop.convert import to_house, write_peft
+from petrun.interop.convert import to_net_names, write_peft
 from petrun.models.factory import is_factory, read_family
 
 
@@ -32,7 +33,8 @@ def run(
     Raises DeltaError where peft has no form for the delta, ConfigError for a model of one's own, OutputError.
     """
     refuse_factory(family)
-    return write(open_delta(delta, alpha), base=base, out=out, family=family, alpha=alpha, task=task)
+    sources = DeltaSources(base=base, family=family, alpha=alpha)
+    return write(open_delta(delta, alpha), out, sources, task)
 
 
 def refuse_factory(family: str | None) -> None:
@@ -44,17 +46,18 @@ def refuse_factory(family: str | None) -> None:
         )
 
 
-def write(
-    given: Delta, *, base: str | None, out: str, family: str | None, alpha: float | None, task: str | None
-) -> Path:
-    """A delta as read, or made, as an adapter folder. As `run`."""
+def write(given: Delta, out: str, sources: DeltaSources, task: str | None) -> Path:
+    """Write a delta as read, or made, as an adapter folder. As `run`."""
+    base, family = sources.base, sources.family
     refuse_factory(family)
     path = base_path(ModelConfig(base=base, family=family))
     assert path is not None
     raw, kind, parsed = read_family(path, family)
     require_matching_family(given, raw)
     names, sites = kind.names(parsed), kind.sites(parsed)
-    fitted = to_house(given, names, kind.prefixes, alpha, sites, lambda name: stored_base(base, family).arrays()[name])
+    fitted = to_net_names(
+        given, names, kind.prefixes, sources.alpha, sites, lambda name: stored_base(base, family).arrays()[name]
+    )
     info = fitted.manifest.task if fitted.manifest is not None else None
     folder = Path(out).expanduser()
     write_peft(

@@ -12,7 +12,7 @@ Normal(0.01), which is near the identity; `--algo adapter` starts at the identit
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Callable
 
 import mindspore as ms
 import numpy as np
@@ -20,7 +20,10 @@ from mindspore import Tensor, nn, ops
 from pydantic import Field, field_validator
 
 from petrun.delta.dense import (
+    Activation,
     CastDense,
+    Initial,
+    Strategy,
     TargetConfig,
     adopt,
     arguments_like,
@@ -91,7 +94,7 @@ class AdapterLayer(nn.Cell):
         self.reshape = ops.Reshape()
 
     @property
-    def middle(self) -> Any:
+    def middle(self) -> Cell:
         """The non-linearity."""
         return getattr(self.mindpet_delta_adapter_block, _ACT)
 
@@ -102,13 +105,13 @@ class AdapterLayer(nn.Cell):
 
     def shard(
         self,
-        strategy_matmul_down_sampler: Any = None,
-        strategy_bias_down_sampler: Any = None,
-        strategy_non_linearity: Any = None,
-        strategy_matmul_up_sampler: Any = None,
-        strategy_bias_up_sampler: Any = None,
-        strategy_residual_add: Any = None,
-        strategy_residential_add: Any = None,
+        strategy_matmul_down_sampler: Strategy = None,
+        strategy_bias_down_sampler: Strategy = None,
+        strategy_non_linearity: Strategy = None,
+        strategy_matmul_up_sampler: Strategy = None,
+        strategy_bias_up_sampler: Strategy = None,
+        strategy_residual_add: Strategy = None,
+        strategy_residential_add: Strategy = None,
     ) -> None:
         """Set how each operator is split over devices; see LoRADense.shard. Raises ValueError, TypeError."""
         block = self.mindpet_delta_adapter_block
@@ -134,10 +137,10 @@ class AdapterDense(CastDense):
         self,
         in_channels: int,
         out_channels: int,
-        weight_init: Any = "normal",
-        bias_init: Any = "zeros",
+        weight_init: Initial = "normal",
+        bias_init: Initial = "zeros",
         has_bias: bool = True,
-        activation: Any = None,
+        activation: Activation = None,
         bottleneck_size: int = 64,
         non_linearity: str = "gelu",
         param_init_type: DType = ms.float32,
@@ -158,16 +161,16 @@ class AdapterDense(CastDense):
 
     def shard(
         self,
-        strategy_matmul_org: Any = None,
-        strategy_bias_org: Any = None,
-        strategy_activation_org: Any = None,
-        strategy_matmul_down_sampler: Any = None,
-        strategy_bias_down_sampler: Any = None,
-        strategy_non_linearity: Any = None,
-        strategy_matmul_up_sampler: Any = None,
-        strategy_bias_up_sampler: Any = None,
-        strategy_residual_add: Any = None,
-        strategy_residential_add: Any = None,
+        strategy_matmul_org: Strategy = None,
+        strategy_bias_org: Strategy = None,
+        strategy_activation_org: Strategy = None,
+        strategy_matmul_down_sampler: Strategy = None,
+        strategy_bias_down_sampler: Strategy = None,
+        strategy_non_linearity: Strategy = None,
+        strategy_matmul_up_sampler: Strategy = None,
+        strategy_bias_up_sampler: Strategy = None,
+        strategy_residual_add: Strategy = None,
+        strategy_residential_add: Strategy = None,
     ) -> None:
         """Set how each operator is split over devices; see LoRADense.shard. Raises ValueError, TypeError."""
         super().shard(strategy_matmul_org, strategy_bias_org, strategy_activation_org)
@@ -197,7 +200,7 @@ class AdapterDense(CastDense):
         )
 
 
-def wrap_dense(dense: Cell, path: str, config: AdapterConfig, seed: int) -> Any:
+def wrap_dense(dense: Cell, path: str, config: AdapterConfig, seed: int) -> Cell:
     """An AdapterDense around an existing nn.Dense: its parameters are kept, W_down is drawn, W_up is zero."""
     cell = AdapterDense(
         dense.in_channels,
@@ -217,7 +220,7 @@ def attach(net: Cell, config: AdapterConfig, sites: Sites, seed: int) -> tuple[s
     """Put an adapter after every targeted nn.Dense. Returns the names of the adapters' parameters. Raises TargetError."""
     paths = sublayer_paths(net, config, sites)
 
-    def builder(path: str) -> Any:
+    def builder(path: str) -> Callable[[Cell], Cell]:
         return lambda dense: wrap_dense(dense, path, config, seed)
 
     return swap(net, {path: builder(path) for path in paths})

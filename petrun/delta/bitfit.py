@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from fnmatch import fnmatchcase
-from typing import Any
 
 from pydantic import Field
 
@@ -19,6 +18,7 @@ from petrun.delta.forms import NotStored
 from petrun.delta.method import Method, MethodConfig, Names, same_values
 from petrun.errors import TargetError, perhaps
 from petrun.graph.sites import Sites
+from petrun.typing import Cell
 
 # `bias`, `beta`, and an LSTM's `bias_ih_l0`.
 _BIAS = re.compile(r"(?:.*_)?bias(?:_.*)?|beta")
@@ -33,7 +33,7 @@ class BitfitConfig(MethodConfig):
     bias_exclude: Names = Field((), description="globs over names of parameters: biases that stay as they are")
 
 
-def biases(net: Any) -> tuple[str, ...]:
+def biases(net: Cell) -> tuple[str, ...]:
     """Names of the net's bias vectors, the shifts of its norms among them; not tables that are called so (of relative positions)."""
     return tuple(
         p.name
@@ -42,7 +42,7 @@ def biases(net: Any) -> tuple[str, ...]:
     )
 
 
-def attach(net: Any, config: BitfitConfig, sites: Sites, seed: int) -> tuple[str, ...]:
+def attach(net: Cell, config: BitfitConfig, sites: Sites, seed: int) -> tuple[str, ...]:
     """Own every bias of the net that is included and not excluded. Raises TargetError."""
     found = biases(net)
     if not found:

@@ -11,7 +11,9 @@ from typing import Any
 
 from petrun.delta.forms import Tensors
 from petrun.delta.method import ALL, Method, MethodConfig, Update
+from petrun.graph.sites import Sites
 from petrun.tensors import Array
+from petrun.typing import Cell
 
 JOIN = "+"
 
@@ -37,7 +39,7 @@ def compose(parts: tuple[Method, ...]) -> Method:
     # Each part reads its own settings off the joint configuration, which is an instance of every part's.
     config: Any = type("JointConfig", tuple(part.config for part in ordered), {})
     tensors = [part for part in ordered if part.trains != "nothing"] or list(ordered)
-    # What is not said here is the owning part's, or the first one's.
+    # All other fields are the owning part's, or the first one's.
     return replace(
         ordered[0],
         name=JOIN.join(part.name for part in ordered),
@@ -62,8 +64,8 @@ class _Joint:
 
 
 class _Attach(_Joint):
-    def __call__(self, net: Any, config: MethodConfig, sites: Any, seed: int) -> tuple[str, ...]:
-        # What joins sees the base alone: bitfit's biases are not those of the owning part's cells.
+    def __call__(self, net: Cell, config: MethodConfig, sites: Sites, seed: int) -> tuple[str, ...]:
+        # A part that joins sees the base alone: bitfit's biases are not those of the owning part's cells.
         joining, owning = ([part for part in self.parts if part.owning is kind] for kind in (False, True))
         owned = [name for part in (*joining, *owning) for name in part.attach(net, config, sites, seed)]
         return tuple(dict.fromkeys(owned))
@@ -82,7 +84,7 @@ class _Merge(_Joint):
 
 
 class _WrapLoss(_Joint):
-    def __call__(self, loss: Any, net: Any, config: MethodConfig) -> Any:
+    def __call__(self, loss: Cell, net: Cell, config: MethodConfig) -> Cell:
         for part in self.parts:
             loss = part.wrap_loss(loss, net, config)
         return loss

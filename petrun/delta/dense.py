@@ -1,4 +1,4 @@
-"""What MindPet's dense cells share: argument checks, the base layer, and taking over an existing layer.
+"""Shared parts of MindPet's dense cells: argument checks, the base layer, and taking over an existing layer.
 
 Every operator can be split over devices, with a strategy of one tuple of cuts per input as `mindspore.ops.Primitive.shard` takes it.
 Those of an activation by name are its cell's attributes: see petrun.kernels.named_activations.
@@ -7,10 +7,11 @@ Those of an activation by name are its cell's attributes: see petrun.kernels.nam
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TypeAlias
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
+from mindspore.common.initializer import Initializer
 from pydantic import Field, field_validator
 
 from petrun.delta.method import MethodConfig
@@ -20,18 +21,23 @@ from petrun.graph.sites import Sites
 from petrun.graph.surgery import resolve_targets
 from petrun.kernels.named_activations import activation_of, shard_activation
 from petrun.tensors import Array
-from petrun.typing import Cell, DType
+from petrun.typing import Cell, DType, JsonObject
 
+Strategy: TypeAlias = "tuple[tuple[int, ...], ...] | None"
+"""Splits an operator over devices, as `Primitive.shard` takes it: of each input, parts per axis."""
+Initial: TypeAlias = "Tensor | Initializer | str | float"
+"""Sets a parameter's first values: values, an initializer, its name, or one number."""
+Activation: TypeAlias = "Cell | type[Cell] | str | None"
 DTYPES = (ms.float16, ms.float32, ms.bfloat16)
 
 
-def split_names(value: Any) -> Any:
+def split_names(value: object) -> object:
     """`a, b` -> (a, b), for a field that takes a list or one text with commas; anything else as it is."""
     return tuple(t.strip() for t in value.split(",") if t.strip()) if isinstance(value, str) else value
 
 
 class TargetConfig(MethodConfig):
-    """Which layers a method goes to."""
+    """Settings that name the layers of a method."""
 
     target: tuple[str, ...] | None = Field(
         None, description="roles, layer names, globs over full paths, or all-linear; default: the family's"
@@ -57,7 +63,7 @@ def sublayer_paths(net: Cell, config: TargetConfig, sites: Sites) -> tuple[str, 
     return resolve_targets(net, sites, targets, config.exclude)
 
 
-def positive_int(owner: str, name: str, value: Any) -> int:
+def positive_int(owner: str, name: str, value: object) -> int:
     """value, or TypeError where it is no int, ValueError where it is not positive."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{owner}: {name} must be an int, got {type(value).__name__}")
@@ -66,7 +72,7 @@ def positive_int(owner: str, name: str, value: Any) -> int:
     return value
 
 
-def rate(owner: str, name: str, value: Any) -> float:
+def rate(owner: str, name: str, value: object) -> float:
     """value, or TypeError where it is no float, ValueError outside [0, 1)."""
     if not isinstance(value, float):
         raise TypeError(f"{owner}: {name} must be a float, got {type(value).__name__}")
@@ -75,27 +81,27 @@ def rate(owner: str, name: str, value: Any) -> float:
     return value
 
 
-def float_dtype(owner: str, name: str, value: Any) -> Any:
+def float_dtype(owner: str, name: str, value: DType) -> DType:
     """value, or TypeError where it is none of the three types a layer computes in."""
     if value not in DTYPES:
         raise TypeError(f"{owner}: {name} must be float16, float32 or bfloat16, got {value}")
     return value
 
 
-def of_shape(owner: str, name: str, value: Any, shape: tuple[int, ...]) -> None:
+def of_shape(owner: str, name: str, value: object, shape: tuple[int, ...]) -> None:
     """ValueError where an initial value is a tensor of another shape."""
     if isinstance(value, Tensor) and tuple(value.shape) != shape:
         raise ValueError(f"{owner}: {name} must have shape {shape}, got {tuple(value.shape)}")
 
 
-def residual_strategy(owner: str, residual: Any, residential: Any) -> Any:
+def residual_strategy(owner: str, residual: Strategy, residential: Strategy) -> Strategy:
     """The strategy of a residual connection by either of its names: MindPet's manual spells strategy_residential_add. Raises ValueError."""
     if residual is not None and residential is not None:
         raise ValueError(f"{owner}: strategy_residual_add and strategy_residential_add are the same: give one of them")
     return residential if residual is None else residual
 
 
-def shard_base(cell: Cell, matmul: Any, bias_add: Any) -> None:
+def shard_base(cell: Cell, matmul: Strategy, bias_add: Strategy) -> None:
     """Split the product with the base's weight and the addition of its bias."""
     cell.matmul.shard(matmul)
     if cell.has_bias:
@@ -114,10 +120,10 @@ class CastDense(nn.Dense):
         self,
         in_channels: int,
         out_channels: int,
-        weight_init: Any = "normal",
-        bias_init: Any = "zeros",
+        weight_init: Initial = "normal",
+        bias_init: Initial = "zeros",
         has_bias: bool = True,
-        activation: Any = None,
+        activation: Activation = None,
         dtype: DType = ms.float32,
         compute_dtype: DType = ms.float32,
     ) -> None:
@@ -132,7 +138,7 @@ class CastDense(nn.Dense):
         self.compute_dtype = float_dtype(owner, "compute_dtype", compute_dtype)
         self.cast = ops.Cast()
 
-    def plain(self, x: Tensor) -> Any:
+    def plain(self, x: Tensor) -> Tensor:
         """(M, in_channels) -> (M, out_channels) in compute_dtype."""
         y = self.matmul(self.cast(x, self.compute_dtype), self.cast(self.weight, self.compute_dtype))
         if self.has_bias:
@@ -144,14 +150,20 @@ class CastDense(nn.Dense):
         y = self.plain(self.reshape(x, (-1, shape[-1])))
         return self.cast(self.reshape(y, (*shape[:-1], self.out_channels)), x.dtype)
 
-    def shard(self, strategy_matmul: Any = None, strategy_bias: Any = None, strategy_activation: Any = None) -> None:
-        """Strategies of the product, the addition and the activation. Raises ValueError, TypeError."""
+    def shard(
+        self,
+        strategy_matmul: Strategy = None,
+        strategy_bias: Strategy = None,
+        strategy_activation: Strategy = None,
+    ) -> Cell | None:
+        """Set strategies of the product, the addition and the activation. Some cells return themselves. Raises ValueError, TypeError."""
         shard_base(self, strategy_matmul, strategy_bias)
         shard_activation(type(self).__name__, self.activation, strategy_activation)
+        return None
 
 
-def arguments_like(dense: Cell) -> dict[str, Any]:
-    """What a cell that stands for `dense` is built with; `adopt` then gives it the parameters."""
+def arguments_like(dense: Cell) -> JsonObject:
+    """Return the arguments of a cell that replaces `dense`; `adopt` then gives it the parameters."""
     return {
         "weight_init": "zeros",
         "bias_init": "zeros",
@@ -161,7 +173,7 @@ def arguments_like(dense: Cell) -> dict[str, Any]:
     }
 
 
-def adopt(cell: Cell, dense: Cell) -> Any:
+def adopt(cell: Cell, dense: Cell) -> Cell:
     """Give `cell` the parameters of the layer it stands for: the very same objects, so nothing is copied."""
     cell.weight = dense.weight
     if dense.has_bias:

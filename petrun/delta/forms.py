@@ -1,4 +1,4 @@
-"""What a method says of its tensors: their shapes beside a layer, its low-rank products, its part of a graph of several adapters.
+"""Types with which a method describes its tensors: their shapes beside a layer, low-rank products, the part in a multi-adapter graph.
 
 Arrays and paths alone, so that files are merged, added up and converted without a net. B, A: the factors of a product; R: its rank.
 """

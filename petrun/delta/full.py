@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from petrun.delta.forms import NotStored
 from petrun.delta.method import Method, MethodConfig, same_values
 from petrun.graph.sites import Sites
+from petrun.typing import Cell
 
 
 class FullConfig(MethodConfig):
     """Full fine-tuning has no settings of its own."""
 
 
-def attach(net: Any, config: FullConfig, sites: Sites, seed: int) -> tuple[str, ...]:
+def attach(net: Cell, config: FullConfig, sites: Sites, seed: int) -> tuple[str, ...]:
     """Own every floating-point parameter of the net, tied ones once."""
     names = {p.name for p in net.get_parameters() if "Float" in str(p.dtype)}
     return tuple(sorted(names))

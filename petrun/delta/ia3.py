@@ -13,6 +13,7 @@ The two kinds have names of their own, because a square layer's scale does not s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import mindspore as ms
@@ -92,11 +93,11 @@ class IA3Dense(nn.Dense):
         return self.cast(self.reshape(y, (*shape[:-1], self.out_channels)), x.dtype)
 
 
-def _ones(width: int, name: str) -> Any:
+def _ones(width: int, name: str) -> Parameter:
     return Parameter(Tensor(np.ones(width, np.float32)), name=name)
 
 
-def wrap_dense(dense: Cell, feedforward: bool) -> Any:
+def wrap_dense(dense: Cell, feedforward: bool) -> Cell:
     """An IA3Dense around an existing nn.Dense: the base's parameters are kept as they are."""
     cell = IA3Dense(
         dense.in_channels,
@@ -131,7 +132,7 @@ def _default_roles(sites: Sites) -> tuple[str, ...]:
 
 
 def feedforward_paths(net: Cell, sites: Sites, config: Ia3Config, paths: tuple[str, ...]) -> frozenset[str]:
-    """Which of `paths` are scaled at their input. Raises TargetError for a pattern that names none of them."""
+    """Return those of `paths` that are scaled at their input. Raises TargetError for a pattern that names none of them."""
     if config.feedforward is None:
         named = resolve_targets(net, sites, (_INPUT_ROLE,)) if _INPUT_ROLE in sites.linears else ()
         return frozenset(named) & frozenset(paths)
@@ -154,7 +155,7 @@ def attach(net: Cell, config: Ia3Config, sites: Sites, seed: int) -> tuple[str, 
     paths = layer_paths(net, config, sites)
     inner = feedforward_paths(net, sites, config, paths)
 
-    def builder(path: str) -> Any:
+    def builder(path: str) -> Callable[[Cell], Cell]:
         return lambda dense: wrap_dense(dense, path in inner)
 
     return swap(net, {path: builder(path) for path in paths})

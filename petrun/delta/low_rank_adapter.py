@@ -11,7 +11,7 @@ and R_up starts at zero, so that a new layer changes nothing; all four factors d
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
@@ -19,7 +19,10 @@ from mindspore.common.initializer import Initializer, initializer
 from pydantic import Field, field_validator
 
 from petrun.delta.dense import (
+    Activation,
     CastDense,
+    Initial,
+    Strategy,
     TargetConfig,
     adopt,
     arguments_like,
@@ -75,13 +78,13 @@ class LowRankLinear(nn.Cell):
         in_channels: int,
         out_channels: int,
         rank: int = 1,
-        weight_init: Any = "normal",
-        bias_init: Any = "zeros",
+        weight_init: Initial = "normal",
+        bias_init: Initial = "zeros",
         has_bias: bool = True,
         param_init_type: DType = ms.float32,
         compute_dtype: DType = ms.float32,
         *,
-        right_init: Any = None,
+        right_init: Initial | None = None,
     ) -> None:
         super().__init__()
         self.in_channels = positive_int("LowRankLinear", "in_channels", in_channels)
@@ -120,7 +123,12 @@ class LowRankLinear(nn.Cell):
             y = self.bias_add(y, self.cast(self.bias, self.compute_dtype))
         return self.cast(self.reshape(y, (*shape[:-1], self.out_channels)), x.dtype)
 
-    def shard(self, strategy_matmul_weight: Any, strategy_matmul_input: Any, strategy_bias: Any = None) -> Any:
+    def shard(
+        self,
+        strategy_matmul_weight: Strategy,
+        strategy_matmul_input: Strategy,
+        strategy_bias: Strategy = None,
+    ) -> Cell:
         """Strategies of L R, of x (L R) and of the addition of b. Returns the cell. Raises TypeError.
 
         From here on L R is formed first, which MindPet's strategies describe; (x L) R needs fewer operations.
@@ -151,7 +159,7 @@ class LowRankAdapterLayer(nn.Cell):
         hidden_size: int,
         reduction_factor: int,
         low_rank_size: int = 1,
-        low_rank_w_init: Any = "xavier_uniform",
+        low_rank_w_init: Initial = "xavier_uniform",
         non_linearity: str = "gelu",
         param_init_type: DType = ms.float32,
         compute_dtype: DType = ms.float32,
@@ -189,16 +197,16 @@ class LowRankAdapterLayer(nn.Cell):
 
     def shard(
         self,
-        strategy_matmul_down_sampler_weight: Any = None,
-        strategy_matmul_down_sampler_input: Any = None,
-        strategy_bias_down_sampler: Any = None,
-        strategy_non_linearity: Any = None,
-        strategy_matmul_up_sampler_weight: Any = None,
-        strategy_matmul_up_sampler_input: Any = None,
-        strategy_bias_up_sampler: Any = None,
-        strategy_residual_add: Any = None,
-        strategy_residential_add: Any = None,
-    ) -> Any:
+        strategy_matmul_down_sampler_weight: Strategy = None,
+        strategy_matmul_down_sampler_input: Strategy = None,
+        strategy_bias_down_sampler: Strategy = None,
+        strategy_non_linearity: Strategy = None,
+        strategy_matmul_up_sampler_weight: Strategy = None,
+        strategy_matmul_up_sampler_input: Strategy = None,
+        strategy_bias_up_sampler: Strategy = None,
+        strategy_residual_add: Strategy = None,
+        strategy_residential_add: Strategy = None,
+    ) -> Cell:
         """Set how each operator is split over devices; see LoRADense.shard. Returns the cell. Raises ValueError, TypeError."""
         self.mindpet_delta_low_rank_adapter_down_sampler.shard(
             strategy_matmul_down_sampler_weight, strategy_matmul_down_sampler_input, strategy_bias_down_sampler
@@ -230,13 +238,13 @@ class LowRankAdapterDense(CastDense):
         self,
         in_channels: int,
         out_channels: int,
-        weight_init: Any = "normal",
-        bias_init: Any = "zeros",
+        weight_init: Initial = "normal",
+        bias_init: Initial = "zeros",
         has_bias: bool = True,
-        activation: Any = None,
+        activation: Activation = None,
         reduction_factor: int = 1,
         low_rank_size: int = 1,
-        low_rank_w_init: Any = "xavier_uniform",
+        low_rank_w_init: Initial = "xavier_uniform",
         non_linearity: str = "gelu",
         param_init_type: DType = ms.float32,
         compute_dtype: DType = ms.float32,
@@ -261,19 +269,19 @@ class LowRankAdapterDense(CastDense):
 
     def shard(
         self,
-        strategy_matmul_org: Any = None,
-        strategy_bias_org: Any = None,
-        strategy_activation_org: Any = None,
-        strategy_matmul_down_sampler_weight: Any = None,
-        strategy_matmul_down_sampler_input: Any = None,
-        strategy_bias_down_sampler: Any = None,
-        strategy_non_linearity: Any = None,
-        strategy_matmul_up_sampler_weight: Any = None,
-        strategy_matmul_up_sampler_input: Any = None,
-        strategy_bias_up_sampler: Any = None,
-        strategy_residual_add: Any = None,
-        strategy_residential_add: Any = None,
-    ) -> Any:
+        strategy_matmul_org: Strategy = None,
+        strategy_bias_org: Strategy = None,
+        strategy_activation_org: Strategy = None,
+        strategy_matmul_down_sampler_weight: Strategy = None,
+        strategy_matmul_down_sampler_input: Strategy = None,
+        strategy_bias_down_sampler: Strategy = None,
+        strategy_non_linearity: Strategy = None,
+        strategy_matmul_up_sampler_weight: Strategy = None,
+        strategy_matmul_up_sampler_input: Strategy = None,
+        strategy_bias_up_sampler: Strategy = None,
+        strategy_residual_add: Strategy = None,
+        strategy_residential_add: Strategy = None,
+    ) -> Cell:
         """Set how each operator is split over devices; see LoRADense.shard. Returns the cell. Raises ValueError, TypeError."""
         super().shard(strategy_matmul_org, strategy_bias_org, strategy_activation_org)
         self.mindpet_delta_low_rank_adapter.shard(
@@ -308,7 +316,7 @@ class LowRankAdapterDense(CastDense):
         )
 
 
-def wrap_dense(dense: Cell, path: str, config: LowRankAdapterConfig, seed: int) -> Any:
+def wrap_dense(dense: Cell, path: str, config: LowRankAdapterConfig, seed: int) -> Cell:
     """A LowRankAdapterDense around an existing nn.Dense: its parameters are kept, three factors are drawn, R_up is zero."""
     cell = LowRankAdapterDense(
         dense.in_channels,
@@ -341,7 +349,7 @@ def attach(net: Cell, config: LowRankAdapterConfig, sites: Sites, seed: int) -> 
             hint="Give a factor that is at most the layer's width.",
         )
 
-    def builder(path: str) -> Any:
+    def builder(path: str) -> Callable[[Cell], Cell]:
         return lambda dense: wrap_dense(dense, path, config, seed)
 
     return swap(net, {path: builder(path) for path in paths})

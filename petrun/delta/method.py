@@ -28,7 +28,7 @@ OF_THE_RUN = "of the run"
 
 
 def of_the_run(config: type[MethodConfig], key: str) -> bool:
-    """Whether the setting `key` is marked OF_THE_RUN."""
+    """Return whether the setting `key` is marked OF_THE_RUN."""
     return OF_THE_RUN in config.model_fields[key].metadata
 
 
@@ -44,7 +44,7 @@ ALL = slice(None)
 
 
 class Update(Protocol):
-    """How a merge changes a parameter."""
+    """Computes a parameter's value in a merged model."""
 
     def __call__(self, name: str, value: Array, rows: slice = ALL) -> Array:
         """(parameter name, its value in float32, (out, in) layout) -> the merged value in float32; the same object where nothing changes.
@@ -174,5 +174,5 @@ class Method:
     """Attaches cells to layers, or trains everything: one such method a run. False: composes with any other."""
 
     def owns(self, name: str) -> bool:
-        """Whether a tensor is one that the method adds to a layer, or its table of virtual tokens."""
+        """Return whether a tensor is one that the method adds to a layer, or its table of virtual tokens."""
         return name.rpartition(".")[2] in self.tensors or bool(self.table and name.endswith(f".{self.table}"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import Any
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
@@ -15,6 +14,7 @@ from petrun.errors import TargetError
 from petrun.graph.sites import Sites
 from petrun.kernels import Dropout, Tanh
 from petrun.tensors import Array
+from petrun.typing import Cell
 
 
 def draw_normal(seed: int, site: str, shape: tuple[int, ...], std: float) -> Array:
@@ -83,7 +83,7 @@ class Trunk(nn.Cell):
 class Prefix(nn.Cell):
     """Keys and values of one layer, () -> (2, N_kv, P, D), keys first; `source()` gives (P, 2 * N_kv * D), columns [key | value]."""
 
-    def __init__(self, source: Any, kv_heads: int, head_dim: int, dropout: float, seed: int, site: str) -> None:
+    def __init__(self, source: Cell, kv_heads: int, head_dim: int, dropout: float, seed: int, site: str) -> None:
         super().__init__()
         self.source = source
         self.sizes = (2, kv_heads, head_dim)

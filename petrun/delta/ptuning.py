@@ -9,7 +9,7 @@ The encoder is saved with the delta, so that training can go on; in use only its
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import mindspore as ms
 from mindspore import nn, ops
@@ -65,7 +65,7 @@ class Lstm(nn.Cell):
         given = self.input(x)
         hidden = ops.zeros((1, self.middle), ms.float32)
         memory = hidden
-        found: Any = ()
+        found: tuple[Tensor, ...] = ()
         for i in range(steps):
             t = steps - 1 - i if self.backward else i
             gates = given[t : t + 1] + self.state(hidden)

@@ -31,7 +31,7 @@ from petrun.graph.virtual_tokens import add_prefix
 from petrun.typing import Cell, Tensor
 
 _SPREAD = 1.0
-"""Of the table's initial values: those of the source's code, and of peft."""
+"""Standard deviation of the table's initial values, as in the source's code and in peft."""
 
 
 class Ptuning2Config(MethodConfig):
@@ -61,7 +61,7 @@ def attach(net: Cell, config: Ptuning2Config, sites: Sites, seed: int) -> tuple[
     trunk = Trunk(config.tokens, width, config.middle, seed, "ptuning2") if config.projection else None
 
     def encoder(path: str) -> Ptuning2Cell:
-        source: Any = (
+        source: Cell = (
             Table(draw_normal(seed, path, (config.tokens, 2 * width), _SPREAD))
             if trunk is None
             else Projected(trunk, config.middle, 2 * width, seed, path)

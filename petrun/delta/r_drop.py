@@ -13,7 +13,7 @@ copies are neighbours, so that a rank's share of the batch is a neighbouring par
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import mindspore as ms
 from mindspore import mint, nn, ops
@@ -37,14 +37,14 @@ class RDropConfig(MethodConfig):
     )
 
 
-def log_probabilities(logits: Tensor) -> Any:
+def log_probabilities(logits: Tensor) -> Tensor:
     """log softmax over the last axis, float32. From exp and log: MindSpore's own hides a NaN on the CPU."""
     wide = ops.cast(logits, ms.float32)
     shifted = wide - ops.stop_gradient(ops.amax(wide, -1, True))
     return shifted - ops.log(ops.sum(ops.exp(shifted), -1, True))
 
 
-def both_divergences(first: Any, second: Any) -> Any:
+def both_divergences(first: Tensor, second: Tensor) -> Tensor:
     """KL(p1 || p2) + KL(p2 || p1) = sum over classes of (p1 - p2) (log p1 - log p2). (..., C) twice -> (...), float32."""
     log_1, log_2 = log_probabilities(first), log_probabilities(second)
     return ops.sum((ops.exp(log_1) - ops.exp(log_2)) * (log_1 - log_2), -1)
@@ -88,7 +88,7 @@ class RDropLoss(nn.Cell):
     Raises: TypeError where alpha is no number, ValueError for an odd number of rows.
     """
 
-    # What `to_float` sets.
+    # `to_float` sets these.
     fp16, bf16 = False, False
 
     def __init__(self) -> None:
@@ -101,8 +101,8 @@ class RDropLoss(nn.Cell):
             return ops.cast(value, ms.float16)
         return ops.cast(value, ms.bfloat16) if self.bf16 else value
 
-    def loss(self, logits: Tensor, label_ids: Any, alpha: Any) -> Any:
-        """As construct, float32."""
+    def loss(self, logits: Tensor, label_ids: Tensor, alpha: object) -> Tensor:
+        """Compute what construct returns, in float32."""
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
             raise TypeError("RDropLoss: alpha must be an int or a float")
         if logits.shape[0] % 2 != 0:
@@ -118,9 +118,9 @@ class RDropLoss(nn.Cell):
         return self.cross_entropy(logits, labels).sum() / counted + alpha / 4 * divergence
 
 
-def rdrop_repeat(*items: Any) -> tuple[Any, ...]:
+def rdrop_repeat(*items: Tensor) -> tuple[Tensor, ...]:
     """Every item with each of its rows twice, one after the other: (B, ...) -> (2B, ...)."""
-    repeated: Any = ()
+    repeated: tuple[Tensor, ...] = ()
     for item in items:
         both = ops.stack((item, item), 1)
         repeated = (*repeated, ops.reshape(both, (2 * item.shape[0], *item.shape[1:])))

@@ -41,7 +41,7 @@ def require_switchable(delta: Delta) -> None:
 
 
 def adapter_tensors(delta: Delta, sites: Sites, base: BaseValues) -> AdapterTensors:
-    """What a delta with the net's names, encoders of virtual tokens computed already, puts into the graph.
+    """Return the part of the graph of a delta with the net's names, whose encoders of virtual tokens are computed already.
 
     Raises ConfigError for what cannot be switched, DeltaError for what does not fit.
     """
@@ -140,7 +140,7 @@ def _head(path: str, every: Sequence[AdapterTensors], base: BaseValues) -> dict[
 
 @dataclass(frozen=True)
 class VirtualStacks:
-    """What add_virtual takes."""
+    """Arguments of add_virtual."""
 
     prefix: dict[str, Array | None]
     prompt: Array | None

@@ -19,7 +19,7 @@ from petrun.config.schema import ModelConfig
 from petrun.delta import Method, MethodConfig
 from petrun.errors import ConfigError, DeltaError, ModelError, TargetError
 from petrun.graph.surgery import untie
-from petrun.interop.convert import to_house, trained_classes
+from petrun.interop.convert import foreign_tokens, to_net_names, trained_classes
 from petrun.models.base import LoadedModel, shared_matrices, untied
 from petrun.models.factory import ModelSource, is_factory, load_model
 from petrun.models.families import FAMILIES
@@ -27,8 +27,6 @@ from petrun.models.folder import BASE_HINT
 from petrun.parallel.context import Device
 from petrun.tensors import Array
 from petrun.typing import Cell, JsonObject
-
-_PTUNING2_TABLE = "ptuning2_embedding.embedding_table"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,16 +143,13 @@ def virtual_tokens(delta: Delta | None) -> int:
     if delta.algo:
         method, config = method_of(delta.algo, delta.config, delta.path)
         return method.tokens(config)
-    if delta.origin == "peft":
-        count = delta.config.get("num_virtual_tokens")
-        return count if isinstance(count, int) else 0
-    return max((shape[0] for name, shape in delta.shapes.items() if name.endswith(_PTUNING2_TABLE)), default=0)
+    return foreign_tokens(delta)
 
 
 def fit_delta(delta: Delta, loaded: LoadedModel, alpha: float | None) -> Delta:
     """Rename a delta's tensors as the net's. Raises DeltaError where its manifest names another base."""
     family = FAMILIES.get(loaded.family)
-    fitted = to_house(
+    fitted = to_net_names(
         delta, loaded.names, family.prefixes if family else ("",), alpha, loaded.sites, partial(value_of, loaded.net)
     )
     require_matching_base(fitted, loaded.base_digest)

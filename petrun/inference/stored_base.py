@@ -7,11 +7,12 @@ from pathlib import Path
 
 from petrun.checkpoint.base_arrays import BaseArrays
 from petrun.checkpoint.delta import BaseIdentity, Delta
+from petrun.checkpoint.merge import MergeBase
 from petrun.config.schema import ModelConfig
 from petrun.errors import ConfigError
 from petrun.graph.sites import Sites
 from petrun.inference.assembly import base_path, require_matching_family, strategy_path
-from petrun.interop.convert import to_house
+from petrun.interop.convert import to_net_names
 from petrun.models.base import Family, FamilyConfig, StoredName, shared_matrices
 from petrun.models.factory import is_factory, read_family
 from petrun.models.weights import match, open_weights, stored_digest
@@ -63,6 +64,10 @@ class StoredBase:
         """Map the name of each parameter to its name in the files."""
         return self.names or {name: StoredName(name=name) for name in reader.names}
 
+    def to_merge(self) -> MergeBase:
+        """As a merge takes it."""
+        return MergeBase(reader=self.reader(), names=self.names, prefixes=self.prefixes, ignored=self.ignored)
+
     def digest(self, reader: TensorReader | None = None) -> str:
         """Compute the base's digest, by which deltas know it. Reads every tensor."""
         reader = reader or self.reader()
@@ -73,7 +78,7 @@ class StoredBase:
     def fit(self, delta: Delta, alpha: float | None) -> Delta:
         """Rename a delta's tensors as this model's. Raises DeltaError for a delta of another architecture, or that fits nowhere."""
         require_matching_family(delta, self.raw)
-        return to_house(delta, self.names, self.prefixes, alpha, self.sites, lambda name: self.arrays()[name])
+        return to_net_names(delta, self.names, self.prefixes, alpha, self.sites, lambda name: self.arrays()[name])
 
     def identity(self, arrays: BaseArrays, digest: str) -> BaseIdentity:
         """Describe the base as a manifest does."""

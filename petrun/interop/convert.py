@@ -1,4 +1,4 @@
-"""Deltas of other tools, in petrun's names: one door for peft adapters and MindPet checkpoints."""
+"""Converts deltas of other tools to petrun's names: one entry point for peft adapters and MindPet checkpoints."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 from petrun.checkpoint.delta import Delta
 from petrun.graph.sites import Sites
-from petrun.interop.mindpet.reading import from_mindpet, mindpet_algorithm
-from petrun.interop.peft.adapter import from_peft, peft_algo, write_peft
+from petrun.interop.mindpet.reading import from_mindpet, mindpet_algorithm, mindpet_tokens
+from petrun.interop.peft.adapter import from_peft, peft_algo, peft_tokens, write_peft
 from petrun.models.base import StoredName
 from petrun.tensors import Array
 
-__all__ = ["algo_of", "from_mindpet", "from_peft", "to_house", "trained_classes", "write_peft"]
+__all__ = ["algo_of", "foreign_tokens", "from_mindpet", "from_peft", "to_net_names", "trained_classes", "write_peft"]
 
 
-def to_house(
+def to_net_names(
     delta: Delta,
     names: Mapping[str, StoredName],
     prefixes: Sequence[str] = ("",),
@@ -22,7 +22,7 @@ def to_house(
     sites: Sites | None = None,
     base: Callable[[str], Array] | None = None,
 ) -> Delta:
-    """Any delta as read -> one with the net's parameter names, its `algo` and `config`. petrun's own pass
+    """Convert any delta as read to one with the net's parameter names, its `algo` and `config`. petrun's own pass
     unchanged.
 
     `base`: see `from_peft`. Raises DeltaError as `from_peft` and `from_mindpet` do.
@@ -35,15 +35,20 @@ def to_house(
 
 
 def algo_of(delta: Delta) -> str:
-    """Name of the delta's algorithm. Works before `to_house`. Raises DeltaError for a foreign one that is not supported."""
+    """Name of the delta's algorithm. Works before `to_net_names`. Raises DeltaError for a foreign one that is not supported."""
     if delta.algo:
         return delta.algo
     return peft_algo(delta) if delta.origin == "peft" else mindpet_algorithm(delta)
 
 
+def foreign_tokens(delta: Delta) -> int:
+    """Return how many virtual tokens a delta of another tool has. Works before `to_net_names`."""
+    return peft_tokens(delta) if delta.origin == "peft" else mindpet_tokens(delta)
+
+
 def trained_classes(delta: Delta) -> int | None:
-    """How many classes the delta's own classification head has; None where it brings none. Works before
-    `to_house`.
+    """Return how many classes the delta's own classification head has; None where it brings none. Works before
+    `to_net_names`.
     """
     if delta.manifest is not None and delta.manifest.task is not None and delta.manifest.task.num_labels:
         return delta.manifest.task.num_labels

@@ -111,7 +111,7 @@ def origins_line(origins: Mapping[str, str]) -> str:
 def delta_line(assembled: Assembled, trainable: Trainable) -> str:
     """Return what the method attached, and what share of the net trains."""
     layers = {_layer(name) for name in assembled.attached}
-    where = f", {len(layers)} layer{'s' if len(layers) > 1 else ''}" if "full" not in assembled.method.name else ""
+    where = f", {len(layers)} layer{'s' if len(layers) > 1 else ''}" if assembled.method.trains != "all" else ""
     settings = ", ".join(
         f"{key} {value}"
         for key, value in assembled.config.model_dump(exclude_defaults=False).items()

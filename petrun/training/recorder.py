@@ -14,7 +14,7 @@ from pathlib import Path
 import mindspore
 
 from petrun import __version__, console
-from petrun.checkpoint.delta import BaseIdentity, Manifest, TaskInfo, save_delta, save_delta_pieces
+from petrun.checkpoint.delta import BaseIdentity, Manifest, TaskInfo, save_delta, save_delta_shards
 from petrun.cluster.world import World
 from petrun.config.schema import RunConfig
 from petrun.console import RunLog, StepBar
@@ -209,7 +209,7 @@ class RunRecorder:
         net, owned = self.assembled.loaded.net, self.assembled.owned
         if self.shards is not None:
             held = values_of(net, (name for name in owned if name in self.shards.layouts))
-            save_delta_pieces(path, self.out.format, held, owned, self._manifest(metrics), self.shards)
+            save_delta_shards(path, self.out.format, held, owned, self._manifest(metrics), self.shards)
         elif self.out.writes:
             save_delta(path, values_of(net, owned), self._manifest(metrics))
 

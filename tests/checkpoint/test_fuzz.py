@@ -14,7 +14,7 @@ from petrun.algebra.sums import Term, added
 from petrun.checkpoint.delta import BaseIdentity, Manifest, TaskInfo, read_delta, save_delta
 from petrun.checkpoint.delta_method import method_of
 from petrun.checkpoint.manifest import parse_manifest
-from petrun.checkpoint.merge import merge_to_file
+from petrun.checkpoint.merge import MergeBase, merge_to_file
 from petrun.config.load import load_run_config
 from petrun.delta.lora import LoraConfig
 from petrun.errors import PetrunError
@@ -239,7 +239,7 @@ def test_names_are_never_paths(tmp_path, name):
     delta = read_delta(place / "d.ckpt")
     reader = open_tensors(place / "base.safetensors")
     with pytest.raises(PetrunError, match="does not fit"):
-        merge_to_file(reader, delta, lambda n, v, rows: v, place / "m.ckpt", names={})
+        merge_to_file(MergeBase(reader=reader, names={}), delta, lambda n, v, rows: v, place / "m.ckpt")
     folder = place / "model"
     folder.mkdir()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": f"{name}.safetensors"}}))

@@ -13,13 +13,13 @@ from safetensors.numpy import load_file, save_file
 from petrun.checkpoint import merge_checks
 from petrun.checkpoint.delta import BaseIdentity, Manifest, read_delta, save_delta
 from petrun.checkpoint.hf_config import merged_config
-from petrun.checkpoint.merge import merge_to_file, merge_to_folder
+from petrun.checkpoint.merge import FolderSettings, MergeBase, merge_to_file, merge_to_folder
 from petrun.delta.full import FullConfig
 from petrun.delta.lora import LORA_A, LORA_B, LoraConfig
 from petrun.delta.lora import merge as merge_lora
 from petrun.delta.method import same_values as merge_full
 from petrun.errors import DeltaError, OutputError, WeightsError
-from petrun.interop.convert import to_house
+from petrun.interop.convert import to_net_names
 from petrun.models.base import StoredName
 from petrun.tensors import (
     TensorEntry,
@@ -63,11 +63,14 @@ def folded(delta):
 
 def merge(base, delta, out, **options):
     """merge_to_folder or merge_to_file, by `out`, with the toy family's names."""
-    options = {"names": NAMES, "prefixes": PREFIXES, "ignored": IGNORED, **options}
-    reader = open_tensors(base)
+    family = {"names": NAMES, "prefixes": PREFIXES, "ignored": IGNORED}
+    base = MergeBase(reader=open_tensors(base), **{key: options.pop(key, value) for key, value in family.items()})
+    dtype = options.pop("dtype", None)
     if out.suffix:
-        return merge_to_file(reader, delta, folded(delta), out, **options)
-    return merge_to_folder(reader, delta, folded(delta), out, **{"config": CONFIG, **options})
+        return merge_to_file(base, delta, folded(delta), out, dtype=dtype)
+    return merge_to_folder(
+        base, delta, folded(delta), out, FolderSettings(**{"config": CONFIG, **options}), dtype=dtype
+    )
 
 
 class TestFolder:
@@ -328,15 +331,8 @@ class TestRefusals:
     def test_an_update_that_changes_a_shape(self, tmp_path, base_folder, delta):
         reader = open_tensors(base_folder)
         with pytest.raises(DeltaError, match=r"changes the shape of .* from"):
-            merge_to_file(
-                reader,
-                delta,
-                lambda n, v, rows: v[:1],
-                tmp_path / "m.ckpt",
-                names=NAMES,
-                prefixes=PREFIXES,
-                ignored=IGNORED,
-            )
+            base = MergeBase(reader=reader, names=NAMES, prefixes=PREFIXES, ignored=IGNORED)
+            merge_to_file(base, delta, lambda n, v, rows: v[:1], tmp_path / "m.ckpt")
 
 
 def test_one_tensor_in_memory_at_a_time(tmp_path, make_delta):
@@ -354,9 +350,8 @@ def test_one_tensor_in_memory_at_a_time(tmp_path, make_delta):
     update = folded(delta)
     tracemalloc.start()
     try:
-        merged = merge_to_file(
-            open_tensors(tmp_path / "b.safetensors"), delta, update, tmp_path / "m.ckpt", names=names
-        )
+        base = MergeBase(reader=open_tensors(tmp_path / "b.safetensors"), names=names)
+        merged = merge_to_file(base, delta, update, tmp_path / "m.ckpt")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -388,7 +383,7 @@ def reference(shared, family, method):
     record = next(f for f in FAMILIES.values() if family in f.model_types)
     config = json.loads((case / "base" / "config.json").read_text())
     names = record.names(record.parse(config))
-    delta = to_house(read_delta(case / method), names, record.prefixes)
+    delta = to_net_names(read_delta(case / method), names, record.prefixes)
     options = {"names": names, "prefixes": record.prefixes, "ignored": record.ignored}
     return case, delta, config, options
 
@@ -459,13 +454,10 @@ def test_a_large_matrix_comes_in_pieces(tmp_path, monkeypatch):
         save_delta(tmp_path / f"{name}.ckpt", arrays, Manifest(algo=method.name, base=BaseIdentity(digest="d")))
         delta = read_delta(tmp_path / f"{name}.ckpt")
         update = method.merge(method.config(**settings), delta.tensors)
-        merge_to_file(
-            open_tensors(tmp_path / "base.safetensors"), delta, update, tmp_path / f"{name}.safetensors", names={}
-        )
+        base = MergeBase(reader=open_tensors(tmp_path / "base.safetensors"), names={})
+        merge_to_file(base, delta, update, tmp_path / f"{name}.safetensors")
         monkeypatch.setattr(module, "row_blocks", lambda reader, stored: row_blocks(reader, stored, 30))
-        merge_to_file(
-            open_tensors(tmp_path / "base.safetensors"), delta, update, tmp_path / f"{name}-5.safetensors", names={}
-        )
+        merge_to_file(base, delta, update, tmp_path / f"{name}-5.safetensors")
         monkeypatch.undo()
         whole, pieces = load_file(tmp_path / f"{name}.safetensors"), load_file(tmp_path / f"{name}-5.safetensors")
         want = update("l.weight", weight)

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from petrun.checkpoint.delta import read_delta
 from petrun.commands import merge, predict, train
-from petrun.interop.convert import to_house
+from petrun.inference.delta_opener import DeltaSources
+from petrun.interop.convert import to_net_names
 from petrun.models.families import FAMILIES as FAMILY_RECORDS
 
 FAMILIES = ["bert", "gpt2", "llama", "qwen2"]
@@ -92,9 +93,7 @@ def test_logits_and_loss(case, tmp_path, family, delta):
 def test_merged_weights(case, tmp_path, family, delta):
     folder, _, _ = case(family)
     out = tmp_path / "merged"
-    merge.run(
-        base=str(folder / "base"), deltas=[str(folder / delta)], out=str(out), family=None, alpha=None, dtype=None, max_shard_size=None
-    )  # fmt: skip
+    merge.run([str(folder / delta)], out=str(out), sources=DeltaSources(base=str(folder / "base")))
     expected = load_file(folder / delta / "merged.safetensors")
     found = load_file(out / "model.safetensors")
     assert set(found) <= set(expected)
@@ -153,7 +152,7 @@ def check_trained(family, folder, delta, tmp_path):
         adapter / "adapter_model.safetensors",
     )
     shutil.copy(folder / delta / "adapter_config.json", adapter)
-    expected = to_house(read_delta(adapter), kinds.names(parsed), kinds.prefixes, sites=kinds.sites(parsed))
+    expected = to_net_names(read_delta(adapter), kinds.names(parsed), kinds.prefixes, sites=kinds.sites(parsed))
     (file,) = (tmp_path / "run").glob("*.safetensors")
     found = read_delta(file)
     assert file.stem == found.algo == expected.algo

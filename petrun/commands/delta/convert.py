@@ -2,49 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from petrun import console
 from petrun.algebra.plain_lora import PLAIN, as_lora, layers
 from petrun.checkpoint.delta import Delta, save_delta
+from petrun.checkpoint.derived import source_line
 from petrun.commands import export
-from petrun.commands.delta.files import Opener, check_out, line
+from petrun.commands.delta.files import check_out
 from petrun.errors import ConfigError, did_you_mean
+from petrun.inference.delta_opener import DeltaOpener, DeltaSources
 from petrun.interop.mindpet.writing import write_mindpet
 
 _FORMATS = ("petrun", "peft", "mindpet")
 
 
-def run(
-    delta: str,
-    *,
-    out: str | None,
-    to: str | None,
-    as_algo: str | None,
-    base: str | None,
-    family: str | None,
-    alpha: float | None,
-    task: str | None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ConvertSettings:
+    """The form that a delta is written in."""
+
+    to: str | None = None
+    """petrun, peft or mindpet; None: by the path that is written."""
+    as_algo: str | None = None
+    task: str | None = None
+
+
+def run(delta: str, *, out: str | None, sources: DeltaSources, settings: ConvertSettings) -> None:
     """Write `out`: a .ckpt or .safetensors with a manifest, a peft folder, or a .ckpt for MindPet. Raises DeltaError, OutputError."""
     if out is None:
         raise ConfigError("--out is missing: where to write the delta", hint="Example: --out adapter --to peft")
-    kind = to or ("petrun" if Path(out).suffix in (".ckpt", ".safetensors") else "peft")
+    as_algo, task = settings.as_algo, settings.task
+    kind = settings.to or ("petrun" if Path(out).suffix in (".ckpt", ".safetensors") else "peft")
     if kind not in _FORMATS:
-        raise ConfigError(f"--to {to} is unknown. {did_you_mean(kind, _FORMATS)}")
+        raise ConfigError(f"--to {settings.to} is unknown. {did_you_mean(kind, _FORMATS)}")
     if as_algo not in (None, PLAIN):
         raise ConfigError(f"--as {as_algo} is unknown", hint=f"{PLAIN} is the form that others of its kin have.")
     if task is not None and kind != "peft":
         raise ConfigError("--task is for --to peft, where the delta does not say it", hint="Leave --task out.")
     if kind == "peft":
-        export.refuse_factory(family)
-        (given,) = Opener(base, family, alpha)(delta)
-        export.write(_plain(given, as_algo), base=base, out=out, family=family, alpha=None, task=task)
+        export.refuse_factory(sources.family)
+        (given,) = DeltaOpener(sources)(delta)
+        export.write(_plain(given, as_algo), out, replace(sources, alpha=None), task)
         console.print(f"wrote {out}: a peft adapter of {given.algo}")
         return
     path = check_out(out, (".ckpt",) if kind == "mindpet" else (".ckpt", ".safetensors"))
-    (given,) = Opener(base, family, alpha)(delta)
+    (given,) = DeltaOpener(sources)(delta)
     made = _plain(given, as_algo)
     if kind == "mindpet":
         unsaid = write_mindpet(made, path)
@@ -63,7 +66,7 @@ def _plain(given: Delta, as_algo: str | None) -> Delta:
     made = as_lora(given)
     assert made.manifest is not None
     manifest = made.manifest.model_copy(
-        update={"algo": made.algo, "config": made.config, "made": ("convert to lora", line(given))}
+        update={"algo": made.algo, "config": made.config, "made": ("convert to lora", source_line(given))}
     )
     ranks = sorted({layer.product.rank for layer in layers(made).values()})
     console.print(f"{given.algo} as {made.algo}: rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else ""))

@@ -30,7 +30,7 @@ def run(
     target: tuple[str, ...] | None,
     rank: int | None,
     energy: float | None,
-    whole: bool,
+    keep_rest: bool,
 ) -> None:
     """Write the LoRA. Raises ConfigError, ModelError; DeltaError where the two models do not differ, or not in shape alone."""
     path = check_out(out)
@@ -50,7 +50,9 @@ def run(
     arrays, changed = first.arrays(), second.arrays()
     dense = tuple(name.removesuffix(".weight") for name in arrays.found if _is_matrix(name, arrays))
     paths = select_paths(dense, first.sites, target or ("all-linear",))
-    made = extracted(arrays, changed, second.names, paths, keep, whole=whole, progress=progress("extract", "tensor"))
+    made = extracted(
+        arrays, changed, second.names, paths, keep, keep_rest=keep_rest, progress=progress("extract", "tensor")
+    )
     written = save_delta(path, made.tensors, _manifest(first, second, arrays, made, _spelt(keep, second)))
     report(made)
     for note in made.notes:

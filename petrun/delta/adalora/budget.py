@@ -12,7 +12,6 @@ weights and gradients before the update (peft takes the weights after it). Equat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -21,6 +20,7 @@ from mindspore import ParameterTuple, Tensor, nn, ops
 from petrun.delta.adalora.dense import AdaLoraDense
 from petrun.graph.state import zeros_beside
 from petrun.tensors import Array
+from petrun.typing import Parameter
 
 
 def budget_plan(first: int, last: int, begin: int, end: int, every: int, total: int) -> Array:
@@ -47,7 +47,7 @@ class RankAllocator(nn.Cell):
     def __init__(
         self,
         layers: Sequence[AdaLoraDense],
-        parameters: Sequence[Any],
+        parameters: Sequence[Parameter],
         *,
         beta1: float,
         beta2: float,
@@ -84,7 +84,7 @@ class RankAllocator(nn.Cell):
         self.split = ops.Split(0, self.layers)
         self.top = ops.TopK(sorted=True)
 
-    def before_update(self, grads: Tensor, step: Any, finite: Tensor) -> None:
+    def before_update(self, grads: Tensor, step: Tensor, finite: Tensor) -> None:
         """Note how much each entry matters at this step. Nothing is noted after the last allocation."""
         noting = ops.cast(ops.logical_and(step <= self.settled, finite), ms.float32)
         new1, new2 = noting * (1.0 - self.beta1), noting * (1.0 - self.beta2)
@@ -97,7 +97,7 @@ class RankAllocator(nn.Cell):
             self.assign(self.sensitivity[i], smooth)
             self.assign(self.uncertainty[i], spread)
 
-    def after_update(self, step: Any, finite: Tensor) -> None:
+    def after_update(self, step: Tensor, finite: Tensor) -> None:
         """Set e to 0 where a triplet is given up; from the last allocation on, for good."""
         planned = ops.gather(self.plan, ops.minimum(step, self.last), 0)
         budget = ops.select(finite, planned, ops.zeros_like(planned))
@@ -109,9 +109,9 @@ class RankAllocator(nn.Cell):
             self.assign(self.values[k], self.values[k] * self.keeps[k] * now[k])
             self.assign(self.keeps[k], self.keeps[k] * kept[k])
 
-    def scores(self) -> Any:
+    def scores(self) -> Tensor:
         """S of all triplets, layer by layer, (layers * R,); -1 for those given up for good."""
-        found: Any = ()
+        found: tuple[Tensor, ...] = ()
         for k in range(self.layers):
             right = self.mean(self.sensitivity[3 * k] * self.uncertainty[3 * k], 1)
             left = self.mean(self.sensitivity[3 * k + 1] * self.uncertainty[3 * k + 1], 0)
@@ -120,7 +120,7 @@ class RankAllocator(nn.Cell):
             found = (*found, (right + left + middle) * self.keeps[k] + (self.keeps[k] - 1.0))
         return self.concat(found)
 
-    def chosen(self, scores: Any, budget: Any) -> Any:
+    def chosen(self, scores: Tensor, budget: Tensor) -> Tensor:
         """(M,) bool: the `budget` largest; of equal ones, those that come first."""
         ordered, _ = self.top(scores, self.layers * self.rank)
         least = ops.gather(ordered, ops.maximum(budget - 1, 0), 0)

@@ -51,7 +51,7 @@ class AdaLoraDense(CastDense):
         self.a_matmul = ops.MatMul(transpose_b=True)
         self.b_matmul = ops.MatMul(transpose_b=True)
 
-    def plain(self, x: Tensor) -> Any:
+    def plain(self, x: Tensor) -> Tensor:
         """(M, in_channels) -> (M, out_channels) in compute_dtype: the base, its update and the activation."""
         kind = self.compute_dtype
         x = self.cast(x, kind)

@@ -10,8 +10,8 @@ regularises with the norms, not their squares, averaged over the matrices, not s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated
 
 import mindspore as ms
 import numpy as np
@@ -96,7 +96,7 @@ def attach(net: Cell, config: AdaLoraConfig, sites: Sites, seed: int) -> tuple[s
     """Wrap every targeted nn.Dense. Returns the names of all A, e, B and masks. Raises TargetError."""
     paths = resolve_targets(net, sites, config.target, config.exclude)
 
-    def wrap(dense: Cell, path: str) -> Any:
+    def wrap(dense: Cell, path: str) -> Cell:
         cell = AdaLoraDense(
             dense.in_channels,
             dense.out_channels,
@@ -109,7 +109,7 @@ def attach(net: Cell, config: AdaLoraConfig, sites: Sites, seed: int) -> tuple[s
         )
         return adopt(cell, dense)
 
-    def builder(path: str) -> Any:
+    def builder(path: str) -> Callable[[Cell], Cell]:
         return lambda dense: wrap(dense, path)
 
     return swap(net, {path: builder(path) for path in paths})
@@ -142,7 +142,7 @@ class OrthogonalLoss(nn.Cell):
         share = ops.cast(is_supervised(targets), ms.float32).sum() / denominator
         return value + self.weight * share * self.skewness(), logits
 
-    def skewness(self) -> Any:
+    def skewness(self) -> Tensor:
         """Sum over layers of ||B^T B - I||^2 + ||A A^T - I||^2, () float32."""
         total = 0.0
         for k in range(len(self.rights)):
@@ -152,7 +152,7 @@ class OrthogonalLoss(nn.Cell):
         return total
 
 
-def wrap_loss(loss: Cell, net: Cell, config: AdaLoraConfig) -> Any:
+def wrap_loss(loss: Cell, net: Cell, config: AdaLoraConfig) -> Cell:
     """The loss with the regulariser, where that is on."""
     return OrthogonalLoss(loss, layers_of(net), config.orth_weight) if config.orth_weight > 0.0 else loss
 

@@ -19,6 +19,8 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeUniform, initializer
 
 from petrun.delta.dense import (
+    Initial,
+    Strategy,
     float_dtype,
     of_shape,
     positive_int,
@@ -59,8 +61,8 @@ class LoRADense(nn.Dense):
         lora_rank: int,
         lora_alpha: float,
         lora_dropout: float = 0.0,
-        lora_a_init: Any = HeUniform(negative_slope=math.sqrt(5)),  # noqa: B008 (MindPet's signature)
-        lora_b_init: Any = "zeros",
+        lora_a_init: Initial = HeUniform(negative_slope=math.sqrt(5)),  # noqa: B008 (MindPet's signature)
+        lora_b_init: Initial = "zeros",
         param_init_type: DType = ms.float32,
         compute_dtype: DType = ms.float32,
         **kwargs: Any,
@@ -116,7 +118,7 @@ class LoRADense(nn.Dense):
             y = self.activation(y)
         return self.cast(self.reshape(y, (*shape[:-1], self.out_channels)), given)
 
-    def adapted(self, x: Tensor) -> Any:
+    def adapted(self, x: Tensor) -> Tensor:
         """(M, in_channels) -> (M, out_channels): the base and its update, before the activation."""
         # After `to_float` MindSpore casts what every method is given, not only the cell's own inputs.
         x = self.cast(x, self.dtype)
@@ -125,32 +127,32 @@ class LoRADense(nn.Dense):
             y = self.bias_add(y, self.cast(self.bias, self.dtype))
         return self.add(y, self.update(self.dropped(x)))
 
-    def dropped(self, x: Tensor) -> Any:
+    def dropped(self, x: Tensor) -> Tensor:
         """x after the dropout, in the layer's own type."""
         return self.cast(self.lora_dropout(x), self.dtype)
 
-    def update(self, x: Tensor) -> Any:
+    def update(self, x: Tensor) -> Tensor:
         """s x A^T B^T, of an input that went through the dropout."""
         z = self.product(x, self.mindpet_delta_lora_a, self.mindpet_delta_lora_b)
         if self.lora_biased:
             z = self.lora_bias_add(z, self.cast(self.mindpet_delta_lora_bias, self.dtype))
         return self.mul(z, self.cast(self.scaling, self.dtype))
 
-    def product(self, x: Tensor, a: Any, b: Any) -> Any:
+    def product(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """x A^T B^T."""
         z = self.lora_a_matmul(self.cast(x, self.dtype), self.cast(a, self.dtype))
         return self.lora_b_matmul(z, self.cast(b, self.dtype))
 
     def shard(
         self,
-        strategy_org_dense_matmul: Any = None,
-        strategy_org_bias_add: Any = None,
-        strategy_lora_dropout: Any = None,
-        strategy_lora_a_matmul: Any = None,
-        strategy_lora_b_matmul: Any = None,
-        strategy_lora_mul: Any = None,
-        strategy_lora_add: Any = None,
-        strategy_activation: Any = None,
+        strategy_org_dense_matmul: Strategy = None,
+        strategy_org_bias_add: Strategy = None,
+        strategy_lora_dropout: Strategy = None,
+        strategy_lora_a_matmul: Strategy = None,
+        strategy_lora_b_matmul: Strategy = None,
+        strategy_lora_mul: Strategy = None,
+        strategy_lora_add: Strategy = None,
+        strategy_activation: Strategy = None,
     ) -> None:
         """Set how each operator is split over devices, for semi-automatic parallel; ignored in other modes.
 
@@ -188,7 +190,7 @@ class LoRADense(nn.Dense):
                 matmul.shard(((dp, tp), (1, tp)), ((rows, 1),))
 
 
-def _check_alpha(alpha: Any) -> None:
+def _check_alpha(alpha: object) -> None:
     if isinstance(alpha, bool) or not isinstance(alpha, int | float):
         raise TypeError(f"LoRADense: lora_alpha must be an int or a float, got {type(alpha).__name__}")
     if alpha == 0:

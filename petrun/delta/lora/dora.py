@@ -50,7 +50,7 @@ class DoraDense(LoRADense):
         """m <- ||W + s B A||, by the operators of the forward pass, so that their quotient is exactly 1."""
         self.mindpet_delta_lora_m.set_data(self.row_norms())
 
-    def row_norms(self) -> Any:
+    def row_norms(self) -> Tensor:
         """() -> ||W + s B A||, (out_channels,) float32."""
         w = self.cast(self.weight, ms.float32)
         a = self.cast(self.mindpet_delta_lora_a, ms.float32)
@@ -63,7 +63,7 @@ class DoraDense(LoRADense):
         # Rounding may leave less than nothing where the update takes a whole row away.
         return ops.sqrt(ops.maximum(squares, own * 1e-7)) + _SMALLEST
 
-    def adapted(self, x: Tensor) -> Any:
+    def adapted(self, x: Tensor) -> Tensor:
         """(M, in_channels) -> (M, out_channels), before the activation."""
         x = self.cast(x, self.dtype)
         norms = ops.stop_gradient(self.row_norms())

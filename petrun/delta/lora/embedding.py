@@ -9,13 +9,12 @@ W + s B A is the merged table, as for a linear layer's weight. No dropout: an id
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from petrun.delta.lora.dense import LORA_A, LORA_B
 from petrun.tensors import Array
+from petrun.typing import Cell
 
 
 class LoRAEmbedding(nn.Cell):
@@ -27,7 +26,7 @@ class LoRAEmbedding(nn.Cell):
     Owns: mindpet_delta_lora_a (R, H), mindpet_delta_lora_b (V, R), float32.
     """
 
-    def __init__(self, table: Any, a: Array, scale: float) -> None:
+    def __init__(self, table: Cell, a: Array, scale: float) -> None:
         super().__init__()
         self.dtype, self.width = table.dtype, table.width
         self.weight = table.weight
@@ -41,12 +40,12 @@ class LoRAEmbedding(nn.Cell):
         self.lora_a_matmul, self.mul, self.add = ops.MatMul(), ops.Mul(), ops.Add()
         self.set_train(table.training)
 
-    def update(self, b: Any, shape: Any) -> Any:
+    def update(self, b: Tensor, shape: tuple[int, ...]) -> Tensor:
         """s b A of rows of B, (N, R), as `shape`."""
         product = self.lora_a_matmul(ops.cast(b, self.dtype), ops.cast(self.mindpet_delta_lora_a, self.dtype))
         return ops.reshape(self.mul(product, ops.cast(self.scaling, self.dtype)), shape)
 
-    def slice(self, start: int, rows: int) -> Any:
+    def slice(self, start: int, rows: int) -> Tensor:
         """The adapted rows start to start + rows, (rows, H)."""
         base = ops.cast(self.rows(self.weight, (start, 0), (start + rows, self.width), (1, 1)), self.dtype)
         b = self.lora_b_rows(self.mindpet_delta_lora_b, (start, 0), (start + rows, self.lora_rank), (1, 1))

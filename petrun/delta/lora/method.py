@@ -12,9 +12,9 @@ The cell is in lora_dense.py, that of embeddings in lora_embedding.py; lora_dora
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from mindspore import Tensor
@@ -91,7 +91,7 @@ class LoraConfig(TargetConfig):
         return rank, alpha / (math.sqrt(rank) if self.variant == "rslora" else rank)
 
 
-def wrap_dense(dense: Cell, path: str, config: LoraConfig, seed: int) -> Any:
+def wrap_dense(dense: Cell, path: str, config: LoraConfig, seed: int) -> Cell:
     """The variant's cell around an existing nn.Dense: the base's parameters are kept as they are, A is drawn, B is zero."""
     rank, scale = config.site(path)
     cell = _CELLS[config.variant](
@@ -113,7 +113,7 @@ def wrap_dense(dense: Cell, path: str, config: LoraConfig, seed: int) -> Any:
     return cell
 
 
-def wrap_table(table: Any, path: str, config: LoraConfig, seed: int) -> Any:
+def wrap_table(table: Cell, path: str, config: LoraConfig, seed: int) -> Cell:
     """The cell around an existing embedding: its table is kept as it is, A is drawn, B is zero."""
     rank, scale = config.site(path)
     return LoRAEmbedding(table, draw_normal(seed, path, (rank, table.width), 1.0), scale)
@@ -142,7 +142,7 @@ def attach(net: Cell, config: LoraConfig, sites: Sites, seed: int) -> tuple[str,
     if config.variant == "pissa":
         _check_ranks(net, config, [path for path in paths if path not in sites.tables])
 
-    def builder(path: str) -> Any:
+    def builder(path: str) -> Callable[[Cell], Cell]:
         wrap = wrap_table if path in sites.tables else wrap_dense
         return lambda cell: wrap(cell, path, config, seed)
 
@@ -191,7 +191,7 @@ def merge(config: LoraConfig, tensors: Tensors) -> Update:
 
     @lru_cache(maxsize=10)
     def factor(name: str) -> Array:
-        # Of the layer at hand, or two where two files are written: a matrix may come in many pieces, the tensors lie in a file.
+        # Of the layer at hand, or two where two files are written: a matrix may come in many blocks of rows, the tensors lie in a file.
         return tensors[name].astype(np.float32)
 
     def product(path: str, b: str, a: str, rows: slice) -> Array:

@@ -48,7 +48,7 @@ class PissaDense(LoRADense):
         self.mindpet_delta_lora_b.set_data(Tensor(b))
         self.mindpet_delta_lora_b0.set_data(Tensor(b))
 
-    def update(self, x: Tensor) -> Any:
+    def update(self, x: Tensor) -> Tensor:
         """s (x A^T B^T - x A_0^T B_0^T): exactly 0 at the start, because the products are taken alike."""
         z = self.product(x, self.mindpet_delta_lora_a, self.mindpet_delta_lora_b)
         z = z - self.product(x, self.mindpet_delta_lora_a0, self.mindpet_delta_lora_b0)

@@ -1,1 +1,1 @@
-"""Proves that base + delta and a merged model agree, and writes the delta's prompts into a merged folder. The merge is checkpoint's."""
+"""Merges deltas into their base and takes them out again, proves that both models agree, and writes a delta's prompts into the folder."""

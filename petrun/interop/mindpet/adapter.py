@@ -20,27 +20,27 @@ _LOW_RANK_DOWN = "mindpet_delta_low_rank_adapter_down_sampler.mindpet_delta_low_
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def adapter_settings(place: str, shapes: Shapes, alpha: float | None = None) -> JsonObject:
+def adapter_settings(source: str, shapes: Shapes, alpha: float | None = None) -> JsonObject:
     """Settings of adapters for these tensors, in today's names. Raises DeltaError."""
-    paths = _layers(place, shapes, _BLOCK, "AdapterDense")
-    downs = {path: _matrix(place, shapes, _at(path) + _BLOCK + _DOWN) for path in paths}
+    paths = _layers(source, shapes, _BLOCK, "AdapterDense")
+    downs = {path: _matrix(source, shapes, _at(path) + _BLOCK + _DOWN) for path in paths}
     return {
-        "bottleneck": _one(place, "bottleneck", {path: down[0] for path, down in downs.items()}),
+        "bottleneck": _one(source, "bottleneck", {path: down[0] for path, down in downs.items()}),
         "target": paths,
     }
 
 
-def low_rank_adapter_settings(place: str, shapes: Shapes, alpha: float | None = None) -> JsonObject:
+def low_rank_adapter_settings(source: str, shapes: Shapes, alpha: float | None = None) -> JsonObject:
     """Settings of low-rank adapters for these tensors, in today's names. Raises DeltaError."""
-    paths = _layers(place, shapes, _LOW_RANK, "LowRankAdapterDense")
+    paths = _layers(source, shapes, _LOW_RANK, "LowRankAdapterDense")
     ranks, widths = {}, {}
     for path in paths:
         start = _at(path) + _LOW_RANK + _LOW_RANK_DOWN
-        left, right = _matrix(place, shapes, f"{start}left"), _matrix(place, shapes, f"{start}right")
+        left, right = _matrix(source, shapes, f"{start}left"), _matrix(source, shapes, f"{start}right")
         ranks[path], widths[path] = left[1], (left[0], right[1])
     return {
-        "reduction_factor": _factor(place, widths),
-        "low_rank_size": _one(place, "rank", ranks),
+        "reduction_factor": _factor(source, widths),
+        "low_rank_size": _one(source, "rank", ranks),
         "target": paths,
     }
 
@@ -49,45 +49,45 @@ def _at(path: str) -> str:
     return f"{path}." if path else ""
 
 
-def _layers(place: str, shapes: Shapes, block: str, cell: str) -> list[str]:
+def _layers(path: str, shapes: Shapes, block: str, cell: str) -> list[str]:
     """Paths of the linear layers that the adapters follow."""
     marked = [name for name in shapes if "mindpet_delta_" in name]
     loose = [name for name in marked if not f".{name}".count(f".{block}")]
     if loose:
         raise DeltaError(
-            f"{place}: {loose[0]} is part of an adapter that the model has by itself, not of {cell} in the place of a linear layer",
+            f"{path}: {loose[0]} is part of an adapter that the model has by itself, not of {cell} in the place of a linear layer",
             hint="Load the file into that model with mindspore.load_param_into_net.",
         )
     paths = {f".{name}".partition(f".{block}")[0].removeprefix(".") for name in marked}
     return sorted(paths)
 
 
-def _matrix(place: str, shapes: Shapes, name: str) -> tuple[int, ...]:
+def _matrix(path: str, shapes: Shapes, name: str) -> tuple[int, ...]:
     shape = shapes.get(name)
     if shape is None:
-        raise DeltaError(f"{place}: lacks {name}", hint="The file is incomplete.")
+        raise DeltaError(f"{path}: lacks {name}", hint="The file is incomplete.")
     if len(shape) != 2:
-        raise DeltaError(f"{place}: {name} is {list(shape)}, not a matrix")
+        raise DeltaError(f"{path}: {name} is {list(shape)}, not a matrix")
     return shape
 
 
-def _one(place: str, what: str, values: Mapping[str, int]) -> int:
+def _one(source: str, what: str, values: Mapping[str, int]) -> int:
     """The value that all layers share."""
     first, value = next(iter(values.items()))
     other = next((path for path, v in values.items() if v != value), None)
     if other is not None:
         raise DeltaError(
-            f"{place}: the {what} of {first} is {value}, of {other} {values[other]}; petrun's adapters share one",
+            f"{source}: the {what} of {first} is {value}, of {other} {values[other]}; petrun's adapters share one",
             hint="Load the file into the model it was trained in with mindspore.load_param_into_net.",
         )
     return value
 
 
-def _factor(place: str, widths: Mapping[str, tuple[int, int]]) -> int:
+def _factor(source: str, widths: Mapping[str, tuple[int, int]]) -> int:
     """The whole number f with bottleneck = width // f in every layer."""
     low = max(width // (narrow + 1) + 1 for width, narrow in widths.values())
     high = min(width // narrow for width, narrow in widths.values())
     if low > high:
         told = ", ".join(f"{path or 'the net itself'} {narrow} of {width}" for path, (width, narrow) in widths.items())
-        raise DeltaError(f"{place}: no reduction factor gives these bottlenecks: {told}")
+        raise DeltaError(f"{source}: no reduction factor gives these bottlenecks: {told}")
     return high

@@ -1,4 +1,4 @@
-"""What is in a MindPet checkpoint, by its names alone: which algorithm, which of its tensors are the optimizer's.
+"""Reads off the names of a MindPet checkpoint which algorithm it is of, and which of its tensors are the optimizer's.
 
 Names as MindPet 1.0 saves them; version 1.0.0 wrote `tk_delta_` for `mindpet_delta_`. A LoRADense that is itself the net saves
 `mindpet_delta_lora_A` and `_B`. A checkpoint of the training network holds the optimizer's slots (`moment1.<parameter>`) and

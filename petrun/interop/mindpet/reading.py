@@ -25,44 +25,52 @@ from petrun.tensors import Array
 from petrun.typing import JsonObject
 
 _PTUNING2 = MARK + "ptuning2_"
+_TABLE = "embedding.embedding_table"
 
 
 def from_mindpet(delta: Delta, alpha: float | None, sites: Sites | None = None) -> Delta:
     """A MindPet checkpoint as read -> the same delta in the net's names, with its algo and settings.
 
     `alpha`: LoRA's, which no checkpoint holds; `sites`: the model's, for virtual tokens.
-    Raises DeltaError: alpha missing or out of place, several algorithms in one file, a prefix that was never trained, a tensor without its
+    Raises DeltaError: alpha missing or out of path, several algorithms in one file, a prefix that was never trained, a tensor without its
     partner, shapes that do not go together, NaN or infinity.
     """
-    place = str(delta.path)
+    path = str(delta.path)
     found = _own_names(delta)
     algo = mindpet_algorithm(delta)
     codec = CODECS[_stored_algorithm(delta)]
     if alpha is not None and not codec.has_alpha:
-        raise DeltaError(f"{place}: is a MindPet {algo} delta, which has no alpha", hint="Leave --alpha out.")
+        raise DeltaError(f"{path}: is a MindPet {algo} delta, which has no alpha", hint="Leave --alpha out.")
     if codec.settings is None:
         assert codec.convert is not None
         return codec.convert(replace(delta, algo=algo), found, sites)
     shapes = {ours: delta.shapes[stored] for ours, stored in found.items()}
-    return _renamed(delta, found, algo, codec.settings(place, shapes, alpha))
+    return _renamed(delta, found, algo, codec.settings(path, shapes, alpha))
 
 
 def mindpet_algorithm(delta: Delta) -> str:
     """petrun's name for the algorithm of a MindPet checkpoint. Raises DeltaError where it is none that can be read."""
-    place, stored = str(delta.path), _stored_algorithm(delta)
+    path, stored = str(delta.path), _stored_algorithm(delta)
     if stored == UNTRAINED:
         raise DeltaError(
-            f"{place}: is a MindPet prefix delta, whose numbers were never trained: MindPet computes keys and values when the layer is "
+            f"{path}: is a MindPet prefix delta, whose numbers were never trained: MindPet computes keys and values when the layer is "
             "built, so no gradient reaches them, and its values are its keys",
             hint="Train again with --algo prefix or --algo ptuning2.",
         )
     names = [name for name, method in METHODS.items() if method.mindpet == stored]
     if not names:
         raise DeltaError(
-            f"{place}: is a MindPet {stored} delta, which is not supported",
+            f"{path}: is a MindPet {stored} delta, which is not supported",
             hint=f"petrun reads MindPet's checkpoints of these algorithms: {', '.join(CODECS)}.",
         )
     return names[0]
+
+
+def mindpet_tokens(delta: Delta) -> int:
+    """Return how many virtual tokens a MindPet checkpoint as read holds."""
+    return max(
+        (shape[0] for name, shape in delta.shapes.items() if current_name(name).endswith(_PTUNING2 + _TABLE)), default=0
+    )
 
 
 def _stored_algorithm(delta: Delta) -> str:
@@ -94,18 +102,18 @@ def _own_names(delta: Delta) -> dict[str, str]:
     return found
 
 
-def _lora_settings(place: str, shapes: Shapes, alpha: float | None) -> JsonObject:
+def _lora_settings(source: str, shapes: Shapes, alpha: float | None) -> JsonObject:
     paths = sorted(
         {name.removesuffix(leaf).removesuffix(".") for name in shapes for leaf in (LORA_A, LORA_B) if _is(name, leaf)}
     )
-    ranks = _ranks(place, shapes, paths)
+    ranks = _ranks(source, shapes, paths)
     if alpha is None:
         raise DeltaError(
-            f"{place}: MindPet's checkpoints do not hold alpha",
+            f"{source}: MindPet's checkpoints do not hold alpha",
             hint="Give the one it was trained with: --alpha.",
         )
     if isinstance(alpha, bool) or not math.isfinite(alpha) or alpha == 0:
-        raise DeltaError(f"{place}: alpha must be a number other than 0, not {alpha}")
+        raise DeltaError(f"{source}: alpha must be a number other than 0, not {alpha}")
     rank = Counter(ranks.values()).most_common(1)[0][0]
     return {
         "rank": rank,
@@ -121,16 +129,16 @@ def _is(name: str, leaf: str) -> bool:
     return name == leaf or name.endswith("." + leaf)
 
 
-def _ranks(place: str, shapes: Shapes, paths: list[str]) -> dict[str, int]:
+def _ranks(source: str, shapes: Shapes, paths: list[str]) -> dict[str, int]:
     ranks = {}
     for path in paths:
         start = f"{path}." if path else ""
         a, b = shapes.get(start + LORA_A), shapes.get(start + LORA_B)
         shown = path or "the net itself"
         if a is None or b is None:
-            raise DeltaError(f"{place}: {shown} has only one of the two LoRA matrices", hint="The file is incomplete.")
+            raise DeltaError(f"{source}: {shown} has only one of the two LoRA matrices", hint="The file is incomplete.")
         if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
-            raise DeltaError(f"{place}: the LoRA matrices of {shown}, {list(a)} and {list(b)}, do not multiply")
+            raise DeltaError(f"{source}: the LoRA matrices of {shown}, {list(a)} and {list(b)}, do not multiply")
         ranks[path] = a[0]
     return ranks
 
@@ -140,36 +148,36 @@ def _ptuning2(delta: Delta, found: Mapping[str, str], sites: Sites | None) -> De
 
     A projection is applied: E <- tanh(E W_in^T + b_in) W_out^T + b_out; petrun's own has another one for every layer.
     """
-    place = str(delta.path)
-    names = prefix_tables(place, sites)
+    path = str(delta.path)
+    names = prefix_tables(path, sites)
     assert sites is not None
     parts = {name.split(_PTUNING2, 1)[1]: stored for name, stored in found.items() if _PTUNING2 in name}
-    if "embedding.embedding_table" not in parts:
-        raise DeltaError(f"{place}: lacks {_PTUNING2}embedding.embedding_table", hint="The file is incomplete.")
-    table = _projected(place, {leaf: delta.tensors[stored] for leaf, stored in parts.items() if leaf != "prefix"})
+    if _TABLE not in parts:
+        raise DeltaError(f"{path}: lacks {_PTUNING2}{_TABLE}", hint="The file is incomplete.")
+    table = _projected(path, {leaf: delta.tensors[stored] for leaf, stored in parts.items() if leaf != "prefix"})
     width = 2 * sites.kv_heads * sites.head_dim
     if table.ndim != 2 or table.shape[1] != width * sites.layers:
         raise DeltaError(
-            f"{place}: its virtual tokens are {list(table.shape)}; this base has {sites.layers} layers of {sites.kv_heads} key/value "
+            f"{path}: its virtual tokens are {list(table.shape)}; this base has {sites.layers} layers of {sites.kv_heads} key/value "
             f"heads of width {sites.head_dim}, for which they would be {width * sites.layers} wide",
             hint="Check that --base is the model it was trained on.",
         )
     tensors = {name: np.ascontiguousarray(table[:, i * width : (i + 1) * width]) for i, name in enumerate(names)}
     tensors |= {name: delta.tensors[stored] for name, stored in found.items() if _PTUNING2 not in name}
     for name, values in tensors.items():
-        refuse_nonfinite(place, name, values)
+        refuse_nonfinite(path, name, values)
     config = {"tokens": table.shape[0], "projection": False}
     return replace(delta, tensors=tensors, config=config, digest=arrays_digest(tensors))
 
 
-def _projected(place: str, parts: Mapping[str, Array]) -> Array:
-    table = parts["embedding.embedding_table"]
+def _projected(path: str, parts: Mapping[str, Array]) -> Array:
+    table = parts[_TABLE]
     dense = [f"dense_{side}.{kind}" for side in ("in", "out") for kind in ("weight", "bias")]
     there = [leaf for leaf in dense if leaf in parts]
-    others = sorted(set(parts) - {"embedding.embedding_table", *dense})
+    others = sorted(set(parts) - {_TABLE, *dense})
     if others or (there and there != dense):
         wrong = f"holds {_PTUNING2}{others[0]}" if others else f"lacks {_PTUNING2}{next(iter(set(dense) - set(there)))}"
-        raise DeltaError(f"{place}: {wrong}, against the other tensors of its prefix encoder")
+        raise DeltaError(f"{path}: {wrong}, against the other tensors of its prefix encoder")
     if not there:
         return table
     w_in, b_in, w_out, b_out = (parts[leaf] for leaf in dense)
@@ -178,18 +186,18 @@ def _projected(place: str, parts: Mapping[str, Array]) -> Array:
         and w_in.shape[:1] == b_in.shape
         and w_out.shape == (b_out.shape[0], b_in.shape[0])
     ):
-        raise DeltaError(f"{place}: the matrices of its prefix encoder do not multiply")
+        raise DeltaError(f"{path}: the matrices of its prefix encoder do not multiply")
     projected: Array = np.tanh(table @ w_in.T + b_in) @ w_out.T + b_out
     return projected
 
 
-def _bias_settings(place: str, shapes: Shapes, alpha: float | None) -> JsonObject:
+def _bias_settings(path: str, shapes: Shapes, alpha: float | None) -> JsonObject:
     return {"bias_include": lone_biases(shapes)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Codec:
-    """How the checkpoints of one of MindPet's algorithms are read: their names say the settings, or they are converted."""
+    """Reads the checkpoints of one of MindPet's algorithms: their names say the settings, or they are converted."""
 
     settings: Callable[[str, Shapes, float | None], JsonObject] | None = None
     """(path for messages, name in the net -> shape, alpha) -> the settings. Such checkpoints are written as well. Raises DeltaError."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from petrun.interop.peft.lora_config import HARMLESS
 from petrun.interop.peft.reading import PREFIX, Reading
 from petrun.interop.peft.writing import Order, collect, common_fields, compact, plain, write_folder
 from petrun.tensors import Array
+from petrun.typing import JsonObject
 
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[ABE])(?:\.[^.]+)?")
 _OURS = {"A": ADALORA_A, "E": ADALORA_E, "B": ADALORA_B}
@@ -153,7 +153,7 @@ def write_adalora(order: Order) -> None:
     rank = config["rank"]
     width = config.get("init_rank") or -(-3 * rank // 2)
     given_up = any(not all(flags) for flags in kept.values())
-    exported: dict[str, Any] = {
+    exported: JsonObject = {
         **common_fields("ADALORA", order.task, order.base, export.heads),
         "init_r": width,
         "target_r": rank,

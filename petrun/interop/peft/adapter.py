@@ -24,7 +24,7 @@ from petrun.tensors import Array
 
 @dataclass(frozen=True)
 class Codec:
-    """How adapters of one peft_type are read and written."""
+    """Reads and writes adapters of one peft_type."""
 
     read: Callable[[Reading], Delta]
     write: Callable[[Order], None] | None = None
@@ -62,7 +62,7 @@ def from_peft(
 
 
 def peft_algo(delta: Delta) -> str:
-    """What a peft adapter as read will be here. Raises DeltaError for a kind that is not supported."""
+    """Return the algorithm that a peft adapter as read becomes. Raises DeltaError for a kind that is not supported."""
     kind = delta.config.get("peft_type")
     methods = [name for name, method in METHODS.items() if isinstance(method.peft, tuple) and kind in method.peft]
     if not isinstance(kind, str) or not methods:
@@ -71,6 +71,12 @@ def peft_algo(delta: Delta) -> str:
             hint=f"petrun reads adapters of these kinds: {', '.join(CODECS)}.",
         )
     return methods[0]
+
+
+def peft_tokens(delta: Delta) -> int:
+    """Return how many virtual tokens a peft adapter as read has."""
+    count = delta.config.get("num_virtual_tokens")
+    return count if isinstance(count, int) else 0
 
 
 def write_peft(
@@ -90,7 +96,7 @@ def write_peft(
     Raises DeltaError where peft has no form for the algorithm, or where the delta trains part of a module (peft saves modules
     whole); OutputError.
     """
-    # What is joined to it, as in lora+bitfit, trains values of the base or nothing.
+    # A method that joins it, as in lora+bitfit, trains values of the base or nothing.
     form = find_method(delta.algo).peft
     if isinstance(form, NotStored):
         raise DeltaError(

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from petrun.errors import DeltaError
+from petrun.typing import JsonObject
 
 # Fields of every kind that do not change what a trained adapter computes.
 _BOOKKEEPING = frozenset(
@@ -38,7 +38,7 @@ class Targets:
         return names_module(self.saved_modules, module)
 
     def targets_module(self, module: str) -> bool | None:
-        """Whether the config adapts `module`; None where only the model itself can tell (all-linear)."""
+        """Return whether the config adapts `module`; None where only the model itself can tell (all-linear)."""
         if self.is_saved(module) or names_module(self.excluded, module):
             return False
         if self.targets == "all-linear":
@@ -67,8 +67,8 @@ def names_module(patterns: str | tuple[str, ...], module: str) -> bool:
     return any(module == p or module.endswith("." + p) for p in patterns)
 
 
-def tying(raw: Mapping[str, Any]) -> tuple[bool, bool]:
-    """Whether ensure_weight_tying keeps the layers of a tied base alike: modules_to_save, or else the targets. Where neither names a
+def tying(raw: JsonObject) -> tuple[bool, bool]:
+    """Return whether ensure_weight_tying keeps the layers of a tied base alike: modules_to_save, or else the targets. Where neither names a
     layer by one of the two names that peft knows, the field does nothing (GPT-2's embedding is called wte).
 
     Source: peft 0.21, tuners/tuners_utils.py _check_tied_modules.
@@ -84,7 +84,7 @@ def tying(raw: Mapping[str, Any]) -> tuple[bool, bool]:
     return False, any(module.rpartition(".")[2] in _EMBEDDING_LAYERS for module in targets)
 
 
-def pattern_key(patterns: Mapping[str, Any], module: str) -> str:
+def pattern_key(patterns: Mapping[str, object], module: str) -> str:
     """The first key of rank_pattern or alpha_pattern that means `module`; `module` itself where none does."""
     return next((key for key in patterns if re.match(rf"(.*\.)?({key})$", module)), module)
 
@@ -92,7 +92,7 @@ def pattern_key(patterns: Mapping[str, Any], module: str) -> str:
 class Fields:
     """Typed reading of a config's fields; what is wrong is collected in `problems`."""
 
-    def __init__(self, raw: Mapping[str, Any]) -> None:
+    def __init__(self, raw: JsonObject) -> None:
         self.raw = raw
         self.problems: list[str] = []
 
@@ -107,12 +107,12 @@ class Fields:
         if self.raw.get("task_type") not in _TASKS:
             self.problems.append(f"task_type: {self.raw['task_type']!r} is not supported")
 
-    def raise_problems(self, place: str, hint: str) -> None:
+    def raise_problems(self, path: str, hint: str) -> None:
         """One DeltaError with every problem, where there is one."""
         if self.problems:
             several = len(self.problems) > 1
             raise DeltaError(
-                "\n  ".join([f"{place}:", *self.problems]) if several else f"{place}: {self.problems[0]}", hint=hint
+                "\n  ".join([f"{path}:", *self.problems]) if several else f"{path}: {self.problems[0]}", hint=hint
             )
 
     def targets(self) -> Targets:

@@ -68,7 +68,7 @@ def read_ia3(reading: Reading) -> Delta:
 
 
 def _is_inner(reading: Reading, module: str, shape: tuple[int, ...], feedforward: str | tuple[str, ...]) -> bool:
-    """Whether the layer is scaled at its input: the shape says so, and the config must agree."""
+    """Return whether the layer is scaled at its input: the shape says so, and the config must agree."""
     named = _is_feedforward(feedforward, module)
     wanted = "(1, in)" if named else "(out, 1)"
     if len(shape) != 2 or shape[0 if named else 1] != 1:
@@ -78,7 +78,7 @@ def _is_inner(reading: Reading, module: str, shape: tuple[int, ...], feedforward
 
 
 def _is_feedforward(patterns: str | tuple[str, ...], module: str) -> bool:
-    """As peft decides it: a list holds ends of paths, not only from a dot on."""
+    """Decide as peft does: a list holds ends of paths, not only from a dot on."""
     if isinstance(patterns, str):
         return bool(patterns) and re.fullmatch(patterns, module) is not None
     return any(module.endswith(pattern) for pattern in patterns)

@@ -14,14 +14,13 @@ Source: peft 0.21, tuners/lora/layer.py pissa_init and olora_init.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from petrun.delta.lora import LORA_A, LORA_A0, LORA_B, LORA_B0, LoraConfig
 from petrun.delta.lora.pissa import principal_factors
 from petrun.interop.peft.reading import Reading
 from petrun.tensors import Array
+from petrun.typing import JsonObject
 
 _LOST = 1e-5
 """A singular value below this share of the largest is rounding, float32."""
@@ -29,7 +28,7 @@ _DOUBTFUL = 1e-3
 """... and below this one may be, in a narrower type."""
 
 
-def with_start(reading: Reading, settings: dict[str, Any], init: str) -> dict[str, Any]:
+def with_start(reading: Reading, settings: JsonObject, init: str) -> JsonObject:
     """The settings of the variant "pissa", its A_0 and B_0 among what the reading has made; those of a plain LoRA where the base has
     them taken off already. `init`: pissa or olora. Problems are told to the reading."""
     config = LoraConfig.model_validate(settings)
@@ -76,7 +75,7 @@ def _weight(reading: Reading, path: str, init: str) -> Array | None:
     return reading.base_value(f"{path}.weight", f"init_lora_weights {init}: what was taken off {path}")
 
 
-def _as_pissa(settings: dict[str, Any], config: LoraConfig) -> dict[str, Any]:
+def _as_pissa(settings: JsonObject, config: LoraConfig) -> JsonObject:
     """rsLoRA's scale as alphas: one variant at a time here."""
     if config.variant != "rslora":
         return {**settings, "variant": "pissa"}

@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from petrun.algebra.pissa import as_plain_lora
 from petrun.checkpoint.delta import ADAPTER_CONFIG, Delta
@@ -22,6 +21,7 @@ from petrun.interop.peft.lora_config import LoraAdapter, parse_lora_config
 from petrun.interop.peft.reading import PREFIX, Reading
 from petrun.interop.peft.tokens import replace_rows
 from petrun.interop.peft.writing import Order, by_module, collect, common_fields, compact, plain, write_folder
+from petrun.typing import JsonObject
 
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])(?:\.(?!weight$)[^.]+)?\.weight")
 # Before peft 0.12 a vector of its own, since then the weight of a module; in either form the adapter's name may stand in it.
@@ -55,13 +55,13 @@ def read_lora(reading: Reading) -> Delta:
     if not layers and not reading.problems:
         reading.problems.append("it holds no lora_A and lora_B tensors")
     reading.raise_problems()
-    settings = _house_config(config, layers)
+    settings = _lora_settings(config, layers)
     if config.init:
         settings = with_start(reading, settings, config.init)
     return reading.finish(settings)
 
 
-def _house_config(config: LoraAdapter, layers: Mapping[str, _Layer]) -> dict[str, Any]:
+def _lora_settings(config: LoraAdapter, layers: Mapping[str, _Layer]) -> JsonObject:
     ranks = {path: config.rank_of(layer.module) for path, layer in layers.items()}
     alphas = {path: config.alpha_of(layer.module) for path, layer in layers.items()}
     alpha = config.alpha
@@ -131,7 +131,7 @@ class _Sorting:
         if table != (path in self.tables):
             self.problems.append(f"{stored}: {module} is {'a linear layer' if table else 'an embedding'}")
         if table:
-            self.reading.turned.add(f"{path}.{_OURS[factor]}")
+            self.reading.transposed.add(f"{path}.{_OURS[factor]}")
         layer = self._layers.setdefault(path, _Layer(module))
         if factor in layer.factors:
             self.problems.append(f"{stored} and {layer.factors[factor]} are the same matrix")

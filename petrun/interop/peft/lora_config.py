@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from petrun.interop.peft.config import Fields, Targets, pattern_key
+from petrun.typing import JsonObject
 
 # Initialisation, training and serving: nothing that changes what a trained adapter computes.
 HARMLESS = frozenset(
@@ -82,7 +82,7 @@ class LoraAdapter:
         return self.alpha_pattern.get(pattern_key(self.alpha_pattern, module), self.alpha)
 
 
-def parse_lora_config(place: str, raw: Mapping[str, Any]) -> LoraAdapter:
+def parse_lora_config(path: str, raw: JsonObject) -> LoraAdapter:
     """adapter_config.json -> LoraAdapter. Raises one DeltaError with every field that is wrong or not supported."""
     fields = Fields(raw)
     _refuse(fields)
@@ -100,7 +100,7 @@ def parse_lora_config(place: str, raw: Mapping[str, Any]) -> LoraAdapter:
         targets=_targets(fields),
     )
     fields.raise_problems(
-        place,
+        path,
         "petrun reads LoRA, rsLoRA, DoRA, PiSSA and OLoRA adapters, with heads, biases and per-layer ranks and alphas.",
     )
     return config
@@ -126,7 +126,7 @@ def _refuse(fields: Fields) -> None:
         problems.append(f"bias: {raw['bias']!r} is none of none, all, lora_only")
 
 
-def _repeated(raw: Mapping[str, Any]) -> str:
+def _repeated(raw: JsonObject) -> str:
     """pissa or olora: what these take off the base follows from its weights alone, and peft takes it off again whenever it loads the
     adapter. pissa is spelt in small letters, olora in any."""
     init = raw.get("init_lora_weights", True)

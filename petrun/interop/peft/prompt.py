@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from petrun.interop.peft.config import Fields
 from petrun.interop.peft.reading import Reading
 from petrun.interop.peft.writing import Order, collect, common_fields, refuse_lone_biases, write_folder
 from petrun.tensors import Array, TensorEntry
+from petrun.typing import JsonObject
 
 TABLE = "prompt_embeddings"
 _BEFORE_HEADS = "base_model."
@@ -140,7 +140,7 @@ def write_prompt(order: Order) -> None:
 
 
 def _write(
-    order: Order, kind: str, tables: tuple[str, ...], width: int, load: Callable[[], Array], fields: dict[str, Any]
+    order: Order, kind: str, tables: tuple[str, ...], width: int, load: Callable[[], Array], fields: JsonObject
 ) -> None:
     delta = order.delta
     lacking = [name for name in tables if name not in delta.tensors]

@@ -1,5 +1,5 @@
-"""What every kind of peft adapter file shares: modules become parameters, heads are read whole, and all that does not fit is told at
-once.
+"""Reads the parts that all kinds of peft adapter files share: modules become parameters, heads are read in full, and everything that
+does not fit is reported at once.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Reading:
         """Name in the net -> name in the file."""
         self.flat: set[str] = set()
         """Names in the net of vectors that the file spreads over two axes."""
-        self.turned: set[str] = set()
+        self.transposed: set[str] = set()
         """Names in the net of a method's own matrices that the file holds transposed."""
         self.columns: dict[str, tuple[int, int]] = {}
         """Name in the net -> the columns of the file's matrix that it is."""
@@ -106,7 +106,7 @@ class Reading:
         return sorted(paths, key=lambda path: order[path])
 
     def check_complete(self, targets: Targets, layers: Mapping[str, str], lacking: str) -> None:
-        """What the config adapts or saves must be in the file: peft would fill it with its initial numbers.
+        """Require the file to hold everything that the config adapts or saves: peft would fill it with its initial numbers.
 
         `layers`: path -> module of the layers that the file adapts; `lacking`: what a layer that it forgets lacks.
         """
@@ -141,8 +141,8 @@ class Reading:
             return None
         return self.base(parameter)
 
-    def _settle_shared(self) -> None:
-        """What peft computes where the base's layers share a matrix: a module of modules_to_save has a copy of its own, the other
+    def _resolve_shared(self) -> None:
+        """Do as peft does where the base's layers share a matrix: a module of modules_to_save has a copy of its own, the other
         module keeps the base's, and any other whole tensor goes into the one matrix of both."""
         for own, ours in self.shared.items():
             held = {name: self.found.pop(name) for name in (ours, own) if name in self.found}
@@ -188,12 +188,12 @@ class Reading:
     def finish(self, config: JsonObject) -> Delta:
         """The delta in the net's names. Raises DeltaError for the problems, and for NaN or infinity."""
         if not self.problems:
-            self._settle_shared()
+            self._resolve_shared()
         self.raise_problems()
         assert isinstance(self.delta.tensors, LazyTensors)
         # A whole matrix of GPT-2's Conv1D is stored (in, out).
-        turned = {ours for ours in self.found if ours in self.names and self.names[ours].transpose}
-        tensors = self.delta.tensors.renamed(self.found, turned | self.turned, self.flat, self.columns)
+        transposed = {ours for ours in self.found if ours in self.names and self.names[ours].transpose}
+        tensors = self.delta.tensors.renamed(self.found, transposed | self.transposed, self.flat, self.columns)
         digest = tensors.checked_digest()
         if not self.made:
             return replace(self.delta, tensors=tensors, algo=self.algo, config=config, digest=digest)

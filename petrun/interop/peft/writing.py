@@ -1,4 +1,4 @@
-"""What every kind of peft adapter folder shares on the way out: names, heads, biases and the two files."""
+"""Writes the parts that all kinds of peft adapter folders share: names, heads, biases and the two files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,13 +18,14 @@ from petrun.graph.sites import Sites
 from petrun.interop.peft.reading import PREFIX
 from petrun.models.base import StoredName
 from petrun.tensors import Array, TensorEntry, atomic_file, atomic_folder, write_safetensors
+from petrun.typing import JsonObject
 
 Shaped = Callable[[str, tuple[int, ...]], tuple[int, ...]]
 """(parameter name, its shape) -> the shape in peft's file."""
 
 
 _TABLE_LEAVES = {LORA_A: "lora_embedding_B", LORA_B: "lora_embedding_A"}
-"""Of an embedding peft stores both factors transposed: A (R, V) and B (H, R)."""
+"""peft stores both factors of an embedding transposed: A (R, V) and B (H, R)."""
 
 
 def same_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -34,7 +34,7 @@ def same_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What is to be written: a delta, as an adapter folder that peft loads."""
+    """An export that was asked for: a delta, as an adapter folder that peft loads."""
 
     delta: Delta
     names: Mapping[str, StoredName]
@@ -43,7 +43,7 @@ class Order:
     task: str | None = None
     """petrun's (classify, lm, instruct), for peft's task_type."""
     base: str | None = None
-    """What peft is to load the base from."""
+    """Name or path from which peft loads the base."""
     sites: Sites | None = None
 
 
@@ -97,11 +97,11 @@ def collect(
         else:
             stored = f"{module}.{leaf}"
             export.heads.add(module)
-        turned = in_table or (not factor and names[parameter].transpose)
-        shape = tuple(reversed(delta.shapes[name])) if turned else delta.shapes[name]
+        transposed = in_table or (not factor and names[parameter].transpose)
+        shape = tuple(reversed(delta.shapes[name])) if transposed else delta.shapes[name]
         shape = shaped(name, shape) if factor else shape
         export.entries.append(
-            TensorEntry(prefix + stored, shape, "float32", partial(_values, delta, name, turned, shape))
+            TensorEntry(prefix + stored, shape, "float32", partial(_values, delta, name, transposed, shape))
         )
     _check_whole(delta, names, export.heads)
     return export
@@ -131,12 +131,12 @@ def refuse_lone_biases(delta: Delta, export: Export, kind: str) -> None:
         )
 
 
-def _values(delta: Delta, name: str, turned: bool, shape: tuple[int, ...]) -> Array:
+def _values(delta: Delta, name: str, transposed: bool, shape: tuple[int, ...]) -> Array:
     values = delta.tensors[name]
-    return np.ascontiguousarray(values.T if turned else values).reshape(shape)
+    return np.ascontiguousarray(values.T if transposed else values).reshape(shape)
 
 
-def common_fields(kind: str, task: str | None, base: str | None, heads: set[str]) -> dict[str, Any]:
+def common_fields(kind: str, task: str | None, base: str | None, heads: set[str]) -> JsonObject:
     """The fields that every adapter_config.json begins with. `task`: petrun's (classify, lm, instruct)."""
     return {
         "peft_type": kind,
@@ -154,7 +154,7 @@ def _task_type(task: str | None, heads: set[str]) -> str | None:
     return "CAUSAL_LM" if task in ("lm", "instruct") else None
 
 
-def write_folder(out: Path, config: Mapping[str, Any], entries: Iterable[TensorEntry]) -> None:
+def write_folder(out: Path, config: JsonObject, entries: Iterable[TensorEntry]) -> None:
     """adapter_config.json + adapter_model.safetensors, both or none. Raises OutputError."""
     with atomic_folder(out) as folder:
         write_safetensors(folder / ADAPTER_WEIGHTS, list(entries), {"format": "pt"})
@@ -170,11 +170,11 @@ def compact(modules: set[str], stored: Iterable[StoredName]) -> list[str]:
     return sorted(leaves if alike == modules else modules)
 
 
-def by_module(pattern: Mapping[str, Any], modules: Mapping[str, str]) -> dict[str, Any]:
+def by_module(pattern: JsonObject, modules: Mapping[str, str]) -> JsonObject:
     """path -> value as peft's regular expression -> value."""
     return {f"^{re.escape(modules[path])}": plain(value) for path, value in pattern.items() if path in modules}
 
 
-def plain(value: Any) -> Any:
+def plain(value: float) -> float:
     """16.0 as 16: peft's alpha is an int."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from petrun import console
-from petrun.checkpoint.training_state import read_state, save_state, save_state_pieces, steps_of
+from petrun.checkpoint.training_state import read_state, save_state, save_state_shards, steps_of
 from petrun.cluster.world import World
 from petrun.config.schema import TrainConfig
 from petrun.errors import WeightsError
@@ -106,7 +106,7 @@ class Checkpointer:
                 self.config.keep_states,
             )
             if shards is not None:
-                save_state_pieces(self.out.states, progress.step, *content, shards)
+                save_state_shards(self.out.states, progress.step, *content, shards)
             else:
                 save_state(self.out.states, progress.step, *content)
         self.saved_step, self.saved_at = progress.step, time.monotonic()

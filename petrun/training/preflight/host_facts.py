@@ -16,6 +16,7 @@ import mindspore
 
 from petrun import __version__
 from petrun.config.schema import RunConfig
+from petrun.delta import find_method
 from petrun.tensors.output import existing_parent
 
 _WHOLE_BYTES = 64 * 1024 * 1024
@@ -118,7 +119,7 @@ def fingerprint(path: Path) -> str:
 def disk(config: RunConfig, out: Path) -> dict[str, Any]:
     """Free bytes where the run folder will lie, and how many the run needs at least. Raises OSError."""
     needed = 256 * 1024 * 1024
-    if "full" in config.algo.split("+") and config.model.base is not None:
+    if find_method(config.algo).trains == "all" and config.model.base is not None:
         base = Path(config.model.base).expanduser()
         files = (
             [base] if base.is_file() else [path for path in base.rglob("*") if path.suffix in (".safetensors", ".ckpt")]

@@ -8,7 +8,7 @@ from mindspore import Tensor, nn
 from petrun.delta import METHODS, AdapterDense, LowRankAdapterDense, PrefixEncoder
 from petrun.errors import DeltaError
 from petrun.graph.sites import Sites
-from petrun.interop.convert import algo_of, from_mindpet, to_house
+from petrun.interop.convert import algo_of, from_mindpet, to_net_names
 
 SITES = Sites(linears={"a": "body.*"}, cores="layers.*.core", layers=2, kv_heads=2, head_dim=3)
 
@@ -76,7 +76,7 @@ def test_adapters(write, algo, mark):
     saved = {n: v for n, v in values.items() if "mindpet_delta_" in n or n.startswith("head.")}
     raw = write(with_state({n.replace("mindpet_delta_", mark): v for n, v in saved.items()}))
     assert algo_of(raw) == algo
-    delta = to_house(raw, {})
+    delta = to_net_names(raw, {})
     assert (delta.algo, delta.config) == (algo, settings) and len(delta.digest) == 64
     assert set(delta.tensors) == set(saved)
     ours = loaded_into_plain_net(delta, values)
@@ -183,7 +183,7 @@ class TestBitfit:
         saved = {n: v for n, v in values.items() if n in self.BIASES or n.startswith("head.")}
         raw = write(with_state(saved))
         assert raw.origin == "mindpet" and algo_of(raw) == "bitfit"
-        delta = to_house(raw, {})
+        delta = to_net_names(raw, {})
         # MindPet's mode leaves out the shifts of LayerNorms.
         assert delta.config == {"bias_include": list(self.BIASES)} and set(delta.tensors) == set(saved)
         ours = loaded_into_plain_net(delta, values)

@@ -6,7 +6,7 @@ import pytest
 from petrun.checkpoint.delta import read_delta
 from petrun.delta.lora import LoraConfig
 from petrun.errors import DeltaError
-from petrun.interop.convert import from_mindpet, to_house
+from petrun.interop.convert import from_mindpet, to_net_names
 
 A, B = np.full((4, 6), 2, np.float32), np.full((5, 4), 3, np.float32)
 
@@ -81,7 +81,7 @@ GOOD = {"q.mindpet_delta_lora_a": A, "q.mindpet_delta_lora_b": B}
 
 def test_alpha_is_never_guessed(write):
     with pytest.raises(DeltaError, match="MindPet's checkpoints do not hold alpha") as caught:
-        to_house(write(GOOD), {}, alpha=None)
+        to_net_names(write(GOOD), {}, alpha=None)
     assert "--alpha" in caught.value.hint
     for alpha in (0, float("nan"), True):
         with pytest.raises(DeltaError, match="alpha must be a number other than 0"):

@@ -45,7 +45,7 @@ CASES = {
     "adapted-alike": (
         "llama",
         {"target_modules": ["q", "embed"], **TIE},
-        "table:embed turned:head base:embed base:head",
+        "table:embed transposed:head base:embed base:head",
     ),
     "saved-and-adapted": (
         "llama gpt2",
@@ -120,7 +120,7 @@ def tensors_of(name, base, stored):
         elif kind == "table":
             add(f"{module}.lora_embedding_A", RANK, VOCAB)
             add(f"{module}.lora_embedding_B", HIDDEN, RANK)
-        elif kind == "turned":
+        elif kind == "transposed":
             table = f"base_model.model.{names['embed']}.lora_embedding_"
             found[f"base_model.model.{module}.lora_A.weight"] = np.ascontiguousarray(found[table + "B"].T)
             found[f"base_model.model.{module}.lora_B.weight"] = np.ascontiguousarray(found[table + "A"].T)

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 from petrun.checkpoint.delta import read_delta
 from petrun.delta.lora import LORA_A, LORA_B, LoraConfig, merge
 from petrun.errors import DeltaError, OutputError
-from petrun.interop.convert import from_peft, to_house, trained_classes, write_peft
+from petrun.interop.convert import from_peft, to_net_names, trained_classes, write_peft
 from petrun.interop.peft.lora_config import parse_lora_config
 from petrun.tensors import TensorEntry, open_tensors, write_safetensors
 from tests.checkpoint.toy_family import PREFIXES
@@ -430,9 +430,9 @@ class TestExport:
 
 def test_petruns_own_and_converted_ones_pass_unchanged(make_delta, write_adapter, names):
     delta = make_delta({"norm.weight": np.ones(6, np.float32)}, "full")
-    assert to_house(delta, names) is delta
-    converted = to_house(read_delta(write_adapter(factors())), names)
-    assert to_house(converted, names) is converted
+    assert to_net_names(delta, names) is delta
+    converted = to_net_names(read_delta(write_adapter(factors())), names)
+    assert to_net_names(converted, names) is converted
 
 
 def of_the_reference(shared, family, method):
@@ -442,7 +442,7 @@ def of_the_reference(shared, family, method):
     record = next(f for f in FAMILIES.values() if family in f.model_types)
     parsed = record.parse(json.loads((case / "base" / "config.json").read_text()))
     names, sites = record.names(parsed), record.sites(parsed)
-    return case, names, sites, to_house(read_delta(case / method), names, record.prefixes, sites=sites)
+    return case, names, sites, to_net_names(read_delta(case / method), names, record.prefixes, sites=sites)
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "qwen2"])

@@ -11,6 +11,7 @@ from petrun.checkpoint.delta import read_delta
 from petrun.commands import export, merge
 from petrun.errors import ConfigError, DeltaError
 from petrun.inference.assembly import attach_delta, fit_delta, set_delta
+from petrun.inference.delta_opener import DeltaSources
 from petrun.inference.generation.session import Session
 from petrun.models.factory import load_model
 from tests.interop.peft.interop import exact_base
@@ -57,8 +58,7 @@ def with_delta(base, delta):
 
 
 def merged(base, adapter, out):
-    options = {"family": None, "alpha": None, "dtype": None, "max_shard_size": None}
-    merge.run(base=str(base), deltas=[str(adapter)], out=str(out), **options)
+    merge.run([str(adapter)], out=str(out), sources=DeltaSources(base=str(base)))
     return load_model(out)
 
 

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 from petrun.checkpoint.delta import read_delta
 from petrun.errors import DeltaError
 from petrun.graph.sites import Sites
-from petrun.interop.convert import algo_of, from_peft, to_house, trained_classes, write_peft
+from petrun.interop.convert import algo_of, from_peft, to_net_names, trained_classes, write_peft
 from tests.checkpoint.toy_family import HIDDEN, PREFIXES
 
 P, LAYERS, HEADS, WIDTH = 4, 2, 3, 2
@@ -66,7 +66,7 @@ def test_tables_and_heads(write_tokens, names, kind):
     folder = write_tokens(kind, {"prompt_embeddings": table, **HEAD}, modules_to_save=["classifier", "score"] * 2)
     raw = read_delta(folder)
     assert algo_of(raw) == algo and trained_classes(raw) == 3
-    delta = to_house(raw, names, PREFIXES, sites=SITES)
+    delta = to_net_names(raw, names, PREFIXES, sites=SITES)
     assert delta.algo == algo and len(delta.digest) == 64
     assert delta.config == {"tokens": P, "projection": False} if algo == "ptuning2" else {"tokens": P}
     tables = PREFIX_TABLES if algo == "ptuning2" else [PROMPT_TABLE]

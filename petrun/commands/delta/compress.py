@@ -1,0 +1,21 @@
+"""`petrun delta compress`: a delta whose layers have fewer ranks."""
+
+from __future__ import annotations
+
+from petrun.algebra.low_rank import Keep
+from petrun.algebra.sums import compressed
+from petrun.checkpoint.derived import source_line
+from petrun.commands.delta.files import check_out, write
+from petrun.commands.delta.sums import operation
+from petrun.errors import ConfigError
+from petrun.inference.delta_opener import DeltaOpener, DeltaSources
+
+
+def run(delta: str, *, out: str | None, rank: int | None, energy: float | None, sources: DeltaSources) -> None:
+    """Write the delta with every layer truncated to fewer ranks. Raises ConfigError, DeltaError for a delta without ranks."""
+    path = check_out(out)
+    keep = Keep(rank, energy)
+    if keep.everything:
+        raise ConfigError("--rank or --energy is missing: how much to keep", hint="Example: --energy 0.99")
+    (given,) = DeltaOpener(sources)(delta)
+    write(path, [given], compressed(given, keep), [operation("compress", None, keep), source_line(given)])

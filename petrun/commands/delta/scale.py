@@ -1,0 +1,21 @@
+"""`petrun delta scale`: a delta times a factor."""
+
+from __future__ import annotations
+
+from petrun.algebra.sums import Term
+from petrun.checkpoint.derived import source_line
+from petrun.commands.delta.files import check_out, write
+from petrun.commands.delta.sums import total
+from petrun.errors import ConfigError
+from petrun.inference.delta_opener import DeltaOpener, DeltaSources
+
+
+def run(delta: str, factor: float, *, out: str | None, sources: DeltaSources) -> None:
+    """Write the delta times a factor. Raises ConfigError for 0 and what is not finite, DeltaError for a delta that is no sum."""
+    path = check_out(out)
+    if factor == 0.0 or factor != factor or abs(factor) == float("inf"):
+        raise ConfigError(f"{factor}: a factor is a finite number other than 0")
+    opener = DeltaOpener(sources)
+    (given,) = opener(delta)
+    made = total([Term(given, factor)], opener)
+    write(path, [given], made, [f"scale by {factor:g}", source_line(given)])

@@ -1,0 +1,117 @@
+"""Opens deltas of any tool with petrun's names, their settings complete, and a manifest that fits their base."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from petrun.checkpoint.base_arrays import BaseArrays
+from petrun.checkpoint.delta import Delta, read_delta
+from petrun.checkpoint.delta_method import method_of
+from petrun.checkpoint.delta_tensors import arrays_digest
+from petrun.checkpoint.derived import adopted
+from petrun.errors import ConfigError
+from petrun.inference.assembly import require_matching_base, require_matching_family, strategy_path
+from petrun.inference.stored_base import StoredBase, stored_base
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeltaSources:
+    """Where a base and its deltas are, as the user said it."""
+
+    base: str | None = None
+    """None: the embedded base."""
+    family: str | None = None
+    alpha: float | None = None
+    """LoRA's scale, which MindPet's checkpoints do not hold."""
+    base_strategy: str | None = None
+    """Strategy file or folder of a base in the files of a job's ranks."""
+    delta_strategy: str | None = None
+
+
+@dataclass(frozen=True)
+class WeightedPath:
+    """`a.ckpt:0.7` as typed."""
+
+    path: str
+    weight: float
+
+
+def weighted_path(text: str) -> WeightedPath:
+    """`PATH:WEIGHT`, or a path alone, of weight 1. A path that exists with the colon in it is a path. Raises ConfigError."""
+    path, mark, number = text.rpartition(":")
+    if not mark or Path(text).expanduser().exists():
+        return WeightedPath(text, 1.0)
+    try:
+        weight = float(number)
+    except ValueError:
+        raise ConfigError(f"{text}: {number!r} is not a weight", hint="Example: runs/a.ckpt:0.7") from None
+    if not math.isfinite(weight) or weight == 0.0:
+        raise ConfigError(f"{text}: a weight is a finite number other than 0")
+    return WeightedPath(path, weight)
+
+
+class DeltaOpener:
+    """Opens deltas in petrun's names; the base is touched only where something asks for it."""
+
+    def __init__(self, sources: DeltaSources, model: StoredBase | None = None) -> None:
+        """model: the base, opened already."""
+        self.sources = sources
+        self._base = model
+        self._digest: str | None = None
+
+    @property
+    def base(self) -> StoredBase:
+        if self._base is None:
+            self._base = stored_base(self.sources.base, self.sources.family, self.sources.base_strategy)
+        return self._base
+
+    def digest(self) -> str:
+        """The base's identity; every tensor is read, once."""
+        if self._digest is None:
+            self._digest = self.base.digest()
+        return self._digest
+
+    def __call__(self, *paths: str) -> list[Delta]:
+        """The deltas with their settings complete and a manifest. One of another tool is fitted to the base, and gets its identity.
+
+        Raises DeltaError, also for a base given that is not a delta's own; ModelError; ConfigError for --alpha that none of them needs.
+        """
+        read = [read_delta(Path(path).expanduser(), strategy_path(self.sources.delta_strategy)) for path in paths]
+        if self.sources.alpha is not None and all(delta.origin != "mindpet" for delta in read):
+            raise ConfigError(
+                f"--alpha is for MindPet checkpoints: {paths[0]} states its own",
+                hint="Leave --alpha out; it is in the delta.",
+            )
+        return [self._fitted(delta) for delta in read]
+
+    def _fitted(self, given: Delta) -> Delta:
+        if given.manifest is not None:
+            if self.sources.base is not None:
+                require_matching_family(given, self.base.raw)
+                require_matching_base(given, self.digest())
+            return self._complete(given)
+        base, alpha = self.base, self.sources.alpha if given.origin == "mindpet" else None
+        arrays = base.arrays()
+        fitted = self._with_heads(base.fit(given, alpha), arrays)
+        identity = base.identity(arrays, self.digest())
+        model_type = base.raw.get("model_type", base.family)
+        fitted = self._complete(fitted)
+        return replace(fitted, manifest=adopted(fitted, identity, base.family, model_type, base.raw))
+
+    @staticmethod
+    def _complete(delta: Delta) -> Delta:
+        _, config = method_of(delta.algo, delta.config, delta.path)
+        return replace(delta, config=config.model_dump(mode="json"))
+
+    def _with_heads(self, delta: Delta, arrays: BaseArrays) -> Delta:
+        """petrun's own deltas bring the task's head always: one of another tool that left it alone brings the base's."""
+        patterns = self.base.sites.trained_heads if self.base.sites else ()
+        heads = [name for name in self.base.names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        lacking = {name: arrays[name] for name in heads if name not in delta.tensors and name in arrays}
+        if not lacking:
+            return delta
+        tensors = {**{name: delta.tensors[name] for name in delta.tensors}, **lacking}
+        return replace(delta, tensors=tensors, digest=arrays_digest(tensors))
