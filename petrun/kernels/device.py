@@ -6,4 +6,5 @@ import mindspore as ms
 
 
 def on_ascend() -> bool:
+    """True where cells that are built now are for an Ascend card."""
     return bool(ms.get_context("device_target") == "Ascend")

@@ -213,6 +213,7 @@ def build(
     dropout_seed: int = 0,
     num_labels: int | None = None,
 ) -> nn.Cell:
+    """Build the net, its parameters zeros named by their paths. See Family.build."""
     return named(Bert(config, DTYPES[compute_dtype], dropout_seed, num_labels or 2))
 
 
@@ -229,6 +230,7 @@ _CELLS = {
 
 
 def names(config: BertConfig) -> dict[str, StoredName]:
+    """Name every parameter as transformers saves it."""
     table = {
         "embeddings.word.weight": StoredName(name="bert.embeddings.word_embeddings.weight"),
         "embeddings.position.weight": StoredName(name="bert.embeddings.position_embeddings.weight"),
@@ -265,6 +267,7 @@ _SPLITS = {
 
 
 def sites(config: BertConfig) -> Sites:
+    """Describe where deltas go in, and how the cells are sharded."""
     return Sites(
         linears={
             "q": "layers.*.attn.q",

@@ -207,6 +207,7 @@ class Gpt2(nn.Cell):
 def build(
     config: Gpt2Config, *, compute_dtype: str = "float32", dropout_seed: int = 0, num_labels: int | None = None
 ) -> nn.Cell:
+    """Build the net, its parameters zeros named by their paths. See Family.build."""
     return named(Gpt2(config, DTYPES[compute_dtype], dropout_seed))
 
 
@@ -215,6 +216,7 @@ _NORMS = {"attn_norm": "ln_1", "mlp_norm": "ln_2"}
 
 
 def names(config: Gpt2Config) -> dict[str, StoredName]:
+    """Name every parameter as transformers saves it."""
     table = {
         "embed.weight": StoredName(name="transformer.wte.weight", also=tied_head(config.tied)),
         "positions.weight": StoredName(name="transformer.wpe.weight"),
@@ -251,6 +253,7 @@ _SPLITS = {
 
 
 def sites(config: Gpt2Config) -> Sites:
+    """Describe where deltas go in, and how the cells are sharded."""
     return Sites(
         linears={ours.rpartition(".")[2]: f"layers.*.{ours}" for ours in _CONV1D},
         default_roles=("qkv",),

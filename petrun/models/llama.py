@@ -211,6 +211,7 @@ class Llama(nn.Cell):
 def build(
     config: LlamaConfig, *, compute_dtype: str = "float32", dropout_seed: int = 0, num_labels: int | None = None
 ) -> nn.Cell:
+    """Build the net, its parameters zeros named by their paths. See Family.build."""
     return named(Llama(config, DTYPES[compute_dtype], dropout_seed))
 
 
@@ -228,6 +229,7 @@ _CELLS = {
 
 
 def names(config: LlamaConfig) -> dict[str, StoredName]:
+    """Name every parameter as transformers saves it."""
     table = {
         "embed.weight": StoredName(name="model.embed_tokens.weight", also=tied_head(config.tied)),
         "norm.weight": StoredName(name="model.norm.weight"),
@@ -272,6 +274,7 @@ _SPLITS = {
 
 
 def sites(config: LlamaConfig) -> Sites:
+    """Describe where deltas go in, and how the cells are sharded."""
     return Sites(
         linears={ours.rpartition(".")[2]: f"layers.*.{ours}" for ours in _CELLS if "." in ours},
         default_roles=("q", "v"),

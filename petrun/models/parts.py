@@ -69,6 +69,7 @@ class Dense(nn.Dense):
 
 
 def dense(wide_in: int, wide_out: int, dtype: DType, bias: bool = True) -> Dense:
+    """Make a linear layer whose parameters are zeros."""
     return Dense(wide_in, wide_out, weight_init="zeros", bias_init="zeros", has_bias=bias, dtype=dtype)
 
 
@@ -122,6 +123,7 @@ ACTIVATIONS: Mapping[str, type[nn.Cell]] = {
 
 
 def activation(name: str) -> nn.Cell:
+    """Make the activation of one of the names in ACTIVATIONS."""
     return ACTIVATIONS[name]()
 
 

@@ -38,6 +38,8 @@ _BENIGN = ("type", "rope_type", "finetuned", "truncate", "partial_rotary_factor"
 
 @dataclass(frozen=True, kw_only=True)
 class Rope:
+    """Rotary positions as config.json describes them."""
+
     kind: str
     theta: float
     width: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from mindspore import CheckpointConfig, ModelCheckpoint, Tensor, nn, save_checkpoint
 from mindspore.experimental.optim import Optimizer
@@ -18,6 +18,15 @@ from mindspore.train.serialization import _get_merged_param_data
 from petrun.errors import TrainingError
 from petrun.mindpet.utils.exceptions import AbsolutePathError, LinkPathError
 from petrun.typing import Cell, Parameter
+
+
+class CallbackParams(Protocol):
+    """The part of MindSpore's callback parameters that is read here."""
+
+    cur_step_num: int
+    cur_epoch_num: int
+    batch_num: int
+    train_network: Cell
 
 
 def trained_parameters(network: Cell) -> list[Parameter]:
@@ -69,7 +78,7 @@ class TrainableParamsCheckPoint(ModelCheckpoint):
             )
         return saved
 
-    def set_train_info(self, cb_params: Any, cur_step_num: int) -> None:
+    def set_train_info(self, cb_params: CallbackParams, cur_step_num: int) -> None:
         """Remove files beyond what the configuration keeps, and note epoch and step."""
         if self._config.keep_checkpoint_max and 0 < self._config.keep_checkpoint_max <= self._manager.ckpoint_num:
             self._manager.remove_oldest_ckpoint_file()
@@ -86,7 +95,7 @@ class TrainableParamsCheckPoint(ModelCheckpoint):
         if self._cur_time_for_keep - self._last_time_for_keep < minutes * 60:
             self._manager.keep_one_ckpoint_per_minutes(minutes, self._cur_time_for_keep)
 
-    def _save_ckpt(self, cb_params: Any, force_to_save: bool = False) -> None:
+    def _save_ckpt(self, cb_params: CallbackParams, force_to_save: bool = False) -> None:
         """MindSpore calls this at the end of every step and of the training."""
         step = cb_params.cur_step_num
         if step == self._last_triggered_step:

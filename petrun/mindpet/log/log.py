@@ -29,7 +29,7 @@ class _Source(logging.Filter):
         return True
 
 
-def get_logger(logger_name: str = "mx_logger", **kwargs: Any) -> logging.Logger:
+def get_logger(logger_name: str = "mx_logger", **kwargs: object) -> logging.Logger:
     """The logger of that name, made at the first call: MindPet's signature.
 
     Args: to_std: write to the standard output, by default True. stdout_level: from which level on, by default INFO. stdout_format: of
@@ -53,7 +53,7 @@ def get_logger(logger_name: str = "mx_logger", **kwargs: Any) -> logging.Logger:
     if kwargs.get("to_std", True):
         handler = logging.StreamHandler(sys.stdout)
         handler.setLevel(level)
-        handler.setFormatter(logging.Formatter(kwargs.get("stdout_format") or _FORMAT))
+        handler.setFormatter(logging.Formatter(str(kwargs.get("stdout_format") or _FORMAT)))
         made.addHandler(handler)
     else:
         made.addHandler(logging.NullHandler())
