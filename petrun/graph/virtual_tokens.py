@@ -40,11 +40,11 @@ class PrefixedCore(nn.Cell):
         super().__init__()
         self.core = core
         self.encoder = encoder
-        self.pick, self.widen, self.join, self.is_cut = ops.StridedSlice(), ops.Tile(), ops.Concat(2), False
+        self.pick, self.widen, self.join, self.is_sharded = ops.StridedSlice(), ops.Tile(), ops.Concat(2), False
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
         """The core as its role says. What gives the prefix is whole on each rank, which takes its heads of it."""
-        self.is_cut = True
+        self.is_sharded = True
         self.core.set_layout(how, dp, tp)
         _lay_out_whole(self.encoder)
         heads = (dp, tp, 1, 1)
@@ -55,7 +55,7 @@ class PrefixedCore(nn.Cell):
     def widened(self, learned: Tensor, which: int, rows: int) -> Tensor:
         """Keys (0) or values (1) of the prefix, once a row: (B, N_kv, P, D)."""
         _, heads, count, width = learned.shape
-        if self.is_cut:
+        if self.is_sharded:
             one = self.pick(learned, (which, 0, 0, 0), (which + 1, heads, count, width), (1, 1, 1, 1))
             return self.widen(one, (rows, 1, 1, 1))
         return ops.broadcast_to(learned[which : which + 1], (rows, heads, count, width))

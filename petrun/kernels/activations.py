@@ -51,11 +51,11 @@ class Gelu(fused.FusedCell):
         self.is_fused = library is not None
         self.fused = fused.if_built(fused.gelu, library)
         self.on_ascend = on_ascend()
-        self.is_cut = False
+        self.is_sharded = False
         self.scale, self.half, self.times, self.add, self.erf = ops.Mul(), ops.Mul(), ops.Mul(), ops.Add(), ops.Erf()
 
     def construct(self, x: Tensor) -> Tensor:
-        if self.on_ascend and not self.is_cut:
+        if self.on_ascend and not self.is_sharded:
             return mint.nn.functional.gelu(x)
         # In half precision 1 + erf(x) keeps almost nothing of a negative x.
         wide = ops.cast(x, ms.float32)
@@ -71,7 +71,7 @@ class Gelu(fused.FusedCell):
             operator.shard((wide, ()))
         self.erf.shard((wide,))
         self.times.shard((wide, wide))
-        self.is_cut = True
+        self.is_sharded = True
 
 
 class GeluTanh(fused.FusedCell):
@@ -87,11 +87,11 @@ class GeluTanh(fused.FusedCell):
         self.is_fused = library is not None
         self.fused = fused.if_built(fused.gelu_tanh, library)
         self.on_ascend = on_ascend()
-        self.is_cut = False
+        self.is_sharded = False
         self.primitive = ops.GeLU()
 
     def construct(self, x: Tensor) -> Tensor:
-        if self.is_cut:
+        if self.is_sharded:
             return self.primitive(x)
         if self.on_ascend:
             return mint.nn.functional.gelu(x, approximate="tanh")
@@ -103,9 +103,9 @@ class GeluTanh(fused.FusedCell):
         return ops.cast(wide * ops.sigmoid(inner), x.dtype)
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """(B, T, F): features over tp ranks. The operator that mint calls cannot be cut; this one is the same formula."""
+        """(B, T, F): features over tp ranks. The operator that mint calls cannot be sharded; this one is the same formula."""
         self.primitive.shard(((dp, 1, tp),))
-        self.is_cut = True
+        self.is_sharded = True
 
 
 class SiluMul(fused.FusedCell):

@@ -74,7 +74,7 @@ class Attention(fused.FusedCell):
         return self.values(ops.cast(self.weighed(probs, visible), q.dtype), v)
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """Heads over tp ranks, and the mask's rows over dp: an operator without a strategy MindSpore cuts by its first axis alone, and
+        """Heads over tp ranks, and the mask's rows over dp: an operator without a strategy MindSpore shards by its first axis alone, and
         sends what lies between them."""
         heads, rows = (dp, tp, 1, 1), (dp, 1, 1, 1)
         self.scores.shard((heads, heads))

@@ -48,7 +48,7 @@ def _counter(stage: int) -> Parameter:
     # Apart from step_counter, whose cache would hold one counter for step_counter() and another for step_counter(0).
     name = f"petrun_dropout_step_{stage}" if stage else "petrun_dropout_step"
     counter = Parameter(Tensor(0, ms.int32), name=name, requires_grad=False)
-    # MindSpore crashes where it cuts a scalar over the ranks of an optimizer that is split.
+    # MindSpore crashes where it shards a scalar over the ranks of an optimizer that is split.
     counter.parallel_optimizer = False
     return counter
 
@@ -122,15 +122,15 @@ class KeepMask(nn.Cell):
         self.both = ops.BitwiseAnd()
         self.divide = ops.FloorDiv()
         self.xor = ops.BitwiseXor()
-        # Those of the mask, apart from those of the key's scalars: over several ranks they are cut.
+        # Those of the mask, apart from those of the key's scalars: over several ranks they are sharded.
         self.mask_shift, self.mask_both, self.mask_xor = ops.RightShift(), ops.BitwiseAnd(), ops.BitwiseXor()
         self.index, self.by_key = ops.Add(), ops.BitwiseXor()
         self.first_times, self.last_times, self.add, self.reaches = ops.Mul(), ops.Mul(), ops.Add(), ops.GreaterEqual()
-        self.ranks, self.is_cut = 1, False
+        self.ranks, self.is_sharded = 1, False
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
         """The mask of the whole batch's tensor, whose first axis is sharded over dp ranks: each rank makes its own rows."""
-        self.ranks, self.is_cut = dp, True
+        self.ranks, self.is_sharded = dp, True
         rows = (dp, 1)
         for operator in (self.mask_shift, self.mask_both, self.first_times, self.last_times, self.add, self.reaches):
             operator.shard((rows, ()))
@@ -138,18 +138,18 @@ class KeepMask(nn.Cell):
         self.index.shard((rows, (1, 1)))
         self.by_key.shard((rows, ()))
 
-    def fold_15(self, x: Tensor) -> Tensor:
+    def xor_shift_15(self, x: Tensor) -> Tensor:
         return self.xor(x, self.both(self.shift(x, self.by_15), self.low_17))
 
-    def fold_16(self, x: Tensor) -> Tensor:
+    def xor_shift_16(self, x: Tensor) -> Tensor:
         return self.xor(x, self.both(self.shift(x, self.by_16), self.low_16))
 
-    def mask_fold_15(self, x: Tensor) -> Tensor:
+    def mask_xor_shift_15(self, x: Tensor) -> Tensor:
         return self.mask_xor(x, self.mask_both(self.mask_shift(x, self.by_15), self.low_17))
 
     def mix(self, x: Tensor) -> Tensor:
-        x = self.fold_15(self.fold_16(x) * self.multiplier_1)
-        return self.fold_15(x * self.multiplier_2)
+        x = self.xor_shift_15(self.xor_shift_16(x) * self.multiplier_1)
+        return self.xor_shift_15(x * self.multiplier_2)
 
     def before(self, offset: Tensor, count: int) -> Tensor:
         """Elements of the whole batch's tensor before this one's, () int32."""
@@ -159,8 +159,8 @@ class KeepMask(nn.Cell):
         return ops.cast(ops.cast(offset[0], ms.int64) * row, ms.int32)
 
     def lanes(self, shape: tuple[int, ...]) -> int:
-        """Number of bits of a row of the mask: where the tensor's first axis is cut, rows and axes must fall together."""
-        if not self.is_cut:
+        """Number of bits of a row of the mask: where the tensor's first axis is sharded, rows and axes must fall together."""
+        if not self.is_sharded:
             return LANES
         lanes = 1
         for axis in (*shape[:0:-1], shape[0] // self.ranks):
@@ -177,12 +177,12 @@ class KeepMask(nn.Cell):
         # MindSpore folds a range into the graph as a constant: one as long as the tensor would be kept for every site.
         rows = -(-count // lanes)
         row = ops.reshape(ops.arange(0, rows, 1, dtype=ms.int32) * lanes, (rows, 1))
-        if not self.is_cut:
+        if not self.is_sharded:
             row = row + self.before(offset, count)
         h = self.by_key(self.index(row, ops.reshape(ops.arange(0, lanes, 1, dtype=ms.int32), (1, lanes))), first)
         h = self.mask_xor(h, self.mask_both(self.mask_shift(h, self.by_16), self.low_16))
-        h = self.mask_fold_15(self.add(self.first_times(h, self.multiplier_1), second))
-        h = self.mask_fold_15(self.last_times(h, self.multiplier_2))
+        h = self.mask_xor_shift_15(self.add(self.first_times(h, self.multiplier_1), second))
+        h = self.mask_xor_shift_15(self.last_times(h, self.multiplier_2))
         kept = ops.reshape(self.reaches(h, self.threshold), (rows * lanes,))
         return ops.reshape(kept if rows * lanes == count else kept[:count], shape)
 
@@ -236,5 +236,5 @@ class Dropout(fused.FusedCell):
         self.keep.set_layout(how, dp, tp)
         whole = (dp, 1, 1) if how == "tokens" else (dp, 1)
         self.scaled.shard((whole, ()))
-        cut = (dp, tp) if how == "row" else whole
-        self.dropout.shard((cut, cut))
+        shards = (dp, tp) if how == "row" else whole
+        self.dropout.shard((shards, shards))

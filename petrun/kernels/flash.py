@@ -80,7 +80,7 @@ class FlashAttention(nn.Cell):
         )
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """Heads over tp ranks. The masks are made whole on each of them and cut where they are used."""
+        """Heads over tp ranks. Each rank makes the full masks and uses its part."""
         self.laid_out = True
         heads, rows = (dp, tp, 1, 1), (dp, 1, 1, 1)
         self.keeping = FlashAttentionScore(self.heads, scale_value=self.scale, input_layout="BNSD")

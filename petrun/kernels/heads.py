@@ -47,7 +47,7 @@ class SplitQkv(fused.FusedCell):
         library = native.library()
         self.is_fused = library is not None
         self.fused = fused.if_built(fused.split_qkv, library, width)
-        self.transpose, self.pick, self.is_cut = ops.Transpose(), ops.StridedSlice(), False
+        self.transpose, self.pick, self.is_sharded = ops.Transpose(), ops.StridedSlice(), False
 
     def one(self, x: Tensor, which: int) -> Tensor:
         b, t, h = x.shape
@@ -58,16 +58,16 @@ class SplitQkv(fused.FusedCell):
     def construct(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.is_fused and x.dtype == ms.float32:
             return self.fused(x)
-        if self.is_cut:
+        if self.is_sharded:
             return self.one(x, 0), self.one(x, 1), self.one(x, 2)
         b, t, h = x.shape
         qkv = ops.transpose(ops.reshape(x, (b, t, 3, h // (3 * self.width), self.width)), (2, 0, 3, 1, 4))
         return qkv[0], qkv[1], qkv[2]
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """Heads over tp ranks. The projection's outputs are cut in runs, all queries first, so a rank's slice is not that of its heads:
+        """Heads over tp ranks. The projection's outputs are sharded in runs, all queries first, so a rank's slice is not that of its heads:
         MindSpore gathers the outputs over the tp ranks, and each takes its heads."""
-        self.is_cut = True
+        self.is_sharded = True
         self.pick.shard(((dp, 1, 1),))
         self.transpose.shard(((dp, 1, tp, 1),))
 

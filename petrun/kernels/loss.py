@@ -73,25 +73,25 @@ class TokenCrossEntropy(fused.FusedCell):
         self.log, self.less = ops.Log(), ops.Sub()
         self.one_hot, self.picked, self.only = ops.OneHot(), ops.Mul(), ops.ReduceSum()
         self.no_target, self.no_loss = ops.ZerosLike(), ops.ZerosLike()
-        self.is_cut = False
+        self.is_sharded = False
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
         """`column`: the vocabulary over tp ranks; else (M, V) by rows."""
-        rows, cut = (dp,), (dp, tp if how == "column" else 1)
+        rows, shards = (dp,), (dp, tp if how == "column" else 1)
         self.known.shard((rows, ()))
         self.safe.shard((rows, rows, rows))
         self.masked.shard((rows, rows, rows))
-        self.largest.shard((cut,))
-        self.minus.shard((cut, (dp, 1)))
-        self.exp.shard((cut,))
-        self.total.shard((cut,))
+        self.largest.shard((shards,))
+        self.minus.shard((shards, (dp, 1)))
+        self.exp.shard((shards,))
+        self.total.shard((shards,))
         for operator in (self.log, self.no_target, self.no_loss):
             operator.shard((rows,))
         self.less.shard((rows, rows))
-        self.one_hot.shard((cut, (), ()))
-        self.picked.shard((cut, cut))
-        self.only.shard((cut,))
-        self.is_cut = True
+        self.one_hot.shard((shards, (), ()))
+        self.picked.shard((shards, shards))
+        self.only.shard((shards,))
+        self.is_sharded = True
 
     def construct(self, logits: Tensor, targets: Tensor) -> Tensor:
         if self.is_fused and logits.dtype == ms.float32 and targets.dtype == ms.int32:
@@ -101,8 +101,8 @@ class TokenCrossEntropy(fused.FusedCell):
         safe = self.safe(known, targets, self.no_target(targets))
         # From exp and log, because log_softmax on the CPU turns a NaN among the logits into -inf elsewhere.
         shifted = self.minus(logits, ops.stop_gradient(self.largest(logits, -1)))
-        if self.is_cut:
-            # A gather along an axis that is cut is refused.
+        if self.is_sharded:
+            # A gather along a sharded axis is refused.
             one, none = Tensor(1.0, ms.float32), Tensor(0.0, ms.float32)
             picked = self.only(self.picked(shifted, self.one_hot(safe, logits.shape[-1], one, none)), -1)
         else:

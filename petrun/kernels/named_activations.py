@@ -263,5 +263,5 @@ def shard_activation(owner: str, activation: Cell, strategy: ShardStrategy | Non
 
 
 def rows_of(activation: Cell, dp: int) -> ShardStrategy:
-    """The strategy of an activation of (M, F) that is cut by rows; prelu has its slope beside."""
+    """The strategy of an activation of (M, F) that is sharded by rows; prelu has its slope beside."""
     return ((dp, 1), (1,)) if isinstance(activation, nn.PReLU) else ((dp, 1),)

@@ -82,7 +82,7 @@ def weights_path(base: Path) -> Path:
         raise ModelError(
             f"{base}: holds the files of a job's ranks, each with a piece of the tensors",
             hint="Give the job's strategy file, --base-strategy FILE, or join them first: petrun reshard --from-strategy FILE --single. "
-            "Where nothing was cut, any one rank's file is the whole.",
+            "Where nothing was sharded, any one rank's file is the whole.",
         )
     if not base.exists():
         raise ModelError(f"{base}: no such file or folder", hint=BASE_HINT)

@@ -26,7 +26,7 @@ class Parts(nn.Cell):
         self.count = count
         self.scaled = scale is not None
         self.scale = scale
-        self.cut = ops.StridedSlice()
+        self.slice = ops.StridedSlice()
         # By these MindSpore finds where a part ends.
         self.adds = [ops.Add().add_prim_attr("pipeline_end", i) for i in range(count)]
 
@@ -37,7 +37,7 @@ class Parts(nn.Cell):
             each = value.shape[0] // self.count
             rest = value.shape[1:]
             first = (each * i,) + (0,) * len(rest)
-            rows = (*rows, self.cut(value, first, (each * (i + 1), *rest), (1,) * len(value.shape)))
+            rows = (*rows, self.slice(value, first, (each * (i + 1), *rest), (1,) * len(value.shape)))
         return rows
 
     def of(self, i: int, targets: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:

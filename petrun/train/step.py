@@ -144,6 +144,6 @@ class TrainStep(nn.Cell):
 def number(name: str, value: Tensor) -> Parameter:
     """A parameter of one number, which every rank has."""
     parameter = Parameter(value, name=name, requires_grad=False)
-    # MindSpore crashes where it cuts a scalar over the ranks of an optimizer that is split.
+    # MindSpore crashes where it shards a scalar over the ranks of an optimizer that is split.
     parameter.parallel_optimizer = False
     return parameter
