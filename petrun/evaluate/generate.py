@@ -64,10 +64,11 @@ class Request:
     scored: bool = False
     """Every step says how likely its token was."""
     where: str = ""
-    """Name of the prompt in messages; "": its row."""
+    """Overrides `label`."""
 
     @property
-    def place(self) -> str:
+    def label(self) -> str:
+        """Name of the prompt in messages."""
         return self.where or f"row {self.row}"
 
 
@@ -230,12 +231,12 @@ class TextGenerator:
         """Count the tokens that the positions leave for an answer. Raises DataError as a call does."""
         if len(request.prompt) == 0:
             raise DataError(
-                f"{request.place}: the prompt holds no tokens", hint="Give the row a text, or a --template."
+                f"{request.label}: the prompt holds no tokens", hint="Give the row a text, or a --template."
             )
         left = request.limit if self.max_positions is None else self.max_positions - len(request.prompt)
         if left < 1:
             raise PromptTooLong(
-                f"{request.place}: a prompt of {len(request.prompt)} tokens leaves no room for an answer in the model's "
+                f"{request.label}: a prompt of {len(request.prompt)} tokens leaves no room for an answer in the model's "
                 f"{self.max_positions} positions",
                 hint="Shorten the prompt, or cut it with --seq-len.",
             )

@@ -50,7 +50,7 @@ class Answer:
     """The text that was generated for one row, and the texts that are right."""
 
     prompt: Hashable
-    """Any key that is equal for equal inputs: the prompt's text, or its token ids."""
+    """A key that is equal for equal inputs: the prompt's text, or its token ids."""
     text: str
     reference: str
     other_references: tuple[str, ...] = ()

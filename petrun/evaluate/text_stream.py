@@ -15,7 +15,7 @@ class TextStream:
     """The text of one answer, part by part; the parts together equal the decoded tokens, up to the stop string.
 
     SentencePiece's byte pieces (<0x0A>) are characters only if all that stand together are, so their text waits for a token of another
-    kind. Any other decoder that changes text which was given out is followed from the first character that differs.
+    kind. Another decoder that changes text which was given out is followed from the first character that differs.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()) -> None:

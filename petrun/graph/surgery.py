@@ -187,7 +187,7 @@ def swap(net: Cell, builders: Mapping[str, Callable[[Cell], Cell]]) -> tuple[str
 
 
 def _forget_graphs(net: Cell) -> None:
-    # Any cell on the way down may have been called, and so compiled, by itself.
+    # Every cell on the way down may have been called, and so compiled, by itself.
     for _, cell in net.cells_and_names():
         cell.compile_cache.clear()
 

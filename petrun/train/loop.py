@@ -64,7 +64,7 @@ def never(error: TrainingError, step: int) -> bool:
 
 
 def no_spike(loss: float) -> bool:
-    """Any loss is fine."""
+    """No loss is a fault."""
     return False
 
 
