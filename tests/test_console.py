@@ -1,37 +1,55 @@
-"""The log: whole lines or none, also where the disk ends in the middle of one."""
+"""What is printed: where it goes, that nothing waits in a buffer, and that ranks but the first are silent."""
 
-import json
-import resource
+import io
+import subprocess
+import sys
 
 import pytest
 
-from petrun.console import RunLog
-from petrun.errors import OutputError
+from petrun import console
 
 
-def test_a_line_is_in_the_file_when_write_returns(tmp_path):
-    log = RunLog(tmp_path / "log.jsonl")
-    for step in (1, 2):
-        log.write({"step": step})
-        assert json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1]) == {"step": step}
-    log.close()
+@pytest.fixture
+def quiet():
+    console.set_quiet()
+    yield
+    console.set_quiet(False)
 
 
-def test_a_disk_that_ends_inside_a_line(tmp_path):
-    log = RunLog(tmp_path / "log.jsonl")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50, hard))
-    try:
-        with pytest.raises(OutputError, match=r"log\.jsonl: cannot be written: File too large"):
-            for step in range(10):
-                log.write({"step": step, "loss": 0.5})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        log.close()
-    lines = (tmp_path / "log.jsonl").read_text()
-    assert lines == '{"step": 0, "loss": 0.5}\n{"step": 1, "loss": 0.5}\n'
+def test_lines_and_text_go_where_they_belong(capsys):
+    console.print("a")
+    console.write("b")
+    console.print()
+    console.print_to_stderr("c")
+    assert capsys.readouterr() == ("a\nb\n", "c\n")
 
 
-def test_a_log_that_cannot_be_opened(tmp_path):
-    with pytest.raises(OutputError, match="cannot be written: Is a directory"):
-        RunLog(tmp_path)
+def test_an_error_has_its_way_out_on_a_line_of_its_own(capsys):
+    console.print_error("no file", "Give one.")
+    console.print_error("ZeroDivisionError: x", label="internal error")
+    assert capsys.readouterr().err == "error: no file\nGive one.\ninternal error: ZeroDivisionError: x\n"
+
+
+def test_the_label_of_an_error_is_red_on_a_terminal(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    console.print_error("no file")
+    assert terminal.getvalue() == "\x1b[31m\x1b[1merror: \x1b[0mno file\n"
+
+
+def test_a_quiet_rank_prints_errors_alone(quiet, capsys):
+    console.print("a")
+    console.write("b")
+    console.print_to_stderr("c")
+    assert capsys.readouterr() == ("", "c\n")
+
+
+def test_text_is_there_before_the_line_ends():
+    code = "from petrun import console\nconsole.write('a')\nimport os\nos._exit(0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "a"
+
+
+def test_tables_are_padded_to_the_longest_name():
+    assert console.table([("a", "1"), ("long", "2")]) == "a     1\nlong  2"

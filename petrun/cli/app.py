@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from petrun import __version__
+from petrun import __version__, console
 from petrun.cli import (
     algorithms,
     delta,
@@ -45,27 +45,30 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with `petrun train --algo lora --rank 8`: it needs no files. `petrun recipes ls` shows complete examples.",
 )
-app.command("train", rich_help_panel="Commands")(train.train)
-app.command("resume", rich_help_panel="Commands")(resume.resume)
-app.command("eval", rich_help_panel="Commands")(evaluate.evaluate)
-app.command("merge", rich_help_panel="Commands")(merge.merge)
-app.command("unmerge", rich_help_panel="Commands")(merge.unmerge)
-app.command("predict", rich_help_panel="Commands")(predict.predict)
-app.command("generate", rich_help_panel="Commands")(generate.generate)
-app.command("serve", rich_help_panel="Commands")(serve.serve)
-app.command("reshard", rich_help_panel="Commands")(reshard.reshard)
-app.command("inspect", rich_help_panel="Commands")(inspect.inspect)
-app.command("algorithms", rich_help_panel="Commands")(algorithms.algorithms)
+for _command in (
+    train.COMMAND,
+    resume.COMMAND,
+    evaluate.COMMAND,
+    merge.MERGE,
+    merge.UNMERGE,
+    predict.COMMAND,
+    generate.COMMAND,
+    serve.COMMAND,
+    reshard.COMMAND,
+    inspect.COMMAND,
+    algorithms.COMMAND,
+):
+    _command.add_to(app, "Commands")
 app.add_typer(delta.app, name="delta", rich_help_panel="Commands")
 app.add_typer(recipes.app, name="recipes", rich_help_panel="Commands")
-app.command("rehearse", rich_help_panel="Cluster")(rehearse.rehearse)
-app.command("job", rich_help_panel="Cluster")(job.job)
+rehearse.COMMAND.add_to(app, "Cluster")
+job.COMMAND.add_to(app, "Cluster")
 app.add_typer(ranktable.app, name="ranktable", rich_help_panel="Cluster")
 
 
 def _version(shown: bool) -> None:
     if shown:
-        typer.echo(f"petrun {__version__}")
+        console.print(f"petrun {__version__}")
         raise typer.Exit()
 
 
@@ -81,20 +84,11 @@ def root(
     pass
 
 
-def _show(message: str, hint: str = "") -> None:
-    typer.secho("error: ", fg=typer.colors.RED, bold=True, nl=False, err=True)
-    typer.echo(message, err=True)
-    if hint:
-        typer.echo(hint, err=True)
-
-
 def _unexpected(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
     """For what no room foresaw: one line that a user can report, instead of a traceback."""
     _trace_of_rank(error)
-    typer.secho("internal error: ", fg=typer.colors.RED, bold=True, nl=False, err=True)
-    typer.echo(f"{kind.__name__}: {first_line(str(error))}", err=True)
-    if not _is_rank():
-        typer.echo("This is a fault of petrun. Run again with --debug for the traceback.", err=True)
+    hint = "" if _is_rank() else "This is a fault of petrun. Run again with --debug for the traceback."
+    console.print_error(f"{kind.__name__}: {first_line(str(error))}", hint, label="internal error")
 
 
 def _is_rank() -> bool:
@@ -126,30 +120,30 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(128 + signal.SIGPIPE)
     except Stopped as stopped:
-        typer.echo("interrupted", err=True)
+        console.print_to_stderr("interrupted")
         signals.retire(128 + stopped.number)
         sys.exit(128 + stopped.number)
     except PetrunError as error:
         if debug:
             raise
-        _show(error.message, error.hint)
+        console.print_error(error.message, error.hint)
         sys.exit(error.exit_code)
     except OSError as error:
         if debug:
             raise
-        _show(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        console.print_error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         sys.exit(1)
     except RuntimeError as error:
         told = faults.known(error)
         if told is None or debug:
             raise
         _trace_of_rank(error)
-        _show(*told)
+        console.print_error(*told)
         sys.exit(1)
     except MemoryError:
         if debug:
             raise
-        _show("there is not enough memory", "Try a smaller --batch-size or --seq-len.")
+        console.print_error("there is not enough memory", "Try a smaller --batch-size or --seq-len.")
         sys.exit(1)
     finally:
         ended = sys.exc_info()[1]

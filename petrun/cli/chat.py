@@ -10,8 +10,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import typer
-
+from petrun import console
 from petrun.errors import DataError, PetrunError
 from petrun.train.stop import Stopped, stop_request
 
@@ -125,7 +124,7 @@ class Chat:
             return
         if self.as_json and answer is not None:
             told = {"prompt": text, "delta": self.session.current, "text": answer.text}
-            typer.echo(json.dumps({**told, "finish": answer.finish, "tokens": answer.tokens}, ensure_ascii=False))
+            console.print(json.dumps({**told, "finish": answer.finish, "tokens": answer.tokens}, ensure_ascii=False))
         if not isinstance(prompt, str):
             self.messages = [*prompt, {"role": "assistant", "content": shown}]
 
@@ -156,13 +155,12 @@ class Chat:
                 shown += chunk.text
                 answer = chunk.answer
                 if chunk.text and not self.as_json:
-                    typer.echo(chunk.text, nl=False)
-                    sys.stdout.flush()
+                    console.write(chunk.text)
                 if request.number is not None:
                     chunks.close()
                     break
         if not self.as_json:
-            typer.echo()
+            console.print()
         number = request.number
         request.forget()
         if number is not None and number != signal.SIGINT:
@@ -170,4 +168,4 @@ class Chat:
         return answer, shown
 
     def tell(self, text: str) -> None:
-        typer.echo(text, err=True)
+        console.print_to_stderr(text)

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
-from petrun.cli import options
+from petrun.cli.command import Command
+from petrun.config.commands.inspect import InspectSettings
 
 
-def inspect(
-    path: Annotated[
-        str, typer.Argument(help="A delta, a base, a run folder, a peft folder, a checkpoint or a strategy file.")
-    ],
-    tensors: Annotated[bool, options.option("--tensors", "List every tensor, not only the first ones.")] = False,
-    as_json: Annotated[bool, options.option("--json", "Print one JSON object.")] = False,
-) -> None:
+def inspect(settings: InspectSettings) -> None:
     """Say what a file or folder holds: algorithm, settings, base, task, metrics and tensors. Loads no model."""
     from petrun.commands.inspect import run
 
-    run(path, tensors=tensors, as_json=as_json)
+    run(settings.path, tensors=settings.tensors, as_json=settings.as_json)
+
+
+COMMAND = Command(name="inspect", settings=InspectSettings, run=inspect, options=("path", "tensors", "as_json"))

@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import typer
 
-from petrun.cli.options import complete_recipe
+from petrun import console
+from petrun.cli.command import Command
+from petrun.config.commands.train import recipe_choices
+from petrun.config.options import argument
 from petrun.errors import OutputError
-
-Name = Annotated[str, typer.Argument(help="Name from `petrun recipes ls`.", autocompletion=complete_recipe)]
 
 app = typer.Typer(help="Shipped recipes: list them, show one, or copy one to edit.", no_args_is_help=True)
 
 
-@app.command("ls")
-def ls() -> None:
+@dataclass(frozen=True, kw_only=True)
+class ListSettings:
+    """`petrun recipes ls` is told nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowSettings:
+    """The recipe that is printed."""
+
+    name: str = argument("Name from `petrun recipes ls`.", choices=recipe_choices)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopySettings:
+    """The recipe that is copied, and where to."""
+
+    name: str = argument("Name from `petrun recipes ls`.", choices=recipe_choices)
+    target: str = argument("A folder, made where it does not exist, or a .yaml file.", default=".", shows_default=True)
+
+
+def ls(settings: ListSettings) -> None:
     """List the shipped recipes with their first line."""
     from petrun.config.load import find_recipe, recipe_names
 
@@ -25,27 +46,22 @@ def ls() -> None:
     width = max(map(len, names), default=0)
     for name in names:
         first = find_recipe(name).read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        typer.echo(f"{name.ljust(width)}  {first}")
+        console.print(f"{name.ljust(width)}  {first}")
 
 
-@app.command("show")
-def show(name: Name) -> None:
+def show(settings: ShowSettings) -> None:
     """Print a recipe."""
     from petrun.config.load import find_recipe
 
-    typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
+    console.write(find_recipe(settings.name).read_text(encoding="utf-8"))
 
 
-@app.command("cp")
-def cp(
-    name: Name,
-    target: Annotated[str, typer.Argument(help="A folder, made where it does not exist, or a .yaml file.")] = ".",
-) -> None:
+def cp(settings: CopySettings) -> None:
     """Copy a recipe, and the files that lie beside it, to a place of yours. Nothing is overwritten."""
     from petrun.config.load import find_recipe
 
-    source = find_recipe(name)
-    path = Path(target)
+    source = find_recipe(settings.name)
+    path = Path(settings.target)
     if path.is_dir() or path.suffix not in (".yaml", ".yml"):
         path = path / source.name
     # A model of one's own and the maker of its data lie beside its recipe.
@@ -63,4 +79,13 @@ def cp(
             raise OutputError(
                 f"cannot write {to}: {error.strerror}", hint="Give a folder that you may write."
             ) from error
-    typer.echo(f"wrote {', '.join(map(str, copies))}; run it with: petrun train {shlex.quote(str(path))}")
+    console.print(f"wrote {', '.join(map(str, copies))}; run it with: petrun train {shlex.quote(str(path))}")
+
+
+COMMANDS: tuple[Command[Any], ...] = (
+    Command(name="ls", settings=ListSettings, run=ls, options=()),
+    Command(name="show", settings=ShowSettings, run=show, options=("name",)),
+    Command(name="cp", settings=CopySettings, run=cp, options=("name", "target")),
+)
+for command in COMMANDS:
+    command.add_to(app)

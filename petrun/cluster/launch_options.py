@@ -1,43 +1,16 @@
-"""The options of `petrun train` that start ranks, and the ranks of this host that they ask for."""
+"""Decide by the options that start ranks whether this process starts some, and which."""
 
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 
 from petrun.cluster.rank_table.start import TableStart, read_start
 from petrun.cluster.ranks import Cluster, make_cluster
 from petrun.cluster.world import start_up
+from petrun.config.commands.launch import LaunchOptions
 from petrun.errors import ConfigError, SetupError
 from petrun.parallel.context import cards_here
-
-
-@dataclass(frozen=True, kw_only=True)
-class LaunchOptions:
-    """The options as typed; None: not given."""
-
-    cards: int | None = None
-    hosts: int | None = None
-    host_rank: int | None = None
-    master_addr: str | None = None
-    master_port: int | None = None
-    rank_table: str | None = None
-    max_restarts: int | None = None
-    grace: float | None = None
-    log_dir: str | None = None
-
-    def given(self) -> dict[str, str | int | float]:
-        """The options that were given: {"--host-rank": 1}."""
-        named = {f"--{field.name.replace('_', '-')}": getattr(self, field.name) for field in fields(self)}
-        return {flag: value for flag, value in named.items() if value is not None}
-
-    def rank_flags(self) -> str:
-        """The options that say which ranks are started, as a shell reads them."""
-        flags = ("--cards", "--hosts", "--host-rank", "--master-addr", "--master-port", "--rank-table")
-        given = self.given()
-        return shlex.join(word for flag in flags if flag in given for word in (flag, str(given[flag])))
 
 
 def starts_ranks(options: LaunchOptions) -> bool:
@@ -45,7 +18,7 @@ def starts_ranks(options: LaunchOptions) -> bool:
 
     Raises ConfigError.
     """
-    given = options.given()
+    given = options.launch_flags()
     if not given or (how := start_up()) == "alone":
         return bool(given)
     size = os.environ.get("MS_WORKER_NUM") or os.environ.get("RANK_SIZE")
@@ -72,7 +45,7 @@ def resolve_cluster(options: LaunchOptions, target: str, say: Callable[[str], No
         )
         _require_cards(cluster.local, target)
         return cluster
-    wrong = [flag for flag in ("--hosts", "--master-addr", "--master-port") if flag in options.given()]
+    wrong = [flag for flag in ("--hosts", "--master-addr", "--master-port") if flag in options.launch_flags()]
     if wrong:
         raise ConfigError(f"{', '.join(wrong)}: the rank table says that", hint="Leave it out beside --rank-table.")
     if target != "ascend":

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 
 from petrun import __version__, console
+from petrun.config.commands.evaluate import EvaluateSettings
 from petrun.data.examples.example_set import ExampleSet
 from petrun.data.examples.summary import data_line, unknown_line
 from petrun.data.rows.bad_rows import SKIPPED, write_skipped
@@ -24,23 +24,20 @@ from petrun.inference.settings import InferenceSettings, resolve_settings
 from petrun.tensors.output import check_file, write_text
 from petrun.typing import JsonObject
 
-Flags = Mapping[str, tuple[str, object]]
 
-
-def run(
-    flags: Flags, sets: Sequence[str], *, deltas: Sequence[str], alpha: float | None, out: str | None, seed: int
-) -> None:
-    """Score, print the figures, and write them to the JSON file `out`. `seed`: of the draws that compare several deltas."""
-    if len(deltas) > 1:
-        _evaluate_several(flags, sets, deltas, alpha, out, seed)
+def run(given: EvaluateSettings) -> None:
+    """Score, print the figures, and write them to the JSON file."""
+    if len(given.deltas) > 1:
+        _evaluate_several(given)
     else:
-        _evaluate_one(flags, sets, named_path(deltas[0])[1] if deltas else None, alpha, out)
+        _evaluate_one(given)
 
 
-def _evaluate_one(flags: Flags, sets: Sequence[str], delta: str | None, alpha: float | None, out: str | None) -> None:
+def _evaluate_one(given: EvaluateSettings) -> None:
     """Score the base, then base plus delta."""
-    began = time.perf_counter()
-    settings = resolve_settings(flags, sets, delta=delta, alpha=alpha)
+    began, out = time.perf_counter(), given.out
+    delta = named_path(given.deltas[0])[1] if given.deltas else None
+    settings = resolve_settings(given.flags, given.sets, delta=delta, alpha=given.alpha)
     check_file("--out", out, settings.input_files)
     rows = settings.rows()
     metrics = select_metrics(settings.config.eval.metrics, rows.metrics_of)
@@ -59,16 +56,14 @@ def _evaluate_one(flags: Flags, sets: Sequence[str], delta: str | None, alpha: f
     _write(out, {**results, **_facts(settings, rows, began)}, rows)
 
 
-def _evaluate_several(
-    flags: Flags, sets: Sequence[str], deltas: Sequence[str], alpha: float | None, out: str | None, seed: int
-) -> None:
+def _evaluate_several(given: EvaluateSettings) -> None:
     """Score the base and every delta, and compare each pair of deltas by a paired bootstrap."""
-    began = time.perf_counter()
+    began, out, seed = time.perf_counter(), given.out, given.seed
     if seed < 0:
         raise ConfigError(f"--seed {seed} is below 0")
-    if "delta_strategy" in flags:
+    if "delta_strategy" in given.flags:
         raise ConfigError("--delta-strategy is for one delta", hint="Join the others first: petrun reshard --single.")
-    opened = open_deltas(flags, sets, named_paths(deltas), alpha)
+    opened = open_deltas(given.flags, given.sets, named_paths(given.deltas), given.alpha)
     for delta in opened.values():
         check_file("--out", out, delta.settings.input_files)
     first = next(iter(opened.values()))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from petrun.checkpoint.delta import Delta
+from petrun.config.options import DeltaSources
 from petrun.config.schema import ModelConfig
 from petrun.errors import ConfigError
 from petrun.inference.assembly import base_path, open_delta, require_matching_family
-from petrun.inference.delta_opener import DeltaSources
 from petrun.inference.stored_base import stored_base
 from petrun.inference.virtual_tables import with_tables
 from petrun.interop.convert import to_net_names, write_peft

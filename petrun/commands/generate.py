@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
+from petrun.config.commands.text import SessionSettings
 from petrun.errors import ConfigError
-from petrun.inference.generation.multi_delta import SessionSettings
 from petrun.inference.generation.prompt_file import PromptRow, read_prompts, text_row
 from petrun.inference.generation.session import Decoding, Session
 

@@ -3,56 +3,37 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from petrun import console
 from petrun.assets import default_recipe
 from petrun.cluster.jobs.run_paths import base_on_this_machine, check_mounts
 from petrun.cluster.jobs.submission import Submission, make_submission
 from petrun.cluster.jobs.table import find_scheduler, foreign_options
+from petrun.config.commands.job import JobSettings, TrainLine
 from petrun.config.load import load_run_config
 from petrun.config.schema import RunConfig
 from petrun.errors import ConfigError
 from petrun.parallel.layout import complete_layout, requested_layout
 from petrun.tensors.output import write_new
-from petrun.typing import JsonObject
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainLine:
-    """A command line of `petrun train`: as typed, and what it means."""
+def run(settings: JobSettings, line: TrainLine) -> None:
+    """Write or print the text for the scheduler of --to. `line`: the command line of `petrun train` that the job runs.
 
-    arguments: Sequence[str]
-    recipe: str | None
-    flags: Mapping[str, tuple[str, object]]
-    sets: Sequence[str]
-    grace_seconds: float | None
-
-
-def run(
-    to: str,
-    line: TrainLine,
-    options: JsonObject,
-    *,
-    out: str | None = None,
-    force: bool = False,
-) -> None:
-    """Write or print the text for the scheduler `to`. `options`: option -> value, None: not given.
-
-    Raises ConfigError with what is wrong, in the options or in the line, and OutputError for a file that exists.
+    Raises ConfigError with what is wrong, in the settings or in the line, and OutputError for a file that exists.
     """
+    to, out, training = settings.to, settings.out, line.settings
     scheduler = find_scheduler(to)
-    given = {option: value for option, value in options.items() if value not in (None, [], ())}
+    given = settings.given()
     foreign = foreign_options(scheduler, list(given))
     if foreign:
         raise ConfigError(f"{', '.join(foreign)}: nothing that --to {to} has", hint="Leave it out.")
-    job = make_submission(line.arguments, given, line.grace_seconds)
+    job = make_submission(line.arguments, given, training.grace)
     # The job would refuse a wrong line when it starts; here it is refused before the queue. This needs no data, model or card.
-    config = load_run_config(line.recipe, line.flags, line.sets, embedded=default_recipe()).config
+    config = load_run_config(training.recipe, training.flags, training.sets, embedded=default_recipe()).config
     scheduler.require(job)
     if scheduler.in_container:
-        check_mounts(job, config, line.recipe)
+        check_mounts(job, config, training.recipe)
     _check_layout(config, job)
     _check_out(config, job)
     text = scheduler.write(job)
@@ -62,7 +43,7 @@ def run(
     if out is None:
         console.print(text.rstrip("\n"))
         return
-    path = write_new("--out", out, text, force, [])
+    path = write_new("--out", out, text, settings.force, [])
     console.print(f"wrote {path}; start it with: {scheduler.start(job, shlex.quote(str(path)))}")
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 from petrun.assets import default_recipe
 from petrun.cluster.hosts import Hosts
 from petrun.cluster.interpreter import module_command
 from petrun.cluster.launch import Job, JobOutput, check_start, launch
-from petrun.cluster.launch_options import LaunchOptions, resolve_cluster
+from petrun.cluster.launch_options import resolve_cluster
 from petrun.cluster.rank_table.start import TableStart
 from petrun.cluster.ranks import Cluster
+from petrun.config.commands.launch import LaunchOptions
+from petrun.config.commands.train import TrainSettings
 from petrun.config.load import load_run_config
 from petrun.config.schema import RunConfig
 from petrun.errors import ConfigError
@@ -25,54 +26,37 @@ from petrun.training.preflight import host_checks as preflight
 from petrun.training.run_folder import rename_failed
 from petrun.training.setup.resolve_layout import check_device, resolve_layout
 
-
-@dataclass(frozen=True, kw_only=True)
-class Command:
-    """A command line of `petrun train`, without the options that start ranks."""
-
-    recipe: str | None
-    flags: Mapping[str, tuple[str, object]]
-    sets: Sequence[str]
-    arguments: Callable[[Sequence[str]], Sequence[str]]
-    """Options to add -> the command line of a rank."""
-    resume: str | None = None
-    allowed: Sequence[str] = ()
-    dry_run: bool = False
-    preflight: bool = False
-    """Check the start of the job, and end."""
-
-    @property
-    def trains_nothing(self) -> bool:
-        return self.dry_run or self.preflight
+Arguments = Callable[[Sequence[str]], Sequence[str]]
+"""Options to add -> the command line of a rank."""
 
 
-def run(command: Command, options: LaunchOptions, output: JobOutput) -> int:
+def run(settings: TrainSettings, arguments: Arguments, output: JobOutput) -> int:
     """Check the job, start its ranks here and see them to their end. Returns the exit code.
 
     Raises ConfigError, SetupError and OutputError before anything starts.
     """
-    recipe, flags = command.recipe, command.flags
-    if command.resume is not None:
-        found = find_resumed(command.resume, recipe, flags, command.sets, allowed=command.allowed)
+    recipe, flags, sets = settings.recipe, settings.flags, settings.sets
+    if settings.resume is not None:
+        found = find_resumed(settings.resume, recipe, flags, sets, allowed=settings.allow)
         if found is None:
             return 0
         recipe, flags = found.recipe, found.flags
-    config = load_run_config(recipe, flags, command.sets, embedded=default_recipe()).config
+    config = load_run_config(recipe, flags, sets, embedded=default_recipe()).config
     target = find_target(config.device)
-    cluster = resolve_cluster(options, target, output.err)
+    cluster = resolve_cluster(settings, target, output.err)
     _check(config, cluster, target)
     check_start(cluster)
-    hosts = _other_hosts(cluster, options, output)
+    hosts = _other_hosts(cluster, settings, output)
     with hosts if hosts is not None else nullcontext():
         if hosts is not None:
             hosts.meet()
-        if hosts is not None or command.preflight:
-            preflight.check(preflight.Start(config, cluster, target, command.resume is not None), hosts, output.out)
+        if hosts is not None or settings.preflight:
+            preflight.check(preflight.Start(config, cluster, target, settings.resume is not None), hosts, output.out)
         logs = make_job_logs(
             config, cluster, hosts,
-            resume=command.resume, log_dir=options.log_dir, keeps_nothing=command.trains_nothing,
+            resume=settings.resume, log_dir=settings.log_dir, keeps_nothing=settings.trains_nothing,
         )  # fmt: skip
-        return _see_to_its_end(_job(command, options, cluster, hosts, logs), logs, output)
+        return _see_to_its_end(_job(settings, arguments, cluster, hosts, logs), logs, output)
 
 
 def _check(config: RunConfig, cluster: Cluster | TableStart, target: str) -> None:
@@ -95,17 +79,17 @@ def _other_hosts(cluster: Cluster | TableStart, options: LaunchOptions, output: 
 
 
 def _job(
-    command: Command, options: LaunchOptions, cluster: Cluster | TableStart, hosts: Hosts | None, logs: JobLogs
+    settings: TrainSettings, arguments: Arguments, cluster: Cluster | TableStart, hosts: Hosts | None, logs: JobLogs
 ) -> Job:
     return Job(
-        command=module_command("petrun", *command.arguments(logs.rank_options)),
+        command=module_command("petrun", *arguments(logs.rank_options)),
         scheduler=module_command("petrun", "train"),
         cluster=cluster,
         logs=logs.folder,
-        max_restarts=0 if command.preflight else options.max_restarts or 0,
-        grace_seconds=30.0 if options.grace is None else options.grace,
+        max_restarts=0 if settings.preflight else settings.max_restarts or 0,
+        grace_seconds=30.0 if settings.grace is None else settings.grace,
         hosts=hosts,
-        resume_flags=options.rank_flags(),
+        resume_flags=settings.rank_flags(),
     )
 
 

@@ -6,13 +6,13 @@ import re
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from petrun import console
 from petrun.checkpoint.merge import FLOATS, Merged
+from petrun.config.commands.merge import MergeSettings
 from petrun.errors import ConfigError, PetrunError, did_you_mean
-from petrun.inference.delta_opener import DeltaOpener, DeltaSources, weighted_path
+from petrun.inference.delta_opener import DeltaOpener, weighted_path
 from petrun.inference.merging.deltas import fit_deltas, write_merged
 from petrun.inference.merging.merge_proof import MergeProof
 from petrun.models.factory import is_factory
@@ -21,33 +21,19 @@ from petrun.models.families import FAMILIES
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-@dataclass(frozen=True, kw_only=True)
-class MergeSettings:
-    """The user's settings of a merge."""
-
-    dtype: str | None = None
-    """None: the base's, tensor by tensor."""
-    max_shard_size: str | None = None
-    """Largest file of a folder; None: 5GB."""
-    prove: bool = False
-    tolerance: float | None = None
-    probe: str | None = None
-
-
-def run(
-    deltas: Sequence[str], *, out: str | None, sources: DeltaSources, settings: MergeSettings = MergeSettings()
-) -> None:
+def run(settings: MergeSettings) -> None:
     """Merge, prove it where asked to, and report what was written. A merge that is not proven leaves nothing behind."""
-    if not deltas:
+    out = settings.out
+    if not settings.deltas:
         raise ConfigError("--delta is missing: the delta to merge", hint="Example: --delta runs/lora-1")
     if out is None:
         raise ConfigError("--out is missing: where to write the merged model", hint="Example: --out ./merged")
-    _check(settings, sources.family)
-    shard = _bytes(settings.max_shard_size or "5GB")
+    _check(settings)
+    shard = _bytes(settings.max_shard_size)
     began = time.perf_counter()
     path = Path(out).expanduser()
-    opener = DeltaOpener(sources)
-    fitted = fit_deltas([weighted_path(text) for text in deltas], opener)
+    opener = DeltaOpener(settings)
+    fitted = fit_deltas([weighted_path(text) for text in settings.deltas], opener)
     _print_notes(fitted.notes)
     merged, notes = write_merged(fitted.delta, opener.base, path, settings.dtype, shard)
     _print_notes(notes)
@@ -61,12 +47,13 @@ def run(
             raise
 
 
-def _check(settings: MergeSettings, family: str | None) -> None:
+def _check(settings: MergeSettings) -> None:
     if settings.dtype is not None and settings.dtype not in FLOATS:
         raise ConfigError(f"--dtype {settings.dtype} is unknown. {did_you_mean(settings.dtype, FLOATS)}")
-    if settings.prove and is_factory(family):
+    if settings.prove and is_factory(settings.family):
         raise ConfigError(
-            f"--prove: what {family} takes as input is not known", hint=f"Built-in families: {', '.join(FAMILIES)}."
+            f"--prove: what {settings.family} takes as input is not known",
+            hint=f"Built-in families: {', '.join(FAMILIES)}.",
         )
     if not settings.prove and (settings.tolerance is not None or settings.probe is not None):
         raise ConfigError("--tolerance and --probe are for --prove", hint="Leave them out, or add --prove.")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from petrun import console
+from petrun.config.commands.evaluate import PredictSettings
 from petrun.data.rows.bad_rows import SKIPPED, write_skipped
 from petrun.errors import ConfigError
 from petrun.inference.assembly import attach_delta, set_delta
@@ -16,17 +16,12 @@ from petrun.tensors.output import check_file, write_text
 
 
 def run(
-    flags: Mapping[str, tuple[str, object]],
-    sets: Sequence[str],
-    *,
-    delta: str | None,
-    alpha: float | None,
-    out: str | None,
-    logits_file: str | None,
+    given: PredictSettings,
 ) -> None:
     """Predict every row of the data, and write the predictions, the logits, or both."""
+    out, logits_file = given.out, given.logits
     _check_outputs(out, logits_file)
-    settings = resolve_settings(flags, sets, delta=delta, alpha=alpha)
+    settings = resolve_settings(given.flags, given.sets, delta=given.delta, alpha=given.alpha)
     check_file("--out", out, settings.input_files)
     check_file("--logits", logits_file, settings.input_files)
     rows = settings.rows(need_target=False)

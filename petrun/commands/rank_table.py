@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from petrun import console
@@ -16,21 +17,31 @@ from petrun.cluster.rank_table.read import (
     wait,
     way_out,
 )
-from petrun.cluster.rank_table.start_paths import ABOUT, START_PATHS, StartPath, processes
-from petrun.cluster.rank_table.table import Product, RankTable, Version
+from petrun.cluster.rank_table.start_paths import ABOUT, START_PATHS, processes
+from petrun.cluster.rank_table.table import PRODUCTS, RankTable, SuperPod, Version
+from petrun.config.commands.rank_table import (
+    ConvertTableSettings,
+    LintSettings,
+    MakeSettings,
+    ShowSettings,
+    WrittenTable,
+    pairs,
+)
 from petrun.console import print_to_stderr
 from petrun.tensors.output import write_new
 
 
-def lint(path: str, product: Product | None = None, *, for_msrun: bool = False, wait_seconds: float = 0) -> bool:
-    """Print everything that is wrong with a table; True where it can be used. `product`: which cards they are; None: any of those that
-    its version is for. `for_msrun`: as msrun --rank_table_file takes it. Raises SetupError for what is no JSON.
+def lint(settings: LintSettings) -> bool:
+    """Print everything that is wrong with a table; True where it can be used. Without --card the cards may be any of those that the
+    table's version is for. Raises SetupError for what is no JSON.
     """
-    file = Path(path).expanduser()
-    if wait_seconds:
-        wait(file, wait_seconds, print_to_stderr)
-    found, problems = examine(file, product, for_msrun=for_msrun)
-    if (named := name_problem(file)) is not None:
+    path = settings.file
+    table = Path(path).expanduser()
+    if settings.wait:
+        wait(table, settings.wait, print_to_stderr)
+    product = None if settings.card is None else PRODUCTS[settings.card.lower()]
+    found, problems = examine(table, product, for_msrun=settings.start == "msrun-table")
+    if (named := name_problem(table)) is not None:
         problems = (named, *problems)
     fatal = [problem for problem in problems if problem.fatal]
     rest = [problem for problem in problems if not problem.fatal]
@@ -44,8 +55,10 @@ def lint(path: str, product: Product | None = None, *, for_msrun: bool = False, 
     return True
 
 
-def show(path: str, start: StartPath, host: str | None) -> None:
+def show(settings: ShowSettings) -> None:
     """Print which process gets which rank. Raises SetupError for a table that is wrong, or a host that it does not have."""
+    path, host = settings.file, settings.host
+    start = next(one for one in START_PATHS if one == settings.start)
     found = read_rank_table(path)
     server = None if host is None else found.server(host)
     console.print(f"{path}: {found}")
@@ -77,38 +90,49 @@ def _columns(rows: list[tuple[str, ...]]) -> str:
     )
 
 
-def make_table(
-    hosts: list[str],
-    devices: list[int],
-    version: Version,
-    extra: TableOptions,
-    hccn: dict[str, str],
-    out: str | None,
-    force: bool,
-) -> None:
+def make_table(settings: MakeSettings) -> None:
     """Write a table for these hosts, or print it. Raises ConfigError, SetupError or OutputError."""
+    hosts, devices = list(settings.hosts), settings.device_numbers()
+    extra = _extra(settings, settings.device_ips)
+    hccn = dict(pairs("--hccn", settings.hccn, "HOST=FILE"))
     if hccn:
         files = {host: Path(name).expanduser() for host, name in hccn.items()}
         ips = device_ips(hosts, devices, files)
         extra = TableOptions(
             pod_ips=extra.pod_ips, super_pods=extra.super_pods, super_device_ids=extra.super_device_ids, device_ips=ips
         )
-    made = make(hosts, devices, version, extra)
-    _give(made, out, force, [Path(name) for name in hccn.values()], table_text(made))
+    made = make(hosts, devices, _version(settings.version), extra)
+    _give(made, settings, [Path(name) for name in hccn.values()], table_text(made))
 
 
-def convert_table(path: str, version: Version | None, extra: TableOptions, out: str | None, force: bool) -> None:
+def convert_table(settings: ConvertTableSettings) -> None:
     """Write a table in another version, or with pod_ip; what is left out of it is said. Raises SetupError, ConfigError or OutputError."""
-    before, source = read_source(path)
-    after, lost = convert(before, version or before.version, extra)
-    _give(after, out, force, [], table_text(after, source.content, lost))
+    extra = _extra(settings, settings.device_ips)
+    before, source = read_source(settings.file)
+    after, lost = convert(before, before.version if settings.to is None else _version(settings.to), extra)
+    _give(after, settings, [], table_text(after, source.content, lost))
     if lost or source.lost:
         print_to_stderr(f"left out, as version {after.version} has no place for it: {', '.join((*source.lost, *lost))}")
 
 
-def _give(made: RankTable, out: str | None, force: bool, inputs: list[Path], text: str) -> None:
-    if out is None:
+def _version(text: str) -> Version:
+    """A version that the settings have checked."""
+    return "1.2" if text == "1.2" else "1.0"
+
+
+def _extra(settings: WrittenTable, device_ips: Sequence[str]) -> TableOptions:
+    """What the flags say of the cards. Raises ConfigError."""
+    return TableOptions(
+        pod_ips=list(settings.pod_ips),
+        super_pods=[SuperPod(name, tuple(servers)) for name, servers in settings.pods()],
+        super_device_ids=list(settings.super_device_ids),
+        device_ips=list(device_ips),
+    )
+
+
+def _give(made: RankTable, settings: WrittenTable, inputs: list[Path], text: str) -> None:
+    if settings.out is None:
         console.print(text.rstrip("\n"))
         return
-    write_new("--out", out, text, force, inputs)
-    console.print(f"wrote {out}: {made}")
+    write_new("--out", settings.out, text, settings.force, inputs)
+    console.print(f"wrote {settings.out}: {made}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from petrun import __version__, console
+from petrun.config.commands.train import RehearseSettings
 from petrun.config.load import cache_folder
 from petrun.rehearsal.compile_ranks import compile_ranks, require_sharded
 from petrun.rehearsal.job import RankJob, card_count, choose_ranks, read_settings
@@ -16,33 +16,22 @@ from petrun.rehearsal.shapes import batch_shapes
 from petrun.rehearsal.stub_cann import ensure_stub
 from petrun.tensors import atomic_file
 from petrun.tensors.atomic import refuse_occupied
-from petrun.training.checkpointing.resume import Flags
 from petrun.training.setup.resolve_layout import resolve_auto, resolve_layout
 
 
 def run(
-    recipe: str | None,
-    flags: Flags,
-    sets: Sequence[str],
-    *,
-    cards: int | None,
-    ranks: Sequence[int] | None,
-    level: int,
-    out: str | None,
-    strategy: str | None,
-    debug: bool,
+    settings: RehearseSettings,
 ) -> None:
-    """Compile the step of some ranks of the job, and print what stands in it.
-
-    `out`: a JSON file of all that was found. `strategy`: a folder for the strategy files of all stages.
-    """
+    """Compile the step of some ranks of the job, and print what stands in it."""
+    recipe, flags, sets = settings.recipe, settings.flags, settings.sets
+    level, out, strategy = settings.level, settings.json_file, settings.strategy_folder
     resolved, start = read_settings(recipe, flags, sets)
-    world = card_count(resolved.config, cards)
+    world = card_count(resolved.config, settings.cards)
     resolved, why = resolve_auto(resolved, world)
     layout = resolve_layout(resolved.config, world)
     for line in why:
         console.print(line)
-    chosen = choose_ranks(ranks, layout, strategy is not None)
+    chosen = choose_ranks(settings.rank_numbers(), layout, strategy is not None)
     place = Path(strategy).expanduser() if strategy is not None else None
     if place is not None:
         refuse_occupied(place)
@@ -51,7 +40,7 @@ def run(
     job = RankJob(
         recipe=recipe, flags=flags, sets=list(sets), level=level, writes_strategy=place is not None, shapes=shapes
     )
-    found, wrong = compile_ranks(job, stub, layout, chosen, place, debug)
+    found, wrong = compile_ranks(job, stub, layout, chosen, place, settings.debug)
     result = {
         "petrun": __version__,
         "layout": asdict(layout),

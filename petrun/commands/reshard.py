@@ -10,6 +10,7 @@ from pathlib import Path
 from petrun import console
 from petrun.checkpoint.resharding.source import SUFFIXES, SourceCheckpoint, open_source, require_matching_config
 from petrun.checkpoint.resharding.tensors import tensors_to_shard
+from petrun.config.commands.merge import ReshardSettings
 from petrun.errors import ConfigError, OutputError
 from petrun.inference.assembly import strategy_path
 from petrun.models.weights import OPTIMIZER_STATE
@@ -20,18 +21,13 @@ from petrun.tensors.sharded.writer import FullTensor, full_tensors, write_sharde
 
 
 def run(
-    *,
-    source: str,
-    from_strategy: str | None,
-    to_strategy: str | None,
-    single: bool,
-    out: str,
-    fmt: str | None,
+    settings: ReshardSettings,
 ) -> None:
     """Read, shard or put together, verify, and print what was written.
 
     Raises ConfigError, WeightsError, ModelError, DeltaError and OutputError.
     """
+    single, to_strategy, out, fmt = settings.single, settings.to_strategy, settings.out, settings.file_format
     if single == (to_strategy is not None):
         what = "contradict each other" if single else "are both missing"
         raise ConfigError(
@@ -43,7 +39,7 @@ def run(
     began = time.perf_counter()
     path = Path(out).expanduser()
     refuse_occupied(path)
-    found = open_source(Path(source).expanduser(), strategy_path(from_strategy))
+    found = open_source(Path(settings.source).expanduser(), strategy_path(settings.from_strategy))
     unchecked = require_matching_config(found)
     suffix = f".{fmt}" if fmt else path.suffix if path.suffix in SUFFIXES else found.suffix
     if to_strategy is None:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from petrun.commands import train
+from petrun.config.commands.train import ResumeSettings
 from petrun.training.checkpointing import verify as verifying
-from petrun.training.checkpointing.resume import Flags
 
 
-def run(folder: str, flags: Flags, sets: Sequence[str], *, allow: Sequence[str] = (), verify: bool = False) -> None:
-    """Resume the run in `folder` with the settings that it was begun with, but for those in `flags` and `sets`.
-
-    `allow`: settings that may differ from those that the run was begun with. `verify`: replay the last steps and compare every bit, and
-    write nothing. Raises PetrunError.
+def run(settings: ResumeSettings) -> None:
+    """Resume the run in its folder with the settings that it was begun with, but for those that are given now; or with --verify replay
+    its last steps, compare every bit, and write nothing. Raises PetrunError.
     """
-    if verify:
-        verifying.verify(folder, sets)
+    if settings.verify:
+        verifying.verify(settings.run_folder, settings.sets)
     else:
-        train.run(None, flags, sets, resume=folder, allow=allow, command="petrun resume")
+        train.run(settings.training())

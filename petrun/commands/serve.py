@@ -5,32 +5,32 @@ from __future__ import annotations
 import socket
 
 from petrun import console
+from petrun.config.commands.text import ServerSettings, ServeSettings
 from petrun.config.schema import ModelConfig
 from petrun.errors import SetupError
 from petrun.inference.assembly import base_path
-from petrun.inference.generation.multi_delta import SessionSettings
 from petrun.inference.generation.session import Session
 from petrun.inference.generation.session_engine import SessionEngine
 from petrun.serve.address import bind
 from petrun.serve.openai import Limits
 from petrun.serve.request_queue import RequestQueue, process_requests
-from petrun.serve.settings import ServerSettings, read_api_key, require_packages
+from petrun.serve.settings import read_api_key, require_packages
 from petrun.tensors.sharded.ranks import root_of
 from petrun.train.stop import Stopped, stop_request
 
 
-def run(session: SessionSettings, server: ServerSettings) -> None:
+def run(settings: ServeSettings) -> None:
     """Serve until a signal comes. Raises Stopped then, once the requests are answered or the grace period is over.
 
     Raises ConfigError and SetupError before anything is loaded for settings, an address or a key that cannot be used.
     """
     require_packages()
-    server.check()
-    key = read_api_key(server)
-    bound = bind(server.host, server.port)
+    settings.check()
+    key = read_api_key(settings)
+    bound = bind(settings.host, settings.port)
     try:
-        engine = SessionEngine(Session.load(session), _base_name(session.base))
-        _serve(engine, server, key, bound)
+        engine = SessionEngine(Session.load(settings), _base_name(settings.base))
+        _serve(engine, settings, key, bound)
     finally:
         bound.close()
 

@@ -9,6 +9,7 @@ from petrun import console
 from petrun.assets import default_recipe
 from petrun.checkpoint.training_state import Found
 from petrun.cluster.world import World, is_scheduler, serve
+from petrun.config.commands.train import TrainSettings
 from petrun.config.load import load_run_config
 from petrun.data.rows.bad_rows import SKIPPED, write_skipped
 from petrun.parallel import context
@@ -34,28 +35,21 @@ from petrun.training.setup.training_setup import TrainingSetup, build_training, 
 
 
 def run(
-    recipe: str | None,
-    flags: resuming.Flags,
-    sets: Sequence[str],
-    *,
-    dry_run: bool = False,
-    preflight: bool = False,
-    resume: str | None = None,
-    allow: Sequence[str] = (),
-    command: str = "petrun train --resume",
+    settings: TrainSettings,
 ) -> None:
-    """Train and fill the run folder, or resume the run of a folder: that of `resume`, or an unfinished one in --out.
+    """Train and fill the run folder, or resume the run of a folder: that of --resume, or an unfinished one in --out.
 
-    `preflight`: check that the ranks meet and reach each other, no more. `allow`: settings that may differ from those that the resumed
-    run was begun with. `command`: what the user types to resume a run. Raises PetrunError.
+    With --preflight, check that the ranks meet and reach each other, and end. Raises PetrunError.
     """
     if is_scheduler():
         serve()
         return
     began = time.monotonic()
     resumed, longer = None, False
-    if resume is not None:
-        resumed = resuming.find_resumed(resume, recipe, flags, sets, allowed=allow, command=None if allow else command)
+    recipe, flags, sets, allow = settings.recipe, settings.flags, settings.sets, settings.allow
+    if settings.resume is not None:
+        command = None if allow else settings.resume_command
+        resumed = resuming.find_resumed(settings.resume, recipe, flags, sets, allowed=allow, command=command)
         if resumed is None:
             return
         longer = resumed.finished
@@ -65,17 +59,17 @@ def run(
     device = context.setup(config.device, config.model.dtype, config.train.loss_scale)
     world = join_ranks(device)
     with world.rank_in_errors(), RunLock(console.print) as lock:
-        if preflight or world.host_size < world.size:
+        if settings.preflight or world.host_size < world.size:
             require_connected(world)
-        if preflight:
+        if settings.preflight:
             return
         resolved, layout = lay_out(resolved, device, world)
         out, found = None, None
-        if not dry_run:
+        if not settings.dry_run:
             out, resumes = run_folder.choose_for_ranks(config, layout, world, lock, longer=longer)
             found = resuming.find_newest_state(out, world) if resumes else None
         with world.fail_together():
-            scored = not dry_run and (found is None or found.state is None)
+            scored = not settings.dry_run and (found is None or found.state is None)
             setup = build_training(resolved, start, device, layout, scored=scored)
         require_consistent_ranks(setup, world)
         if out is not None:

@@ -7,24 +7,20 @@ from pathlib import Path
 
 from petrun import console
 from petrun.checkpoint.merge import FLOATS
+from petrun.config.commands.merge import UnmergeSettings
+from petrun.config.options import DeltaSources
 from petrun.errors import ConfigError, did_you_mean
 from petrun.inference.assembly import require_matching_family
-from petrun.inference.delta_opener import DeltaOpener, DeltaSources
+from petrun.inference.delta_opener import DeltaOpener
 from petrun.inference.merging.inverse import verdict, write_unmerged
 from petrun.inference.merging.merged_prompts import holds_prompts
 from petrun.inference.stored_base import stored_base
 
 
-def run(
-    *,
-    merged: str | None,
-    delta: str | None,
-    out: str | None,
-    family: str | None,
-    alpha: float | None,
-    dtype: str | None,
-) -> None:
+def run(settings: UnmergeSettings) -> None:
     """Write the base, and report whether it is bit-exact. Raises DeltaError where the base cannot be computed."""
+    merged, delta, out = settings.merged, settings.delta, settings.out
+    family, dtype = settings.family, settings.dtype
     for flag, value in (("--merged", merged), ("--delta", delta), ("--out", out)):
         if value is None:
             raise ConfigError(f"{flag} is missing", hint="petrun unmerge --merged M --delta D --out BASE")
@@ -33,7 +29,7 @@ def run(
     began = time.perf_counter()
     model = stored_base(merged, family)
     # One of petrun's own is not compared with the merged model, which is not its base.
-    (given,) = DeltaOpener(DeltaSources(family=family, alpha=alpha), model=model)(str(delta))
+    (given,) = DeltaOpener(DeltaSources(family=family, alpha=settings.alpha), model=model)(str(delta))
     require_matching_family(given, model.raw)
     written, watched = write_unmerged(given, model, Path(str(out)).expanduser(), dtype)
     console.print(

@@ -1,21 +1,33 @@
-"""What a run may be told: every key, its type, its default and its meaning. Nothing else sets a default.
+"""Every setting of a run: its key, type, default, unit, meaning, and its flag where it has one. Nothing else sets a default.
 
-Keys are spelt `section.key` on the command line (`--set optim.beta2=0.95`). A delta algorithm's own keys (`delta.*`) and their
-defaults stand in that algorithm's file, petrun/delta/<algo>.py.
+Keys are spelt `section.key` on the command line (`--set optim.beta2=0.95`). The options of `petrun train` and of the other commands that
+take settings of a run are made from this module. A delta algorithm's own keys (`delta.*`) and their defaults stand in that
+algorithm's file, petrun/delta/<algo>.py; petrun.config.flags names those that have a flag.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator
+
+from petrun.config.options import DATA, DELTA, MODEL, OPTIM, PARALLEL, RUN
 
 Task = Literal["classify", "lm", "instruct"]
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+def setting(
+    default: Any, text: str, flag: str, panel: str, *, factory: Callable[[], Any] | None = None, **bounds: Any
+) -> Any:
+    """A setting with a flag. `text`: what it means, for `--help`; `factory`: makes the default; `bounds`: as of pydantic's Field."""
+    values = {"default_factory": factory} if factory is not None else {"default": default}
+    return Field(**values, description=text, json_schema_extra={"flag": flag, "panel": panel}, **bounds)
 
 
 def _as_many(value: Any) -> Any:
@@ -36,14 +48,26 @@ def _as_seconds(value: Any) -> Any:
 
 
 class ModelConfig(Section):
-    base: str | None = Field(
-        None, description="Hugging Face folder, .safetensors or .ckpt file of the base; none: the embedded base"
+    base: str | None = setting(
+        None,
+        "Pretrained base: a Hugging Face folder, or a .safetensors or .ckpt file with config.json beside it. None: the "
+        "small base that petrun ships.",
+        "--base",
+        MODEL,
     )
-    base_strategy: str | None = Field(
-        None, description="strategy file, or folder of them, of a base in the files of a job's ranks"
+    base_strategy: str | None = setting(
+        None,
+        "Of a base in the files of a job's ranks (--base is then the folder of rank_0, rank_1, ...): its strategy file, "
+        ".ckpt or .json, or the folder of its stages' files.",
+        "--base-strategy",
+        MODEL,
     )
-    family: str | None = Field(
-        None, description="bert, gpt2 or llama (default: from config.json), or module:function / file.py:function"
+    family: str | None = setting(
+        None,
+        "bert, gpt2 or llama (also mistral, qwen2, qwen3) where config.json does not say, or your own factory: "
+        "module:function or file.py:function.",
+        "--model",
+        MODEL,
     )
     config: str | None = Field(None, description="config.json, when it does not lie beside the base's file")
     kwargs: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for a module:function factory")
@@ -54,12 +78,12 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    path: tuple[str, ...] = Field(
-        (), description="training files or folders, some rows of one: FILE#500; none: the embedded task"
+    path: tuple[str, ...] = setting(
+        (), "Training file, or several, comma-separated. None: the task that petrun ships.", "--data", DATA
     )
-    eval_path: tuple[str, ...] = Field((), description="evaluation file or files")
+    eval_path: tuple[str, ...] = setting((), "Evaluation file, or several.", "--eval-data", DATA)
     weights: tuple[float, ...] = Field((), description="how often each file of `path` is read in an epoch (1 = once)")
-    task: Task | None = Field(None, description="classify, lm or instruct; default: from the columns and the family")
+    task: Task | None = setting(None, "classify, lm or instruct. Default: from the columns.", "--task", DATA)
     format: Literal["jsonl", "json", "csv", "tsv", "text", "parquet", "npz", "separated"] | None = Field(
         None, description="file format; default: by content"
     )
@@ -75,24 +99,34 @@ class DataConfig(Section):
         None,
         description="classify: labels are numbers to predict (true) or classes (false); default: numbers where one is no integer",
     )
-    template: str | None = Field(
-        None, description="jinja2 file or built-in name (plain, alpaca, chatml) that renders a row's prompt"
+    template: str | None = setting(
+        None,
+        "How a row becomes a prompt, for bases without a chat template: plain, alpaca, chatml, or a jinja2 file.",
+        "--template",
+        DATA,
     )
     chat_template_kwargs: dict[str, bool | int | float | str] = Field(
         default_factory=dict,
         description="variables of the template where a row sets none, {enable_thinking: false}; the delta keeps them",
     )
     ignore: tuple[str, ...] = Field((), description="columns that are not read")
-    seq_len: int = Field(512, ge=2, description="longest row in tokens; longer rows are cut and counted")
-    loss_on: Literal["completion", "all"] = Field("completion", description="instruct: which tokens are supervised")
-    pack: bool = Field(False, description="fill sequences of seq_len tokens with several rows, without cross-talk")
-    shuffle: bool = Field(True, description="false: batch k is rows k*B to k*B+B-1 of the file")
-    eval_split: float = Field(
-        0.0, ge=0.0, lt=1.0, description="share of the training rows held out, where eval_path is not given"
+    seq_len: int = setting(
+        512, "Longest row in tokens; longer ones are cut and counted. Default 512.", "--seq-len", DATA, ge=2
     )
-    on_bad_row: Literal["stop", "skip"] = Field(
+    loss_on: Literal["completion", "all"] = Field("completion", description="instruct: which tokens are supervised")
+    pack: bool = setting(
+        False, "Fill sequences with several rows, without cross-talk. Default no.", "--pack/--no-pack", DATA
+    )
+    shuffle: bool = setting(True, "Batch k is rows k*B to k*B+B-1 of the file.", "--no-shuffle", DATA)
+    eval_split: float = setting(
+        0.0, "Hold out this share of the training rows for evaluation.", "--eval-split", DATA, ge=0.0, lt=1.0
+    )
+    on_bad_row: Literal["stop", "skip"] = setting(
         "stop",
-        description="rows that cannot be used, such as rows without a label: stop and name them, or leave them out",
+        "Rows that cannot be used, such as rows without a label: stop and name them, or skip: leave them out, counted and "
+        "written down. Default stop.",
+        "--on-bad-row",
+        DATA,
     )
     max_rows: int | None = Field(None, ge=1, description="read only this many rows of each file")
     buckets: int = Field(4, ge=1, le=64, description="most sequence lengths (compiled shapes) a run may use")
@@ -102,26 +136,34 @@ class DataConfig(Section):
 
 
 class OptimConfig(Section):
-    lr: float | None = Field(None, gt=0, description="peak learning rate; default: the algorithm's own")
+    lr: float | None = setting(None, "Peak learning rate. Default: the algorithm's own.", "--lr", OPTIM, gt=0)
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
     eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.01, ge=0, description="decoupled; not applied to biases and norms")
+    weight_decay: float = setting(
+        0.01, "Decoupled weight decay, not on biases and norms. Default 0.01.", "--weight-decay", OPTIM, ge=0
+    )
     decay_all: bool = Field(False, description="apply weight decay to biases and norms as well")
-    clip: float = Field(1.0, ge=0, description="largest global gradient norm; 0 is off")
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    warmup: float | None = Field(
-        None, ge=0, description="below 1: share of all steps; else a number of steps; default 0.06, constant 0"
+    clip: float = setting(1.0, "Largest global gradient norm; 0 is off. Default 1.", "--clip", OPTIM, ge=0)
+    schedule: Literal["constant", "linear", "cosine"] = setting(
+        "cosine", "constant, linear or cosine. Default cosine.", "--schedule", OPTIM
+    )
+    warmup: float | None = setting(
+        None, "Warm-up: a share of all steps below 1, else steps. Default 0.06 (constant: 0).", "--warmup", OPTIM, ge=0
     )
     min_lr_ratio: float = Field(0.0, ge=0, le=1, description="where linear and cosine end, as a share of lr")
 
 
 class TrainConfig(Section):
-    epochs: float | None = Field(None, gt=0, description="passes over the data; default 3 where steps is not given")
-    steps: int | None = Field(None, ge=1, description="optimizer steps; wins over epochs")
-    batch_size: int = Field(16, ge=1, description="rows per micro-batch")
-    accumulate: int = Field(1, ge=1, description="micro-batches per optimizer step")
-    seed: int = Field(0, ge=0, lt=2**31)
+    epochs: float | None = setting(None, "Passes over the data. Default 3.", "--epochs", OPTIM, gt=0)
+    steps: int | None = setting(None, "Optimizer steps, instead of --epochs.", "--steps", OPTIM, ge=1)
+    batch_size: int = setting(
+        16, "Rows per micro-batch, on each data-parallel rank. Default 16.", "--batch-size", OPTIM, ge=1
+    )
+    accumulate: int = setting(
+        1, "Micro-batches per optimizer step; exact per token. Default 1.", "--accumulate", OPTIM, ge=1
+    )
+    seed: int = setting(0, "Seed of initialisation, order and dropout. Default 0.", "--seed", RUN, ge=0, lt=2**31)
     eval_every_steps: int | None = Field(
         None, ge=1, description="default: once an epoch, where there is evaluation data"
     )
@@ -132,23 +174,38 @@ class TrainConfig(Section):
     loss_scale: float | None = Field(
         None, gt=0, description="initial dynamic loss scale; default 65536 for float16, off otherwise"
     )
-    train_also: tuple[str, ...] = Field((), description="patterns of parameters to train and save beside the delta")
-    save_every_steps: int | None = Field(
-        None, ge=1, description="training state; default: after an evaluation, else at the end of an epoch"
+    train_also: tuple[str, ...] = setting(
+        (),
+        "Parameters to train and save beside the delta, as globs over names, comma-separated ('pooler.*'). A classification "
+        "task's head always is.",
+        "--train-also",
+        DELTA,
     )
-    keep_states: int = Field(2, ge=1, description="training states that are kept, beside the best delta")
-    max_seconds: float | None = Field(
-        None, gt=0, description="save and stop after the step that passes this time, such as 2h, 90m or 45s"
+    save_every_steps: int | None = setting(
+        None,
+        "Steps from one training state to the next. Default: after an evaluation, else at the end of an epoch.",
+        "--save-every",
+        RUN,
+        ge=1,
     )
-    on_nan: Literal["stop", "skip", "rewind"] = Field(
+    keep_states: int = setting(2, "Training states to keep, beside the best delta. Default 2.", "--keep", RUN, ge=1)
+    max_seconds: float | None = setting(
+        None, "Save and stop after the step that passes this time: 2h, 90m, 1h30m, 45s.", "--max-time", RUN, gt=0
+    )
+    on_nan: Literal["stop", "skip", "rewind"] = setting(
         "stop",
-        description="at a loss that is not finite: stop, leave the step out, or go back to the last state and leave it out",
+        "At a loss or gradient that is not finite: stop, skip the step, or rewind to the last state and skip it. Default "
+        "stop.",
+        "--on-nan",
+        RUN,
     )
 
-    spike_ratio: float | None = Field(
+    spike_ratio: float | None = setting(
         None,
+        "A loss over this many times the mean of the last 20 steps' counts as one that is not finite. Default: none does.",
+        "--spike",
+        RUN,
         gt=1,
-        description="a loss over this many times the mean of the last 20 counts as one that is not finite; default: none does",
     )
 
     _one_or_many = field_validator("train_also", mode="before")(_as_many)
@@ -164,7 +221,9 @@ class TrainConfig(Section):
 
 class ParallelConfig(Section):
     auto: bool = Field(False, description="choose dp, tp, pp and zero by the memory of a card; --parallel auto")
-    card_memory: float | None = Field(None, gt=0, description="GiB of a card, for auto; default 32")
+    card_memory: float | None = setting(
+        None, "Memory of a card in GiB, for --parallel auto. Default 32.", "--card-memory", PARALLEL, gt=0
+    )
     dp: int | None = Field(None, ge=1, description="ranks that read different data; default: all that tp and pp leave")
     tp: int = Field(1, ge=1, description="ranks that hold slices of each layer (tensor parallel)")
     pp: int = Field(1, ge=1, description="stages that hold different layers (pipeline parallel)")
@@ -173,24 +232,39 @@ class ParallelConfig(Section):
     )
     micro_batches: int | None = Field(None, ge=1, description="parts that a pipeline cuts each batch into; default pp")
     sequence: bool = Field(False, description="between the layers, split tokens over the tp ranks")
-    recompute: Literal["none", "select", "full"] = Field(
+    recompute: Literal["none", "select", "full"] = setting(
         "none",
-        description="activations computed again for the backward pass: select = inside each layer, full = all of it",
+        "Activations computed again for the backward pass: none, select (inside each layer) or full. Default none.",
+        "--recompute",
+        PARALLEL,
     )
-    offload: Literal["none", "optimizer"] = Field(
-        "none", description="keep and update the optimizer's state on the host"
+    offload: Literal["none", "optimizer"] = setting(
+        "none",
+        "optimizer: keep and update the optimizer's state in the host's memory. Default none.",
+        "--offload",
+        PARALLEL,
     )
 
 
 class OutConfig(Section):
-    dir: str | None = Field(None, description="run folder; default runs/<algo>-N, the next free number")
-    format: Literal["ckpt", "safetensors"] = Field("ckpt", description="format of the delta file")
+    dir: str | None = setting(None, "Run folder. Default runs/<algo>-N, the next free number.", "--out", RUN)
+    format: Literal["ckpt", "safetensors"] = setting(
+        "ckpt", "Delta file: ckpt (MindSpore) or safetensors. Default ckpt.", "--format", RUN
+    )
 
 
 class EvalConfig(Section):
-    batch_size: int | None = Field(None, ge=1, description="rows per batch; default train.batch_size")
-    metrics: tuple[str, ...] = Field((), description="default: all that the task has without generation")
-    max_new_tokens: int = Field(128, ge=1)
+    batch_size: int | None = setting(None, "Rows per batch. Default 16.", "--batch-size", RUN, ge=1)
+    metrics: tuple[str, ...] = setting(
+        (),
+        "Comma-separated: accuracy, f1_macro, matthews, loss, mse, pearson, spearman, perplexity, token_accuracy, "
+        "exact_match, bleu, rouge1, rouge2, rougeL, or all. Default: those that need no generation.",
+        "--metrics",
+        RUN,
+    )
+    max_new_tokens: int = setting(
+        128, "Longest generated answer in tokens. Default 128.", "--max-new-tokens", RUN, ge=1
+    )
     samples: int = Field(
         3, ge=0, le=20, description="prompts answered before and after training, for its receipt; 0: none"
     )
@@ -201,21 +275,40 @@ class EvalConfig(Section):
 class RunConfig(Section):
     """A training run, resolved. `delta` is the config of the algorithm named by `algo`."""
 
-    algo: str = "lora"
+    algo: str = setting(
+        "lora",
+        "Delta algorithm: {names}; +bitfit and +r_drop join any other (lora+r_drop). `petrun algorithms` describes them and their "
+        "settings. Default lora.",
+        "--algo",
+        DELTA,
+    )
     model: ModelConfig = Field(default_factory=lambda: ModelConfig())
     data: DataConfig = Field(default_factory=lambda: DataConfig())
     delta: SerializeAsAny[BaseModel]
     optim: OptimConfig = Field(default_factory=lambda: OptimConfig())
     train: TrainConfig = Field(default_factory=lambda: TrainConfig())
-    parallel: ParallelConfig = Field(default_factory=lambda: ParallelConfig())
+    parallel: ParallelConfig = setting(
+        None,
+        "How the job's ranks are laid out, as dp=2,tp=4,pp=1,zero=1 (also micro_batches, sequence). What is left out: pp=1, "
+        "tp=1, zero=0, and dp takes all that these leave. auto: by the memory of a card (--card-memory), and why.",
+        "--parallel",
+        PARALLEL,
+        factory=lambda: ParallelConfig(),
+    )
     eval: EvalConfig = Field(default_factory=lambda: EvalConfig())
     out: OutConfig = Field(default_factory=lambda: OutConfig())
-    device: Literal["cpu", "ascend"] | None = Field(
-        None, description="default: ascend where MindSpore finds a card, else cpu"
+    device: Literal["cpu", "ascend"] | None = setting(
+        None, "cpu or ascend. Default: ascend where a card is found, else cpu.", "--device", RUN
     )
-    init_delta: str | None = Field(
-        None, description="start from this delta: its method, settings, targets and heads hold"
+    init_delta: str | None = setting(
+        None,
+        "Start from this delta (petrun file, run folder or peft folder): its method, settings, targets and heads hold.",
+        "--init-delta",
+        DELTA,
     )
-    delta_strategy: str | None = Field(
-        None, description="strategy file, or folder of them, of a delta in the files of a job's ranks"
+    delta_strategy: str | None = setting(
+        None,
+        "The same of a delta in the files of a job's ranks: the fine-tuning's strategy.",
+        "--delta-strategy",
+        MODEL,
     )

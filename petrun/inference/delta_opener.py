@@ -12,23 +12,10 @@ from petrun.checkpoint.delta import Delta, read_delta
 from petrun.checkpoint.delta_method import method_of
 from petrun.checkpoint.delta_tensors import arrays_digest
 from petrun.checkpoint.derived import adopted
+from petrun.config.options import DeltaSources
 from petrun.errors import ConfigError
 from petrun.inference.assembly import require_matching_base, require_matching_family, strategy_path
 from petrun.inference.stored_base import StoredBase, stored_base
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeltaSources:
-    """Where a base and its deltas are, as the user said it."""
-
-    base: str | None = None
-    """None: the embedded base."""
-    family: str | None = None
-    alpha: float | None = None
-    """LoRA's scale, which MindPet's checkpoints do not hold."""
-    base_strategy: str | None = None
-    """Strategy file or folder of a base in the files of a job's ranks."""
-    delta_strategy: str | None = None
 
 
 @dataclass(frozen=True)

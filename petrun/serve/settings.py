@@ -1,53 +1,14 @@
-"""Check a server's settings before anything is loaded: its numbers, its API key, the packages that it needs."""
+"""Check a server before anything is loaded: its packages and its API key. Its numbers are checked by petrun.config.commands.text."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from petrun.config.commands.text import ServerSettings
 from petrun.config.load import environment
 from petrun.errors import ConfigError, SetupError
 from petrun.serve.address import is_loopback
-
-_SPARE_CONNECTIONS = 64
-"""Connections beside those that wait for an answer: for /health, and for errors that say that too many wait."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerSettings:
-    """The address, the key and the limits of a server."""
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    """0: any free port."""
-    key_env: str | None = None
-    """Environment variable that holds the API key."""
-    key_file: str | None = None
-    """File that holds the API key."""
-    without_key: bool = False
-    """Serve without a key although other machines reach the address."""
-    queue: int = 32
-    """Requests that may wait."""
-    batch_size: int = 8
-    """Requests that are computed together."""
-    max_tokens: int = 1024
-    """Most new tokens that a request may ask for."""
-    grace_seconds: float = 30.0
-    """Time that requests may still take after a signal."""
-
-    @property
-    def most_connections(self) -> int:
-        return self.queue + self.batch_size + _SPARE_CONNECTIONS
-
-    def check(self) -> None:
-        """Raises ConfigError, once, for every number that is out of range."""
-        positive = {"--queue": self.queue, "--batch-size": self.batch_size, "--max-tokens": self.max_tokens}
-        wrong = [f"{flag} {value}: must be at least 1" for flag, value in positive.items() if value < 1]
-        if not 0 <= self.grace_seconds < 1e6:
-            wrong.append(f"--grace {self.grace_seconds:g}: must be a number of seconds, 0 or more")
-        if wrong:
-            raise ConfigError("\n".join(wrong))
 
 
 def require_packages() -> None:

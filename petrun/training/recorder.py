@@ -17,7 +17,7 @@ from petrun import __version__, console
 from petrun.checkpoint.delta import BaseIdentity, Manifest, TaskInfo, save_delta, save_delta_shards
 from petrun.cluster.world import World
 from petrun.config.schema import RunConfig
-from petrun.console import RunLog, StepBar
+from petrun.console import StepBar
 from petrun.data.chat.end_of_turn import turn_mark
 from petrun.errors import OutputError
 from petrun.evaluate.compare import side_by_side, signature_lines
@@ -32,6 +32,7 @@ from petrun.training.receipt.receipt import Receipt, ReceiptInputs, make_receipt
 from petrun.training.receipt.receipt_text import receipt_text
 from petrun.training.receipt.samples import EvalSnapshot, SampleEvaluator
 from petrun.training.run_folder import RunFolder
+from petrun.training.run_log import RunLog
 from petrun.typing import JsonObject
 
 

@@ -1,17 +1,15 @@
 """The flags that start ranks: taken out of the ranks' own command line, checked before anything starts."""
 
-import typer
+from petrun.cli.cluster import rank_arguments
+from petrun.cli.train import COMMAND
+from petrun.config.commands.launch import LaunchOptions
+from petrun.config.options import options_of
 
-from petrun.cli.app import app
-from petrun.cli.cluster import NAMES, rank_arguments
-
-FLAGS = ["--" + name.replace("_", "-") for name in NAMES]
+FLAGS = [how.flag for how in options_of(LaunchOptions).values()]
 
 
 def ranks_line(line, added=()):
-    command = typer.main.get_command(app).commands["train"]
-    context = command.context_class(command, info_name="train")
-    return rank_arguments(line, context, FLAGS, added)
+    return rank_arguments(line, COMMAND, FLAGS, added)
 
 
 def test_the_command_line_of_a_rank():

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from petrun.cli.options import ALGORITHMS
+from petrun.config.flags import method_names
 from petrun.config.load import recipe_names
 from petrun.delta import METHODS
 
@@ -58,7 +58,7 @@ def test_what_is_offered(line, offered):
 
 
 def test_the_algorithms_are_those_there_are():
-    assert sorted(ALGORITHMS) == sorted(METHODS)
+    assert method_names() == sorted(METHODS)
 
 
 def test_the_script_for_bash_is_installed(tmp_path):

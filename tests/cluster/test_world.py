@@ -17,6 +17,7 @@ from petrun.cluster import failures, world
 from petrun.cluster.world import ALONE, World, join, start_up
 from petrun.errors import ConfigError, OutputError, PetrunError, SetupError
 from petrun.train.stop import Stopped
+from petrun.training.run_log import RunLog
 from tests.conftest import ROOT
 
 CLUSTER = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "4", "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": "8118"}
@@ -305,7 +306,7 @@ def test_the_other_ranks_are_silent(capsys, tmp_path):
         bar.close()
     finally:
         report.set_quiet(False)
-    log = report.RunLog(tmp_path / "log.jsonl", writes=False)
+    log = RunLog(tmp_path / "log.jsonl", writes=False)
     log.write({"step": 1})
     log.close()
     assert capsys.readouterr() == ("", "") and not list(tmp_path.iterdir())

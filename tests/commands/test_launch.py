@@ -8,8 +8,8 @@ import pytest
 
 from petrun.assets import default_recipe
 from petrun.cluster.launch import JobOutput
-from petrun.cluster.launch_options import LaunchOptions
 from petrun.commands import launch
+from petrun.config.commands.train import TrainSettings
 from petrun.config.load import dump_run, load_run_config
 from petrun.errors import ConfigError, SetupError
 from petrun.training import run_folder
@@ -34,15 +34,8 @@ def jobs(monkeypatch, tmp_path):
 
 
 def run(resume=None, dry_run=False, flags=None, **asked):
-    command = launch.Command(
-        recipe=None,
-        flags=flags or {},
-        sets=[],
-        arguments=lambda added: ["train", *added],
-        resume=resume,
-        dry_run=dry_run,
-    )
-    return launch.run(command, LaunchOptions(cards=2, **asked), JobOutput(out=print, err=print))
+    settings = TrainSettings(flags=flags or {}, resume=resume, dry_run=dry_run, cards=2, **asked)
+    return launch.run(settings, lambda added: ["train", *added], JobOutput(out=print, err=print))
 
 
 def test_a_job_that_failed_before_its_first_step_leaves_no_run(jobs, capsys, monkeypatch):

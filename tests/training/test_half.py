@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from petrun.commands import train
+from petrun.config.commands.train import TrainSettings
 from petrun.tensors import open_tensors
 from tests.tiny import ORDERS, REVIEWS, write_base, write_rows
 
@@ -26,7 +27,7 @@ def run(base, rows, algo, dtype, out):
         "out.dir": ("--out", str(out)),
         "out.format": ("--format", "safetensors"),
     }
-    train.run(None, {key: pair for key, pair in flags.items() if pair[1] is not None}, [])
+    train.run(TrainSettings(flags={key: pair for key, pair in flags.items() if pair[1] is not None}))
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return [entry["loss"] for entry in log if "loss" in entry], open_tensors(out / f"{algo}.safetensors")
 

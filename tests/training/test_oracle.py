@@ -13,7 +13,9 @@ from safetensors.numpy import load_file, save_file
 
 from petrun.checkpoint.delta import read_delta
 from petrun.commands import merge, predict, train
-from petrun.inference.delta_opener import DeltaSources
+from petrun.config.commands.evaluate import PredictSettings
+from petrun.config.commands.merge import MergeSettings
+from petrun.config.commands.train import TrainSettings
 from petrun.interop.convert import to_net_names
 from petrun.models.families import FAMILIES as FAMILY_RECORDS
 
@@ -65,12 +67,12 @@ def flags(**values):
 def test_logits_and_loss(case, tmp_path, family, delta):
     folder, rows, batch = case(family)
     predict.run(
-        flags(model__base=str(folder / "base"), data__path=rows),
-        [],
-        delta=str(folder / delta) if delta else None,
-        alpha=None,
-        out=str(tmp_path / "out.jsonl"),
-        logits_file=str(tmp_path / "logits.safetensors"),
+        PredictSettings(
+            flags=flags(model__base=str(folder / "base"), data__path=rows),
+            delta=str(folder / delta) if delta else None,
+            out=str(tmp_path / "out.jsonl"),
+            logits=str(tmp_path / "logits.safetensors"),
+        )
     )
     expected = load_file(folder / delta / "out.safetensors" if delta else folder / "base_out.safetensors")
     found = load_file(tmp_path / "logits.safetensors")["logits"]
@@ -93,7 +95,7 @@ def test_logits_and_loss(case, tmp_path, family, delta):
 def test_merged_weights(case, tmp_path, family, delta):
     folder, _, _ = case(family)
     out = tmp_path / "merged"
-    merge.run([str(folder / delta)], out=str(out), sources=DeltaSources(base=str(folder / "base")))
+    merge.run(MergeSettings(base=str(folder / "base"), deltas=(str(folder / delta),), out=str(out)))
     expected = load_file(folder / delta / "merged.safetensors")
     found = load_file(out / "model.safetensors")
     assert set(found) <= set(expected)
@@ -112,25 +114,22 @@ def test_five_training_steps(case, tmp_path, monkeypatch, family, delta, mode):
         monkeypatch.setattr(train, "setup", lambda *a, **k: real(*a, **{**k, "pynative": True}))
     folder, rows, _ = case(family)
     wanted = json.loads((folder / delta / "train.json").read_text())
-    train.run(
-        None,
-        flags(
-            model__base=str(folder / "base"),
-            data__path=rows,
-            init_delta=str(folder / delta),
-            train__steps=5,
-            train__batch_size=3,
-            optim__lr=wanted["lr"],
-            optim__weight_decay=wanted["weight_decay"],
-            optim__schedule="constant",
-            optim__clip=0.0,
-            data__shuffle=False,
-            **({"delta__dropout": 0.0} if delta in LORA else {}),
-            out__dir="run",
-            out__format="safetensors",
-        ),
-        ["optim.decay_all=true"],
+    given = flags(
+        model__base=str(folder / "base"),
+        data__path=rows,
+        init_delta=str(folder / delta),
+        train__steps=5,
+        train__batch_size=3,
+        optim__lr=wanted["lr"],
+        optim__weight_decay=wanted["weight_decay"],
+        optim__schedule="constant",
+        optim__clip=0.0,
+        data__shuffle=False,
+        **({"delta__dropout": 0.0} if delta in LORA else {}),
+        out__dir="run",
+        out__format="safetensors",
     )
+    train.run(TrainSettings(flags=given, sets=("optim.decay_all=true",)))
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     losses = [entry["loss"] for entry in log if "loss" in entry]
     np.testing.assert_allclose(losses, wanted["losses"], rtol=1e-3)

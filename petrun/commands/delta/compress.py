@@ -7,15 +7,16 @@ from petrun.algebra.sums import compressed
 from petrun.checkpoint.derived import source_line
 from petrun.commands.delta.files import check_out, write
 from petrun.commands.delta.sums import operation
+from petrun.config.commands.delta import CompressSettings
 from petrun.errors import ConfigError
-from petrun.inference.delta_opener import DeltaOpener, DeltaSources
+from petrun.inference.delta_opener import DeltaOpener
 
 
-def run(delta: str, *, out: str | None, rank: int | None, energy: float | None, sources: DeltaSources) -> None:
+def run(settings: CompressSettings) -> None:
     """Write the delta with every layer truncated to fewer ranks. Raises ConfigError, DeltaError for a delta without ranks."""
-    path = check_out(out)
-    keep = Keep(rank, energy)
+    path = check_out(settings.out)
+    keep = Keep(settings.rank, settings.energy)
     if keep.everything:
         raise ConfigError("--rank or --energy is missing: how much to keep", hint="Example: --energy 0.99")
-    (given,) = DeltaOpener(sources)(delta)
+    (given,) = DeltaOpener(settings)(settings.delta)
     write(path, [given], compressed(given, keep), [operation("compress", None, keep), source_line(given)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from petrun import console
@@ -11,25 +11,17 @@ from petrun.checkpoint.delta import Delta, save_delta
 from petrun.checkpoint.derived import source_line
 from petrun.commands import export
 from petrun.commands.delta.files import check_out
+from petrun.config.commands.delta import ConvertSettings
 from petrun.errors import ConfigError, did_you_mean
-from petrun.inference.delta_opener import DeltaOpener, DeltaSources
+from petrun.inference.delta_opener import DeltaOpener
 from petrun.interop.mindpet.writing import write_mindpet
 
 _FORMATS = ("petrun", "peft", "mindpet")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConvertSettings:
-    """The form that a delta is written in."""
-
-    to: str | None = None
-    """petrun, peft or mindpet; None: by the path that is written."""
-    as_algo: str | None = None
-    task: str | None = None
-
-
-def run(delta: str, *, out: str | None, sources: DeltaSources, settings: ConvertSettings) -> None:
+def run(settings: ConvertSettings) -> None:
     """Write `out`: a .ckpt or .safetensors with a manifest, a peft folder, or a .ckpt for MindPet. Raises DeltaError, OutputError."""
+    delta, out = settings.delta, settings.out
     if out is None:
         raise ConfigError("--out is missing: where to write the delta", hint="Example: --out adapter --to peft")
     as_algo, task = settings.as_algo, settings.task
@@ -41,13 +33,13 @@ def run(delta: str, *, out: str | None, sources: DeltaSources, settings: Convert
     if task is not None and kind != "peft":
         raise ConfigError("--task is for --to peft, where the delta does not say it", hint="Leave --task out.")
     if kind == "peft":
-        export.refuse_factory(sources.family)
-        (given,) = DeltaOpener(sources)(delta)
-        export.write(_plain(given, as_algo), out, replace(sources, alpha=None), task)
+        export.refuse_factory(settings.family)
+        (given,) = DeltaOpener(settings)(delta)
+        export.write(_plain(given, as_algo), out, replace(settings, alpha=None), task)
         console.print(f"wrote {out}: a peft adapter of {given.algo}")
         return
     path = check_out(out, (".ckpt",) if kind == "mindpet" else (".ckpt", ".safetensors"))
-    (given,) = DeltaOpener(sources)(delta)
+    (given,) = DeltaOpener(settings)(delta)
     made = _plain(given, as_algo)
     if kind == "mindpet":
         unsaid = write_mindpet(made, path)

@@ -11,18 +11,19 @@ from petrun import console
 from petrun.algebra.comparison import Pair, compared
 from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.derived import refuse_other_bases
-from petrun.inference.delta_opener import DeltaOpener, DeltaSources
+from petrun.config.commands.delta import DiffSettings
+from petrun.inference.delta_opener import DeltaOpener
 
 _FIRST = 24
 
 
-def run(first: str, second: str, *, sources: DeltaSources, as_json: bool, every: bool) -> None:
+def run(given: DiffSettings) -> None:
     """Compare two deltas of one base: settings that differ, and layer by layer norms, cosine and difference."""
-    one, other = DeltaOpener(sources)(first, second)
+    one, other = DeltaOpener(given)(given.first, given.second)
     refuse_other_bases([one, other])
     settings = _settings(one, other)
     pairs = compared(one, other)
-    if as_json:
+    if given.as_json:
         found = {"same": one.digest == other.digest, "settings": settings, "tensors": [asdict(pair) for pair in pairs]}
         console.print(json.dumps(found, indent=2, ensure_ascii=False))
         return
@@ -30,8 +31,8 @@ def run(first: str, second: str, *, sources: DeltaSources, as_json: bool, every:
         console.print("the tensors are the same")
     for key, (mine, theirs) in settings.items():
         console.print(f"{key}: {mine} | {theirs}")
-    _rows(pairs if every else pairs[:_FIRST])
-    if not every and len(pairs) > _FIRST:
+    _rows(pairs if given.every else pairs[:_FIRST])
+    if not given.every and len(pairs) > _FIRST:
         console.print(f"  ... and {len(pairs) - _FIRST} more (--all lists them)")
     _in_all(pairs)
 

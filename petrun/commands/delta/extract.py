@@ -11,6 +11,7 @@ from petrun.checkpoint.delta import save_delta
 from petrun.checkpoint.derived import versions
 from petrun.checkpoint.manifest import BaseIdentity, Manifest, TaskInfo
 from petrun.commands.delta.files import check_out, report
+from petrun.config.commands.delta import ExtractSettings
 from petrun.console import progress
 from petrun.errors import ConfigError, DeltaError
 from petrun.graph.surgery import select_paths
@@ -21,25 +22,16 @@ from petrun.models.folder import label_names
 _HEADS = ("classifier.weight",)
 
 
-def run(
-    *,
-    base: str | None,
-    tuned: str | None,
-    out: str | None,
-    family: str | None,
-    target: tuple[str, ...] | None,
-    rank: int | None,
-    energy: float | None,
-    keep_rest: bool,
-) -> None:
+def run(settings: ExtractSettings) -> None:
     """Write the LoRA. Raises ConfigError, ModelError; DeltaError where the two models do not differ, or not in shape alone."""
-    path = check_out(out)
+    path = check_out(settings.out)
+    family, tuned = settings.family, settings.tuned
     if tuned is None:
         raise ConfigError("--tuned is missing: the tuned model", hint="Example: --tuned ./merged")
-    if rank is None and energy is None:
+    if settings.rank is None and settings.energy is None:
         raise ConfigError("--rank or --energy is missing: how much of every change to keep", hint="Example: --rank 16")
-    keep = Keep(rank, energy)
-    first, second = stored_base(base, family), stored_base(tuned, family)
+    keep = Keep(settings.rank, settings.energy)
+    first, second = stored_base(settings.base, family), stored_base(tuned, family)
     if first.family != second.family:
         raise DeltaError(f"{first.path} is a {first.family} model, {second.path} a {second.family} one")
     if first.kind is None or first.sites is None:
@@ -49,9 +41,9 @@ def run(
         )
     arrays, changed = first.arrays(), second.arrays()
     dense = tuple(name.removesuffix(".weight") for name in arrays.found if _is_matrix(name, arrays))
-    paths = select_paths(dense, first.sites, target or ("all-linear",))
+    paths = select_paths(dense, first.sites, settings.target or ("all-linear",))
     made = extracted(
-        arrays, changed, second.names, paths, keep, keep_rest=keep_rest, progress=progress("extract", "tensor")
+        arrays, changed, second.names, paths, keep, keep_rest=settings.rest, progress=progress("extract", "tensor")
     )
     written = save_delta(path, made.tensors, _manifest(first, second, arrays, made, _spelt(keep, second)))
     report(made)

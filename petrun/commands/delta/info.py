@@ -12,28 +12,29 @@ from petrun import console
 from petrun.algebra.comparison import Norm, norms
 from petrun.checkpoint.delta import Delta, read_delta
 from petrun.checkpoint.delta_method import method_of
+from petrun.config.commands.delta import InfoSettings
 from petrun.console import table
 from petrun.typing import JsonObject
 
 _FIRST = 24
 
 
-def run(path: str, *, as_json: bool, every: bool) -> None:
+def run(settings: InfoSettings) -> None:
     """The manifest, and the norm of what is added to every layer. A delta of another tool shows its own names."""
-    delta = read_delta(Path(path).expanduser())
+    delta = read_delta(Path(settings.delta).expanduser())
     if delta.manifest is not None:
         _, config = method_of(delta.algo, delta.config, delta.path)
         delta = replace(delta, config=config.model_dump(mode="json"))
     found = norms(delta) if delta.manifest is not None else _raw(delta)
     described = _described(delta)
-    if as_json:
+    if settings.as_json:
         rows = [asdict(each) for each in found]
         console.print(json.dumps({**described, "tensors": rows}, indent=2, ensure_ascii=False))
         return
     console.print(
         table([(key, _spell(value)) for key, value in described.items() if value not in (None, "", {}, [], ())])
     )
-    _list(found, every)
+    _list(found, settings.every)
 
 
 def _raw(delta: Delta) -> list[Norm]:

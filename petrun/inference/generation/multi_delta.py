@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from petrun.checkpoint.delta import Delta
+from petrun.config.commands.text import SessionSettings
 from petrun.config.load import Resolved, load_run_config
 from petrun.data.chat.end_of_turn import Ending, find_ending
 from petrun.data.encode.instruct import SOURCES
@@ -25,25 +26,6 @@ from petrun.models.base import LoadedModel
 from petrun.models.factory import is_factory
 from petrun.models.families import spell_families
 from petrun.parallel.context import setup
-
-
-@dataclass(frozen=True, kw_only=True)
-class SessionSettings:
-    """Settings from which a session is loaded; the fields mean the same as the command line's options of these names."""
-
-    base: str | None = None
-    """None: the embedded base."""
-    deltas: Mapping[str, str] | Sequence[str] = ()
-    """Name -> path, or paths, each named by its file or folder or written as NAME=PATH."""
-    model: str | None = None
-    template: str | None = None
-    """Template of every delta; None: each delta's own, else the tokenizer's chat template, else the text unchanged."""
-    alpha: float | None = None
-    device: str | None = None
-    batch_size: int = 8
-    """Most prompts that are computed together."""
-    settings: Sequence[str] = ()
-    """KEY=VALUE, as --set."""
 
 
 @dataclass(frozen=True, kw_only=True)

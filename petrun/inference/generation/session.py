@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 
+from petrun.config.commands.text import SessionSettings
 from petrun.data.chat.end_of_turn import NO_ENDING, Ending
 from petrun.data.chat.messages import Message
 from petrun.data.encode.prompt import prompt_ids
@@ -25,7 +26,7 @@ from petrun.errors import ConfigError
 from petrun.evaluate.generate import Request, Step, TextGenerator
 from petrun.evaluate.sampling import Sampling
 from petrun.evaluate.text_stream import TextStream
-from petrun.inference.generation.multi_delta import MultiDeltaModel, SessionSettings, load_deltas
+from petrun.inference.generation.multi_delta import MultiDeltaModel, load_deltas
 from petrun.inference.multi_adapter import OFF
 
 Prompt = str | Sequence[Message]

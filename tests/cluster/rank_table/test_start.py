@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from petrun.cluster.launch import Job, JobOutput, _spell, launch
-from petrun.cluster.launch_options import LaunchOptions
 from petrun.cluster.rank_table import start as table_start
 from petrun.cluster.rank_table.start import TableStart, read_start, table_environment
 from petrun.cluster.ranks import Cluster, rank_environment
 from petrun.commands import launch as runs_launch
+from petrun.config.commands.train import TrainSettings
 from petrun.errors import ConfigError, SetupError
 
 CORES = len(os.sched_getaffinity(0))
@@ -133,10 +133,8 @@ def test_hosts_of_a_table_share_one_run_folder_and_keep_their_logs_apart(table, 
     monkeypatch.setattr("petrun.cluster.launch_options.cards_here", lambda: 8)
 
     def run(servers, flags, **asked):
-        command = runs_launch.Command(recipe=None, flags=flags, sets=[], arguments=lambda added: ["train", *added])
-        return runs_launch.run(
-            command, LaunchOptions(rank_table=table(*servers), **asked), JobOutput(out=print, err=print)
-        )
+        settings = TrainSettings(flags=flags, rank_table=table(*servers), **asked)
+        return runs_launch.run(settings, lambda added: ["train", *added], JobOutput(out=print, err=print))
 
     out = {"out.dir": ("--out", "shared")}
     with pytest.raises(ConfigError, match="--rank-table: 2 servers: needs --out, the same on every host"):

@@ -10,8 +10,8 @@ from safetensors.numpy import load_file, save_file
 
 from petrun.checkpoint.delta import read_delta
 from petrun.commands import merge
+from petrun.config.commands.merge import MergeSettings
 from petrun.inference.assembly import attach_delta, fit_delta, set_delta
-from petrun.inference.delta_opener import DeltaSources
 from petrun.inference.merging import merge_proof
 from petrun.tensors import array_entries, open_tensors, write_safetensors
 from tests.commands.test_export import make_delta, open_base
@@ -34,7 +34,7 @@ def here(tmp_path, monkeypatch):
 
 def merged(delta, out, base="gpt2"):
     """The base with the delta folded in, by the merge: tensor -> float64."""
-    merge.run([str(delta)], out=str(out), sources=DeltaSources(base=base))
+    merge.run(MergeSettings(base=base, deltas=(str(delta),), out=str(out)))
     return {n: a.astype(np.float64) for n, a in load_file(f"{out}/model.safetensors").items()}
 
 

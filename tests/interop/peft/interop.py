@@ -18,9 +18,9 @@ from mindspore import Tensor
 
 from petrun.checkpoint.delta import BaseIdentity, Manifest, TaskInfo, save_delta
 from petrun.commands import export, merge
+from petrun.config.commands.merge import MergeSettings
 from petrun.delta import find_method
 from petrun.inference.assembly import attach, head_names, values_of
-from petrun.inference.delta_opener import DeltaSources
 from petrun.models.factory import load_model
 from petrun.tensors import TensorEntry, content_digest, open_tensors, tensor_digest, write_safetensors
 from tests.tiny import write_base
@@ -80,7 +80,7 @@ def make(kind, method, family, folder):
     if kind == "peft":
         export.run(base=str(base), delta=str(folder / "delta.ckpt"), out=str(out))
     else:
-        merge.run([str(folder / "delta.ckpt")], out=str(out), sources=DeltaSources(base=str(base)))
+        merge.run(MergeSettings(base=str(base), deltas=(str(folder / "delta.ckpt"),), out=str(out)))
     return out, assembled.loaded
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from petrun.commands import merge
-from petrun.inference.delta_opener import DeltaSources
+from petrun.config.commands.merge import MergeSettings
 from petrun.models.factory import load_model
 from tests.interop.peft.interop import LIBRARIES, STORED, cases, digest_of, in_theirs, logits, make
 
@@ -39,8 +39,8 @@ def test_every_case_has_its_digest():
 
 def test_mindspore_loads_a_merged_checkpoint(tmp_path):
     _, loaded = make("merged", "lora", "gpt2", tmp_path)
-    sources = DeltaSources(base=str(tmp_path / "base"))
-    merge.run([str(tmp_path / "delta.ckpt")], out=str(tmp_path / "m.ckpt"), sources=sources)
+    delta, out = str(tmp_path / "delta.ckpt"), str(tmp_path / "m.ckpt")
+    merge.run(MergeSettings(base=str(tmp_path / "base"), deltas=(delta,), out=out))
     held = ms.load_checkpoint(str(tmp_path / "m.ckpt"))
     _, with_delta = logits(loaded)
     fresh = load_model(tmp_path / "base")

@@ -9,9 +9,9 @@ from safetensors.numpy import load_file, save_file
 
 from petrun.checkpoint.delta import read_delta
 from petrun.commands import export, merge
+from petrun.config.commands.merge import MergeSettings
 from petrun.errors import ConfigError, DeltaError
 from petrun.inference.assembly import attach_delta, fit_delta, set_delta
-from petrun.inference.delta_opener import DeltaSources
 from petrun.inference.generation.session import Session
 from petrun.models.factory import load_model
 from tests.interop.peft.interop import exact_base
@@ -58,7 +58,7 @@ def with_delta(base, delta):
 
 
 def merged(base, adapter, out):
-    merge.run([str(adapter)], out=str(out), sources=DeltaSources(base=str(base)))
+    merge.run(MergeSettings(base=str(base), deltas=(str(adapter),), out=str(out)))
     return load_model(out)
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from petrun.cluster.launch_options import LaunchOptions
 from petrun.cluster.ranks import make_cluster
 from petrun.cluster.world import World
+from petrun.config.commands.launch import LaunchOptions
 from petrun.train.stop import RESUME_FLAGS
 from petrun.training.checkpointing.checkpointer import resume_command, stop_reason
 

@@ -12,10 +12,10 @@ import pytest
 from petrun.assets import default_recipe
 from petrun.cluster.first_sum import prove_sum
 from petrun.cluster.hosts import Hosts
-from petrun.cluster.launch_options import LaunchOptions
 from petrun.cluster.ranks import make_cluster
 from petrun.cluster.world import World
 from petrun.commands import launch
+from petrun.config.commands.train import TrainSettings
 from petrun.config.load import load_run_config
 from petrun.errors import SetupError
 from petrun.training.preflight import host_checks as preflight
@@ -235,11 +235,9 @@ def test_preflight_starts_ranks_that_only_meet_and_leaves_nothing(tmp_path, monk
     monkeypatch.setattr(
         launch, "launch", lambda job, voice: started.append(job) or job.logs.mkdir(parents=True, exist_ok=True) or 0
     )
-    command = launch.Command(
-        recipe=None, flags={}, sets=[], arguments=lambda added: ["train", "--preflight", *added], preflight=True
-    )
-    asked = LaunchOptions(cards=2, max_restarts=3)
-    assert launch.run(command, asked, launch.JobOutput(out=print, err=print)) == 0
+    settings = TrainSettings(preflight=True, cards=2, max_restarts=3)
+    output = launch.JobOutput(out=print, err=print)
+    assert launch.run(settings, lambda added: ["train", "--preflight", *added], output) == 0
     assert started[0].command[-2:] == ("train", "--preflight") and started[0].max_restarts == 0
     assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [["ok", "cards"], ["ok", "disk"]]
     assert list(tmp_path.iterdir()) == []

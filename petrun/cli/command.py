@@ -1,0 +1,195 @@
+"""Commands of the command line, made from tables: a command is a settings record, the order of its options, and a function.
+
+An option is a field of the record (petrun.config.commands) or a key of the schema (petrun.config.schema); the record or the schema says
+its flag, type, default, help and panel. The options of a command are made when they are first asked for, so that `petrun --help` needs
+neither the schema nor pydantic.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
+from functools import cached_property
+from types import GenericAlias, UnionType
+from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import typer
+from typer.core import TyperCommand
+
+from petrun.config.options import Option, RunKeys, options_of, split_list
+
+S = TypeVar("S")
+PARALLEL_KEY = "parallel"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """A key of the schema among a command's options, with what this command says of it otherwise. "": as the schema does."""
+
+    name: str
+    help: str = ""
+    panel: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """One option of a command, as Typer takes it."""
+
+    name: str
+    """Name of its parameter: that of the record's field, or the key with _ for its dots."""
+    annotation: Any
+    default: Any
+    option: Option
+    key: str = ""
+    """Key of the schema that it sets; "" for a field of the record."""
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether the flag stands alone, without a value."""
+        return self.annotation in (bool, bool | None)
+
+    def parameter(self) -> inspect.Parameter:
+        how = self.option
+        more: dict[str, Any] = {"help": how.help, "metavar": how.metavar, "show_default": how.shows_default}
+        if how.choices is not None:
+            more["autocompletion"] = _completer(how.choices)
+        default = ... if self.default is MISSING else self.default
+        if how.flag:
+            made = typer.Option(default, how.flag, rich_help_panel=how.panel, min=how.low, max=how.high, **more)
+        else:
+            made = typer.Argument(default, **more)
+        return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=made, annotation=self.annotation)
+
+    def flags(self, value: Any) -> dict[str, tuple[str, Any]]:
+        """What the value sets of a run's settings: {key: (flag, value)}."""
+        flag, _, _ = self.option.flag.partition("/")
+        if self.key == PARALLEL_KEY:
+            return _parallel(flag, value)
+        if flag.startswith("--no-"):
+            return {self.key: (flag, False)} if value else {}
+        return {self.key: (flag, split_list(value) if self.option.separated else value)}
+
+
+def _parallel(flag: str, value: str) -> dict[str, tuple[str, Any]]:
+    """The keys that `--parallel dp=2,tp=4` or `--parallel auto` sets. Raises ConfigError."""
+    from petrun.parallel.layout import parse_layout
+
+    if value == "auto":
+        return {"parallel.auto": (flag, True)}
+    return {f"parallel.{key}": (flag, number) for key, number in parse_layout(value).items()}
+
+
+def _completer(choices: Callable[[], Any]) -> Callable[[str], list[str]]:
+    """Gives those of the values that begin with what was typed. The shell calls it, so it must not import MindSpore."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in choices() if value.startswith(incomplete)]
+
+    return complete
+
+
+class LazyCommand(TyperCommand):
+    """A command that makes its options when they are first asked for."""
+
+    source: Command[Any]
+
+    def get_params(self, ctx: Any) -> Any:
+        if not self.params:
+            made = self.source.typer_command()
+            self.params, self.callback = made.params, made.callback
+        return super().get_params(ctx)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command(Generic[S]):
+    """A command: its record, its options in the order of `--help`, and the function that takes the record."""
+
+    name: str
+    settings: type[S]
+    options: Sequence[str | Key]
+    run: Callable[[S], None]
+    """Its docstring is the help text."""
+    cls: type[LazyCommand] = LazyCommand
+
+    @cached_property
+    def given(self) -> tuple[Given, ...]:
+        """The options. Raises KeyError for a name that neither the record nor the schema has."""
+        own, hints = options_of(self.settings), get_type_hints(self.settings)
+        defaults = {one.name: one.default for one in fields(self.settings)}  # type: ignore[arg-type]
+        found = []
+        for item in self.options:
+            key = item if isinstance(item, Key) else Key(name=item)
+            if item in own:
+                found.append(_of_field(key.name, own[key.name], hints[key.name], defaults[key.name]))
+            else:
+                found.append(_of_key(key))
+        return tuple(found)
+
+    def settings_of(self, typed: Mapping[str, Any]) -> S:
+        """The record of what was typed; what was not typed keeps its default. Raises ConfigError."""
+        values: dict[str, Any] = {}
+        flags: dict[str, tuple[str, Any]] = {}
+        for one in self.given:
+            value = typed[one.name]
+            if value is None:
+                continue
+            if one.key:
+                flags |= one.flags(value)
+            elif one.option.separated:
+                values[one.name] = tuple(split_list(value))
+            else:
+                values[one.name] = tuple(value) if isinstance(value, list) else value
+        if issubclass(self.settings, RunKeys):
+            values["flags"] = flags
+        return self.settings(**values)
+
+    def typer_command(self) -> Any:
+        """The command as Typer makes it, with all its options."""
+
+        def call(**typed: Any) -> None:
+            self.run(self.settings_of(typed))
+
+        parameters = [one.parameter() for one in self.given]
+        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        call.__annotations__ = {one.name: one.annotation for one in parameters}
+        alone = typer.Typer(add_completion=False)
+        alone.command(self.name)(call)
+        return typer.main.get_command(alone)
+
+    def add_to(self, app: typer.Typer, panel: str | None = None) -> None:
+        """Register the command. Its options are made when they are first asked for."""
+        cls = type(self.cls.__name__, (self.cls,), {"source": self})
+        app.command(self.name, cls=cls, help=inspect.getdoc(self.run), rich_help_panel=panel)(lambda: None)
+
+
+def _of_field(name: str, how: Option, hint: Any, default: Any) -> Given:
+    """An option that sets a field of the record. Not typed, it is None, unless `--help` shows its default."""
+    if how.key:
+        _, theirs = _flag_of(how.key)
+        how = replace(theirs, help=how.help or theirs.help, panel=how.panel or theirs.panel, key="")
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    (kind,) = [part for part in parts if part is not type(None)]
+    if get_origin(kind) in (tuple, Sequence):
+        kind = str if how.separated else GenericAlias(list, get_args(kind)[:1])
+    switch = kind is bool and "/" not in how.flag
+    if default is MISSING or how.shows_default or switch:
+        return Given(name=name, annotation=kind, default=default, option=how)
+    return Given(name=name, annotation=kind | None, default=None, option=how)
+
+
+def _of_key(key: Key) -> Given:
+    """An option that sets a key of the schema. Raises KeyError for one without a flag."""
+    kind, how = _flag_of(key.name)
+    how = replace(how, help=key.help or how.help, panel=key.panel or how.panel)
+    name = key.name.replace(".", "_")
+    if how.flag.startswith("--no-"):
+        return Given(name=name, annotation=bool, default=False, option=how, key=key.name)
+    return Given(name=name, annotation=kind | None, default=None, option=how, key=key.name)
+
+
+def _flag_of(key: str) -> tuple[type[Any], Option]:
+    # The schema imports pydantic, which takes longer than all of `petrun --help`.
+    from petrun.config.flags import flag_of
+
+    return flag_of(key)

@@ -1,0 +1,125 @@
+"""`petrun delta`: deltas as files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from petrun.config.options import MODEL, RUN, DeltaSources, argument, like, option
+
+
+def _one() -> Any:
+    return argument("Delta: a petrun file or run folder, a peft adapter folder, or a MindPet checkpoint.")
+
+
+def _out() -> Any:
+    return option("--out", "Delta to write: .ckpt or .safetensors. Must not exist.", RUN)
+
+
+def _base() -> Any:
+    return like(
+        "model.base",
+        "The deltas' base. Needed for deltas of other tools, and for sums of whole parameters whose weights do not add up to 1.",
+    )
+
+
+def _rank() -> Any:
+    return option("--rank", "Highest rank of a layer in the result.", RUN)
+
+
+def _energy() -> Any:
+    return option("--energy", "Share of the squared singular values to keep, such as 0.99.", RUN)
+
+
+def _as_json() -> Any:
+    return option("--json", "Print one JSON object.", default=False)
+
+
+def _every() -> Any:
+    return option("--all", "List every layer and tensor, not only the first ones.", default=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoSettings:
+    """The delta that is shown."""
+
+    delta: str = _one()
+    as_json: bool = _as_json()
+    every: bool = _every()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffSettings(DeltaSources):
+    """The two deltas that are compared."""
+
+    first: str = _one()
+    second: str = _one()
+    base: str | None = _base()
+    as_json: bool = _as_json()
+    every: bool = _every()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddSettings(DeltaSources):
+    """The deltas that are added, and how."""
+
+    deltas: tuple[str, ...] = argument("PATH or PATH:WEIGHT, two or more. Default weight 1.", metavar="PATH:WEIGHT...")
+    out: str | None = _out()
+    method: str = option("--method", "sum (exact), ties or dare.", RUN, default="sum", shows_default=True)
+    density: float | None = option("--density", "ties: share of each change's entries that stays. Default 0.2.", RUN)
+    drop: float | None = option("--drop", "dare: probability that an entry is dropped. Default 0.9.", RUN)
+    seed: int | None = option("--seed", "dare: seed of what is dropped. Default 0.", RUN)
+    rank: int | None = _rank()
+    energy: float | None = _energy()
+    base: str | None = _base()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleSettings(DeltaSources):
+    """The delta that is multiplied, and by what."""
+
+    delta: str = _one()
+    factor: float = argument("What the delta is multiplied by.")
+    out: str | None = _out()
+    base: str | None = _base()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressSettings(DeltaSources):
+    """The delta whose ranks are reduced, and how much is kept."""
+
+    delta: str = _one()
+    out: str | None = _out()
+    rank: int | None = _rank()
+    energy: float | None = _energy()
+    base: str | None = _base()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractSettings:
+    """The two models whose difference becomes a LoRA, and how much is kept."""
+
+    base: str | None = like("model.base")
+    tuned: str | None = option("--tuned", "The tuned model: a folder or file like --base.", MODEL)
+    out: str | None = _out()
+    rank: int | None = _rank()
+    energy: float | None = _energy()
+    target: tuple[str, ...] = option(
+        "--target", "Layers, as in train. Default: all-linear.", RUN, default=(), separated=True
+    )
+    rest: bool = option(
+        "--rest/--no-rest", "Keep what differs outside of the layers, whole. Default: keep.", default=True
+    )
+    family: str | None = like("model.family")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertSettings(DeltaSources):
+    """The delta that is written in another tool's files."""
+
+    delta: str = _one()
+    out: str | None = option("--out", "A .ckpt or .safetensors file, or a folder for peft. Must not exist.", RUN)
+    to: str | None = option("--to", "petrun, peft or mindpet. Default: petrun for a file, peft for a folder.", RUN)
+    as_algo: str | None = option("--as", "lora: write pissa, rslora or adalora as the plain LoRA that they are.", RUN)
+    base: str | None = _base()
+    task: str | None = option("--task", "peft: classify, lm or instruct, where the delta does not say it.", RUN)

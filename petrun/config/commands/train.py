@@ -1,0 +1,127 @@
+"""`petrun train`, `petrun resume` and `petrun rehearse`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from petrun.config.commands.launch import LAUNCH_FIELDS, LaunchOptions
+from petrun.config.options import CLUSTER, PARALLEL, RUN, RunKeys, argument, option, split_list
+from petrun.errors import ConfigError
+
+
+def recipe_choices() -> list[str]:
+    """Names of the shipped recipes."""
+    from petrun.config.load import recipe_names
+
+    return recipe_names()
+
+
+def _recipe() -> Any:
+    return argument(
+        "A recipe: a YAML file, or the name of a shipped one (`petrun recipes ls`).",
+        default=None,
+        choices=recipe_choices,
+    )
+
+
+def _allow() -> Any:
+    return option(
+        "--allow",
+        "Settings that may differ from what the run was begun with, comma-separated: optim.lr,data.path.",
+        RUN,
+        default=(),
+        separated=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(RunKeys, LaunchOptions):
+    """A run to train, or to go on with."""
+
+    recipe: str | None = _recipe()
+    resume: str | None = option(
+        "--resume",
+        "Go on with the unfinished run in this folder. An unfinished run of the same settings in --out goes on by itself.",
+        RUN,
+    )
+    allow: tuple[str, ...] = _allow()
+    dry_run: bool = option(
+        "--dry-run", "Print the plan and the first rows with their loss mask, then stop.", RUN, default=False
+    )
+    preflight: bool = option(
+        "--preflight",
+        "Check what a job needs, a line each, then stop: cards, disk, and with --hosts versions, settings, files, clocks, addresses "
+        "and a shared --out; at last a sum over all ranks. No base is loaded. Several hosts do that before every job.",
+        CLUSTER,
+        default=False,
+    )
+    resume_command: str = "petrun train --resume"
+    """How the user goes on with a run: what stands before its folder."""
+
+    @property
+    def trains_nothing(self) -> bool:
+        return self.dry_run or self.preflight
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeSettings(RunKeys, LaunchOptions):
+    """A run to go on with, which its folder describes."""
+
+    run_folder: str = argument("Folder of a run that did not finish.", metavar="RUN")
+    verify: bool = option(
+        "--verify", "Do the last steps once more, from the state before them, and compare every bit.", default=False
+    )
+    allow: tuple[str, ...] = _allow()
+
+    def training(self) -> TrainSettings:
+        """The same as `petrun train --resume` is told it."""
+        launch = {name: getattr(self, name) for name in LAUNCH_FIELDS}
+        return TrainSettings(
+            flags=self.flags,
+            sets=self.sets,
+            resume=self.run_folder,
+            allow=self.allow,
+            resume_command="petrun resume",
+            **launch,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RehearseSettings(RunKeys):
+    """Which ranks of a run's job are compiled, and where the results go."""
+
+    recipe: str | None = _recipe()
+    cards: int | None = option(
+        "--cards", "Cards of the cluster. Default: dp * tp * pp of --parallel, else 8.", PARALLEL
+    )
+    ranks: str | None = option(
+        "--ranks", "Ranks to compile, comma-separated: 0,8. Default: the first and the last.", PARALLEL
+    )
+    level: int = option(
+        "--level",
+        "0: compile only. 1: choose kernels and plan the memory as well. Default 1.",
+        PARALLEL,
+        default=1,
+        low=0,
+        high=1,
+    )
+    json_file: str | None = option("--json", "Write all that was found to this JSON file.", RUN)
+    strategy_folder: str | None = option(
+        "--strategy-out",
+        "Write how the job cuts its parameters into this folder, a strategy file for each stage: petrun reshard --to-strategy cuts a "
+        "base by it.",
+        RUN,
+    )
+    debug: bool = False
+    """Show the tracebacks of the ranks."""
+
+    def __post_init__(self) -> None:
+        if self.ranks is not None and not all(rank.isascii() and rank.isdigit() for rank in split_list(self.ranks)):
+            raise ConfigError(f"--ranks {self.ranks}: must be whole numbers with commas between", hint="--ranks 0,8")
+        if self.cards is not None and self.cards < 1:
+            raise ConfigError(f"--cards {self.cards}: must be at least 1")
+
+    def rank_numbers(self) -> list[int] | None:
+        """The ranks of --ranks; None where it was not given."""
+        return None if self.ranks is None else [int(rank) for rank in split_list(self.ranks)]

@@ -1,0 +1,120 @@
+"""The flag of a run's setting, as an option of the command line: read from the schema, which imports pydantic."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from petrun.config.options import DELTA, Option
+from petrun.config.schema import RunConfig, Section
+
+DELTA_FLAGS: dict[str, tuple[type[Any], Option]] = {
+    "delta.rank": (int, Option(flag="--rank", help="Rank of LoRA and AdaLoRA. Default 8.", panel=DELTA)),
+    "delta.alpha": (
+        float,
+        Option(flag="--alpha", help="LoRA scale: the update is multiplied by alpha / rank. Default 16.", panel=DELTA),
+    ),
+    "delta.dropout": (
+        float,
+        Option(flag="--dropout", help="Dropout on LoRA's input while training. Default 0.", panel=DELTA),
+    ),
+    "delta.tokens": (
+        int,
+        Option(
+            flag="--tokens", help="Virtual tokens of prefix, ptuning2, prompt and ptuning. Default 20.", panel=DELTA
+        ),
+    ),
+    "delta.target": (
+        str,
+        Option(
+            flag="--target",
+            help="Layers to adapt, comma-separated: roles (q,v), Hugging Face names (query,value), globs over full paths "
+            "('layers.*.attn.*'), or all-linear. Default: the family's (bert and llama q,v; gpt2 qkv).",
+            panel=DELTA,
+            separated=True,
+        ),
+    ),
+    "delta.exclude": (
+        str,
+        Option(
+            flag="--exclude",
+            help="Layers to take away from --target, in the same terms.",
+            panel=DELTA,
+            separated=True,
+        ),
+    ),
+}
+"""The keys of delta algorithms that have a flag, with the type of one value: an algorithm itself cannot be asked without MindSpore."""
+
+_PLAIN = (bool, int, float)
+
+
+def method_names() -> list[str]:
+    """Names of petrun.delta.METHODS, sorted. They are read from its source: importing it takes as long as MindSpore does."""
+    source = Path(__file__).resolve().parent.parent / "delta" / "__init__.py"
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if (
+            isinstance(node, ast.AnnAssign)
+            and isinstance(node.value, ast.Dict)
+            and ast.unparse(node.target) == "METHODS"
+        ):
+            return sorted(ast.literal_eval(key) for key in node.value.keys if key is not None)
+    raise AssertionError(f"{source} has no table METHODS")
+
+
+def annotation_of(key: str) -> Any:
+    """The type of a key, such as `optim.schedule`. Raises KeyError for an unknown one, and for the keys of an algorithm."""
+    section, _, leaf = key.rpartition(".")
+    fields = RunConfig.model_fields
+    if section:
+        kind = fields[section].annotation
+        fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, Section) else {}
+    return fields[leaf].annotation
+
+
+def choices_of(key: str) -> list[str]:
+    """The values that the schema allows for a key such as `optim.schedule`; none where it lists none."""
+    return _literals(annotation_of(key))
+
+
+def flag_of(key: str) -> tuple[type[Any], Option]:
+    """(type of one value, option) of a key that has a flag. Raises KeyError for any other."""
+    if key in DELTA_FLAGS:
+        return DELTA_FLAGS[key]
+    section, _, leaf = key.rpartition(".")
+    kind = RunConfig.model_fields[section].annotation if section else RunConfig
+    info = getattr(kind, "model_fields")[leaf]  # noqa: B009 (a class, for the type checker Any)
+    extra = info.json_schema_extra
+    if not isinstance(extra, dict) or "flag" not in extra:
+        raise KeyError(key)
+    one = Option(flag=str(extra["flag"]), help=info.description or "", panel=str(extra["panel"]), key=key)
+    if key == "algo":
+        names = method_names()
+        return str, replace(one, help=one.help.format(names=", ".join(names)), choices=lambda: names)
+    return _option_type(info.annotation, one)
+
+
+def _option_type(annotation: Any, one: Option) -> tuple[type[Any], Option]:
+    """How values of this type are typed: comma-separated for a tuple, a word for a Literal, as text for what is parsed later."""
+    parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    (part,) = [part for part in parts if part is not type(None)]
+    allowed = _literals(part)
+    if allowed:
+        return str, replace(one, choices=lambda: allowed)
+    if get_origin(part) is tuple:
+        return str, replace(one, separated=True)
+    return (part if part in _PLAIN and one.key not in _TYPED_AS_TEXT else str), one
+
+
+_TYPED_AS_TEXT = ("train.max_seconds",)
+"""Durations, such as 1h30m."""
+
+
+def _literals(annotation: Any) -> list[str]:
+    """The strings of a Literal, or of the Literals in a union."""
+    if get_origin(annotation) is Literal:
+        return [str(value) for value in get_args(annotation)]
+    return [value for part in get_args(annotation) for value in _literals(part)]
