@@ -1,7 +1,6 @@
 """Delta algorithms. A new one is one file and one line in METHODS."""
 
 from collections.abc import Callable
-from typing import Any
 
 from petrun.delta import (
     adalora,
@@ -24,6 +23,7 @@ from petrun.delta.low_rank_adapter import LowRankAdapterDense, LowRankAdapterLay
 from petrun.delta.method import Method, MethodConfig
 from petrun.delta.r_drop import RDropLoss, rdrop_repeat
 from petrun.errors import ConfigError, did_you_mean
+from petrun.typing import Cell
 
 METHODS: dict[str, Method] = {
     "lora": lora.METHOD,
@@ -70,7 +70,7 @@ def method_of_tensor(name: str) -> Method | None:
     return next((method for method in METHODS.values() if leaf in method.tensors), None)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> type[Cell]:
     """MindPet's cells that no algorithm of petrun uses come from petrun.mindpet when they are asked for."""
     if name in ("PrefixEncoder", "PrefixLayer"):
         from petrun.mindpet import delta

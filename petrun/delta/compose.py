@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
 from petrun.delta.forms import Tensors
 from petrun.delta.method import ALL, Method, MethodConfig, Update
@@ -37,7 +36,7 @@ def compose(parts: tuple[Method, ...]) -> Method:
         return parts[0]
     ordered = (*owning, *sorted((part for part in parts if not part.owning), key=lambda part: part.name))
     # Each part reads its own settings off the joint configuration, which is an instance of every part's.
-    config: Any = type("JointConfig", tuple(part.config for part in ordered), {})
+    config: type[MethodConfig] = type("JointConfig", tuple(part.config for part in ordered), {})
     tensors = [part for part in ordered if part.trains != "nothing"] or list(ordered)
     # All other fields are the owning part's, or the first one's.
     return replace(

@@ -14,7 +14,6 @@ The two kinds have names of their own, because a square layer's scale does not s
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -57,7 +56,7 @@ class IA3Dense(nn.Dense):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, feedforward: bool, compute_dtype: DType, **kwargs: Any
+        self, in_channels: int, out_channels: int, feedforward: bool, compute_dtype: DType, **kwargs: object
     ) -> None:
         super().__init__(in_channels, out_channels, **kwargs)
         self.feedforward = feedforward

@@ -9,7 +9,7 @@ arXiv 2110.07602, section 3.2. Each layer keeps its own part of the table, so th
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from mindspore import nn
 from pydantic import Field
@@ -87,7 +87,7 @@ METHOD = Method(
 )
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> type[Cell]:
     """MindPet's module of this name holds PrefixEncoder."""
     if name == "PrefixEncoder":
         from petrun.mindpet.delta.ptuning2 import PrefixEncoder

@@ -11,7 +11,6 @@ because half precision applied to the frozen base as well loses 5e-4 and overflo
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -65,7 +64,7 @@ class LoRADense(nn.Dense):
         lora_b_init: Initial = "zeros",
         param_init_type: DType = ms.float32,
         compute_dtype: DType = ms.float32,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         activation = activation_of("LoRADense", kwargs.pop("activation", None))
         super().__init__(in_channels, out_channels, **kwargs)
