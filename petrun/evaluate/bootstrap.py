@@ -16,7 +16,7 @@ import numpy as np
 
 from petrun.evaluate.figures import Scores
 from petrun.evaluate.metrics import METRICS, Metric, text_metrics
-from petrun.evaluate.text_formulas import Answer
+from petrun.evaluate.text_formulas import ReferencedAnswer
 from petrun.tensors import Array
 
 DRAWS = 2000
@@ -67,16 +67,16 @@ def _of_rows(formula: Callable[..., float], arrays: Sequence[Array]) -> Figure:
     return lambda drawn: formula(*(array[drawn] for array in arrays))
 
 
-def text_samples(answers: Sequence[Answer], metrics: Sequence[Metric]) -> dict[str, Sample]:
+def text_samples(answers: Sequence[ReferencedAnswer], metrics: Sequence[Metric]) -> dict[str, Sample]:
     """Metrics of generated text. What is drawn is a prompt with all its rows."""
-    groups: dict[Hashable, list[Answer]] = {}
+    groups: dict[Hashable, list[ReferencedAnswer]] = {}
     for answer in answers:
         groups.setdefault(answer.prompt, []).append(answer)
     items = list(groups.values())
     return {metric.name: _text_sample(items, metric) for metric in metrics if metric.generated and items}
 
 
-def _text_sample(items: list[list[Answer]], metric: Metric) -> Sample:
+def _text_sample(items: list[list[ReferencedAnswer]], metric: Metric) -> Sample:
     if metric.corpus is not None:
         formula = metric.corpus([answer for item in items for answer in item])
 

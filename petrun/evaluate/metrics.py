@@ -21,7 +21,7 @@ from petrun.evaluate.row_formulas import (
     spearman,
 )
 from petrun.evaluate.text_formulas import (
-    Answer,
+    ReferencedAnswer,
     bleu,
     bleu_of_corpus,
     bleu_signature,
@@ -56,13 +56,13 @@ class Metric:
     """Formula on the arrays `inputs`, rows that have something to score."""
     inputs: tuple[str, ...] = ()
     """Names of arrays of figures.Scores."""
-    of_texts: Callable[[Sequence[Answer]], float] | None = None
+    of_texts: Callable[[Sequence[ReferencedAnswer]], float] | None = None
     """Formula on generated text, so it costs a generation over the whole set; never a default. Raises SetupError."""
     require: Callable[[], object] | None = None
     """Imports the optional package that computes it. Raises SetupError."""
-    signature: Callable[[Sequence[Answer]], str] | None = None
+    signature: Callable[[Sequence[ReferencedAnswer]], str] | None = None
     """Returns how it was computed of these answers: tokeniser, references, version."""
-    corpus: Callable[[Sequence[Answer]], Callable[[Sequence[Answer]], float]] | None = None
+    corpus: Callable[[Sequence[ReferencedAnswer]], Callable[[Sequence[ReferencedAnswer]], float]] | None = None
     """For a figure of a whole corpus, which is no mean: all answers -> the formula on a part of them."""
     mean_of_rows: bool = False
     """The figure of texts is a mean over rows; else over distinct prompts."""
@@ -275,13 +275,13 @@ def row_metrics(rows: Mapping[str, Array | None], task: str) -> dict[str, float]
     }
 
 
-def text_metrics(answers: Sequence[Answer], metrics: Iterable[Metric]) -> dict[str, float]:
+def text_metrics(answers: Sequence[ReferencedAnswer], metrics: Iterable[Metric]) -> dict[str, float]:
     """Those of `metrics` that are computed on generated text. No answers: an empty dict. Raises SetupError."""
     chosen = [m for m in metrics if m.generated]
     require_packages(chosen)
     return {m.name: m.of_texts(answers) for m in chosen if m.of_texts is not None} if answers else {}
 
 
-def signatures(answers: Sequence[Answer], metrics: Iterable[Metric]) -> dict[str, str]:
+def signatures(answers: Sequence[ReferencedAnswer], metrics: Iterable[Metric]) -> dict[str, str]:
     """Say how the metrics of these answers were computed, by metric; those without a signature are left out. Raises SetupError."""
     return {m.name: m.signature(answers) for m in metrics if m.signature is not None} if answers else {}

@@ -46,7 +46,7 @@ def _missing(package: str, error: ImportError) -> SetupError:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class ReferencedAnswer:
     """The text that was generated for one row, and the texts that are right."""
 
     prompt: Hashable
@@ -57,7 +57,7 @@ class Answer:
     """More texts that are as right."""
 
 
-def _references(answers: Sequence[Answer]) -> dict[Hashable, list[str]]:
+def _references(answers: Sequence[ReferencedAnswer]) -> dict[Hashable, list[str]]:
     """Prompt -> its distinct references, in the data's order."""
     found: dict[Hashable, dict[str, None]] = {}
     for answer in answers:
@@ -65,7 +65,7 @@ def _references(answers: Sequence[Answer]) -> dict[Hashable, list[str]]:
     return {prompt: list(references) for prompt, references in found.items()}
 
 
-def _distinct(answers: Sequence[Answer]) -> list[tuple[str, list[str]]]:
+def _distinct(answers: Sequence[ReferencedAnswer]) -> list[tuple[str, list[str]]]:
     """(text, references) of each distinct prompt: the text of its first row against the references of all its
     rows.
 
@@ -80,13 +80,13 @@ def _distinct(answers: Sequence[Answer]) -> list[tuple[str, list[str]]]:
     return [(first[prompt].strip(), [r.strip() for r in references[prompt]]) for prompt in references]
 
 
-def exact_match(answers: Sequence[Answer]) -> float:
+def exact_match(answers: Sequence[ReferencedAnswer]) -> float:
     """Share of rows whose text equals a reference of the row's prompt, white space stripped at both ends."""
     references = {p: {r.strip() for r in rs} for p, rs in _references(answers).items()}
     return float(np.mean([a.text.strip() in references[a.prompt] for a in answers]))
 
 
-def bleu(answers: Sequence[Answer], tokenizer: str | None = None) -> float:
+def bleu(answers: Sequence[ReferencedAnswer], tokenizer: str | None = None) -> float:
     """Corpus BLEU over the distinct prompts, as sacrebleu has it: case kept, exp smoothing.
 
     `tokenizer`: sacrebleu's name; None: the one for the references' script. Source: Papineni et al., ACL 2002; Post, WMT 2018.
@@ -95,18 +95,18 @@ def bleu(answers: Sequence[Answer], tokenizer: str | None = None) -> float:
     return _bleu(answers, tokenizer)[0]
 
 
-def bleu_signature(answers: Sequence[Answer]) -> str:
+def bleu_signature(answers: Sequence[ReferencedAnswer]) -> str:
     """sacrebleu's own: tokeniser, references, version. Raises SetupError."""
     return _bleu(answers)[1]
 
 
-def bleu_of_corpus(answers: Sequence[Answer]) -> Callable[[Sequence[Answer]], float]:
+def bleu_of_corpus(answers: Sequence[ReferencedAnswer]) -> Callable[[Sequence[ReferencedAnswer]], float]:
     """BLEU of a part of these answers, with the tokeniser that all of them together need."""
     tokenizer = bleu_tokenizer(answer.reference for answer in answers)
     return lambda part: bleu(part, tokenizer)
 
 
-def _bleu(answers: Sequence[Answer], tokenizer: str | None = None) -> tuple[float, str]:
+def _bleu(answers: Sequence[ReferencedAnswer], tokenizer: str | None = None) -> tuple[float, str]:
     """(score, sacrebleu's signature of how it was computed)."""
     items = _distinct(answers)
     most = max(len(references) for _, references in items)
@@ -117,7 +117,7 @@ def _bleu(answers: Sequence[Answer], tokenizer: str | None = None) -> tuple[floa
     return score, str(metric.get_signature())
 
 
-def rouge(answers: Sequence[Answer], kind: str) -> float:
+def rouge(answers: Sequence[ReferencedAnswer], kind: str) -> float:
     """Mean over the distinct prompts of the F measure against the best of the prompt's references; kind:
     rouge1, rouge2 or rougeL.
 
@@ -129,6 +129,6 @@ def rouge(answers: Sequence[Answer], kind: str) -> float:
     return float(np.mean(best))
 
 
-def rouge_signature(answers: Sequence[Answer]) -> str:
+def rouge_signature(answers: Sequence[ReferencedAnswer]) -> str:
     """Tokens, stemming, version of the package."""
     return f"tok:{ROUGE_TOKENS}|stem:no|version:{version(ROUGE_PACKAGE)}"

@@ -20,7 +20,7 @@ from petrun.evaluate.bootstrap import Sample, forward_samples, text_samples
 from petrun.evaluate.figures import Scores
 from petrun.evaluate.metrics import Metric, signatures
 from petrun.evaluate.score import Batch, Scorer
-from petrun.evaluate.text_formulas import Answer
+from petrun.evaluate.text_formulas import ReferencedAnswer
 from petrun.inference.assembly import attach_delta, set_delta
 from petrun.inference.evaluator import decode_answer, open_generator
 from petrun.inference.multi_adapter import MultiAdapter, open_multi_adapter
@@ -126,7 +126,7 @@ def _in_one_pass(
 
     scores = Scorer(loaded.net, loaded.inputs, rows.task)(switched(), progress("score"), len(rows))
     parts = [scores.part(scores.rows // count == k) for k in range(len(names))]
-    answers: list[list[Answer]] = [[] for _ in names]
+    answers: list[list[ReferencedAnswer]] = [[] for _ in names]
     if first.prompts is not None:
         # The base answers as it would beside the first delta.
         prompts = [(first.prompts, each.settings.ending(first.prompts)) for each in (first, *deltas.values())]
@@ -147,7 +147,7 @@ def _one_after_another(deltas: Mapping[str, ComparedDelta], metrics: tuple[Metri
             loaded = assembled.loaded
         scorer = Scorer(loaded.net, loaded.inputs, rows.task)
         scores = scorer(settings.batches(rows, loaded), progress(f"score {name}"), len(rows))
-        answers: list[Answer] = []
+        answers: list[ReferencedAnswer] = []
         if delta.prompts is not None:
             prompts = [(delta.prompts, settings.ending(delta.prompts))]
             answers = _generate(prompts, settings, loaded, None)[0]
@@ -160,7 +160,7 @@ def _generate(
     settings: InferenceSettings,
     loaded: LoadedModel,
     multi_adapter: MultiAdapter | None,
-) -> list[list[Answer]]:
+) -> list[list[ReferencedAnswer]]:
     """Answer the k-th set's prompts greedily with adapter index k, each with its ending, all in one call."""
     tokenizer = settings.tokenizer
     select = None if multi_adapter is None else multi_adapter.select
@@ -174,9 +174,9 @@ def _generate(
         endings=[ending for _, _, ending in every],
         progress=progress("generate"),
     )
-    answers: list[list[Answer]] = [[] for _ in sets]
+    answers: list[list[ReferencedAnswer]] = [[] for _ in sets]
     for (index, example, ending), generation in zip(every, found, strict=True):
-        answer = Answer(
+        answer = ReferencedAnswer(
             prompt=tuple(example.input_ids.tolist()),
             text=decode_answer(generation.tokens, tokenizer, ending),
             reference=example.reference or "",
@@ -186,7 +186,7 @@ def _generate(
     return answers
 
 
-def _scores(scores: Scores, answers: list[Answer], metrics: tuple[Metric, ...]) -> DeltaScores:
+def _scores(scores: Scores, answers: list[ReferencedAnswer], metrics: tuple[Metric, ...]) -> DeltaScores:
     names = [m.name for m in metrics]
     forward = forward_samples(scores, names) or forward_samples(scores, ["loss"])
     samples = {**forward, **text_samples(answers, metrics)}

@@ -16,7 +16,7 @@ from petrun.evaluate.figures import Scores
 from petrun.evaluate.generate import TextGenerator
 from petrun.evaluate.metrics import Metric, signatures, text_metrics
 from petrun.evaluate.score import Scorer, scoring_cell
-from petrun.evaluate.text_formulas import Answer
+from petrun.evaluate.text_formulas import ReferencedAnswer
 from petrun.inference.assembly import attach_delta, set_delta
 from petrun.inference.rows import scoring_batches
 from petrun.inference.settings import InferenceSettings
@@ -60,7 +60,7 @@ class Evaluator:
         if generated and self.prompts is not None:
             self.texts = self.answers(label)
             answers = [
-                Answer(
+                ReferencedAnswer(
                     prompt=tuple(self.prompts[i].input_ids.tolist()),
                     text=text,
                     reference=self.prompts[i].reference or "",

@@ -6,7 +6,7 @@ import pytest
 from petrun.evaluate.bootstrap import DRAWS, compare, forward_samples, text_samples
 from petrun.evaluate.figures import Scores, class_scores
 from petrun.evaluate.metrics import METRICS, text_metrics
-from petrun.evaluate.text_formulas import Answer
+from petrun.evaluate.text_formulas import ReferencedAnswer
 
 RNG = np.random.default_rng(0)
 ROWS = 60
@@ -67,7 +67,7 @@ def test_class_metrics_are_those_of_the_scorer():
 
 
 def said(prompt, text, reference):
-    return Answer(prompt=prompt, text=text, reference=reference)
+    return ReferencedAnswer(prompt=prompt, text=text, reference=reference)
 
 
 def test_texts_are_drawn_by_prompt():

@@ -7,7 +7,7 @@ import pytest
 from petrun.evaluate import language
 from petrun.evaluate.language import RougeTokenizer, bleu_tokenizer
 from petrun.evaluate.metrics import select_metrics, signatures, text_metrics
-from petrun.evaluate.text_formulas import Answer, bleu, exact_match, rouge
+from petrun.evaluate.text_formulas import ReferencedAnswer, bleu, exact_match, rouge
 
 sacrebleu = pytest.importorskip("sacrebleu")
 pytest.importorskip("rouge_score")
@@ -27,7 +27,7 @@ SAME = {
 
 
 def said(text, reference, prompt="p"):
-    return Answer(prompt=prompt, text=text, reference=reference)
+    return ReferencedAnswer(prompt=prompt, text=text, reference=reference)
 
 
 @pytest.mark.parametrize("name", SAME)

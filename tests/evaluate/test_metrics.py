@@ -7,7 +7,7 @@ import pytest
 
 from petrun.errors import ConfigError, SetupError
 from petrun.evaluate.metrics import METRICS, best_metric, is_better, select_metrics, text_metrics
-from petrun.evaluate.text_formulas import Answer
+from petrun.evaluate.text_formulas import ReferencedAnswer
 
 
 def names(metrics):
@@ -15,7 +15,7 @@ def names(metrics):
 
 
 def said(prompt, text, reference):
-    return Answer(prompt=prompt, text=text, reference=reference)
+    return ReferencedAnswer(prompt=prompt, text=text, reference=reference)
 
 
 def test_all_metrics_are_there():

@@ -8,7 +8,7 @@ import pytest
 from petrun.evaluate.bootstrap import compare, forward_samples, text_samples
 from petrun.evaluate.figures import class_scores
 from petrun.evaluate.metrics import METRICS, Metric, best_metric, is_better, select_metrics
-from petrun.evaluate.text_formulas import Answer
+from petrun.evaluate.text_formulas import ReferencedAnswer
 
 BRIER = Metric(
     name="brier",
@@ -50,7 +50,7 @@ def test_two_deltas_are_compared_by_it():
     worse, better = (class_scores(np.arange(12), labels, logits + k * np.eye(3)[labels]) for k in (0, 3))
     (found,) = compare(forward_samples(worse, ["brier"]), forward_samples(better, ["brier"]))
     assert found.difference == pytest.approx(better.metrics["brier"] - worse.metrics["brier"]) and found.wins == 1.0
-    texts = [Answer(prompt=i, text="a" * i, reference="") for i in range(6)]
+    texts = [ReferencedAnswer(prompt=i, text="a" * i, reference="") for i in range(6)]
     assert text_samples(texts, [SHORTNESS])["shortness"].value(np.arange(6)) == pytest.approx(4 / 6)
 
 

@@ -7,11 +7,11 @@ from collections import Counter
 import pytest
 
 from petrun.evaluate.metrics import select_metrics, text_metrics
-from petrun.evaluate.text_formulas import Answer, bleu, exact_match, rouge
+from petrun.evaluate.text_formulas import ReferencedAnswer, bleu, exact_match, rouge
 
 
 def said(prompt, text, reference):
-    return Answer(prompt=prompt, text=text, reference=reference)
+    return ReferencedAnswer(prompt=prompt, text=text, reference=reference)
 
 
 def test_exact_match_strips_and_accepts_any_reference_of_the_prompt():
