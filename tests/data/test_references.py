@@ -4,7 +4,7 @@ import pytest
 
 from petrun.errors import DataError
 from petrun.evaluate.metrics import METRICS, text_metrics
-from petrun.evaluate.text_formulas import Answer
+from petrun.evaluate.text_formulas import ReferencedAnswer
 from tests.data.loading import read_examples
 
 ROWS = [
@@ -62,7 +62,7 @@ def test_metrics_take_all():
         ["it eats", "the cow stands", "it stands"],
     ]
     answers = [
-        Answer(prompt=i, text=text, reference=first, other_references=tuple(others))
+        ReferencedAnswer(prompt=i, text=text, reference=first, other_references=tuple(others))
         for i, (text, (first, *others)) in enumerate(zip(texts, references, strict=True))
     ]
     found = text_metrics(answers, [METRICS[name] for name in ("exact_match", "bleu", "rougeL")])

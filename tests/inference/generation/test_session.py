@@ -6,7 +6,6 @@ import pytest
 
 from petrun.errors import ConfigError, DataError, DeltaError, ModelError
 from petrun.graph.compilations import compilations
-from petrun.inference.generation.multi_delta import named_paths
 from petrun.inference.generation.session import Decoding, PromptRequest, Session
 from tests.deltas import make_delta
 from tests.tiny import CHAT, write_base
@@ -119,20 +118,6 @@ def test_bad_requests(pynative, folder, tmp_path):
     label = make_delta(tmp_path / "label.ckpt", bert, "lora", task="classify")
     with pytest.raises(DeltaError, match="bert base"):
         Session.open(str(folder / "llama"), [str(label)])
-
-
-def test_names_of_deltas(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert named_paths(["runs/lora-1", "x/a.ckpt", "b=y/best.ckpt"]) == {
-        "lora-1": "runs/lora-1",
-        "a": "x/a.ckpt",
-        "b": "y/best.ckpt",
-    }
-    with pytest.raises(ConfigError, match="would both be called best"):
-        named_paths(["x/best.ckpt", "y/best.ckpt"])
-    for bad in ("off=a.ckpt", "=a.ckpt", "a b=c.ckpt"):
-        with pytest.raises(ConfigError, match="cannot be the name"):
-            named_paths([bad])
 
 
 def test_log_probabilities_are_those_of_the_whole_text(pynative, folder):
