@@ -1,1 +1,1 @@
-"""The processes of a job: ranks and hosts, how they are started, watched and ended, rank tables, job scripts. Nothing inside the graph."""
+"""The processes of a job: ranks and hosts, how they are launched, watched and ended, rank tables, job scripts. Nothing inside the graph."""

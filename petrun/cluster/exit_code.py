@@ -18,12 +18,12 @@ def of_status(status: int) -> int:
 
 
 def of_signal(number: int) -> int:
-    """The exit code of a process that signal `number` has ended."""
+    """Return the exit code of a process that signal `number` has ended."""
     return _OF_SIGNAL + number
 
 
 def signal_name(code: int) -> str | None:
-    """The signal that an exit code stands for, such as SIGKILL; None where it stands for none."""
+    """Return the signal that an exit code stands for, such as SIGKILL; None where it stands for none."""
     try:
         return signal.Signals(code - _OF_SIGNAL).name
     except ValueError:

@@ -29,8 +29,8 @@ class Failure:
     reason: str
 
 
-def write(own: Exception | None, rank: int, size: int) -> NDArray[np.float32]:
-    """The table with this rank's row, which is empty where it did not fail."""
+def failure_table(own: Exception | None, rank: int, size: int) -> NDArray[np.float32]:
+    """Return the table with this rank's row, which is empty where it did not fail."""
     table = np.zeros((size, LETTERS), np.float32)
     if own is not None:
         code, said = (own.exit_code, own.message) if isinstance(own, PetrunError) else (1, _unforeseen(own))
@@ -42,11 +42,11 @@ def write(own: Exception | None, rank: int, size: int) -> NDArray[np.float32]:
 
 
 def _unforeseen(error: Exception) -> str:
-    """One line that says what it is where no message was written for it."""
+    """Return the type and the text of an error that petrun did not foresee."""
     return f"{type(error).__name__}: {str(error).strip()}"
 
 
-def read(table: NDArray[np.float32]) -> list[Failure]:
+def failures_in(table: NDArray[np.float32]) -> list[Failure]:
     """Return the failures in the order of ranks. A row that no rank can have written is left out."""
     found = []
     for rank, row in enumerate(table):
@@ -57,8 +57,9 @@ def read(table: NDArray[np.float32]) -> list[Failure]:
     return found
 
 
-def elsewhere(failures: Sequence[Failure]) -> SetupError:
-    """The error of a rank that ends because others failed, with the exit code of the first of them: a wrong setting is not tried again."""
+def error_of_others(failures: Sequence[Failure]) -> SetupError:
+    """Return the error of a rank that ends because others failed, with the exit code of the first of them: a wrong setting is not tried
+    again."""
     if not failures:
         return SetupError("another rank failed", hint="Its own message says why.")
     first, *others = failures

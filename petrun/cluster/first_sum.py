@@ -17,7 +17,8 @@ _SECONDS = 180.0
 
 
 def prove_sum(world: World, say: Callable[[str], None]) -> None:
-    """Every rank gives its number and one. Raises SetupError where the sum is wrong; where it does not come, the process is ended."""
+    """Check a sum to which every rank gives its number and one. Raises SetupError where the sum is wrong; where it does not come, the
+    process is ended."""
     linking = os.environ.get("HCCL_CONNECT_TIMEOUT", "")
     seconds = _SECONDS + (float(linking) if linking.isdecimal() and os.environ.get("ASCEND_HOME_PATH") else 0.0)
     overdue = (

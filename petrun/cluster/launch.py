@@ -21,13 +21,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from petrun.cluster import exit_code, ports
-from petrun.cluster.host_watch import EndNotice, HostWatch
-from petrun.cluster.hosts import Hosts
-from petrun.cluster.logs import tail
-from petrun.cluster.orphan_watchdog import OrphanWatchdog
+from petrun.cluster.other_hosts.host_watch import EndNotice, HostWatch
+from petrun.cluster.other_hosts.hosts import Hosts
+from petrun.cluster.processes.logs import tail
+from petrun.cluster.processes.orphan_watchdog import OrphanWatchdog
+from petrun.cluster.processes.supervise import Ending, JobProcess, StopSignals, supervise
 from petrun.cluster.rank_table.start import TableStart, table_environment
 from petrun.cluster.ranks import Cluster, rank_environment, scheduler_environment
-from petrun.cluster.supervise import Ending, JobProcess, StopSignals, supervise
 from petrun.errors import SetupError
 from petrun.tensors.atomic import output_error
 from petrun.train.stop import GRACE, RESUME_FLAGS
@@ -63,7 +63,8 @@ class JobOutput:
 
 
 def launch(job: Job, voice: JobOutput, environment: Mapping[str, str] | None = None) -> int:
-    """Run the job, again where it fails and may. Returns the exit code: the first failing rank's, or 128 + N after signal N.
+    """Run the job, and run it again where it fails and restarts are left. Returns the exit code: the first failing rank's, or 128 + N
+    after signal N.
 
     Raises SetupError where the scheduler's port is taken or a process cannot be started, OutputError for the logs.
     """
@@ -116,7 +117,7 @@ def _is_scheduled(cluster: Cluster) -> bool:
 
 
 def _attempt_folder(logs: Path) -> Path:
-    """`attempt-N`, N one above the highest: the logs of what failed before are kept."""
+    """Make the folder `attempt-N`, N one above the highest: the logs of earlier attempts are kept."""
     try:
         logs.mkdir(parents=True, exist_ok=True)
         taken = [int(entry.name[8:]) for entry in logs.glob("attempt-*") if entry.name[8:].isdecimal()]
@@ -128,7 +129,8 @@ def _attempt_folder(logs: Path) -> Path:
 
 
 def _settled(job: Job, attempt: int, stops: StopSignals) -> Cluster | TableStart | None:
-    """The cluster with the scheduler's address and port in this attempt: each has a port of its own, as a rank that starts again must not
+    """Return the cluster with the scheduler's address and port in this attempt: each has a port of its own, as a rank that starts again
+    must not
     meet the scheduler of the attempt before. With several hosts, host 0 chooses it and tells the others. None: stopped meanwhile.
     """
     cluster = job.cluster
@@ -149,7 +151,7 @@ def _settled(job: Job, attempt: int, stops: StopSignals) -> Cluster | TableStart
 
 
 def _members(job: Job, base: Mapping[str, str], folder: Path) -> tuple[list[JobProcess], JobProcess | None]:
-    """The ranks of this host, and the scheduler where it belongs here."""
+    """Return the ranks of this host, and the scheduler where it belongs here."""
     cluster = job.cluster
     if isinstance(cluster, TableStart):
         environments = {rank: table_environment(base, cluster, rank) for rank in cluster.ranks}

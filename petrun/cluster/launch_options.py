@@ -32,7 +32,7 @@ def starts_ranks(options: LaunchOptions) -> bool:
 
 
 def resolve_cluster(options: LaunchOptions, target: str, say: Callable[[str], None]) -> Cluster | TableStart:
-    """The ranks that the options ask for, on `target` ("cpu" or "ascend"). `say` takes what is waited for.
+    """Return the ranks that the options ask for, on `target` ("cpu" or "ascend"). `say` takes what is waited for.
 
     Raises ConfigError and SetupError.
     """

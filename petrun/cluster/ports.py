@@ -1,4 +1,4 @@
-"""The scheduler's address: a port that is free here, or an error before anything is started.
+"""Find a free port for the scheduler, or raise an error before anything is started.
 
 MindSpore would wait its whole cluster timeout for workers that talk to somebody else's port.
 """
@@ -15,7 +15,7 @@ LOCAL = "127.0.0.1"
 
 
 def resolve(host: str) -> str:
-    """The IP address of a host name or address, IPv4 where it has one. Raises SetupError."""
+    """Return the IP address of a host name or address, IPv4 where it has one. Raises SetupError."""
     try:
         found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as error:
@@ -27,7 +27,7 @@ def resolve(host: str) -> str:
 
 
 def free_port(address: str = LOCAL) -> int:
-    """A port that nobody listens on now."""
+    """Return a port that nobody listens on now."""
     with _socket(address) as probe:
         probe.bind((address, 0))
         return int(probe.getsockname()[1])
@@ -55,7 +55,7 @@ def check_port(address: str, port: int) -> None:
 
 
 def listen(address: str, port: int, backlog: int) -> socket.socket:
-    """A server's socket. Raises OSError."""
+    """Return a server's socket. Raises OSError."""
     listener = _socket(address)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -46,7 +46,7 @@ class Cluster:
 def make_cluster(
     cards: int | None, hosts: int | None, host_rank: int | None, address: str | None, port: int | None
 ) -> Cluster:
-    """The shape that the flags ask for; None: not given. Raises ConfigError with every problem found."""
+    """Return the shape that the flags ask for; None: not given. Raises ConfigError with every problem found."""
     problems = []
     for flag, value, least in (("--cards", cards, 1), ("--hosts", hosts, 1), ("--host-rank", host_rank, 0)):
         if value is not None and value < least:
@@ -106,7 +106,7 @@ def scheduler_environment(base: Mapping[str, str], cluster: Cluster, port: int) 
 
 
 def seconds_of(base: Mapping[str, str], name: str) -> float:
-    """One of MindSpore's two time limits, as the ranks will have it: MS_TOPO_TIMEOUT or MS_NODE_TIMEOUT. Raises ConfigError."""
+    """Return one of MindSpore's two time limits, as the ranks will have it: MS_TOPO_TIMEOUT or MS_NODE_TIMEOUT. Raises ConfigError."""
     given = base.get(name) or _TIMEOUTS[name]
     if not given.isdecimal() or int(given) == 0:
         raise ConfigError(f"{name} is {given!r}", hint="It is a number of seconds, at least 1.")
@@ -130,7 +130,7 @@ def host_environment(base: Mapping[str, str], ranks: int) -> dict[str, str]:
 
 
 def _level(base: Mapping[str, str]) -> dict[str, str]:
-    """The level of GLOG_v (2, warnings, where it is not set) for the log's own back end as well: when a rank ends, MindSpore has
+    """Return the level of GLOG_v (2, warnings, where it is not set) for the log's own back end as well: when a rank ends, MindSpore has
     forgotten the level, and writes two lines of information however it is set. Warnings and errors stay as they are."""
     level = base.get("GLOG_v", "2")
     if "MS_SUBMODULE_LOG_v" in base or level not in ("2", "3", "4"):
@@ -139,10 +139,10 @@ def _level(base: Mapping[str, str]) -> dict[str, str]:
 
 
 def _threads(base: Mapping[str, str], ranks: int) -> dict[str, str]:
-    """Ranks of one host share out its cores; each of them would take all otherwise, and they wait for each other."""
+    """Divide the cores of a host among its ranks; each would use all of them otherwise, and they wait for each other."""
     return {} if ranks == 1 else {"OMP_NUM_THREADS": str(max(1, cores_here() // ranks))}
 
 
 def cores_here() -> int:
-    """The number of processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -54,7 +54,7 @@ class World:
         return self.rank == 0
 
     def summed(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The sum over all ranks, each of which must call it at the same point with as many; about a millisecond, alone nothing."""
+        """Return the sum over all ranks, each of which must call it at the same point with as many; about a millisecond, alone nothing."""
         if self.size == 1:
             return values
         # Float32: the CPU reduces no integers.
@@ -87,17 +87,17 @@ class World:
         return FailTogether(self)
 
     def failed(self, own: Exception | None) -> list[failures.Failure]:
-        """Who failed, `own` among them: exchanged only where every rank knows that one did."""
+        """Exchange who failed, `own` among them. Only for ranks that all know that one did."""
         if self.size == 1:
             return []
         try:
-            return failures.read(self.summed(failures.write(own, self.rank, self.size)))
+            return failures.failures_in(self.summed(failures.failure_table(own, self.rank, self.size)))
         except RuntimeError:
             # A rank is gone by now. What this one knows has still to be said.
             return []
 
     def differing(self, values: Mapping[str, str]) -> tuple[str, ...]:
-        """The keys whose value is another here than on the first rank; () on the first. All ranks must have the same keys."""
+        """Return the keys whose value is another here than on the first rank; () on the first. All ranks must have the same keys."""
         if self.size == 1:
             return ()
         mine = np.array([_words(f"{key}={value}") for key, value in sorted(values.items())], np.float32)
@@ -130,7 +130,7 @@ class FailTogether:
     ) -> None:
         if error is None:
             if self.world.agree(False):
-                raise failures.elsewhere(self.world.failed(None))
+                raise failures.error_of_others(self.world.failed(None))
         elif isinstance(error, Exception):
             # Where the vote itself fails, because a rank is gone, the error of this one is still what is raised.
             with suppress(RuntimeError):
@@ -158,7 +158,7 @@ ALONE = World()
 
 
 def is_scheduler() -> bool:
-    """This process was started to bring the ranks together, by the same command line: it runs no part of the job."""
+    """Return whether this process is the job's scheduler: the same command line starts it, and it runs no part of the job."""
     return os.environ.get("MS_ROLE") == "MS_SCHED"
 
 

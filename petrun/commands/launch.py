@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 from petrun.assets import default_recipe
-from petrun.cluster.hosts import Hosts
-from petrun.cluster.interpreter import module_command
 from petrun.cluster.launch import Job, JobOutput, check_start, launch
 from petrun.cluster.launch_options import resolve_cluster
+from petrun.cluster.other_hosts.hosts import Hosts
+from petrun.cluster.processes.interpreter import module_command
 from petrun.cluster.rank_table.start import TableStart
 from petrun.cluster.ranks import Cluster
 from petrun.config.commands.launch import LaunchOptions

@@ -1,4 +1,4 @@
-"""`--parallel auto`: how a model is laid out on cards of a given memory, by a rule that is printed with its arithmetic.
+"""Choose a layout for `--parallel auto`: by the memory of a card and a rule that is printed with its arithmetic.
 
     the model and its data fit on a card        data parallel
     one copy in the compute dtype fits          what is held is split over the data-parallel ranks (zero=1)
@@ -55,7 +55,7 @@ class Model:
     item_bytes: int
     """Bytes of a value of the compute dtype. Attention without a matrix of scores needs 2."""
     sizes: Sizes | None
-    """None: it is not cut."""
+    """None: the model cannot be sharded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +72,8 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Needs:
-    """Bytes on the card that holds most."""
+class MemoryNeeds:
+    """The memory of the fullest card, in bytes."""
 
     weights: float
     gradients: float
@@ -92,8 +92,8 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class Try:
-    """A layout, and what of the activations is computed again."""
+class Candidate:
+    """A layout, and which activations are computed again."""
 
     layout: Layout
     recompute: Recompute = "none"
@@ -111,14 +111,14 @@ class Choice:
     why: tuple[str, ...]
 
 
-def needs(model: Model, batch: Batch, layout: Layout) -> Needs:
-    """Bytes on the fullest card of a layout."""
+def needs(model: Model, batch: Batch, layout: Layout) -> MemoryNeeds:
+    """Return the bytes on the fullest card of a layout."""
     share = layout.tp * layout.pp
     values = model.layer_values / share + model.other_values / layout.tp
     trained = model.trained_layer / share + model.trained_other / layout.tp
     ranks = layout.dp if layout.zero else 1
     held = (values - trained) * model.item_bytes + trained * 4
-    return Needs(
+    return MemoryNeeds(
         weights=held / ranks + model.item_bytes * _copied(model, layout, values, trained),
         gradients=trained * (8 if batch.accumulate else 4) / ranks,
         optimizer=0.0 if batch.offload else 8 * trained / ranks,
@@ -127,7 +127,7 @@ def needs(model: Model, batch: Batch, layout: Layout) -> Needs:
 
 
 def _copied(model: Model, layout: Layout, values: float, trained: float) -> float:
-    """Values that are there once more in the compute dtype: trained ones, with zero all that were gathered."""
+    """Return how many values are there once more in the compute dtype: trained ones, with zero all that were gathered."""
     if layout.zero == 3:
         return max(model.layer_values / model.layers, model.other_values) / layout.tp
     if layout.zero:
@@ -139,14 +139,14 @@ def _activations(model: Model, batch: Batch, layout: Layout) -> float:
     # A stage keeps as many micro-batches as there are stages until their backward passes come.
     tokens = batch.rows * max(1, batch.tokens) * min(1.0, layout.pp / layout.micro_batches)
     whole = 4 * model.hidden / (layout.tp if layout.sequence else 1)
-    cut = (5 * model.hidden + 6 * model.wide) / layout.tp
+    sharded = (5 * model.hidden + 6 * model.wide) / layout.tp
     if model.item_bytes > 2:
-        cut += 2 * model.heads * batch.tokens / layout.tp
+        sharded += 2 * model.heads * batch.tokens / layout.tp
     layers = model.layers / layout.pp
     kept = {
-        "none": layers * (whole + cut),
-        "select": layers * (whole + cut / 2),
-        "full": layers * model.hidden + whole + cut,
+        "none": layers * (whole + sharded),
+        "select": layers * (whole + sharded / 2),
+        "full": layers * model.hidden + whole + sharded,
     }
     logits = batch.rows / layout.micro_batches * max(1, batch.tokens) * model.outputs * _LOGIT_BYTES / layout.tp
     return tokens * kept[batch.recompute] * model.item_bytes + logits
@@ -167,7 +167,7 @@ def choose(
     )
     room = gib * USABLE * _GIB
     why = [f"card memory {gib:g} GiB ({reason}), {USABLE:.0%} of it planned for: {room / _GIB:.1f} GiB"]
-    least: tuple[float, Try] | None = None
+    least: tuple[float, Candidate] | None = None
     hopeless: set[Layout] = set()
     for tried in candidates(world, model, batch):
         layout = tried.layout
@@ -195,7 +195,7 @@ def choose(
     )
 
 
-def candidates(world: int, model: Model, batch: Batch) -> Iterator[Try]:
+def candidates(world: int, model: Model, batch: Batch) -> Iterator[Candidate]:
     """Return the candidates in the order of the rule."""
     divide = {(layout.tp, layout.pp): layout for layout in layouts(world, model.sizes, batch.rows, batch.tokens)}
     host = [divide[tp, 1] for tp in divisors(world) if tp in (1, 2, 4, HOST_CARDS) and (tp, 1) in divide]
@@ -203,14 +203,14 @@ def candidates(world: int, model: Model, batch: Batch) -> Iterator[Try]:
     pipelines = [divide[widest, pp] for pp in divisors(world // widest) if pp > 1 and (widest, pp) in divide]
     hows = _RECOMPUTE[_RECOMPUTE.index(batch.recompute) :] if batch.free else (batch.recompute,)
 
-    def ladder(layout: Layout, *zeros: int) -> Iterator[Try]:
+    def ladder(layout: Layout, *zeros: int) -> Iterator[Candidate]:
         for how in hows:
             for zero in zeros:
                 if zero == 0 or layout.dp > 1:
-                    yield Try(replace(layout, zero=zero), how)
+                    yield Candidate(replace(layout, zero=zero), how)
                 split = replace(layout, sequence=True) if zero == 0 and layout.tp > 1 and layout.pp == 1 else None
                 if split is not None and fits(split, model.sizes, batch.rows, batch.tokens):
-                    yield Try(split, how)
+                    yield Candidate(split, how)
 
     for layout in host:
         yield from ladder(layout, 0, 1)
@@ -220,7 +220,7 @@ def candidates(world: int, model: Model, batch: Batch) -> Iterator[Try]:
         yield from ladder(layout, 0, 1)
 
 
-def _because(tried: Try) -> str:
+def _because(tried: Candidate) -> str:
     layout = tried.layout
     if layout.pp > 1:
         return "the model does not fit on the cards of one host"

@@ -1,4 +1,4 @@
-"""Device, execution mode and precision. The only file that touches MindSpore's global context."""
+"""Set device, execution mode and precision. No other file touches MindSpore's global context."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def find_target(device: str | None) -> Literal["cpu", "ascend"]:
 
 
 def cards_here() -> int | None:
-    """Ascend cards that this process may see; None where MindSpore only compiles for them."""
+    """Return the number of Ascend cards that this process may see; None where MindSpore only compiles for them."""
     return None if os.environ.get("MS_SIMULATION_LEVEL") else int(ms.device_context.ascend.device_count())
 
 
@@ -104,7 +104,7 @@ def write_strategy_to(file: Path | None) -> None:
 
 @contextmanager
 def undivided() -> Iterator[None]:
-    """Graphs compiled and run in the block are not split, whatever the job's are: those may hold no collective of their own."""
+    """A context manager: graphs compiled and run in its block are not split. A split graph may hold no collective of its own."""
     before = {name: ms.get_auto_parallel_context(name) for name in ("parallel_mode", "dataset_strategy")}
     ms.set_auto_parallel_context(parallel_mode="stand_alone", dataset_strategy="data_parallel")
     try:
@@ -115,7 +115,7 @@ def undivided() -> Iterator[None]:
 
 @contextmanager
 def eager() -> Iterator[None]:
-    """Cells called in the block run operator by operator, so that an error comes from a line of their own code."""
+    """A context manager: cells called in its block run operator by operator, so that an error comes from a line of their code."""
     before = ms.get_context("mode")
     ms.set_context(mode=ms.PYNATIVE_MODE)
     try:

@@ -11,7 +11,7 @@ FRONT_END_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, LookupE
 
 
 def front_end_reason(log: str, error: str) -> str:
-    """The reason of a refusal in one line. MindSpore's parallel passes name the operator and the strategy in their log."""
+    """Return the reason of a refusal in one line. MindSpore's parallel passes name the operator and the strategy in their log."""
     told = re.findall(r"^\[ERROR\] PARALLEL\(.*?\] (?:\w+\] )?(.+)$", log, re.MULTILINE)
     raised = message_lines(error)
     reason = next(iter(told), None)

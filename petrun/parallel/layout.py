@@ -21,7 +21,7 @@ _YES_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """dp * tp * pp ranks. Raises ConfigError for numbers that no job can have."""
+    """The layout of dp * tp * pp ranks. Raises ConfigError for numbers that no job can have."""
 
     dp: int = 1
     """Rows: ranks that read different data."""
@@ -64,7 +64,7 @@ class Layout:
         return self.tp > 1 or self.pp > 1 or self.zero > 0
 
     def coordinates(self, rank: int) -> tuple[int, int, int]:
-        """(stage, row, column) of a rank."""
+        """Return (stage, row, column) of a rank."""
         return rank // (self.dp * self.tp), rank // self.tp % self.dp, rank % self.tp
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ KEYS = tuple(field.name for field in fields(Layout))
 
 
 def parse_layout(text: str) -> dict[str, int | bool]:
-    """`dp=2,tp=4,pp=1,zero=1` -> the keys that were given. Raises ConfigError with every problem found."""
+    """Parse `dp=2,tp=4,pp=1,zero=1` into the keys that were given. Raises ConfigError with every problem found."""
     found: dict[str, int | bool] = {}
     problems = []
     for part, key, value in _parts(text):
@@ -103,7 +103,7 @@ def parse_layout(text: str) -> dict[str, int | bool]:
 
 
 def _parts(text: str) -> Iterator[tuple[str, str, str]]:
-    """(as typed, key, value) of every part between commas."""
+    """Yield (as typed, key, value) of every part between commas."""
     for part in text.split(","):
         if part.strip():
             key, _, value = part.partition("=")
@@ -123,7 +123,7 @@ class LayoutRequest:
 
 
 def requested_layout(parallel: ParallelConfig) -> LayoutRequest:
-    """The request that the settings of a run hold."""
+    """Return the request that the settings of a run hold."""
     return LayoutRequest(
         dp=parallel.dp,
         tp=parallel.tp,
@@ -135,7 +135,7 @@ def requested_layout(parallel: ParallelConfig) -> LayoutRequest:
 
 
 def complete_layout(request: LayoutRequest, world: int) -> Layout:
-    """The layout of a job of `world` ranks. `dp` None: all that tp and pp leave. `micro_batches` None: as many as there are stages.
+    """Return the layout of a job of `world` ranks. `dp` None: all that tp and pp leave. `micro_batches` None: as many as there are stages.
 
     Raises ConfigError where the product is not the job's size.
     """

@@ -1,4 +1,4 @@
-"""A family's own plan, applied: how every cell of its net is sharded over the ranks of a stage.
+"""Apply a family's plan: shard every cell of its net over the ranks of a stage.
 
 The plan is data (Sites.splits): path pattern -> role. What a role means for its operators each cell says itself, in
 `set_layout(role, dp, tp)`, so a delta's cell takes the role of the layer it stands for:
@@ -74,7 +74,7 @@ def recompute(net: Cell, sites: Sites, how: str) -> None:
 
 
 def role_of(path: str, sites: Sites) -> str | None:
-    """The role that the plan gives to the cell at `path`; of several patterns the first that fits."""
+    """Return the role that the plan gives to the cell at `path`; of several patterns the first that fits."""
     return next((role for pattern, role in sites.splits.items() if fits(pattern, path)), None)
 
 
@@ -110,7 +110,7 @@ def _planned(net: Cell, sites: Sites) -> Iterator[tuple[str, Cell, str]]:
 
 
 def _uneven_vocabulary(planned: list[tuple[str, Cell, str]], sites: Sites, tp: int) -> set[str]:
-    """Paths of the embedding and the head, where the vocabulary does not divide: tied or not, they are sharded alike."""
+    """Return the paths of the embedding and the head, where the vocabulary does not divide: tied or not, they are sharded alike."""
     rows = [cell.weight.shape[0] for _, cell, role in planned if role == "vocabulary" and hasattr(cell, "weight")]
     if all(count % tp == 0 for count in rows):
         return set()

@@ -1,4 +1,4 @@
-"""Sums over the data-parallel ranks, inside the compiled step."""
+"""Sum loss and gradients over the data-parallel ranks, inside the compiled step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BUCKET = 1 << 22
 
 
 class SumOverRanks(nn.Cell):
-    """Loss and gradients of a share of the batch -> those of the whole batch, equal on every rank to the last bit.
+    """Turns loss and gradients of a share of the batch into those of the whole batch, bit-exact on every rank.
 
     The shares are divided by the denominator of the whole batch, so their sum is its mean; what is not finite on one rank is not
     finite on all. Neighbouring gradients are sent as one vector.
@@ -29,7 +29,7 @@ class SumOverRanks(nn.Cell):
         self.join = ops.Concat(0)
 
     def value(self, value: Tensor) -> Tensor:
-        """The loss alone."""
+        """Sum the loss alone."""
         return ops.reshape(self.sum(ops.reshape(value, (1,))), ())
 
     def construct(self, value: Tensor, grads: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -50,7 +50,7 @@ class SumOverRanks(nn.Cell):
 
 
 def _buckets(sizes: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    """(first, stop) of neighbours that hold at most _BUCKET values together, or one that holds more."""
+    """Return (first, stop) of neighbours that hold at most _BUCKET values together, or one that holds more."""
     found, first, held = [], 0, 0
     for k, size in enumerate(sizes):
         if k > first and held + size > _BUCKET:

@@ -1,4 +1,4 @@
-"""A step compiled whose operators are split, and how MindSpore has sharded what it holds."""
+"""Compile a step whose operators are split, and read how MindSpore has sharded its parameters."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def compile_sharded(step: Cell, inputs: tuple[object, ...], layout: Layout, worl
 
 
 def shard_layouts(step: Cell, file: Path, layout: Layout) -> dict[str, TensorLayout]:
-    """Parameter -> how it is sharded, for all that this rank holds of a compiled step, read from the strategy `file` that MindSpore wrote.
+    """Return parameter -> layout for all that this rank holds of a compiled step, read from the strategy `file` that MindSpore wrote.
 
     Raises SetupError where it wrote none.
     """

@@ -29,14 +29,14 @@ class Sizes:
 
 
 def validate_layout(request: LayoutRequest, world: int, sizes: Sizes | None, rows: int, tokens: int) -> Layout:
-    """The layout of `world` ranks, each data-parallel one with `rows` rows of `tokens` tokens a micro-batch of the accumulation.
+    """Return the layout of `world` ranks, each data-parallel one with `rows` rows of `tokens` tokens a micro-batch of the accumulation.
 
     `sizes` None: a model that does not say what it is made of, which is not sharded. tokens 0: rows that are no sequences.
     Raises ConfigError with all that does not divide, and the nearest layouts of as many ranks that do.
     """
     problems = _of_ranks(request, world) + _of_model(request, sizes) + _of_rows(request, rows, tokens)
     if not problems:
-        # What no layout may be is said by the layout itself.
+        # The layout itself refuses what no layout may be.
         return complete_layout(request, world)
     near = nearest(request, world, sizes, rows, tokens)
     hint = f"These divide: {'; '.join(f'--parallel {spell(layout)}' for layout in near)}." if near else ""
@@ -57,7 +57,7 @@ def fits(layout: Layout, sizes: Sizes | None, rows: int, tokens: int) -> bool:
 
 
 def layouts(world: int, sizes: Sizes | None, rows: int, tokens: int) -> Iterator[Layout]:
-    """Every dp, tp and pp of so many ranks that divides, with the fewest micro-batches."""
+    """Yield every dp, tp and pp of so many ranks that divides, with the fewest micro-batches."""
     for tp in divisors(world):
         for pp in divisors(world // tp):
             parts = next((n for n in divisors(rows) if n >= pp), None) if pp > 1 else 1
@@ -68,7 +68,7 @@ def layouts(world: int, sizes: Sizes | None, rows: int, tokens: int) -> Iterator
 
 
 def nearest(request: LayoutRequest, world: int, sizes: Sizes | None, rows: int, tokens: int) -> list[Layout]:
-    """The few layouts most like the one asked for, best first, with its other settings where they can stay."""
+    """Return the few layouts most like the one asked for, best first, with its other settings where they can stay."""
 
     def distance(layout: Layout) -> float:
         far = abs(log2(layout.tp / max(1, request.tp))) + abs(log2(layout.pp / max(1, request.pp)))
@@ -99,7 +99,7 @@ def spell(layout: Layout) -> str:
 
 
 def divisors(number: int) -> list[int]:
-    """Ascending."""
+    """Return the divisors of a number in ascending order."""
     low = [n for n in range(1, int(number**0.5) + 1) if number % n == 0]
     return sorted({*low, *(number // n for n in low)})
 

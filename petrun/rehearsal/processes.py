@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from petrun.cluster.interpreter import module_command
-from petrun.cluster.logs import tail
+from petrun.cluster.processes.interpreter import module_command
+from petrun.cluster.processes.logs import tail
 from petrun.rehearsal.stub_cann import environment
 
 _AT_ONCE = 2
@@ -79,7 +79,7 @@ def _start(module: str, rank: int, stub: Path, world: int, level: int, folder: P
     }
     # A rehearsal whose terminal is gone, or that was killed, takes its ranks with it.
     command = [
-        *module_command("petrun.cluster.parent_death_signal", str(os.getpid())),
+        *module_command("petrun.cluster.processes.parent_death_signal", str(os.getpid())),
         *module_command(module, str(folder), str(rank)),
     ]
     with _log(folder, rank).open("wb") as log:

@@ -93,7 +93,7 @@ def refuse_special(path: Path) -> None:
 
 
 def flush(file: BinaryIO) -> None:
-    """Everything written so far is on the disk after this."""
+    """Bring everything written so far onto the disk."""
     file.flush()
     os.fsync(file.fileno())
 

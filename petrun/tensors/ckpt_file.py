@@ -187,7 +187,7 @@ def _tensor(walker: _Walker, value: _Value, end: int) -> None:
 
 
 def _join(path: Path, file: BinaryIO, values: list[_Value]) -> Table:
-    """Neighbouring Values of one tag are parts of one tensor."""
+    """Join neighbouring Values of one tag, which are parts of one tensor."""
     groups: list[list[_Value]] = []
     for value in values:
         if groups and groups[-1][0].tag == value.tag:

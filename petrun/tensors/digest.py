@@ -9,7 +9,7 @@ from petrun.tensors.reader import TensorReader
 
 
 def tensor_digest(reader: TensorReader, name: str) -> str:
-    """SHA-256 (hex) over one tensor's stored bytes, read in chunks."""
+    """Return SHA-256 (hex) over one tensor's stored bytes, read in chunks."""
     digest = hashlib.sha256()
     for chunk in reader.raw_chunks(name):
         digest.update(chunk)
@@ -17,7 +17,7 @@ def tensor_digest(reader: TensorReader, name: str) -> str:
 
 
 def content_digest(tensors: Iterable[tuple[str, str, Sequence[int], str]]) -> str:
-    """SHA-256 (hex) over (name, dtype, shape, digest of the bytes) of every tensor, sorted by name."""
+    """Return SHA-256 (hex) over (name, dtype, shape, digest of the bytes) of every tensor, sorted by name."""
     digest = hashlib.sha256()
     for name, dtype, shape, of_bytes in sorted(tensors, key=lambda t: t[0]):
         # A length before each text: no two different lists of tensors can produce the same stream.

@@ -93,7 +93,7 @@ def to_bfloat16(values: Array) -> Array:
 
 
 def dtype_of(array: Array) -> str:
-    """Name of a numpy array's element type. Raises KeyError for one that no file format here stores."""
+    """Return the name of a numpy array's element type. Raises KeyError for one that no file format here stores."""
     name = array.dtype.name
     if name not in BY_NAME:
         raise KeyError(name)
@@ -101,7 +101,7 @@ def dtype_of(array: Array) -> str:
 
 
 def encode(array: Array, dtype: str) -> bytes:
-    """An array's elements as `dtype`, little-endian, C order."""
+    """Return an array's elements as `dtype`, little-endian, C order."""
     return bytes(encoded(array, dtype))
 
 

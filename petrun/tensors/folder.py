@@ -19,7 +19,7 @@ _FETCH = "The folder is incomplete or mixes two models: fetch it again."
 
 
 def scan_folder(folder: Path) -> Table:
-    """All tensors of a folder. A whole file wins over an index beside it, as in transformers.
+    """Return all tensors of a folder. A whole file wins over an index beside it, as in transformers.
 
     Raises WeightsError naming the folder or file, and the tensor where one is at fault. OSError passes as
     it comes.
@@ -63,7 +63,7 @@ def _nothing_here(folder: Path) -> WeightsError:
 
 
 def _written_by(folder: Path) -> str:
-    """The command that writes the pickle's tensors as safetensors beside it, head and all: with the class that config.json names."""
+    """Return the command that writes the pickle's tensors as safetensors beside it, head and all: with the class that config.json names."""
     try:
         content: object = json.loads((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError, RecursionError):

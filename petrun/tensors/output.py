@@ -1,4 +1,4 @@
-"""Files that a command writes its results to: found out before any work whether they can be written."""
+"""Write the files of a command's results; check before any work whether they can be written."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def write_new(flag: str, out: str, text: str, force: bool, inputs: Iterable[Path
 
 
 def existing_parent(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that exists."""
+    """Return the path itself, or the nearest folder above it that exists."""
     return next(each for each in (path, *path.absolute().parents) if each.exists())
 
 

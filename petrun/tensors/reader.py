@@ -1,4 +1,4 @@
-"""Lazy reading: a table of where each tensor's bytes lie, and reads of one tensor at a time."""
+"""Read tensors lazily: a table says where each tensor's bytes lie, and one tensor is read at a time."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TensorReader:
         return self._stored(name).info
 
     def read(self, name: str) -> Array:
-        """One tensor, C order, in its stored type; bfloat16 as the float32 of the same values.
+        """Return one tensor, C order, in its stored type; bfloat16 as the float32 of the same values.
 
         Raises WeightsError for an unknown name, a file cut short since it was opened, and an element type
         numpy cannot hold.
@@ -53,7 +53,7 @@ class TensorReader:
         return from_bfloat16(stored) if self.info(name).dtype == "bfloat16" else stored
 
     def read_stored(self, name: str) -> Array:
-        """One tensor's elements as stored: bfloat16 as uint16. Raises as `read` does."""
+        """Return one tensor's elements as stored: bfloat16 as uint16. Raises as `read` does."""
         info = self.info(name)
         element = BY_NAME[info.dtype]
         if element.numpy is None:
@@ -67,7 +67,7 @@ class TensorReader:
         return stored.astype(stored.dtype.newbyteorder("="), copy=False).reshape(info.shape)
 
     def _fill(self, name: str, view: memoryview) -> None:
-        """A tensor's bytes as stored, into memory that is there already."""
+        """Read a tensor's bytes as stored into given memory."""
         filled = 0
         for extent in self._stored(name).extents:
             try:
@@ -83,11 +83,11 @@ class TensorReader:
                 raise unreadable(extent.path, error) from error
 
     def read_raw(self, name: str) -> bytes:
-        """One tensor's bytes as stored."""
+        """Return one tensor's bytes as stored."""
         return b"".join(self.raw_chunks(name))
 
     def raw_chunks(self, name: str, chunk_bytes: int = _CHUNK_BYTES) -> Iterator[bytes]:
-        """One tensor's bytes as stored, in chunks of at most `chunk_bytes`."""
+        """Yield one tensor's bytes as stored, in chunks of at most `chunk_bytes`."""
         for extent in self._stored(name).extents:
             try:
                 with extent.path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""A matrix of a file, a few rows at a time."""
+"""Read a matrix of a file a few rows at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BLOCK_ELEMENTS = 1 << 19
 
 
 def row_blocks(reader: TensorReader, name: str, elements: int = _BLOCK_ELEMENTS) -> Iterator[tuple[slice, Array]]:
-    """(rows, their values) of a stored matrix (R, C), in order, at most `elements` values each but one row at least.
+    """Yield (rows, their values) of a stored matrix (R, C), in order, at most `elements` values each but one row at least.
 
     Values as `TensorReader.read` gives them. Raises as that does. For formats that hold a tensor in one run of bytes.
     """

@@ -29,7 +29,7 @@ def newest(
     error: type[PetrunError] = WeightsError,
     hint: str = "Name one of them.",
 ) -> Path:
-    """The file of the highest step. `label`: what of a file's name counts.
+    """The file of the highest step. `label`: path -> the part of its name that counts.
 
     Raises `error` where files of several series lie there, where only some have a step, or two have the same: which is the newest
     is not guessed.

@@ -12,11 +12,11 @@ IGNORED = -100
 
 
 def is_scored(targets: Array) -> Array:
-    """Integers or floats of any shape -> bool of that shape: whether a target counts."""
+    """Return for integers or floats of any shape a bool of that shape: whether a target counts."""
     scored: Array = ~np.isnan(targets) if targets.dtype.kind == "f" else targets != IGNORED
     return scored
 
 
 def unscored(dtype: npt.DTypeLike) -> float:
-    """The target of this dtype that does not count."""
+    """Return the target of this dtype that does not count."""
     return float("nan") if np.dtype(dtype).kind == "f" else IGNORED

@@ -41,7 +41,7 @@ class TensorEntry(NamedTuple):
 
 
 def array_entries(arrays: Mapping[str, Array], dtype: str | None = None) -> list[TensorEntry]:
-    """Entries for arrays in memory, each in its own type or all floating ones in `dtype`."""
+    """Return entries for arrays in memory, each in its own type or all floating ones in `dtype`."""
 
     def entry(name: str, array: Array) -> TensorEntry:
         own = dtype_of(array)
@@ -159,7 +159,8 @@ def write_safetensors_folder(
 def _write_shards(
     folder: Path, shards: Mapping[str, list[TensorEntry]], metadata: Mapping[str, str] | None
 ) -> dict[str, str]:
-    """Two shards at a time: while one waits for the disk, the next is computed. Where one fails the other stops at its next tensor."""
+    """Write two shards at a time: while one waits for the disk, the next is computed. Where one fails the other stops at its next
+    tensor."""
     stopped = threading.Event()
 
     def guarded(entry: TensorEntry) -> TensorEntry:
@@ -197,7 +198,7 @@ def _checked(entries: Iterable[TensorEntry]) -> list[TensorEntry]:
 
 
 def _write_chunks(file: BinaryIO, entry: TensorEntry) -> str:
-    """Write a tensor's bytes as they come; their SHA-256."""
+    """Write a tensor's bytes as they come. Returns their SHA-256."""
     digest, count = hashlib.sha256(), 0
     for chunk in _chunks(entry):
         digest.update(chunk)

@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from petrun.cluster.hosts import Hosts
+from petrun.cluster.other_hosts.hosts import Hosts
 from petrun.cluster.rank_table.start import TableStart
 from petrun.cluster.ranks import Cluster
 from petrun.config.schema import RunConfig

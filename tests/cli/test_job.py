@@ -450,6 +450,8 @@ def test_the_commands_of_the_documentation_run(tmp_path, monkeypatch):
     """Those that need nothing but themselves: every petrun job and petrun ranktable."""
     text = (ROOT / "docs" / "cluster.md").read_text().replace("\\\n", " ")
     lines = re.findall(r"^    petrun ((?:job|ranktable) .*)$", text, re.MULTILINE)
+    # The overview leaves options out of its lines.
+    lines = [line for line in lines if " ... " not in line]
     assert len(lines) == 6
     monkeypatch.chdir(tmp_path)
     for line in lines:

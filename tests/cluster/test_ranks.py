@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from petrun.cluster import ports
-from petrun.cluster.logs import Follower, tail
+from petrun.cluster.processes.logs import Follower, tail
 from petrun.cluster.ranks import Cluster, make_cluster, rank_environment, scheduler_environment
 from petrun.errors import ConfigError, SetupError
 

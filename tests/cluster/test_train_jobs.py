@@ -15,7 +15,7 @@ import pytest
 
 from petrun.checkpoint.delta import read_delta
 from tests.conftest import ROOT
-from tests.parallel.processes import Marked, wait_for
+from tests.parallel.processes import TaggedProcesses, wait_for
 from tests.tiny import write_base, write_rows
 
 STEPS = 60
@@ -30,9 +30,9 @@ class Jobs:
     """Jobs of petrun in one folder with a tiny base, whose processes are found again."""
 
     def __init__(self, folder):
-        self.folder, self.marked = folder, Marked()
+        self.folder, self.processes = folder, TaggedProcesses()
         self.environment = {
-            **self.marked.environment,
+            **self.processes.environment,
             "PYTHONPATH": str(ROOT),
             "GLOG_v": "4",
             "XDG_CACHE_HOME": str(folder / "cache"),
@@ -56,7 +56,7 @@ class Jobs:
         """What it printed, and said of the job; no process of it is left."""
         out, err = process.communicate(timeout=300)
         assert process.returncode == code, out[-2000:] + err
-        assert self.marked.all_end(), self.marked.alive()
+        assert self.processes.all_end(), self.processes.alive()
         return out, err
 
     def wait_for_step(self, run, step, process):
@@ -68,7 +68,7 @@ class Jobs:
 
     def rank(self, number):
         """The process of this rank, None before it is there."""
-        return next((pid for pid in self.marked.alive() if f"RANK_ID={number}".encode() in _environment(pid)), None)
+        return next((pid for pid in self.processes.alive() if f"RANK_ID={number}".encode() in _environment(pid)), None)
 
     def steps(self, run):
         lines = (self.folder / run / "log.jsonl").read_text().splitlines()
@@ -93,7 +93,7 @@ def _environment(pid):
 def jobs(tmp_path_factory):
     found = Jobs(tmp_path_factory.mktemp("jobs"))
     yield found
-    found.marked.kill()
+    found.processes.kill()
 
 
 @pytest.fixture(scope="module")

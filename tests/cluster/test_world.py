@@ -201,7 +201,7 @@ def test_who_failed_is_told_where_anybody_did(monkeypatch):
             return Tensor(sums[-1] + other)
 
     monkeypatch.setattr(world.ops, "AllReduce", Reduce)
-    why = failures.write(OutputError("run/rank_1: the disk is full\nand more", hint="Make room."), 1, 2)
+    why = failures.failure_table(OutputError("run/rank_1: the disk is full\nand more", hint="Make room."), 1, 2)
     others[:] = [np.float32(0.0)]
     with World(rank=0, size=2).fail_together():
         pass
@@ -243,7 +243,7 @@ def test_an_error_that_nobody_foresaw_is_voted_on_too(monkeypatch):
     monkeypatch.setattr(world.ops, "AllReduce", Reduce)
     with pytest.raises(KeyError, match="surprise"), World(rank=1, size=2).fail_together():
         raise KeyError("surprise")
-    (said,) = failures.read(sums[1])
+    (said,) = failures.failures_in(sums[1])
     assert (said.rank, said.exit_code, said.reason) == (1, 1, "KeyError: 'surprise'")
     gone.append(0)
     for error in (KeyError("surprise"), OSError(28, "No space left on device")):
@@ -257,7 +257,7 @@ def test_an_error_that_nobody_foresaw_is_voted_on_too(monkeypatch):
 
 
 def test_ranks_of_a_table_sum_in_graphs_also_where_operators_are_split(ascend, tmp_path):
-    """Which a split job's graphs may not hold. What is compiled afterwards is cut as what was before."""
+    """Which a split job's graphs may not hold. What is compiled afterwards is sharded as what was before."""
     environment = ascend(1, 4, 0)
     environment["PYTHONPATH"] = f"{ROOT}:{environment['PYTHONPATH']}"
     command = [sys.executable, "-m", "tests.parallel.one_sum"]

@@ -2,7 +2,7 @@
 
     RANK_ID=1 RANK_SIZE=4 python -m tests.parallel.one_sum
 
-MindSpore must find a CANN, or a stub of one, and MS_SIMULATION_LEVEL=0. Prints how a matrix is cut before and after.
+MindSpore must find a CANN, or a stub of one, and MS_SIMULATION_LEVEL=0. Prints how a matrix is sharded before and after.
 """
 
 import json
@@ -26,8 +26,8 @@ class Product(nn.Cell):
         return self.product(x, self.weight)
 
 
-def cut():
-    """This rank's slice of a matrix, and how MindSpore describes its place."""
+def shard():
+    """This rank's slice of a matrix, and how MindSpore describes its position."""
     net = Product()
     net.compile(Tensor(np.ones((4, 8)), ms.float32))
     return net.weight.shape, str(net.parameter_layout_dict["weight"])
@@ -36,9 +36,9 @@ def cut():
 if __name__ == "__main__":
     world = join(setup("ascend", "float32").target)
     split_operators(Layout(dp=2, tp=2), world.rank)
-    before, total = cut(), Sum()
+    before, total = shard(), Sum()
     for shape in ((1,), (20, 6), (world.size, 512)):
         with undivided():
             total.compile(Tensor(np.ones(shape), ms.float32))
     now = [ms.get_auto_parallel_context(name) for name in ("parallel_mode", "dataset_strategy")]
-    print("CUT " + json.dumps([before, cut(), now]))
+    print("CUT " + json.dumps([before, shard(), now]))

@@ -1,4 +1,4 @@
-"""Processes that a test starts: found again by a mark in their environment, wherever they went, and ended whatever happens."""
+"""Processes that a test starts: found again by a tag in their environment, wherever they went, and ended whatever happens."""
 
 import os
 import signal
@@ -7,19 +7,19 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-MARK = "PETRUN_TEST"
+TAG = "PETRUN_TEST"
 
 
-class Marked:
+class TaggedProcesses:
     """The environment of a test's programs, and the processes that have it."""
 
     def __init__(self):
-        self.mark = uuid.uuid4().hex
-        self.environment = {**os.environ, MARK: self.mark}
+        self.tag = uuid.uuid4().hex
+        self.environment = {**os.environ, TAG: self.tag}
 
     def alive(self, naming=""):
         """{process id: command line} of those that run; of those alone whose command line holds the word."""
-        wanted, found = f"{MARK}={self.mark}".encode(), {}
+        wanted, found = f"{TAG}={self.tag}".encode(), {}
         for entry in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
                 line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()

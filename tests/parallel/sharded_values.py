@@ -1,4 +1,4 @@
-"""Compile one rank of eight Ascend cards that are not there, and keep what MindSpore's front end cut of known values.
+"""Compile one rank of eight Ascend cards that are not there, and keep what MindSpore's front end made of known values.
 
     RANK_ID=... python -m tests.parallel.sharded_values FOLDER OPTIMIZER_SHARDS      (0: no optimizer parallel, -1: among all replicas)
 
@@ -89,8 +89,8 @@ def main(folder, shards):
     step = nn.TrainOneStepCell(net, nn.SGD(net.trainable_params()))
     step.set_train()
     step.compile(Tensor(np.ones((8, SIZE), np.float32)))
-    cut = {p.name: p.asnumpy() for p in net.get_parameters()}
-    write_safetensors(folder / f"cut_{rank}.safetensors", array_entries(cut))
+    shards = {p.name: p.asnumpy() for p in net.get_parameters()}
+    write_safetensors(folder / f"cut_{rank}.safetensors", array_entries(shards))
 
 
 if __name__ == "__main__":

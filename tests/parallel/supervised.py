@@ -6,9 +6,9 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from petrun.cluster import supervise
-from petrun.cluster.hosts import Hosts
 from petrun.cluster.launch import Job, JobOutput, launch
+from petrun.cluster.other_hosts.hosts import Hosts
+from petrun.cluster.processes import supervise
 from petrun.cluster.ranks import make_cluster
 from petrun.errors import SetupError
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from petrun.errors import ConfigError
-from petrun.parallel.auto import Batch, Model, Try, candidates, choose, needs
+from petrun.parallel.auto import Batch, Candidate, Model, candidates, choose, needs
 from petrun.parallel.layout import Layout
 from petrun.parallel.validate import Sizes, fits
 
@@ -49,8 +49,8 @@ def test_bytes_of_weights_gradients_and_optimizer():
     assert needs(replace(FULL_7B, item_bytes=4), ONE, Layout()).weights == values * 4
     assert needs(FULL_7B, replace(ONE, accumulate=True), Layout()).gradients == values * 8
     assert needs(FULL_7B, replace(ONE, offload=True), Layout()).optimizer == 0
-    cut = needs(FULL_7B, ONE, Layout(dp=1, tp=2, pp=4, micro_batches=4))
-    assert cut.weights == (32 * LAYER / 8 + 32000 * 4096) * 6
+    sharded = needs(FULL_7B, ONE, Layout(dp=1, tp=2, pp=4, micro_batches=4))
+    assert sharded.weights == (32 * LAYER / 8 + 32000 * 4096) * 6
 
 
 def test_activations_are_near_what_mindspore_plans():
@@ -200,12 +200,12 @@ def test_what_is_chosen_fits_and_nothing_before_it_does():
             assert not good
             seen.add("none")
             continue
-        layout, found = choice.layout, Try(choice.layout, choice.recompute)
+        layout, found = choice.layout, Candidate(choice.layout, choice.recompute)
         assert found == good[0]
         seen.add("pp" if layout.pp > 1 else "tp" if layout.tp > 1 else f"zero{layout.zero}" if layout.zero else "dp")
         seen |= {"sequence"} if layout.sequence else set()
         more = choose(world, model, batch, 2 * memory)
-        assert order.index(Try(more.layout, more.recompute)) <= order.index(found), (
-            "more memory never asks for more cuts"
+        assert order.index(Candidate(more.layout, more.recompute)) <= order.index(found), (
+            "more memory never asks for more shards"
         )
     assert seen == {"none", "tp", "zero1", "zero3", "sequence", "dp"}

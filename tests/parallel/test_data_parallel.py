@@ -11,7 +11,7 @@ from petrun.checkpoint.delta import read_delta
 from petrun.cluster.ports import free_port
 from petrun.cluster.ranks import Cluster, rank_environment, scheduler_environment
 from tests.conftest import ROOT
-from tests.parallel.processes import Marked
+from tests.parallel.processes import TaggedProcesses
 from tests.program import call
 from tests.tiny import REVIEWS, write_base, write_rows
 
@@ -41,9 +41,9 @@ def run_ranks(folder, runs, ranks):
     """All runs as a job of that many processes and a scheduler. Returns what each printed; `folder`/`ranks` holds the runs."""
     plan = folder / f"{ranks}.json"
     plan.write_text(json.dumps([command(name, flags, ranks, ranks) for name, flags in runs.items()]))
-    marked = Marked()
+    processes = TaggedProcesses()
     base = {
-        **marked.environment,
+        **processes.environment,
         "PYTHONPATH": str(ROOT),
         "MS_RETRY_INTERVAL_LOWER": "1",
         "MS_RETRY_INTERVAL_UPPER": "1",
@@ -61,7 +61,7 @@ def run_ranks(folder, runs, ranks):
         printed = [(folder / f"{ranks}-{k}.log").read_text() for k in range(ranks + 1)]
         assert codes == [0] * (ranks + 1), "\n".join(text[-2000:] for text in printed)
     finally:
-        marked.kill()
+        processes.kill()
         for file in files:
             file.close()
     return printed

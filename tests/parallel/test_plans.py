@@ -113,12 +113,12 @@ def check_pipeline(found, layout):
     # Its part of the norm is summed over the ranks of the stage, then over the stages.
     assert found["norms"][1:] == [1, 1] and 0 < found["norms"][0] <= len(kept)
     if layout.zero:
-        cut = [
+        sharded = [
             name
             for name in kept
             if np.prod(found["slices"][name]) < np.prod(cut_by_tensor_parallel(name, found["whole"][name], layout.tp))
         ]
-        assert found["collectives"]["ReduceScatter"] == len(cut) > 5
+        assert found["collectives"]["ReduceScatter"] == len(sharded) > 5
         assert set(found["summed"].values()) == {1} and len(found["summed"]) > 5
     else:
         assert found["norms"][0] == len(kept)
@@ -132,15 +132,15 @@ def check_pipeline(found, layout):
 
 
 def check_split_optimizer(found, layout):
-    """Each cut parameter is gathered before use, frozen or not, and the gradient of a trained one is scattered to its owners."""
-    cut = [
+    """Each sharded parameter is gathered before use, frozen or not, and the gradient of a trained one is scattered to its owners."""
+    sharded = [
         name
         for name in found["net"]
         if cut_by_tensor_parallel(name, found["whole"][name], layout.tp) != found["slices"][name]
     ]
     gathers = 2 if found["case"].startswith("gpt2") else 0
-    assert found["forward"]["AllGather"] == len(cut) + gathers and len(cut) > 20
-    assert found["collectives"]["ReduceScatter"] == len(set(cut) & set(found["trained"])) + gathers
+    assert found["forward"]["AllGather"] == len(sharded) + gathers and len(sharded) > 20
+    assert found["collectives"]["ReduceScatter"] == len(set(sharded) & set(found["trained"])) + gathers
     # A gradient of which each rank holds another slice is not divided by how many hold it.
     unique = [
         name for name in found["trained"] if np.prod(found["whole"][name]) == WORLD * np.prod(found["slices"][name])
@@ -207,7 +207,7 @@ OTHERS_NARROW = [
 
 @pytest.mark.parametrize("case", ["llama/lora/dp=4,tp=2/narrow", *OTHERS_NARROW])
 def test_narrow_heads_send_no_more_than_others(compiled, case):
-    """Attention in several operators: without a strategy of its own each was cut another way, with 62 collectives between them."""
+    """Attention in several operators: without a strategy of its own each was sharded another way, with 62 collectives between them."""
     check(compiled(5, 0, case))
 
 
@@ -215,7 +215,7 @@ def test_narrow_heads_send_no_more_than_others(compiled, case):
 @pytest.mark.parametrize("rank", [1, 2])
 @pytest.mark.parametrize("case", BESIDE.split())
 def test_every_method_beside_cut_layers(compiled, case, rank):
-    """What a delta brings is whole on each rank, but for the scales of cut features and what of bitfit belongs to cut outputs."""
+    """What a delta brings is whole on each rank, but for the scales of sharded features and what of bitfit belongs to sharded outputs."""
     found = compiled(rank, 0, f"{case}/dp=2,tp=2", world=4)
     check_slices(found, Layout(dp=2, tp=2))
     assert found["trained"] and found["norms"] == [len(found["trained"]), 1, 0]

@@ -1,4 +1,4 @@
-"""Strategy files of MindSpore's compiler, and what it cuts of known values, against petrun's reading of them.
+"""Strategy files of MindSpore's compiler, and how it shards known values, against petrun's reading of them.
 
 On MindSpore's Ascend front end with a stub of CANN, see test_rehearsal.py.
 """
@@ -32,10 +32,10 @@ def check_rank(folder, rank):
     held = open_tensors(folder / f"cut_{rank}.safetensors")
     assert set(held.names) == set(WHOLES)
     for name, values in WHOLES.items():
-        layout, cut = strategy.stages[0][name], held.read(name)
-        assert layout.shard_shape(values.shape) == cut.shape
-        np.testing.assert_array_equal(values[layout.slices(rank, cut.shape)], cut)
-        np.testing.assert_array_equal(shard_of(values, rank, layout), cut)
+        layout, shard = strategy.stages[0][name], held.read(name)
+        assert layout.shard_shape(values.shape) == shard.shape
+        np.testing.assert_array_equal(values[layout.slices(rank, shard.shape)], shard)
+        np.testing.assert_array_equal(shard_of(values, rank, layout), shard)
 
 
 def test_a_rank_cuts_as_petrun_does(ascend, tmp_path):

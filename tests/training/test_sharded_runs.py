@@ -160,7 +160,7 @@ def test_a_run_whose_ranks_hold_slices_is_a_delta_like_any_other(place, petrun):
 
     def save(rank):
         pieces = {name: shard_of_rank(values, rank, name, ranks.stages) for name, values in arrays.items()}
-        save_delta_shards(run / "lora", "ckpt", pieces, arrays, delta.manifest, ranks.cut(rank))
+        save_delta_shards(run / "lora", "ckpt", pieces, arrays, delta.manifest, ranks.spec(rank))
 
     assert not ranks.each(save)
     for name, given in (

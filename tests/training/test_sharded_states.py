@@ -67,7 +67,7 @@ def pieces_of(arrays, ranks, rank):
 def save(ranks, run, arrays=DELTA, change=lambda rank, pieces: pieces):
     def one(rank):
         pieces = change(rank, pieces_of(arrays, ranks, rank))
-        save_delta_shards(run / "lora", "ckpt", pieces, DELTA, MANIFEST, ranks.cut(rank))
+        save_delta_shards(run / "lora", "ckpt", pieces, DELTA, MANIFEST, ranks.spec(rank))
 
     return ranks.each(one)
 
@@ -78,7 +78,7 @@ def save_states(ranks, folder, *steps, keep=2):
 
         def one(rank, step=step, arrays=arrays):
             pieces = pieces_of(arrays, ranks, rank)
-            save_state_shards(folder, step, pieces, {"algo": "lora"}, {"step": step}, keep, ranks.cut(rank))
+            save_state_shards(folder, step, pieces, {"algo": "lora"}, {"step": step}, keep, ranks.spec(rank))
 
         assert not ranks.each(one)
 
@@ -199,7 +199,7 @@ class TestAFailure:
 
         def one(rank):
             place = tmp_path / f"host-{rank // 4}"
-            save_delta_shards(place / "lora", "ckpt", pieces_of(DELTA, ranks, rank), DELTA, MANIFEST, ranks.cut(rank))
+            save_delta_shards(place / "lora", "ckpt", pieces_of(DELTA, ranks, rank), DELTA, MANIFEST, ranks.spec(rank))
 
         errors = ranks.each(one)
         assert isinstance(errors[0], OutputError) and "rank 4" in errors[0].message and "share" in errors[0].hint
@@ -208,5 +208,5 @@ class TestAFailure:
     def test_of_a_strategy_that_says_nothing_of_a_tensor(self, tmp_path):
         ranks = Ranks([{name: TensorLayout.replicated(8, values.ndim) for name, values in FROZEN.items()}])
         place = tmp_path / "lora"
-        errors = ranks.each(lambda rank: save_delta_shards(place, "ckpt", DELTA, DELTA, MANIFEST, ranks.cut(rank)))
+        errors = ranks.each(lambda rank: save_delta_shards(place, "ckpt", DELTA, DELTA, MANIFEST, ranks.spec(rank)))
         assert "says nothing of" in errors[0].message and len(errors) == 8

@@ -42,7 +42,8 @@ _GIVEN = (
 
 
 def ascend_job(job: Submission) -> list[JsonObject]:
-    """The documents of the manifest: with several hosts the first pod's name; and the AscendJob, whose pods start at once or not at all."""
+    """Return the documents of the manifest: with several hosts the first pod's name; and the AscendJob, whose pods start at once or not
+    at all."""
     labels = {"app": job.name, RING: job.ring_controller}
     namespace = {"namespace": job.namespace} if job.namespace else {}
     replicas: JsonObject = {"Scheduler": _replica(job, 1, {**labels, **_FIRST})}

@@ -33,7 +33,7 @@ class Mount:
 
 
 def parse_mount(text: str) -> Mount:
-    """`/data:/data`, `/data:/data:ro`, `pvc/NAME:/work`, `image:/models`. Raises ConfigError."""
+    """Parse `/data:/data`, `/data:/data:ro`, `pvc/NAME:/work` or `image:/models`. Raises ConfigError."""
     source, _, rest = text.partition(":")
     target, _, mode = rest.partition(":")
     if source == "image" and not mode and is_clean_path(target) and target != "/":

@@ -44,24 +44,24 @@ def require_image(job: Submission, name: str) -> None:
 
 
 def manifest(job: Submission, documents: list[JsonObject]) -> str:
-    """The documents of a job as one YAML file."""
+    """Return the documents of a job as one YAML file."""
     from petrun.config.load import to_yaml
 
     return f"# petrun job {job.name}. Submit it with: kubectl apply -f FILE\n{to_yaml(documents)}"
 
 
 def apply_command(job: Submission, path: str) -> str:
-    """The command line that submits a manifest."""
+    """Return the command line that submits a manifest."""
     return f"kubectl apply -f {path}"
 
 
 def master_port(job: Submission) -> str | None:
-    """The port where the hosts meet, as text; None where one host chooses a free one."""
+    """Return the port where the hosts meet, as text; None where one host chooses a free one."""
     return str(job.port or _PORT) if job.hosts > 1 or job.port else None
 
 
 def until_named(variable: str) -> list[str]:
-    """Shell that waits until the host in this variable has an address: the name is known once its pod runs."""
+    """Return shell lines that wait until the host in this variable has an address: the name is known once its pod runs."""
     return [
         "# The name is known once the first pod runs.",
         f'for _ in {{1..300}}; do getent hosts "${variable}" > /dev/null && break; sleep 2; done',
@@ -69,7 +69,8 @@ def until_named(variable: str) -> list[str]:
 
 
 def pod(job: Submission, script: str, *, container: str, configs: Mapping[str, tuple[str, str]]) -> JsonObject:
-    """The spec of a pod that runs `script` in a container of this name. `configs`: volume -> its ConfigMap, and where it is mounted."""
+    """Return the spec of a pod that runs `script` in a container of this name. `configs`: volume -> its ConfigMap, and where it is
+    mounted."""
     volumes: list[JsonObject] = [
         *({"name": name, "configMap": {"name": source}} for name, (source, _) in configs.items()),
         # Ranks of one host talk through it; a container has 64 MB without.

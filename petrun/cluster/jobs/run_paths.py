@@ -36,7 +36,7 @@ def check_mounts(job: Submission, config: RunConfig, recipe: str | None) -> None
 
 
 def _paths_read(config: RunConfig, recipe: str | None) -> list[tuple[str, str | None]]:
-    """(option, path) of everything that the run reads; the path is None where the option names no file."""
+    """Return (option, path) of everything that the run reads; the path is None where the option names no file."""
     model, data = config.model, config.data
     # `file.py:function`, and a template in a file: the other values of these options name no file.
     code = (model.family or "").rpartition(":")[0]
@@ -55,7 +55,7 @@ def _paths_read(config: RunConfig, recipe: str | None) -> list[tuple[str, str | 
 
 
 def base_on_this_machine(job: Submission, config: RunConfig) -> dict[str, str] | None:
-    """The base's settings with its paths on this machine; None where its config.json is not here."""
+    """Return the base's settings with its paths on this machine; None where its config.json is not here."""
     model = config.model
     if model.base is None:
         return {}

@@ -8,7 +8,7 @@ from petrun.cluster.jobs.submission import Submission
 
 
 def strict_lines(job: Submission) -> list[str]:
-    """The user's lines of set-up, and that an error or an unset variable ends the script.
+    """Return the user's lines of set-up, and the options by which an error or an unset variable ends the script.
 
     `set -u` stands behind the set-up: CANN's set_env.sh appends to variables that nobody has set, such as PYTHONPATH.
     """
@@ -16,7 +16,7 @@ def strict_lines(job: Submission) -> list[str]:
 
 
 def train_command(job: Submission, rank: str, address: str, port: str | None) -> str:
-    """`exec petrun train ...` as one host of the job; `rank`, `address`, `port`: shell words."""
+    """Return `exec petrun train ...` as one host of the job; `rank`, `address`, `port`: shell words."""
     train = shlex.join(("petrun", "train", *job.command))
     flags = f"--cards {job.cards}"
     if job.hosts > 1:
@@ -27,5 +27,5 @@ def train_command(job: Submission, rank: str, address: str, port: str | None) ->
 
 
 def size_text(job: Submission) -> str:
-    """The job's cards and hosts for a comment: `16 cards on 2 hosts`."""
+    """Return the job's cards and hosts for a comment: `16 cards on 2 hosts`."""
     return f"{job.cards} cards on {job.hosts} host{'s' if job.hosts > 1 else ''}"

@@ -11,7 +11,7 @@ from petrun.errors import ConfigError
 
 
 def shell_script(job: Submission) -> str:
-    """The script; with several hosts it takes the host's number as its argument."""
+    """Return the script; with several hosts it takes the host's number as its argument."""
     lines = ["#!/bin/bash", f"# petrun job {job.name}: {size_text(job)}."]
     if job.hosts > 1:
         last = job.hosts - 1

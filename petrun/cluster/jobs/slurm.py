@@ -15,12 +15,12 @@ _CORES_PER_CARD = 8
 
 
 def _cores(job: Submission) -> int:
-    """The cores of a host: --cpus, or a number for each of its cards."""
+    """Return the cores of a host: --cpus, or a number for each of its cards."""
     return job.cpus or _CORES_PER_CARD * job.cards_per_host
 
 
 def slurm_script(job: Submission) -> str:
-    """A script for sbatch: one task a node, each a petrun that starts and supervises the ranks of its node."""
+    """Return a script for sbatch: one task a node, each a petrun that starts and supervises the ranks of its node."""
     head = dict(_directives(job))
     lines = [
         "#!/bin/bash",
@@ -48,8 +48,8 @@ def slurm_script(job: Submission) -> str:
 
 
 def _requeued(step: str, restarts: int) -> Iterator[str]:
-    """The step, and the whole job back into the queue where it fails. Of a job that Slurm itself puts back, because a node is lost, it
-    counts the restart as well; one that is cancelled does not come this far."""
+    """Yield lines that run the step and put the whole job back into the queue where it fails. Slurm itself puts a job back that has lost a
+    node, and counts that restart as well; a job that is cancelled does not come this far."""
     yield "code=0"
     yield f"{step} || code=$?"
     yield f"# Exit code {CONFIG_ERROR} is a wrong setting, which another start does not mend."

@@ -124,7 +124,8 @@ def parse_memory(text: str) -> str:
 
 
 def make_submission(command: Sequence[str], options: JsonObject, grace_seconds: float | None) -> Submission:
-    """A checked job. `command`: arguments of `petrun train`. `options`: option of `petrun job` -> its value, only those that were given.
+    """Make a checked job. `command`: arguments of `petrun train`. `options`: option of `petrun job` -> its value, only those that were
+    given.
 
     Raises ConfigError with every wrong value.
     """

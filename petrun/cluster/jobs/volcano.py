@@ -29,7 +29,7 @@ _TASK = "worker"
 
 
 def volcano_job(job: Submission) -> list[JsonObject]:
-    """The documents of the manifest: the rank table's ConfigMap, and the Job."""
+    """Return the documents of the manifest: the rank table's ConfigMap, and the Job."""
     labels = {RING: job.ring_controller}
     namespace = {"namespace": job.namespace} if job.namespace else {}
     table = {
@@ -58,7 +58,7 @@ def volcano_job(job: Submission) -> list[JsonObject]:
 
 
 def _policies(job: Submission) -> JsonObject:
-    """A pod that is gone takes its ranks with it, and the others cannot go on: all are ended, or all start again.
+    """Return the job's policies: where a pod is lost the others cannot continue, so that all are ended, or all start again.
 
     Volcano counts a restart when it begins, and gives up as soon as the count is maxRetry: N restarts need N + 1. Of several policies
     the first that fits holds; what a wrong setting ends is not started again.
@@ -81,7 +81,7 @@ def _pod(job: Submission) -> JsonObject:
 
 
 def _script(job: Submission) -> str:
-    """The script of a pod. The env plugin gives it its number, the svc plugin the first pod its name."""
+    """Return the script of a pod. The env plugin gives it its number, the svc plugin the first pod its name."""
     lines = strict_lines(job)
     if job.hosts > 1:
         lines += [

@@ -11,7 +11,8 @@ from petrun.typing import JsonObject
 
 
 def table_text(table: RankTable, original: JsonObject | None = None, without: Sequence[str] = ()) -> str:
-    """The table as HCCL reads it: every scalar a string. Of `original`, which it was read from, all other keys stay as they are, but for
+    """Return the table as HCCL reads it: every scalar a string. Of `original`, which it was read from, all other keys stay as they are,
+    but for
     those of `without`.
     """
     content = _left(original or {}, without)

@@ -1,4 +1,4 @@
-"""Rank tables of the format before 1.0, with group_list and no version: into version 1.0. HCCL still reads them.
+"""Convert rank tables of the format before 1.0, with group_list and no version, into version 1.0. HCCL still reads them.
 
     {"status": "completed", "group_count": "1",
      "group_list": [{"group_name": "worker", "instance_count": "1", "device_count": "2",
@@ -29,7 +29,7 @@ def is_grouped(content: JsonObject) -> bool:
 
 
 def from_groups(content: JsonObject) -> tuple[JsonObject | None, list[Problem], tuple[str, ...]]:
-    """The table in version 1.0, what is wrong with this one, and the keys that 1.0 cannot hold. None where too much is wrong."""
+    """Return the table in version 1.0, what is wrong with this one, and the keys that 1.0 cannot hold. None where too much is wrong."""
     top = CheckedObject(content, "")
     laboratory = "deploy_mode" in content
     groups = top.objects("group_list")
@@ -71,7 +71,7 @@ def _count(fields: CheckedObject, key: str, found: int) -> None:
 
 
 def _instance(instance: JsonObject, where: str, problems: list[Problem], servers: dict[str, list[JsonObject]]) -> None:
-    """Put the devices of an instance to those of its server."""
+    """Add the devices of an instance to those of its server."""
     fields = CheckedObject(instance, where, problems)
     laboratory = "pod_name" not in instance
     name = fields.text("server_id", needed=True)
@@ -90,7 +90,7 @@ def _instance(instance: JsonObject, where: str, problems: list[Problem], servers
 
 
 def _number(servers: dict[str, list[JsonObject]]) -> None:
-    """Ranks as HCCL counts them (GetSortClouldRankList), servers and devices in that order."""
+    """Number the ranks as HCCL does (GetSortClouldRankList), and bring servers and devices into that order."""
     ordered = [(name, sorted(servers[name], key=lambda device: int(device["device_id"]))) for name in sorted(servers)]
     servers.clear()
     servers.update(ordered)
@@ -99,7 +99,7 @@ def _number(servers: dict[str, list[JsonObject]]) -> None:
 
 
 def _left_out(content: JsonObject, groups: list[JsonObject]) -> list[str]:
-    """Keys of the table, its groups and its instances that version 1.0 cannot hold; those of devices go over."""
+    """Return the keys of the table, its groups and its instances that version 1.0 cannot hold; those of devices go over."""
     instances = [one for group in groups for one in group["instance_list"]]
     keys = dict.fromkeys(key for item in (content, *groups, *instances) for key in item)
     return [key for key in keys if key not in _CARRIED]

@@ -1,4 +1,4 @@
-"""Rank tables from hosts and their cards, and from one version to the other. No value is invented: what is missing is asked for."""
+"""Make rank tables from hosts and their cards, and convert them between versions. No value is invented: the error names what is missing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TableOptions:
 
 
 def make(hosts: Sequence[str], devices: Sequence[int], version: Version, extra: TableOptions) -> RankTable:
-    """Ranks in the order of hosts and devices. Raises ConfigError naming the flag that is missing or wrong."""
+    """Make a table with ranks in the order of hosts and devices. Raises ConfigError naming the flag that is missing or wrong."""
     if not hosts or not devices:
         raise ConfigError("a rank table has at least one host and one card", hint="Give --hosts and --cards-per-host.")
     servers = [
@@ -48,7 +48,8 @@ def make(hosts: Sequence[str], devices: Sequence[int], version: Version, extra: 
 
 
 def convert(table: RankTable, version: Version, extra: TableOptions) -> tuple[RankTable, tuple[str, ...]]:
-    """The table in another version, and its keys that are left out. Raises ConfigError naming the flag that gives what it does not have."""
+    """Return the table in another version, and its keys that are left out. Raises ConfigError naming the flag that gives what it does
+    not have."""
     lost: list[str] = []
     if version == "1.0":
         given = [
@@ -98,7 +99,7 @@ def _flags(problems: Sequence[Problem]) -> str:
 
 
 def _with(table: RankTable, extra: TableOptions) -> RankTable:
-    """Put in what the flags give. Raises ConfigError for a list of the wrong length."""
+    """Add the values that the options give. Raises ConfigError for a list of the wrong length."""
     servers = list(table.servers)
     if extra.pod_ips:
         addresses = [s.id for s in servers] if list(extra.pod_ips) == [SAME] else list(extra.pod_ips)
@@ -138,7 +139,7 @@ def _count(flag: str, values: Sequence[str], wanted: int, what: str) -> None:
 
 
 def read_hccn(path: Path) -> dict[int, str]:
-    """hccn.conf of a host, `address_0=192.168.100.101` -> {device: address}. Raises SetupError naming the line."""
+    """Read hccn.conf of a host, `address_0=192.168.100.101` -> {device: address}. Raises SetupError naming the line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -165,7 +166,7 @@ def read_hccn(path: Path) -> dict[int, str]:
 
 
 def device_ips(hosts: Sequence[str], devices: Sequence[int], files: Mapping[str, Path]) -> list[str]:
-    """The addresses of every host's devices, from its hccn.conf. Raises ConfigError for a host or a device without."""
+    """Return the addresses of every host's devices, from its hccn.conf. Raises ConfigError for a host or a device without."""
     without = [host for host in hosts if host not in files]
     foreign = [host for host in files if host not in hosts]
     if without or foreign:

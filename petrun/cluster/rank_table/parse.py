@@ -54,7 +54,7 @@ _LARGEST_BYTES = 64 << 20
 
 
 def load_json(path: Path) -> JsonObject:
-    """The file as a JSON object. Raises SetupError naming the line."""
+    """Return the file as a JSON object. Raises SetupError naming the line."""
     try:
         if path.is_file() and path.stat().st_size > _LARGEST_BYTES:
             raise SetupError(f"rank table {path}: is no rank table: it is larger than any")
@@ -95,7 +95,7 @@ class CheckedObject:
     problems: list[Problem] = field(default_factory=list)
 
     def wrong(self, key: str, text: str) -> None:
-        """Something is wrong with this key's value; an error where HCCL reads the key."""
+        """Note a problem with this key's value; it is fatal where HCCL reads the key."""
         reader = _READERS.get(key)
         self.problems.append(
             Problem(where=self.where, text=text, fatal=reader is not None, source=f"HCCL {reader}" if reader else "")
@@ -131,7 +131,7 @@ class CheckedObject:
         return value
 
     def addresses(self, key: str, *, several: bool = False) -> str | None:
-        """An address, or `several` with commas between them, which may be empty then."""
+        """Return an address, or `several` with commas between them, which may be empty then."""
         value = self.text(key, may_be_empty=several)
         for one in split_addresses(value) if several else [value]:
             if one is not None and not is_address(one):
@@ -139,7 +139,7 @@ class CheckedObject:
         return value
 
     def objects(self, key: str) -> list[JsonObject]:
-        """A list of objects that is not empty; what is no object is left out and named."""
+        """Return a list of objects that is not empty; what is no object is left out and named."""
         value = self.content.get(key)
         if not isinstance(value, list) or not value:
             missing = "is missing" if value is None else "must be a list of objects that is not empty"
@@ -170,7 +170,7 @@ def is_address(text: str) -> bool:
 
 
 def parse_table(content: JsonObject) -> tuple[RankTable | None, list[Problem]]:
-    """The table, and what is wrong with its fields. None where they do not make one."""
+    """Return the table, and what is wrong with its fields. None where they do not make one."""
     top = CheckedObject(content, "")
     status = content.get("status")
     if status == "initializing":
@@ -206,7 +206,7 @@ def parse_table(content: JsonObject) -> tuple[RankTable | None, list[Problem]]:
 
 
 def _server(content: JsonObject, position: int, problems: list[Problem]) -> Server | None:
-    """None where its id or one of its cards is missing: the rules have nothing to hold on to then."""
+    """Parse a server. Returns None where its id or one of its cards is missing: the rules need both."""
     name = content.get("server_id")
     fields = CheckedObject(
         content, f"server {name}" if isinstance(name, str) and name else f"server_list[{position}]", problems

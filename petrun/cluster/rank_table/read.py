@@ -1,4 +1,4 @@
-"""A rank table from its file, checked in full."""
+"""Read a rank table from its file, and check it in full."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _examine(
 
 
 def _merge_warnings(problems: Iterable[Problem]) -> list[Problem]:
-    """One line for a warning that many devices share, such as a key that nothing reads."""
+    """Return one line for a warning that many devices share, such as a key that nothing reads."""
     same: dict[Problem, list[Problem]] = {}
     for problem in problems:
         same.setdefault(problem if problem.fatal else replace(problem, where=""), []).append(problem)
@@ -76,7 +76,7 @@ def _merge_warnings(problems: Iterable[Problem]) -> list[Problem]:
 
 
 def read_rank_table(path: str | Path, *, for_msrun: bool = False) -> RankTable:
-    """A table with nothing fatal in it. `for_msrun`: as msrun --rank_table_file takes it, which needs pod_ip.
+    """Return a table with nothing fatal in it. `for_msrun`: as msrun --rank_table_file takes it, which needs pod_ip.
 
     Raises SetupError with every problem found, each with its server and device.
     """
@@ -84,7 +84,7 @@ def read_rank_table(path: str | Path, *, for_msrun: bool = False) -> RankTable:
 
 
 def read_source(path: str | Path, *, for_msrun: bool = False) -> tuple[RankTable, TableSource]:
-    """The same, and what its file says beside. Raises SetupError."""
+    """Return a table with nothing fatal in it, and the contents of its file. Raises SetupError."""
     table, problems, source = _examine(Path(path).expanduser(), None, for_msrun)
     wrong = [problem for problem in problems if problem.fatal]
     if wrong or table is None:
@@ -93,7 +93,8 @@ def read_source(path: str | Path, *, for_msrun: bool = False) -> tuple[RankTable
 
 
 def wait(path: Path, seconds: float, tell: Callable[[str], None]) -> None:
-    """Wait until the cluster's scheduler has filled the table in, as HCCL does. What is still not filled in then is left to the reader.
+    """Wait until the cluster's scheduler has filled the table in, as HCCL does. A table that is still not filled in then is the caller's
+    to refuse.
 
     Raises SetupError for a file that is no JSON.
     """

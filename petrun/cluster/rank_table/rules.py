@@ -21,7 +21,7 @@ _NO_SUPER_DEVICE = 2**32 - 1
 
 
 def check(table: RankTable, product: Product | None = None, *, for_msrun: bool = False) -> list[Problem]:
-    """Everything that is wrong with a table whose fields are right. `product`: which cards they are; None: those of its version, and
+    """Return everything that is wrong with a table whose fields are right. `product`: which cards they are; None: those of its version, and
     what they do not read is checked as well. `for_msrun`: what msrun --rank_table_file needs is an error.
     """
     cards = product or table.product
@@ -105,7 +105,7 @@ def _is(many: list[int]) -> str:
 def _twice(
     table: RankTable, key: str, values: Callable[[Card], list[str]], source: str, scope: str = ""
 ) -> Iterator[Problem]:
-    """Values that must differ between all devices, and do not."""
+    """Yield a problem for each value that two devices share and must not."""
     addresses_at: dict[str, list[str]] = {}
     for server, card in _every(table):
         for one in values(card):
@@ -116,7 +116,7 @@ def _twice(
 
 
 def _spelt(address: str) -> str:
-    """One address in one spelling; what is none as it is."""
+    """Return an address in its canonical spelling; other text as it is."""
     return str(ipaddress.ip_address(address)) if is_address(address) else address
 
 
@@ -163,7 +163,7 @@ def _same_address(table: RankTable, key: str, why: str, fatal: bool, source: str
 
 
 def _needs_address(table: RankTable, product: Product, server: Server) -> str:
-    """Why a card of this server needs a device_ip where there are several servers; "": it does not."""
+    """Return why a card of this server needs a device_ip where there are several servers; "": it does not."""
     if product == "a3":
         # In one super pod the cards find one another by super_device_id.
         return "the super pods reach one another by it" if len(table.super_pods) > 1 else ""
@@ -173,7 +173,7 @@ def _needs_address(table: RankTable, product: Product, server: Server) -> str:
 
 
 def _families(table: RankTable) -> Iterator[Problem]:
-    """IPv4 or IPv6, not both: HCCL looks where there are several servers."""
+    """Check that addresses are all IPv4 or all IPv6: HCCL checks it where there are several servers."""
     if len(table.servers) < 2:
         return
     hosts = [(f"server {server.id}", server.host_ip) for server in table.servers if server.host_ip is not None]
@@ -278,7 +278,7 @@ def _super_pod_members(table: RankTable) -> Iterator[Problem]:
 
 
 def _super_device_ids(table: RankTable) -> Iterator[Problem]:
-    """Every card of a super pod has one of its own."""
+    """Check that every card of a super pod has a super_device_id of its own."""
     source = "HCCL CheckSuperPodInfo"
     for server, card in _every(table):
         if card.super_device_id is None:

@@ -1,4 +1,4 @@
-"""Ascend's start-up by rank table: HCCL reads it, every process is told its rank and card, and no scheduler is needed."""
+"""Start ranks by a rank table (Ascend): HCCL reads it, every process gets its rank and card, and no scheduler is needed."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def table_environment(base: Mapping[str, str], start: TableStart, rank: int) -> 
 
 
 def _logical(device: int, visible: str) -> int:
-    """DEVICE_ID counts the cards that a process may see; a rank table counts all of the host."""
+    """Return DEVICE_ID, which counts the cards that a process may see, of a device, which a table counts among all of the host."""
     if not visible.strip():
         return device
     seen = [part.strip() for part in visible.split(",")]

@@ -37,7 +37,7 @@ class Process:
 
 
 def processes(table: RankTable, start: StartPath) -> list[Process]:
-    """Every process, in the order of the table. Raises SetupError for msrun-table where the table would be ignored."""
+    """Return every process, in the order of the table. Raises SetupError for msrun-table where the table would be ignored."""
     if start == "msrun-table":
         without = [server.id for server in table.servers if server.pod_ip is None]
         if without:

@@ -1,4 +1,4 @@
-"""The files of a job's ranks, read as the one checkpoint they are shards of.
+"""Read the files of a job's ranks as the one checkpoint that they are shards of.
 
 Nothing is taken on trust: every rank's file must be there and hold what its pipeline stage owns, in shards of the layouts' shapes;
 devices that hold the same shard must hold the same bytes. Tensors are put together when they are read, one at a time, so that memory
@@ -71,7 +71,7 @@ class ShardedReader(TensorReader):
         return self._found(name).info
 
     def read_stored(self, name: str) -> Array:
-        """Raises WeightsError as any reader, and where devices that must hold the same shard do not."""
+        """Return a full tensor. Raises WeightsError as any reader, and where devices that must hold the same shard do not."""
         found = self._found(name)
         values = self._assemble(name, *found.stages[0])
         if name not in self._proved:
@@ -100,7 +100,7 @@ class ShardedReader(TensorReader):
         return self._wholes[name]
 
     def _assemble(self, name: str, stage: int, layout: TensorLayout) -> Array:
-        """One stage's shards put together; on the first reading replicas are compared."""
+        """Put one stage's shards together; on the first reading replicas are compared."""
         info = self._found(name).info
         element = BY_NAME[info.dtype].numpy
         if element is None:
@@ -121,7 +121,7 @@ class ShardedReader(TensorReader):
         return values
 
     def _differing(self, name: str, first: int, holders: Sequence[int], layout: TensorLayout) -> WeightsError:
-        """Who differs from whom; where a rank holds what another shard's ranks must hold, the files have been mixed up."""
+        """Return an error that names the ranks that differ; where a rank holds another shard, the files have been mixed up."""
         held = [self.ranks[first + device].read_raw(name) for device in range(layout.count)]
         contents = [held[device] for device in holders]
         usual = max(contents, key=contents.count)
@@ -139,7 +139,7 @@ class ShardedReader(TensorReader):
 
 
 def _same(one: Array, other: Array) -> bool:
-    """Bit by bit: a NaN equals itself, -0 is not 0."""
+    """Compare bit by bit: a NaN equals itself, -0 is not 0."""
     return one.tobytes() == other.tobytes()
 
 
@@ -178,7 +178,7 @@ def is_spare(name: str, patterns: Sequence[str], *known: Container[str]) -> bool
 
 
 class _Gathering:
-    """Holds the ranks' tensors against the strategy."""
+    """Compares the ranks' tensors with the strategy."""
 
     def __init__(self, path: Path, plan: Strategy, readers: Sequence[TensorReader], spare: Sequence[str]) -> None:
         self.path = path
@@ -205,7 +205,8 @@ class _Gathering:
         return found
 
     def _check_listed(self, unlisted: Sequence[str]) -> None:
-        """A tensor without a layout may be a slice or the whole: MindSpore's tools take rank 0's for the whole."""
+        """Raise WeightsError for tensors without a layout: each may be a slice or the whole. MindSpore's tools take rank 0's for the
+        whole."""
         if not unlisted:
             return
         hint = COMPLETE
@@ -218,7 +219,7 @@ class _Gathering:
         raise WeightsError(f"{self.plan.path}: says nothing of {spell(unlisted, 'tensors')} of {self.path}", hint=hint)
 
     def _shard(self, name: str) -> _Shards | None:
-        """One tensor, or None where a problem was noted or it is left out."""
+        """Return one tensor, or None where a problem was noted or it is left out."""
         holders = [rank for rank, reader in enumerate(self.readers) if name in reader]
         stages: tuple[tuple[int, TensorLayout], ...]
         if name in self.plan:

@@ -84,7 +84,7 @@ class TensorLayout:
         return tuple(slice(start, start + size) for start, size in zip(starts, shard_shape, strict=True))
 
     def holders(self) -> dict[tuple[int, ...], list[int]]:
-        """Shard -> the devices that hold it."""
+        """Return shard -> the devices that hold it."""
         found: dict[tuple[int, ...], list[int]] = {}
         for device, shard in enumerate(self.shards):
             found.setdefault(shard, []).append(device)
@@ -129,7 +129,7 @@ class _Sharding:
 
 @lru_cache(maxsize=512)
 def _sharding(layout: TensorLayout) -> _Sharding:
-    """The arithmetic of a layout, once for all parameters that share it."""
+    """Return the arithmetic of a layout, once for all parameters that share it."""
     sizes = [[layout.devices[len(layout.devices) - 1 - axis] for axis in axes] for axes in layout.axes]
     splits = [math.prod(each) for each in sizes]
     shards = [list(_shard(layout, coordinate)) for coordinate in _coordinates(layout.devices)]

@@ -1,4 +1,4 @@
-"""The note that petrun leaves beside the files of all ranks: what each holds, and what the whole says about itself.
+"""Read and write the note that petrun leaves beside the files of all ranks: the digest of each, and the metadata of the whole.
 
 With it, two files that were exchanged are detected whatever they hold, and a sharded petrun delta keeps its manifest. The note is a file of
 its own because transform_checkpoints fails over a checkpoint with a string in it.
@@ -32,7 +32,7 @@ class Note:
 
 
 def write_note(folder: Path, note: Note) -> None:
-    """Write it into a folder. Raises OutputError."""
+    """Write the note into a folder. Raises OutputError."""
     content = {
         "format": FORMAT,
         "files": list(note.files),
@@ -44,7 +44,7 @@ def write_note(folder: Path, note: Note) -> None:
 
 
 def read_note(folder: Path) -> Note | None:
-    """The note in a folder, or None. Raises WeightsError for one that does not read."""
+    """Return the note in a folder, or None. Raises WeightsError for one that does not read."""
     path = folder / NOTE
     try:
         if not path.is_file():
@@ -66,7 +66,7 @@ def read_note(folder: Path) -> Note | None:
 
 
 def check_note(folder: Path, note: Note, readers: Sequence[TensorReader]) -> None:
-    """Hold the files of all ranks, in order, against the note. Raises WeightsError where they are others, or have changed places."""
+    """Compare the files of all ranks, in order, with the note. Raises WeightsError where they are others, or were exchanged."""
     here = tuple(reader.path.relative_to(folder).as_posix() for reader in readers)
     if here != note.files:
         odd = next((pair for pair in zip(here, note.files, strict=False) if pair[0] != pair[1]), None)

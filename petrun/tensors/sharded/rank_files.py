@@ -79,7 +79,7 @@ def save_shards(
 
 
 def own_strategy(path: Path) -> Path | None:
-    """The strategy in a folder that ranks have written, which needs no other; None for any other path."""
+    """Return the strategy in a folder that ranks have written, which needs no other; None for any other path."""
     return path / STRATEGY if (path / NOTE).is_file() and (path / STRATEGY).is_dir() else None
 
 
@@ -112,7 +112,7 @@ def _mark(growing: Path, rank: int) -> Path:
 def _finish(
     growing: Path, path: Path, file: str, spec: ShardSpec, describe: Callable[[ShardedReader], Mapping[str, str]]
 ) -> None:
-    """All ranks have written: see that their files are here, describe them, and give the folder its name."""
+    """Complete the folder after all ranks have written: check that their files are here, write the note, and give it its name."""
     marks = [_mark(growing, rank) for rank in range(spec.ranks)]
     deadline = time.monotonic() + PATIENCE_SECONDS
     while (missing := next((rank for rank, mark in enumerate(marks) if not mark.is_file()), None)) is not None:
@@ -149,7 +149,7 @@ def _sweep(growing: Path, spec: ShardSpec) -> None:
 
 
 def _replace(growing: Path, path: Path) -> None:
-    """`growing` gets the name `path`, whatever had it before."""
+    """Rename `growing` to `path`, and replace what was there."""
     old = path.with_name(f".{path.name}.old")
     if old.exists():
         shutil.rmtree(old)

@@ -39,14 +39,14 @@ def is_sharded(path: Path) -> bool:
 
 
 def root_of(path: Path) -> Path:
-    """The folder above the ranks' files, where config.json lies; any other path as it is."""
+    """Return the folder above the ranks' files, where config.json lies; any other path as it is."""
     while RANK in str(path):
         path = path.parent
     return path
 
 
 def rank_files(path: Path, devices: int) -> list[Path]:
-    """The newest checkpoint of every rank, 0 to `devices` - 1, all of one step.
+    """Return the newest checkpoint of every rank, 0 to `devices` - 1, all of one step.
 
     Raises WeightsError: ranks that are missing, too many or twice there; a rank without a checkpoint, or with several that do not say
     which is the newest; ranks whose newest are of different steps; a file whose name says another rank than its folder.
@@ -111,7 +111,7 @@ def _put(ranks: dict[int, Path], rank: int, path: Path) -> None:
 
 
 def _by_name(folder: Path, files: Sequence[Path]) -> dict[int, Path]:
-    """Files of all ranks in one folder: net_rank_3-10_1.ckpt."""
+    """Find the files of all ranks in one folder by their names: net_rank_3-10_1.ckpt."""
     of_rank: dict[int, list[Path]] = {}
     for file in files:
         said = rank_in_name(file)

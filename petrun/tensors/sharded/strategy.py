@@ -1,4 +1,4 @@
-"""Strategy files: the sharding of a job's parameters, as MindSpore writes it.
+"""Read strategy files: the sharding of a job's parameters, as MindSpore writes it.
 
     message ParallelStrategyMap { uint32 current_stage; repeated ParallelStrategyItem; repeated ParallelLayoutItem }
     message ParallelStrategyItem { string node_name; ParallelStrategys { uint32 stage; ... } }
@@ -59,11 +59,12 @@ class Strategy:
         return self.stages[rank // self.stage_devices]
 
     def stages_of(self, name: str) -> tuple[int, ...]:
-        """The pipeline stages that hold the parameter."""
+        """Return the pipeline stages that hold the parameter."""
         return tuple(number for number, stage in enumerate(self.stages) if name in stage)
 
     def describe(self, name: str) -> str:
-        """The sharding of one parameter: `in 8 x 1` of its dimensions, the share of the optimizer parallel, the stages that hold it."""
+        """Return the sharding of one parameter: `in 8 x 1` of its dimensions, the share of the optimizer parallel, the stages that hold
+        it."""
         stages = self.stages_of(name)
         layout = self.stages[stages[0]][name]
         text = f"in {' x '.join(map(str, layout.splits))}" if any(split > 1 for split in layout.splits) else "whole"
@@ -152,7 +153,7 @@ def _stage_files(folder: Path) -> list[Path]:
 
 
 def _join(folder: Path, files: Sequence[tuple[Path, Items]]) -> tuple[Mapping[str, TensorLayout], ...]:
-    """Every rank may have written its stage's file: those of one stage must agree."""
+    """Join the files of all stages. Every rank may have written its stage's file: those of one stage must agree."""
     if len(files) == 1 and all(_MERGED.fullmatch(name) for name in files[0][1].layouts):
         return _split(*files[0])
     stages: dict[int, tuple[Path, Mapping[str, TensorLayout]]] = {}
@@ -178,7 +179,7 @@ def _difference(one: Mapping[str, TensorLayout], other: Mapping[str, TensorLayou
 
 
 def _split(path: Path, items: Items) -> tuple[Mapping[str, TensorLayout], ...]:
-    """A merged file: `1-layers.2.weight` is of stage 1."""
+    """Split a merged file into stages: `1-layers.2.weight` is of stage 1."""
     stages: dict[int, dict[str, TensorLayout]] = {}
     for merged, layout in items.layouts.items():
         stage, _, name = merged.partition("-")

@@ -29,7 +29,7 @@ class Items:
     """Pipeline stages that its operators name."""
 
     def stage(self, path: Path) -> int | None:
-        """The one stage that the file is of; None where it does not say."""
+        """Return the one stage that the file is of; None where it does not say."""
         if len(self.stages) > 1:
             raise WeightsError(
                 f"{path}: names operators of pipeline stages {sorted(self.stages)} and parameters of none",
@@ -47,7 +47,7 @@ def scan_strategy(path: Path) -> Items:
 
 
 def _message(**fields: int) -> Any:
-    """MindSpore's own message. Its import takes a second, and few commands that read tensors come here."""
+    """Return MindSpore's own message. Its import takes a second, and few commands that read tensors come here."""
     from mindspore.train import node_strategy_pb2
 
     return node_strategy_pb2.ParallelStrategyMap(**fields)

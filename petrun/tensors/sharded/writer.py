@@ -1,4 +1,4 @@
-"""Full tensors sharded into the files of a job's ranks, one in memory at a time; what was written is put together again and compared."""
+"""Shard full tensors into the files of a job's ranks, one in memory at a time; the files are put together again and compared."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FullTensor:
     load: Callable[[], Array]
 
     def raw(self) -> bytes:
-        """Its elements as they are stored: little-endian, in C order."""
+        """Return its elements as they are stored: little-endian, in C order."""
         return _little(self.load())
 
 
@@ -86,7 +86,7 @@ def _check_divides(tensors: Sequence[FullTensor], strategy: Strategy) -> None:
 
 
 def _write_rank(path: Path, tensors: Sequence[FullTensor], strategy: Strategy, rank: int) -> str:
-    """One rank's file. Returns the digest of its content."""
+    """Write one rank's file. Returns the digest of its content."""
     path.parent.mkdir()
     device = rank % strategy.stage_devices
     entries = []
@@ -122,7 +122,7 @@ def _little(values: Array) -> bytes:
 
 
 def _verify(out: Path, folder: Path, tensors: Sequence[FullTensor], strategy: Strategy, spare: Sequence[str]) -> str:
-    """Read the ranks' files as any reader does, and compare every tensor with what was sharded."""
+    """Read the ranks' files as any reader does, and compare every tensor with its source."""
     reader = open_sharded(folder, strategy, spare)
     again = content_digest(_lines(reader))
     given = content_digest(

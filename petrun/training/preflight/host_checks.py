@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from petrun.cluster.hosts import Hosts
+from petrun.cluster.other_hosts.hosts import Hosts
 from petrun.cluster.ports import listen
 from petrun.cluster.rank_table.start import TableStart
 from petrun.cluster.ranks import Cluster, cores_here

@@ -42,7 +42,7 @@ class Ranks:
         self.count = len(stages) * next(iter(stages[0].values())).count
         self.meeting = Meeting(self.count)
 
-    def cut(self, rank):
+    def spec(self, rank):
         layouts = self.stages[rank * len(self.stages) // self.count]
         world = Thread(rank=rank, size=self.count, meeting=self.meeting)
         return ShardSpec(

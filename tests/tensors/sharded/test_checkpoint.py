@@ -1,4 +1,4 @@
-"""The files of all ranks as one checkpoint: equal to what was cut, and every silent failure of MindSpore's loading refused."""
+"""The files of all ranks as one checkpoint: equal to what was sharded, and every silent failure of MindSpore's loading refused."""
 
 import shutil
 import tracemalloc
@@ -269,11 +269,11 @@ def test_files_of_all_ranks_in_one_folder(tmp_path):
         shutil.copy(folder / f"rank_{rank}" / "model.ckpt", flat / f"net_rank{rank}-10_1.ckpt")
         shutil.copy(folder / f"rank_{(rank + 1) % 8}" / "model.ckpt", flat / f"net_rank{rank}-9_1.ckpt")
         shutil.copy(folder / f"rank_{rank}" / "model.ckpt", tmp_path / f"net{rank}.ckpt")
-    for place in (flat, tmp_path / "net{rank}.ckpt", folder / "rank_{rank}"):
-        reader = open_sharded(place, strategy)
+    for path in (flat, tmp_path / "net{rank}.ckpt", folder / "rank_{rank}"):
+        reader = open_sharded(path, strategy)
         for name, array in ARRAYS.items():
             np.testing.assert_array_equal(reader.read(name), array)
-        assert is_sharded(place)
+        assert is_sharded(path)
     assert is_sharded(folder) and not is_sharded(tmp_path) and not is_sharded(strategy)
     assert root_of(folder / "rank_{rank}" / "m.ckpt") == folder and root_of(folder) == folder
     shutil.copy(tmp_path / "net0.ckpt", tmp_path / "net8.ckpt")

@@ -58,9 +58,9 @@ def test_stages(tmp_path, ending):
     ms.merge_pipeline_strategys(str(folder), str(tmp_path / f"merged.{ending}"))
     shutil.copy(folder / f"rank_4.{ending}", folder / f"rank_5.{ending}")
     write_strategy(tmp_path / f"ours.{ending}", Strategy(folder, STAGES))
-    for place in ("stages", f"merged.{ending}", f"ours.{ending}"):
-        read = read_strategy(tmp_path / place)
-        assert read.stages == STAGES and (read.devices, read.stage_devices) == (8, 4), place
+    for name in ("stages", f"merged.{ending}", f"ours.{ending}"):
+        read = read_strategy(tmp_path / name)
+        assert read.stages == STAGES and (read.devices, read.stage_devices) == (8, 4), name
         assert read.stages_of("tied") == (0, 1) and read.stages_of("x.w") == (0,) and "y" not in read
     with pytest.raises(WeightsError, match="pipeline stage 1; the other stages' files"):
         read_strategy(folder / f"rank_4.{ending}")

@@ -58,7 +58,7 @@ class Net(nn.Cell):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_mindspores_tools_agree(tmp_path, layout):
-    """transform_checkpoints joins and cuts as petrun does, load_distributed_checkpoint loads what petrun wrote."""
+    """transform_checkpoints joins and shards as petrun does, load_distributed_checkpoint loads what petrun wrote."""
     (tmp_path / "whole" / "rank_0").mkdir(parents=True)
     write_ckpt(tmp_path / "whole" / "rank_0" / "m.ckpt", array_entries(ARRAYS))
     strategy = strategy_of(tmp_path, layout)
@@ -84,7 +84,7 @@ def test_mindspores_tools_agree(tmp_path, layout):
 
 def test_where_mindspores_tool_is_wrong(tmp_path):
     """Dimension 0 split by the inner axis and 1 by the outer, and the optimizer parallel: transform_checkpoints takes the axes in the
-    order of the dimensions. What petrun cuts is what the compiler cuts: tests/parallel/test_sharded_values.py, product 3.
+    order of the dimensions. petrun shards as the compiler does: tests/parallel/test_sharded_values.py, product 3.
     """
     array, layout = np.arange(64, dtype=np.float32).reshape(8, 8), TensorLayout.of((2, 2, 2), (0, 1), opt_size=-1)
     (tmp_path / "whole" / "rank_0").mkdir(parents=True)

@@ -11,7 +11,7 @@ import pytest
 
 from petrun.assets import default_recipe
 from petrun.cluster.first_sum import prove_sum
-from petrun.cluster.hosts import Hosts
+from petrun.cluster.other_hosts.hosts import Hosts
 from petrun.cluster.ranks import make_cluster
 from petrun.cluster.world import World
 from petrun.commands import launch

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from petrun.train.stop import NOTICE
-from tests.parallel.processes import Marked, wait_for
+from tests.parallel.processes import TaggedProcesses, wait_for
 
 RANK = "import os, sys, time\nrank = int(os.environ['RANK_ID'])\nprint('waiting', flush=True)\n"
 BLOCKED = RANK + "time.sleep(60)\n"
@@ -22,7 +22,7 @@ class Pair:
     """The same job on host 0 and host 1."""
 
     def __init__(self, folder):
-        self.folder, self.marked = folder, Marked()
+        self.folder, self.processes = folder, TaggedProcesses()
         # It ends before the ranks where these are blocked, and has not to be waited for where they end well.
         (folder / "scheduler.py").write_text("import time\ntime.sleep(1)\n")
         with socket.socket() as probe:
@@ -41,11 +41,11 @@ class Pair:
             "logs": str(self.logs(host_rank)),
             **asked,
         }
-        place = self.folder / f"job-{host_rank}.json"
-        place.write_text(json.dumps({**told, "rank": str(script), "scheduler": str(self.folder / "scheduler.py")}))
+        path = self.folder / f"job-{host_rank}.json"
+        path.write_text(json.dumps({**told, "rank": str(script), "scheduler": str(self.folder / "scheduler.py")}))
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.parallel.supervised", str(place)],
-            env={**self.marked.environment, **(variables or {})},
+            [sys.executable, "-m", "tests.parallel.supervised", str(path)],
+            env={**self.processes.environment, **(variables or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -63,7 +63,7 @@ class Pair:
 
     def pid(self, word):
         """Of the one process that has this in its command line."""
-        (found,) = self.marked.alive(word)
+        (found,) = self.processes.alive(word)
         return found
 
     def end(self, processes):
@@ -72,7 +72,7 @@ class Pair:
         for process in processes:
             _, err = process.communicate(timeout=60)
             done.append((process.returncode, err))
-        assert self.marked.all_end(), self.marked.alive()
+        assert self.processes.all_end(), self.processes.alive()
         return done
 
 
@@ -80,7 +80,7 @@ class Pair:
 def pair(tmp_path):
     found = Pair(tmp_path)
     yield found
-    found.marked.kill()
+    found.processes.kill()
 
 
 HOST_1 = f"on host 1 ({socket.gethostname()})"
@@ -134,7 +134,7 @@ def test_hosts_that_were_told_different_shapes_name_the_difference(pair, other, 
 def test_two_hosts_with_one_number_and_one_that_does_not_come(pair):
     settings = {"hosts": 3, "cards": 3, "variables": {"MS_TOPO_TIMEOUT": "20"}}
     processes = [pair.start(0, **settings), pair.start(1, **settings)]
-    assert wait_for(lambda: len(pair.marked.alive("job-1.json")) == 1)
+    assert wait_for(lambda: len(pair.processes.alive("job-1.json")) == 1)
     twin = pair.start(1, **settings)
     for code, err in pair.end([*processes, twin]):
         assert code == 1 and re.search(r"--host-rank 1 on \S+, and on \S+", err), err

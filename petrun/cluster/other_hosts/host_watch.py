@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass
 from selectors import EVENT_READ, DefaultSelector
 from types import TracebackType
 
-from petrun.cluster.connection import Connection, ConnectionLost
-from petrun.cluster.hosts import Hosts
+from petrun.cluster.other_hosts.connection import Connection, ConnectionLost
+from petrun.cluster.other_hosts.hosts import Hosts
 from petrun.typing import JsonObject
 
 
 @dataclass(frozen=True, kw_only=True)
 class EndNotice:
-    """Why the attempt ends, as another host said it, or as this one found out about it."""
+    """The reason why an attempt ends, as another host reported it or as this host found out."""
 
     kind: str
     """"failed", "stopped" or "lost"."""
@@ -61,7 +61,7 @@ class HostWatch:
         self._tell({"done": True} if news is None else {"news": asdict(news)})
 
     def wait(self, seconds: float) -> EndNotice | None:
-        """The news, for which this waits so long."""
+        """Wait this long for a notice, and return it."""
         deadline = time.monotonic() + seconds
         while self.news is None and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -101,7 +101,7 @@ class HostWatch:
                     del heard[host]
 
     def _hear(self, host: int, connection: Connection) -> bool:
-        """Take what one host says. False: there will be no more."""
+        """Handle the messages of one host. Returns False where the connection has ended."""
         why = "its petrun has ended without a word: it was killed, or the host went down"
         try:
             messages, is_open = connection.arrived()

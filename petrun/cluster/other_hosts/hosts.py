@@ -13,7 +13,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
-from petrun.cluster.connection import PAUSE_SECONDS, Connection, ConnectionLost, ForeignProgram
+from petrun.cluster.other_hosts.connection import PAUSE_SECONDS, Connection, ConnectionLost, ForeignProgram
 from petrun.cluster.ports import check_port, listen, resolve
 from petrun.cluster.ranks import Cluster, seconds_of
 from petrun.errors import SetupError
@@ -63,13 +63,13 @@ class Hosts:
         return f"host {host} ({self.names[host]})" if host in self.names else f"host {host}"
 
     def disconnect(self) -> None:
-        """Close all connections; host 0 goes on listening."""
+        """Close all connections; host 0 keeps listening."""
         for connection in self.connections.values():
             connection.close()
         self.connections = {}
 
     def meet(self, stopped: Callable[[], bool] = lambda: False) -> bool:
-        """Be connected with all the other hosts, all of them told the same. False where `stopped` said so meanwhile.
+        """Connect with all other hosts, and check that all were told the same. Returns False where `stopped` became true meanwhile.
 
         Raises SetupError where a host does not come, or was told something else.
         """
@@ -117,7 +117,7 @@ class Hosts:
                 connection.send(message)
 
     def _gather(self, deadline: float, stopped: Callable[[], bool]) -> bool:
-        """Host 0: until each of the others has come."""
+        """Wait on host 0 until all other hosts have connected."""
         assert self._listener is not None
         self._listener.settimeout(PAUSE_SECONDS)
         said = False
@@ -143,7 +143,7 @@ class Hosts:
         return True
 
     def _admit(self, connection: Connection) -> None:
-        """A host that says which it is; who does not speak petrun's language is let go. Raises SetupError for a host of another job."""
+        """Accept a host that introduces itself, and drop any other program. Raises SetupError for a host of another job."""
         try:
             connection.send(_GREETING)
             hello = connection.receive(5.0)
@@ -170,13 +170,13 @@ class Hosts:
         self.connections[host] = connection
 
     def _is_open(self, host: int) -> bool:
-        """Nothing is sent before all have met: a host that has come and gone may come again."""
+        """Return whether a host is still connected. One that has gone may come again, as nothing is sent before all have met."""
         with suppress(ConnectionLost):
             return self.connections[host].arrived()[1]
         return False
 
     def _reach(self, deadline: float, stopped: Callable[[], bool]) -> bool:
-        """Another host: until host 0 has let it in."""
+        """Try on another host until host 0 has accepted it."""
         address, said = f"{self.address} port {self.port}", False
         while time.monotonic() < deadline:
             if stopped():
@@ -200,7 +200,8 @@ class Hosts:
         )
 
     def _enter(self, deadline: float, stopped: Callable[[], bool]) -> None:
-        """One attempt to be let in by host 0. Raises OSError and ConnectionLost where it is not there, SetupError where it refuses."""
+        """Make one attempt to be accepted by host 0. Raises OSError and ConnectionLost where it is not there, SetupError where it
+        refuses."""
         connection = Connection(socket.create_connection((self.address, self.port), timeout=5.0))
         self.connections = {0: connection}
         left = deadline - time.monotonic()

@@ -1,4 +1,4 @@
-"""The processes of one job, found by a tag in their environment: also those that left their parent, group and session."""
+"""Find the processes of one job by a tag in their environment, also those that left their parent, group and session."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ TAG = "PETRUN_JOB"
 
 
 def tagged(environment: Mapping[str, str], job: str) -> dict[str, str]:
-    """The environment of a process of this job: whatever it starts inherits the tag."""
+    """Return the environment of a process of this job: whatever it starts inherits the tag."""
     return {**environment, TAG: job}
 
 
 def processes_of(job: str) -> list[int]:
-    """Process ids of the job, oldest first. A process that has ended and waits to be collected has no environment any more."""
+    """Return the ids of the job's processes, oldest first. A process that has ended and waits to be collected has no environment any
+    more."""
     wanted = f"{TAG}={job}".encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*/environ"):

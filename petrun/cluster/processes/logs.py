@@ -16,7 +16,7 @@ _TAIL_BYTES = 64 * 1024
 
 
 class Follower:
-    """Passes every line on once it is whole; the last one at the end as it is."""
+    """Passes on every complete line of a growing file, and at the end the last line as it is."""
 
     def __init__(self, path: Path, show: Callable[[str], None]) -> None:
         self._path, self._show = path, show
@@ -32,13 +32,13 @@ class Follower:
         self._file.close()
 
     def read(self) -> None:
-        """Show what has come since the last call."""
+        """Show the lines that were written since the last call."""
         *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
         for line in lines:
             self._show(_text(line))
 
     def finish(self) -> None:
-        """Show the rest, when nothing more will come."""
+        """Show the rest of a file that is complete."""
         self.read()
         if self._rest:
             self._show(_text(self._rest))
@@ -46,7 +46,7 @@ class Follower:
 
 
 def tail(path: Path, lines: int = 20, most: int = 60) -> list[str]:
-    """The end of a log: from its last traceback on where that is near, else the last lines. A long one loses its middle."""
+    """Return the end of a log: from its last traceback on where that is near, else the last lines. A long one loses its middle."""
     text = _end(path)
     while text and not text[-1].strip():
         text.pop()

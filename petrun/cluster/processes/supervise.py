@@ -13,10 +13,10 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from petrun.cluster import exit_code
-from petrun.cluster.host_watch import EndNotice, HostWatch
-from petrun.cluster.interpreter import module_command
-from petrun.cluster.logs import Follower, holds
-from petrun.cluster.process_tag import kill_job, tagged
+from petrun.cluster.other_hosts.host_watch import EndNotice, HostWatch
+from petrun.cluster.processes.interpreter import module_command
+from petrun.cluster.processes.logs import Follower, holds
+from petrun.cluster.processes.process_tag import kill_job, tagged
 from petrun.errors import SetupError
 from petrun.tensors.atomic import output_error
 from petrun.train.stop import NOTICE
@@ -101,7 +101,7 @@ def supervise(
     watch: HostWatch | None = None,
     tell: Callable[[Ending], EndNotice | None] = lambda ending: None,
 ) -> Ending:
-    """Run one attempt to its end; none of its processes is left.
+    """Run one attempt to its end, and leave none of its processes.
 
     `watch`: the other hosts, where there are any. They hear of an ending that began here, as `tell` puts it, before the ranks are ended.
 
@@ -180,7 +180,8 @@ def _explain(
     watch: HostWatch | None,
     wait: Callable[[], object],
 ) -> Ending:
-    """The same ending with the process that is its cause, where the first that ended is not. `wait`: the grace for the ranks to end."""
+    """Return the same ending with the process that is its cause, where the first that ended is not. `wait`: the grace for the ranks to
+    end."""
     held = next((member for member in members if attempt.is_held(member)), None)
     if held is not None:
         return Ending(1, held, how="is stopped (by SIGSTOP, as a debugger does), and the others have lost it;")
@@ -209,7 +210,7 @@ class _Attempt:
 
     def start(self, member: JobProcess) -> None:
         """Start a process in a session of its own, so that Ctrl-C reaches petrun alone, which passes it on."""
-        command = module_command("petrun.cluster.parent_death_signal", str(os.getpid()), *member.command)
+        command = module_command("petrun.cluster.processes.parent_death_signal", str(os.getpid()), *member.command)
         try:
             log = member.log.open("wb")
         except OSError as error:
@@ -228,7 +229,7 @@ class _Attempt:
                 raise SetupError(f"{member.name} cannot be started: {error.strerror}") from error
 
     def poll(self, member: JobProcess) -> int:
-        """Its exit code once it has ended, 128 + N for signal N; 0 while it runs."""
+        """Return its exit code once it has ended, 128 + N for signal N; 0 while it runs."""
         if member in self.running and (status := self.running[member].poll()) is not None:
             del self.running[member]
             self._codes[member] = exit_code.of_status(status)
@@ -269,13 +270,13 @@ class _Attempt:
         return True
 
     def end(self, members: Sequence[JobProcess], grace_seconds: float, meanwhile: Callable[[], None]) -> None:
-        """SIGTERM to each, and to it alone: what it has started itself, it ends itself. SIGKILL comes with `sweep`."""
+        """Send SIGTERM to each process alone: it ends the processes that it has started itself. `sweep` sends SIGKILL."""
         for member in members:
             self.running[member].terminate()
         self.wait(members, grace_seconds, meanwhile)
 
     def sweep(self) -> list[int]:
-        """Kill whatever is left of the attempt, wherever it went. Returns what cannot be killed."""
+        """Kill all processes that are left of the attempt. Returns the ids of those that cannot be killed."""
         for process in self.running.values():
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from petrun.train.stop import NOTICE
-from tests.parallel.processes import Marked, wait_for
+from tests.parallel.processes import TaggedProcesses, wait_for
 
 SCHEDULER = "import time\ntime.sleep(60)\n"
 BLOCKED = "import time\nprint('waiting', flush=True)\ntime.sleep(60)\n"
@@ -33,7 +33,7 @@ class Jobs:
     """Jobs of one test in its folder."""
 
     def __init__(self, folder):
-        self.folder, self.marked = folder, Marked()
+        self.folder, self.processes = folder, TaggedProcesses()
         self.logs = folder / "logs"
 
     def start(self, rank, scheduler=SCHEDULER, **asked):
@@ -44,7 +44,7 @@ class Jobs:
         (self.folder / "job.json").write_text(json.dumps({**paths, "logs": str(self.logs), **asked}))
         return subprocess.Popen(
             [sys.executable, "-m", "tests.parallel.supervised", str(self.folder / "job.json")],
-            env=self.marked.environment,
+            env=self.processes.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -56,7 +56,7 @@ class Jobs:
         began = time.monotonic()
         out, err = process.communicate(timeout=60)
         done = Done(process.returncode, out, err, time.monotonic() - began)
-        assert not self.marked.alive(), "a process is left"
+        assert not self.processes.alive(), "a process is left"
         return done
 
     def run(self, rank, scheduler=SCHEDULER, **asked):
@@ -75,7 +75,7 @@ class Jobs:
 def jobs(tmp_path):
     found = Jobs(tmp_path)
     yield found
-    found.marked.kill()
+    found.processes.kill()
 
 
 def test_a_good_end(jobs):
@@ -203,13 +203,13 @@ def test_a_second_signal_ends_the_grace(jobs):
 
 
 def test_petrun_is_killed(jobs):
-    """Nobody is left to end the ranks but the kernel and the guard."""
+    """Nobody is left to end the ranks but the kernel and the watchdog."""
     process = jobs.start(DEAF, grace=1.0)
     jobs.wait_for_ranks()
-    assert len(jobs.marked.alive("rank.py")) == 3
+    assert len(jobs.processes.alive("rank.py")) == 3
     process.kill()
     process.communicate(timeout=30)
-    assert jobs.marked.all_end(), jobs.marked.alive()
+    assert jobs.processes.all_end(), jobs.processes.alive()
     # They were asked first.
     assert "no" in jobs.log("rank_2.log")
 
@@ -217,13 +217,13 @@ def test_petrun_is_killed(jobs):
 def test_petruns_whole_group_is_killed_as_a_scheduler_does(jobs):
     process = jobs.start(BLOCKED)
     jobs.wait_for_ranks()
-    guard = jobs.marked.alive("petrun.cluster.orphan_watchdog")
-    assert len(guard) == 1
-    # The guard is gone, too: ranks still hear of petrun's end from the kernel.
-    os.kill(next(iter(guard)), signal.SIGKILL)
+    watchdog = jobs.processes.alive("petrun.cluster.processes.orphan_watchdog")
+    assert len(watchdog) == 1
+    # The watchdog is gone, too: ranks still hear of petrun's end from the kernel.
+    os.kill(next(iter(watchdog)), signal.SIGKILL)
     process.kill()
     process.communicate(timeout=30)
-    assert jobs.marked.all_end(), jobs.marked.alive()
+    assert jobs.processes.all_end(), jobs.processes.alive()
 
 
 def test_nobody_reads_the_output(jobs):
@@ -232,7 +232,7 @@ def test_nobody_reads_the_output(jobs):
     process.stdout.close()
     assert process.wait(timeout=30) != 0
     process.stderr.close()
-    assert jobs.marked.all_end(), jobs.marked.alive()
+    assert jobs.processes.all_end(), jobs.processes.alive()
 
 
 def test_the_scheduler_fails(jobs):
@@ -252,7 +252,7 @@ def test_a_process_that_is_stopped_is_the_reason(jobs):
     lost = "print('waiting', flush=True)\nwhile not os.path.exists({!r}):\n    time.sleep(0.05)\nos.kill(os.getpid(), 11)\n"
     process = jobs.start(RANK + lost.format(str(jobs.folder / "lost")))
     jobs.wait_for_ranks()
-    os.kill(next(iter(jobs.marked.alive("scheduler.py"))), signal.SIGSTOP)
+    os.kill(next(iter(jobs.processes.alive("scheduler.py"))), signal.SIGSTOP)
     (jobs.folder / "lost").touch()
     done = jobs.end(process)
     assert done.code == 1
@@ -270,7 +270,7 @@ def test_a_signal_to_one_rank_alone_names_that_rank(jobs):
     process = jobs.start(rank)
     jobs.wait_for_ranks()
     pid = next(
-        pid for pid in jobs.marked.alive("rank.py") if b"RANK_ID=1\0" in Path(f"/proc/{pid}/environ").read_bytes()
+        pid for pid in jobs.processes.alive("rank.py") if b"RANK_ID=1\0" in Path(f"/proc/{pid}/environ").read_bytes()
     )
     os.kill(pid, signal.SIGTERM)
     done = jobs.end(process)

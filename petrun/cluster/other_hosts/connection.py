@@ -26,7 +26,7 @@ class ForeignProgram(ConnectionLost):
 
 
 class Connection:
-    """One connection: a JSON value a line."""
+    """A connection that carries one JSON object a line."""
 
     def __init__(self, connected: socket.socket) -> None:
         self.socket = connected
@@ -34,7 +34,7 @@ class Connection:
         self._sending = threading.Lock()
 
     def send(self, message: object) -> None:
-        """Raises ConnectionLost."""
+        """Send a message. Raises ConnectionLost."""
         with self._sending:
             try:
                 self.socket.settimeout(10.0)
@@ -43,7 +43,7 @@ class Connection:
                 raise ConnectionLost(error.strerror or "it does not take what is sent") from error
 
     def receive(self, seconds: float, stopped: Callable[[], bool] = lambda: False) -> JsonObject:
-        """The next message. Raises ConnectionLost, also where none has come in this time or `stopped` says so."""
+        """Return the next message. Raises ConnectionLost, also where none has come in this time or `stopped` says so."""
         deadline = time.monotonic() + seconds
         while b"\n" not in self._rest:
             if time.monotonic() > deadline or stopped():
@@ -54,7 +54,8 @@ class Connection:
         return _message(line)
 
     def arrived(self) -> tuple[list[JsonObject], bool]:
-        """The messages that are there, of a connection that has something to read, and whether it is still open. Raises ConnectionLost."""
+        """Return the messages that are there, of a connection that has something to read, and whether it is still open. Raises
+        ConnectionLost."""
         is_open = self._pull(0.01)
         *lines, self._rest = self._rest.split(b"\n")
         return [_message(line) for line in lines], is_open

@@ -1,4 +1,6 @@
-"""Ends a job whose petrun is gone: `python -m petrun.cluster.orphan_watchdog JOB GRACE_SECONDS`, with a pipe from petrun as standard input.
+"""End a job whose petrun is gone.
+
+Usage: `python -m petrun.cluster.processes.orphan_watchdog JOB GRACE_SECONDS`, with a pipe from petrun as standard input.
 
 petrun writes DONE when nothing is left to end. A pipe that closes without it means that petrun was killed: every process of the job
 has had SIGTERM then (see parent_death_signal.py), and after the grace what is still there is killed.
@@ -13,8 +15,8 @@ import time
 from contextlib import suppress
 from types import TracebackType
 
-from petrun.cluster.interpreter import module_command
-from petrun.cluster.process_tag import kill_job, processes_of
+from petrun.cluster.processes.interpreter import module_command
+from petrun.cluster.processes.process_tag import kill_job, processes_of
 
 DONE = b"done"
 

@@ -10,7 +10,7 @@ import petrun
 
 
 def module_command(module: str, *arguments: str) -> tuple[str, ...]:
-    """`python -m module arguments`, by the interpreter that runs now, not the first one on PATH.
+    """Return the command `python -m module arguments` with the interpreter that runs now, not the first one on PATH.
 
     `-m` looks into the current folder first. There another petrun may lie; -P (Python 3.11) keeps it out, unless this one is it.
     """

@@ -1,6 +1,6 @@
-"""A program that is told to end when the process that started it is gone.
+"""Run a program that gets SIGTERM when the process that started it is gone.
 
-Usage: `python -m petrun.cluster.parent_death_signal PARENT PROGRAM ...`.
+Usage: `python -m petrun.cluster.processes.parent_death_signal PARENT PROGRAM ...`.
 
 Linux sends SIGTERM on the parent's end, however that came: SIGKILL and the out-of-memory killer leave nobody to do it. It counts the
 end of the thread that started the program, which must be the one that waits for it. The wish
