@@ -84,8 +84,8 @@ class DataConfig(Section):
     eval_path: tuple[str, ...] = setting((), "Evaluation file, or several.", "--eval-data", DATA)
     weights: tuple[float, ...] = Field((), description="how often each file of `path` is read in an epoch (1 = once)")
     task: Task | None = setting(None, "classify, lm or instruct. Default: from the columns.", "--task", DATA)
-    format: Literal["jsonl", "json", "csv", "tsv", "text", "parquet", "npz", "separated"] | None = Field(
-        None, description="file format; default: by content"
+    format: str | None = Field(
+        None, description="file format, such as jsonl (petrun/data/formats/table.py); default: by content"
     )
     separator: str | None = Field(None, description="plain lines `input<separator>reference`, such as '||'")
     encoding: str | None = Field(

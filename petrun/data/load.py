@@ -15,8 +15,9 @@ from petrun.data.examples.build import build_examples
 from petrun.data.examples.cache import load_cached, store_cached
 from petrun.data.examples.example_set import ExampleSet, scramble
 from petrun.data.formats.encoding import find_encoding
-from petrun.data.formats.source import Source, read_sources
-from petrun.data.formats.table import binary_format
+from petrun.data.formats.folder import read_sources
+from petrun.data.formats.source import Source
+from petrun.data.formats.table import binary_format, find_format
 from petrun.data.settings import ExampleSettings
 from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import Progress, Tokenizer
@@ -132,9 +133,9 @@ def _cache_key(sources: list[Source], tokenizer: Tokenizer | None, settings: Exa
 
 
 def _encoding(source: Source, settings: ExampleSettings) -> str:
-    """How a text file is decoded; "" for files that are no text."""
-    kind = settings.format or binary_format(source)
-    return "" if kind in ("parquet", "npz") else find_encoding(source, settings.encoding)[0]
+    """The encoding of a text file; "" for binary files."""
+    format = find_format(settings.format) if settings.format else binary_format(source)
+    return "" if format is not None and format.binary else find_encoding(source, settings.encoding)[0]
 
 
 def _weighted(examples: ExampleSet, weights: Sequence[float], seed: int) -> ExampleSet:

@@ -1,4 +1,4 @@
-"""What shapes examples besides the files and the tokenizer."""
+"""The settings that shape examples, besides the files and the tokenizer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from petrun.data.templates.template import Template
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleSettings:
-    """How rows become examples. Every field is part of the cache's key, under its name here."""
+    """Settings of `load_examples`. Every field is part of the cache's key, under its name here."""
 
     task: str | None
     """None infers the task from the columns and `family_tasks`."""

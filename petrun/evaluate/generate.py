@@ -18,7 +18,7 @@ from mindspore import Tensor, nn, ops
 
 from petrun.data.batches.buckets import plan_shapes
 from petrun.data.batches.collate import positions
-from petrun.data.chat.end_of_turn import NO_ENDING, Ending
+from petrun.data.chat.end_of_turn import NO_END_OF_TURN, EndOfTurn
 from petrun.errors import ConfigError, DataError, ModelError, PromptTooLong
 from petrun.evaluate.row_formulas import log_softmax
 from petrun.evaluate.sampling import Sampling
@@ -59,7 +59,7 @@ class Request:
     """Index of the adapter that answers; 0: the base."""
     watch: Callable[[int], bool] | None = None
     """Called with every new token; True ends the answer with it."""
-    ending: Ending = NO_ENDING
+    end_of_turn: EndOfTurn = NO_END_OF_TURN
     """Tokens and texts that end it, beside the generator's own tokens."""
     scored: bool = False
     """Every step says how likely its token was."""
@@ -146,7 +146,7 @@ class TextGenerator:
 
     Inputs: `eos_ids`, tokens of which any ends a row; `max_positions`, the most tokens that prompt and answer may have together
     (None: no limit); `batch_size`, B; `select`, called with a batch's adapter indices before the net computes with them; `steady`:
-    shapes are powers of two, so that calls with a prompt or a few share graphs; `decode`, tokens -> text, for endings that are texts.
+    shapes are powers of two, so that calls with a prompt or a few share graphs; `decode`, tokens -> text, for ends of turn that are texts.
     Raises ModelError for a net that has no cache.
     """
 
@@ -186,13 +186,13 @@ class TextGenerator:
         sampling: Sampling | None = None,
         rows: Sequence[int] | None = None,
         adapters: Sequence[int] | None = None,
-        endings: Sequence[Ending] | None = None,
+        ends_of_turn: Sequence[EndOfTurn] | None = None,
         progress: Progress | None = None,
     ) -> list[Generation]:
         """Answers in the order of the prompts, each a 1-D sequence of token ids. Equal prompts are answered once, unless sampled.
 
         Inputs: `rows`, the prompts' numbers in the data, for messages and sampling (default: 0, 1, ...); `adapters`, the index of each
-        (default: the base); `endings`, what ends each answer beside `eos_ids` (default: nothing); `progress` is called with
+        (default: the base); `ends_of_turn`, what ends each answer beside `eos_ids` (default: nothing); `progress` is called with
         (prompts answered, all prompts).
         Raises: DataError for a prompt that is empty or fills all positions; WeightsError naming a row whose logits are not finite.
         """
@@ -205,13 +205,13 @@ class TextGenerator:
                 row=number,
                 sampling=sampling,
                 adapter=adapter,
-                ending=ending,
+                end_of_turn=end_of_turn,
             )
-            for prompt, number, adapter, ending in zip(
+            for prompt, number, adapter, end_of_turn in zip(
                 prompts,
                 range(len(prompts)) if rows is None else rows,
                 adapters or [0] * len(prompts),
-                endings or [NO_ENDING] * len(prompts),
+                ends_of_turn or [NO_END_OF_TURN] * len(prompts),
                 strict=True,
             )
         ]
@@ -261,7 +261,7 @@ class TextGenerator:
         found: dict[Hashable, _Row] = {}
         for i, request in enumerate(requests):
             alone = request.sampling is not None or request.watch is not None or request.scored
-            key = i if alone else (request.prompt.tobytes(), request.adapter, request.limit, request.ending)
+            key = i if alone else (request.prompt.tobytes(), request.adapter, request.limit, request.end_of_turn)
             if key in found:
                 found[key].indices.append(i)
             else:
@@ -350,7 +350,7 @@ class TextGenerator:
 
     def _add(self, r: _Row, token: int) -> int | None:
         """Note a row's next token and whether it ends; None for a token that only ends it."""
-        if token in self.eos_ids or token in r.request.ending.ids:
+        if token in self.eos_ids or token in r.request.end_of_turn.ids:
             r.finish = "eos"
             return None
         r.tokens.append(token)
@@ -363,10 +363,10 @@ class TextGenerator:
 
     def _says_end(self, r: _Row) -> bool:
         """True where the last tokens spell a text that ends the answer."""
-        ending = r.request.ending
-        if not ending.texts or self.decode is None:
+        end_of_turn = r.request.end_of_turn
+        if not end_of_turn.texts or self.decode is None:
             return False
-        return StopStrings(ending.texts).find(self.decode(r.tokens[-ending.window :])) is not None
+        return StopStrings(end_of_turn.texts).find(self.decode(r.tokens[-end_of_turn.window :])) is not None
 
 
 def _power(count: int, least: int) -> int:

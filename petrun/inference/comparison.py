@@ -13,7 +13,7 @@ import numpy as np
 
 from petrun import console
 from petrun.console import progress
-from petrun.data.chat.end_of_turn import Ending
+from petrun.data.chat.end_of_turn import EndOfTurn
 from petrun.data.examples.example_set import ExampleSet
 from petrun.errors import ConfigError
 from petrun.evaluate.bootstrap import Sample, forward_samples, text_samples
@@ -129,7 +129,7 @@ def _in_one_pass(
     answers: list[list[ReferencedAnswer]] = [[] for _ in names]
     if first.prompts is not None:
         # The base answers as it would beside the first delta.
-        prompts = [(first.prompts, each.settings.ending(first.prompts)) for each in (first, *deltas.values())]
+        prompts = [(first.prompts, each.settings.end_of_turn(first.prompts)) for each in (first, *deltas.values())]
         answers = _generate(prompts, first.settings, loaded, multi_adapter)
     return {name: _scores(parts[k], answers[k], metrics) for k, name in enumerate(names)}
 
@@ -149,19 +149,19 @@ def _one_after_another(deltas: Mapping[str, ComparedDelta], metrics: tuple[Metri
         scores = scorer(settings.batches(rows, loaded), progress(f"score {name}"), len(rows))
         answers: list[ReferencedAnswer] = []
         if delta.prompts is not None:
-            prompts = [(delta.prompts, settings.ending(delta.prompts))]
+            prompts = [(delta.prompts, settings.end_of_turn(delta.prompts))]
             answers = _generate(prompts, settings, loaded, None)[0]
         found[name] = _scores(scores, answers, metrics)
     return found
 
 
 def _generate(
-    sets: Sequence[tuple[ExampleSet, Ending]],
+    sets: Sequence[tuple[ExampleSet, EndOfTurn]],
     settings: InferenceSettings,
     loaded: LoadedModel,
     multi_adapter: MultiAdapter | None,
 ) -> list[list[ReferencedAnswer]]:
-    """Answer the k-th set's prompts greedily with adapter index k, each with its ending, all in one call."""
+    """Answer the k-th set's prompts greedily with adapter index k, each with its end of turn, all in one call."""
     tokenizer = settings.tokenizer
     select = None if multi_adapter is None else multi_adapter.select
     generator = open_generator(loaded, tokenizer, settings.batch_size, select)
@@ -171,14 +171,14 @@ def _generate(
         settings.config.eval.max_new_tokens,
         rows=[example.row for _, example, _ in every],
         adapters=[index for index, _, _ in every],
-        endings=[ending for _, _, ending in every],
+        ends_of_turn=[end_of_turn for _, _, end_of_turn in every],
         progress=progress("generate"),
     )
     answers: list[list[ReferencedAnswer]] = [[] for _ in sets]
-    for (index, example, ending), generation in zip(every, found, strict=True):
+    for (index, example, end_of_turn), generation in zip(every, found, strict=True):
         answer = ReferencedAnswer(
             prompt=tuple(example.input_ids.tolist()),
-            text=decode_answer(generation.tokens, tokenizer, ending),
+            text=decode_answer(generation.tokens, tokenizer, end_of_turn),
             reference=example.reference or "",
             other_references=example.other_references,
         )

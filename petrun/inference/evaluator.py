@@ -9,7 +9,7 @@ from petrun import console
 from petrun.checkpoint.delta_method import method_of
 from petrun.console import progress
 from petrun.data.batches.buckets import Batching, plan_batches
-from petrun.data.chat.end_of_turn import NO_ENDING, Ending
+from petrun.data.chat.end_of_turn import NO_END_OF_TURN, EndOfTurn
 from petrun.data.examples.example_set import ExampleSet
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.evaluate.figures import Scores
@@ -42,7 +42,7 @@ class Evaluator:
     seq_len: int
     max_new_tokens: int
     scorer: Scorer
-    ending: Ending = NO_ENDING
+    end_of_turn: EndOfTurn = NO_END_OF_TURN
     """What ends an answer beside the tokens that model and tokenizer know."""
     generator: TextGenerator | None = field(default=None, init=False)
     """Built when the first text is generated, and kept with its compiled graphs."""
@@ -101,7 +101,12 @@ class Evaluator:
         if self.generator is None:
             self.generator = open_generator(self.loaded, self.tokenizer, self.batch_size)
         return generate_texts(
-            self.generator, self.prompts, self.tokenizer, self.max_new_tokens, f"generate {label}", ending=self.ending
+            self.generator,
+            self.prompts,
+            self.tokenizer,
+            self.max_new_tokens,
+            f"generate {label}",
+            end_of_turn=self.end_of_turn,
         )
 
 
@@ -137,23 +142,23 @@ def generate_texts(
     max_new_tokens: int,
     label: str,
     *,
-    ending: Ending,
+    end_of_turn: EndOfTurn,
 ) -> list[str]:
     """Answer every prompt greedily, without special tokens and what ends the answer; token ids where the base has no tokenizer."""
     found = generator(
         [prompts[i].input_ids for i in range(len(prompts))],
         max_new_tokens,
         rows=prompts.per_row["row"].tolist(),
-        endings=[ending] * len(prompts),
+        ends_of_turn=[end_of_turn] * len(prompts),
         progress=progress(label),
     )
-    return [decode_answer(item.tokens, tokenizer, ending) for item in found]
+    return [decode_answer(item.tokens, tokenizer, end_of_turn) for item in found]
 
 
-def decode_answer(tokens: Iterable[int], tokenizer: Tokenizer | None, ending: Ending = NO_ENDING) -> str:
+def decode_answer(tokens: Iterable[int], tokenizer: Tokenizer | None, end_of_turn: EndOfTurn = NO_END_OF_TURN) -> str:
     """Decode an answer's tokens to text, up to what ends it; to their numbers where the base has no tokenizer."""
     values = [int(token) for token in tokens]
-    return " ".join(map(str, values)) if tokenizer is None else ending.cut(tokenizer.decode(values))
+    return " ".join(map(str, values)) if tokenizer is None else end_of_turn.cut(tokenizer.decode(values))
 
 
 def end_ids(loaded: LoadedModel, tokenizer: Tokenizer | None) -> tuple[int, ...]:
@@ -195,7 +200,7 @@ def score_base_and_delta(
         seq_len=settings.config.data.seq_len,
         max_new_tokens=settings.config.eval.max_new_tokens,
         scorer=Scorer(loaded.net, loaded.inputs, rows.task),
-        ending=settings.ending(rows),
+        end_of_turn=settings.end_of_turn(rows),
     )
     # A base without a head of its own is scored with the untrained head that training started from.
     base = evaluator.score("base")

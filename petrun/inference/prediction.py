@@ -76,7 +76,9 @@ def _generated(settings: InferenceSettings, loaded: LoadedModel) -> Iterator[Jso
     prompts = settings.rows("instruct", need_target=False, for_generation=True)
     generator = open_generator(loaded, settings.tokenizer, settings.batch_size)
     limit = settings.config.eval.max_new_tokens
-    answers = generate_texts(generator, prompts, settings.tokenizer, limit, "generate", ending=settings.ending(prompts))
+    answers = generate_texts(
+        generator, prompts, settings.tokenizer, limit, "generate", end_of_turn=settings.end_of_turn(prompts)
+    )
     for i, answer in enumerate(answers):
         example = prompts[i]
         item: JsonObject = {"row": example.row, "prediction": answer}

@@ -14,7 +14,7 @@ from petrun.config.schema import DataConfig
 from petrun.console import progress
 from petrun.data.batches.buckets import Batching, BatchPlan, plan_batches
 from petrun.data.batches.pipeline import batches
-from petrun.data.batches.rank_share import WHOLE, Share, count_rows, parts
+from petrun.data.batches.rank_share import WHOLE_BATCH, RankShare, count_rows, read_rank_batches
 from petrun.data.examples.example_set import ExampleSet
 from petrun.data.load import load_examples
 from petrun.data.settings import ExampleSettings
@@ -168,7 +168,7 @@ def training_batches(
     batching: Batching,
     inputs: tuple[str, ...],
     pad_id: int,
-    share: Share = WHOLE,
+    share: RankShare = WHOLE_BATCH,
     start: int = 0,
     full: int = 0,
 ) -> Iterator[Batch]:
@@ -180,7 +180,9 @@ def training_batches(
     first, skipped = divmod(start, batching.batches_per_epoch)
     for epoch in count(first):
         begin = skipped if epoch == first else 0
-        for part in parts(examples, batching.epoch(epoch), share, counts, inputs, pad_id=pad_id, start=begin):
+        for part in read_rank_batches(
+            examples, batching.epoch(epoch), share, counts, inputs, pad_id=pad_id, start=begin
+        ):
             yield pad_rows(part.mapping, full)
 
 

@@ -13,7 +13,7 @@ from petrun.checkpoint.run_files import run_files
 from petrun.config.load import Resolved, load_run_config
 from petrun.config.schema import RunConfig
 from petrun.data.batches.buckets import Order, plan_batches
-from petrun.data.chat.end_of_turn import NO_ENDING, Ending, ending_of, find_ending
+from petrun.data.chat.end_of_turn import NO_END_OF_TURN, EndOfTurn, end_of_turn_of_mark, find_end_of_turn
 from petrun.data.examples.example_set import ExampleSet
 from petrun.data.formats.slices import split_slice
 from petrun.data.templates.template import Template
@@ -118,10 +118,10 @@ class InferenceSettings:
         )
         return scoring_batches(rows, batching.epoch(0), loaded.inputs, loaded.pad_token_id)
 
-    def ending(self, rows: ExampleSet) -> Ending:
-        """Return what ends answers to these rows: the ending of their template, and the one that the delta learned."""
+    def end_of_turn(self, rows: ExampleSet) -> EndOfTurn:
+        """Return what ends answers to these rows: the end of turn of their template, and the one that the delta learned."""
         manifest = self.delta.manifest if self.delta is not None else None
-        return find_ending(rows.template, self.tokenizer) | learned_ending(manifest, self.tokenizer)
+        return find_end_of_turn(rows.template, self.tokenizer) | learned_end_of_turn(manifest, self.tokenizer)
 
     def load(self, rows: ExampleSet) -> tuple[LoadedModel, Delta | None]:
         """Load the base, and fit the delta to its names; the delta is not attached yet."""
@@ -192,13 +192,13 @@ def _paths(config: RunConfig) -> tuple[str, ...]:
     return (str(task_file("eval")),)
 
 
-def learned_ending(manifest: Manifest | None, tokenizer: Tokenizer | None) -> Ending:
-    """Return what ends a delta's answers: the entry of its manifest, or for an older manifest the ending of its template."""
+def learned_end_of_turn(manifest: Manifest | None, tokenizer: Tokenizer | None) -> EndOfTurn:
+    """Return what ends a delta's answers: the entry of its manifest, or for an older manifest the end_of_turn of its template."""
     if manifest is None:
-        return NO_ENDING
+        return NO_END_OF_TURN
     if manifest.end_of_turn is not None:
-        return ending_of(manifest.end_of_turn, tokenizer)
-    return find_ending(Template(name="delta", text=manifest.template) if manifest.template else None, tokenizer)
+        return end_of_turn_of_mark(manifest.end_of_turn, tokenizer)
+    return find_end_of_turn(Template(name="delta", text=manifest.template) if manifest.template else None, tokenizer)
 
 
 def note_tokenizer(delta: Delta | None, tokenizer: Tokenizer | None) -> None:

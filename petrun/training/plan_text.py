@@ -134,8 +134,8 @@ def _layer(name: str) -> str:
 def unread_line(sources: Sources) -> str:
     """Return the columns of the files, and keys of their messages, that nothing reads."""
     sets = [rows for rows in (sources.train, sources.evaluation) if rows is not None]
-    columns = dict.fromkeys(name for rows in sets for name in rows.unread)
-    keys = dict.fromkeys(name for rows in sets for name in rows.unread_keys)
+    columns = dict.fromkeys(name for rows in sets for name in rows.unused_columns)
+    keys = dict.fromkeys(name for rows in sets for name in rows.unused_keys)
     parts = [f"column{'s' * (len(columns) > 1)} {_listed(columns)}"] if columns else []
     parts += [f"key{'s' * (len(keys) > 1)} {_listed(keys)} of messages"] if keys else []
     return "; ".join(parts)

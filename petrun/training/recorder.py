@@ -18,7 +18,7 @@ from petrun.checkpoint.delta import BaseIdentity, Manifest, TaskInfo, save_delta
 from petrun.cluster.world import World
 from petrun.config.schema import RunConfig
 from petrun.console import StepBar
-from petrun.data.chat.end_of_turn import turn_mark
+from petrun.data.chat.end_of_turn import end_of_turn_mark
 from petrun.errors import OutputError
 from petrun.evaluate.compare import side_by_side, signature_lines
 from petrun.evaluate.metrics import is_better
@@ -235,7 +235,7 @@ class RunRecorder:
                 separator=config.data.separator,
             ),
             template=self.sources.template.text if self.sources.template else None,
-            end_of_turn=turn_mark(self.sources.template, self.sources.tokenizer),
+            end_of_turn=end_of_turn_mark(self.sources.template, self.sources.tokenizer),
             tokenizer_digest=self.sources.tokenizer.digest if self.sources.tokenizer else None,
             seed=config.train.seed,
             step=self.progress.step,

@@ -1,1 +1,1 @@
-"""What scripts/make_assets.py builds the embedded base model and its task from: words, events, documents, orders."""
+"""The sources of the embedded base model and its task, for scripts/make_assets.py: words, events, documents, orders."""

@@ -19,7 +19,7 @@ class Field:
     """Names that a record may use for it."""
     question: str
     value: str
-    """As a record and an answer write it."""
+    """The form in records and answers."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class Money:
 
 
 def name_pool(name: str) -> Pool:
-    """Which of the three sets may use this full name: 70 % pretraining, 20 % training, 10 % evaluation."""
+    """The one of the three sets that may use this full name: 70 % pretraining, 20 % training, 10 % evaluation."""
     bucket = hashlib.sha256(name.encode()).digest()[0] % 10
     return "eval" if bucket == 0 else "train" if bucket <= 2 else "pretrain"
 

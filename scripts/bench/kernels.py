@@ -12,7 +12,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import mindspore as ms
 import numpy as np
@@ -26,13 +26,43 @@ except ImportError:
     torch = None
 
 
+Inputs: TypeAlias = tuple[np.ndarray[Any, Any], ...]
+
+
 @dataclass(frozen=True)
 class Case:
     name: str
     build: Callable[[], nn.Cell]
-    inputs: tuple[np.ndarray[Any, Any], ...]
+    inputs: Inputs
     differentiable: tuple[int, ...]
     peer: Callable[..., Any] | None = None
+
+
+def attention_cases(whole: Inputs, grouped: Inputs, scale: float) -> list[Case]:
+    """Attention over q, k, v and a mask: `whole` sees everything, `grouped` has fewer heads of k and v and a causal mask."""
+    f: Any = torch.nn.functional if torch else None
+
+    def attend(q: Any, k: Any, v: Any, mask: Any, p: float = 0.0) -> Any:
+        gqa = k.shape[1] != q.shape[1]
+        return f.scaled_dot_product_attention(q, k, v, mask, dropout_p=p, scale=scale, enable_gqa=gqa)
+
+    return [
+        Case("attention", lambda: kernels.Attention(scale), whole, (0, 1, 2), f and attend),
+        Case(
+            "attention causal, grouped",
+            lambda: kernels.Attention(scale),
+            grouped,
+            (0, 1, 2),
+            f and attend,
+        ),
+        Case(
+            "attention dropout",
+            lambda: kernels.Attention(scale, 0.1),
+            whole,
+            (0, 1, 2),
+            f and (lambda q, k, v, mask: attend(q, k, v, mask, 0.1)),
+        ),
+    ]
 
 
 def cases(rows: int, hidden: int) -> list[Case]:
@@ -51,10 +81,6 @@ def cases(rows: int, hidden: int) -> list[Case]:
     targets = rng.integers(0, 8192, rows // 4).astype(np.int32)
     scale = (hidden // heads) ** -0.5
     f: Any = torch.nn.functional if torch else None
-
-    def attend(q: Any, k: Any, v: Any, mask: Any, p: float = 0.0) -> Any:
-        grouped = k.shape[1] != q.shape[1]
-        return f.scaled_dot_product_attention(q, k, v, mask, dropout_p=p, scale=scale, enable_gqa=grouped)
 
     return [
         Case("gelu", kernels.Gelu, (wide,), (0,), f and f.gelu),
@@ -77,21 +103,7 @@ def cases(rows: int, hidden: int) -> list[Case]:
         Case(
             "rms norm", lambda: kernels.RmsNorm(hidden, 1e-5), (x,), (0,), f and (lambda x: f.rms_norm(x, x.shape[-1:]))
         ),
-        Case("attention", lambda: kernels.Attention(scale), (q, k, v, everything), (0, 1, 2), f and attend),
-        Case(
-            "attention causal, grouped",
-            lambda: kernels.Attention(scale),
-            (q, grouped, grouped, causal),
-            (0, 1, 2),
-            f and attend,
-        ),
-        Case(
-            "attention dropout",
-            lambda: kernels.Attention(scale, 0.1),
-            (q, k, v, everything),
-            (0, 1, 2),
-            f and (lambda q, k, v, mask: attend(q, k, v, mask, 0.1)),
-        ),
+        *attention_cases((q, k, v, everything), (q, grouped, grouped, causal), scale),
         Case("rope", kernels.Rope, (q, tables, tables), (0,), f and rotate),
         Case("dropout", lambda: kernels.Dropout(0.1, 0, "bench"), (x,), (0,), f and (lambda x: f.dropout(x, 0.1))),
         Case(

@@ -141,7 +141,7 @@ def test_plain_text_is_one_stream(write, spiece, monkeypatch):
     assert examples.where(2).endswith("a.txt, block 3")
     assert len(load(path, spiece, seq_len=32, task="lm", max_rows=2)) == 2
     # Tokenising a large file piece by piece gives the same tokens.
-    monkeypatch.setattr("petrun.data.encode.instruct._STREAM_CHUNK", 50)
+    monkeypatch.setattr("petrun.data.encode.text._STREAM_CHUNK", 50)
     again = load(path, spiece, seq_len=32, task="lm")
     assert np.concatenate([x.input_ids for x in again]).tolist() == whole
 

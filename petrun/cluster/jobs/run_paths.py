@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from petrun.cluster.jobs.mounts import WORKDIR, lies_in, on_this_machine
 from petrun.cluster.jobs.submission import Submission
-from petrun.data.templates.template import BUILTIN, TOKENIZER
+from petrun.data.templates.find_template import BUILTIN, TOKENIZER
 from petrun.errors import ConfigError
 
 if TYPE_CHECKING:

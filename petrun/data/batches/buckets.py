@@ -107,7 +107,7 @@ class BatchPlan:
 
 @dataclass(frozen=True)
 class Batching:
-    """How a run forms batches. `epoch(e)` is a pure function of (this, e)."""
+    """The batches of a run. `epoch(e)` is a pure function of (this, e)."""
 
     units: tuple[tuple[int, ...], ...] = field(repr=False)
     """Rows that share a sequence: one each, unless packed."""
@@ -124,8 +124,10 @@ class Batching:
         return -(-len(self.units) // self.batch_size)
 
     def epoch(self, epoch: int) -> BatchPlan:
-        """Batches of epoch 0, 1, ..., numbered as `_lay_out` says."""
-        order, edges = _lay_out(self.lengths, self.batch_size, self.order, self.seed, epoch, pools=bool(self.buckets))
+        """Batches of epoch 0, 1, ..., numbered as `_order_units` says."""
+        order, edges = _order_units(
+            self.lengths, self.batch_size, self.order, self.seed, epoch, pools=bool(self.buckets)
+        )
         batches = len(edges) - 1
         padded = np.zeros(batches, np.int64)
         if self.buckets:
@@ -153,7 +155,7 @@ class Batching:
         return 1.0 - float(self.lengths.sum()) / total if total else 0.0
 
 
-def _lay_out(lengths: Array, size: int, order: str, seed: int, epoch: int, *, pools: bool) -> tuple[Array, Array]:
+def _order_units(lengths: Array, size: int, order: str, seed: int, epoch: int, *, pools: bool) -> tuple[Array, Array]:
     """(units in order (n,), edges (batches + 1,)): batch k is order[edges[k]:edges[k + 1]].
 
     "shuffle": units in an order drawn from (seed, epoch), sorted by length within pools, cut into batches. The one batch
@@ -171,9 +173,9 @@ def _lay_out(lengths: Array, size: int, order: str, seed: int, epoch: int, *, po
         return units, edges
     # Pools of equal size: a small last one would leave batches of mixed lengths.
     pool = -(-batches // -(-batches // _POOL_BATCHES)) * size
-    pieces = [units[i : i + pool] for i in range(0, count, pool)]
-    units = np.concatenate([piece[np.argsort(lengths[piece], kind="stable")] for piece in pieces])
-    last, over = (len(pieces) - 1) * pool, count % size
+    pools_of_units = [units[i : i + pool] for i in range(0, count, pool)]
+    units = np.concatenate([one[np.argsort(lengths[one], kind="stable")] for one in pools_of_units])
+    last, over = (len(pools_of_units) - 1) * pool, count % size
     edges = np.array([*range(0, last, size), *([last] if over else []), *range(last + over, count + 1, size)])
     return units, edges
 
@@ -189,7 +191,7 @@ def plan_batches(
     pack: bool = False,
     arrays: bool = False,
 ) -> Batching:
-    """How rows of these lengths are batched.
+    """Plan the batches of rows of these lengths.
 
     Inputs: `order`, "shuffle" (training), "file" for the file's order, or "length" (evaluation, prediction) for the longest rows first;
     `pack` fills sequences of seq_len tokens with several rows; `arrays` True for data without lengths.
@@ -207,6 +209,6 @@ def plan_batches(
         return Batching(units, filled, batch_size, (seq_len,), order, seed)
     units = tuple((i,) for i in range(len(lengths)))
     # A batch is as long as its longest row: these lengths are to be fitted, as they are in the first epoch.
-    laid, edges = _lay_out(lengths, batch_size, order, seed, 0, pools=True)
-    longest = np.maximum.reduceat(lengths[laid], edges[:-1])
+    ordered, edges = _order_units(lengths, batch_size, order, seed, 0, pools=True)
+    longest = np.maximum.reduceat(lengths[ordered], edges[:-1])
     return Batching(units, lengths, batch_size, plan_shapes(longest, buckets, seq_len), order, seed)

@@ -1,6 +1,6 @@
 """Several rows in one sequence, without cross-talk: which rows go together.
 
-The block mask (segment_ids), restarted positions and unscored segment starts are made when a batch is collated (batches.py).
+The block mask (segment_ids), restarted positions and unscored segment starts are made when a batch is collated (collate.py).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def pack_rows(lengths: Sequence[int] | Array, capacity: int) -> tuple[tuple[int,
     """(room left, sequence), ascending."""
     for row in np.argsort(-lengths, kind="stable"):
         need = int(lengths[row])
-        place = bisect_left(room, (need, -1))
-        if place == len(room):
+        best = bisect_left(room, (need, -1))
+        if best == len(room):
             bins.append([int(row)])
             left, number = capacity - need, len(bins) - 1
         else:
-            left, number = room.pop(place)
+            left, number = room.pop(best)
             bins[number].append(int(row))
             left -= need
         if left:

@@ -1,29 +1,21 @@
-"""Conversations -> text, with the assistant's turns marked.
+"""A conversation rendered by its chat template -> text in segments, those of the assistant's turns supervised.
 
-The text is what the chat template renders for the whole conversation. Every assistant turn is supervised, from the end of the
-generation prompt to the end of the turn, its end-of-turn token included; a turn of weight 0 is not. Where a turn lies in the text
-is said by the template's own {% generation %} marks, where it has them, and else found by petrun/data/chat/assistant_turns.py.
+The chat template renders the whole conversation. Every assistant turn is supervised, from the end of the generation prompt to the end
+of the turn, its end-of-turn token included; a turn of weight 0 is not. The template's {% generation %} marks say where a turn lies;
+without such marks petrun/data/chat/assistant_turns.py finds it. Tokens get their labels from the segments in
+petrun/data/encode/segments.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from petrun.data.chat.assistant_turns import TurnFinder, common_start, marked_content, marked_late, marked_thoughts
 from petrun.data.chat.messages import RENDERED, WEIGHT, Message
+from petrun.data.encode.segments import TextSegment
 from petrun.data.templates.template import CLOSE, OPEN, Template, keys_read, run_template, strip_marks, variables
 from petrun.errors import DataError, did_you_mean
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of rendered text; neighbours differ in `supervised`."""
-
-    text: str
-    supervised: bool
 
 
 class ChatRenderer:
@@ -33,17 +25,19 @@ class ChatRenderer:
         self.template = template
         self._specials = dict(specials)
         self._ends = tuple(ends)
-        self.unread: dict[str, None] = {}
+        self.unused_keys: dict[str, None] = {}
         """Keys of messages that the template does not read, and thoughts and words that it leaves out, as they are met."""
         self.note: str | None = None
-        """What prompts hold that rows do not; "" for nothing, None before the first row."""
+        """A note on text that prompts hold and training rows do not; "" for no such text, None before the first row."""
         self._known: set[tuple[str, bool]] = set()
         """(role, whether first) of messages that the template was seen to write."""
 
-    def pieces(self, messages: Sequence[Message], where: str, extra: Mapping[str, Any] | None = None) -> list[Piece]:
+    def segments(
+        self, messages: Sequence[Message], where: str, extra: Mapping[str, object] | None = None
+    ) -> list[TextSegment]:
         """The whole conversation, cut where supervision begins and ends.
 
-        Raises: DataError when there is no assistant turn, or its place in the text cannot be found.
+        Raises: DataError when there is no assistant turn, or it cannot be found in the text.
         """
         if not any(message["role"] == "assistant" and message.get(WEIGHT) != 0 for message in messages):
             muted = any(message["role"] == "assistant" for message in messages)
@@ -53,8 +47,8 @@ class ChatRenderer:
             self.note = self._prompt_note(messages, where, extra)
         return self._cut(messages, where, extra, generation_prompt=False)
 
-    def _prompt_note(self, messages: Sequence[Message], where: str, extra: Mapping[str, Any] | None) -> str:
-        """Where the prompt that the row's last answer is generated from is not what stands before the answer in training."""
+    def _prompt_note(self, messages: Sequence[Message], where: str, extra: Mapping[str, object] | None) -> str:
+        """A note where the prompt of generation differs from the text before the last answer in training; "" where it does not."""
         turn = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
         try:
             prompt = strip_marks(self._render(messages[:turn], where, extra, generation_prompt=True))
@@ -71,8 +65,8 @@ class ChatRenderer:
         )
 
     def prompt(
-        self, messages: Sequence[Message], where: str, extra: Mapping[str, Any] | None = None
-    ) -> tuple[list[Piece], str | None]:
+        self, messages: Sequence[Message], where: str, extra: Mapping[str, object] | None = None
+    ) -> tuple[list[TextSegment], str | None]:
         """(text up to where the assistant is to speak, its last turn as the reference or None).
 
         The history is cut as in training, so that it is tokenised the same way.
@@ -83,8 +77,8 @@ class ChatRenderer:
             raise DataError(f"{where}: no message to answer")
         return self._cut(messages[:-1], where, extra, generation_prompt=True), self.reference(messages, where, extra)
 
-    def reference(self, messages: Sequence[Message], where: str, extra: Mapping[str, Any] | None = None) -> str:
-        """What the last message of the assistant says; of a tool call, what the template writes for it."""
+    def reference(self, messages: Sequence[Message], where: str, extra: Mapping[str, object] | None = None) -> str:
+        """The content of the assistant's last message; for a tool call, the text that the template writes for it."""
         turn = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
         if not messages[turn].get("tool_calls"):
             return str(messages[turn].get("content") or "")
@@ -95,7 +89,7 @@ class ChatRenderer:
         return said.removesuffix(closing).strip()
 
     def _render(
-        self, messages: Sequence[Message], where: str, extra: Mapping[str, Any] | None, generation_prompt: bool
+        self, messages: Sequence[Message], where: str, extra: Mapping[str, object] | None, generation_prompt: bool
     ) -> str:
         """The template's output, marks included."""
         values = {**self._specials, "tools": None, "documents": None, **(extra or {})}
@@ -112,8 +106,8 @@ class ChatRenderer:
             return run_template(self.template, values, where, hint)
 
     def _cut(
-        self, messages: Sequence[Message], where: str, extra: Mapping[str, Any] | None, generation_prompt: bool
-    ) -> list[Piece]:
+        self, messages: Sequence[Message], where: str, extra: Mapping[str, object] | None, generation_prompt: bool
+    ) -> list[TextSegment]:
         self._check_read(messages, where, extra)
         marked = self._render(messages, where, extra, generation_prompt)
         text = strip_marks(marked)
@@ -130,7 +124,7 @@ class ChatRenderer:
             )
         muted = [span for turn, span in found.items() if messages[turn].get(WEIGHT) == 0]
         learned = [span for span in spans if not any(span[0] < end and start < span[1] for start, end in muted)]
-        return _trim(_pieces(text, learned), self._ends)
+        return _trim(_segments(text, learned), self._ends)
 
     def _span(
         self,
@@ -138,10 +132,10 @@ class ChatRenderer:
         messages: Sequence[Message],
         turn: int,
         where: str,
-        extra: Mapping[str, Any] | None,
+        extra: Mapping[str, object] | None,
         generation_prompt: bool,
     ) -> tuple[int, int]:
-        """Where the turn lies in the text."""
+        """(start, end) of the turn in the text. Raises DataError where it cannot be found."""
         found = self._finder(text, messages, where, extra, generation_prompt).span(turn)
         if found is None:
             raise DataError(
@@ -156,7 +150,7 @@ class ChatRenderer:
         text: str,
         messages: Sequence[Message],
         where: str,
-        extra: Mapping[str, Any] | None,
+        extra: Mapping[str, object] | None,
         generation_prompt: bool,
     ) -> TurnFinder:
         def render(part: Sequence[Message], with_prompt: bool) -> str | None:
@@ -168,7 +162,7 @@ class ChatRenderer:
 
         return TurnFinder(render, text, messages, generation_prompt=generation_prompt, ends=self._ends)
 
-    def _check_read(self, messages: Sequence[Message], where: str, extra: Mapping[str, Any] | None) -> None:
+    def _check_read(self, messages: Sequence[Message], where: str, extra: Mapping[str, object] | None) -> None:
         """Raises DataError where the template does not read what changes the row's meaning."""
         read, keys = variables(self.template.text), keys_read(self.template.text)
         lost = [name for name in extra or {} if name not in read]
@@ -179,91 +173,91 @@ class ChatRenderer:
                 + f" Use another template, or leave it out: --set 'data.ignore=[{lost[0]}]'.",
             )
         for message in messages:
-            unread = [key for key in message if key not in keys and key not in RENDERED]
-            if "thinking" in keys and "reasoning_content" in unread:
-                unread.remove("reasoning_content")
-            self.unread.update(dict.fromkeys(unread))
+            unused = [key for key in message if key not in keys and key not in RENDERED]
+            if "thinking" in keys and "reasoning_content" in unused:
+                unused.remove("reasoning_content")
+            self.unused_keys.update(dict.fromkeys(unused))
 
     def _check_rendered(
         self,
         text: str,
         messages: Sequence[Message],
         where: str,
-        extra: Mapping[str, Any] | None,
+        extra: Mapping[str, object] | None,
         generation_prompt: bool,
     ) -> None:
         """Raises DataError for a call, or another's message, that the template leaves out, as one of a role that it does not know."""
         finder = self._finder(text, messages, where, extra, generation_prompt)
         last = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=-1)
-        for place, message in enumerate(messages):
+        for index, message in enumerate(messages):
             role, content = str(message["role"]), str(message.get("content") or "").strip()
-            here = f"{where}, message {place + 1}: the template {self.template.name}"
-            if message.get("tool_calls") and not finder.is_rendered(place, marked_late(message)):
+            here = f"{where}, message {index + 1}: the template {self.template.name}"
+            if message.get("tool_calls") and not finder.is_rendered(index, marked_late(message)):
                 raise DataError(
                     f"{here} does not write its tool calls",
                     hint="Give a template that renders them all: --template FILE.",
                 )
             if role == "assistant":
-                self._note_cut(finder, place, message, last=place == last)
+                self._note_cut(finder, index, message, last=index == last)
                 continue
-            seen = (role, place == 0)
+            seen = (role, index == 0)
             if not content or (content in text and (role == "user" or seen in self._known)):
                 continue
-            if finder.is_rendered(place, marked_content(message)):
+            if finder.is_rendered(index, marked_content(message)):
                 self._known.add(seen)
-            elif finder.is_asked(place, marked_content(message)):
-                self.unread[f"content (of the role {role}, beside an answer)"] = None
+            elif finder.is_in_prompt(index, marked_content(message)):
+                self.unused_keys[f"content (of the role {role}, beside an answer)"] = None
             else:
                 raise DataError(
                     f"{here} leaves out this message of the role {role}",
                     hint="Give another template, or the message another role.",
                 )
 
-    def _note_cut(self, finder: TurnFinder, place: int, message: Message, *, last: bool) -> None:
+    def _note_cut(self, finder: TurnFinder, index: int, message: Message, *, last: bool) -> None:
         """Note thoughts that the template cuts from the last turn, and words that it leaves out beside a tool call."""
         thoughts, _, said = str(message.get("content") or "").rpartition("</think>")
         if (
             last
             and thoughts.rpartition("<think>")[2].strip()
-            and not finder.is_rendered(place, marked_thoughts(message))
+            and not finder.is_rendered(index, marked_thoughts(message))
         ):
-            self.unread["content (thoughts in <think>)"] = None
-        if message.get("tool_calls") and said.strip() and not finder.is_rendered(place, marked_content(message)):
-            self.unread["content (beside tool_calls)"] = None
+            self.unused_keys["content (thoughts in <think>)"] = None
+        if message.get("tool_calls") and said.strip() and not finder.is_rendered(index, marked_content(message)):
+            self.unused_keys["content (beside tool_calls)"] = None
 
 
-def _pieces(text: str, spans: Sequence[tuple[int, int]]) -> list[Piece]:
-    pieces, at = [], 0
+def _segments(text: str, spans: Sequence[tuple[int, int]]) -> list[TextSegment]:
+    segments, at = [], 0
     for start, end in spans:
-        pieces += [Piece(text[at:start], False), Piece(text[start:end], True)]
+        segments += [TextSegment(text[at:start], False), TextSegment(text[start:end], True)]
         at = end
-    pieces.append(Piece(text[at:], False))
-    return [piece for piece in pieces if piece.text]
+    segments.append(TextSegment(text[at:], False))
+    return [segment for segment in segments if segment.text]
 
 
-def _trim(pieces: list[Piece], ends: tuple[str, ...]) -> list[Piece]:
+def _trim(segments: list[TextSegment], ends: tuple[str, ...]) -> list[TextSegment]:
     """White space that follows a special token at the end of a turn belongs to the template, not to the turn."""
-    out: list[Piece] = []
-    for piece in pieces:
-        kept = piece.text.rstrip()
-        parts = [piece]
-        if piece.supervised and kept != piece.text and kept.endswith(ends):
-            parts = [Piece(kept, True), Piece(piece.text[len(kept) :], False)]
+    out: list[TextSegment] = []
+    for segment in segments:
+        kept = segment.text.rstrip()
+        parts = [segment]
+        if segment.supervised and kept != segment.text and kept.endswith(ends):
+            parts = [TextSegment(kept, True), TextSegment(segment.text[len(kept) :], False)]
         for part in parts:
             if out and out[-1].supervised == part.supervised:
-                out[-1] = Piece(out[-1].text + part.text, part.supervised)
+                out[-1] = TextSegment(out[-1].text + part.text, part.supervised)
             else:
                 out.append(part)
     return out
 
 
 def _marked_spans(marked: str) -> list[tuple[int, int]]:
-    """Places between the marks, counted in the text without them."""
+    """Spans between the marks, as positions in the text without the marks."""
     spans, length, start = [], 0, 0
     rest = marked
     while rest:
         opened, closed = rest.find(OPEN), rest.find(CLOSE)
-        here = min((place for place in (opened, closed) if place >= 0), default=-1)
+        here = min((found for found in (opened, closed) if found >= 0), default=-1)
         if here < 0:
             break
         length += here

@@ -1,4 +1,4 @@
-"""Where an assistant's turn lies in the text that a chat template renders.
+"""Find an assistant's turn in the text that a chat template renders.
 
 A turn begins where the prompt of generation ends, and ends with its end-of-turn token. In templates that render turn by turn, the
 messages before the turn with the generation prompt, and those up to and with the turn, are both beginnings of the whole text. Other
@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-Message = Mapping[str, Any]
+from petrun.data.chat.messages import Message
+
 Render = Callable[[Sequence[Message], bool], str | None]
 """(messages, with generation prompt) -> text; None where the template refuses them."""
 
@@ -44,7 +44,7 @@ class TurnFinder:
         self._ends = tuple(ends)
 
     def span(self, turn: int) -> tuple[int, int] | None:
-        """(start, end) of the turn in the text, or None where it cannot be told."""
+        """(start, end) of the turn in the text, or None where it cannot be found."""
         before = self._render(self._messages[:turn], True)
         after = self._render(self._messages[: turn + 1], False)
         if before and after and self._text.startswith(after) and after.startswith(before) and len(before) < len(after):
@@ -61,19 +61,19 @@ class TurnFinder:
         if start is None or not start < end:
             return None
         sure = self._text.startswith(around[0]) and self._text.endswith(around[1])
-        if not sure and (_told(message) not in self._text[start:end] or end > self._begin_of(turn + 1)):
+        if not sure and (_certain_words(message) not in self._text[start:end] or end > self._begin_of(turn + 1)):
             return None
         return start, end
 
-    def _begin_of(self, place: int) -> int:
-        """Where the message's content begins at the latest; the end of the text behind the last message."""
-        if place >= len(self._messages):
+    def _begin_of(self, index: int) -> int:
+        """The last position at which the message's content can begin; behind the last message, the end of the text."""
+        if index >= len(self._messages):
             return len(self._text)
-        around = self._around(self._messages, place, marked_content(self._messages[place]), self._generation_prompt)
+        around = self._around(self._messages, index, marked_content(self._messages[index]), self._generation_prompt)
         return 0 if around is None else _same(self._text, around[0])
 
     def _start(self, turn: int, lead: str, before: str | None) -> int | None:
-        """The end of what a prompt shows of the text between the last message before the turn whose place is known, and the turn's
+        """The end of what a prompt shows of the text between the last message before the turn whose position is known, and the turn's
         content. `lead`: the text before that content where it is a marker; `before`: what the prompt renders."""
         for earlier in range(turn - 1, -1, -1):
             marked = marked_late(self._messages[earlier])
@@ -108,28 +108,28 @@ class TurnFinder:
         return len(self._text) - len(behind) + len(closing) if closing else end
 
     def _around(
-        self, messages: Sequence[Message], place: int, marked: Message, generation_prompt: bool
+        self, messages: Sequence[Message], index: int, marked: Message, generation_prompt: bool
     ) -> tuple[str, str] | None:
-        """The text before and after the marker in the message at `place`; None where it is not rendered exactly once."""
-        text = self._render([*messages[:place], marked, *messages[place + 1 :]], generation_prompt)
+        """The text before and after the marker in the message at `index`; None where it is not rendered exactly once."""
+        text = self._render([*messages[:index], marked, *messages[index + 1 :]], generation_prompt)
         if text is None or text.count(_MARKER) != 1:
             return None
         before, _, after = text.partition(_MARKER)
         return before, after
 
-    def is_rendered(self, place: int, marked: Message) -> bool:
-        """Whether the template writes the marker that stands in this form of the message at `place`."""
-        text = self._render([*self._messages[:place], marked, *self._messages[place + 1 :]], self._generation_prompt)
+    def is_rendered(self, index: int, marked: Message) -> bool:
+        """Whether the template writes the marker that stands in this form of the message at `index`."""
+        text = self._render([*self._messages[:index], marked, *self._messages[index + 1 :]], self._generation_prompt)
         return text is None or _MARKER in text
 
-    def is_asked(self, place: int, marked: Message) -> bool:
-        """The same of the prompt of generation: some templates write the system text where a question is the last message alone."""
+    def is_in_prompt(self, index: int, marked: Message) -> bool:
+        """Whether the prompt of generation holds the marker: some templates write the system text before a last question only."""
         last = max((i for i, message in enumerate(self._messages) if message["role"] == "user"), default=-1)
-        text = self._render([*self._messages[:place], marked, *self._messages[place + 1 : last + 1]], True)
-        return place <= last and text is not None and _MARKER in text
+        text = self._render([*self._messages[:index], marked, *self._messages[index + 1 : last + 1]], True)
+        return index <= last and text is not None and _MARKER in text
 
 
-def _told(message: Message) -> str:
+def _certain_words(message: Message) -> str:
     """Words that stand in the turn whatever the template does: the name of its last call, else its content without thoughts."""
     calls = message.get("tool_calls")
     if calls:

@@ -1,4 +1,4 @@
-"""Where an answer ends, beside the base's own end-of-sequence tokens: at the mark with which a chat template closes a turn.
+"""The mark with which a chat template closes a turn: it ends an answer, as the base's end-of-sequence tokens do.
 
 Bases whose end-of-sequence token is `<|endoftext|>` or `</s>` are often trained with templates that end turns with `<|im_end|>` or
 `<|end|>`: what the model learns is the template's mark, and generation has to know it.
@@ -20,32 +20,32 @@ _SHORTEST = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ending:
-    """What ends an answer. Neither the tokens nor the texts belong to it."""
+class EndOfTurn:
+    """Tokens and texts that end an answer. Neither belongs to the answer."""
 
     ids: frozenset[int] = frozenset()
     texts: tuple[str, ...] = ()
-    """Marks for which the tokenizer has no token of their own: several tokens spell them."""
+    """Marks that the tokenizer writes as several tokens."""
 
-    def __or__(self, other: Ending) -> Ending:
-        return Ending(ids=self.ids | other.ids, texts=tuple(dict.fromkeys((*self.texts, *other.texts))))
+    def __or__(self, other: EndOfTurn) -> EndOfTurn:
+        return EndOfTurn(ids=self.ids | other.ids, texts=tuple(dict.fromkeys((*self.texts, *other.texts))))
 
     @property
     def window(self) -> int:
-        """So many of the last tokens hold every mark that ends with one of them: a token has one byte at least."""
+        """Number of last tokens that hold any whole mark which ends in them: a token has one byte at least."""
         return max((len(text.encode()) for text in self.texts), default=0) + 1
 
     def cut(self, text: str) -> str:
         """The text before the first mark."""
-        places = [place for place in (text.find(mark) for mark in self.texts) if place >= 0]
-        return text[: min(places)] if places else text
+        starts = [start for start in (text.find(mark) for mark in self.texts) if start >= 0]
+        return text[: min(starts)] if starts else text
 
 
-NO_ENDING = Ending()
+NO_END_OF_TURN = EndOfTurn()
 
 
-def turn_mark(template: Template | None, tokenizer: Tokenizer | None) -> str:
-    """What the template writes behind the assistant's words, white space and later marks left off; '' where that is nothing."""
+def end_of_turn_mark(template: Template | None, tokenizer: Tokenizer | None) -> str:
+    """The first mark that the template writes behind the assistant's words; '' where it writes none."""
     if template is None or tokenizer is None or not template.is_chat:
         return ""
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _ANSWER}]
@@ -64,18 +64,18 @@ def _first_mark(tail: str, tokenizer: Tokenizer) -> str:
     ids = tokenizer.encode(tail, special=False) if tail else []
     if ids and ids[0] in tokenizer.special_ids:
         return tokenizer.token(ids[0])
-    # Of several words the first: behind it may stand what ends the conversation.
+    # Later words may end the conversation, not the turn.
     return tail.split()[0] if tail else ""
 
 
-def ending_of(mark: str | None, tokenizer: Tokenizer | None) -> Ending:
+def end_of_turn_of_mark(mark: str | None, tokenizer: Tokenizer | None) -> EndOfTurn:
     """The mark as the token that the tokenizer has for it, else as text."""
     if not mark or tokenizer is None or len(mark) < _SHORTEST:
-        return NO_ENDING
+        return NO_END_OF_TURN
     ids: Sequence[int] = tokenizer.encode(mark, special=False)
-    return Ending(ids=frozenset(ids)) if len(ids) == 1 else Ending(texts=(mark,))
+    return EndOfTurn(ids=frozenset(ids)) if len(ids) == 1 else EndOfTurn(texts=(mark,))
 
 
-def find_ending(template: Template | None, tokenizer: Tokenizer | None) -> Ending:
-    """How answers to prompts of this template end; NO_ENDING for one that is no chat template, or writes nothing behind a turn."""
-    return ending_of(turn_mark(template, tokenizer), tokenizer)
+def find_end_of_turn(template: Template | None, tokenizer: Tokenizer | None) -> EndOfTurn:
+    """The end of turn of a chat template; NO_END_OF_TURN for other templates, and for one that writes nothing behind a turn."""
+    return end_of_turn_of_mark(end_of_turn_mark(template, tokenizer), tokenizer)

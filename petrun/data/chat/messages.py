@@ -16,12 +16,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from petrun.data.templates.template import RESERVED
 from petrun.errors import DataError
+from petrun.typing import JsonObject
 
-Message = Mapping[str, Any]
+Message: TypeAlias = Mapping[str, Any]
+"""One message: role, content and what else a chat template may read."""
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 _OTHER_ROLES = {
@@ -41,16 +43,16 @@ RENDERED = frozenset({"role", "content", WEIGHT, *_REASONING[1:]})
 VALUES = "chat_template_kwargs"
 SWITCH = "enable_thinking"
 EXTRA_CELLS = ("system", "history", "tools", SWITCH, VALUES)
-"""What a row may hold beside its conversation or its prompt."""
+"""Cells that a row may hold beside its conversation or its prompt."""
 _KEY_ORDER = (
     "role", "content", "id", "type", "function", "name", "description", "enum", "parameters", "arguments", "items", "properties",
     "required",
 )  # fmt: skip
-"""As in OpenAI's reference and in what transformers' get_json_schema writes."""
+"""The order in OpenAI's reference and in the output of transformers' get_json_schema."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class Arguments(dict[str, Any]):
+class Arguments(JsonObject):
     """Arguments of a tool call. Where a template writes them as text, they are JSON, not Python's spelling of a dict.
 
     Some templates write `arguments | tojson`, others `'...' + arguments`, for files in which they are JSON text.
@@ -69,11 +71,11 @@ class Arguments(dict[str, Any]):
 @dataclass(frozen=True)
 class Conversation:
     messages: list[Message]
-    values: dict[str, Any] = field(default_factory=dict)
-    """What the chat template is called with beside the messages: tools, enable_thinking, ..."""
+    values: JsonObject = field(default_factory=dict)
+    """Variables of the chat template beside the messages: tools, enable_thinking, ..."""
 
 
-def read_conversation(cells: Mapping[str, Any], where: str) -> Conversation:
+def read_conversation(cells: Mapping[str, object], where: str) -> Conversation:
     """A row whose cells have their canonical names: messages, or lists of messages as prompt and completion; and EXTRA_CELLS.
 
     Raises: DataError naming the row, and the message or cell that cannot be read.
@@ -81,7 +83,7 @@ def read_conversation(cells: Mapping[str, Any], where: str) -> Conversation:
     if cells.get("messages") is not None:
         messages = read_messages(cells["messages"], where)
     else:
-        # Of a prompt and its completion the completion alone is learned.
+        # Only the completion is learned, not the prompt.
         messages = [_unlearned(message) for message in _part(cells.get("prompt"), "prompt", "user", where)]
         if cells.get("completion") is not None:
             messages += _part(cells["completion"], "completion", "assistant", where)
@@ -91,12 +93,12 @@ def read_conversation(cells: Mapping[str, Any], where: str) -> Conversation:
     return Conversation(_with_system(messages, cells.get("system"), where), read_values(cells, where))
 
 
-def _part(value: Any, name: str, role: str, where: str) -> list[Message]:
+def _part(value: object, name: str, role: str, where: str) -> list[Message]:
     """A prompt or a completion: messages, or the text of one."""
     return read_messages(value, where, name) if is_conversation(value) else [{"role": role, "content": str(value)}]
 
 
-def is_conversation(value: Any) -> bool:
+def is_conversation(value: object) -> bool:
     """Whether a cell holds messages: a list of objects, or such a list as JSON text."""
     found = _parsed(value)
     return isinstance(found, list | tuple) and bool(found) and isinstance(found[0], Mapping)
@@ -108,7 +110,7 @@ def as_messages(prompt: str, completion: str | None) -> list[Message]:
     return asked if completion is None else [*asked, {"role": "assistant", "content": completion}]
 
 
-def read_messages(value: Any, where: str, name: str = "messages") -> list[Message]:
+def read_messages(value: object, where: str, name: str = "messages") -> list[Message]:
     """Raises: DataError naming the row and the message that is no {role, content}."""
     found = _parsed(value)
     if not isinstance(found, list | tuple) or not found:
@@ -119,7 +121,7 @@ def read_messages(value: Any, where: str, name: str = "messages") -> list[Messag
     return [_message(message, f"{where}, message {number}") for number, message in enumerate(found, 1)]
 
 
-def read_history(value: Any, where: str) -> list[tuple[str, str]]:
+def read_history(value: object, where: str) -> list[tuple[str, str]]:
     """Earlier questions and answers. Raises DataError naming the turn that is no pair of texts."""
     found = _parsed(value)
     if found is None or found == "":
@@ -137,7 +139,7 @@ def read_history(value: Any, where: str) -> list[tuple[str, str]]:
     return [(asked, answered) for asked, answered in found]
 
 
-def read_tools(value: Any, where: str) -> list[dict[str, Any]] | None:
+def read_tools(value: object, where: str) -> list[JsonObject] | None:
     """The tools' schemas; None where there are none. Raises DataError naming the tool that is no JSON object."""
     found = _parsed(value)
     found = [found] if isinstance(found, Mapping) else found
@@ -156,9 +158,9 @@ def read_tools(value: Any, where: str) -> list[dict[str, Any]] | None:
     return tools
 
 
-def _schema(tool: Mapping[str, Any]) -> dict[str, Any]:
+def _schema(tool: Mapping[str, object]) -> JsonObject:
     """The tool with its parameters as an object: files keep them as JSON text where every tool has others."""
-    found: dict[str, Any] = without_nulls(tool)
+    found: JsonObject = without_nulls(tool)
     inner = found.get("function")
     if isinstance(inner, Mapping):
         return {**found, "function": _schema(inner)}
@@ -168,14 +170,14 @@ def _schema(tool: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def read_values(cells: Mapping[str, Any], where: str) -> dict[str, Any]:
+def read_values(cells: Mapping[str, object], where: str) -> JsonObject:
     """Variables of the chat template that a row sets. Raises DataError."""
     given = _parsed(cells.get(VALUES))
     if given is not None and not isinstance(given, Mapping):
         raise DataError(
             f"{where}: {VALUES} must be an object, found {str(given)[:60]!r}", hint=f'Example: {{"{SWITCH}": false}}'
         )
-    values: dict[str, Any] = without_nulls(given or {})
+    values: JsonObject = without_nulls(given or {})
     taken = RESERVED & set(values)
     if taken:
         raise DataError(
@@ -192,7 +194,7 @@ def read_values(cells: Mapping[str, Any], where: str) -> dict[str, Any]:
     return values | ({"tools": tools} if tools else {})
 
 
-def without_nulls(value: Any) -> Any:
+def without_nulls(value: object) -> Any:
     """The value without keys that hold null, at every depth."""
     if isinstance(value, Mapping):
         return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
@@ -201,7 +203,7 @@ def without_nulls(value: Any) -> Any:
     return value
 
 
-def usual_order(value: Any) -> Any:
+def usual_order(value: object) -> Any:
     """Tools and calls with their keys in the order that their authors write, where these are sorted by name.
 
     Arrow sorts the keys of objects whose schema it infers. Templates write schemas and calls key by key, so that the order shows.
@@ -224,8 +226,8 @@ def usual_order(value: Any) -> Any:
     return found
 
 
-def _parsed(value: Any) -> Any:
-    """What JSON text of a list, an object or null says; everything else as it is."""
+def _parsed(value: object) -> Any:
+    """The value of JSON text of a list, an object or null; anything else unchanged."""
     if not isinstance(value, str) or not value.strip() or (value.strip()[0] not in "[{" and value.strip() != "null"):
         return value
     try:
@@ -234,15 +236,15 @@ def _parsed(value: Any) -> Any:
         return value
 
 
-def _message(raw: Any, where: str) -> Message:
+def _message(raw: object, where: str) -> Message:
     if not isinstance(raw, Mapping):
         raise DataError(f"{where}: expected an object with role and content, found {str(raw)[:60]!r}")
-    message: dict[str, Any] = without_nulls(raw)
+    message: JsonObject = without_nulls(raw)
     name = message.pop("from", None) if "role" not in message else message["role"]
     if name is None:
         raise DataError(f"{where}: no `role` (found {', '.join(map(str, raw)) or 'nothing'})")
-    spelt = str(name).lower()
-    role = _OTHER_ROLES.get(spelt, spelt)
+    named = str(name).lower()
+    role = _OTHER_ROLES.get(named, named)
     if role not in ROLES:
         raise DataError(
             f"{where}: unknown role {name!r}", hint=f"Roles: {', '.join(ROLES)}; ShareGPT's {', '.join(_OTHER_ROLES)}"
@@ -250,7 +252,7 @@ def _message(raw: Any, where: str) -> Message:
     message["role"] = role
     if "content" not in message and "value" in message:
         message["content"] = message.pop("value")
-    if spelt in _CALLING and "tool_calls" not in message:
+    if named in _CALLING and "tool_calls" not in message:
         message["tool_calls"] = message.pop("content", None)
     if "function_call" in message and "tool_calls" not in message:
         message["tool_calls"] = message.pop("function_call")
@@ -264,14 +266,14 @@ def _message(raw: Any, where: str) -> Message:
     return message
 
 
-def _read_thoughts(message: dict[str, Any]) -> None:
+def _read_thoughts(message: JsonObject) -> None:
     thoughts = next((message[key] for key in _REASONING if isinstance(message.get(key), str)), None)
     if thoughts is not None:
         message["reasoning_content"] = thoughts
         message.setdefault("thinking", thoughts)
 
 
-def _read_content(message: dict[str, Any], where: str) -> None:
+def _read_content(message: JsonObject, where: str) -> None:
     content = message.get("content")
     if isinstance(content, list | tuple):
         content = message["content"] = _joined_parts(content, where)
@@ -288,11 +290,11 @@ def _read_content(message: dict[str, Any], where: str) -> None:
         )
 
 
-def _joined_parts(parts: Sequence[Any], where: str) -> str:
+def _joined_parts(parts: Sequence[object], where: str) -> str:
     texts = []
     for part in parts:
         named = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
-        text = part.get("text") if named == "text" else part
+        text = part.get("text") if isinstance(part, Mapping) and named == "text" else part
         if not isinstance(text, str):
             found = "one without text" if named == "text" else f"one of type {named}"
             raise DataError(
@@ -303,7 +305,7 @@ def _joined_parts(parts: Sequence[Any], where: str) -> str:
     return "".join(texts)
 
 
-def _calls(value: Any, where: str) -> list[dict[str, Any]]:
+def _calls(value: object, where: str) -> list[JsonObject]:
     found = _parsed(value)
     found = [found] if isinstance(found, Mapping) else found
     if not isinstance(found, list | tuple):
@@ -313,7 +315,7 @@ def _calls(value: Any, where: str) -> list[dict[str, Any]]:
     return [_call(_parsed(call), f"{where}, tool call {number}") for number, call in enumerate(found, 1)]
 
 
-def _call(call: Any, where: str) -> dict[str, Any]:
+def _call(call: Any, where: str) -> JsonObject:
     inner = _parsed(call.get("function")) if isinstance(call, Mapping) else None
     if isinstance(inner, Mapping):
         return {**call, "function": _call(inner, where)}
@@ -329,7 +331,7 @@ def _call(call: Any, where: str) -> dict[str, Any]:
     return {**without_nulls(call), "arguments": Arguments(without_nulls(arguments))}
 
 
-def _read_weight(message: dict[str, Any], where: str) -> None:
+def _read_weight(message: JsonObject, where: str) -> None:
     """`weight` 0 stays where the assistant's message is not to be learned; all other forms of it go."""
     given = {key: message.pop(key) for key in (WEIGHT, *_TRAIN) if key in message}
     for key, value in given.items():
@@ -351,7 +353,7 @@ def _unlearned(message: Message) -> Message:
     return {**message, WEIGHT: 0} if message["role"] == "assistant" else message
 
 
-def _with_system(messages: list[Message], system: Any, where: str) -> list[Message]:
+def _with_system(messages: list[Message], system: object, where: str) -> list[Message]:
     """The text of the row's column `system` in front of its messages."""
     if system is None or system == "":
         return messages

@@ -1,4 +1,4 @@
-"""npz arrays -> an ExampleSet for a user's own net."""
+"""npz arrays -> an ExampleSet for a user's net."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from petrun.data.examples.example_set import IGNORED, ExampleSet, Stats
+from petrun.data.examples.example_set import ARRAYS, IGNORED, ExampleSet, Stats
 from petrun.data.formats.records import Array, Records
-from petrun.data.rows.columns import LABEL
+from petrun.data.rows.kinds import LABEL
 from petrun.data.rows.labels import resolve_labels
 from petrun.data.rows.targets import holds_targets, resolve_targets
 from petrun.errors import DataError
@@ -48,7 +48,7 @@ def example_arrays(
         indices, found, classes = _labels(tables, label_of, labels, num_labels, regression)
     return ExampleSet(
         task=task,
-        kind="arrays",
+        kind=ARRAYS,
         offsets=np.zeros(total + 1, np.int64),
         flat={},
         per_row={
@@ -80,10 +80,10 @@ def _labels(
     values = [
         value for table, label in zip(tables, label_of, strict=True) for value in _label_values(table, str(label))
     ]
-    places = [table.where(i) for table in tables for i in range(len(table))]
+    origins = [table.where(i) for table in tables for i in range(len(table))]
     if holds_targets(values, asked=regression, labels=labels, num_labels=num_labels):
-        return resolve_targets(values, places.__getitem__), (), 1
-    return resolve_labels(values, places.__getitem__, names=labels, num_labels=num_labels, indices_only=True)
+        return resolve_targets(values, origins.__getitem__), (), 1
+    return resolve_labels(values, origins.__getitem__, names=labels, num_labels=num_labels, indices_only=True)
 
 
 def _label_arrays(tables: Sequence[Records], names: Sequence[Mapping[str, str]], needed: bool) -> list[str | None]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from petrun.data.chat.assistant_mask import ChatRenderer, Piece
+from petrun.data.chat.assistant_mask import ChatRenderer
 from petrun.data.chat.messages import Message, as_messages, read_conversation, read_messages
-from petrun.data.encode.instruct import Encoding, joined, prompt_text, tokenise
+from petrun.data.encode.instruct import prompt_text
+from petrun.data.encode.segments import EncodeSettings, TextSegment, join_segments, tokenise_segments
 from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.errors import DataError
+from petrun.typing import JsonObject
 
 _NO_LIMIT = 1 << 30
 
@@ -20,7 +21,7 @@ def prompt_ids(
     tokenizer: Tokenizer,
     template: Template,
     where: str = "the prompt",
-    cells: Mapping[str, Any] | None = None,
+    cells: Mapping[str, object] | None = None,
     source: str = "prompt",
 ) -> list[int]:
     """Tokens up to where the answer begins. A text is what the user says under a chat template, and the column `source` otherwise.
@@ -32,26 +33,26 @@ def prompt_ids(
     Raises DataError: no messages, a conversation that is no such row, a template that asks for other columns or does not read one of
     the cells, no tokens.
     """
-    how = Encoding(tokenizer=tokenizer, limit=_NO_LIMIT, template=template, generation=True)
+    settings = EncodeSettings(tokenizer=tokenizer, limit=_NO_LIMIT, template=template, generation=True)
     beside = dict(cells or {})
     if template.is_chat:
         messages = as_messages(prompt, None) if isinstance(prompt, str) else prompt
         row = read_conversation({**beside, "messages": messages}, where)
         renderer = ChatRenderer(template, tokenizer.specials, tokenizer.special_texts)
-        pieces, _ = renderer.prompt(row.messages, where, row.values)
+        segments, _ = renderer.prompt(row.messages, where, row.values)
     else:
         if not isinstance(prompt, str):
             prompt, said = _as_row(read_messages(prompt, where), template, where)
             beside |= said
         values = {"prompt": "", "instruction": "", "input": "", "system": "", **beside, source: prompt}
-        pieces = [Piece(prompt_text(template, values, beside, where), False)]
-    ids, _ = joined(pieces, tokenise([pieces], tokenizer, None)[0], how, chat=template.is_chat)
+        segments = [TextSegment(prompt_text(template, values, beside, where), False)]
+    ids, _ = join_segments(segments, tokenise_segments([segments], tokenizer, None)[0], settings, chat=template.is_chat)
     if not ids:
         raise DataError(f"{where}: is empty", hint="Give a text to go on from.")
     return ids
 
 
-def _as_row(messages: Sequence[Message], template: Template, where: str) -> tuple[str, dict[str, Any]]:
+def _as_row(messages: Sequence[Message], template: Template, where: str) -> tuple[str, JsonObject]:
     """(what the user says last, the cells `system` and `history`). Raises DataError for what is no row of such a template."""
     opening = 1 if messages[0]["role"] in ("system", "developer") else 0
     turns = messages[opening:]
@@ -67,7 +68,7 @@ def _as_row(messages: Sequence[Message], template: Template, where: str) -> tupl
             hint="Give a text, or a chat template: --template chatml.",
         )
     texts = [str(turn.get("content") or "") for turn in turns]
-    cells: dict[str, Any] = {"system": str(messages[0].get("content") or "")} if opening else {}
+    cells: JsonObject = {"system": str(messages[0].get("content") or "")} if opening else {}
     if len(texts) > 1:
         cells["history"] = [list(pair) for pair in zip(texts[:-1:2], texts[1::2], strict=True)]
     return texts[-1], cells

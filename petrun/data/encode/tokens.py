@@ -5,24 +5,21 @@ Length and mask are kept as given: positions with attention_mask 0, left or righ
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from petrun.data.examples.collector import Builder
+from petrun.data.encode.file_rows import FileRows
+from petrun.data.examples.collector import ExampleCollector, TokenizedRow
 from petrun.data.examples.example_set import IGNORED
-from petrun.data.formats.records import Array, Records
-from petrun.data.rows.columns import Layout
+from petrun.data.formats.records import Array
+from petrun.data.rows.columns import RowSchema
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.errors import DataError
+from petrun.typing import JsonObject
 
 
 def encode_tokens(
-    records: Records,
-    layout: Layout,
-    out: Builder,
-    first_row: int,
-    file: int,
+    rows: FileRows,
+    out: ExampleCollector,
     *,
     classify: bool,
     need_target: bool,
@@ -34,25 +31,33 @@ def encode_tokens(
 
     Raises: DataError naming line and column.
     """
-    for i in range(len(records)):
+    records, schema = rows.records, rows.schema
+    for i in range(len(rows)):
         row = records.rows[i] if records.rows else {name: array[i] for name, array in records.arrays.items()}
         where = records.where(i)
-        ids = _integers(row, layout.columns["input_ids"], where)
+        ids = _integers(row, schema.columns["input_ids"], where)
         if not len(ids):
             raise DataError(f"{where}: input_ids is empty")
         _check_ids(ids, "input_ids", where, vocab_size)
-        mask = _aligned(row, layout, "attention_mask", where, len(ids), 1)
-        types = _aligned(row, layout, "token_type_ids", where, len(ids), None)
+        mask = _aligned(row, schema, "attention_mask", where, len(ids), 1)
+        types = _aligned(row, schema, "token_type_ids", where, len(ids), None)
         if mask is not None and not mask.any():
             raise DataError(f"{where}: attention_mask is 0 everywhere, so the row holds no tokens")
         labels = None
         if not classify:
-            labels = _token_labels(row, layout, where, ids, mask, need_target or generation, vocab_size)
-        place = (first_row + i, file, records.line(i))
+            labels = _token_labels(row, schema, where, ids, mask, need_target or generation, vocab_size)
+        found = TokenizedRow(
+            ids=ids,
+            origin=rows.origin(i),
+            labels=labels,
+            types=types,
+            mask=mask,
+            prompt_length=_first_scored(labels),
+        )
         if generation:
-            _add_prompt(out, ids, labels, mask, place, tokenizer)
+            out.add(_as_prompt(found, ids, labels, tokenizer), from_left=True)
         else:
-            out.add(ids, place=place, labels=labels, types=types, mask=mask, prompt_length=_first_scored(labels))
+            out.add(found)
 
 
 def _first_scored(labels: Array | None) -> int:
@@ -60,16 +65,9 @@ def _first_scored(labels: Array | None) -> int:
     return int(scored[0]) if len(scored) else 0
 
 
-def _add_prompt(
-    out: Builder,
-    ids: Array,
-    labels: Array | None,
-    mask: Array | None,
-    place: tuple[int, int, int],
-    tokenizer: Tokenizer | None,
-) -> None:
-    """Padding is taken off: a prompt must end with its last token. Labels after the prompt are the reference."""
-    end = _first_scored(labels)
+def _as_prompt(row: TokenizedRow, ids: Array, labels: Array | None, tokenizer: Tokenizer | None) -> TokenizedRow:
+    """The row without padding, up to its first scored label: a prompt must end with its last token. Labels are the reference."""
+    end, mask = row.prompt_length, row.mask
     reference = None
     if end and labels is not None and tokenizer is not None:
         reference = tokenizer.decode(labels[labels != IGNORED].tolist())
@@ -78,12 +76,12 @@ def _add_prompt(
         kept &= mask == 1
     if not kept.any():
         kept = np.ones(len(ids), bool) if mask is None else mask == 1
-    out.add(ids[kept], place=place, prompt_length=int(kept.sum()), reference=reference, from_left=True)
+    return TokenizedRow(ids=ids[kept], origin=row.origin, prompt_length=int(kept.sum()), reference=reference)
 
 
 def _token_labels(
-    row: dict[str, Any],
-    layout: Layout,
+    row: JsonObject,
+    schema: RowSchema,
     where: str,
     ids: Array,
     mask: Array | None,
@@ -91,7 +89,7 @@ def _token_labels(
     vocab_size: int | None,
 ) -> Array:
     """Aligned with input_ids; without a label column every token is scored (lm)."""
-    column = layout.columns.get("label")
+    column = schema.columns.get("label")
     if column is None or row.get(column) is None or not need_target:
         labels = ids.copy()
     else:
@@ -113,12 +111,12 @@ def _token_labels(
 
 
 def _aligned(
-    row: dict[str, Any], layout: Layout, name: str, where: str, length: int, largest: int | None
+    row: JsonObject, schema: RowSchema, name: str, where: str, length: int, largest: int | None
 ) -> Array | None:
     """A column as long as input_ids with entries from 0 to `largest`; None where the row has none."""
-    if not layout.has(name) or row.get(layout.columns[name]) is None:
+    if not schema.has(name) or row.get(schema.columns[name]) is None:
         return None
-    values = _integers(row, layout.columns[name], where)
+    values = _integers(row, schema.columns[name], where)
     if len(values) != length:
         raise DataError(f"{where}: {name} has {len(values)} entries, input_ids {length}")
     if (values < 0).any() or (largest is not None and (values > largest).any()):
@@ -126,7 +124,7 @@ def _aligned(
     return values
 
 
-def _integers(row: dict[str, Any], column: str, where: str) -> Array:
+def _integers(row: JsonObject, column: str, where: str) -> Array:
     value = row.get(column)
     if value is None:
         raise DataError(f"{where}: no column '{column}'", hint=f"Columns of this row: {', '.join(row)}")

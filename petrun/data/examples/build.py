@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
-from petrun.data.chat.end_of_turn import find_ending
+from petrun.data.chat.end_of_turn import find_end_of_turn
 from petrun.data.encode.arrays import example_arrays
-from petrun.data.encode.instruct import Encoding, encode_instruct, encode_lm, encode_stream, encode_text
+from petrun.data.encode.file_rows import FileRows
+from petrun.data.encode.instruct import encode_instruct
+from petrun.data.encode.segments import EncodeSettings
+from petrun.data.encode.text import encode_lm, encode_stream, encode_text
 from petrun.data.encode.tokens import encode_tokens
-from petrun.data.examples.collector import Builder
-from petrun.data.examples.example_set import ExampleSet
+from petrun.data.examples.collector import ExampleCollector
+from petrun.data.examples.example_set import STREAM, ExampleSet
 from petrun.data.formats.records import Records
 from petrun.data.formats.source import Source
 from petrun.data.formats.table import read_records
-from petrun.data.rows.bad_rows import MOST_NAMED, find_bad_rows, note_skipped, refusal, without
-from petrun.data.rows.columns import Layout, conversational, infer_task, mapped, pick_layout
+from petrun.data.rows.bad_rows import MOST_NAMED, bad_rows_error, find_bad_rows, note_skipped, without_bad_rows
+from petrun.data.rows.columns import RowSchema, choose_schema, conversational, infer_task, mapped
+from petrun.data.rows.kinds import RowKind
 from petrun.data.rows.labels import check_label, resolve_labels
 from petrun.data.rows.targets import check_target, holds_targets, resolve_targets
 from petrun.data.settings import ExampleSettings
-from petrun.data.templates.template import Template, find_template, preset, variables
+from petrun.data.templates.find_template import find_template, preset
+from petrun.data.templates.template import Template, variables
 from petrun.data.tokenizers.tokenizer import Progress, Tokenizer
 from petrun.data.tokenizers.unknown import count_unknown
 from petrun.errors import ConfigError, DataError, did_you_mean
@@ -53,43 +57,43 @@ def build_examples(
             digest=key,
         )
         return replace(examples, notes=notes)
-    layouts = [
-        conversational(_layout(table, name, task, settings), table.rows)
+    schemas = [
+        conversational(_schema(table, name, task, settings), table.rows)
         for table, name in zip(tables, names, strict=True)
     ]
-    kind = _one_kind(tables, layouts)
+    kind = _one_kind(tables, schemas)
     template = _template(settings, tokenizer, kind)
     _require_tokenizer(tables[0], kind, tokenizer)
     needs = _needs_labels(task, settings)
-    regression = needs and _holds_targets(tables, layouts, settings)
+    regression = needs and _holds_targets(tables, schemas, settings)
 
-    def tokenised(part: list[Records], of: list[Layout], tell: Progress | None) -> ExampleSet:
-        found = _tokenised(part, of, task, kind, tokenizer, template, settings, tell)
-        for table, layout in zip(part, of, strict=True) if needs else ():
-            _label_cells(table, layout, regression)
+    def tokenised(part: list[Records], of: list[RowSchema], tell: Progress | None) -> ExampleSet:
+        found = _tokenised(part, of, task, tokenizer, template, settings, tell)
+        for table, schema in zip(part, of, strict=True) if needs else ():
+            _label_cells(table, schema, regression)
         return found
 
-    examples, used = _without_bad_rows(tables, layouts, settings.on_bad_row, tokenised, progress)
+    examples, used = _without_bad_rows(tables, schemas, settings.on_bad_row, tokenised, progress)
     examples = replace(
         examples,
-        unread=_unread(tables, layouts, template, settings.ignore),
+        unused_columns=_unused_columns(tables, schemas, template, settings.ignore),
         files=tuple(str(table.path) for table in tables),
         columns=tables[0].columns,
         formats=tuple(table.format for table in tables),
         template=template,
         digest=key,
-        notes=(*notes, *_several_references(used, layouts), *examples.notes),
+        notes=(*notes, *_several_references(used, schemas), *examples.notes),
     )
     if not len(examples):
         raise DataError(f"{tables[0].path}: no row holds any text")
     _check_vocabulary(examples, tokenizer, settings.vocab_size)
-    unknown, spelt = count_unknown(examples.flat["input_ids"], used, layouts, tokenizer)
-    examples = replace(examples, stats=replace(examples.stats, unknown=unknown), unknown=spelt)
-    return _labelled(examples, used, layouts, settings, regression) if task == "classify" else examples
+    unknown, unknown_texts = count_unknown(examples.flat["input_ids"], used, schemas, tokenizer)
+    examples = replace(examples, stats=replace(examples.stats, unknown=unknown), unknown_texts=unknown_texts)
+    return _labelled(examples, used, schemas, settings, regression) if task == "classify" else examples
 
 
-def _require_tokenizer(table: Records, kind: str, tokenizer: Tokenizer | None) -> None:
-    if tokenizer is None and kind != "tokens":
+def _require_tokenizer(table: Records, kind: RowKind, tokenizer: Tokenizer | None) -> None:
+    if tokenizer is None and not kind.token_ids:
         raise DataError(
             f"{table.path}: the rows are text, but the base has no tokenizer",
             hint="Put tokenizer.json beside its config.json, or give rows with input_ids.",
@@ -98,37 +102,37 @@ def _require_tokenizer(table: Records, kind: str, tokenizer: Tokenizer | None) -
 
 def _without_bad_rows(
     tables: list[Records],
-    layouts: list[Layout],
+    schemas: list[RowSchema],
     on_bad_row: str,
-    tokenised: Callable[[list[Records], list[Layout], Progress | None], ExampleSet],
+    tokenised: Callable[[list[Records], list[RowSchema], Progress | None], ExampleSet],
     progress: Progress | None,
 ) -> tuple[ExampleSet, list[Records]]:
     """(examples, the rows that they are made of). Rows are searched for bad ones only where there is one."""
     try:
-        return tokenised(tables, layouts, progress), tables
+        return tokenised(tables, schemas, progress), tables
     except DataError as error:
         stop = on_bad_row == "stop"
         bad = find_bad_rows(
-            tables, lambda file, part: tokenised([part], [layouts[file]], None), MOST_NAMED if stop else None
+            tables, lambda file, part: tokenised([part], [schemas[file]], None), MOST_NAMED if stop else None
         )
         if not bad:
             raise
         if stop:
-            raise refusal(bad, error) from error
-    used = without(tables, bad)
-    return note_skipped(tokenised(used, layouts, progress), tables, bad), used
+            raise bad_rows_error(bad, error) from error
+    used = without_bad_rows(tables, bad)
+    return note_skipped(tokenised(used, schemas, progress), tables, bad), used
 
 
-def _template(settings: ExampleSettings, tokenizer: Tokenizer | None, kind: str) -> Template | None:
+def _template(settings: ExampleSettings, tokenizer: Tokenizer | None, kind: RowKind) -> Template | None:
     found = find_template(
         settings.template,
         chat_template=tokenizer.chat_template if tokenizer else None,
-        row_kind=kind,
-        chat_place=tokenizer.files.chat_place if tokenizer else "",
+        row_kind=kind.name,
+        chat_template_file=tokenizer.files.chat_template_file if tokenizer else "",
     )
     if found is None:
         if settings.chat_template_kwargs:
-            raise ConfigError(f"data.chat_template_kwargs: rows of the kind '{kind}' take no template")
+            raise ConfigError(f"data.chat_template_kwargs: rows of the kind '{kind.name}' take no template")
         return None
     return preset(found, settings.chat_template_kwargs)
 
@@ -150,11 +154,11 @@ def _notes(sources: list[Source], tables: list[Records]) -> tuple[str, ...]:
     )
 
 
-def _several_references(tables: list[Records], layouts: list[Layout]) -> tuple[str, ...]:
+def _several_references(tables: list[Records], schemas: list[RowSchema]) -> tuple[str, ...]:
     """A note on rows with several references."""
     count = 0
-    for table, layout in zip(tables, layouts, strict=True):
-        column = layout.columns.get("target") if layout.kind != "chat" else None
+    for table, schema in zip(tables, schemas, strict=True):
+        column = schema.columns.get("target") if not schema.kind.conversation else None
         cells = (row.get(column) for row in table.rows) if column is not None else ()
         count += sum(isinstance(cell, list) and len(cell) > 1 for cell in cells)
     return (f"{count:,} rows have several references: the first is learned, metrics take all",) if count else ()
@@ -167,14 +171,14 @@ def _check_ignored(tables: list[Records], ignored: tuple[str, ...]) -> None:
             raise ConfigError(f"data.ignore: {tables[0].path} has no column '{name}'", hint=did_you_mean(name, found))
 
 
-def _unread(
-    tables: list[Records], layouts: list[Layout], template: Template | None, ignored: tuple[str, ...]
+def _unused_columns(
+    tables: list[Records], schemas: list[RowSchema], template: Template | None, ignored: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Columns that no rule and no template reads."""
     named = frozenset() if template is None or template.is_chat else variables(template.text)
     found: dict[str, None] = {}
-    for table, layout in zip(tables, layouts, strict=True):
-        read = {*layout.columns.values(), *named, *ignored}
+    for table, schema in zip(tables, schemas, strict=True):
+        read = {*schema.columns.values(), *named, *ignored}
         found |= dict.fromkeys(name for name in table.columns if name not in read)
     return tuple(found)
 
@@ -197,8 +201,8 @@ def _task(table: Records, names: dict[str, str], settings: ExampleSettings) -> s
     return task
 
 
-def _layout(table: Records, names: dict[str, str], task: str, settings: ExampleSettings) -> Layout:
-    return pick_layout(
+def _schema(table: Records, names: dict[str, str], task: str, settings: ExampleSettings) -> RowSchema:
+    return choose_schema(
         names,
         "instruct" if settings.for_generation else task,
         str(table.path),
@@ -207,38 +211,30 @@ def _layout(table: Records, names: dict[str, str], task: str, settings: ExampleS
     )
 
 
-def _one_kind(tables: list[Records], layouts: list[Layout]) -> str:
-    kinds = {layout.kind for layout in layouts}
+def _one_kind(tables: list[Records], schemas: list[RowSchema]) -> RowKind:
+    kinds = {schema.kind.name for schema in schemas}
     if len(kinds) > 1:
-        found = ", ".join(f"{table.path.name} {layout.kind}" for table, layout in zip(tables, layouts, strict=True))
+        found = ", ".join(
+            f"{table.path.name} {schema.kind.name}" for table, schema in zip(tables, schemas, strict=True)
+        )
         raise DataError(f"the files hold rows of different kinds: {found}", hint="Map or rename their columns.")
-    return kinds.pop()
+    return schemas[0].kind
 
 
 def _tokenised(
     tables: list[Records],
-    layouts: list[Layout],
+    schemas: list[RowSchema],
     task: str,
-    kind: str,
     tokenizer: Tokenizer | None,
     template: Template | None,
     settings: ExampleSettings,
     progress: Progress | None,
 ) -> ExampleSet:
-    ends = find_ending(template, tokenizer).ids | frozenset(settings.eos_ids)
-    if tokenizer and tokenizer.eos_id is not None:
-        ends |= {tokenizer.eos_id}
-    bos = (tokenizer.bos_id,) if tokenizer and tokenizer.bos_id is not None else ()
-    out = Builder(
-        limit=settings.seq_len,
-        ends=ends,
-        decoder=task != "classify" and not settings.for_generation,
-        openings=(tuple(tokenizer.prefix_ids), bos) if tokenizer else (),
-    )
+    out = _collector(task, tokenizer, template, settings)
     generation, needed = settings.for_generation, settings.need_target
     how = None
     if tokenizer is not None:
-        how = Encoding(
+        how = EncodeSettings(
             tokenizer=tokenizer,
             limit=settings.seq_len,
             template=template,
@@ -246,31 +242,51 @@ def _tokenised(
             generation=generation,
             need_target=needed,
         )
-    streams = False
+    kind = schemas[0].kind.name
     first = 0
-    for file, (table, layout) in enumerate(zip(tables, layouts, strict=True)):
+    for file, (table, schema) in enumerate(zip(tables, schemas, strict=True)):
         before = len(out.rows)
-        if layout.kind == "tokens":
+        rows = FileRows(records=table, schema=schema, file=file, first_row=first)
+        if schema.kind.token_ids:
             encode_tokens(
-                table, layout, out, first, file, classify=task == "classify", need_target=needed, generation=generation,
-                vocab_size=settings.vocab_size, tokenizer=tokenizer,
+                rows, out, classify=task == "classify", need_target=needed, generation=generation, vocab_size=settings.vocab_size,
+                tokenizer=tokenizer,
             )  # fmt: skip
             first += len(table)
             continue
         assert how is not None, "only rows of token ids go without a tokenizer"
         if task == "lm" and table.stream is not None and needed and not generation:
-            encode_stream(table, how, out, first, file, settings.max_rows)
-            streams = True
+            encode_stream(rows, how, out, settings.max_rows)
+            kind = STREAM
             first += len(out.rows) - before
             continue
-        encode: Callable[..., None] = encode_instruct if generation else _ENCODERS[task]
-        encode(table, layout, how, out, first, file, progress)
+        encode = encode_instruct if generation else _ENCODERS[task]
+        encode(rows, how, out, progress)
         first += len(table)
     out.counts["read"] = first
-    return out.finish(task=task, kind="stream" if streams else kind)
+    return out.finish(task=task, kind=kind)
 
 
-_ENCODERS: dict[str, Callable[..., None]] = {"classify": encode_text, "lm": encode_lm, "instruct": encode_instruct}
+_ENCODERS: Mapping[str, Callable[[FileRows, EncodeSettings, ExampleCollector, Progress | None], None]] = {
+    "classify": encode_text,
+    "lm": encode_lm,
+    "instruct": encode_instruct,
+}
+
+
+def _collector(
+    task: str, tokenizer: Tokenizer | None, template: Template | None, settings: ExampleSettings
+) -> ExampleCollector:
+    ends = find_end_of_turn(template, tokenizer).ids | frozenset(settings.eos_ids)
+    if tokenizer and tokenizer.eos_id is not None:
+        ends |= {tokenizer.eos_id}
+    bos = (tokenizer.bos_id,) if tokenizer and tokenizer.bos_id is not None else ()
+    return ExampleCollector(
+        limit=settings.seq_len,
+        ends=ends,
+        decoder=task != "classify" and not settings.for_generation,
+        openings=(tuple(tokenizer.prefix_ids), bos) if tokenizer else (),
+    )
 
 
 def _check_vocabulary(examples: ExampleSet, tokenizer: Tokenizer | None, vocab_size: int | None) -> None:
@@ -288,39 +304,39 @@ def _needs_labels(task: str, settings: ExampleSettings) -> bool:
     return task == "classify" and settings.need_target and not settings.for_generation
 
 
-def _holds_targets(tables: list[Records], layouts: list[Layout], settings: ExampleSettings) -> bool:
+def _holds_targets(tables: list[Records], schemas: list[RowSchema], settings: ExampleSettings) -> bool:
     """Whether the labels are numbers to predict. Raises DataError."""
-    values = (value for table, layout in zip(tables, layouts, strict=True) for value in _cells(table, layout))
+    values = (value for table, schema in zip(tables, schemas, strict=True) for value in _cells(table, schema))
     return holds_targets(values, asked=settings.regression, labels=settings.labels, num_labels=settings.num_labels)
 
 
-def _cells(table: Records, layout: Layout) -> list[Any]:
+def _cells(table: Records, schema: RowSchema) -> list[object]:
     """The label column as the file holds it; None for a row that has none."""
-    column = layout.columns["label"]
+    column = schema.columns["label"]
     return list(table.arrays[column]) if table.arrays else [row.get(column) for row in table.rows]
 
 
-def _label_cells(table: Records, layout: Layout, regression: bool) -> list[Any]:
+def _label_cells(table: Records, schema: RowSchema, regression: bool) -> list[object]:
     """The label column, classes or, for `regression`, numbers to predict. Raises DataError naming the first row that has none."""
-    column = layout.columns["label"]
+    column = schema.columns["label"]
     for i, row in enumerate(table.rows):
         if column not in row:
             raise DataError(f"{table.where(i)}: no column '{column}'", hint=f"Columns of this row: {', '.join(row)}")
-    values = _cells(table, layout)
+    values = _cells(table, schema)
     for i, value in enumerate(values):
         (check_target if regression else check_label)(value, table.where, i)
     return values
 
 
 def _labelled(
-    examples: ExampleSet, tables: list[Records], layouts: list[Layout], settings: ExampleSettings, regression: bool
+    examples: ExampleSet, tables: list[Records], schemas: list[RowSchema], settings: ExampleSettings, regression: bool
 ) -> ExampleSet:
     if not _needs_labels("classify", settings):
         return replace(examples, labels=settings.labels, num_labels=settings.num_labels or len(settings.labels) or None)
     values = [
         value
-        for table, layout in zip(tables, layouts, strict=True)
-        for value in _label_cells(table, layout, regression)
+        for table, schema in zip(tables, schemas, strict=True)
+        for value in _label_cells(table, schema, regression)
     ]
     if regression:
         targets = resolve_targets(values, examples.where)
@@ -330,6 +346,6 @@ def _labelled(
         examples.where,
         names=settings.labels,
         num_labels=settings.num_labels,
-        indices_only=examples.kind == "tokens",
+        indices_only=schemas[0].kind.token_ids,
     )
     return replace(examples, per_row={**examples.per_row, "label": indices}, labels=names, num_labels=count)

@@ -1,7 +1,7 @@
 """Tokenised rows kept on disk, keyed by content: files, tokenizer, settings, data version.
 
-One .npz per key. A damaged or foreign file is as good as none: it is read over and written again. A cache that cannot be written
-costs time, never a run.
+One .npz per key. A damaged or foreign file counts as missing and is written again. A cache that cannot be written does not
+stop a run.
 """
 
 from __future__ import annotations
@@ -12,18 +12,24 @@ import os
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from petrun.data.examples.example_set import ExampleSet, Stats
-from petrun.data.formats.arrays import DAMAGED_NPZ
+from petrun.data.formats.npz import DAMAGED_NPZ
 from petrun.data.formats.records import Array
 from petrun.data.templates.template import Template
+from petrun.typing import JsonObject
 
-# Of an archive that is whole, but not one of these, the last two.
+# The last two: an archive that is whole, but holds something else.
 _DAMAGE = (*DAMAGED_NPZ, ValueError, KeyError, AttributeError)
 _LARGEST_BYTES = 4 * 2**30
+_STORED = (
+    "task", "kind", "references", "labels", "num_labels", "files", "columns", "unused_columns", "unused_keys", "formats", "digest",
+    "notes", "skipped", "other_references", "unknown_texts",
+)  # fmt: skip
+_STORED_NAMES = {"unused_columns": "unread", "unused_keys": "unread_keys", "unknown_texts": "unknown"}
+"""Fields that have another name in the file."""
 
 
 def load_cached(folder: Path | None, key: str) -> ExampleSet | None:
@@ -41,7 +47,7 @@ def load_cached(folder: Path | None, key: str) -> ExampleSet | None:
     return examples if examples.digest == key else None
 
 
-def _rebuild(meta: dict[str, Any], arrays: dict[str, Array]) -> ExampleSet:
+def _rebuild(meta: JsonObject, arrays: dict[str, Array]) -> ExampleSet:
     grouped: dict[str, dict[str, Array]] = {"flat": {}, "per_row": {}}
     for name, array in arrays.items():
         group, _, rest = name.partition("/")
@@ -65,9 +71,9 @@ def _rebuild(meta: dict[str, Any], arrays: dict[str, Array]) -> ExampleSet:
         num_labels=meta["num_labels"],
         files=tuple(meta["files"]),
         columns=tuple(meta["columns"]),
-        unread=tuple(meta["unread"]),
-        unread_keys=tuple(meta["unread_keys"]),
-        unknown=tuple(meta["unknown"]),
+        unused_columns=tuple(meta["unread"]),
+        unused_keys=tuple(meta["unread_keys"]),
+        unknown_texts=tuple(meta["unknown"]),
         formats=tuple(meta["formats"]),
         stats=Stats(**meta["stats"]),
         template=Template(**template) if template else None,
@@ -82,11 +88,7 @@ def store_cached(folder: Path | None, key: str, examples: ExampleSet) -> None:
     """Write atomically; then drop the entries used longest ago, so that the folder stays below 4 GiB."""
     if folder is None:
         return
-    simple = (
-        "task", "kind", "references", "labels", "num_labels", "files", "columns", "unread", "unread_keys", "formats", "digest",
-        "notes", "skipped", "other_references", "unknown",
-    )  # fmt: skip
-    meta = {name: getattr(examples, name) for name in simple}
+    meta = {_STORED_NAMES.get(name, name): getattr(examples, name) for name in _STORED}
     meta["stats"] = asdict(examples.stats)
     meta["template"] = asdict(examples.template) if examples.template else None
     arrays = {f"flat/{name}": array for name, array in examples.flat.items()} | {
@@ -110,7 +112,7 @@ def store_cached(folder: Path | None, key: str, examples: ExampleSet) -> None:
 def _prune(folder: Path) -> None:
     entries = sorted(((path.stat(), path) for path in folder.glob("*.npz")), key=lambda entry: -entry[0].st_mtime)
     total = 0
-    for place, (stat, path) in enumerate(entries):
+    for index, (stat, path) in enumerate(entries):
         total += stat.st_size
-        if place and total > _LARGEST_BYTES:
+        if index and total > _LARGEST_BYTES:
             path.unlink(missing_ok=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -11,11 +11,36 @@ from petrun.data.examples.example_set import IGNORED, ExampleSet, Stats
 from petrun.data.formats.records import Array
 
 
+@dataclass(frozen=True, kw_only=True)
+class RowOrigin:
+    """The source of a row."""
+
+    row: int
+    """Its number over all files, as read."""
+    file: int
+    line: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizedRow:
+    """One row of t tokens before it is cut to the limit."""
+
+    ids: Sequence[int] | Array
+    origin: RowOrigin
+    labels: Sequence[int] | Array | None = None
+    """(t,), not shifted, -100 = not scored; None where no token is."""
+    types: Sequence[int] | Array | None = None
+    mask: Array | None = None
+    prompt_length: int = 0
+    reference: str | None = None
+    other_references: tuple[str, ...] = ()
+
+
 @dataclass(kw_only=True)
-class Builder:
+class ExampleCollector:
     """Rows in the data's order. `limit` is the most tokens of a row; `ends` are the ids that end a sequence.
 
-    `openings`: what may open one, such as the BOS; a cut from the left keeps the first of them that the row has.
+    `openings`: ids that may open a sequence, such as the BOS; a cut from the left keeps the first of them that the row has.
     """
 
     limit: int
@@ -30,50 +55,35 @@ class Builder:
     """(row, prompt_length, file, line)."""
     references: list[str | None] = field(default_factory=list)
     other_references: list[tuple[str, ...]] = field(default_factory=list)
-    class_values: list[Any] = field(default_factory=list)
-    unread_keys: dict[str, None] = field(default_factory=dict)
+    unused_keys: dict[str, None] = field(default_factory=dict)
     """Keys of messages that the chat template does not read."""
     notes: list[str] = field(default_factory=list)
-    """What the user should know of how the rows were rendered."""
+    """Notes for the user on how the rows were rendered."""
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(Stats.__dataclass_fields__, 0))
 
-    def add(
-        self,
-        ids: Any,
-        *,
-        place: tuple[int, int, int],
-        labels: Any = None,
-        types: Any = None,
-        mask: Any = None,
-        prompt_length: int = 0,
-        reference: str | None = None,
-        other_references: tuple[str, ...] = (),
-        from_left: bool = False,
-        was_cut: bool = False,
-    ) -> None:
-        """Append one row. `place` is (row, file, line); `from_left` cuts the beginning, behind the BOS, instead of the end."""
-        ids = np.asarray(ids, np.int32)
+    def add(self, row: TokenizedRow, *, from_left: bool = False, was_cut: bool = False) -> None:
+        """Append one row. `from_left` cuts the beginning, behind the BOS, instead of the end."""
+        ids = np.asarray(row.ids, np.int32)
         length = len(ids)
         over = length > self.limit
-        part: Any = self._kept_from_right(ids) if from_left and over else slice(0, self.limit)
-        self.ids.append(ids[part])
+        kept: Array | slice = self._kept_from_right(ids) if from_left and over else slice(0, self.limit)
+        self.ids.append(ids[kept])
         if self.decoder:
-            whole = np.full(length, IGNORED, np.int32) if labels is None else np.asarray(labels, np.int32)
-            kept = whole[part]
-            self.labels.append(kept)
-            self._count_supervised(whole, kept, over)
-        self.types.append(np.zeros(0, np.int32) if types is None else np.asarray(types, np.int32)[part])
-        self.masks.append(np.zeros(0, np.int32) if mask is None else np.asarray(mask, np.int32)[part])
+            labels = np.full(length, IGNORED, np.int32) if row.labels is None else np.asarray(row.labels, np.int32)
+            self.labels.append(labels[kept])
+            self._count_supervised(labels, labels[kept], over)
+        self.types.append(np.zeros(0, np.int32) if row.types is None else np.asarray(row.types, np.int32)[kept])
+        self.masks.append(np.zeros(0, np.int32) if row.mask is None else np.asarray(row.mask, np.int32)[kept])
         self.counts["cut"] += over or was_cut
         self.counts["used"] += 1
         self.counts["tokens"] += len(self.ids[-1])
-        row, file, line = place
-        self.rows.append((row, min(prompt_length, len(self.ids[-1])), file, line))
-        self.references.append(reference)
-        self.other_references.append(other_references)
+        origin = row.origin
+        self.rows.append((origin.row, min(row.prompt_length, len(self.ids[-1])), origin.file, origin.line))
+        self.references.append(row.reference)
+        self.other_references.append(row.other_references)
 
     def _kept_from_right(self, ids: Array) -> Array:
-        """Places of the tokens that a cut from the left leaves: what opens the sequence, and its end."""
+        """Positions of the tokens that a cut from the left leaves: those that open the sequence, and its end."""
         found = next((len(o) for o in self.openings if o and ids[: len(o)].tolist() == list(o)), 0)
         opening = found if found < self.limit else 0
         return np.concatenate([np.arange(opening), np.arange(len(ids) - self.limit + opening, len(ids))])
@@ -86,8 +96,8 @@ class Builder:
         if over and not len(scored) and (whole[1:] != IGNORED).any():
             self.counts["completion_gone"] += 1
 
-    def finish(self, **given: Any) -> ExampleSet:
-        """The ExampleSet of all rows so far; `given` are its remaining fields."""
+    def finish(self, *, task: str, kind: str) -> ExampleSet:
+        """The ExampleSet of all rows so far."""
         lengths = np.array([len(ids) for ids in self.ids], np.int64)
         flat = {"input_ids": _joined(self.ids)}
         if self.decoder:
@@ -110,7 +120,7 @@ class Builder:
             offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
             flat=flat, per_row=per_row, references=references,
             other_references=tuple(self.other_references) if any(self.other_references) else (), stats=Stats(**self.counts),
-            unread_keys=tuple(self.unread_keys), notes=tuple(self.notes), **given,
+            unused_keys=tuple(self.unused_keys), notes=tuple(self.notes), task=task, kind=kind,
         )  # fmt: skip
 
 

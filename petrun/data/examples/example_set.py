@@ -11,15 +11,19 @@ from typing import Any
 import numpy as np
 
 from petrun.data.formats.records import Array
+from petrun.data.formats.table import find_format
 from petrun.data.templates.template import Template
 from petrun.errors import DataError
 from petrun.tensors.targets import IGNORED as IGNORED
 from petrun.tensors.targets import is_scored
 
+ARRAYS, STREAM = "arrays", "stream"
+"""`ExampleSet.kind` of named arrays, and of blocks of plain text."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """What became of the rows that were read."""
+    """Counts of the rows that were read and of their tokens."""
 
     read: int = 0
     used: int = 0
@@ -76,7 +80,7 @@ class ExampleSet:
 
     task: str
     kind: str
-    """Kind of the rows (petrun/data/rows/columns.py): "text", "pair", "chat", "tokens", "arrays", ...; "stream" for plain text."""
+    """Name of the rows' kind (petrun/data/rows/kinds.py); ARRAYS or STREAM for rows without one."""
     offsets: Array = field(repr=False)
     """(n + 1,) int64: row i is flat[offsets[i]:offsets[i + 1]]."""
     flat: dict[str, Array] = field(repr=False)
@@ -87,7 +91,7 @@ class ExampleSet:
     """Array data: (n, ...) each."""
     references: tuple[str | None, ...] = field(default=(), repr=False)
     other_references: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
-    """Of prompts with several references, those beside the first; () where no row has any."""
+    """The references beside the first, for prompts with several; () where no row has any."""
     labels: tuple[str, ...] = ()
     """Label names in index order; () where classes are plain integers."""
     num_labels: int | None = None
@@ -95,21 +99,21 @@ class ExampleSet:
     files: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     """Columns found in the first file."""
-    unread: tuple[str, ...] = ()
-    """Columns that nothing reads."""
-    unread_keys: tuple[str, ...] = ()
+    unused_columns: tuple[str, ...] = ()
+    """Columns that neither a rule nor the template reads."""
+    unused_keys: tuple[str, ...] = ()
     """Keys of messages that the chat template does not read."""
-    unknown: tuple[str, ...] = ()
-    """Examples of text that the tokenizer does not know."""
+    unknown_texts: tuple[str, ...] = ()
+    """Some texts that the tokenizer does not know, the commonest first."""
     formats: tuple[str, ...] = ()
     stats: Stats = field(default_factory=Stats)
     template: Template | None = None
     digest: str = ""
     """SHA-256 over the files' content, the tokenizer and every setting that shapes the rows."""
     notes: tuple[str, ...] = ()
-    """What the user should know of how the files were read."""
+    """Notes for the user on how the files were read."""
     skipped: tuple[str, ...] = field(default=(), repr=False)
-    """Rows that could not be used and were left out, each as JSON with its place and what is wrong with it."""
+    """Rows that could not be used and were left out, each as JSON with its file, line and problem."""
 
     def __len__(self) -> int:
         return len(self.per_row["row"])
@@ -130,7 +134,7 @@ class ExampleSet:
 
     @property
     def metrics_of(self) -> str:
-        """Whose metrics suit the rows: those of the task, or of regression."""
+        """The name under which the metrics for the rows are listed: the task, or regression."""
         return "regression" if self.is_regression else self.task
 
     @property
@@ -159,7 +163,7 @@ class ExampleSet:
     def where(self, index: int) -> str:
         """'train.jsonl, line 7' for the row at `index`."""
         file = int(self.per_row["file"][index])
-        unit = "block" if self.kind == "stream" else "row" if self.formats[file] in ("npz", "parquet") else "line"
+        unit = "block" if self.kind == STREAM else find_format(self.formats[file]).unit
         return f"{self.files[file]}, {unit} {int(self.per_row['line'][index])}"
 
     def take(self, indices: Array) -> ExampleSet:
@@ -167,12 +171,12 @@ class ExampleSet:
         indices = np.asarray(indices, np.int64)
         lengths = np.diff(self.offsets)[indices]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        # Position of every token kept: its row's old start plus its place within the row.
-        places = np.repeat(self.offsets[indices] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        # Old position of every token that is kept: its row's old start plus its offset within the row.
+        positions = np.repeat(self.offsets[indices] - offsets[:-1], lengths) + np.arange(offsets[-1])
         return replace(
             self,
             offsets=offsets,
-            flat={name: values[places] for name, values in self.flat.items()},
+            flat={name: values[positions] for name, values in self.flat.items()},
             per_row={name: values[indices] for name, values in self.per_row.items()},
             arrays={name: array[indices] for name, array in self.arrays.items()},
             references=tuple(self.references[i] for i in indices) if self.references else (),

@@ -42,7 +42,7 @@ def unknown_line(sets: Mapping[str, ExampleSet | None]) -> str:
     for name, rows in sets.items():
         if rows is not None and rows.stats.unknown > MUCH * rows.stats.tokens:
             share = rows.stats.unknown / max(1, rows.stats.tokens)
-            such = ", ".join(map(repr, rows.unknown))
+            such = ", ".join(map(repr, rows.unknown_texts))
             parts.append(
                 f"{share:.1%} of the tokens of {name} are unknown to the tokenizer{f': {such}' if such else ''}"
             )

@@ -1,1 +1,1 @@
-"""One file format a file: bytes to rows, with the place of every row. No meaning is attached to a column here."""
+"""Bytes to rows with their line numbers: one file format a file, listed in table.py. The meaning of columns is in petrun/data/rows."""

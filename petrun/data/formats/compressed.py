@@ -1,4 +1,4 @@
-"""Compressed data files: gzip, bzip2, xz and zstd, told by their first bytes."""
+"""Compressed data files: gzip, bzip2, xz and zstd, recognised by their first bytes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import zstandard
 from petrun.errors import DataError
 
 SUFFIXES = (".gz", ".gzip", ".bz2", ".xz", ".zst", ".zstd")
-"""Endings that say how a file is compressed; the ending before them says its format."""
+"""Suffixes of compressed files; the suffix before them names the format."""
 _TAR = slice(257, 262)
 
 
 def _zstd(raw: bytes) -> bytes:
-    """Every frame of a zstd file. zstandard's own readers take a file that is cut short for a whole one."""
+    """Every frame of a zstd file. zstandard's readers accept a file that is cut short."""
     parts = []
     while raw:
         frame = zstandard.ZstdDecompressor().decompressobj()
@@ -36,7 +36,7 @@ _KINDS: dict[bytes, tuple[str, Callable[[bytes], bytes]]] = {
     b"\xfd7zXZ": ("xz", lzma.decompress),
     b"\x28\xb5\x2f\xfd": ("zstd", _zstd),
 }
-# What the four raise for files that are damaged or cut short.
+# The errors of the four for files that are damaged or cut short.
 _DAMAGE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 
 

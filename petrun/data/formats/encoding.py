@@ -25,16 +25,16 @@ _MARKS = {
     b"\xfe\xff": "utf-16",
 }
 _LATIN = ("cp1252", "cp1250", "cp1254", "cp1257")
-"""Of one script: the letters that they share are in the same places, and statistics of short texts do not tell them apart."""
+"""Encodings of one script: shared letters have the same codes, and statistics of short texts do not distinguish them."""
 _TWO_BYTES = ("gb18030", "big5hkscs", "cp949", "cp932", "euc_jp")
 _CANDIDATES = (*_TWO_BYTES, *_LATIN, "cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp874")
-# As the WHATWG encoding standard has it: files that say gb2312 or gbk hold characters of the larger sets.
+# The WHATWG encoding standard maps them so: files that say gb2312 or gbk hold characters of the larger sets.
 _SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030", "cp936": "gb18030", "big5": "big5hkscs", "euc_kr": "cp949"}
 _SAMPLE = 100_000
 """Bytes that are ranked."""
 _NON_ASCII = re.compile(rb"[\x80-\xff]")
 _AS_LIKELY = (0.03, 0.1)
-"""How much more disorder, and how much less likeness to a language, a rival may have (charset-normalizer's two measures, 0 to 1)."""
+"""A rival may have so much more disorder and so much less likeness to a language (charset-normalizer's two measures, 0 to 1)."""
 _FEW = 60
 """Bytes beyond ASCII, below which a file of two-byte characters may pass for one of one-byte letters."""
 _UTF8_LINE = 5
@@ -47,7 +47,7 @@ class Text:
 
     text: str
     note: str = ""
-    """What the user should know about the encoding; "" for UTF-8."""
+    """A note for the user about the encoding; "" for UTF-8."""
 
 
 def decode_text(source: Source, encoding: str | None = None) -> Text:

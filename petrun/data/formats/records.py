@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,25 +19,25 @@ class Records:
     """The rows of one file. `lines[i]` is the line on which row i begins; where a format has no lines, its row number."""
 
     path: Path
-    format: str
     columns: tuple[str, ...]
     rows: list[dict[str, Any]] = field(repr=False)
     lines: list[int] = field(repr=False)
     arrays: dict[str, Array] = field(default_factory=dict, repr=False)
     """npz only: every array, first axis = rows. `rows` is then empty."""
+    _: KW_ONLY
     stream: str | None = field(default=None, repr=False)
     """Plain text only: the whole text, blank lines included."""
-    headerless: bool = False
-    """Delimited files without a header row."""
     notes: tuple[str, ...] = ()
-    """What the user should know of how the file was read."""
+    """Notes for the user on how the file was read."""
+    format: str = ""
+    """Name of the format; this and the next two are filled in by `read_records`."""
+    unit: str = "line"
+    """The word before a row's number in messages."""
+    sorted_keys: bool = False
+    """The file's writer may have sorted the keys of objects."""
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values()))) if self.arrays else len(self.rows)
-
-    @property
-    def unit(self) -> str:
-        return "row" if self.format in ("parquet", "npz") else "line"
 
     def where(self, row: int) -> str:
         """'train.jsonl, line 7', for messages."""

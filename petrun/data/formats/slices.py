@@ -24,7 +24,7 @@ class RowRange:
 
 
 def split_slice(name: str | Path) -> tuple[Path, RowRange | None]:
-    """(the file or folder, which of its rows). A file whose own name ends like a slice is that file, with all its rows.
+    """(the file or folder, which of its rows). A file whose name ends like a slice is that file, with all its rows.
 
     `#500` is the first 500 rows; `#100:200` are rows 100 to 199, counted from 0 as in Python; either end may be left out.
     Raises: DataError for a slice that holds no row.

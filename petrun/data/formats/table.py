@@ -1,6 +1,6 @@
-"""Data files -> rows: JSONL, JSON, CSV, TSV, plain text, `input||reference` lines, parquet, npz.
+"""Data files -> rows: the table of formats, and which of them a file has.
 
-The format is told by the content; the suffix only decides where the content leaves it open; an explicit format wins over both.
+A file's content decides; its suffix decides only where the content leaves it open; data.format wins over both.
 Files may be compressed (.gz, .bz2, .xz, .zst) and in another encoding than UTF-8 (petrun/data/formats/encoding.py).
 
     jsonl      one JSON object a line
@@ -15,22 +15,44 @@ Files may be compressed (.gz, .bz2, .xz, .zst) and in another encoding than UTF-
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from petrun.data.formats.arrays import read_npz, read_parquet
-from petrun.data.formats.delimited import looks_like_header, read_delimited
+from petrun.data.formats.csv import CSV
 from petrun.data.formats.encoding import decode_text
-from petrun.data.formats.json import read_json, read_jsonl
+from petrun.data.formats.format import FileContent, Format
+from petrun.data.formats.json import JSON
+from petrun.data.formats.jsonl import JSONL
+from petrun.data.formats.npz import NPZ
+from petrun.data.formats.parquet import PARQUET
 from petrun.data.formats.records import Records
-from petrun.data.formats.source import DATA_SUFFIXES, Source, read_source, refuse_known_binary
-from petrun.errors import ConfigError, DataError, did_you_mean
+from petrun.data.formats.separated import SEPARATED
+from petrun.data.formats.source import Source, read_source, refuse_known_binary
+from petrun.data.formats.text import TEXT
+from petrun.data.formats.tsv import TSV
+from petrun.errors import ConfigError, SetupError, did_you_mean
 
-FORMATS = ("jsonl", "json", "csv", "tsv", "text", "separated", "parquet", "npz")
-_PROBE = 200_000
-"""Characters that are looked at to tell a text format."""
+FORMATS: tuple[Format, ...] = (SEPARATED, JSONL, JSON, CSV, TSV, TEXT, PARQUET, NPZ)
+"""Every format, in the order in which they are asked whether they recognise a file."""
+
+
+def find_format(name: str) -> Format:
+    """The format of this name. Raises ConfigError for an unknown one."""
+    names = [each.name for each in FORMATS]
+    if name not in names:
+        raise ConfigError(f"data.format: unknown format '{name}'", hint=did_you_mean(name, names))
+    return FORMATS[names.index(name)]
+
+
+def suffix_format(suffix: str) -> Format | None:
+    """The format that a suffix in lower case names, such as .jsonl."""
+    return next((each for each in FORMATS if suffix in each.suffixes), None)
+
+
+def data_suffixes() -> tuple[str, ...]:
+    """The suffixes of all formats."""
+    return tuple(suffix for each in FORMATS for suffix in each.suffixes)
 
 
 def read_records(
@@ -47,150 +69,74 @@ def read_records(
     Inputs: `columns`, canonical column -> column of the file; only used here to recognise a header row.
     Raises: DataError naming file and line; SetupError for parquet without its package; ConfigError for an unknown format.
     """
-    if format is not None and format not in FORMATS:
-        raise ConfigError(f"data.format: unknown format '{format}'", hint=did_you_mean(format, FORMATS))
+    given = find_format(format) if format is not None else None
     if separator is not None and not separator.strip("\n"):
         raise ConfigError("data.separator: must not be empty")
     if not isinstance(source, Source):
         source = read_source(source)
-    kind = format or binary_format(source)
-    if kind == "parquet":
-        records = read_parquet(source)
-    elif kind == "npz":
-        records = read_npz(source)
-    else:
-        records = _read_text_format(source, kind, separator, columns or {}, encoding)
+    found = given or binary_format(source)
+    content = _content(source, separator=separator, columns=columns or {})
+    notes: tuple[str, ...] = ()
+    if found is None or not found.binary:
+        decoded = decode_text(source, encoding)
+        notes = (decoded.note,) if decoded.note else ()
+        content = replace(content, text=decoded.text)
+        found = found or _text_format(content)
+    records = _read(found, content)
+    records = replace(
+        records, format=found.name, unit=found.unit, sorted_keys=found.sorted_keys, notes=(*notes, *records.notes)
+    )
     if source.rows is not None:
         records = records.part(source.rows)
     return records.head(max_rows)
 
 
-def _read_text_format(
-    source: Source, kind: str | None, separator: str | None, columns: Mapping[str, str], encoding: str | None
-) -> Records:
-    decoded = decode_text(source, encoding)
-    text = decoded.text
-    kind = kind or _text_format(source, text, separator)
-    if kind == "jsonl":
-        records = read_jsonl(source.path, text)
-    elif kind == "json":
-        records = read_json(source.path, text)
-    elif kind in ("csv", "tsv"):
-        records = read_delimited(source.path, text, kind, columns)
-    elif kind == "separated":
-        if separator is None:
-            raise ConfigError(
-                "data.format is 'separated', but there is no data.separator", hint="--set data.separator='||'"
-            )
-        records = _read_separated(source.path, text, separator)
-    else:
-        records = _read_text(source.path, text)
-    return replace(records, notes=(*((decoded.note,) if decoded.note else ()), *records.notes))
-
-
-def detect_format(source: Source, *, separator: str | None = None) -> str:
-    """The format's name, from the content; the suffix breaks ties."""
-    return binary_format(source) or _text_format(source, decode_text(source).text, separator)
-
-
-def binary_format(source: Source) -> str | None:
-    """parquet or npz by their first bytes; None for anything else, which must then be text."""
-    if source.raw.startswith(b"PAR1"):
-        return "parquet"
-    if source.raw.startswith(b"PK\x03\x04"):
-        # Spreadsheets are zip archives too; arrays are told by the names inside.
-        if source.suffix != ".npz" and b".npy" not in source.raw:
-            raise DataError(
-                f"{source.path}: is a zip archive, such as a spreadsheet, not rows of data",
-                hint="Export it as CSV or JSONL, or unpack it.",
-            )
-        return "npz"
-    refuse_known_binary(source)
-    suffix = DATA_SUFFIXES.get(source.suffix)
-    if suffix in ("parquet", "npz"):
-        magic = "PAR1" if suffix == "parquet" else "PK"
-        raise DataError(
-            f"{source.path}: is not a {suffix} file (it does not begin with {magic})",
-            hint="Was it cut short, or renamed?",
-        )
-    return None
-
-
-def _text_format(source: Source, text: str, separator: str | None) -> str:
-    suffix = DATA_SUFFIXES.get(source.suffix)
-    lines = [line for line in text.lstrip()[:_PROBE].split("\n") if line.strip()]
-    first = lines[0].lstrip()
-    if separator is not None and (separator in first or first[0] not in "{["):
-        return "separated"
-    if first[0] in "{[":
-        return _json_kind(text, first, suffix)
-    if "\t" not in first and looks_like_header(first.split(",")):
-        return "csv"
-    # The last line of a long text may be cut by the probe.
-    probe = lines[:-1] if len(text) > _PROBE else lines
-    tabs = {line.count("\t") for line in probe[:100]}
-    if len(tabs) == 1 and tabs != {0}:
-        return "tsv"
-    if suffix in ("csv", "tsv", "text"):
-        return suffix
-    if suffix in ("json", "jsonl"):
-        line = text[: text.index(first)].count("\n") + 1
-        raise DataError(
-            f"{source.path}, line {line}: expected JSON, found {first[:40]!r}",
-            hint="--set data.format=text reads it as plain text.",
-        )
-    return "text"
-
-
-def _json_kind(text: str, first: str, suffix: str | None) -> str:
-    try:
-        value = json.loads(first)
-    except json.JSONDecodeError:
-        # A list or object over several lines; or a broken line of JSONL; or text that happens to begin with a bracket.
-        if suffix in ("csv", "tsv", "text", "jsonl"):
-            return suffix
-        return (
-            "json"
-            if suffix == "json" or first.rstrip() in ("{", "[", "[{") or _parses(text)
-            else "jsonl"
-            if first[0] == "{"
-            else "json"
-        )
-    if isinstance(value, dict):
-        alone = not text.strip().partition("\n")[2].strip()
-        return "json" if alone and isinstance(value.get("data"), list) else "jsonl"
-    if isinstance(value, list) and suffix != "jsonl":
-        return "json"
-    return suffix or "text"
-
-
-def _parses(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
-        return False
-    return True
-
-
-def _read_text(path: Path, text: str) -> Records:
-    lines = text.split("\n")
-    kept = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    return Records(
-        path, "text", ("text",), [{"text": line} for _, line in kept], [number for number, _ in kept], stream=text
+def detect_format(source: Source, *, separator: str | None = None) -> Format:
+    """The format of a file, from its content; the suffix breaks ties. Raises DataError."""
+    return binary_format(source) or _text_format(
+        replace(_content(source, separator=separator), text=decode_text(source).text)
     )
 
 
-def _read_separated(path: Path, text: str, separator: str) -> Records:
-    rows, numbers = [], []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        before, found, after = line.partition(separator)
-        if not found:
-            raise DataError(
-                f"{path}, line {number}: no separator {separator!r} in {line[:60]!r}",
-                hint="Every line is `input<separator>reference`.",
-            )
-        rows.append({"input": before, "reference": after})
-        numbers.append(number)
-    return Records(path, "separated", ("input", "reference"), rows, numbers)
+def binary_format(source: Source) -> Format | None:
+    """The binary format that recognises the bytes; None for anything else, which must then be text. Raises DataError."""
+    content = _content(source)
+    for each in FORMATS:
+        if each.binary and each.recognise(content):
+            return each
+    refuse_known_binary(source)
+    named = suffix_format(source.suffix)
+    if named is not None and named.binary and named.mismatch is not None:
+        raise named.mismatch(content)
+    return None
+
+
+def _text_format(content: FileContent) -> Format:
+    for each in FORMATS:
+        if not each.binary and each.recognise(content):
+            return each
+    named = find_format(content.suffix_format)
+    if named.mismatch is not None:
+        raise named.mismatch(content)
+    return named
+
+
+def _content(source: Source, *, separator: str | None = None, columns: Mapping[str, str] | None = None) -> FileContent:
+    named = suffix_format(source.suffix)
+    return FileContent(
+        source=source, suffix_format=named.name if named else "", separator=separator, columns=columns or {}
+    )
+
+
+def _read(format: Format, content: FileContent) -> Records:
+    if not format.requires:
+        return format.read(content)
+    try:
+        return format.read(content)
+    except ImportError as error:
+        # Also where the package is there, but too new or too old for others.
+        found = "" if isinstance(error, ModuleNotFoundError) else f" ({error})"
+        raise SetupError(
+            f"{content.source.path}: reading {format.name} needs the package {format.requires}{found}",
+            hint=f"pip install 'petrun[{format.extra}]'",
+        ) from error

@@ -1,1 +1,1 @@
-"""What rows mean: columns, labels, numbers to predict, templates, and the rows that cannot be used."""
+"""The meaning of rows: kinds and columns, labels, numbers to predict, and rows that cannot be used."""

@@ -16,7 +16,7 @@ from petrun.errors import DataError
 from petrun.tensors.output import write_text
 
 MOST_NAMED = 20
-_WAY_OUT = "--on-bad-row skip leaves such rows out and writes them down."
+_SKIP_HINT = "--on-bad-row skip leaves such rows out and writes them down."
 
 Check = Callable[[int, Records], object]
 """(number of the file, some of its rows); raises DataError where one of them cannot be used."""
@@ -58,21 +58,21 @@ def find_bad_rows(tables: Sequence[Records], check: Check, most: int | None = No
     return found
 
 
-def refusal(bad: Sequence[BadRow], first: DataError) -> DataError:
-    """The error that names up to twenty bad rows; of one row its own."""
+def bad_rows_error(bad: Sequence[BadRow], first: DataError) -> DataError:
+    """The error that names up to twenty bad rows; for a single row, its own error with the way out."""
     if len(bad) == 1:
-        return DataError(first.message, hint=f"{first.hint} {_WAY_OUT}".strip())
+        return DataError(first.message, hint=f"{first.hint} {_SKIP_HINT}".strip())
     count = f"{len(bad)} rows" if len(bad) < MOST_NAMED else f"{MOST_NAMED} rows, and perhaps more,"
     lines = [f"{count} cannot be used:", *(row.problem.message for row in bad)]
-    return DataError("\n  ".join(lines), hint=f"{bad[0].problem.hint} {_WAY_OUT}".strip())
+    return DataError("\n  ".join(lines), hint=f"{bad[0].problem.hint} {_SKIP_HINT}".strip())
 
 
-def without(tables: Sequence[Records], bad: Sequence[BadRow]) -> list[Records]:
+def without_bad_rows(tables: Sequence[Records], bad: Sequence[BadRow]) -> list[Records]:
     """The tables without these rows. Raises DataError where none is left."""
     gone = {(row.file, row.row) for row in bad}
     kept = [table.take([i for i in range(len(table)) if (file, i) not in gone]) for file, table in enumerate(tables)]
     if bad and not any(len(table) for table in kept):
-        error = refusal(bad[:MOST_NAMED], bad[0].problem)
+        error = bad_rows_error(bad[:MOST_NAMED], bad[0].problem)
         raise DataError(f"no row can be used\n{error.message}", hint=bad[0].problem.hint)
     return kept
 
@@ -102,11 +102,11 @@ def note_skipped(examples: ExampleSet, tables: Sequence[Records], bad: Sequence[
 
 
 SKIPPED = "skipped.jsonl"
-"""Rows that could not be used, each with its place and what is wrong with it."""
+"""File of the rows that could not be used, each with its file, line and problem."""
 
 
 def write_skipped(path: Path, *examples: ExampleSet | None) -> None:
-    """Write down the rows that could not be used, where there are any, and say so."""
+    """Write the rows that could not be used to a file and print its name, where there are any."""
     lines = dict.fromkeys(line for rows in examples if rows is not None for line in rows.skipped)
     if lines:
         write_text(path, "".join(f"{line}\n" for line in lines))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from petrun.errors import DataError, did_you_mean
 
 _INTEGER = re.compile(r"0|-?[1-9]\d*", re.ASCII)
 _WHOLE = re.compile(r"(0|-?[1-9]\d*)\.0", re.ASCII)
-"""How pandas writes integers of a column in which some were missing."""
+"""The form in which pandas writes integers of a column that has missing values."""
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _NUMBERS = (
     "Classes are integers or names. To predict numbers, train with --set data.regression=true, and with "
@@ -30,7 +29,7 @@ _MOST_CLASSES = 1_000_000
 
 
 def resolve_labels(
-    values: Sequence[Any],
+    values: Sequence[object],
     where: Callable[[int], str],
     *,
     names: Sequence[str] = (),
@@ -75,7 +74,7 @@ def resolve_labels(
     return np.array([index[value] for value in texts], np.int32), found, max(len(found), num_labels or 0)
 
 
-def check_label(value: Any, where: Callable[[int], str], row: int) -> int | str:
+def check_label(value: object, where: Callable[[int], str], row: int) -> int | str:
     """One label as the file holds it -> an integer or a text. Raises DataError for a missing one, NaN, and what is no label."""
     if isinstance(value, np.generic):
         value = value.item()

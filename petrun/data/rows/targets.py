@@ -1,10 +1,9 @@
-"""Labels that are numbers to predict: when a column holds such numbers, and what a row's must be."""
+"""Labels that are numbers to predict: recognise a column of them, check and convert them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -14,11 +13,13 @@ from petrun.errors import DataError
 
 REGRESSION = "regression"
 _NO_NUMBERS = ("nan", "inf", "infinity")
-"""How text spells floats that are no numbers to predict."""
+"""Texts of floats that are no numbers to predict."""
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-def holds_targets(values: Iterable[Any], *, asked: bool | None, labels: Sequence[str], num_labels: int | None) -> bool:
+def holds_targets(
+    values: Iterable[object], *, asked: bool | None, labels: Sequence[str], num_labels: int | None
+) -> bool:
     """Whether a label column holds numbers to predict.
 
     Inputs: `asked` is data.regression; `labels` and `num_labels` are those that model, delta or user fix: a head with one output
@@ -44,7 +45,7 @@ def holds_targets(values: Iterable[Any], *, asked: bool | None, labels: Sequence
     return _are_decimals(values) if asked is None else asked
 
 
-def _are_decimals(values: Iterable[Any]) -> bool:
+def _are_decimals(values: Iterable[object]) -> bool:
     fraction = False
     for value in values:
         plain = value.item() if isinstance(value, np.generic) else value
@@ -63,7 +64,7 @@ def _are_decimals(values: Iterable[Any]) -> bool:
     return fraction
 
 
-def check_target(value: Any, where: Callable[[int], str], row: int) -> float:
+def check_target(value: object, where: Callable[[int], str], row: int) -> float:
     """One number to predict as the file holds it. Raises DataError for a missing one, NaN, infinity, and what is no number."""
     plain = value.item() if isinstance(value, np.generic) else value
     if plain is None or (isinstance(plain, str) and not plain.strip()):
@@ -90,6 +91,6 @@ def check_target(value: Any, where: Callable[[int], str], row: int) -> float:
     return number
 
 
-def resolve_targets(values: Sequence[Any], where: Callable[[int], str]) -> Array:
+def resolve_targets(values: Sequence[object], where: Callable[[int], str]) -> Array:
     """Labels of all rows -> (n,) float32. `where(i)` names row i. Raises DataError naming the first row whose label is no number."""
     return np.array([check_target(value, where, i) for i, value in enumerate(values)], np.float32)

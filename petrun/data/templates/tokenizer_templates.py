@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from petrun.errors import DataError
 
@@ -17,16 +16,16 @@ ADDITIONAL = "additional_chat_templates"
 _DEFAULT, _TOOL_USE = "default", "tool_use"
 
 
-def read_chat_template(folder: Path, config: Mapping[str, Any], read: Callable[[Path], str]) -> str | None:
+def read_chat_template(folder: Path, config: Mapping[str, object], read: Callable[[Path], str]) -> str | None:
     """One text; where there is a template for tools, both in one, so that a delta carries both. None where there is none.
 
     Inputs: `config`, the object of tokenizer_config.json; `read`, a file's text.
     Raises: DataError for a chat_template that is neither text nor a list of named ones, and where none is to be used.
     """
     named = {path.stem: read(path) for path in sorted((folder / ADDITIONAL).glob("*.jinja"))}
-    own = folder / "chat_template.jinja"
-    if own.is_file():
-        named[_DEFAULT] = read(own)
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        named[_DEFAULT] = read(file)
     else:
         named = {**_from_config(folder, config), **named}
     default, tools = named.get(_DEFAULT), named.get(_TOOL_USE)
@@ -41,11 +40,11 @@ def read_chat_template(folder: Path, config: Mapping[str, Any], read: Callable[[
 
 
 def template_files(folder: Path) -> list[Path]:
-    """Named templates in files of their own, relative to the folder, for copying beside merged weights."""
+    """Files of named templates, relative to the folder, to be copied beside merged weights."""
     return [path.relative_to(folder) for path in sorted((folder / ADDITIONAL).glob("*.jinja"))]
 
 
-def _from_config(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+def _from_config(folder: Path, config: Mapping[str, object]) -> dict[str, str]:
     template = config.get("chat_template")
     if template is None:
         return {}

@@ -1,24 +1,27 @@
-"""Which of transformers' tokenizer classes a folder asks for, and how each class sets a tokenizer up around its vocabulary.
+"""transformers' tokenizer classes: the one that a folder asks for, and the setup of each around its vocabulary.
 
 The rules are those of transformers 5.24 (models/auto/tokenization_auto.py and models/*/tokenization_*.py): a class with a setup of
-its own takes vocabulary and merges from tokenizer.json and puts its own normalizer, pre-tokenizer and decoder around them; any other
+its own takes vocabulary and merges from tokenizer.json and adds its normalizer, pre-tokenizer and decoder around them; any other
 class takes tokenizer.json as it is. transformers 4 took tokenizer.json as it is for every class. One rule differs on purpose:
 a folder of model_type qwen2 that names a general class (PreTrainedTokenizerFast) keeps its tokenizer.json, where transformers 5.24
-uses Qwen2Tokenizer all the same: who writes that class means the file, and transformers 4 read it so.
+uses Qwen2Tokenizer: the author of such a folder means the file, and transformers 4 read it so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from petrun.typing import JsonObject
 
 Merges = list[tuple[str, str]]
 
 GENERAL = ""
-"""Stands for every class without a setup of its own: tokenizer.json holds the whole tokenizer."""
+"""The name of every class without a setup here: tokenizer.json holds the whole tokenizer."""
+_FILE_MODEL_TYPES = ("mistral", "mixtral", "phi3")
+"""model_type of folders whose tokenizer.json transformers trusts more than the class that they name."""
 _GENERAL_NAMES = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend", "BloomTokenizer")
 
 _QWEN2_WORDS = (
@@ -38,46 +41,63 @@ class Vocabulary:
 class TokenizerClass:
     """One class. `setup(vocabulary, settings, specials)` makes the tokenizer without its special tokens."""
 
+    names: tuple[str, ...]
+    """Names in tokenizer_config.json, without "Fast"; the first one stands for the class."""
     model: str
     """"BPE" or "WordPiece"."""
-    setup: Callable[[Vocabulary, Mapping[str, Any], Mapping[str, str]], Tokenizer]
+    setup: Callable[[Vocabulary, JsonObject, Mapping[str, str]], Tokenizer]
     specials: Mapping[str, str]
     """bos_token, eos_token, ... of a folder that does not name them."""
     files: tuple[str, ...] = ()
     """The vocabulary's files where there is no tokenizer.json; () for classes that have none but a SentencePiece model."""
-    frame: Callable[[Tokenizer, Mapping[str, str]], Any] | None = None
+    frame: Callable[[Tokenizer, Mapping[str, str]], processors.PostProcessor] | None = None
     """Makes the post-processor that the class always uses, with [CLS] ... [SEP]."""
     keeps_frame: bool = True
-    """The post-processor of tokenizer.json stays where the class has none of its own."""
-    marks_all_special: bool = False
-    """The class adds its special tokens once more, so that they are special whatever added_tokens_decoder says."""
+    """Keep the post-processor of tokenizer.json where the class has none."""
+    model_types: tuple[str, ...] = ()
+    """model_type in config.json of folders that get this class where they name none."""
+    forced_model_types: tuple[str, ...] = ()
+    """model_type of folders that get this class whatever class they name, unless it is a general one."""
+    byte_level: bool = True
+    """False: a folder whose tokenizer.json says ByteLevel does not mean this class, whatever it names."""
 
 
-def class_name(settings: Mapping[str, Any], model: Mapping[str, Any], *, byte_level_file: bool) -> str:
+def class_name(settings: JsonObject, model: JsonObject, *, byte_level_file: bool) -> str:
     """The name of the class that AutoTokenizer takes; GENERAL for a general class, or one that has no name here.
 
     Inputs: the contents of tokenizer_config.json and of config.json ({} where there is none); whether there is a tokenizer.json and
     it says ByteLevel.
     """
-    named = _spelled(settings.get("tokenizer_class")) or _spelled(model.get("tokenizer_class"))
+    named = _without_fast(settings.get("tokenizer_class")) or _without_fast(model.get("tokenizer_class"))
     kind = model.get("model_type")
-    of_model = _OF_MODEL.get(kind) if isinstance(kind, str) else None
-    if kind == "qwen2" and named not in _GENERAL_NAMES:
-        return "Qwen2Tokenizer"
-    if named == "LlamaTokenizer" and byte_level_file:
+    forced = next((each for each in CLASSES if kind in each.forced_model_types), None)
+    if forced is not None and named not in _GENERAL_NAMES:
+        return forced.names[0]
+    of_name = find_class(named)
+    if of_name is not None and not of_name.byte_level and byte_level_file:
         return GENERAL
-    # Of these, transformers trusts tokenizer.json more than the class that the folder names.
-    if kind in ("mistral", "mixtral", "phi3"):
+    if kind in _FILE_MODEL_TYPES:
         return GENERAL
-    return GENERAL if named in _GENERAL_NAMES else named or of_model or GENERAL
+    of_model = next((each.names[0] for each in CLASSES if kind in each.model_types), GENERAL)
+    return GENERAL if named in _GENERAL_NAMES else named or of_model
 
 
-def _spelled(name: Any) -> str:
+def find_class(name: str) -> TokenizerClass | None:
+    """The class of this name; None for general classes, and for others that have no setup here."""
+    return next((each for each in CLASSES if name in each.names), None)
+
+
+def class_of_vocabulary(*, word_list: bool) -> str:
+    """The name of the class of a folder that names none and has vocabulary files alone: vocab.txt, or vocab.json and merges.txt."""
+    return (_BERT if word_list else _GPT2).names[0]
+
+
+def _without_fast(name: object) -> str:
     return name.removesuffix("Fast") if isinstance(name, str) else ""
 
 
 def _byte_level(
-    vocabulary: Vocabulary, settings: Mapping[str, Any], specials: Mapping[str, str], *, compose: bool = False
+    vocabulary: Vocabulary, settings: JsonObject, specials: Mapping[str, str], *, compose: bool = False
 ) -> Tokenizer:
     """GPT-2's, RoBERTa's; with `compose` GPT-NeoX's, which composes accents (NFC)."""
     backend = Tokenizer(models.BPE(vocab=vocabulary.ids, merges=vocabulary.merges))
@@ -88,11 +108,11 @@ def _byte_level(
     return backend
 
 
-def _gpt_neox(vocabulary: Vocabulary, settings: Mapping[str, Any], specials: Mapping[str, str]) -> Tokenizer:
+def _gpt_neox(vocabulary: Vocabulary, settings: JsonObject, specials: Mapping[str, str]) -> Tokenizer:
     return _byte_level(vocabulary, settings, specials, compose=True)
 
 
-def _qwen2(vocabulary: Vocabulary, settings: Mapping[str, Any], specials: Mapping[str, str]) -> Tokenizer:
+def _qwen2(vocabulary: Vocabulary, settings: JsonObject, specials: Mapping[str, str]) -> Tokenizer:
     backend = Tokenizer(models.BPE(vocab=vocabulary.ids, merges=vocabulary.merges))
     backend.normalizer = normalizers.NFC()
     space = bool(settings.get("add_prefix_space"))
@@ -106,18 +126,18 @@ def _qwen2(vocabulary: Vocabulary, settings: Mapping[str, Any], specials: Mappin
     return backend
 
 
-def _llama(vocabulary: Vocabulary, settings: Mapping[str, Any], specials: Mapping[str, str]) -> Tokenizer:
+def _llama(vocabulary: Vocabulary, settings: JsonObject, specials: Mapping[str, str]) -> Tokenizer:
     backend = Tokenizer(models.BPE(vocab=vocabulary.ids, merges=vocabulary.merges, fuse_unk=True, byte_fallback=True))
     given = settings.get("add_prefix_space")
     space = True if given is None else bool(given)
     scheme = "never" if not space else "always" if settings.get("legacy") else "first"
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme, split=False)
-    steps: list[Any] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    steps: list[object] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     backend.decoder = decoders.Sequence([*steps, decoders.Strip(content=" ", left=1)] if space else steps)
     return backend
 
 
-def _gemma(vocabulary: Vocabulary, settings: Mapping[str, Any], specials: Mapping[str, str]) -> Tokenizer:
+def _gemma(vocabulary: Vocabulary, settings: JsonObject, specials: Mapping[str, str]) -> Tokenizer:
     unknown = specials["unk_token"]
     model = models.BPE(
         vocab=vocabulary.ids, merges=vocabulary.merges, fuse_unk=True, unk_token=unknown, byte_fallback=True
@@ -129,7 +149,7 @@ def _gemma(vocabulary: Vocabulary, settings: Mapping[str, Any], specials: Mappin
     return backend
 
 
-def _bert(vocabulary: Vocabulary, settings: Mapping[str, Any], specials: Mapping[str, str]) -> Tokenizer:
+def _bert(vocabulary: Vocabulary, settings: JsonObject, specials: Mapping[str, str]) -> Tokenizer:
     backend = Tokenizer(models.WordPiece(vocabulary.ids, unk_token=specials["unk_token"], max_input_chars_per_word=100))
     backend.normalizer = normalizers.BertNormalizer(
         clean_text=True,
@@ -142,7 +162,7 @@ def _bert(vocabulary: Vocabulary, settings: Mapping[str, Any], specials: Mapping
     return backend
 
 
-def _bert_frame(backend: Tokenizer, specials: Mapping[str, str]) -> Any:
+def _bert_frame(backend: Tokenizer, specials: Mapping[str, str]) -> processors.PostProcessor:
     cls, sep = specials["cls_token"], specials["sep_token"]
     return processors.TemplateProcessing(
         single=f"{cls}:0 $A:0 {sep}:0",
@@ -151,7 +171,7 @@ def _bert_frame(backend: Tokenizer, specials: Mapping[str, str]) -> Any:
     )
 
 
-def _roberta_frame(backend: Tokenizer, specials: Mapping[str, str]) -> Any:
+def _roberta_frame(backend: Tokenizer, specials: Mapping[str, str]) -> processors.PostProcessor:
     sep, cls = specials["sep_token"], specials["cls_token"]
     return processors.RobertaProcessing((sep, _id_of(backend, sep)), (cls, _id_of(backend, cls)))
 
@@ -182,76 +202,79 @@ def bos_and_eos(
 
 
 _END = "<|endoftext|>"
+_BPE_FILES = ("vocab.json", "merges.txt")
 _BERT = TokenizerClass(
+    names=(
+        "BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "ConvBertTokenizer", "MobileBertTokenizer", "SqueezeBertTokenizer",
+        "LayoutLMTokenizer", "DPRQuestionEncoderTokenizer",
+    ),
     model="WordPiece",
     setup=_bert,
     specials={
-        "unk_token": "[UNK]",
-        "sep_token": "[SEP]",
-        "pad_token": "[PAD]",
-        "cls_token": "[CLS]",
-        "mask_token": "[MASK]",
+        "unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]",
     },
     files=("vocab.txt",),
     frame=_bert_frame,
-)
-_BPE_FILES = ("vocab.json", "merges.txt")
-_ROBERTA = TokenizerClass(
+    model_types=("bert", "distilbert", "electra"),
+)  # fmt: skip
+_GPT2 = TokenizerClass(
+    names=("GPT2Tokenizer",),
     model="BPE",
     setup=_byte_level,
-    specials={
-        "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>", "pad_token": "<pad>",
-        "cls_token": "<s>", "mask_token": "<mask>",
-    },
+    specials={"bos_token": _END, "eos_token": _END, "unk_token": _END},
     files=_BPE_FILES,
-    frame=_roberta_frame,
-)  # fmt: skip
-_LLAMA_SPECIALS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-_GEMMA_SPECIALS = {
-    "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>",
-}  # fmt: skip
+    model_types=("gpt2", "gptj", "gpt_neo", "opt"),
+)
 
-CLASSES: dict[str, TokenizerClass] = {
-    "GPT2Tokenizer": TokenizerClass(
-        model="BPE",
-        setup=_byte_level,
-        specials={"bos_token": _END, "eos_token": _END, "unk_token": _END},
-        files=_BPE_FILES,
-    ),
-    "Qwen2Tokenizer": TokenizerClass(
+CLASSES: tuple[TokenizerClass, ...] = (
+    _BERT,
+    _GPT2,
+    TokenizerClass(
+        names=("Qwen2Tokenizer",),
         model="BPE",
         setup=_qwen2,
         specials={"eos_token": _END, "unk_token": _END, "pad_token": _END},
         files=_BPE_FILES,
-        marks_all_special=True,
+        model_types=("qwen3", "qwen3_moe"),
+        forced_model_types=("qwen2",),
     ),
-    # Without `files`: transformers reads these two from tokenizer.json or a SentencePiece model alone.
-    "LlamaTokenizer": TokenizerClass(model="BPE", setup=_llama, specials=_LLAMA_SPECIALS),
-    "GemmaTokenizer": TokenizerClass(model="BPE", setup=_gemma, specials=_GEMMA_SPECIALS),
-    "GPTNeoXTokenizer": TokenizerClass(
+    TokenizerClass(
+        names=("RobertaTokenizer", "BartTokenizer", "LEDTokenizer", "LongformerTokenizer"),
+        model="BPE",
+        setup=_byte_level,
+        specials={
+            "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>", "pad_token": "<pad>",
+            "cls_token": "<s>", "mask_token": "<mask>",
+        },
+        files=_BPE_FILES,
+        frame=_roberta_frame,
+        model_types=("roberta",),
+    ),
+    TokenizerClass(
+        names=("GPTNeoXTokenizer",),
         model="BPE",
         setup=_gpt_neox,
         specials={"bos_token": _END, "eos_token": _END, "unk_token": _END, "pad_token": "<|padding|>"},
         files=_BPE_FILES,
         keeps_frame=False,
+        model_types=("gpt_neox",),
     ),
-}
-_LIKE_BERT = (
-    "Bert",
-    "DistilBert",
-    "Electra",
-    "ConvBert",
-    "MobileBert",
-    "SqueezeBert",
-    "LayoutLM",
-    "DPRQuestionEncoder",
-)
-CLASSES |= dict.fromkeys((f"{name}Tokenizer" for name in _LIKE_BERT), _BERT)
-CLASSES |= dict.fromkeys((f"{name}Tokenizer" for name in ("Roberta", "Bart", "LED", "Longformer")), _ROBERTA)
-
-_OF_MODEL = {
-    "bert": "BertTokenizer", "distilbert": "BertTokenizer", "electra": "BertTokenizer", "gpt2": "GPT2Tokenizer", "gptj": "GPT2Tokenizer",
-    "gpt_neo": "GPT2Tokenizer", "gpt_neox": "GPTNeoXTokenizer", "opt": "GPT2Tokenizer", "qwen3": "Qwen2Tokenizer",
-    "qwen3_moe": "Qwen2Tokenizer", "roberta": "RobertaTokenizer", "gemma": "GemmaTokenizer", "gemma2": "GemmaTokenizer",
-}  # fmt: skip
-"""The class of a folder that names none, by config.json's model_type."""
+    # Without `files`: transformers reads these two from tokenizer.json or a SentencePiece model alone.
+    TokenizerClass(
+        names=("LlamaTokenizer",),
+        model="BPE",
+        setup=_llama,
+        specials={"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+        byte_level=False,
+    ),
+    TokenizerClass(
+        names=("GemmaTokenizer",),
+        model="BPE",
+        setup=_gemma,
+        specials={
+            "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>",
+        },
+        model_types=("gemma", "gemma2"),
+    ),
+)  # fmt: skip
+"""Every class that has a setup."""

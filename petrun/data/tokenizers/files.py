@@ -13,9 +13,18 @@ import tokenizers
 from tokenizers import models
 
 from petrun.data.templates.tokenizer_templates import ADDITIONAL, read_chat_template, template_files
-from petrun.data.tokenizers.classes import CLASSES, TokenizerClass, Vocabulary, bos_and_eos, class_name
+from petrun.data.tokenizers.classes import (
+    CLASSES,
+    TokenizerClass,
+    Vocabulary,
+    bos_and_eos,
+    class_name,
+    class_of_vocabulary,
+    find_class,
+)
 from petrun.data.tokenizers.special_tokens import Declared, add_declared, declared_tokens
 from petrun.errors import DataError
+from petrun.typing import JsonObject
 
 NAMES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
@@ -25,7 +34,7 @@ NAMES = (
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerFiles:
-    """What a folder says about its tokenizer."""
+    """The tokenizer of a folder and its settings."""
 
     folder: Path
     backend: Any = field(repr=False)
@@ -40,12 +49,12 @@ class TokenizerFiles:
     truncation_side: str = "right"
 
     @property
-    def chat_place(self) -> str:
-        """Where the chat template stands, for messages."""
-        own = self.folder / "chat_template.jinja"
+    def chat_template_file(self) -> str:
+        """The file that holds the chat template, for messages."""
+        file = self.folder / "chat_template.jinja"
         if template_files(self.folder):
             return f"{self.folder}, chat_template.jinja and {ADDITIONAL}"
-        return str(own) if own.is_file() else f"{self.folder / 'tokenizer_config.json'}, chat_template"
+        return str(file) if file.is_file() else f"{self.folder / 'tokenizer_config.json'}, chat_template"
 
     @property
     def present(self) -> tuple[Path, ...]:
@@ -65,13 +74,13 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles | None:
     stored = json.loads(_text(file)) if backend is not None else None
     name = class_name(settings, model_config, byte_level_file=stored is not None and "ByteLevel" in _text(file))
     if not any(config.get(key) for config in (settings, model_config) for key in ("tokenizer_class", "model_type")):
-        # Nothing names a class: of vocabulary files alone, their own names do.
-        name = name if backend is not None else "BertTokenizer" if (folder / "vocab.txt").is_file() else "GPT2Tokenizer"
-    kind = CLASSES.get(name)
+        # Nothing names a class: where there are only vocabulary files, their names decide.
+        name = name if backend is not None else class_of_vocabulary(word_list=(folder / "vocab.txt").is_file())
+    kind = find_class(name)
     vocabulary = _vocabulary(folder, stored, name, kind)
     if vocabulary is None and backend is None:
         return None
-    # Of another class, or where the file's model is not the class's, tokenizer.json is the whole tokenizer.
+    # For another class, or where the file's model is not the class's, tokenizer.json is the whole tokenizer.
     own = kind if vocabulary is not None else None
     declared = declared_tokens(
         folder,
@@ -105,12 +114,10 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles | None:
     )
 
 
-def _vocabulary(
-    folder: Path, stored: dict[str, Any] | None, name: str, kind: TokenizerClass | None
-) -> Vocabulary | None:
-    """What the class's own setup needs; None where tokenizer.json is to be taken as it is, or there is no tokenizer at all."""
+def _vocabulary(folder: Path, stored: JsonObject | None, name: str, kind: TokenizerClass | None) -> Vocabulary | None:
+    """The vocabulary for the class's setup; None where tokenizer.json is the whole tokenizer, or there is no tokenizer at all."""
     if stored is not None:
-        model: dict[str, Any] = stored["model"]
+        model: JsonObject = stored["model"]
         if kind is None or model.get("type", kind.model) != kind.model or not isinstance(model["vocab"], dict):
             return None
         merges = [tuple(m.split(" ") if isinstance(m, str) else m) for m in model.get("merges", [])]
@@ -131,7 +138,7 @@ def _vocabulary(
         raise DataError(
             f"{folder}: tokenizer_class is {name or 'a general class'}, of which vocabulary files alone do not say how text is split",
             hint="Fetch the base's tokenizer.json, which says it, or name the class of those files in tokenizer_config.json: "
-            "BertTokenizer, GPT2Tokenizer, Qwen2Tokenizer, RobertaTokenizer, ...",
+            f"{', '.join([each.names[0] for each in CLASSES if each.files][:4])}, ...",
         )
     raise DataError(
         f"{folder}: {name} is read from {' and '.join(kind.files) or 'tokenizer.json'}; found {', '.join(present)}",
@@ -148,7 +155,7 @@ def _written_by(folder: Path) -> str:
     )
 
 
-def _listed_tokens(path: Path, stored: dict[str, Any] | None) -> list[dict[str, Any]]:
+def _listed_tokens(path: Path, stored: JsonObject | None) -> list[JsonObject]:
     """The added_tokens of tokenizer.json."""
     listed = (stored or {}).get("added_tokens") or []
     if not isinstance(listed, list) or not all(isinstance(t, dict) and isinstance(t.get("id"), int) for t in listed):
@@ -156,8 +163,8 @@ def _listed_tokens(path: Path, stored: dict[str, Any] | None) -> list[dict[str, 
     return listed
 
 
-def _named(declared: Declared, settings: Mapping[str, Any], vocabulary: Vocabulary | None) -> dict[str, str]:
-    """bos_token, eos_token, ... without the class's own ones that the vocabulary lacks: the base has no embedding for those."""
+def _named(declared: Declared, settings: Mapping[str, object], vocabulary: Vocabulary | None) -> dict[str, str]:
+    """bos_token, eos_token, ... without defaults of the class that the vocabulary lacks: the base has no embedding for those."""
     known = {token.content for token in declared.by_id.values()} | {token.content for token in declared.extra}
     return {
         name: text
@@ -167,7 +174,7 @@ def _named(declared: Declared, settings: Mapping[str, Any], vocabulary: Vocabula
 
 
 def _frame(
-    backend: Any, own: TokenizerClass | None, declared: Declared, stored: Any, settings: Mapping[str, Any]
+    backend: Any, own: TokenizerClass | None, declared: Declared, stored: object, settings: Mapping[str, object]
 ) -> None:
     """Set what the tokenizer puts around a text.
 
@@ -249,7 +256,7 @@ def _merges(path: Path) -> list[tuple[str, str]]:
     return merges
 
 
-def _first_int(value: Any) -> int | None:
+def _first_int(value: object) -> int | None:
     value = value[0] if isinstance(value, list) and value else value
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
@@ -263,7 +270,7 @@ def _text(path: Path) -> str:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path) -> JsonObject:
     """The object in a JSON file; {} where there is no file."""
     if not path.is_file():
         return {}

@@ -15,6 +15,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from petrun.errors import DataError
+from petrun.typing import JsonObject
 
 STANDARD = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _EXTRA = ("extra_special_tokens", "additional_special_tokens")
@@ -37,21 +38,21 @@ class Declared:
 
 def declared_tokens(
     folder: Path,
-    settings: Mapping[str, Any],
-    special_map: Mapping[str, Any],
-    added: Mapping[str, Any],
-    stored: list[dict[str, Any]],
+    settings: Mapping[str, object],
+    special_map: Mapping[str, object],
+    added: Mapping[str, object],
+    stored: list[JsonObject],
     defaults: Mapping[str, str],
 ) -> Declared:
-    """What the files declare.
+    """Read the tokens that the files declare.
 
     Inputs: the contents of tokenizer_config.json, special_tokens_map.json and added_tokens.json; the `added_tokens` of tokenizer.json;
-    the class's own special tokens, for names that no file gives (a file's null stands for "none").
+    the class's default special tokens, for names that no file gives (a file's null stands for "none").
     Raises: DataError naming the file and the entry that is no token.
     """
     where = folder / "tokenizer_config.json"
-    values: dict[str, Any] = {name: value for name, value in settings.items() if name.endswith("_token")}
-    extra: Any = settings.get(_EXTRA[0]) or settings.get(_EXTRA[1]) or []
+    values: JsonObject = {name: value for name, value in settings.items() if name.endswith("_token")}
+    extra: object = settings.get(_EXTRA[0]) or settings.get(_EXTRA[1]) or []
     by_id: dict[int, AddedToken] = {}
     decoder = settings.get("added_tokens_decoder")
     if decoder is not None:
@@ -63,7 +64,7 @@ def declared_tokens(
         values |= {name: value for name, value in special_map.items() if name.endswith("_token")}
         extra = _joined_extra(extra, special_map, map_file)
     if isinstance(extra, Mapping):
-        # Names of a model's own: {"image_token": "<image>"}.
+        # Names that only this model has: {"image_token": "<image>"}.
         values, extra = values | dict(extra), []
     if not isinstance(extra, list):
         raise DataError(f"{where}: {_EXTRA[0]} must be a list of tokens, or an object of named ones")
@@ -76,7 +77,7 @@ def declared_tokens(
             by_id[index] = AddedToken(text, special=is_special, normalized=not is_special)
         for entry in stored:
             by_id[entry["id"]] = _token(entry, folder / "tokenizer.json", "added_tokens")
-    spelled = {token.content: token for token in by_id.values()}
+    by_text = {token.content: token for token in by_id.values()}
     ordered = {name: values.get(name, defaults.get(name)) for name in STANDARD} | values
     named = {}
     for name, value in ordered.items():
@@ -84,7 +85,7 @@ def declared_tokens(
         if value is None or isinstance(value, bool | int | float):
             continue
         token = _token(value, where, name, special=True)
-        named[name] = spelled.get(token.content, token)
+        named[name] = by_text.get(token.content, token)
     return Declared(named, by_id, tuple(extra))
 
 
@@ -116,7 +117,7 @@ def add_declared(backend: Tokenizer, declared: Declared, folder: Path) -> None:
             )
 
 
-def _joined_extra(extra: Any, special_map: Mapping[str, Any], where: Path) -> Any:
+def _joined_extra(extra: object, special_map: Mapping[str, object], where: Path) -> Any:
     """The special tokens without a name of tokenizer_config.json, and those of special_tokens_map.json."""
     more = special_map.get(_EXTRA[0]) or (None if extra else special_map.get(_EXTRA[1])) or []
     if isinstance(extra, Mapping) or isinstance(more, Mapping):
@@ -126,12 +127,12 @@ def _joined_extra(extra: Any, special_map: Mapping[str, Any], where: Path) -> An
     return [*extra, *(token for token in more if token not in extra)]
 
 
-def _token(value: Any, where: Path, entry: str, special: bool | None = None) -> AddedToken:
+def _token(value: object, where: Path, entry: str, special: bool | None = None) -> AddedToken:
     """Inputs: `special`, where the entry does not say whether its token is one."""
     if isinstance(value, str):
         return AddedToken(value, special=True if special is None else special)
     text = _text(value)
-    if text is None:
+    if text is None or not isinstance(value, Mapping):
         raise DataError(f"{where}: {entry} is no token: {str(value)[:60]!r}", hint="Download the file again.")
     flags = {name: bool(value[name]) for name in _FLAGS if value.get(name) is not None}
     if special is not None:
@@ -139,7 +140,7 @@ def _token(value: Any, where: Path, entry: str, special: bool | None = None) -> 
     return AddedToken(text, **flags)
 
 
-def _text(value: Any) -> str | None:
+def _text(value: object) -> str | None:
     found = value.get("content") if isinstance(value, Mapping) else value
     return found if isinstance(found, str) else None
 

@@ -10,7 +10,6 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 
@@ -19,7 +18,7 @@ from petrun.errors import DataError
 
 Progress = Callable[[int, int], None]
 _CHUNK_ROWS = 1024
-# Characters that a text may go on from: for one that begins with a letter, for one that begins with white space, for others.
+# Characters that a text may follow: the first for one that begins with a letter, the second for one that begins with white space.
 _LEADS = ("\n", "a", "0", ".", "\u4e00")
 _BYTE_PIECE = re.compile("<0x[0-9A-Fa-f]{2}>")
 
@@ -58,9 +57,9 @@ class Tokenizer:
         )
         self.prefix_ids, self.suffix_ids = self._frame()
         self.unknown_id = self.token_id(getattr(backend.model, "unk_token", None) or self._unigram_unknown())
-        """What text becomes that the vocabulary cannot spell; None where every text can be, or is left out."""
+        """Id of the token for text that the vocabulary lacks; None where there is no such token."""
         self.leaves_out = self.unknown_id is None and self.drops("\U000f1d3b")
-        """Whether characters that the vocabulary does not have give no token at all: asked of one that is in no vocabulary."""
+        """Characters that the vocabulary lacks give no token at all. Tested with a character that is in no vocabulary."""
         self._spaced = self._puts_space()
         added = backend.get_added_tokens_decoder().values()
         self._added = tuple(token.content for token in added)
@@ -69,7 +68,7 @@ class Tokenizer:
         self._heads: dict[str, list[int]] = {}
 
     def _content_digest(self) -> str:
-        """Of everything that shapes ids. What is as usual adds nothing, so that it keeps its digest when a setting is added here."""
+        """SHA-256 over everything that shapes ids. Defaults add nothing, so that a digest stays when a setting is added here."""
         content = repr((sorted(self.specials.items()), self.files.chat_template))
         if self.files.truncation_side != "right":
             content += f" truncation_side {self.files.truncation_side}"
@@ -82,17 +81,17 @@ class Tokenizer:
         return found if found is not None else fallback
 
     def token(self, index: int) -> str:
-        """The token as the vocabulary spells it; '' for an id outside it."""
+        """The token as the vocabulary writes it; '' for an id outside it."""
         return self._backend.id_to_token(index) or ""
 
     def _unigram_unknown(self) -> str | None:
-        """The unknown token of a Unigram model, which does not tell its own. Other models use theirs, or none."""
+        """The unknown token of a Unigram model, which does not name it itself; None for other models."""
         return (
             self.files.specials.get("unk_token") if isinstance(self._backend.model, tokenizers.models.Unigram) else None
         )
 
     def drops(self, character: str) -> bool:
-        """Whether the character gives no token. Asked between two letters: some tokenizers take off white space at a text's ends."""
+        """Whether the character gives no token. Tested between two letters: some tokenizers strip white space at a text's ends."""
         return self.encode(f"a{character}a", special=False) == self.encode("aa", special=False)
 
     def unknown_stretches(self, texts: Sequence[str]) -> list[str]:
@@ -106,7 +105,7 @@ class Tokenizer:
         ]
 
     def is_byte_piece(self, index: int) -> bool:
-        """Whether the token is one byte, as SentencePiece spells those of characters that it does not know: <0x0A>."""
+        """Whether the token is one byte of a character that SentencePiece does not know, such as <0x0A>."""
         return _BYTE_PIECE.fullmatch(self.token(index)) is not None
 
     def _frame(self) -> tuple[list[int], list[int]]:
@@ -119,22 +118,22 @@ class Tokenizer:
         return [], []
 
     def opening(self, ids: Sequence[int]) -> list[int]:
-        """What opens a sequence that goes on with `ids`: nothing where the text has its BOS already."""
+        """The ids in front of a sequence that continues with `ids`: none where the text has its BOS already."""
         count = len(self.prefix_ids)
         return [] if list(ids[:count]) == self.prefix_ids else list(self.prefix_ids)
 
     def _puts_space(self) -> bool:
-        """Whether the tokenizer puts a space of its own before every text (SentencePiece's dummy prefix)."""
+        """Whether the tokenizer adds a space before every text (SentencePiece's dummy prefix)."""
         first = self._backend.encode("a", add_special_tokens=False).tokens[:1]
         return bool(first) and first[0][:1] in ("\u2581", "\u0120")
 
     def encode_continuations(
         self, texts: Sequence[str], before: Sequence[str], *, progress: Progress | None = None
     ) -> list[list[int]]:
-        """The ids that texts have behind other texts, so that the joined ids are those of the joined text.
+        """Tokenise texts that follow other texts, so that the joined ids are those of the joined text.
 
-        Inputs: `before`, what each text goes on from; its end alone counts. Where a token would reach across the seam, the two sides
-        keep tokens of their own: joined, the ids still decode to the joined text.
+        Inputs: `before`, the text that each text follows; only its end counts. Where a token would reach across the seam, each side
+        keeps separate tokens: the joined ids still decode to the joined text.
         """
         leads = [self._lead(last, text) for last, text in zip(before, texts, strict=True)]
         joined = [lead + text for lead, text in zip(leads, texts, strict=True)]
@@ -142,7 +141,7 @@ class Tokenizer:
         return [self._behind(lead, row, text) for lead, row, text in zip(leads, rows, texts, strict=True)]
 
     def _lead(self, before: str, text: str) -> str:
-        """A short text that stands for `before`: the added token at its end, which a new stretch of text follows, or any character."""
+        """A short text that replaces `before`: the added token at its end, which a new stretch of text follows, or any character."""
         for ending, rest in ((before, ""), (before.rstrip(), before[len(before.rstrip()) :])):
             tokens = self._swallowing if rest else self._added
             if tokens and ending.endswith(tokens):
@@ -198,7 +197,14 @@ class Tokenizer:
                 progress(min(start + _CHUNK_ROWS, len(texts)), len(texts))
         return Encoded(ids, types, cut)
 
-    def _cut_rows(self, rows: list[Any], chunk: list[Any], over: list[bool], longest: int, special: bool) -> None:
+    def _cut_rows(
+        self,
+        rows: list[tokenizers.Encoding],
+        chunk: Sequence[Sequence[str]],
+        over: list[bool],
+        longest: int,
+        special: bool,
+    ) -> None:
         pair = isinstance(chunk[0], tuple)
         needed = self._backend.num_special_tokens_to_add(pair) if special else 0
         if longest < needed + (2 if pair else 1):
@@ -223,7 +229,7 @@ class Tokenizer:
 def load_tokenizer(folder: str | Path) -> Tokenizer | None:
     """The tokenizer of a Hugging Face folder, or None where the folder has no tokenizer file.
 
-    It is set up as transformers' AutoTokenizer does it, by tokenizer_class: see tokenizer_class.py and tokenizer_tokens.py.
+    It is set up as transformers' AutoTokenizer does it, by tokenizer_class: see classes.py and special_tokens.py.
     Raises: DataError for damaged files, for a SentencePiece model without tokenizer.json, and for vocabulary files of a class that is
     not known here.
     """

@@ -1,15 +1,14 @@
-"""Text that the tokenizer cannot say: what becomes the unknown token, and characters that are left out without one."""
+"""Text that the tokenizer does not know: it becomes the unknown token, or gives no token at all."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 
 from petrun.data.formats.records import Array, Records
-from petrun.data.rows.columns import Layout
+from petrun.data.rows.columns import RowSchema
 from petrun.data.tokenizers.tokenizer import Tokenizer
 
 MUCH = 0.01
@@ -21,7 +20,7 @@ _MOST_BATCHES = 40
 
 
 def count_unknown(
-    ids: Array, tables: list[Records], layouts: list[Layout], tokenizer: Tokenizer | None
+    ids: Array, tables: list[Records], schemas: list[RowSchema], tokenizer: Tokenizer | None
 ) -> tuple[int, tuple[str, ...]]:
     """(unknown tokens among `ids` and characters left out of the text, examples of that text: the commonest first).
 
@@ -30,15 +29,15 @@ def count_unknown(
     if tokenizer is None:
         return 0, ()
     count = int(np.count_nonzero(ids == tokenizer.unknown_id)) if tokenizer.unknown_id is not None else 0
-    left_out = _left_out(tables, layouts, tokenizer) if tokenizer.leaves_out else Counter[str]()
+    left_out = _left_out(tables, schemas, tokenizer) if tokenizer.leaves_out else Counter[str]()
     if not count and not left_out:
         return 0, ()
-    found = left_out + (_spelt_unknown(_cells(tables, layouts), tokenizer) if count else Counter())
+    found = left_out + (_unknown_stretches(_cells(tables, schemas), tokenizer) if count else Counter())
     return count + left_out.total(), tuple(text for text, _ in found.most_common(_EXAMPLES))
 
 
-def _spelt_unknown(cells: Iterator[str], tokenizer: Tokenizer) -> Counter[str]:
-    """What stood where the unknown token stands now."""
+def _unknown_stretches(cells: Iterator[str], tokenizer: Tokenizer) -> Counter[str]:
+    """The stretches of text that became the unknown token, counted."""
     found: Counter[str] = Counter()
     for _ in range(_MOST_BATCHES):
         batch = [cell for _, cell in zip(range(_BATCH), cells, strict=False)]
@@ -51,9 +50,9 @@ def _spelt_unknown(cells: Iterator[str], tokenizer: Tokenizer) -> Counter[str]:
     return found
 
 
-def _left_out(tables: list[Records], layouts: list[Layout], tokenizer: Tokenizer) -> Counter[str]:
+def _left_out(tables: list[Records], schemas: list[RowSchema], tokenizer: Tokenizer) -> Counter[str]:
     characters: Counter[str] = Counter()
-    for cell in _cells(tables, layouts):
+    for cell in _cells(tables, schemas):
         characters.update(cell)
     return Counter({
         character: number
@@ -62,17 +61,17 @@ def _left_out(tables: list[Records], layouts: list[Layout], tokenizer: Tokenizer
     })  # fmt: skip
 
 
-def _cells(tables: list[Records], layouts: list[Layout]) -> Iterator[str]:
-    for table, layout in zip(tables, layouts, strict=True):
+def _cells(tables: list[Records], schemas: list[RowSchema]) -> Iterator[str]:
+    for table, schema in zip(tables, schemas, strict=True):
         if table.stream is not None:
             yield from table.stream.splitlines()
             continue
         for row in table.rows:
-            for column in layout.columns.values():
+            for column in schema.columns.values():
                 yield from _texts(row.get(column))
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _texts(value: object) -> Iterator[str]:
     """Every text in a cell, those of lists and objects too."""
     if isinstance(value, str):
         yield value
@@ -82,6 +81,6 @@ def _texts(value: Any) -> Iterator[str]:
         yield from _all_texts(value)
 
 
-def _all_texts(values: Iterable[Any]) -> Iterator[str]:
+def _all_texts(values: Iterable[object]) -> Iterator[str]:
     for value in values:
         yield from _texts(value)

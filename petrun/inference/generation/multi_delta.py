@@ -9,9 +9,10 @@ from pathlib import Path
 from petrun.checkpoint.delta import Delta
 from petrun.config.commands.text import SessionSettings
 from petrun.config.load import Resolved, load_run_config
-from petrun.data.chat.end_of_turn import Ending, find_ending
-from petrun.data.encode.instruct import SOURCES
-from petrun.data.templates.template import BUILTIN, Template, find_template, preset, variables
+from petrun.data.chat.end_of_turn import EndOfTurn, find_end_of_turn
+from petrun.data.rows.kinds import template_column
+from petrun.data.templates.find_template import BUILTIN, find_template, preset
+from petrun.data.templates.template import Template, variables
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.delta import find_method
 from petrun.errors import ConfigError, ModelError
@@ -21,7 +22,7 @@ from petrun.inference.base_info import read_base_info
 from petrun.inference.evaluator import end_ids
 from petrun.inference.multi_adapter import OFF, MultiAdapter, fixed_adapter, open_multi_adapter
 from petrun.inference.rows import open_tokenizer
-from petrun.inference.settings import learned_ending, note_tokenizer
+from petrun.inference.settings import learned_end_of_turn, note_tokenizer
 from petrun.models.base import LoadedModel
 from petrun.models.factory import is_factory
 from petrun.models.families import spell_families
@@ -41,12 +42,12 @@ class MultiDeltaModel:
     """Name of a delta that learned rows without messages -> the column that its template reads a prompt from."""
     eos_ids: tuple[int, ...]
     """Tokens that end any answer."""
-    endings: Mapping[str, Ending]
+    ends_of_turn: Mapping[str, EndOfTurn]
     """Name of a delta, "off" for the base -> what else ends its answers."""
 
 
 def named_paths(deltas: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
-    """Name every path that has no name: after its file without the ending, or its folder. Raises ConfigError."""
+    """Name every path that has no name: after its file without the suffix, or its folder. Raises ConfigError."""
     pairs = list(deltas.items()) if isinstance(deltas, Mapping) else [named_path(text) for text in deltas]
     found: dict[str, str] = {}
     for name, path in pairs:
@@ -95,9 +96,9 @@ def load_deltas(settings: SessionSettings) -> MultiDeltaModel:
     fitted = {name: fit_delta(delta, loaded, settings.alpha) for name, delta in deltas.items()}
     for delta in deltas.values():
         note_tokenizer(delta, tokenizer)
-    endings = {name: find_ending(template, tokenizer) for name, template in templates.items()}
+    ends_of_turn = {name: find_end_of_turn(template, tokenizer) for name, template in templates.items()}
     for name, delta in deltas.items():
-        endings[name] |= learned_ending(delta.manifest, tokenizer)
+        ends_of_turn[name] |= learned_end_of_turn(delta.manifest, tokenizer)
     eos_ids = end_ids(loaded, tokenizer)
     loaded, multi_adapter = _attach(loaded, fitted, settings.batch_size)
     return MultiDeltaModel(
@@ -107,7 +108,7 @@ def load_deltas(settings: SessionSettings) -> MultiDeltaModel:
         templates=templates,
         sources=_sources(resolved, deltas),
         eos_ids=eos_ids,
-        endings=endings,
+        ends_of_turn=ends_of_turn,
     )
 
 
@@ -168,7 +169,7 @@ def _sources(resolved: Resolved, deltas: Mapping[str, Delta]) -> dict[str, str]:
     return (
         {}
         if resolved.config.data.template
-        else {name: SOURCES[kind] for name, kind in kinds.items() if kind in SOURCES}
+        else {name: template_column(kind) for name, kind in kinds.items() if template_column(kind)}
     )
 
 

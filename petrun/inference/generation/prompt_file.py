@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from petrun import console
 from petrun.data.chat.messages import EXTRA_CELLS, Message, is_conversation
 from petrun.data.formats.encoding import decode_text
+from petrun.data.formats.jsonl import JSONL
 from petrun.data.formats.source import read_source
 from petrun.errors import DataError, did_you_mean
 from petrun.typing import JsonObject
@@ -54,7 +55,7 @@ def read_prompts(path: str) -> list[PromptRow]:
         numbered = numbered[source.rows.start : source.rows.stop]
     if not numbered:
         raise DataError(f"--prompts {path}: holds no prompt", hint="One prompt a line.")
-    if source.suffix not in (".jsonl", ".ndjson"):
+    if source.suffix not in JSONL.suffixes:
         return [text_row(line) for _, line in numbered]
     return [_object_row(f"--prompts {path}, line {number}", line) for number, line in numbered]
 

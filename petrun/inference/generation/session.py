@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from petrun.config.commands.text import SessionSettings
-from petrun.data.chat.end_of_turn import NO_ENDING, Ending
+from petrun.data.chat.end_of_turn import NO_END_OF_TURN, EndOfTurn
 from petrun.data.chat.messages import Message
 from petrun.data.encode.prompt import prompt_ids
 from petrun.data.templates.template import Template
@@ -246,7 +246,7 @@ class Session:
         Raises ConfigError for an unknown delta, DataError for a prompt that is empty or too long, before anything is computed.
         """
         texts = [
-            TextStream(self.tokenizer.decode, (*request.how.stop, *self._ending(request.delta or OFF).texts))
+            TextStream(self.tokenizer.decode, (*request.how.stop, *self._end_of_turn(request.delta or OFF).texts))
             for request in requests
         ]
         scored = [TextStream(self.tokenizer.decode) if request.scored else None for request in requests]
@@ -300,13 +300,13 @@ class Session:
             sampling=request.how.sampling,
             adapter=adapter,
             watch=watch,
-            ending=self._ending(name),
+            end_of_turn=self._end_of_turn(name),
             scored=request.scored,
             where=where,
         )
 
-    def _ending(self, name: str) -> Ending:
-        return self._model.endings.get(name, NO_ENDING)
+    def _end_of_turn(self, name: str) -> EndOfTurn:
+        return self._model.ends_of_turn.get(name, NO_END_OF_TURN)
 
 
 def _scores(stream: TextStream | None, step: Step) -> tuple[tuple[str, float], ...]:

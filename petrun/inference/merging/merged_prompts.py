@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from petrun.checkpoint.delta import Delta, Manifest
-from petrun.data.chat.end_of_turn import Ending
-from petrun.data.encode.instruct import SOURCES
+from petrun.data.chat.end_of_turn import EndOfTurn
+from petrun.data.rows.kinds import template_column
 from petrun.data.templates.as_chat_template import as_chat_template
-from petrun.data.templates.template import BUILTIN, Template
+from petrun.data.templates.find_template import BUILTIN
+from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from petrun.errors import DataError
-from petrun.inference.settings import learned_ending
+from petrun.inference.settings import learned_end_of_turn
 from petrun.models.folder import CONFIG, eos_ids, read_json
 from petrun.tensors import atomic_file
 from petrun.typing import JsonObject
@@ -30,7 +31,7 @@ class MergedPrompts:
     """None: the folder keeps its own."""
     eos_token_ids: tuple[int, ...]
     """() where the folder keeps the base's own."""
-    ending: Ending
+    end_of_turn: EndOfTurn
     notes: tuple[str, ...]
 
     def write(self, folder: Path) -> None:
@@ -43,13 +44,13 @@ class MergedPrompts:
         ids = list(self.eos_token_ids)
         if ids:
             _change(folder / CONFIG, lambda old: {**old, "eos_token_id": ids})
-        if ids or self.ending.texts:
+        if ids or self.end_of_turn.texts:
             own = read_json(folder / CONFIG)
             first = {
                 key: own[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if own.get(key) is not None
             }
             new = ({"eos_token_id": ids} if ids else {}) | (
-                {"stop_strings": list(self.ending.texts)} if self.ending.texts else {}
+                {"stop_strings": list(self.end_of_turn.texts)} if self.end_of_turn.texts else {}
             )
             _change(folder / _GENERATION, lambda old: {**(old or first), **new})
 
@@ -81,13 +82,13 @@ def merged_prompts(delta: Delta, folder: Path, raw: JsonObject) -> MergedPrompts
         tokenizer = load_tokenizer(folder)
     except DataError as error:
         reason = f"the delta's template is left out, for the base's tokenizer cannot be read: {error.message}"
-        return MergedPrompts(chat_template=None, eos_token_ids=(), ending=Ending(), notes=(reason,))
+        return MergedPrompts(chat_template=None, eos_token_ids=(), end_of_turn=EndOfTurn(), notes=(reason,))
     if tokenizer is None:
         reason = "the delta's template is left out, for the base's folder holds no tokenizer"
-        return MergedPrompts(chat_template=None, eos_token_ids=(), ending=Ending(), notes=(reason,))
-    ending = learned_ending(manifest, tokenizer)
+        return MergedPrompts(chat_template=None, eos_token_ids=(), end_of_turn=EndOfTurn(), notes=(reason,))
+    end_of_turn = learned_end_of_turn(manifest, tokenizer)
     known = eos_ids(raw, folder)
-    added = ending.ids - set(known)
+    added = end_of_turn.ids - set(known)
     ids: tuple[int, ...] = ()
     if added:
         own = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
@@ -96,13 +97,13 @@ def merged_prompts(delta: Delta, folder: Path, raw: JsonObject) -> MergedPrompts
     if ids:
         words = ", ".join(tokenizer.token(i) for i in ids)
         notes = (*notes, f"answers end at any of {words} (eos_token_id of {CONFIG} and {_GENERATION})")
-    if ending.texts:
+    if end_of_turn.texts:
         notes = (
             *notes,
-            f"answers end in the text {' '.join(ending.texts)}, for which the tokenizer has no token: it stands in {_GENERATION} as "
+            f"answers end in the text {' '.join(end_of_turn.texts)}, for which the tokenizer has no token: it stands in {_GENERATION} as "
             "stop_strings, which generate() heeds where it is given the tokenizer",
         )
-    return MergedPrompts(chat_template=chat, eos_token_ids=ids, ending=ending, notes=notes)
+    return MergedPrompts(chat_template=chat, eos_token_ids=ids, end_of_turn=end_of_turn, notes=notes)
 
 
 def _chat_template(manifest: Manifest, template: Template, tokenizer: Tokenizer) -> tuple[str | None, tuple[str, ...]]:
@@ -120,7 +121,7 @@ def _chat_template(manifest: Manifest, template: Template, tokenizer: Tokenizer)
     prefix = tokenizer.prefix_ids
     text = None
     if not prefix or prefix == [tokenizer.bos_id]:
-        text = as_chat_template(template.text, SOURCES.get(kind or "instruction", ""), with_bos=bool(prefix))
+        text = as_chat_template(template.text, template_column(kind or "instruction"), with_bos=bool(prefix))
     if text is None:
         return None, (
             "the delta's template is left out, for it reads columns that messages do not have: give it again with --template FILE",

@@ -14,7 +14,7 @@ import numpy as np
 from petrun import __version__, kernels
 from petrun.config.schema import RunConfig
 from petrun.data.examples.example_set import ExampleSet
-from petrun.data.formats.source import read_sources
+from petrun.data.formats.folder import read_sources
 from petrun.errors import ConfigError, did_you_mean
 from petrun.training.setup.training_setup import TrainingSetup
 from petrun.typing import JsonObject

@@ -112,11 +112,11 @@ class SampleEvaluator:
         if self._generator is None:
             self._generator = open_generator(self.loaded, self.sources.tokenizer, len(self.prompts))
         try:
-            endings = [self.sources.ending] * len(self.prompts)
-            found = self._generator([p.ids for p in self.prompts], self.new_tokens, endings=endings)
+            ends_of_turn = [self.sources.end_of_turn] * len(self.prompts)
+            found = self._generator([p.ids for p in self.prompts], self.new_tokens, ends_of_turn=ends_of_turn)
         except WeightsError:
             return []
-        return [decode_answer(each.tokens, self.sources.tokenizer, self.sources.ending) for each in found]
+        return [decode_answer(each.tokens, self.sources.tokenizer, self.sources.end_of_turn) for each in found]
 
 
 def sample_count(config: RunConfig) -> int:

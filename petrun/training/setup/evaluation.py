@@ -38,7 +38,7 @@ def evaluator_of(
         seq_len=config.data.seq_len,
         max_new_tokens=config.eval.max_new_tokens,
         scorer=Scorer(loaded.net, loaded.inputs, task, cell=cell, rows=full),
-        ending=sources.ending,
+        end_of_turn=sources.end_of_turn,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import mindspore as ms
 from mindspore import Tensor
 
-from petrun.data.batches.rank_share import WHOLE, Share
+from petrun.data.batches.rank_share import WHOLE_BATCH, RankShare
 from petrun.evaluate.score import Batch
 from petrun.inference.rows import training_batches
 from petrun.train.loop import as_tensors
@@ -21,7 +21,7 @@ def rank_batches(setup: TrainingSetup, rank: int, start: int = 0) -> Iterator[Ba
     A step whose operators are split is fed the whole batch on every rank, and always as many rows: its graph takes the rows of the rank.
     """
     loaded, layout = setup.assembled.loaded, setup.layout
-    share = WHOLE if layout.split else Share(index=layout.coordinates(rank)[1], parts=layout.dp)
+    share = WHOLE_BATCH if layout.split else RankShare(index=layout.coordinates(rank)[1], parts=layout.dp)
     full = setup.batching.batch_size if layout.split else 0
     return training_batches(setup.sources.train, setup.batching, loaded.inputs, loaded.pad_token_id, share, start, full)
 

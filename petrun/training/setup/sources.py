@@ -10,7 +10,7 @@ from petrun.assets import task_file
 from petrun.checkpoint.delta import Delta
 from petrun.config.load import Resolved
 from petrun.config.schema import RunConfig
-from petrun.data.chat.end_of_turn import Ending, find_ending
+from petrun.data.chat.end_of_turn import EndOfTurn, find_end_of_turn
 from petrun.data.examples.example_set import ExampleSet, split
 from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import Tokenizer
@@ -47,9 +47,9 @@ class Sources:
     template: Template | None
 
     @property
-    def ending(self) -> Ending:
+    def end_of_turn(self) -> EndOfTurn:
         """How answers end, as the template says."""
-        return find_ending(self.template, self.tokenizer)
+        return find_end_of_turn(self.template, self.tokenizer)
 
 
 def open_sources(resolved: Resolved, start: Delta | None) -> tuple[Sources, Resolved]:

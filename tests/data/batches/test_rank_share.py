@@ -5,7 +5,7 @@ import pytest
 
 from petrun.data.batches.buckets import plan_batches
 from petrun.data.batches.collate import TOKEN_INPUTS, collate
-from petrun.data.batches.rank_share import WHOLE, PlanShare, Share, count_rows, parts
+from petrun.data.batches.rank_share import WHOLE_BATCH, RankPlan, RankShare, count_rows, read_rank_batches
 from petrun.data.examples.example_set import IGNORED, ExampleSet
 
 RNG = np.random.default_rng(5)
@@ -50,11 +50,11 @@ def test_shares_are_the_batches_of_one_rank(ranks, options):
             batching = plan_batches(lengths, batch_size=size * ranks, seq_len=24, seed=n, **options)
             for epoch in (0, 1):
                 plan = batching.epoch(epoch)
-                shares = [PlanShare(plan, Share(index=r, parts=ranks)) for r in range(ranks)]
+                shares = [RankPlan(plan, RankShare(index=r, parts=ranks)) for r in range(ranks)]
                 read = []
                 for k in range(len(plan)):
                     whole = plan[k]
-                    held = [(share.share.place(len(whole.units)), share[k]) for share in shares]
+                    held = [(share.share.bounds(len(whole.units)), share[k]) for share in shares]
                     edges = [first for (first, _), _ in held] + [len(whole.units)]
                     assert edges == [0, *(stop for (_, stop), _ in held)], "neighbours, no gap"
                     own = [spec.units if stop > first else () for (first, stop), spec in held]
@@ -107,7 +107,9 @@ def test_parts_feed_the_batch_and_a_rank_without_rows_one_to_ignore(examples):
     inputs = () if examples.is_arrays else INPUTS
     batching = plan_batches(examples.lengths, batch_size=ranks * 2, seq_len=24, arrays=examples.is_arrays)
     counts, plan = count_rows(examples), batching.epoch(0)
-    by_rank = [list(parts(examples, plan, Share(index=r, parts=ranks), counts, inputs)) for r in range(ranks)]
+    by_rank = [
+        list(read_rank_batches(examples, plan, RankShare(index=r, parts=ranks), counts, inputs)) for r in range(ranks)
+    ]
     assert [len(found) for found in by_rank] == [2] * ranks
     for k in range(2):
         whole = collate(examples, plan[k], inputs)
@@ -132,8 +134,8 @@ def test_a_run_may_begin_in_the_middle_of_an_epoch():
     examples = rows_of(20)
     plan = plan_batches(examples.lengths, batch_size=4, seq_len=24).epoch(1)
     counts = count_rows(examples)
-    every = list(parts(examples, plan, Share(index=1, parts=2), counts, INPUTS))
-    later = list(parts(examples, plan, Share(index=1, parts=2), counts, INPUTS, start=3))
+    every = list(read_rank_batches(examples, plan, RankShare(index=1, parts=2), counts, INPUTS))
+    later = list(read_rank_batches(examples, plan, RankShare(index=1, parts=2), counts, INPUTS, start=3))
     assert [part.rows for part in later] == [part.rows for part in every[3:]] and len(later) == 2
-    alone = list(parts(examples, plan, WHOLE, counts, INPUTS))
+    alone = list(read_rank_batches(examples, plan, WHOLE_BATCH, counts, INPUTS))
     assert [part.batch.rows for part in alone] == [part.rows for part in every]

@@ -6,7 +6,8 @@ import pytest
 
 from petrun.data.chat.assistant_mask import ChatRenderer
 from petrun.data.chat.messages import as_messages
-from petrun.data.templates.template import BUILTIN, Template
+from petrun.data.templates.find_template import BUILTIN
+from petrun.data.templates.template import Template
 from petrun.errors import DataError
 from tests.data.conftest import CHATML
 from tests.data.loading import read_examples
@@ -45,54 +46,54 @@ def renderer(text):
     return ChatRenderer(Template(name="t", text=text), {"bos_token": "<s>", "eos_token": "</s>"}, ENDS)
 
 
-def spoken(pieces):
-    return [piece.text for piece in pieces if piece.supervised]
+def spoken(segments):
+    return [segment.text for segment in segments if segment.supervised]
 
 
 @pytest.mark.parametrize("template", [CHATML, BUILTIN["chatml"], MARKED])
 def test_every_turn_is_supervised_with_its_end(template):
     messages = [{"role": "system", "content": "Be brief."}, *conversation("Hi", "Hello", "Hi", "Hello\nagain")]
-    pieces = renderer(template).pieces(messages, "f")
-    assert spoken(pieces) == ["Hello<|im_end|>", "Hello\nagain<|im_end|>"]
-    assert pieces[0].text.endswith("user\nHi<|im_end|>\n<|im_start|>assistant\n")
-    assert pieces[-1].text == "\n"
+    segments = renderer(template).segments(messages, "f")
+    assert spoken(segments) == ["Hello<|im_end|>", "Hello\nagain<|im_end|>"]
+    assert segments[0].text.endswith("user\nHi<|im_end|>\n<|im_start|>assistant\n")
+    assert segments[-1].text == "\n"
 
 
 def test_a_template_that_renders_the_last_turn_differently():
-    pieces = renderer(THINKING).pieces(conversation("Hi", "Hi", "Hi", "Hi"), "f")
-    assert spoken(pieces) == ["Hi<|im_end|>", "<think>\n\n</think>\n\nHi<|im_end|>"]
+    segments = renderer(THINKING).segments(conversation("Hi", "Hi", "Hi", "Hi"), "f")
+    assert spoken(segments) == ["Hi<|im_end|>", "<think>\n\n</think>\n\nHi<|im_end|>"]
 
 
 def test_a_template_that_refuses_parts_of_a_conversation():
-    pieces = renderer(ALTERNATING).pieces(conversation("Hi ", " Ho ", "x", "y"), "f")
-    assert "".join(piece.text for piece in pieces) == "<s>[INST] Hi [/INST] Ho </s><s>[INST] x [/INST] y </s>"
-    assert spoken(pieces) == [" Ho </s>", " y </s>"]
+    segments = renderer(ALTERNATING).segments(conversation("Hi ", " Ho ", "x", "y"), "f")
+    assert "".join(segment.text for segment in segments) == "<s>[INST] Hi [/INST] Ho </s><s>[INST] x [/INST] y </s>"
+    assert spoken(segments) == [" Ho </s>", " y </s>"]
 
 
 def test_a_template_without_generation_prompt():
-    pieces = renderer(BARE).pieces(conversation("Hi", "Hello"), "f")
-    assert spoken(pieces) == ["assistant: Hello\n"]
+    segments = renderer(BARE).segments(conversation("Hi", "Hello"), "f")
+    assert spoken(segments) == ["assistant: Hello\n"]
 
 
 @pytest.mark.parametrize("template", [CHATML, THINKING, ALTERNATING, MARKED])
 def test_the_prompt_is_the_beginning_of_the_training_text(template):
     messages = conversation("Hi", "Hello", "What?", "That.")
-    whole = renderer(template).pieces(messages, "f")
-    pieces, reference = renderer(template).prompt(messages, "f")
+    whole = renderer(template).segments(messages, "f")
+    segments, reference = renderer(template).prompt(messages, "f")
     assert reference == "That."
-    assert pieces == whole[: len(pieces)]
-    assert spoken(whole[len(pieces) :])[0].rstrip().endswith(ENDS)
+    assert segments == whole[: len(segments)]
+    assert spoken(whole[len(segments) :])[0].rstrip().endswith(ENDS)
 
 
 def test_a_conversation_that_waits_for_an_answer():
-    pieces, reference = renderer(CHATML).prompt(conversation("Hi", "Hello", "What?"), "f")
+    segments, reference = renderer(CHATML).prompt(conversation("Hi", "Hello", "What?"), "f")
     assert reference is None
-    assert pieces[-1].text.endswith("What?<|im_end|>\n<|im_start|>assistant\n")
+    assert segments[-1].text.endswith("What?<|im_end|>\n<|im_start|>assistant\n")
 
 
 def test_a_turn_that_is_not_rendered():
     with pytest.raises(DataError, match="f, message 2: the assistant's turn cannot be found") as caught:
-        renderer("{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}").pieces(
+        renderer("{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}").segments(
             conversation("Hi", "Hello"), "f"
         )
     assert "{% generation %}" in caught.value.hint
@@ -100,7 +101,7 @@ def test_a_turn_that_is_not_rendered():
 
 def test_a_template_that_raises():
     with pytest.raises(DataError, match="f: the template t fails: roles must alternate") as caught:
-        renderer(ALTERNATING).pieces([{"role": "assistant", "content": "Hello"}], "f")
+        renderer(ALTERNATING).segments([{"role": "assistant", "content": "Hello"}], "f")
     assert caught.value.hint == "Roles of the row: assistant"
 
 

@@ -214,7 +214,7 @@ def test_thoughts_and_words_that_a_template_cuts_are_named(folder, write):
     def unread(template, messages):
         tokenizer = load_tokenizer(folder(chat_templates.unmarked(template)))
         path = write("row.jsonl", [{"messages": messages}])
-        return read_examples(path, task=None, tokenizer=tokenizer, seq_len=2000).unread_keys
+        return read_examples(path, task=None, tokenizer=tokenizer, seq_len=2000).unused_keys
 
     cut = "content (thoughts in <think>)"
     assert unread(chat_templates.R1, ROWS["thoughts"]) == unread(chat_templates.QWQ, ROWS["thoughts"]) == (cut,)

@@ -4,8 +4,15 @@ import json
 
 import pytest
 
-from petrun.data.chat.end_of_turn import NO_ENDING, Ending, ending_of, find_ending, turn_mark
-from petrun.data.templates.template import BUILTIN, Template
+from petrun.data.chat.end_of_turn import (
+    NO_END_OF_TURN,
+    EndOfTurn,
+    end_of_turn_mark,
+    end_of_turn_of_mark,
+    find_end_of_turn,
+)
+from petrun.data.templates.find_template import BUILTIN
+from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import load_tokenizer
 from tests.data.loading import read_examples
 from tests.tiny import letters
@@ -51,26 +58,28 @@ def tokenizer(tmp_path):
 )
 def test_marks_of_known_layouts_are_tokens(tokenizer, text, mark):
     template = Template(name="own", text=text)
-    assert turn_mark(template, tokenizer) == mark
-    assert find_ending(template, tokenizer) == Ending(ids=frozenset({tokenizer.token_id(mark)}))
+    assert end_of_turn_mark(template, tokenizer) == mark
+    assert find_end_of_turn(template, tokenizer) == EndOfTurn(ids=frozenset({tokenizer.token_id(mark)}))
 
 
 def test_a_mark_without_a_token_is_a_text(tokenizer):
     template = Template(name="own", text=CHATML.replace("<|im_end|>", "[/end]"))
-    ending = find_ending(template, tokenizer)
-    assert ending == Ending(texts=("[/end]",)) and ending.window == 7
-    assert ending.cut("yes[/end]\nno[/end]") == "yes" and ending.cut("yes") == "yes"
-    both = ending | ending_of("<|end|>", tokenizer) | NO_ENDING
-    assert both == Ending(ids=frozenset({tokenizer.token_id("<|end|>")}), texts=("[/end]",))
+    end_of_turn = find_end_of_turn(template, tokenizer)
+    assert end_of_turn == EndOfTurn(texts=("[/end]",)) and end_of_turn.window == 7
+    assert end_of_turn.cut("yes[/end]\nno[/end]") == "yes" and end_of_turn.cut("yes") == "yes"
+    both = end_of_turn | end_of_turn_of_mark("<|end|>", tokenizer) | NO_END_OF_TURN
+    assert both == EndOfTurn(ids=frozenset({tokenizer.token_id("<|end|>")}), texts=("[/end]",))
 
 
 @pytest.mark.parametrize("text", [OPEN, BUILTIN["alpaca"], OPEN.replace("}}\n", "}}.\n"), "{{ messages[9].role }}"])
 def test_templates_that_close_nothing(tokenizer, text):
-    assert find_ending(Template(name="own", text=text), tokenizer) == NO_ENDING
+    assert find_end_of_turn(Template(name="own", text=text), tokenizer) == NO_END_OF_TURN
 
 
 def test_without_template_or_tokenizer(tokenizer):
-    assert find_ending(None, tokenizer) == find_ending(Template(name="own", text=CHATML), None) == NO_ENDING
+    assert (
+        find_end_of_turn(None, tokenizer) == find_end_of_turn(Template(name="own", text=CHATML), None) == NO_END_OF_TURN
+    )
 
 
 def test_rows_that_end_with_the_mark_count_as_ended(tokenizer, tmp_path):

@@ -204,12 +204,12 @@ def test_tools_that_the_template_does_not_read_are_refused(chat, write):
 def test_what_nothing_reads_is_named(chat, word_piece, write):
     rows = [{"messages": [{**user("Hi"), "name": "Eve"}, says("Ho", id=7)], "source": "web", "n": 1}]
     found = read_examples(write("row.jsonl", rows), task=None, tokenizer=chat, seq_len=100)
-    assert (found.unread, found.unread_keys) == (("source", "n"), ("name", "id"))
+    assert (found.unused_columns, found.unused_keys) == (("source", "n"), ("name", "id"))
     labelled = [{"text": "good", "label": 1, "idx": 1}, {"text": "bad", "label": 0, "idx": 2}]
     found = read_examples(
         write("b.jsonl", labelled), task=None, tokenizer=word_piece, seq_len=9, family_tasks=["classify"]
     )
-    assert found.unread == ("idx",)
+    assert found.unused_columns == ("idx",)
 
 
 def test_thinking_is_switched_by_rows_and_settings(qwen, write):

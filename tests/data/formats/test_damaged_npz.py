@@ -10,7 +10,8 @@ import zlib
 import numpy as np
 import pytest
 
-from petrun.data.formats.arrays import DAMAGED_NPZ, read_npz
+from petrun.data.formats.format import FileContent
+from petrun.data.formats.npz import DAMAGED_NPZ, read_npz
 from petrun.data.formats.source import Source
 from petrun.errors import DataError
 
@@ -65,7 +66,7 @@ CASES = {
 def damage(raw, path):
     """What told of the damage; None where the bytes can be read."""
     try:
-        read_npz(Source(path, raw, ""))
+        read_npz(FileContent(source=Source(path, raw, "")))
     except DataError as error:
         assert error.message.startswith(f"{path}: ")
         return error.__cause__

@@ -149,5 +149,5 @@ def test_real_files(shared):
         ("tinyshakespeare/input.txt", 32777, "text"),
     ):
         source = read_source(shared / "data" / name)
-        assert (detect_format(source), len(read_records(source))) == (kind, rows)
+        assert (detect_format(source).name, len(read_records(source))) == (kind, rows)
     assert len(read_records(shared / "data/e2e/valid.txt", separator="||")) == 4672

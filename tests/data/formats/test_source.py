@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import zstandard
 
-from petrun.data.formats.source import read_source, read_sources
+from petrun.data.formats.folder import read_sources
+from petrun.data.formats.source import read_source
 from petrun.data.formats.table import read_records
 from petrun.errors import DataError
 from tests.data.loading import read_examples

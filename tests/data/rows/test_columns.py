@@ -2,7 +2,7 @@
 
 import pytest
 
-from petrun.data.rows.columns import infer_task, mapped, pick_layout
+from petrun.data.rows.columns import choose_schema, infer_task, mapped
 from petrun.errors import ConfigError, DataError
 
 ALL = ("classify", "lm", "instruct")
@@ -33,7 +33,7 @@ ALL = ("classify", "lm", "instruct")
 def test_tasks_and_kinds(columns, task, kind):
     names = mapped(columns.split(), {}, "f")
     assert infer_task(names, ALL) == task
-    assert pick_layout(names, task, "f").kind == kind
+    assert choose_schema(names, task, "f").kind.name == kind
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_contradictions(columns, family, message):
 def test_a_mapped_name_wins_over_a_column_of_that_name():
     names = mapped(["text", "body", "label"], {"text": "body"}, "f")
     assert names == {"text": "body", "label": "label"}
-    assert pick_layout(names, "classify", "f").columns == {"text": "body", "label": "label"}
+    assert choose_schema(names, "classify", "f").columns == {"text": "body", "label": "label"}
 
 
 def test_case_does_not_matter_unless_both_are_there():
@@ -88,7 +88,7 @@ def test_wrong_mappings():
 
 
 def test_a_text_column_can_be_a_prompt():
-    assert pick_layout({"text": "text"}, "instruct", "f", need_target=False, text_prompts=True).kind == "text"
+    assert choose_schema({"text": "text"}, "instruct", "f", need_target=False, text_prompts=True).kind.name == "text"
     with pytest.raises(DataError, match="do not fit the task instruct") as caught:
-        pick_layout({"text": "text"}, "instruct", "f")
+        choose_schema({"text": "text"}, "instruct", "f")
     assert "--task lm" in caught.value.hint

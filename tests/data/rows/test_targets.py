@@ -7,7 +7,7 @@ import pytest
 
 from petrun.data.batches.buckets import BatchSpec
 from petrun.data.batches.collate import collate
-from petrun.data.batches.rank_share import Share, count_rows, parts
+from petrun.data.batches.rank_share import RankShare, count_rows, read_rank_batches
 from petrun.errors import DataError
 from tests.data.loading import read_examples
 
@@ -112,6 +112,9 @@ def test_arrays(tmp_path):
 def test_a_rank_without_rows_scores_nothing(tmp_path):
     rows = load(table(tmp_path / "a.jsonl", [0.5, 1.5, 2.5]))
     plan = [BatchSpec(((0,),), 3)]
-    shares = [next(parts(rows, plan, Share(index=i, parts=2), count_rows(rows), ("input_ids",))) for i in range(2)]
+    shares = [
+        next(read_rank_batches(rows, plan, RankShare(index=i, parts=2), count_rows(rows), ("input_ids",)))
+        for i in range(2)
+    ]
     assert [share.scored for share in shares] == [1, 1]
     assert sorted(np.isnan(share.batch.targets).tolist() for share in shares) == [[False], [True]]

@@ -3,7 +3,8 @@
 import pytest
 
 from petrun.data.templates.as_chat_template import as_chat_template
-from petrun.data.templates.template import BUILTIN, Template, render_prompt, run_template
+from petrun.data.templates.find_template import BUILTIN
+from petrun.data.templates.template import Template, render_prompt, run_template
 
 OWN = '  Task:\n{% if system %}\n  [{{ system }}]\n{% endif %}\n{#- a note -#}\n{% raw %}{{x}}{% endraw %} "é" \\n {{ prompt }}\n\n>> '
 ROWS = [{"instruction": "Sort."}, {"instruction": "Sort.", "input": "b\na"}]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from petrun.data.templates.template import BUILTIN, Template, find_template, render_prompt
+from petrun.data.templates.find_template import BUILTIN, find_template
+from petrun.data.templates.template import Template, render_prompt
 from petrun.errors import ConfigError, DataError
 
 EMPTY = {"prompt": "", "instruction": "", "input": "", "system": ""}

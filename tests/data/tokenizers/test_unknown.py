@@ -26,12 +26,12 @@ def test_words_of_a_word_piece_vocabulary(tmp_path):
     tokenizer = load_tokenizer(write(tmp_path / "bert", files=BERT_VOCAB))
     rows = rows_of(tmp_path, tokenizer, "the good 国 and 国", "the unsayable", cache_dir=tmp_path / "cache")
     assert rows.stats.unknown == 3 and rows.stats.tokens == 11
-    assert rows.unknown == ("国", "unsayable")
+    assert rows.unknown_texts == ("国", "unsayable")
     assert data_line(rows).endswith("11 tokens (3 unknown)")
     wanted = "27.3% of the tokens of data are unknown to the tokenizer: '国', 'unsayable'."
     assert unknown_line({"data": rows, "eval": None}).startswith(wanted)
     again = rows_of(tmp_path, tokenizer, "the good 国 and 国", "the unsayable", cache_dir=tmp_path / "cache")
-    assert (again.unknown, again.stats) == (rows.unknown, rows.stats)
+    assert (again.unknown_texts, again.stats) == (rows.unknown_texts, rows.stats)
 
 
 def test_few_unknown_tokens_are_counted_without_a_warning(tmp_path):
@@ -45,7 +45,7 @@ def test_what_bytes_can_spell_is_known(tmp_path, layout):
     """Also where the class names <|endoftext|>, which ends every row, as its unknown token."""
     tokenizer = load_tokenizer(LAYOUTS[layout](tmp_path / "base"))
     rows = rows_of(tmp_path, tokenizer, "the 国 \U000f1d3b<|endoftext|>", task="lm")
-    assert rows.stats.unknown == 0 and rows.unknown == () and "unknown" not in data_line(rows)
+    assert rows.stats.unknown == 0 and rows.unknown_texts == () and "unknown" not in data_line(rows)
 
 
 def test_characters_that_leave_no_token(tmp_path):
@@ -55,7 +55,7 @@ def test_characters_that_leave_no_token(tmp_path):
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer = load_tokenizer(write(tmp_path / "base", backend=backend))
     rows = rows_of(tmp_path, tokenizer, "ab 国c国", "a日", task="lm")
-    assert rows.stats.unknown == 3 and rows.unknown == ("国", "日")
+    assert rows.stats.unknown == 3 and rows.unknown_texts == ("国", "日")
 
 
 def test_conversations_and_streams(tmp_path):
@@ -69,7 +69,7 @@ def test_conversations_and_streams(tmp_path):
     messages = [{"role": "user", "content": "the 国"}, {"role": "assistant", "content": "and 日 日"}]
     path.write_text(json.dumps({"messages": messages}))
     rows = read_examples(path, task="instruct", tokenizer=tokenizer, seq_len=64)
-    assert rows.stats.unknown == 3 and set(rows.unknown) >= {"国", "日"}
+    assert rows.stats.unknown == 3 and set(rows.unknown_texts) >= {"国", "日"}
     stream = tmp_path / "plain.txt"
     stream.write_text("the 国\nand the\n", encoding="utf-8")
-    assert read_examples(stream, task="lm", tokenizer=tokenizer, seq_len=64).unknown == ("国",)
+    assert read_examples(stream, task="lm", tokenizer=tokenizer, seq_len=64).unknown_texts == ("国",)

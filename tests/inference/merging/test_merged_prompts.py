@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from petrun.data.templates.template import BUILTIN, Template
+from petrun.data.templates.find_template import BUILTIN
+from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import load_tokenizer
 from tests.data.loading import read_examples
 from tests.deltas import make_delta

@@ -1,73 +1,77 @@
-"""CSV and TSV -> rows.
+"""Tables of delimited cells -> rows: what CSV and TSV share.
 
 A first line that names a known column is a header, unless that name comes again below it; without a header the file must have
 two columns, text and label in either order: the one with fewer different values is the label. Columns of a file without a header
-can be named by their place as well: data.columns.label=column_1.
+can be named by their number as well: data.columns.label=column_1.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from petrun.data.formats.format import FileContent
 from petrun.data.formats.records import Records
-from petrun.data.rows.columns import KNOWN_COLUMNS
+from petrun.data.rows.kinds import KNOWN_COLUMNS
 from petrun.errors import DataError
 
 _NAME = re.compile(r"[^\W\d][\w.-]{0,30}")
-"""What a column may be called, in any script."""
+"""A name that a column may have, in any script."""
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 _MANY_VALUES = 8
 """Different values of a text column, from which on half as many of another are a sign by themselves."""
-_PLACE = re.compile(r"column_[1-9]\d*")
-_CELL_LIMIT = 2**31 - 1
+_NUMBERED_COLUMN = re.compile(r"column_[1-9]\d*")
 
 
-def read_delimited(path: Path, text: str, kind: str, columns: Mapping[str, str]) -> Records:
-    """Rows of a CSV (`kind` "csv") or TSV ("tsv") file; every cell is a string.
+@dataclass(frozen=True, kw_only=True)
+class Delimiter:
+    """The delimiter between cells, for messages."""
 
-    Raises: DataError for duplicate or missing headers, a row with the wrong number of cells, an open quote.
+    name: str
+    hint: str
+    """A likely cause of a wrong number of cells."""
+
+
+def read_table(content: FileContent, table: list[tuple[int, list[str]]], delimiter: Delimiter) -> Records:
+    """(line, cells) of every line -> rows; every cell is a string.
+
+    Raises: DataError for duplicate or missing headers, and for a row with the wrong number of cells.
     """
-    table = list(_tab_rows(text) if kind == "tsv" else _csv_rows(path, text, columns))
+    path, columns = content.source.path, content.columns
     number, first = table[0]
-    if _is_header(first, columns) and not _recurs(first, table[1:], columns):
+    if is_header(first, columns) and not _recurs(first, table[1:], columns):
         header, body = _header(path, number, first), table[1:]
         if not body:
             raise DataError(f"{path}: holds a header but no rows", hint=f"Columns found: {', '.join(header)}")
-    elif any(_PLACE.fullmatch(name) for name in columns.values()):
+    elif any(_NUMBERED_COLUMN.fullmatch(name) for name in columns.values()):
         header, body = tuple(f"column_{i}" for i in range(1, len(first) + 1)), table
     elif len(first) == 2:
         _refuse_hidden_header(path, number, table)
-        header, body = _reading_of_two(path, number, table), table
+        header, body = _header_of_two(path, number, table), table
     else:
-        raise _no_header(path, number, first, kind)
+        raise _no_header(path, number, first, delimiter)
     rows = []
     for line, cells in body:
         if len(cells) != len(header):
             raise DataError(
                 f"{path}, line {line}: {len(cells)} cell{'s' * (len(cells) != 1)}, expected {len(header)} ({', '.join(header)})",
-                hint="A tab inside a cell splits it."
-                if kind == "tsv"
-                else 'A cell with a comma must stand in quotes: "a, b".',
+                hint=delimiter.hint,
             )
         rows.append(dict(zip(header, cells, strict=True)))
     swapped = body is table and header == ("label", "text")
     return Records(
         path,
-        kind,
         tuple(header),
         rows,
         [line for line, _ in body],
-        headerless=body is table,
         notes=(f"{path}: has no header; column 1 is read as the label, column 2 as the text",) if swapped else (),
     )
 
 
-def _no_header(path: Path, number: int, first: list[str], kind: str) -> DataError:
-    count = f"{len(first)} column{'s' * (len(first) != 1)} between {'tabs' if kind == 'tsv' else 'commas'}"
+def _no_header(path: Path, number: int, first: list[str], delimiter: Delimiter) -> DataError:
+    count = f"{len(first)} column{'s' * (len(first) != 1)} between {delimiter.name}"
     cells = ", ".join(repr(cell[:30]) for cell in first[:6])
     return DataError(
         f"{path}, line {number}: {count} and no header that names a known column",
@@ -76,45 +80,15 @@ def _no_header(path: Path, number: int, first: list[str], kind: str) -> DataErro
     )
 
 
-def _tab_rows(text: str) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield number, line.split("\t")
-
-
-def _csv_rows(path: Path, text: str, columns: Mapping[str, str]) -> Iterator[tuple[int, list[str]]]:
-    first = text.lstrip("\n").partition("\n")[0]
-    delimiter = ","
-    for other in (";", "\t"):
-        # Spreadsheets in many countries write semicolons: believe it where that yields known column names.
-        if other in first and _is_header([c.strip('"') for c in first.split(other)], columns) and "," not in first:
-            delimiter = other
-    previous = csv.field_size_limit(_CELL_LIMIT)
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
-    start = 1
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                yield start, cells
-            start = reader.line_num + 1
-    except csv.Error as error:
-        what = "a quote is opened and never closed" if "unexpected end" in str(error) else str(error)
-        raise DataError(
-            f"{path}, line {start}: {what}", hint='In CSV a quote inside a quoted cell is doubled: "he said ""no""".'
-        ) from error
-    finally:
-        csv.field_size_limit(previous)
-
-
-def _is_header(cells: list[str], columns: Mapping[str, str]) -> bool:
+def is_header(cells: list[str], columns: Mapping[str, str]) -> bool:
     names = {cell.strip() for cell in cells}
     return bool(names & set(columns.values())) or bool({name.lower() for name in names} & KNOWN_COLUMNS)
 
 
 def _recurs(first: list[str], later: list[tuple[int, list[str]]], columns: Mapping[str, str]) -> bool:
     """Whether the names in the first line come again below: then they are values, such as the class `question`."""
-    places = [i for i, cell in enumerate(first) if _is_header([cell], columns)]
-    return all(any(cells[i : i + 1] == [first[i]] for _, cells in later) for i in places)
+    named = [i for i, cell in enumerate(first) if is_header([cell], columns)]
+    return all(any(cells[i : i + 1] == [first[i]] for _, cells in later) for i in named)
 
 
 def looks_like_header(cells: list[str]) -> bool:
@@ -142,25 +116,25 @@ def _header(path: Path, number: int, cells: list[str]) -> tuple[str, ...]:
 
 
 def _refuse_hidden_header(path: Path, number: int, table: list[tuple[int, list[str]]]) -> None:
-    """`review<TAB>sentiment` at the top of a file would otherwise become a row with a class of its own."""
+    """`review<TAB>sentiment` at the top of a file would otherwise become a row with a class that only it has."""
     first = [cell.strip() for cell in table[0][1]]
     if len(table) < 3 or not all(map(_NAME.fullmatch, first)):
         return
-    columns = [[cells[place].strip() for _, cells in table[1:] if len(cells) == 2] for place in (0, 1)]
+    columns = [[cells[i].strip() for _, cells in table[1:] if len(cells) == 2] for i in (0, 1)]
     # Labels have fewer different values than texts.
-    for place in sorted((1, 0), key=lambda place: len(set(columns[place]))):
-        later, other = columns[place], 1 - place
+    for i in sorted((1, 0), key=lambda i: len(set(columns[i]))):
+        later, other = columns[i], 1 - i
         recurring = len(set(later)) < len(later) or all(map(_NUMBER.fullmatch, later))
-        if recurring and first[place] not in later:
-            text, label = first[other], first[place]
+        if recurring and first[i] not in later:
+            text, label = first[other], first[i]
             raise DataError(
                 f"{path}, line {number}: looks like a header with the unknown columns '{first[0]}' and '{first[1]}'",
                 hint=f"Map them: --set data.columns.text={text} --set data.columns.label={label}",
             )
 
 
-def _reading_of_two(path: Path, number: int, table: list[tuple[int, list[str]]]) -> tuple[str, str]:
-    """Which of two columns is the label: the one with clearly fewer different values; in a short table the one of numbers, else the
+def _header_of_two(path: Path, number: int, table: list[tuple[int, list[str]]]) -> tuple[str, str]:
+    """Find the label among two columns: the one with clearly fewer different values; in a short table the one of numbers, else the
     one with fewer values or of single words.
 
     Raises: DataError with both readings, where these signs contradict each other, or nothing tells the columns apart.

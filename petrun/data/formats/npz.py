@@ -1,4 +1,4 @@
-"""npz arrays and parquet tables -> rows."""
+"""npz archives: named arrays whose first axes are the rows."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import zlib
 
 import numpy as np
 
+from petrun.data.formats.format import FileContent, Format, wrong_first_bytes
 from petrun.data.formats.records import Records
-from petrun.data.formats.source import Source
-from petrun.errors import DataError, SetupError
+from petrun.errors import DataError
 
-# What zipfile, its decompressors and numpy raise for archives with flipped or missing bytes, each seen (test_damaged_npz.py).
+# The errors of zipfile, its decompressors and numpy for archives with flipped or missing bytes, each seen (test_damaged_npz.py).
 # RuntimeError: a member that is encrypted, or packed in a way that zipfile does not know. numpy reads headers as Python's expressions.
 DAMAGED_NPZ = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError,
@@ -22,11 +22,26 @@ DAMAGED_NPZ = (
 )  # fmt: skip
 
 
-def read_npz(source: Source) -> Records:
+def recognise_npz(content: FileContent) -> bool:
+    """A zip archive of arrays. Raises DataError for another one: spreadsheets are zip archives too."""
+    source = content.source
+    if not source.raw.startswith(b"PK\x03\x04"):
+        return False
+    # Arrays are recognised by the names inside.
+    if content.suffix_format != NPZ.name and b".npy" not in source.raw:
+        raise DataError(
+            f"{source.path}: is a zip archive, such as a spreadsheet, not rows of data",
+            hint="Export it as CSV or JSONL, or unpack it.",
+        )
+    return True
+
+
+def read_npz(content: FileContent) -> Records:
     """Named arrays whose first axes are the rows.
 
     Raises: DataError for a damaged archive, pickled objects, arrays of different length.
     """
+    source = content.source
     path = source.path
     if not source.raw.startswith(b"PK"):
         raise DataError(f"{path}: is not a npz file (it does not begin with PK)", hint="Was it cut short, or renamed?")
@@ -60,31 +75,15 @@ def read_npz(source: Source) -> Records:
         )
     if not next(iter(lengths.values())):
         raise DataError(f"{path}: the arrays hold no rows")
-    return Records(path, "npz", tuple(arrays), [], [], arrays)
+    return Records(path, tuple(arrays), [], [], arrays)
 
 
-def read_parquet(source: Source) -> Records:
-    """A parquet table, one row each.
-
-    Raises: SetupError without pyarrow; DataError for a damaged file.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        # Also when a pyarrow is there that this numpy is too old for.
-        found = "" if isinstance(error, ModuleNotFoundError) else f" ({error})"
-        raise SetupError(
-            f"{source.path}: reading parquet needs the package pyarrow{found}", hint="pip install 'petrun[parquet]'"
-        ) from error
-    try:
-        table = pyarrow.parquet.read_table(pyarrow.BufferReader(source.raw))
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{source.path}: the parquet file is damaged: {error}", hint="Was it cut short?") from error
-    names = list(table.column_names)
-    if len(set(names)) != len(names):
-        raise DataError(f"{source.path}: two columns have the same name: {', '.join(names)}")
-    rows = table.to_pylist()
-    if not rows:
-        raise DataError(f"{source.path}: the table holds no rows", hint=f"Columns found: {', '.join(names)}")
-    return Records(source.path, "parquet", tuple(names), rows, list(range(1, len(rows) + 1)))
+NPZ = Format(
+    name="npz",
+    suffixes=(".npz",),
+    read=read_npz,
+    recognise=recognise_npz,
+    mismatch=wrong_first_bytes("npz", "PK"),
+    binary=True,
+    unit="row",
+)

@@ -1,0 +1,84 @@
+"""Texts and pairs of texts to be classified, and texts that a language model learns -> token ids.
+
+Classification: ids are those of the tokenizer's post-processor, [CLS] ... [SEP] for BERT; of a pair the longer text is cut first.
+
+lm: prefix (BOS, where the post-processor writes one) + text + EOS, all scored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from petrun.data.encode.file_rows import FileRows
+from petrun.data.encode.segments import EncodeSettings
+from petrun.data.examples.collector import ExampleCollector, RowOrigin, TokenizedRow
+from petrun.data.tokenizers.tokenizer import Progress
+from petrun.errors import DataError
+
+_STREAM_CHUNK = 8_000_000
+_LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
+
+
+def encode_text(rows: FileRows, settings: EncodeSettings, out: ExampleCollector, progress: Progress | None) -> None:
+    """classify: texts or pairs."""
+    texts = rows.texts("text")
+    cells: list[str] | list[tuple[str, str]] = texts
+    if rows.schema.has("text_pair"):
+        cells = list(zip(texts, rows.texts("text_pair"), strict=True))
+    encoded = settings.tokenizer.encode_many(cells, longest=settings.limit, progress=progress)
+    for i, (ids, types, cut) in enumerate(zip(encoded.ids, encoded.types, encoded.cut, strict=True)):
+        if not ids:
+            raise DataError(f"{rows.where(i)}: the text gives no tokens", hint="Empty rows cannot be classified.")
+        out.counts["empty"] += not texts[i].strip()
+        out.add(TokenizedRow(ids=ids, origin=rows.origin(i), types=types), was_cut=cut)
+
+
+def encode_lm(rows: FileRows, settings: EncodeSettings, out: ExampleCollector, progress: Progress | None) -> None:
+    """lm: each row is one document. Without targets (prediction) it stays as it is, without an EOS."""
+    texts = rows.texts("text")
+    tokenizer = settings.tokenizer
+    end = [tokenizer.eos_id] if tokenizer.eos_id is not None and settings.need_target else []
+    encoded = tokenizer.encode_many(texts, special=False, progress=progress)
+    for i, ids in enumerate(encoded.ids):
+        if not ids:
+            if not settings.need_target:
+                raise DataError(f"{rows.where(i)}: the text is empty")
+            out.counts["empty"] += 1
+            continue
+        whole = [*tokenizer.opening(ids), *ids, *(end if ids[-1:] != end else [])]
+        out.add(TokenizedRow(ids=whole, origin=rows.origin(i), labels=whole))
+
+
+def encode_stream(rows: FileRows, settings: EncodeSettings, out: ExampleCollector, max_rows: int | None) -> None:
+    """lm on plain text: one stream cut into blocks of `limit` tokens, the last one shorter; only a BOS is added in front.
+
+    Tokenised in chunks that end with a line, so that a large file does not take many times its size in memory.
+    """
+    ids: list[int] = []
+    before = ""
+    for chunk in _chunks(rows.records.stream or ""):
+        if before:
+            ids += settings.tokenizer.encode_continuations([chunk], [before])[0]
+        else:
+            begun = settings.tokenizer.encode(chunk, special=False)
+            ids += [*settings.tokenizer.opening(begun), *begun]
+        before = chunk
+    blocks = [ids[start : start + settings.limit] for start in range(0, len(ids), settings.limit)]
+    if len(blocks) > 1 and len(blocks[-1]) < 2:
+        # One token alone predicts nothing.
+        blocks.pop()
+    for number, block in enumerate(blocks[:max_rows]):
+        origin = RowOrigin(row=rows.first_row + number, file=rows.file, line=number + 1)
+        out.add(TokenizedRow(ids=block, origin=origin, labels=block))
+
+
+def _chunks(text: str) -> Iterator[str]:
+    at = 0
+    while at < len(text):
+        end = at + _STREAM_CHUNK
+        # A line end between two words: a tokenizer's white space rules look no further than that.
+        found = _LINE_END.search(text, end) if end < len(text) else None
+        stop = found.start() if found else len(text)
+        yield text[at:stop]
+        at = stop

@@ -1,0 +1,73 @@
+"""JSON lines: one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+
+from petrun.data.formats.format import FileContent, Format
+from petrun.data.formats.json_parts import (
+    all_columns,
+    as_row,
+    expected_json,
+    first_value,
+    holds_data_list,
+    is_cut_off,
+    is_whole_json,
+    unique_keys,
+)
+from petrun.data.formats.records import Records
+from petrun.errors import DataError
+from petrun.typing import JsonObject
+
+
+def recognise_jsonl(content: FileContent) -> bool:
+    """An object in the first line that is not the whole text with its rows under "data"; of other JSON, what the suffix says."""
+    if not content.begins_as_json:
+        return False
+    named = content.suffix_format == JSONL.name
+    try:
+        value = first_value(content)
+    except json.JSONDecodeError:
+        # A broken line of JSONL, or a list or object over several lines, or text that happens to begin with a bracket.
+        return named or (not content.suffix_format and content.first_line[0] == "{" and not is_whole_json(content))
+    return not holds_data_list(content, value) if isinstance(value, dict) else named
+
+
+def read_jsonl(content: FileContent) -> Records:
+    """One JSON object a line; blank lines are skipped.
+
+    Raises: DataError naming the line that is cut off, is not JSON, or is not an object.
+    """
+    path = content.source.path
+    rows: list[JsonObject] = []
+    numbers: list[int] = []
+    lines = content.text.split("\n")
+    last = max(number for number, line in enumerate(lines, 1) if line.strip())
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line, object_pairs_hook=unique_keys(where))
+        except json.JSONDecodeError as error:
+            cut = number == last and is_cut_off(error, line)
+            hint = (
+                "The file looks cut off: write or download it again."
+                if cut
+                else "In JSONL every line is one whole JSON object."
+            )
+            raise DataError(f"{where}: not JSON: {error.msg} (column {error.colno})", hint=hint) from error
+        except RecursionError as error:
+            raise DataError(f"{where}: JSON nested too deeply") from error
+        rows.append(as_row(row, where))
+        numbers.append(number)
+    return Records(path, all_columns(rows), rows, numbers)
+
+
+JSONL = Format(
+    name="jsonl",
+    suffixes=(".jsonl", ".ndjson"),
+    read=read_jsonl,
+    recognise=recognise_jsonl,
+    mismatch=expected_json,
+)

@@ -1,0 +1,154 @@
+"""The kinds of rows: one record each says which columns make such a row and what it can be used for.
+
+Rows with a prompt or messages may also hold system, history, tools, enable_thinking and chat_template_kwargs
+(petrun/data/chat/messages.py). Named arrays (npz) without input_ids have no kind: petrun/data/encode/arrays.py reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from petrun.data.chat.messages import EXTRA_CELLS
+
+LABEL = ("label", "labels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowKind:
+    """One kind of rows."""
+
+    name: str
+    """The name in data sets, caches and manifests."""
+    columns: tuple[Mapping[str, str], ...]
+    """Columns that make such a row, the preferred ones first: canonical name -> name of the column."""
+    optional: tuple[str, ...] = ()
+    """Columns that the row may hold as well."""
+    lone_prompts: tuple[str, ...] = ()
+    """Columns that make such a row without a completion, for prediction."""
+    lone_unless: str = ""
+    """Beside this column a lone prompt belongs to another kind."""
+    tasks: tuple[str, ...] = ("instruct",)
+    """Tasks that can use the rows."""
+    unlabelled_tasks: tuple[str, ...] = ("instruct",)
+    """Tasks that rows without a label stand for, the likeliest first."""
+    labelled: bool = False
+    """The row may hold a label, which stands for the task classify."""
+    aligned_labels: bool = False
+    """The label may be a list, aligned with the tokens: then the row stands for `unlabelled_tasks`."""
+    token_ids: bool = False
+    """The row holds token ids: it needs no tokenizer, and no other kind is looked for. Integer labels are class indices."""
+    plain_text: bool = False
+    """Generation may read the text as a prompt."""
+    as_messages: str = ""
+    """Name of the kind that the rows are where prompt and completion are lists of messages."""
+    conversation: bool = False
+    """The row holds messages, which need a chat template."""
+    templated: bool = False
+    """The row has a prompt, which a template renders."""
+    tokenizer_template: bool = False
+    """The tokenizer's chat template is preferred to `default_template`."""
+    default_template: str = ""
+    """Name of the built-in template that is used where none is given; "" for none."""
+    template_column: str = ""
+    """Name that a prompt template uses for the column with the user's words."""
+
+
+def _source_and_target(*pairs: tuple[str, str]) -> tuple[Mapping[str, str], ...]:
+    return tuple({"source": source, "target": target} for source, target in pairs)
+
+
+ROW_KINDS = (
+    RowKind(
+        name="tokens",
+        columns=({"input_ids": "input_ids"},),
+        optional=("attention_mask", "token_type_ids"),
+        tasks=("lm", "instruct", "classify"),
+        unlabelled_tasks=("lm", "instruct"),
+        labelled=True,
+        aligned_labels=True,
+        token_ids=True,
+    ),
+    RowKind(
+        name="chat",
+        columns=tuple({"messages": name} for name in ("messages", "conversations", "conversation")),
+        optional=EXTRA_CELLS,
+        conversation=True,
+        templated=True,
+        tokenizer_template=True,
+    ),
+    RowKind(
+        name="completion",
+        columns=_source_and_target(("prompt", "completion"), ("prompt", "response"), ("query", "response")),
+        optional=EXTRA_CELLS,
+        lone_prompts=("prompt", "query"),
+        as_messages="chat",
+        templated=True,
+        default_template="plain",
+        template_column="prompt",
+    ),
+    RowKind(
+        name="instruction",
+        columns=_source_and_target(("instruction", "output"), ("instruction", "response")),
+        optional=(*EXTRA_CELLS, "input"),
+        lone_prompts=("instruction",),
+        templated=True,
+        tokenizer_template=True,
+        default_template="alpaca",
+        template_column="instruction",
+    ),
+    RowKind(
+        name="reference",
+        columns=_source_and_target(("input", "reference"), ("input", "output"), ("question", "answer")),
+        optional=EXTRA_CELLS,
+        lone_prompts=("input",),
+        # The input of an instruction is not a prompt by itself.
+        lone_unless="instruction",
+        templated=True,
+        default_template="plain",
+        template_column="input",
+    ),
+    RowKind(
+        name="pair",
+        columns=tuple(
+            {"text": first, "text_pair": second}
+            for first, second in (
+                ("text", "text_pair"), ("sentence", "text_pair"), ("sentence1", "sentence2"), ("premise", "hypothesis"),
+                ("question1", "question2"), ("text_a", "text_b"), ("text1", "text2"), ("question", "sentence"), ("question", "passage"),
+            )
+        ),
+        tasks=("classify",),
+        unlabelled_tasks=(),
+        labelled=True,
+    ),
+    RowKind(
+        name="text",
+        columns=({"text": "text"}, {"text": "sentence"}),
+        tasks=("classify", "lm"),
+        unlabelled_tasks=("lm",),
+        labelled=True,
+        plain_text=True,
+    ),
+)  # fmt: skip
+"""Every kind, the most specific first."""
+_BY_NAME = {kind.name: kind for kind in ROW_KINDS}
+
+CANONICAL = (
+    "text", "text_pair", "label", "prompt", "completion", "instruction", "input", "output", "reference", "messages", "input_ids",
+    "attention_mask", "token_type_ids", "system",
+)  # fmt: skip
+"""Names to which a column of a file can be mapped: data.columns.text=content."""
+KNOWN_COLUMNS = frozenset(
+    {*CANONICAL, *LABEL, *(name for kind in ROW_KINDS for columns in kind.columns for name in columns.values())}
+)
+"""Every name of a column that is read without a mapping."""
+
+
+def row_kind(name: str) -> RowKind:
+    """The kind of this name."""
+    return _BY_NAME[name]
+
+
+def template_column(kind: str | None) -> str:
+    """Name that a prompt template uses for the column with the user's words of such rows; "" for rows that take no prompt template."""
+    return _BY_NAME[kind].template_column if kind is not None and kind in _BY_NAME else ""
