@@ -55,7 +55,9 @@ def commands():
     found = {}
 
     def walk(command, words):
-        options = {name for one in command.params for name in (*one.opts, *one.secondary_opts) if name.startswith("-")}
+        # A command may make its options when they are first asked for.
+        params = command.get_params(command.context_class(command))
+        options = {name for one in params for name in (*one.opts, *one.secondary_opts) if name.startswith("-")}
         found[" ".join(words)] = options | {"--help", "-h", "--debug"}
         for name, inner in getattr(command, "commands", {}).items():
             walk(inner, [*words, name])
