@@ -111,7 +111,7 @@ def test_five_training_steps(case, tmp_path, monkeypatch, family, delta, mode):
         from petrun.parallel import context
 
         real = context.setup
-        monkeypatch.setattr(train, "setup", lambda *a, **k: real(*a, **{**k, "pynative": True}))
+        monkeypatch.setattr(context, "setup", lambda *a, **k: real(*a, **{**k, "pynative": True}))
     folder, rows, _ = case(family)
     wanted = json.loads((folder / delta / "train.json").read_text())
     given = flags(
