@@ -22,7 +22,7 @@ from petrun.errors import ConfigError
 from petrun.parallel.context import find_target
 from petrun.training.checkpointing.resume import find_resumed
 from petrun.training.job_logs import JobLogs, make_job_logs
-from petrun.training.preflight import host_checks as preflight
+from petrun.training.preflight.host_checks import JobStart, check_hosts
 from petrun.training.run_folder import rename_failed
 from petrun.training.setup.resolve_layout import check_device, resolve_layout
 
@@ -51,7 +51,7 @@ def run(settings: TrainSettings, arguments: Arguments, output: JobOutput) -> int
         if hosts is not None:
             hosts.meet()
         if hosts is not None or settings.preflight:
-            preflight.check(preflight.Start(config, cluster, target, settings.resume is not None), hosts, output.out)
+            check_hosts(JobStart(config, cluster, target, settings.resume is not None), hosts, output.out)
         logs = make_job_logs(
             config, cluster, hosts,
             resume=settings.resume, log_dir=settings.log_dir, keeps_nothing=settings.trains_nothing,

@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from petrun.checkpoint.run_files import LOG, RESULTS, RUN_YAML
 from petrun.cluster.world import World
@@ -104,7 +103,7 @@ class RunFolder:
         if self.writes:
             write_text(self.path / name, text)
 
-    def write_results(self, results: Mapping[str, Any]) -> None:
+    def write_results(self, results: Mapping[str, object]) -> None:
         """Write results.json, the last file: it marks the run as finished."""
         self.write_text(RESULTS, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
 

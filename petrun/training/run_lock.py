@@ -1,8 +1,8 @@
-"""One process trains in a run folder at a time: RUN/run.lock names the process that does.
+"""Locks a run folder: one process at a time trains in it, and RUN/run.lock names that process.
 
-The process holds a lock (flock) on the file, which the kernel releases however the process ends. Where the file was written on another
-machine, that lock may not reach across the shared disk: there the process shows that it is alive by writing the file's time every few
-seconds, and a file whose time stands still is left over from a process that was killed.
+The process holds a lock (flock) on the file, which the kernel releases when the process ends. Where the file was written on another
+machine, that lock may not be seen across the shared disk. So the process also sets the file's time every few seconds: a file whose time
+does not change was left by a process that was killed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from petrun.errors import OutputError
 from petrun.tensors.atomic import output_error
@@ -31,16 +30,16 @@ STALE_SECONDS = 120.0
 """A network file system may show a file's time up to a minute late."""
 _LOCKED = (errno.EACCES, errno.EAGAIN)
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-"""What disks say that know no locks."""
+"""Error codes of disks that have no locks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """The process that a lock file names."""
+    """Names the process that holds a lock, as the lock file does."""
 
     host: str
     boot: str
-    """The kernel's own id of this start of the machine: equal in all containers of one machine, and nowhere else."""
+    """The kernel's id of this boot of the machine: equal in all containers of one machine, and nowhere else."""
     process: int
     since: str
 
@@ -50,11 +49,11 @@ class Holder:
 
 
 class RunLock:
-    """The right of this process to write into a run folder, given back at the end of the block."""
+    """Locks a run folder for this process until the end of the block."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        """`say` tells the user what a wait is for."""
-        self._say = say
+    def __init__(self, show: Callable[[str], None]) -> None:
+        """`show` prints why the lock has to wait."""
+        self._show = show
         self._path: Path | None = None
         self._file = -1
         self._over = threading.Event()
@@ -66,7 +65,7 @@ class RunLock:
         self.release()
 
     def take(self, folder: Path) -> None:
-        """Become the one process that writes into `folder`; does nothing where this object holds that lock already.
+        """Lock `folder` for this process; does nothing where this object holds that lock already.
 
         Raises OutputError where another process has it, or the file cannot be made.
         """
@@ -98,7 +97,7 @@ class RunLock:
         threading.Thread(target=self._beat, daemon=True).start()
 
     def release(self) -> None:
-        """Remove the file and give the lock back. A file that cannot be removed is recognised as left over by the next process."""
+        """Remove the file and release the lock. A file that cannot be removed is recognised as stale by the next process."""
         if self._path is not None:
             self._over.set()
             with suppress(OSError):
@@ -118,12 +117,12 @@ class RunLock:
                 os.utime(path)
 
     def _wait_until_stale(self, path: Path, holder: Holder) -> None:
-        """Return when the file's time has stood still for STALE_SECONDS. Raises OutputError as soon as it moves."""
+        """Return when the file's time has not changed for STALE_SECONDS. Raises OutputError as soon as it changes."""
         first = os.stat(path).st_mtime
         waited = False
         while (age := _now_of_disk(path.parent) - first) < STALE_SECONDS:
             if not waited:
-                self._say(
+                self._show(
                     f"{path}: is of {holder.text}; waiting up to {STALE_SECONDS - age:.0f} s to see whether it still runs"
                 )
                 waited = True
@@ -133,7 +132,7 @@ class RunLock:
 
 
 def read_holder(path: Path) -> Holder | None:
-    """The process that a lock file names; None where there is no such file, or a process was killed while writing it."""
+    """Return the process that a lock file names; None where there is no such file, or it is incomplete."""
     try:
         return _parse(path.read_bytes())
     except OSError:
@@ -142,14 +141,13 @@ def read_holder(path: Path) -> Holder | None:
 
 def _parse(text: bytes) -> Holder | None:
     try:
-        content: Any = json.loads(text)
-        return Holder(**content)
+        return Holder(**json.loads(text))
     except (ValueError, TypeError, RecursionError):
         return None
 
 
 def _open_locked(path: Path) -> tuple[int, bool]:
-    """(a descriptor of the lock file, whether it is locked for this process: not on a disk that knows no locks).
+    """Return (a descriptor of the lock file, whether it is locked for this process: False on a disk that has no locks).
 
     Raises OutputError where another process of this machine has it.
     """
@@ -167,7 +165,7 @@ def _open_locked(path: Path) -> tuple[int, bool]:
         with suppress(FileNotFoundError):
             if os.fstat(file).st_ino == os.stat(path).st_ino:
                 return file, True
-        # Its holder removed it between the two calls: the lock is on a file that nobody else opens.
+        # Its holder removed it between the two calls: the lock is on a file that no other process opens.
         os.close(file)
 
 
@@ -187,13 +185,13 @@ def _boot() -> str:
 
 
 def _time_of(path: Path) -> float:
-    """When the file was written last. Opened first: only that makes a network file system ask its server."""
+    """Return when the file was written last. It is opened first: only that makes a network file system ask its server."""
     with path.open("rb") as file:
         return os.fstat(file.fileno()).st_mtime
 
 
 def _now_of_disk(folder: Path) -> float:
-    """The time by the clock of the disk's server, which is the clock of a file's time."""
+    """Return the time by the clock of the disk's server, which also sets a file's time."""
     with tempfile.NamedTemporaryFile(prefix=".petrun-", dir=folder) as file:
         file.write(b"\n")
         file.flush()

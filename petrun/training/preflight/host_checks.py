@@ -1,4 +1,4 @@
-"""What would keep a job from working, found out before its base is loaded: each host says what it is, and all compare the same table."""
+"""Checks the hosts of a job before its base is loaded: each host sends its facts to all, and all compare the same table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from petrun.cluster.other_hosts.hosts import Hosts
 from petrun.cluster.ports import listen
@@ -23,24 +22,28 @@ from petrun.tensors.output import existing_parent
 from petrun.tensors.sharded.rank_files import PATIENCE_SECONDS
 from petrun.training import run_folder
 from petrun.training.preflight.host_facts import (
+    DiskFacts,
+    HostFacts,
     card_tools,
     disk,
+    empty_facts,
     file_digests,
     flat_settings,
     versions,
     visible_devices,
 )
 from petrun.training.preflight.shared_folder import probe_name, sees, write_probe
+from petrun.typing import JsonObject
 
 _CLOCK_SECONDS = 5.0
-"""By which two hosts' clocks may differ: locks and caches on a shared disk are told stale by time."""
+"""Largest difference of two hosts' clocks: whether a lock or a cache on a shared disk is stale is decided by time."""
 _CONNECT_SECONDS = 5.0
 _MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line."""
+    """Holds the result of one check, a line of the output."""
 
     name: str
     good: bool
@@ -48,30 +51,36 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Start:
-    """What is about to be started on this host."""
+class JobStart:
+    """Holds what is about to be started on this host."""
 
     config: RunConfig
     cluster: Cluster | TableStart
     target: str
     resumed: bool = False
-    """The run folder holds a run that goes on."""
+    """The run folder holds a run that resumes."""
 
 
-def check(start: Start, hosts: Hosts | None, say: Callable[[str], None]) -> None:
-    """Print a line for each check. Raises SetupError naming those that failed; all hosts come to the same result."""
+def check_hosts(start: JobStart, hosts: Hosts | None, show: Callable[[str], None]) -> None:
+    """Give `show` a line for each check. Raises SetupError naming those that failed; all hosts come to the same result."""
     table = _table(start, hosts)
     failed = [
-        f"{_named(number, fact, len(table))}: {fact['error']}" for number, fact in enumerate(table) if "error" in fact
+        f"{_named(number, fact, len(table))}: {fact['error']}" for number, fact in enumerate(table) if fact["error"]
     ]
     if failed:
         raise SetupError(f"preflight: {'; '.join(failed)}")
-    checks = [*_ports(start.cluster, hosts), *_own(table, start.cluster)]
+    checks = [*_ports(start.cluster, hosts), *_host_checks(table, start.cluster)]
     if hosts is not None:
-        checks += [_compared("versions", "versions", table), _compared("settings", "settings", table)]
-        checks += [_compared("files", "files", table), _clocks(hosts), _reached(hosts), _shared(start, hosts)]
+        checks += [
+            _versions(table),
+            _settings(table),
+            _files(table),
+            _clocks(hosts),
+            _reached(hosts),
+            _shared(start, hosts),
+        ]
     for line in checks:
-        say(f"{'ok' if line.good else 'FAILED':<8}{line.name:<12}{line.text}")
+        show(f"{'ok' if line.good else 'FAILED':<8}{line.name:<12}{line.text}")
     if bad := [line for line in checks if not line.good]:
         raise SetupError(
             f"preflight: {len(bad)} of {len(checks)} checks failed: {', '.join(line.name for line in bad)}",
@@ -79,19 +88,19 @@ def check(start: Start, hosts: Hosts | None, say: Callable[[str], None]) -> None
         )
 
 
-def _table(start: Start, hosts: Hosts | None) -> list[dict[str, Any]]:
-    """What each host says of itself, by host rank. An error of one reaches all."""
+def _table(start: JobStart, hosts: Hosts | None) -> list[HostFacts]:
+    """Exchange the facts of all hosts, by host rank. An error of one reaches all."""
     try:
         mine = _facts(start)
     except PetrunError as error:
-        mine = {"error": f"{error.message} {error.hint}".strip()}
+        mine = empty_facts(f"{error.message} {error.hint}".strip())
     except OSError as error:
-        mine = {"error": f"{error.filename}: {error.strerror}"}
-    mine["name"] = socket.gethostname()
+        mine = empty_facts(f"{error.filename}: {error.strerror}")
     return [mine] if hosts is None else hosts.exchange(mine)
 
 
-def _facts(start: Start) -> dict[str, Any]:
+def _facts(start: JobStart) -> HostFacts:
+    """Collect the facts of this host. Raises PetrunError and OSError."""
     config, cluster = start.config, start.cluster
     out = _out(config)
     if not start.resumed:
@@ -103,6 +112,7 @@ def _facts(start: Start) -> dict[str, Any]:
         else visible_devices(os.environ, cluster.local)
     )
     return {
+        **empty_facts(),
         "versions": versions(),
         "settings": {**flat_settings(config), "device": start.target},
         "files": file_digests(config),
@@ -118,12 +128,12 @@ def _out(config: RunConfig) -> Path:
     return Path(config.out.dir).expanduser() if config.out.dir else run_folder.next_free(config.algo)
 
 
-def _named(number: int, fact: Mapping[str, Any], hosts: int) -> str:
+def _named(number: int, fact: HostFacts, hosts: int) -> str:
     return f"host {number} ({fact['name']})" if hosts > 1 else fact["name"]
 
 
 def _ports(cluster: Cluster | TableStart, hosts: Hosts | None) -> list[Check]:
-    """What has shown itself by coming this far: check_start and the meeting end the command before."""
+    """Return the check that has already passed: without free ports check_start or the meeting ends the command."""
     if hosts is not None:
         return [Check("ports", True, f"host 0 listens on {hosts.address} port {hosts.port}, and all hosts came")]
     if isinstance(cluster, Cluster) and cluster.port is not None:
@@ -131,8 +141,8 @@ def _ports(cluster: Cluster | TableStart, hosts: Hosts | None) -> list[Check]:
     return []
 
 
-def _own(table: Sequence[Mapping[str, Any]], cluster: Cluster | TableStart) -> list[Check]:
-    """What needs no other host: cards, disk and the cards' tools. A line for each kind."""
+def _host_checks(table: Sequence[HostFacts], cluster: Cluster | TableStart) -> list[Check]:
+    """Check what needs no other host: cards, disk and the cards' tools. A line for each kind."""
     each = [(_named(number, fact, len(table)), fact) for number, fact in enumerate(table)]
     found = [
         Check("cards", True, f"{cluster.cards} ranks; " + "; ".join(f"{name}: {fact['cards']}" for name, fact in each))
@@ -142,46 +152,68 @@ def _own(table: Sequence[Mapping[str, Any]], cluster: Cluster | TableStart) -> l
         Check("disk", all(fact["disk"]["free"] >= fact["disk"]["needed"] for _, fact in each), "; ".join(full))
     )
     for tool in dict.fromkeys(tool for _, fact in each for tool, _, _ in fact["tools"]):
-        said = [(name, good, text) for name, fact in each for own, good, text in fact["tools"] if own == tool]
+        results = [(name, good, text) for name, fact in each for own, good, text in fact["tools"] if own == tool]
         found.append(
-            Check(tool, all(good for _, good, _ in said), "; ".join(f"{name}: {text}" for name, _, text in said))
+            Check(tool, all(good for _, good, _ in results), "; ".join(f"{name}: {text}" for name, _, text in results))
         )
     return found
 
 
-def _size(disk: Mapping[str, Any]) -> str:
-    free, needed = (disk[key] / 1e9 for key in ("free", "needed"))
-    return f"{free:.1f} GB free under {disk['place']}, {needed:.1f} GB needed"
+def _size(disk: DiskFacts) -> str:
+    return f"{disk['free'] / 1e9:.1f} GB free under {disk['place']}, {disk['needed'] / 1e9:.1f} GB needed"
 
 
-def _compared(name: str, key: str, table: Sequence[Mapping[str, Any]]) -> Check:
-    """What has to be the same on all hosts, by keys: those in which a host differs from host 0 are named with both values."""
-    first = table[0][key]
-    differing = []
-    for number, fact in enumerate(table[1:], 1):
-        own = fact[key]
-        for entry in sorted({*first, *own}):
-            if first.get(entry) != own.get(entry):
-                values = [_value(name, facts.get(entry)) for facts in (first, own)]
-                differing.append(
-                    f"{entry}: {values[0]} on {_named(0, table[0], 2)}, {values[1]} on {_named(number, fact, 2)}"
-                )
-    if differing:
-        more = f"; and {len(differing) - _MOST_NAMED} more" if len(differing) > _MOST_NAMED else ""
-        return Check(name, False, "; ".join(differing[:_MOST_NAMED]) + more)
-    if name == "versions":
-        return Check(name, True, ", ".join(f"{what} {version}" for what, version in first.items()))
-    return Check(name, True, f"{len(first)}, the same on {len(table)} hosts" if first else "none is named")
+def _versions(table: Sequence[HostFacts]) -> Check:
+    first = table[0]["versions"]
+    differing = _differences(table, [fact["versions"] for fact in table], _text)
+    return _differing("versions", differing) or Check(
+        "versions", True, ", ".join(f"{name} {version}" for name, version in first.items())
+    )
 
 
-def _value(name: str, value: object) -> str:
-    if name != "files":
-        return "not there" if value is None else str(value)
-    return "not there" if not value else f"content {str(value)[:8]}"
+def _settings(table: Sequence[HostFacts]) -> Check:
+    differing = _differences(table, [fact["settings"] for fact in table], _text)
+    return _differing("settings", differing) or _all_equal("settings", len(table[0]["settings"]), len(table))
+
+
+def _files(table: Sequence[HostFacts]) -> Check:
+    differing = _differences(table, [fact["files"] for fact in table], _content)
+    return _differing("files", differing) or _all_equal("files", len(table[0]["files"]), len(table))
+
+
+def _differences(
+    table: Sequence[HostFacts], values: Sequence[Mapping[str, object]], show: Callable[[object], str]
+) -> list[str]:
+    """Return the keys in which a host differs from host 0, with both values."""
+    first, found = values[0], []
+    for number, own in enumerate(values[1:], 1):
+        for key in sorted({*first, *own}):
+            if first.get(key) != own.get(key):
+                here = f"{show(first.get(key))} on {_named(0, table[0], 2)}"
+                found.append(f"{key}: {here}, {show(own.get(key))} on {_named(number, table[number], 2)}")
+    return found
+
+
+def _differing(name: str, differing: Sequence[str]) -> Check | None:
+    """Return the failed check of these differences; None where there are none."""
+    more = f"; and {len(differing) - _MOST_NAMED} more" if len(differing) > _MOST_NAMED else ""
+    return Check(name, False, "; ".join(differing[:_MOST_NAMED]) + more) if differing else None
+
+
+def _all_equal(name: str, count: int, hosts: int) -> Check:
+    return Check(name, True, f"{count}, the same on {hosts} hosts" if count else "none is named")
+
+
+def _text(value: object) -> str:
+    return "not there" if value is None else str(value)
+
+
+def _content(digest: object) -> str:
+    return f"content {str(digest)[:8]}" if digest else "not there"
 
 
 def _clocks(hosts: Hosts) -> Check:
-    """Every host reads its clock when host 0's answer to the exchange before has come, some milliseconds apart."""
+    """Compare the clocks. Every host reads its own when the exchange before has ended, some milliseconds apart."""
     read = hosts.exchange(time.time())
     ahead = [value - read[0] for value in read]
     widest = max(ahead) - min(ahead)
@@ -197,7 +229,7 @@ def _clocks(hosts: Hosts) -> Check:
 
 
 def _reached(hosts: Hosts) -> Check:
-    """Every host opens a port at the address by which it is known, and connects to those of all the others, as their ranks will."""
+    """Open a port at the address by which this host is known, and connect to the ports of all other hosts, as their ranks will."""
     own = hosts.cluster.host_rank
     address = hosts.address if own == 0 else str(hosts.connections[0].socket.getsockname()[0])
     with listen(address, 0, hosts.cluster.hosts) as listener:
@@ -224,33 +256,33 @@ def _connects(address: str, port: int) -> bool:
     return True
 
 
-def _shared(start: Start, hosts: Hosts) -> Check:
-    """Host 0 writes a file above or in --out, and the others look for it as far above their own --out."""
+def _shared(start: JobStart, hosts: Hosts) -> Check:
+    """Check that --out is shared: host 0 writes a file in it or above it, which the others look for at the same distance."""
     out = _out(start.config).absolute()
     place: Path | None = None
-    told: dict[str, Any] | None = None
+    wanted: JsonObject | None = None
     if hosts.cluster.host_rank == 0:
         above = existing_parent(out)
         place = above / probe_name(secrets.token_hex(8))
-        told = {"file": place.name, "levels": len(out.relative_to(above).parts)}
+        wanted = {"file": place.name, "levels": len(out.relative_to(above).parts)}
         with suppress(PetrunError):
             write_probe(place)
     try:
-        asked = hosts.exchange(told)[0]
+        sought = hosts.exchange(wanted)[0]
         mine = (out, *out.parents)
-        above = mine[min(asked["levels"], len(mine) - 1)]
-        seen = hosts.exchange(sees(above / asked["file"], PATIENCE_SECONDS if hosts.cluster.host_rank else 0.0))
+        above = mine[min(sought["levels"], len(mine) - 1)]
+        seen = hosts.exchange(sees(above / sought["file"], PATIENCE_SECONDS if hosts.cluster.host_rank else 0.0))
     finally:
         if place is not None:
             with suppress(OSError):
                 place.unlink()
-    # Nobody looks into the folder before the file is gone.
+    # No host reads the folder before the file is removed.
     hosts.exchange(None)
     if all(seen):
         return Check("--out", True, f"{out}: all hosts see what host 0 writes there")
-    blind = ", ".join(f"host {number}" for number, sees_it in enumerate(seen) if not sees_it)
+    unseen = ", ".join(f"host {number}" for number, sees_it in enumerate(seen) if not sees_it)
     return Check(
         "--out",
         False,
-        f"{out}: {blind} does not see what host 0 writes there; it must lie on a disk that the hosts share",
+        f"{out}: {unseen} does not see what host 0 writes there; it must lie on a disk that the hosts share",
     )

@@ -1,4 +1,4 @@
-"""What one host of a job says of itself before the job starts: versions, settings, files by content, disk, cards and their tools."""
+"""Collects the facts of one host before a job starts: versions, settings, files by content, disk, cards and their tools."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import os
 import platform
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import mindspore
 
@@ -18,10 +19,11 @@ from petrun import __version__
 from petrun.config.schema import RunConfig
 from petrun.delta import find_method
 from petrun.tensors.output import existing_parent
+from petrun.typing import JsonObject
 
 _WHOLE_BYTES = 64 * 1024 * 1024
-"""Files up to this size are read whole; of larger ones, which may be a base of many gigabytes, samples. The ranks compare all that they
-have loaded once more."""
+"""Files up to this size are read whole; of larger ones, which may be a base of many gigabytes, samples are read. The ranks compare all
+that they have loaded once more."""
 _SAMPLES, _SAMPLE_BYTES = 64, 64 * 1024
 _MOST_FILES = 10_000
 _FILES = (
@@ -40,9 +42,47 @@ _OF_A_HOST = ("out.dir",)
 _TOOL_SECONDS = 60.0
 
 
-def flat_settings(config: RunConfig) -> dict[str, Any]:
-    """Every setting but those that name files: {"optim.lr": 0.001}. JSON values."""
-    found: dict[str, Any] = {}
+class DiskFacts(TypedDict):
+    """Bytes on the disk of the run folder."""
+
+    free: int
+    needed: int
+    place: str
+
+
+class HostFacts(TypedDict):
+    """Holds the facts of one host, JSON values only."""
+
+    name: str
+    error: str
+    """Why the host cannot take part; the other facts are empty then."""
+    versions: dict[str, str]
+    settings: JsonObject
+    files: dict[str, str]
+    """Label -> digest, "" for a file that does not exist."""
+    disk: DiskFacts
+    cards: str
+    tools: list[tuple[str, bool, str]]
+    """(name, whether all is well, what it reports)."""
+
+
+def empty_facts(error: str = "") -> HostFacts:
+    """Return the facts of this host with nothing but its name, and its error."""
+    return {
+        "name": socket.gethostname(),
+        "error": error,
+        "versions": {},
+        "settings": {},
+        "files": {},
+        "disk": {"free": 0, "needed": 0, "place": ""},
+        "cards": "",
+        "tools": [],
+    }
+
+
+def flat_settings(config: RunConfig) -> JsonObject:
+    """Return every setting but those that name files: {"optim.lr": 0.001}. JSON values."""
+    found: JsonObject = {}
     for section, content in config.model_dump(mode="json").items():
         leaves = content if isinstance(content, dict) else {"": content}
         found |= {f"{section}.{leaf}".rstrip("."): value for leaf, value in leaves.items()}
@@ -50,7 +90,7 @@ def flat_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of what has to be the same on every host. Of Python, whose patches change nothing, the first two numbers."""
+    """Return the versions that have to be the same on every host; of Python the first two numbers."""
     found = {
         "petrun": __version__,
         "MindSpore": mindspore.__version__,
@@ -64,7 +104,7 @@ def versions() -> dict[str, str]:
 
 
 def file_digests(config: RunConfig) -> dict[str, str]:
-    """{"model.base: model.safetensors": digest} of every file that the settings name, "" for one that is not there.
+    """Return {"model.base: model.safetensors": digest} of every file that the settings name, "" for one that does not exist.
 
     Hidden files and *.md, which nothing reads, are left out. Raises OSError for a file that cannot be read.
     """
@@ -82,7 +122,7 @@ def file_digests(config: RunConfig) -> dict[str, str]:
 
 
 def _file_of(name: str) -> Path | None:
-    """The file or folder that a setting's value names: itself, or what stands before a function's name or a slice."""
+    """Return the file or folder that a setting's value names, without the name of a function or a slice after it."""
     for given in (name, name.rpartition(":")[0], name.rpartition("#")[0]):
         if given and (place := Path(given).expanduser()).exists():
             return place
@@ -92,17 +132,17 @@ def _file_of(name: str) -> Path | None:
 
 def _digests(label: str, place: Path) -> Iterator[tuple[str, str]]:
     if not place.is_dir():
-        yield label, fingerprint(place) if place.exists() else ""
+        yield label, file_digest(place) if place.exists() else ""
         return
     files = sorted(path for path in place.rglob("*") if path.is_file() and path.suffix.lower() != ".md")
     for path in files[:_MOST_FILES]:
         inner = path.relative_to(place)
         if not any(part.startswith(".") for part in inner.parts):
-            yield f"{label}: {inner}", fingerprint(path)
+            yield f"{label}: {inner}", file_digest(path)
 
 
-def fingerprint(path: Path) -> str:
-    """Size and content of a file, of a large one the beginning, the end and samples between. Raises OSError."""
+def file_digest(path: Path) -> str:
+    """Return a digest of size and content; of a large file of its beginning, its end and samples between. Raises OSError."""
     size = path.stat().st_size
     found = hashlib.blake2b(str(size).encode(), digest_size=16)
     with path.open("rb") as file:
@@ -116,8 +156,8 @@ def fingerprint(path: Path) -> str:
     return found.hexdigest()
 
 
-def disk(config: RunConfig, out: Path) -> dict[str, Any]:
-    """Free bytes where the run folder will lie, and how many the run needs at least. Raises OSError."""
+def disk(config: RunConfig, out: Path) -> DiskFacts:
+    """Return the free bytes where the run folder will be, and how many the run needs at least. Raises OSError."""
     needed = 256 * 1024 * 1024
     if find_method(config.algo).trains == "all" and config.model.base is not None:
         base = Path(config.model.base).expanduser()
@@ -131,16 +171,16 @@ def disk(config: RunConfig, out: Path) -> dict[str, Any]:
 
 
 def card_tools(devices: list[int], *, several_hosts: bool) -> list[tuple[str, bool, str]]:
-    """(name, whether all is well, what was found) of npu-smi, and where the cards of several hosts talk to each other, of their network."""
+    """Return (name, whether all is well, what it reports) of npu-smi, and with several hosts of the cards' network tool."""
     found = []
     smi = shutil.which("npu-smi")
     if smi is None:
         found.append(("npu-smi", True, "not on PATH"))
     else:
-        code, said = _output([smi, "info"])
-        health = re.findall(r"\|\s*(OK|Warning|Alarm|Critical|UNKNOWN)\s*\|", said)
+        code, output = _output([smi, "info"])
+        health = re.findall(r"\|\s*(OK|Warning|Alarm|Critical|UNKNOWN)\s*\|", output)
         bad = [word for word in health if word != "OK" and word != "Warning"]
-        text = f"{len(health)} cards, {health.count('OK')} OK" if code == 0 else f"exit code {code}: {_first(said)}"
+        text = f"{len(health)} cards, {health.count('OK')} OK" if code == 0 else f"exit code {code}: {_first(output)}"
         found.append(("npu-smi", code == 0 and not bad, text + (f", {', '.join(bad)}" if bad else "")))
     if several_hosts:
         found.append(_network(devices))
@@ -149,19 +189,19 @@ def card_tools(devices: list[int], *, several_hosts: bool) -> list[tuple[str, bo
 
 def _network(devices: list[int]) -> tuple[str, bool, str]:
     conf = Path("/etc/hccn.conf")
-    told = f"/etc/hccn.conf {'found' if conf.is_file() else 'not here'}"
+    found = f"/etc/hccn.conf {'found' if conf.is_file() else 'not here'}"
     tool = shutil.which("hccn_tool")
     if tool is None:
-        return "hccn", True, f"{told}, hccn_tool not on PATH"
+        return "hccn", True, f"{found}, hccn_tool not on PATH"
     links = {device: _output([tool, "-i", str(device), "-link", "-g"])[1] for device in devices}
-    down = [device for device, said in links.items() if "UP" not in said.upper()]
+    down = [device for device, output in links.items() if "UP" not in output.upper()]
     if down:
         return (
             "hccn",
             False,
-            f"{told}; no link: " + "; ".join(f"card {device}: {_first(links[device])}" for device in down),
+            f"{found}; no link: " + "; ".join(f"card {device}: {_first(links[device])}" for device in down),
         )
-    return "hccn", True, f"{told}; the links of cards {', '.join(map(str, devices))} are up"
+    return "hccn", True, f"{found}; the links of cards {', '.join(map(str, devices))} are up"
 
 
 def _output(command: list[str]) -> tuple[int, str]:
@@ -177,6 +217,6 @@ def _first(text: str) -> str:
 
 
 def visible_devices(environment: Mapping[str, str], cards: int) -> list[int]:
-    """Numbers, as npu-smi counts them, of the first cards that this process may see."""
+    """Return the numbers, as npu-smi counts them, of the first cards that this process may use."""
     given = [part.strip() for part in environment.get("ASCEND_RT_VISIBLE_DEVICES", "").split(",")]
     return [int(part) for part in given if part.isdecimal()][:cards] or list(range(cards))

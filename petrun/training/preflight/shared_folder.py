@@ -1,4 +1,4 @@
-"""Whether all ranks of a job see one and the same run folder: a folder of that name on each host's own disk is not it."""
+"""Requires that all ranks of a job see one and the same run folder, not a folder of that name on each host's own disk."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ _WORDS = 4
 
 
 def require_shared(out: RunFolder, world: World) -> None:
-    """The first rank writes a file under a name that nobody knows, which the others must find. Every rank must call it, once the folder
-    was made. Raises OutputError on all ranks where one of them does not find it.
+    """Raise OutputError on all ranks where one of them does not see the run folder of the first.
+
+    The first rank writes a file under a random name, which the others must find. Every rank must call it, once the folder exists.
     """
     if world.size == 1:
         return
@@ -51,7 +52,7 @@ def probe_name(token: str) -> str:
 
 
 def write_probe(place: Path) -> None:
-    """Raises OutputError."""
+    """Write the empty file. Raises OutputError."""
     try:
         place.write_bytes(b"")
     except OSError as error:
@@ -59,10 +60,10 @@ def write_probe(place: Path) -> None:
 
 
 def sees(place: Path, seconds: float) -> bool:
-    """Whether the file is there, or comes within this time: what another host has written may be seen a little later."""
+    """Whether the file exists or appears within this time: a file that another host has written may appear a little later."""
     deadline = time.monotonic() + seconds
     while True:
-        # The folder's list: that a file is not there may be remembered for a while.
+        # The folder is listed: the system may cache for a while that a file does not exist.
         with suppress(OSError):
             if place.name in os.listdir(place.parent):
                 return True

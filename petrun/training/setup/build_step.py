@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from petrun.config.schema import OptimConfig, RunConfig
+from petrun.delta.method import StepHook
 from petrun.errors import ConfigError
 from petrun.graph.freeze import Trainable
 from petrun.graph.step_counts import step_count
@@ -21,6 +20,7 @@ from petrun.train.optimizers import DEFAULT_OPTIMIZER, OPTIMIZERS
 from petrun.train.pipelined import PipelineStep
 from petrun.train.schedules import SCHEDULES, Schedule
 from petrun.train.step import TrainStep
+from petrun.typing import Cell
 
 
 def plan_schedule(optim: OptimConfig, plan: Plan, default_lr: float) -> Schedule:
@@ -79,7 +79,7 @@ def build_step(
 
 def build_loss(
     config: RunConfig, assembled: Assembled, trainable: Trainable, total_steps: int, layout: Layout
-) -> tuple[Any, Any]:
+) -> tuple[Cell, StepHook | None]:
     """Return (the loss of the net, laid out over the ranks; the method's own step at each update, or None).
 
     Raises ConfigError for a method whose loss or update cannot be split over ranks.

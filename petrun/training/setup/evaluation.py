@@ -1,4 +1,4 @@
-"""The evaluation of a training run: on which rows, with which metrics, and what a layout of ranks does not allow."""
+"""Makes the evaluator of a training run, and refuses evaluations that a layout of ranks does not allow."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from petrun.training.setup.sources import Sources
 def evaluator_of(
     config: RunConfig, loaded: LoadedModel, sources: Sources, layout: Layout | None = None
 ) -> Evaluator | None:
-    """The evaluator of a training run, or None where it has nothing to be scored on.
+    """Make the evaluator, or None where there are no evaluation rows.
 
-    `layout`: of ranks that hold slices. A batch holds as many rows for each data-parallel one as on one rank, and always so many:
-    their graph cuts it.
+    `layout`: of ranks that hold slices. A batch has as many rows for each data-parallel rank as on one rank, and always the same
+    number: the graph splits it.
     """
     if sources.evaluation is None:
         return None
@@ -43,7 +43,7 @@ def evaluator_of(
 
 
 def require_forward_only(layout: Layout, sources: Sources) -> None:
-    """Raises ConfigError for an evaluation that needs more than a forward pass which every rank can take part in."""
+    """Raise ConfigError for an evaluation that needs more than a forward pass which every rank can take part in."""
     if layout.pp > 1 and sources.evaluation is not None:
         raise ConfigError(
             f"--parallel {layout}: rows are not scored over pipeline stages, of which only the last has figures",

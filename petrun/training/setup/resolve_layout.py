@@ -1,4 +1,4 @@
-"""The layout of a job: what was asked for held against the model, or chosen by the rule of `--parallel auto`."""
+"""Resolves the layout of a job: the one asked for is validated against the model, or `--parallel auto` chooses one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MANY_STEPS = 10**6
 
 
 def resolve_layout(config: RunConfig, cards: int) -> Layout:
-    """The layout that was asked for. Raises ConfigError with all that does not divide, and the nearest layouts that do."""
+    """Return the layout that was asked for. Raises ConfigError with all that does not divide, and the nearest layouts that do."""
     asked = config.parallel
     if asked.card_memory is not None and not asked.auto:
         raise ConfigError(
@@ -36,7 +36,7 @@ def resolve_layout(config: RunConfig, cards: int) -> Layout:
         )
     wanted = requested_layout(asked)
     if asked.tp == asked.pp == 1 and not asked.sequence:
-        # Nothing of the model is cut: it need not be looked at.
+        # The model is not sharded: its sizes do not matter.
         return validate_layout(wanted, cards, None, config.train.batch_size, 0)
     return validate_layout(wanted, cards, sizes_of(config), config.train.batch_size, _tokens(config))
 
@@ -55,7 +55,7 @@ def resolve_run_layout(config: RunConfig, target: str, cards: int) -> Layout:
 
 
 def check_device(config: RunConfig, layout: Layout, target: str) -> None:
-    """Raises ConfigError for what can be asked of Ascend cards alone."""
+    """Raise ConfigError for settings that need Ascend cards."""
     asked = config.parallel
     if target != "cpu":
         return
@@ -77,7 +77,7 @@ def check_device(config: RunConfig, layout: Layout, target: str) -> None:
 
 
 def resolve_auto(resolved: Resolved, cards: int) -> tuple[Resolved, tuple[str, ...]]:
-    """With `--parallel auto` its choice in the settings' place, and the lines that say why; else nothing. Raises ConfigError."""
+    """Replace `--parallel auto` by the layout that it chooses. Returns the settings, and the lines that say why. Raises ConfigError."""
     config = resolved.config
     asked = config.parallel
     if not asked.auto:
@@ -113,7 +113,7 @@ def resolve_auto(resolved: Resolved, cards: int) -> tuple[Resolved, tuple[str, .
 
 
 def sizes_of(config: RunConfig) -> Sizes | None:
-    """What of the base must divide, from config.json; None for a user's own net."""
+    """Return the sizes of the base that must divide, from config.json; None for a user's own net."""
     if is_factory(config.model.family):
         return None
     parsed = _parsed(config)
@@ -121,13 +121,13 @@ def sizes_of(config: RunConfig) -> Sizes | None:
 
 
 def refusal(config: RunConfig, layout: Layout) -> str:
-    """Why a run of this layout would be refused, whatever fits: what the net, the method or the layout itself says."""
+    """Return why the net or the method does not allow this layout; "" where they do."""
     if not layout.split:
         return ""
     assembled = _outlined(config)
     net, owned = assembled.loaded.net, set(assembled.owned)
     for parameter in net.get_parameters():
-        # freeze_all_but would give those that train another type, and with it memory.
+        # freeze_all_but would give trained parameters another type, and with it memory.
         parameter.requires_grad = parameter.name in owned
     try:
         build_loss(config, assembled, trainable_of(net), _MANY_STEPS, layout)
@@ -137,7 +137,7 @@ def refusal(config: RunConfig, layout: Layout) -> str:
 
 
 def model_of(config: RunConfig) -> Model:
-    """What takes memory, counted on the net with its delta, whose parameters take none here. Raises ConfigError for a user's own net."""
+    """Count the values that need memory, on a net with its delta and without data. Raises ConfigError for a user's own net."""
     model = config.model
     if is_factory(model.family):
         raise ConfigError(
@@ -168,7 +168,7 @@ def model_of(config: RunConfig) -> Model:
 
 
 def _outlined(config: RunConfig) -> Assembled:
-    """The net without values, with its delta. As on Ascend: without the CPU's own operators."""
+    """Build the net with its delta, without values, as on Ascend: without the CPU's own operators."""
     model = config.model
     with kernels.primitives_only():
         loaded = outline_model(
@@ -183,7 +183,7 @@ def _outlined(config: RunConfig) -> Assembled:
 
 
 def _tokens(config: RunConfig) -> int:
-    """Longest row that the run may have."""
+    """Return the length of the longest row that the run may have."""
     if is_factory(config.model.family):
         return 0
     longest = _parsed(config).positions

@@ -1,4 +1,4 @@
-"""The data of a training run: which files, read as what, for which base."""
+"""Opens the data of a training run: training and evaluation rows, prompts, tokenizer, template, metrics."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from petrun.models.factory import is_factory
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Rows to train and to evaluate on."""
+    """Holds the rows to train and to evaluate on, and how they were read."""
 
     train: ExampleSet
     evaluation: ExampleSet | None
@@ -111,8 +111,10 @@ def open_sources(resolved: Resolved, start: Delta | None) -> tuple[Sources, Reso
 
 
 def _with_classes(rows: ExampleSet, own_net: bool) -> ExampleSet:
-    """Rows of one class alone: refused for a head that has to be made. Of a user's own net they do not say how many classes it
-    has, and num_labels 1 would mean that it predicts a number."""
+    """Return the rows without num_labels 1, which would mean that the net predicts a number, where they have one class only.
+
+    Raises for a net of petrun's own, whose head needs two classes at least.
+    """
     if not own_net:
         require_classes(rows)
     return replace(rows, num_labels=None) if rows.num_labels == 1 and not rows.is_regression else rows
@@ -143,14 +145,14 @@ def _evaluation(
 
 
 def _template(config: RunConfig, start: Delta | None) -> str | Template | None:
-    """The user's template; else the one that the starting delta was trained with."""
+    """Return the user's template, else the one that the starting delta was trained with."""
     if config.data.template is not None or start is None or start.manifest is None or not start.manifest.template:
         return config.data.template
     return Template(name="delta", text=start.manifest.template)
 
 
 def _files(config: RunConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Training and evaluation files: the user's, or the embedded task's for the embedded base."""
+    """Return the training and evaluation files: the user's, or the embedded task's for the embedded base. Raises ConfigError."""
     data = config.data
     if data.path:
         return data.path, data.eval_path

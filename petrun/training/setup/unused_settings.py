@@ -1,4 +1,4 @@
-"""Settings that nothing of a run reads: refused, as the run would not be what was asked for."""
+"""Refuses settings that have no effect in a run: it would not be the run that was asked for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from petrun.training.setup.sources import Sources
 
 @dataclass(frozen=True, kw_only=True)
 class UnusedSettings:
-    """Settings, and when a run leaves them unread."""
+    """Names settings, and when they have no effect."""
 
     keys: tuple[str, ...]
     applies: Callable[[RunConfig, Sources], bool]
@@ -61,7 +61,7 @@ UNUSED: tuple[UnusedSettings, ...] = (
     ),
     UnusedSettings(
         keys=("eval.samples",),
-        # No answers is what such a run gives.
+        # 0 samples are what such a run gives.
         applies=lambda config, sources: _not_instruct(config, sources) and config.eval.samples > 0,
         reason=_NO_PROMPTS,
     ),
@@ -80,19 +80,19 @@ UNUSED: tuple[UnusedSettings, ...] = (
 
 
 def require_used_settings(resolved: Resolved, sources: Sources) -> None:
-    """Raises ConfigError, once, with every setting that was given and has no effect in this run."""
+    """Raise one ConfigError with every setting that was given and has no effect in this run."""
     problems, hints = [], []
-    for unread in UNUSED:
-        given = [key for key in unread.keys if _is_given(resolved, key)]
-        if given and unread.applies(resolved.config, sources):
-            problems += [f"{as_typed(key, resolved.origins)}: has no effect: {unread.reason}" for key in given]
-            hints.append(unread.hint)
+    for unused in UNUSED:
+        given = [key for key in unused.keys if _is_given(resolved, key)]
+        if given and unused.applies(resolved.config, sources):
+            problems += [f"{as_typed(key, resolved.origins)}: has no effect: {unused.reason}" for key in given]
+            hints.append(unused.hint)
     if problems:
         raise ConfigError("\n".join(problems), hint="\n".join(dict.fromkeys(hints)))
 
 
 def _is_given(resolved: Resolved, key: str) -> bool:
-    """Set to another value than its default: a run's own run.yaml, given as a recipe, states every default."""
+    """Whether the setting has another value than its default: a run's own run.yaml, given as a recipe, states every default."""
     section, _, leaf = key.partition(".")
     part = getattr(resolved.config, section)
     return resolved.given(key) and getattr(part, leaf) != type(part).model_fields[leaf].default

@@ -18,8 +18,7 @@ from petrun.commands import launch
 from petrun.config.commands.train import TrainSettings
 from petrun.config.load import load_run_config
 from petrun.errors import SetupError
-from petrun.training.preflight import host_checks as preflight
-from petrun.training.preflight import host_facts
+from petrun.training.preflight import host_checks, host_facts
 
 
 def config_of(**settings):
@@ -43,7 +42,9 @@ def check(*configs):
         try:
             with hosts:
                 hosts.meet()
-                preflight.check(preflight.Start(configs[number], cluster, "cpu"), hosts, said[number].append)
+                host_checks.check_hosts(
+                    host_checks.JobStart(configs[number], cluster, "cpu"), hosts, said[number].append
+                )
             ended[number] = None
         except SetupError as error:
             ended[number] = error
@@ -107,7 +108,7 @@ def test_what_differs_is_named_on_every_host(base):
 
 
 def test_an_out_that_the_hosts_do_not_share(base, monkeypatch):
-    monkeypatch.setattr(preflight, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(host_checks, "PATIENCE_SECONDS", 0.2)
     for lines, error in check(host(base, "a"), host(base, "b", out__dir=str(base / "b" / "run"))):
         assert failed(lines) == ["--out"] and "failed: --out" in error.message
         assert "host 1 does not see what host 0 writes there" in lines[-1]
@@ -135,14 +136,14 @@ def test_a_clock_that_is_wrong(base, monkeypatch):
         first.set()
         return real() + ahead
 
-    monkeypatch.setattr(preflight.time, "time", wrong)
+    monkeypatch.setattr(host_checks.time, "time", wrong)
     for lines, error in check(host(base, "a"), host(base, "b")):
         assert failed(lines) == ["clock"] and "differ by 3600." in lines[6] and "NTP" in lines[6] and error is not None
 
 
 def test_other_versions(base, monkeypatch):
     seen = iter(["2.10.0", "2.9.0"])
-    monkeypatch.setattr(preflight, "versions", lambda: {"petrun": "1", "MindSpore": next(seen)})
+    monkeypatch.setattr(host_checks, "versions", lambda: {"petrun": "1", "MindSpore": next(seen)})
     for lines, _ in check(host(base, "a"), host(base, "b")):
         assert failed(lines) == ["versions"]
         assert "MindSpore: 2." in lines[3] and "2.9.0 on host" in lines[3] and "2.10.0 on host" in lines[3]
