@@ -1,4 +1,4 @@
-"""`petrun rehearse`: what a run's training step becomes on the cards of a cluster that is not there."""
+"""`petrun rehearse`: compile the training step for cards of a cluster that is not there, and report slices, collectives and memory."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ from petrun.typing import JsonObject
 def require_sharded(layout: Layout, found: Sequence[RankResult]) -> None:
     """Raise SetupError where the compiled graphs do not shard the net as the layout says, or sum a gradient twice."""
     for rank in found:
-        whole = all(p["slice"] == p["shape"] for p in rank["parameters"])
-        if layout.tp > 1 and whole:
+        full = all(p["slice"] == p["shape"] for p in rank["parameters"])
+        if layout.tp > 1 and full:
             raise SetupError(
                 f"rank {rank['rank']} of {layout.world}: holds every parameter whole, though --parallel says {layout}",
                 hint="This model is not cut: use dp alone.",

@@ -161,7 +161,7 @@ def _outline(config: RunConfig, device: Device, shapes: BatchShapes, start: Delt
 def step_inputs(loaded: LoadedModel, shapes: BatchShapes, layout: Layout) -> tuple[Tensor, ...]:
     """Return (denominator, targets, the net's inputs) of a micro-batch: ones, in the shapes and types that the run will have.
 
-    Where operators are split, every rank is given the whole batch.
+    Where operators are split, every rank gets the full batch.
     """
     rows, tokens = shapes.batch * (layout.dp if layout.split else 1), shapes.tokens
     if shapes.arrays:

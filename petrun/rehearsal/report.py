@@ -50,8 +50,8 @@ def slice_lines(parameters: Sequence[HeldParameter]) -> list[str]:
         key = (re.sub(r"\.\d+(?=\.)", ".*", p["name"]), tuple(p["shape"]), tuple(p["slice"]), p["dtype"], p["trains"])
         groups[key] = groups.get(key, 0) + 1
     cells = []
-    for (name, shape, cut, dtype, trains), count in groups.items():
-        sizes = f"{shape_text(shape)} -> {shape_text(cut)}" if shape != cut else f"{shape_text(shape)} whole"
+    for (name, shape, held, dtype, trains), count in groups.items():
+        sizes = f"{shape_text(shape)} -> {shape_text(held)}" if shape != held else f"{shape_text(shape)} whole"
         cells.append((name, f"{count}x" if count > 1 else "", sizes, dtype, "trains" if trains else ""))
     widths = [max(len(cell[i]) for cell in cells) for i in range(5)] if cells else []
     return ["  ".join(text.ljust(width) for text, width in zip(cell, widths, strict=True)).rstrip() for cell in cells]

@@ -1,4 +1,4 @@
-"""A stub of CANN, so that MindSpore's Ascend plugin loads on a machine without a card: empty functions under the names it links against.
+"""Builds a stub of CANN: empty functions with the names that MindSpore's Ascend plugin links to, so that it loads without a card.
 
 MindSpore then compiles the graphs of any rank of any cluster. Nothing runs and nothing is copied from CANN: what the plugin in
 MindSpore's wheel does not find is read from its symbol tables, and answered by functions that return 0. Built once with g++ (about
@@ -50,7 +50,7 @@ _LAUNCH = (
 
 
 def environment(stub: Path, rank: int, world: int, level: int, base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a process that is one rank of a cluster which is not there.
+    """Return the environment of a process that is one rank of a cluster which is not there.
 
     It must be set before Python starts: the loader reads LD_LIBRARY_PATH once. level: MindSpore's simulation level, 0 compiles,
     1 chooses kernels and plans the memory as well. `base`: what it starts from, by default this process's own.
@@ -73,7 +73,7 @@ def environment(stub: Path, rank: int, world: int, level: int, base: Mapping[str
 
 
 def ensure_stub(cache: Path) -> Path:
-    """The stub's folder below `cache`, built if it is not there; of two processes at once one builds and the other waits.
+    """Return the stub's folder in `cache`, built if it does not exist; of two processes at once one builds and the other waits.
 
     Raises SetupError: no g++ or readelf, another system than Linux on x86-64, a MindSpore without the Ascend plugin, a failing build.
     """
@@ -112,7 +112,7 @@ def _compiler() -> str:
 
 
 def _mindspore() -> Path:
-    """MindSpore's folder, without importing it."""
+    """Return MindSpore's folder, without importing it."""
     spec = importlib.util.find_spec("mindspore")
     folder = Path(spec.origin).parent if spec is not None and spec.origin else None
     if folder is None or not (folder / "lib" / "plugin" / "libmindspore_ascend.so.2").is_file():
@@ -123,7 +123,7 @@ def _mindspore() -> Path:
 
 
 def _digest(mindspore: Path) -> str:
-    """Of the wheel's own list of its files with their digests, and of the stub's maker."""
+    """Return a digest of the wheel's own list of files and of the sources of the stub."""
     digest = hashlib.sha256(str(mindspore).encode())
     digest.update((importlib.metadata.distribution("mindspore").read_text("RECORD") or "").encode())
     for source in (Path(__file__), Path(__file__).with_name(_SPECIAL)):
@@ -167,7 +167,7 @@ def _plugin_libraries(plugin: Path) -> list[Path]:
 
 
 def _missing(scanned: Iterable[Path], shipped: Mapping[str, Path], compiler: str) -> tuple[set[str], list[str]]:
-    """(libraries, symbols) that the plugin asks for and that neither MindSpore nor the system has."""
+    """Return (libraries, symbols) that the plugin asks for and that neither MindSpore nor the system has."""
     libraries, undefined, looked_up = set(_OPENED_BY_NAME), set(), set(_LOOKED_UP)
     todo = [*scanned, *(path for name, path in shipped.items() if re.match(r"libmindspore_.*\.so$", name))]
     scanned, seen, defined = set(scanned), set(), set()
@@ -199,7 +199,7 @@ def _missing(scanned: Iterable[Path], shipped: Mapping[str, Path], compiler: str
 
 
 def _tables(path: Path) -> tuple[list[str], set[str], set[str]]:
-    """(libraries it needs, symbols it defines, symbols it must find elsewhere) of a shared library."""
+    """Return (libraries it needs, symbols it defines, symbols it must find elsewhere) of a shared library."""
     text = _run(["readelf", "-dW", "--dyn-syms", str(path)])
     needed = re.findall(r"NEEDED.*\[(.+?)\]", text)
     defined, undefined = set(), set()
@@ -214,7 +214,7 @@ def _tables(path: Path) -> tuple[list[str], set[str], set[str]]:
 
 
 def _assembly(symbols: Iterable[str]) -> str:
-    """One definition a symbol. Weak, so that those written in C++ win."""
+    """Return the assembly with a weak definition of each symbol, which a definition in C++ replaces."""
     parts = [".bss\n.balign 64\nstub_handle: .zero 65536\n"]
     for name in symbols:
         head = f".weak {name}\n.type {name},"

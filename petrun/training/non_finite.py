@@ -46,5 +46,5 @@ class NonFiniteHandler:
             event = {"step": step, "event": "rewound", "to": back}
         self.recorder.log.write(event)
         what = f"weights and optimizer are those of step {event['to']} again" if "to" in event else "left out"
-        console.print(f"{error.message.partition(';')[0]}: {what}; it goes on with the next rows")
+        console.print(f"{error.message.partition(';')[0]}: {what}; the run continues with the next rows")
         return True

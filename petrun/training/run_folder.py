@@ -1,4 +1,4 @@
-"""The run folder: run.yaml, log.jsonl, state/, `<algo>.ckpt`, best.ckpt, results.json, and how a run chooses and makes it.
+"""Lays out the run folder: run.yaml, log.jsonl, state/, `<algo>.ckpt`, best.ckpt, results.json, and how a run chooses and makes it.
 
 A finished run is changed only to make it longer.
 """

@@ -116,7 +116,7 @@ def test_a_killed_rank_is_named_and_the_job_begins_again_as_if_nothing_had_happe
     out, err = jobs.end(process)
     assert "error: rank 1 was ended by SIGKILL" in err
     assert "its log: killed/logs/attempt-1/rank_1.log" in err and "attempt 2 of 2: ranks 0 to 1 of 2" in err
-    after = re.search(r"killed holds a run that did not finish: it goes on after step (\d+)", out)
+    after = re.search(r"killed holds a run that did not finish: it resumes after step (\d+)", out)
     assert after and 2 <= int(after[1]) < STEPS
     jobs.hold("killed", whole)
 
@@ -127,7 +127,7 @@ def test_a_job_that_is_told_to_stop_saves_and_goes_on_by_resume(jobs, whole):
     jobs.wait_for_step("stopped", 2, process)
     process.terminate()
     out, err = jobs.end(process, 143)
-    assert "SIGTERM: every rank was told to stop" in err and "to go on: petrun resume stopped --cards 2" in out
+    assert "SIGTERM: every rank was told to stop" in err and "to resume: petrun resume stopped --cards 2" in out
     last = len(jobs.steps("stopped"))
     assert last < STEPS
     # In one process it does not go on, and says how it does.
@@ -136,7 +136,7 @@ def test_a_job_that_is_told_to_stop_saves_and_goes_on_by_resume(jobs, whole):
     assert "petrun resume stopped --cards 2 " in subprocess.run(resume, **settings).stderr
     done = subprocess.run([*resume, "--cards", "2", "--allow", "data.seq_len"], **settings)
     assert done.returncode == 0, done.stderr
-    assert f"it goes on after step {last}" in done.stdout and "[INFO]" not in done.stdout
+    assert f"it resumes after step {last}" in done.stdout and "[INFO]" not in done.stdout
     jobs.hold("stopped", whole)
 
 
@@ -215,7 +215,7 @@ def test_a_rank_killed_on_one_of_two_hosts_ends_both_and_both_begin_again(jobs, 
         in first[1]
     )
     assert "attempt 2 of 2: rank 0 of 2" in first[1]
-    assert re.search(r"lost holds a run that did not finish: it goes on after step \d+", first[0])
+    assert re.search(r"lost holds a run that did not finish: it resumes after step \d+", first[0])
     jobs.hold("lost", whole)
 
 

@@ -14,6 +14,6 @@ from petrun.cluster.world import World
 
 if __name__ == "__main__":
     World.agree = World.decide = lambda self, flag: flag
-    petrun.commands.train.require_consistent_ranks = lambda ready, world: None
+    petrun.commands.train.require_consistent_ranks = lambda training, world: None
     sys.argv = ["petrun", "train", *sys.argv[1:]]
     main()

@@ -70,18 +70,18 @@ def main(what, recipe, cards):
     world = join(device.target)
     layout = resolve_layout(config, cards)
     split_operators(layout, world.rank)
-    ready = build_training(resolved, None, device, layout, scored=False)
+    training = build_training(resolved, None, device, layout, scored=False)
     out = RunFolder(
         path=Path(config.out.dir), algo=config.algo, format=config.out.format, writes=world.first, sharded=True
     )
-    parameters = snapshot.state_parameters(ready.step, ready.assembled)
+    parameters = snapshot.state_parameters(training.step, training.assembled)
     wholes = {name: tuple(p.shape) for name, p in parameters.items()}
     state = find_state(out.states).state
     if what == "save":
         fill(parameters)
     else:
         snapshot.restore(parameters, state)
-    spec = compile_sharded(ready.step, first_batch_inputs(ready), layout, world)
+    spec = compile_sharded(training.step, first_batch_inputs(training), layout, world)
     parameters = snapshot.on_this_rank(parameters, spec)
     check(parameters, spec, wholes)
     if what == "resume":
@@ -91,13 +91,13 @@ def main(what, recipe, cards):
         snapshot.restore(parameters, state, spec)
         check(parameters, spec, wholes)
         return
-    identity = fingerprint_of(ready)
-    inputs = ReceiptInputs.of(ready, None, Progress(step=1, micro_batches=1))
-    with RunRecorder(out, ready.resolved.config, inputs, ready.plan, world, spec, layout) as recorder:
+    fingerprint = fingerprint_of(training)
+    inputs = ReceiptInputs.of(training, None, Progress(step=1, micro_batches=1))
+    with RunRecorder(out, training.resolved.config, inputs, training.plan, world, spec, layout) as recorder:
         if layout.pp == 1:
             score(recorder.evaluator)
         check(parameters, spec, wholes)
-        checkpointer = Checkpointer(recorder, parameters, identity, stop_request(), began=time.monotonic())
+        checkpointer = Checkpointer(recorder, parameters, fingerprint, stop_request(), began=time.monotonic())
         checkpointer.saved_step = 0
         checkpointer.save()
         recorder.save(out.delta, {"loss": 1.0})

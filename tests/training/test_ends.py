@@ -79,12 +79,12 @@ def test_a_finished_run_is_made_longer(small, petrun):
         assert done.code == 0, done.err
     run, whole = small / "run", small / "whole"
     done = petrun("resume run")
-    assert done.code == 0 and "run is finished: there is nothing to go on with" in done.out
+    assert done.code == 0 and "run is finished: there is nothing to resume" in done.out
     done = petrun("resume run --set train.steps=5")
     assert done.code == 2 and "train.steps: 3 -> 5" in done.err and "--allow train.steps" in done.err
     done = petrun("resume run --set train.steps=5 --allow train.steps")
     assert done.code == 0, done.err
-    assert "run holds a run that is finished after 3 steps: it goes on after step 3" in done.out
+    assert "run holds a run that is finished after 3 steps: it resumes after step 3" in done.out
     assert "results of its first 3 steps are kept in results-3.json" in done.out
     assert (run / "lora.ckpt").read_bytes() == (whole / "lora.ckpt").read_bytes()
     assert results(run)["steps"] == 5 and json.loads((run / "results-3.json").read_text())["steps"] == 3
@@ -94,7 +94,7 @@ def test_a_finished_run_is_made_longer(small, petrun):
     assert [step for step, _ in evaluations(run)] == [2, 3, 4, 5]
     # The run knows its new length.
     done = petrun("resume run")
-    assert done.code == 0 and "run is finished: there is nothing to go on with" in done.out
+    assert done.code == 0 and "run is finished: there is nothing to resume" in done.out
 
 
 WRONG = {
@@ -137,7 +137,7 @@ def test_two_processes_do_not_train_in_one_folder(small, petrun, outside):
     finally:
         first.terminate()
         out = first.communicate(timeout=120)[0]
-    assert first.returncode == 143 and "to go on: petrun resume run" in out
+    assert first.returncode == 143 and "to resume: petrun resume run" in out
     assert not (small / "run" / LOCK).exists()
     steps = [e["step"] for e in entries(small / "run") if "loss" in e]
     assert steps == list(range(1, len(steps) + 1))

@@ -179,7 +179,7 @@ def test_early_stopping_keeps_the_best(tmp_path, capsys):
     assert best.metrics["loss"] <= results["loss"]
 
 
-def test_a_started_delta_goes_on_with_its_own_settings(tmp_path):
+def test_a_starting_delta_keeps_its_own_settings(tmp_path):
     base = write_base(tmp_path / "base", "llama")
     rows = write_rows(tmp_path / "rows.jsonl", ORDERS)
     common = ["--base", base, "--data", rows, "--batch-size", 4, "--steps", 2]

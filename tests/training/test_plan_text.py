@@ -1,4 +1,4 @@
-"""What a run says at its end: commands that can be typed as they stand."""
+"""The commands that a run prints at its end can be typed as they are."""
 
 import shlex
 from pathlib import Path

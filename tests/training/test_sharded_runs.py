@@ -1,4 +1,4 @@
-"""Runs whose ranks hold slices: what each writes is put together again to what all of them have."""
+"""Runs whose ranks hold slices: the files of all ranks together hold the full tensors."""
 
 import json
 import subprocess
@@ -179,16 +179,16 @@ def test_a_run_whose_ranks_hold_slices_is_a_delta_like_any_other(place, petrun):
         assert joined.digest == delta.digest and joined.manifest == delta.manifest
 
 
-def ready_for(folder, layout):
+def build_setup(folder, layout):
     recipe = Job(None, folder, layout.dp, layout.tp, 0).recipe
     return build_training(load_run_config(recipe, {}, ()), None, setup("cpu"), layout, scored=False)
 
 
-def test_every_rank_is_fed_the_whole_batch(tmp_path):
+def test_every_rank_gets_the_full_batch(tmp_path):
     """Four rows in batches of 2 on each of 3 data-parallel ranks: one batch of 4, filled up to the 6 that divide."""
     layout = Layout(dp=3, tp=2)
-    ready = ready_for(tmp_path, layout)
-    batches = [next(rank_batches(ready, rank)) for rank in range(layout.world)]
+    training = build_setup(tmp_path, layout)
+    batches = [next(rank_batches(training, rank)) for rank in range(layout.world)]
     for batch in batches:
         assert {name: value.tobytes() for name, value in batch.items() if isinstance(value, np.ndarray)} == {
             name: value.tobytes() for name, value in batches[0].items() if isinstance(value, np.ndarray)
@@ -197,7 +197,7 @@ def test_every_rank_is_fed_the_whole_batch(tmp_path):
         assert np.all(batch["targets"][4:] == -100) and np.any(batch["targets"][3] != -100)
         assert batch["scored"] == np.count_nonzero(batch["targets"] != -100)
     # A rank of a job that is not cut reads its own.
-    shares = [next(rank_batches(replace(ready, layout=Layout(dp=3)), rank)) for rank in range(3)]
+    shares = [next(rank_batches(replace(training, layout=Layout(dp=3)), rank)) for rank in range(3)]
     whole = np.concatenate([share["input_ids"] for share in shares])
     assert whole.tobytes() == batches[0]["input_ids"][:4].tobytes()
 
@@ -205,10 +205,10 @@ def test_every_rank_is_fed_the_whole_batch(tmp_path):
 def test_a_rehearsal_compiles_the_step_that_is_trained(tmp_path):
     """Both build it by build_step; types and rows of what goes in are the same as well."""
     layout = Layout(dp=2, tp=2)
-    ready = ready_for(tmp_path, layout)
-    shapes = shapes_of_data(ready.resolved, None, layout)
-    rehearsed = rehearsal_rank.step_inputs(ready.assembled.loaded, shapes, layout)
-    trained = first_batch_inputs(ready)
+    training = build_setup(tmp_path, layout)
+    shapes = shapes_of_data(training.resolved, None, layout)
+    rehearsed = rehearsal_rank.step_inputs(training.assembled.loaded, shapes, layout)
+    trained = first_batch_inputs(training)
     assert trained[0] is True and len(trained) == 1 + len(rehearsed) > 4
     assert [(x.shape, x.dtype) for x in trained[1:]] == [(x.shape, x.dtype) for x in rehearsed]
 

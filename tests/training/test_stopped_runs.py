@@ -138,7 +138,7 @@ def test_a_full_disk_when_the_results_are_written(place, petrun, no_room, monkey
     again = petrun(f"{TRAIN} --lr 0.5")
     assert again.code == 2 and "optim.lr: 0.001 -> 0.5" in again.err
     again = petrun(TRAIN)
-    assert again.code == 1 and "run holds a run that did not finish: it goes on after step 3" in again.out
+    assert again.code == 1 and "run holds a run that did not finish: it resumes after step 3" in again.out
     assert (place / "run" / "lora.ckpt").read_bytes() == delta
 
 

@@ -128,7 +128,7 @@ class Checkpointer:
         console.print(
             f"{self.stop_reason} after step {progress.step} of {self.recorder.plan.total_steps}; its state is saved"
         )
-        console.print(f"to go on: {resume_command(self.out.path, self.recorder.world)}")
+        console.print(f"to resume: {resume_command(self.out.path, self.recorder.world)}")
         if self.signal_number is not None:
             raise Stopped(self.signal_number)
 

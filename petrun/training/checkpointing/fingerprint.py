@@ -62,8 +62,8 @@ def fingerprint_of(setup: TrainingSetup) -> JsonObject:
         "machine": platform.machine(),
         "kernels": kernels.status().reason,
     }
-    whole = {**settings_of(setup.config), **by_content, "tokenizer": tokenizer, "rows": rows, VERSIONS: versions}
-    fingerprint: JsonObject = json.loads(json.dumps(whole))
+    content = {**settings_of(setup.config), **by_content, "tokenizer": tokenizer, "rows": rows, VERSIONS: versions}
+    fingerprint: JsonObject = json.loads(json.dumps(content))
     return fingerprint
 
 

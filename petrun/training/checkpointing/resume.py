@@ -91,7 +91,7 @@ def find_resumed(
         finished=(folder / RESULTS).exists(),
     )
     if found.finished and not _changes_settings(found, sets, allowed):
-        console.print(f"{run} is finished: there is nothing to go on with")
+        console.print(f"{run} is finished: there is nothing to resume")
         _require_learned(run, folder / RESULTS)
         return None
     if command is not None and start_up() == "alone":
@@ -211,7 +211,7 @@ def starting_point(
             hint="Give more: --set train.steps=N --allow train.steps (or train.epochs, where the run has that).",
         )
     what = "a run that did not finish" if finished is None else f"a run that is finished after {finished} steps"
-    console.print(f"{place} holds {what}: it goes on after step {progress.step}")
+    console.print(f"{place} holds {what}: it resumes after step {progress.step}")
     scores = {} if finished is None else _archive_results(out, finished, progress.step)
     return StartingPoint(progress=progress, settings_changed=bool(changed), scores=scores)
 
@@ -223,7 +223,7 @@ def _require_start_over(
     place = str(out.path)
     if finished is not None:
         raise ConfigError(
-            f"{place} is finished, and none of its training states is left: there is nothing to go on from",
+            f"{place} is finished, and none of its training states is left: there is nothing to resume from",
             hint=f"Begin another run from its delta: petrun train --init-delta {shlex.quote(place)} ...",
         )
     if not out.writes:
@@ -252,7 +252,7 @@ def finished_steps(out: RunFolder) -> int | None:
         return int(json.loads(results.read_bytes())["steps"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise OutputError(
-            f"{results}: does not read", hint="It marks the run as finished; move it away to go on."
+            f"{results}: does not read", hint="It marks the run as finished; move it away to resume."
         ) from error
 
 

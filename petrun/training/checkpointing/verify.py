@@ -87,7 +87,7 @@ def last_interval(out: RunFolder) -> Interval:
     if newest is None:
         raise ConfigError(
             f"{out.path} has saved nothing yet: there is nothing to compare with",
-            hint="Let it go on first: petrun resume.",
+            hint="Resume it first: petrun resume.",
         )
     state = find_state(out.states, below=newest.step).state
     return Interval(state, newest.step, newest.read, newest.reader.names, newest.path)

@@ -1,1 +1,1 @@
-"""The learning receipt: what a run measures before its first step and after its last, and how that is told; no step is taken here."""
+"""The learning receipt: what a run measures before its first step and after its last, and how it is printed; no step is taken here."""

@@ -59,9 +59,9 @@ def _count(norms: list[UpdateNorm], what: str) -> str:
 
 def _spread(norms: list[UpdateNorm]) -> str:
     """Return the smallest, median and largest ratio, and the norm of all."""
-    whole = math.sqrt(sum(each.norm**2 for each in norms))
+    total = math.sqrt(sum(each.norm**2 for each in norms))
     known = sorted((each for each in norms if each.ratio is not None), key=lambda each: each.ratio or 0.0)
-    norm = f"norm {whole:.3g} in all"
+    norm = f"norm {total:.3g} in all"
     if not known:
         return f"they began at 0; {norm}"
     first, last = known[0], known[-1]

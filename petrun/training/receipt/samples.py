@@ -67,10 +67,12 @@ class SampleEvaluator:
         self.evaluator: Evaluator | None = evaluator_of(config, loaded, sources, layout)
         self.new_tokens = min(config.eval.max_new_tokens, _NEW_TOKENS)
         self.widths = self._widths()
-        whole = layout is None
-        count = min(_ROWS, config.train.batch_size) if whole else 0
+        takes_samples = layout is None
+        count = min(_ROWS, config.train.batch_size) if takes_samples else 0
         self.rows = _supervised(sources.train, count, max(self.widths, default=None))
-        self.prompts = _prompts(sources, sample_count(config)) if whole and hasattr(loaded.net, "prefill") else ()
+        self.prompts = (
+            _prompts(sources, sample_count(config)) if takes_samples and hasattr(loaded.net, "prefill") else ()
+        )
         self._generator: Any = None
 
     def evaluate(self, label: str) -> EvalSnapshot:
@@ -146,14 +148,14 @@ def _prompts(sources: Sources, count: int) -> tuple[Prompt, ...]:
     """Choose the first distinct prompts of the evaluation data, or of the training data where there is none."""
     if sources.train.task != "instruct" or not count:
         return ()
-    ready = sources.prompts is not None
+    are_prompts = sources.prompts is not None
     rows = sources.prompts or sources.evaluation or sources.train
     found: dict[bytes, Prompt] = {}
     for index in range(len(rows)):
         row = rows[index]
         ids = row.input_ids[: row.prompt_length]
-        if len(ids) and (ready or len(ids) < len(row.input_ids)):
-            place = index if ready else None
+        if len(ids) and (are_prompts or len(ids) < len(row.input_ids)):
+            place = index if are_prompts else None
             found.setdefault(ids.tobytes(), Prompt(ids, decode_answer(ids, sources.tokenizer), row.reference, place))
         if len(found) == count:
             break

@@ -1,4 +1,4 @@
-"""Builds the training step: loss, learning-rate schedule, optimizer, and how they are laid out over ranks."""
+"""Builds the training step: loss, learning-rate schedule, optimizer, and their layout over ranks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def build_step(
 ) -> TrainStep:
     """Build the step of this rank, with its optimizer."""
     optim, method, net = config.optim, assembled.method, assembled.loaded.net
-    # Before the optimizer, whose state is cut as the parameters are.
+    # Before the optimizer, whose state is sharded as the parameters are.
     total, hook = build_loss(config, assembled, trainable, schedule.total_steps, layout)
     kind = OPTIMIZERS[DEFAULT_OPTIMIZER]
     optimizer = (kind.host_cell if config.parallel.offload == "optimizer" else kind.cell)(
@@ -80,7 +80,7 @@ def build_step(
 def build_loss(
     config: RunConfig, assembled: Assembled, trainable: Trainable, total_steps: int, layout: Layout
 ) -> tuple[Cell, StepHook | None]:
-    """Return (the loss of the net, laid out over the ranks; the method's own step at each update, or None).
+    """Return (the loss of the net, split over the ranks; the method's own step at each update, or None).
 
     Raises ConfigError for a method whose loss or update cannot be split over ranks.
     """

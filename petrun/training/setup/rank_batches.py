@@ -1,4 +1,4 @@
-"""The batches that a rank feeds to its training step."""
+"""Reads the batches of a rank for its training step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from petrun.training.setup.training_setup import TrainingSetup
 def rank_batches(setup: TrainingSetup, rank: int, start: int = 0) -> Iterator[Batch]:
     """Yield the rank's share of every batch, from micro-batch `start` of the run on.
 
-    A step whose operators are split is fed the whole batch on every rank, and always as many rows: its graph takes the rows of the rank.
+    A step whose operators are split gets the full batch on every rank, and always as many rows: its graph takes the rows of the rank.
     """
     loaded, layout = setup.assembled.loaded, setup.layout
     share = WHOLE_BATCH if layout.split else RankShare(index=layout.coordinates(rank)[1], parts=layout.dp)

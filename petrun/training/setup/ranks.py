@@ -1,4 +1,4 @@
-"""The ranks of a run: how they meet, whether they reach each other, and how the net is laid out over them."""
+"""Joins the ranks of a run, checks that they reach each other, and resolves the layout of the net over them."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def _require_classes_for_method(config: RunConfig, sources: Sources) -> None:
 def _score_base(config: RunConfig, loaded: LoadedModel, sources: Sources, layout: Layout) -> EvalSnapshot | None:
     """Score the base where the delta changes what it computes from the first step on, such as a random prompt; else return None.
 
-    A net whose operators are split over ranks is laid out with its delta and never computes without: it has no scores of the base.
+    A net whose operators are split over ranks is compiled with its delta and never computes without: it has no scores of the base.
     """
     if find_method(config.algo).identity:
         return None

@@ -1,4 +1,4 @@
-"""A run that goes on from a training state ends as the run that was never stopped: same bytes, same log."""
+"""A run that resumes from a training state ends as the run that was never stopped: same bytes, same log."""
 
 import json
 import shutil
@@ -72,11 +72,11 @@ def test_a_resumed_run_equals_the_uninterrupted_one(place, petrun):
         copy = killed_at(whole, step, place / f"copy-{step}")
         done = petrun(line.format(copy.name))
         assert done.code == 0, done.err
-        assert f"{copy.name} holds a run that did not finish: it goes on after step {step}" in done.out
+        assert f"{copy.name} holds a run that did not finish: it resumes after step {step}" in done.out
         same_run(whole, copy, "adalora.ckpt")
     assert steps_of(place / "copy-2" / "state")[:2] == [8, 4]
     done = petrun("resume whole")
-    assert done.code == 0 and "whole is finished: there is nothing to go on with" in done.out
+    assert done.code == 0 and "whole is finished: there is nothing to resume" in done.out
 
 
 def test_what_else_a_run_may_be_told(place, petrun, monkeypatch):
@@ -99,7 +99,7 @@ def test_what_else_a_run_may_be_told(place, petrun, monkeypatch):
         patch.setattr(Checkpointer, "on_step", on_step)
         done = petrun(LORA + "--steps 6 --out run --max-time 1h30m")
     assert done.code == 0 and "the time is up after step 3 of 6; its state is saved" in done.out, done.err
-    assert "to go on: petrun resume run" in done.out and "step 1: saved, as run/save asks" in done.out
+    assert "to resume: petrun resume run" in done.out and "step 1: saved, as run/save asks" in done.out
     assert steps_of(run / "state") == [3, 1] and names(run) == ["log.jsonl", "run.yaml", "state"]
     (place / "reviews.jsonl").rename(place / "before.jsonl")
     write_rows(place / "reviews.jsonl", [*REVIEWS, REVIEWS[0]])
@@ -115,7 +115,7 @@ def test_what_else_a_run_may_be_told(place, petrun, monkeypatch):
     newest.write_bytes(newest.read_bytes()[:-9])
     done = petrun("resume run --set data.path=before.jsonl --save-every 2")
     assert done.code == 0 and f"torn state: {newest.relative_to(place)}: is cut off" in done.out, done.err
-    assert "it goes on after step 1" in done.out
+    assert "it resumes after step 1" in done.out
     same_run(place / "whole", run, "lora.ckpt")
     done = petrun("resume --verify run --set data.path=before.jsonl")
     assert done.code == 0, done.err
@@ -213,5 +213,5 @@ def test_a_step_that_is_not_finite_is_left_out(place, petrun):
         ("train --base bert --data reviews.jsonl --on-nan hope", "--on-nan: 'hope' is not valid", 2),
     ],
 )
-def test_what_cannot_go_on(refused, line, words, code):
+def test_what_cannot_resume(refused, line, words, code):
     refused(line, [words], code)

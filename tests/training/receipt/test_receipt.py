@@ -1,4 +1,4 @@
-"""The learning receipt: its figures against numpy on the files, and what counts as a run that taught its delta nothing."""
+"""The learning receipt: its figures against numpy on the files, and the signs of a run whose delta learned nothing."""
 
 import json
 from types import SimpleNamespace
@@ -262,7 +262,7 @@ def build():
 
 @pytest.mark.usefixtures("graph_mode")
 def test_a_run_that_teaches_nothing_ends_with_an_error(place, petrun):
-    """A target that the net does not use, and a rate that no float32 shows: saved, told, and exit code 1."""
+    """A target that the net does not use, and a rate that no float32 shows: saved, reported, and exit code 1."""
     (place / "net.py").write_text(NET)
     np.savez(place / "rows.npz", x=np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32), label=[0, 1] * 3)
     line = "train --model net.py:build --data rows.npz --rank 1 --steps 2 --batch-size 6 "
