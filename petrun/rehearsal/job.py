@@ -44,13 +44,16 @@ class RankJob:
     @classmethod
     def read(cls, path: Path) -> RankJob:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**content, "shapes": BatchShapes(**content["shapes"])})
+        # JSON has no tuples.
+        flags = {key: (flag, value) for key, (flag, value) in content["flags"].items()}
+        shapes = content["shapes"]
+        arrays = {name: (dtype, tuple(shape)) for name, (dtype, shape) in shapes["arrays"].items()}
+        return cls(**{**content, "flags": flags, "shapes": BatchShapes(**{**shapes, "arrays": arrays})})
 
 
 def read_settings(recipe: str | None, flags: Flags, sets: Sequence[str]) -> tuple[Resolved, Delta | None]:
     """Read the run's configuration and its starting delta as `petrun train` does. Raises ConfigError."""
-    given = {key: (flag, value) for key, (flag, value) in flags.items()}
-    start, resolved = read_start(load_run_config(recipe, given, sets, embedded=default_recipe()))
+    start, resolved = read_start(load_run_config(recipe, flags, sets, embedded=default_recipe()))
     if resolved.config.device == "cpu":
         raise ConfigError(
             f"{resolved.origins.get('device', 'device')} cpu: a rehearsal is of Ascend cards",
