@@ -94,11 +94,9 @@ def rank_error(rank: int, layout: Layout, outcome: JsonObject, ended: RankExit, 
     """Make one error of what a rank's process wrote."""
     who = f"rank {rank} of {layout.world}"
     if "refused" in outcome:
-        said = outcome["refused"]
-        kind: type[PetrunError] = getattr(errors, said["kind"])
-        return kind(
-            said["message"] if said["message"].startswith("rank ") else f"{who}: {said['message']}", hint=said["hint"]
-        )
+        refused = outcome["refused"]
+        kind: type[PetrunError] = getattr(errors, refused["kind"])
+        return kind(f"{who}: {refused['message']}", hint=refused["hint"])
     if "failed" in outcome:
         text = f"{who} ({layout}): MindSpore's front end refuses it: {front_end_reason(ended.text, outcome['failed'])}"
         more = f"\n{ended.tail}\n{outcome['traceback']}" if debug else ""

@@ -81,7 +81,7 @@ def _rehearse(job: RankJob, graphs: Path) -> Mapping[str, object]:
     loaded.net.set_train(True)
     full = {p.name: tuple(p.shape) for p in loaded.net.get_parameters()}
     inputs = step_inputs(loaded, job.shapes, layout)
-    # MindSpore leaves files in the current folder while it compiles; whatever the user named has been read by now.
+    # MindSpore writes files into the current folder while it compiles. All files that the user named have been read.
     os.chdir(graphs)
     built = time.perf_counter()
     try:

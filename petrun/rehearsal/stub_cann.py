@@ -182,7 +182,7 @@ def _missing(scanned: Iterable[Path], shipped: Mapping[str, Path], compiler: str
         if path in scanned:
             libraries |= {name for name in needed if name not in shipped and not _HOST.match(name)}
             undefined |= asked
-            # Names for dlsym, which stand as plain strings in the library.
+            # Names for dlsym, which are plain strings in the library.
             looked_up |= {
                 found.decode()
                 for found in re.findall(

@@ -62,12 +62,12 @@ class Checkpointer:
         number = self.request.number
         out_of_time = self.config.max_seconds is not None and time.monotonic() - self.began >= self.config.max_seconds
         if self.recorder.world.agree(number is not None or (out_of_time and not last)):
-            told = self.recorder.world.which(number is not None)
-            if number is None and told:
+            signalled = self.recorder.world.which(number is not None)
+            if number is None and signalled:
                 # The signal came to another of the processes.
                 number = signal.SIGTERM
             self.signal_number = number
-            self.stop_reason = stop_reason(number, told, self.recorder.world.size)
+            self.stop_reason = stop_reason(number, signalled, self.recorder.world.size)
             self.save()
             return True
         requested = self.out.save_request.exists() if self.out.writes else False
@@ -147,9 +147,9 @@ def resume_command(path: Path, world: World) -> str:
     return f"petrun resume {place} --cards {world.size}"
 
 
-def stop_reason(number: int | None, told: list[int], size: int) -> str:
-    """Return why a run ends before its last step. `told`: the ranks that a signal came to, of `size`."""
+def stop_reason(number: int | None, signalled: list[int], size: int) -> str:
+    """Return why a run ends before its last step. `signalled`: the ranks that a signal came to, of `size`."""
     if number is None:
         return "the time is up"
-    ranks = f"rank{'s' if len(told) > 1 else ''} {', '.join(map(str, told))}"
-    return f"stopped by {signal.Signals(number).name}" + (f" to {ranks} alone" if len(told) < size else "")
+    ranks = f"rank{'s' if len(signalled) > 1 else ''} {', '.join(map(str, signalled))}"
+    return f"stopped by {signal.Signals(number).name}" + (f" to {ranks} alone" if len(signalled) < size else "")

@@ -1,4 +1,4 @@
-"""The fingerprint of a run: every setting, and data, base and tokenizer by content, not by name. It tells whether two runs are the same."""
+"""Computes and compares fingerprints of runs: every setting, and data, base and tokenizer by content, not by name."""
 
 from __future__ import annotations
 

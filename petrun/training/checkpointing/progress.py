@@ -1,4 +1,4 @@
-"""The progress of a run: counters, first scores and best score, kept beside the tensors in every training state."""
+"""The progress of a run: counters, first scores and best score, saved with the tensors in every training state."""
 
 from __future__ import annotations
 

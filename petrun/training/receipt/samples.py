@@ -101,7 +101,7 @@ class SampleEvaluator:
                 with eager():
                     scores = Scorer(self.loaded.net, self.loaded.inputs, self.sources.train.task)(rows)
         except WeightsError:
-            # Training says what is wrong with such a row, or leaves it out where it is told to.
+            # Training reports such a row, or skips it with --on-nan skip.
             return None
         return [float(value) for value in scores.losses / np.maximum(scores.counts, 1)]
 
