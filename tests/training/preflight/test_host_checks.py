@@ -164,24 +164,24 @@ def test_full_training_needs_room_for_its_states(base):
 def test_a_fingerprint_is_of_the_content(tmp_path, monkeypatch):
     file = tmp_path / "model.safetensors"
     file.write_bytes(bytes(200_000))
-    before = host_facts.fingerprint(file)
-    assert host_facts.fingerprint(file) == before
+    before = host_facts.file_digest(file)
+    assert host_facts.file_digest(file) == before
     for place in (0, 100_000, 199_999):
         content = bytearray(200_000)
         content[place] = 1
         file.write_bytes(content)
-        assert host_facts.fingerprint(file) != before
+        assert host_facts.file_digest(file) != before
     file.write_bytes(bytes(200_001))
-    assert host_facts.fingerprint(file) != before
+    assert host_facts.file_digest(file) != before
     # A large file is read in samples: its beginning and its end among them.
     monkeypatch.setattr(host_facts, "_WHOLE_BYTES", 1000)
     file.write_bytes(bytes(20_000_000))
-    before = host_facts.fingerprint(file)
+    before = host_facts.file_digest(file)
     for place in (0, 19_999_999):
         content = bytearray(20_000_000)
         content[place] = 1
         file.write_bytes(content)
-        assert host_facts.fingerprint(file) != before
+        assert host_facts.file_digest(file) != before
 
 
 def tool(folder, name, text):
