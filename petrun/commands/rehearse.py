@@ -19,44 +19,46 @@ from petrun.tensors.atomic import refuse_occupied
 from petrun.training.setup.resolve_layout import resolve_auto, resolve_layout
 
 
-def run(
-    settings: RehearseSettings,
-) -> None:
-    """Compile the step of some ranks of the job, and print what stands in it."""
-    recipe, flags, sets = settings.recipe, settings.flags, settings.sets
-    level, out, strategy = settings.level, settings.json_file, settings.strategy_folder
-    resolved, start = read_settings(recipe, flags, sets)
-    world = card_count(resolved.config, settings.cards)
-    resolved, why = resolve_auto(resolved, world)
-    layout = resolve_layout(resolved.config, world)
-    for line in why:
+def run(settings: RehearseSettings) -> None:
+    """Compile the step of some ranks of the job, and print slices, collectives and memory of each. Raises PetrunError."""
+    resolved, start = read_settings(settings.recipe, settings.flags, settings.sets)
+    cards = card_count(resolved.config, settings.cards)
+    resolved, reasons = resolve_auto(resolved, cards)
+    layout = resolve_layout(resolved.config, cards)
+    for line in reasons:
         console.print(line)
-    chosen = choose_ranks(settings.rank_numbers(), layout, strategy is not None)
-    place = Path(strategy).expanduser() if strategy is not None else None
-    if place is not None:
-        refuse_occupied(place)
+    strategy = Path(settings.strategy_folder).expanduser() if settings.strategy_folder is not None else None
+    ranks = choose_ranks(settings.rank_numbers(), layout, every_stage=strategy is not None)
+    if strategy is not None:
+        refuse_occupied(strategy)
     shapes = batch_shapes(resolved, start, layout)
     stub = ensure_stub(cache_folder())
     job = RankJob(
-        recipe=recipe, flags=flags, sets=list(sets), level=level, writes_strategy=place is not None, shapes=shapes
+        recipe=settings.recipe,
+        flags=settings.flags,
+        sets=list(settings.sets),
+        level=settings.level,
+        writes_strategy=strategy is not None,
+        shapes=shapes,
     )
-    found, wrong = compile_ranks(job, stub, layout, chosen, place, settings.debug)
-    result = {
-        "petrun": __version__,
-        "layout": asdict(layout),
-        "world": layout.world,
-        "level": level,
-        "shapes": asdict(shapes),
-        "ranks": found,
-        "failed": {str(rank): error.message for rank, error in wrong.items()},
-    }
+    found, failed = compile_ranks(job, stub, layout, ranks, strategy, settings.debug)
     require_sharded(layout, found)
-    if out is not None:
-        with atomic_file(Path(out).expanduser()) as (file, _):
-            file.write(json.dumps({**result, "auto": why}, indent=2).encode())
+    if settings.json_file is not None:
+        result = {
+            "petrun": __version__,
+            "layout": asdict(layout),
+            "world": layout.world,
+            "level": settings.level,
+            "shapes": asdict(shapes),
+            "ranks": found,
+            "failed": {str(rank): error.message for rank, error in failed.items()},
+            "auto": reasons,
+        }
+        with atomic_file(Path(settings.json_file).expanduser()) as (file, _):
+            file.write(json.dumps(result, indent=2).encode())
     if found:
-        console.print(report(resolved.config, layout, str(shapes), found, level))
-    if place is not None and not wrong:
-        console.print(f"wrote how {layout.pp} stage{'s' if layout.pp > 1 else ''} cut their parameters: {place}")
-    if wrong:
-        raise next(iter(wrong.values()))
+        console.print(report(resolved.config, layout, str(shapes), found, settings.level))
+    if strategy is not None and not failed:
+        console.print(f"wrote how {layout.pp} stage{'s' if layout.pp > 1 else ''} cut their parameters: {strategy}")
+    if failed:
+        raise next(iter(failed.values()))

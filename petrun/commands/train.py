@@ -34,9 +34,7 @@ from petrun.training.setup.starting_delta import read_start
 from petrun.training.setup.training_setup import TrainingSetup, build_training, resolve_inferred
 
 
-def run(
-    settings: TrainSettings,
-) -> None:
+def run(settings: TrainSettings) -> None:
     """Train and fill the run folder, or resume the run of a folder: that of --resume, or an unfinished one in --out.
 
     With --preflight, check that the ranks meet and reach each other, and end. Raises PetrunError.

@@ -10,11 +10,11 @@ from pathlib import Path
 from petrun.assets import default_recipe
 from petrun.checkpoint.delta import Delta
 from petrun.config.load import Resolved, load_run_config
+from petrun.config.options import Flags
 from petrun.config.schema import RunConfig
 from petrun.errors import ConfigError
 from petrun.parallel.layout import Layout
 from petrun.rehearsal.shapes import BatchShapes
-from petrun.training.checkpointing.resume import Flags
 from petrun.training.setup.starting_delta import read_start
 
 _CARDS = 8

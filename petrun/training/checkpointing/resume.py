@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from petrun import __version__, console
 from petrun.assets import default_recipe
@@ -15,6 +14,7 @@ from petrun.checkpoint.run_files import RESULTS, RUN_YAML
 from petrun.checkpoint.training_state import Found, clear, find_state
 from petrun.cluster.world import World, start_up
 from petrun.config.load import Resolved, as_begun, dump_run, load_run_config
+from petrun.config.options import Flags
 from petrun.errors import ConfigError, OutputError, TrainingError
 from petrun.tensors.atomic import output_error
 from petrun.tensors.output import write_text
@@ -29,9 +29,6 @@ from petrun.training.checkpointing.fingerprint import (
 from petrun.training.checkpointing.progress import Progress
 from petrun.training.run_folder import FINGERPRINT, STATES, RunFolder
 from petrun.typing import JsonObject
-
-Flags = Mapping[str, tuple[str, Any]]
-"""Dotted key of a setting -> (the option as typed, its value)."""
 
 
 def begun_folder(run: str) -> Path:
