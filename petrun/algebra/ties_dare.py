@@ -54,8 +54,8 @@ def trim(change: Array, density: float) -> Array:
     flat = change.reshape(-1)
     count = max(1, round(density * flat.size))
     kept = np.zeros_like(flat)
-    places = np.argpartition(np.abs(flat), flat.size - count)[flat.size - count :]
-    kept[places] = flat[places]
+    indices = np.argpartition(np.abs(flat), flat.size - count)[flat.size - count :]
+    kept[indices] = flat[indices]
     return kept.reshape(change.shape)
 
 
@@ -71,7 +71,7 @@ class Dare:
     def __call__(self, name: str, changes: Sequence[Array], weights: Sequence[float]) -> Array:
         total = np.zeros(changes[0].shape, np.float32)
         for i, (w, change) in enumerate(zip(weights, changes, strict=True)):
-            # By name and place, so that the same command gives the same bytes whatever is computed first.
+            # By name and position, so that the same command gives the same bytes whatever is computed first.
             rng = np.random.default_rng([self.seed, i, zlib.crc32(name.encode())])
             stays = rng.random(change.shape, np.float32) >= self.drop
             total += np.where(stays, np.float32(w / (1.0 - self.drop)) * change, np.float32(0))

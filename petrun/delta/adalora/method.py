@@ -4,7 +4,7 @@
     loss = C + orth_weight * sum over layers of (||B^T B - I||^2 + ||A A^T - I||^2)         ||.||: Frobenius
 
 Source: Zhang et al., "AdaLoRA: Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning", arXiv 2303.10512, equations 3 to 5; the
-budget is in adalora_budget.py. s is peft's, with the R that every layer begins with, so that its adapters compute the same here. peft
+budget is in budget.py. s is peft's, with the R that every layer begins with, so that its adapters compute the same here. peft
 regularises with the norms, not their squares, averaged over the matrices, not summed: a weight of its means another thing here.
 """
 

@@ -6,7 +6,7 @@ Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2
 Stabilization Scaling Factor for Fine-Tuning with LoRA", arXiv 2312.03732, theorem 3.2 (rsLoRA); Hayou et al., "LoRA+: Efficient Low
 Rank Adaptation of Large Models", arXiv 2402.12354, equations 6 and 7: B's learning rate is `lora_plus_ratio` times A's.
 
-The cell is in lora_dense.py, that of embeddings in lora_embedding.py; lora_dora.py and lora_pissa.py hold what these variants do otherwise.
+dense.py holds the cell, embedding.py that of embeddings; dora.py and pissa.py hold what these variants do otherwise.
 """
 
 from __future__ import annotations

@@ -134,12 +134,12 @@ def _widened(delta: Delta, layers: Mapping[str, _Layer]) -> Delta:
     """Every layer with init_r triplets, zeros in the places of those given up, and its mask."""
     tensors: dict[str, Array] = {name: delta.tensors[name] for name in delta.tensors}
     for path, layer in layers.items():
-        places = np.flatnonzero(layer.keep)
+        indices = np.flatnonzero(layer.keep)
         for leaf, axis in ((ADALORA_A, 0), (ADALORA_E, 0), (ADALORA_B, 1)):
             given = tensors[f"{path}.{leaf}"]
             if given.shape[axis] < len(layer.keep):
                 wide = np.zeros([len(layer.keep) if i == axis else n for i, n in enumerate(given.shape)], np.float32)
-                wide[(slice(None),) * axis + (places,)] = given
+                wide[(slice(None),) * axis + (indices,)] = given
                 tensors[f"{path}.{leaf}"] = wide
         tensors[f"{path}.{ADALORA_KEEP}"] = layer.keep
     return replace(delta, tensors=tensors, digest=arrays_digest(tensors))
@@ -180,11 +180,11 @@ def _narrowed(delta: Delta) -> tuple[Delta, dict[str, list[bool]]]:
         path, _, leaf = name.rpartition(".")
         values = delta.tensors[name]
         if leaf in _LEAVES or leaf == ADALORA_KEEP:
-            places = np.flatnonzero(delta.tensors[f"{path}.{ADALORA_KEEP}"])
+            indices = np.flatnonzero(delta.tensors[f"{path}.{ADALORA_KEEP}"])
             if leaf == ADALORA_KEEP:
                 kept[path] = [bool(flag) for flag in values]
                 continue
-            values = np.take(values, places, axis=1 if leaf == ADALORA_B else 0)
+            values = np.take(values, indices, axis=1 if leaf == ADALORA_B else 0)
         tensors[name] = values
     return replace(delta, tensors=tensors), kept
 
