@@ -114,3 +114,11 @@ def table(rows: Sequence[tuple[str, str]]) -> str:
     """Two columns, the first padded to the longest name."""
     width = max((len(name) for name, _ in rows), default=0)
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of as many cells each, every column padded to its longest cell."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

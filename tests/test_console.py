@@ -53,3 +53,4 @@ def test_text_is_there_before_the_line_ends():
 
 def test_tables_are_padded_to_the_longest_name():
     assert console.table([("a", "1"), ("long", "2")]) == "a     1\nlong  2"
+    assert console.columns([("a", "bb", "c"), ("long", "b", "")]) == "a     bb  c\nlong  b"

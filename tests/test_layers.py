@@ -216,8 +216,16 @@ def test_only_parallel_touches_mindspores_context():
 
 
 def test_only_the_console_prints():
-    printers = files_calling("print", "typer.echo", "typer.secho", "tqdm.write", "sys.stdout.write", "sys.stderr.write")
-    assert all(p.startswith("cli/") or p == "console.py" for p in printers), printers
+    assert files_calling("print", "typer.echo", "typer.secho", "click.echo") == {"console.py"}
+    assert files_calling("tqdm.write", "bars.tqdm.write", "sys.stdout.write", "sys.stderr.write") == {"console.py"}
+    users = {
+        name_of(path)
+        for path in FILES
+        for call in calls(path)
+        if call.startswith(("sys.stdout.", "sys.stderr.")) and not call.endswith(".isatty")
+    }
+    # It sets how output is encoded and buffered, and flushes it.
+    assert users == {"cli/app.py"}
 
 
 def test_only_cli_exits():
@@ -253,20 +261,57 @@ def test_no_broad_except():
                 )
 
 
-def test_files_and_functions_hold_one_idea():
-    long = []
+MOST_LINES, MOST_COMMAND_LINES, MOST_FUNCTION_LINES, MOST_PARAMETERS = 400, 120, 60, 8
+# Signatures that are not ours to choose: MindPet's, what MindSpore calls, and cells that MindPet's users construct.
+MANY_PARAMETERS = {
+    "delta/adapter.py __init__",
+    "delta/adapter.py shard",
+    "delta/lora/dense.py __init__",
+    "delta/low_rank_adapter.py __init__",
+    "delta/low_rank_adapter.py shard",
+    "mindpet/delta/ptuning2.py __init__",
+}
+# What is still over a limit. An entry goes when its cause does: the test fails for one that is not needed.
+STILL_OVER = {
+    "data/encode/tokens.py encode_tokens: over 8 parameters",
+    "data/examples/collector.py add: over 8 parameters",
+}
+
+
+def over_limits():
+    """Every file and function that is over a limit."""
     for path in FILES:
-        text = path.read_text(encoding="utf-8")
-        if len(text.splitlines()) > 400:
-            long.append(f"{where(path)}: over 400 lines")
+        text, name = path.read_text(encoding="utf-8"), name_of(path)
+        for most in [MOST_LINES] + [MOST_COMMAND_LINES] * name.startswith("commands/"):
+            if len(text.splitlines()) > most:
+                yield f"{name}: over {most} lines"
         for node in ast.walk(ast.parse(text)):
-            if (
-                isinstance(node, ast.FunctionDef)
-                and (node.end_lineno or 0) - node.lineno > 60
-                and "cli" not in path.parts
-            ):
-                long.append(f"{where(path)}:{node.lineno} {node.name}: over 60 lines")
-    assert not long, "\n".join(long)
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                # `construct` and `bprop` have the inputs of their operator.
+                free = node.name in ("construct", "bprop") or f"{name} {node.name}" in MANY_PARAMETERS
+                if len(parameters_of(node)) > MOST_PARAMETERS and not free:
+                    yield f"{name} {node.name}: over {MOST_PARAMETERS} parameters"
+                if (node.end_lineno or 0) - node.lineno + 1 > MOST_FUNCTION_LINES:
+                    yield f"{name} {node.name}: over {MOST_FUNCTION_LINES} lines"
+
+
+def parameters_of(node):
+    named = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+    return [one.arg for one in named if one.arg not in ("self", "cls")]
+
+
+def test_files_and_functions_hold_one_idea():
+    assert set(over_limits()) == STILL_OVER
+
+
+def test_every_exception_of_the_parameters_is_needed():
+    many = {
+        f"{name_of(path)} {node.name}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and len(parameters_of(node)) > MOST_PARAMETERS
+    }
+    assert many >= MANY_PARAMETERS
 
 
 def test_help_needs_no_mindspore():

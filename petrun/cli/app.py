@@ -85,7 +85,7 @@ def root(
 
 
 def _unexpected(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
-    """For what no room foresaw: one line that a user can report, instead of a traceback."""
+    """Print an error that no part of petrun expects in one line that a user can report, instead of a traceback."""
     _trace_of_rank(error)
     hint = "" if _is_rank() else "This is a fault of petrun. Run again with --debug for the traceback."
     console.print_error(f"{kind.__name__}: {first_line(str(error))}", hint, label="internal error")
@@ -134,11 +134,11 @@ def main() -> None:
         console.print_error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         sys.exit(1)
     except RuntimeError as error:
-        told = faults.known(error)
+        told = faults.as_petrun_error(error)
         if told is None or debug:
             raise
         _trace_of_rank(error)
-        console.print_error(*told)
+        console.print_error(told.message, told.hint)
         sys.exit(1)
     except MemoryError:
         if debug:

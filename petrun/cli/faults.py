@@ -1,15 +1,16 @@
-"""What MindSpore and the card say when they fail, in a line: which one of a long text, and where it is known, what to do about it."""
+"""Turn an error of MindSpore or of the card into one of petrun's, with a code and a way out.
+
+MindSpore raises RuntimeError for everything and says in its text alone what happened, so its text is read: here, once.
+"""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
+from petrun.errors import DeviceMemoryError, LinkError, PetrunError
 from petrun.mindspore_messages import first_line
 
-_MEMORY = re.compile(
-    r"memory (isn't|is not|not) enough|out of memory|malloc device memory failed|EL0004", re.IGNORECASE
-)
-_LOST = re.compile(r"EI000[26]|EI9999.*hccl|hccl.*time(d)? ?out", re.IGNORECASE)
 _FEWER = (
     "Fewer rows with --batch-size (and --accumulate), a shorter --seq-len, --recompute full; or cut the model over more cards with "
     "--parallel: `petrun rehearse` plans the memory of each."
@@ -20,13 +21,39 @@ _OTHERS = (
 )
 
 
-def known(error: RuntimeError) -> tuple[str, str] | None:
-    """(message, hint) of a failure that is none of petrun; None for any other."""
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A kind of failure outside petrun, and the error that the user is shown for it."""
+
+    pattern: re.Pattern[str]
+    """Found in the text of MindSpore's error: its words, or a code of CANN or HCCL."""
+    error: type[PetrunError]
+    message: str
+    hint: str
+
+
+FAULTS = (
+    Fault(
+        pattern=re.compile(
+            r"memory (isn't|is not|not) enough|out of memory|malloc device memory failed|EL0004", re.IGNORECASE
+        ),
+        error=DeviceMemoryError,
+        message="the card's memory is not enough",
+        hint=_FEWER,
+    ),
+    Fault(
+        pattern=re.compile(r"EI000[26]|EI9999.*hccl|hccl.*time(d)? ?out", re.IGNORECASE),
+        error=LinkError,
+        message="HCCL waits in vain",
+        hint=_OTHERS,
+    ),
+)
+
+
+def as_petrun_error(error: RuntimeError) -> PetrunError | None:
+    """The error that the user is shown for a failure outside petrun; None for one that is not known."""
     text = str(error)
-    for pattern, message, hint in (
-        (_MEMORY, "the card's memory is not enough", _FEWER),
-        (_LOST, "HCCL waits in vain", _OTHERS),
-    ):
-        if pattern.search(text):
-            return f"{message}: {first_line(text, pattern)}", hint
+    for fault in FAULTS:
+        if fault.pattern.search(text):
+            return fault.error(f"{fault.message}: {first_line(text, fault.pattern)}", hint=fault.hint)
     return None

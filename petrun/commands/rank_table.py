@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from petrun import console
+from petrun.cluster.rank_table import read as reading
 from petrun.cluster.rank_table.dump import table_text
 from petrun.cluster.rank_table.make import TableOptions, convert, device_ips, make
-from petrun.cluster.rank_table.read import (
-    examine,
-    listed,
-    name_problem,
-    read_rank_table,
-    read_source,
-    wait,
-    way_out,
-)
 from petrun.cluster.rank_table.start_paths import ABOUT, START_PATHS, processes
 from petrun.cluster.rank_table.table import PRODUCTS, RankTable, SuperPod, Version
 from petrun.config.commands.rank_table import (
@@ -27,7 +20,6 @@ from petrun.config.commands.rank_table import (
     WrittenTable,
     pairs,
 )
-from petrun.console import print_to_stderr
 from petrun.tensors.output import write_new
 
 
@@ -35,21 +27,20 @@ def lint(settings: LintSettings) -> bool:
     """Print everything that is wrong with a table; True where it can be used. Without --card the cards may be any of those that the
     table's version is for. Raises SetupError for what is no JSON.
     """
-    path = settings.file
-    table = Path(path).expanduser()
+    path, table = settings.file, Path(settings.file).expanduser()
     if settings.wait:
-        wait(table, settings.wait, print_to_stderr)
+        reading.wait(table, settings.wait, console.print_to_stderr)
     product = None if settings.card is None else PRODUCTS[settings.card.lower()]
-    found, problems = examine(table, product, for_msrun=settings.start == "msrun-table")
-    if (named := name_problem(table)) is not None:
+    found, problems = reading.examine(table, product, for_msrun=settings.start == "msrun-table")
+    if (named := reading.name_problem(table)) is not None:
         problems = (named, *problems)
     fatal = [problem for problem in problems if problem.fatal]
     rest = [problem for problem in problems if not problem.fatal]
     for name, some in (("errors", fatal), ("warnings", rest)):
         if some:
-            console.print(f"{name}:\n{listed(some)}")
+            console.print(f"{name}:\n{reading.listed(some)}")
     if fatal or found is None:
-        console.print(f"\n{path}: cannot be used. {way_out(fatal)}")
+        console.print(f"\n{path}: cannot be used. {reading.way_out(fatal)}")
         return False
     console.print(f"{path}: {found}: {'usable; see the warnings' if rest else 'good'}")
     return True
@@ -59,7 +50,7 @@ def show(settings: ShowSettings) -> None:
     """Print which process gets which rank. Raises SetupError for a table that is wrong, or a host that it does not have."""
     path, host = settings.file, settings.host
     start = next(one for one in START_PATHS if one == settings.start)
-    found = read_rank_table(path)
+    found = reading.read_rank_table(path)
     server = None if host is None else found.server(host)
     console.print(f"{path}: {found}")
     console.print(f"start-up path: {ABOUT[start]}\n")
@@ -73,34 +64,23 @@ def show(settings: ShowSettings) -> None:
             ip = card.device_ip if start == "ranktable" else None
             numbers = (process.number, process.device, process.first_rank, process.rank)
             rows.append((process.server, *map(str, numbers), ip or "-"))
-    console.print(_columns(rows))
+    console.print(console.columns(rows))
     if start == "ranktable":
         console.print(
             f"\nEach process has RANK_TABLE_FILE={Path(path).expanduser().absolute()} in its environment as well."
         )
         console.print("`petrun train ... --rank-table FILE` starts those of the host that it runs on.")
-    others = [one for one in START_PATHS if one != start]
-    console.print(f"\nOther start-up paths: --start {' or --start '.join(others)}")
-
-
-def _columns(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    console.print(f"\nOther start-up paths: --start {' or --start '.join(p for p in START_PATHS if p != start)}")
 
 
 def make_table(settings: MakeSettings) -> None:
     """Write a table for these hosts, or print it. Raises ConfigError, SetupError or OutputError."""
-    hosts, devices = list(settings.hosts), settings.device_numbers()
-    extra = _extra(settings, settings.device_ips)
+    hosts, devices, extra = list(settings.hosts), settings.device_numbers(), _extra(settings, settings.device_ips)
     hccn = dict(pairs("--hccn", settings.hccn, "HOST=FILE"))
     if hccn:
         files = {host: Path(name).expanduser() for host, name in hccn.items()}
         ips = device_ips(hosts, devices, files)
-        extra = TableOptions(
-            pod_ips=extra.pod_ips, super_pods=extra.super_pods, super_device_ids=extra.super_device_ids, device_ips=ips
-        )
+        extra = replace(extra, device_ips=ips)
     made = make(hosts, devices, _version(settings.version), extra)
     _give(made, settings, [Path(name) for name in hccn.values()], table_text(made))
 
@@ -108,11 +88,13 @@ def make_table(settings: MakeSettings) -> None:
 def convert_table(settings: ConvertTableSettings) -> None:
     """Write a table in another version, or with pod_ip; what is left out of it is said. Raises SetupError, ConfigError or OutputError."""
     extra = _extra(settings, settings.device_ips)
-    before, source = read_source(settings.file)
+    before, source = reading.read_source(settings.file)
     after, lost = convert(before, before.version if settings.to is None else _version(settings.to), extra)
     _give(after, settings, [], table_text(after, source.content, lost))
     if lost or source.lost:
-        print_to_stderr(f"left out, as version {after.version} has no place for it: {', '.join((*source.lost, *lost))}")
+        console.print_to_stderr(
+            f"left out, as version {after.version} has no place for it: {', '.join((*source.lost, *lost))}"
+        )
 
 
 def _version(text: str) -> Version:
@@ -133,6 +115,6 @@ def _extra(settings: WrittenTable, device_ips: Sequence[str]) -> TableOptions:
 def _give(made: RankTable, settings: WrittenTable, inputs: list[Path], text: str) -> None:
     if settings.out is None:
         console.print(text.rstrip("\n"))
-        return
-    write_new("--out", settings.out, text, settings.force, inputs)
-    console.print(f"wrote {settings.out}: {made}")
+    else:
+        write_new("--out", settings.out, text, settings.force, inputs)
+        console.print(f"wrote {settings.out}: {made}")

@@ -19,13 +19,15 @@ OTHER = f"\n{RULE}\n- Ascend Error Message:\n{RULE}\nEZ9999: Inner Error!\n"
 
 
 def test_what_is_known_has_a_way_out():
-    message, hint = faults.known(RuntimeError(MEMORY))
-    assert message.startswith("the card's memory is not enough: Device(id:3)") and "--recompute full" in hint
+    told = faults.as_petrun_error(RuntimeError(MEMORY))
+    assert told.message.startswith("the card's memory is not enough: Device(id:3)") and "--recompute full" in told.hint
+    assert told.code == "setup.device_memory"
     for text in ("Out of Memory!!! Request memory size: 12", "EL0004: Failed to allocate memory."):
-        assert faults.known(RuntimeError(text))[0] == f"the card's memory is not enough: {text}"
-    message, hint = faults.known(RuntimeError(SOCKET))
-    assert message.startswith("HCCL waits in vain: EI0006: ") and "HCCL_CONNECT_TIMEOUT" in hint
-    assert faults.known(RuntimeError(OTHER)) is None and faults.known(RuntimeError("no")) is None
+        assert faults.as_petrun_error(RuntimeError(text)).message == f"the card's memory is not enough: {text}"
+    told = faults.as_petrun_error(RuntimeError(SOCKET))
+    assert told.message.startswith("HCCL waits in vain: EI0006: ") and "HCCL_CONNECT_TIMEOUT" in told.hint
+    assert told.code == "setup.link"
+    assert faults.as_petrun_error(RuntimeError(OTHER)) is None and faults.as_petrun_error(RuntimeError("no")) is None
 
 
 @pytest.mark.parametrize("role", [None, "MS_WORKER"])
