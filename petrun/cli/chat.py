@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from petrun import console
 from petrun.errors import DataError, PetrunError
@@ -128,7 +128,7 @@ class Chat:
         if not isinstance(prompt, str):
             self.messages = [*prompt, {"role": "assistant", "content": shown}]
 
-    def prompt(self, text: str) -> Any:
+    def prompt(self, text: str) -> str | list[dict[str, str]]:
         """The line, or the conversation that it goes on; its oldest turns are left out where the model has no positions for them."""
         from petrun.inference.generation.session import PromptRequest
 

@@ -8,7 +8,7 @@ neither the schema nor pydantic.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 from types import GenericAlias, UnionType
@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperCommand
 
 from petrun.config.options import Option, RunKeys, options_of, split_list
+from petrun.typing import JsonObject
 
 S = TypeVar("S")
 PARALLEL_KEY = "parallel"
@@ -38,8 +39,8 @@ class Given:
 
     name: str
     """Name of its parameter: that of the record's field, or the key with _ for its dots."""
-    annotation: Any
-    default: Any
+    annotation: object
+    default: object
     option: Option
     key: str = ""
     """Key of the schema that it sets; "" for a field of the record."""
@@ -51,7 +52,7 @@ class Given:
 
     def parameter(self) -> inspect.Parameter:
         how = self.option
-        more: dict[str, Any] = {"help": how.help, "metavar": how.metavar, "show_default": how.shows_default}
+        more: JsonObject = {"help": how.help, "metavar": how.metavar, "show_default": how.shows_default}
         if how.choices is not None:
             more["autocompletion"] = _completer(how.choices)
         default = ... if self.default is MISSING else self.default
@@ -61,7 +62,7 @@ class Given:
             made = typer.Argument(default, **more)
         return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=made, annotation=self.annotation)
 
-    def flags(self, value: Any) -> dict[str, tuple[str, Any]]:
+    def flags(self, value: Any) -> dict[str, tuple[str, object]]:
         """What the value sets of a run's settings: {key: (flag, value)}."""
         flag, _, _ = self.option.flag.partition("/")
         if self.key == PARALLEL_KEY:
@@ -71,7 +72,7 @@ class Given:
         return {self.key: (flag, split_list(value) if self.option.separated else value)}
 
 
-def _parallel(flag: str, value: str) -> dict[str, tuple[str, Any]]:
+def _parallel(flag: str, value: str) -> dict[str, tuple[str, object]]:
     """The keys that `--parallel dp=2,tp=4` or `--parallel auto` sets. Raises ConfigError."""
     from petrun.parallel.layout import parse_layout
 
@@ -80,7 +81,7 @@ def _parallel(flag: str, value: str) -> dict[str, tuple[str, Any]]:
     return {f"parallel.{key}": (flag, number) for key, number in parse_layout(value).items()}
 
 
-def _completer(choices: Callable[[], Any]) -> Callable[[str], list[str]]:
+def _completer(choices: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
     """Gives those of the values that begin with what was typed. The shell calls it, so it must not import MindSpore."""
 
     def complete(incomplete: str) -> list[str]:
@@ -128,8 +129,8 @@ class Command(Generic[S]):
 
     def settings_of(self, typed: Mapping[str, Any]) -> S:
         """The record of what was typed; what was not typed keeps its default. Raises ConfigError."""
-        values: dict[str, Any] = {}
-        flags: dict[str, tuple[str, Any]] = {}
+        values: JsonObject = {}
+        flags: dict[str, tuple[str, object]] = {}
         for one in self.given:
             value = typed[one.name]
             if value is None:
@@ -163,7 +164,7 @@ class Command(Generic[S]):
         app.command(self.name, cls=cls, help=inspect.getdoc(self.run), rich_help_panel=panel)(lambda: None)
 
 
-def _of_field(name: str, how: Option, hint: Any, default: Any) -> Given:
+def _of_field(name: str, how: Option, hint: object, default: object) -> Given:
     """An option that sets a field of the record. Not typed, it is None, unless `--help` shows its default."""
     if how.key:
         _, theirs = _flag_of(how.key)
@@ -188,7 +189,7 @@ def _of_key(key: Key) -> Given:
     return Given(name=name, annotation=kind | None, default=None, option=how, key=key.name)
 
 
-def _flag_of(key: str) -> tuple[type[Any], Option]:
+def _flag_of(key: str) -> tuple[type, Option]:
     # The schema imports pydantic, which takes longer than all of `petrun --help`.
     from petrun.config.flags import flag_of
 

@@ -6,12 +6,12 @@ import ast
 from dataclasses import replace
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Literal, Union, get_args, get_origin
 
 from petrun.config.options import DELTA, Option
 from petrun.config.schema import RunConfig, Section
 
-DELTA_FLAGS: dict[str, tuple[type[Any], Option]] = {
+DELTA_FLAGS: dict[str, tuple[type, Option]] = {
     "delta.rank": (int, Option(flag="--rank", help="Rank of LoRA and AdaLoRA. Default 8.", panel=DELTA)),
     "delta.alpha": (
         float,
@@ -65,7 +65,7 @@ def method_names() -> list[str]:
     raise AssertionError(f"{source} has no table METHODS")
 
 
-def annotation_of(key: str) -> Any:
+def annotation_of(key: str) -> object:
     """The type of a key, such as `optim.schedule`. Raises KeyError for an unknown one, and for the keys of an algorithm."""
     section, _, leaf = key.rpartition(".")
     fields = RunConfig.model_fields
@@ -80,13 +80,13 @@ def choices_of(key: str) -> list[str]:
     return _literals(annotation_of(key))
 
 
-def flag_of(key: str) -> tuple[type[Any], Option]:
+def flag_of(key: str) -> tuple[type, Option]:
     """(type of one value, option) of a key that has a flag. Raises KeyError for any other."""
     if key in DELTA_FLAGS:
         return DELTA_FLAGS[key]
     section, _, leaf = key.rpartition(".")
     kind = RunConfig.model_fields[section].annotation if section else RunConfig
-    info = getattr(kind, "model_fields")[leaf]  # noqa: B009 (a class, for the type checker Any)
+    info = getattr(kind, "model_fields")[leaf]  # noqa: B009 (only the class of a section has it)
     extra = info.json_schema_extra
     if not isinstance(extra, dict) or "flag" not in extra:
         raise KeyError(key)
@@ -97,7 +97,7 @@ def flag_of(key: str) -> tuple[type[Any], Option]:
     return _option_type(info.annotation, one)
 
 
-def _option_type(annotation: Any, one: Option) -> tuple[type[Any], Option]:
+def _option_type(annotation: object, one: Option) -> tuple[type, Option]:
     """How values of this type are typed: comma-separated for a tuple, a word for a Literal, as text for what is parsed later."""
     parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     (part,) = [part for part in parts if part is not type(None)]
@@ -113,7 +113,7 @@ _TYPED_AS_TEXT = ("train.max_seconds",)
 """Durations, such as 1h30m."""
 
 
-def _literals(annotation: Any) -> list[str]:
+def _literals(annotation: object) -> list[str]:
     """The strings of a Literal, or of the Literals in a union."""
     if get_origin(annotation) is Literal:
         return [str(value) for value in get_args(annotation)]

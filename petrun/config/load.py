@@ -9,14 +9,17 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_origin
+from typing import get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
+from petrun.config.options import Flags
 from petrun.config.schema import RunConfig, Section
 from petrun.data.formats.slices import split_slice
 from petrun.errors import ConfigError, did_you_mean
+from petrun.typing import JsonObject
 
 _NOT_SETTINGS = ("origins", "petrun_version", "started_in", "description")
 _PATHS = ("model.base", "model.config", "data.path", "data.eval_path", "data.template", "init_delta")
@@ -39,8 +42,8 @@ class _StrictLoader(yaml.SafeLoader):
     """YAML without Python tags that refuses a key written twice."""
 
 
-def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
+def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[object, object]:
+    seen: set[object] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
         if isinstance(key, list | dict):
@@ -88,7 +91,7 @@ def find_recipe(name: str) -> Path:
     )
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
+def read_recipe(path: Path) -> JsonObject:
     """A YAML recipe as {dotted key: value}. Raises ConfigError naming file and line."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -143,9 +146,9 @@ def _found_from(config: RunConfig, key: str, folder: Path) -> RunConfig:
     return config.model_copy(update={section: part}) if section else part
 
 
-def _flatten(tree: Mapping[Any, Any], where: str) -> dict[str, Any]:
+def _flatten(tree: Mapping[object, object], where: str) -> JsonObject:
     """One level of sections; deeper mappings are values (delta.rank_pattern)."""
-    flat: dict[str, Any] = {}
+    flat: JsonObject = {}
     for name, value in tree.items():
         if not isinstance(name, str):
             raise ConfigError(f"{where}: key {name!r} must be a word")
@@ -157,7 +160,7 @@ def _flatten(tree: Mapping[Any, Any], where: str) -> dict[str, Any]:
     return flat
 
 
-def parse_assignment(text: str) -> tuple[str, Any]:
+def parse_assignment(text: str) -> tuple[str, object]:
     """`section.key=VALUE`, VALUE in YAML ([a, b] for lists); what is not YAML is the plain string."""
     key, sign, value = text.partition("=")
     key = key.strip()
@@ -175,7 +178,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 def load_run_config(
     recipe: str | None,
-    flags: Mapping[str, tuple[str, Any]],
+    flags: Flags,
     sets: Sequence[str] = (),
     embedded: Path | None = None,
 ) -> Resolved:
@@ -183,11 +186,11 @@ def load_run_config(
 
     `embedded`: recipe of the embedded task, under everything else. Raises ConfigError with every problem found.
     """
-    values: dict[str, Any] = {}
+    values: JsonObject = {}
     origins: dict[str, str] = {}
     mappings = _mapping_keys()
 
-    def put(source: Mapping[str, Any], origin: str) -> None:
+    def put(source: Mapping[str, object], origin: str) -> None:
         for key, value in source.items():
             whole = next((m for m in mappings if key.startswith(f"{m}.")), None)
             if whole is not None:
@@ -224,7 +227,7 @@ def _tuned_for(algo: object) -> tuple[Path, ...]:
     return (path,) if path.is_file() else ()
 
 
-def validate(values: Mapping[str, Any], origins: Mapping[str, str]) -> RunConfig:
+def validate(values: Mapping[str, object], origins: Mapping[str, str]) -> RunConfig:
     """Dotted values -> RunConfig, every problem named as the user typed it."""
     from petrun.delta import find_method
 
@@ -238,7 +241,7 @@ def validate(values: Mapping[str, Any], origins: Mapping[str, str]) -> RunConfig
     algo, method = found.name, found.config
     values = {**values, "algo": algo} if "algo" in values else values
     known = known_keys(method)
-    tree: dict[str, Any] = {"delta": {}}
+    tree: JsonObject = {"delta": {}}
     problems = []
     for key, value in values.items():
         if key not in known:
@@ -336,7 +339,7 @@ _PHRASES = {
 }
 
 
-def _phrase(item: Any) -> str:
+def _phrase(item: ErrorDetails) -> str:
     """What a pydantic error asks for, in a user's words."""
     kind = str(item["type"])
     if kind.startswith(("int_", "float_", "bool_")):
@@ -369,7 +372,7 @@ def dump_run(resolved: Resolved, version: str) -> str:
 class _PlainDumper(yaml.SafeDumper):
     """YAML for people: text of several lines stands as it is, and nothing refers to something else in the file."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
 
@@ -380,7 +383,7 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _PlainDumper.add_representer(str, _represent_text)
 
 
-def to_yaml(documents: Sequence[Mapping[str, Any]]) -> str:
+def to_yaml(documents: Sequence[JsonObject]) -> str:
     """Documents of one YAML file, keys in their order."""
     return yaml.dump_all(documents, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True, width=1000)
 

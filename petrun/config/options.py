@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any
+from typing import Any, TypeAlias
 
 MODEL = "Model"
 DELTA = "Delta"
@@ -18,7 +18,10 @@ PARALLEL = "Parallel"
 RUN = "Run"
 CLUSTER = "Cluster"
 
-Flags = Mapping[str, tuple[str, Any]]
+SettingField: TypeAlias = Any
+"""A field of a record with its default and its option. It stands where a value of the field's own type is declared."""
+
+Flags = Mapping[str, tuple[str, object]]
 """Settings of a run that were given by a flag: dotted key -> (flag as typed, value)."""
 
 
@@ -48,28 +51,28 @@ def split_list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def option(flag: str, text: str, panel: str | None = None, *, default: Any = None, **more: Any) -> Any:
+def option(flag: str, text: str, panel: str | None = None, *, default: object = None, **more: Any) -> SettingField:
     """A field of a command's settings that a flag sets. `default=MISSING`: the flag must be given."""
     return field(default=default, metadata={"option": Option(flag=flag, help=text, panel=panel, **more)})
 
 
-def argument(text: str, *, default: Any = MISSING, **more: Any) -> Any:
+def argument(text: str, *, default: object = MISSING, **more: Any) -> SettingField:
     """A field of a command's settings that is given by its place on the command line."""
     return field(default=default, metadata={"option": Option(help=text, **more)})
 
 
-def like(key: str, text: str = "", panel: str | None = None, *, default: Any = None, **more: Any) -> Any:
+def like(key: str, text: str = "", panel: str | None = None, *, default: object = None, **more: Any) -> SettingField:
     """A field with the flag of a run's setting, and its help where `text` is empty, in a command that has no run."""
     return field(default=default, metadata={"option": Option(key=key, help=text, panel=panel, **more)})
 
 
-def sets_option() -> Any:
+def sets_option() -> SettingField:
     """The field of --set."""
     text = "Set any key, over recipe and flags: --set optim.beta2=0.95. Repeatable."
     return option("--set", text, RUN, default=(), metavar="KEY=VALUE")
 
 
-def option_of(one: Field[Any]) -> Option | None:
+def option_of(one: Field[object]) -> Option | None:
     """How a field is given; None for a field that the command line does not set."""
     return one.metadata.get("option")
 

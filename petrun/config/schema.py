@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator
 
-from petrun.config.options import DATA, DELTA, MODEL, OPTIM, PARALLEL, RUN
+from petrun.config.options import DATA, DELTA, MODEL, OPTIM, PARALLEL, RUN, SettingField
+from petrun.typing import JsonObject
 
 Task = Literal["classify", "lm", "instruct"]
 
@@ -23,14 +24,14 @@ class Section(BaseModel):
 
 
 def setting(
-    default: Any, text: str, flag: str, panel: str, *, factory: Callable[[], Any] | None = None, **bounds: Any
-) -> Any:
+    default: object, text: str, flag: str, panel: str, *, factory: Callable[[], object] | None = None, **bounds: Any
+) -> SettingField:
     """A setting with a flag. `text`: what it means, for `--help`; `factory`: makes the default; `bounds`: as of pydantic's Field."""
     values = {"default_factory": factory} if factory is not None else {"default": default}
     return Field(**values, description=text, json_schema_extra={"flag": flag, "panel": panel}, **bounds)
 
 
-def _as_many(value: Any) -> Any:
+def _as_many(value: object) -> object:
     """One value stands for a list of one."""
     return (value,) if isinstance(value, str | int | float) else value
 
@@ -38,7 +39,7 @@ def _as_many(value: Any) -> Any:
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
-def _as_seconds(value: Any) -> Any:
+def _as_seconds(value: object) -> object:
     """2h, 1h30m, 90m, 45s -> seconds; a number is one already."""
     match = _DURATION.fullmatch(value.replace(" ", "")) if isinstance(value, str) else None
     if match is None or not any(match.groups()):
@@ -70,7 +71,7 @@ class ModelConfig(Section):
         MODEL,
     )
     config: str | None = Field(None, description="config.json, when it does not lie beside the base's file")
-    kwargs: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for a module:function factory")
+    kwargs: JsonObject = Field(default_factory=dict, description="keyword arguments for a module:function factory")
     dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
         None, description="compute dtype of the frozen base; default float32 on cpu, bfloat16 on ascend"
     )

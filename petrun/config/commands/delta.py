@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from petrun.config.options import MODEL, RUN, DeltaSources, argument, like, option
+from petrun.config.options import MODEL, RUN, DeltaSources, SettingField, argument, like, option
 
 
-def _one() -> Any:
+def _one() -> SettingField:
     return argument("Delta: a petrun file or run folder, a peft adapter folder, or a MindPet checkpoint.")
 
 
-def _out() -> Any:
+def _out() -> SettingField:
     return option("--out", "Delta to write: .ckpt or .safetensors. Must not exist.", RUN)
 
 
-def _base() -> Any:
+def _base() -> SettingField:
     return like(
         "model.base",
         "The deltas' base. Needed for deltas of other tools, and for sums of whole parameters whose weights do not add up to 1.",
     )
 
 
-def _rank() -> Any:
+def _rank() -> SettingField:
     return option("--rank", "Highest rank of a layer in the result.", RUN)
 
 
-def _energy() -> Any:
+def _energy() -> SettingField:
     return option("--energy", "Share of the squared singular values to keep, such as 0.99.", RUN)
 
 
-def _as_json() -> Any:
+def _as_json() -> SettingField:
     return option("--json", "Print one JSON object.", default=False)
 
 
-def _every() -> Any:
+def _every() -> SettingField:
     return option("--all", "List every layer and tensor, not only the first ones.", default=False)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
 
 from petrun.cluster.jobs.table import SCHEDULERS
 from petrun.config.commands.train import TrainSettings
 from petrun.config.options import CLUSTER, argument, option, option_of
+from petrun.typing import JsonObject
 
 HOST = "Of each host"
 
@@ -69,7 +69,7 @@ class JobSettings:
     out: str | None = option("--out", "Write to this file instead of printing.")
     force: bool = option("--force", "Replace the file of --out.", default=False)
 
-    def given(self) -> dict[str, Any]:
+    def given(self) -> JsonObject:
         """The flags of the job itself that were given: {"--cards": 8}."""
         own = [(how.flag, getattr(self, one.name)) for one in fields(self) if (how := option_of(one)) is not None]
         outside = ("", "--to", "--out", "--force")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, fields
-from typing import Any
 
 from petrun.config.options import CLUSTER, option, option_of
 
@@ -42,7 +41,7 @@ class LaunchOptions:
         "--log-dir", "Folder for the output of each rank. Default logs in the run folder.", CLUSTER
     )
 
-    def launch_flags(self) -> dict[str, Any]:
+    def launch_flags(self) -> dict[str, str | int | float]:
         """Those that were given: {"--host-rank": 1}."""
         named = {how.flag: getattr(self, one.name) for one in fields(LaunchOptions) if (how := option_of(one))}
         return {flag: value for flag, value in named.items() if value is not None}

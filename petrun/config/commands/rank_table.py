@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import MISSING, dataclass
-from typing import Any
 
 from petrun.cluster.rank_table.start_paths import START_PATHS
 from petrun.cluster.rank_table.table import PRODUCTS, VERSIONS
-from petrun.config.options import argument, option, split_list
+from petrun.config.options import SettingField, argument, option, split_list
 from petrun.errors import ConfigError, did_you_mean
 
 
-def _file() -> Any:
+def _file() -> SettingField:
     return argument("A rank table: JSON, such as hccl.json.")
 
 
-def _start(text: str) -> Any:
+def _start(text: str) -> SettingField:
     return option("--start", text, default="ranktable", choices=lambda: START_PATHS, shows_default=True)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from petrun.config.options import MODEL, RUN, like, option, sets_option
+from petrun.config.options import MODEL, RUN, SettingField, like, option, sets_option
 from petrun.errors import ConfigError
+from petrun.typing import JsonObject
 
 TEXT = "Text"
 SERVER = "Server"
@@ -15,7 +15,7 @@ _SPARE_CONNECTIONS = 64
 """Connections beside those that wait for an answer: for /health, and for errors that say that too many wait."""
 
 
-def _deltas() -> Any:
+def _deltas() -> SettingField:
     return option(
         "--delta",
         "Delta: a petrun file or run folder, a peft adapter folder, or a MindPet checkpoint. Repeatable; called by the name of its "
@@ -94,7 +94,7 @@ class GenerateSettings(SessionSettings):
     )
     batch_size: int = option("--batch-size", "Most prompts answered together. Default 8.", RUN, default=8)
 
-    def decoding(self) -> dict[str, Any]:
+    def decoding(self) -> JsonObject:
         """How tokens are chosen, as the fields of a session's Decoding."""
         names = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "stop", "seed")
         return {name: getattr(self, name) for name in names}

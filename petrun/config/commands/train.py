@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from petrun.config.commands.launch import LAUNCH_FIELDS, LaunchOptions
-from petrun.config.options import CLUSTER, PARALLEL, RUN, RunKeys, argument, option, split_list
+from petrun.config.options import CLUSTER, PARALLEL, RUN, RunKeys, SettingField, argument, option, split_list
 from petrun.errors import ConfigError
 
 
@@ -17,7 +16,7 @@ def recipe_choices() -> list[str]:
     return recipe_names()
 
 
-def _recipe() -> Any:
+def _recipe() -> SettingField:
     return argument(
         "A recipe: a YAML file, or the name of a shipped one (`petrun recipes ls`).",
         default=None,
@@ -25,7 +24,7 @@ def _recipe() -> Any:
     )
 
 
-def _allow() -> Any:
+def _allow() -> SettingField:
     return option(
         "--allow",
         "Settings that may differ from what the run was begun with, comma-separated: optim.lr,data.path.",
