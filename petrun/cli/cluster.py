@@ -51,5 +51,5 @@ def rank_arguments(
         words = [word] if sign or name not in valued else [word, *islice(rest, 1)]
         if name not in dropped:
             kept += words
-    place = kept.index(command.name) + 1
-    return [*kept[:place], *added, *kept[place:]]
+    position = kept.index(command.name) + 1
+    return [*kept[:position], *added, *kept[position:]]

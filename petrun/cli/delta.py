@@ -31,12 +31,12 @@ class NegativeNumbers(LazyCommand):
         end = args.index("--") if "--" in args else len(args)
         takes_value = {one.option.flag for one in self.source.given if not one.is_switch}
         numbers = [
-            place
-            for place, word in enumerate(args[:end])
-            if _NEGATIVE.fullmatch(word) and not (place and args[place - 1] in takes_value)
+            position
+            for position, word in enumerate(args[:end])
+            if _NEGATIVE.fullmatch(word) and not (position and args[position - 1] in takes_value)
         ]
-        rest = [word for place, word in enumerate(args[:end]) if place not in numbers]
-        behind = [args[place] for place in numbers] + args[end + 1 :]
+        rest = [word for position, word in enumerate(args[:end]) if position not in numbers]
+        behind = [args[position] for position in numbers] + args[end + 1 :]
         return super().parse_args(ctx, [*rest, "--", *behind] if behind else rest)
 
 

@@ -18,7 +18,7 @@ def generate(settings: GenerateSettings) -> None:
         petrun generate --delta runs/lora-1 --prompt "Extract the order. ..."
     """
     # Before MindSpore is imported.
-    with signals.told_apart():
+    with signals.distinguish_signals():
         from petrun.commands.generate import answers, open_session, read_rows
         from petrun.inference.generation.session import Decoding
 

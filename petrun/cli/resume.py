@@ -6,7 +6,7 @@ import typer
 
 from petrun.cli.cluster import launch
 from petrun.cli.command import Command
-from petrun.cli.signals import told_apart
+from petrun.cli.signals import distinguish_signals
 from petrun.cli.train import SAVING
 from petrun.config.commands.launch import LAUNCH_FIELDS
 from petrun.config.commands.train import ResumeSettings
@@ -28,7 +28,7 @@ def resume(settings: ResumeSettings) -> None:
     code = launch(settings.training(), COMMAND)
     if code is not None:
         raise typer.Exit(code)
-    with told_apart():
+    with distinguish_signals():
         # Imported here so that --help does not wait for MindSpore.
         from petrun.commands.resume import run
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from petrun.cli.command import Command
-from petrun.cli.signals import told_apart
+from petrun.cli.signals import distinguish_signals
 from petrun.config.commands.text import ServeSettings
 
 
@@ -14,7 +14,7 @@ def serve(settings: ServeSettings) -> None:
         curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
           -d '{"model": "orders", "messages": [{"role": "user", "content": "Hello"}]}'
     """
-    with told_apart():
+    with distinguish_signals():
         from petrun.commands.serve import run
 
         run(settings)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, told apart: 130 and 143, after the step at hand or at once.
+"""Distinguish Ctrl-C from SIGTERM: exit codes 130 and 143, after the current step or at once.
 
 While a graph runs, MindSpore turns SIGINT into SIGTERM. It cannot where SIGINT is blocked in every thread, so that is done before
 MindSpore starts any, and a thread of ours waits for it. SIGTERM stays as it is, or programs that are started from here could not be
@@ -24,7 +24,7 @@ _POLL_SECONDS = 0.1
 
 
 def install() -> None:
-    """Handle both signals in this process; a wish of an earlier command is forgotten."""
+    """Handle both signals in this process; a request of an earlier command is forgotten."""
     stop_request().forget()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
@@ -67,8 +67,8 @@ def leave(number: int) -> None:
 
 
 @contextmanager
-def told_apart() -> Iterator[None]:
-    """In the block SIGINT and SIGTERM keep their own names, and a second one ends the process even inside a graph.
+def distinguish_signals() -> Iterator[None]:
+    """In the block SIGINT and SIGTERM keep their own numbers, and a second one ends the process even inside a graph.
 
     To be entered before MindSpore is imported.
     """

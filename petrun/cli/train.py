@@ -6,7 +6,7 @@ import typer
 
 from petrun.cli.cluster import launch
 from petrun.cli.command import Command
-from petrun.cli.signals import told_apart
+from petrun.cli.signals import distinguish_signals
 from petrun.config.commands.launch import LAUNCH_FIELDS
 from petrun.config.commands.train import TrainSettings
 
@@ -21,7 +21,7 @@ def train(settings: TrainSettings) -> None:
     code = launch(settings, COMMAND)
     if code is not None:
         raise typer.Exit(code)
-    with told_apart():
+    with distinguish_signals():
         # Imported here so that --help does not wait for MindSpore.
         from petrun.commands.train import run
 

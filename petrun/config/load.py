@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import get_origin
 
 import yaml
@@ -31,7 +32,11 @@ class Resolved:
     """A run's configuration, and for every dotted key that is not at its default, where the value came from."""
 
     config: RunConfig
-    origins: dict[str, str] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Nobody changes where a value came from without making another record.
+        object.__setattr__(self, "origins", MappingProxyType(dict(self.origins)))
 
     def given(self, key: str) -> bool:
         """True when the user set the key: in a recipe, by a flag, or by --set."""
@@ -116,7 +121,8 @@ def read_recipe(path: Path) -> JsonObject:
 
 
 def as_begun(resolved: Resolved, run_yaml: Path) -> Resolved:
-    """Settings of a run that goes on: from where they came when it began, and files found from where it was started, too."""
+    """Settings of a run that is resumed, with the origins that they had when it began; its files are also looked for from the folder that
+    it was started in."""
     content = yaml.load(run_yaml.read_text(encoding="utf-8"), Loader=_StrictLoader)
     noted, folder = content.get("origins"), content.get("started_in")
     noted = noted if isinstance(noted, dict) else {}
@@ -133,9 +139,9 @@ def _found_from(config: RunConfig, key: str, folder: Path) -> RunConfig:
     """A path that leads nowhere from the current folder, but somewhere from `folder`, is meant from there."""
 
     def find(path: str) -> str:
-        place = folder / path
+        candidate = folder / path
         # Of `rows.jsonl#500` the file; only data files are named so.
-        return str(place) if not split_slice(path)[0].exists() and split_slice(place)[0].exists() else path
+        return str(candidate) if not split_slice(path)[0].exists() and split_slice(candidate)[0].exists() else path
 
     section, _, leaf = key.rpartition(".")
     part = getattr(config, section) if section else config

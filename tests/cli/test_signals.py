@@ -12,7 +12,7 @@ import time
 from petrun.cli import signals
 from petrun.train.stop import stop_request
 signals.install()
-with signals.told_apart(), stop_request().deferring():
+with signals.distinguish_signals(), stop_request().deferring():
     print("waiting", flush=True)
     while True:
         # A wait that goes on after a signal, as a collective's.
@@ -57,7 +57,7 @@ OVERDUE = """
 import time
 from petrun.cli import signals
 from petrun.train.stop import stop_request
-with signals.told_apart():
+with signals.distinguish_signals():
     with stop_request().within(0.2, "early"):
         pass
     time.sleep(0.5)

@@ -1,7 +1,10 @@
 """Precedence, origins, and every way a recipe, flag or key can be wrong."""
 
+from dataclasses import FrozenInstanceError
+
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from petrun.config.load import dump_run, find_recipe, load_run_config, parse_assignment, read_recipe
 from petrun.errors import ConfigError
@@ -157,3 +160,21 @@ def test_another_algorithm_leaves_the_recipes_delta_settings_behind(tmp_path):
     assert done.config.algo == "full" and done.config.train.steps == 7
     with pytest.raises(ConfigError, match=r"--rank: unknown key delta\.rank"):
         load_run_config(recipe, {"algo": ("--algo", "full"), "delta.rank": ("--rank", 3)}, [])
+
+
+def test_a_resolved_configuration_is_frozen():
+    origins = {"optim.lr": "--lr"}
+    resolved = load_run_config(None, {"optim.lr": ("--lr", 0.1)})
+    again = type(resolved)(resolved.config, origins)
+    origins["optim.lr"] = "--set optim.lr"
+    assert again.origins == {"optim.lr": "--lr"}
+    with pytest.raises(TypeError):
+        again.origins["optim.lr"] = "default"
+    with pytest.raises(FrozenInstanceError):
+        again.config = resolved.config
+    with pytest.raises(ValidationError):
+        again.config.optim.lr = 1.0
+    with pytest.raises(ValidationError):
+        again.config.delta.rank = 1
+    with pytest.raises(ValidationError):
+        again.config.optim = again.config.optim
