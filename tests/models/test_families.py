@@ -1,0 +1,48 @@
+"""The table of families, and texts that must name all of them without importing it."""
+
+import dataclasses
+import inspect
+
+import pytest
+
+from petrun.cli import options
+from petrun.config.schema import ModelConfig
+from petrun.models.base import FamilyConfig
+from petrun.models.families import FAMILIES, family_of_type, hf_class, spell_families
+from tests.models.reference import BERT, GPT2, LLAMA
+
+CONFIGS = {"bert": BERT, "gpt2": GPT2, "llama": LLAMA}
+
+
+def test_names_for_messages():
+    assert spell_families() == "bert, gpt2 or llama"
+    assert spell_families("instruct", "and") == "gpt2 and llama" and spell_families("classify") == "bert"
+
+
+def test_every_model_type_has_one_family_and_a_class_of_transformers():
+    types = [model_type for family in FAMILIES.values() for model_type in family.model_types]
+    assert len(types) == len(set(types))
+    for name, family in FAMILIES.items():
+        assert family.name == name
+        for model_type, cls in family.hf_classes.items():
+            assert family_of_type(model_type) is family and hf_class(model_type) == cls
+    assert family_of_type("t5") is None and hf_class(None) is None
+
+
+def test_the_help_names_every_family():
+    """The command line's help must not import MindSpore, so it repeats the names; they are held to the table here."""
+    assert spell_families() in str(ModelConfig.model_fields["family"].description)
+    text = inspect.getsource(options)
+    for model_type in (t for family in FAMILIES.values() for t in family.model_types):
+        assert model_type in text
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_a_config_has_the_common_fields(name):
+    config = FAMILIES[name].parse(CONFIGS[name])
+    assert isinstance(config, FamilyConfig)
+    sites = FAMILIES[name].sites(config)
+    assert (sites.hidden, sites.heads, sites.kv_heads, sites.layers) == (
+        config.hidden, config.heads, config.kv_heads, config.layers,
+    )  # fmt: skip
+    assert all(value is not None for value in dataclasses.asdict(config).values())
