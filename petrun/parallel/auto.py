@@ -25,6 +25,7 @@ from typing import Literal
 from petrun.errors import ConfigError
 from petrun.parallel.layout import Layout
 from petrun.parallel.validate import Sizes, divisors, fits, layouts
+from petrun.train.optimizers import DEFAULT_OPTIMIZER, OPTIMIZERS
 
 HOST_CARDS = 8
 USABLE = 0.9
@@ -121,7 +122,7 @@ def needs(model: Model, batch: Batch, layout: Layout) -> MemoryNeeds:
     return MemoryNeeds(
         weights=held / ranks + model.item_bytes * _copied(model, layout, values, trained),
         gradients=trained * (8 if batch.accumulate else 4) / ranks,
-        optimizer=0.0 if batch.offload else 8 * trained / ranks,
+        optimizer=0.0 if batch.offload else OPTIMIZERS[DEFAULT_OPTIMIZER].state_bytes * trained / ranks,
         activations=_activations(model, batch, layout),
     )
 

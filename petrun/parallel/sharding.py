@@ -13,6 +13,7 @@ from petrun.parallel.layout import Layout
 from petrun.tensors.sharded.layout import TensorLayout
 from petrun.tensors.sharded.rank_files import ShardSpec
 from petrun.tensors.sharded.strategy_file import scan_strategy
+from petrun.train.optimizers import DEFAULT_OPTIMIZER, OPTIMIZERS
 from petrun.typing import Cell
 
 
@@ -51,7 +52,9 @@ def shard_layouts(step: Cell, file: Path, layout: Layout) -> dict[str, TensorLay
     found = dict(scan_strategy(file).layouts)
     devices = layout.dp * layout.tp
     names = {parameter.name for parameter in step.get_parameters()}
-    for name in [name for name in found if f"adam_m.{name}" in names and f"adam_m.{name}" not in found]:
+    beside = [pattern.removesuffix("*") for pattern in OPTIMIZERS[DEFAULT_OPTIMIZER].state if pattern.endswith(".*")]
+    untouched = [name for name in found if any(b + name in names and b + name not in found for b in beside)]
+    for name in untouched:
         # A tied weight that another pipeline stage trains: what this one holds of it is of the step before.
         del found[name]
     for parameter in step.get_parameters():
