@@ -79,7 +79,7 @@ def find_resumed(
     """
     folder = begun_folder(run)
     given = flags.get("out.dir")
-    if given is not None and Path(given[1]).expanduser().resolve() != folder.resolve():
+    if given is not None and Path(str(given[1])).expanduser().resolve() != folder.resolve():
         raise ConfigError(f"--out {given[1]} contradicts --resume {run}", hint="Leave --out out.")
     found = ResumedRun(
         run=run,
