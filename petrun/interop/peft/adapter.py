@@ -15,7 +15,8 @@ from petrun.graph.sites import Sites
 from petrun.interop.peft.adalora import read_adalora, write_adalora
 from petrun.interop.peft.ia3 import read_ia3, write_ia3
 from petrun.interop.peft.lora import read_lora, write_lora
-from petrun.interop.peft.prompt import read_prefix, read_prompt, write_prefix, write_prompt
+from petrun.interop.peft.prefix import read_prefix, write_prefix
+from petrun.interop.peft.prompt import read_prompt, write_prompt
 from petrun.interop.peft.reading import Reading
 from petrun.interop.peft.writing import Order
 from petrun.models.base import StoredName, untied

@@ -1,0 +1,116 @@
+"""Holds what peft adapters of virtual tokens share: PREFIX_TUNING (prefix.py), PROMPT_TUNING and P_TUNING (prompt.py).
+
+In the file (peft 0.21): `prompt_embeddings`, what the encoder gives, never the encoder itself: (P, 2 * L * N_kv * D) for a prefix, which
+peft views as (P, 2 * L, N_kv, D) with layer l's keys at 2 l and its values at 2 l + 1; (P, H) for a prompt. Heads stand beside it as
+`base_model.<module>.weight`. Here: a table for each attention core (P, 2 * N_kv * D), columns [key | value], as ptuning2 has it; one
+table (P, H), as prompt has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from petrun.checkpoint.delta import ADAPTER_CONFIG
+from petrun.errors import DeltaError
+from petrun.interop.peft.config import Fields
+from petrun.interop.peft.reading import Reading
+from petrun.interop.peft.writing import Order, collect, common_fields, refuse_lone_biases, write_folder
+from petrun.tensors import Array, TensorEntry
+from petrun.typing import JsonObject
+
+TABLE = "prompt_embeddings"
+_BEFORE_HEADS = "base_model."
+_READ = (
+    "task_type",
+    "modules_to_save",
+    "num_virtual_tokens",
+    "num_transformer_submodules",
+    "num_layers",
+    "num_attention_heads",
+    "token_dim",
+)
+# How the encoder was built and started; only its result is in the file.
+_HARMLESS = (
+    "prefix_projection",
+    "init_weights",
+    "encoder_hidden_size",
+    "encoder_num_layers",
+    "encoder_dropout",
+    "encoder_reparameterization_type",
+    "prompt_tuning_init",
+    "prompt_tuning_init_text",
+    "prompt_tuning_init_state_dict_path",
+    "tokenizer_name_or_path",
+    "tokenizer_kwargs",
+)
+
+
+def read_virtual_tokens(reading: Reading, width: int, because: str) -> int:
+    """Check config and table, take the heads. Returns the number of virtual tokens."""
+    delta = reading.delta
+    fields = Fields(delta.config)
+    fields.refuse_others(_READ, _HARMLESS)
+    fields.check_task()
+    tokens = fields.count("num_virtual_tokens", 0)
+    if fields.raw.get("num_transformer_submodules") not in (None, 1):
+        fields.problems.append(
+            f"num_transformer_submodules: {fields.raw['num_transformer_submodules']!r} is not supported "
+            "(virtual tokens for both halves of an encoder-decoder)"
+        )
+    saved = fields.targets()
+    fields.raise_problems(
+        str(delta.path / ADAPTER_CONFIG),
+        "petrun reads prefix tuning, prompt tuning and P-tuning of encoders and decoders.",
+    )
+    for stored in delta.tensors:
+        name = stored.removeprefix(_BEFORE_HEADS)
+        if name != stored:
+            reading.whole(stored, name)
+        elif stored != TABLE:
+            reading.problems.append(f"{stored}: is neither {TABLE} nor below {_BEFORE_HEADS}")
+    shape = delta.shapes.get(TABLE)
+    if shape is None:
+        reading.problems.append(f"{TABLE} is missing")
+    elif shape != (tokens, width):
+        reading.problems.append(
+            f"{TABLE} is {list(shape)}, must be {[tokens, width]}: num_virtual_tokens is {tokens}, and {because}"
+        )
+    reading.check_complete(saved, {}, "")
+    reading.raise_problems()
+    return tokens
+
+
+def write_virtual_tokens(
+    order: Order, kind: str, tables: tuple[str, ...], width: int, load: Callable[[], Array], fields: JsonObject
+) -> None:
+    """Write the folder of an adapter of virtual tokens: `load` gives the table (P, width), heads come from the delta.
+
+    Raises DeltaError for a delta that lacks one of `tables` or whose task is unknown, and OutputError.
+    """
+    delta = order.delta
+    lacking = [name for name in tables if name not in delta.tensors]
+    if lacking:
+        raise DeltaError(
+            f"{delta.path}: lacks {lacking[0]}: peft's form holds what the virtual tokens are, not the network that gives them",
+            hint="Export it together with its base: petrun.commands.export computes them.",
+        )
+    heads = {name: delta.tensors[name] for name in delta.tensors if name not in tables}
+    export = collect(replace(delta, tensors=heads), order.names, {}, prefix=_BEFORE_HEADS)
+    refuse_lone_biases(delta, export, kind)
+    common = common_fields(kind, order.task, order.base, export.heads)
+    if common["task_type"] is None:
+        raise DeltaError(
+            f"{delta.path}: peft puts virtual tokens only into a model of a known task",
+            hint="Say which: task 'classify' (with a trained classifier), 'lm' or 'instruct'.",
+        )
+    tokens = delta.shapes[tables[0]][0]
+    config = {
+        **common,
+        "num_virtual_tokens": tokens,
+        "num_transformer_submodules": 1,
+        "num_layers": order.sites.layers if order.sites else None,
+        "modules_to_save": sorted(export.heads) or None,
+        **fields,
+    }
+    write_folder(order.out, config, [TensorEntry(TABLE, (tokens, width), "float32", load), *export.entries])
