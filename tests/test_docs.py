@@ -319,7 +319,7 @@ QUOTED = {
     "docs/rehearse.md": ("These divide", "slices as on rank", "no data is given", "all but the activations fits"),
     "docs/resume.md": (
         "was begun with other settings or data",
-        "Go on with these as they were",
+        "Resume with these as they were",
         "torn state",
         "is cut off",
     ),

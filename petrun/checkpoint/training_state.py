@@ -230,7 +230,7 @@ def _parse(path: Path, reader: TensorReader) -> State:
     if content["format"] != FORMAT:
         raise TrainingError(
             f"{path}: is a state of format {content['format']}; this petrun reads format {FORMAT}",
-            hint="Go on with the petrun that wrote it.",
+            hint="Resume with the petrun that wrote it.",
         )
     return State(path=path, step=content["step"], identity=content["identity"], notes=content["notes"], reader=reader)
 

@@ -31,7 +31,7 @@ COMMAND = Command(
         "deltas",
         *("model.base_strategy", "delta_strategy", "model.family"),
         "alpha",
-        Key(name="data.path", help="Evaluation file, or several, comma-separated. None: the embedded task's."),
+        Key(name="data.path", help="Evaluation file, or several, comma-separated. Default: the embedded task's."),
         *(TASK, "data.on_bad_row", SEQ_LEN),
         *("eval.metrics", "eval.max_new_tokens", "eval.batch_size"),
         *("out", "seed", "device", "sets"),

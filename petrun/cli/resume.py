@@ -14,7 +14,7 @@ from petrun.errors import ConfigError
 
 
 def resume(settings: ResumeSettings) -> None:
-    """Go on with a run that was stopped or killed, as if it had not been: to the bit, on the CPU.
+    """Resume a run that was stopped or killed, as if it had not been: bit-exact on the CPU.
 
     The folder says everything. Other settings or data than the run was begun with are refused, key by key, unless --allow names them. A
     run of several ranks needs as many again, started as `petrun train` starts them.
@@ -24,7 +24,7 @@ def resume(settings: ResumeSettings) -> None:
     """
     given = settings.launch_flags()
     if given and settings.verify:
-        raise ConfigError(f"--verify: goes on in this process alone, without {next(iter(given))}")
+        raise ConfigError(f"--verify: resumes in this process alone, without {next(iter(given))}")
     code = launch(settings.training(), COMMAND)
     if code is not None:
         raise typer.Exit(code)

@@ -51,14 +51,14 @@ def _as_seconds(value: object) -> object:
 class ModelConfig(Section):
     base: str | None = setting(
         None,
-        "Pretrained base: a Hugging Face folder, or a .safetensors or .ckpt file with config.json beside it. None: the "
+        "Pretrained base: a Hugging Face folder, or a .safetensors or .ckpt file with config.json beside it. Default: the "
         "small base that petrun ships.",
         "--base",
         MODEL,
     )
     base_strategy: str | None = setting(
         None,
-        "Of a base in the files of a job's ranks (--base is then the folder of rank_0, rank_1, ...): its strategy file, "
+        "The strategy of a base in the files of a job's ranks (--base is then the folder of rank_0, rank_1, ...): a strategy file, "
         ".ckpt or .json, or the folder of its stages' files.",
         "--base-strategy",
         MODEL,
@@ -80,7 +80,7 @@ class ModelConfig(Section):
 
 class DataConfig(Section):
     path: tuple[str, ...] = setting(
-        (), "Training file, or several, comma-separated. None: the task that petrun ships.", "--data", DATA
+        (), "Training file, or several, comma-separated. Default: the task that petrun ships.", "--data", DATA
     )
     eval_path: tuple[str, ...] = setting((), "Evaluation file, or several.", "--eval-data", DATA)
     weights: tuple[float, ...] = Field((), description="how often each file of `path` is read in an epoch (1 = once)")
@@ -118,7 +118,9 @@ class DataConfig(Section):
     pack: bool = setting(
         False, "Fill sequences with several rows, without cross-talk. Default no.", "--pack/--no-pack", DATA
     )
-    shuffle: bool = setting(True, "Batch k is rows k*B to k*B+B-1 of the file.", "--no-shuffle", DATA)
+    shuffle: bool = setting(
+        True, "Keep the rows in the order of the file: batch k is rows k*B to k*B+B-1.", "--no-shuffle", DATA
+    )
     eval_split: float = setting(
         0.0, "Hold out this share of the training rows for evaluation.", "--eval-split", DATA, ge=0.0, lt=1.0
     )
@@ -309,7 +311,7 @@ class RunConfig(Section):
     )
     delta_strategy: str | None = setting(
         None,
-        "The same of a delta in the files of a job's ranks: the fine-tuning's strategy.",
+        "The strategy of a delta in the files of a job's ranks: that of the fine-tuning.",
         "--delta-strategy",
         MODEL,
     )

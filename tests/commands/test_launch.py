@@ -91,7 +91,7 @@ def test_a_run_of_several_ranks_is_gone_on_with_by_as_many(tmp_path, petrun):
     done = petrun(f"resume {tmp_path} --verify")
     assert done.code == 2 and "was begun by 8 ranks, and one process replays" in done.err
     assert (
-        "--verify: goes on in this process alone, without --cards"
+        "--verify: resumes in this process alone, without --cards"
         in petrun(f"resume {tmp_path} --verify --cards 8").err
     )
 

@@ -88,7 +88,7 @@ class GenerateSettings(SessionSettings):
         default=1.0,
     )
     stop: tuple[str, ...] = option("--stop", "End an answer before this text. Repeatable.", TEXT, default=())
-    seed: int = option("--seed", "Of what is drawn. Default 0.", TEXT, default=0)
+    seed: int = option("--seed", "Seed of the tokens that are drawn. Default 0.", TEXT, default=0)
     no_history: bool = option(
         "--no-history", "Every line is a conversation of its own, under a chat template too.", TEXT, default=False
     )

@@ -36,12 +36,12 @@ def _allow() -> SettingField:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(RunKeys, LaunchOptions):
-    """A run to train, or to go on with."""
+    """A run to train, or to resume."""
 
     recipe: str | None = _recipe()
     resume: str | None = option(
         "--resume",
-        "Go on with the unfinished run in this folder. An unfinished run of the same settings in --out goes on by itself.",
+        "Resume the unfinished run in this folder. An unfinished run of the same settings in --out is resumed without it.",
         RUN,
     )
     allow: tuple[str, ...] = _allow()
@@ -56,7 +56,7 @@ class TrainSettings(RunKeys, LaunchOptions):
         default=False,
     )
     resume_command: str = "petrun train --resume"
-    """How the user goes on with a run: what stands before its folder."""
+    """How the user resumes a run: what stands before its folder."""
 
     @property
     def trains_nothing(self) -> bool:
@@ -65,7 +65,7 @@ class TrainSettings(RunKeys, LaunchOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeSettings(RunKeys, LaunchOptions):
-    """A run to go on with, which its folder describes."""
+    """A run to resume, which its folder describes."""
 
     run_folder: str = argument("Folder of a run that did not finish.", metavar="RUN")
     verify: bool = option(

@@ -98,12 +98,12 @@ def verdict(given: Delta, model: StoredBase, written: Merged, watched: WatchedUp
     wanted = given.manifest.base.digest if given.manifest is not None else ""
     found = replace(model, path=written.path, strategy=None).digest()
     if wanted and found == wanted:
-        return f"this is the base to the bit: its digest is the one in the delta's manifest, {wanted[:16]}"
+        return f"this is the base, bit for bit: its digest is the one in the delta's manifest, {wanted[:16]}"
     reader = model.reader()
     step = max(_HALF_A_STEP.get(reader.info(name).dtype, 0.0) for name in reader.names)
     why = "the delta does not name its base" if not wanted else f"digest {found[:16]}, the delta names {wanted[:16]}"
     return (
-        f"not proven to be the base to the bit ({why}): the merge rounded values of up to {watched.largest:.4g}, "
+        f"not proven to be the base bit for bit ({why}): the merge rounded values of up to {watched.largest:.4g}, "
         f"so that a value may be off by about {watched.largest * step:.2e}. A merge with --dtype float32 of a narrower base "
         "comes back exactly with unmerge --dtype of the base"
     )

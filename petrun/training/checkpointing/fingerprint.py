@@ -114,7 +114,7 @@ def require_same_run(was: Fingerprint, now: Fingerprint, allowed: Sequence[str],
         lines = [f"{key}: {text}" for key, text in refused.items()]
         raise ConfigError(
             "\n  ".join([f"{place} was begun with other settings or data:", *lines]),
-            hint=f"Go on with these as they were, allow the change (--allow {','.join(refused)}), or choose another --out.",
+            hint=f"Resume with these as they were, allow the change (--allow {','.join(refused)}), or choose another --out.",
         )
     return found
 

@@ -66,7 +66,7 @@ def restore(parameters: Parameters, state: State, shards: ShardSpec | None = Non
         raise TrainingError(
             f"{state.path}: does not fit this run: {name} is {_text(state.shapes.get(name))} there and "
             f"{_text(expected.get(name))} here ({len(wrong)} tensors differ)",
-            hint="Go on with the settings that the run was begun with.",
+            hint="Resume with the settings that the run was begun with.",
         )
     for name, parameter in parameters.items():
         values = state.read(name) if shards is None else shards.shard(name, state.read(name))
