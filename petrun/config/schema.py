@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from petrun.config.options import DATA, DELTA, MODEL, OPTIM, PARALLEL, RUN, SettingField
 from petrun.typing import JsonObject
@@ -136,6 +137,18 @@ class DataConfig(Section):
     cache: bool = Field(True, description="keep tokenised rows under the user's cache folder, keyed by content")
 
     _one_or_many = field_validator("path", "eval_path", "labels", "weights", "ignore", mode="before")(_as_many)
+
+    @field_validator("format")
+    @classmethod
+    def _known_format(cls, value: str | None) -> str | None:
+        # Read when it is needed: the readers import more than the settings may.
+        from petrun.data.formats.table import FORMATS
+
+        names = [each.name for each in FORMATS]
+        if value is not None and value not in names:
+            expected = ", ".join(map(repr, names[:-1])) + f" or {names[-1]!r}"
+            raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
+        return value
 
 
 class OptimConfig(Section):
