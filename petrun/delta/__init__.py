@@ -55,7 +55,7 @@ def find_method(algo: str) -> Method:
     try:
         return compose(parts_of(algo))
     except ValueError as error:
-        joining = " and ".join(method.name for method in METHODS.values() if not method.owning)
+        joining = " and ".join(sorted(method.name for method in METHODS.values() if not method.owning))
         raise ConfigError(f"algorithm {algo!r}: {error}", hint=f"{joining} join with any other.") from error
 
 
