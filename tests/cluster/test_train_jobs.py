@@ -104,6 +104,7 @@ def whole(jobs):
     return "whole"
 
 
+@pytest.mark.all_only
 def test_a_killed_rank_is_named_and_the_job_begins_again_as_if_nothing_had_happened(jobs, whole):
     process = jobs.start("--cards", "2", "--out", "killed", "--max-restarts", "1")
     logs = jobs.folder / "killed" / "logs"

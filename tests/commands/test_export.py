@@ -31,11 +31,11 @@ METHODS = {
 
 
 def matrix():
-    """Every method with every family that can take it; by default each method with one family."""
+    """Every method with every family that can take it; by default every second method with one family."""
     for i, algo in enumerate(METHODS):
         families = [family for family in FAMILIES if (algo, family) != ("lora+bitfit", "llama")]
         for j, family in enumerate(families):
-            marks = () if i % len(families) == j else pytest.mark.all_only
+            marks = () if i % 2 == 0 and i // 2 % len(families) == j else pytest.mark.all_only
             yield pytest.param(algo, family, marks=marks, id=f"{algo}-{family}")
 
 

@@ -17,6 +17,7 @@ def predictions(path):
     return np.array([json.loads(line)["prediction"] for line in path.read_text().splitlines()])
 
 
+@pytest.mark.all_only
 def test_from_train_to_a_merged_base_that_is_trained_again(place, petrun):
     write_rows(place / "rows.jsonl", ROWS)
     line = "train --base bert --data rows.jsonl --eval-data rows.jsonl --rank 2 --epochs 25 --batch-size 4 --lr 0.02 --out run"

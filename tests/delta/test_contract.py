@@ -41,6 +41,8 @@ SETTINGS = {
     "lora-bitfit": ("lora+bitfit", {"rank": 2, "alpha": 8.0}),
     "full": ("full", {}),
 }
+# Settings of an algorithm that stands above with others, and a join of two: with --all.
+VARIANTS = ("pissa", "ptuning2-projection", "ptuning-lstm", "lora-bitfit")
 # Llama has no bias: what bitfit says there is in its own tests.
 LACKING = {("bitfit", "llama"), ("lora-bitfit", "llama")}
 FAMILY_NAMES = ["bert", "gpt2", "llama"]
@@ -90,12 +92,13 @@ def test_the_matrix_is_complete():
 
 
 def matrix():
-    """Every label x family x mode; by default each label once, families and modes taking turns."""
+    """Every label x family x mode; by default each label but the VARIANTS once, families and modes taking turns."""
     for i, label in enumerate(SETTINGS):
         families = [family for family in FAMILY_NAMES if (label, family) not in LACKING]
         for j, family in enumerate(families):
             for k, mode in enumerate((ms.GRAPH_MODE, ms.PYNATIVE_MODE)):
-                marks = () if (i % len(families), i // 3 % 2) == (j, k) else pytest.mark.all_only
+                by_default = label not in VARIANTS and (i % len(families), i // 3 % 2) == (j, k)
+                marks = () if by_default else pytest.mark.all_only
                 yield pytest.param(
                     label, family, mode, marks=marks, id=f"{label}-{family}-{'pynative' if k else 'graph'}"
                 )

@@ -30,11 +30,16 @@ def attached(net, sites, algo):
 @pytest.mark.parametrize(
     ("name", "algo"),
     [
-        ("gpt2", "prompt"),
         ("qwen3", "prefix"),
         *(
             pytest.param(n, a, marks=pytest.mark.all_only)
-            for n, a in (("gpt2", "prefix"), ("qwen3", "prompt"), ("llama", "prefix"), ("llama", "prompt"))
+            for n, a in (
+                ("gpt2", "prompt"),
+                ("gpt2", "prefix"),
+                ("qwen3", "prompt"),
+                ("llama", "prefix"),
+                ("llama", "prompt"),
+            )
         ),
     ],
 )

@@ -80,6 +80,7 @@ def test_classify_from_train_to_merge(tmp_path, capsys):
     np.testing.assert_allclose(load_file("c.safetensors")["logits"], load_file("m.safetensors")["logits"], atol=1e-6)
 
 
+@pytest.mark.all_only
 def test_runs_repeat_bit_for_bit_with_dropout(tmp_path):
     base = write_base(tmp_path / "base", "llama")
     rows = write_rows(tmp_path / "rows.jsonl", ORDERS)
@@ -154,6 +155,7 @@ def test_packing_gives_the_same_loss_before_training(tmp_path):
     assert first[0]["tokens"] == first[1]["tokens"]
 
 
+@pytest.mark.all_only
 def test_accumulation_is_exact(tmp_path):
     base = write_base(tmp_path / "base", "llama")
     rows = write_rows(tmp_path / "rows.jsonl", [{"prompt": "a" * i, "completion": "b" * (7 - i)} for i in range(1, 7)])

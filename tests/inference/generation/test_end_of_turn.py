@@ -25,7 +25,7 @@ def base_with(place, name, *marks, **changes):
 @pytest.mark.parametrize(
     "marks",
     [
-        pytest.param(("<|im_start|>", "<|im_end|>"), id="token"),
+        pytest.param(("<|im_start|>", "<|im_end|>"), id="token", marks=pytest.mark.all_only),
         pytest.param((), id="text", marks=pytest.mark.all_only),
     ],
 )

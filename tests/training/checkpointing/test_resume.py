@@ -79,6 +79,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(place, petrun):
     assert done.code == 0 and "whole is finished: there is nothing to resume" in done.out
 
 
+@pytest.mark.all_only
 def test_what_else_a_run_may_be_told(place, petrun, monkeypatch):
     """A wish in the folder and a limit of time; then other settings and data, refused and allowed, a torn state, and a replay."""
     write_base(place / "small", "bert", num_hidden_layers=1)
