@@ -186,9 +186,10 @@ def test_a_signal_to_one_petrun_stops_the_ranks_of_all_hosts(pair):
 def test_a_signal_to_a_rank_of_another_host_names_that_rank(pair):
     """The ranks stop together, and the one that was told is the last to end."""
     told = str(pair.folder / "told")
-    rank = RANK + (
+    # The handler is there before the rank says that it runs.
+    rank = (
         f"import signal\nsignal.signal(15, lambda *_: (print({NOTICE!r}, flush=True), open({told!r}, 'w')))\n"
-        f"while not os.path.exists({told!r}):\n    time.sleep(0.05)\ntime.sleep(3 * rank)\nsys.exit(143)\n"
+        f"{RANK}while not os.path.exists({told!r}):\n    time.sleep(0.05)\ntime.sleep(3 * rank)\nsys.exit(143)\n"
     )
     processes = pair.both(rank)
     pair.wait_for_ranks()
