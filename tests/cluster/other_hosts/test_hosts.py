@@ -170,8 +170,9 @@ def test_hosts_that_hear_nothing_of_each_other_both_end(pair):
 
 def test_a_signal_to_one_petrun_stops_the_ranks_of_all_hosts(pair):
     listening = (
-        RANK
-        + "import signal\nsignal.signal(15, lambda *_: (print('saved', flush=True), sys.exit(143)))\ntime.sleep(60)\n"
+        "import signal, sys\nsignal.signal(15, lambda *_: (print('saved', flush=True), sys.exit(143)))\n"
+        + RANK
+        + "time.sleep(60)\n"
     )
     processes = pair.both(listening, restarts=2)
     pair.wait_for_ranks()
