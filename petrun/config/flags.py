@@ -15,11 +15,19 @@ DELTA_FLAGS: dict[str, tuple[type, Option]] = {
     "delta.rank": (int, Option(flag="--rank", help="Rank of LoRA and AdaLoRA. Default 8.", panel=DELTA)),
     "delta.alpha": (
         float,
-        Option(flag="--alpha", help="LoRA scale: the update is multiplied by alpha / rank. Default 16.", panel=DELTA),
+        Option(
+            flag="--alpha",
+            help="Scale of LoRA and AdaLoRA: the update is multiplied by alpha / rank. Default 16.",
+            panel=DELTA,
+        ),
     ),
     "delta.dropout": (
         float,
-        Option(flag="--dropout", help="Dropout on LoRA's input while training. Default 0.", panel=DELTA),
+        Option(
+            flag="--dropout",
+            help="Dropout of LoRA, AdaLoRA, prefix, ptuning2 and ptuning while training. Default 0.",
+            panel=DELTA,
+        ),
     ),
     "delta.tokens": (
         int,
@@ -47,7 +55,11 @@ DELTA_FLAGS: dict[str, tuple[type, Option]] = {
         ),
     ),
 }
-"""The keys of delta algorithms that have a flag, with the type of one value: an algorithm itself cannot be asked without MindSpore."""
+"""The keys of delta algorithms that have a flag, with the type of one value.
+
+They repeat what the algorithms' own fields say: `--help` must not import MindSpore, and a flag speaks for the fields of several
+algorithms at once. tests/config/test_flags.py holds both equal.
+"""
 
 _PLAIN = (bool, int, float)
 

@@ -142,9 +142,9 @@ class DataConfig(Section):
     @classmethod
     def _known_format(cls, value: str | None) -> str | None:
         # Read when it is needed: the readers import more than the settings may.
-        from petrun.data.formats.table import FORMATS
+        from petrun.data.formats.table import format_names
 
-        names = [each.name for each in FORMATS]
+        names = format_names()
         if value is not None and value not in names:
             expected = ", ".join(map(repr, names[:-1])) + f" or {names[-1]!r}"
             raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})

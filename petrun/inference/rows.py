@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -12,22 +11,20 @@ from petrun import console
 from petrun.config.load import cache_folder
 from petrun.config.schema import DataConfig
 from petrun.console import progress
-from petrun.data.batches.buckets import Batching, BatchPlan, plan_batches
+from petrun.data.batches.buckets import BatchPlan, plan_batches
 from petrun.data.batches.pipeline import batches
-from petrun.data.batches.rank_share import WHOLE_BATCH, RankShare, count_rows, read_rank_batches
 from petrun.data.examples.example_set import ExampleSet
 from petrun.data.load import load_examples
 from petrun.data.settings import ExampleSettings
 from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from petrun.errors import ConfigError, DataError, PromptTooLong
-from petrun.evaluate.score import Batch, filled
+from petrun.evaluate.score import Batch
 from petrun.inference.base_info import BaseInfo
 from petrun.models.base import LoadedModel
 from petrun.models.factory import is_factory
 from petrun.models.trial import try_net
 from petrun.parallel.context import eager
-from petrun.tensors.targets import unscored
 
 
 def open_tokenizer(folder: Path | None) -> Tokenizer | None:
@@ -161,36 +158,3 @@ def scoring_batches(
     """Yield the plan's batches as {input: array, "targets": array, "rows": row numbers}."""
     for batch in batches(examples, plan, inputs, pad_id=pad_id, start=start):
         yield {**batch.arrays, "rows": np.asarray(batch.rows, np.int64)}
-
-
-def training_batches(
-    examples: ExampleSet,
-    batching: Batching,
-    inputs: tuple[str, ...],
-    pad_id: int,
-    share: RankShare = WHOLE_BATCH,
-    start: int = 0,
-    full: int = 0,
-) -> Iterator[Batch]:
-    """Yield a rank's share of epoch after epoch without end, from batch `start` of the run. (seed, epoch) gives an epoch's order.
-
-    `full`: rows that each batch must have, where the graph splits it; a smaller one is padded with rows that count for nothing.
-    """
-    counts = count_rows(examples)
-    first, skipped = divmod(start, batching.batches_per_epoch)
-    for epoch in count(first):
-        begin = skipped if epoch == first else 0
-        for part in read_rank_batches(
-            examples, batching.epoch(epoch), share, counts, inputs, pad_id=pad_id, start=begin
-        ):
-            yield pad_rows(part.mapping, full)
-
-
-def pad_rows(batch: Batch, full: int) -> Batch:
-    """Pad a batch to `full` rows with copies of its last row, whose targets are ignored."""
-    rows = len(batch["targets"])
-    if rows >= full:
-        return batch
-    padded = {name: filled(array, full) for name, array in batch.items() if isinstance(array, np.ndarray)}
-    padded["targets"][rows:] = unscored(padded["targets"].dtype)
-    return {**batch, **padded}

@@ -33,7 +33,8 @@ def dump(folder: Path, methods: list[str], sets: list[str]) -> None:
     from petrun.config.load import load_run_config
     from petrun.data.batches.buckets import plan_batches
     from petrun.delta import find_method
-    from petrun.inference.rows import scoring_batches, training_batches
+    from petrun.inference.rows import scoring_batches
+    from petrun.training.setup.rank_batches import training_batches
     from petrun.training.setup.sources import open_sources
 
     folder.mkdir(parents=True, exist_ok=True)

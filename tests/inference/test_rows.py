@@ -1,16 +1,14 @@
-"""The settings of examples come from the data settings and the base; lengths are limited; a small batch is padded."""
+"""The settings of examples come from the data settings and the base; lengths are limited."""
 
 from dataclasses import fields
 
-import numpy as np
 import pytest
 
 from petrun.config.schema import DataConfig
 from petrun.data.settings import ExampleSettings
 from petrun.errors import ConfigError
 from petrun.inference.base_info import BaseInfo
-from petrun.inference.rows import check_length, example_settings, pad_rows
-from petrun.tensors.targets import unscored
+from petrun.inference.rows import check_length, example_settings
 
 BASE = BaseInfo(
     hf_config={"vocab_size": 99},
@@ -50,11 +48,3 @@ def test_a_length_is_limited_unless_the_user_gave_it():
         ConfigError, match=r"--seq-len 512 is more than the 64 positions of the model that 8 virtual tokens leave"
     ):
         check_length(512, 64, True, 8)
-
-
-def test_a_small_batch_is_padded_with_rows_that_count_for_nothing():
-    batch = {"input_ids": np.array([[1, 2], [3, 4]]), "targets": np.array([5, 6], np.int32), "rows": (7, 8)}
-    padded = pad_rows(batch, 4)
-    assert padded["input_ids"].tolist() == [[1, 2], [3, 4], [3, 4], [3, 4]]
-    assert padded["targets"].tolist() == [5, 6, *[unscored(np.dtype(np.int32))] * 2] and padded["rows"] == (7, 8)
-    assert pad_rows(batch, 2) is batch

@@ -37,9 +37,14 @@ FORMATS: tuple[Format, ...] = (SEPARATED, JSONL, JSON, CSV, TSV, TEXT, PARQUET, 
 """Every format, in the order in which they are asked whether they recognise a file."""
 
 
+def format_names() -> list[str]:
+    """The names that data.format takes."""
+    return [each.name for each in FORMATS]
+
+
 def find_format(name: str) -> Format:
     """The format of this name. Raises ConfigError for an unknown one."""
-    names = [each.name for each in FORMATS]
+    names = format_names()
     if name not in names:
         raise ConfigError(f"data.format: unknown format '{name}'", hint=did_you_mean(name, names))
     return FORMATS[names.index(name)]

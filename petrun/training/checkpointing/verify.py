@@ -15,7 +15,6 @@ from petrun.checkpoint.run_files import RESULTS
 from petrun.checkpoint.training_state import State, find_state
 from petrun.config.load import as_begun, load_run_config
 from petrun.errors import ConfigError, TrainingError
-from petrun.inference.rows import training_batches
 from petrun.parallel import context
 from petrun.parallel.layout import Layout
 from petrun.tensors import Array
@@ -24,6 +23,7 @@ from petrun.training.checkpointing import snapshot
 from petrun.training.checkpointing.fingerprint import fingerprint_of, require_same_run
 from petrun.training.checkpointing.resume import begun_folder, print_other_versions, ranks_of, run_yaml
 from petrun.training.run_folder import RunFolder
+from petrun.training.setup.rank_batches import training_batches
 from petrun.training.setup.starting_delta import read_start
 from petrun.training.setup.training_setup import TrainingSetup, build_training, resolve_inferred
 from petrun.typing import JsonObject

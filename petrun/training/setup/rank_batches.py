@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor
 
-from petrun.data.batches.rank_share import WHOLE_BATCH, RankShare
-from petrun.evaluate.score import Batch
-from petrun.inference.rows import training_batches
+from petrun.data.batches.buckets import Batching
+from petrun.data.batches.rank_share import WHOLE_BATCH, RankShare, count_rows, read_rank_batches
+from petrun.data.examples.example_set import ExampleSet
+from petrun.evaluate.score import Batch, filled
+from petrun.tensors.targets import unscored
 from petrun.train.loop import as_tensors
 from petrun.training.setup.training_setup import TrainingSetup
 
@@ -31,3 +35,36 @@ def first_batch_inputs(setup: TrainingSetup) -> tuple[Any, ...]:
     setup.assembled.loaded.net.set_train(True)
     targets, arrays = as_tensors(next(rank_batches(setup, 0)), setup.assembled.loaded.inputs)
     return True, Tensor(1.0, ms.float32), targets, *arrays
+
+
+def training_batches(
+    examples: ExampleSet,
+    batching: Batching,
+    inputs: tuple[str, ...],
+    pad_id: int,
+    share: RankShare = WHOLE_BATCH,
+    start: int = 0,
+    full: int = 0,
+) -> Iterator[Batch]:
+    """Yield a rank's share of epoch after epoch without end, from batch `start` of the run. (seed, epoch) gives an epoch's order.
+
+    `full`: rows that each batch must have, where the graph splits it; a smaller one is padded with rows that count for nothing.
+    """
+    counts = count_rows(examples)
+    first, skipped = divmod(start, batching.batches_per_epoch)
+    for epoch in count(first):
+        begin = skipped if epoch == first else 0
+        for part in read_rank_batches(
+            examples, batching.epoch(epoch), share, counts, inputs, pad_id=pad_id, start=begin
+        ):
+            yield pad_rows(part.mapping, full)
+
+
+def pad_rows(batch: Batch, full: int) -> Batch:
+    """Pad a batch to `full` rows with copies of its last row, whose targets are ignored."""
+    rows = len(batch["targets"])
+    if rows >= full:
+        return batch
+    padded = {name: filled(array, full) for name, array in batch.items() if isinstance(array, np.ndarray)}
+    padded["targets"][rows:] = unscored(padded["targets"].dtype)
+    return {**batch, **padded}

@@ -1,0 +1,43 @@
+"""The flags of delta algorithms say the same as the fields that they set: --help cannot ask those, which import MindSpore."""
+
+import re
+from types import UnionType
+from typing import Annotated, Union, get_args, get_origin
+
+import pytest
+
+from petrun.config.flags import DELTA_FLAGS
+from petrun.delta import METHODS
+
+
+def fields_of(key):
+    """Name of a method -> its field of this key."""
+    leaf = key.removeprefix("delta.")
+    found = {name: method.config.model_fields.get(leaf) for name, method in METHODS.items()}
+    return {name: field for name, field in found.items() if field is not None}
+
+
+def one_value(annotation):
+    """(type of one value, several are taken) of a field that may be None."""
+    parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    (kind,) = [part for part in parts if part is not type(None)]
+    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    return (get_args(kind)[0], True) if get_origin(kind) is tuple else (kind, False)
+
+
+@pytest.mark.parametrize("key", DELTA_FLAGS)
+def test_a_flag_has_the_type_and_the_default_of_its_fields(key):
+    kind, option = DELTA_FLAGS[key]
+    fields = fields_of(key)
+    assert fields and {one_value(field.annotation) for field in fields.values()} == {(kind, option.separated)}
+    (default,) = {field.default for field in fields.values()}
+    if kind is str:
+        assert default in (None, ())
+    else:
+        assert re.search(r"Default ([\d.]+)\.$", option.help)[1] == f"{default:g}"
+
+
+@pytest.mark.parametrize("key", [key for key, (kind, _) in DELTA_FLAGS.items() if kind is not str])
+def test_a_flag_names_the_methods_that_it_is_for(key):
+    words = set(re.findall(r"\w+", DELTA_FLAGS[key][1].help.lower()))
+    assert words & set(METHODS) == set(fields_of(key))
