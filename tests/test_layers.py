@@ -30,6 +30,7 @@ STRANGERS = {
     ("inference", "training"),
     ("inference", "rehearsal"),
     ("config", "train"),
+    ("checkpoint", "interop"),
 }
 # Import paths that no file of petrun uses: those that code written for MindPet knows, each of which hands on what petrun.mindpet holds, and
 # runs, which earlier documentation named.

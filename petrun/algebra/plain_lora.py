@@ -17,12 +17,12 @@ from petrun.algebra.low_rank import Product
 from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.delta_method import method_of
 from petrun.checkpoint.delta_tensors import arrays_digest
+from petrun.checkpoint.mindpet_names import is_bias
 from petrun.delta import bitfit, lora, method_of_tensor, names_where, parts_of
 from petrun.delta.bitfit import BitfitConfig
 from petrun.delta.compose import JOIN
 from petrun.delta.lora import LORA_A, LORA_B, LoraConfig
 from petrun.errors import DeltaError
-from petrun.interop.mindpet.names import is_bias
 from petrun.tensors import Array
 from petrun.typing import JsonObject
 

@@ -19,8 +19,8 @@ import numpy as np
 
 from petrun.checkpoint.delta_tensors import Computed, LazyTensors, array_line, refuse_nonfinite
 from petrun.checkpoint.manifest import BaseIdentity, Manifest, TaskInfo, parse_manifest
+from petrun.checkpoint.mindpet_names import algorithms
 from petrun.errors import DeltaError, OutputError, WeightsError, perhaps
-from petrun.interop.mindpet.names import STATE, algorithms
 from petrun.tensors import (
     Array,
     ShardedReader,
@@ -33,6 +33,7 @@ from petrun.tensors import (
     write_safetensors,
 )
 from petrun.tensors.dtypes import dtype_of
+from petrun.tensors.known_names import OPTIMIZER_STATE
 from petrun.tensors.sharded.rank_files import ShardSpec, own_strategy, save_shards
 from petrun.tensors.sharded.ranks import is_sharded
 from petrun.tensors.steps import newest, series_and_step
@@ -140,7 +141,7 @@ def read_delta(path: Path, strategy: Path | None = None) -> Delta:
         path = _pieces_of_run(path) or path
         strategy = strategy or own_strategy(path)
         if strategy is not None:
-            return _read_sharded(path, open_sharded(path, strategy, STATE))
+            return _read_sharded(path, open_sharded(path, strategy, OPTIMIZER_STATE))
         if is_sharded(path):
             raise DeltaError(
                 f"{path}: holds the files of a job's ranks, each with a shard of the tensors",

@@ -26,7 +26,7 @@ from petrun.delta.forms import LayerTensor
 from petrun.delta.method import ALL, Update
 from petrun.errors import DeltaError, OutputError, perhaps
 from petrun.models.base import StoredName, shared_matrices
-from petrun.models.weights import OPTIMIZER_STATE, Source, match
+from petrun.models.weights import Source, match
 from petrun.tensors import (
     Array,
     TensorEntry,
@@ -40,6 +40,7 @@ from petrun.tensors import (
 )
 from petrun.tensors.atomic import refuse_occupied
 from petrun.tensors.dtypes import encoded, holds_nonfinite
+from petrun.tensors.known_names import OPTIMIZER_STATE
 from petrun.tensors.rows import row_blocks
 from petrun.typing import JsonObject
 

@@ -17,13 +17,12 @@ from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.delta_tensors import Computed
 from petrun.errors import DeltaError
 from petrun.models.base import StoredName, shared_matrices, untied
-
-_ADDED = ".mindpet_delta_"
+from petrun.tensors.known_names import DELTA_PREFIX
 
 
 def owner(name: str) -> str:
     """The weight that a method's own tensor belongs to: layers.0.attn.q.mindpet_delta_lora_a -> layers.0.attn.q.weight."""
-    return f"{f'.{name}'.partition(_ADDED)[0]}.weight".removeprefix(".")
+    return f"{f'.{name}'.partition(f'.{DELTA_PREFIX}')[0]}.weight".removeprefix(".")
 
 
 def comes_apart(names: Mapping[str, StoredName], tensors: Iterable[str]) -> bool:

@@ -13,9 +13,9 @@ from petrun.checkpoint.resharding.tensors import tensors_to_shard
 from petrun.config.commands.merge import ReshardSettings
 from petrun.errors import ConfigError, OutputError
 from petrun.inference.assembly import strategy_path
-from petrun.models.weights import OPTIMIZER_STATE
 from petrun.tensors import TensorEntry, atomic_folder, write_ckpt, write_safetensors
 from petrun.tensors.atomic import refuse_occupied
+from petrun.tensors.known_names import OPTIMIZER_STATE
 from petrun.tensors.sharded.strategy import read_strategy, spell
 from petrun.tensors.sharded.writer import FullTensor, full_tensors, write_sharded
 

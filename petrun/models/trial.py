@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from mindspore import Tensor
 
 from petrun.errors import ModelError
+from petrun.mindspore_messages import first_line
 from petrun.models.base import LoadedModel
 from petrun.models.factory import UserCode
 from petrun.tensors import Array
@@ -78,8 +79,8 @@ def _check_logits(loaded: LoadedModel, result: object, rows: int, classes: int |
 
 def _graph_fault(error: BaseException, file: str) -> str:
     """The line of the user's file that MindSpore's compiler stumbled over, and what it says."""
-    text = str(error).strip()
-    first = text.splitlines()[0] if text else type(error).__name__
+    text = str(error)
+    first = first_line(text) or type(error).__name__
     lines = re.findall(r"In file (\S+?):(\d+)", text)
     theirs = [f"{name}:{number}" for name, number in lines if name == file]
     return f"{theirs[-1] if theirs else file}: does not compile: {first}"

@@ -23,18 +23,11 @@ from petrun.errors import WeightsError, perhaps
 from petrun.models.base import StoredName
 from petrun.models.folder import weights_path
 from petrun.tensors import Array, TensorReader, content_digest, open_sharded, open_tensors, tensor_digest
+from petrun.tensors.known_names import DELTA_PREFIX, OPTIMIZER_STATE
 from petrun.typing import Cell, Parameter
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 
-OPTIMIZER_STATE = (
-    # Tensors that MindSpore's optimizers and train cells save beside the weights in a .ckpt.
-    "moment1.*", "moment2.*", "moments.*", "moment.*", "accum.*", "adam_m.*", "adam_v.*", "vhat.*", "stat.*", "accu_grads.*",
-    "learning_rate", "global_step", "beta1_power", "beta2_power", "momentum", "epoch_num", "step_num", "scale_sense",
-    "loss_scale", "current_iterator_step", "last_overflow_iterator_step",
-    # And petrun's own steps.
-    "grad_sum.*", "adam_step", "clean_steps", "denominator", "part_scale",
-)  # fmt: skip
 _LISTED = 20
 
 
@@ -108,7 +101,7 @@ def match(
         else:
             result.repeats.setdefault(ours, []).append(source)
         taken.setdefault(ours, declared)
-    if any("mindpet_delta_" in name for name in result.unknown):
+    if any(DELTA_PREFIX in name for name in result.unknown):
         raise WeightsError(
             f"{reader.path}: holds the tensors of a delta, not of a base",
             hint="Give it as --delta, and the base it was trained on as --base.",

@@ -138,11 +138,13 @@ def connect(how: str) -> None:
         communication.init()
     except (RuntimeError, ValueError, TypeError, ImportError) as error:
         said = first_line(str(error)) or type(error).__name__
-        hint = next((hint for mark, hint in _CAUSES if mark in str(error)), "See the logs of the other ranks as well.")
+        hint = next((hint for words, hint in _HINTS if words in str(error)), "See the logs of the other ranks as well.")
         raise SetupError(f"the ranks of the job do not come together ({how}): {said}", hint=hint) from error
 
 
-_CAUSES = (
+# MindSpore's message has no code, so the hint is chosen by its words. They choose the hint alone: the error and its exit code are the
+# same for every message.
+_HINTS = (
     ("timed out node", "A rank has ended or hangs: its own log says why."),
     ("hccl", "HCCL comes with CANN: see Dockerfile.ascend; and look at the rank table with `petrun ranktable lint`."),
     ("RANK_ID", "Start-up by rank table needs RANK_TABLE_FILE and RANK_ID for every process."),

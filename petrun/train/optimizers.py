@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from petrun.tensors.known_names import ADAMW_STATE
 from petrun.train.adamw import AdamW, HostAdamW
 
 
@@ -23,7 +24,7 @@ class Optimizer:
 
 
 OPTIMIZERS: Mapping[str, Optimizer] = {
-    "adamw": Optimizer(cell=AdamW, host_cell=HostAdamW, state=("adam_m.*", "adam_v.*", "adam_step"), state_bytes=8),
+    "adamw": Optimizer(cell=AdamW, host_cell=HostAdamW, state=ADAMW_STATE, state_bytes=8),
 }
 DEFAULT_OPTIMIZER = "adamw"
 """The one that `petrun train` uses."""

@@ -18,6 +18,7 @@ from petrun.graph.freeze import Trainable
 from petrun.inference.assembly import Assembled, base_path
 from petrun.models.factory import is_factory
 from petrun.parallel.layout import Layout
+from petrun.tensors.known_names import DELTA_PREFIX
 from petrun.train.loop import Plan
 from petrun.train.schedules import Schedule
 from petrun.training.run_folder import RunFolder
@@ -127,8 +128,8 @@ def delta_line(assembled: Assembled, trainable: Trainable) -> str:
 
 def _layer(name: str) -> str:
     """Return the path of the layer that a method's parameter was attached to."""
-    path, mark, _ = name.partition(".mindpet_delta_")
-    return path if mark else name.rpartition(".")[0]
+    path, found, _ = name.partition(f".{DELTA_PREFIX}")
+    return path if found else name.rpartition(".")[0]
 
 
 def unread_line(sources: Sources) -> str:

@@ -1,8 +1,8 @@
 """Every form that a method's record claims in another tool's files has a codec, and every codec belongs to a method."""
 
+from petrun.checkpoint.mindpet_names import UNTRAINED
 from petrun.delta import METHODS
 from petrun.interop.mindpet import reading
-from petrun.interop.mindpet.names import UNTRAINED
 from petrun.interop.peft import adapter
 
 

@@ -61,3 +61,29 @@ def test_execution_mode():
     assert ms.get_context("mode") == ms.PYNATIVE_MODE
     context.setup("cpu")
     assert ms.get_context("mode") == ms.GRAPH_MODE
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("\n----\n- Internal Error:\n----\nConnect failed, timed out node 3\n", "its own log says why"),
+        ("load libhccl_plugin.so failed", "petrun ranktable lint"),
+        ("the environment variable RANK_ID is not set", "RANK_TABLE_FILE and RANK_ID"),
+        ("Failed to build the cluster topology", "MS_WORKER_NUM"),
+        ("something new", "See the logs of the other ranks as well."),
+        ("", "See the logs of the other ranks as well."),
+    ],
+)
+def test_the_words_of_a_failed_start_choose_the_hint_alone(monkeypatch, text, hint):
+    def init():
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(context.communication, "init", init)
+    monkeypatch.setenv("MS_CPU_COMM_OP_TIMEOUT", "1")
+    monkeypatch.setenv("HCCL_CONNECT_TIMEOUT", "1")
+    with pytest.raises(SetupError) as caught:
+        context.connect("a test")
+    assert caught.value.message.startswith("the ranks of the job do not come together (a test): ")
+    assert hint in caught.value.hint
+    # One error for every text.
+    assert type(caught.value) is SetupError and caught.value.code == SetupError("").code

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
-from petrun.models.weights import OPTIMIZER_STATE
+from petrun.tensors.known_names import OPTIMIZER_STATE
 from petrun.train.optimizers import DEFAULT_OPTIMIZER, OPTIMIZERS
 from petrun.train.schedules import Schedule
 

@@ -9,9 +9,9 @@ from petrun.checkpoint.delta import MANIFEST_KEY, read_delta
 from petrun.checkpoint.delta_tensors import LazyTensors
 from petrun.checkpoint.hf_config import write_companions
 from petrun.checkpoint.manifest import parse_manifest
+from petrun.checkpoint.mindpet_names import algorithms
 from petrun.checkpoint.run_files import RUN_YAML
 from petrun.errors import DeltaError, ModelError, WeightsError
-from petrun.interop.mindpet.names import algorithms
 from petrun.models.factory import outline_model, read_family
 from petrun.models.folder import CONFIG, read_json
 from petrun.models.weights import match, misshapen, open_weights

@@ -7,14 +7,14 @@ from functools import partial
 
 import numpy as np
 
+from petrun.checkpoint.mindpet_names import current_name
 from petrun.checkpoint.resharding.source import SourceCheckpoint
 from petrun.errors import WeightsError
-from petrun.interop.mindpet.names import MARK, current_name
 from petrun.models.factory import read_family
 from petrun.models.folder import CONFIG
-from petrun.models.weights import OPTIMIZER_STATE, Source, match
+from petrun.models.weights import Source, match
 from petrun.tensors import Array, ShardedReader, TensorInfo, TensorReader, tensor_digest
-from petrun.tensors.sharded.checkpoint import is_spare
+from petrun.tensors.known_names import DELTA_PREFIX, OPTIMIZER_STATE, is_spare
 from petrun.tensors.sharded.strategy import COMPLETE, Strategy, spell
 from petrun.tensors.sharded.writer import FullTensor, full_tensors
 
@@ -64,7 +64,9 @@ def _require_all(source: SourceCheckpoint, known: set[str], strategy: Strategy) 
     lacking = [
         name
         for name in strategy.names
-        if name not in known and not is_spare(name, OPTIMIZER_STATE, strategy) and (MARK in current_name(name)) == delta
+        if name not in known
+        and not is_spare(name, OPTIMIZER_STATE, strategy)
+        and (DELTA_PREFIX in current_name(name)) == delta
     ]
     if lacking:
         raise WeightsError(

@@ -77,7 +77,7 @@ class PromptRequest:
 
 
 Ask = PromptRequest
-"""The name of PromptRequest in earlier programs."""
+"""The name of PromptRequest that earlier documentation gave; kept for programs written after it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,7 +278,7 @@ class Session:
                 yield TextChunk(i, text, answer, scores)
 
     pieces = chunks
-    """The name of `chunks` in earlier programs."""
+    """The name of `chunks` that earlier documentation gave; kept for programs written after it."""
 
     def _name(self, delta: str | None) -> str:
         name = self.current if delta is None else delta

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from petrun.errors import DeltaError
+from petrun.tensors.known_names import DELTA_PREFIX
 from petrun.typing import JsonObject
 
 _BLOCK = "mindpet_delta_adapter.mindpet_delta_adapter_block."
@@ -51,7 +52,7 @@ def _at(path: str) -> str:
 
 def _layers(path: str, shapes: Shapes, block: str, cell: str) -> list[str]:
     """Paths of the linear layers that the adapters follow."""
-    marked = [name for name in shapes if "mindpet_delta_" in name]
+    marked = [name for name in shapes if DELTA_PREFIX in name]
     loose = [name for name in marked if not f".{name}".count(f".{block}")]
     if loose:
         raise DeltaError(

@@ -14,17 +14,18 @@ import numpy as np
 
 from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.delta_tensors import LazyTensors, arrays_digest, refuse_nonfinite
+from petrun.checkpoint.mindpet_names import UNTRAINED, algorithms, current_name, lone_biases, parameters
 from petrun.checkpoint.virtual_names import prefix_tables
 from petrun.delta import METHODS
 from petrun.delta.lora import LORA_A, LORA_B
 from petrun.errors import DeltaError
 from petrun.graph.sites import Sites
 from petrun.interop.mindpet.adapter import Shapes, adapter_settings, low_rank_adapter_settings
-from petrun.interop.mindpet.names import MARK, UNTRAINED, algorithms, current_name, lone_biases, parameters
 from petrun.tensors import Array
+from petrun.tensors.known_names import DELTA_PREFIX
 from petrun.typing import JsonObject
 
-_PTUNING2 = MARK + "ptuning2_"
+_PTUNING2 = DELTA_PREFIX + "ptuning2_"
 _TABLE = "embedding.embedding_table"
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from petrun.checkpoint.delta import Delta
+from petrun.checkpoint.mindpet_names import algorithms
 from petrun.delta import METHODS, find_method, names_where
 from petrun.delta.forms import NotStored
 from petrun.delta.method import of_the_run
 from petrun.errors import DeltaError
-from petrun.interop.mindpet.names import algorithms
 from petrun.interop.mindpet.reading import CODECS
 from petrun.tensors import array_entries, write_ckpt
 from petrun.typing import JsonObject

@@ -7,15 +7,15 @@ is bounded by the largest.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 
 from petrun.errors import WeightsError
 from petrun.tensors.dtypes import BY_NAME, Array
+from petrun.tensors.known_names import DELTA_PREFIX, is_spare
 from petrun.tensors.reader import TensorReader, open_tensors
 from petrun.tensors.sharded.layout import TensorLayout
 from petrun.tensors.sharded.note import check_note, read_note
@@ -25,7 +25,6 @@ from petrun.tensors.table import Table, TensorInfo
 
 _CHUNK_BYTES = 8 << 20
 _LISTED = 8
-_DELTA = "mindpet_delta_"
 
 
 @dataclass(frozen=True)
@@ -168,15 +167,6 @@ def open_sharded(path: Path, strategy: Path | Strategy, spare: Sequence[str] = (
     return reader
 
 
-def is_spare(name: str, patterns: Sequence[str], *known: Container[str]) -> bool:
-    """Return whether a tensor is optimizer state that needs no layout. A cell may itself be called like it (`accum.weight`): the name
-    behind the prefix must be a parameter, one of `known`.
-    """
-    _, dot, parameter = name.partition(".")
-    there = not dot or any(parameter in each for each in known)
-    return there and any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
 class _Gathering:
     """Compares the ranks' tensors with the strategy."""
 
@@ -210,7 +200,7 @@ class _Gathering:
         if not unlisted:
             return
         hint = COMPLETE
-        if any(_DELTA in name for name in unlisted):
+        if any(DELTA_PREFIX in name for name in unlisted):
             hint = (
                 "These are a delta's: give the strategy of its fine-tuning as --delta-strategy, not that of the base."
             )

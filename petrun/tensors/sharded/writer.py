@@ -14,8 +14,9 @@ from petrun.errors import OutputError, WeightsError
 from petrun.tensors.atomic import atomic_folder
 from petrun.tensors.digest import content_digest, tensor_digest
 from petrun.tensors.dtypes import Array
+from petrun.tensors.known_names import is_spare
 from petrun.tensors.reader import TensorReader
-from petrun.tensors.sharded.checkpoint import is_spare, open_sharded
+from petrun.tensors.sharded.checkpoint import open_sharded
 from petrun.tensors.sharded.layout import TensorLayout
 from petrun.tensors.sharded.note import Note, write_note
 from petrun.tensors.sharded.strategy import Strategy, require_complete
