@@ -1,1 +1,1 @@
-"""Deltas as numbers: weighted sums, low-rank products, TIES and DARE, comparison, extraction. No net, no other tool's files."""
+"""Compute with deltas as numbers: sums, low-rank products, TIES and DARE, comparison, extraction. No net, no files of other tools."""

@@ -1,4 +1,4 @@
-"""Two deltas of one base side by side: what is added to every layer, as norms, the angle between them, and their difference."""
+"""Compare two deltas of one base: the norms of what each adds to every layer, the angle between the two, and their difference."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Norm:
     name: str
     shape: tuple[int, ...]
     norm: float
-    """Frobenius; of a layer that of scale * B A."""
+    """Frobenius norm; for a layer, of scale * B A."""
     rank: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """The same layer or tensor of two deltas; None where one has none."""
+    """The same layer or tensor of two deltas; None for a delta that does not have it."""
 
     name: str
     first: float | None
@@ -54,7 +54,7 @@ def norms(delta: Delta) -> list[Norm]:
 
 
 def compared(first: Delta, second: Delta) -> list[Pair]:
-    """Layers, then other tensors, in the first one's order. Raises DeltaError where a layer has two shapes."""
+    """Pair the layers, then the other tensors, in the first delta's order. Raises DeltaError where a layer has two shapes."""
     return [*_layers(first, second), *_tensors(first, second)]
 
 

@@ -1,6 +1,6 @@
-"""A LoRA out of two models: for every linear layer the nearest product of thin matrices to what the tuning changed.
+"""Extract a LoRA from two models: for every linear layer, the low-rank product nearest to what the tuning changed.
 
-W_tuned - W_base ~ B A;   the parameters that are no linear layer's weight are kept whole where they differ
+W_tuned - W_base ~ B A;   parameters other than linear weights are kept as full tensors where they differ
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def extracted(
     keep_rest: bool = True,
     progress: Progress = lambda done, total: None,
 ) -> Made:
-    """names: parameters of the model; paths: its linear layers that may become products. One layer is in memory at a time.
+    """Extract the LoRA, with one layer in memory at a time.
+
+    names: parameters of the model. paths: its linear layers that may become products.
 
     keep_rest: keep what differs elsewhere (biases, norms, embeddings, heads) as it is in the tuned model; False: leave it out, and say so.
     Raises DeltaError: shapes that differ, NaN or infinity, or two models that are the same.

@@ -1,9 +1,9 @@
-"""Sums of deltas' full tensors: biases, heads, or every parameter. A delta holds the value, not the change.
+"""Sum the full tensors of deltas: biases, heads, or every parameter. A delta holds the value, not the change.
 
     v = base + sum of w_i (v_i - base) = (1 - sum of w_i) base + sum of w_i v_i
 
-so that the base is read only where the weights do not add up to 1. A head that the base does not hold has no change to speak of: those
-of several deltas are averaged by their weights.
+so that the base is read only where the weights do not add up to 1. The change of a head that the base does not hold is unknown: the
+heads of several deltas are averaged by their weights.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Term:
 
 
 class NeedsBase(DeltaError):
-    """A sum of values for which the base's own are needed."""
+    """A sum needs the values of the base."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ class FullTensorSum:
     """Heads that the base does not hold."""
 
     def planned(self, names: Iterable[str]) -> Computed:
-        """Name -> its sum. Raises DeltaError: shapes that differ, weights that cancel; NeedsBase."""
+        """Return name -> its sum. Raises DeltaError: shapes that differ, weights that cancel; NeedsBase."""
         makers = {}
         for name in names:
             holders = [term for term in self.terms if name in term.delta.tensors]
@@ -107,7 +107,7 @@ class FullTensorSum:
 
 
 def _weighted(parts: Sequence[tuple[float, Array]]) -> Array:
-    """Summed in float64, rounded once."""
+    """Sum in float64, and round once."""
     total = np.zeros(parts[0][1].shape, np.float64)
     for weight, values in parts:
         total += weight * values.astype(np.float64)

@@ -1,7 +1,7 @@
-"""Matrices kept as products B A of thin factors: norms, angles and truncation without ever forming the (out, in) matrix.
+"""Keep matrices as products B A of thin factors, and compute norms, angles and truncation without forming the (out, in) matrix.
 
-With B = Q_b R_b and A^T = Q_a R_a, B A = Q_b (R_b R_a^T) Q_a^T: what is asked of the large matrix is asked of the small one between
-the orthogonal ones. R rank; all in float64.
+With B = Q_b R_b and A^T = Q_a R_a, B A = Q_b (R_b R_a^T) Q_a^T: the small matrix between the orthogonal ones has the norm and the
+singular values of the large one. R rank; all in float64.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Keep:
             wanted = self.energy * (float(reached[-1]) if total is None else total)
             # Rounding of the sum must not ask for one triple more than there are.
             most = min(most, int(np.searchsorted(reached, wanted * (1.0 - 1e-12))) + 1)
-        # Triples of nothing: a product of rank 8 in factors of rank 16.
+        # Singular values of 0 are not kept: factors of rank 16 may hold a product of rank 8.
         real = int(np.count_nonzero(values > values[0] * 1e-7)) if len(values) and values[0] > 0 else 1
         return max(1, min(most, real))
 
@@ -67,24 +67,24 @@ class Product:
         return float(np.linalg.norm(self._core()[1]))
 
     def minus(self, other: Product) -> Product:
-        """The difference, of the sum of both ranks."""
+        """Return the difference; its rank is the sum of both ranks."""
         return joined([self, other.times(-1.0)])
 
     def times(self, factor: float) -> Product:
         return Product(b=self.b.astype(np.float64) * factor, a=self.a)
 
     def inner(self, other: Product) -> float:
-        """Sum of the products of the two matrices' entries."""
+        """Return the sum of the products of the two matrices' entries."""
         b = self.b.astype(np.float64).T @ other.b.astype(np.float64)
         return float(np.sum(b * (self.a.astype(np.float64) @ other.a.astype(np.float64).T)))
 
     def cosine(self, other: Product) -> float | None:
-        """Cosine of the angle between the two, as vectors; None where one is zero."""
+        """Return the cosine of the angle between the two, as vectors; None where one is zero."""
         norms = self.norm() * other.norm()
         return min(1.0, max(-1.0, self.inner(other) / norms)) if norms else None
 
     def truncated(self, keep: Keep) -> Product:
-        """The nearest product of the rank that `keep` says, the singular values shared by both factors."""
+        """Return the nearest product of the rank that `keep` says; both factors share the singular values."""
         left, core, right = self._core()
         u, values, v = np.linalg.svd(core, full_matrices=False)
         count = keep.count(values)
@@ -103,12 +103,12 @@ class Product:
 
 
 def joined(parts: Sequence[Product]) -> Product:
-    """The sum, exactly: [B_1, B_2, ...] [A_1; A_2; ...]."""
+    """Return the exact sum: [B_1, B_2, ...] [A_1; A_2; ...]."""
     return Product(b=np.concatenate([p.b for p in parts], 1), a=np.concatenate([p.a for p in parts], 0))
 
 
 def factored(matrix: Array, keep: Keep) -> Product:
-    """A dense (out, in) float32 matrix as the nearest product of the rank that `keep` says.
+    """Return the product of the rank that `keep` says that is nearest to a dense (out, in) float32 matrix.
 
     Matrices wider than EXACT_WIDTH: subspace iteration, for twice as many triples until the energy is reached.
     """

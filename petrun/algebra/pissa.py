@@ -1,4 +1,4 @@
-"""A PiSSA delta as the plain LoRA that it is: B A - B_0 A_0 = [B, -B_0] [A; A_0], of twice the rank and the same scale."""
+"""Write a PiSSA delta as a plain LoRA: B A - B_0 A_0 = [B, -B_0] [A; A_0], of twice the rank and the same scale."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from petrun.typing import JsonObject
 
 
 def as_plain_lora(delta: Delta) -> Delta:
-    """A LoRA delta without PiSSA's initial matrices: A (2 R, in), B (out, 2 R). Any other variant passes unchanged."""
+    """Return the LoRA delta without PiSSA's initial matrices: A (2 R, in), B (out, 2 R). Any other variant passes unchanged."""
     if delta.config.get("variant") != "pissa":
         return delta
     tensors: dict[str, Array] = {}
@@ -30,7 +30,7 @@ def as_plain_lora(delta: Delta) -> Delta:
 
 
 def _doubled(config: JsonObject) -> JsonObject:
-    """alpha grows with the rank, so that alpha / rank stays."""
+    """Double rank and alpha, so that alpha / rank stays."""
     patterns = {
         key: {path: 2 * value for path, value in config.get(key, {}).items()}
         for key in ("rank_pattern", "alpha_pattern")

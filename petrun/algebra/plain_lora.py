@@ -1,8 +1,8 @@
-"""Deltas that add a product of thin matrices to every layer, as the plain LoRA that they are.
+"""Write deltas that add a low-rank product to every layer as plain LoRA.
 
     lora, rslora: s B A;   pissa: s [B, -B_0] [A; A_0], of twice the rank;   adalora: s (B diag(e)) A, of the triplets in use
 
-A, B and the scale s are taken as they are wherever that is possible, so that converting changes no bit of a LoRA or rsLoRA.
+A, B and the scale s stay as they are wherever that is possible: the conversion of a LoRA or rsLoRA is bit-exact.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class LayerUpdate:
 
 
 def is_low_rank(delta: Delta) -> bool:
-    """True: a product for every layer, beside full tensors. False: full tensors alone (bitfit, full).
+    """Return True for a product for every layer, beside full tensors; False for full tensors alone (bitfit, full).
 
     `delta.config` must be the method's full settings.
-    Raises DeltaError, with the reason, for a delta that is no sum: DoRA, (IA)^3, adapters, virtual tokens.
+    Raises DeltaError, with the reason, for a delta that is not a sum: DoRA, (IA)^3, adapters, virtual tokens.
     """
     method, config = method_of(delta.algo, delta.config, delta.path)
     reason = method.why_no_sum(config)
@@ -63,7 +63,7 @@ def is_low_rank(delta: Delta) -> bool:
 
 
 def adds_products(delta: Delta) -> bool:
-    """Return what `is_low_rank` does; False for a delta that is no sum."""
+    """Return what `is_low_rank` does; False for a delta that is not a sum."""
     try:
         return is_low_rank(delta)
     except DeltaError:
@@ -77,7 +77,7 @@ def is_factor(name: str) -> bool:
 
 
 def layers(delta: Delta) -> dict[str, LayerUpdate]:
-    """Path -> what is added there. `delta.config` must be the method's full settings.
+    """Return path -> what is added there. `delta.config` must be the method's full settings.
 
     Raises DeltaError: a matrix without its partner, shapes that do not go together or contradict the settings.
     """
@@ -110,7 +110,7 @@ def as_lora(delta: Delta) -> Delta:
 
 
 def lora_tensors(found: Mapping[str, LayerUpdate]) -> dict[str, Array]:
-    """The tensors of a plain LoRA with these layers, float32."""
+    """Return the tensors of a plain LoRA with these layers, float32."""
     tensors = {}
     for path, layer in found.items():
         tensors[f"{path}.{LORA_A}"] = np.ascontiguousarray(layer.product.a, np.float32)
@@ -121,7 +121,7 @@ def lora_tensors(found: Mapping[str, LayerUpdate]) -> dict[str, Array]:
 def lora_settings(
     found: Mapping[str, LayerUpdate], full: Iterable[str], sources: Iterable[Delta]
 ) -> tuple[str, JsonObject]:
-    """(algorithm, settings) of a LoRA with these layers beside full tensors; what only training asks comes from the first source."""
+    """Return (algorithm, settings) of a LoRA with these layers beside full tensors. Settings of training come from the first source."""
     sources = list(sources)
     ranks = {path: layer.product.rank for path, layer in found.items()}
     alphas = {path: layer.scale * ranks[path] for path, layer in found.items()}
@@ -143,12 +143,12 @@ def lora_settings(
 
 
 def biases_alone(names: list[str]) -> JsonObject:
-    """Settings of bitfit for these biases."""
+    """Return the settings of bitfit for these biases."""
     return BitfitConfig(bias_include=tuple(names)).model_dump(mode="json")
 
 
 def biases_without_weights(full: Iterable[str]) -> list[str]:
-    """Biases that are trained without their weights: bitfit's, not a head's."""
+    """Return the biases that are trained without their weights: bitfit's, not a head's."""
     names = set(full)
     return sorted(
         name

@@ -1,6 +1,6 @@
-"""Arithmetic of deltas on files: weighted sums, truncation, and what both cost in precision. No net, and no base unless asked for one.
+"""Compute weighted sums and truncations of deltas on files, and what both cost in precision. Loads no net, and a base only where asked.
 
-Sums of LoRA's kin are exact: s_1 B_1 A_1 + s_2 B_2 A_2 = [s_1 B_1, s_2 B_2] [A_1; A_2], of the sum of the ranks.
+Sums of LoRA and its variants are exact: s_1 B_1 A_1 + s_2 B_2 A_2 = [s_1 B_1, s_2 B_2] [A_1; A_2], of the sum of the ranks.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Made:
 
     @property
     def relative(self) -> float:
-        """Relative Frobenius error over all layers."""
+        """Return the relative Frobenius error over all layers."""
         norm = math.hypot(*(layer.norm for layer in self.layers))
         return math.hypot(*(layer.error for layer in self.layers)) / norm if norm else 0.0
 
@@ -68,11 +68,11 @@ class Made:
 def added(
     terms: Sequence[Term], *, base: BaseArrays | None = None, combine: Combine | None = None, keep: Keep | None = None
 ) -> Made:
-    """The weighted sum of deltas of one base.
+    """Return the weighted sum of deltas of one base.
 
     base: only for full tensors whose weights do not add up to 1 (NeedsBase says so). combine: TIES or DARE instead of the plain sum; its
-    result has full rank. keep: truncate the sum; without it a plain sum keeps every rank, another the sum of the ranks.
-    Raises DeltaError: a delta that is no sum, low-rank and full deltas mixed, shapes that differ.
+    result has full rank. keep: truncate the sum. Without it a plain sum keeps every rank; TIES and DARE keep the sum of the ranks.
+    Raises DeltaError: a delta that is not a sum, low-rank and full deltas mixed, shapes that differ.
     """
     keep = keep or Keep()
     kinds = {term.delta.path: is_low_rank(term.delta) for term in terms}
@@ -126,7 +126,7 @@ def _joint_layers(
 def _summed(path: str, parts: Sequence[tuple[LayerUpdate, float]], keep: Keep) -> tuple[LayerUpdate, Fidelity]:
     exact = joined([layer.update.times(weight) for layer, weight in parts])
     if keep.everything:
-        # The first one's factors stay as they are, and so do those of the others where they have the same scale and weight.
+        # The factors of the first layer stay as they are, and so do those of the others with the same scale and weight.
         scale = parts[0][0].scale * parts[0][1]
         product = joined([_at(layer, layer.scale * weight / scale) for layer, weight in parts])
         layer = LayerUpdate(_rounded(product), scale)
@@ -157,7 +157,7 @@ def _combined(
 
 
 def compressed(delta: Delta, keep: Keep) -> Made:
-    """The delta with every layer's product cut to the rank that `keep` says. Raises DeltaError as `added` does."""
+    """Return the delta with every layer's product truncated to the rank that `keep` says. Raises DeltaError as `added` does."""
     if not is_low_rank(delta):
         raise DeltaError(
             f"{delta.path}: is a {delta.algo} delta, of whole tensors",

@@ -1,8 +1,8 @@
-"""Sums of changes other than the plain one: TIES and DARE, entry by entry on dense arrays.
+"""Sum changes by TIES or DARE instead of the plain sum, entry by entry on dense arrays.
 
-TIES: of each change the largest entries by magnitude stay (trim); every entry takes the sign of the weighted sum (elect); the
-changes that have that sign there are averaged, by their weights (disjoint mean).
-DARE: every entry is dropped with probability p and the rest divided by 1 - p, then the weighted sum.
+TIES: keep the largest entries of each change by magnitude (trim); give every entry the sign of the weighted sum (elect sign);
+average the changes that have that sign there, by their weights (disjoint mean).
+DARE: drop every entry with probability p, divide the rest by 1 - p, then form the weighted sum.
 
 Source: Yadav et al., "TIES-Merging: Resolving Interference When Merging Models", arXiv 2306.01708, section 4 (equal weights there;
 trimmed per tensor here, over the whole model there); Yu et al., "Language Models are Super Mario: Absorbing Abilities from Homologous
@@ -50,7 +50,7 @@ class Ties:
 
 
 def trim(change: Array, density: float) -> Array:
-    """The largest entries by magnitude, as many as the share says (one at least); zeros for the rest."""
+    """Keep the largest entries by magnitude, as many as the share says (one at least), and set the rest to zero."""
     flat = change.reshape(-1)
     count = max(1, round(density * flat.size))
     kept = np.zeros_like(flat)
@@ -71,7 +71,7 @@ class Dare:
     def __call__(self, name: str, changes: Sequence[Array], weights: Sequence[float]) -> Array:
         total = np.zeros(changes[0].shape, np.float32)
         for i, (w, change) in enumerate(zip(weights, changes, strict=True)):
-            # By name and position, so that the same command gives the same bytes whatever is computed first.
+            # Seeded by name and position, so that the same command gives the same bytes in whatever order tensors are computed.
             rng = np.random.default_rng([self.seed, i, zlib.crc32(name.encode())])
             stays = rng.random(change.shape, np.float32) >= self.drop
             total += np.where(stays, np.float32(w / (1.0 - self.drop)) * change, np.float32(0))

@@ -85,19 +85,19 @@ def root(
 
 
 def _unexpected(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
-    """Print an error that no part of petrun expects in one line that a user can report, instead of a traceback."""
+    """Print an unexpected error as one line that a user can report, instead of a traceback."""
     _trace_of_rank(error)
     hint = "" if _is_rank() else "This is a fault of petrun. Run again with --debug for the traceback."
     console.print_error(f"{kind.__name__}: {first_line(str(error))}", hint, label="internal error")
 
 
 def _is_rank() -> bool:
-    """Whether this process is one of a job's, whose output is a log."""
+    """Return whether this process is a rank of a job, whose output is a log."""
     return "MS_ROLE" in os.environ or "RANK_TABLE_FILE" in os.environ
 
 
 def _trace_of_rank(error: BaseException) -> None:
-    """All of it, as nobody starts a job of many cards again for a traceback."""
+    """Print the full traceback in a rank's log: nobody starts a job of many cards again for it."""
     if _is_rank():
         traceback.print_exception(error)
 
@@ -105,12 +105,12 @@ def _trace_of_rank(error: BaseException) -> None:
 def main() -> None:
     """Entry point of the `petrun` program."""
     debug = "--debug" in sys.argv[1:]
-    # What MindSpore logs by itself is for its developers: an error that matters to a user is raised as well.
+    # MindSpore's own log is for its developers: it raises the errors that matter to a user as well.
     os.environ.setdefault("GLOG_v", "3" if debug else "4")
-    # Where it dumps a graph that does not compile; by default into the current folder.
+    # MindSpore dumps a graph that does not compile here; by default it would use the current folder.
     os.environ.setdefault("MS_OM_PATH", os.path.join(tempfile.gettempdir(), f"petrun-{os.getuid()}"))
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # What the terminal cannot show must not end a run; and who reads a log file or a pipe sees each line when it is printed.
+        # A character that the terminal cannot show must not end a run. A log file or a pipe gets each line when it is printed.
         sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     signals.install()
     try:
@@ -149,13 +149,13 @@ def main() -> None:
         ended = sys.exc_info()[1]
         code = ended.code if isinstance(ended, SystemExit) else int(ended is not None)
         signals.retire(code if isinstance(code, int) else 0)
-        # For what passes through here. Not before: MindSpore sets a hook of its own when it is imported.
+        # Handle errors that no clause above catches. Set here because MindSpore sets a hook of its own when it is imported.
         if not debug:
             sys.excepthook = _unexpected
 
 
 def _run(arguments: list[str]) -> None:
-    """Run a command; what it printed is flushed while an error can still be told."""
+    """Run a command, and flush its output while an error can still be reported."""
     try:
         app(args=arguments, prog_name="petrun")
     except SystemExit as end:

@@ -1,4 +1,4 @@
-"""Lines from a person or a pipe, answered one after another; lines that begin with / are commands."""
+"""Answer lines from a person or a pipe, one after another; lines that begin with / are commands."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SETTLE_SECONDS = 0.3
 
 
 class Chat:
-    """What is answered goes to standard output, everything else to standard error."""
+    """Reads lines and answers them: answers go to standard output, everything else to standard error."""
 
     def __init__(self, session: Session, how: Decoding, *, history: bool, as_json: bool) -> None:
         self.session = session
@@ -39,12 +39,12 @@ class Chat:
         self.person = sys.stdin.isatty()
 
     def run(self) -> None:
-        """Until the input ends. Raises Stopped for SIGTERM, and for two Ctrl-C without an answer between."""
+        """Answer until the input ends. Raises Stopped for SIGTERM, and for two Ctrl-C without an answer between."""
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(errors="replace")
         if self.person:
             with suppress(ImportError):
-                # Arrow keys and earlier lines, for input().
+                # Gives input() arrow keys and earlier lines.
                 import readline  # noqa: F401
             self.tell(f"{self.listed()}\n/help lists the commands.")
         warned = False
@@ -65,7 +65,7 @@ class Chat:
                 return
 
     def read(self) -> str | None:
-        """The next line; None at the end."""
+        """Read the next line; None at the end."""
         if not self.person:
             line = sys.stdin.readline()
             return line.rstrip("\n") if line else None
@@ -76,7 +76,7 @@ class Chat:
             return None
 
     def take(self, line: str) -> bool:
-        """Do what a line says; False: end."""
+        """Do what a line says. Returns False to end."""
         text = line.strip()
         if not text:
             return True
@@ -101,7 +101,7 @@ class Chat:
         return True
 
     def use(self, name: str | None) -> None:
-        """Another delta answers, and knows nothing of what was said before."""
+        """Answer with another delta from now on, without the earlier turns."""
         try:
             self.session.use(name)
         except PetrunError as error:
@@ -115,7 +115,7 @@ class Chat:
         return "\n".join(f"{'*' if name == self.session.current else ' '} {name}" for name in names)
 
     def answer(self, text: str) -> None:
-        """Print the answer as it comes. What is wrong with the line is said, and the next one is read."""
+        """Print the answer as it comes. An error in the line is printed, and the next line is read."""
         try:
             prompt = self.prompt(text)
             answer, shown = self.stream(prompt)
@@ -129,7 +129,7 @@ class Chat:
             self.messages = [*prompt, {"role": "assistant", "content": shown}]
 
     def prompt(self, text: str) -> str | list[dict[str, str]]:
-        """The line, or the conversation that it goes on; its oldest turns are left out where the model has no positions for them."""
+        """Return the line, or the conversation that it continues, without the oldest turns where the model has no positions for them."""
         from petrun.inference.generation.session import PromptRequest
 
         if not (self.history and self.session.template().is_chat):
@@ -144,7 +144,7 @@ class Chat:
         return messages
 
     def stream(self, prompt: Prompt) -> tuple[Answer | None, str]:
-        """(the answer, None where it was stopped; what was printed). Raises Stopped for SIGTERM."""
+        """Return (the answer, None where it was stopped; the printed text). Raises Stopped for SIGTERM."""
         from petrun.inference.generation.session import PromptRequest
 
         request = stop_request()

@@ -1,4 +1,4 @@
-"""Ranks that `petrun train` starts, and the command line that these are started with: the same without the flags that start ranks."""
+"""Start the ranks of `petrun train`, each with the same command line without the flags that start ranks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from petrun.config.commands.train import TrainSettings
 
 
 def launch(settings: TrainSettings, command: Command[Any]) -> int | None:
-    """Start the ranks and see them to their end. Returns the exit code; None where this process is one of them, or none is asked for.
+    """Start the ranks and wait for them. Returns the exit code; None where this process is one of them, or no ranks are asked for.
 
     `command`: what was typed on this program's command line.
     """
@@ -34,9 +34,9 @@ def launch(settings: TrainSettings, command: Command[Any]) -> int | None:
 def rank_arguments(
     arguments: Sequence[str], command: Command[Any], flags: Iterable[str], added: Sequence[str]
 ) -> list[str]:
-    """This program's arguments without these flags and their values, and with some added behind the command's name.
+    """Return this program's arguments without these flags and their values, and with some added after the command's name.
 
-    `command`: its other options tell what is a flag and what is another one's value.
+    `command`: its options tell a flag from the value of another flag.
     """
     dropped = set(flags)
     valued = {one.option.flag for one in command.given if one.option.flag and not one.is_switch}

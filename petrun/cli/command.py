@@ -1,4 +1,4 @@
-"""Commands of the command line, made from tables: a command is a settings record, the order of its options, and a function.
+"""Make the commands of the command line from tables: a command is a settings record, the order of its options, and a function.
 
 An option is a field of the record (petrun.config.commands) or a key of the schema (petrun.config.schema); the record or the schema says
 its flag, type, default, help and panel. The options of a command are made when they are first asked for, so that `petrun --help` needs
@@ -26,7 +26,7 @@ PARALLEL_KEY = "parallel"
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """A key of the schema among a command's options, with what this command says of it otherwise. "": as the schema does."""
+    """A key of the schema among a command's options, with this command's own words for it. "": the schema's words."""
 
     name: str
     help: str = ""
@@ -38,7 +38,7 @@ class Given:
     """One option of a command, as Typer takes it."""
 
     name: str
-    """Name of its parameter: that of the record's field, or the key with _ for its dots."""
+    """Name of its parameter: the record's field, or the key with _ for its dots."""
     annotation: object
     default: object
     option: Option
@@ -63,7 +63,7 @@ class Given:
         return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=made, annotation=self.annotation)
 
     def flags(self, value: Any) -> dict[str, tuple[str, object]]:
-        """What the value sets of a run's settings: {key: (flag, value)}."""
+        """Return the settings of a run that the value sets: {key: (flag, value)}."""
         flag, _, _ = self.option.flag.partition("/")
         if self.key == PARALLEL_KEY:
             return _parallel(flag, value)
@@ -73,7 +73,7 @@ class Given:
 
 
 def _parallel(flag: str, value: str) -> dict[str, tuple[str, object]]:
-    """The keys that `--parallel dp=2,tp=4` or `--parallel auto` sets. Raises ConfigError."""
+    """Return the keys that `--parallel dp=2,tp=4` or `--parallel auto` sets. Raises ConfigError."""
     from petrun.parallel.layout import parse_layout
 
     if value == "auto":
@@ -82,7 +82,7 @@ def _parallel(flag: str, value: str) -> dict[str, tuple[str, object]]:
 
 
 def _completer(choices: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """Gives those of the values that begin with what was typed. The shell calls it, so it must not import MindSpore."""
+    """Return a completer of the values that begin with the typed text. The shell calls it, so it must not import MindSpore."""
 
     def complete(incomplete: str) -> list[str]:
         return [value for value in choices() if value.startswith(incomplete)]
@@ -115,7 +115,7 @@ class Command(Generic[S]):
 
     @cached_property
     def given(self) -> tuple[Given, ...]:
-        """The options. Raises KeyError for a name that neither the record nor the schema has."""
+        """Return the options. Raises KeyError for a name that neither the record nor the schema has."""
         own, hints = options_of(self.settings), get_type_hints(self.settings)
         defaults = {one.name: one.default for one in fields(self.settings)}  # type: ignore[arg-type]
         found = []
@@ -128,7 +128,7 @@ class Command(Generic[S]):
         return tuple(found)
 
     def settings_of(self, typed: Mapping[str, Any]) -> S:
-        """The record of what was typed; what was not typed keeps its default. Raises ConfigError."""
+        """Return the record of the typed options; the others keep their defaults. Raises ConfigError."""
         values: JsonObject = {}
         flags: dict[str, tuple[str, object]] = {}
         for one in self.given:
@@ -146,7 +146,7 @@ class Command(Generic[S]):
         return self.settings(**values)
 
     def typer_command(self) -> Any:
-        """The command as Typer makes it, with all its options."""
+        """Make Typer's command, with all its options."""
 
         def call(**typed: Any) -> None:
             self.run(self.settings_of(typed))
@@ -165,7 +165,7 @@ class Command(Generic[S]):
 
 
 def _of_field(name: str, how: Option, hint: object, default: object) -> Given:
-    """An option that sets a field of the record. Not typed, it is None, unless `--help` shows its default."""
+    """Make an option that sets a field of the record. It is None where it is not typed, unless `--help` shows its default."""
     if how.key:
         _, theirs = _flag_of(how.key)
         how = replace(theirs, help=how.help or theirs.help, panel=how.panel or theirs.panel, key="")
@@ -180,7 +180,7 @@ def _of_field(name: str, how: Option, hint: object, default: object) -> Given:
 
 
 def _of_key(key: Key) -> Given:
-    """An option that sets a key of the schema. Raises KeyError for one without a flag."""
+    """Make an option that sets a key of the schema. Raises KeyError for one without a flag."""
     kind, how = _flag_of(key.name)
     how = replace(how, help=key.help or how.help, panel=key.panel or how.panel)
     name = key.name.replace(".", "_")

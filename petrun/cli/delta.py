@@ -24,10 +24,10 @@ _NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 class NegativeNumbers(LazyCommand):
-    """A command with numbers among its arguments: -1 is one, and no misspelt option."""
+    """A command with numbers among its arguments: -1 is a number, not a misspelt option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """The numbers go behind `--`, where everything is an argument; they must be the last of the arguments."""
+        """Put the numbers after `--`, where everything is an argument; they must be the last of the arguments."""
         end = args.index("--") if "--" in args else len(args)
         takes_value = {one.option.flag for one in self.source.given if not one.is_switch}
         numbers = [
@@ -55,7 +55,8 @@ def diff(settings: DiffSettings) -> None:
 
 
 def add(settings: AddSettings) -> None:
-    """Add deltas of one base. LoRA's kin is added exactly, by joining the factors, and cut to --rank or --energy if asked.
+    """Add deltas of one base. LoRA and its variants are added exactly, by joining the factors, and truncated to --rank or --energy if
+    asked.
 
     petrun delta add runs/a:0.7 runs/b:0.3 --out ab.ckpt --energy 0.99
     """

@@ -1,6 +1,6 @@
 """Turn an error of MindSpore or of the card into one of petrun's, with a code and a way out.
 
-MindSpore raises RuntimeError for everything and says in its text alone what happened, so its text is read: here, once.
+MindSpore raises RuntimeError for everything, and its text alone says what happened. The text is read here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ FAULTS = (
 
 
 def as_petrun_error(error: RuntimeError) -> PetrunError | None:
-    """The error that the user is shown for a failure outside petrun; None for one that is not known."""
+    """Return the error that the user is shown for a failure outside petrun; None for one that is not known."""
     text = str(error)
     for fault in FAULTS:
         if fault.pattern.search(text):

@@ -24,7 +24,7 @@ def job(settings: JobSettings) -> None:
 
 
 def _train_line(line: Sequence[str]) -> TrainLine:
-    """The arguments of `petrun train`, and what they mean. Raises ConfigError, or what the parser of the command line raises."""
+    """Return the arguments of `petrun train`, parsed. Raises ConfigError, or the errors of the parser of the command line."""
     arguments = list(line)
     for word in ("petrun", "train"):
         if arguments[:1] == [word]:

@@ -19,7 +19,7 @@ def merge(settings: MergeSettings) -> None:
 
 
 def unmerge(settings: UnmergeSettings) -> None:
-    """Take a LoRA out of a merged model again, and say whether what is left is the base, bit for bit.
+    """Take a LoRA out of a merged model again, and report whether the result is the base, bit-exact.
 
     petrun unmerge --merged ./merged --delta runs/lora-1 --out ./base
     """

@@ -16,7 +16,7 @@ app = typer.Typer(
 
 
 def lint(settings: LintSettings) -> None:
-    """Hold a rank table against the rules of HCCL: exit code 0 where it can be used, 1 where not."""
+    """Check a rank table against the rules of HCCL: exit code 0 where it can be used, 1 where not."""
     from petrun.commands import rank_table
 
     if not rank_table.lint(settings):
@@ -43,7 +43,7 @@ def make(settings: MakeSettings) -> None:
 def convert(settings: ConvertTableSettings) -> None:
     """Convert a rank table between v1.0 and v1.2 or from the group_list format before them, or add pod_ip.
 
-    What the file does not have is asked for, never invented; keys that nothing knows stay; what is left out is said on standard error.
+    Values that the file lacks must be given, none are invented. Unknown keys stay. What is left out is listed on standard error.
     """
     from petrun.commands import rank_table
 

@@ -20,7 +20,7 @@ app = typer.Typer(help="Shipped recipes: list them, show one, or copy one to edi
 
 @dataclass(frozen=True, kw_only=True)
 class ListSettings:
-    """`petrun recipes ls` is told nothing."""
+    """Settings of `petrun recipes ls`: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +57,14 @@ def show(settings: ShowSettings) -> None:
 
 
 def cp(settings: CopySettings) -> None:
-    """Copy a recipe, and the files that lie beside it, to a place of yours. Nothing is overwritten."""
+    """Copy a recipe and the files beside it to a folder or file of yours. Nothing is overwritten."""
     from petrun.config.load import find_recipe
 
     source = find_recipe(settings.name)
     path = Path(settings.target)
     if path.is_dir() or path.suffix not in (".yaml", ".yml"):
         path = path / source.name
-    # A model of one's own and the maker of its data lie beside its recipe.
+    # A recipe for a user's own model has the model and the script that makes its data beside it.
     beside = sorted(p for p in source.parent.iterdir() if p.is_file() and p.suffix != ".yaml")
     copies = {path: source, **{path.parent / p.name: p for p in beside}}
     taken = [str(p) for p in copies if p.exists()]

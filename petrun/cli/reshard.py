@@ -7,7 +7,7 @@ from petrun.config.commands.merge import ReshardSettings
 
 
 def reshard(settings: ReshardSettings) -> None:
-    """Shard a base or a delta for another job, or put its shards together. What was written is put together again and compared.
+    """Shard a base or a delta for another job, or put its shards together. The written files are read back, joined and compared.
 
     petrun reshard --from ckpts --from-strategy pretrain.ckpt --to-strategy finetune.ckpt --out ckpts8
 

@@ -16,8 +16,8 @@ from petrun.errors import ConfigError
 def resume(settings: ResumeSettings) -> None:
     """Resume a run that was stopped or killed, as if it had not been: bit-exact on the CPU.
 
-    The folder says everything. Other settings or data than the run was begun with are refused, key by key, unless --allow names them. A
-    run of several ranks needs as many again, started as `petrun train` starts them.
+    The folder holds all settings. Settings or data that differ from those of the run are refused, key by key, unless --allow names them. A
+    run of several ranks needs the same number of ranks, started as `petrun train` starts them.
 
         petrun resume runs/lora-1
         petrun resume runs/lora-2 --cards 8

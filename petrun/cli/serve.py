@@ -8,7 +8,7 @@ from petrun.config.commands.text import ServeSettings
 
 
 def serve(settings: ServeSettings) -> None:
-    """Answer over HTTP in the format of OpenAI's chat completions; a model's name is that of its delta.
+    """Answer over HTTP in the format of OpenAI's chat completions; a model has the name of its delta.
 
         petrun serve --base ./llama --delta orders=runs/lora-1 --delta runs/lora-2
         curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\

@@ -1,8 +1,8 @@
 """Distinguish Ctrl-C from SIGTERM: exit codes 130 and 143, after the current step or at once.
 
-While a graph runs, MindSpore turns SIGINT into SIGTERM. It cannot where SIGINT is blocked in every thread, so that is done before
-MindSpore starts any, and a thread of ours waits for it. SIGTERM stays as it is, or programs that are started from here could not be
-ended; the wake-up pipe tells the thread of it while the main one is inside a graph.
+While a graph runs, MindSpore turns SIGINT into SIGTERM, unless SIGINT is blocked in every thread. So SIGINT is blocked before MindSpore
+starts threads, and a thread here waits for it. SIGTERM is not blocked, because child processes would inherit that and could not be
+ended; the wake-up pipe tells the thread of it while the main thread is inside a graph.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from petrun.train.stop import GRACE, Stopped, stop_request
 
 _RANK_SECONDS = 30.0
-"""The same where the environment says nothing, as under a user's own msrun."""
+"""The default where the environment names no limit, as under a user's own msrun."""
 _POLL_SECONDS = 0.1
 
 
@@ -31,7 +31,7 @@ def install() -> None:
 
 
 def _stop(number: int, frame: types.FrameType | None) -> None:
-    """In the main thread: end the command, unless a run is to end itself."""
+    """Handle a signal in the main thread: end the command, unless a run is to end itself."""
     request = stop_request()
     first = request.note(number)
     if request.deferred:
@@ -49,8 +49,8 @@ def _tell(notice: str) -> None:
 
 
 def retire(code: int) -> None:
-    """The command is over and has said why. MindSpore takes a second to unload, in which a signal ends the process at once, with the exit
-    code that is the command's own, and without a traceback of its own."""
+    """Prepare for the end of a command that has printed its result. MindSpore takes a second to unload; a signal meanwhile ends the process
+    at once, with the command's own exit code and without a traceback."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is _stop:
             signal.signal(number, lambda *_: os._exit(code))
@@ -68,9 +68,9 @@ def leave(number: int) -> None:
 
 @contextmanager
 def distinguish_signals() -> Iterator[None]:
-    """In the block SIGINT and SIGTERM keep their own numbers, and a second one ends the process even inside a graph.
+    """A context manager: in its block SIGINT and SIGTERM keep their numbers, and a second one ends the process even inside a graph.
 
-    To be entered before MindSpore is imported.
+    Enter it before MindSpore is imported.
     """
     main, limit = threading.get_ident(), _hard_limit()
     reading, writing = os.pipe()
@@ -93,8 +93,8 @@ def distinguish_signals() -> Iterator[None]:
 
 
 def _hard_limit() -> float | None:
-    """Seconds that a rank has after a signal that is deferred: the step at hand may wait for a rank that is lost, and so for ever. None for
-    a process that is no rank."""
+    """Return the seconds that a rank has after a deferred signal, as its current step may wait for a lost rank for ever. None for a process
+    that is not a rank."""
     if "MS_ROLE" not in os.environ and "RANK_TABLE_FILE" not in os.environ:
         return None
     given = os.environ.get(GRACE, "")
@@ -127,5 +127,5 @@ def _arrived(number: int, main: int) -> None:
         if first:
             _tell(request.notice)
     elif number == signal.SIGINT:
-        # Wakes the main thread where it waits for something; its handler takes the number from the request.
+        # Wakes the main thread where it waits; its handler takes the number from the request.
         signal.pthread_kill(main, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""`petrun algorithms`: what there is, and the settings of one."""
+"""`petrun algorithms`: list the algorithms, or the settings of one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _document(method: Method) -> str:
 
 
 def _about(method: Method) -> str:
-    """The first sentence of the algorithm's own file."""
+    """Return the first sentence of the algorithm's own file."""
     return _document(method).splitlines()[0].rstrip(".").partition(": ")[2] or _document(method).splitlines()[0]
 
 

@@ -1,4 +1,4 @@
-"""A delta as an adapter folder that peft loads."""
+"""Write a delta as an adapter folder that peft loads."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ def run(
 ) -> Path:
     """Write `delta` as a peft adapter folder `out`, which must not exist or be empty. Returns the folder.
 
-    `base`: the model it was trained on, of which only config.json is read, but for adapters that keep or change a part of
-    its weights; without it the embedded one. `alpha`: of a MindPet
-    checkpoint. `task`: classify, lm or instruct, where the delta does not say it. Of encoders of virtual tokens the folder holds what
-    they give: enough to use them, not to go on training them.
-    Raises DeltaError where peft has no form for the delta, ConfigError for a model of one's own, OutputError.
+    `base`: the model it was trained on; None: the embedded one. Only its config.json is read, but for adapters that keep or change a part
+    of its weights. `alpha`: of a MindPet checkpoint. `task`: classify, lm or instruct, where the delta does not name it.
+    Of encoders of virtual tokens the folder holds their results: enough to use them, not to continue their training.
+    Raises DeltaError where peft has no form for the delta, ConfigError for a user's own model, OutputError.
     """
     refuse_factory(family)
     sources = DeltaSources(base=base, family=family, alpha=alpha)
@@ -38,7 +37,7 @@ def run(
 
 
 def refuse_factory(family: str | None) -> None:
-    """Raises ConfigError for a model of one's own."""
+    """Raises ConfigError for a user's own model."""
     if is_factory(family):
         raise ConfigError(
             f"--model {family}: peft knows Hugging Face models, not one of your own",
@@ -47,7 +46,7 @@ def refuse_factory(family: str | None) -> None:
 
 
 def write(given: Delta, out: str, sources: DeltaSources, task: str | None) -> Path:
-    """Write a delta as read, or made, as an adapter folder. As `run`."""
+    """Write a delta that was read or computed as an adapter folder, as `run` does."""
     base, family = sources.base, sources.family
     refuse_factory(family)
     path = base_path(ModelConfig(base=base, family=family))

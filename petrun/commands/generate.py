@@ -1,4 +1,6 @@
-"""`petrun generate`: answer the prompts of flags and files with a base and any number of deltas. cli/chat.py answers lines."""
+"""`petrun generate`: answer the prompts of flags and files with a base and any number of deltas. cli/chat.py answers lines of a
+terminal.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ def open_session(settings: SessionSettings, use: str | None) -> Session:
 def answers(session: Session, rows: Sequence[PromptRow], decoding: Decoding, *, as_json: bool) -> Iterator[str]:
     """Answer the prompts, and yield the text to print, line ends included.
 
-    One prompt streams; many are computed together and come in their order. `as_json`: one object an answer, a line each.
+    One prompt streams; many are computed together and come in their order. `as_json`: one line for each answer, an object.
     """
     if len(rows) == 1 and not as_json:
         (row,) = rows

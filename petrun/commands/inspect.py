@@ -34,7 +34,7 @@ def run(path: str, *, tensors: bool, as_json: bool) -> None:
 
 
 def _text(value: object) -> str:
-    """A value of the description in one line."""
+    """Return a value of the description in one line."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_text(each)}" for key, each in value.items() if each not in (None, {}, [], ()))
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""`petrun job`: the manifest or script that submits a training job."""
+"""`petrun job`: write the manifest or script that submits a training job."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(settings: JobSettings, line: TrainLine) -> None:
     if foreign:
         raise ConfigError(f"{', '.join(foreign)}: nothing that --to {to} has", hint="Leave it out.")
     job = make_submission(line.arguments, given, training.grace)
-    # The job would refuse a wrong line when it starts; here it is refused before the queue. This needs no data, model or card.
+    # The job itself would refuse a wrong line, but only after it has waited in the queue. This check needs no data, model or card.
     config = load_run_config(training.recipe, training.flags, training.sets, embedded=default_recipe()).config
     scheduler.require(job)
     if scheduler.in_container:
@@ -51,7 +51,7 @@ def _check_layout(config: RunConfig, job: Submission) -> None:
     """Raises ConfigError where the layout does not fit the cards, or the base where its config.json is on this machine."""
     base = base_on_this_machine(job, config)
     if base is not None and max(config.parallel.tp, config.parallel.pp) > 1:
-        # Only here: it loads MindSpore.
+        # Imported here because it loads MindSpore.
         from petrun.training.setup.resolve_layout import resolve_layout
 
         resolve_layout(config.model_copy(update={"model": config.model.model_copy(update=base)}), job.cards)

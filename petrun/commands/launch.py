@@ -1,4 +1,4 @@
-"""`petrun train --cards N`: everything that can be found out before a rank is started, and then the ranks."""
+"""`petrun train --cards N`: check everything that can be checked before a rank starts, then start the ranks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Arguments = Callable[[Sequence[str]], Sequence[str]]
 
 
 def run(settings: TrainSettings, arguments: Arguments, output: JobOutput) -> int:
-    """Check the job, start its ranks here and see them to their end. Returns the exit code.
+    """Check the job, start its ranks here and wait for them. Returns the exit code.
 
     Raises ConfigError, SetupError and OutputError before anything starts.
     """
@@ -60,7 +60,7 @@ def run(settings: TrainSettings, arguments: Arguments, output: JobOutput) -> int
 
 
 def _check(config: RunConfig, cluster: Cluster | TableStart, target: str) -> None:
-    """Raises ConfigError and SetupError for what every rank would find out by itself."""
+    """Raises ConfigError and SetupError for errors that every rank would find by itself."""
     if target == "cpu" or not config.parallel.auto:
         check_device(config, resolve_layout(config, cluster.cards), target)
     if cluster.hosts > 1 and config.out.dir is None:
@@ -72,7 +72,7 @@ def _check(config: RunConfig, cluster: Cluster | TableStart, target: str) -> Non
 
 
 def _other_hosts(cluster: Cluster | TableStart, options: LaunchOptions, output: JobOutput) -> Hosts | None:
-    """Connections to the petruns of the other hosts; None for one host, and where a rank table starts each host by itself."""
+    """Connect to petrun on the other hosts; None for one host, and where a rank table starts each host by itself."""
     if not isinstance(cluster, Cluster) or cluster.hosts == 1:
         return None
     return Hosts(cluster, max_restarts=options.max_restarts or 0, say=output.err, environment=os.environ)
@@ -94,7 +94,7 @@ def _job(
 
 
 def _see_to_its_end(job: Job, logs: JobLogs, output: JobOutput) -> int:
-    """Run the job and tidy up its logs. Returns its exit code."""
+    """Run the job and clean up its logs. Returns its exit code."""
     code = launch(job, output)
     if logs.temporary is not None and code == 0:
         shutil.rmtree(logs.temporary)

@@ -1,4 +1,4 @@
-"""`petrun merge`: base and deltas on disk -> a model on disk. No net is built, and a part of one tensor is in memory at a time."""
+"""`petrun merge`: write base and deltas as one model. No net is built, and a part of one tensor is in memory at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "M
 
 
 def run(settings: MergeSettings) -> None:
-    """Merge, prove it where asked to, and report what was written. A merge that is not proven leaves nothing behind."""
+    """Merge, prove the merge where asked to, and report what was written. A merge that fails the proof is removed."""
     out = settings.out
     if not settings.deltas:
         raise ConfigError("--delta is missing: the delta to merge", hint="Example: --delta runs/lora-1")
@@ -77,7 +77,7 @@ def _report(merged: Merged, seconds: float) -> None:
 
 
 def discard(path: Path) -> None:
-    """Take away what a merge wrote."""
+    """Remove what a merge wrote."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

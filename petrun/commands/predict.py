@@ -26,7 +26,7 @@ def run(
     check_file("--logits", logits_file, settings.input_files)
     rows = settings.rows(need_target=False)
     if rows.task == "lm":
-        # The prediction is the loss of a row: labels say which of its tokens count.
+        # The prediction is the loss of a row, and labels say which of its tokens count.
         rows = settings.rows("lm")
     loaded, fitted = settings.load(rows)
     if fitted is not None:

@@ -24,8 +24,8 @@ from petrun.tensors.output import write_new
 
 
 def lint(settings: LintSettings) -> bool:
-    """Print everything that is wrong with a table; True where it can be used. Without --card the cards may be any of those that the
-    table's version is for. Raises SetupError for what is no JSON.
+    """Print everything that is wrong with a table. Returns whether it can be used. Without --card the cards may be any that the
+    table's version is for. Raises SetupError for a file that is not JSON.
     """
     path, table = settings.file, Path(settings.file).expanduser()
     if settings.wait:
@@ -47,7 +47,7 @@ def lint(settings: LintSettings) -> bool:
 
 
 def show(settings: ShowSettings) -> None:
-    """Print which process gets which rank. Raises SetupError for a table that is wrong, or a host that it does not have."""
+    """Print which process gets which rank. Raises SetupError for a wrong table, or a host that it does not have."""
     path, host = settings.file, settings.host
     start = next(one for one in START_PATHS if one == settings.start)
     found = reading.read_rank_table(path)
@@ -60,7 +60,7 @@ def show(settings: ShowSettings) -> None:
     cards = [card for one in found.servers for card in one.cards]
     for process, card in zip(processes(found, start), cards, strict=True):
         if server is None or process.server == server.id:
-            # Without the table, nothing ties a process to a card of it but the order.
+            # Without the table, only the order assigns a process to a card.
             ip = card.device_ip if start == "ranktable" else None
             numbers = (process.number, process.device, process.first_rank, process.rank)
             rows.append((process.server, *map(str, numbers), ip or "-"))
@@ -86,7 +86,7 @@ def make_table(settings: MakeSettings) -> None:
 
 
 def convert_table(settings: ConvertTableSettings) -> None:
-    """Write a table in another version, or with pod_ip; what is left out of it is said. Raises SetupError, ConfigError or OutputError."""
+    """Write a table in another version, or with pod_ip, and print what is left out. Raises SetupError, ConfigError or OutputError."""
     extra = _extra(settings, settings.device_ips)
     before, source = reading.read_source(settings.file)
     after, lost = convert(before, before.version if settings.to is None else _version(settings.to), extra)
@@ -98,12 +98,12 @@ def convert_table(settings: ConvertTableSettings) -> None:
 
 
 def _version(text: str) -> Version:
-    """A version that the settings have checked."""
+    """Return a version that the settings have checked."""
     return "1.2" if text == "1.2" else "1.0"
 
 
 def _extra(settings: WrittenTable, device_ips: Sequence[str]) -> TableOptions:
-    """What the flags say of the cards. Raises ConfigError."""
+    """Return what the flags say about the cards. Raises ConfigError."""
     return TableOptions(
         pod_ips=list(settings.pod_ips),
         super_pods=[SuperPod(name, tuple(servers)) for name, servers in settings.pods()],

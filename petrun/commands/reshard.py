@@ -1,4 +1,4 @@
-"""`petrun reshard`: a checkpoint, sharded or whole, as the files of another job's ranks or as one file. No net is built."""
+"""`petrun reshard`: write a checkpoint, sharded or not, as the files of another job's ranks or as one file. No net is built."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from petrun.tensors.sharded.writer import FullTensor, full_tensors, write_sharde
 def run(
     settings: ReshardSettings,
 ) -> None:
-    """Read, shard or put together, verify, and print what was written.
+    """Read, shard or join, verify, and print what was written.
 
     Raises ConfigError, WeightsError, ModelError, DeltaError and OutputError.
     """
@@ -55,7 +55,7 @@ def run(
 
 
 def _write_ranks(out: Path, source: SourceCheckpoint, suffix: str, to_strategy: Path) -> tuple[int, int]:
-    """One file a rank. Returns the number of tensors and of ranks."""
+    """Write one file for each rank. Returns the number of tensors and of ranks."""
     if out.suffix in SUFFIXES:
         raise ConfigError(f"--out {out}: the ranks' files need a folder", hint="Give a name without an ending.")
     strategy = read_strategy(to_strategy)
@@ -75,7 +75,7 @@ def _write_ranks(out: Path, source: SourceCheckpoint, suffix: str, to_strategy: 
 
 
 def _write_single(out: Path, source: SourceCheckpoint, suffix: str) -> int:
-    """One file, or a folder with it and its companions. Returns the number of tensors."""
+    """Write one file, or a folder with it and its companions. Returns the number of tensors."""
     if out.suffix in SUFFIXES and out.suffix != suffix:
         raise ConfigError(f"--out {out} contradicts --format {suffix[1:]}", hint="Leave one of them out.")
     entries = _entries(full_tensors(source.reader))

@@ -8,7 +8,7 @@ from petrun.training.checkpointing import verify as verifying
 
 
 def run(settings: ResumeSettings) -> None:
-    """Resume the run in its folder with the settings that it was begun with, but for those that are given now; or with --verify replay
+    """Resume the run in its folder with the settings that it was started with, but for those that are given now; or with --verify replay
     its last steps, compare every bit, and write nothing. Raises PetrunError.
     """
     if settings.verify:

@@ -36,7 +36,7 @@ def run(settings: ServeSettings) -> None:
 
 
 def _serve(engine: SessionEngine, settings: ServerSettings, key: str | None, bound: socket.socket) -> None:
-    """Answer requests in this thread, which HTTP brings in another. Raises Stopped after a signal."""
+    """Answer requests in this thread; another thread receives them over HTTP. Raises Stopped after a signal."""
     # These need the packages of the extra `serve`.
     from petrun.serve.app import Service, make_app
     from petrun.serve.server import HttpServer

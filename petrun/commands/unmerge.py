@@ -1,4 +1,4 @@
-"""`petrun unmerge`: a merged model and the delta -> the base, as far as rounding leaves it."""
+"""`petrun unmerge`: compute the base from a merged model and the delta, as far as rounding allows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(settings: UnmergeSettings) -> None:
         raise ConfigError(f"--dtype {dtype} is unknown. {did_you_mean(dtype, FLOATS)}")
     began = time.perf_counter()
     model = stored_base(merged, family)
-    # One of petrun's own is not compared with the merged model, which is not its base.
+    # The base of a delta of petrun's is not compared with the merged model, which is not that base.
     (given,) = DeltaOpener(DeltaSources(family=family, alpha=settings.alpha), model=model)(str(delta))
     require_matching_family(given, model.raw)
     written, watched = write_unmerged(given, model, Path(str(out)).expanduser(), dtype)

@@ -1,1 +1,1 @@
-"""Scores and text of a net that is there: metrics, generation, sampling, comparison of scores. No files of a run."""
+"""Score a loaded net and generate text with it: metrics, generation, sampling, comparison of scores. Reads no files of a run."""

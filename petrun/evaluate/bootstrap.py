@@ -1,7 +1,7 @@
-"""Two deltas on the same rows: how sure is the difference between them?
+"""Compare two deltas on the same rows with a paired bootstrap: how certain is the difference between them?
 
 Rows are drawn with replacement, as many as there are and the same for both; each draw gives a difference. The interval holds the
-middle 95 % of them, the share of wins is that of draws in which the second is better, a tie counting half.
+middle 95 % of them; the share of wins is that of draws in which the second is better, and a tie counts half.
 
 Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3 (percentiles); Koehn, "Statistical Significance
 Tests for Machine Translation Evaluation", EMNLP 2004 (paired draws). R rows, N draws.
@@ -21,7 +21,7 @@ from petrun.tensors import Array
 
 DRAWS = 2000
 _SLOW_DRAWS = 200
-"""Of a metric that is computed anew from all texts of a draw."""
+"""Draws for a metric that is computed anew from all texts of a draw."""
 
 Figure = Callable[[Array], float]
 """Indices of items, (R,), repeats allowed -> the metric over them."""
@@ -38,11 +38,11 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The second against the first."""
+    """Comparison of the second delta with the first, on one metric."""
 
     metric: str
     difference: float
-    """Of the second minus the first, over all rows."""
+    """Figure of the second minus that of the first, over all rows."""
     low: float
     high: float
     """Ends of the 95 % interval of the difference."""
@@ -52,7 +52,7 @@ class Comparison:
 
 
 def forward_samples(scores: Scores, names: Sequence[str]) -> dict[str, Sample]:
-    """Those metrics of one forward pass whose arrays the scores have."""
+    """Return samples of the metrics of one forward pass whose arrays the scores have."""
     arrays = scores.part(scores.counts > 0).arrays
     found: dict[str, Sample] = {}
     for metric in (METRICS[name] for name in names):
@@ -68,7 +68,7 @@ def _of_rows(formula: Callable[..., float], arrays: Sequence[Array]) -> Figure:
 
 
 def text_samples(answers: Sequence[ReferencedAnswer], metrics: Sequence[Metric]) -> dict[str, Sample]:
-    """Metrics of generated text. What is drawn is a prompt with all its rows."""
+    """Return samples of the metrics of generated text. A draw is of prompts, each with all its rows."""
     groups: dict[Hashable, list[ReferencedAnswer]] = {}
     for answer in answers:
         groups.setdefault(answer.prompt, []).append(answer)
@@ -80,7 +80,7 @@ def _text_sample(items: list[list[ReferencedAnswer]], metric: Metric) -> Sample:
     if metric.corpus is not None:
         formula = metric.corpus([answer for item in items for answer in item])
 
-        # Of a corpus, not a mean over its rows. A prompt that is drawn twice is there twice.
+        # A figure of a corpus, not a mean over its rows. A prompt that is drawn twice counts twice.
         def corpus(drawn: Array) -> float:
             return formula([replace(a, prompt=(i, a.prompt)) for i, j in enumerate(drawn) for a in items[j]])
 
@@ -91,7 +91,7 @@ def _text_sample(items: list[list[ReferencedAnswer]], metric: Metric) -> Sample:
 
 
 def compare(first: Mapping[str, Sample], second: Mapping[str, Sample], seed: int = 0) -> list[Comparison]:
-    """The second against the first on every metric that both have, on paired draws from `seed`."""
+    """Compare the second with the first on every metric that both have, on paired draws from `seed`."""
     return [_compared(name, sample, second[name], seed) for name, sample in first.items() if name in second]
 
 

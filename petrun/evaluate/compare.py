@@ -1,4 +1,4 @@
-"""Base and delta side by side, as plain text."""
+"""Write the figures of base and delta side by side, as plain text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from petrun.evaluate.metrics import METRICS
 
 
 def spell(value: float | None) -> str:
-    """Four decimals, or four significant digits where that would hide the number; '-' where there is none."""
+    """Write a figure with four decimals, or four significant digits where that would hide the number; '-' where there is none."""
     if value is None:
         return "-"
     if not math.isfinite(value):
@@ -21,7 +21,7 @@ def spell(value: float | None) -> str:
 
 
 def _change(name: str, base: float | None, delta: float | None) -> str:
-    """Signed difference and what it means: '+0.1250 better'."""
+    """Write the signed difference and what it means: '+0.1250 better'."""
     if base is None or delta is None or not (math.isfinite(base) and math.isfinite(delta)):
         return "-"
     difference = delta - base
@@ -37,11 +37,10 @@ def _change(name: str, base: float | None, delta: float | None) -> str:
 def side_by_side(
     base: Mapping[str, float] | None, delta: Mapping[str, float] | None, names: Sequence[str] | None = None
 ) -> str:
-    """A table metric / base / delta / change, one line a metric, columns aligned, no trailing white space.
+    """Write a table of metric / base / delta / change, one line for each metric, columns aligned, no trailing white space.
 
     Either side may be absent (None): a delta with trained heads has no base figure; its column is then left
-    out, and so is the change. `names` picks metrics and their order; default: those of both sides as they
-    come.
+    out, and so is the change. `names` picks metrics and their order; default: those of both sides in their order.
     """
     sides = {"base": base, "delta": delta}
     shown = {title: values for title, values in sides.items() if values is not None}
@@ -56,7 +55,7 @@ def side_by_side(
 
 
 def table(columns: Mapping[str, Mapping[str, float]]) -> str:
-    """A table metric / one column for each of many, aligned."""
+    """Write a table of metrics with one column for each of several deltas, aligned."""
     names = dict.fromkeys(name for values in columns.values() for name in values)
     rows: list[tuple[str, ...]] = [("metric", *columns)]
     rows += [(name, *(spell(values.get(name)) for values in columns.values())) for name in names]
@@ -64,7 +63,7 @@ def table(columns: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def signature_lines(signatures: Mapping[str, str]) -> str:
-    """Lines of the metrics' signatures, each with the metrics that share it; '' where there is none."""
+    """Write a line for each signature, with the metrics that share it; '' where there is none."""
     shared: dict[str, list[str]] = {}
     for metric, signature in signatures.items():
         shared.setdefault(signature, []).append(metric)
@@ -72,7 +71,7 @@ def signature_lines(signatures: Mapping[str, str]) -> str:
 
 
 def comparison_lines(first: str, second: str, found: Sequence[Comparison]) -> str:
-    """The second against the first: a table metric / difference / its 95 % interval / share of draws that the second wins."""
+    """Write the comparison of the second with the first: metric / difference / its 95 % interval / share of draws that the second wins."""
     rows: list[tuple[str, ...]] = [("metric", "difference", "95 % from", "to", f"{second} better in")]
     for c in found:
         signed = [("+" if value > 0 else "") + spell(value) for value in (c.difference, c.low, c.high)]
@@ -86,7 +85,7 @@ def _aligned(rows: Sequence[tuple[str, ...]], figures: int) -> str:
 
 
 def _line(row: tuple[str, ...], widths: Sequence[int], figures: int) -> str:
-    """Names and the change to the left, figures to the right so that their points stand below each other."""
+    """Align names and the change to the left, figures to the right so that their decimal points are in one column."""
     parts = [
         cell.rjust(width) if 1 <= i <= figures else cell.ljust(width)
         for i, (cell, width) in enumerate(zip(row, widths, strict=True))

@@ -1,4 +1,4 @@
-"""Figures of one scored pass: what a net gave for each row -> the metrics of its task.
+"""Compute the figures of one scored pass: from a net's outputs for each row, the metrics of its task.
 
 R rows, C classes.
 """
@@ -19,7 +19,7 @@ from petrun.tensors.targets import is_scored
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Figures of one pass, and what they are made of, rows in the data's order."""
+    """Figures of one pass, and the arrays that they are computed from, rows in the data's order."""
 
     metrics: dict[str, float]
     """All metrics of the task that need no generation, over the rows that have something to score."""
@@ -40,23 +40,23 @@ class Scores:
 
     @property
     def arrays(self) -> dict[str, Array | None]:
-        """Every array by its name."""
+        """Return every array by its name."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "metrics"}
 
     def part(self, chosen: Array) -> Scores:
-        """The rows where `chosen` (R,) is true, without figures."""
+        """Return the rows where `chosen` (R,) is true, without figures."""
         # The checker cannot see that the arrays that are never None stay so.
         parts: Any = {name: None if array is None else array[chosen] for name, array in self.arrays.items()}
         return Scores(metrics={}, **parts)
 
 
 def with_metrics(scores: Scores, task: str) -> Scores:
-    """The same scores with all metrics of the task that need no generation."""
+    """Return the same scores with all metrics of the task that need no generation."""
     return replace(scores, metrics=row_metrics(scores.part(scores.counts > 0).arrays, task))
 
 
 def class_scores(rows: Array, labels: Array, logits: Array) -> Scores:
-    """Figures of a classifier from rows (R,), labels (R,) with -100 = none, and logits (R, C).
+    """Compute the figures of a classifier from rows (R,), labels (R,) with -100 = none, and logits (R, C).
 
     loss = mean over labelled rows of -log softmax(logits)[label]. Raises DataError when no row is labelled.
     """
@@ -82,7 +82,7 @@ def class_scores(rows: Array, labels: Array, logits: Array) -> Scores:
 
 
 def regression_scores(rows: Array, targets: Array, predictions: Array) -> Scores:
-    """Figures of a net with one output from rows (R,), targets (R,) float32 with NaN = none, and predictions (R, 1).
+    """Compute the figures of a net with one output from rows (R,), targets (R,) float32 with NaN = none, and predictions (R, 1).
 
     loss = mean over rows with a target of (prediction - target)^2. Raises DataError when no row has one.
     """
@@ -103,7 +103,7 @@ def regression_scores(rows: Array, targets: Array, predictions: Array) -> Scores
 
 
 def require_scored(count: int, rows: int, unit: str) -> int:
-    """The count, which must not be 0. Raises DataError."""
+    """Return the count. Raises DataError where it is 0."""
     if count == 0:
         what = "the data holds no rows" if rows == 0 else f"none of the {rows} rows has a {unit} to score"
         raise DataError(

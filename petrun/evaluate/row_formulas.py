@@ -1,4 +1,4 @@
-"""Formulas of metrics on numpy arrays, with one value or a few for each row.
+"""Compute metrics on numpy arrays, with one value or a few for each row.
 
 R rows, C classes. Every figure is a float; accuracies are fractions of 1.
 """
@@ -78,7 +78,7 @@ def pearson(targets: Array, predictions: Array) -> float:
     """
     if np.ptp(targets) == 0 or np.ptp(predictions) == 0:
         return 0.0
-    # Scaled to 1 before they are squared: squares of very small or large numbers leave float64's range.
+    # Scaled to 1 before squaring: squares of very small or large numbers leave float64's range.
     t, p = (values / np.abs(values).max() for values in (targets - targets.mean(), predictions - predictions.mean()))
     value = float((t * p).sum() / math.sqrt(float((t * t).sum()) * float((p * p).sum())))
     return min(1.0, max(-1.0, value))

@@ -1,4 +1,4 @@
-"""Choice of the next token from logits: the likeliest, or drawn; with a penalty on tokens that are there already.
+"""Choose the next token from logits: the likeliest, or a drawn one; with a penalty on tokens that the text holds already.
 
 V vocabulary.
 """
@@ -48,19 +48,19 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """The likeliest token of the logits as they are: the graph can take it by itself."""
+        """Whether it takes the likeliest token of unchanged logits, which the graph can do by itself."""
         return self.temperature == 0 and self.repetition_penalty == 1.0
 
     def stream(self, row: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, row])
 
     def take(self, logits: Array, stream: np.random.Generator, before: Sequence[int]) -> int:
-        """One token from (V,) logits behind the tokens `before`."""
+        """Choose one token from (V,) logits, after the tokens `before`."""
         logits = penalised(logits, before, self.repetition_penalty)
         return int(logits.argmax()) if self.temperature == 0 else self.draw(logits, stream)
 
     def draw(self, logits: Array, stream: np.random.Generator) -> int:
-        """One token from (V,) logits, by inversion of one uniform number."""
+        """Draw one token from (V,) logits, by inversion of one uniform number."""
         scores = logits.astype(np.float64) / self.temperature
         order = np.argsort(-scores, kind="stable")
         if self.top_k:
@@ -73,7 +73,7 @@ class Sampling:
 
 
 def penalised(logits: Array, before: Sequence[int], penalty: float) -> Array:
-    """(V,) logits with those of the tokens `before` divided by the penalty, or multiplied where they are negative."""
+    """Return (V,) logits; those of the tokens `before` are divided by the penalty, or multiplied where they are negative."""
     if penalty == 1.0 or not len(before):
         return logits
     changed = logits.astype(np.float32, copy=True)

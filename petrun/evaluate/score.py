@@ -1,4 +1,4 @@
-"""Scores of a net over a data set: exact means, batch by batch, nothing trained.
+"""Score a net over a data set: exact means, batch by batch, without training.
 
 B batch, T tokens, V vocabulary, C classes, R rows. A decoder's logits (B, T, V) never leave the device: the
 graph reduces them to a loss and a hit per token, and those are summed on the host in float64, by row. So a
@@ -33,7 +33,9 @@ Progress = Callable[[int, int], None]
 
 @contextmanager
 def eval_mode(net: Cell) -> Iterator[None]:
-    """Dropout off inside, the former mode afterwards: a training run scores the very net that it trains."""
+    """A context manager: dropout is off in its block, and the former mode is set afterwards, as a training run scores the net that it
+    trains.
+    """
     training = bool(net.training)
     net.set_train(False)
     try:
@@ -73,7 +75,7 @@ class TokenScores(nn.Cell):
         size = logits.shape[-1]
         flat = ops.reshape(logits, (-1, size))
         wanted = ops.reshape(targets, (-1,))
-        # The loss kernel trusts its targets; the caller reports those that are out of range.
+        # The loss kernel does not check its targets; the caller reports those that are out of range.
         safe = self.safe(self.known(wanted, size), wanted, self.ignored(self.none(wanted), IGNORED))
         losses = self.cross_entropy(flat, safe)
         hits = self.equal(self.largest(flat), wanted)
@@ -86,17 +88,17 @@ def scoring_cell(net: Cell, task: str) -> Cell:
 
 
 class Runner:
-    """Calls a compiled cell on batches so that few graphs are compiled: a batch smaller than one seen before
-    is filled up with copies of its last row, and what they give is dropped."""
+    """Calls a compiled cell on batches so that few graphs are compiled: a batch smaller than an earlier one
+    is filled up with copies of its last row, whose results are dropped."""
 
     def __init__(self, cell: Cell, rows: int = 0) -> None:
-        """`rows`: how many each batch has to have, where the graph cuts it."""
+        """`rows`: the number that each batch must have, where the graph shards it."""
         self.cell = cell
         self.rows = rows
         self._sizes: dict[tuple[object, ...], set[int]] = {}
 
     def __call__(self, arrays: Sequence[Array]) -> tuple[Any, ...]:
-        """(B, ...) each -> the cell's outputs; tensors as numpy arrays of B rows, constants as they are."""
+        """Call the cell on arrays (B, ...). Returns its outputs: tensors as numpy arrays of B rows, constants unchanged."""
         rows = len(arrays[0])
         if any(len(a) != rows for a in arrays):
             raise DataError(f"a batch holds arrays of different lengths: {[len(a) for a in arrays]}")
@@ -109,7 +111,7 @@ class Runner:
 
 
 def filled(array: Array, rows: int) -> Array:
-    """(B, ...) -> (rows, ...), copies of the last row behind the others."""
+    """Fill up (B, ...) to (rows, ...) with copies of the last row."""
     missing = rows - len(array)
     return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
 
@@ -118,7 +120,7 @@ class Scorer:
     """Scores one net again and again without compiling again. Attach deltas before a call, not during it."""
 
     def __init__(self, net: Cell, inputs: Sequence[str], task: str, *, cell: Cell | None = None, rows: int = 0) -> None:
-        """`cell`: what is called, a `scoring_cell`, where its operators had to be split; `rows`: see Runner."""
+        """`cell`: the `scoring_cell` to call, where its operators are split; `rows`: see Runner."""
         self.net = net
         self.inputs = tuple(inputs)
         self.task = task
@@ -129,7 +131,7 @@ class Scorer:
         self._runner = Runner(net)
 
     def __call__(self, batches: Iterable[Batch], progress: Progress | None = None, total: int = 0) -> Scores:
-        """One pass over the batches, in eval mode. `total`: rows in all, for `progress` alone.
+        """Score the batches in one pass, in eval mode. `total`: rows in all, for `progress` alone.
 
         Raises: WeightsError naming the rows whose logits are not finite; DataError for targets that the net
         cannot have, or when nothing is supervised.
@@ -140,7 +142,7 @@ class Scorer:
             return self._tokens(batches, tell) if self.decoder else self._classes(batches, tell)
 
     def _renew(self) -> None:
-        """A delta attached or detached since the last call leaves this cell's own graphs out of date."""
+        """Drop this cell's graphs where a delta was attached or detached since the last call."""
         parameters = tuple(id(p) for p in self.net.get_parameters())
         if parameters != self._parameters:
             self._parameters = parameters
@@ -211,7 +213,7 @@ def score(
     progress: Progress | None = None,
     total: int = 0,
 ) -> Scores:
-    """One pass in eval mode. See Scorer, which keeps its graphs for the next pass."""
+    """Score in one pass, in eval mode. See Scorer, which keeps its graphs for the next pass."""
     return Scorer(net, inputs, task)(batches, progress, total)
 
 
@@ -222,7 +224,7 @@ def logits(
     progress: Progress | None = None,
     total: int = 0,
 ) -> Iterator[tuple[Array, Array]]:
-    """(rows (B,) int64, logits (B, C) or (B, T, V) float32) of each batch, as they come; needs no targets.
+    """Yield (rows (B,) int64, logits (B, C) or (B, T, V) float32) of each batch; needs no targets.
 
     Raises: WeightsError naming the rows that hold NaN, or nothing finite, at a position that is not padding.
     """
@@ -239,7 +241,7 @@ def logits(
 
 def _forward(runner: Runner, batches: Iterable[Batch], inputs: Sequence[str]) -> Iterator[tuple[Array, Array, Batch]]:
     for batch in batches:
-        # Per batch, not around the loop: whoever stops half-way through must not leave the net changed.
+        # Per batch, not around the loop: a caller that stops half-way must not leave the net changed.
         with eval_mode(runner.cell):
             (outputs,) = runner([np.asarray(batch[name]) for name in inputs])
         rows = np.asarray(batch["rows"], np.int64)
@@ -249,7 +251,7 @@ def _forward(runner: Runner, batches: Iterable[Batch], inputs: Sequence[str]) ->
 
 
 def _owners(batch: Batch, targets: Array) -> tuple[Array, Array]:
-    """((B, T) int64: the row of the data that each position belongs to, -1 = padding; the batch's rows).
+    """Return ((B, T) int64: the row of the data that each position belongs to, -1 = padding; the batch's rows).
 
     In a packed batch `rows` is longer than B: segments 1, 2, ... of the first sequence, then those of the
     second, and so on.
@@ -276,7 +278,7 @@ def _check_targets(targets: Array, size: int, owner: Array) -> None:
 
 
 def _one_output(outputs: Array, owner: Array) -> Array:
-    """(B, 1) finite predictions. Raises DataError for another shape, WeightsError for what is not finite."""
+    """Return (B, 1) finite predictions. Raises DataError for another shape, WeightsError for values that are not finite."""
     if outputs.shape[-1] != 1:
         raise DataError(
             f"the labels are numbers to predict, and the model has {outputs.shape[-1]} outputs, one for each class",
@@ -292,7 +294,7 @@ def _check_finite(finite: Array, owner: Array) -> None:
 
 
 def not_finite(rows: Array) -> WeightsError:
-    """The error for rows (any shape, repeats allowed) whose logits are NaN or infinite."""
+    """Return the error for rows (any shape, repeats allowed) whose logits are NaN or infinite."""
     named = np.unique(rows)
     shown = ", ".join(str(int(r)) for r in named[:10]) + (", ..." if len(named) > 10 else "")
     return WeightsError(
@@ -302,7 +304,7 @@ def not_finite(rows: Array) -> WeightsError:
 
 
 def counter(progress: Progress | None, total: int) -> Callable[[int], None]:
-    """Turns rows done at a time into (rows done so far, rows in all)."""
+    """Return a function that takes rows done at a time and reports (rows done so far, rows in all)."""
     done = 0
 
     def tell(rows: int) -> None:

@@ -1,4 +1,4 @@
-"""Search of a text for the strings at which generation stops, and for the begin of such a string."""
+"""Search a text for the strings at which generation stops, and for the beginning of such a string."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """Strings of which the first that a text holds ends it."""
+    """Stop strings: the first one in a text ends it."""
 
     def __init__(self, strings: Sequence[str]) -> None:
         self._strings = tuple(strings)
@@ -14,12 +14,12 @@ class StopStrings:
         """Characters of the longest string; 0 without any."""
 
     def find(self, text: str, start: int = 0) -> int | None:
-        """Offset of the first stop string in text[start:], counted from the text's begin; None where there is none."""
+        """Return the offset of the first stop string in text[start:], counted from the beginning of the text; None where there is none."""
         offsets = [offset for offset in (text.find(string, start) for string in self._strings) if offset >= 0]
         return min(offsets, default=None)
 
     def begun(self, text: str) -> int:
-        """Length of the longest end of the text that is the begin of a stop string; further text may complete it."""
+        """Return the length of the longest end of the text that begins a stop string; further text may complete it."""
         longest = 0
         for string in self._strings:
             for size in range(min(len(string) - 1, len(text)), longest, -1):

@@ -1,4 +1,4 @@
-"""Formulas of metrics on generated text.
+"""Compute metrics on generated text.
 
 Exact match and ROUGE are fractions of 1, BLEU is on sacrebleu's scale of 0 to 100.
 """
@@ -19,7 +19,7 @@ ROUGE_PACKAGE = "rouge-score"
 
 
 def import_sacrebleu() -> ModuleType:
-    """The package that computes BLEU. Raises SetupError."""
+    """Import the package that computes BLEU. Raises SetupError."""
     try:
         import sacrebleu
     except ImportError as error:
@@ -29,7 +29,7 @@ def import_sacrebleu() -> ModuleType:
 
 
 def import_rouge_scorer() -> ModuleType:
-    """The package that computes ROUGE. Raises SetupError."""
+    """Import the package that computes ROUGE. Raises SetupError."""
     try:
         from rouge_score import rouge_scorer
     except ImportError as error:
@@ -47,18 +47,18 @@ def _missing(package: str, error: ImportError) -> SetupError:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferencedAnswer:
-    """The text that was generated for one row, and the texts that are right."""
+    """The generated text of one row, and its references."""
 
     prompt: Hashable
     """A key that is equal for equal inputs: the prompt's text, or its token ids."""
     text: str
     reference: str
     other_references: tuple[str, ...] = ()
-    """More texts that are as right."""
+    """Further correct texts."""
 
 
 def _references(answers: Sequence[ReferencedAnswer]) -> dict[Hashable, list[str]]:
-    """Prompt -> its distinct references, in the data's order."""
+    """Return prompt -> its distinct references, in the data's order."""
     found: dict[Hashable, dict[str, None]] = {}
     for answer in answers:
         found.setdefault(answer.prompt, {}).update(dict.fromkeys((answer.reference, *answer.other_references)))
@@ -66,7 +66,7 @@ def _references(answers: Sequence[ReferencedAnswer]) -> dict[Hashable, list[str]
 
 
 def _distinct(answers: Sequence[ReferencedAnswer]) -> list[tuple[str, list[str]]]:
-    """(text, references) of each distinct prompt: the text of its first row against the references of all its
+    """Return (text, references) of each distinct prompt: the text of its first row against the references of all its
     rows.
 
     This is the E2E challenge's protocol (Dušek et al., Comput. Speech Lang. 59, 2020): its files repeat an
@@ -81,13 +81,13 @@ def _distinct(answers: Sequence[ReferencedAnswer]) -> list[tuple[str, list[str]]
 
 
 def exact_match(answers: Sequence[ReferencedAnswer]) -> float:
-    """Share of rows whose text equals a reference of the row's prompt, white space stripped at both ends."""
+    """Return the share of rows whose text equals a reference of the row's prompt, white space stripped at both ends."""
     references = {p: {r.strip() for r in rs} for p, rs in _references(answers).items()}
     return float(np.mean([a.text.strip() in references[a.prompt] for a in answers]))
 
 
 def bleu(answers: Sequence[ReferencedAnswer], tokenizer: str | None = None) -> float:
-    """Corpus BLEU over the distinct prompts, as sacrebleu has it: case kept, exp smoothing.
+    """Compute corpus BLEU over the distinct prompts, as sacrebleu does: case kept, exp smoothing.
 
     `tokenizer`: sacrebleu's name; None: the one for the references' script. Source: Papineni et al., ACL 2002; Post, WMT 2018.
     Raises SetupError.
@@ -96,18 +96,18 @@ def bleu(answers: Sequence[ReferencedAnswer], tokenizer: str | None = None) -> f
 
 
 def bleu_signature(answers: Sequence[ReferencedAnswer]) -> str:
-    """sacrebleu's own: tokeniser, references, version. Raises SetupError."""
+    """Return sacrebleu's own signature: tokeniser, references, version. Raises SetupError."""
     return _bleu(answers)[1]
 
 
 def bleu_of_corpus(answers: Sequence[ReferencedAnswer]) -> Callable[[Sequence[ReferencedAnswer]], float]:
-    """BLEU of a part of these answers, with the tokeniser that all of them together need."""
+    """Return BLEU of a part of these answers, with the tokeniser that all of them together need."""
     tokenizer = bleu_tokenizer(answer.reference for answer in answers)
     return lambda part: bleu(part, tokenizer)
 
 
 def _bleu(answers: Sequence[ReferencedAnswer], tokenizer: str | None = None) -> tuple[float, str]:
-    """(score, sacrebleu's signature of how it was computed)."""
+    """Return (score, sacrebleu's signature)."""
     items = _distinct(answers)
     most = max(len(references) for _, references in items)
     streams = [[refs[i] if i < len(refs) else None for _, refs in items] for i in range(most)]
@@ -118,7 +118,7 @@ def _bleu(answers: Sequence[ReferencedAnswer], tokenizer: str | None = None) -> 
 
 
 def rouge(answers: Sequence[ReferencedAnswer], kind: str) -> float:
-    """Mean over the distinct prompts of the F measure against the best of the prompt's references; kind:
+    """Compute the mean over the distinct prompts of the F measure against the best of the prompt's references; kind:
     rouge1, rouge2 or rougeL.
 
     Source: Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004, without stemming; on ASCII text the figures of the
@@ -130,5 +130,5 @@ def rouge(answers: Sequence[ReferencedAnswer], kind: str) -> float:
 
 
 def rouge_signature(answers: Sequence[ReferencedAnswer]) -> str:
-    """Tokens, stemming, version of the package."""
+    """Return the signature: tokens, stemming, version of the package."""
     return f"tok:{ROUGE_TOKENS}|stem:no|version:{version(ROUGE_PACKAGE)}"

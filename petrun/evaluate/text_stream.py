@@ -1,4 +1,4 @@
-"""Tokens -> text as they come: never half a character, and nothing of a string at which the text is to stop."""
+"""Convert tokens to text as they come: never half a character, and nothing of a stop string."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.evaluate.stop_strings import StopStrings
 
 _HALF = "\ufffd"
-"""Character that a decoder writes for bytes that are no character, or none yet."""
+"""The character that a decoder writes for bytes that are not a character, or not yet."""
 
 
 class TextStream:
     """The text of one answer, part by part; the parts together equal the decoded tokens, up to the stop string.
 
-    SentencePiece's byte pieces (<0x0A>) are characters only if all that stand together are, so their text waits for a token of another
-    kind. Another decoder that changes text which was given out is followed from the first character that differs.
+    A run of SentencePiece's byte tokens (<0x0A>) is text only as a whole, so its text waits for a token of another kind. Where a decoder
+    changes text that was returned already, the stream continues from the first character that differs.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()) -> None:
-        """Inputs: `decode`, a Tokenizer's method, which then tells its byte pieces, or any other function of ids."""
+        """Inputs: `decode`, a Tokenizer's method, which then names its byte tokens, or any other function of ids."""
         self._decode = decode
         owner = getattr(decode, "__self__", None)
         self._is_byte_piece = owner.is_byte_piece if isinstance(owner, Tokenizer) else lambda _: False
@@ -33,7 +33,7 @@ class TextStream:
 
     @property
     def text(self) -> str:
-        """The answer so far, as far as it was given out; what a decoder took back is not in it."""
+        """The returned part of the answer, without text that a decoder took back."""
         return self._text
 
     def push(self, token: int) -> str:
@@ -42,7 +42,7 @@ class TextStream:
             return ""
         self._tokens.append(token)
         whole = self._decode(self._tokens)
-        # A stop string cannot end in what was given out already: its begin was held back.
+        # A stop string cannot end in text that was returned already: its beginning was held back.
         found = self._stop.find(whole, max(0, self._same(whole) - self._stop.longest + 1))
         if found is not None:
             self.stopped = True
@@ -57,7 +57,7 @@ class TextStream:
         return "" if self.stopped else self._give(self._decode(self._tokens))
 
     def _give(self, whole: str) -> str:
-        """The part of `whole` that was not given out: all behind the first character in which it differs from what was."""
+        """Return the part of `whole` after the first character in which it differs from the returned text."""
         self._text = whole
         same = self._same(whole)
         if same == len(whole):
@@ -66,7 +66,7 @@ class TextStream:
         return whole[same:]
 
     def _same(self, whole: str) -> int:
-        """Count the characters of `whole` that were given out already."""
+        """Count the characters of `whole` that were returned already."""
         if whole.startswith(self._sent):
             return len(self._sent)
         pairs = enumerate(zip(whole, self._sent, strict=False))

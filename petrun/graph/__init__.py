@@ -1,4 +1,4 @@
-"""Changes to a net: sites, cells that are swapped, parameters that are frozen, virtual tokens; no algorithm and no file.
+"""Change a net: find sites, swap cells, freeze parameters, add virtual tokens. No algorithm and no file is read here.
 
 MindPet's freeze interface and callback are exported here as well; they come from petrun.mindpet when they are asked for.
 """

@@ -1,4 +1,4 @@
-"""Count of the graphs that MindSpore compiles."""
+"""Count the graphs that MindSpore compiles."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mindspore.graph import api
 
 
 class Count:
-    """`graphs` compiled so far."""
+    """Holds the number of graphs compiled so far."""
 
     def __init__(self) -> None:
         self.graphs = 0
@@ -18,7 +18,7 @@ class Count:
 
 @contextmanager
 def compilations() -> Iterator[Count]:
-    """Counts the graphs of cells that are compiled inside the block.
+    """Count the graphs of cells that are compiled inside the block.
 
     Every cell that is called in GRAPH mode goes through the executor's `compile`, which says whether it compiled or found the graph.
     """

@@ -1,4 +1,4 @@
-"""Parameters that train. Ownership is declared by the methods, never guessed from a name; nothing trainable is an error."""
+"""Freeze all parameters but those that train. Methods declare which they own, no name is guessed; nothing trainable is an error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Trainable:
 
 
 def match_names(names: Collection[str], patterns: Iterable[str], flag: str) -> tuple[str, ...]:
-    """Those of the names that the globs match. Raises TargetError for each pattern that matches nothing."""
+    """Return the names that the globs match. Raises TargetError for each pattern that matches nothing."""
     found: dict[str, None] = {}
     problems = []
     for pattern in patterns:
@@ -41,7 +41,7 @@ def match_names(names: Collection[str], patterns: Iterable[str], flag: str) -> t
 
 
 def match_parameters(net: Cell, patterns: Iterable[str], flag: str) -> tuple[str, ...]:
-    """Names of the parameters that the globs match. Raises TargetError for each pattern that matches nothing.
+    """Return the names of the parameters that the globs match. Raises TargetError for each pattern that matches nothing.
 
     A matrix that two layers share is one parameter, whichever of its names a glob matches: both layers train it.
     """

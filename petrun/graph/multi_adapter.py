@@ -1,11 +1,11 @@
-"""Several deltas beside one net, of which every row of a batch goes through one: cells that hold them in stacks.
+"""Attach several deltas to one net, of which each row of a batch uses one: cells that hold the deltas in stacks.
 
 The first axis of a stack is the adapter index; index 0 changes nothing. A parameter of the graph holds the adapter index of each row, so
-switching writes a few numbers and compiles nothing. A cell finds a row's index by the row's place on the first axis of its input.
+switching writes a few numbers and compiles nothing. A cell finds a row's adapter by the row's position on the first axis of its input.
 
     linear layer:  y = (x l_in) W^T + b + x A^T B^T,  then y * l_out + shift       LoRA, DoRA, (IA)^3
-    head:          y = x W_s^T + b_s                                              layers that were trained whole
-    core, embedding, positions: virtual tokens, fewer than there is room for padded at the front and masked out
+    head:          y = x W_s^T + b_s                                              layers that were trained in full
+    core, embedding, positions: virtual tokens, padded at the front to the largest number of any adapter; padding is masked
 
 S adapters, B rows, T tokens, R rank, H hidden, P virtual tokens, N_kv key/value heads, D head width.
 """
@@ -40,11 +40,11 @@ class _MultiAdapterCell(nn.Cell):
     def __init__(self, base: Cell, indices: Tensor) -> None:
         super().__init__()
         self.base = base
-        # One for all cells, and none of the net's own parameters.
+        # All cells share this parameter, and it is not one of the net's own.
         object.__setattr__(self, "indices", indices)
 
     def own(self, stack: Parameter, rows: int) -> Tensor:
-        """(S, ...) -> (rows, ...): the part of each row's adapter."""
+        """Return each row's part of a stack: (S, ...) -> (rows, ...)."""
         return ops.gather(stack, self.indices[:rows], 0)
 
 
@@ -112,7 +112,7 @@ class MultiAdapterHead(_MultiAdapterCell):
 
 
 class MultiAdapterCore(_MultiAdapterCell):
-    """An attention core that sees its row's virtual tokens, as keys and values of its own or from the prompt, and no padded ones.
+    """An attention core that attends to its row's virtual tokens, from its prefix or from the prompt, but not to padded ones.
 
     Inputs: as the core's, the mask (B, 1, T, P_prefix + P_prompt + S), virtual tokens first. Returns: the core's.
     Stacks: prefix (S, 2, N_kv, P_prefix, D), keys first, where there is one; seen (S, P_prefix + P_prompt), 1 for a virtual token.
@@ -167,7 +167,7 @@ class MultiAdapterPositions(_MultiAdapterCell):
 
 
 def add_linears(net: Cell, indices: Tensor, stacks: Mapping[str, Mapping[str, Array]]) -> None:
-    """Path of a linear layer -> its stacks."""
+    """Replace the linear layers. `stacks`: path of a linear layer -> its stacks."""
 
     def builder(path: str) -> Callable[[Cell], Cell]:
         kind = MultiAdapterHead if "weight" in stacks[path] else MultiAdapterLinear
@@ -186,7 +186,7 @@ def add_virtual(
     prompt: Array | None,
     seen: Array,
 ) -> None:
-    """Virtual tokens: `prefix` path of every core -> its stack or None, `seen` (S, P_prefix + P_prompt); `positions` a pattern.
+    """Add virtual tokens. `prefix`: path of every core -> its stack or None; `seen`: (S, P_prefix + P_prompt); `positions`: a pattern.
 
     Raises TargetError where the net has virtual tokens already.
     """
@@ -209,7 +209,7 @@ def add_virtual(
 
 
 def linear_at(net: Cell, path: str) -> Cell | None:
-    """The nn.Dense at a path; None where there is none."""
+    """Return the nn.Dense at a path; None where there is none."""
     cell = cells(net).get(path)
     return cell if isinstance(cell, nn.Dense) else None
 

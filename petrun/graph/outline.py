@@ -1,4 +1,4 @@
-"""Nets without values, to compile and to measure a model whose weights are not here."""
+"""Mark nets without values, to compile and to measure a model whose weights are not here."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ def mark_outline(net: Cell) -> None:
 
 
 def is_outline(parameter: Parameter) -> bool:
-    """True where a parameter has no values, so that nothing may be computed of them."""
+    """Return whether a parameter has no values, so that nothing may be computed from it."""
     return getattr(parameter, "is_outline", False)

@@ -1,4 +1,4 @@
-"""Sites: where a model family lets deltas in. A method never names a model, a family never names a method."""
+"""Define sites: where deltas may attach to a model of a family. A method never names a model, a family never names a method."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class Sites:
-    """Paths are of cells in the net; `*` stands for any run of characters (fnmatch).
+    """Paths of cells in the net where deltas may attach; `*` stands for any run of characters (fnmatch).
 
     B batch, T tokens, H hidden, N heads, D head width, V vocabulary.
     """
@@ -47,5 +47,7 @@ class Sites:
 
 
 def fits(pattern: str, path: str) -> bool:
-    """`*` stands for one part of a path: a layer's cells are not meant where the layer is."""
+    """Return whether a pattern matches a path. `*` stands for one part of a path: a pattern for a layer does not match the layer's
+    cells.
+    """
     return re.fullmatch(re.escape(pattern).replace(r"\*", r"[^.]+"), path) is not None

@@ -1,4 +1,4 @@
-"""Tensors that go with a parameter: an optimizer's moments, sums of gradients."""
+"""Make tensors that belong to a parameter: an optimizer's moments, sums of gradients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from petrun.typing import Parameter
 
 
 def zeros_beside(parameter: Parameter, prefix: str) -> Parameter:
-    """Zeros of the parameter's shape, float32, named `prefix` + its name.
+    """Return zeros of the parameter's shape, float32, named `prefix` + its name.
 
     Cloned, because that is how MindSpore knows that such a tensor is sharded over ranks as its parameter is.
     """

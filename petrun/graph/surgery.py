@@ -1,7 +1,7 @@
 """Find and swap cells in a net. The only file that assigns cells.
 
-Two facts of MindSpore shape it: a net that was called before keeps its compiled graph after a cell is swapped, so the compile cache
-is cleared; and a swapped cell renames its parameters by the local attribute, so the names are put right afterwards.
+Two facts of MindSpore matter: a net that was called before keeps its compiled graph after a cell is swapped, so the compile cache
+is cleared; and a swapped cell renames its parameters by the local attribute, so the names are restored afterwards.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ ALL_LINEAR = "all-linear"
 
 
 def cells(net: Cell) -> dict[str, Cell]:
-    """Path -> cell, for every cell but the net itself."""
+    """Return path -> cell, for every cell but the net itself."""
     return {path: cell for path, cell in net.cells_and_names() if path}
 
 
 def shared_names(net: Cell) -> dict[str, str]:
-    """Of every parameter that two cells share: the name it would have in the later one -> its name."""
+    """Return, for every parameter that two cells share, the name it would have in the later cell -> its name."""
     seen: set[int] = set()
     found: dict[str, str] = {}
     for path, cell in net.cells_and_names():
@@ -47,7 +47,7 @@ def untie(net: Cell, name: str) -> None:
 
 
 def dense_paths(net: Cell) -> tuple[str, ...]:
-    """Paths of all nn.Dense cells, in the net's order."""
+    """Return the paths of all nn.Dense cells, in the net's order."""
     return tuple(path for path, cell in cells(net).items() if isinstance(cell, nn.Dense))
 
 
@@ -56,7 +56,7 @@ def _is_glob(text: str) -> bool:
 
 
 def _matches(target: str, path: str, hf_path: str) -> bool:
-    """A glob speaks of whole paths (from the start or from any dot); a plain name of a path's tail."""
+    """Return whether a target matches: a glob matches a full path (from the start or from any dot), a plain name the end of a path."""
     for full in (path, hf_path):
         if not full:
             continue
@@ -72,13 +72,13 @@ def _select(target: str, linear: tuple[str, ...], dense: tuple[str, ...], sites:
         return list(linear)
     if target in sites.linears:
         return [p for p in dense if fnmatchcase(p, sites.linears[target])]
-    # A glob over a whole layer also names the head; it is adapted only when it is named by a target of its own.
+    # A glob over all paths also matches the head, which is adapted only where a target of its own names it.
     pool = linear if _is_glob(target) else dense
     return [p for p in pool if _matches(target, p, sites.hf_paths.get(p, ""))]
 
 
 def _named(target: str, tables: tuple[str, ...], sites: Sites) -> list[str]:
-    """The embeddings that a target names by name."""
+    """Return the embeddings that a target names."""
     if _is_glob(target):
         return []
     return [p for p in tables if _matches(target, p, sites.hf_paths.get(p, ""))]
@@ -89,8 +89,8 @@ def resolve_targets(
 ) -> tuple[str, ...]:
     """Turn roles, Hugging Face leaf names, globs over full paths and `all-linear` into paths of nn.Dense cells.
 
-    `tables`: the model's embeddings may be named too, each by its name: no glob and not all-linear means them.
-    Raises TargetError, once, with every target or exclusion that matches nothing and the names that were near.
+    `tables`: the model's embeddings may be targets too, each by its name; globs and all-linear do not match them.
+    Raises one TargetError for all targets and exclusions that match nothing, with the nearest names.
     """
     return select_paths(dense_paths(net), sites, targets, exclude, sites.tables if tables else ())
 
@@ -102,7 +102,7 @@ def select_paths(
     exclude: Iterable[str] = (),
     tables: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
-    """`resolve_targets` among layers that are known by their paths alone."""
+    """Do as `resolve_targets` among layers that are known by their paths alone."""
     if not dense:
         raise TargetError("the model has no nn.Dense cell that a delta could be attached to")
     linear = tuple(p for p in dense if any(fnmatchcase(p, g) for g in sites.linears.values())) or dense
@@ -151,7 +151,7 @@ def _near(name: str, dense: Iterable[str], sites: Sites) -> str:
 def _without_effect(
     pattern: str, linear: tuple[str, ...], dense: tuple[str, ...], sites: Sites, chosen: tuple[str, ...]
 ) -> str:
-    """Why a pattern takes no target away: it names other layers, or none."""
+    """Return why a pattern excludes no target: it names other layers, or none."""
     others = _select(pattern, linear, dense, sites)
     if others:
         count = f"{len(others)} layers, such as {others[0]}," if len(others) > 1 else f"the layer {others[0]},"
@@ -187,7 +187,7 @@ def swap(net: Cell, builders: Mapping[str, Callable[[Cell], Cell]]) -> tuple[str
 
 
 def _forget_graphs(net: Cell) -> None:
-    # Every cell on the way down may have been called, and so compiled, by itself.
+    # Every cell on the path may have been called, and so compiled, by itself.
     for _, cell in net.cells_and_names():
         cell.compile_cache.clear()
 

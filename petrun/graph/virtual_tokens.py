@@ -1,11 +1,11 @@
-"""Virtual tokens: learned vectors that a net sees before its rows, as embeddings or as keys and values.
+"""Add virtual tokens to a net: learned vectors before its rows, as embeddings or as keys and values.
 
-Two ways in. A prompt stands before the token embeddings, so every layer computes with it; a prefix stands before the keys and
-values of each attention core and is computed with by none. Positions, masks and caches must make room for both.
+There are two kinds. A prompt stands before the token embeddings, so every layer computes with it. A prefix stands before the keys and
+values of each attention core; no layer computes it. Positions, masks and caches must leave room for both.
 
-A net that knows of them declares `prompt_tokens = 0` and `prefix_tokens = 0`, which `reserve` sets: it prepends the prompt with
-`embedding.prompt(rows)`, masks, and gives logits of the real tokens alone. In any other net the cells here do it by themselves: the
-embedding lengthens what it returns, the core lengthens its mask, the head drops the virtual positions.
+A net that supports them declares `prompt_tokens = 0` and `prefix_tokens = 0`, which `reserve` sets: it prepends the prompt with
+`embedding.prompt(rows)`, masks, and gives logits of the real tokens alone. In any other net the cells here do all of it: the
+embedding lengthens its result, the core lengthens its mask, the head drops the virtual positions.
 
 B rows, T tokens, P virtual tokens, H hidden, N_kv key/value heads, D head width, S keys.
 """
@@ -30,9 +30,9 @@ PREFIX = "prefix_tokens"
 
 
 class PrefixedCore(nn.Cell):
-    """An attention core that sees P learned keys and values before its own.
+    """An attention core that attends to P learned keys and values before its own.
 
-    Inputs: q (B, N, T, D); k, v (B, N_kv, S, D); mask (B, 1, T, S) bool, or (B, 1, T, P + S) from a net that knows of the prefix.
+    Inputs: q (B, N, T, D); k, v (B, N_kv, S, D); mask (B, 1, T, S) bool, or (B, 1, T, P + S) from a net that supports the prefix.
     Returns: the core's (B, N, T, D). `encoder()` gives (2, N_kv, P, D), keys first.
     """
 
@@ -43,7 +43,7 @@ class PrefixedCore(nn.Cell):
         self.pick, self.widen, self.join, self.is_sharded = ops.StridedSlice(), ops.Tile(), ops.Concat(2), False
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """The core as its role says. What gives the prefix is whole on each rank, which takes its heads of it."""
+        """Shard the core as its role says. The encoder of the prefix is not sharded: each rank takes its heads of the result."""
         self.is_sharded = True
         self.core.set_layout(how, dp, tp)
         _lay_out_whole(self.encoder)
@@ -53,7 +53,7 @@ class PrefixedCore(nn.Cell):
         self.join.shard((heads, heads))
 
     def widened(self, learned: Tensor, which: int, rows: int) -> Tensor:
-        """Keys (0) or values (1) of the prefix, once a row: (B, N_kv, P, D)."""
+        """Return keys (0) or values (1) of the prefix, repeated for each row: (B, N_kv, P, D)."""
         _, heads, count, width = learned.shape
         if self.is_sharded:
             one = self.pick(learned, (which, 0, 0, 0), (which + 1, heads, count, width), (1, 1, 1, 1))
@@ -84,12 +84,12 @@ class PromptedEmbedding(nn.Cell):
         self.prepend = prepend
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """The table as its role says; what gives the prompt is whole on each rank."""
+        """Shard the table as its role says; the encoder of the prompt is not sharded."""
         self.base.set_layout(how, dp, tp)
         _lay_out_whole(self.encoder)
 
     def prompt(self, rows: int, dtype: DType) -> Tensor:
-        """The learned vectors, once a row: (B, P, H)."""
+        """Return the learned vectors, repeated for each row: (B, P, H)."""
         learned = ops.cast(self.encoder(), dtype)
         return ops.broadcast_to(ops.expand_dims(learned, 0), (rows, *learned.shape))
 
@@ -113,14 +113,14 @@ class TrimmedHead(nn.Cell):
 
 
 def _lay_out_whole(encoder: Cell) -> None:
-    """Have every operator between the learned values and the virtual tokens computed whole on each rank."""
+    """Keep every operator between the learned values and the virtual tokens unsharded on each rank."""
     for _, cell in encoder.cells_and_names():
         if hasattr(cell, "set_layout"):
             cell.set_layout("whole", 1, 1)
 
 
 def reserve(net: Cell, kind: str, count: int) -> bool:
-    """Tell every cell that declares `kind` (PROMPT or PREFIX) how many virtual tokens there are. False: none declares it.
+    """Tell every cell that declares `kind` (PROMPT or PREFIX) how many virtual tokens there are. Returns False where none declares it.
 
     Raises TargetError where another method has reserved them already.
     """
@@ -133,7 +133,7 @@ def reserve(net: Cell, kind: str, count: int) -> bool:
 
 
 def core_paths(net: Cell, sites: Sites) -> tuple[str, ...]:
-    """Paths of the attention cores, in the net's order. Raises TargetError where the model names none."""
+    """Return the paths of the attention cores, in the net's order. Raises TargetError where the model names none."""
     found = tuple(path for path in cells(net) if sites.cores and fnmatchcase(path, sites.cores))
     if not found:
         raise TargetError(
@@ -144,7 +144,7 @@ def core_paths(net: Cell, sites: Sites) -> tuple[str, ...]:
 
 
 def add_prefix(net: Cell, sites: Sites, count: int, encoder: Callable[[str], Cell]) -> tuple[str, ...]:
-    """Put a prefix of `count` tokens before every attention core; encoder(path) makes the cell that gives (2, N_kv, P, D).
+    """Put a prefix of `count` tokens before every attention core; encoder(path) makes the cell that returns (2, N_kv, P, D).
 
     Returns the names of the new parameters. Raises TargetError.
     """
@@ -158,8 +158,8 @@ def add_prefix(net: Cell, sites: Sites, count: int, encoder: Callable[[str], Cel
 
 
 def add_prompt(net: Cell, sites: Sites, count: int, encoder: Cell | None) -> tuple[str, ...]:
-    """Put a prompt of `count` vectors before the embedded row; `encoder` is the cell that gives (P, H); it may be None
-    only for a net that has no such place.
+    """Put a prompt of `count` vectors before the embedded row; `encoder`: the cell that returns (P, H); None only where
+    the net has no token embedding, which is an error.
 
     Returns the names of the new parameters. Raises TargetError.
     """

@@ -1,6 +1,6 @@
-"""MindPet's SDK by its names: imports of it work, and each call says what stands in its place.
+"""MindPet's SDK by its names: it can be imported, and each call names the command to use instead.
 
-MindPet's functions start a script of the user's and return what came of it. petrun does not start boot scripts.
+MindPet's functions start a script of the user's and return its result. petrun does not start boot scripts.
 """
 
 from __future__ import annotations

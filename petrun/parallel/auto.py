@@ -1,19 +1,19 @@
 """Choose a layout for `--parallel auto`: by the memory of a card and a rule that is printed with its arithmetic.
 
     the model and its data fit on a card        data parallel
-    one copy in the compute dtype fits          what is held is split over the data-parallel ranks (zero=1)
-    all but the activations fits                they are computed again (recompute select, then full)
+    one copy in the compute dtype fits          weights and state are split over the data-parallel ranks (zero=1)
+    all but the activations fits                activations are computed again (recompute select, then full)
     the model does not fit                      tensor parallel, on 2, 4 or 8 cards of one host; each again with all of these, and with
                                                 tokens split between the layers (sequence)
-    still not                                   weights are gathered for one layer at a time (zero=3), from data parallel on
-    it does not fit on a host                   pipeline stages as well, as few as will do
+    nor does that                               weights are gathered for one layer at a time (zero=3), from data parallel on
+    it does not fit on a host                   pipeline stages as well, as few as possible
 
 Bytes on a card: frozen weights in the compute dtype, trained ones in float32 and again in the compute dtype, 4 a value for gradients (8
 with accumulation), 8 for AdamW's two moments, and an estimate of activations. With zero all of these are split but the copy that computes:
 1 keeps it from the forward pass to the backward pass, 3 gathers it twice. 2 is left out: MindSpore 2.10 makes the same graph of it as of 1.
 Activations were fitted to MindSpore's own plan of a Llama of 7B with LoRA (9 hidden widths and 6 feed-forward widths a token and layer) and
-of GPT-2 (14 bytes a logit); good to about a fifth. Held against plans of two layers of a Llama of 13 B, full, dp=8, 2048 tokens: zero=0
-18.0 GiB (planned 17.9), zero=1 5.4 (5.1), zero=3 4.2 (3.9).
+of GPT-2 (14 bytes a logit); the error is about a fifth. Compared with plans of two layers of a Llama of 13 B, full, dp=8, 2048 tokens:
+zero=0 18.0 GiB (planned 17.9), zero=1 5.4 (5.1), zero=3 4.2 (3.9).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Batch:
     recompute: Recompute = "none"
     offload: bool = False
     free: bool = False
-    """Nobody has said what is computed again: more than `recompute` may be."""
+    """The user did not set recompute: more than `recompute` may be computed again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ def needs(model: Model, batch: Batch, layout: Layout) -> MemoryNeeds:
 
 
 def _copied(model: Model, layout: Layout, values: float, trained: float) -> float:
-    """Return how many values are there once more in the compute dtype: trained ones, with zero all that were gathered."""
+    """Return the number of values with a second copy in the compute dtype: trained ones, with zero all that were gathered."""
     if layout.zero == 3:
         return max(model.layer_values / model.layers, model.other_values) / layout.tp
     if layout.zero:
@@ -137,7 +137,7 @@ def _copied(model: Model, layout: Layout, values: float, trained: float) -> floa
 
 
 def _activations(model: Model, batch: Batch, layout: Layout) -> float:
-    # A stage keeps as many micro-batches as there are stages until their backward passes come.
+    # A stage keeps as many micro-batches as there are stages until their backward passes.
     tokens = batch.rows * max(1, batch.tokens) * min(1.0, layout.pp / layout.micro_batches)
     whole = 4 * model.hidden / (layout.tp if layout.sequence else 1)
     sharded = (5 * model.hidden + 6 * model.wide) / layout.tp
@@ -156,9 +156,9 @@ def _activations(model: Model, batch: Batch, layout: Layout) -> float:
 def choose(
     world: int, model: Model, batch: Batch, card_gib: float | None, refused: Callable[[Layout], str] = lambda layout: ""
 ) -> Choice:
-    """The first by the rule above that fits. `refused`: why a run of a layout would be refused, or nothing.
+    """Return the first layout by the rule above that fits. `refused`: why a run of a layout would be refused, or nothing.
 
-    Raises ConfigError with the arithmetic where none does.
+    Raises ConfigError with the arithmetic where none fits.
     """
     gib = DEFAULT_CARD_GIB if card_gib is None else card_gib
     reason = (
@@ -180,7 +180,7 @@ def choose(
         if found.total > room:
             why.append(f"{tried}: {found}: too much")
             if found.total - found.activations > room:
-                # Activations computed again would not help.
+                # Recomputing activations would not help.
                 hopeless.add(layout)
         elif reason := refused(layout):
             why.append(f"{tried}: fits, and is refused: {reason}")
@@ -189,7 +189,7 @@ def choose(
             return Choice(
                 layout, tried.recompute, (*why, f"{tried}: {found}: fits", f"chosen: {tried}, as {_because(tried)}")
             )
-    assert least is not None  # plain data parallel is always a candidate
+    assert least is not None  # Plain data parallel is always a candidate.
     raise ConfigError(
         f"--parallel auto: no layout of {world} cards fits:\n  " + "\n  ".join(why),
         hint=f"The least is {least[0] / _GIB:.1f} GiB with {least[1]}. {_ways_out(batch)}",

@@ -73,9 +73,9 @@ def cards_here() -> int | None:
 
 
 def split_operators(layout: Layout, rank: int, strategy_file: Path | None = None) -> None:
-    """Compile what follows for this rank of a job whose operators are split as they say (MindSpore's semi-automatic parallel).
+    """Compile later graphs for this rank of a job whose operators have strategies (MindSpore's semi-automatic parallel).
 
-    Every rank gives the step the rows of the whole batch; its graph takes its own of them. `strategy_file`: see `write_strategy_to`.
+    Every rank gives the step the rows of the whole batch; its graph takes its own rows. `strategy_file`: see `write_strategy_to`.
     """
     settings: dict[str, object] = {
         "parallel_mode": "semi_auto_parallel",
@@ -104,7 +104,7 @@ def write_strategy_to(file: Path | None) -> None:
 
 @contextmanager
 def undivided() -> Iterator[None]:
-    """A context manager: graphs compiled and run in its block are not split. A split graph may hold no collective of its own."""
+    """A context manager: graphs compiled and run in its block are not split. A split graph must not hold a collective of its own."""
     before = {name: ms.get_auto_parallel_context(name) for name in ("parallel_mode", "dataset_strategy")}
     ms.set_auto_parallel_context(parallel_mode="stand_alone", dataset_strategy="data_parallel")
     try:
@@ -129,10 +129,11 @@ def connect(how: str) -> None:
 
     `how`: the start-up, for the message. Raises SetupError with the likely cause.
     """
-    # On the CPU a rank that waits for the others inside a collective gives up after 30 seconds, which one that compiles or saves a
-    # file may take. That a rank is lost, the scheduler notices by itself.
+    # On the CPU a rank waits 30 seconds for the others inside a collective by default, and a rank that compiles or saves a file may
+    # take longer. The scheduler notices a lost rank by itself.
     os.environ.setdefault("MS_CPU_COMM_OP_TIMEOUT", "3600")
-    # Cards are linked at the first collective of a group. HCCL's own two minutes are less than another stage of a pipeline may compile.
+    # Cards are linked at the first collective of a group. HCCL waits two minutes by default; another stage of a pipeline may compile
+    # longer.
     os.environ.setdefault("HCCL_CONNECT_TIMEOUT", "600")
     try:
         communication.init()

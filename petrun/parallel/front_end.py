@@ -1,4 +1,4 @@
-"""The errors by which MindSpore's front end refuses a graph, and the reason in one line."""
+"""Read the errors by which MindSpore's front end refuses a graph: the reason in one line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from petrun.mindspore_messages import message_lines
 
 FRONT_END_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, NameError, AssertionError)
-"""Raised for a graph that the front end refuses: its own errors, and those of Python that a construct would end with."""
+"""Errors raised for a graph that the front end refuses: its own, and Python's errors that a construct would raise."""
 
 
 def front_end_reason(log: str, error: str) -> str:

@@ -1,16 +1,16 @@
 """Apply a family's plan: shard every cell of its net over the ranks of a stage.
 
-The plan is data (Sites.splits): path pattern -> role. What a role means for its operators each cell says itself, in
-`set_layout(role, dp, tp)`, so a delta's cell takes the role of the layer it stands for:
+The plan is data (Sites.splits): path pattern -> role. Each cell sets the strategies of its operators for a role in
+`set_layout(role, dp, tp)`, so a delta's cell takes the role of the layer it replaces:
 
-    vocabulary   rows of the table over tp ranks             whole    on each rank whole; data by rows of the batch
+    vocabulary   rows of the table over tp ranks             whole    full on each rank; data by rows of the batch
     column       outputs of a linear layer over tp ranks     tokens   (B, T, H) by rows of the batch
     row          inputs of a linear layer over tp ranks      heads    (B, N, T, D), heads over tp ranks
     wide         (B, T, F), features over tp ranks            stream   tokens; where tokens are split, B * T over dp * tp ranks
 
-Where tokens are split (Korthikanti et al., arXiv:2205.05198) a row layer is told `scattered`: its sums are scattered over the ranks of
-the stream, and MindSpore gathers the stream before a column layer by itself.
-A vocabulary that tp does not divide (GPT-2's is 50257) stays whole, with its head.
+Where tokens are split (Korthikanti et al., arXiv:2205.05198) a row layer gets the role `scattered`: its sums are scattered over the ranks
+of the stream, and MindSpore gathers the stream before a column layer by itself.
+A vocabulary that tp does not divide (GPT-2's is 50257) is not sharded, nor is its head.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def apply(net: Cell, sites: Sites, layout: Layout, loss: Cell | None = None) -> 
 
 
 def recompute(net: Cell, sites: Sites, how: str) -> None:
-    """Have activations computed again in the backward pass. full: those of whole layers; select: those of the attention cores and the
-    feed-forward activations, which are many and cheap to compute. Raises ConfigError where the model does not name its layers."""
+    """Recompute activations in the backward pass. full: those of complete layers; select: those of the attention cores and the
+    feed-forward activations, which are large and cheap to compute. Raises ConfigError where the model does not name its layers."""
     if how == "none":
         return
     if not sites.blocks:
@@ -74,7 +74,7 @@ def recompute(net: Cell, sites: Sites, how: str) -> None:
 
 
 def role_of(path: str, sites: Sites) -> str | None:
-    """Return the role that the plan gives to the cell at `path`; of several patterns the first that fits."""
+    """Return the role that the plan gives to the cell at `path`; of several matching patterns the first."""
     return next((role for pattern, role in sites.splits.items() if fits(pattern, path)), None)
 
 
@@ -110,7 +110,7 @@ def _planned(net: Cell, sites: Sites) -> Iterator[tuple[str, Cell, str]]:
 
 
 def _uneven_vocabulary(planned: list[tuple[str, Cell, str]], sites: Sites, tp: int) -> set[str]:
-    """Return the paths of the embedding and the head, where the vocabulary does not divide: tied or not, they are sharded alike."""
+    """Return the paths of the embedding and the head where tp does not divide the vocabulary: tied or not, they are sharded alike."""
     rows = [cell.weight.shape[0] for _, cell, role in planned if role == "vocabulary" and hasattr(cell, "weight")]
     if all(count % tp == 0 for count in rows):
         return set()

@@ -9,13 +9,13 @@ from mindspore import nn, ops
 from petrun.typing import Parameter, Tensor
 
 _BUCKET = 1 << 22
-"""Values that travel together at most: a collective costs time of its own, and a copy costs memory."""
+"""The most values sent in one collective: each collective costs time, and each copy costs memory."""
 
 
 class SumOverRanks(nn.Cell):
-    """Turns loss and gradients of a share of the batch into those of the whole batch, bit-exact on every rank.
+    """Sums loss and gradients of the ranks' shares of a batch; the result is bit-exact on every rank.
 
-    The shares are divided by the denominator of the whole batch, so their sum is its mean; what is not finite on one rank is not
+    The shares are divided by the denominator of the whole batch, so their sum is its mean. A value that is not finite on one rank is not
     finite on all. Neighbouring gradients are sent as one vector.
     Inputs: value () float32; gradients in the parameters' order, float32. Returns the same.
     """
@@ -50,7 +50,7 @@ class SumOverRanks(nn.Cell):
 
 
 def _buckets(sizes: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    """Return (first, stop) of neighbours that hold at most _BUCKET values together, or one that holds more."""
+    """Return (first, stop) of neighbouring gradients with at most _BUCKET values together, or of one with more."""
     found, first, held = [], 0, 0
     for k, size in enumerate(sizes):
         if k > first and held + size > _BUCKET:

@@ -18,9 +18,9 @@ from petrun.typing import Cell
 
 
 def compile_sharded(step: Cell, inputs: tuple[object, ...], layout: Layout, world: World) -> ShardSpec:
-    """Compile the training step, upon which every parameter of it holds this rank's slice, and read how it was sharded.
+    """Compile the training step, after which each of its parameters holds this rank's shard, and read how it was sharded.
 
-    To be called before any other graph of the net is compiled: training decides how parameters lie, what only computes takes them so.
+    Call it before any other graph of the net is compiled: training decides how parameters are sharded, and other graphs take them so.
     Raises ConfigError for what MindSpore's front end refuses.
     """
     with tempfile.TemporaryDirectory(prefix="petrun-strategy-") as folder:
@@ -34,7 +34,7 @@ def compile_sharded(step: Cell, inputs: tuple[object, ...], layout: Layout, worl
                 hint="petrun rehearse with the same flags names the operator.",
             ) from error
         finally:
-            # What is compiled later would replace it by a strategy of less: a graph that only computes has no optimizer.
+            # Later graphs would overwrite the file with a shorter strategy, as a graph without training has no optimizer.
             write_strategy_to(None)
         found = shard_layouts(step, file, layout)
     return ShardSpec(
@@ -55,10 +55,10 @@ def shard_layouts(step: Cell, file: Path, layout: Layout) -> dict[str, TensorLay
     beside = [pattern.removesuffix("*") for pattern in OPTIMIZERS[DEFAULT_OPTIMIZER].state if pattern.endswith(".*")]
     untouched = [name for name in found if any(b + name in names and b + name not in found for b in beside)]
     for name in untouched:
-        # A tied weight that another pipeline stage trains: what this one holds of it is of the step before.
+        # A tied weight that another pipeline stage trains: the copy on this stage is that of the step before.
         del found[name]
     for parameter in step.get_parameters():
-        # Counters are on every rank; and what no operator of the graph reads is not sharded.
+        # Counters are on every rank, and a parameter that no operator of the graph reads is not sharded.
         if parameter.name not in found and (parameter.size == 1 or layout.pp == 1):
             found[parameter.name] = TensorLayout.replicated(devices, parameter.ndim)
     return found

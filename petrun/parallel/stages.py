@@ -1,6 +1,6 @@
 """Assign the cells of a net to the stages of a pipeline.
 
-The layers are divided evenly, in their order. The cells before them in the net belong to the first stage, those behind them to the last.
+The layers are divided evenly, in their order. The cells before them in the net belong to the first stage, those after them to the last.
 Tables that all layers need are made on each stage: the net gives a cell for each stage, from `open_stages(count)`.
 """
 
@@ -41,15 +41,16 @@ def assign_stages(net: Cell, sites: Sites, layout: Layout) -> None:
         count_on_stage(cell, stage)
         for parameter in cell.get_parameters(expand=False):
             owners.setdefault(id(parameter), (parameter, set()))[1].add(stage)
-        # A prompt on the first stage and a classifier on the last are not enough: MindSpore looks for where a layer's gradient begins.
+        # A prompt on the first stage and a classifier on the last are not enough: MindSpore needs a gradient that begins in the stage's
+        # layers.
         if inside and any(p.requires_grad for p in cell.get_parameters(expand=False)):
             idle.discard(stage)
-        # Cells within cells are left alone: MindSpore puts a function with a stage into its caller later than others.
+        # Cells within cells get no stage: MindSpore inlines a function with a stage later than others.
         if not path.startswith(f"{outer}."):
             cell.pipeline_stage, outer = stage, path
     for parameter, found in owners.values():
         if len(found) > 1:
-            # A tied embedding is sent from stage to stage; zero would cut it on the first alone, and nothing fits then.
+            # A tied embedding is sent from stage to stage; zero would shard it on the first alone, and the shapes would not match.
             parameter.parallel_optimizer = False
     for stage, table in enumerate(tables):
         table.pipeline_stage = stage

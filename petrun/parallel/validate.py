@@ -1,8 +1,8 @@
 """Check by arithmetic whether a model can be sharded as a layout says, before anything is loaded.
 
 Heads, key/value heads and the feed-forward width are split over tp ranks, layers over pp stages, the rows of a data-parallel rank into
-micro-batches, tokens over tp ranks where the sequence is split. The vocabulary is not asked: one that tp does not divide (GPT-2's is
-50257) stays whole on each rank.
+micro-batches, tokens over tp ranks where the sequence is split. The vocabulary is not checked: one that tp does not divide (GPT-2's is
+50257) is not sharded.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Sizes:
 def validate_layout(request: LayoutRequest, world: int, sizes: Sizes | None, rows: int, tokens: int) -> Layout:
     """Return the layout of `world` ranks, each data-parallel one with `rows` rows of `tokens` tokens a micro-batch of the accumulation.
 
-    `sizes` None: a model that does not say what it is made of, which is not sharded. tokens 0: rows that are no sequences.
+    `sizes` None: a model that does not state its sizes, which is not sharded. tokens 0: rows that are not sequences.
     Raises ConfigError with all that does not divide, and the nearest layouts of as many ranks that do.
     """
     problems = _of_ranks(request, world) + _of_model(request, sizes) + _of_rows(request, rows, tokens)
     if not problems:
-        # The layout itself refuses what no layout may be.
+        # The layout itself refuses numbers that no layout may have.
         return complete_layout(request, world)
     near = nearest(request, world, sizes, rows, tokens)
     hint = f"These divide: {'; '.join(f'--parallel {spell(layout)}' for layout in near)}." if near else ""
@@ -57,7 +57,7 @@ def fits(layout: Layout, sizes: Sizes | None, rows: int, tokens: int) -> bool:
 
 
 def layouts(world: int, sizes: Sizes | None, rows: int, tokens: int) -> Iterator[Layout]:
-    """Yield every dp, tp and pp of so many ranks that divides, with the fewest micro-batches."""
+    """Yield every layout of `world` ranks that divides model and batch, with the fewest micro-batches."""
     for tp in divisors(world):
         for pp in divisors(world // tp):
             parts = next((n for n in divisors(rows) if n >= pp), None) if pp > 1 else 1
@@ -68,7 +68,7 @@ def layouts(world: int, sizes: Sizes | None, rows: int, tokens: int) -> Iterator
 
 
 def nearest(request: LayoutRequest, world: int, sizes: Sizes | None, rows: int, tokens: int) -> list[Layout]:
-    """Return the few layouts most like the one asked for, best first, with its other settings where they can stay."""
+    """Return the few layouts most like the request, best first, with its other settings where they can stay."""
 
     def distance(layout: Layout) -> float:
         far = abs(log2(layout.tp / max(1, request.tp))) + abs(log2(layout.pp / max(1, request.pp)))
@@ -79,7 +79,7 @@ def nearest(request: LayoutRequest, world: int, sizes: Sizes | None, rows: int, 
 
 
 def _dressed(layout: Layout, request: LayoutRequest, sizes: Sizes | None, rows: int, tokens: int) -> Layout:
-    """Add the requested zero, sequence and micro_batches, as far as each can be had."""
+    """Add the requested zero, sequence and micro_batches, where the layout allows them."""
     zero = request.zero if layout.dp > 1 and 0 <= request.zero <= 3 else 0
     layout = replace(layout, zero=zero)
     if layout.tp > 1 and request.sequence and fits(replace(layout, sequence=True), sizes, rows, tokens):

@@ -1,1 +1,1 @@
-"""Ranks of a cluster that is not there, compiled on a stub of CANN, and the report of what their graphs hold; nothing is computed."""
+"""Compile ranks of a cluster that is not there on a stub of CANN, and report what their graphs hold; nothing is computed."""

@@ -1,4 +1,4 @@
-"""Compiles the step in a process of each rank, and collects what they found."""
+"""Compile the step in a process of each rank, and collect the results."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def require_sharded(layout: Layout, found: Sequence[RankResult]) -> None:
 def compile_ranks(
     job: RankJob, stub: Path, layout: Layout, ranks: Sequence[int], strategy: Path | None, debug: bool
 ) -> tuple[list[RankResult], dict[int, PetrunError]]:
-    """Return (what each rank found, the errors of the others).
+    """Return (the results of the ranks, the errors of those that failed).
 
     `strategy`: the folder of the stages' strategy files, which is written only if there is no error. The graphs are removed.
     """

@@ -1,4 +1,4 @@
-"""Reads collectives and sums of gradients out of the graphs that MindSpore prints."""
+"""Read collectives and sums of gradients from the graphs that MindSpore prints."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def collectives(graphs: Iterable[str]) -> dict[str, tuple[int, int]]:
 def gradient_sums(graphs: Sequence[str]) -> dict[str, int]:
     """Count how often each parameter's gradient is summed over the same ranks.
 
-    Where zero shards a weight, its gradient is scattered to the ranks that share it and summed over the others that hold it. Once each
-    is right, so the larger of both counts.
+    Where zero shards a weight, its gradient is scattered to the ranks that share it and summed over the others that hold it. Each must
+    happen once, so the larger number of the two is returned.
     """
     marks = (("AllReduce", "grad_mirror_"), ("ReduceScatter", "grad_parallel_optimizer_"))
     found: Counter[str] = Counter()

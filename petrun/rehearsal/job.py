@@ -1,4 +1,4 @@
-"""The job that is rehearsed: its settings, its cards, and which ranks of it are compiled."""
+"""Choose what is rehearsed: the settings of the job, its cards, and which of its ranks are compiled."""
 
 from __future__ import annotations
 

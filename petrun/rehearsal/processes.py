@@ -1,4 +1,4 @@
-"""Runs a process for each rank of a cluster that is not there, on the stub of CANN."""
+"""Run a process for each rank of a cluster that is not there, on the stub of CANN."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def run_ranks(
     folder: Path,
     done: Callable[[int], None],
 ) -> dict[int, RankExit]:
-    """Run `python -m module folder rank` for each rank, two at a time; `done(rank)` is called as they end. None outlives this call."""
+    """Run `python -m module folder rank` for each rank, two at a time; `done(rank)` is called as they end. No process outlives this
+    call.
+    """
     ended: dict[int, RankExit] = {}
     waiting, running = list(ranks), dict[int, subprocess.Popen[bytes]]()
     try:

@@ -1,4 +1,4 @@
-"""Rehearses one rank in a process of its own: `python -m petrun.rehearsal.rank FOLDER RANK`.
+"""Rehearse one rank in a process of its own: `python -m petrun.rehearsal.rank FOLDER RANK`.
 
 Reads FOLDER/job.json, compiles this rank's training step with MindSpore's Ascend front end, and writes FOLDER/rank_N.json.
 """
@@ -96,7 +96,7 @@ def _rehearse(job: RankJob, graphs: Path) -> Mapping[str, object]:
     if strategy is not None:
         write_items(graphs / STRATEGY_FILE, shard_layouts(step, strategy, layout), [stage])
     held = set(getattr(step, "parameter_layout_dict", None) or full) if layout.split else set(full)
-    # A rank holds neither weights nor their state of other pipeline stages.
+    # A rank does not hold the weights of other pipeline stages, nor their state.
     own = {p.name: p for p in step.get_parameters() if p.name in held or (p.name not in full and layout.pp == 1)}
     texts = [path.read_text(errors="replace") for path in sorted(graphs.rglob("*validate*.ir"))]
     result: RankResult = {

@@ -1,4 +1,4 @@
-"""Names what a rehearsed rank found, as it is written to JSON."""
+"""Define the result of a rehearsed rank, as it is written to JSON."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TypedDict
 
 
 class RankPlace(TypedDict):
-    """Coordinates of a rank in the layout."""
+    """Coordinates of a rank in the layout: the value of `place` in the report."""
 
     stage: int
     row: int

@@ -1,4 +1,4 @@
-"""Writes the report of a rehearsal: slices, collectives and memory of each rank, and what a rehearsal cannot show."""
+"""Write the report of a rehearsal: slices, collectives and memory of each rank, and what a rehearsal cannot show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds the shapes of a micro-batch: from the data where that is on this machine, else from the settings."""
+"""Find the shapes of a micro-batch: from the data where that is on this machine, else from the settings."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Builds a stub of CANN: empty functions with the names that MindSpore's Ascend plugin links to, so that it loads without a card.
+"""Build a stub of CANN: empty functions with the names that MindSpore's Ascend plugin links to, so that it loads without a card.
 
-MindSpore then compiles the graphs of any rank of any cluster. Nothing runs and nothing is copied from CANN: what the plugin in
-MindSpore's wheel does not find is read from its symbol tables, and answered by functions that return 0. Built once with g++ (about
-5 s) and kept in the user's cache, in a folder named by all that it depends on. Needs g++ and readelf on Linux, x86-64.
+MindSpore then compiles the graphs of any rank of any cluster. Nothing runs, and nothing is copied from CANN: the symbols that the plugin
+in MindSpore's wheel lacks are read from its symbol tables, and defined as functions that return 0. The stub is built once with g++ (about
+5 s) and kept in the user's cache, in a folder named by a digest of all that it depends on. Needs g++ and readelf on Linux, x86-64.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def environment(stub: Path, rank: int, world: int, level: int, base: Mapping[str
     """Return the environment of a process that is one rank of a cluster which is not there.
 
     It must be set before Python starts: the loader reads LD_LIBRARY_PATH once. level: MindSpore's simulation level, 0 compiles,
-    1 chooses kernels and plans the memory as well. `base`: what it starts from, by default this process's own.
+    1 chooses kernels and plans the memory as well. `base`: the environment to start from, by default this process's own.
     """
     env = {k: v for k, v in (os.environ if base is None else base).items() if k not in _LAUNCH}
 

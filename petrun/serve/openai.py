@@ -1,4 +1,4 @@
-"""Read OpenAI's request bodies into a CompletionRequest, and write answers as OpenAI's objects. No HTTP and no net in here.
+"""Read OpenAI's request bodies into a CompletionRequest, and write answers as OpenAI's objects. No HTTP and no net here.
 
 Source: https://platform.openai.com/docs/api-reference (chat, completions, models, and the shape of errors). `top_k`,
 `repetition_penalty`, `chat_template_kwargs` and `enable_thinking` are not OpenAI's; vLLM and other servers use these names.
@@ -176,7 +176,7 @@ def read_request(body: JsonObject, limits: Limits, *, chat: bool) -> CompletionR
         stream=stream,
         cells=_cells(body) if chat else {},
         with_usage=bool(options and _flag(options, "include_usage")),
-        # 0, which is not false: no alternatives, but the chosen tokens' own.
+        # 0 is not false: no alternatives, but the log probabilities of the chosen tokens.
         scored=not chat and body.get("logprobs") is not None and body["logprobs"] is not False,
     )
 
@@ -295,7 +295,7 @@ def _carried(message: JsonObject, where: str) -> JsonObject:
                 raise _invalid(
                     param, f"'{param}' must be a {'list' if _CARRIED[key] is list else 'text'}.", "invalid_type"
                 )
-            # Half of a surrogate pair may stand anywhere in it.
+            # Any text in it may hold half of a surrogate pair.
             _text(json.dumps(value, ensure_ascii=False), param)
             found[key] = value
     for number, call in enumerate(found.get("tool_calls", ())):

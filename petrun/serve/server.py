@@ -1,4 +1,4 @@
-"""Run uvicorn in a thread of its own: the main thread computes, for MindSpore needs it, and signals arrive there."""
+"""Run uvicorn in a thread of its own: the main thread computes, because MindSpore needs it and signals arrive there."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ _METHODS = ("sum", "ties", "dare")
 
 
 def run(settings: AddSettings) -> None:
-    """Write the weighted sum of deltas of one base. Raises DeltaError where a delta is no sum, or the bases differ."""
+    """Write the weighted sum of deltas of one base. Raises DeltaError where a delta is not a sum, or the bases differ."""
     path = check_out(settings.out)
     combine, keep = _combine(settings), Keep(settings.rank, settings.energy)
     asked = [weighted_path(text) for text in settings.deltas]

@@ -1,4 +1,4 @@
-"""`petrun delta convert`: a delta in another tool's files, or as the plain LoRA that it is."""
+"""`petrun delta convert`: write a delta in another tool's files, or as a plain LoRA."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run(settings: ConvertSettings) -> None:
 
 
 def _plain(given: Delta, as_algo: str | None) -> Delta:
-    """The delta, or its plain LoRA, with a manifest that says so."""
+    """Return the delta, or its plain LoRA with a manifest that says so."""
     if as_algo is None:
         return given
     made = as_lora(given)

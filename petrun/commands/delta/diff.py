@@ -1,4 +1,4 @@
-"""`petrun delta diff`: two deltas side by side."""
+"""`petrun delta diff`: compare two deltas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`petrun delta extract`: a LoRA out of a base and a tuned model."""
+"""`petrun delta extract`: make a LoRA of the difference between a tuned model and its base."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HEADS = ("classifier.weight",)
 
 
 def run(settings: ExtractSettings) -> None:
-    """Write the LoRA. Raises ConfigError, ModelError; DeltaError where the two models do not differ, or not in shape alone."""
+    """Write the LoRA. Raises ConfigError, ModelError; DeltaError where the two models do not differ, or have different shapes."""
     path = check_out(settings.out)
     family, tuned = settings.family, settings.tuned
     if tuned is None:

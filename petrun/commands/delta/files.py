@@ -15,7 +15,7 @@ _LISTED = 24
 
 
 def check_out(out: str | None, suffixes: Sequence[str] = (".ckpt", ".safetensors")) -> Path:
-    """The path of a delta to be written. Raises ConfigError for none, OutputError for one that exists or has another ending."""
+    """Return the path of a delta to be written. Raises ConfigError for none, OutputError for one that exists or has another ending."""
     if out is None:
         raise ConfigError("--out is missing: where to write the delta", hint="Example: --out sum.ckpt")
     path = Path(out).expanduser()
@@ -27,7 +27,7 @@ def check_out(out: str | None, suffixes: Sequence[str] = (".ckpt", ".safetensors
 
 
 def write(out: Path, sources: Sequence[Delta], made: Made, how: Sequence[str]) -> None:
-    """Save a delta made of others, and say what it is and what it cost."""
+    """Save a delta made from others, and print what it is and its error."""
     manifest, notes = derived(sources, made, how)
     written = save_delta(out, made.tensors, manifest)
     report(made)
@@ -37,7 +37,7 @@ def write(out: Path, sources: Sequence[Delta], made: Made, how: Sequence[str]) -
 
 
 def report(made: Made) -> None:
-    """Rank, norm and relative error of every layer, and of all."""
+    """Print rank, norm and relative error of every layer, and of all."""
     if not made.layers:
         return
     width = max(len(layer.path) for layer in made.layers)

@@ -1,4 +1,4 @@
-"""`petrun delta info`: what a delta holds, without its base."""
+"""`petrun delta info`: print what a delta holds, without its base."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FIRST = 24
 
 
 def run(settings: InfoSettings) -> None:
-    """The manifest, and the norm of what is added to every layer. A delta of another tool shows its own names."""
+    """Print the manifest, and the norm of what is added to every layer. A delta of another tool shows its own names."""
     delta = read_delta(Path(settings.delta).expanduser())
     if delta.manifest is not None:
         _, config = method_of(delta.algo, delta.config, delta.path)

@@ -1,4 +1,4 @@
-"""`petrun delta scale`: a delta times a factor."""
+"""`petrun delta scale`: multiply a delta by a factor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from petrun.inference.delta_opener import DeltaOpener
 
 
 def run(settings: ScaleSettings) -> None:
-    """Write the delta times a factor. Raises ConfigError for 0 and what is not finite, DeltaError for a delta that is no sum."""
+    """Write the delta times a factor. Raises ConfigError for a factor that is 0 or not finite, DeltaError for a delta that is not a sum."""
     path, factor = check_out(settings.out), settings.factor
     if factor == 0.0 or factor != factor or abs(factor) == float("inf"):
         raise ConfigError(f"{factor}: a factor is a finite number other than 0")

@@ -1,4 +1,4 @@
-"""Shared steps of adding and scaling deltas: the sum that reads the base only where it must, and how the manifest names it."""
+"""Shared steps of adding and scaling deltas: form the sum, which reads the base only where it must, and name it for the manifest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from petrun.inference.delta_opener import DeltaOpener
 
 
 def total(terms: Sequence[Term], opener: DeltaOpener, combine: Combine | None = None, keep: Keep | None = None) -> Made:
-    """The sum; the base is read only where whole tensors ask for it."""
+    """Return the sum. The base is read only where full tensors need it."""
     try:
         return added(terms, combine=combine, keep=keep)
     except NeedsBase as error:
@@ -35,7 +35,7 @@ def _is_own(delta: Delta, opener: DeltaOpener) -> bool:
 
 
 def operation(word: str, combine: Combine | None, keep: Keep) -> str:
-    """The operation with its settings, as the manifest of what it made names it."""
+    """Return the operation with its settings, as the manifest of its result names it."""
     parts = [word]
     if isinstance(combine, Ties):
         parts.append(f"density {combine.density:g}")

@@ -25,7 +25,7 @@ from petrun.kernels.named_activations import Tanh
 def _not_in_init() -> None:
     """Raises TrainingError where the property that calls this is read in the __init__ of a cell.
 
-    What is read there is a constant, so no gradient reaches the prefix. In GRAPH mode this runs while a construct is compiled.
+    Values that are read there are constants, so no gradient reaches the prefix. In GRAPH mode this runs while a construct is compiled.
     """
     # The frame of this function, that of the decorator, then the property's, or the compiler's.
     frame = sys._getframe(2)
@@ -94,14 +94,14 @@ class PrefixLayer(nn.Cell):
         )
 
     def reparam(self) -> tuple[Tensor, Tensor]:
-        """() -> keys and values, each (P, H), without dropout."""
+        """Return keys and values, each (P, H), without dropout."""
         hidden, tanh, to_key = self.mindpet_delta_prefixtuning_control_trans
         middle = tanh(hidden(self.mindpet_delta_prefixtuning_wte(self.input_tokens)))
         return to_key(middle), self.mindpet_delta_prefixtuning_value_trans(middle)
 
     @property
     def past_key_reparam(self) -> Tensor:
-        """Keys (P, H) as they are now, without dropout. Read in a `construct`, gradients flow through them.
+        """Return the current keys (P, H), without dropout. Gradients flow through them where a `construct` reads them.
 
         Raises TrainingError where a cell's __init__ reads them, as MindPet's manual does.
         """
@@ -110,12 +110,12 @@ class PrefixLayer(nn.Cell):
 
     @property
     def past_value_reparam(self) -> Tensor:
-        """Values (P, H), likewise."""
+        """Return the current values (P, H), as `past_key_reparam` does the keys."""
         _not_in_init()
         return self.reparam()[1]
 
     def heads(self, values: Tensor, batch_size: int) -> Tensor:
-        """(P, H) -> (batch_size, N, P, H / N), the same for every example: no token of one reaches another."""
+        """Reshape (P, H) to (batch_size, N, P, H / N), the same for every example."""
         split = ops.reshape(values, (self.prefix_token_num, self.num_heads, self.hidden_dim // self.num_heads))
         return ops.tile(ops.expand_dims(ops.transpose(split, (1, 0, 2)), 0), (batch_size, 1, 1, 1))
 

@@ -22,7 +22,7 @@ from petrun.typing import DType
 
 
 class PrefixEmbedding(nn.Cell):
-    """table[ids], split as told: over the batch, or over the table's rows as well.
+    """Look up table[ids], sharded over the batch, or over the table's rows as well.
 
     Inputs: ids (B, P) integers. Returns (B, P, width). Owns: embedding_table (rows, width), Normal(0.01) at first.
     Raises: ValueError where the rows do not divide by model_parallel.
@@ -51,7 +51,7 @@ class PrefixEncoder(nn.Cell):
 
     Args:
         pre_seq_len: P. num_layers, num_heads: of the model. kv_channels: D.
-        prefix_projection: give them by a network of two layers; projection_dim: its width. dropout_prob: on the result.
+        prefix_projection: compute them with a network of two layers; projection_dim: its width. dropout_prob: on the result.
         parallel_config: None, or an object with data_parallel, model_parallel and vocab_emb_dp, for the table.
         out_perm: permutation of (B, P, 2 layers, N, D); its first axis must be 2, the layers.
 
@@ -105,7 +105,7 @@ class PrefixEncoder(nn.Cell):
         self.split_layers = ops.Split(0, num_layers)
 
     def construct(self, batch_size: int, dtype: DType = ms.float32) -> Tensor:
-        # A table split by rows wants int32; the parameter is int64 in every MindPet checkpoint.
+        # A table sharded by rows needs int32; the parameter is int64 in every MindPet checkpoint.
         ids = ops.cast(self.mindpet_delta_ptuning2_prefix, ms.int32)
         ids = self.tile(self.expand_dims(ids, 0), (batch_size, 1))
         values = self.mindpet_delta_ptuning2_embedding(ids)

@@ -30,7 +30,7 @@ class CallbackParams(Protocol):
 
 
 def trained_parameters(network: Cell) -> list[Parameter]:
-    """The parameters of a net, or of a training cell around one, that train: not the optimizer's slots, not a loss scale."""
+    """Return the trained parameters of a net or of a training cell around one, without the optimizer's state and the loss scale."""
     parameters = list(network.trainable_params())
     optimizers = [cell for _, cell in network.cells_and_names() if isinstance(cell, nn.Optimizer | Optimizer)]
     if not optimizers:
@@ -63,7 +63,7 @@ class TrainableParamsCheckPoint(ModelCheckpoint):
         self._cur_time_for_keep = time.time()
 
     def trans_network(self, network: Cell) -> list[dict[str, str | Tensor]]:
-        """Entries of a checkpoint: name and data of every parameter that trains, slices of a parallel run merged."""
+        """Return the entries of a checkpoint: name and data of every parameter that trains, with the shards of a parallel run merged."""
         network.init_parameters_data()
         layouts = network.parameter_layout_dict
         saved = []

@@ -1,6 +1,6 @@
-"""MindPet's freeze interface: parameters are frozen and released by globs over their paths.
+"""MindPet's freeze interface: freeze and unfreeze parameters by globs over their paths.
 
-A parameter that only `include` matches is frozen, one that only `exclude` matches is released, one that both match stays as it is.
+A parameter that only `include` matches is frozen, one that only `exclude` matches is unfrozen, one that both match stays as it is.
 `freeze.py` is what petrun's own runs use: there ownership is declared, not matched.
 """
 
@@ -33,9 +33,9 @@ _PART_OF_A_DELTA = re.compile(r"(mindpet|tk)_delta_(adapter|low_rank_adapter|pre
 def freeze_modules(
     model: Cell, include: list[str] | None = None, exclude: list[str] | None = None, strict: bool = False
 ) -> Trainable:
-    """Freeze what `include` matches, release what `exclude` matches. Returns what trains now.
+    """Freeze what `include` matches, unfreeze what `exclude` matches. Returns what trains now.
 
-    Args: model: a Cell. include, exclude: non-empty lists of globs over whole paths; not both None.
+    Args: model: a Cell. include, exclude: non-empty lists of globs over full paths; not both None.
         strict: a pattern that matches nothing, and a model that is left with nothing to train, are errors.
     Raises: TypeError, ValueError; with strict TargetError, TrainingError.
     """

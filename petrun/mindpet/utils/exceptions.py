@@ -6,7 +6,7 @@ from petrun.errors import PetrunError
 
 
 class MindPetError(PetrunError):
-    """Any of them. `error_info` is the message."""
+    """Any of these exceptions. `error_info` is the message."""
 
     def __init__(self, error_info: str | None = None) -> None:
         super().__init__(error_info or "")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 
 def is_version_le(current_version: str, base_version: str) -> bool:
-    """True where the first is at most the second. See `is_version_ge`."""
+    """Return whether the first is at most the second. See `is_version_ge`."""
     ours, theirs = _numbers(current_version, base_version)
     return ours <= theirs
 
 
 def is_version_ge(current_version: str, base_version: str) -> bool:
-    """True where the first is at least the second, by the numbers between the dots that both have.
+    """Return whether the first is at least the second, by the numbers between the dots that both have.
 
-    As in MindPet, places where one of them holds more than a number (`0rc1`) count as equal, and so do those that one does not have:
-    2.0.0rc1 is 2.0.0. Raises ValueError for a version without a dot.
+    As in MindPet, parts where one of them is not a number (`0rc1`), or that one does not have, count as equal: 2.0.0rc1 is 2.0.0.
+    Raises ValueError for a version without a dot.
     """
     ours, theirs = _numbers(current_version, base_version)
     return ours >= theirs
