@@ -1,4 +1,4 @@
-"""A base's tensors under the net's own names, in its layout, float32: read when asked for, without a net."""
+"""Read a base's tensors under the net's own names, in its layout, as float32, one at a time and without a net."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from petrun.tensors import Array, TensorReader
 
 
 class BaseArrays:
-    """name -> array of the base, and whether it has one."""
+    """Maps a parameter's name to the base's array, and tells whether the base has one."""
 
     def __init__(self, reader: TensorReader, matched: Match, shared: Mapping[str, str] | None = None) -> None:
-        """`shared`: weight that a layer would have of its own -> the one that it shares (models.base.shared_matrices)."""
+        """`shared`: name of the weight that a layer would have of its own -> the weight that it shares (models.base.shared_matrices)."""
         self.reader = reader
         self.found: Mapping[str, Source] = matched.found
         self.shared = shared or {}

@@ -20,7 +20,7 @@ _ORIGINS = {"petrun": "delta", "peft": "peft adapter", "mindpet": "MindPet check
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """A description: values for JSON."""
+    """A description of a file or folder, with values for JSON."""
 
     facts: JsonObject
     tensors: dict[str, str]
@@ -41,7 +41,7 @@ def contents_of(path: Path) -> Contents:
 
 
 def _of_other(path: Path, error: DeltaError) -> Contents:
-    """A base, tensors, or a strategy; raises `error` where it is none of them."""
+    """Describe a base, tensors, or a strategy; raises `error` where it is none of them."""
     try:
         found = _of_base(path)
     except WeightsError as unreadable:
@@ -56,7 +56,7 @@ def _of_other(path: Path, error: DeltaError) -> Contents:
 
 
 def _of_strategy(path: Path) -> Contents | None:
-    """How a job's strategy file, or the folder of its stages' files, shards each parameter; None where it is neither."""
+    """Describe how a job's strategy file, or the folder of its stages' files, shards each parameter; None where it is neither."""
     try:
         strategy = read_strategy(path)
     except WeightsError:
@@ -104,7 +104,7 @@ def _of_manifest(manifest: Manifest) -> JsonObject:
 
 
 def _of_base(path: Path) -> Contents | None:
-    """A folder with config.json, or any file of tensors; None for a folder without config.json."""
+    """Describe a folder with config.json, or any file of tensors; None for a folder without config.json."""
     if path.is_dir() and not (path / "config.json").is_file():
         return None
     reader = open_tensors(path)

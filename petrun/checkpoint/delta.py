@@ -1,8 +1,7 @@
-"""The delta file: only what was trained, and a manifest that says what it is and which base it belongs to.
+"""Read and write the delta file: only what was trained, and a manifest that says what it is and which base it belongs to.
 
-A MindSpore checkpoint (manifest through `append_dict`) or a safetensors file (manifest in the metadata).
-Also told apart here: peft adapter folders and MindPet checkpoints, which convert.py turns into the same
-form.
+It is a MindSpore checkpoint (manifest through `append_dict`) or a safetensors file (manifest in the metadata). peft adapter folders and
+MindPet checkpoints are recognised here as well; petrun.interop.convert converts them.
 """
 
 from __future__ import annotations
@@ -50,9 +49,7 @@ _LISTED = 20
 
 @dataclass(frozen=True)
 class Delta:
-    """A delta as read. Straight from `read_delta`, a foreign one (`origin` not "petrun") still has its own
-    names and no `algo`.
-    """
+    """A delta that was read. Until it is converted, a foreign one (`origin` not "petrun") has its own names and no `algo`."""
 
     path: Path
     """The file; for a peft adapter its folder."""
@@ -93,7 +90,7 @@ def save_delta(path: Path, tensors: Mapping[str, Array], manifest: Manifest) -> 
         values = np.asarray(tensors[name])
         refuse_nonfinite(str(path), name, values)
         lines.append(array_line(name, values))
-        # Asked for again when its turn comes: tensors that are read or computed at every access are never all in memory.
+        # Read again when it is written: tensors that are read or computed at every access are never all in memory.
         entries.append(TensorEntry(name, values.shape, dtype_of(values), partial(_array, tensors, name)))
     filled = manifest.model_copy(update={"owned": owned, "digest": content_digest(lines)})
     write = partial(write_ckpt, leading=True) if path.suffix == ".ckpt" else write_safetensors
@@ -106,9 +103,9 @@ def save_delta(path: Path, tensors: Mapping[str, Array], manifest: Manifest) -> 
 def save_delta_shards(
     path: Path, fmt: str, shards: Mapping[str, Array], owned: Iterable[str], manifest: Manifest, spec: ShardSpec
 ) -> None:
-    """Write this rank's shards of a delta into the folder `path`; every rank must call it. The manifest lies beside the ranks' files.
+    """Write this rank's shards of a delta into the folder `path`; every rank must call it. The manifest is beside the ranks' files.
 
-    fmt: ckpt or safetensors. owned: names of all that the delta owns, whichever rank holds it. Raises DeltaError for NaN or infinity.
+    fmt: ckpt or safetensors. owned: names of all tensors of the delta, whichever rank holds them. Raises DeltaError for NaN or infinity.
     """
     with spec.fail_together():
         for name, shard in shards.items():
@@ -116,7 +113,7 @@ def save_delta_shards(
     filled = manifest.model_copy(update={"owned": tuple(sorted(owned))})
 
     def describe(reader: ShardedReader) -> dict[str, str]:
-        # Read back and put together: shards that should be alike are compared, and the whole gets its digest.
+        # Read back and joined: shards that should be equal are compared, and the full tensors get their digest.
         return {MANIFEST_KEY: filled.model_copy(update={"digest": LazyTensors(reader).checked_digest()}).to_json()}
 
     save_shards(path, f"{path.name}.{fmt}", shards, spec, describe)
@@ -128,17 +125,17 @@ def _array(tensors: Mapping[str, Array], name: str) -> Array:
 
 def read_delta(path: Path, strategy: Path | None = None) -> Delta:
     """Read a delta file, the final delta of a run folder, a peft adapter folder, or a MindPet checkpoint; with a strategy (its file, or
-    the folder of the stages') one in the files of a job's ranks. What the ranks of a petrun job wrote has its strategy beside it.
+    the folder of the stages' files) a delta in the files of a job's ranks. The ranks of a petrun job write their strategy beside their
+    files.
 
     A file with a manifest is verified against it: exactly the tensors it lists, with the content it was
-    saved with, all finite. Foreign deltas come as they are: `convert.to_net_names` gives them petrun's names.
+    saved with, all finite. Foreign deltas are returned unchanged: `convert.to_net_names` gives them petrun's names.
 
-    Raises DeltaError: no such path, a file that is no delta, one that is damaged, or a manifest that does
-    not read.
+    Raises DeltaError: no such path, a file that is not a delta, a damaged file, or a manifest that cannot be read.
     """
     path = Path(path)
     with _delta_errors():
-        path = _pieces_of_run(path) or path
+        path = _sharded_delta_of_run(path) or path
         strategy = strategy or own_strategy(path)
         if strategy is not None:
             return _read_sharded(path, open_sharded(path, strategy, OPTIMIZER_STATE))
@@ -172,7 +169,7 @@ def _delta_errors() -> Iterator[None]:
 
 
 def _read_sharded(path: Path, reader: ShardedReader) -> Delta:
-    """petrun's own keep their manifest in the note beside the ranks' folders; others come as unsharded ones of MindPet do."""
+    """Read a sharded delta. petrun's own has its manifest in the note beside the ranks' folders; others are read as MindPet's."""
     return _read_own(path, reader) if MANIFEST_KEY in reader.metadata else _read_mindpet(path, reader)
 
 
@@ -188,7 +185,7 @@ def _read_own(path: Path, reader: TensorReader) -> Delta:
         )
     tensors = LazyTensors(reader)
     digest = tensors.checked_digest()
-    # No rank of a job knows the digest of the whole when it saves its shards.
+    # No rank of a job knows the digest of the full tensors when it saves its shards.
     unknown = isinstance(reader, ShardedReader) and not manifest.digest
     if digest != manifest.digest and not unknown:
         if isinstance(reader, ShardedReader):
@@ -204,7 +201,7 @@ def _read_own(path: Path, reader: TensorReader) -> Delta:
 
 
 def _read_mindpet(path: Path, reader: TensorReader) -> Delta:
-    # By several of its keys: bytes may be damaged inside it as well.
+    # Recognised by several of its keys, as bytes inside it may be damaged as well.
     strayed = [key for key, text in reader.metadata.items() if sum(f'"{k}"' in text for k in Manifest.model_fields) > 3]
     if strayed:
         raise DeltaError(
@@ -226,16 +223,14 @@ def _read_mindpet(path: Path, reader: TensorReader) -> Delta:
 
 
 def _final_delta(folder: Path) -> Path:
-    """The final delta in a run folder: `<algo>.ckpt` or `.safetensors`; best.* is another checkpoint of the
-    same run.
-    """
+    """Return the final delta in a run folder: `<algo>.ckpt` or `.safetensors`; best.* is another checkpoint of the run."""
     files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in _SUFFIXES)
     finals = [p for p in files if p.stem != "best"]
     steps = [series_and_step(p.stem) for p in finals]
     if len(finals) > 1 and len({series for series, _ in steps}) == 1 and all(step for _, step in steps):
         return newest(finals, path=folder, error=DeltaError, hint="Give one of the files.")
     if len(finals) > 1:
-        # Other tensors may lie there too: a delta says its own name.
+        # The folder may hold other tensors too: a delta names its own algorithm.
         finals = [p for p in finals if _algo_of(p) == p.stem]
     if len(finals) == 1:
         return finals[0]
@@ -260,8 +255,8 @@ def _final_delta(folder: Path) -> Path:
     )
 
 
-def _pieces_of_run(folder: Path) -> Path | None:
-    """The final delta of a run whose ranks held slices: the folder in the run's, beside best."""
+def _sharded_delta_of_run(folder: Path) -> Path | None:
+    """Return the final delta of a run whose ranks held shards: a folder in the run folder, beside best."""
     if not folder.is_dir():
         return None
     found = [entry for entry in folder.iterdir() if entry.name != "best" and own_strategy(entry) is not None]
@@ -301,8 +296,7 @@ def _read_adapter(folder: Path) -> Delta:
 
 
 def check_delta(delta: Delta, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise one DeltaError naming every tensor that is missing, that nothing takes, or that has a wrong
-    shape.
+    """Raise one DeltaError naming every tensor that is missing, that the net does not have, or that has a wrong shape.
 
     `expected`: what the net with the delta attached owns, name -> shape.
     """

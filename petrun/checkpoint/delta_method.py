@@ -1,4 +1,4 @@
-"""The method that a delta names, with the delta's settings validated."""
+"""Find the method that a delta names, and validate the delta's settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from petrun.typing import JsonObject
 
 
 def method_of(algo: str, config: JsonObject, where: object) -> tuple[Method, MethodConfig]:
-    """The method a delta names, and its settings validated. Raises DeltaError."""
+    """Return the method that a delta names, and its validated settings. Raises DeltaError."""
     try:
         method = find_method(algo)
     except ConfigError as error:

@@ -1,6 +1,4 @@
-"""A delta's tensors, read when asked for: a full fine-tuning is as large as its base and is never held
-whole.
-"""
+"""Read a delta's tensors one at a time: the delta of a full fine-tuning is as large as its base and is never in memory at once."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from petrun.tensors import Array, TensorReader, content_digest, tensor_digest
 
 @dataclass(frozen=True, kw_only=True)
 class StoredTensor:
-    """A tensor of the file, or a piece of one, in the form it has here."""
+    """A tensor of the file, or some of its columns, and how it is converted."""
 
     stored: str
     """Name in the file."""
@@ -44,12 +42,10 @@ class StoredTensor:
 
 
 class LazyTensors(Mapping[str, Array]):
-    """Name -> array, read from the file at every access. Floating-point tensors come as float32, others as
-    stored.
-    """
+    """Maps names to arrays, read from the file at every access. Floating-point tensors are float32, others as stored."""
 
     def __init__(self, reader: TensorReader, parts: Mapping[str, StoredTensor] | None = None) -> None:
-        """`parts`: name here -> what it is of the file; without it, the file's own."""
+        """`parts`: name here -> its tensor in the file; without it, the file's own names."""
         self._reader = reader
         self._stored = dict(parts) if parts is not None else {name: StoredTensor(stored=name) for name in reader.names}
 
@@ -78,8 +74,8 @@ class LazyTensors(Mapping[str, Array]):
         flat: Collection[str] = (),
         columns: Mapping[str, tuple[int, int]] | None = None,
     ) -> LazyTensors:
-        """The tensors of a file listed in `names` (new name -> name here), under their new names; those in `transposed` transposed, in
-        `flat` as vectors, of those in `columns` a piece.
+        """Return the tensors listed in `names` (new name -> name here) under their new names: those in `transposed` transposed, those in
+        `flat` as vectors, and only some columns of those in `columns`.
         """
         slices = columns or {}
         return LazyTensors(
@@ -96,7 +92,7 @@ class LazyTensors(Mapping[str, Array]):
         )
 
     def checked_digest(self) -> str:
-        """Digest of the content. Raises DeltaError where a tensor holds NaN or infinity."""
+        """Return the digest of the content. Raises DeltaError where a tensor holds NaN or infinity."""
         parts = []
         for name, part in self._stored.items():
             info = self._reader.info(part.stored)
@@ -109,10 +105,10 @@ class LazyTensors(Mapping[str, Array]):
 
 
 class Computed(Mapping[str, Array]):
-    """Name -> array, computed at every access: a delta as large as its base is made without ever being whole in memory."""
+    """Maps names to arrays, computed at every access: a delta as large as its base is never in memory at once."""
 
     def __init__(self, makers: Mapping[str, tuple[tuple[int, ...], Callable[[], Array]]]) -> None:
-        """`makers`: name -> shape, and what makes the array."""
+        """`makers`: name -> its shape, and the function that computes the array."""
         self._makers = dict(makers)
 
     def __getitem__(self, name: str) -> Array:
@@ -132,12 +128,12 @@ class Computed(Mapping[str, Array]):
 
 
 def arrays_digest(tensors: Mapping[str, Array]) -> str:
-    """Digest of arrays in memory, equal to that of a file that holds them."""
+    """Return the digest of arrays in memory, equal to that of a file that holds them."""
     return content_digest(array_line(name, values) for name, values in tensors.items())
 
 
 def array_line(name: str, values: Array) -> tuple[str, str, tuple[int, ...], str]:
-    """An array's line of a content digest."""
+    """Return the line of an array in a content digest."""
     return name, values.dtype.name, values.shape, _bytes_digest(values)
 
 

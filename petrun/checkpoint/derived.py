@@ -1,4 +1,4 @@
-"""The manifest of a delta that was made of others: what they share stays, what was measured on them does not."""
+"""Make the manifest of a delta made from others: it keeps what they share, but not their scores."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from petrun.typing import JsonObject
 
 
 def derived(sources: Sequence[Delta], made: Made, how: Sequence[str]) -> tuple[Manifest, tuple[str, ...]]:
-    """(manifest of `made`, what could not be kept of every source, as sentences). `how`: the operation, and a line a source.
+    """Return (manifest of `made`, sentences that say what differs between the sources). `how`: the operation, and a line for each source.
 
-    Step, epoch, seed and metrics were the sources' own: they are not carried over. Raises DeltaError for sources of different bases.
+    Step, epoch, seed and metrics of the sources are not carried over. Raises DeltaError for sources of different bases.
     """
     manifests = [_manifest(source) for source in sources]
     refuse_other_bases(sources)
@@ -49,7 +49,7 @@ def derived(sources: Sequence[Delta], made: Made, how: Sequence[str]) -> tuple[M
 
 
 def source_line(delta: Delta, weight: float = 1.0) -> str:
-    """A source, as the manifest of what was made of it names it."""
+    """Return the line of a source in the manifest of the new delta."""
     return f"{delta.path.name} ({delta.algo}) x {weight:g}, digest {delta.digest}"
 
 
@@ -79,7 +79,7 @@ def _manifest(delta: Delta) -> Manifest:
 
 
 def adopted(delta: Delta, identity: BaseIdentity, family: str, model_type: str, hf_config: JsonObject) -> Manifest:
-    """A manifest for a delta of another tool, in petrun's names, that was found to fit this base."""
+    """Return a manifest for another tool's delta that has petrun's names and fits this base."""
     return Manifest(
         algo=delta.algo,
         config=dict(delta.config),

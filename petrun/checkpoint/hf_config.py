@@ -1,4 +1,4 @@
-"""The files beside a merged model's weights: config.json as it must read now, and the tokenizer's files."""
+"""Write the files beside a merged model's weights: its config.json, and the tokenizer's files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def merged_config(
     dtype: str | None = None,
     untied: bool = False,
 ) -> JsonObject:
-    """The base's config.json with the architecture of the merged weights.
+    """Return the base's config.json with the architecture of the merged weights.
 
     classes: classes of the delta's classification head; `labels` names them, else the base's own names
     where they are as many, else LABEL_0, ... dtype: the floating type of the weights, where it was changed.
@@ -48,7 +48,7 @@ def merged_config(
     if untied:
         config["tie_word_embeddings"] = False
     architecture = hf_class(raw.get("model_type"))
-    # Loaded as any other class, transformers would make a part of it anew.
+    # Loaded as any other class, transformers would initialise a part of it again.
     if architecture:
         config["architectures"] = [architecture]
     if classes is not None:

@@ -1,4 +1,4 @@
-"""The manifest of a delta: the JSON text that its file carries under `petrun_manifest`."""
+"""Define the manifest of a delta: the JSON text that its file holds under `petrun_manifest`."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class BaseIdentity(_Section):
     digest: str
     """SHA-256 over the base's tensors (LoadedModel.base_digest), independent of path, time and sharding."""
     name: str = ""
-    """Folder or file name at training time, for people; nothing is decided by it."""
+    """Name of the folder or file at training time. It is shown to people, and nothing depends on it."""
     fresh: tuple[str, ...] = ()
     """Parameters the base did not hold; the delta brings those of them that belong to the task."""
 
 
 class TaskInfo(_Section):
-    """How the data was read: settings that no later command has to be told again."""
+    """How the data was read: settings that later commands take from here."""
 
     name: str
     """classify, lm or instruct."""
     rows: str | None = None
-    """Kind of the training rows (petrun/data/rows/columns.py), such as completion or chat; None: of a delta from before it was noted."""
+    """Kind of the training rows (petrun/data/rows/columns.py), such as completion or chat; None: a delta of an earlier version."""
     labels: tuple[str, ...] = ()
     """Label names in index order."""
     num_labels: int | None = None
@@ -62,16 +62,16 @@ class Manifest(_Section):
     template: str | None = None
     """The prompt template's text."""
     end_of_turn: str | None = None
-    """The mark with which the template closes an answer, '' for none; None: of a delta written before marks were noted."""
+    """The text with which the template closes an answer, '' for none; None: a delta of an earlier version."""
     tokenizer_digest: str | None = None
     seed: int = 0
     step: int = 0
     epoch: float = 0.0
     metrics: dict[str, float | None] = Field(default_factory=dict)
-    """Values that are not finite are kept as null: JSON has no other word for them."""
+    """Scores; values that are not finite are null, as JSON has no other form for them."""
     versions: dict[str, str] = Field(default_factory=dict)
     made: tuple[str, ...] = ()
-    """How it was made of other deltas: the operation, then a line a source with its weight and digest. () for one that was trained."""
+    """How it was made from other deltas: the operation, then a line for each source with weight and digest. () for a trained delta."""
     owned: tuple[str, ...] = ()
     """Names of all tensors in the file, sorted."""
     digest: str = ""
@@ -84,14 +84,12 @@ class Manifest(_Section):
 
     def to_json(self) -> str:
         text = json.dumps(self.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
-        # The name of a base's folder may be no valid text; a delta must not be lost for that at the end of its training.
+        # The name of a base's folder may not be valid text, which must not lose a delta at the end of its training.
         return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def parse_manifest(path: str, text: str) -> Manifest:
-    """JSON text -> Manifest. Raises DeltaError naming every key that is unknown, missing or of a wrong
-    type.
-    """
+    """Parse the manifest. Raises DeltaError naming every key that is unknown, missing or of a wrong type."""
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError) as error:

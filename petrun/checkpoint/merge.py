@@ -62,7 +62,7 @@ class Merged:
     digest: str
     """SHA-256 over all tensors written: names, types, shapes and bytes."""
     untied: bool = False
-    """Layers that share a matrix in the base have one each in it."""
+    """Whether layers that share a matrix in the base have one each in the merged model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +74,9 @@ class _Output:
     shape: tuple[int, ...]
     dtype: str
     source: Source | None
-    """Where the base has it; None: only the delta does."""
+    """The base's tensor; None where only the delta has it."""
     transposed: bool
-    """It is written as the transpose of the parameter."""
+    """Whether it is written as the transpose of the parameter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class MergeBase:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderSettings:
-    """The contents of a merged folder beside its weights, and how these are sharded."""
+    """The contents of a merged folder beside its weights, and how the weights are split into files."""
 
     config: JsonObject
     """The base's config.json."""
@@ -158,7 +158,7 @@ def merge_to_file(base: MergeBase, delta: Delta, update: Update, out: Path, *, d
 
 
 class _Merger:
-    """The plan of a merge, and its arithmetic one tensor at a time."""
+    """Plans a merge, and computes it one tensor at a time."""
 
     def __init__(self, base: MergeBase, delta: Delta, update: Update, dtype: str | None, *, hugging_face: bool) -> None:
         self.base = base.reader
@@ -189,7 +189,7 @@ class _Merger:
 
     @property
     def classes(self) -> int | None:
-        """Classes of the head that the delta brings."""
+        """The number of classes of the delta's own head."""
         heads = [ours for ours, stored in self.names.items() if stored.name in _HEADS and ours in self.shapes]
         return self.shapes[heads[0]][0] if heads else None
 
@@ -230,7 +230,7 @@ class _Merger:
         return tuple(reversed(shape)) if source.transpose else shape
 
     def _check_fit(self) -> None:
-        """Every tensor of the delta must be a parameter, or belong to a layer, of the base's shape."""
+        """Require every tensor of the delta to be a parameter, or to belong to a layer, of the base's shape."""
         problems = []
         for name, shape in self.shapes.items():
             leaf = name.rpartition(".")[2]
@@ -269,7 +269,7 @@ class _Merger:
         return [f"{name} is {list(shape)}, the base's is {list(self._parameter_shape(source))}"]
 
     def _brought(self, ours: str) -> str | None:
-        """The delta's tensor that takes the base's place: the parameter itself, or the one that its layer shares."""
+        """Return the delta's tensor that replaces the base's: the parameter itself, or the one that its layer shares."""
         return next((name for name in (ours, self.shared.get(ours, "")) if name in self.shapes), None)
 
     def _load(self, output: _Output) -> Array | Iterator[bytes | memoryview]:
@@ -284,7 +284,7 @@ class _Merger:
         return self._merged(output)
 
     def _in_rows(self, output: _Output) -> Iterator[memoryview]:
-        """A matrix a few rows at a time: what is in memory of it fits the processor's cache."""
+        """Yield a matrix a few rows at a time, which fit the processor's cache."""
         assert output.source is not None
         for rows, values in row_blocks(self.base, output.source.stored):
             merged = self._updated(output.ours, values, rows)
@@ -304,7 +304,7 @@ class _Merger:
         )
 
     def _copied(self, output: _Output) -> Iterator[bytes | memoryview]:
-        """The base's own bytes, a few megabytes at a time."""
+        """Yield the base's own bytes, a few megabytes at a time."""
         assert output.source is not None
         for stored in self.base.raw_chunks(output.source.stored):
             if output.dtype in FLOATS and holds_nonfinite(stored, output.dtype):
@@ -314,7 +314,7 @@ class _Merger:
     def _merged(self, output: _Output) -> Array:
         brought = self._brought(output.ours)
         if brought is not None:
-            # The delta's own value takes the base's place; a low-rank part may come on top of it.
+            # The delta's own value replaces the base's; a low-rank part may be added to it.
             values = self.delta.tensors[brought]
             self.changed.add(output.ours)
         else:
@@ -367,8 +367,6 @@ def _not_finite(output: _Output) -> DeltaError:
 
 
 def _own_names(base: TensorReader) -> dict[str, StoredName]:
-    """A user's own cell: every parameter under its own name. What optimizers save beside the weights is
-    left out.
-    """
+    """Plan the outputs of a user's own cell: every parameter under its own name, without the optimizer's state."""
     kept = [n for n in base.names if not any(fnmatchcase(n, pattern) for pattern in OPTIMIZER_STATE)]
     return {name: StoredName(name=name) for name in kept}

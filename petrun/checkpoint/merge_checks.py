@@ -35,7 +35,7 @@ def check_base(base: TensorReader, matched: Match, names: Mapping[str, StoredNam
 
 
 def _spell(size: int) -> str:
-    """1234567 -> "1.2 MB"."""
+    """Spell a number of bytes: 1234567 -> "1.2 MB"."""
     for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size >= scale:
             return f"{size / scale:.1f} {unit}"

@@ -14,6 +14,6 @@ LOG = "log.jsonl"
 
 
 def run_files(delta: Path) -> tuple[Path, ...]:
-    """The files that a training run leaves, its delta among them."""
+    """Return the names of the files that a training run leaves, its delta among them."""
     names = (RUN_YAML, LOG, RESULTS, "best.ckpt", "best.safetensors")
     return (delta, *(delta.parent / name for name in names))

@@ -1,10 +1,10 @@
-"""Matrices that two layers of a base share (tied embeddings), where a delta comes in. One rule for all files:
+"""Apply a delta to matrices that two layers of a base share (tied embeddings). One rule holds for all files:
 
-    a whole tensor of the shared parameter       both layers use it, as they did
-    a whole tensor under the other layer's name  that layer has a matrix of its own; the shared one is the first layer's alone
-    LoRA and its kin on one of the layers        are added to the matrix where that layer uses it, and only there
+    a full tensor of the shared parameter        both layers use it, as before
+    a full tensor under the other layer's name   that layer has a matrix of its own; the shared one is the first layer's alone
+    LoRA or a variant on one of the layers       is added to the matrix where that layer uses it, and only there
 
-After the last two the two layers no longer use the same values: a merged model stores both, and peft's files name both modules.
+In the last two cases the two layers no longer use the same values: a merged model stores both, and peft's files name both modules.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from petrun.tensors.known_names import DELTA_PREFIX
 
 
 def owner(name: str) -> str:
-    """The weight that a method's own tensor belongs to: layers.0.attn.q.mindpet_delta_lora_a -> layers.0.attn.q.weight."""
+    """Return the weight that a method's own tensor belongs to: layers.0.attn.q.mindpet_delta_lora_a -> layers.0.attn.q.weight."""
     return f"{f'.{name}'.partition(f'.{DELTA_PREFIX}')[0]}.weight".removeprefix(".")
 
 
@@ -34,14 +34,14 @@ def comes_apart(names: Mapping[str, StoredName], tensors: Iterable[str]) -> bool
 
 
 def names_with(names: Mapping[str, StoredName], tensors: Iterable[str]) -> Mapping[str, StoredName]:
-    """The base's names as a model with this delta in it has them: with a matrix for each layer where these come apart."""
+    """Return the base's names in a model with this delta: with a matrix for each layer where the layers' values differ."""
     return untied(names) if comes_apart(names, tensors) else names
 
 
 def spread(delta: Delta, names: Mapping[str, StoredName]) -> Delta:
-    """The delta with a whole shared matrix once for each layer that uses it, as peft's files, which go by modules, must hold it.
+    """Return the delta with a full shared matrix once for each layer that uses it, because peft's files name modules.
 
-    Raises DeltaError for a layer with a matrix of its own and LoRA on top of it: loaded into a tied model, peft gives it to both layers.
+    Raises DeltaError for a layer with a matrix of its own and LoRA on it: peft loads that matrix into both layers of a tied model.
     """
     tensors = delta.tensors
     for own, ours in shared_matrices(names).items():

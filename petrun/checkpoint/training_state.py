@@ -1,13 +1,13 @@
-"""Training states: all that a run needs to resume bit-exact, in RUN/state.
+"""Write and find training states: all that a run needs to resume bit-exact, in RUN/state.
 
-    step-00000120.safetensors   parameters, optimizer and counters; what the run knew besides, as JSON in the metadata
+    step-00000120.safetensors   parameters, optimizer and counters; scores and settings of the run as JSON in the metadata
     step-00000120.json          the completion mark: size and SHA-256 of the file beside it, written when that is on the disk
 
-A state without a mark was being written when its run ended; one that differs from its mark was damaged since. Neither is ever loaded:
-the newest whole one is.
+A state without a mark is incomplete, because its run ended while it was written; one that differs from its mark was damaged later.
+Neither is ever loaded: the newest complete one is.
 
-Where the ranks of a job hold slices, step-00000120 is a folder of theirs instead (petrun/tensors/sharded/rank_files.py), whose note is
-the mark.
+Where the ranks of a job hold shards, step-00000120 is a folder with their files instead (petrun/tensors/sharded/rank_files.py); its note
+is the mark.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _CHUNK_BYTES = 8 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """A whole state, its tensors still in the file."""
+    """A complete state, its tensors still in the file."""
 
     path: Path
     step: int
@@ -60,7 +60,7 @@ class State:
 
     @property
     def shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Name -> (shape, dtype)."""
+        """Return name -> (shape, dtype)."""
         return {name: (self.reader.info(name).shape, self.reader.info(name).dtype) for name in self.reader.names}
 
 
@@ -69,7 +69,7 @@ class Found:
     """The newest state of a folder that can be read."""
 
     state: State | None
-    """The newest whole one."""
+    """The newest complete one."""
     torn: tuple[str, ...] = ()
     """Reasons why each newer one cannot be read."""
 
@@ -82,9 +82,9 @@ def save_state(
     notes: JsonObject,
     keep: int,
 ) -> Path:
-    """Write a state, then its mark; then drop all whole states but the `keep` newest. Returns the state's path.
+    """Write a state, then its mark; then remove all complete states but the `keep` newest. Returns the state's path.
 
-    Raises OutputError; what was there before still loads then.
+    Raises OutputError; earlier states still load then.
     """
     text = _describe(step, identity, notes)
     path, mark = _paths(folder, step)
@@ -109,7 +109,7 @@ def save_state_shards(
     keep: int,
     spec: ShardSpec,
 ) -> Path:
-    """Write this rank's part of a state; every rank must call it, and what the first says of identity and notes holds. Else as
+    """Write this rank's part of a state; every rank must call it. Identity and notes are those of the first rank. Otherwise as
     `save_state`.
     """
     path = _shards_path(folder, step)
@@ -125,7 +125,9 @@ def _describe(step: int, identity: JsonObject, notes: JsonObject) -> str:
 
 
 def steps_of(folder: Path) -> list[int]:
-    """Steps of which the folder holds a state, whole or not, newest first. Raises TrainingError for a folder that cannot be read."""
+    """Return the steps of which the folder holds a state, complete or not, newest first. Raises TrainingError for a folder that cannot be
+    read.
+    """
     try:
         names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     except OSError as error:
@@ -134,7 +136,7 @@ def steps_of(folder: Path) -> list[int]:
 
 
 def find_state(folder: Path, below: int | None = None) -> Found:
-    """The newest whole state (of a step under `below`), and what is wrong with those that are newer.
+    """Find the newest complete state (of a step under `below`), and the faults of those that are newer.
 
     Raises TrainingError for a state of a newer petrun.
     """
@@ -150,7 +152,7 @@ def find_state(folder: Path, below: int | None = None) -> Found:
 
 
 def read_state(folder: Path, step: int) -> State:
-    """Hold a state against its mark. Raises WeightsError naming what is torn; TrainingError for a state of a newer petrun."""
+    """Read a state and compare it with its mark. Raises WeightsError that names the damage; TrainingError for a state of a newer petrun."""
     if (shards := _shards_path(folder, step)).is_dir():
         return _read_shards(shards)
     path, mark = _paths(folder, step)
@@ -176,7 +178,7 @@ def read_state(folder: Path, step: int) -> State:
 
 
 def _read_shards(path: Path) -> State:
-    """The files of all ranks as one state. Raises WeightsError."""
+    """Read the files of all ranks as one state. Raises WeightsError."""
     strategy = own_strategy(path)
     if strategy is None:
         raise WeightsError(f"{path}: was not finished: it has no completion mark")
@@ -184,7 +186,7 @@ def _read_shards(path: Path) -> State:
 
 
 def clear(folder: Path) -> None:
-    """Remove what writes that were cut off have left: hidden files and folders. Best effort."""
+    """Remove what interrupted writes have left: hidden files and folders. Best effort."""
     with suppress(OSError):
         for entry in (*folder.glob(".*.tmp"), *folder.glob(".*.part"), *folder.glob(".*.old")):
             _remove(entry)
@@ -225,7 +227,7 @@ def _damage(path: Path, has: int, size: int, digests: Mapping[str, str]) -> str:
 
 
 def _parse(path: Path, reader: TensorReader) -> State:
-    """The description in the metadata, which the digest has vouched for."""
+    """Parse the description in the metadata, which the digest has verified."""
     content = json.loads(reader.metadata[_KEY])
     if content["format"] != FORMAT:
         raise TrainingError(
@@ -235,26 +237,26 @@ def _parse(path: Path, reader: TensorReader) -> State:
     return State(path=path, step=content["step"], identity=content["identity"], notes=content["notes"], reader=reader)
 
 
-def _is_whole(folder: Path, step: int) -> bool:
-    """Return whether it was written to its end."""
+def _is_complete(folder: Path, step: int) -> bool:
+    """Return whether the state was written completely."""
     return _paths(folder, step)[1].exists() or own_strategy(_shards_path(folder, step)) is not None
 
 
 def _drop(folder: Path, newest: int, keep: int) -> None:
-    """Remove what is older than the `keep` newest states up to `newest`, and all later ones: they are of a course that was left.
+    """Remove states older than the `keep` newest up to `newest`, and all later ones: the run has resumed from before them.
 
-    The mark goes first, so that a state half removed is none. What cannot be removed costs space, nothing else.
+    The mark is removed first, so that a half-removed state does not count. A file that cannot be removed costs space, nothing else.
     """
     with suppress(OSError, OutputError, TrainingError):
         known = steps_of(folder)
-        kept = [step for step in known if step <= newest and _is_whole(folder, step)][: max(1, keep)]
+        kept = [step for step in known if step <= newest and _is_complete(folder, step)][: max(1, keep)]
         for step in known:
             if step not in kept:
                 path, mark = _paths(folder, step)
                 mark.unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
                 if (shards := _shards_path(folder, step)).exists():
-                    # A folder without its name is none of a step, however far its removal comes.
+                    # A renamed folder is no state, even where its removal is interrupted.
                     gone = shards.with_name(f".{shards.name}.old")
                     shards.rename(gone)
                     _remove(gone)

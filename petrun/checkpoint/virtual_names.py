@@ -1,4 +1,4 @@
-"""The names that the tables of virtual tokens have in a net."""
+"""Name the tables of virtual tokens in a net."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from petrun.graph.sites import Sites
 
 
 def prefix_tables(path: str, sites: Sites | None) -> tuple[str, ...]:
-    """Names of the ptuning2 tables (P, 2 * N_kv * D), layer by layer. Raises DeltaError where the base does not say where its cores are."""
+    """Return the names of the ptuning2 tables (P, 2 * N_kv * D), layer by layer. Raises DeltaError where the base does not name its
+    cores.
+    """
     if sites is None or sites.cores.count("*") != 1 or not (sites.layers and sites.kv_heads and sites.head_dim):
         raise DeltaError(
             f"{path}: holds keys and values for every layer, and the base does not say where these go",
@@ -18,7 +20,7 @@ def prefix_tables(path: str, sites: Sites | None) -> tuple[str, ...]:
 
 
 def prompt_table(path: str, sites: Sites | None) -> str:
-    """Name of the prompt's table (P, H). Raises DeltaError where the base does not say where its embedding is."""
+    """Return the name of the prompt's table (P, H). Raises DeltaError where the base does not name its embedding."""
     if sites is None or not (sites.embedding and sites.hidden):
         raise DeltaError(
             f"{path}: holds vectors to stand before the embedded row, and the base does not say where its embedding is",

@@ -1,1 +1,1 @@
-"""Other tools' adapters, one sub-package a tool, reading and writing. petrun's own format is in petrun.checkpoint."""
+"""Read and write other tools' adapters, one sub-package for each tool. petrun's own format is in petrun.checkpoint."""

@@ -1,4 +1,4 @@
-"""Converts deltas of other tools to petrun's names: one entry point for peft adapters and MindPet checkpoints."""
+"""Convert deltas of other tools to petrun's names: one entry point for peft adapters and MindPet checkpoints."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ def to_net_names(
     sites: Sites | None = None,
     base: Callable[[str], Array] | None = None,
 ) -> Delta:
-    """Convert any delta as read to one with the net's parameter names, its `algo` and `config`. petrun's own pass
-    unchanged.
+    """Convert any delta to one with the net's parameter names, its `algo` and `config`. petrun's own pass unchanged.
 
     `base`: see `from_peft`. Raises DeltaError as `from_peft` and `from_mindpet` do.
     """
@@ -35,7 +34,7 @@ def to_net_names(
 
 
 def algo_of(delta: Delta) -> str:
-    """Name of the delta's algorithm. Works before `to_net_names`. Raises DeltaError for a foreign one that is not supported."""
+    """Return the name of the delta's algorithm. Works before `to_net_names`. Raises DeltaError for a foreign one that is not supported."""
     if delta.algo:
         return delta.algo
     return peft_algo(delta) if delta.origin == "peft" else mindpet_algorithm(delta)
@@ -47,9 +46,7 @@ def foreign_tokens(delta: Delta) -> int:
 
 
 def trained_classes(delta: Delta) -> int | None:
-    """Return how many classes the delta's own classification head has; None where it brings none. Works before
-    `to_net_names`.
-    """
+    """Return how many classes the delta's own classification head has; None where it has none. Works before `to_net_names`."""
     if delta.manifest is not None and delta.manifest.task is not None and delta.manifest.task.num_labels:
         return delta.manifest.task.num_labels
     for name, shape in delta.shapes.items():

@@ -1,1 +1,1 @@
-"""From a checkpoint in any form to full tensors that a job's strategy can shard. Writing the ranks' files is tensors/sharded's task."""
+"""Read a checkpoint in any form as full tensors that a job's strategy can shard. petrun.tensors.sharded writes the ranks' files."""

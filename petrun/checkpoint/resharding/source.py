@@ -1,4 +1,4 @@
-"""A checkpoint that is to be resharded: opened, verified, and what belongs beside its tensors."""
+"""Open and verify a checkpoint that is to be resharded, with the files that belong beside its tensors."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class SourceCheckpoint:
         return "delta" if self.is_delta else "model"
 
     def metadata(self) -> dict[str, str]:
-        """The metadata for the full file: of a delta its manifest, with the digest that no rank of a job knows when it saves."""
+        """Return the metadata for the full file: a delta's manifest, with the digest that no rank of a job knows when it saves."""
         if not self.has_manifest:
             return {}
         manifest = parse_manifest(str(self.reader.path), self.reader.metadata[MANIFEST_KEY])
@@ -104,9 +104,9 @@ def _verified(source: Path, strategy: Path | None) -> TensorReader:
 
 
 def require_matching_config(source: SourceCheckpoint) -> str:
-    """Compare a base's shapes with its config.json: files that another job's strategy puts together have other shapes.
+    """Compare a base's shapes with its config.json: files that are joined by another job's strategy have other shapes.
 
-    Returns why that could not be done; "" where it was. Raises WeightsError.
+    Returns why they could not be compared; "" where they were. Raises WeightsError.
     """
     if source.is_delta:
         return ""

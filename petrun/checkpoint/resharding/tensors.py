@@ -1,4 +1,4 @@
-"""The full tensors of a checkpoint under the names that a job's strategy lists."""
+"""Name the full tensors of a checkpoint as a job's strategy lists them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ _LISTED = 8
 
 
 def tensors_to_shard(source: SourceCheckpoint, strategy: Strategy) -> tuple[list[FullTensor], list[str]]:
-    """The tensors under the names that the strategy lists, each with a layout; and the optimizer's state that is left out, as no layout
-    describes it.
+    """Return the tensors under the names that the strategy lists, each with a layout; and the optimizer's state that is left out, as no
+    layout describes it.
 
-    A base in Hugging Face's names gets the net's. Raises WeightsError for a tensor without a layout, and a parameter that is missing.
+    A base with Hugging Face's names gets the net's names. Raises WeightsError for a tensor without a layout, and a parameter that is
+    missing.
     """
     reader = source.reader
     tensors, optional = full_tensors(reader), set[str]()
@@ -33,7 +34,7 @@ def tensors_to_shard(source: SourceCheckpoint, strategy: Strategy) -> tuple[list
     # A training job's own file, with the optimizer's state, has the net's names already.
     foreign = not source.is_delta and not any(is_spare(t.name, OPTIMIZER_STATE, reader) for t in tensors)
     if unlisted and foreign and (source.root / CONFIG).is_file():
-        tensors, optional = _in_the_nets_names(source)
+        tensors, optional = _with_net_names(source)
         unlisted = _unlisted(tensors, strategy)
     if unlisted:
         raise WeightsError(
@@ -48,15 +49,15 @@ def tensors_to_shard(source: SourceCheckpoint, strategy: Strategy) -> tuple[list
 
 
 def _unlisted(tensors: Sequence[FullTensor], strategy: Strategy) -> list[str]:
-    """Parameters without a layout; the optimizer's state needs none."""
+    """Return the parameters without a layout; the optimizer's state needs none."""
     return [t.name for t in tensors if t.name not in strategy and not is_spare(t.name, OPTIMIZER_STATE, strategy)]
 
 
 def _require_all(source: SourceCheckpoint, known: set[str], strategy: Strategy) -> None:
     """Raises WeightsError where the checkpoint lacks a parameter that the strategy lists.
 
-    A base must hold every one that is not a delta's, MindPet's delta every one that is. A delta with a manifest has been compared with
-    the manifest's own list.
+    A base must hold every parameter that is not a delta's, MindPet's delta every one that is. A delta with a manifest was compared with
+    the manifest's own list already.
     """
     if source.has_manifest:
         return
@@ -75,8 +76,8 @@ def _require_all(source: SourceCheckpoint, known: set[str], strategy: Strategy) 
         )
 
 
-def _in_the_nets_names(source: SourceCheckpoint) -> tuple[list[FullTensor], set[str]]:
-    """A base in Hugging Face's names and layout -> the net's, which a job's strategy lists; and the names that a base may lack."""
+def _with_net_names(source: SourceCheckpoint) -> tuple[list[FullTensor], set[str]]:
+    """Convert a base from Hugging Face's names and layout to the net's, which a job's strategy lists. Returns also the optional names."""
     reader, root = source.reader, source.root
     _, family, parsed = read_family(root, None)
     names = family.names(parsed)
@@ -93,11 +94,11 @@ def _in_the_nets_names(source: SourceCheckpoint) -> tuple[list[FullTensor], set[
             "\n  ".join([f"{reader.path}: does not fit {root / CONFIG}:", *problems[:_LISTED]]),
             hint="Check that the weights and config.json belong together.",
         )
-    tensors = [_as_the_net_has_it(reader, ours, stored) for ours, stored in matched.found.items()]
+    tensors = [_in_net_layout(reader, ours, stored) for ours, stored in matched.found.items()]
     return tensors, {name for name, stored in names.items() if stored.optional}
 
 
-def _as_the_net_has_it(reader: TensorReader, name: str, source: Source) -> FullTensor:
+def _in_net_layout(reader: TensorReader, name: str, source: Source) -> FullTensor:
     info = reader.info(source.stored)
     if not source.transpose:
         return FullTensor(name, info, partial(reader.read_stored, source.stored))

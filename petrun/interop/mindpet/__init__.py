@@ -1,1 +1,1 @@
-"""Checkpoints of MindPet: what their names and shapes say, and deltas written as such."""
+"""Read and write checkpoints of MindPet: settings come from their names and shapes."""

@@ -1,4 +1,4 @@
-"""MindPet's adapters: the widths are read off the shapes; the activation is in no checkpoint and taken to be MindPet's default, gelu.
+"""Read the settings of MindPet's adapters: widths from the shapes; the activation is in no checkpoint, so it is MindPet's default, gelu.
 
 `<dense>.mindpet_delta_adapter.mindpet_delta_adapter_block.mindpet_delta_adapter_{down,up}_sampler.{weight,bias}` and
 `<dense>.mindpet_delta_low_rank_adapter.mindpet_delta_low_rank_adapter_{down,up}_sampler.{..._weight_left,..._weight_right,bias}` are
@@ -22,7 +22,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def adapter_settings(source: str, shapes: Shapes, alpha: float | None = None) -> JsonObject:
-    """Settings of adapters for these tensors, in today's names. Raises DeltaError."""
+    """Return the settings of adapters for these tensors, in today's names. Raises DeltaError."""
     paths = _layers(source, shapes, _BLOCK, "AdapterDense")
     downs = {path: _matrix(source, shapes, _at(path) + _BLOCK + _DOWN) for path in paths}
     return {
@@ -32,7 +32,7 @@ def adapter_settings(source: str, shapes: Shapes, alpha: float | None = None) ->
 
 
 def low_rank_adapter_settings(source: str, shapes: Shapes, alpha: float | None = None) -> JsonObject:
-    """Settings of low-rank adapters for these tensors, in today's names. Raises DeltaError."""
+    """Return the settings of low-rank adapters for these tensors, in today's names. Raises DeltaError."""
     paths = _layers(source, shapes, _LOW_RANK, "LowRankAdapterDense")
     ranks, widths = {}, {}
     for path in paths:
@@ -51,7 +51,7 @@ def _at(path: str) -> str:
 
 
 def _layers(path: str, shapes: Shapes, block: str, cell: str) -> list[str]:
-    """Paths of the linear layers that the adapters follow."""
+    """Return the paths of the linear layers that the adapters follow."""
     marked = [name for name in shapes if DELTA_PREFIX in name]
     loose = [name for name in marked if not f".{name}".count(f".{block}")]
     if loose:
@@ -73,7 +73,7 @@ def _matrix(path: str, shapes: Shapes, name: str) -> tuple[int, ...]:
 
 
 def _one(source: str, what: str, values: Mapping[str, int]) -> int:
-    """The value that all layers share."""
+    """Return the value that all layers share. Raises DeltaError where they differ."""
     first, value = next(iter(values.items()))
     other = next((path for path, v in values.items() if v != value), None)
     if other is not None:
@@ -85,7 +85,7 @@ def _one(source: str, what: str, values: Mapping[str, int]) -> int:
 
 
 def _factor(source: str, widths: Mapping[str, tuple[int, int]]) -> int:
-    """The whole number f with bottleneck = width // f in every layer."""
+    """Return the integer f with bottleneck = width // f in every layer. Raises DeltaError where there is none."""
     low = max(width // (narrow + 1) + 1 for width, narrow in widths.values())
     high = min(width // narrow for width, narrow in widths.values())
     if low > high:

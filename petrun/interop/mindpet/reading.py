@@ -1,6 +1,6 @@
-"""MindPet checkpoints, in petrun's names: what their names and shapes say becomes the algorithm's settings.
+"""Read MindPet checkpoints: rename their tensors, and derive the algorithm's settings from names and shapes.
 
-Tensors that are neither a delta's nor the optimizer's are parameters that were trained beside it (a head), and stay.
+Tensors that belong neither to a delta nor to the optimizer are parameters that were trained beside it (a head), and stay.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _TABLE = "embedding.embedding_table"
 
 
 def from_mindpet(delta: Delta, alpha: float | None, sites: Sites | None = None) -> Delta:
-    """A MindPet checkpoint as read -> the same delta in the net's names, with its algo and settings.
+    """Convert a MindPet checkpoint to a delta in the net's names, with its algo and settings.
 
     `alpha`: LoRA's, which no checkpoint holds; `sites`: the model's, for virtual tokens.
-    Raises DeltaError: alpha missing or out of path, several algorithms in one file, a prefix that was never trained, a tensor without its
-    partner, shapes that do not go together, NaN or infinity.
+    Raises DeltaError: alpha missing or not applicable, several algorithms in one file, a prefix that was never trained, a tensor without
+    its partner, shapes that do not go together, NaN or infinity.
     """
     path = str(delta.path)
     found = _own_names(delta)
@@ -50,7 +50,7 @@ def from_mindpet(delta: Delta, alpha: float | None, sites: Sites | None = None) 
 
 
 def mindpet_algorithm(delta: Delta) -> str:
-    """petrun's name for the algorithm of a MindPet checkpoint. Raises DeltaError where it is none that can be read."""
+    """Return petrun's name for the algorithm of a MindPet checkpoint. Raises DeltaError where it cannot be read."""
     path, stored = str(delta.path), _stored_algorithm(delta)
     if stored == UNTRAINED:
         raise DeltaError(
@@ -68,14 +68,14 @@ def mindpet_algorithm(delta: Delta) -> str:
 
 
 def mindpet_tokens(delta: Delta) -> int:
-    """Return how many virtual tokens a MindPet checkpoint as read holds."""
+    """Return how many virtual tokens a MindPet checkpoint holds."""
     return max(
         (shape[0] for name, shape in delta.shapes.items() if current_name(name).endswith(_PTUNING2 + _TABLE)), default=0
     )
 
 
 def _stored_algorithm(delta: Delta) -> str:
-    """MindPet's own name for the algorithm. Raises DeltaError for the tensors of several."""
+    """Return MindPet's own name for the algorithm. Raises DeltaError for the tensors of several."""
     several = algorithms(delta.shapes)
     if len(several) > 1:
         raise DeltaError(
@@ -93,7 +93,7 @@ def _renamed(delta: Delta, found: Mapping[str, str], algo: str, config: JsonObje
 
 
 def _own_names(delta: Delta) -> dict[str, str]:
-    """Name in the net -> name in the file, without the optimizer's tensors."""
+    """Return name in the net -> name in the file, without the optimizer's tensors."""
     found: dict[str, str] = {}
     for stored in parameters(delta.shapes):
         name = current_name(stored)
@@ -145,9 +145,9 @@ def _ranks(source: str, shapes: Shapes, paths: list[str]) -> dict[str, int]:
 
 
 def _ptuning2(delta: Delta, found: Mapping[str, str], sites: Sites | None) -> Delta:
-    """One table for all layers, (P, 2 * layers * N * D), layer l's keys in part 2 l and its values in part 2 l + 1 -> a table a layer.
+    """Split one table for all layers, (P, 2 * layers * N * D), layer l's keys in part 2 l and its values in part 2 l + 1, by layers.
 
-    A projection is applied: E <- tanh(E W_in^T + b_in) W_out^T + b_out; petrun's own has another one for every layer.
+    A projection is applied: E <- tanh(E W_in^T + b_in) W_out^T + b_out, as petrun's own form has a projection for every layer.
     """
     path = str(delta.path)
     names = prefix_tables(path, sites)
@@ -198,14 +198,14 @@ def _bias_settings(path: str, shapes: Shapes, alpha: float | None) -> JsonObject
 
 @dataclass(frozen=True, kw_only=True)
 class Codec:
-    """Reads the checkpoints of one of MindPet's algorithms: their names say the settings, or they are converted."""
+    """Reads the checkpoints of one of MindPet's algorithms: the settings come from their names, or the checkpoint is converted."""
 
     settings: Callable[[str, Shapes, float | None], JsonObject] | None = None
     """(path for messages, name in the net -> shape, alpha) -> the settings. Such checkpoints are written as well. Raises DeltaError."""
     convert: Callable[[Delta, Mapping[str, str], Sites | None], Delta] | None = None
     """(delta, name in the net -> name in the file, the model's sites) -> the delta in petrun's form. Raises DeltaError."""
     has_alpha: bool = False
-    """A scale belongs to it, which no checkpoint holds."""
+    """Whether it has a scale, which no checkpoint holds."""
 
 
 CODECS = {
@@ -215,4 +215,4 @@ CODECS = {
     "ptuning2": Codec(convert=_ptuning2),
     "bitfit": Codec(settings=_bias_settings),
 }
-"""MindPet's name of an algorithm -> its codec. The method that it becomes says this name in its record (`Method.mindpet`)."""
+"""MindPet's name of an algorithm -> its codec. The record of the method holds this name (`Method.mindpet`)."""

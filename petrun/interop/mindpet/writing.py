@@ -1,4 +1,4 @@
-"""A delta as a MindPet checkpoint: the same tensors, without a manifest. Only where MindPet's names and shapes say all there is to know."""
+"""Write a delta as a MindPet checkpoint: the same tensors without a manifest, where MindPet's names and shapes state all settings."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from petrun.interop.mindpet.reading import CODECS
 from petrun.tensors import array_entries, write_ckpt
 from petrun.typing import JsonObject
 
-# Said by which tensors there are.
+# Settings that the names of the tensors state.
 _BY_NAMES = ("target", "exclude", "bias_include", "bias_exclude")
 
 
 def write_mindpet(delta: Delta, out: Path) -> JsonObject:
-    """Write a checkpoint with MindPet's names. Returns the settings that a reader must be told, because no file of MindPet holds them.
+    """Write a checkpoint with MindPet's names. Returns the settings that a reader must give, because no file of MindPet holds them.
 
     Raises DeltaError for an algorithm that MindPet lacks, and for settings that a reader of the file would not find; OutputError.
     """
@@ -47,7 +47,7 @@ def write_mindpet(delta: Delta, out: Path) -> JsonObject:
 
 
 def _require_readable(delta: Delta, told: JsonObject) -> None:
-    """Raises DeltaError where a reader of the file would find other settings than the delta's."""
+    """Raises DeltaError where a reader of the file would derive other settings than the delta's."""
     kind = find_method(delta.algo).config
     own, read = kind.model_validate(dict(delta.config)), kind.model_validate(told)
     lost = [

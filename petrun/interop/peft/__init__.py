@@ -1,1 +1,1 @@
-"""Adapter folders of peft: one kind a file, read and written."""
+"""Read and write adapter folders of peft, one kind in each file."""

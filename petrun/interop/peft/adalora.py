@@ -1,8 +1,8 @@
-"""peft AdaLoRA adapters.
+"""Read and write peft's AdaLoRA adapters.
 
-In the file (peft 0.21): `base_model.model.<module>.lora_A` (r, in), `.lora_E` (r, 1) and `.lora_B` (out, r). Once ranks were given up
-the file holds what is left, and the config's rank_pattern says which of the init_r triplets that is. Here every layer has init_r of them:
-`<path>.mindpet_delta_adalora_a`, `_e` (R,), `_b`, with zeros where one was given up, and `_keep` (R,), 1 or 0.
+In the file (peft 0.21): `base_model.model.<module>.lora_A` (r, in), `.lora_E` (r, 1) and `.lora_B` (out, r). Once ranks were pruned
+the file holds the remaining ones, and the config's rank_pattern says which of the init_r triplets they are. Here every layer has init_r:
+`<path>.mindpet_delta_adalora_a`, `_e` (R,), `_b`, with zeros where one was pruned, and `_keep` (R,), 1 or 0.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _READ = (
     "init_r target_r lora_alpha lora_dropout rank_pattern target_modules exclude_modules layers_to_transform layers_pattern "
     "modules_to_save bias task_type"
 ).split()
-# How it was trained, and fields of LoRA that AdaLoRA does not look at.
+# Settings of training, and fields of LoRA that AdaLoRA does not use.
 _UNUSED = (
     "tinit tfinal deltaT beta1 beta2 orth_reg_weight total_step r use_rslora alpha_pattern init_lora_weights".split()
 )
@@ -45,7 +45,7 @@ class _Layer:
 
 
 def read_adalora(reading: Reading) -> Delta:
-    """An AdaLoRA adapter -> a delta of AdaLoRA. Raises DeltaError as from_peft says."""
+    """Convert an AdaLoRA adapter to a delta of AdaLoRA. Raises DeltaError as from_peft says."""
     delta = reading.delta
     fields = Fields(delta.config)
     fields.refuse_others(_READ, (*HARMLESS, *_UNUSED))
@@ -78,7 +78,7 @@ def read_adalora(reading: Reading) -> Delta:
 
 
 def _kept(fields: Fields, width: int) -> dict[str, Array]:
-    """Module -> 1 for a triplet in use, 0 for one given up."""
+    """Return, for each module, 1 for a triplet in use and 0 for a pruned one."""
     pattern = fields.raw.get("rank_pattern") or {}
     good = isinstance(pattern, Mapping) and all(
         isinstance(flags, list) and len(flags) == width and all(flag in (0, 1) for flag in flags)
@@ -93,7 +93,7 @@ def _kept(fields: Fields, width: int) -> dict[str, Array]:
 
 
 def _sorted(reading: Reading) -> dict[str, _Layer]:
-    """The file's tensors by layer; heads and biases are taken whole."""
+    """Sort the file's tensors by layer; heads and biases are read in full."""
     layers: dict[str, _Layer] = {}
     for stored in reading.delta.tensors:
         name = stored.removeprefix(PREFIX)
@@ -115,7 +115,7 @@ def _sorted(reading: Reading) -> dict[str, _Layer]:
 
 
 def _check(reading: Reading, layer: _Layer, shapes: Mapping[str, Sequence[int]]) -> None:
-    """All three matrices, of agreeing shapes, with as many triplets as the config says are left, or as all."""
+    """Check that a layer has all three matrices, of matching shapes, with the number of triplets that the config states, or all."""
     lacking = [f"lora_{factor}" for factor in "AEB" if factor not in layer.factors]
     if lacking:
         reading.problems.append(f"{layer.module}: lacks {', '.join(lacking)}")
@@ -131,7 +131,7 @@ def _check(reading: Reading, layer: _Layer, shapes: Mapping[str, Sequence[int]])
 
 
 def _widened(delta: Delta, layers: Mapping[str, _Layer]) -> Delta:
-    """Every layer with init_r triplets, zeros in the places of those given up, and its mask."""
+    """Return every layer with init_r triplets, zeros for the pruned ones, and its mask."""
     tensors: dict[str, Array] = {name: delta.tensors[name] for name in delta.tensors}
     for path, layer in layers.items():
         indices = np.flatnonzero(layer.keep)
@@ -146,7 +146,7 @@ def _widened(delta: Delta, layers: Mapping[str, _Layer]) -> Delta:
 
 
 def write_adalora(order: Order) -> None:
-    """An AdaLoRA delta as an adapter folder, without what was given up. Raises DeltaError and OutputError as write_peft says."""
+    """Write an AdaLoRA delta as an adapter folder, without the pruned triplets. Raises DeltaError and OutputError as write_peft says."""
     narrow, kept = _narrowed(order.delta)
     names, config = order.names, order.delta.config
     export = collect(narrow, names, _LEAVES, _in_two_axes)
@@ -159,7 +159,7 @@ def write_adalora(order: Order) -> None:
         "target_r": rank,
         "lora_alpha": plain(config["alpha"]),
         "lora_dropout": config.get("dropout", 0.0),
-        # peft wants a schedule with something between its ends before it loads the rest.
+        # peft requires a schedule whose end is after its beginning before it loads the rest.
         "tinit": 0,
         "tfinal": 0,
         "total_step": max(1, order.delta.manifest.step if order.delta.manifest is not None else 1),
@@ -173,7 +173,7 @@ def write_adalora(order: Order) -> None:
 
 
 def _narrowed(delta: Delta) -> tuple[Delta, dict[str, list[bool]]]:
-    """The delta with the triplets in use alone and without masks; path -> mask."""
+    """Return the delta with only the triplets in use and without masks; and path -> mask."""
     tensors: dict[str, Array] = {}
     kept: dict[str, list[bool]] = {}
     for name in delta.tensors:

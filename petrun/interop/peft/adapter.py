@@ -1,4 +1,4 @@
-"""peft adapter folders, in and out: adapter_config.json + adapter_model.safetensors. One file a kind; here they are told apart."""
+"""Read and write peft adapter folders, adapter_config.json + adapter_model.safetensors: the entry point, which calls the kind's codec."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CODECS = {
     "PROMPT_TUNING": Codec(read_prompt, write_prompt),
     "P_TUNING": Codec(read_prompt),
 }
-"""peft_type -> its codec. Which method an adapter becomes is said by the method's record (`Method.peft`)."""
+"""peft_type -> its codec. The record of a method names its types (`Method.peft`)."""
 
 
 def from_peft(
@@ -50,20 +50,20 @@ def from_peft(
     sites: Sites | None = None,
     base: Callable[[str], Array] | None = None,
 ) -> Delta:
-    """A peft adapter as read -> the same delta in the net's names, with its algo and config.
+    """Convert a peft adapter to a delta in the net's names, with its algo and config.
 
-    `names`: net parameter -> its Hugging Face name; `prefixes`: what a module's path may lack (an adapter
+    `names`: net parameter -> its Hugging Face name; `prefixes`: prefixes that a module's path may lack (an adapter
     trained on BertModel); `sites`: the model's, for virtual tokens and embeddings; `base`: net parameter -> its value
     (float32) in the base, which some adapters change or keep in part.
-    Raises one DeltaError with everything in the config that is not supported, or every tensor that fits
-    nothing, is missing its partner or contradicts the config; and for NaN or infinity.
+    Raises one DeltaError with everything in the config that is not supported, or every tensor that matches no parameter, lacks its
+    partner or contradicts the config; and for NaN or infinity.
     """
     algo = peft_algo(delta)
     return CODECS[delta.config["peft_type"]].read(Reading(delta, names, prefixes, algo=algo, sites=sites, base=base))
 
 
 def peft_algo(delta: Delta) -> str:
-    """Return the algorithm that a peft adapter as read becomes. Raises DeltaError for a kind that is not supported."""
+    """Return the algorithm that a peft adapter is converted to. Raises DeltaError for a kind that is not supported."""
     kind = delta.config.get("peft_type")
     methods = [name for name, method in METHODS.items() if isinstance(method.peft, tuple) and kind in method.peft]
     if not isinstance(kind, str) or not methods:
@@ -75,7 +75,7 @@ def peft_algo(delta: Delta) -> str:
 
 
 def peft_tokens(delta: Delta) -> int:
-    """Return how many virtual tokens a peft adapter as read has."""
+    """Return how many virtual tokens a peft adapter has."""
     count = delta.config.get("num_virtual_tokens")
     return count if isinstance(count, int) else 0
 
@@ -91,11 +91,11 @@ def write_peft(
 ) -> None:
     """Write a delta as an adapter folder that peft loads. `out` must not exist or be empty.
 
-    `task`: petrun's (classify, lm, instruct), for peft's task_type; `base`: what peft is to load the base
-    from; `sites`: the model's, for virtual tokens. Encoders of virtual tokens have no place in the folder: petrun.commands.export
-    computes what they give, and calls this.
-    Raises DeltaError where peft has no form for the algorithm, or where the delta trains part of a module (peft saves modules
-    whole); OutputError.
+    `task`: petrun's (classify, lm, instruct), for peft's task_type; `base`: name or path from which peft loads the base;
+    `sites`: the model's, for virtual tokens. The folder cannot hold encoders of virtual tokens: petrun.commands.export computes their
+    results, and calls this.
+    Raises DeltaError where peft has no form for the algorithm, or where the delta trains part of a module (peft saves complete
+    modules); OutputError.
     """
     # A method that joins it, as in lora+bitfit, trains values of the base or nothing.
     form = find_method(delta.algo).peft

@@ -1,4 +1,4 @@
-"""adapter_config.json of a peft adapter: typed reading of its fields, and which layers its patterns mean.
+"""Read the fields of a peft adapter's adapter_config.json with their types, and match its patterns to layers.
 
 Source: peft 0.21, config.py (fields of every kind), tuners/tuners_utils.py check_target_module_exists (targets), utils/other.py
 get_pattern_key (patterns are regular expressions over the end of a module's path).
@@ -18,23 +18,23 @@ _BOOKKEEPING = frozenset(
     ["auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version", "peft_type"]
 )
 _EMBEDDING_LAYERS = ("embed_tokens", "lm_head")
-# Other tasks put a head of the same name to another use (a classifier over every token, say).
+# Other tasks use a head of the same name for something else (a classifier over every token, for example).
 _TASKS = (None, "SEQ_CLS", "CAUSAL_LM", "FEATURE_EXTRACTION")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """The part of a config that says which layers are adapted and which are saved whole."""
+    """The part of a config that says which layers are adapted and which are saved in full."""
 
     targets: str | tuple[str, ...]
-    """A regular expression over whole paths, or path ends; "all-linear" as in peft."""
+    """A regular expression over full paths, or ends of paths; "all-linear" as in peft."""
     excluded: str | tuple[str, ...]
     layers: tuple[int, ...]
     layers_pattern: tuple[str, ...]
     saved_modules: tuple[str, ...]
 
     def is_saved(self, module: str) -> bool:
-        """`module` is one of modules_to_save: trained and stored as a whole."""
+        """Return whether `module` is one of modules_to_save: trained and stored in full."""
         return names_module(self.saved_modules, module)
 
     def targets_module(self, module: str) -> bool | None:
@@ -61,7 +61,7 @@ class Targets:
 
 
 def names_module(patterns: str | tuple[str, ...], module: str) -> bool:
-    """A regular expression names whole paths, a list the ends of paths."""
+    """Return whether the patterns name `module`: a regular expression matches full paths, a list holds ends of paths."""
     if isinstance(patterns, str):
         return bool(patterns) and re.fullmatch(patterns, module) is not None
     return any(module == p or module.endswith("." + p) for p in patterns)
@@ -85,19 +85,19 @@ def tying(raw: JsonObject) -> tuple[bool, bool]:
 
 
 def pattern_key(patterns: Mapping[str, object], module: str) -> str:
-    """The first key of rank_pattern or alpha_pattern that means `module`; `module` itself where none does."""
+    """Return the first key of rank_pattern or alpha_pattern that matches `module`; `module` itself where none does."""
     return next((key for key in patterns if re.match(rf"(.*\.)?({key})$", module)), module)
 
 
 class Fields:
-    """Typed reading of a config's fields; what is wrong is collected in `problems`."""
+    """Reads a config's fields with their types; errors are collected in `problems`."""
 
     def __init__(self, raw: JsonObject) -> None:
         self.raw = raw
         self.problems: list[str] = []
 
     def refuse_others(self, read: Collection[str], harmless: Collection[str] = ()) -> None:
-        """A field that is neither read nor harmless may change the mathematics: it must be off."""
+        """Refuse a field that is neither read nor harmless, unless it is off: it may change the mathematics."""
         for key, value in self.raw.items():
             off = value is None or value is False or value in ([], {}, "", "none")
             if key not in _BOOKKEEPING and key not in read and key not in harmless and not off:
@@ -108,7 +108,7 @@ class Fields:
             self.problems.append(f"task_type: {self.raw['task_type']!r} is not supported")
 
     def raise_problems(self, path: str, hint: str) -> None:
-        """One DeltaError with every problem, where there is one."""
+        """Raise one DeltaError with all problems, where there are any."""
         if self.problems:
             several = len(self.problems) > 1
             raise DeltaError(
@@ -155,7 +155,7 @@ class Fields:
         return dict(value)
 
     def names(self, key: str) -> str | tuple[str, ...]:
-        """A regular expression, or a list of names."""
+        """Read a regular expression, or a list of names."""
         value = self.raw.get(key)
         if isinstance(value, str):
             if value != "all-linear":

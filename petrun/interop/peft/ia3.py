@@ -1,4 +1,4 @@
-"""peft (IA)^3 adapters.
+"""Read and write peft's (IA)^3 adapters.
 
 In the file (peft 0.21): `base_model.model.<module>.ia3_l`, (out, 1) where the output is scaled and (1, in) where the input is, which the
 config calls feedforward_modules. Here: `<path>.mindpet_delta_ia3_l` (out,) and `<path>.mindpet_delta_ia3_l_ff` (in,).
@@ -31,7 +31,7 @@ _HARMLESS = ("fan_in_fan_out", "init_ia3_weights")
 
 
 def read_ia3(reading: Reading) -> Delta:
-    """An (IA)^3 adapter -> a delta of (IA)^3. Raises DeltaError as from_peft says."""
+    """Convert an (IA)^3 adapter to a delta of (IA)^3. Raises DeltaError as from_peft says."""
     delta = reading.delta
     fields = Fields(delta.config)
     fields.refuse_others(_READ, _HARMLESS)
@@ -85,7 +85,7 @@ def _is_feedforward(patterns: str | tuple[str, ...], module: str) -> bool:
 
 
 def write_ia3(order: Order) -> None:
-    """An (IA)^3 delta as an adapter folder. Raises DeltaError and OutputError as write_peft says."""
+    """Write an (IA)^3 delta as an adapter folder. Raises DeltaError and OutputError as write_peft says."""
     delta, names = order.delta, order.names
     export = collect(delta, names, _LEAVES, _in_two_axes)
     refuse_lone_biases(delta, export, "(IA)^3")
@@ -107,7 +107,7 @@ def _in_two_axes(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _patterns(export: Export, inner: set[str], names: Mapping[str, StoredName]) -> tuple[list[str], list[str]]:
-    """target_modules and feedforward_modules, which peft wants to be a part of them: leaf names where these mean the same layers."""
+    """Return target_modules and feedforward_modules, a subset of them as peft requires: leaf names where these match the same layers."""
     modules = set(export.modules.values())
     target = compact(modules, names.values())
     leaves = sorted({module.rpartition(".")[2] for module in inner})

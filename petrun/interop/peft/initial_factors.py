@@ -1,13 +1,13 @@
-"""PiSSA and OLoRA adapters of peft, as the variant "pissa" here: beside A and B the matrices that they started from.
+"""Read PiSSA and OLoRA adapters of peft as the variant "pissa": with the initial matrices beside A and B.
 
-peft takes s B_0 A_0 off the base's weight when such an adapter is made, and again whenever it is loaded; A_0 and B_0 follow from the
-weight:
+peft subtracts s B_0 A_0 from the base's weight when such an adapter is made, and again whenever it is loaded; A_0 and B_0 follow from
+the weight:
 
     pissa: the largest singular triples (see petrun.delta.lora.pissa);   olora: W = Q R, B_0 = Q[:, :r], A_0 = R[:r]
 
-The adapter's file holds A and B alone. A base from which they were taken off already, as peft saves it, has lost that rank, by which it
-is told apart; on it the adapter is a plain LoRA. Of OLoRA at a scale other than 1 no rank is lost: the base counts as the one that the
-adapter was made from, as it does for peft.
+The adapter's file holds A and B alone. A base from which the product was subtracted already, as peft saves it, has a lower rank, by
+which it is recognised; on it the adapter is a plain LoRA. With OLoRA at a scale other than 1 the rank does not change: the base counts as
+the one that the adapter was made from, as it does for peft.
 
 Source: peft 0.21, tuners/lora/layer.py pissa_init and olora_init.
 """
@@ -29,8 +29,8 @@ _DOUBTFUL = 1e-3
 
 
 def with_start(reading: Reading, settings: JsonObject, init: str) -> JsonObject:
-    """The settings of the variant "pissa", its A_0 and B_0 among what the reading has made; those of a plain LoRA where the base has
-    them taken off already. `init`: pissa or olora. Problems are told to the reading."""
+    """Return the settings of the variant "pissa", and add its A_0 and B_0 to the reading; those of a plain LoRA where they were subtracted
+    from the base already. `init`: pissa or olora. Problems are added to the reading."""
     config = LoraConfig.model_validate(settings)
     paths = config.target or ()
     tied = {name.removesuffix(".weight") for pair in reading.shared.items() for name in pair}
@@ -66,7 +66,7 @@ def with_start(reading: Reading, settings: JsonObject, init: str) -> JsonObject:
 
 
 def _size(reading: Reading, path: str) -> tuple[int, int]:
-    """(out, in) of a layer, by the adapter's matrices."""
+    """Return (out, in) of a layer, from the adapter's matrices."""
     shapes = reading.delta.shapes
     return shapes[reading.found[f"{path}.{LORA_B}"]][0], shapes[reading.found[f"{path}.{LORA_A}"]][1]
 
@@ -76,7 +76,7 @@ def _weight(reading: Reading, path: str, init: str) -> Array | None:
 
 
 def _as_pissa(settings: JsonObject, config: LoraConfig) -> JsonObject:
-    """rsLoRA's scale as alphas: one variant at a time here."""
+    """Write rsLoRA's scale as alphas, as petrun has one variant at a time."""
     if config.variant != "rslora":
         return {**settings, "variant": "pissa"}
     sites = {path: config.site(path) for path in config.target or ()}
@@ -85,13 +85,13 @@ def _as_pissa(settings: JsonObject, config: LoraConfig) -> JsonObject:
 
 
 def _orthogonal(weight: Array, rank: int) -> tuple[Array, Array]:
-    """A_0 (r, in) and B_0 (out, r) of OLoRA, float32."""
+    """Return A_0 (r, in) and B_0 (out, r) of OLoRA, float32."""
     q, r = np.linalg.qr(weight.astype(np.float32))
     return np.ascontiguousarray(r[:rank], np.float32), np.ascontiguousarray(q[:, :rank], np.float32)
 
 
 def _smallest(weight: Array, rank: int) -> float:
-    """The largest of the `rank` smallest singular values, as a share of the largest of all."""
+    """Return the largest of the `rank` smallest singular values, as a share of the largest of all."""
     wide = weight.astype(np.float64)
     gram = wide @ wide.T if wide.shape[0] <= wide.shape[1] else wide.T @ wide
     values = np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0.0))

@@ -1,4 +1,4 @@
-"""peft LoRA adapters.
+"""Read and write peft's LoRA adapters.
 
 In the file (peft 0.21): `base_model.model.<module>.lora_A.weight` (R, in) and `.lora_B.weight` (out, R),
 for nn.Linear and for GPT-2's Conv1D alike; DoRA's `.lora_magnitude_vector` (out,); a trained head
@@ -24,7 +24,7 @@ from petrun.interop.peft.writing import Order, by_module, collect, common_fields
 from petrun.typing import JsonObject
 
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])(?:\.(?!weight$)[^.]+)?\.weight")
-# Before peft 0.12 a vector of its own, since then the weight of a module; in either form the adapter's name may stand in it.
+# A vector of its own before peft 0.12, the weight of a module since; the adapter's name may be part of either name.
 _MAGNITUDE = re.compile(r"(?P<module>.+)\.lora_magnitude_vector(?:\.[^.]+)?(?:\.weight)?")
 _BIAS = re.compile(r"(?P<module>.+)\.lora_B(?:\.[^.]+)?\.bias")
 _TOKENS = re.compile(r"(?P<module>.+)\.token_adapter\.trainable_tokens_delta(?:\.[^.]+)?")
@@ -36,12 +36,12 @@ _LEAVES = {
 }
 _OURS = {"A": LORA_A, "B": LORA_B, "C": LORA_BIAS, "M": LORA_M}
 _THEIRS = {"A": "lora_A", "B": "lora_B", "C": "lora_B.bias", "M": "lora_magnitude_vector"}
-# Of an embedding: A (R, V) and B (H, R), the transposes of what a linear layer's B and A would be.
+# For an embedding: A (R, V) and B (H, R), the transposes of a linear layer's B and A.
 _TABLE_FACTOR = re.compile(r"(?P<module>.+)\.lora_embedding_(?P<factor>[AB])(?:\.[^.]+)?")
 
 
 def read_lora(reading: Reading) -> Delta:
-    """A LoRA adapter -> a delta of LoRA. Raises DeltaError as from_peft says."""
+    """Convert a LoRA adapter to a delta of LoRA. Raises DeltaError as from_peft says."""
     delta = reading.delta
     config = parse_lora_config(str(delta.path / ADAPTER_CONFIG), delta.config)
     sorting = _Sorting(config, reading)
@@ -66,7 +66,7 @@ def _lora_settings(config: LoraAdapter, layers: Mapping[str, _Layer]) -> JsonObj
     alphas = {path: config.alpha_of(layer.module) for path, layer in layers.items()}
     alpha = config.alpha
     if config.dora and config.rslora:
-        # One variant at a time here: DoRA with the alphas that give rsLoRA's scale.
+        # petrun has one variant at a time: DoRA with the alphas that give rsLoRA's scale.
         alpha *= math.sqrt(config.rank)
         alphas = {path: value * math.sqrt(ranks[path]) for path, value in alphas.items()}
     return {
@@ -84,7 +84,7 @@ def _lora_settings(config: LoraAdapter, layers: Mapping[str, _Layer]) -> JsonObj
 @dataclass
 class _Layer:
     module: str
-    """Path in the adapter's own model: what the config's patterns speak of."""
+    """Path in the adapter's own model, which the config's patterns match."""
     factors: dict[str, str] = field(default_factory=dict)
     """"A", "B" and DoRA's "M" -> name in the file."""
 
@@ -139,7 +139,7 @@ class _Sorting:
         self.reading.found[f"{path}.{_OURS[factor]}"] = stored
 
     def checked(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, _Layer]:
-        """Layers with all their matrices, of agreeing shapes, in the net's order."""
+        """Return the layers with all their matrices, of matching shapes, in the net's order."""
         for path, layer in self._layers.items():
             # peft's embeddings have no bias.
             biased = self.config.bias and path not in self.tables
@@ -177,7 +177,9 @@ class _Sorting:
         return {path: self._layers[path] for path in self.reading.in_order(self._layers)}
 
     def _is_tied(self, path: str) -> bool:
-        """ensure_weight_tying: peft names the embedding alone as a target, and adapts the head that shares its matrix as well."""
+        """Return whether ensure_weight_tying holds: peft names the embedding alone as a target, and adapts the head that shares its
+        matrix too.
+        """
         ours = self.reading.shared.get(f"{path}.weight", "")
         return self.reading.ties_targets and ours.removesuffix(".weight") in self._layers
 
@@ -189,7 +191,7 @@ class _Sorting:
 
 
 def write_lora(order: Order) -> None:
-    """A LoRA delta as an adapter folder; of PiSSA's, the plain LoRA that it is. Raises DeltaError and OutputError as write_peft says."""
+    """Write a LoRA delta as an adapter folder; PiSSA's as a plain LoRA. Raises DeltaError and OutputError as write_peft says."""
     delta, names = as_plain_lora(order.delta), order.names
     export = collect(delta, names, _LEAVES, tables=order.sites.tables if order.sites else ())
     config = delta.config

@@ -1,4 +1,4 @@
-"""adapter_config.json of a peft LoRA adapter: what is read, and what is refused.
+"""Read the adapter_config.json of a peft LoRA adapter, and refuse what is not supported.
 
 Source: peft 0.21, tuners/lora/config.py.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from petrun.interop.peft.config import Fields, Targets, pattern_key
 from petrun.typing import JsonObject
 
-# Initialisation, training and serving: nothing that changes what a trained adapter computes.
+# Settings of initialisation, training and serving, which do not change what a trained adapter computes.
 HARMLESS = frozenset(
     [
         "megatron_core",
@@ -68,7 +68,7 @@ class LoraAdapter:
     bias: bool
     """lora_bias: a bias on B, scaled as the product is."""
     init: str
-    """pissa or olora, where the adapter's first matrices were taken off the base; else ""."""
+    """pissa or olora, where the adapter's initial matrices were subtracted from the base; else ""."""
     tokens: Mapping[str, tuple[int, ...]]
     """trainable_token_indices: module, "" for the token embedding -> rows of its matrix that were trained."""
     rank_pattern: Mapping[str, int]
@@ -83,7 +83,7 @@ class LoraAdapter:
 
 
 def parse_lora_config(path: str, raw: JsonObject) -> LoraAdapter:
-    """adapter_config.json -> LoraAdapter. Raises one DeltaError with every field that is wrong or not supported."""
+    """Parse adapter_config.json. Raises one DeltaError with every field that is wrong or not supported."""
     fields = Fields(raw)
     _refuse(fields)
     config = LoraAdapter(
@@ -107,7 +107,7 @@ def parse_lora_config(path: str, raw: JsonObject) -> LoraAdapter:
 
 
 def _refuse(fields: Fields) -> None:
-    """Fields that change the mathematics. One that is unknown here is refused unless it is off."""
+    """Refuse fields that change the mathematics, and unknown ones unless they are off."""
     raw, problems = fields.raw, fields.problems
     problems += [f"{key}: {raw[key]!r} is not supported ({why})" for key, why in _WHY_NOT.items() if raw.get(key)]
     fields.refuse_others((*_READ, *_WHY_NOT), HARMLESS)
@@ -127,8 +127,8 @@ def _refuse(fields: Fields) -> None:
 
 
 def _repeated(raw: JsonObject) -> str:
-    """pissa or olora: what these take off the base follows from its weights alone, and peft takes it off again whenever it loads the
-    adapter. pissa is spelt in small letters, olora in any."""
+    """Return pissa or olora: what these subtract follows from the base's weights alone, and peft subtracts it again whenever it loads the
+    adapter. pissa is spelt in lower case, olora in any."""
     init = raw.get("init_lora_weights", True)
     return init.lower() if isinstance(init, str) and (init == "pissa" or init.lower() == "olora") else ""
 
@@ -148,7 +148,9 @@ def _tokens(fields: Fields) -> dict[str, tuple[int, ...]]:
 
 
 def _targets(fields: Fields) -> Targets:
-    """target_parameters names weights where target_modules names layers: LoRA on the weight of a linear layer is LoRA on the layer."""
+    """Read the targets. target_parameters names weights, target_modules layers: LoRA on the weight of a linear layer is LoRA on the
+    layer.
+    """
     targets, parameters = fields.targets(), fields.several("target_parameters")
     if not parameters:
         return targets

@@ -1,4 +1,4 @@
-"""Reads and writes prefixes of peft: PREFIX_TUNING. The file's form is described in virtual_tokens.py."""
+"""Read and write prefixes of peft: PREFIX_TUNING. virtual_tokens.py describes the file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from petrun.tensors import Array
 
 
 def read_prefix(reading: Reading) -> Delta:
-    """PREFIX_TUNING, projected or not -> a delta of ptuning2 without projection. Raises DeltaError as from_peft says."""
+    """Convert PREFIX_TUNING, projected or not, to a delta of ptuning2 without projection. Raises DeltaError as from_peft says."""
     sites = reading.sites
     names = prefix_tables(str(reading.delta.path), sites)
     assert sites is not None
@@ -30,7 +30,7 @@ def read_prefix(reading: Reading) -> Delta:
 
 
 def write_prefix(order: Order) -> None:
-    """A ptuning2 delta without projection as PREFIX_TUNING. Raises DeltaError and OutputError as write_peft says."""
+    """Write a ptuning2 delta without projection as PREFIX_TUNING. Raises DeltaError and OutputError as write_peft says."""
     delta, sites = order.delta, order.sites
     tables = prefix_tables(str(delta.path), sites)
     assert sites is not None

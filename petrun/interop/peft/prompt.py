@@ -1,4 +1,4 @@
-"""Reads and writes prompts of peft: PROMPT_TUNING and P_TUNING. The file's form is described in virtual_tokens.py."""
+"""Read and write prompts of peft: PROMPT_TUNING and P_TUNING. virtual_tokens.py describes the file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from petrun.interop.peft.writing import Order
 
 
 def read_prompt(reading: Reading) -> Delta:
-    """PROMPT_TUNING or P_TUNING -> a delta of prompt tuning. Raises DeltaError as from_peft says."""
+    """Convert PROMPT_TUNING or P_TUNING to a delta of prompt tuning. Raises DeltaError as from_peft says."""
     sites = reading.sites
     name = prompt_table(str(reading.delta.path), sites)
     assert sites is not None
@@ -20,7 +20,7 @@ def read_prompt(reading: Reading) -> Delta:
 
 
 def write_prompt(order: Order) -> None:
-    """A prompt delta as PROMPT_TUNING. Raises DeltaError and OutputError as write_peft says."""
+    """Write a prompt delta as PROMPT_TUNING. Raises DeltaError and OutputError as write_peft says."""
     delta, sites = order.delta, order.sites
     name = prompt_table(str(delta.path), sites)
     assert sites is not None

@@ -1,5 +1,5 @@
-"""Reads the parts that all kinds of peft adapter files share: modules become parameters, heads are read in full, and everything that
-does not fit is reported at once.
+"""Read the parts that all kinds of peft adapter files share: map modules to parameters, read heads in full, and report all problems at
+once.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _LISTED = 20
 
 
 class Reading:
-    """Finds the net's parameters behind an adapter's names; collects what does not fit.
+    """Finds the net's parameters for an adapter's names; collects problems.
 
-    `names`: net parameter -> its Hugging Face name; `prefixes`: what a module's path may lack (an adapter trained on BertModel);
+    `names`: net parameter -> its Hugging Face name; `prefixes`: prefixes that a path may lack (an adapter trained on BertModel);
     `algo`: the method that the adapter becomes; `sites`: where virtual tokens go, and which layers are embeddings; `base`: the base's
-    weights, where they are at hand.
+    weights, where they are available.
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class Reading:
         self.problems: list[str] = []
 
     def resolve(self, name: str) -> str | None:
-        """Hugging Face name of a parameter -> its name in the net."""
+        """Return the net's name of a parameter by its Hugging Face name."""
         return next((self.ours[p + name] for p in self.prefixes if p + name in self.ours), None)
 
     def layer(self, module: str, shown: str) -> str | None:
-        """Path in the net of the layer that the adapter calls `module`; None, and a problem, where there is none."""
+        """Return the path in the net of the layer that the adapter calls `module`; None, and a problem, where there is none."""
         parameter = self.resolve(f"{module}.weight")
         if parameter is None:
             self.unknown(f"{module}.weight", shown)
@@ -81,7 +81,7 @@ class Reading:
         return parameter.removesuffix(".weight")
 
     def whole(self, stored: str, name: str) -> None:
-        """A head of modules_to_save, or a bias. The file may or may not keep peft's wrappers in the name,
+        """Read a full tensor: a head of modules_to_save, or a bias. The file may or may not keep peft's wrappers in the name,
         and may hold a tensor under both names; `original_module` is the base's own."""
         if ".original_module." in name:
             return
@@ -101,14 +101,14 @@ class Reading:
         self.problems.append(f"{shown}: the base has no such layer. {perhaps(name, self.ours)}".rstrip())
 
     def in_order(self, paths: Iterable[str]) -> list[str]:
-        """Paths of layers in the net's order."""
+        """Return the paths of layers in the net's order."""
         order = {parameter.removesuffix(".weight"): i for i, parameter in enumerate(self.names)}
         return sorted(paths, key=lambda path: order[path])
 
     def check_complete(self, targets: Targets, layers: Mapping[str, str], lacking: str) -> None:
-        """Require the file to hold everything that the config adapts or saves: peft would fill it with its initial numbers.
+        """Require the file to hold everything that the config adapts or saves: peft would initialise what is missing.
 
-        `layers`: path -> module of the layers that the file adapts; `lacking`: what a layer that it forgets lacks.
+        `layers`: path -> module of the layers that the file adapts; `lacking`: names of the tensors that a missing layer lacks.
         """
         shortest = self._shortest(layers)
         for parameter, stored in self.names.items():
@@ -125,17 +125,19 @@ class Reading:
                 self.problems.append(f"{module}: target_modules names it, but the file lacks {lacking}")
 
     def _shortest(self, layers: Mapping[str, str]) -> str:
-        """The prefix that this adapter's paths lack."""
+        """Return the prefix that this adapter's paths lack."""
         for path, module in layers.items():
             return self.names[f"{path}.weight"].name.removesuffix(f"{module}.weight")
         return ""
 
     def adapted(self) -> set[str]:
-        """Paths of the layers that the file has matrices for."""
+        """Return the paths of the layers that the file has matrices for."""
         return {name.rpartition(".")[0] for name in self.found if name not in self.names}
 
     def base_value(self, parameter: str, why: str) -> Array | None:
-        """A parameter's value in the base, float32; None, and a problem that says why it is needed, where the base is not at hand."""
+        """Return a parameter's value in the base, float32; None, and a problem that says why it is needed, where the base is not
+        available.
+        """
         if self.base is None:
             self.problems.append(f"{why}: the base's weights are needed, and only its config.json was given")
             return None
@@ -143,7 +145,7 @@ class Reading:
 
     def _resolve_shared(self) -> None:
         """Do as peft does where the base's layers share a matrix: a module of modules_to_save has a copy of its own, the other
-        module keeps the base's, and any other whole tensor goes into the one matrix of both."""
+        module keeps the base's, and any other full tensor goes into the one matrix of both."""
         for own, ours in self.shared.items():
             held = {name: self.found.pop(name) for name in (ours, own) if name in self.found}
             common = [stored for name, stored in held.items() if name in self.of_both]
@@ -164,7 +166,7 @@ class Reading:
                     self.made[own] = value
 
     def _keep_other(self, own: str, ours: str, held: Mapping[str, str]) -> None:
-        """Rows of one of the two were trained: the other one keeps what it has."""
+        """Keep the matrix of the other layer, where rows of one of the two were trained."""
         self.found |= held
         if own not in self.made and own not in held and ours not in self.of_both:
             value = self.base_value(
@@ -177,7 +179,7 @@ class Reading:
         return one == other or np.array_equal(self.delta.tensors[one], self.delta.tensors[other])
 
     def raise_problems(self) -> None:
-        """One DeltaError with everything that does not fit, where something does not."""
+        """Raise one DeltaError with all problems, where there are any."""
         if self.problems:
             more = [f"... and {len(self.problems) - _LISTED} more"] if len(self.problems) > _LISTED else []
             raise DeltaError(
@@ -186,12 +188,12 @@ class Reading:
             )
 
     def finish(self, config: JsonObject) -> Delta:
-        """The delta in the net's names. Raises DeltaError for the problems, and for NaN or infinity."""
+        """Return the delta in the net's names. Raises DeltaError for the problems, and for NaN or infinity."""
         if not self.problems:
             self._resolve_shared()
         self.raise_problems()
         assert isinstance(self.delta.tensors, LazyTensors)
-        # A whole matrix of GPT-2's Conv1D is stored (in, out).
+        # A full matrix of GPT-2's Conv1D is stored as (in, out).
         transposed = {ours for ours in self.found if ours in self.names and self.names[ours].transpose}
         tensors = self.delta.tensors.renamed(self.found, transposed | self.transposed, self.flat, self.columns)
         digest = tensors.checked_digest()

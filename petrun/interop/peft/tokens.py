@@ -1,4 +1,4 @@
-"""trainable_token_indices of peft adapters: rows of an embedding, or of the head, that were trained, stored in place of the base's.
+"""Read trainable_token_indices of peft adapters: trained rows of an embedding, or of the head, stored instead of the base's.
 
 Source: peft 0.21, utils/other.py set_additional_trainable_modules (which modules are meant), tuners/trainable_tokens/layer.py.
 """
@@ -12,8 +12,8 @@ from petrun.interop.peft.reading import Reading
 
 
 def replace_rows(reading: Reading, tokens: Mapping[str, tuple[int, ...]], held: Mapping[str, str]) -> None:
-    """Give the reading the whole matrices whose rows the adapter brings. `tokens`: trainable_token_indices; `held`: module of the file
-    -> name of its rows there. On a base that ties head and embedding, rows of the embedding count for both, unless the head has others.
+    """Add the full matrices of which the adapter holds rows to the reading. `tokens`: trainable_token_indices; `held`: module of the file
+    -> name of its rows there. On a base that ties head and embedding, rows of the embedding count for both, unless the head has its own.
     """
     modules = {parameter: _module(reading, parameter) for parameter in reading.names if parameter.endswith(".weight")}
     wanted = {_meant(reading, modules, name): rows for name, rows in tokens.items()}
@@ -44,7 +44,7 @@ def _module(reading: Reading, parameter: str) -> str:
 
 
 def _meant(reading: Reading, modules: Mapping[str, str], name: str) -> str:
-    """The weight of the module that the config names; "" for the token embedding. Without one "", and a problem."""
+    """Return the weight of the module that the config names ("" names the token embedding); "", and a problem, where there is none."""
     if not name:
         table = reading.sites.embedding if reading.sites is not None else ""
         found = [f"{table}.weight"] if f"{table}.weight" in modules else []
@@ -61,7 +61,7 @@ def _meant(reading: Reading, modules: Mapping[str, str], name: str) -> str:
 
 def _replace(reading: Reading, parameter: str, rows: tuple[int, ...], stored: str) -> None:
     values = reading.delta.tensors[stored]
-    # Of a tied head the base has the embedding's matrix.
+    # For a tied head the base has the embedding's matrix.
     base = reading.base_value(reading.shared.get(parameter, parameter), f"trainable_token_indices: {stored}")
     if base is None:
         return

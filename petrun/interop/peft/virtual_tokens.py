@@ -1,9 +1,9 @@
-"""Holds what peft adapters of virtual tokens share: PREFIX_TUNING (prefix.py), PROMPT_TUNING and P_TUNING (prompt.py).
+"""Read and write the parts that peft adapters of virtual tokens share: PREFIX_TUNING (prefix.py), PROMPT_TUNING and P_TUNING (prompt.py).
 
-In the file (peft 0.21): `prompt_embeddings`, what the encoder gives, never the encoder itself: (P, 2 * L * N_kv * D) for a prefix, which
+In the file (peft 0.21): `prompt_embeddings`, the encoder's result, never the encoder: (P, 2 * L * N_kv * D) for a prefix, which
 peft views as (P, 2 * L, N_kv, D) with layer l's keys at 2 l and its values at 2 l + 1; (P, H) for a prompt. Heads stand beside it as
-`base_model.<module>.weight`. Here: a table for each attention core (P, 2 * N_kv * D), columns [key | value], as ptuning2 has it; one
-table (P, H), as prompt has it.
+`base_model.<module>.weight`. Here: a table for each attention core (P, 2 * N_kv * D), columns [key | value], for ptuning2; one
+table (P, H) for prompt.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _READ = (
     "num_attention_heads",
     "token_dim",
 )
-# How the encoder was built and started; only its result is in the file.
+# Settings of the encoder; only its result is in the file.
 _HARMLESS = (
     "prefix_projection",
     "init_weights",
@@ -47,7 +47,7 @@ _HARMLESS = (
 
 
 def read_virtual_tokens(reading: Reading, width: int, because: str) -> int:
-    """Check config and table, take the heads. Returns the number of virtual tokens."""
+    """Check config and table, and read the heads. Returns the number of virtual tokens."""
     delta = reading.delta
     fields = Fields(delta.config)
     fields.refuse_others(_READ, _HARMLESS)
@@ -84,7 +84,7 @@ def read_virtual_tokens(reading: Reading, width: int, because: str) -> int:
 def write_virtual_tokens(
     order: Order, kind: str, tables: tuple[str, ...], width: int, load: Callable[[], Array], fields: JsonObject
 ) -> None:
-    """Write the folder of an adapter of virtual tokens: `load` gives the table (P, width), heads come from the delta.
+    """Write the folder of an adapter of virtual tokens: `load` returns the table (P, width); heads come from the delta.
 
     Raises DeltaError for a delta that lacks one of `tables` or whose task is unknown, and OutputError.
     """

@@ -1,4 +1,4 @@
-"""Writes the parts that all kinds of peft adapter folders share: names, heads, biases and the two files."""
+"""Write the parts that all kinds of peft adapter folders share: names, heads, biases and the two files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def same_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """An export that was asked for: a delta, as an adapter folder that peft loads."""
+    """A request to export a delta as an adapter folder that peft loads."""
 
     delta: Delta
     names: Mapping[str, StoredName]
@@ -49,12 +49,12 @@ class Order:
 
 @dataclass
 class Export:
-    """An adapter being put together."""
+    """The names and tensors of an adapter, collected before it is written."""
 
     modules: dict[str, str] = field(default_factory=dict)
     """Path -> module of the adapted layers."""
     heads: set[str] = field(default_factory=set)
-    """Modules saved whole."""
+    """Modules saved in full."""
     bias: str = "none"
     """peft's word for the biases that are trained without their weights: none, lora_only (of adapted layers), all."""
     entries: list[TensorEntry] = field(default_factory=list)
@@ -68,10 +68,11 @@ def collect(
     prefix: str = PREFIX,
     tables: Collection[str] = (),
 ) -> Export:
-    """Every tensor of a delta under peft's name. `leaves`: last part of an adapter parameter's name -> what peft puts after its module.
+    """Collect every tensor of a delta under peft's name. `leaves`: last part of an adapter parameter's name -> peft's suffix after the
+    module.
     `tables`: paths of embeddings.
 
-    Raises DeltaError: a tensor without a Hugging Face name, or a module that is trained in part (peft saves modules whole).
+    Raises DeltaError: a tensor without a Hugging Face name, or a module that is trained in part (peft saves complete modules).
     """
     export = Export()
     owned = {name: _parameter(name, leaves) for name in delta.tensors}
@@ -108,7 +109,7 @@ def collect(
 
 
 def _parameter(name: str, leaves: Mapping[str, str]) -> str:
-    """The weight of the layer that an adapter parameter belongs to; any other parameter is its own."""
+    """Return the weight of the layer that an adapter parameter belongs to; any other parameter itself."""
     path, _, leaf = name.rpartition(".")
     return f"{path}.weight" if leaf in leaves else name
 
@@ -123,7 +124,7 @@ def _check_whole(delta: Delta, names: Mapping[str, StoredName], heads: set[str])
 
 
 def refuse_lone_biases(delta: Delta, export: Export, kind: str) -> None:
-    """Raises DeltaError where biases are trained without their weights: only LoRA's config has a word for them."""
+    """Raises DeltaError where biases are trained without their weights: only LoRA's config has a field for them."""
     if export.bias != "none":
         raise DeltaError(
             f"{delta.path}: trains biases, for which peft's {kind} adapters have no place",
@@ -137,7 +138,7 @@ def _values(delta: Delta, name: str, transposed: bool, shape: tuple[int, ...]) -
 
 
 def common_fields(kind: str, task: str | None, base: str | None, heads: set[str]) -> JsonObject:
-    """The fields that every adapter_config.json begins with. `task`: petrun's (classify, lm, instruct)."""
+    """Return the fields that every adapter_config.json begins with. `task`: petrun's (classify, lm, instruct)."""
     return {
         "peft_type": kind,
         "task_type": _task_type(task, heads),
@@ -148,14 +149,14 @@ def common_fields(kind: str, task: str | None, base: str | None, heads: set[str]
 
 
 def _task_type(task: str | None, heads: set[str]) -> str | None:
-    """peft's SEQ_CLS insists on a trained classifier in the file; without one the adapter is of no declared task."""
+    """Return peft's task type. SEQ_CLS requires a trained classifier in the file; without one the adapter declares no task."""
     if task == "classify":
         return "SEQ_CLS" if heads & {"classifier", "score"} else None
     return "CAUSAL_LM" if task in ("lm", "instruct") else None
 
 
 def write_folder(out: Path, config: JsonObject, entries: Iterable[TensorEntry]) -> None:
-    """adapter_config.json + adapter_model.safetensors, both or none. Raises OutputError."""
+    """Write adapter_config.json and adapter_model.safetensors, both or neither. Raises OutputError."""
     with atomic_folder(out) as folder:
         write_safetensors(folder / ADAPTER_WEIGHTS, list(entries), {"format": "pt"})
         with atomic_file(folder / ADAPTER_CONFIG) as (file, _):
@@ -163,7 +164,7 @@ def write_folder(out: Path, config: JsonObject, entries: Iterable[TensorEntry]) 
 
 
 def compact(modules: set[str], stored: Iterable[StoredName]) -> list[str]:
-    """The shortest names that mean exactly these modules: their leaf names, or else their whole paths."""
+    """Return the shortest names that match exactly these modules: their leaf names, or else their full paths."""
     leaves = {module.rpartition(".")[2] for module in modules}
     everywhere = {s.name.removesuffix(".weight") for s in stored if s.name.endswith(".weight")}
     alike = {module for module in everywhere if module.rpartition(".")[2] in leaves}
@@ -171,10 +172,10 @@ def compact(modules: set[str], stored: Iterable[StoredName]) -> list[str]:
 
 
 def by_module(pattern: JsonObject, modules: Mapping[str, str]) -> JsonObject:
-    """path -> value as peft's regular expression -> value."""
+    """Convert path -> value to peft's regular expression -> value."""
     return {f"^{re.escape(modules[path])}": plain(value) for path, value in pattern.items() if path in modules}
 
 
 def plain(value: float) -> float:
-    """16.0 as 16: peft's alpha is an int."""
+    """Return 16.0 as 16, because peft's alpha is an int."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
