@@ -76,9 +76,7 @@ def _parallel(flag: str, value: str) -> dict[str, tuple[str, object]]:
     """Return the keys that `--parallel dp=2,tp=4` or `--parallel auto` sets. Raises ConfigError."""
     from petrun.parallel.layout import parse_layout
 
-    if value == "auto":
-        return {"parallel.auto": (flag, True)}
-    return {f"parallel.{key}": (flag, number) for key, number in parse_layout(value).items()}
+    return {f"{PARALLEL_KEY}.{key}": (flag, given) for key, given in parse_layout(value).items()}
 
 
 def _completer(choices: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:

@@ -13,7 +13,7 @@ from petrun.config.commands.job import JobSettings, TrainLine
 from petrun.config.load import load_run_config
 from petrun.config.schema import RunConfig
 from petrun.errors import ConfigError
-from petrun.parallel.layout import complete_layout, requested_layout
+from petrun.parallel.layout import complete_layout
 from petrun.tensors.output import write_new
 
 
@@ -56,7 +56,7 @@ def _check_layout(config: RunConfig, job: Submission) -> None:
 
         resolve_layout(config.model_copy(update={"model": config.model.model_copy(update=base)}), job.cards)
     else:
-        complete_layout(requested_layout(config.parallel), job.cards)
+        complete_layout(config.parallel, job.cards)
 
 
 def _check_out(config: RunConfig, job: Submission) -> None:

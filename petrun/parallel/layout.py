@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from petrun.errors import ConfigError, did_you_mean
+from petrun.typing import JsonObject
 
 if TYPE_CHECKING:
     from petrun.config.schema import ParallelConfig
@@ -75,10 +76,17 @@ class Layout:
 
 SIZES = ("dp", "tp", "pp", "micro_batches")
 KEYS = tuple(field.name for field in fields(Layout))
+"""Settings of section `parallel` that --parallel names: a layout has the same."""
 
 
 def parse_layout(text: str) -> dict[str, int | bool]:
-    """Parse `dp=2,tp=4,pp=1,zero=1` into the keys that were given. Raises ConfigError with every problem found."""
+    """Parse `dp=2,tp=4,pp=1,zero=1`, or `auto`, into the settings of section `parallel` that it gives.
+
+    The section, with a recipe's settings below these and those of --set above, is the request that `complete_layout` takes.
+    Raises ConfigError with every problem found.
+    """
+    if text == "auto":
+        return {"auto": True}
     found: dict[str, int | bool] = {}
     problems = []
     for part, key, value in _parts(text):
@@ -110,45 +118,16 @@ def _parts(text: str) -> Iterator[tuple[str, str, str]]:
             yield part.strip(), key.strip().lower(), value.strip()
 
 
-@dataclass(frozen=True, kw_only=True)
-class LayoutRequest:
-    """A layout as --parallel asks for it, not yet held against the job's size. None: not given."""
-
-    dp: int | None = None
-    tp: int = 1
-    pp: int = 1
-    zero: int = 0
-    micro_batches: int | None = None
-    sequence: bool = False
-
-
-def requested_layout(parallel: ParallelConfig) -> LayoutRequest:
-    """Return the request that the settings of a run hold."""
-    return LayoutRequest(
-        dp=parallel.dp,
-        tp=parallel.tp,
-        pp=parallel.pp,
-        zero=parallel.zero,
-        micro_batches=parallel.micro_batches,
-        sequence=parallel.sequence,
-    )
-
-
-def complete_layout(request: LayoutRequest, world: int) -> Layout:
+def complete_layout(request: ParallelConfig, world: int) -> Layout:
     """Return the layout of a job of `world` ranks. `dp` None: all that tp and pp leave. `micro_batches` None: as many as there are stages.
 
     Raises ConfigError where the product is not the job's size.
     """
     dp, tp, pp = request.dp, request.tp, request.pp
-    rows = dp if dp is not None else max(1, world // (tp * pp))
-    layout = Layout(
-        dp=rows,
-        tp=tp,
-        pp=pp,
-        zero=request.zero,
-        micro_batches=pp if request.micro_batches is None else request.micro_batches,
-        sequence=request.sequence,
-    )
+    settled: JsonObject = {key: getattr(request, key) for key in KEYS}
+    for key, left in (("dp", max(1, world // (tp * pp))), ("micro_batches", pp)):
+        settled[key] = left if settled[key] is None else settled[key]
+    layout = Layout(**settled)
     if layout.world != world:
         asked = f"dp={layout.dp} * tp={tp} * pp={pp} = {layout.world} ranks" if dp is not None else f"tp={tp} * pp={pp}"
         verb = "the job has" if dp is not None else "does not divide the job's"

@@ -10,10 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import log2
+from typing import TYPE_CHECKING
 
 from petrun.data.batches.buckets import LENGTH_MULTIPLE
 from petrun.errors import ConfigError
-from petrun.parallel.layout import Layout, LayoutRequest, complete_layout
+from petrun.parallel.layout import Layout, complete_layout
+
+if TYPE_CHECKING:
+    from petrun.config.schema import ParallelConfig
 
 _NEAREST = 3
 
@@ -28,7 +32,7 @@ class Sizes:
     layers: int
 
 
-def validate_layout(request: LayoutRequest, world: int, sizes: Sizes | None, rows: int, tokens: int) -> Layout:
+def validate_layout(request: ParallelConfig, world: int, sizes: Sizes | None, rows: int, tokens: int) -> Layout:
     """Return the layout of `world` ranks, each data-parallel one with `rows` rows of `tokens` tokens a micro-batch of the accumulation.
 
     `sizes` None: a model that does not state its sizes, which is not sharded. tokens 0: rows that are not sequences.
@@ -45,15 +49,7 @@ def validate_layout(request: LayoutRequest, world: int, sizes: Sizes | None, row
 
 def fits(layout: Layout, sizes: Sizes | None, rows: int, tokens: int) -> bool:
     """Return whether the layout divides the model and the batch."""
-    request = LayoutRequest(
-        dp=layout.dp,
-        tp=layout.tp,
-        pp=layout.pp,
-        zero=layout.zero,
-        micro_batches=layout.micro_batches,
-        sequence=layout.sequence,
-    )
-    return not (_of_model(request, sizes) + _of_rows(request, rows, tokens))
+    return not (_of_model(layout, sizes) + _of_rows(layout, rows, tokens))
 
 
 def layouts(world: int, sizes: Sizes | None, rows: int, tokens: int) -> Iterator[Layout]:
@@ -67,7 +63,7 @@ def layouts(world: int, sizes: Sizes | None, rows: int, tokens: int) -> Iterator
                     yield layout
 
 
-def nearest(request: LayoutRequest, world: int, sizes: Sizes | None, rows: int, tokens: int) -> list[Layout]:
+def nearest(request: ParallelConfig, world: int, sizes: Sizes | None, rows: int, tokens: int) -> list[Layout]:
     """Return the few layouts most like the request, best first, with its other settings where they can stay."""
 
     def distance(layout: Layout) -> float:
@@ -78,7 +74,7 @@ def nearest(request: LayoutRequest, world: int, sizes: Sizes | None, rows: int, 
     return [_dressed(layout, request, sizes, rows, tokens) for layout in found[:_NEAREST]]
 
 
-def _dressed(layout: Layout, request: LayoutRequest, sizes: Sizes | None, rows: int, tokens: int) -> Layout:
+def _dressed(layout: Layout, request: ParallelConfig, sizes: Sizes | None, rows: int, tokens: int) -> Layout:
     """Add the requested zero, sequence and micro_batches, where the layout allows them."""
     zero = request.zero if layout.dp > 1 and 0 <= request.zero <= 3 else 0
     layout = replace(layout, zero=zero)
@@ -104,7 +100,7 @@ def divisors(number: int) -> list[int]:
     return sorted({*low, *(number // n for n in low)})
 
 
-def _of_ranks(request: LayoutRequest, world: int) -> list[str]:
+def _of_ranks(request: ParallelConfig, world: int) -> list[str]:
     rest = request.tp * request.pp
     if request.dp is None:
         return (
@@ -115,7 +111,7 @@ def _of_ranks(request: LayoutRequest, world: int) -> list[str]:
     return [] if product == world else [f"{shown}: the job has {world} cards"]
 
 
-def _of_model(request: LayoutRequest, sizes: Sizes | None) -> list[str]:
+def _of_model(request: ParallelConfig | Layout, sizes: Sizes | None) -> list[str]:
     if sizes is None:
         refused = [f"{key}={getattr(request, key)}: this model does not say how it is sharded" for key in ("tp", "pp")]
         return [text for text, number in zip(refused, (request.tp, request.pp), strict=True) if number > 1]
@@ -130,7 +126,7 @@ def _of_model(request: LayoutRequest, sizes: Sizes | None) -> list[str]:
     return problems
 
 
-def _of_rows(request: LayoutRequest, rows: int, tokens: int) -> list[str]:
+def _of_rows(request: ParallelConfig | Layout, rows: int, tokens: int) -> list[str]:
     problems = []
     parts = request.micro_batches if request.micro_batches is not None else request.pp
     if request.pp > 1 and rows % parts:

@@ -15,12 +15,13 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
+from petrun.config.schema import ParallelConfig
 from petrun.delta import METHODS
 from petrun.graph.freeze import freeze_all_but
 from petrun.models.factory import load_model
 from petrun.parallel import plan
 from petrun.parallel.context import connect, setup, split_operators
-from petrun.parallel.layout import LayoutRequest, complete_layout, parse_layout
+from petrun.parallel.layout import complete_layout, parse_layout
 from petrun.rehearsal.graphs import gradient_sums
 from petrun.train.adamw import AdamW, HostAdamW
 from petrun.train.loss import SupervisedLoss
@@ -114,7 +115,7 @@ def of_norms(text):
 def case(folder, spelled):
     family, algo, text, *more = spelled.split("/")
     rank, world = int(os.environ["RANK_ID"]), int(os.environ["RANK_SIZE"])
-    layout = complete_layout(LayoutRequest(**parse_layout(text)), world)
+    layout = complete_layout(ParallelConfig(**parse_layout(text)), world)
     ms.set_context(save_graphs=1, save_graphs_path=str(folder / "graphs"))
     classify = family == "bert"
     config = {**CONFIGS[family], **({"tie_word_embeddings": True} if "tied" in more else {})}

@@ -1,15 +1,25 @@
 """How --parallel is read, and how the ranks of a job are laid out."""
 
+from dataclasses import asdict
+
 import pytest
 
 from petrun.config.load import load_run_config
+from petrun.config.schema import ParallelConfig
 from petrun.errors import ConfigError
-from petrun.parallel.layout import Layout, LayoutRequest, complete_layout, parse_layout
+from petrun.parallel.layout import KEYS, Layout, complete_layout, parse_layout
 
 
 def test_text_to_keys():
     assert parse_layout("dp=2,tp=4,pp=1,zero=1") == {"dp": 2, "tp": 4, "pp": 1, "zero": 1}
     assert parse_layout(" TP = 2 , sequence=true, micro_batches=4,") == {"tp": 2, "sequence": True, "micro_batches": 4}
+    assert parse_layout("auto") == {"auto": True}
+
+
+def test_the_settings_are_the_request():
+    assert set(KEYS) <= set(ParallelConfig.model_fields)
+    asked = ParallelConfig(dp=2, tp=4, pp=2, zero=3, micro_batches=6, sequence=True)
+    assert {key: getattr(asked, key) for key in KEYS} == asdict(complete_layout(asked, 16))
 
 
 @pytest.mark.parametrize(
@@ -39,11 +49,11 @@ def test_every_problem_is_named_at_once():
 
 
 def test_what_is_left_out_follows_from_the_size_of_the_job():
-    assert complete_layout(LayoutRequest(tp=4), 8) == Layout(dp=2, tp=4)
-    assert complete_layout(LayoutRequest(tp=2, pp=2), 8) == Layout(dp=2, tp=2, pp=2, zero=0, micro_batches=2)
-    assert complete_layout(LayoutRequest(), 8) == Layout(dp=8) and not complete_layout(LayoutRequest(), 8).split
-    assert complete_layout(LayoutRequest(dp=4, tp=2, zero=1), 8).world == 8
-    assert complete_layout(LayoutRequest(pp=2, micro_batches=6), 4).micro_batches == 6
+    assert complete_layout(ParallelConfig(tp=4), 8) == Layout(dp=2, tp=4)
+    assert complete_layout(ParallelConfig(tp=2, pp=2), 8) == Layout(dp=2, tp=2, pp=2, zero=0, micro_batches=2)
+    assert complete_layout(ParallelConfig(), 8) == Layout(dp=8) and not complete_layout(ParallelConfig(), 8).split
+    assert complete_layout(ParallelConfig(dp=4, tp=2, zero=1), 8).world == 8
+    assert complete_layout(ParallelConfig(pp=2, micro_batches=6), 4).micro_batches == 6
 
 
 @pytest.mark.parametrize(
@@ -62,7 +72,7 @@ def test_what_is_left_out_follows_from_the_size_of_the_job():
 )
 def test_layouts_that_no_job_can_have(world, keys, message):
     with pytest.raises(ConfigError) as caught:
-        complete_layout(LayoutRequest(**keys), world)
+        complete_layout(ParallelConfig.model_construct(**keys), world)
     assert message in caught.value.message and caught.value.exit_code == 2
 
 
@@ -77,7 +87,7 @@ def test_ranks_have_their_places():
 
 def test_what_is_written_is_read_again():
     for layout in (Layout(dp=8), Layout(dp=2, tp=4, sequence=True), Layout(dp=2, tp=2, pp=2, zero=3, micro_batches=6)):
-        assert complete_layout(LayoutRequest(**parse_layout(str(layout))), layout.world) == layout
+        assert complete_layout(ParallelConfig(**parse_layout(str(layout))), layout.world) == layout
 
 
 def test_flags_and_keys_of_the_configuration():

@@ -11,10 +11,11 @@ import sys
 import numpy as np
 import pytest
 
+from petrun.config.schema import ParallelConfig
 from petrun.errors import ConfigError
 from petrun.graph.sites import Sites
 from petrun.parallel import plan
-from petrun.parallel.layout import Layout, LayoutRequest, complete_layout, parse_layout
+from petrun.parallel.layout import Layout, complete_layout, parse_layout
 from tests.conftest import ROOT
 
 WORLD = 8
@@ -165,7 +166,7 @@ def check_collectives(found, layers=2):
 
 
 def check(found):
-    layout = complete_layout(LayoutRequest(**parse_layout(found["case"].split("/")[2])), WORLD)
+    layout = complete_layout(ParallelConfig(**parse_layout(found["case"].split("/")[2])), WORLD)
     check_slices(found, layout)
     if layout.pp > 1:
         check_pipeline(found, layout)

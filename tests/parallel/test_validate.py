@@ -5,8 +5,9 @@ import random
 
 import pytest
 
+from petrun.config.schema import ParallelConfig
 from petrun.errors import ConfigError
-from petrun.parallel.layout import Layout, LayoutRequest, parse_layout
+from petrun.parallel.layout import Layout, parse_layout
 from petrun.parallel.validate import Sizes, divisors, fits, layouts, nearest, spell, validate_layout
 
 LLAMA_7B = Sizes(heads=32, kv_heads=32, wide=11008, layers=32)
@@ -23,12 +24,12 @@ def refused(asked, world, sizes=LLAMA_7B, rows=8, tokens=512):
 @pytest.mark.parametrize(
     ("asked", "world", "layout"),
     [
-        (LayoutRequest(), 8, Layout(dp=8)),
-        (LayoutRequest(tp=4), 8, Layout(dp=2, tp=4)),
-        (LayoutRequest(dp=2, tp=2, pp=2), 8, Layout(dp=2, tp=2, pp=2, micro_batches=2)),
-        (LayoutRequest(dp=4, tp=2, zero=1), 8, Layout(dp=4, tp=2, pp=1, zero=1)),
+        (ParallelConfig(), 8, Layout(dp=8)),
+        (ParallelConfig(tp=4), 8, Layout(dp=2, tp=4)),
+        (ParallelConfig(dp=2, tp=2, pp=2), 8, Layout(dp=2, tp=2, pp=2, micro_batches=2)),
+        (ParallelConfig(dp=4, tp=2, zero=1), 8, Layout(dp=4, tp=2, pp=1, zero=1)),
         (
-            LayoutRequest(tp=2, pp=4, micro_batches=8, sequence=True),
+            ParallelConfig(tp=2, pp=4, micro_batches=8, sequence=True),
             64,
             Layout(dp=8, tp=2, pp=4, micro_batches=8, sequence=True),
         ),
@@ -41,17 +42,17 @@ def test_what_divides(asked, world, layout):
 @pytest.mark.parametrize(
     ("asked", "world", "sizes", "said"),
     [
-        (LayoutRequest(dp=3), 8, LLAMA_7B, ["dp=3 * tp=1 * pp=1 = 3: the job has 8 cards"]),
-        (LayoutRequest(tp=3), 8, LLAMA_7B, [
+        (ParallelConfig(dp=3), 8, LLAMA_7B, ["dp=3 * tp=1 * pp=1 = 3: the job has 8 cards"]),
+        (ParallelConfig(tp=3), 8, LLAMA_7B, [
             "tp=3 * pp=1 = 3: does not divide 8 cards", "32 attention heads", "key/value heads", "11008 feat",
         ]),
-        (LayoutRequest(tp=16), 16, LLAMA_8B, ["tp=16: does not divide 8 key/value heads"]),
-        (LayoutRequest(tp=8), 8, GPT2, ["tp=8: does not divide 12 attention heads", "12 key/value heads"]),
-        (LayoutRequest(pp=3), 6, LLAMA_7B, [
+        (ParallelConfig(tp=16), 16, LLAMA_8B, ["tp=16: does not divide 8 key/value heads"]),
+        (ParallelConfig(tp=8), 8, GPT2, ["tp=8: does not divide 12 attention heads", "12 key/value heads"]),
+        (ParallelConfig(pp=3), 6, LLAMA_7B, [
             "pp=3: does not divide 32 layers", "micro_batches=3: does not divide the --batch-size of 8 rows",
         ]),
-        (LayoutRequest(tp=2, sequence=True), 2, LLAMA_7B, ["sequence=true: tp=2 does not divide rows of 511 tokens"]),
-        (LayoutRequest(tp=2, pp=2), 4, None, ["tp=2: this model does not say how it is sharded", "pp=2: this model"]),
+        (ParallelConfig(tp=2, sequence=True), 2, LLAMA_7B, ["sequence=true: tp=2 does not divide rows of 511 tokens"]),
+        (ParallelConfig(tp=2, pp=2), 4, None, ["tp=2: this model does not say how it is sharded", "pp=2: this model"]),
     ],
 )  # fmt: skip
 def test_all_that_does_not_divide_is_told_at_once(asked, world, sizes, said):
@@ -62,13 +63,13 @@ def test_all_that_does_not_divide_is_told_at_once(asked, world, sizes, said):
 
 
 def test_the_nearest_that_divide_are_shown():
-    assert refused(LayoutRequest(tp=8), 8, GPT2).hint.startswith("These divide: --parallel dp=2,tp=4,pp=1;")
-    assert "dp=1,tp=8,pp=2,micro_batches=2" in refused(LayoutRequest(dp=1, tp=16), 16, LLAMA_8B).hint
-    assert "zero=1" in refused(LayoutRequest(tp=16, zero=1), 32, LLAMA_8B).hint
-    assert "sequence=true" in refused(LayoutRequest(tp=16, sequence=True), 32, LLAMA_8B).hint
-    assert "tp=16 does not divide 8, of which" in refused(LayoutRequest(tp=16, sequence=True), 16, LLAMA_7B).message
+    assert refused(ParallelConfig(tp=8), 8, GPT2).hint.startswith("These divide: --parallel dp=2,tp=4,pp=1;")
+    assert "dp=1,tp=8,pp=2,micro_batches=2" in refused(ParallelConfig(dp=1, tp=16), 16, LLAMA_8B).hint
+    assert "zero=1" in refused(ParallelConfig(tp=16, zero=1), 32, LLAMA_8B).hint
+    assert "sequence=true" in refused(ParallelConfig(tp=16, sequence=True), 32, LLAMA_8B).hint
+    assert "tp=16 does not divide 8, of which" in refused(ParallelConfig(tp=16, sequence=True), 16, LLAMA_7B).message
     # A prime number of cards: what the model allows of it.
-    assert refused(LayoutRequest(tp=7), 7, GPT2).hint == "These divide: --parallel dp=7,tp=1,pp=1."
+    assert refused(ParallelConfig(tp=7), 7, GPT2).hint == "These divide: --parallel dp=7,tp=1,pp=1."
 
 
 def test_what_is_suggested_can_be_typed_and_divides():
@@ -81,7 +82,7 @@ def test_what_is_suggested_can_be_typed_and_divides():
             heads=sizes.heads * sizes.kv_heads, kv_heads=sizes.kv_heads, wide=sizes.wide * 64, layers=sizes.layers
         )
         dp = drawn.choice((None, 1, 2, 3, 4))
-        asked = LayoutRequest(dp=dp, **{name: drawn.choice((1, 2, 3, 4, 8)) for name in ("tp", "pp")})
+        asked = ParallelConfig(dp=dp, **{name: drawn.choice((1, 2, 3, 4, 8)) for name in ("tp", "pp")})
         world, rows, tokens = (
             drawn.choice((1, 2, 4, 6, 8, 12, 64)),
             drawn.choice((1, 2, 3, 8)),
@@ -95,7 +96,7 @@ def test_what_is_suggested_can_be_typed_and_divides():
             assert suggested and len(set(suggested)) == len(suggested)
             for layout in suggested:
                 assert spell(layout) in error.hint
-                again = validate_layout(LayoutRequest(**parse_layout(spell(layout))), world, sizes, rows, tokens)
+                again = validate_layout(ParallelConfig(**parse_layout(spell(layout))), world, sizes, rows, tokens)
                 assert again == layout and layout.world == world
             seen += 1
         else:
@@ -118,4 +119,4 @@ def test_layouts_are_all_that_divide():
 
 def test_what_no_layout_may_be_is_still_refused():
     with pytest.raises(ConfigError, match="zero=1: splits over dp ranks"):
-        validate_layout(LayoutRequest(dp=1, tp=8, zero=1), 8, LLAMA_7B, 8, 512)
+        validate_layout(ParallelConfig(dp=1, tp=8, zero=1), 8, LLAMA_7B, 8, 512)

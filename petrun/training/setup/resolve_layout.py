@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -17,7 +18,7 @@ from petrun.inference.assembly import Assembled, attach, base_path, head_names
 from petrun.models.base import FamilyConfig
 from petrun.models.factory import is_factory, outline_model, read_family
 from petrun.parallel.auto import Batch, Model, choose
-from petrun.parallel.layout import Layout, requested_layout
+from petrun.parallel.layout import KEYS, Layout
 from petrun.parallel.validate import Sizes, validate_layout
 from petrun.training.setup.build_step import build_loss
 
@@ -34,11 +35,10 @@ def resolve_layout(config: RunConfig, cards: int) -> Layout:
             f"--card-memory {asked.card_memory:g}: only --parallel auto asks for the memory of a card",
             hint="Give --parallel auto, or leave it out.",
         )
-    wanted = requested_layout(asked)
     if asked.tp == asked.pp == 1 and not asked.sequence:
         # The model is not sharded: its sizes do not matter.
-        return validate_layout(wanted, cards, None, config.train.batch_size, 0)
-    return validate_layout(wanted, cards, sizes_of(config), config.train.batch_size, _tokens(config))
+        return validate_layout(asked, cards, None, config.train.batch_size, 0)
+    return validate_layout(asked, cards, sizes_of(config), config.train.batch_size, _tokens(config))
 
 
 def resolve_run_layout(config: RunConfig, target: str, cards: int) -> Layout:
@@ -82,8 +82,7 @@ def resolve_auto(resolved: Resolved, cards: int) -> tuple[Resolved, tuple[str, .
     asked = config.parallel
     if not asked.auto:
         return resolved, ()
-    keys = ("dp", "tp", "pp", "zero", "micro_batches", "sequence")
-    fixed = [f"{key}={getattr(asked, key)}" for key in keys if resolved.given(f"parallel.{key}")]
+    fixed = [f"{key}={getattr(asked, key)}" for key in KEYS if resolved.given(f"parallel.{key}")]
     if fixed:
         raise ConfigError(f"--parallel auto contradicts {', '.join(fixed)}", hint="Give one or the other.")
     batch = Batch(
@@ -95,20 +94,8 @@ def resolve_auto(resolved: Resolved, cards: int) -> tuple[Resolved, tuple[str, .
         free=not resolved.given("parallel.recompute"),
     )
     choice = choose(cards, model_of(config), batch, asked.card_memory, partial(refusal, config))
-    found = choice.layout
-    parallel = asked.model_copy(
-        update={
-            "auto": False,
-            "dp": found.dp,
-            "tp": found.tp,
-            "pp": found.pp,
-            "zero": found.zero,
-            "micro_batches": found.micro_batches,
-            "sequence": found.sequence,
-            "recompute": choice.recompute,
-            "card_memory": None,
-        }
-    )
+    settled = {**asdict(choice.layout), "recompute": choice.recompute, "auto": False, "card_memory": None}
+    parallel = asked.model_copy(update=settled)
     return Resolved(config.model_copy(update={"parallel": parallel}), resolved.origins), choice.why
 
 
