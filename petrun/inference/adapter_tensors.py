@@ -1,7 +1,7 @@
-"""A delta's part of a graph that holds several (see petrun.graph.multi_adapter), and the stacks of all, padded to one size.
+"""Convert deltas to the tensors of a graph that holds several (see petrun.graph.multi_adapter), in stacks padded to one size.
 
-Each method says its own part (`Method.switch`); layers that were trained as a whole beside it, such as heads, get a linear layer of
-their own. Adapter 0 is the base: it changes nothing.
+The record of each method defines its part (`Method.switch`); layers that were trained in full beside it, such as heads, get a linear
+layer of their own. Adapter 0 is the base: it changes nothing.
 
 S adapters, R rank, P virtual tokens, N_kv key/value heads, D head width, H hidden.
 """
@@ -41,9 +41,9 @@ def require_switchable(delta: Delta) -> None:
 
 
 def adapter_tensors(delta: Delta, sites: Sites, base: BaseValues) -> AdapterTensors:
-    """Return the part of the graph of a delta with the net's names, whose encoders of virtual tokens are computed already.
+    """Convert a delta with the net's names, whose encoders of virtual tokens are computed already, to tensors of the graph.
 
-    Raises ConfigError for what cannot be switched, DeltaError for what does not fit.
+    Raises ConfigError for a delta that cannot be switched, DeltaError for one that does not fit.
     """
     require_switchable(delta)
     method, config = method_of(delta.algo, delta.config, delta.path)
@@ -63,7 +63,7 @@ def adapter_tensors(delta: Delta, sites: Sites, base: BaseValues) -> AdapterTens
 
 
 def refuse_size(delta: Delta, path: str) -> DeltaError:
-    """The error for what is not at `path`, or has another size there."""
+    """Return the error for a layer that is not at `path`, or has another size."""
     return DeltaError(
         f"{delta.path}: does not fit this base: {path} is not there, or has another size",
         hint="Check that --base is the model the delta was trained on.",
@@ -91,7 +91,9 @@ def _add_heads(found: AdapterTensors, delta: Delta, names: Sequence[str], base: 
 
 
 def linear_stacks(adapters: Sequence[AdapterTensors], base: BaseValues) -> dict[str, dict[str, Array]]:
-    """Path -> the stacks of MultiAdapterLinear or MultiAdapterHead, with adapter 0 in front, which changes nothing. Raises ConfigError."""
+    """Return path -> the stacks of MultiAdapterLinear or MultiAdapterHead, with adapter 0 first, which changes nothing. Raises
+    ConfigError.
+    """
     every = [AdapterTensors(), *adapters]
     paths = dict.fromkeys(path for s in every for table in (s.products, s.before, s.after) for path in table)
     heads = dict.fromkeys(path for s in every for path in s.heads)
@@ -145,7 +147,7 @@ class VirtualStacks:
     prefix: dict[str, Array | None]
     prompt: Array | None
     seen: Array
-    """(S, P_prefix + P_prompt), real tokens at the end of their part, 1."""
+    """(S, P_prefix + P_prompt): 1 for a virtual token, at the end of its part; 0 for padding."""
 
     @property
     def tokens(self) -> int:
@@ -153,7 +155,7 @@ class VirtualStacks:
 
 
 def virtual_stacks(adapters: Sequence[AdapterTensors], cores: Collection[str], hidden: int) -> VirtualStacks | None:
-    """Stacks of the virtual tokens with adapter 0 in front, which has none; None where none has any."""
+    """Return the stacks of the virtual tokens, with adapter 0 first, which has none; None where no adapter has any."""
     every = [AdapterTensors(), *adapters]
     before = max(s.prefix_tokens for s in every)
     behind = max(s.prompt_tokens for s in every)

@@ -126,7 +126,7 @@ def open_delta(path: str, alpha: float | None, strategy: str | None = None) -> D
 
 
 def classes_of(delta: Delta | None) -> int | None:
-    """Return the number of classes of the head that the delta brings; None where it brings none."""
+    """Return the number of classes of the delta's own head; None where it has none."""
     return None if delta is None else trained_classes(delta)
 
 
@@ -229,7 +229,7 @@ def attach_delta(loaded: LoadedModel, delta: Delta, seed: int = 0) -> Assembled:
             untie(loaded.net, name)
             loaded = replace(loaded, names=untied(loaded.names))
     base = {p.name for p in loaded.net.get_parameters()}
-    # A delta with a manifest must bring every head that it trained; others bring the heads that they have.
+    # A delta with a manifest must hold every head that it trained; others have the heads in their file.
     heads = head_names(loaded) if delta.manifest is not None else loaded.fresh
     brought = tuple(name for name in delta.shapes if name in base)
     try:

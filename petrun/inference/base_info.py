@@ -23,7 +23,7 @@ class BaseInfo:
     tasks: tuple[str, ...]
     """Tasks that the family can be trained for."""
     longest: int | None
-    """Positions that the model has for a row, without those of virtual tokens; None where it does not say."""
+    """Positions that the model has for a row, without those of virtual tokens; None where config.json does not state them."""
     virtual_tokens: int
     """Positions that the delta's virtual tokens take."""
     labels: tuple[str, ...]
@@ -86,7 +86,7 @@ def own_head(raw: JsonObject) -> tuple[tuple[str, ...], int | None]:
     if not named and not (count == 1 and raw.get("problem_type") == "regression"):
         return (), None
     if count == 1:
-        # It predicts a number; the name of its one output is no class.
+        # It predicts a number; the name of its one output is not a class.
         return (), 1
     names = label_names(raw, count)
     return (() if all(n == f"LABEL_{i}" for i, n in enumerate(names)) else names), count

@@ -1,7 +1,7 @@
 """Score several deltas on the same rows, in one pass over the data where they can share a graph.
 
-Deltas that share a graph (see inference/multi_adapter.py) and read the data alike are scored together: every row comes once for the
-base and once for each delta, and the rows of a batch use different ones. Others are scored one after another.
+Deltas that share a graph (see inference/multi_adapter.py) and read the data alike are scored together: every row is repeated for the
+base and for each delta, and the rows of a batch use different deltas. Others are scored one after another.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def add_prompts(deltas: Mapping[str, ComparedDelta]) -> dict[str, ComparedDelta]
 def score_deltas(
     deltas: Mapping[str, ComparedDelta], metrics: tuple[Metric, ...]
 ) -> tuple[dict[str, DeltaScores], bool]:
-    """Score the base and every delta. Returns the scores by name, the base's first, and whether one pass gave them all."""
+    """Score the base and every delta. Returns the scores by name, the base's first, and whether one pass computed them all."""
     first = next(iter(deltas.values()))
     alike = all(_same_tokens(first.rows, d.rows) and _same_tokens(first.prompts, d.prompts) for d in deltas.values())
     reason = "" if alike else "their templates or settings make different tokens of the rows"
@@ -93,7 +93,7 @@ def score_deltas(
         loaded, _ = first.settings.load(first.rows)
         try:
             fitted = {name: delta.settings.fitted(loaded) for name, delta in deltas.items()}
-            # Room for every row of a batch.
+            # The graph has an adapter index for every row of a batch.
             loaded, multi_adapter = open_multi_adapter(loaded, fitted, first.settings.batch_size)
         except ConfigError as error:
             reason = error.message
@@ -128,14 +128,14 @@ def _in_one_pass(
     parts = [scores.part(scores.rows // count == k) for k in range(len(names))]
     answers: list[list[ReferencedAnswer]] = [[] for _ in names]
     if first.prompts is not None:
-        # The base answers as it would beside the first delta.
+        # The base answers with the template of the first delta.
         prompts = [(first.prompts, each.settings.end_of_turn(first.prompts)) for each in (first, *deltas.values())]
         answers = _generate(prompts, first.settings, loaded, multi_adapter)
     return {name: _scores(parts[k], answers[k], metrics) for k, name in enumerate(names)}
 
 
 def _one_after_another(deltas: Mapping[str, ComparedDelta], metrics: tuple[Metric, ...]) -> dict[str, DeltaScores]:
-    """Load a net for each, which is compiled anew."""
+    """Score each delta with a net of its own, which is compiled again."""
     found: dict[str, DeltaScores] = {}
     first = next(iter(deltas.values()))
     for name, delta in {BASE: first, **deltas}.items():

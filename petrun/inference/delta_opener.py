@@ -1,4 +1,4 @@
-"""Opens deltas of any tool with petrun's names, their settings complete, and a manifest that fits their base."""
+"""Open deltas of any tool, and give them petrun's names, complete settings and a manifest that fits their base."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from petrun.inference.stored_base import StoredBase, stored_base
 
 @dataclass(frozen=True)
 class WeightedPath:
-    """`a.ckpt:0.7` as typed."""
+    """A path and a weight, typed as `a.ckpt:0.7`."""
 
     path: str
     weight: float
 
 
 def weighted_path(text: str) -> WeightedPath:
-    """`PATH:WEIGHT`, or a path alone, of weight 1. A path that exists with the colon in it is a path. Raises ConfigError."""
+    """Parse `PATH:WEIGHT`, or a path alone, of weight 1. An existing path with a colon is a path. Raises ConfigError."""
     path, mark, number = text.rpartition(":")
     if not mark or Path(text).expanduser().exists():
         return WeightedPath(text, 1.0)
@@ -41,10 +41,10 @@ def weighted_path(text: str) -> WeightedPath:
 
 
 class DeltaOpener:
-    """Opens deltas in petrun's names; the base is touched only where something asks for it."""
+    """Opens deltas in petrun's names; the base is opened only where it is needed."""
 
     def __init__(self, sources: DeltaSources, model: StoredBase | None = None) -> None:
-        """model: the base, opened already."""
+        """`model`: the base, where it is open already."""
         self.sources = sources
         self._base = model
         self._digest: str | None = None
@@ -56,15 +56,15 @@ class DeltaOpener:
         return self._base
 
     def digest(self) -> str:
-        """The base's identity; every tensor is read, once."""
+        """The base's digest. The first access reads every tensor."""
         if self._digest is None:
             self._digest = self.base.digest()
         return self._digest
 
     def __call__(self, *paths: str) -> list[Delta]:
-        """The deltas with their settings complete and a manifest. One of another tool is fitted to the base, and gets its identity.
+        """Return the deltas with complete settings and a manifest. A delta of another tool is fitted to the base, and gets its digest.
 
-        Raises DeltaError, also for a base given that is not a delta's own; ModelError; ConfigError for --alpha that none of them needs.
+        Raises DeltaError, also for a base that is not the delta's own; ModelError; ConfigError for --alpha that none of them needs.
         """
         read = [read_delta(Path(path).expanduser(), strategy_path(self.sources.delta_strategy)) for path in paths]
         if self.sources.alpha is not None and all(delta.origin != "mindpet" for delta in read):
@@ -94,7 +94,7 @@ class DeltaOpener:
         return replace(delta, config=config.model_dump(mode="json"))
 
     def _with_heads(self, delta: Delta, arrays: BaseArrays) -> Delta:
-        """petrun's own deltas bring the task's head always: one of another tool that left it alone brings the base's."""
+        """Add the base's head where a delta of another tool has none: petrun's own deltas always hold the task's head."""
         patterns = self.base.sites.trained_heads if self.base.sites else ()
         heads = [name for name in self.base.names if any(fnmatchcase(name, pattern) for pattern in patterns)]
         lacking = {name: arrays[name] for name in heads if name not in delta.tensors and name in arrays}

@@ -43,7 +43,7 @@ class Evaluator:
     max_new_tokens: int
     scorer: Scorer
     end_of_turn: EndOfTurn = NO_END_OF_TURN
-    """What ends an answer beside the tokens that model and tokenizer know."""
+    """Tokens and texts that end an answer beside the end-of-sequence tokens of model and tokenizer."""
     generator: TextGenerator | None = field(default=None, init=False)
     """Built when the first text is generated, and kept with its compiled graphs."""
     texts: list[str] | None = field(default=None, init=False)
@@ -144,7 +144,7 @@ def generate_texts(
     *,
     end_of_turn: EndOfTurn,
 ) -> list[str]:
-    """Answer every prompt greedily, without special tokens and what ends the answer; token ids where the base has no tokenizer."""
+    """Answer every prompt greedily, without special tokens and the end of turn; returns token ids where the base has no tokenizer."""
     found = generator(
         [prompts[i].input_ids for i in range(len(prompts))],
         max_new_tokens,
@@ -156,7 +156,7 @@ def generate_texts(
 
 
 def decode_answer(tokens: Iterable[int], tokenizer: Tokenizer | None, end_of_turn: EndOfTurn = NO_END_OF_TURN) -> str:
-    """Decode an answer's tokens to text, up to what ends it; to their numbers where the base has no tokenizer."""
+    """Decode an answer's tokens to text, up to its end of turn; to their numbers where the base has no tokenizer."""
     values = [int(token) for token in tokens]
     return " ".join(map(str, values)) if tokenizer is None else end_of_turn.cut(tokenizer.decode(values))
 

@@ -91,7 +91,7 @@ def open_multi_adapter(loaded: LoadedModel, deltas: Mapping[str, Delta], rows: i
         )
 
     def base(name: str) -> Array | None:
-        # By the layer: a head that shares the embedding's weight has no parameter of its own name.
+        # Found by the layer: a head that shares the embedding's weight has no parameter of its own name.
         path, _, leaf = name.rpartition(".")
         cell = linear_at(loaded.net, path)
         value = getattr(cell, leaf, None) if leaf in ("weight", "bias") else None

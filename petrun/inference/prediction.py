@@ -22,7 +22,7 @@ _MOST_LOGIT_BYTES = 8_000_000_000
 
 
 def predictions(settings: InferenceSettings, rows: ExampleSet, loaded: LoadedModel) -> Iterator[JsonObject]:
-    """Predict every row; one object a row, with its number in the data.
+    """Predict every row. Returns an object for each row, with its number in the data.
 
     classify: class and scores, or the number that a net with one output predicts; instruct: text; lm: the loss.
     """
@@ -42,7 +42,7 @@ def _classified(settings: InferenceSettings, rows: ExampleSet, loaded: LoadedMod
         found.update(zip(numbers.tolist(), values, strict=True))
     for row in sorted(found):
         if len(found[row]) == 1:
-            # One output is a number, and no class.
+            # One output is a number, not a class.
             yield {"row": row, "prediction": float(found[row][0])}
             continue
         share = probabilities(found[row])
@@ -92,7 +92,7 @@ def _generated(settings: InferenceSettings, loaded: LoadedModel) -> Iterator[Jso
 def write_logits(path: Path, settings: InferenceSettings, rows: ExampleSet, loaded: LoadedModel) -> tuple[int, ...]:
     """Store the logits of all rows, in the data's order, as tensor `logits`, float32. Returns the shape.
 
-    (B, C), or (B, T, V) with T the longest row and 0 behind a shorter one. Raises ConfigError for more than 8 GB.
+    (B, C), or (B, T, V) with T the longest row and 0 after a shorter one. Raises ConfigError for more than 8 GB.
     """
     position = {int(row): i for i, row in enumerate(rows.per_row["row"])}
     lengths = rows.lengths

@@ -147,7 +147,7 @@ def try_rows(loaded: LoadedModel, examples: ExampleSet) -> None:
     batching = plan_batches(few.lengths, batch_size=2, seq_len=max(1, *few.lengths), arrays=few.is_arrays)
     batch = next(scoring_batches(few, batching.epoch(0), loaded.inputs, loaded.pad_token_id))
     if is_factory(loaded.family):
-        # Without labels, only the model says what it predicts.
+        # Without labels, only the model determines what it predicts.
         regression = examples.is_regression or (examples.num_labels == 1 and not examples.has_targets)
         try_net(loaded, batch, examples.num_labels, eager, regression=regression)
 

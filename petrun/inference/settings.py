@@ -119,7 +119,7 @@ class InferenceSettings:
         return scoring_batches(rows, batching.epoch(0), loaded.inputs, loaded.pad_token_id)
 
     def end_of_turn(self, rows: ExampleSet) -> EndOfTurn:
-        """Return what ends answers to these rows: the end of turn of their template, and the one that the delta learned."""
+        """Return the ends of turn of these rows: that of their template, and the one that the delta learned."""
         manifest = self.delta.manifest if self.delta is not None else None
         return find_end_of_turn(rows.template, self.tokenizer) | learned_end_of_turn(manifest, self.tokenizer)
 
@@ -160,7 +160,7 @@ def resolve_settings(
     paths = _paths(config)
     classes = classes_of(given)
     if classes is not None and base_info.num_labels not in (None, classes):
-        # The delta brings a head of another size than the base's own, which then has no part in this.
+        # The delta's head has another size than the base's own, which is then not used.
         config = config.model_copy(update={"model": config.model.model_copy(update={"fresh_head": True})})
     manifest = given.manifest if given is not None else None
     info = manifest.task if manifest is not None else None
@@ -193,7 +193,7 @@ def _paths(config: RunConfig) -> tuple[str, ...]:
 
 
 def learned_end_of_turn(manifest: Manifest | None, tokenizer: Tokenizer | None) -> EndOfTurn:
-    """Return what ends a delta's answers: the entry of its manifest, or for an older manifest the end_of_turn of its template."""
+    """Return the end of turn of a delta: the entry of its manifest, or for an older manifest the end_of_turn of its template."""
     if manifest is None:
         return NO_END_OF_TURN
     if manifest.end_of_turn is not None:
@@ -242,8 +242,8 @@ def _inherit(resolved: Resolved, delta: Delta | None) -> Resolved:
             f"{delta.path} belongs to a model of your own, {delta.manifest.family}",
             hint=f"Give it: --model {delta.manifest.family}",
         )
-    # A head that was new at training is new now: the base's own is not loaded, whatever its size. Nothing but a head, and what a new
-    # head alone may read, is ever made new.
+    # A head that was new at training is new now: the base's own is not loaded, whatever its size. Only a head, and layers that only a
+    # new head reads, are ever initialised.
     if delta.manifest.base.fresh:
         model = model.model_copy(update={"fresh_head": True})
     train = config.train.model_copy(update={"seed": delta.manifest.seed})

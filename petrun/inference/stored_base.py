@@ -1,4 +1,4 @@
-"""A base on disk whose tensors are read without building its net: for merges, and for arithmetic of deltas."""
+"""Read the tensors of a base on disk without building its net: for merges, and for arithmetic of deltas."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class StoredBase:
     names: dict[str, StoredName] = field(default_factory=dict)
     """{} for a model of the user's own, whose parameters keep their names."""
     strategy: str | None = None
-    """Strategy file or folder of a base that lies in the files of a job's ranks."""
+    """Strategy file or folder of a base that is in the files of a job's ranks."""
 
     @property
     def prefixes(self) -> tuple[str, ...]:
@@ -65,14 +65,14 @@ class StoredBase:
         return self.names or {name: StoredName(name=name) for name in reader.names}
 
     def to_merge(self) -> MergeBase:
-        """As a merge takes it."""
+        """Return the base in the form that a merge takes."""
         return MergeBase(reader=self.reader(), names=self.names, prefixes=self.prefixes, ignored=self.ignored)
 
     def digest(self, reader: TensorReader | None = None) -> str:
-        """Compute the base's digest, by which deltas know it. Reads every tensor."""
+        """Compute the base's digest, by which deltas identify it. Reads every tensor."""
         reader = reader or self.reader()
         matched = match(reader, self.names_in(reader), self.prefixes, self.ignored)
-        # Task heads are never part of the digest: every delta brings its own.
+        # Task heads are never part of the digest: every delta has its own.
         return stored_digest(reader, matched, self.sites.trained_heads if self.sites else ())
 
     def fit(self, delta: Delta, alpha: float | None) -> Delta:

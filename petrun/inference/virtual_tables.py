@@ -1,4 +1,4 @@
-"""Virtual tokens as plain tables: what the encoders of prefix tuning and P-tuning give once they are trained."""
+"""Compute virtual tokens as plain tables: the results of the trained encoders of prefix tuning and P-tuning."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from petrun.parallel.context import eager
 
 
 def with_tables(delta: Delta, kind: Family, parsed: Any) -> Delta:
-    """The delta with what its encoder of virtual tokens gives in the encoder's place; any other delta as it is.
+    """Replace a delta's encoder of virtual tokens by the encoder's result; any other delta is returned unchanged.
 
     The encoders are the cells that train them, in a net without weights. Raises DeltaError.
     """

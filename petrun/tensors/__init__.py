@@ -1,5 +1,5 @@
-"""Files of named tensors: safetensors, Hugging Face folders, MindSpore checkpoints, and the shards that the ranks of a job hold. What the
-tensors mean is others' business.
+"""Read and write files of named tensors: safetensors, Hugging Face folders, MindSpore checkpoints, and the shards of a job's ranks.
+Other packages interpret the tensors.
 """
 
 from petrun.tensors.atomic import atomic_file, atomic_folder

@@ -1,8 +1,7 @@
-"""Files and folders that appear whole or not at all.
+"""Write files and folders atomically: they appear complete or not at all.
 
-Written under a hidden temporary name beside the target, flushed to the disk, then renamed. A crash, a full
-disk or Ctrl-C leaves the target as it was. Permissions are those of any new file (0666 and 0777 less the
-umask).
+They are written under a hidden temporary name beside the target, flushed to the disk, then renamed. A crash, a full disk or Ctrl-C leaves
+the target unchanged. Permissions are those of any new file (0666 and 0777 less the umask).
 """
 
 from __future__ import annotations
@@ -34,21 +33,19 @@ _HINTS = {
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
-    """Turn what the operating system said about a file into an error with the way out."""
+    """Convert the operating system's error about a file into one that says what to do."""
     reason = error.strerror or str(error) or type(error).__name__
     hint = _HINTS.get(error.errno or 0, "Check the disk and the folder's permissions, or choose another path.")
     return OutputError(f"{path}: cannot be written: {reason}", hint=hint)
 
 
 def _temporary(path: Path) -> Path:
-    # The prefix is cut so that a name near the file system's limit still has a temporary one.
+    # The prefix is shortened so that a name near the file system's limit still has a temporary one.
     return path.with_name(f".{path.name[:180]}.{secrets.token_hex(6)}.tmp")
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable. Not every file system lets a folder be synced; the file's own bytes already
-    are.
-    """
+    """Make a rename durable. Not every file system can sync a folder; the file's own bytes are synced already."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -62,8 +59,8 @@ def atomic_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
     """Yield (file open for writing, its temporary path); on success it becomes `path`, replacing a file of
     that name.
 
-    Whatever is to be checked before the rename (see `flush`) is done inside the block.
-    Raises OutputError naming the file, the reason and the way out; nothing is left behind then.
+    Checks before the rename (see `flush`) belong inside the block.
+    Raises OutputError that names the file, the reason and what to do; no file is left then.
     """
     path = Path(path)
     if path.is_dir():
@@ -135,7 +132,7 @@ def refuse_occupied(path: Path) -> None:
 
 
 def _discard(temporary: Path) -> None:
-    """Remove what a failure left; after a success nothing has this name any more."""
+    """Remove the files of a failure; after a success nothing has this name any more."""
     with suppress(OSError):
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)

@@ -1,12 +1,11 @@
-"""MindSpore's .ckpt: a protobuf message, read by walking its wire format so that no tensor is loaded before
-it is asked for.
+"""Read MindSpore's .ckpt, a protobuf message, by walking its wire format, so that no tensor is loaded before it is read.
 
     message Checkpoint  { repeated Value value = 1; }
     message Value       { string tag = 1; TensorProto tensor = 2; MapTensorProto maptensor = 3; }
     message TensorProto { repeated int64 dims = 1; string tensor_type = 2; bytes tensor_content = 3; }
 
-Source: mindspore/train/checkpoint.proto and serialization.py (2.10). What those say besides:
-- A tensor over 512 MB is stored as several neighbouring Values with one tag, each with the whole tensor's
+Source: mindspore/train/checkpoint.proto and serialization.py (2.10). These also hold:
+- A tensor over 512 MB is stored as several neighbouring Values with one tag, each with the full tensor's
   dims.
 - A string of `append_dict` has tensor_type "str"; its content is UTF-32 (numpy's U type), 4 bytes a
   character.
@@ -70,9 +69,7 @@ class _Walker:
         raise self.broken(start, "a number is too long")
 
     def field(self, end: int) -> tuple[int, int, int]:
-        """Next field's (number, wire type, payload); the payload is a length for bytes and the value for a
-        varint.
-        """
+        """Return the next field's (number, wire type, payload); the payload is a length for bytes and the value for a varint."""
         start = self.file.tell()
         key = self.varint(end)
         number, wire = key >> 3, key & 7
@@ -102,9 +99,7 @@ class _Walker:
 
 
 def scan_ckpt(path: Path) -> Table:
-    """Find every tensor and every string of a checkpoint. Raises WeightsError naming the file and what is
-    wrong where.
-    """
+    """Find every tensor and every string of a checkpoint. Raises WeightsError naming the file, the fault and its offset."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -117,7 +112,7 @@ def scan_ckpt(path: Path) -> Table:
 
 
 def _checked_end(path: Path, file: BinaryIO, size: int) -> int:
-    """Return where the messages end. A checksum behind them is compared."""
+    """Return where the messages end, and compare the checksum after them."""
     if size < CRC_BYTES:
         return size
     file.seek(size - CRC_BYTES)

@@ -1,4 +1,4 @@
-"""Digests of tensors by content: independent of file format, path, order and sharding."""
+"""Compute digests of tensors by content, independent of file format, path, order and sharding."""
 
 from __future__ import annotations
 

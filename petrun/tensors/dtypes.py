@@ -1,5 +1,4 @@
-"""Element types of stored tensors: their names in petrun, in safetensors, in a MindSpore checkpoint and in
-numpy.
+"""Name the element types of stored tensors in petrun, in safetensors, in a MindSpore checkpoint and in numpy.
 
 numpy has no bfloat16. Its 16 bits are the upper half of a float32, so a stored bfloat16 is read as the
 float32 of the same value (exact) and written by rounding a float32 to the nearest, ties to even (IEEE 754).
@@ -48,7 +47,7 @@ DTYPES: tuple[DType, ...] = (
     DType(name="uint8", safetensors="U8", ckpt="UInt8", numpy="|u1", bits=8),
     DType(name="bool", safetensors="BOOL", ckpt="Bool", numpy="|b1", bits=8),
     DType(name="complex64", safetensors="C64", ckpt="Complex64", numpy="<c8", bits=64),
-    # Known so that a file's sizes can be checked and the error names the type; their values cannot be read.
+    # Listed so that a file's sizes can be checked and the error names the type; their values cannot be read.
     DType(name="float8_e4m3", safetensors="F8_E4M3", ckpt="Float8E4M3FN", numpy=None, bits=8),
     DType(name="float8_e5m2", safetensors="F8_E5M2", ckpt="Float8E5M2", numpy=None, bits=8),
     DType(name="float8_e8m0", safetensors="F8_E8M0", ckpt="", numpy=None, bits=8),
@@ -64,16 +63,14 @@ BY_CKPT: dict[str, DType] = {d.ckpt: d for d in DTYPES if d.ckpt}
 
 
 def from_bfloat16(bits: Array) -> Array:
-    """uint16 bit patterns -> float32 of the same values."""
+    """Convert uint16 bit patterns to float32 of the same values."""
     wide = bits.astype(np.uint32)
     wide <<= np.uint32(16)
     return wide.view(np.float32)
 
 
 def to_bfloat16(values: Array) -> Array:
-    """float32 -> uint16 bit patterns of the nearest bfloat16, ties to even. NaN stays NaN; overflow becomes
-    infinity.
-    """
+    """Convert float32 to uint16 bit patterns of the nearest bfloat16, ties to even. NaN stays NaN; overflow becomes infinity."""
     whole = np.ascontiguousarray(values, np.float32)
     bits = whole.reshape(-1).view(np.uint32)
     out = np.empty(bits.size, np.uint16)
@@ -106,7 +103,7 @@ def encode(array: Array, dtype: str) -> bytes:
 
 
 def encoded(array: Array, dtype: str) -> memoryview:
-    """As `encode`, of the array's own memory where it has that form already."""
+    """Do as `encode`, but return the array's own memory where it has that form already."""
     stored = BY_NAME[dtype].numpy
     if stored is None:
         raise ValueError(f"{dtype} cannot be written")

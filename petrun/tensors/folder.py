@@ -1,4 +1,4 @@
-"""Hugging Face model folders: model.safetensors, or shards listed in model.safetensors.index.json."""
+"""Read Hugging Face model folders: model.safetensors, or shards listed in model.safetensors.index.json."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ _FETCH = "The folder is incomplete or mixes two models: fetch it again."
 
 
 def scan_folder(folder: Path) -> Table:
-    """Return all tensors of a folder. A whole file wins over an index beside it, as in transformers.
+    """Return all tensors of a folder. A single file takes precedence over an index beside it, as in transformers.
 
-    Raises WeightsError naming the folder or file, and the tensor where one is at fault. OSError passes as
-    it comes.
+    Raises WeightsError naming the folder or file, and the tensor where one is at fault; OSError unchanged.
     """
     if (folder / WHOLE).exists():
         return _scan_file(folder / WHOLE)
@@ -84,7 +83,7 @@ def _written_by(folder: Path) -> str:
 
 
 def _read_index(path: Path) -> dict[str, str]:
-    """weight_map: tensor -> file name in the same folder."""
+    """Read the weight_map: tensor -> file name in the same folder."""
     try:
         content: object = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:

@@ -1,6 +1,4 @@
-"""Tell the kind of a file by its first bytes: safetensors, a MindSpore checkpoint, or something else that people
-take for one.
-"""
+"""Tell the kind of a file by its first bytes: safetensors, a MindSpore checkpoint, or something else that is often mistaken for one."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ _CONVERT = (
     "save_file(torch.load(FILE, weights_only=True), 'model.safetensors')`."
 )
 _FETCH = "Fetch the file itself again: the download stored something else in its place."
-# (first bytes, what the file is, the way out)
+# (first bytes, what the file is, what to do)
 _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (
         b"version https://git-lfs",
@@ -56,9 +54,7 @@ _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
 
 
 def file_kind(path: Path) -> Kind:
-    """Tell a safetensors file from a MindSpore checkpoint. Raises WeightsError for any other file, and
-    OSError as it comes.
-    """
+    """Tell a safetensors file from a MindSpore checkpoint. Raises WeightsError for any other file, and OSError unchanged."""
     with path.open("rb") as file:
         head = file.read(64)
     if not head:

@@ -18,12 +18,12 @@ PROBE = ".petrun-"
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file under a temporary name, then rename it."""
     with atomic_file(path) as (file, _):
-        # A path that is no valid text stands in JSON and YAML by its escapes.
+        # A path that is not valid text is written to JSON and YAML with escapes.
         file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def check_file(flag: str, out: str | None, inputs: Iterable[Path]) -> None:
-    """Find out before any work whether a result can be written, and that it replaces nothing that the command reads.
+    """Check before any work that a result can be written, and that it replaces nothing that the command reads.
 
     `inputs`: files and folders that it reads. Raises OutputError.
     """
@@ -51,7 +51,7 @@ def check_file(flag: str, out: str | None, inputs: Iterable[Path]) -> None:
 
 
 def write_new(flag: str, out: str, text: str, force: bool, inputs: Iterable[Path]) -> Path:
-    """Write a text file, whole or not at all; it replaces an existing one only with `force`. Raises OutputError."""
+    """Write a text file atomically; it replaces an existing one only with `force`. Raises OutputError."""
     path = Path(out).expanduser()
     if path.is_file() and not force:
         raise OutputError(f"{flag} {out}: exists", hint="Give another name, or --force to replace it.")

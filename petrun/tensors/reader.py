@@ -1,4 +1,4 @@
-"""Read tensors lazily: a table says where each tensor's bytes lie, and one tensor is read at a time."""
+"""Read tensors lazily: a table holds the offsets of each tensor's bytes, and one tensor is read at a time."""
 
 from __future__ import annotations
 
@@ -119,14 +119,14 @@ class TensorReader:
 
 
 def open_tensors(path: str | Path) -> TensorReader:
-    """Open one .safetensors or MindSpore .ckpt file, or a Hugging Face folder (whole or sharded safetensors).
+    """Open one .safetensors or MindSpore .ckpt file, or a Hugging Face folder (one safetensors file or several).
 
     The kind of a file is told by its first bytes, not by its name. Only headers are read; all sizes in them
     are checked against the file's size. A MindSpore checkpoint that carries a checksum is read through once
     and compared.
 
     Raises WeightsError: no such path; a truncated or inconsistent file; a missing shard; a file of another
-    kind (a pickle, a Git LFS pointer, a web page, ...), with the way out.
+    kind (a pickle, a Git LFS pointer, a web page, ...), with what to do.
     """
     path = Path(path)
     try:

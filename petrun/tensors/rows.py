@@ -15,7 +15,7 @@ _BLOCK_ELEMENTS = 1 << 19
 def row_blocks(reader: TensorReader, name: str, elements: int = _BLOCK_ELEMENTS) -> Iterator[tuple[slice, Array]]:
     """Yield (rows, their values) of a stored matrix (R, C), in order, at most `elements` values each but one row at least.
 
-    Values as `TensorReader.read` gives them. Raises as that does. For formats that hold a tensor in one run of bytes.
+    Values and errors are those of `TensorReader.read`. Works for formats that hold a tensor in one run of bytes.
     """
     info = reader.info(name)
     count, width = info.shape

@@ -1,4 +1,4 @@
-"""The safetensors format: 8 bytes of header length, a JSON header, then the tensors' bytes without gaps.
+"""Read the safetensors format: 8 bytes of header length, a JSON header, then the tensors' bytes without gaps.
 
 Source: the format's description at github.com/huggingface/safetensors. Every size in the header is checked
 against the file before anything is allocated or read.
@@ -117,7 +117,7 @@ def _stored(path: Path, name: str, entry: object, start: int) -> Stored:
 
 
 def _check_layout(path: Path, tensors: dict[str, Stored], start: int, size: int) -> None:
-    """Tensors follow one another from the header's end to the file's end, without overlap, gap or rest."""
+    """Check that tensors follow one another from the header's end to the file's end, without overlap, gap or rest."""
     end, before = start, ""
     for name, stored in sorted(
         tensors.items(), key=lambda item: (item[1].extents[0].offset, item[1].extents[0].length)

@@ -12,7 +12,7 @@ _STEP = re.compile(r"(?P<series>.*?)(?:[-_.]?step[-_]?|-)(?P<numbers>\d+(?:_\d+)
 
 
 def series_and_step(name: str) -> tuple[str, tuple[int, ...]]:
-    """A file's name without its ending -> what its series shares, and its step: `m-10_1` -> ("m", (10, 1)), epoch and step of
+    """Split a file's name without its ending into the name of its series and its step: `m-10_1` -> ("m", (10, 1)), epoch and step of
     MindSpore's ModelCheckpoint; `step_20` -> ("", (20,)); () where the name has no step.
     """
     found = _STEP.fullmatch(name)
@@ -29,10 +29,9 @@ def newest(
     error: type[PetrunError] = WeightsError,
     hint: str = "Name one of them.",
 ) -> Path:
-    """The file of the highest step. `label`: path -> the part of its name that counts.
+    """Return the file of the highest step. `label`: path -> the part of its name that counts.
 
-    Raises `error` where files of several series lie there, where only some have a step, or two have the same: which is the newest
-    is not guessed.
+    Raises `error` where files are of several series, where only some have a step, or two have the same: the newest is not guessed.
     """
     steps = [(*series_and_step(label(file)), file) for file in sorted(files)]
     if len(steps) == 1:

@@ -1,4 +1,4 @@
-"""The table of contents of a file: each tensor's type, shape and offsets."""
+"""Define the table of contents of a file: each tensor's type, shape and offsets."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Table:
 
 
 def unreadable(path: Path, error: OSError) -> WeightsError:
-    """Turn what the operating system said of a file into an error; it names the file inside a folder."""
+    """Convert the operating system's error about a file into one that names the file inside a folder."""
     path_at_fault = error.filename or path
     if error.errno == errno.ENOENT:
         return WeightsError(f"{path_at_fault}: no such file or folder", hint="Check the spelling of the path.")

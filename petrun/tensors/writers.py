@@ -1,7 +1,6 @@
-"""Streaming, atomic, verified writing: one tensor in memory at a time, nothing half-written left behind.
+"""Write tensors one at a time, atomically and verified: no half-written file is left.
 
-After the bytes are on the disk they are read back and compared, tensor by tensor, before the file takes its
-name.
+After the bytes are on the disk they are read back and compared, tensor by tensor, before the file is renamed.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ _PART_BYTES = 512 << 20
 
 
 class TensorEntry(NamedTuple):
-    """A tensor to be written, and how to get it when its turn comes."""
+    """A tensor to be written, and the function that loads it."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     load: Callable[[], Array | bytes | Iterator[bytes | memoryview]]
-    """An array of `shape` (converted to `dtype`), or the stored bytes themselves, whole or in chunks."""
+    """Returns an array of `shape` (converted to `dtype`), or the stored bytes themselves, at once or in chunks."""
 
 
 def array_entries(arrays: Mapping[str, Array], dtype: str | None = None) -> list[TensorEntry]:
@@ -59,7 +58,7 @@ def write_safetensors(
 ) -> dict[str, str]:
     """Write one .safetensors file. Returns the SHA-256 (hex) of each tensor's bytes.
 
-    `check` is called when all tensors are written; what it raises leaves no file behind.
+    `check` is called when all tensors are written; no file is left where it raises.
     Raises OutputError: the file cannot be written, or what was read back differs from what was written.
     """
     path = Path(path)
@@ -93,7 +92,7 @@ def write_ckpt(
     mindspore.load_checkpoint reads it. Tensors over `part_bytes` are split as MindSpore splits them. No
     checksum is appended: strict protobuf readers, MindSpore's older ones among them, would refuse the file.
 
-    leading: the strings come first, so that a file that is cut off between two tensors still says what it should hold.
+    leading: the strings come first, so that a file that ends between two tensors still says what it should hold.
     `check` and Raises as for `write_safetensors`; OutputError also for an element type that checkpoints do
     not have.
     """
@@ -132,7 +131,7 @@ def write_safetensors_folder(
     """Write model.safetensors, or shards of at most `max_shard_bytes` and their index, into an existing
     folder.
 
-    A tensor larger than a shard gets one of its own. Returns the SHA-256 (hex) of each tensor's bytes.
+    A tensor larger than a shard gets a shard of its own. Returns the SHA-256 (hex) of each tensor's bytes.
     Raises OutputError.
     """
     shards: list[list[TensorEntry]] = [[]]
@@ -198,7 +197,7 @@ def _checked(entries: Iterable[TensorEntry]) -> list[TensorEntry]:
 
 
 def _write_chunks(file: BinaryIO, entry: TensorEntry) -> str:
-    """Write a tensor's bytes as they come. Returns their SHA-256."""
+    """Write a tensor's bytes chunk by chunk. Returns their SHA-256."""
     digest, count = hashlib.sha256(), 0
     for chunk in _chunks(entry):
         digest.update(chunk)
@@ -269,12 +268,12 @@ def _delimited(number: int, content: bytes) -> bytes:
 
 def _write_strings(file: BinaryIO, metadata: Mapping[str, str]) -> None:
     for key, text in metadata.items():
-        # One character at least: numpy has no strings of length 0.
+        # At least one character: numpy has no strings of length 0.
         _write_value(file, key, (0,), "str", memoryview((text or "\0").encode("utf-32-le")))
 
 
 def _write_value(file: BinaryIO, tag: str, dims: Sequence[int], tensor_type: str, content: memoryview) -> None:
-    """One Value message (see ckpt_file.py); the content is written apart, so that it is not copied."""
+    """Write one Value message (see ckpt_file.py); the content is written separately, so that it is not copied."""
     tensor = b"".join(b"\x08" + _varint(size) for size in dims) + _delimited(2, tensor_type.encode())
     tensor += _varint(3 << 3 | 2) + _varint(len(content))
     value = _delimited(1, tag.encode()) + _varint(2 << 3 | 2) + _varint(len(tensor) + len(content)) + tensor

@@ -1,1 +1,1 @@
-"""Generates text with a base and several deltas: loads them into one net, holds sessions, and answers prompts of files and of HTTP."""
+"""Generate text with a base and several deltas: load them into one net, hold sessions, and answer prompts of files and of HTTP."""

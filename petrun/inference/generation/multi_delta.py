@@ -43,7 +43,7 @@ class MultiDeltaModel:
     eos_ids: tuple[int, ...]
     """Tokens that end any answer."""
     ends_of_turn: Mapping[str, EndOfTurn]
-    """Name of a delta, "off" for the base -> what else ends its answers."""
+    """Name of a delta, "off" for the base -> tokens and texts that end its answers beside `eos_ids`."""
 
 
 def named_paths(deltas: Mapping[str, str] | Sequence[str]) -> dict[str, str]:

@@ -49,7 +49,7 @@ def read_prompts(path: str) -> list[PromptRow]:
         raise DataError(f"--prompts {error.message}", hint=error.hint, code=error.code) from error
     if decoded.note:
         console.print_to_stderr(f"note: {decoded.note}")
-    # Only at line ends: str.splitlines would cut at U+2028 and U+0085 too, which stand within texts and JSON strings.
+    # Split at line ends only: str.splitlines would split at U+2028 and U+0085 too, which occur within texts and JSON strings.
     numbered = [(number, line) for number, line in enumerate(decoded.text.split("\n"), 1) if line.strip()]
     if source.rows is not None:
         numbered = numbered[source.rows.start : source.rows.stop]

@@ -82,7 +82,7 @@ Ask = PromptRequest
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The whole answer to a prompt, and how it ended."""
+    """The complete answer to a prompt, and how it ended."""
 
     text: str
     finish: Literal["stop", "length"]
@@ -96,7 +96,7 @@ class Answer:
 class TextChunk:
     """The new text of one request's answer after one more token: "" while a character or a stop string may be incomplete.
 
-    The last chunk holds the whole answer.
+    The last chunk holds the complete answer.
     """
 
     index: int
@@ -108,7 +108,7 @@ class TextChunk:
 
 
 class Stream(Iterator[str]):
-    """The text of one answer, chunk by chunk; `answer` is set once all have come. `close()` gives up the rest."""
+    """Iterates over the text of one answer, chunk by chunk; `answer` is set after the last. `close()` gives up the rest."""
 
     def __init__(self, chunks: Generator[TextChunk, None, None]) -> None:
         self._chunks = chunks

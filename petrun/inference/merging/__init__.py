@@ -1,1 +1,1 @@
-"""Merges deltas into their base and takes them out again, proves that both models agree, and writes a delta's prompts into the folder."""
+"""Merge deltas into their base and take them out again, prove that both models agree, and write a delta's prompts into the folder."""

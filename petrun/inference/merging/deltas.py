@@ -1,4 +1,4 @@
-"""One delta, or the weighted sum of several, merged into its base on files."""
+"""Merge one delta, or the weighted sum of several, into its base on files."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from petrun.tensors.sharded.ranks import root_of
 
 @dataclass(frozen=True)
 class Noted:
-    """A delta to merge, and what the user is told of how it came about."""
+    """A delta to merge, and notes for the user about how it was made."""
 
     delta: Delta
     notes: tuple[str, ...] = ()
 
 
 def fit_deltas(asked: Sequence[WeightedPath], opener: DeltaOpener) -> Noted:
-    """One delta as it is, or the weighted sum of several, compared with the base. Raises DeltaError."""
+    """Return one delta unchanged, or the weighted sum of several, and compare it with the base. Raises DeltaError."""
     if len(asked) == 1 and asked[0].weight == 1.0:
         given = open_delta(asked[0].path, opener.sources.alpha, opener.sources.delta_strategy)
         fitted = opener.base.fit(given, opener.sources.alpha)

@@ -1,4 +1,4 @@
-"""A merged model and the delta -> the base, as far as rounding leaves it."""
+"""Compute the base from a merged model and the delta, as far as rounding allows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HALF_A_STEP = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "
 
 
 class WatchedUpdate:
-    """An update that remembers the largest value it was given: what the merge rounded there."""
+    """An update that remembers the largest value that it was given, which bounds the rounding of the merge."""
 
     def __init__(self, update: Update) -> None:
         self.update = update
@@ -68,7 +68,7 @@ def write_unmerged(given: Delta, model: StoredBase, out: Path, dtype: str | None
 
 
 def _tied_again(given: Delta, model: StoredBase) -> set[str]:
-    """Weights that the merged model has of its own, and that the delta's base shares with another layer."""
+    """Return the weights that are separate in the merged model, and that the delta's base shares with another layer."""
     raw = given.manifest.hf_config if given.manifest is not None else {}
     if model.kind is None or not raw:
         return set()
@@ -76,7 +76,7 @@ def _tied_again(given: Delta, model: StoredBase) -> set[str]:
 
 
 def _brought(given: Delta) -> set[str]:
-    """Parameters that the delta brought and the base never held. Raises DeltaError for those whose base values are gone."""
+    """Return the parameters that the delta added and the base never held. Raises DeltaError for those whose base values are lost."""
     if not is_low_rank(given):
         raise DeltaError(
             f"{given.path}: is a {given.algo} delta, which put its own values in the base's place: those are not in the merged model",

@@ -26,7 +26,7 @@ from petrun.tensors.sharded.ranks import root_of
 
 _ROWS, _TOKENS, _SEED = 8, 32, 20
 _MOST_ROWS = 64
-# Of the type that the merged weights are rounded to. Logits of trained models are numbers around 10.
+# By the type that the merged weights are rounded to. Logits of trained models are numbers around 10.
 _TOLERANCES = {"float64": 1e-3, "float32": 1e-3, "float16": 5e-2, "bfloat16": 5e-1}
 
 
@@ -37,7 +37,7 @@ class LogitComparison:
     largest: float
     """The largest difference between two logits."""
     same_argmax: float
-    """Share of positions (of rows, for a classifier) where both have the same argmax."""
+    """Share of positions (for a classifier, of rows) where both have the same argmax."""
     losses: tuple[float, float]
     """Mean cross entropy of the first model and of the second: of the next token; for a classifier of the first model's class."""
 
@@ -66,7 +66,7 @@ class MergeProof:
     base: StoredBase
     tolerance: float | None = None
     probe: str | None = None
-    """A text file, a row a line; None: token ids drawn from a seed."""
+    """A text file with a row in each line; None: token ids drawn from a seed."""
 
     def check(self, delta: Delta, merged: Path) -> None:
         """Print how the logits differ. Raises DeltaError where they differ by more than the tolerance."""
@@ -140,7 +140,7 @@ def _rows(probe: str | None, loaded: LoadedModel, folder: Path) -> list[Array]:
         text = decode_text(read_source(probe)).text
     except DataError as error:
         raise DataError(f"--probe {error.message}", hint=error.hint) from error
-    # Only at line ends: str.splitlines cuts at other characters too.
+    # Split at line ends only: str.splitlines splits at other characters too.
     lines = [line for line in text.split("\n") if line.strip()]
     tokenizer = load_tokenizer(folder if folder.is_dir() else folder.parent)
     if tokenizer is None:

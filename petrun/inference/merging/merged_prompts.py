@@ -56,7 +56,7 @@ class MergedPrompts:
 
 
 def _change(path: Path, change: Callable[[JsonObject], JsonObject]) -> None:
-    """Rewrite a JSON file; one that is not there counts as {}."""
+    """Rewrite a JSON file; a missing file counts as {}."""
     content = change(read_json(path) if path.is_file() else {})
     with atomic_file(path) as (out, _):
         out.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())

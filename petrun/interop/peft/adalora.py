@@ -101,7 +101,7 @@ def _sorted(reading: Reading) -> dict[str, _Layer]:
         if name == stored:
             reading.problems.append(f"{stored}: does not begin with {PREFIX}")
         elif match is None:
-            reading.whole(stored, name)
+            reading.full_tensor(stored, name)
         elif path := reading.layer(match["module"], f"lora_{match['factor']} of {match['module']}"):
             layer = layers.setdefault(path, _Layer(match["module"]))
             if match["factor"] in layer.factors:

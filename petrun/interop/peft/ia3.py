@@ -48,7 +48,7 @@ def read_ia3(reading: Reading) -> Delta:
         if name == stored:
             reading.problems.append(f"{stored}: does not begin with {PREFIX}")
         elif match is None:
-            reading.whole(stored, name)
+            reading.full_tensor(stored, name)
         elif path := reading.layer(match["module"], f"ia3_l of {match['module']}"):
             module = match["module"]
             inner[path], modules[path] = _is_inner(reading, module, shape, feedforward), module

@@ -122,7 +122,7 @@ class _Sorting:
             else:
                 self.problems.append(f"{name}: has magnitudes, but use_dora is off")
         else:
-            self.reading.whole(stored, name)
+            self.reading.full_tensor(stored, name)
 
     def _factor(self, stored: str, module: str, factor: str, *, table: bool = False) -> None:
         path = self.reading.layer(module, f"{_THEIRS[factor]} of {module}")

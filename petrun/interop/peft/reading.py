@@ -80,7 +80,7 @@ class Reading:
             return None
         return parameter.removesuffix(".weight")
 
-    def whole(self, stored: str, name: str) -> None:
+    def full_tensor(self, stored: str, name: str) -> None:
         """Read a full tensor: a head of modules_to_save, or a bias. The file may or may not keep peft's wrappers in the name,
         and may hold a tensor under both names; `original_module` is the base's own."""
         if ".original_module." in name:

@@ -66,7 +66,7 @@ def read_virtual_tokens(reading: Reading, width: int, because: str) -> int:
     for stored in delta.tensors:
         name = stored.removeprefix(_BEFORE_HEADS)
         if name != stored:
-            reading.whole(stored, name)
+            reading.full_tensor(stored, name)
         elif stored != TABLE:
             reading.problems.append(f"{stored}: is neither {TABLE} nor below {_BEFORE_HEADS}")
     shape = delta.shapes.get(TABLE)

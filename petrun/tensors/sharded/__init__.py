@@ -1,1 +1,1 @@
-"""The files of a job's ranks and the one checkpoint that they are shards of: strategies, layouts, reading, writing."""
+"""Read and write the files of a job's ranks, which hold the shards of one checkpoint, with their strategies and layouts."""

@@ -1,8 +1,8 @@
 """Read the files of a job's ranks as the one checkpoint that they are shards of.
 
-Nothing is taken on trust: every rank's file must be there and hold what its pipeline stage owns, in shards of the layouts' shapes;
-devices that hold the same shard must hold the same bytes. Tensors are put together when they are read, one at a time, so that memory
-is bounded by the largest.
+Everything is verified: every rank's file must exist and hold the parameters of its pipeline stage, in shards of the layouts' shapes;
+devices that hold the same shard must hold the same bytes. Tensors are joined when they are read, one at a time, so that memory is bounded
+by the largest.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Shards:
 
 
 class ShardedReader(TensorReader):
-    """The tensors of all ranks' files, whole. `kind` is "ckpt": MindSpore's names and optimizer state, whatever the format."""
+    """Reads full tensors from all ranks' files. `kind` is "ckpt": MindSpore's names and optimizer state, whatever the format."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class ShardedReader(TensorReader):
         return self._found(name).info
 
     def read_stored(self, name: str) -> Array:
-        """Return a full tensor. Raises WeightsError as any reader, and where devices that must hold the same shard do not."""
+        """Return a full tensor. Raises WeightsError as any reader does, and where devices that must hold the same shard do not."""
         found = self._found(name)
         values = self._assemble(name, *found.stages[0])
         if name not in self._proved:
@@ -99,7 +99,7 @@ class ShardedReader(TensorReader):
         return self._wholes[name]
 
     def _assemble(self, name: str, stage: int, layout: TensorLayout) -> Array:
-        """Put one stage's shards together; on the first reading replicas are compared."""
+        """Join one stage's shards; the first reading compares the replicas."""
         info = self._found(name).info
         element = BY_NAME[info.dtype].numpy
         if element is None:
@@ -150,9 +150,9 @@ def _numbers(ranks: Iterator[int]) -> str:
 def open_sharded(path: Path, strategy: Path | Strategy, spare: Sequence[str] = ()) -> ShardedReader:
     """Open the newest checkpoint of all ranks (see ranks.py) with the strategy it was saved under.
 
-    spare: patterns of tensors that layouts need not list: the optimizer's state. Of these, what is one number is kept; the rest is left
+    spare: patterns of tensors that layouts need not list: the optimizer's state. Those with one number are kept; the others are left
     out, and named in `dropped`.
-    Raises WeightsError for all that contradicts the strategy, with the ranks and tensors at fault.
+    Raises WeightsError for everything that contradicts the strategy, with the ranks and tensors at fault.
     """
     plan = strategy if isinstance(strategy, Strategy) else read_strategy(strategy)
     files = rank_files(path, plan.devices)

@@ -1,9 +1,9 @@
 """The sharding of a tensor among the devices of one pipeline stage, in MindSpore's terms.
 
-The devices stand in a matrix, the last axis the fastest: in (2, 4), rank = 4 i + j. A tensor map says for each dimension of the
+The devices form a matrix whose last axis is the fastest: in (2, 4), rank = 4 i + j. A tensor map says for each dimension of the
 tensor which axes of that matrix shard it; devices that differ in no such axis hold the same shard. With the optimizer parallel as
-well, those replicas shard dimension 0 of their shard once more, `opt_size` neighbouring replicas among themselves.
-Source: mindspore/parallel/_tensor.py (2.10), and what the compiler of 2.10 writes and shards.
+well, those replicas shard dimension 0 of their shard once more, in groups of `opt_size` neighbouring replicas.
+Source: mindspore/parallel/_tensor.py (2.10), and strategy files that the compiler of 2.10 writes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class TensorLayout:
     devices: tuple[int, ...]
     """The device matrix of the stage (dev_matrix)."""
     axes: tuple[tuple[int, ...], ...]
-    """The axes of `devices` that shard each dimension, counted from the right, the outermost first; () where it is whole."""
+    """The axes of `devices` that shard each dimension, counted from the right, the outermost first; () where it is not sharded."""
     opt_size: int = 0
     """The number of replicas that shard dimension 0 once more (opt_weight_shard_size): 0 none, -1 all of them."""
     opt_step: int = 0
     """Distance of two neighbours among those (opt_weight_shard_step); 0 where it is not stated."""
     shape: tuple[int, ...] | None = field(default=None, compare=False)
-    """The whole tensor's shape, where the file says it."""
+    """The full tensor's shape, where the file states it."""
 
     @classmethod
     def replicated(cls, devices: int, dimensions: int) -> TensorLayout:
@@ -36,7 +36,9 @@ class TensorLayout:
 
     @classmethod
     def of(cls, devices: Sequence[int], tensor_map: Sequence[int], *, opt_size: int = 0) -> TensorLayout:
-        """Make a layout from MindSpore's own terms: in the tensor map -1 is a whole dimension. `opt_step` follows from the rest."""
+        """Make a layout from MindSpore's own terms: in the tensor map -1 is a dimension that is not sharded. `opt_step` follows from the
+        rest.
+        """
         axes = tuple(() if axis < 0 else (axis,) for axis in tensor_map)
         layout = cls(devices=tuple(devices), axes=axes, opt_size=opt_size)
         if not opt_size or layout.problem():
@@ -67,7 +69,7 @@ class TensorLayout:
         return _sharding(self).group
 
     def shard_shape(self, whole: Sequence[int]) -> tuple[int, ...]:
-        """The shape of every device's shard. Raises ValueError naming the dimension that does not divide."""
+        """Return the shape of every device's shard. Raises ValueError naming the dimension that does not divide."""
         if len(whole) != len(self.axes):
             raise ValueError(f"is sharded along {len(self.axes)} dimensions and has {len(whole)}")
         for dimension, (size, count) in enumerate(zip(whole, self.splits, strict=True)):

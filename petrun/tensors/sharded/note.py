@@ -1,6 +1,6 @@
-"""Read and write the note that petrun leaves beside the files of all ranks: the digest of each, and the metadata of the whole.
+"""Read and write the note that petrun puts beside the files of all ranks: the digest of each, and the metadata of the checkpoint.
 
-With it, two files that were exchanged are detected whatever they hold, and a sharded petrun delta keeps its manifest. The note is a file of
+With it, two exchanged files are detected whatever they hold, and a sharded petrun delta keeps its manifest. The note is a file of
 its own because transform_checkpoints fails over a checkpoint with a string in it.
 """
 
@@ -28,7 +28,7 @@ class Note:
     digests: tuple[str, ...]
     """The digest of each file's content; () where they are not known."""
     metadata: Mapping[str, str]
-    """The whole file's own: a delta's manifest."""
+    """Metadata of the checkpoint: a delta's manifest."""
 
 
 def write_note(folder: Path, note: Note) -> None:
@@ -44,7 +44,7 @@ def write_note(folder: Path, note: Note) -> None:
 
 
 def read_note(folder: Path) -> Note | None:
-    """Return the note in a folder, or None. Raises WeightsError for one that does not read."""
+    """Return the note in a folder, or None. Raises WeightsError for one that cannot be read."""
     path = folder / NOTE
     try:
         if not path.is_file():
@@ -97,6 +97,6 @@ def check_note(folder: Path, note: Note, readers: Sequence[TensorReader]) -> Non
 
 
 def file_digest(reader: TensorReader) -> str:
-    """The digest of all that a file holds."""
+    """Return the digest of all tensors of a file."""
     infos = [(name, reader.info(name)) for name in reader.names]
     return content_digest((name, info.dtype, info.shape, tensor_digest(reader, name)) for name, info in infos)

@@ -2,9 +2,9 @@
 
     PATH/rank_N/NAME.ckpt        the shards of rank N
     PATH/strategy/stage_S.ckpt   how pipeline stage S shards its parameters, frozen ones too
-    PATH/petrun_shards.json      whose files these are, with the digest of each: written last, so that it marks the folder as whole
+    PATH/petrun_shards.json      the note, with the digest of each file: written last, so that it marks the folder as complete
 
-The folder grows under a hidden name beside PATH, which all ranks see on a shared disk, and gets its own when it is whole.
+The folder is written under a hidden name beside PATH, on a disk that all ranks share, and renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from petrun.tensors.writers import array_entries, write_ckpt, write_safetensors
 STRATEGY = "strategy"
 """Folder of the strategy files beside the ranks'."""
 PATIENCE_SECONDS = 10.0
-"""A file that one host has written another may see a little later, where the disk is shared over a network."""
+"""Time to wait for a file of another host, which may appear later where the disk is shared over a network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +43,9 @@ class ShardSpec:
     """The number of ranks of the job."""
     stages: int
     layouts: Mapping[str, TensorLayout] = field(repr=False)
-    """The layouts of all that the rank's pipeline stage holds, frozen parameters and the optimizer's state included."""
+    """The layouts of all parameters of the rank's pipeline stage, frozen ones and the optimizer's state included."""
     fail_together: Callable[[], AbstractContextManager[None]] = field(repr=False)
-    """A block that all ranks leave, or none (World.fail_together)."""
+    """A context manager that fails on all ranks where it fails on one (World.fail_together)."""
 
     @property
     def devices(self) -> int:
@@ -65,10 +65,10 @@ def save_shards(
     spec: ShardSpec,
     describe: Callable[[ShardedReader], Mapping[str, str]],
 ) -> None:
-    """Write this rank's shards into `path`/rank_N/`file`; every rank must call it. What was at `path` is replaced when all is written.
+    """Write this rank's shards into `path`/rank_N/`file`; every rank must call it. A folder at `path` is replaced when all is written.
 
-    file: its ending, .ckpt or .safetensors, is the format. describe(all shards, put together): what the note says of the whole.
-    Raises OutputError, WeightsError for a shard that its layout does not make; SetupError where another rank failed.
+    file: its ending, .ckpt or .safetensors, is the format. describe(reader of the full tensors): the metadata for the note.
+    Raises OutputError, WeightsError for a shard that contradicts its layout; SetupError where another rank failed.
     """
     growing = path.with_name(f".{path.name}.part")
     with spec.fail_together():

@@ -1,6 +1,6 @@
 """Find the file of each rank: `rank_N/` folders, files named after their rank in one folder, or a path with {rank} in it.
 
-What load_distributed_checkpoint takes on trust, the order of the files, is read from their names as numbers, must be complete, and
+load_distributed_checkpoint does not check the order of the files. Here it is read from the numbers in their names, must be complete, and
 must not contradict itself: a file in rank_3 that says rank_1 is refused.
 """
 
@@ -39,7 +39,7 @@ def is_sharded(path: Path) -> bool:
 
 
 def root_of(path: Path) -> Path:
-    """Return the folder above the ranks' files, where config.json lies; any other path as it is."""
+    """Return the folder above the ranks' files, which holds config.json; any other path unchanged."""
     while RANK in str(path):
         path = path.parent
     return path
@@ -48,7 +48,7 @@ def root_of(path: Path) -> Path:
 def rank_files(path: Path, devices: int) -> list[Path]:
     """Return the newest checkpoint of every rank, 0 to `devices` - 1, all of one step.
 
-    Raises WeightsError: ranks that are missing, too many or twice there; a rank without a checkpoint, or with several that do not say
+    Raises WeightsError: ranks that are missing, too many or there twice; a rank without a checkpoint, or with several that do not say
     which is the newest; ranks whose newest are of different steps; a file whose name says another rank than its folder.
     """
     try:
@@ -75,7 +75,7 @@ def _templated(path: Path, devices: int) -> dict[int, Path]:
         elif not file.is_file():
             raise WeightsError(f"{file}: no such file", hint=f"The strategy is of {devices} ranks, 0 to {devices - 1}.")
         files[rank] = file
-    # A rank more than the strategy has: it is of another job.
+    # More ranks than the strategy has: the files are of another job.
     if Path(str(path).replace(RANK, str(devices))).exists():
         files[devices] = path
     return files
@@ -152,7 +152,7 @@ def _newest(path: Path, files: Sequence[Path]) -> Path:
 
 
 def rank_in_name(file: Path) -> int | None:
-    """`llama_rank_3-10_1.ckpt` -> 3."""
+    """Read the rank from a name: `llama_rank_3-10_1.ckpt` -> 3."""
     said = _IN_NAME.search(file.stem)
     return int(said[1]) if said else None
 

@@ -5,8 +5,9 @@
     message ParallelLayoutItem { string param_name; ParallelLayouts { dev_matrix, tensor_map, param_split_shape, indices_offset,
                                  field, opt_weight_shard_step, opt_weight_shard_size } }
 
-Source: mindspore/train/node_strategy.proto and parallel/_parallel_serialization.py (2.10). Or the same as JSON, where the name ends in
-.json. A pipeline's stages have a file each; one that merge_pipeline_strategys made of them names its parameters `<stage>-<name>`.
+Source: mindspore/train/node_strategy.proto and parallel/_parallel_serialization.py (2.10). Files whose name ends in .json
+hold the same as JSON. A pipeline's stages have a file each; a file that merge_pipeline_strategys made of them names its parameters
+`<stage>-<name>`.
 By default MindSpore lists only what was trained: such a file of a LoRA job does not say how its base was sharded.
 """
 
@@ -77,7 +78,7 @@ def read_strategy(path: Path) -> Strategy:
     """Read one strategy file (protobuf or JSON, of one stage or merged) or a folder of stage strategies.
 
     Raises WeightsError: no such path, a file of another kind, no layouts, a layout that contradicts itself or the others, stages that
-    are missing or said differently by two files.
+    are missing or differ between two files.
     """
     try:
         if path.is_dir():
@@ -119,7 +120,7 @@ def write_strategy(path: Path, strategy: Strategy | Mapping[str, TensorLayout]) 
 
 
 def require_complete(strategy: Strategy, names: Iterable[str]) -> None:
-    """Raises WeightsError where a parameter, frozen ones included, has no layout: its slices could not be told apart from the whole."""
+    """Raises WeightsError where a parameter, frozen ones included, has no layout: its shards could not be told from the full tensor."""
     absent = [name for name in names if name not in strategy]
     if absent:
         raise WeightsError(
@@ -153,7 +154,7 @@ def _stage_files(folder: Path) -> list[Path]:
 
 
 def _join(folder: Path, files: Sequence[tuple[Path, Items]]) -> tuple[Mapping[str, TensorLayout], ...]:
-    """Join the files of all stages. Every rank may have written its stage's file: those of one stage must agree."""
+    """Join the files of all stages. Every rank may have written its stage's file: the files of one stage must agree."""
     if len(files) == 1 and all(_MERGED.fullmatch(name) for name in files[0][1].layouts):
         return _split(*files[0])
     stages: dict[int, tuple[Path, Mapping[str, TensorLayout]]] = {}

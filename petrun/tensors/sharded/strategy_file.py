@@ -24,12 +24,12 @@ class Items:
     """The contents of one file."""
 
     layouts: Mapping[str, TensorLayout]
-    """The layouts by the file's own names; in a merged file a name begins with the stage."""
+    """The layouts by the file's names; in a merged file a name begins with the stage."""
     stages: frozenset[int]
     """Pipeline stages that its operators name."""
 
     def stage(self, path: Path) -> int | None:
-        """Return the one stage that the file is of; None where it does not say."""
+        """Return the one stage that the file is of; None where it names none."""
         if len(self.stages) > 1:
             raise WeightsError(
                 f"{path}: names operators of pipeline stages {sorted(self.stages)} and parameters of none",
@@ -47,7 +47,7 @@ def scan_strategy(path: Path) -> Items:
 
 
 def _message(**fields: int) -> Any:
-    """Return MindSpore's own message. Its import takes a second, and few commands that read tensors come here."""
+    """Return MindSpore's protobuf message. Imported here because the import takes a second and few commands need it."""
     from mindspore.train import node_strategy_pb2
 
     return node_strategy_pb2.ParallelStrategyMap(**fields)
@@ -57,7 +57,7 @@ def _scan_protobuf(path: Path, content: bytes) -> Items:
     from google.protobuf.message import DecodeError
 
     message = _message()
-    # Its first field is a number, a checkpoint's first a message: the parser would take one for the other, without layouts.
+    # The first field of a strategy is a number, that of a checkpoint a message: the parser would read one as the other, without layouts.
     if content[:1] != b"\x08":
         raise WeightsError(f"{path}: is not a strategy file", hint=_KIND)
     try:
@@ -147,7 +147,7 @@ def _from_json(path: Path, name: str, item: JsonObject) -> TensorLayout:
         raise WeightsError(f"{path}: {name} has no {absent[0]}", hint=_AGAIN)
     devices, axes, shape = item["dev_matrix"], item["tensor_map"], item.get("tensor_shape")
     split = item.get("param_split_shape") or []
-    # What is no list becomes no number, and is refused with the rest.
+    # A value that is not a list becomes one that is not a number, and is refused with the others.
     rows: list[Any] = axes if isinstance(axes, list) else [None]
     dimensions = [each if isinstance(each, list) else [each] for each in rows]
     numbers = [
@@ -175,7 +175,7 @@ def _is_whole(value: object, least: int = 0) -> TypeGuard[int]:
 
 
 def write_items(path: Path, layouts: Mapping[str, TensorLayout], stages: Iterable[int]) -> None:
-    """Write one file; an operator of each stage stands in it, because MindSpore reads the stage there. Raises OutputError."""
+    """Write one file with an operator of each stage, because MindSpore reads the stage from operators. Raises OutputError."""
     content = _to_json(path, layouts, stages) if path.suffix == ".json" else _to_protobuf(layouts, stages)
     with atomic_file(path) as (file, _):
         file.write(content)

@@ -1,4 +1,4 @@
-"""Shard full tensors into the files of a job's ranks, one in memory at a time; the files are put together again and compared."""
+"""Shard full tensors into the files of a job's ranks, one in memory at a time; the files are read back and compared."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _LISTED = 8
 
 @dataclass(frozen=True)
 class FullTensor:
-    """A tensor to be sharded, and how to get its elements as stored (bfloat16: uint16) when its turn comes."""
+    """A tensor to be sharded, and a function that returns its elements as stored (bfloat16: uint16)."""
 
     name: str
     info: TensorInfo
     load: Callable[[], Array]
 
     def raw(self) -> bytes:
-        """Return its elements as they are stored: little-endian, in C order."""
+        """Return its elements as stored: little-endian, in C order."""
         return _little(self.load())
 
 
@@ -53,11 +53,11 @@ def write_sharded(
     spare: Sequence[str] = (),
     beside: Callable[[Path], None] = lambda folder: None,
 ) -> str:
-    """Write `out`/rank_N/`file` for every rank and the note beside them; the folder appears whole or not at all. Returns the digest of all
-    that was sharded, whole.
+    """Write `out`/rank_N/`file` for every rank and the note beside them; the folder appears complete or not at all. Returns the digest of
+    the full tensors.
 
-    file: its ending, .ckpt or .safetensors, is the format. metadata: the whole's own, kept in the note. spare: patterns of tensors that
-    need no layout where they are one number, as in `open_sharded`; every rank gets them. beside(folder): whatever else is to lie in it.
+    file: its ending, .ckpt or .safetensors, is the format. metadata: of the checkpoint, kept in the note. spare: patterns of tensors that
+    need no layout where they are one number, as in `open_sharded`; every rank gets them. beside(folder): writes further files into it.
     Raises WeightsError: a tensor without a layout, or one that does not divide; OutputError.
     """
     require_complete(strategy, (each.name for each in tensors if not is_spare(each.name, spare, strategy)))
