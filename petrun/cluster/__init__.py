@@ -1,1 +1,1 @@
-"""The processes of a job: ranks and hosts, how they are launched, watched and ended, rank tables, job scripts. Nothing inside the graph."""
+"""Start, watch and end the processes of a job: ranks and hosts, rank tables, job scripts. Nothing here is inside the graph."""

@@ -1,4 +1,4 @@
-"""Exit codes of the processes of a job: how one is read from a process's end, what it means, and whether another attempt can mend it."""
+"""Read exit codes of the processes of a job, describe them, and decide whether another attempt may succeed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import signal
 
 SUCCESS = 0
 CONFIG_ERROR = 2
-"""A command line or a setting is wrong: every further attempt would end alike. The exit code of errors.ConfigError."""
+"""Exit code of errors.ConfigError: a command line or a setting is wrong, so every further attempt would fail as well."""
 _OF_SIGNAL = 128
 STOPPED = (_OF_SIGNAL + signal.SIGINT, _OF_SIGNAL + signal.SIGTERM)
 """Exit codes of a rank that was told to stop, and of those that stopped with it."""
 
 
 def of_status(status: int) -> int:
-    """A process's return code as subprocess gives it (-N after signal N) -> its exit code as a shell gives it (128 + N)."""
+    """Convert a return code of subprocess (-N after signal N) to the exit code of a shell (128 + N)."""
     return status if status >= 0 else _OF_SIGNAL - status
 
 
@@ -23,7 +23,7 @@ def of_signal(number: int) -> int:
 
 
 def signal_name(code: int) -> str | None:
-    """Return the signal that an exit code stands for, such as SIGKILL; None where it stands for none."""
+    """Return the name of the signal that an exit code stands for, such as SIGKILL; None where it stands for none."""
     try:
         return signal.Signals(code - _OF_SIGNAL).name
     except ValueError:
@@ -31,7 +31,7 @@ def signal_name(code: int) -> str | None:
 
 
 def may_be_retried(code: int) -> bool:
-    """Return whether an attempt that ended so may end otherwise when it is made again."""
+    """Return whether another attempt may succeed after one that ended with this code."""
     return code not in (SUCCESS, CONFIG_ERROR)
 
 

@@ -58,8 +58,9 @@ def failures_in(table: NDArray[np.float32]) -> list[Failure]:
 
 
 def error_of_others(failures: Sequence[Failure]) -> SetupError:
-    """Return the error of a rank that ends because others failed, with the exit code of the first of them: a wrong setting is not tried
-    again."""
+    """Return the error of a rank that ends because others failed, with the exit code of the first of them: a wrong setting is not
+    retried.
+    """
     if not failures:
         return SetupError("another rank failed", hint="Its own message says why.")
     first, *others = failures

@@ -16,9 +16,10 @@ _SECONDS = 180.0
 """The time limit on the CPU. On Ascend the cards are linked in this sum, which may take HCCL_CONNECT_TIMEOUT more."""
 
 
-def prove_sum(world: World, say: Callable[[str], None]) -> None:
-    """Check a sum to which every rank gives its number and one. Raises SetupError where the sum is wrong; where it does not come, the
-    process is ended."""
+def check_first_sum(world: World, show: Callable[[str], None]) -> None:
+    """Check a sum to which every rank adds its number and one. Raises SetupError where the sum is wrong; ends the process where it does not
+    arrive in time.
+    """
     linking = os.environ.get("HCCL_CONNECT_TIMEOUT", "")
     seconds = _SECONDS + (float(linking) if linking.isdecimal() and os.environ.get("ASCEND_HOME_PATH") else 0.0)
     overdue = (
@@ -35,4 +36,4 @@ def prove_sum(world: World, say: Callable[[str], None]) -> None:
             f"an all-reduce over {size} ranks gives {found.tolist()}, and should give {right}",
             hint="A card or the network between cards computes wrong numbers.",
         )
-    say(f"ok      all-reduce  right over {size} ranks, the first one {time.monotonic() - began:.2f} s")
+    show(f"ok      all-reduce  right over {size} ranks, the first one {time.monotonic() - began:.2f} s")

@@ -1,12 +1,12 @@
 """Run a job on the cards of this host, from its first process to the report of its end.
 
 petrun starts the scheduler and the ranks itself, by the environment that MindSpore documents for a dynamic cluster, and not through
-msrun, which does the same: what petrun has started it can end. msrun dies of SIGTERM and leaves its workers to train on, calls Ctrl-C
-a success, gives the other ranks no time to save, waits for a heartbeat before it reports a dead worker, and takes the first `python`
-on PATH. A user's own msrun around petrun works all the same.
+msrun, which does the same, because petrun can end the processes that it has started. msrun ends on SIGTERM and leaves its workers
+running, reports Ctrl-C as a success, gives the other ranks no time to save, waits for a heartbeat before it reports a dead worker, and
+takes the first `python` on PATH. A user may still run petrun under msrun.
 
-Three things end a process of the job, each where the one before cannot: petrun signals it (supervise.py); the kernel signals it when
-petrun is killed (parent_death_signal.py); the orphan watchdog then kills what does not end (orphan_watchdog.py).
+A process of the job is ended in three ways, each for the case that the one before does not cover: petrun signals it (supervise.py); the
+kernel signals it when petrun is killed (parent_death_signal.py); the orphan watchdog kills processes that remain (orphan_watchdog.py).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from petrun.train.stop import GRACE, RESUME_FLAGS
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """The processes to run on this host, and what follows when they end."""
+    """The processes to run on this host, and what happens when they end."""
 
     command: Sequence[str]
     """The command of every rank."""
@@ -47,7 +47,7 @@ class Job:
     max_restarts: int = 0
     grace_seconds: float = 30.0
     hosts: Hosts | None = None
-    """The other hosts' petruns, where there are several."""
+    """Connections to petrun on the other hosts; None for one host."""
     resume_flags: str = ""
     """The options by which `petrun resume` starts these ranks again, as a shell reads them."""
 
@@ -62,7 +62,7 @@ class JobOutput:
     """Takes the lines that petrun prints about the job."""
 
 
-def launch(job: Job, voice: JobOutput, environment: Mapping[str, str] | None = None) -> int:
+def launch(job: Job, output: JobOutput, environment: Mapping[str, str] | None = None) -> int:
     """Run the job, and run it again where it fails and restarts are left. Returns the exit code: the first failing rank's, or 128 + N
     after signal N.
 
@@ -75,11 +75,11 @@ def launch(job: Job, voice: JobOutput, environment: Mapping[str, str] | None = N
         for attempt in range(1, job.max_restarts + 2):
             began = time.monotonic()
             folder = _attempt_folder(job.logs)
-            cluster = _settled(job, attempt, stops)
+            cluster = _with_own_port(job, attempt, stops)
             if cluster is None:
                 return exit_code.of_signal(stops.first)
             ranks, scheduler = _members(replace(job, cluster=cluster), base, folder)
-            voice.err(_opening(job, ranks, folder, attempt))
+            output.err(_start_line(job, ranks, folder, attempt))
             with HostWatch(job.hosts) if job.hosts is not None else nullcontext() as watch:
                 ending = supervise(
                     ranks,
@@ -87,12 +87,12 @@ def launch(job: Job, voice: JobOutput, environment: Mapping[str, str] | None = N
                     job=tag,
                     grace_seconds=job.grace_seconds,
                     stops=stops,
-                    show=voice.out,
+                    show=output.out,
                     watch=watch,
-                    tell=lambda ending: _news(ending, job),
+                    tell=lambda ending: _end_notice(ending, job),
                 )
             if ending.code:
-                voice.err(_report(ending, job, time.monotonic() - began))
+                output.err(_report(ending, job, time.monotonic() - began))
             if ending.survivors:
                 raise SetupError(
                     f"processes that SIGKILL does not end: {', '.join(map(str, ending.survivors))}",
@@ -128,10 +128,10 @@ def _attempt_folder(logs: Path) -> Path:
     return folder
 
 
-def _settled(job: Job, attempt: int, stops: StopSignals) -> Cluster | TableStart | None:
-    """Return the cluster with the scheduler's address and port in this attempt: each has a port of its own, as a rank that starts again
-    must not
-    meet the scheduler of the attempt before. With several hosts, host 0 chooses it and tells the others. None: stopped meanwhile.
+def _with_own_port(job: Job, attempt: int, stops: StopSignals) -> Cluster | TableStart | None:
+    """Return the cluster with the scheduler's address and port in this attempt: each has a port of its own, as a restarted rank
+    must not meet the scheduler of the attempt before. With several hosts, host 0 chooses it and sends it to the others. None: stopped
+    meanwhile.
     """
     cluster = job.cluster
     if not isinstance(cluster, Cluster):
@@ -168,14 +168,14 @@ def _rank(job: Job, rank: int, environment: Mapping[str, str], folder: Path) -> 
     return JobProcess(f"rank {rank}", job.command, environment, folder / f"rank_{rank}.log")
 
 
-def _opening(job: Job, ranks: Sequence[JobProcess], folder: Path, attempt: int) -> str:
+def _start_line(job: Job, ranks: Sequence[JobProcess], folder: Path, attempt: int) -> str:
     named = f"rank{'s' if len(ranks) > 1 else ''} {_spell(job.cluster.ranks)}"
     again = "" if attempt == 1 else f"attempt {attempt} of {job.max_restarts + 1}: "
     return f"{again}{named} of {job.cluster.cards}; logs in {folder}"
 
 
 def _spell(ranks: Sequence[int]) -> str:
-    """Spell ranks in rising order, neighbours joined: 0 to 3, 6. A rank table may give a host any."""
+    """Spell ranks in ascending order, neighbours joined: 0 to 3, 6. A rank table may give a host any ranks."""
     runs: list[list[int]] = []
     for rank in ranks:
         if runs and rank == runs[-1][1] + 1:
@@ -188,11 +188,11 @@ def _spell(ranks: Sequence[int]) -> str:
 def _report(ending: Ending, job: Job, seconds: float) -> str:
     """Report what ended the attempt."""
     after, forced = f"after {seconds:.0f} s", f"(who had not after {job.grace_seconds:g} s, by force)"
-    if (news := ending.elsewhere) is not None:
-        where = "" if news.kind == "lost" else f" on {news.host}"
-        if news.stopped:
-            return f"{news.what}{where}: every rank was told to stop here as well, and all have ended {forced}"
-        return _with_log(f"error: {news.what}{where} {after}; the ranks of this host were ended", news.log)
+    if (notice := ending.elsewhere) is not None:
+        where = "" if notice.kind == "lost" else f" on {notice.host}"
+        if notice.stopped:
+            return f"{notice.what}{where}: every rank was told to stop here as well, and all have ended {forced}"
+        return _with_log(f"error: {notice.what}{where} {after}; the ranks of this host were ended", notice.log)
     if ending.culprit is None:
         name = signal.Signals(ending.stopped).name
         return f"{name}: every rank was told to stop, and all have ended {forced}"
@@ -208,14 +208,15 @@ def _with_log(said: str, log: Sequence[str]) -> str:
 
 
 def _end_of_log(ending: Ending) -> list[str]:
-    """Return the end of the culprit's log. Of a process that was told to stop only the last line: a graph that was being compiled
-    would fill a page."""
+    """Return the end of the log of the process that failed; only the last line where it was told to stop, as a graph that was being
+    compiled would fill a page.
+    """
     found = tail(ending.culprit.log) if ending.culprit is not None else []
     return found[-1:] if ending.code in exit_code.STOPPED else found
 
 
-def _news(ending: Ending, job: Job) -> EndNotice | None:
-    """Return the news of an ending that began here, for the other hosts; None where the ending is a good one."""
+def _end_notice(ending: Ending, job: Job) -> EndNotice | None:
+    """Return the notice of an ending that began here, for the other hosts; None where the ending is a good one."""
     if ending.code == 0 or job.hosts is None:
         return None
     here = job.hosts.named(job.hosts.cluster.host_rank)

@@ -1,4 +1,4 @@
-"""Decide by the options that start ranks whether this process starts some, and which."""
+"""Decide by the options of the command line whether this process starts ranks, and which."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from petrun.parallel.context import cards_here
 
 
 def starts_ranks(options: LaunchOptions) -> bool:
-    """Return whether this process is to start ranks. A process that is a rank itself is not; it takes --cards with the job's size only.
+    """Return whether this process starts ranks. A process that is a rank itself does not; it accepts --cards with the job's size only.
 
     Raises ConfigError.
     """
@@ -31,8 +31,8 @@ def starts_ranks(options: LaunchOptions) -> bool:
     return False
 
 
-def resolve_cluster(options: LaunchOptions, target: str, say: Callable[[str], None]) -> Cluster | TableStart:
-    """Return the ranks that the options ask for, on `target` ("cpu" or "ascend"). `say` takes what is waited for.
+def resolve_cluster(options: LaunchOptions, target: str, show: Callable[[str], None]) -> Cluster | TableStart:
+    """Return the ranks that the options ask for, on `target` ("cpu" or "ascend"). `show` prints what is waited for.
 
     Raises ConfigError and SetupError.
     """
@@ -53,7 +53,7 @@ def resolve_cluster(options: LaunchOptions, target: str, say: Callable[[str], No
             f"--rank-table {options.rank_table}: start-up by rank table is for Ascend, and this run computes on the cpu",
             hint="Here --cards N starts N ranks. `petrun ranktable lint` checks a table on any machine.",
         )
-    start = read_start(options.rank_table, options.host_rank, say)
+    start = read_start(options.rank_table, options.host_rank, show)
     if options.cards not in (None, start.cards):
         raise ConfigError(f"--cards {options.cards}: the rank table has {start.cards}", hint="Leave --cards out.")
     _require_cards(len(start.devices), target)

@@ -1,6 +1,6 @@
 """Find a free port for the scheduler, or raise an error before anything is started.
 
-MindSpore would wait its whole cluster timeout for workers that talk to somebody else's port.
+MindSpore would wait its full cluster timeout for workers that connect to another program's port.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def free_port(address: str = LOCAL) -> int:
 def check_port(address: str, port: int) -> None:
     """Raises SetupError where the scheduler could not listen: the port is taken, or the address is not this host's."""
     with _socket(address) as probe:
-        # As servers do: a port whose last connections are still fading is free.
+        # As servers do: a port whose last connections are in TIME_WAIT counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))

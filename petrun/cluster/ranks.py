@@ -1,6 +1,6 @@
-"""Lay out the processes of a job over its hosts, and make the environment of each.
+"""Distribute the processes of a job over its hosts, and make the environment of each.
 
-MindSpore's dynamic cluster: one scheduler on the host with rank 0, which every rank reports to; it takes no part in the arithmetic.
+MindSpore's dynamic cluster has one scheduler, on the host with rank 0, to which every rank reports; it computes nothing.
 The ranks of a host follow one another: host h of H has ranks h*K ... h*K+K-1 with K = cards / hosts.
 """
 
@@ -16,7 +16,7 @@ from petrun.errors import ConfigError
 DEFAULT_PORT = 8118
 """MindSpore's own. On one host petrun finds a free one."""
 _TIMEOUTS = {"MS_TOPO_TIMEOUT": "600", "MS_NODE_TIMEOUT": "30"}
-"""Seconds in which all ranks must have come, and after which one that is silent counts as lost. What the user has set, stays."""
+"""Seconds in which all ranks must connect, and after which a silent rank counts as lost. The user's own settings stay."""
 _OF_RANK = ("MS_NODE_ID", "RANK_ID", "DEVICE_ID")
 
 
@@ -130,8 +130,8 @@ def host_environment(base: Mapping[str, str], ranks: int) -> dict[str, str]:
 
 
 def _level(base: Mapping[str, str]) -> dict[str, str]:
-    """Return the level of GLOG_v (2, warnings, where it is not set) for the log's own back end as well: when a rank ends, MindSpore has
-    forgotten the level, and writes two lines of information however it is set. Warnings and errors stay as they are."""
+    """Return the level of GLOG_v (2, warnings, where it is not set) for the log's back end as well: when a rank ends, MindSpore ignores
+    GLOG_v and writes two lines of information. Warnings and errors stay."""
     level = base.get("GLOG_v", "2")
     if "MS_SUBMODULE_LOG_v" in base or level not in ("2", "3", "4"):
         return {}
@@ -139,7 +139,7 @@ def _level(base: Mapping[str, str]) -> dict[str, str]:
 
 
 def _threads(base: Mapping[str, str], ranks: int) -> dict[str, str]:
-    """Divide the cores of a host among its ranks; each would use all of them otherwise, and they wait for each other."""
+    """Divide the cores of a host among its ranks; otherwise each would use all of them, and they would wait for each other."""
     return {} if ranks == 1 else {"OMP_NUM_THREADS": str(max(1, cores_here() // ranks))}
 
 

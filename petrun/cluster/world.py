@@ -1,12 +1,12 @@
-"""All ranks of a job: how this process was started, which rank it is, and how ranks come to one decision.
+"""Define the ranks of a job: how this process was started, which rank it is, and how ranks decide together.
 
-Three ways to start a rank are known, each by what the environment holds before MindSpore is initialised:
+A rank can be started in three ways, told apart by the environment before MindSpore is initialised:
 
     MS_ROLE                                   msrun, or a dynamic cluster by hand: MS_SCHED, or MS_WORKER
     RANK_TABLE_FILE and RANK_ID               rank-table start-up, on Ascend only
     RANK_SIZE above 1, MS_SIMULATION_LEVEL    a rehearsal: one rank of a cluster that is not there
 
-The rank is read after the initialisation, never from the environment: msrun gives ranks that a rank table changes.
+The rank is read after the initialisation, never from the environment: a rank table changes msrun's ranks.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class World:
     rank: int = 0
     size: int = 1
     host_rank: int = 0
-    """Among the ranks of this machine: the card's number there."""
+    """Index among the ranks of this machine, which is the card's number."""
     host_size: int = 1
     in_graph: bool = False
-    """Only a graph can sum over ranks."""
+    """Whether only a graph can sum over ranks."""
 
     @property
     def first(self) -> bool:
@@ -54,10 +54,12 @@ class World:
         return self.rank == 0
 
     def summed(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the sum over all ranks, each of which must call it at the same point with as many; about a millisecond, alone nothing."""
+        """Return the sum over all ranks, which must call it at the same point with the same number of values. It takes about a
+        millisecond.
+        """
         if self.size == 1:
             return values
-        # Float32: the CPU reduces no integers.
+        # Float32, because the CPU cannot reduce integers.
         given = Tensor(values, ms.float32)
         if self.in_graph:
             with undivided():
@@ -82,22 +84,22 @@ class World:
         return self.agree(flag and self.first)
 
     def fail_together(self) -> FailTogether:
-        """A context manager that all ranks leave without an error, or none does: an error on one rank raises SetupError on the others at
+        """A context manager that fails on all ranks or on none: an error on one rank raises SetupError on the others at
         once, with the rank and the reason. Every rank must enter the same blocks; inside one no rank may wait for another."""
         return FailTogether(self)
 
     def failed(self, own: Exception | None) -> list[failures.Failure]:
-        """Exchange who failed, `own` among them. Only for ranks that all know that one did."""
+        """Exchange the failures, `own` among them. Only for ranks that all know that one failed."""
         if self.size == 1:
             return []
         try:
             return failures.failures_in(self.summed(failures.failure_table(own, self.rank, self.size)))
         except RuntimeError:
-            # A rank is gone by now. What this one knows has still to be said.
+            # A rank has ended by now. This rank's own error must still be reported.
             return []
 
     def differing(self, values: Mapping[str, str]) -> tuple[str, ...]:
-        """Return the keys whose value is another here than on the first rank; () on the first. All ranks must have the same keys."""
+        """Return the keys whose value differs from the first rank's; () on the first. All ranks must have the same keys."""
         if self.size == 1:
             return ()
         mine = np.array([_words(f"{key}={value}") for key, value in sorted(values.items())], np.float32)
@@ -116,8 +118,8 @@ class World:
 
 
 class FailTogether:
-    """The block of World.fail_together. Every Exception counts as a failure. A signal does not: it ends this process without waiting
-    for the other ranks, which get it too or are ended by the process that watches the job."""
+    """The context manager of World.fail_together. Every Exception counts as a failure. A signal does not: it ends this process without
+    waiting for the other ranks, which get it too or are ended by the process that watches the job."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -132,7 +134,7 @@ class FailTogether:
             if self.world.agree(False):
                 raise failures.error_of_others(self.world.failed(None))
         elif isinstance(error, Exception):
-            # Where the vote itself fails, because a rank is gone, the error of this one is still what is raised.
+            # Where the exchange itself fails, because a rank has ended, this rank's own error is still raised.
             with suppress(RuntimeError):
                 self.world.agree(True)
                 self.world.failed(error)
@@ -158,13 +160,13 @@ ALONE = World()
 
 
 def is_scheduler() -> bool:
-    """Return whether this process is the job's scheduler: the same command line starts it, and it runs no part of the job."""
+    """Return whether this process is the job's scheduler, which the same command line starts and which runs no part of the job."""
     return os.environ.get("MS_ROLE") == "MS_SCHED"
 
 
 def serve() -> None:
-    """Bring the ranks together, and return when all of them have ended. Raises SetupError where one was lost."""
-    # The wait is MindSpore's and never comes back to Python, where a handler would run: a signal ends the process itself.
+    """Run as the scheduler: connect the ranks, and return when all of them have ended. Raises SetupError where one was lost."""
+    # MindSpore waits without returning to Python, where a handler would run, so a signal ends the process itself.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     _require_cluster()
@@ -172,7 +174,7 @@ def serve() -> None:
 
 
 def start_up() -> StartUp:
-    """Return how this process was started. Raises SetupError for an environment that fits none of the three ways."""
+    """Return how this process was started. Raises SetupError for an environment that matches none of the three ways."""
     env = os.environ
     if "MS_ROLE" in env:
         if env["MS_ROLE"] not in ("MS_WORKER", "MS_SCHED"):
@@ -189,7 +191,7 @@ def start_up() -> StartUp:
 
 
 def join(target: str) -> World:
-    """Meet the other ranks of the job, if there are any; to be called after the device is set and before any tensor is made.
+    """Connect with the other ranks of the job, if there are any. Call it after the device is set and before any tensor is made.
 
     `target`: "cpu" or "ascend". Raises SetupError with the likely cause.
     """
@@ -210,13 +212,13 @@ def join(target: str) -> World:
         size=communication.get_group_size(),
         host_rank=communication.get_local_rank(),
         host_size=communication.get_local_rank_size(),
-        # HCCL that a rank table started has a communicator for graphs and none for single operators.
+        # HCCL started by a rank table has a communicator for graphs and none for single operators.
         in_graph=how == "rank table",
     )
 
 
 def _words(text: str) -> list[int]:
-    """96 bits of a digest, in whole numbers that float32 holds."""
+    """Return 96 bits of a digest, as integers that float32 holds."""
     digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).digest()
     return [int.from_bytes(digest[i : i + 2], "little") for i in range(0, 12, 2)]
 

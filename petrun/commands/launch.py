@@ -75,7 +75,7 @@ def _other_hosts(cluster: Cluster | TableStart, options: LaunchOptions, output: 
     """Connect to petrun on the other hosts; None for one host, and where a rank table starts each host by itself."""
     if not isinstance(cluster, Cluster) or cluster.hosts == 1:
         return None
-    return Hosts(cluster, max_restarts=options.max_restarts or 0, say=output.err, environment=os.environ)
+    return Hosts(cluster, max_restarts=options.max_restarts or 0, show=output.err, environment=os.environ)
 
 
 def _job(

@@ -250,12 +250,12 @@ class TextGenerator:
             return
         self._renew()
         self.net.check_slots(max(r.length + r.limit for r in todo))
-        widths, room, size = self._shapes(todo)
+        widths, slots, size = self._shapes(todo)
         with eval_mode(self.net):
             for narrower, width in zip((0, *widths), widths, strict=False):
                 group = [r for r in todo if narrower < r.length <= width]
                 for start in range(0, len(group), size):
-                    yield from self._batch(group[start : start + size], size, width, room)
+                    yield from self._batch(group[start : start + size], size, width, slots)
 
     def _rows(self, requests: Sequence[Request]) -> list[_Row]:
         """Return the distinct requests, those with the shortest prompts first."""
@@ -278,8 +278,8 @@ class TextGenerator:
             return widths, _power(longest, _NARROWEST), min(self.batch_size, _power(len(todo), 1))
         shapes = min(_MOST_SHAPES, 1 + len(todo) // _PROMPTS_A_SHAPE)
         widths = plan_shapes(lengths, shapes, max(lengths) + _SLOTS_MULTIPLE)
-        room = -(-longest // _SLOTS_MULTIPLE) * _SLOTS_MULTIPLE
-        return widths, room, min(self.batch_size, len(todo))
+        slots = -(-longest // _SLOTS_MULTIPLE) * _SLOTS_MULTIPLE
+        return widths, slots, min(self.batch_size, len(todo))
 
     def _renew(self) -> None:
         """Drop this object's graphs where a delta was attached or detached since the last call."""
@@ -296,15 +296,15 @@ class TextGenerator:
             self._steps[slots, greedy] = step
         return self._steps[slots, greedy]
 
-    def _batch(self, rows: list[_Row], size: int, width: int, room: int) -> Iterator[list[Step]]:
+    def _batch(self, rows: list[_Row], size: int, width: int, slots: int) -> Iterator[list[Step]]:
         """Fill in tokens and finish of each row. A batch that is not full repeats its last row, so its shape is known."""
         greedy = all(r.greedy for r in rows)
-        prefill, decode = self._step(width + room, greedy), self._step(0, greedy)
+        prefill, decode = self._step(width + slots, greedy), self._step(0, greedy)
         every = rows + [rows[-1]] * (size - len(rows))
         lengths = np.array([r.length for r in every], np.int32)
         ends = lengths + np.array([r.limit - 1 for r in every], np.int32)
         ids = np.full((size, width), self.pad_id, np.int32)
-        visible = np.zeros((size, width + room), bool)
+        visible = np.zeros((size, width + slots), bool)
         for b, r in enumerate(every):
             ids[b, width - r.length :] = r.request.prompt
             visible[b, width - r.length : width] = True
@@ -312,7 +312,7 @@ class TextGenerator:
         adapters = [r.request.adapter for r in every]
         self._select(adapters)
         picked, finite, *caches = prefill(Tensor(ids), Tensor(segments), Tensor(positions(segments)))
-        for slot in range(width, width + room):
+        for slot in range(width, width + slots):
             tokens = np.full((size, 1), self.pad_id, np.int32)
             tokens[: len(rows), 0], steps = self._choose(rows, picked.asnumpy(), finite.asnumpy(), greedy)
             yield steps

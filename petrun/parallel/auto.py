@@ -166,8 +166,8 @@ def choose(
         if card_gib is None
         else "--card-memory"
     )
-    room = gib * USABLE * _GIB
-    why = [f"card memory {gib:g} GiB ({reason}), {USABLE:.0%} of it planned for: {room / _GIB:.1f} GiB"]
+    available = gib * USABLE * _GIB
+    why = [f"card memory {gib:g} GiB ({reason}), {USABLE:.0%} of it planned for: {available / _GIB:.1f} GiB"]
     least: tuple[float, Candidate] | None = None
     hopeless: set[Layout] = set()
     for tried in candidates(world, model, batch):
@@ -177,9 +177,9 @@ def choose(
             least = (found.total, tried)
         if layout in hopeless:
             continue
-        if found.total > room:
+        if found.total > available:
             why.append(f"{tried}: {found}: too much")
-            if found.total - found.activations > room:
+            if found.total - found.activations > available:
                 # Recomputing activations would not help.
                 hopeless.add(layout)
         elif reason := refused(layout):

@@ -1,4 +1,4 @@
-"""Where the logs of a job's ranks lie: in its run folder, in a folder that the user names, or in a temporary one."""
+"""Choose the folder for the logs of a job's ranks: in its run folder, a folder that the user names, or a temporary one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from petrun.training import run_folder
 
 @dataclass(frozen=True, kw_only=True)
 class JobLogs:
-    """The folder of the logs, and what follows from it."""
+    """The folder of the logs, and the run folder that they belong to."""
 
     folder: Path
     temporary: Path | None = None
@@ -26,7 +26,7 @@ class JobLogs:
 
     @property
     def rank_options(self) -> list[str]:
-        """Options that tell a rank of the run folder what it cannot find out by itself."""
+        """Options that tell a rank about the run folder."""
         return [] if self.numbered_run is None else ["--out", str(self.numbered_run)]
 
 
@@ -40,7 +40,7 @@ def make_job_logs(
     keeps_nothing: bool,
 ) -> JobLogs:
     """Choose the folder, and make the run folder of a new job. `resume`: the run folder that the job resumes. `log_dir`: the user's
-    choice. `keeps_nothing`: the job trains nothing, so that its logs are of use only where it fails.
+    choice. `keeps_nothing`: the job trains nothing, so that its logs are needed only where it fails.
 
     Raises OutputError for a run folder that cannot be used.
     """

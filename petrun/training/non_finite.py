@@ -1,4 +1,4 @@
-"""Handles a step whose loss or gradient is not finite, or whose loss is a spike."""
+"""Handle a step whose loss or gradient is not finite, or whose loss is a spike."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ class NonFiniteHandler:
         return self.ratio is not None and self.recorder.progress.is_spike(loss, self.ratio)
 
     def __call__(self, error: TrainingError, step: int) -> bool:
-        """Skip the step or rewind to the newest state. False: the run has to stop. Raises TrainingError after too many steps in a row."""
+        """Skip the step or rewind to the newest state. Returns False where the run has to stop. Raises TrainingError after too many in a
+        row.
+        """
         if self.policy == "stop":
             return False
         progress = self.recorder.progress

@@ -1,4 +1,4 @@
-"""Writes what a run prints: the plan before step 1, the first rows, and the next commands at the end."""
+"""Write what a run prints: the plan before step 1, the first rows, and the next commands at the end."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _layer(name: str) -> str:
 
 
 def unread_line(sources: Sources) -> str:
-    """Return the columns of the files, and keys of their messages, that nothing reads."""
+    """Return a line about the columns of the files, and keys of their messages, that nothing reads."""
     sets = [rows for rows in (sources.train, sources.evaluation) if rows is not None]
     columns = dict.fromkeys(name for rows in sets for name in rows.unused_columns)
     keys = dict.fromkeys(name for rows in sets for name in rows.unused_keys)

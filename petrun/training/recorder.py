@@ -1,7 +1,7 @@
-"""Records a training run: its log, the best and the final delta, the scores before and after, and the results.
+"""Record a training run: its log, the best and the final delta, the scores before and after, and the results.
 
-Every rank of a job follows the run and scores the same net, with the same result; only the first writes and decides. Where the ranks
-hold slices, all of them take part in every forward pass, and each writes its own slices.
+Every rank of a job scores the same net, with the same result; only the first writes and decides. Where the ranks hold shards, all of
+them take part in every forward pass, and each writes its own shards.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class RunRecorder:
         shards: ShardSpec | None = None,
         layout: Layout | None = None,
     ) -> None:
-        """`inputs.progress`: of an earlier process, for a run that resumes. `shards` and `layout`: how the ranks hold slices."""
+        """`inputs.progress`: of an earlier process, for a run that resumes. `shards` and `layout`: how the ranks hold shards."""
         self.out = out
         self.world = world
         self.config = config
@@ -80,7 +80,7 @@ class RunRecorder:
         self.bar = StepBar(self.plan.total_steps, self.progress.step)
 
     def on_step(self, record: JsonObject) -> bool:
-        """Log a step, evaluate where it is due, and keep the best delta. True: the run stops early."""
+        """Log a step, evaluate where it is due, and keep the best delta. Returns whether the run stops early."""
         progress = self.progress
         before = progress.position
         progress.advance(record, self.plan)
@@ -108,7 +108,7 @@ class RunRecorder:
         value = found.get(metric.name, found.get("loss"))
         assert value is not None
         best = progress.best_value
-        # Where ranks hold slices they save together.
+        # Ranks that hold shards save together.
         if self.world.decide(best is None or is_better(metric, value, best)):
             progress.best_value, progress.best_step, progress.waited = value, step, 0
             self.save(self.out.best, found)
@@ -116,7 +116,7 @@ class RunRecorder:
             progress.waited += 1
 
     def _patience_is_used_up(self) -> bool:
-        """Whether so many evaluations in a row were no better that the run ends here; prints that it does."""
+        """Return whether the run ends because so many evaluations in a row were no better; prints that it does."""
         progress, patience = self.progress, self.config.train.patience
         if patience is None or progress.waited < patience:
             return False
@@ -130,7 +130,7 @@ class RunRecorder:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """End the bar and the log, and after an OutputError save what was trained elsewhere."""
+        """End the bar and the log, and after an OutputError save the delta elsewhere."""
         self._end_bar()
         self.log.close()
         if isinstance(error, OutputError) and self.progress.step:
@@ -193,7 +193,7 @@ class RunRecorder:
         console.print(plan_text.ending(self.out, self.config, self.sources, seconds))
 
     def _rescue(self, error: OutputError) -> OutputError:
-        """Save what was trained into a temporary folder, and return the error with its path; the error itself where that fails."""
+        """Save the delta into a temporary folder, and return the error with its path; the error itself where that fails."""
         if self.out.delta.exists() or self.shards is not None:
             return error
         try:

@@ -1,4 +1,4 @@
-"""Lays out the run folder: run.yaml, log.jsonl, state/, `<algo>.ckpt`, best.ckpt, results.json, and how a run chooses and makes it.
+"""Define the run folder, with run.yaml, log.jsonl, state/, `<algo>.ckpt`, best.ckpt and results.json; choose and make it.
 
 A finished run is changed only to make it longer.
 """
@@ -38,13 +38,13 @@ class RunFolder:
     algo: str
     format: str
     new: bool = False
-    """It did not exist when it was chosen."""
+    """Whether it did not exist when it was chosen."""
     numbered: bool = False
-    """Its name is the next free number, not the user's choice."""
+    """Whether its name is the next free number, not the user's choice."""
     writes: bool = True
     """False: nothing is made or written."""
     sharded: bool = False
-    """The ranks hold slices: each writes its own, into folders that take the place of files."""
+    """Whether the ranks hold shards: each writes its own, into folders instead of files."""
 
     @property
     def delta(self) -> Path:
@@ -142,7 +142,7 @@ def choose(directory: str | None, algo: str, fmt: str, *, longer: bool = False) 
     """Choose the run folder. Returns it, and whether it holds a run that resumes or starts over: an unfinished one, or with `longer` a
     finished one. Nothing is made yet: a run that fails before its first step leaves no folder behind.
 
-    Raises OutputError for a finished run, an unfinished one with a saved delta, a folder with files of somebody else's, or one that
+    Raises OutputError for a finished run, an unfinished one with a saved delta, a folder with other files, or one that
     cannot be written.
     """
     path = Path(directory).expanduser() if directory else next_free(algo)
@@ -168,9 +168,9 @@ def choose(directory: str | None, algo: str, fmt: str, *, longer: bool = False) 
 
 
 def _holds_run(path: Path, longer: bool) -> bool:
-    """Whether `path` holds a run that did not finish, and that can resume or saved nothing; with `longer` also a finished run.
+    """Return whether `path` holds a run that did not finish, and that can resume or saved nothing; with `longer` also a finished run.
 
-    Raises OutputError for anything else but an empty folder.
+    Raises OutputError for anything but a run or an empty folder.
     """
     if not path.is_dir():
         if path.exists():

@@ -1,4 +1,4 @@
-"""Locks a run folder: one process at a time trains in it, and RUN/run.lock names that process.
+"""Lock a run folder: one process at a time trains in it, and RUN/run.lock names that process.
 
 The process holds a lock (flock) on the file, which the kernel releases when the process ends. Where the file was written on another
 machine, that lock may not be seen across the shared disk. So the process also sets the file's time every few seconds: a file whose time
@@ -30,7 +30,7 @@ STALE_SECONDS = 120.0
 """A network file system may show a file's time up to a minute late."""
 _LOCKED = (errno.EACCES, errno.EAGAIN)
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-"""Error codes of disks that have no locks."""
+"""Error codes of disks without locks."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""log.jsonl of a run folder: one line for each optimizer step and each evaluation."""
+"""Write log.jsonl of a run folder: one line for each optimizer step and each evaluation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from petrun.tensors.atomic import output_error
 
 
 class RunLog:
-    """log.jsonl: one object per optimizer step or evaluation. A line is in the file, whole, when `write` returns."""
+    """Writes log.jsonl: one object for each optimizer step or evaluation. The complete line is in the file when `write` returns."""
 
     def __init__(self, path: Path, writes: bool = True, *, size: int = 0) -> None:
         """`writes` False: keep no log.
 
-        `size`: bytes of an earlier log that is continued; what follows them, and half a line, are removed. Raises OutputError.
+        `size`: bytes of an earlier log that is continued; later bytes, and an incomplete line, are removed. Raises OutputError.
         """
         self.path = path
         self._size = 0
@@ -39,15 +39,15 @@ class RunLog:
         return self._size
 
     def sync(self) -> None:
-        """Everything written so far is on the disk after this. Raises OutputError."""
+        """Flush everything written so far to the disk. Raises OutputError."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
-            if error.errno != errno.EINVAL:  # A device, which has nothing to sync.
+            if error.errno != errno.EINVAL:  # A device has nothing to sync.
                 raise output_error(self.path, error) from error
 
     def write(self, record: Mapping[str, object]) -> None:
-        """Raises OutputError; what a full disk took of the line is taken away again."""
+        """Write a line. Raises OutputError; a part of the line that a full disk took is removed."""
         line = json.dumps(_finite(record)).encode() + b"\n"
         try:
             done = 0
@@ -64,7 +64,7 @@ class RunLog:
 
 
 def _finite(value: object) -> object:
-    """JSON has null alone for NaN and infinity."""
+    """Replace NaN and infinity by None, as JSON has only null for them."""
     if isinstance(value, Mapping):
         return {key: _finite(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""Runs the training loop of a run: batches in, and after every step the recorder and the checkpointer."""
+"""Run the training loop of a run: read batches, and call the recorder and the checkpointer after every step."""
 
 from __future__ import annotations
 

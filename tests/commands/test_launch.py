@@ -20,7 +20,7 @@ def jobs(monkeypatch, tmp_path):
     """The jobs that would have been started; each leaves a log, and ends well."""
     started = []
 
-    def start(job, voice):
+    def start(job, output):
         started.append(job)
         job.logs.mkdir(parents=True, exist_ok=True)
         (job.logs / "rank_0.log").write_text("step 1")
@@ -42,7 +42,7 @@ def test_a_job_that_failed_before_its_first_step_leaves_no_run(jobs, capsys, mon
     """Its logs are kept, under a name that is no run's; a folder that the user named, or one with more in it, stays."""
     code = [1]
     begun = launch.launch
-    monkeypatch.setattr(launch, "launch", lambda job, voice: begun(job, voice) or code[0])
+    monkeypatch.setattr(launch, "launch", lambda job, output: begun(job, output) or code[0])
     assert run() == 1 and run() == 1
     assert sorted(entry.name for entry in Path("runs").iterdir()) == ["lora-1.failed", "lora-1.failed-2"]
     assert Path("runs/lora-1.failed-2/logs/rank_0.log").read_text() == "step 1"

@@ -24,7 +24,7 @@ def main():
         print(line, file=sys.stderr, flush=True)
 
     if host_rank is not None:
-        hosts = Hosts(cluster, max_restarts=asked.get("restarts", 0), say=say, environment=os.environ)
+        hosts = Hosts(cluster, max_restarts=asked.get("restarts", 0), show=say, environment=os.environ)
     job = Job(
         command=(*program, asked["rank"]),
         scheduler=(*program, asked["scheduler"]),

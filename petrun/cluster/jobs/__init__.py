@@ -1,1 +1,1 @@
-"""Scripts and manifests that submit a training job, as text: one scheduler a file, all in one table. Nothing is submitted here."""
+"""Write scripts and manifests that submit a training job: one scheduler in each file, all in one table. Nothing is submitted here."""

@@ -1,8 +1,8 @@
-"""An AscendJob for clusters with MindCluster's Ascend Operator: one pod a host, the first of them the job's Scheduler.
+"""Write an AscendJob for clusters with MindCluster's Ascend Operator: one pod for each host, the first of them the job's Scheduler.
 
-The operator wants a Scheduler where a MindSpore job has more than one card, and puts the variables of MindSpore's dynamic cluster into
-every pod. petrun starts and names its ranks itself: it takes from them which host a pod is, and hides them from its ranks. The operator's
-own service passes one port of the first pod on; petrun's hosts need more, so that a service without an address of its own names that pod.
+The operator requires a Scheduler where a MindSpore job has more than one card, and sets the variables of MindSpore's dynamic cluster in
+every pod. petrun starts and names its ranks itself: it reads the number of the host from these variables, and hides them from its ranks.
+The operator's own service forwards one port of the first pod; petrun's hosts need more, so a headless service names that pod.
 
 Source: Ascend Operator of MindCluster, component/ascend-operator: pkg/api/v1/ascendjob_types.go (fields), pkg/controllers/v1/
 ascendjob_validate.go (what is refused), env.go (variables), pod.go (a Worker's number is its index + 1 where the Scheduler has cards),
@@ -49,7 +49,7 @@ def ascend_job(job: Submission) -> list[JsonObject]:
     replicas: JsonObject = {"Scheduler": _replica(job, 1, {**labels, **_FIRST})}
     if job.hosts > 1:
         replicas["Worker"] = _replica(job, job.hosts - 1, labels)
-    # validateBasicInfo of the operator looks the queue up, and refuses none.
+    # validateBasicInfo of the operator looks the queue up, and refuses an empty one.
     policy = {"minAvailable": job.hosts, "queue": job.queue or _QUEUE}
     made = {
         "apiVersion": "mindxdl.gitee.com/v1",
@@ -68,7 +68,7 @@ def ascend_job(job: Submission) -> list[JsonObject]:
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": job.name, **namespace},
-        # The pods ask for the name before the first of them says anything of itself.
+        # The pods look up the name before the first of them is ready.
         "spec": {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": {"app": job.name, **_FIRST}},
     }
     return [service, made]

@@ -1,4 +1,4 @@
-"""The folders that a job's container sees: how --mount is read, and where a path of the job lies."""
+"""Parse --mount, the folders that a job's container sees, and find the mount of a path."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Mount:
     claim: bool = False
     """source is the name of a PersistentVolumeClaim."""
     in_image: bool = False
-    """Nothing is mounted: the image holds it."""
+    """Whether the image holds the path, so that nothing is mounted."""
 
     def is_folder(self, path_there: PurePosixPath) -> bool:
         """Return whether `path_there` lies in this mount and the mount is a folder of the host."""
@@ -54,7 +54,7 @@ def is_clean_path(path: str) -> bool:
 
 
 def _in_pod(path: str, workdir: str) -> PurePosixPath:
-    """Resolve a path of the command line in the container; `..` leads out of a mount."""
+    """Resolve a path of the command line in the container; `..` may leave a mount."""
     return PurePosixPath(posixpath.normpath(PurePosixPath(workdir) / path))
 
 
@@ -65,7 +65,7 @@ def lies_in(path: str, mounts: Sequence[Mount], workdir: str, *, written: bool) 
 
 
 def on_this_machine(path: str, mounts: Sequence[Mount], workdir: str) -> Path | None:
-    """Return a path of the job as this machine has it: in the host's folder of its mount, or under the same name. None: it is not here."""
+    """Return a path of the job on this machine: in the host's folder of its mount, or the same path. None: it is not here."""
     path_there = _in_pod(path, workdir)
     folders = [Path(m.source) / path_there.relative_to(m.target) for m in mounts if m.is_folder(path_there)]
     return next((one for one in (*folders, Path(path).expanduser()) if one.exists()), None)

@@ -1,4 +1,4 @@
-"""The pod of a host, for Kubernetes clusters with Ascend cards: what a Volcano job and an AscendJob have in common.
+"""Write the pod of a host for Kubernetes clusters with Ascend cards: the common part of a Volcano job and an AscendJob.
 
 Source: MindCluster's documentation of jobs on Atlas 800 servers; Kubernetes' core/v1 Pod.
 """
@@ -26,7 +26,7 @@ _PORT = 8118
 """The port where the hosts meet, unless the user gives one."""
 _GROUP = 1000
 """The group of the image's user; without it a claim would be read-only."""
-# The driver is the host's; the cards' device files are put in by the device plugin.
+# The driver is the host's; the device plugin adds the cards' device files.
 _DRIVER = (
     ("driver", "/usr/local/Ascend/driver", "Directory"),
     ("install-info", "/etc/ascend_install.info", "File"),
@@ -34,7 +34,7 @@ _DRIVER = (
     ("npu-smi", "/usr/local/bin/npu-smi", "File"),
 )
 _GIVEN_CARDS = f"metadata.annotations['{RESOURCE}']"
-"""MindCluster's scheduler notes a pod's cards here; its container runtime takes them from the variable and puts them in."""
+"""MindCluster's scheduler writes a pod's cards here; its container runtime reads the variable and adds them to the container."""
 
 
 def require_image(job: Submission, name: str) -> None:
@@ -73,7 +73,7 @@ def pod(job: Submission, script: str, *, container: str, configs: Mapping[str, t
     mounted."""
     volumes: list[JsonObject] = [
         *({"name": name, "configMap": {"name": source}} for name, (source, _) in configs.items()),
-        # Ranks of one host talk through it; a container has 64 MB without.
+        # Ranks of one host communicate through it; its default in a container is 64 MB.
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
         *({"name": name, "hostPath": {"path": path, "type": kind}} for name, path, kind in _DRIVER),
         *(_volume(index, mount) for index, mount in enumerate(job.mounts) if not mount.in_image),
@@ -89,10 +89,10 @@ def pod(job: Submission, script: str, *, container: str, configs: Mapping[str, t
         ),
     ]
     made: JsonObject = {
-        # Volumes that Kubernetes can give a group to are given this one; a folder of the host is not.
+        # Kubernetes sets this group on volumes that support it; a folder of the host does not.
         "securityContext": {"fsGroup": _GROUP, "fsGroupChangePolicy": "OnRootMismatch"},
         "automountServiceAccountToken": False,
-        # After SIGTERM the ranks save; then petrun ends what does not.
+        # After SIGTERM the ranks save; then petrun ends those that have not.
         "terminationGracePeriodSeconds": job.grace_seconds + 30,
         "containers": [_container(job, script, container, mounts)],
         "volumes": volumes,

@@ -1,4 +1,4 @@
-"""The paths that a training run reads and writes, as its job's container and this machine have them."""
+"""Find the paths that a training run reads and writes, in its job's container and on this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def check_mounts(job: Submission, config: RunConfig, recipe: str | None) -> None:
-    """Raises ConfigError for a path that the run reads or writes and that lies in none of the job's mounts."""
+    """Raises ConfigError for a path that the run reads or writes and that is in none of the job's mounts."""
     workdir = job.workdir or WORKDIR
     out = config.out.dir or "runs"
     if not lies_in(out, job.mounts, workdir, written=True):

@@ -1,4 +1,4 @@
-"""The record of a scheduler: everything that `petrun job` and its command line know of one."""
+"""Define the record of a scheduler: everything that `petrun job` and its command line need to know about it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _no_remark(job: Submission) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduler:
-    """A system that starts a job on the hosts of a cluster, and the text that it takes."""
+    """A system that starts a job on the hosts of a cluster, and the script or manifest for it."""
 
     name: str
     """The value of --to."""

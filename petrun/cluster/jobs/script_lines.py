@@ -1,4 +1,4 @@
-"""The lines that the scripts of all schedulers share: strict mode, the command line of `petrun train` on a host."""
+"""Write the lines that the scripts of all schedulers share: strict mode, the command line of `petrun train` on a host."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from petrun.cluster.jobs.submission import Submission
 def strict_lines(job: Submission) -> list[str]:
     """Return the user's lines of set-up, and the options by which an error or an unset variable ends the script.
 
-    `set -u` stands behind the set-up: CANN's set_env.sh appends to variables that nobody has set, such as PYTHONPATH.
+    `set -u` is after the set-up: CANN's set_env.sh appends to variables that are not set, such as PYTHONPATH.
     """
     return ["set -eo pipefail", *job.setup, "set -u"] if job.setup else ["set -euo pipefail"]
 

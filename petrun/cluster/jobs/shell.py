@@ -1,4 +1,4 @@
-"""A script to start by hand on every host, with the host's number."""
+"""Write a script to start by hand on every host, with the host's number."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def shell_script(job: Submission) -> str:
 
 
 def _require_address(job: Submission) -> None:
-    """Raises ConfigError: nobody but the user knows the address of host 0."""
+    """Raises ConfigError without the address of host 0, which only the user knows."""
     if job.hosts > 1 and job.address is None:
         raise ConfigError(
             "--to shell with several --hosts needs --master-addr", hint="The address of the host that gets number 0."

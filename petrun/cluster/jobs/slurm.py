@@ -1,4 +1,4 @@
-"""A script for Slurm's sbatch. What the user gave is quoted, or checked before."""
+"""Write a script for Slurm's sbatch. The user's values are quoted, or checked before."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from petrun.cluster.jobs.script_lines import size_text, strict_lines, train_comm
 from petrun.cluster.jobs.submission import Submission
 
 _CORES_PER_CARD = 8
-"""Cores for the threads of a rank: its own, its operators' on the host, HCCL's and the data's. Servers with 8 cards have 96 and more."""
+"""Cores for the threads of a rank: its own, those of operators on the host, of HCCL and of data. Servers with 8 cards have 96 or more."""
 
 
 def _cores(job: Submission) -> int:
@@ -33,14 +33,14 @@ def slurm_script(job: Submission) -> str:
     port = str(job.port) if job.port else None
     arguments = "petrun"
     if job.hosts > 1:
-        # A port that two jobs on a node hardly share, below those that the system gives out.
+        # A port that two jobs on a node rarely share, below the ephemeral ports of the system.
         lines += [
             'read -r master < <(scontrol show hostnames "$SLURM_JOB_NODELIST")',
             f"port={port or '$((20000 + SLURM_JOB_ID % 10000))'}",
         ]
         arguments, port = 'petrun "$master" "$port"', '"$2"'
     inner = train_command(job, '"$SLURM_NODEID"', '"$1"', port)
-    # srun does not take it over from sbatch.
+    # srun does not inherit it from sbatch.
     step = f"srun --kill-on-bad-exit=1 --cpus-per-task={_cores(job)} bash -c {shlex.quote(inner)} {arguments}"
     lines.append("# Each task knows its node's number; the quotes keep the command as it was typed.")
     lines += [f"exec {step}"] if not job.restarts else list(_requeued(step, job.restarts))
@@ -76,9 +76,9 @@ def _directives(job: Submission) -> Iterator[tuple[str, str]]:
         yield "chdir", job.workdir
     yield "output", f"{job.name}-%j.log"
     if job.restarts:
-        # What the attempt before has printed stays.
+        # The output of the attempt before stays.
         yield "open-mode", "append"
-    # To every task, not to this script: petrun saves and ends before the time is up.
+    # Sent to every task, not to this script: petrun saves and ends before the time is up.
     yield "signal", f"TERM@{job.grace_seconds + 30}"
 
 

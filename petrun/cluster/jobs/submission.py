@@ -1,4 +1,4 @@
-"""A training job as a scheduler takes it: the command, the cards and hosts, and what each host gives."""
+"""Define a training job for a scheduler: the command, the cards and hosts, and the memory and cores of each host."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from petrun.cluster.jobs.mounts import Mount, is_clean_path, parse_mount
 from petrun.errors import ConfigError
 from petrun.typing import JsonObject
 
-# What Kubernetes takes as the name of a service, which the job's hosts find one another by; Slurm and files take it as well.
+# A name that Kubernetes accepts for a service, by which the job's hosts find one another; Slurm and files accept it as well.
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 _QUEUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -24,7 +24,7 @@ _UNITS = {"m": 60, "h": 3600, "d": 86400}
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """The values that a manifest or script is made of, already checked by `check`."""
+    """The values of a manifest or script, checked by `check`."""
 
     name: str
     command: tuple[str, ...]
@@ -61,7 +61,7 @@ class Submission:
 
 
 def check(job: Submission) -> None:
-    """Raises ConfigError with every value that no scheduler would take, or that would be read as something else than text."""
+    """Raises ConfigError with every value that a scheduler would refuse, or would read as something else than text."""
     problems = list(_wrong(job))
     if problems:
         raise ConfigError("\n".join(problems))
@@ -92,7 +92,7 @@ def _wrong(job: Submission) -> Iterator[str]:
         yield f"--restarts {job.restarts}: must be between 0 and {_MOST_RESTARTS}"
     if job.port is not None and not 0 < job.port < 65536:
         yield f"--master-port {job.port}: must be between 1 and 65535"
-    # It stands in a line of #SBATCH, which is not shell and knows no quoting.
+    # It is part of an #SBATCH line, which is not shell and has no quoting.
     if job.workdir is not None and not (is_clean_path(job.workdir) and _PATH.fullmatch(job.workdir)):
         yield f"--workdir {job.workdir!r}: must be an absolute path of letters, digits and . _ - + @ /"
     targets = [mount.target for mount in job.mounts]
@@ -101,7 +101,7 @@ def _wrong(job: Submission) -> Iterator[str]:
 
 
 def parse_time(text: str) -> int:
-    """`2-12:00:00`, `12:00:00`, `90m`, `12h`, `2d` -> seconds. Raises ConfigError."""
+    """Parse `2-12:00:00`, `12:00:00`, `90m`, `12h` or `2d` to seconds. Raises ConfigError."""
     short = re.fullmatch(r"(\d{1,6})([mhd])", text)
     long = re.fullmatch(r"(?:(\d{1,4})-)?(\d{1,4}):(\d\d):(\d\d)", text)
     seconds = 0
@@ -116,7 +116,7 @@ def parse_time(text: str) -> int:
 
 
 def parse_memory(text: str) -> str:
-    """`512G`, `512Gi`, `1T` -> 512G, 512G, 1T; units of 1024. Raises ConfigError."""
+    """Parse `512G`, `512Gi`, `1T` to 512G, 512G, 1T; units of 1024. Raises ConfigError."""
     match = re.fullmatch(r"([1-9]\d{0,7})([MGT])i?", text)
     if match is None:
         raise ConfigError(f"--memory {text}: must be such as 512G, of each host")

@@ -1,4 +1,4 @@
-"""The schedulers that `petrun job` writes for: a new one is a file of its own and a line here."""
+"""List the schedulers that `petrun job` writes for: a new one is a file of its own and a line here."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SCHEDULERS: dict[str, Scheduler] = {one.name: one for one in (VOLCANO, ASCEND_JO
 
 
 def find_scheduler(name: str) -> Scheduler:
-    """Raises ConfigError for an unknown name."""
+    """Return the scheduler of this name. Raises ConfigError for an unknown name."""
     if name not in SCHEDULERS:
         raise ConfigError(f"--to {name}: unknown. {did_you_mean(name, SCHEDULERS)}")
     return SCHEDULERS[name]
 
 
 def foreign_options(scheduler: Scheduler, options: list[str]) -> list[str]:
-    """Return those of the options that other schedulers take and this one does not."""
+    """Return the options that other schedulers take and this one does not."""
     particular = frozenset[str]().union(*(one.options for one in SCHEDULERS.values()))
     return [option for option in options if option in particular - scheduler.options]

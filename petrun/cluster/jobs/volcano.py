@@ -1,7 +1,7 @@
-"""A Volcano job for Kubernetes clusters with Ascend cards, as MindCluster's scheduler and device plugin take it: one pod a host.
+"""Write a Volcano job for Kubernetes clusters with MindCluster's scheduler and device plugin for Ascend cards: one pod for each host.
 
-The ring controller fills the ConfigMap rings-config-NAME with the rank table of the cards that the pods were given; it is mounted
-in every pod. petrun's own start-up does not need it: hosts find one another by the name of the first pod.
+The ring controller fills the ConfigMap rings-config-NAME with the rank table of the pods' cards; it is mounted in every pod. petrun's own
+start-up does not need it: hosts find one another by the name of the first pod.
 
 Source: Volcano's batch.volcano.sh/v1alpha1 API; MindCluster's documentation of Volcano jobs on Atlas 800 servers.
 """
@@ -58,10 +58,10 @@ def volcano_job(job: Submission) -> list[JsonObject]:
 
 
 def _policies(job: Submission) -> JsonObject:
-    """Return the job's policies: where a pod is lost the others cannot continue, so that all are ended, or all start again.
+    """Return the job's policies: where a pod is lost the others cannot continue, so all are ended, or all start again.
 
     Volcano counts a restart when it begins, and gives up as soon as the count is maxRetry: N restarts need N + 1. Of several policies
-    the first that fits holds; what a wrong setting ends is not started again.
+    the first that matches applies; a job that a wrong setting ended is not started again.
     """
     events = ("PodFailed", "PodEvicted")
     if not job.restarts:
@@ -81,7 +81,7 @@ def _pod(job: Submission) -> JsonObject:
 
 
 def _script(job: Submission) -> str:
-    """Return the script of a pod. The env plugin gives it its number, the svc plugin the first pod its name."""
+    """Return the script of a pod. The env plugin sets the pod's number, the svc plugin the name of the first pod."""
     lines = strict_lines(job)
     if job.hosts > 1:
         lines += [

@@ -1,1 +1,1 @@
-"""The petruns of a job's other hosts: connections, what the hosts agree on, and how each watches the others. No rank is started here."""
+"""Connect to petrun on the job's other hosts: exchange values, and watch each other. No rank is started here."""

@@ -1,4 +1,4 @@
-"""A TCP connection between two hosts of a job, on which a message is a line of JSON."""
+"""Send messages over a TCP connection between two hosts of a job, each a line of JSON."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from selectors import EVENT_READ, DefaultSelector
 from petrun.typing import JsonObject
 
 PAUSE_SECONDS = 0.2
-"""The pause between two checks whether the waiting has to end."""
+"""The pause between two checks of whether to stop waiting."""
 _LONGEST_LINE = 16 * 1024 * 1024
 
 
 class ConnectionLost(Exception):
-    """A connection has ended, is silent or carries no message."""
+    """A connection has ended, is silent or carries something that is not a message."""
 
 
 class ForeignProgram(ConnectionLost):
-    """The other end is no petrun of this version."""
+    """The other end is not this version of petrun."""
 
 
 class Connection:
@@ -71,7 +71,7 @@ class Connection:
         self.socket.close()
 
     def _pull(self, seconds: float) -> bool:
-        """Read what comes within this time. False: the other end has closed. Raises ConnectionLost."""
+        """Read data that arrives within this time. Returns False where the other end has closed. Raises ConnectionLost."""
         try:
             with DefaultSelector() as selector:
                 selector.register(self.socket, EVENT_READ)

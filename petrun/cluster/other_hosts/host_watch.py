@@ -1,4 +1,4 @@
-"""Watch the job's other hosts while ranks run here. A host whose ranks have ended says so; a host that is silent counts as lost."""
+"""Watch the job's other hosts while ranks run here. A host whose ranks have ended sends a notice; a silent host counts as lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from petrun.typing import JsonObject
 
 @dataclass(frozen=True, kw_only=True)
 class EndNotice:
-    """The reason why an attempt ends, as another host reported it or as this host found out."""
+    """The reason why an attempt ends, as another host reported it or as this host observed it."""
 
     kind: str
     """"failed", "stopped" or "lost"."""
@@ -28,9 +28,9 @@ class EndNotice:
     code: int
     """The exit code of the attempt."""
     stopped: int = 0
-    """The signal that the petrun there got."""
+    """The signal that petrun got there."""
     log: Sequence[str] = ()
-    """The end of the log there; of a lost host, how it was lost."""
+    """The end of the log there; for a lost host, how it was lost."""
 
 
 class HostWatch:
@@ -38,7 +38,7 @@ class HostWatch:
 
     def __init__(self, hosts: Hosts) -> None:
         self.hosts = hosts
-        self.news: EndNotice | None = None
+        self.notice: EndNotice | None = None
         """The first that is a reason to end."""
         self.first_is_done = False
         """Host 0 has ended well, and with it the scheduler."""
@@ -56,16 +56,16 @@ class HostWatch:
         self._over.set()
         self._thread.join()
 
-    def tell(self, news: EndNotice | None) -> None:
+    def tell(self, notice: EndNotice | None) -> None:
         """Tell all hosts why the attempt ends; None: the ranks of this host have ended well."""
-        self._tell({"done": True} if news is None else {"news": asdict(news)})
+        self._tell({"done": True} if notice is None else {"news": asdict(notice)})
 
     def wait(self, seconds: float) -> EndNotice | None:
         """Wait this long for a notice, and return it."""
         deadline = time.monotonic() + seconds
-        while self.news is None and time.monotonic() < deadline:
+        while self.notice is None and time.monotonic() < deadline:
             time.sleep(0.05)
-        return self.news
+        return self.notice
 
     def _tell(self, message: JsonObject, but: int | None = None) -> None:
         for host, connection in self.hosts.connections.items():
@@ -122,7 +122,7 @@ class HostWatch:
             named = self.hosts.named(host)
             self._take(EndNotice(kind="lost", host=named, what=f"{named} was lost", code=1, log=(why,)), host)
 
-    def _take(self, news: EndNotice, origin: int) -> None:
-        self.news = self.news or news
+    def _take(self, notice: EndNotice, origin: int) -> None:
+        self.notice = self.notice or notice
         if self.hosts.cluster.host_rank == 0:
-            self._tell({"news": asdict(news)}, but=origin)
+            self._tell({"news": asdict(notice)}, but=origin)

@@ -1,7 +1,7 @@
-"""Connect the petruns of a job's hosts over TCP: each starts and watches the ranks of its own host, and sees no other ranks.
+"""Connect petrun on the hosts of a job over TCP: each starts and watches the ranks of its own host alone.
 
 Host 0 listens on --master-port and the others connect. Before an attempt the hosts compare the job's shape and exchange values;
-host_watch.py is what they do while ranks run.
+host_watch.py watches the others while ranks run.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from petrun.errors import SetupError
 from petrun.typing import JsonObject
 
 _PROTOCOL = 1
-"""Counts changes of the messages."""
+"""Version of the messages."""
 _GREETING = {"petrun": _PROTOCOL}
 _ANSWER_SECONDS = 120.0
-"""The time in which a host answers in an exchange: before it, a host may read files."""
+"""The time limit of an exchange: a host may read files before it answers."""
 
 
 class Hosts:
-    """This host's connections, from the first meeting to the job's end."""
+    """This host's connections to the other hosts, until the job's end."""
 
     def __init__(
-        self, cluster: Cluster, *, max_restarts: int, say: Callable[[str], None], environment: Mapping[str, str]
+        self, cluster: Cluster, *, max_restarts: int, show: Callable[[str], None], environment: Mapping[str, str]
     ) -> None:
-        self.cluster, self.say = cluster, say
+        self.cluster, self.show = cluster, show
         self.address = resolve(cluster.address)
         self.port = cluster.port or 0
         self.names = {cluster.host_rank: socket.gethostname()}
         """The names of the hosts that this one has met: all on host 0, host 0 on the others."""
         self.connections: dict[int, Connection] = {}
         self.patience = seconds_of(environment, "MS_TOPO_TIMEOUT")
-        # Somewhat before MindSpore's own, so that petrun says who was lost before a rank ends of it.
+        # Shorter than MindSpore's own limit, so that petrun reports the lost host before a rank ends because of it.
         limit = seconds_of(environment, "MS_NODE_TIMEOUT")
         self.silence = max(limit - 5.0, limit / 2)
         self._shape = {"--cards": cluster.cards, "--hosts": cluster.hosts, "--max-restarts": max_restarts}
@@ -69,9 +69,9 @@ class Hosts:
         self.connections = {}
 
     def meet(self, stopped: Callable[[], bool] = lambda: False) -> bool:
-        """Connect with all other hosts, and check that all were told the same. Returns False where `stopped` became true meanwhile.
+        """Connect with all other hosts, and check that all have the same options. Returns False where `stopped` became true meanwhile.
 
-        Raises SetupError where a host does not come, or was told something else.
+        Raises SetupError where a host does not connect, or has other options.
         """
         self.disconnect()
         deadline = time.monotonic() + self.patience
@@ -135,7 +135,7 @@ class Hosts:
                 connected, _ = self._listener.accept()
             except TimeoutError:
                 if not said:
-                    self.say(f"waiting for {named} of {self.cluster.hosts} on {self.address} port {self.port}")
+                    self.show(f"waiting for {named} of {self.cluster.hosts} on {self.address} port {self.port}")
                 said = True
                 continue
             self._admit(Connection(connected))
@@ -143,7 +143,7 @@ class Hosts:
         return True
 
     def _admit(self, connection: Connection) -> None:
-        """Accept a host that introduces itself, and drop any other program. Raises SetupError for a host of another job."""
+        """Accept a connecting host, and drop any other program. Raises SetupError for a host of another job."""
         try:
             connection.send(_GREETING)
             hello = connection.receive(5.0)
@@ -170,13 +170,13 @@ class Hosts:
         self.connections[host] = connection
 
     def _is_open(self, host: int) -> bool:
-        """Return whether a host is still connected. One that has gone may come again, as nothing is sent before all have met."""
+        """Return whether a host is still connected. A host that has gone may connect again, as nothing is sent before all are connected."""
         with suppress(ConnectionLost):
             return self.connections[host].arrived()[1]
         return False
 
     def _reach(self, deadline: float, stopped: Callable[[], bool]) -> bool:
-        """Try on another host until host 0 has accepted it."""
+        """On another host: connect to host 0 until it accepts."""
         address, said = f"{self.address} port {self.port}", False
         while time.monotonic() < deadline:
             if stopped():
@@ -191,7 +191,7 @@ class Hosts:
                 pass
             self.connections = {}
             if not said:
-                self.say(f"waiting for host 0 at {address}")
+                self.show(f"waiting for host 0 at {address}")
             said = True
             time.sleep(PAUSE_SECONDS)
         raise SetupError(

@@ -1,1 +1,1 @@
-"""The processes of this host: how they are started, tagged, watched and ended, and their logs. Which ranks there are is decided above."""
+"""Start, tag, watch and end the processes of this host, and read their logs. petrun.cluster decides which ranks there are."""

@@ -12,7 +12,7 @@ import petrun
 def module_command(module: str, *arguments: str) -> tuple[str, ...]:
     """Return the command `python -m module arguments` with the interpreter that runs now, not the first one on PATH.
 
-    `-m` looks into the current folder first. There another petrun may lie; -P (Python 3.11) keeps it out, unless this one is it.
+    `-m` looks into the current folder first, which may hold another petrun; -P (Python 3.11) prevents that, unless it is this one.
     """
     own = Path(petrun.__file__).resolve().parent.parent
     safe = ("-P",) if sys.version_info >= (3, 11) and own != Path(os.getcwd()).resolve() else ()

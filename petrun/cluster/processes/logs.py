@@ -1,7 +1,7 @@
 """Show a rank's log file while it grows, and its end when the rank has failed.
 
-Workers write into their files themselves, standard output and error in the order in which they came. So a log is complete whatever
-becomes of petrun, and a slow terminal does not hold training up.
+Workers write into their files themselves, standard output and error in the order of writing. So a log is complete even if petrun ends,
+and a slow terminal does not delay training.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _TAIL_BYTES = 64 * 1024
 
 
 class Follower:
-    """Passes on every complete line of a growing file, and at the end the last line as it is."""
+    """Passes on every complete line of a growing file, and at the end the last line, complete or not."""
 
     def __init__(self, path: Path, show: Callable[[str], None]) -> None:
         self._path, self._show = path, show
@@ -46,7 +46,7 @@ class Follower:
 
 
 def tail(path: Path, lines: int = 20, most: int = 60) -> list[str]:
-    """Return the end of a log: from its last traceback on where that is near, else the last lines. A long one loses its middle."""
+    """Return the end of a log: from its last traceback on where that is near, else the last lines. The middle of a long end is left out."""
     text = _end(path)
     while text and not text[-1].strip():
         text.pop()
@@ -68,7 +68,7 @@ def _end(path: Path) -> list[str]:
 
 
 def holds(path: Path, words: str) -> bool:
-    """Return whether the words stand in the end of a log."""
+    """Return whether the end of a log holds these words."""
     return any(words in line for line in _end(path))
 
 

@@ -2,8 +2,8 @@
 
 Usage: `python -m petrun.cluster.processes.orphan_watchdog JOB GRACE_SECONDS`, with a pipe from petrun as standard input.
 
-petrun writes DONE when nothing is left to end. A pipe that closes without it means that petrun was killed: every process of the job
-has had SIGTERM then (see parent_death_signal.py), and after the grace what is still there is killed.
+petrun writes DONE when no process is left. A pipe that closes without it means that petrun was killed: every process of the job
+has had SIGTERM then (see parent_death_signal.py), and after the grace period the remaining ones are killed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class OrphanWatchdog:
         self._command = module_command(__name__, job, str(grace_seconds))
 
     def __enter__(self) -> OrphanWatchdog:
-        # A session of its own: what ends petrun's process group leaves it alone. No terminal or pipe of petrun's is held open.
+        # In a session of its own, so that a signal to petrun's process group does not reach it. It holds no terminal or pipe of petrun's
+        # open.
         self._process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
@@ -41,7 +42,7 @@ class OrphanWatchdog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # It may have been killed itself.
+        # The watchdog may have been killed itself.
         with suppress(BrokenPipeError):
             self._process.communicate(DONE)
 

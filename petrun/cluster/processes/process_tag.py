@@ -1,4 +1,4 @@
-"""Find the processes of one job by a tag in their environment, also those that left their parent, group and session."""
+"""Find the processes of one job by a tag in their environment, even those that left their parent, group and session."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TAG = "PETRUN_JOB"
 
 
 def tagged(environment: Mapping[str, str], job: str) -> dict[str, str]:
-    """Return the environment of a process of this job: whatever it starts inherits the tag."""
+    """Return the environment of a process of this job: its child processes inherit the tag."""
     return {**environment, TAG: job}
 
 
@@ -23,7 +23,7 @@ def processes_of(job: str) -> list[int]:
     wanted = f"{TAG}={job}".encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*/environ"):
-        # Gone meanwhile, or somebody else's.
+        # It has ended meanwhile, or belongs to another user.
         with suppress(OSError):
             if wanted in entry.read_bytes().split(b"\0"):
                 found.append(int(entry.parent.name))
@@ -31,7 +31,7 @@ def processes_of(job: str) -> list[int]:
 
 
 def kill_job(job: str, patience_seconds: float = 10.0) -> list[int]:
-    """SIGKILL every process of the job until none is found. Returns those that are still there: the kernel does not let go of them."""
+    """SIGKILL every process of the job until none is found. Returns those that the kernel does not end."""
     deadline = time.monotonic() + patience_seconds
     while found := processes_of(job):
         if time.monotonic() > deadline:

@@ -24,15 +24,15 @@ from petrun.train.stop import NOTICE
 _POLL_SECONDS = 0.05
 _FAILED_GRACE_SECONDS = 5.0
 """After a rank's end the others cannot take another step: most of them wait for it inside a collective, where Python, and so SIGTERM,
-does not reach them. This is time to finish a file."""
+does not reach them. In this time they may finish a file."""
 _LEAVE_SECONDS = 10.0
-"""The time in which the scheduler sees that all ranks have left."""
+"""The time in which the scheduler notices that all ranks have ended."""
 _ORPHANED_SECONDS = 3.0
-"""The time in which a rank of this host may turn out to be the reason why the scheduler is gone."""
+"""The time to wait for the end of a rank of this host, which may be the reason why the scheduler ended."""
 _UNLOAD_SECONDS = 30.0
-"""The time in which the ranks end after the scheduler, which ends well once all of them have left it."""
+"""The time in which the ranks end after the scheduler, which ends once all of them have disconnected."""
 _NEWS_SECONDS = 10.0
-"""The time in which another host may report that the reason is there: its rank, which was told to stop, may take longer to unload."""
+"""The time to wait for a notice of another host, whose rank may be the reason and may take longer to unload."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,21 +51,21 @@ class Ending:
     """The end of an attempt."""
 
     code: int
-    """0, or the exit code of the first member that failed; 128 + N for signal N, to that member or to petrun."""
+    """0, or the exit code of the first process that failed; 128 + N for signal N, to that process or to petrun."""
     culprit: JobProcess | None = None
-    """The first that failed."""
+    """The process that failed first."""
     stopped: int = 0
     """The signal that petrun got, here or on another host."""
     how: str = ""
-    """The end of the culprit, where its exit code does not say it."""
+    """How the culprit ended, where its exit code does not tell it."""
     elsewhere: EndNotice | None = None
-    """Why the attempt ended, where the reason is another host's."""
+    """Why the attempt ended, where the reason is on another host."""
     survivors: tuple[int, ...] = ()
-    """Process ids that not even SIGKILL has ended."""
+    """Ids of processes that SIGKILL has not ended."""
 
 
 class StopSignals:
-    """A context manager: while its block runs, signals that ask petrun to end are noted only."""
+    """A context manager: while its block runs, signals that ask petrun to end are only recorded."""
 
     def __init__(self) -> None:
         self.first = 0
@@ -74,7 +74,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # nohup has it ignored.
+            # nohup ignores it.
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._note)
         return self
@@ -103,7 +103,8 @@ def supervise(
 ) -> Ending:
     """Run one attempt to its end, and leave none of its processes.
 
-    `watch`: the other hosts, where there are any. They hear of an ending that began here, as `tell` puts it, before the ranks are ended.
+    `watch`: the other hosts, where there are any. They get a notice of an ending that began here, made by `tell`, before the ranks are
+    ended.
 
     The first rank's output goes to `show`, line by line. Once a rank has failed, or `stops` has noted a signal, the others get
     SIGTERM and after the grace SIGKILL; a second signal ends the grace. Raises SetupError where a process cannot be started.
@@ -143,7 +144,7 @@ def _watch(
     follower: Follower,
     watch: HostWatch | None,
 ) -> Ending:
-    """Watch until all ranks have ended well, a rank or the scheduler has failed, another host reports an end, or petrun is told to stop."""
+    """Watch until all ranks have ended well, a rank or the scheduler has failed, another host reports an end, or petrun gets a signal."""
     orphaned: float | None = None
     while True:
         follower.read()
@@ -154,10 +155,10 @@ def _watch(
                 return Ending(code, member)
         if not any(member in attempt.running for member in ranks):
             return Ending(0)
-        if watch is not None and watch.news is not None:
-            return Ending(watch.news.code, stopped=watch.news.stopped, elsewhere=watch.news)
+        if watch is not None and watch.notice is not None:
+            return Ending(watch.notice.code, stopped=watch.notice.stopped, elsewhere=watch.notice)
         if scheduler is not None and (code := attempt.poll(scheduler)):
-            # It misses a rank: of this host, which is found in the next round, or of another.
+            # The scheduler misses a rank: of this host, which the next round finds, or of another.
             orphaned = orphaned or time.monotonic() + _ORPHANED_SECONDS
             if time.monotonic() > orphaned:
                 return Ending(code, scheduler)
@@ -180,14 +181,13 @@ def _explain(
     watch: HostWatch | None,
     wait: Callable[[], object],
 ) -> Ending:
-    """Return the same ending with the process that is its cause, where the first that ended is not. `wait`: the grace for the ranks to
-    end."""
+    """Return the ending with the process that caused it, where that is not the first that ended. `wait`: the grace for the ranks to end."""
     held = next((member for member in members if attempt.is_held(member)), None)
     if held is not None:
         return Ending(1, held, how="is stopped (by SIGSTOP, as a debugger does), and the others have lost it;")
     if ending.code not in exit_code.STOPPED or ending.culprit is None or attempt.was_killed(ending.culprit):
         return ending
-    # Somebody told a rank to stop, and all of them stop together after the step at hand: those that are still saving have the grace.
+    # A rank was told to stop, and all of them stop together after the current step: ranks that are still saving have the grace period.
     told = next((member for member in members if holds(member.log, NOTICE)), None)
     if told is None and watch is None:
         return ending
@@ -195,7 +195,7 @@ def _explain(
     if told is not None:
         return replace(ending, culprit=told, how=f"was told to stop by {exit_code.signal_name(ending.code)}")
     if watch is not None and watch.wait(_NEWS_SECONDS) is not None:
-        return Ending(ending.code, elsewhere=watch.news)
+        return Ending(ending.code, elsewhere=watch.notice)
     return ending
 
 
@@ -238,11 +238,11 @@ class _Attempt:
         return self._codes.get(member, 0)
 
     def was_killed(self, member: JobProcess) -> bool:
-        """Return whether a signal ended it; False where it caught the signal and ended itself."""
+        """Return whether a signal ended the process; False where it caught the signal and ended itself."""
         return member in self._killed
 
     def is_held(self, member: JobProcess) -> bool:
-        """Return whether it runs and is stopped by SIGSTOP."""
+        """Return whether the process runs and is stopped by SIGSTOP."""
         if member not in self.running:
             return False
         with suppress(OSError, IndexError):
@@ -270,13 +270,13 @@ class _Attempt:
         return True
 
     def end(self, members: Sequence[JobProcess], grace_seconds: float, meanwhile: Callable[[], None]) -> None:
-        """Send SIGTERM to each process alone: it ends the processes that it has started itself. `sweep` sends SIGKILL."""
+        """Send SIGTERM to each process, which ends its own child processes itself. `sweep` sends SIGKILL."""
         for member in members:
             self.running[member].terminate()
         self.wait(members, grace_seconds, meanwhile)
 
     def sweep(self) -> list[int]:
-        """Kill all processes that are left of the attempt. Returns the ids of those that cannot be killed."""
+        """Kill all remaining processes of the attempt. Returns the ids of those that cannot be killed."""
         for process in self.running.values():
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

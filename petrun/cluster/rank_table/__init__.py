@@ -1,1 +1,1 @@
-"""HCCL rank tables: reading with every check, making, converting, and the start-up that uses one."""
+"""Read HCCL rank tables with every check, make and convert them, and start ranks by one."""

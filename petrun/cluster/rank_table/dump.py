@@ -1,4 +1,4 @@
-"""Write a rank table as JSON text: RankTable -> the text that HCCL reads."""
+"""Write a RankTable as the JSON text that HCCL reads."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from petrun.typing import JsonObject
 
 
 def table_text(table: RankTable, original: JsonObject | None = None, without: Sequence[str] = ()) -> str:
-    """Return the table as HCCL reads it: every scalar a string. Of `original`, which it was read from, all other keys stay as they are,
-    but for
-    those of `without`.
+    """Return the table as HCCL reads it: every scalar a string. Other keys of `original`, from which it was read, stay, but for those of
+    `without`.
     """
     content = _left(original or {}, without)
     items = content.get("server_list") or [{}] * len(table.servers)

@@ -5,8 +5,8 @@
                      "instance_list": [{"pod_name": "worker-0", "server_id": "10.0.0.1",
                                         "devices": [{"device_id": "0", "device_ip": "192.168.100.101"}, ...]}]}]}
 
-Such a table has no ranks: HCCL counts the devices by server_id, as text, and device_id, and a process says which pod it is in. With
-"deploy_mode" an instance is one device instead and says its rank_id.
+Such a table has no ranks: HCCL orders the devices by server_id, as text, and device_id, and a process names its pod. With "deploy_mode"
+an instance is one device instead, with its rank_id.
 
 Source: topoinfo_ranktableStandard.cc of hcomm.
 """
@@ -29,7 +29,7 @@ def is_grouped(content: JsonObject) -> bool:
 
 
 def from_groups(content: JsonObject) -> tuple[JsonObject | None, list[Problem], tuple[str, ...]]:
-    """Return the table in version 1.0, what is wrong with this one, and the keys that 1.0 cannot hold. None where too much is wrong."""
+    """Return the table in version 1.0, its problems, and the keys that 1.0 cannot hold. The table is None where too much is wrong."""
     top = CheckedObject(content, "")
     laboratory = "deploy_mode" in content
     groups = top.objects("group_list")
@@ -48,7 +48,7 @@ def from_groups(content: JsonObject) -> tuple[JsonObject | None, list[Problem], 
         )
         for index, instance in enumerate(instances):
             _instance(instance, f"{fields.where}, instance_list[{index}]", top.problems, servers)
-    # What this format alone knows is an error as well: HCCL reads it here.
+    # Problems of keys that only this format has are errors as well, because HCCL reads them here.
     problems = [Problem(where=problem.where, text=problem.text, fatal=True, source=_PARSER) for problem in top.problems]
     if problems or not servers:
         return None, problems or [Problem(where="group_list", text="has no devices", source=_PARSER)], ()
@@ -99,7 +99,7 @@ def _number(servers: dict[str, list[JsonObject]]) -> None:
 
 
 def _left_out(content: JsonObject, groups: list[JsonObject]) -> list[str]:
-    """Return the keys of the table, its groups and its instances that version 1.0 cannot hold; those of devices go over."""
+    """Return the keys of the table, its groups and its instances that version 1.0 cannot hold; those of devices are kept."""
     instances = [one for group in groups for one in group["instance_list"]]
     keys = dict.fromkeys(key for item in (content, *groups, *instances) for key in item)
     return [key for key in keys if key not in _CARRIED]

@@ -1,4 +1,4 @@
-"""Make rank tables from hosts and their cards, and convert them between versions. No value is invented: the error names what is missing."""
+"""Make rank tables from hosts and their cards, and convert them between versions. No value is invented: an error names missing ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from petrun.cluster.rank_table.table import Card, Problem, RankTable, Server, Su
 from petrun.errors import ConfigError, SetupError
 
 SAME = "server_id"
-"""Stands for the addresses that the servers' ids are."""
+"""Means that the addresses are the servers' ids."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +48,7 @@ def make(hosts: Sequence[str], devices: Sequence[int], version: Version, extra: 
 
 
 def convert(table: RankTable, version: Version, extra: TableOptions) -> tuple[RankTable, tuple[str, ...]]:
-    """Return the table in another version, and its keys that are left out. Raises ConfigError naming the flag that gives what it does
-    not have."""
+    """Return the table in another version, and its keys that are left out. Raises ConfigError naming the flag for a value that it lacks."""
     lost: list[str] = []
     if version == "1.0":
         given = [
@@ -60,7 +59,7 @@ def convert(table: RankTable, version: Version, extra: TableOptions) -> tuple[Ra
         if given:
             raise ConfigError(f"{', '.join(given)}: version 1.0 has no super pods", hint="Leave it out, or --to 1.2.")
     if version == "1.0" and table.version == "1.2":
-        # All else HCCL reads in 1.0 as well.
+        # HCCL reads all other keys in 1.0 as well.
         cards = [card for server in table.servers for card in server.cards]
         lost = ["super_device_id"] if any(card.super_device_id is not None for card in cards) else []
         lost += ["super_pod_list"] if table.super_pods else []
@@ -74,7 +73,7 @@ def convert(table: RankTable, version: Version, extra: TableOptions) -> tuple[Ra
 
 
 def _checked(table: RankTable, what: str, *, super_pods: bool) -> RankTable:
-    """Raises ConfigError with the problems, and the flags that give what is missing. `super_pods`: a table that is made for them."""
+    """Raises ConfigError with the problems, and the flags for missing values. `super_pods`: whether the table is made for them."""
     problems = [
         problem
         for problem in check(table)

@@ -1,4 +1,4 @@
-"""Parse a rank table: its JSON text -> RankTable, field by field. All problems are collected; none is raised at the first."""
+"""Parse the JSON text of a rank table to a RankTable, field by field. All problems are collected before any is raised."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from petrun.cluster.rank_table.table import (
 from petrun.errors import SetupError, perhaps
 from petrun.typing import JsonObject
 
-# The keys that HCCL reads, and the function that does; what it does not read it does not refuse.
+# The keys that HCCL reads, and the function that reads them; HCCL does not refuse other keys.
 _READERS = {
     "status": "RefreshStatus",
     "version": "CfgGetClusterInfo",
@@ -45,7 +45,7 @@ _READERS = {
     "super_pod_list": "GetSuperPodList",
     "super_pod_id": "GetSingleSuperPod",
 }
-# Beside those that HCCL reads: what MindSpore, its sample for several clusters and MindCluster write.
+# Further keys that MindSpore, its sample for several clusters and MindCluster write.
 _TABLE = ("version", "status", "server_count", "server_list", "super_pod_list", "cluster_list")
 _SERVER = ("server_id", "device", *SERVER_ADDRESSES, "host_nic_ip", "hardware_type", "server_ip")
 _CARD = ("device_id", "rank_id", *CARD_ADDRESSES, *CARD_TEXTS, "dpu_ip", "numa_id", "device_logical_id")
@@ -95,7 +95,7 @@ class CheckedObject:
     problems: list[Problem] = field(default_factory=list)
 
     def wrong(self, key: str, text: str) -> None:
-        """Note a problem with this key's value; it is fatal where HCCL reads the key."""
+        """Record a problem with this key's value; it is fatal where HCCL reads the key."""
         reader = _READERS.get(key)
         self.problems.append(
             Problem(where=self.where, text=text, fatal=reader is not None, source=f"HCCL {reader}" if reader else "")
@@ -139,7 +139,7 @@ class CheckedObject:
         return value
 
     def objects(self, key: str) -> list[JsonObject]:
-        """Return a list of objects that is not empty; what is no object is left out and named."""
+        """Return a list of objects that is not empty; other values are left out and named."""
         value = self.content.get(key)
         if not isinstance(value, list) or not value:
             missing = "is missing" if value is None else "must be a list of objects that is not empty"
@@ -170,11 +170,11 @@ def is_address(text: str) -> bool:
 
 
 def parse_table(content: JsonObject) -> tuple[RankTable | None, list[Problem]]:
-    """Return the table, and what is wrong with its fields. None where they do not make one."""
+    """Return the table, and the problems of its fields. The table is None where they do not form one."""
     top = CheckedObject(content, "")
     status = content.get("status")
     if status == "initializing":
-        # The scheduler writes this first, and nothing else that could be checked.
+        # The scheduler writes this first, without anything else that could be checked.
         top.wrong("status", "status is initializing: the cluster's scheduler has not filled the table in yet")
         return None, top.problems
     top.only(_TABLE)

@@ -20,7 +20,7 @@ HCCL_WAITS_SECONDS = 30 * 60
 
 @dataclass(frozen=True)
 class TableSource:
-    """A table as its file has it, in version 1.0 or 1.2."""
+    """A table in version 1.0 or 1.2, with the contents of its file."""
 
     content: JsonObject
     lost: tuple[str, ...] = ()
@@ -30,7 +30,7 @@ class TableSource:
 def examine(
     path: Path, product: Product | None = None, *, for_msrun: bool = False
 ) -> tuple[RankTable | None, tuple[Problem, ...]]:
-    """Read a table and collect everything that is wrong with it; None where too little of it could be read.
+    """Read a table and collect all its problems; the table is None where too little of it could be read.
 
     Raises SetupError only where there is no JSON object to look at.
     """
@@ -65,7 +65,7 @@ def _examine(
 
 
 def _merge_warnings(problems: Iterable[Problem]) -> list[Problem]:
-    """Return one line for a warning that many devices share, such as a key that nothing reads."""
+    """Merge a warning that many devices share, such as one about an unknown key, into one line."""
     same: dict[Problem, list[Problem]] = {}
     for problem in problems:
         same.setdefault(problem if problem.fatal else replace(problem, where=""), []).append(problem)
@@ -93,10 +93,9 @@ def read_source(path: str | Path, *, for_msrun: bool = False) -> tuple[RankTable
 
 
 def wait(path: Path, seconds: float, tell: Callable[[str], None]) -> None:
-    """Wait until the cluster's scheduler has filled the table in, as HCCL does. A table that is still not filled in then is the caller's
-    to refuse.
+    """Wait until the cluster's scheduler has filled in the table, as HCCL does. The caller refuses a table that is still not filled in.
 
-    Raises SetupError for a file that is no JSON.
+    Raises SetupError for a file that is not JSON.
     """
     until = time.monotonic() + seconds
     announced = False
@@ -108,7 +107,7 @@ def wait(path: Path, seconds: float, tell: Callable[[str], None]) -> None:
 
 
 def name_problem(path: Path) -> Problem | None:
-    """HCCL opens no rank table whose path, links followed, does not end in its only .json. Source: CheckFilePath."""
+    """Return the problem of a path: HCCL opens only a path that, links followed, ends in its only .json; else "". Source: CheckFilePath."""
     real_path = str(path.resolve())
     if real_path.find(".json") == len(real_path) - len(".json"):
         return None
@@ -121,7 +120,7 @@ def listed(problems: Iterable[Problem]) -> str:
 
 
 def way_out(problems: Iterable[Problem]) -> str:
-    """Name the commands that mend such a table."""
+    """Name the commands that correct such a table."""
     if any("initializing" in problem.text for problem in problems):
         return "Wait until the cluster's scheduler has filled it in, then read it again: `petrun ranktable lint --wait 1800`."
     return "`petrun ranktable make` writes a new one; `petrun ranktable convert` adds pod_ip and super pods."

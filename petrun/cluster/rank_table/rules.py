@@ -1,7 +1,7 @@
 """Check the fields of a rank table against each other, for each product of cards.
 
 HCCL checks each of these rules when it reads the table; the Problem names the function (see table.py). A problem is not fatal where HCCL
-accepts the table and only another way of starting refuses it.
+accepts the table and only another start-up path refuses it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _NO_SUPER_DEVICE = 2**32 - 1
 
 
 def check(table: RankTable, product: Product | None = None, *, for_msrun: bool = False) -> list[Problem]:
-    """Return everything that is wrong with a table whose fields are right. `product`: which cards they are; None: those of its version, and
-    what they do not read is checked as well. `for_msrun`: what msrun --rank_table_file needs is an error.
+    """Return all problems of a table whose fields are correct. `product`: the cards; None: those of the table's version, and keys that they
+    do not read are checked as well. `for_msrun`: a missing key that msrun --rank_table_file needs is an error.
     """
     cards = product or table.product
     found = [
@@ -64,7 +64,7 @@ def _servers(table: RankTable, product: Product, *, known: bool) -> Iterator[Pro
                 source="HCCL GetSingleServer",
             )
     counts = {server.id: len(server.cards) for server in table.servers}
-    # Of the products of version 1.0, A2 takes them.
+    # Of the products of version 1.0, A2 supports them.
     if len(set(counts.values())) > 1 and (product == "a1" or (table.version == "1.0" and not known)):
         shown = ", ".join(f"{name} has {count}" for name, count in counts.items())
         yield Problem(
@@ -116,7 +116,7 @@ def _twice(
 
 
 def _spelt(address: str) -> str:
-    """Return an address in its canonical spelling; other text as it is."""
+    """Return an address in its canonical spelling; other text unchanged."""
     return str(ipaddress.ip_address(address)) if is_address(address) else address
 
 
@@ -302,8 +302,8 @@ def _super_device(card: Card) -> list[str]:
 
 
 def _msrun(table: RankTable, *, fatal: bool) -> Iterator[Problem]:
-    """Check what `msrun --rank_table_file` needs. It takes the ranks of the server with the host's pod_ip, by their position in `device`;
-    where anything is missing it warns in scheduler.log and leaves the ranks as they were.
+    """Check the keys that `msrun --rank_table_file` needs. It takes the ranks of the server with the host's pod_ip, by their position in
+    `device`; where anything is missing it warns in scheduler.log and leaves the ranks unchanged.
 
     Source: ReassignNodeRankFromRanktablefile of MindSpore's meta_server_node.cc.
     """

@@ -38,7 +38,7 @@ class TableStart:
 
 def read_start(file: str, host_rank: int | None, tell: Callable[[str], None] = lambda text: None) -> TableStart:
     """Read the part of a rank table that concerns this host. `host_rank`: the server's position in it; None: the server with an address of
-    this host. Waits for a table that its scheduler has not filled in yet, as long as HCCL would, and says so by `tell`.
+    this host. Waits for a table that its scheduler has not filled in yet, as long as HCCL would, and reports that to `tell`.
 
     Raises SetupError for a table that HCCL would refuse, and where no server, or more than one, is this host.
     """
@@ -89,7 +89,7 @@ def table_environment(base: Mapping[str, str], start: TableStart, rank: int) -> 
 
 
 def _logical(device: int, visible: str) -> int:
-    """Return DEVICE_ID, which counts the cards that a process may see, of a device, which a table counts among all of the host."""
+    """Return DEVICE_ID, an index among the cards that a process may see, of a device, an index among all cards of the host."""
     if not visible.strip():
         return device
     seen = [part.strip() for part in visible.split(",")]

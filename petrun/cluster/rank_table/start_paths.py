@@ -1,4 +1,4 @@
-"""Assign ranks to processes, for the three ways in which MindSpore can be started on the cards of a rank table."""
+"""Assign ranks to processes, for the three paths by which MindSpore can be started on the cards of a rank table."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Process:
 
     server: str
     number: int
-    """Within its host, from 0."""
+    """Index within its host, from 0."""
     device: int
     """DEVICE_ID in its environment."""
     first_rank: int
     """RANK_ID in its environment."""
     rank: int
-    """After init(): what get_rank() says."""
+    """The result of get_rank() after init()."""
 
 
 def processes(table: RankTable, start: StartPath) -> list[Process]:

@@ -1,4 +1,4 @@
-"""HCCL rank tables, v1.0 (Atlas A1, A2) and v1.2 (A3 super pods): which rank runs on which server and device.
+"""Define HCCL rank tables, v1.0 (Atlas A1, A2) and v1.2 (A3 super pods): which rank runs on which server and device.
 
     {"version": "1.0", "status": "completed", "server_count": "1",
      "server_list": [{"server_id": "10.0.0.1",
@@ -10,7 +10,7 @@ read (read.py) in two steps: its fields are parsed one by one (parse.py), then c
 
 Source: HCCL itself, the repository hcomm of CANN, src/framework/common/src: config.cc (which checks are made), and of its folder topo
 topoinfo_ranktableParser.cc (the file), topoinfo_ranktableConcise.cc (versions 1.0 and 1.2) and topoinfo_ranktableStandard.cc (without a
-version). A Problem names the function of these that refuses. Beside them MindSpore's documentation of rank-table start-up.
+version). A Problem names the function that refuses the table. Also MindSpore's documentation of rank-table start-up.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ class Card:
 
 
 def split_addresses(text: str | None) -> list[str]:
-    """`a,b` -> [a, b], as HCCL splits it: a comma at the end is none. Source: SplitString of topoinfo_ranktableConcise.cc."""
+    """Split `a,b` into [a, b], as HCCL does: a comma at the end is ignored. Source: SplitString of topoinfo_ranktableConcise.cc."""
     return (text.removesuffix(",")).split(",") if text else []
 
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """One host, its cards in the order of the table: msrun counts by it."""
+    """One host, with its cards in the order of the table, by which msrun counts."""
 
     id: str
     cards: tuple[Card, ...]
@@ -95,11 +95,11 @@ class RankTable:
     servers: tuple[Server, ...]
     super_pods: tuple[SuperPod, ...] = ()
     from_groups: bool = False
-    """Read from the format before 1.0."""
+    """Whether it was read from the format before 1.0."""
 
     @property
     def product(self) -> Product:
-        """The product that its version is for, where the user does not name one."""
+        """The product of its version, where the user does not name one."""
         return "a2" if self.version == "1.0" else "a3"
 
     @property
@@ -108,14 +108,14 @@ class RankTable:
         return sum(len(server.cards) for server in self.servers)
 
     def __str__(self) -> str:
-        """`version 1.0, 2 servers with 8 cards`."""
+        """Describe the table: `version 1.0, 2 servers with 8 cards`."""
         pods = f", super pods {', '.join(pod.id for pod in self.super_pods)}" if self.super_pods else ""
         servers = f"{len(self.servers)} servers with" if len(self.servers) > 1 else "1 server with"
         counts = dict.fromkeys(len(server.cards) for server in self.servers)
         return f"version {self.version}, {servers} {' and '.join(map(str, counts))} cards{pods}"
 
     def server(self, name: str, flag: str = "--host") -> Server:
-        """The server of this id or address, or at this position from 0. Raises SetupError naming those there are."""
+        """Return the server with this id or address, or at this position from 0. Raises SetupError naming the servers."""
         found = [server for server in self.servers if server.is_called(name)]
         if not found and name.isdecimal() and int(name) < len(self.servers):
             found = [self.servers[int(name)]]
@@ -135,9 +135,9 @@ class Problem:
     where: str
     text: str
     fatal: bool = True
-    """HCCL or MindSpore would not start, or would start something else. False: only some ways of starting mind."""
+    """Whether HCCL or MindSpore would not start, or would start something else. False: only some start-up paths refuse it."""
     source: str = ""
-    """The function of HCCL that refuses it, or the document that says so."""
+    """The function of HCCL that refuses it, or the document that forbids it."""
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.text}" if self.where else self.text

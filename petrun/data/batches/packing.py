@@ -16,26 +16,26 @@ from petrun.data.formats.records import Array
 def pack_rows(lengths: Sequence[int] | Array, capacity: int) -> tuple[tuple[int, ...], ...]:
     """Rows -> sequences of at most `capacity` tokens, few of them: best fit decreasing.
 
-    The longest row first; each goes where it leaves the least room. Ties go to the sequence opened first, so the result is a
-    function of the lengths alone. Rows within a sequence, and sequences by their first row, are in the data's order.
+    The longest row first; each goes where it leaves the fewest tokens free. Ties go to the sequence that was begun first, so the result
+    is a function of the lengths alone. Rows within a sequence, and sequences by their first row, are in the data's order.
     """
     lengths = np.asarray(lengths, np.int64)
     _check(lengths, capacity)
     bins: list[list[int]] = []
-    room: list[tuple[int, int]] = []
-    """(room left, sequence), ascending."""
+    free: list[tuple[int, int]] = []
+    """(tokens left, sequence), ascending."""
     for row in np.argsort(-lengths, kind="stable"):
         need = int(lengths[row])
-        best = bisect_left(room, (need, -1))
-        if best == len(room):
+        best = bisect_left(free, (need, -1))
+        if best == len(free):
             bins.append([int(row)])
             left, number = capacity - need, len(bins) - 1
         else:
-            left, number = room.pop(best)
+            left, number = free.pop(best)
             bins[number].append(int(row))
             left -= need
         if left:
-            insort(room, (left, number))
+            insort(free, (left, number))
     return tuple(sorted(tuple(sorted(rows)) for rows in bins))
 
 

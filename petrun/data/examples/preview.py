@@ -70,10 +70,10 @@ def _decode(ids: list[int], tokenizer: Tokenizer | None) -> str:
 
 def _shorten(parts: list[tuple[bool, str]]) -> list[tuple[bool, str]]:
     """The middle of every long part is left out, so that each change of mark stays in sight."""
-    room = max(80, _LONGEST // max(1, len(parts)))
-    half = room // 2
+    most = max(80, _LONGEST // max(1, len(parts)))
+    half = most // 2
     return [
-        (mark, text if len(text) <= room else f"{text[:half]} [... {len(text) - room} characters ...] {text[-half:]}")
+        (mark, text if len(text) <= most else f"{text[:half]} [... {len(text) - most} characters ...] {text[-half:]}")
         for mark, text in parts
     ]
 

@@ -127,5 +127,5 @@ class RankAllocator(nn.Cell):
         above = scores > least
         level = scores == least
         places = ops.cumsum(ops.cast(level, ms.int32), 0)
-        room = budget - ops.cast(above, ms.int32).sum()
-        return ops.logical_or(above, ops.logical_and(level, places <= room))
+        free = budget - ops.cast(above, ms.int32).sum()
+        return ops.logical_or(above, ops.logical_and(level, places <= free))

@@ -1,1 +1,1 @@
-"""Training states over the life of a run: when one is saved, what it holds, how a run resumes from it; their files are in checkpoint."""
+"""Save training states during a run, and resume a run from them; their files are written and read in petrun.checkpoint."""

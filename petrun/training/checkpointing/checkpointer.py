@@ -1,4 +1,4 @@
-"""Decides when a training state is saved, and when a run ends before its last step."""
+"""Decide when a training state is saved, and when a run ends before its last step."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class Checkpointer:
 
     @property
     def seconds(self) -> float:
-        """Spent so far, over all the run's processes."""
+        """Seconds spent so far, over all the run's processes."""
         return self.earlier_seconds + time.monotonic() - self.began
 
     def on_step(self, evaluated: bool) -> bool:
-        """Save the state where it is due. True: the run ends here, and can be resumed."""
+        """Save the state where it is due. Returns whether the run ends here; it can be resumed."""
         progress, plan = self.recorder.progress, self.recorder.plan
         last = progress.micro_batches >= plan.total_micro_batches
         number = self.request.number
@@ -64,7 +64,7 @@ class Checkpointer:
         if self.recorder.world.agree(number is not None or (out_of_time and not last)):
             signalled = self.recorder.world.which(number is not None)
             if number is None and signalled:
-                # The signal came to another of the processes.
+                # The signal reached another of the processes.
                 number = signal.SIGTERM
             self.signal_number = number
             self.stop_reason = stop_reason(number, signalled, self.recorder.world.size)
@@ -72,7 +72,7 @@ class Checkpointer:
             return True
         requested = self.out.save_request.exists() if self.out.writes else False
         due = requested or self._is_due(evaluated, last)
-        # Ranks that hold slices save together, when the first finds it time: their clocks differ.
+        # Ranks that hold shards save together, when it is due on the first: their clocks differ.
         if self.recorder.world.decide(due) if self.recorder.shards is not None else due:
             self.save()
             if requested:
@@ -86,7 +86,7 @@ class Checkpointer:
         if every is not None:
             return step % every == 0
         rested = time.monotonic() - self.saved_at >= _PAUSE_SECONDS
-        # From the last step's state a finished run can be made longer.
+        # A finished run can be made longer from the state of its last step.
         return evaluated or last or (rested and self.recorder.epoch_ended)
 
     def save(self) -> None:

@@ -1,4 +1,4 @@
-"""Computes and compares fingerprints of runs: every setting, and data, base and tokenizer by content, not by name."""
+"""Compute and compare fingerprints of runs: every setting, and data, base and tokenizer by content, not by name."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _FREE = (
 )
 """Settings that do not change what is computed, or only by the content that is compared as well."""
 Fingerprint = Mapping[str, Any]
-"""JSON values by key, as `fingerprint_of` returns them or a file held them."""
+"""JSON values by key, from `fingerprint_of` or from a file."""
 
 
 def fingerprint_of(setup: TrainingSetup) -> JsonObject:
@@ -52,7 +52,7 @@ def fingerprint_of(setup: TrainingSetup) -> JsonObject:
         "parallel.dp": setup.layout.dp,
     }
     tokenizer = sources.tokenizer.digest if sources.tokenizer else None
-    # Rows may differ although nothing above does: a template may ask for today's date, a newer petrun read a file otherwise.
+    # Rows may differ although nothing above does: a template may ask for today's date, or a newer petrun may read a file differently.
     rows = [_rows_digest(sources.train), _rows_digest(sources.evaluation) if sources.evaluation else None]
     versions = {
         "petrun": __version__,
@@ -83,7 +83,7 @@ def _digest(text: str) -> str:
 
 
 def _rows_digest(rows: ExampleSet) -> str:
-    """Return the digest of the rows as they are trained on."""
+    """Return the digest of the rows in the form in which they are trained."""
     digest = hashlib.sha256()
     for part in (rows.flat, rows.per_row, rows.arrays, {"offsets": rows.offsets}):
         for name in sorted(part):
@@ -103,9 +103,9 @@ def changes(was: Fingerprint, now: Fingerprint) -> dict[str, str]:
 
 
 def require_same_run(was: Fingerprint, now: Fingerprint, allowed: Sequence[str], place: str) -> dict[str, str]:
-    """Require that the run in `place` is the one that was begun. Returns the changes that `allowed` lets pass.
+    """Require that the run in `place` has these settings and data. Returns the changes that `allowed` permits.
 
-    Raises ConfigError with every other change, or for a key that is no setting.
+    Raises ConfigError with every other change, or for a key that is not a setting.
     """
     require_known(allowed, [key for key in now if key != VERSIONS])
     found = changes(was, now)

@@ -28,7 +28,7 @@ class Progress:
     updates: int = 0
     """Steps that changed weights: the others overflowed or were not finite."""
     largest_gradient: float = 0.0
-    """Norm before clipping, over all updates."""
+    """Largest norm before clipping, over all updates."""
     loss_first: float | None = None
     loss_last: float | None = None
     learned: bool = False
@@ -45,7 +45,7 @@ class Progress:
     """The last step that was left out or rewound."""
     log_bytes: int = 0
     seconds: float = 0.0
-    """Spent so far, over all the run's processes."""
+    """Seconds spent so far, over all the run's processes."""
 
     @property
     def position(self) -> Position:

@@ -1,4 +1,4 @@
-"""Resumes a run that ended early: finds its folder and state, and requires that it is still the same run."""
+"""Resume a run that ended early: find its folder and state, and require that it is still the same run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ResumedRun:
     recipe: str
     flags: Flags
     finished: bool
-    """The run had made all its steps, and other settings than its own may make it longer."""
+    """Whether the run had made all its steps; changed settings may make it longer."""
 
     def load(self, sets: Sequence[str]) -> Resolved:
         """Return its settings, changed by `sets`. Raises ConfigError."""
@@ -73,9 +73,9 @@ def find_resumed(
 ) -> ResumedRun | None:
     """Return the recipe and flags with which a run resumes: its run.yaml, where no other recipe is given.
 
-    None: the run is finished and its settings are the ones that it was begun with, which is printed. `command`: what the user typed to
-    resume in this process alone, without the run; None: other processes resume it, or it may be a run of several ranks. Raises
-    ConfigError for a folder that holds no run, for a run of several ranks in one process, and for unknown settings.
+    Returns None where the run is finished and its settings are unchanged, which is printed. `command`: the command, without the run, that
+    resumes in this process alone; None: other processes resume it, or it may be a run of several ranks. Raises ConfigError for a folder
+    that holds no run, for a run of several ranks in one process, and for unknown settings.
     """
     folder = begun_folder(run)
     given = flags.get("out.dir")
@@ -99,7 +99,7 @@ def find_resumed(
 def _changes_settings(resumed: ResumedRun, sets: Sequence[str], allowed: Sequence[str]) -> bool:
     """Whether a setting differs from the finished run's own. Files that are compared by content may still be the same.
 
-    Raises ConfigError for a key that is no setting.
+    Raises ConfigError for a key that is not a setting.
     """
     embedded = default_recipe()
     was = settings_of(load_run_config(str(run_yaml(resumed.run)), {}, embedded=embedded).config)
@@ -120,7 +120,7 @@ def _require_one_rank(run: str, command: str) -> None:
 
 
 def ranks_of(run: str) -> int:
-    """Return how many ranks the run was begun with; 1 where it does not say."""
+    """Return how many ranks the run was started with; 1 where run.yaml does not state it."""
     try:
         noted = json.loads((Path(run).expanduser() / STATES / FINGERPRINT).read_bytes())
         return int(noted["parallel.dp"]) * int(noted["parallel.tp"]) * int(noted["parallel.pp"])
@@ -173,7 +173,7 @@ class StartingPoint:
     settings_changed: bool = True
     """The folder does not hold these settings yet."""
     scores: dict[str, float] = field(default_factory=dict)
-    """On the evaluation data after the last step of a finished run that is made longer from there."""
+    """Scores on the evaluation data after the last step of a finished run that is made longer."""
 
 
 def starting_point(
@@ -182,7 +182,7 @@ def starting_point(
     """Return where the run in `out` starts: at step 1, or after the state `found` of the run that it holds, which is printed.
 
     The results of a finished run are kept under another name.
-    Raises ConfigError for a run of other settings or data than `allowed` lets pass, and for a finished one that has no more steps to
+    Raises ConfigError for a run of other settings or data than `allowed` permits, and for a finished one that has no more steps to
     make; OutputError for one that has saved a delta and cannot resume.
     """
     if found is None:

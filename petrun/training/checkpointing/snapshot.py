@@ -1,4 +1,4 @@
-"""Takes the parameters that are the state of a training step out of it, and puts them back."""
+"""Read the state of a training step from its parameters, and restore it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _MOVING = ("moving_mean", "moving_variance")
 _SUMS = ("grad_sum.", "accu_grads.")
 """Accumulated gradients: 0 between two optimizer steps, which is when a state is saved."""
 _INPUTS = ("denominator", "part_scale")
-"""Set anew at every step: what a pipeline's graph takes no other way."""
+"""Inputs of a pipeline's graph, which are parameters that every step sets."""
 
 
 Parameters = Mapping[str, Parameter]
-"""By name."""
+"""Parameters by name."""
 
 
 def state_parameters(step: TrainStep, assembled: Assembled) -> Parameters:

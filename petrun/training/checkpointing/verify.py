@@ -1,4 +1,4 @@
-"""Verifies a run: replays its last steps from the state before them, and compares every bit."""
+"""Verify a run: replay its last steps from the state before them, and compare every bit."""
 
 from __future__ import annotations
 
@@ -33,20 +33,22 @@ _TIMES = ("seconds", "tokens_per_second")
 
 @dataclass(frozen=True)
 class Interval:
-    """Holds the steps to replay: from a state (None: from the beginning) to what the run has saved later."""
+    """Holds the steps to replay: from a state (None: from the beginning) to a later file of the run."""
 
     start: State | None
     stop: int
     """The last step that is replayed."""
     read: Callable[[str], Array]
-    """Tensor name -> what the run saved after that step."""
+    """Tensor name -> the value that the run saved after that step."""
     names: tuple[str, ...]
     path: Path
-    """The file that holds these."""
+    """The file that holds the saved values."""
 
 
 def verify(name: str, sets: Sequence[str] = ()) -> None:
-    """Replay the last steps and compare. Raises TrainingError for the first difference, ConfigError for another run than was begun."""
+    """Replay the last steps and compare. Raises TrainingError for the first difference, ConfigError where the run's settings or data have
+    changed.
+    """
     path = begun_folder(name)
     if (ranks := ranks_of(name)) > 1:
         raise ConfigError(

@@ -1,1 +1,1 @@
-"""Checks before a run loads its base or takes its first step: hosts, ranks and their shared folder; not how ranks are started."""
+"""Check hosts, ranks and their shared folder before a run loads its base or takes its first step; ranks are started in cluster."""

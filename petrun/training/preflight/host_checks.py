@@ -1,4 +1,4 @@
-"""Checks the hosts of a job before its base is loaded: each host sends its facts to all, and all compare the same table."""
+"""Check the hosts of a job before its base is loaded: each host sends its facts to all, and all compare the same table."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ class JobStart:
     cluster: Cluster | TableStart
     target: str
     resumed: bool = False
-    """The run folder holds a run that resumes."""
+    """Whether the run folder holds a run that resumes."""
 
 
 def check_hosts(start: JobStart, hosts: Hosts | None, show: Callable[[str], None]) -> None:
-    """Give `show` a line for each check. Raises SetupError naming those that failed; all hosts come to the same result."""
+    """Give `show` a line for each check. Raises SetupError naming those that failed; the result is the same on all hosts."""
     table = _table(start, hosts)
     failed = [
         f"{_named(number, fact, len(table))}: {fact['error']}" for number, fact in enumerate(table) if fact["error"]
@@ -133,7 +133,7 @@ def _named(number: int, fact: HostFacts, hosts: int) -> str:
 
 
 def _ports(cluster: Cluster | TableStart, hosts: Hosts | None) -> list[Check]:
-    """Return the check that has already passed: without free ports check_start or the meeting ends the command."""
+    """Return the check that has already passed: without free ports check_start or connecting the hosts ends the command."""
     if hosts is not None:
         return [Check("ports", True, f"host 0 listens on {hosts.address} port {hosts.port}, and all hosts came")]
     if isinstance(cluster, Cluster) and cluster.port is not None:
@@ -142,7 +142,7 @@ def _ports(cluster: Cluster | TableStart, hosts: Hosts | None) -> list[Check]:
 
 
 def _host_checks(table: Sequence[HostFacts], cluster: Cluster | TableStart) -> list[Check]:
-    """Check what needs no other host: cards, disk and the cards' tools. A line for each kind."""
+    """Check cards, disk and the cards' tools, which needs no other host. Returns a line for each kind."""
     each = [(_named(number, fact, len(table)), fact) for number, fact in enumerate(table)]
     found = [
         Check("cards", True, f"{cluster.cards} ranks; " + "; ".join(f"{name}: {fact['cards']}" for name, fact in each))
@@ -257,7 +257,7 @@ def _connects(address: str, port: int) -> bool:
 
 
 def _shared(start: JobStart, hosts: Hosts) -> Check:
-    """Check that --out is shared: host 0 writes a file in it or above it, which the others look for at the same distance."""
+    """Check that --out is shared: host 0 writes a file in it or above it, which the others look for at the same relative path."""
     out = _out(start.config).absolute()
     place: Path | None = None
     wanted: JsonObject | None = None

@@ -1,4 +1,4 @@
-"""Collects the facts of one host before a job starts: versions, settings, files by content, disk, cards and their tools."""
+"""Collect the facts of one host before a job starts: versions, settings, files by content, disk, cards and their tools."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from petrun.tensors.output import existing_parent
 from petrun.typing import JsonObject
 
 _WHOLE_BYTES = 64 * 1024 * 1024
-"""Files up to this size are read whole; of larger ones, which may be a base of many gigabytes, samples are read. The ranks compare all
-that they have loaded once more."""
+"""Files up to this size are read completely; of larger ones, which may be a base of many gigabytes, samples are read. The ranks compare
+everything that they load once more."""
 _SAMPLES, _SAMPLE_BYTES = 64, 64 * 1024
 _MOST_FILES = 10_000
 _FILES = (
@@ -37,7 +37,7 @@ _FILES = (
     "init_delta",
     "delta_strategy",
 )
-"""Settings that may name a file or folder, which is compared by content: it may lie elsewhere on another host."""
+"""Settings that may name a file or folder, which is compared by content: its path may differ on another host."""
 _OF_A_HOST = ("out.dir",)
 _TOOL_SECONDS = 60.0
 
@@ -116,7 +116,7 @@ def file_digests(config: RunConfig) -> dict[str, str]:
             if name is not None:
                 place = _file_of(name)
                 label = f"{key}[{number}]" if isinstance(value, tuple) and len(value) > 1 else key
-                # A name that is no file, such as a built-in template's, has to be the same itself.
+                # A value that is not a file, such as the name of a built-in template, has to be the same itself.
                 found |= {label: f"name {name}"} if place is None else dict(_digests(label, place))
     return found
 

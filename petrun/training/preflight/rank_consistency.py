@@ -1,6 +1,6 @@
-"""Requires that the ranks of a job begin as one: the same settings, rows, base and first values.
+"""Require that the ranks of a job start with the same settings, rows, base and first values.
 
-A rank that differs would train on without an error.
+A rank that differs would train without an error.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Requires that all ranks of a job see one and the same run folder, not a folder of that name on each host's own disk."""
+"""Require that all ranks of a job see the same run folder, not a folder of that name on each host's own disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def require_shared(out: RunFolder, world: World) -> None:
     """
     if world.size == 1:
         return
-    # 16 bits a number, which float32 holds; the sum over the ranks is the first one's.
+    # Each number has 16 bits, which float32 holds; the sum over the ranks is the first rank's.
     drawn = [secrets.randbelow(1 << 16) if world.first else 0 for _ in range(_WORDS)]
     words = world.summed(np.array(drawn, np.float32)).astype(np.int64)
     place = out.path / probe_name("".join(f"{word:04x}" for word in words))

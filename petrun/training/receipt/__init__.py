@@ -1,1 +1,1 @@
-"""The learning receipt: what a run measures before its first step and after its last, and how it is printed; no step is taken here."""
+"""Measure a run before its first step and after its last, and write the learning receipt; no step is taken here."""

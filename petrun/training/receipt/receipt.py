@@ -1,4 +1,4 @@
-"""Makes the learning receipt: what a run has learned and from what, printed at its end and kept in results.json.
+"""Make the learning receipt: what a run has learned and from what, printed at its end and kept in results.json.
 
 A run whose delta learned nothing ends with an error, after everything is saved: such a delta looks like any other.
 """
@@ -26,7 +26,7 @@ from petrun.typing import JsonObject
 
 @dataclass(frozen=True, kw_only=True)
 class ReceiptInputs:
-    """Holds what a receipt is made of."""
+    """Holds the inputs of a receipt."""
 
     assembled: Assembled
     trainable: Trainable
@@ -35,7 +35,7 @@ class ReceiptInputs:
     compute_dtype: str
     seq_len: int
     first_values: FirstValues | None
-    """None where ranks hold slices: their update norms are not measured."""
+    """None where ranks hold shards: their update norms are not measured."""
     progress: Progress
 
     @classmethod
@@ -54,14 +54,14 @@ class ReceiptInputs:
 
 @dataclass(frozen=True)
 class Receipt:
-    """Holds what results.json says of a run, and what is wrong with it."""
+    """Holds the entries of results.json about a run, and the signs that it learned nothing."""
 
     content: JsonObject
     after: dict[str, float]
     """Scores after the last step."""
     norms: list[UpdateNorm]
     failures: list[tuple[str, str]]
-    """(what is wrong, its likely cause and the way out)."""
+    """(what is wrong, its likely cause and what to do)."""
 
     def require_learned(self) -> None:
         """Raise TrainingError where the delta learned nothing."""
@@ -123,7 +123,7 @@ def _texts(evaluator: SampleEvaluator, before: list[str], after: list[str]) -> l
 
 
 def targets(assembled: Assembled) -> JsonObject:
-    """Return what --target and --exclude named, and the layers that were matched, by role."""
+    """Return the layers that --target and --exclude named, and those that were matched, by role."""
     roles = assembled.loaded.sites.linears
     matched: dict[str, int] = {}
     for path in assembled.layers:
@@ -141,7 +141,7 @@ def rows(examples: ExampleSet, seq_len: int) -> JsonObject:
     """Count rows read, used, cut and dropped, with reasons, and their supervised tokens."""
     stats = examples.stats
     distinct = len(np.unique(examples.per_row["row"]))
-    # Of lm a row without text is left out; elsewhere it is used as it is.
+    # For lm a row without text is left out; for other tasks it is used.
     left_out = stats.empty if stats.used + stats.bad + stats.empty <= stats.read else 0
     elsewhere = max(0, stats.used - distinct)
     dropped = {
@@ -167,7 +167,7 @@ def rows(examples: ExampleSet, seq_len: int) -> JsonObject:
 def _failures(
     inputs: ReceiptInputs, norms: list[UpdateNorm], still: list[str], after: EvalSnapshot
 ) -> list[tuple[str, str]]:
-    """Return the signs that the delta learned nothing: only those that no healthy run shows, however short."""
+    """Return the signs that the delta learned nothing: only signs that even a short healthy run never shows."""
     progress, name = inputs.progress, inputs.assembled.method.name
     if not progress.learned:
         return [
@@ -202,7 +202,7 @@ def _failures(
 
 
 def _same_output(inputs: ReceiptInputs, after: EvalSnapshot) -> bool:
-    """Whether every figure that was taken before and after is the same."""
+    """Return whether every figure that was measured before and after is the same."""
     progress = inputs.progress
     pairs: list[tuple[object, object]] = []
     if progress.first_losses and after.losses:
@@ -225,7 +225,7 @@ def _unchanged_hint(inputs: ReceiptInputs, norms: list[UpdateNorm]) -> str:
     heads = [each.name for each in norms if each.kind == "head" and each.norm]
     if heads:
         return (
-            f"Only what trains beside it moved ({heads[0]}): no gradient reached the delta. "
+            f"Only what trains beside it changed ({heads[0]}): no gradient reached the delta. "
             "See that --target names layers that the net uses."
         )
     return f"Gradients came, so the learning rate of {inputs.schedule.peak:g} is likely too small: raise --lr."
@@ -234,6 +234,6 @@ def _unchanged_hint(inputs: ReceiptInputs, norms: list[UpdateNorm]) -> str:
 def _same_output_hint(inputs: ReceiptInputs, norms: list[UpdateNorm]) -> str:
     largest = max((each.ratio or 0.0 for each in norms), default=0.0)
     return (
-        f"The weights moved by at most {largest:.2g} of themselves, too little to show in {inputs.compute_dtype}: raise --lr "
+        f"The weights changed by at most {largest:.2g} of themselves, too little to show in {inputs.compute_dtype}: raise --lr "
         f"(it was {inputs.schedule.peak:g}) or train longer; or --target names layers that the output does not depend on."
     )

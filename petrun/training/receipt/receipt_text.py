@@ -1,4 +1,4 @@
-"""Writes the receipt as text for the terminal."""
+"""Write the receipt as text for the terminal."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _SETTLED = 2
 
 
 def receipt_text(receipt: Receipt, method: str) -> str:
-    """Return all of the receipt but the scores on the evaluation data, which have a table of their own."""
+    """Return the receipt without the scores on the evaluation data, which have a table of their own."""
     content = receipt.content
     lines: list[tuple[str, str]] = []
     if content["held_in"] is not None:
         lines.append(("held in", _held_in(content["held_in"])))
-    lines += [("moved", text) for text in _update_norms(receipt.norms)]
+    lines += [("update norms", text) for text in _update_norms(receipt.norms)]
     lines.append(("steps", _steps(content["steps"])))
     lines.append(("targets", _targets(content["targets"], method)))
     lines += [(f"{kind} rows", _rows(found)) for kind, found in content["rows"].items()]
@@ -108,7 +108,7 @@ def _notes(receipt: Receipt) -> list[str]:
     content, found = receipt.content, []
     still = content["delta"]["unmoved"]
     if still and not receipt.failures and content["steps"]["updates"] > _SETTLED:
-        found.append(f"{len(still)} parameters have not moved, such as {still[0]}: no gradient reaches them")
+        found.append(f"{len(still)} parameters have not changed, such as {still[0]}: no gradient reaches them")
     if content["rows"]["train"].get("eos_rows") == 0:
         found.append("no row teaches the model to end: its answers may go on to the limit of tokens")
     return found

@@ -1,6 +1,6 @@
-"""Evaluates a net before the first step and after the last, on the evaluation data, a few training rows and a few prompts.
+"""Evaluate a net before the first step and after the last, on the evaluation data, a few training rows and a few prompts.
 
-Both times on the same rows in the same order, so that figures can be compared one by one.
+The rows and their order are the same both times, so that figures can be compared one by one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NEW_TOKENS = 48
 
 @dataclass(frozen=True)
 class EvalSnapshot:
-    """Holds what a net gives on them."""
+    """Holds the results of a net on these rows and prompts."""
 
     scores: dict[str, float] = field(default_factory=dict)
     """Metrics on the evaluation data; {} where there is none."""
@@ -50,18 +50,18 @@ class Prompt:
     text: str
     reference: str | None
     index: int | None = None
-    """Its number among the prompts that a metric has answered anyway."""
+    """Its number among the prompts that a metric answers already; None where none does."""
 
 
 class SampleEvaluator:
     """Chooses the rows and prompts once; `evaluate` may be called on a changing net.
 
-    Nothing is compiled for the rows: they take the graph that scores the evaluation data, and where there is none operators run one by
-    one. Prompts that no metric has answered anyway do cost two graphs (eval.samples).
+    Nothing is compiled for the rows: they use the graph that scores the evaluation data, or run operator by operator where there is none.
+    Prompts that no metric answers already cost two graphs (eval.samples).
     """
 
     def __init__(self, config: RunConfig, loaded: LoadedModel, sources: Sources, layout: Layout | None = None) -> None:
-        """`layout`: of ranks that hold slices, which evaluate on the evaluation data alone: their graphs take nothing else."""
+        """`layout`: of ranks that hold shards, which evaluate on the evaluation data alone, as their graphs take no other shapes."""
         self.loaded = loaded
         self.sources = sources
         self.evaluator: Evaluator | None = evaluator_of(config, loaded, sources, layout)
@@ -127,10 +127,10 @@ def sample_count(config: RunConfig) -> int:
 
 
 def _supervised(rows: ExampleSet, count: int, longest: int | None) -> ExampleSet:
-    """Choose `count` rows, spread over the set, that have something supervised and at most `longest` tokens."""
+    """Choose `count` rows, spread over the set, with supervised tokens and at most `longest` tokens."""
     if "labels" in rows.flat:
         scored = is_scored(rows.flat["labels"])
-        # The first token of a row is predicted from nothing.
+        # The first token of a row is never a target.
         scored[rows.offsets[:-1][rows.lengths > 0]] = False
         before = np.concatenate([[0], np.cumsum(scored)])
         fit = before[rows.offsets[1:]] > before[rows.offsets[:-1]]

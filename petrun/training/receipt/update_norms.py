@@ -1,6 +1,6 @@
-"""Measures how far training has changed a net: the update of every layer's weight, and the change of every other trained parameter.
+"""Measure how far training has changed a net: the update of every layer's weight, and the change of every other trained parameter.
 
-Norms are Frobenius norms. No (out, in) matrix is formed: products stay thin factors, other updates are computed by blocks of rows.
+Norms are Frobenius norms. No (out, in) matrix is formed: products stay as factors, other updates are computed by blocks of rows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from petrun.tensors import Array
 from petrun.typing import Parameter
 
 _SAMPLE = 65536
-"""Values that are kept of a parameter as it began: all of most deltas' parameters, a share of a fully trained matrix."""
+"""Number of initial values that are kept of a parameter: all of most deltas' parameters, a share of a fully trained matrix."""
 _BLOCK = 1 << 20
 """Values of a matrix that are computed at a time."""
 
@@ -54,7 +54,7 @@ FirstValues = Mapping[str, Array]
 
 
 def first_values(trainable: Trainable) -> FirstValues:
-    """Copy the values of what trains. To be called before the first step, and before a training state is put back."""
+    """Copy the values of the parameters that train. Call it before the first step, and before a training state is restored."""
     return {p.name: np.array(_sample(p)) for p in trainable.parameters}
 
 
@@ -94,7 +94,7 @@ def _belongs_to_update(name: str) -> bool:
 def _updates(assembled: Assembled, factors: list[str]) -> Iterator[UpdateNorm]:
     """Measure the update of every layer's weight that has factors."""
     method, config = assembled.method, assembled.config
-    # By the layer: of two that share a matrix only one has it under its own name.
+    # Found by the layer: of two layers that share a matrix only one has it under its own name.
     table = cells(assembled.loaded.net)
     tensors = values_of(assembled.loaded.net, factors)
     delta = Delta(Path(method.name), tensors, algo=method.name, config=config.model_dump(mode="json"))

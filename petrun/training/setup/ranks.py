@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from petrun import console, kernels
-from petrun.cluster.first_sum import prove_sum
+from petrun.cluster.first_sum import check_first_sum
 from petrun.cluster.ranks import cores_here
 from petrun.cluster.world import World, join
 from petrun.config.load import Resolved
@@ -31,7 +31,7 @@ def join_ranks(device: Device) -> World:
 def require_connected(world: World) -> None:
     """Sum over all ranks once. Raises SetupError where they do not reach each other, ConfigError for a process that is no rank."""
     if world.size > 1:
-        prove_sum(world, console.print)
+        check_first_sum(world, console.print)
     elif GRACE not in os.environ:
         raise ConfigError("--preflight: checks the start of a job of several ranks", hint="Give --cards N as well.")
 

@@ -128,7 +128,7 @@ def test_ranks_are_named_as_they_are():
 def test_hosts_of_a_table_share_one_run_folder_and_keep_their_logs_apart(table, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     jobs = []
-    monkeypatch.setattr(runs_launch, "launch", lambda job, voice: jobs.append(job) or 0)
+    monkeypatch.setattr(runs_launch, "launch", lambda job, output: jobs.append(job) or 0)
     monkeypatch.setattr(runs_launch, "find_target", lambda device: "ascend")
     monkeypatch.setattr("petrun.cluster.launch_options.cards_here", lambda: 8)
 

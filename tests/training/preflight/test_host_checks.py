@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from petrun.assets import default_recipe
-from petrun.cluster.first_sum import prove_sum
+from petrun.cluster.first_sum import check_first_sum
 from petrun.cluster.other_hosts.hosts import Hosts
 from petrun.cluster.ranks import make_cluster
 from petrun.cluster.world import World
@@ -38,7 +38,7 @@ def check(*configs):
 
     def run(number):
         cluster = make_cluster(2 * len(configs), len(configs), number, "127.0.0.1", port)
-        hosts = Hosts(cluster, max_restarts=0, say=lambda line: None, environment={"MS_TOPO_TIMEOUT": "20"})
+        hosts = Hosts(cluster, max_restarts=0, show=lambda line: None, environment={"MS_TOPO_TIMEOUT": "20"})
         try:
             with hosts:
                 hosts.meet()
@@ -223,10 +223,10 @@ class Wrong(World):
 
 def test_the_first_sum():
     said = []
-    prove_sum(World(), said.append)
+    check_first_sum(World(), said.append)
     assert said[0].startswith("ok      all-reduce  right over 1 ranks")
     with pytest.raises(SetupError, match="an all-reduce over 2 ranks gives"):
-        prove_sum(Wrong(rank=1, size=2), said.append)
+        check_first_sum(Wrong(rank=1, size=2), said.append)
 
 
 def test_preflight_starts_ranks_that_only_meet_and_leaves_nothing(tmp_path, monkeypatch, capsys):
@@ -234,7 +234,7 @@ def test_preflight_starts_ranks_that_only_meet_and_leaves_nothing(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(
-        launch, "launch", lambda job, voice: started.append(job) or job.logs.mkdir(parents=True, exist_ok=True) or 0
+        launch, "launch", lambda job, output: started.append(job) or job.logs.mkdir(parents=True, exist_ok=True) or 0
     )
     settings = TrainSettings(preflight=True, cards=2, max_restarts=3)
     output = launch.JobOutput(out=print, err=print)

@@ -157,7 +157,7 @@ FAILURES = {
     "no gradient": ({"largest_gradient": 0.0}, "the gradients were all zero", "on the way to the loss"),
     "underflow": ({"largest_gradient": 0.0, "dtype": "float16"}, "the gradients were all zero", "model.dtype=float32"),
     "B is zero": ({"change": ("lora_a", "head.bias")}, "what lora adds to its 1 layers is still zero", "(head.bias)"),
-    "nothing moved": ({"change": ()}, "is still zero", "learning rate of 0.001 is likely too small"),
+    "nothing changed": ({"change": ()}, "is still zero", "learning rate of 0.001 is likely too small"),
     "same output": ({"after": [0.7, 0.6]}, "computes what it computed before", "in float32: raise --lr"),
 }
 
@@ -177,15 +177,15 @@ def test_what_teaches_nothing_fails_with_its_cause(case):
 
 
 def test_what_is_young_is_no_failure():
-    """A first update under warm-up may be too small to show; B that moved while A has not is how LoRA begins."""
+    """A first update under warm-up may be too small to show; B that changed while A has not is how LoRA begins."""
     evaluator = SimpleNamespace(rows=SimpleNamespace(per_row={"row": np.array([0, 3])}), prompts=())
     young = inputs_of(change=("lora_b",), warmup=5, step=1, updates=1)
     receipt = make_receipt(young, evaluator, EvalSnapshot(losses=[0.7, 0.6]))
     receipt.require_learned()
     assert receipt.content["delta"]["unmoved"] == ["first.mindpet_delta_lora_a"]
-    assert "have not moved" not in receipt_text(receipt, "lora")
+    assert "have not changed" not in receipt_text(receipt, "lora")
     old = make_receipt(inputs_of(change=("lora_b",)), evaluator, EvalSnapshot(losses=[0.5, 0.6]))
-    assert "1 parameters have not moved, such as first.mindpet_delta_lora_a" in receipt_text(old, "lora")
+    assert "1 parameters have not changed, such as first.mindpet_delta_lora_a" in receipt_text(old, "lora")
     assert old.content["held_in"]["largest_change"] == pytest.approx(0.2)
     assert old.content["targets"] == {"asked": {"in": 1}, "excluded": [], "layers": 1, "matched": {"in": 1}}
 
@@ -269,7 +269,7 @@ def test_a_run_that_teaches_nothing_ends_with_an_error(place, petrun):
     done = petrun(line + "--target unused --train-also used.bias --out wrong")
     assert done.code == 1 and "receipt" in done.out and "saved wrong/lora.ckpt" in done.out
     assert "error: nothing was learned: what lora adds to its 1 layers is still zero" in done.err
-    assert "Only what trains beside it moved (used.bias)" in done.err
+    assert "Only what trains beside it changed (used.bias)" in done.err
     results = json.loads((place / "wrong" / "results.json").read_text())
     assert len(results["receipt"]["failures"]) == 1 and read_delta(place / "wrong").manifest.step == 2
     done = petrun("resume wrong")
