@@ -1,1 +1,1 @@
-"""Files to batches: formats, rows, templates and chat, tokenizers, batches. No net and no run."""
+"""Turn files into batches: formats, rows, templates and chat, tokenizers, batches. No net and no run."""

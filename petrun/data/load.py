@@ -1,4 +1,4 @@
-"""Data files -> an ExampleSet: the one entry point for training, evaluation and prediction."""
+"""Load data files as an ExampleSet: the one entry point for training, evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _cached_or_built(
 ) -> ExampleSet:
     key = _cache_key(sources, tokenizer, settings)
     examples = load_cached(cache_dir, key)
-    # The key is of the content: the files may have had other names when the entry was written.
+    # The key is made of the content: the files may have had other names when the entry was written.
     names = tuple(str(source.path) for source in sources)
     if examples is None or (names != examples.files and (examples.notes or examples.skipped)):
         examples = build_examples(sources, tokenizer, settings, key, progress)
@@ -77,7 +77,7 @@ def _cached_or_built(
 
 
 def _weights_of_files(weights: Sequence[float], sources_of: Sequence[Sequence[Source]]) -> list[float]:
-    """The weight of every file: a path may name a folder of several files."""
+    """Return the weight of every file: a path may name a folder of several files."""
     return [weight for weight, files in zip(weights, sources_of, strict=True) for _ in files] if weights else []
 
 
@@ -133,13 +133,13 @@ def _cache_key(sources: list[Source], tokenizer: Tokenizer | None, settings: Exa
 
 
 def _encoding(source: Source, settings: ExampleSettings) -> str:
-    """The encoding of a text file; "" for binary files."""
+    """Return the encoding of a text file; "" for binary files."""
     format = find_format(settings.format) if settings.format else binary_format(source)
     return "" if format is not None and format.binary else find_encoding(source, settings.encoding)[0]
 
 
 def _weighted(examples: ExampleSet, weights: Sequence[float], seed: int) -> ExampleSet:
-    """Rows of file f come weights[f] times: whole copies, then a share chosen by the seed."""
+    """Repeat the rows of file f weights[f] times: complete copies, then a share chosen by the seed."""
     if all(weight == 1 for weight in weights):
         return examples
     taken = []

@@ -1,4 +1,4 @@
-"""The settings that shape examples, besides the files and the tokenizer."""
+"""Define the settings of examples, besides the files and the tokenizer."""
 
 from __future__ import annotations
 

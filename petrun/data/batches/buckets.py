@@ -1,8 +1,8 @@
-"""Lengths -> batches of few shapes, as a pure function of (lengths, settings, seed, epoch).
+"""Plan batches of few shapes, as a pure function of (lengths, settings, seed, epoch).
 
 Every batch (B, T) of a new shape costs a compilation, every padded token costs time. So the run has a few lengths T (buckets),
 batches hold rows of similar length, and a batch takes the smallest bucket that fits its longest row.
-Nothing is replayed: the batch at any position of any epoch is computed.
+The batch at any position of any epoch is computed directly, without the batches before it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from petrun.data.formats.records import Array
 from petrun.errors import ConfigError
 
 Order: TypeAlias = Literal["shuffle", "file", "length"]
-"""In which order an epoch takes the rows."""
+"""The order in which an epoch takes the rows."""
 LENGTH_MULTIPLE = 8
 """Rows are padded to multiples of this many tokens."""
 _POOL_BATCHES = 50
@@ -27,9 +27,9 @@ _POOL_BATCHES = 50
 
 
 def plan_shapes(lengths: Sequence[int] | Array, max_buckets: int, seq_len: int) -> tuple[int, ...]:
-    """At most `max_buckets` sequence lengths that fit all `lengths` with the least padding, ascending.
+    """Return at most `max_buckets` sequence lengths that fit all `lengths` with the least padding, ascending.
 
-    Multiples of 8, but for a last one cut off at seq_len (a model's positions may end there).
+    They are multiples of 8, but for a last one limited to seq_len (a model's positions may end there).
     Dynamic programme: with c(j, i) the padding of all lengths in (size_j, size_i] brought to size_i,
         best(k, i) = min over j < i of best(k - 1, j) + c(j, i).
     """
@@ -79,7 +79,7 @@ class BatchSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan:
-    """The batches of one epoch: len(plan), plan[k]."""
+    """The batches of one epoch, with len(plan) and plan[k]."""
 
     units: tuple[tuple[int, ...], ...] = field(repr=False)
     order: Array = field(repr=False)
@@ -100,7 +100,7 @@ class BatchPlan:
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
-        """(B, T) of every batch, in order."""
+        """Return (B, T) of every batch, in order."""
         sizes = self.starts[:, 1] - self.starts[:, 0]
         return list(zip(sizes.tolist(), self.lengths.tolist(), strict=True))
 
@@ -124,7 +124,7 @@ class Batching:
         return -(-len(self.units) // self.batch_size)
 
     def epoch(self, epoch: int) -> BatchPlan:
-        """Batches of epoch 0, 1, ..., numbered as `_order_units` says."""
+        """Plan the batches of epoch 0, 1, ..., numbered as `_order_units` says."""
         order, edges = _order_units(
             self.lengths, self.batch_size, self.order, self.seed, epoch, pools=bool(self.buckets)
         )
@@ -144,22 +144,22 @@ class Batching:
         )
 
     def shapes(self, epochs: int = 1) -> tuple[tuple[int, int], ...]:
-        """Shapes (B, T) of all batches of the first `epochs` epochs: so many graphs are compiled."""
+        """Return the shapes (B, T) of all batches of the first `epochs` epochs. A graph is compiled for each."""
         return tuple(
             sorted({shape for e in range(epochs if self.order == "shuffle" else 1) for shape in self.epoch(e).shapes})
         )
 
     def padding(self, epoch: int = 0) -> float:
-        """Share of all tokens in an epoch that are padding."""
+        """Return the share of all tokens in an epoch that are padding."""
         total = sum(size * length for size, length in self.epoch(epoch).shapes)
         return 1.0 - float(self.lengths.sum()) / total if total else 0.0
 
 
 def _order_units(lengths: Array, size: int, order: str, seed: int, epoch: int, *, pools: bool) -> tuple[Array, Array]:
-    """(units in order (n,), edges (batches + 1,)): batch k is order[edges[k]:edges[k + 1]].
+    """Return (units in order (n,), edges (batches + 1,)): batch k is order[edges[k]:edges[k + 1]].
 
-    "shuffle": units in an order drawn from (seed, epoch), sorted by length within pools, cut into batches. The one batch
-    that is smaller holds the shortest units of the last pool, so that its shape seldom changes from epoch to epoch.
+    "shuffle": units in an order drawn from (seed, epoch), sorted by length within pools, split into batches. The one batch
+    that is smaller holds the shortest units of the last pool, so that its shape rarely changes from epoch to epoch.
     "file": batch k is units k B to k B + B - 1. "length": the longest units first.
     """
     count, batches = len(lengths), -(-len(lengths) // size)
@@ -208,7 +208,7 @@ def plan_batches(
         filled = np.array([lengths[list(unit)].sum() for unit in units], np.int64)
         return Batching(units, filled, batch_size, (seq_len,), order, seed)
     units = tuple((i,) for i in range(len(lengths)))
-    # A batch is as long as its longest row: these lengths are to be fitted, as they are in the first epoch.
+    # A batch is as long as its longest row: the buckets are fitted to the lengths of the first epoch's batches.
     ordered, edges = _order_units(lengths, batch_size, order, seed, 0, pools=True)
     longest = np.maximum.reduceat(lengths[ordered], edges[:-1])
     return Batching(units, lengths, batch_size, plan_shapes(longest, buckets, seq_len), order, seed)

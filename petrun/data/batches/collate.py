@@ -1,13 +1,13 @@
-"""Rows -> the arrays that a net's construct takes.
+"""Collate rows into the arrays that a net's construct takes.
 
 Letters: B sequences, T tokens, t tokens of one row.
 
 Decoders:
     input_ids     (B, T) int32, padded on the right with the tokenizer's pad token
     segment_ids   (B, T) int32: 0 padding, 1.. the row within the sequence; attention stays within one segment
-    position_ids  (B, T) int32: restart at 0 with every segment; cumsum(mask) - 1, at least 0, where the data holds padding itself
+    position_ids  (B, T) int32: restart at 0 with every segment; cumsum(mask) - 1, at least 0, where the data itself holds padding
     targets       (B, T) int32, SHIFTED: logits[:, t] are scored against targets[:, t] = labels[:, t + 1]; -100 = not scored. The
-                  last token of a segment and padding score nothing, so no prediction crosses from one row into another
+                  last token of a segment and padding are not scored, so no prediction crosses from one row into another
 Classifiers: input_ids, segment_ids, token_type_ids (B, T) int32; targets (B,) int32 class indices, -100 where there is no label; or
 float32 numbers to predict, NaN where there is none.
 Array data: its arrays (B, ...); targets (B,) as for classifiers.
@@ -39,7 +39,7 @@ class Batch:
 
     @property
     def arrays(self) -> dict[str, Array]:
-        """Inputs, then targets."""
+        """Return the inputs, then the targets."""
         return {**self.inputs, "targets": self.targets}
 
     @property
@@ -49,18 +49,18 @@ class Batch:
 
     @property
     def scored(self) -> int:
-        """Targets that count: tokens for decoders, rows for classifiers."""
+        """Count the scored targets: tokens for decoders, rows for classifiers."""
         return int(is_scored(self.targets).sum())
 
     @property
     def tokens(self) -> int:
-        """Tokens that are no padding; rows for array data."""
+        """Count the tokens that are not padding; rows for array data."""
         segments = self.inputs.get("segment_ids")
         return int((segments != 0).sum()) if segments is not None else len(self.targets)
 
 
 def collate(examples: ExampleSet, spec: BatchSpec, inputs: Sequence[str], pad_id: int = 0) -> Batch:
-    """One batch.
+    """Collate one batch.
 
     Inputs: `inputs`, the names that the net takes, in order; for array data () takes all arrays.
     Raises: DataError when the data has no such input.
@@ -113,12 +113,12 @@ def _place(arrays: dict[str, Array], b: int, part: slice, example: Example, numb
 
 
 def positions(mask: Array) -> Array:
-    """(..., t) 0/1 -> position of every token, counting only those that are no padding."""
+    """Return the position of every token of a mask (..., t) of 0 and 1, counting only tokens that are not padding."""
     return np.maximum(np.cumsum(mask, axis=-1) - 1, 0).astype(np.int32)
 
 
 def shifted(example: Example) -> Array:
-    """(t,) int32: target of position t is the label of t + 1; -100 at the end, and where either position is padding."""
+    """Return the targets (t,) int32: the target of position t is the label of t + 1; -100 at the end and where either is padding."""
     assert example.labels is not None
     targets = np.full(len(example.labels), IGNORED, np.int32)
     scored = (example.mask[:-1] == 1) & (example.mask[1:] == 1)
@@ -146,7 +146,7 @@ def _without_padding(example: Example) -> Example:
 def prompt_batch(
     examples: ExampleSet, indices: Sequence[int], pad_id: int = 0, length: int | None = None
 ) -> dict[str, Array]:
-    """Prompts for generation: input_ids, segment_ids, position_ids (B, T) int32, padded on the LEFT so that all end together.
+    """Collate prompts for generation: input_ids, segment_ids, position_ids (B, T) int32, padded on the LEFT so that all end together.
 
     Inputs: `length` T; default: the longest prompt.
     """

@@ -1,4 +1,4 @@
-"""Several rows in one sequence, without cross-talk: which rows go together.
+"""Choose which rows share a sequence, without attention across them.
 
 The block mask (segment_ids), restarted positions and unscored segment starts are made when a batch is collated (collate.py).
 """
@@ -14,10 +14,10 @@ from petrun.data.formats.records import Array
 
 
 def pack_rows(lengths: Sequence[int] | Array, capacity: int) -> tuple[tuple[int, ...], ...]:
-    """Rows -> sequences of at most `capacity` tokens, few of them: best fit decreasing.
+    """Pack rows into few sequences of at most `capacity` tokens: best fit decreasing.
 
-    The longest row first; each goes where it leaves the fewest tokens free. Ties go to the sequence that was begun first, so the result
-    is a function of the lengths alone. Rows within a sequence, and sequences by their first row, are in the data's order.
+    The longest row comes first; each goes where it leaves the fewest tokens free. Ties go to the sequence that was begun first, so the
+    result is a function of the lengths alone. Rows within a sequence, and sequences by their first row, are in the data's order.
     """
     lengths = np.asarray(lengths, np.int64)
     _check(lengths, capacity)
@@ -40,7 +40,7 @@ def pack_rows(lengths: Sequence[int] | Array, capacity: int) -> tuple[tuple[int,
 
 
 def pack_in_order(lengths: Sequence[int] | Array, capacity: int) -> tuple[tuple[int, ...], ...]:
-    """Rows -> sequences in the data's order: a row opens a new sequence where it does not fit into the last one."""
+    """Pack rows into sequences in the data's order: a row begins a new sequence where it does not fit into the last one."""
     lengths = np.asarray(lengths, np.int64)
     _check(lengths, capacity)
     bins: list[list[int]] = []

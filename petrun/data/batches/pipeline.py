@@ -1,4 +1,4 @@
-"""Batches through mindspore.dataset: collated ahead by a worker thread while the net computes."""
+"""Yield batches through mindspore.dataset: a worker thread collates them in advance while the net computes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TARGETS, _ROWS = "targets", "rows"
 
 
 class Specs(Protocol):
-    """Batches in their order: a BatchPlan, or a rank's share of one."""
+    """Batch specs in their order: a BatchPlan, or a rank's share of one."""
 
     def __len__(self) -> int: ...
 
@@ -25,7 +25,7 @@ class Specs(Protocol):
 
 
 class _Batches:
-    """Random-access source: item k is batch `start + k`."""
+    """A random-access source: item k is batch `start + k`."""
 
     def __init__(self, examples: ExampleSet, plan: Specs, inputs: Sequence[str], pad_id: int, start: int) -> None:
         self._examples, self._plan, self._start = examples, plan, start
@@ -46,11 +46,11 @@ class _Batches:
 def batch_dataset(
     examples: ExampleSet, plan: Specs, inputs: Sequence[str], *, pad_id: int = 0, start: int = 0
 ) -> tuple[Any, tuple[str, ...]]:
-    """(dataset with one batch per item, its columns: inputs in order, targets, rows). The order is the plan's."""
+    """Return (dataset with one batch per item, its columns: inputs in order, targets, rows). The order is the plan's."""
     names = tuple(collate(examples, plan[start], inputs, pad_id).inputs)
     columns = (*names, _TARGETS, _ROWS)
     source = _Batches(examples, plan, inputs, pad_id, start)
-    # One thread: batches stay in order, and the tokens are in memory, so collating is far faster than a step.
+    # One thread keeps batches in order; the tokens are in memory, so collating is much faster than a step.
     dataset: Any = ds.GeneratorDataset(
         source, list(columns), shuffle=False, num_parallel_workers=1, python_multiprocessing=False
     )
@@ -60,7 +60,7 @@ def batch_dataset(
 def batches(
     examples: ExampleSet, plan: Specs, inputs: Sequence[str], *, pad_id: int = 0, start: int = 0
 ) -> Iterator[Batch]:
-    """The plan's batches from `start` on, made ahead of time; numpy arrays."""
+    """Yield the plan's batches from `start` on as numpy arrays, made in advance."""
     if start >= len(plan):
         return
     dataset, columns = batch_dataset(examples, plan, inputs, pad_id=pad_id, start=start)

@@ -1,6 +1,6 @@
-"""A rank's share of every batch. The batch is planned for the whole job; each rank reads its own rows of it.
+"""Select a rank's share of every batch. A batch is planned for the whole job; each rank reads its own rows of it.
 
-Ranks exchange nothing: the plan says which rows this rank reads, and which the others read.
+Ranks exchange nothing: the plan says which rows each rank reads.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from petrun.typing import JsonObject
 
 @dataclass(frozen=True, kw_only=True)
 class RankShare:
-    """RankBatch `index` of `parts` equal ones."""
+    """Part `index` of `parts` equal parts of a batch."""
 
     index: int = 0
     parts: int = 1
 
     def bounds(self, count: int) -> tuple[int, int]:
-        """(first, stop) of the part among `count` sequences: contiguous, sizes differ by one at most, may be empty."""
+        """Return (first, stop) of the part among `count` sequences: contiguous, sizes differ by at most one, may be empty."""
         return count * self.index // self.parts, count * (self.index + 1) // self.parts
 
     def of(self, spec: BatchSpec) -> BatchSpec:
-        """The rank's part of a batch, with the batch's length. An empty part is replaced by the batch's first sequence, whose targets
-        are then ignored: a rank without rows takes part in every step, so that all ranks reduce together."""
+        """Return the rank's part of a batch, with the batch's length. An empty part is replaced by the batch's first sequence, whose
+        targets are then ignored: a rank without rows takes part in every step, because all ranks reduce together."""
         first, stop = self.bounds(len(spec.units))
         return BatchSpec(spec.units[first:stop] or spec.units[:1], spec.length)
 
@@ -42,7 +42,7 @@ WHOLE_BATCH = RankShare()
 
 @dataclass(frozen=True)
 class RankPlan:
-    """One rank's part of every batch of an epoch: len(plan), plan[k]."""
+    """One rank's part of every batch of an epoch, with len(plan) and plan[k]."""
 
     plan: BatchPlan
     share: RankShare
@@ -60,17 +60,17 @@ class RowCounts:
 
     scored: Array = field(repr=False)
     packed: Array = field(repr=False)
-    """The same for a row that shares its sequence with others, where padding that the data holds is left out."""
+    """The same for a row that shares its sequence with others, without padding that the data holds."""
     tokens: Array = field(repr=False)
 
     def of(self, spec: BatchSpec) -> tuple[int, int]:
-        """(scored targets, tokens that are no padding) of a batch; for array data, whose rows have no tokens, rows."""
+        """Return (scored targets, tokens that are not padding) of a batch; for array data, whose rows have no tokens, rows."""
         scored = sum(int((self.packed if len(unit) > 1 else self.scored)[list(unit)].sum()) for unit in spec.units)
         return scored, int(self.tokens[list(spec.rows)].sum())
 
 
 def count_rows(examples: ExampleSet) -> RowCounts:
-    """The counts of every row, by the rules of petrun/data/batches/collate.py."""
+    """Count every row, by the rules of petrun/data/batches/collate.py."""
     known = is_scored(examples.per_row["label"]).astype(np.int64)
     if "input_ids" not in examples.flat:
         return RowCounts(scored=known, packed=known, tokens=np.ones(len(examples), np.int64))
@@ -86,14 +86,14 @@ def count_rows(examples: ExampleSet) -> RowCounts:
 
 
 def _per_row(flags: Array, offsets: Array) -> Array:
-    """(S,) bool -> (n,) how many are set in each row."""
+    """Count the set flags of each row: (S,) bool -> (n,)."""
     total = np.concatenate([[0], np.cumsum(flags)])
     counts: Array = total[offsets[1:]] - total[offsets[:-1]]
     return counts
 
 
 def _followed(flags: Array, offsets: Array) -> Array:
-    """(S,) bool: whether the next position of the same row is set."""
+    """Return (S,) bool: whether the next position of the same row is set."""
     after = np.append(flags[1:], False)
     after[offsets[1:][offsets[1:] > 0] - 1] = False
     return after
@@ -101,7 +101,7 @@ def _followed(flags: Array, offsets: Array) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class RankBatch:
-    """The batch that one rank computes, and the facts of the whole batch that it needs."""
+    """The batch that one rank computes, and facts of the whole batch."""
 
     batch: Batch
     first: int
@@ -115,7 +115,7 @@ class RankBatch:
 
     @property
     def mapping(self) -> JsonObject:
-        """Inputs, targets and the facts of the whole batch by name, for the training loop."""
+        """Return inputs, targets and facts of the whole batch by name, for the training loop."""
         whole = {"rows": self.rows, "scored": self.scored, "tokens": self.tokens, "first": self.first}
         return {**self.batch.arrays, **whole}
 

@@ -1,1 +1,1 @@
-"""Conversations to text and to the spans that are trained: messages, chat templates, turns, the end of a turn."""
+"""Render conversations to text and find the spans that are trained: messages, chat templates, turns, the end of a turn."""

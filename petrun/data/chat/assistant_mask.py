@@ -1,7 +1,7 @@
-"""A conversation rendered by its chat template -> text in segments, those of the assistant's turns supervised.
+"""Render a conversation by its chat template to text in segments; those of the assistant's turns are supervised.
 
-The chat template renders the whole conversation. Every assistant turn is supervised, from the end of the generation prompt to the end
-of the turn, its end-of-turn token included; a turn of weight 0 is not. The template's {% generation %} marks say where a turn lies;
+The chat template renders the complete conversation. Every assistant turn is supervised, from the end of the generation prompt to the end
+of the turn, its end-of-turn token included; a turn of weight 0 is not. The template's {% generation %} marks enclose a turn;
 without such marks petrun/data/chat/assistant_turns.py finds it. Tokens get their labels from the segments in
 petrun/data/encode/segments.py.
 """
@@ -35,7 +35,7 @@ class ChatRenderer:
     def segments(
         self, messages: Sequence[Message], where: str, extra: Mapping[str, object] | None = None
     ) -> list[TextSegment]:
-        """The whole conversation, cut where supervision begins and ends.
+        """Render the conversation, split where supervision begins and ends.
 
         Raises: DataError when there is no assistant turn, or it cannot be found in the text.
         """
@@ -48,12 +48,12 @@ class ChatRenderer:
         return self._cut(messages, where, extra, generation_prompt=False)
 
     def _prompt_note(self, messages: Sequence[Message], where: str, extra: Mapping[str, object] | None) -> str:
-        """A note where the prompt of generation differs from the text before the last answer in training; "" where it does not."""
+        """Return a note where the prompt of generation differs from the text before the last answer in training; "" where it does not."""
         turn = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
         try:
             prompt = strip_marks(self._render(messages[:turn], where, extra, generation_prompt=True))
         except DataError:
-            # There is no such prompt, as before an answer that comes first.
+            # There is no such prompt, for example before an answer that comes first.
             return ""
         whole = strip_marks(self._render(messages, where, extra, generation_prompt=False))
         alone = prompt[common_start(whole, prompt) :]
@@ -67,9 +67,9 @@ class ChatRenderer:
     def prompt(
         self, messages: Sequence[Message], where: str, extra: Mapping[str, object] | None = None
     ) -> tuple[list[TextSegment], str | None]:
-        """(text up to where the assistant is to speak, its last turn as the reference or None).
+        """Return (text up to the assistant's answer, its last turn as the reference or None).
 
-        The history is cut as in training, so that it is tokenised the same way.
+        The history is split as in training, so that it is tokenised the same way.
         """
         if messages[-1]["role"] != "assistant":
             return self._cut(messages, where, extra, generation_prompt=True), None
@@ -78,7 +78,7 @@ class ChatRenderer:
         return self._cut(messages[:-1], where, extra, generation_prompt=True), self.reference(messages, where, extra)
 
     def reference(self, messages: Sequence[Message], where: str, extra: Mapping[str, object] | None = None) -> str:
-        """The content of the assistant's last message; for a tool call, the text that the template writes for it."""
+        """Return the content of the assistant's last message; for a tool call, the text that the template writes for it."""
         turn = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
         if not messages[turn].get("tool_calls"):
             return str(messages[turn].get("content") or "")
@@ -91,7 +91,7 @@ class ChatRenderer:
     def _render(
         self, messages: Sequence[Message], where: str, extra: Mapping[str, object] | None, generation_prompt: bool
     ) -> str:
-        """The template's output, marks included."""
+        """Return the template's output, marks included."""
         values = {**self._specials, "tools": None, "documents": None, **(extra or {})}
         shown = [{key: value for key, value in message.items() if key != WEIGHT} for message in messages]
         values |= {"messages": shown, "add_generation_prompt": generation_prompt}
@@ -135,7 +135,7 @@ class ChatRenderer:
         extra: Mapping[str, object] | None,
         generation_prompt: bool,
     ) -> tuple[int, int]:
-        """(start, end) of the turn in the text. Raises DataError where it cannot be found."""
+        """Return (start, end) of the turn in the text. Raises DataError where it cannot be found."""
         found = self._finder(text, messages, where, extra, generation_prompt).span(turn)
         if found is None:
             raise DataError(
@@ -154,7 +154,7 @@ class ChatRenderer:
         generation_prompt: bool,
     ) -> TurnFinder:
         def render(part: Sequence[Message], with_prompt: bool) -> str | None:
-            # Templates may refuse a part of a conversation although they take the whole.
+            # Templates may refuse a part of a conversation although they accept all of it.
             try:
                 return strip_marks(self._render(part, where, extra, with_prompt))
             except DataError:
@@ -163,7 +163,7 @@ class ChatRenderer:
         return TurnFinder(render, text, messages, generation_prompt=generation_prompt, ends=self._ends)
 
     def _check_read(self, messages: Sequence[Message], where: str, extra: Mapping[str, object] | None) -> None:
-        """Raises DataError where the template does not read what changes the row's meaning."""
+        """Raises DataError where the template does not read a cell that changes the row's meaning."""
         read, keys = variables(self.template.text), keys_read(self.template.text)
         lost = [name for name in extra or {} if name not in read]
         if lost:
@@ -186,7 +186,7 @@ class ChatRenderer:
         extra: Mapping[str, object] | None,
         generation_prompt: bool,
     ) -> None:
-        """Raises DataError for a call, or another's message, that the template leaves out, as one of a role that it does not know."""
+        """Raises DataError for a tool call, or a message of another role, that the template leaves out."""
         finder = self._finder(text, messages, where, extra, generation_prompt)
         last = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=-1)
         for index, message in enumerate(messages):
@@ -214,7 +214,7 @@ class ChatRenderer:
                 )
 
     def _note_cut(self, finder: TurnFinder, index: int, message: Message, *, last: bool) -> None:
-        """Note thoughts that the template cuts from the last turn, and words that it leaves out beside a tool call."""
+        """Note thoughts that the template removes from the last turn, and words that it leaves out beside a tool call."""
         thoughts, _, said = str(message.get("content") or "").rpartition("</think>")
         if (
             last
@@ -236,7 +236,7 @@ def _segments(text: str, spans: Sequence[tuple[int, int]]) -> list[TextSegment]:
 
 
 def _trim(segments: list[TextSegment], ends: tuple[str, ...]) -> list[TextSegment]:
-    """White space that follows a special token at the end of a turn belongs to the template, not to the turn."""
+    """Remove white space after a special token at the end of a turn: it belongs to the template, not to the turn."""
     out: list[TextSegment] = []
     for segment in segments:
         kept = segment.text.rstrip()
@@ -252,7 +252,7 @@ def _trim(segments: list[TextSegment], ends: tuple[str, ...]) -> list[TextSegmen
 
 
 def _marked_spans(marked: str) -> list[tuple[int, int]]:
-    """Spans between the marks, as positions in the text without the marks."""
+    """Return the spans between the marks, as positions in the text without the marks."""
     spans, length, start = [], 0, 0
     rest = marked
     while rest:

@@ -1,10 +1,10 @@
 """Find an assistant's turn in the text that a chat template renders.
 
 A turn begins where the prompt of generation ends, and ends with its end-of-turn token. In templates that render turn by turn, the
-messages before the turn with the generation prompt, and those up to and with the turn, are both beginnings of the whole text. Other
+messages before the turn with the generation prompt, and those up to and with the turn, are both prefixes of the full text. Other
 templates render a turn differently once others follow it (Qwen3, DeepSeek-R1, QwQ leave out earlier thoughts), or end the generation
-prompt with what a history does not show ("<think>"). There a message's content is replaced by a marker that stands nowhere else: the
-text before and after the marker says where the content lies. Contents are never searched for: the same words may stand in any turn.
+prompt with text that a history does not contain ("<think>"). Then a message's content is replaced by a marker that occurs nowhere else:
+the text before and after the marker gives the position of the content. Contents are never searched for: any turn may hold the same words.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _REST_OF_TAG = re.compile(r"[^<>\n]*>")
 
 
 class TurnFinder:
-    """Turns of one rendered conversation.
+    """Finds the turns of one rendered conversation.
 
-    Inputs: `text`, what `render(messages, generation_prompt)` gave; `ends`, the tokenizer's special tokens as text.
+    Inputs: `text`, the result of `render(messages, generation_prompt)`; `ends`, the tokenizer's special tokens as text.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class TurnFinder:
         self._ends = tuple(ends)
 
     def span(self, turn: int) -> tuple[int, int] | None:
-        """(start, end) of the turn in the text, or None where it cannot be found."""
+        """Return (start, end) of the turn in the text, or None where it cannot be found."""
         before = self._render(self._messages[:turn], True)
         after = self._render(self._messages[: turn + 1], False)
         if before and after and self._text.startswith(after) and after.startswith(before) and len(before) < len(after):
@@ -66,15 +66,15 @@ class TurnFinder:
         return start, end
 
     def _begin_of(self, index: int) -> int:
-        """The last position at which the message's content can begin; behind the last message, the end of the text."""
+        """Return the last position at which the message's content can begin; after the last message, the end of the text."""
         if index >= len(self._messages):
             return len(self._text)
         around = self._around(self._messages, index, marked_content(self._messages[index]), self._generation_prompt)
         return 0 if around is None else _same(self._text, around[0])
 
     def _start(self, turn: int, lead: str, before: str | None) -> int | None:
-        """The end of what a prompt shows of the text between the last message before the turn whose position is known, and the turn's
-        content. `lead`: the text before that content where it is a marker; `before`: what the prompt renders."""
+        """Return where the turn begins: the end of the prompt's common text between the last message of known position before the turn, and
+        the turn's content. `lead`: the text before that content where it is a marker; `before`: the rendered prompt."""
         for earlier in range(turn - 1, -1, -1):
             marked = marked_late(self._messages[earlier])
             whole = self._around(self._messages, earlier, marked, self._generation_prompt)
@@ -84,7 +84,7 @@ class TurnFinder:
             begin = len(self._text) - len(whole[1])
             if begin > _same(self._text, lead):
                 return None
-            # A tag that is open here may be open in an earlier message: only what lies behind that is looked at.
+            # A tag that is open here may be open in an earlier message: only the text after that is compared.
             limit = begin + common_start(self._text[begin:], lead[begin:])
             return begin + common_start(self._text[begin:limit], prompt[1])
         if before and self._text.startswith(before) and lead.startswith(before):
@@ -92,7 +92,7 @@ class TurnFinder:
         return len(lead) if self._text.startswith(lead) else None
 
     def _end(self, turn: int, rest: str) -> int:
-        """`rest`: the text behind the turn's content where it is a marker."""
+        """Return where the turn ends. `rest`: the text after the turn's content where it is a marker."""
         message = self._messages[turn]
         marked = _spoken(message)
         if message.get("tool_calls"):
@@ -110,7 +110,7 @@ class TurnFinder:
     def _around(
         self, messages: Sequence[Message], index: int, marked: Message, generation_prompt: bool
     ) -> tuple[str, str] | None:
-        """The text before and after the marker in the message at `index`; None where it is not rendered exactly once."""
+        """Return the text before and after the marker in the message at `index`; None where it is not rendered exactly once."""
         text = self._render([*messages[:index], marked, *messages[index + 1 :]], generation_prompt)
         if text is None or text.count(_MARKER) != 1:
             return None
@@ -118,19 +118,19 @@ class TurnFinder:
         return before, after
 
     def is_rendered(self, index: int, marked: Message) -> bool:
-        """Whether the template writes the marker that stands in this form of the message at `index`."""
+        """Return whether the template writes the marker in this form of the message at `index`."""
         text = self._render([*self._messages[:index], marked, *self._messages[index + 1 :]], self._generation_prompt)
         return text is None or _MARKER in text
 
     def is_in_prompt(self, index: int, marked: Message) -> bool:
-        """Whether the prompt of generation holds the marker: some templates write the system text before a last question only."""
+        """Return whether the prompt of generation holds the marker: some templates write the system text only before a last question."""
         last = max((i for i, message in enumerate(self._messages) if message["role"] == "user"), default=-1)
         text = self._render([*self._messages[:index], marked, *self._messages[index + 1 : last + 1]], True)
         return index <= last and text is not None and _MARKER in text
 
 
 def _certain_words(message: Message) -> str:
-    """Words that stand in the turn whatever the template does: the name of its last call, else its content without thoughts."""
+    """Return words that every template writes in the turn: the name of its last call, else its content without thoughts."""
     calls = message.get("tool_calls")
     if calls:
         return str((calls[-1].get("function") or calls[-1])["name"])
@@ -142,18 +142,18 @@ def marked_content(message: Message) -> Message:
 
 
 def marked_thoughts(message: Message) -> Message:
-    """The message with the marker as the thoughts in its content."""
+    """Return the message with the marker as the thoughts in its content."""
     said = str(message["content"]).rpartition("</think>")[2]
     return {**message, "content": f"<think>\n{_MARKER}\n</think>{said}"}
 
 
 def _spoken(message: Message) -> Message:
-    """The message with the marker as all that it says: its tool calls and thoughts are part of the turn."""
+    """Return the message with the marker as its only content: its tool calls and thoughts are part of the turn."""
     return {"role": message["role"], "content": _MARKER}
 
 
 def marked_late(message: Message) -> Message:
-    """The message with a marker as late in it as may be: the name of its last tool call, else its content."""
+    """Return the message with a marker as late as possible: the name of its last tool call, else its content."""
     calls = message.get("tool_calls")
     if not calls:
         return marked_content(message)
@@ -166,7 +166,7 @@ def marked_late(message: Message) -> Message:
 
 
 def common_start(text: str, other: str) -> int:
-    """Characters that both begin with; a tag such as <think> is not taken in part."""
+    """Count the characters that both begin with; a tag such as <think> counts only in full."""
     if text.startswith(other):
         return len(other)
     same = _same(text, other)
@@ -175,7 +175,7 @@ def common_start(text: str, other: str) -> int:
 
 
 def _common_end(text: str, other: str) -> int:
-    """Characters that both end with; a tag such as <|end|> is not taken in part."""
+    """Count the characters that both end with; a tag such as <|end|> counts only in full."""
     if text.endswith(other):
         return len(other)
     begin = len(text) - _same(text[::-1], other[::-1])
@@ -184,5 +184,5 @@ def _common_end(text: str, other: str) -> int:
 
 
 def _same(text: str, other: str) -> int:
-    """Characters that both begin with."""
+    """Count the characters that both begin with."""
     return next((i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other)))

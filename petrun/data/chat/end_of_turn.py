@@ -1,7 +1,7 @@
-"""The mark with which a chat template closes a turn: it ends an answer, as the base's end-of-sequence tokens do.
+"""Find the text with which a chat template closes a turn: it ends an answer, as the base's end-of-sequence tokens do.
 
 Bases whose end-of-sequence token is `<|endoftext|>` or `</s>` are often trained with templates that end turns with `<|im_end|>` or
-`<|end|>`: what the model learns is the template's mark, and generation has to know it.
+`<|end|>`: the model learns the template's text, so generation has to stop at it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.errors import DataError
 
 _ANSWER = "Xanswer7Xanswer7X"
-"""Stands for what the assistant says: no template holds it, nor changes it."""
+"""Stands for the assistant's words: no template holds or changes it."""
 _SHORTEST = 3
-"""A shorter mark, such as a full stop, may be part of an answer."""
+"""Least length of a mark: a shorter one, such as a full stop, may be part of an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +32,11 @@ class EndOfTurn:
 
     @property
     def window(self) -> int:
-        """Number of last tokens that hold any whole mark which ends in them: a token has one byte at least."""
+        """The number of last tokens that hold any complete mark at their end: a token has at least one byte."""
         return max((len(text.encode()) for text in self.texts), default=0) + 1
 
     def cut(self, text: str) -> str:
-        """The text before the first mark."""
+        """Return the text before the first mark."""
         starts = [start for start in (text.find(mark) for mark in self.texts) if start >= 0]
         return text[: min(starts)] if starts else text
 
@@ -45,7 +45,7 @@ NO_END_OF_TURN = EndOfTurn()
 
 
 def end_of_turn_mark(template: Template | None, tokenizer: Tokenizer | None) -> str:
-    """The first mark that the template writes behind the assistant's words; '' where it writes none."""
+    """Return the first mark that the template writes after the assistant's words; '' where it writes none."""
     if template is None or tokenizer is None or not template.is_chat:
         return ""
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _ANSWER}]
@@ -54,7 +54,7 @@ def end_of_turn_mark(template: Template | None, tokenizer: Tokenizer | None) -> 
         try:
             text = strip_marks(run_template(template, {**values, "add_generation_prompt": False}, "", ""))
         except DataError:
-            # Some ask for a system message.
+            # Some templates require a system message.
             continue
         return _first_mark(text.rpartition(_ANSWER)[2].strip(), tokenizer) if _ANSWER in text else ""
     return ""
@@ -69,7 +69,7 @@ def _first_mark(tail: str, tokenizer: Tokenizer) -> str:
 
 
 def end_of_turn_of_mark(mark: str | None, tokenizer: Tokenizer | None) -> EndOfTurn:
-    """The mark as the token that the tokenizer has for it, else as text."""
+    """Return the mark as the tokenizer's token for it, else as text."""
     if not mark or tokenizer is None or len(mark) < _SHORTEST:
         return NO_END_OF_TURN
     ids: Sequence[int] = tokenizer.encode(mark, special=False)
@@ -77,5 +77,5 @@ def end_of_turn_of_mark(mark: str | None, tokenizer: Tokenizer | None) -> EndOfT
 
 
 def find_end_of_turn(template: Template | None, tokenizer: Tokenizer | None) -> EndOfTurn:
-    """The end of turn of a chat template; NO_END_OF_TURN for other templates, and for one that writes nothing behind a turn."""
+    """Return the end of turn of a chat template; NO_END_OF_TURN for other templates, and for one that writes nothing after a turn."""
     return end_of_turn_of_mark(end_of_turn_mark(template, tokenizer), tokenizer)

@@ -1,4 +1,4 @@
-"""Conversations in the forms that people have -> what a chat template reads. Files, prompts and requests all pass through here.
+"""Convert conversations from their usual forms to the messages that a chat template reads, for files, prompts and requests alike.
 
     messages        {role, content} objects, or ShareGPT's {from, value}; the list may be JSON text
     content         text, or a list of parts of type text, which are joined
@@ -23,7 +23,7 @@ from petrun.errors import DataError
 from petrun.typing import JsonObject
 
 Message: TypeAlias = Mapping[str, Any]
-"""One message: role, content and what else a chat template may read."""
+"""One message: role, content and other keys that a chat template may read."""
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 _OTHER_ROLES = {
@@ -39,7 +39,7 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")
 _TRAIN = ("train", "training")
 WEIGHT = "weight"
 RENDERED = frozenset({"role", "content", WEIGHT, *_REASONING[1:]})
-"""Keys of a message that need not be looked for in a template; other thoughts than `reasoning_content` are copies of it."""
+"""Keys of a message that need not occur in a template; thoughts under other keys are copies of `reasoning_content`."""
 VALUES = "chat_template_kwargs"
 SWITCH = "enable_thinking"
 EXTRA_CELLS = ("system", "history", "tools", SWITCH, VALUES)
@@ -76,7 +76,7 @@ class Conversation:
 
 
 def read_conversation(cells: Mapping[str, object], where: str) -> Conversation:
-    """A row whose cells have their canonical names: messages, or lists of messages as prompt and completion; and EXTRA_CELLS.
+    """Read a row whose cells have their canonical names: messages, or lists of messages as prompt and completion; and EXTRA_CELLS.
 
     Raises: DataError naming the row, and the message or cell that cannot be read.
     """
@@ -94,24 +94,24 @@ def read_conversation(cells: Mapping[str, object], where: str) -> Conversation:
 
 
 def _part(value: object, name: str, role: str, where: str) -> list[Message]:
-    """A prompt or a completion: messages, or the text of one."""
+    """Read a prompt or a completion: messages, or the text of one."""
     return read_messages(value, where, name) if is_conversation(value) else [{"role": role, "content": str(value)}]
 
 
 def is_conversation(value: object) -> bool:
-    """Whether a cell holds messages: a list of objects, or such a list as JSON text."""
+    """Return whether a cell holds messages: a list of objects, or such a list as JSON text."""
     found = _parsed(value)
     return isinstance(found, list | tuple) and bool(found) and isinstance(found[0], Mapping)
 
 
 def as_messages(prompt: str, completion: str | None) -> list[Message]:
-    """A prompt and its completion as a conversation, for chat templates over plain rows."""
+    """Write a prompt and its completion as a conversation, for chat templates over plain rows."""
     asked: list[Message] = [{"role": "user", "content": prompt}]
     return asked if completion is None else [*asked, {"role": "assistant", "content": completion}]
 
 
 def read_messages(value: object, where: str, name: str = "messages") -> list[Message]:
-    """Raises: DataError naming the row and the message that is no {role, content}."""
+    """Read a list of messages. Raises DataError naming the row and the message that is not {role, content}."""
     found = _parsed(value)
     if not isinstance(found, list | tuple) or not found:
         raise DataError(
@@ -122,7 +122,7 @@ def read_messages(value: object, where: str, name: str = "messages") -> list[Mes
 
 
 def read_history(value: object, where: str) -> list[tuple[str, str]]:
-    """Earlier questions and answers. Raises DataError naming the turn that is no pair of texts."""
+    """Read earlier questions and answers. Raises DataError naming the turn that is not a pair of texts."""
     found = _parsed(value)
     if found is None or found == "":
         return []
@@ -140,7 +140,7 @@ def read_history(value: object, where: str) -> list[tuple[str, str]]:
 
 
 def read_tools(value: object, where: str) -> list[JsonObject] | None:
-    """The tools' schemas; None where there are none. Raises DataError naming the tool that is no JSON object."""
+    """Read the tools' schemas; None where there are none. Raises DataError naming the tool that is not a JSON object."""
     found = _parsed(value)
     found = [found] if isinstance(found, Mapping) else found
     if not found:
@@ -159,7 +159,7 @@ def read_tools(value: object, where: str) -> list[JsonObject] | None:
 
 
 def _schema(tool: Mapping[str, object]) -> JsonObject:
-    """The tool with its parameters as an object: files keep them as JSON text where every tool has others."""
+    """Return the tool with its parameters as an object: files keep them as JSON text where they differ from tool to tool."""
     found: JsonObject = without_nulls(tool)
     inner = found.get("function")
     if isinstance(inner, Mapping):
@@ -171,7 +171,7 @@ def _schema(tool: Mapping[str, object]) -> JsonObject:
 
 
 def read_values(cells: Mapping[str, object], where: str) -> JsonObject:
-    """Variables of the chat template that a row sets. Raises DataError."""
+    """Read the variables of the chat template that a row sets. Raises DataError."""
     given = _parsed(cells.get(VALUES))
     if given is not None and not isinstance(given, Mapping):
         raise DataError(
@@ -195,7 +195,7 @@ def read_values(cells: Mapping[str, object], where: str) -> JsonObject:
 
 
 def without_nulls(value: object) -> Any:
-    """The value without keys that hold null, at every depth."""
+    """Return the value without keys that hold null, at every depth."""
     if isinstance(value, Mapping):
         return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, list | tuple):
@@ -204,9 +204,9 @@ def without_nulls(value: object) -> Any:
 
 
 def usual_order(value: object) -> Any:
-    """Tools and calls with their keys in the order that their authors write, where these are sorted by name.
+    """Restore the usual order of the keys of tools and calls, where they are sorted by name.
 
-    Arrow sorts the keys of objects whose schema it infers. Templates write schemas and calls key by key, so that the order shows.
+    Arrow sorts the keys of objects whose schema it infers. Templates write schemas and calls key by key, so the order matters.
     """
     if isinstance(value, list | tuple):
         return [usual_order(inner) for inner in value]
@@ -219,7 +219,7 @@ def usual_order(value: object) -> Any:
     for key in keys:
         inner = value[key]
         if key == "properties" and isinstance(inner, Mapping):
-            # Its keys are names that the author chose.
+            # The author chose these keys, so their usual order is not known.
             found[key] = {name: usual_order(schema) for name, schema in inner.items()}
         else:
             found[key] = inner if key == "arguments" else usual_order(inner)
@@ -227,7 +227,7 @@ def usual_order(value: object) -> Any:
 
 
 def _parsed(value: object) -> Any:
-    """The value of JSON text of a list, an object or null; anything else unchanged."""
+    """Return the value of JSON text of a list, an object or null; anything else unchanged."""
     if not isinstance(value, str) or not value.strip() or (value.strip()[0] not in "[{" and value.strip() != "null"):
         return value
     try:
@@ -321,7 +321,7 @@ def _call(call: Any, where: str) -> JsonObject:
         return {**call, "function": _call(inner, where)}
     if not isinstance(call, Mapping) or not isinstance(call.get("name"), str):
         raise DataError(f"{where}: expected an object with name and arguments, found {str(call)[:60]!r}")
-    # An empty text is what some services write for a call without arguments.
+    # Some services write an empty text for a call without arguments.
     arguments = _parsed(call.get("arguments")) or {}
     if not isinstance(arguments, Mapping):
         raise DataError(
@@ -332,7 +332,7 @@ def _call(call: Any, where: str) -> JsonObject:
 
 
 def _read_weight(message: JsonObject, where: str) -> None:
-    """`weight` 0 stays where the assistant's message is not to be learned; all other forms of it go."""
+    """Keep `weight` 0 where the assistant's message is not learned; remove all other forms of it."""
     given = {key: message.pop(key) for key in (WEIGHT, *_TRAIN) if key in message}
     for key, value in given.items():
         if value not in (0, 1) or isinstance(value, str):
@@ -354,7 +354,7 @@ def _unlearned(message: Message) -> Message:
 
 
 def _with_system(messages: list[Message], system: object, where: str) -> list[Message]:
-    """The text of the row's column `system` in front of its messages."""
+    """Put the text of the row's column `system` before its messages."""
     if system is None or system == "":
         return messages
     if not isinstance(system, str):

@@ -1,1 +1,1 @@
-"""Rows of every kind to token ids, labels and the mask of what is scored; one kind of encoding a file."""
+"""Encode rows of every kind to token ids, labels and masks; one kind of encoding in each file."""

@@ -1,4 +1,4 @@
-"""npz arrays -> an ExampleSet for a user's net."""
+"""Convert npz arrays to an ExampleSet for a user's net."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def example_arrays(
     regression: bool | None = None,
     digest: str,
 ) -> ExampleSet:
-    """Rows of all files under one another. Label: the array `label` or `labels`, integers, names or numbers to predict, (n,) or (n, 1).
+    """Concatenate the rows of all files. Label: the array `label` or `labels`, integers, names or numbers to predict, (n,) or (n, 1).
 
     Raises: DataError for another task, a missing label, or files whose arrays differ in name or shape.
     """
@@ -76,7 +76,7 @@ def _labels(
     num_labels: int | None,
     regression: bool | None,
 ) -> tuple[Array, tuple[str, ...], int]:
-    """(class indices int32 (n,) or numbers to predict float32 (n,); names of the classes; how many, 1 for numbers)."""
+    """Return (class indices int32 (n,) or numbers to predict float32 (n,); names of the classes; their number, 1 for numbers)."""
     values = [
         value for table, label in zip(tables, label_of, strict=True) for value in _label_values(table, str(label))
     ]
@@ -87,7 +87,7 @@ def _labels(
 
 
 def _label_arrays(tables: Sequence[Records], names: Sequence[Mapping[str, str]], needed: bool) -> list[str | None]:
-    """The name of each file's label array."""
+    """Return the name of each file's label array."""
     found = [next((name[key] for key in LABEL if key in name), None) for name in names]
     if needed and None in found:
         table = tables[found.index(None)]
@@ -111,7 +111,7 @@ def _check_alike(tables: Sequence[Records], features: Sequence[Mapping[str, Arra
 
 
 def plain_array(table: Records, name: str) -> Array:
-    """One array as a cell can take it: float32 for floats, int32 for wide integers; other numbers stay as they are.
+    """Convert one array for a cell: float32 for floats, int32 for wide integers; other numbers stay.
 
     Raises: DataError for strings, NaN, infinity, and integers beyond 32 bits.
     """

@@ -1,4 +1,4 @@
-"""The rows of one file as an encoder takes them, and their cells as text."""
+"""Give an encoder the rows of one file, and their cells as text."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ class FileRows:
         return len(self.records)
 
     def where(self, i: int) -> str:
-        """The file and line of row i, for messages."""
+        """Return the file and line of row i, for messages."""
         return self.records.where(i)
 
     def origin(self, i: int) -> RowOrigin:
         return RowOrigin(row=self.first_row + i, file=self.file, line=self.records.line(i))
 
     def texts(self, canonical: str) -> list[str]:
-        """A column of texts. Raises DataError."""
+        """Read a column of texts. Raises DataError."""
         column = self.schema.columns[canonical]
         return [self.text(i, column) for i in range(len(self.records))]
 
     def text(self, i: int, column: str) -> str:
-        """The text in a column of the file.
+        """Read the text in a column of the file.
 
-        Raises: DataError naming line and column where it is missing or no text.
+        Raises: DataError naming line and column where it is missing or not a text.
         """
         row = self.records.rows[i]
         value = row.get(column)
@@ -66,7 +66,7 @@ class FileRows:
         )
 
     def completions(self, i: int) -> list[str]:
-        """The completion of row i, or several references of its prompt, of which the first is learned.
+        """Read the completion of row i, or several references of its prompt, of which the first is learned.
 
         Raises: DataError for a list that holds other than texts.
         """
@@ -82,6 +82,6 @@ class FileRows:
         return cell
 
     def other_references(self, i: int) -> tuple[str, ...]:
-        """References of row i beside the first, where its completion is a list of texts."""
+        """Return the references of row i after the first, where its completion is a list of texts."""
         cell = self.records.rows[i].get(self.schema.columns["target"]) if self.schema.has("target") else None
         return tuple(cell[1:]) if isinstance(cell, list) and all(isinstance(text, str) for text in cell) else ()

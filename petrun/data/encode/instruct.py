@@ -1,9 +1,9 @@
-"""Rows with a prompt, and conversations -> token ids and labels.
+"""Encode rows with a prompt, and conversations, to token ids and labels.
 
-Prompt and completion are tokenised apart and joined, so that the prompt of generation is token for token the beginning
+Prompt and completion are tokenised separately and joined, so that the prompt of generation is token for token the beginning
 of the training row: prefix + prompt, then completion + EOS. The joined ids are those of the joined text, except where a token would
-reach across a seam. A BOS or EOS that stands in the text already is not put there again. The completion alone is scored, or with
-loss_on="all" the whole row.
+span the boundary. A BOS or EOS that the text holds already is not added again. The completion alone is scored, or with
+loss_on="all" the complete row.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PROMPT_COLUMNS = [kind.template_column for kind in ROW_KINDS if kind.template_c
 
 
 def encode_instruct(rows: FileRows, settings: EncodeSettings, out: ExampleCollector, progress: Progress | None) -> None:
-    """instruct: every kind of row that has a prompt."""
+    """Encode the rows of instruct: every kind that has a prompt."""
     renderer = (
         ChatRenderer(settings.template, settings.tokenizer.specials, settings.tokenizer.special_texts)
         if settings.template is not None and settings.template.is_chat
@@ -84,7 +84,7 @@ def encode_instruct(rows: FileRows, settings: EncodeSettings, out: ExampleCollec
 def _row_segments(
     rows: FileRows, i: int, settings: EncodeSettings, renderer: ChatRenderer | None
 ) -> tuple[list[TextSegment], str | None]:
-    """(the row's text in segments, its completion)."""
+    """Return (the row's text in segments, its completion)."""
     row, where, schema = rows.records.rows[i], rows.where(i), rows.schema
     if schema.kind.plain_text:
         return [TextSegment(rows.text(i, schema.columns["text"]), False)], None
@@ -105,7 +105,7 @@ def _row_segments(
     if schema.has("target") and (settings.need_target or row.get(schema.columns["target"]) is not None):
         completion = rows.completions(i)[0]
     if renderer is not None:
-        # A chat template may ask for a second column by its name, as those of merged folders do.
+        # A chat template may read a second column by its name, as those of merged folders do.
         read, source = variables(renderer.template.text), schema.kind.template_column
         beside = {name: values[name] for name in _PROMPT_COLUMNS if name != source and values[name] and name in read}
         asked = [values[name] for name in ("instruction", "prompt", "input") if values[name] and name not in beside]
@@ -130,7 +130,7 @@ def _chat_segments(
 
 
 def _template_values(rows: FileRows, i: int) -> JsonObject:
-    """The variables of a prompt template: all columns of the file, and the names that are always defined."""
+    """Return the variables of a prompt template: all columns of the file, and the names that are always defined."""
     records, schema = rows.records, rows.schema
     values = {**records.rows[i], "prompt": "", "instruction": "", "input": "", "system": ""}
     values[schema.kind.template_column] = rows.text(i, schema.columns["source"])

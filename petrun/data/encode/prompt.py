@@ -1,4 +1,4 @@
-"""One prompt or conversation -> token ids, the way a row of a file becomes them."""
+"""Encode one prompt or conversation to token ids, as a row of a file is encoded."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def prompt_ids(
     cells: Mapping[str, object] | None = None,
     source: str = "prompt",
 ) -> list[int]:
-    """Tokens up to where the answer begins. A text is what the user says under a chat template, and the column `source` otherwise.
+    """Return the tokens before the answer. A text is the user's message under a chat template, and the column `source` otherwise.
 
     A conversation under another template is a row as well: its last message is the column `source`, its system message the column
-    `system`, and what was said before `history`; templates that do not read these refuse them.
+    `system`, and the turns before it `history`; templates that do not read these refuse them.
 
-    Inputs: `cells`, what a row of a file may hold beside its prompt: system, history, tools, enable_thinking, chat_template_kwargs.
-    Raises DataError: no messages, a conversation that is no such row, a template that asks for other columns or does not read one of
+    Inputs: `cells`, further cells of a row: system, history, tools, enable_thinking, chat_template_kwargs.
+    Raises DataError: no messages, a conversation that is not such a row, a template that reads other columns or does not read one of
     the cells, no tokens.
     """
     settings = EncodeSettings(tokenizer=tokenizer, limit=_NO_LIMIT, template=template, generation=True)
@@ -53,7 +53,7 @@ def prompt_ids(
 
 
 def _as_row(messages: Sequence[Message], template: Template, where: str) -> tuple[str, JsonObject]:
-    """(what the user says last, the cells `system` and `history`). Raises DataError for what is no row of such a template."""
+    """Return (the user's last message, the cells `system` and `history`). Raises DataError for a conversation that is not such a row."""
     opening = 1 if messages[0]["role"] in ("system", "developer") else 0
     turns = messages[opening:]
     usual = [("user", "assistant")[i % 2] for i in range(len(turns))]

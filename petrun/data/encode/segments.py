@@ -1,4 +1,4 @@
-"""Text in segments, some of them supervised -> token ids and labels of a row."""
+"""Encode text in segments, some of them supervised, to token ids and labels of a row."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class EncodeSettings:
 def tokenise_segments(
     segments: list[list[TextSegment]], tokenizer: Tokenizer, progress: Progress | None
 ) -> list[list[list[int]]]:
-    """Ids of every segment: one batch for all segments that begin a row, one for those that follow."""
+    """Tokenise every segment: one batch for all segments that begin a row, one for those that follow."""
     # A row begins with its first segment that holds text.
     starts = [next((k for k, segment in enumerate(row) if segment.text), 0) for row in segments]
     firsts = [row[start].text if row else "" for row, start in zip(segments, starts, strict=True)]
@@ -69,7 +69,9 @@ def tokenise_segments(
 def join_segments(
     segments: list[TextSegment], ids: list[list[int]], settings: EncodeSettings, *, chat: bool
 ) -> tuple[list[int], list[int]]:
-    """(input_ids, labels) of one row. Chat templates write BOS and end of turn themselves; a BOS or EOS in the text is not repeated."""
+    """Join the segments to (input_ids, labels) of one row. Chat templates write BOS and end of turn; a BOS or EOS in the text is not
+    repeated.
+    """
     tokenizer = settings.tokenizer
     whole = _opening(ids, settings, chat=chat)
     labels = list(whole) if settings.loss_on == "all" else [IGNORED] * len(whole)
@@ -77,7 +79,7 @@ def join_segments(
     last = max((k for k, segment in enumerate(segments) if segment.supervised), default=-1)
     for k, segment in enumerate(segments):
         part = ids[k]
-        # Text of others behind the last turn that is learned continues the row.
+        # Text after the last learned turn continues the row.
         closing = k == last and not any(later.text.strip() for later in segments[k + 1 :])
         if closing and tokenizer.eos_id is not None and part[-1:] != [tokenizer.eos_id]:
             part = part if chat and part and part[-1] in ends else [*part, tokenizer.eos_id]
@@ -90,7 +92,7 @@ def _opening(ids: list[list[int]], settings: EncodeSettings, *, chat: bool) -> l
     return (
         []
         if chat
-        else settings.tokenizer.opening([i for part in ids for i in part][: len(settings.tokenizer.prefix_ids)])
+        else settings.tokenizer.begin_ids([i for part in ids for i in part][: len(settings.tokenizer.prefix_ids)])
     )
 
 

@@ -1,6 +1,6 @@
-"""Texts and pairs of texts to be classified, and texts that a language model learns -> token ids.
+"""Encode texts and pairs of texts to be classified, and texts that a language model learns, to token ids.
 
-Classification: ids are those of the tokenizer's post-processor, [CLS] ... [SEP] for BERT; of a pair the longer text is cut first.
+Classification: ids are those of the tokenizer's post-processor, [CLS] ... [SEP] for BERT; of a pair the longer text is truncated first.
 
 lm: prefix (BOS, where the post-processor writes one) + text + EOS, all scored.
 """
@@ -21,7 +21,7 @@ _LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
 
 
 def encode_text(rows: FileRows, settings: EncodeSettings, out: ExampleCollector, progress: Progress | None) -> None:
-    """classify: texts or pairs."""
+    """Encode the rows of classify: texts or pairs."""
     texts = rows.texts("text")
     cells: list[str] | list[tuple[str, str]] = texts
     if rows.schema.has("text_pair"):
@@ -35,7 +35,7 @@ def encode_text(rows: FileRows, settings: EncodeSettings, out: ExampleCollector,
 
 
 def encode_lm(rows: FileRows, settings: EncodeSettings, out: ExampleCollector, progress: Progress | None) -> None:
-    """lm: each row is one document. Without targets (prediction) it stays as it is, without an EOS."""
+    """Encode the rows of lm, each of which is one document. Without targets (prediction) no EOS is added."""
     texts = rows.texts("text")
     tokenizer = settings.tokenizer
     end = [tokenizer.eos_id] if tokenizer.eos_id is not None and settings.need_target else []
@@ -46,14 +46,14 @@ def encode_lm(rows: FileRows, settings: EncodeSettings, out: ExampleCollector, p
                 raise DataError(f"{rows.where(i)}: the text is empty")
             out.counts["empty"] += 1
             continue
-        whole = [*tokenizer.opening(ids), *ids, *(end if ids[-1:] != end else [])]
+        whole = [*tokenizer.begin_ids(ids), *ids, *(end if ids[-1:] != end else [])]
         out.add(TokenizedRow(ids=whole, origin=rows.origin(i), labels=whole))
 
 
 def encode_stream(rows: FileRows, settings: EncodeSettings, out: ExampleCollector, max_rows: int | None) -> None:
-    """lm on plain text: one stream cut into blocks of `limit` tokens, the last one shorter; only a BOS is added in front.
+    """Encode plain text for lm: one stream split into blocks of `limit` tokens, the last one shorter; only a BOS is added first.
 
-    Tokenised in chunks that end with a line, so that a large file does not take many times its size in memory.
+    It is tokenised in chunks that end with a line, so that a large file does not take many times its size in memory.
     """
     ids: list[int] = []
     before = ""
@@ -62,11 +62,11 @@ def encode_stream(rows: FileRows, settings: EncodeSettings, out: ExampleCollecto
             ids += settings.tokenizer.encode_continuations([chunk], [before])[0]
         else:
             begun = settings.tokenizer.encode(chunk, special=False)
-            ids += [*settings.tokenizer.opening(begun), *begun]
+            ids += [*settings.tokenizer.begin_ids(begun), *begun]
         before = chunk
     blocks = [ids[start : start + settings.limit] for start in range(0, len(ids), settings.limit)]
     if len(blocks) > 1 and len(blocks[-1]) < 2:
-        # One token alone predicts nothing.
+        # A single token predicts nothing.
         blocks.pop()
     for number, block in enumerate(blocks[:max_rows]):
         origin = RowOrigin(row=rows.first_row + number, file=rows.file, line=number + 1)
@@ -77,7 +77,7 @@ def _chunks(text: str) -> Iterator[str]:
     at = 0
     while at < len(text):
         end = at + _STREAM_CHUNK
-        # A line end between two words: a tokenizer's white space rules look no further than that.
+        # A chunk ends at a line end between two words, which a tokenizer's rules for white space do not cross.
         found = _LINE_END.search(text, end) if end < len(text) else None
         stop = found.start() if found else len(text)
         yield text[at:stop]

@@ -1,6 +1,6 @@
-"""Rows that are tokenised already: {input_ids, attention_mask, token_type_ids, label | labels}.
+"""Read rows that are tokenised already: {input_ids, attention_mask, token_type_ids, label | labels}.
 
-Length and mask are kept as given: positions with attention_mask 0, left or right, stay where they are and are never scored.
+Length and mask are kept: positions with attention_mask 0, left or right, stay and are never scored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def encode_tokens(
     vocab_size: int | None,
     tokenizer: Tokenizer | None = None,
 ) -> None:
-    """Check and append every row. For generation, the prompt is what stands before the first scored label.
+    """Check and append every row. For generation, the prompt is the part before the first scored label.
 
     Raises: DataError naming line and column.
     """
@@ -66,7 +66,7 @@ def _first_scored(labels: Array | None) -> int:
 
 
 def _as_prompt(row: TokenizedRow, ids: Array, labels: Array | None, tokenizer: Tokenizer | None) -> TokenizedRow:
-    """The row without padding, up to its first scored label: a prompt must end with its last token. Labels are the reference."""
+    """Return the row without padding, up to its first scored label: a prompt must end with its last token. Labels are the reference."""
     end, mask = row.prompt_length, row.mask
     reference = None
     if end and labels is not None and tokenizer is not None:
@@ -88,7 +88,7 @@ def _token_labels(
     need_target: bool,
     vocab_size: int | None,
 ) -> Array:
-    """Aligned with input_ids; without a label column every token is scored (lm)."""
+    """Read the labels, aligned with input_ids; without a label column every token is scored (lm)."""
     column = schema.columns.get("label")
     if column is None or row.get(column) is None or not need_target:
         labels = ids.copy()
@@ -113,7 +113,7 @@ def _token_labels(
 def _aligned(
     row: JsonObject, schema: RowSchema, name: str, where: str, length: int, largest: int | None
 ) -> Array | None:
-    """A column as long as input_ids with entries from 0 to `largest`; None where the row has none."""
+    """Read a column as long as input_ids with entries from 0 to `largest`; None where the row has none."""
     if not schema.has(name) or row.get(schema.columns[name]) is None:
         return None
     values = _integers(row, schema.columns[name], where)

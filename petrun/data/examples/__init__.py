@@ -1,1 +1,1 @@
-"""Tokenised examples: the set of all rows, its making from files, the cache on disk, and what the user is shown of it."""
+"""Make tokenised examples: build the set of all rows from files, cache it on disk, and show it to the user."""

@@ -1,4 +1,4 @@
-"""Files that were read -> rows of one kind -> tokenised, labelled examples."""
+"""Build tokenised, labelled examples from the rows of files, which must be of one kind."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from petrun.errors import ConfigError, DataError, did_you_mean
 def build_examples(
     sources: list[Source], tokenizer: Tokenizer | None, settings: ExampleSettings, key: str, progress: Progress | None
 ) -> ExampleSet:
-    """All rows of all files, in order.
+    """Build the examples of all rows of all files, in order.
 
     Raises: DataError; ConfigError where settings contradict the data; SetupError for parquet without its package.
     """
@@ -107,7 +107,7 @@ def _without_bad_rows(
     tokenised: Callable[[list[Records], list[RowSchema], Progress | None], ExampleSet],
     progress: Progress | None,
 ) -> tuple[ExampleSet, list[Records]]:
-    """(examples, the rows that they are made of). Rows are searched for bad ones only where there is one."""
+    """Return (examples, the rows that they are made of). Rows are searched for bad ones only where there is one."""
     try:
         return tokenised(tables, schemas, progress), tables
     except DataError as error:
@@ -155,7 +155,7 @@ def _notes(sources: list[Source], tables: list[Records]) -> tuple[str, ...]:
 
 
 def _several_references(tables: list[Records], schemas: list[RowSchema]) -> tuple[str, ...]:
-    """A note on rows with several references."""
+    """Return a note on rows with several references."""
     count = 0
     for table, schema in zip(tables, schemas, strict=True):
         column = schema.columns.get("target") if not schema.kind.conversation else None
@@ -174,7 +174,7 @@ def _check_ignored(tables: list[Records], ignored: tuple[str, ...]) -> None:
 def _unused_columns(
     tables: list[Records], schemas: list[RowSchema], template: Template | None, ignored: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """Columns that no rule and no template reads."""
+    """Return the columns that no rule and no template reads."""
     named = frozenset() if template is None or template.is_chat else variables(template.text)
     found: dict[str, None] = {}
     for table, schema in zip(tables, schemas, strict=True):
@@ -305,19 +305,19 @@ def _needs_labels(task: str, settings: ExampleSettings) -> bool:
 
 
 def _holds_targets(tables: list[Records], schemas: list[RowSchema], settings: ExampleSettings) -> bool:
-    """Whether the labels are numbers to predict. Raises DataError."""
+    """Return whether the labels are numbers to predict. Raises DataError."""
     values = (value for table, schema in zip(tables, schemas, strict=True) for value in _cells(table, schema))
     return holds_targets(values, asked=settings.regression, labels=settings.labels, num_labels=settings.num_labels)
 
 
 def _cells(table: Records, schema: RowSchema) -> list[object]:
-    """The label column as the file holds it; None for a row that has none."""
+    """Return the label column of the file; None for a row that has none."""
     column = schema.columns["label"]
     return list(table.arrays[column]) if table.arrays else [row.get(column) for row in table.rows]
 
 
 def _label_cells(table: Records, schema: RowSchema, regression: bool) -> list[object]:
-    """The label column, classes or, for `regression`, numbers to predict. Raises DataError naming the first row that has none."""
+    """Return the label column, classes or, for `regression`, numbers to predict. Raises DataError naming the first row that has none."""
     column = schema.columns["label"]
     for i, row in enumerate(table.rows):
         if column not in row:

@@ -1,6 +1,6 @@
-"""Tokenised rows kept on disk, keyed by content: files, tokenizer, settings, data version.
+"""Cache tokenised rows on disk, keyed by content: files, tokenizer, settings, data version.
 
-One .npz per key. A damaged or foreign file counts as missing and is written again. A cache that cannot be written does not
+Each key has one .npz. A damaged or foreign file counts as missing and is written again. A cache that cannot be written does not
 stop a run.
 """
 
@@ -21,7 +21,7 @@ from petrun.data.formats.records import Array
 from petrun.data.templates.template import Template
 from petrun.typing import JsonObject
 
-# The last two: an archive that is whole, but holds something else.
+# The last two: an intact archive that holds something else.
 _DAMAGE = (*DAMAGED_NPZ, ValueError, KeyError, AttributeError)
 _LARGEST_BYTES = 4 * 2**30
 _STORED = (
@@ -33,7 +33,7 @@ _STORED_NAMES = {"unused_columns": "unread", "unused_keys": "unread_keys", "unkn
 
 
 def load_cached(folder: Path | None, key: str) -> ExampleSet | None:
-    """The examples stored under `key`, or None."""
+    """Load the examples stored under `key`; None where there are none."""
     if folder is None or not (folder / f"{key}.npz").is_file():
         return None
     try:
@@ -85,7 +85,7 @@ def _rebuild(meta: JsonObject, arrays: dict[str, Array]) -> ExampleSet:
 
 
 def store_cached(folder: Path | None, key: str, examples: ExampleSet) -> None:
-    """Write atomically; then drop the entries used longest ago, so that the folder stays below 4 GiB."""
+    """Write an entry atomically; then remove the least recently used ones, so that the folder stays below 4 GiB."""
     if folder is None:
         return
     meta = {_STORED_NAMES.get(name, name): getattr(examples, name) for name in _STORED}

@@ -1,4 +1,4 @@
-"""Collects tokenised rows into the flat arrays of an ExampleSet, cutting what is too long."""
+"""Collect tokenised rows into the flat arrays of an ExampleSet, and truncate rows that are too long."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class RowOrigin:
     """The source of a row."""
 
     row: int
-    """Its number over all files, as read."""
+    """Its number over all files, in the order of reading."""
     file: int
     line: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizedRow:
-    """One row of t tokens before it is cut to the limit."""
+    """One row of t tokens before it is truncated to the limit."""
 
     ids: Sequence[int] | Array
     origin: RowOrigin
@@ -38,9 +38,9 @@ class TokenizedRow:
 
 @dataclass(kw_only=True)
 class ExampleCollector:
-    """Rows in the data's order. `limit` is the most tokens of a row; `ends` are the ids that end a sequence.
+    """Collects rows in the data's order. `limit` is the most tokens of a row; `ends` are the ids that end a sequence.
 
-    `openings`: ids that may open a sequence, such as the BOS; a cut from the left keeps the first of them that the row has.
+    `openings`: ids that may begin a sequence, such as the BOS; truncation from the left keeps the first of them that the row has.
     """
 
     limit: int
@@ -62,7 +62,7 @@ class ExampleCollector:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(Stats.__dataclass_fields__, 0))
 
     def add(self, row: TokenizedRow, *, from_left: bool = False, was_cut: bool = False) -> None:
-        """Append one row. `from_left` cuts the beginning, behind the BOS, instead of the end."""
+        """Append one row. `from_left` truncates the beginning, after the BOS, instead of the end."""
         ids = np.asarray(row.ids, np.int32)
         length = len(ids)
         over = length > self.limit
@@ -83,7 +83,7 @@ class ExampleCollector:
         self.other_references.append(row.other_references)
 
     def _kept_from_right(self, ids: Array) -> Array:
-        """Positions of the tokens that a cut from the left leaves: those that open the sequence, and its end."""
+        """Return the positions of the tokens that truncation from the left keeps: those that begin the sequence, and its end."""
         found = next((len(o) for o in self.openings if o and ids[: len(o)].tolist() == list(o)), 0)
         opening = found if found < self.limit else 0
         return np.concatenate([np.arange(opening), np.arange(len(ids) - self.limit + opening, len(ids))])
@@ -97,7 +97,7 @@ class ExampleCollector:
             self.counts["completion_gone"] += 1
 
     def finish(self, *, task: str, kind: str) -> ExampleSet:
-        """The ExampleSet of all rows so far."""
+        """Return the ExampleSet of all rows so far."""
         lengths = np.array([len(ids) for ids in self.ids], np.int64)
         flat = {"input_ids": _joined(self.ids)}
         if self.decoder:

@@ -1,4 +1,4 @@
-"""Examples: tokenised rows, ragged, in the data's order.
+"""Define the set of examples: tokenised rows of different lengths, in the data's order.
 
 Letters: n rows, t tokens of one row, S the sum of all t.
 """
@@ -27,13 +27,13 @@ class Stats:
 
     read: int = 0
     used: int = 0
-    """Rows in the set, before file weights repeat or thin them."""
+    """Rows in the set, before file weights repeat or sample them."""
     cut: int = 0
-    """Rows longer than the limit: their end (of a generation prompt: its beginning) was cut off."""
+    """Rows longer than the limit: their end (of a generation prompt: its beginning) was truncated."""
     completion_gone: int = 0
-    """Rows of which the cut left nothing to learn."""
+    """Rows of which truncation left nothing to learn."""
     empty: int = 0
-    """Rows without text: for lm they are left out; else they are used as they are."""
+    """Rows without text: for lm they are left out; other tasks use them."""
     tokens: int = 0
     supervised: int = 0
     """Tokens that are scored: a label that is not -100 at any position but a row's first."""
@@ -71,7 +71,7 @@ class Example:
     arrays: dict[str, Array] = field(default_factory=dict)
     """Array data: one row of each array but the label."""
     other_references: tuple[str, ...] = ()
-    """More texts that are as right as `reference`."""
+    """Further correct texts beside `reference`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ class ExampleSet:
 
     @property
     def is_regression(self) -> bool:
-        """Labels are numbers to predict, not classes."""
+        """Whether labels are numbers to predict, not classes."""
         return self.per_row["label"].dtype.kind == "f"
 
     @property
@@ -161,13 +161,13 @@ class ExampleSet:
         )
 
     def where(self, index: int) -> str:
-        """'train.jsonl, line 7' for the row at `index`."""
+        """Name the row at `index`: 'train.jsonl, line 7'."""
         file = int(self.per_row["file"][index])
         unit = "block" if self.kind == STREAM else find_format(self.formats[file]).unit
         return f"{self.files[file]}, {unit} {int(self.per_row['line'][index])}"
 
     def take(self, indices: Array) -> ExampleSet:
-        """The rows at `indices`, in that order; an index may come twice. `stats` stay those of the whole."""
+        """Return the rows at `indices`, in that order; an index may occur twice. `stats` stay those of the complete set."""
         indices = np.asarray(indices, np.int64)
         lengths = np.diff(self.offsets)[indices]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -185,7 +185,7 @@ class ExampleSet:
 
 
 def split(examples: ExampleSet, share: float, seed: int) -> tuple[ExampleSet, ExampleSet]:
-    """(train, held out): `share` of the rows, at least one, chosen by `seed` alone; both keep the data's order.
+    """Split into (train, held out): `share` of the rows, at least one, chosen by `seed` alone; both keep the data's order.
 
     Copies of a row (file weights) stay on one side, and the held-out side has each row once.
     Raises: DataError when either side would be empty.
@@ -206,9 +206,9 @@ def split(examples: ExampleSet, share: float, seed: int) -> tuple[ExampleSet, Ex
 
 
 def scramble(values: Array, *key: Any) -> Array:
-    """(n,) integers -> (n,) uint64 that look random and are a pure function of value and key, in any numpy version.
+    """Hash (n,) integers to (n,) uint64 that look random and are a pure function of value and key, in any numpy version.
 
-    Source: the finaliser of SplitMix64 (Steele, Lea and Flood 2014), fed with value and key.
+    Source: the finaliser of SplitMix64 (Steele, Lea and Flood 2014), applied to value and key.
     """
     state = 0x9E3779B97F4A7C15
     for part in key:

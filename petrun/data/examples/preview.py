@@ -1,4 +1,4 @@
-"""The first rows as the net will see them, with what is scored set apart: shown by --dry-run."""
+"""Show the first rows as the net gets them, with the scored tokens marked, for --dry-run."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _LONGEST = 2000
 
 
 def preview(examples: ExampleSet, tokenizer: Tokenizer | None, n: int = 3, colour: bool = False) -> str:
-    """Text of the first `n` rows: scored tokens in green, all others dim; without colour the scored ones stand in ⟦ ⟧.
+    """Return the text of the first `n` rows: scored tokens in green, all others dim; without colour the scored ones are in ⟦ ⟧.
 
-    Control characters are shown as escapes, so a row cannot steer the terminal.
+    Control characters are shown as escapes, so a row cannot control the terminal.
     """
     return "\n".join(_row(examples, i, tokenizer, colour) for i in range(min(n, len(examples))))
 
@@ -69,7 +69,7 @@ def _decode(ids: list[int], tokenizer: Tokenizer | None) -> str:
 
 
 def _shorten(parts: list[tuple[bool, str]]) -> list[tuple[bool, str]]:
-    """The middle of every long part is left out, so that each change of mark stays in sight."""
+    """Leave out the middle of every long part, so that each change of mark stays visible."""
     most = max(80, _LONGEST // max(1, len(parts)))
     half = most // 2
     return [

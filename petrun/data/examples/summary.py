@@ -1,4 +1,4 @@
-"""A data set in one line: rows, tokens and what is supervised."""
+"""Describe a data set in one line: rows, tokens and what is supervised."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from petrun.data.tokenizers.unknown import MUCH
 
 
 def data_line(rows: ExampleSet) -> str:
-    """Rows read, used and cut; tokens; what is supervised."""
+    """Return the line: rows read, used and truncated; tokens; what is supervised."""
     stats = rows.stats
     parts = [f"{len(rows):,} rows for {rows.task}" + (f" of {stats.read:,} read" if stats.read != len(rows) else "")]
     if stats.cut:
@@ -37,7 +37,7 @@ def data_line(rows: ExampleSet) -> str:
 
 
 def unknown_line(sets: Mapping[str, ExampleSet | None]) -> str:
-    """A warning where more than 1 % of the tokens stand for text that the tokenizer does not know."""
+    """Return a warning where more than 1 % of the tokens stand for text that the tokenizer does not know."""
     parts = []
     for name, rows in sets.items():
         if rows is not None and rows.stats.unknown > MUCH * rows.stats.tokens:

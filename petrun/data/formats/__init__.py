@@ -1,1 +1,1 @@
-"""Bytes to rows with their line numbers: one file format a file, listed in table.py. The meaning of columns is in petrun/data/rows."""
+"""Read bytes as rows with their line numbers: one format in each file, listed in table.py. petrun/data/rows interprets the columns."""

@@ -1,4 +1,4 @@
-"""Compressed data files: gzip, bzip2, xz and zstd, recognised by their first bytes."""
+"""Decompress data files: gzip, bzip2, xz and zstd, recognised by their first bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TAR = slice(257, 262)
 
 
 def _zstd(raw: bytes) -> bytes:
-    """Every frame of a zstd file. zstandard's readers accept a file that is cut short."""
+    """Decompress every frame of a zstd file, because zstandard's readers accept a truncated file."""
     parts = []
     while raw:
         frame = zstandard.ZstdDecompressor().decompressobj()
@@ -36,14 +36,14 @@ _KINDS: dict[bytes, tuple[str, Callable[[bytes], bytes]]] = {
     b"\xfd7zXZ": ("xz", lzma.decompress),
     b"\x28\xb5\x2f\xfd": ("zstd", _zstd),
 }
-# The errors of the four for files that are damaged or cut short.
+# The errors of the four for damaged or truncated files.
 _DAMAGE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 
 
 def unpacked(path: Path, raw: bytes) -> bytes:
-    """The content of a compressed file; any other file's bytes as they are.
+    """Return the content of a compressed file; any other file's bytes unchanged.
 
-    Raises: DataError for a damaged file, one that is cut short, and an archive of several files.
+    Raises: DataError for a damaged or truncated file, and for an archive of several files.
     """
     kind = next((kind for magic, kind in _KINDS.items() if raw.startswith(magic)), None)
     if kind is None:

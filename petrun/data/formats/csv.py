@@ -1,4 +1,4 @@
-"""Comma-separated values, with quoted cells. Where it yields a known header, the delimiter may be a semicolon or a tab."""
+"""Read comma-separated values with quoted cells. The delimiter may be a semicolon or a tab where that yields a known header."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _CELL_LIMIT = 2**31 - 1
 
 
 def recognise_csv(content: FileContent) -> bool:
-    """A first line that looks like a header between commas."""
+    """Return whether the first line looks like a header with commas."""
     first = content.first_line
     return not content.begins_as_json and "\t" not in first and looks_like_header(first.split(","))
 
 
 def read_csv(content: FileContent) -> Records:
-    """Raises DataError for an open quote, and as `read_table`."""
+    """Read the rows. Raises DataError for an open quote, and as `read_table`."""
     return read_table(content, list(_table(content)), _COMMA)
 
 
 def _table(content: FileContent) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells) of every line. Raises DataError for an open quote."""
+    """Yield (line, cells) of every line. Raises DataError for an open quote."""
     text, columns = content.text, content.columns
     first = text.lstrip("\n").partition("\n")[0]
     delimiter = ","
     for other in (";", "\t"):
-        # Spreadsheets in many countries write semicolons: believe it where that yields known column names.
+        # Spreadsheets in many countries write semicolons: accepted where that yields known column names.
         if other in first and is_header([c.strip('"') for c in first.split(other)], columns) and "," not in first:
             delimiter = other
     previous = csv.field_size_limit(_CELL_LIMIT)
@@ -51,7 +51,7 @@ def _table(content: FileContent) -> Iterator[tuple[int, list[str]]]:
                 yield start, cells
             start = reader.line_num + 1
     except csv.Error as error:
-        # The reader asks for a line behind the last one only where a quote is open.
+        # The reader asks for a line after the last one only where a quote is open.
         what = "a quote is opened and never closed" if ended else str(error)
         raise DataError(
             f"{content.source.path}, line {start}: {what}",

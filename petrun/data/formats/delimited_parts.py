@@ -1,6 +1,6 @@
-"""Tables of delimited cells -> rows: what CSV and TSV share.
+"""Read tables of delimited cells, for CSV and TSV.
 
-A first line that names a known column is a header, unless that name comes again below it; without a header the file must have
+A first line that names a known column is a header, unless that name occurs again below it; without a header the file must have
 two columns, text and label in either order: the one with fewer different values is the label. Columns of a file without a header
 can be named by their number as well: data.columns.label=column_1.
 """
@@ -21,7 +21,7 @@ _NAME = re.compile(r"[^\W\d][\w.-]{0,30}")
 """A name that a column may have, in any script."""
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 _MANY_VALUES = 8
-"""Different values of a text column, from which on half as many of another are a sign by themselves."""
+"""Number of different values of a text column from which on a column with half as many is taken for the label."""
 _NUMBERED_COLUMN = re.compile(r"column_[1-9]\d*")
 
 
@@ -35,7 +35,7 @@ class Delimiter:
 
 
 def read_table(content: FileContent, table: list[tuple[int, list[str]]], delimiter: Delimiter) -> Records:
-    """(line, cells) of every line -> rows; every cell is a string.
+    """Convert (line, cells) of every line to rows; every cell is a string.
 
     Raises: DataError for duplicate or missing headers, and for a row with the wrong number of cells.
     """
@@ -86,13 +86,13 @@ def is_header(cells: list[str], columns: Mapping[str, str]) -> bool:
 
 
 def _recurs(first: list[str], later: list[tuple[int, list[str]]], columns: Mapping[str, str]) -> bool:
-    """Whether the names in the first line come again below: then they are values, such as the class `question`."""
+    """Return whether the names in the first line occur again below: then they are values, such as the class `question`."""
     named = [i for i, cell in enumerate(first) if is_header([cell], columns)]
     return all(any(cells[i : i + 1] == [first[i]] for _, cells in later) for i in named)
 
 
 def looks_like_header(cells: list[str]) -> bool:
-    """Two or more names, one of them a column that petrun knows: enough to call a file without a telling suffix a table."""
+    """Return whether cells are two or more names, one of them a known column: then a file with any suffix is read as a table."""
     names = [cell.strip().strip('"') for cell in cells]
     return (
         len(names) > 1
@@ -116,7 +116,7 @@ def _header(path: Path, number: int, cells: list[str]) -> tuple[str, ...]:
 
 
 def _refuse_hidden_header(path: Path, number: int, table: list[tuple[int, list[str]]]) -> None:
-    """`review<TAB>sentiment` at the top of a file would otherwise become a row with a class that only it has."""
+    """Refuse a header of unknown names such as `review<TAB>sentiment`, which would become a row with a class of its own."""
     first = [cell.strip() for cell in table[0][1]]
     if len(table) < 3 or not all(map(_NAME.fullmatch, first)):
         return

@@ -1,7 +1,7 @@
-"""Bytes of a text file -> text. UTF-8 where the bytes are UTF-8; else by a byte order mark; else detected, if that is certain.
+"""Decode the bytes of a text file: as UTF-8 where they are valid; else by a byte order mark; else by detection, if that is certain.
 
-Detection: encodings that cannot decode the whole file are left out, and charset-normalizer ranks the others on its lines that hold
-more than ASCII. It depends on nothing but the file's bytes. Where two encodings are about as likely and give different text, the
+Detection: encodings that cannot decode the complete file are left out, and charset-normalizer ranks the others on the lines with
+more than ASCII. It depends on the file's bytes alone. Where two encodings are about equally likely and give different text, the
 file is refused with both readings: a wrong guess would train on garbage.
 """
 
@@ -28,17 +28,17 @@ _LATIN = ("cp1252", "cp1250", "cp1254", "cp1257")
 """Encodings of one script: shared letters have the same codes, and statistics of short texts do not distinguish them."""
 _TWO_BYTES = ("gb18030", "big5hkscs", "cp949", "cp932", "euc_jp")
 _CANDIDATES = (*_TWO_BYTES, *_LATIN, "cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp874")
-# The WHATWG encoding standard maps them so: files that say gb2312 or gbk hold characters of the larger sets.
+# As the WHATWG encoding standard maps them: files that say gb2312 or gbk hold characters of the larger sets.
 _SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030", "cp936": "gb18030", "big5": "big5hkscs", "euc_kr": "cp949"}
 _SAMPLE = 100_000
 """Bytes that are ranked."""
 _NON_ASCII = re.compile(rb"[\x80-\xff]")
 _AS_LIKELY = (0.03, 0.1)
-"""A rival may have so much more disorder and so much less likeness to a language (charset-normalizer's two measures, 0 to 1)."""
+"""Another encoding counts as equally likely within these differences of disorder and coherence (charset-normalizer's measures, 0 to 1)."""
 _FEW = 60
-"""Bytes beyond ASCII, below which a file of two-byte characters may pass for one of one-byte letters."""
+"""Number of bytes beyond ASCII below which a file of two-byte characters may look like one of one-byte letters."""
 _UTF8_LINE = 5
-"""Characters beyond ASCII in a line that is valid UTF-8, from which on that is no accident."""
+"""Number of characters beyond ASCII from which on a line of valid UTF-8 is not valid by chance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Text:
 
 
 def decode_text(source: Source, encoding: str | None = None) -> Text:
-    """The file's text. `encoding` is the user's word, which holds.
+    """Decode the file's text. `encoding`: the user's choice, which takes precedence.
 
     Raises: DataError naming the line that cannot be decoded, with the readings among which the user has to choose; ConfigError for an
     unknown encoding.
@@ -79,7 +79,7 @@ def decode_text(source: Source, encoding: str | None = None) -> Text:
 
 
 def find_encoding(source: Source, given: str | None = None) -> tuple[str, str]:
-    """(Python's name of the encoding, a note for the user or ""). Raises: as `decode_text`."""
+    """Return (Python's name of the encoding, a note for the user or ""). Raises as `decode_text`."""
     raw = source.raw
     marked = next((name for mark, name in _MARKS.items() if raw.startswith(mark)), None)
     if given is not None:
@@ -98,7 +98,7 @@ def find_encoding(source: Source, given: str | None = None) -> tuple[str, str]:
 
 
 def _given(source: Source, given: str, marked: str | None) -> tuple[str, str]:
-    """The user's encoding, unless the file's first bytes say another."""
+    """Return the user's encoding. Raises DataError where the file's first bytes state another."""
     try:
         info = codecs.lookup(given)
     except LookupError:
@@ -127,7 +127,7 @@ def _is_utf8(raw: bytes) -> bool:
 
 
 def _refuse_unmarked_wide(source: Source) -> None:
-    """UTF-16 without a mark: every ASCII character, such as a line end, brings a NUL byte, on the same side."""
+    """Refuse UTF-16 without a mark, in which every ASCII character, such as a line end, has a NUL byte on the same side."""
     raw = source.raw
     beginning = raw[:100_000]
     odd, even = beginning[1::2].count(0), beginning[::2].count(0)
@@ -136,7 +136,7 @@ def _refuse_unmarked_wide(source: Source) -> None:
     at_odd = odd > even
     low = beginning[0 if at_odd else 1 :: 2]
     wide = sum(byte > 0x7F for byte in low)
-    # Half of the bytes of Latin text are NUL; the lower bytes of other letters are of any size, which ASCII's are not.
+    # Half of the bytes of Latin text are NUL; the lower bytes of other letters have any value, unlike ASCII's.
     if (odd + even) * 2 < len(low) and wide * 5 < len(low):
         return
     name = "utf-16-le" if at_odd else "utf-16-be"
@@ -153,7 +153,7 @@ def _refuse_unmarked_wide(source: Source) -> None:
 
 
 def _refuse_damaged_utf8(source: Source, error: UnicodeDecodeError, line: int) -> None:
-    """A file that is UTF-8 but for some bytes, or in some lines only, has no encoding that could be detected."""
+    """Refuse a file that is UTF-8 but for some bytes, or in some lines only: no encoding could be detected."""
     raw = source.raw
     text = raw.decode("utf-8", "replace")
     wrong = text.count("\ufffd")
@@ -174,7 +174,7 @@ def _certain_utf8(line: bytes) -> bool:
 
 
 def _detect(source: Source, line: int, error: UnicodeDecodeError) -> str:
-    """The one encoding that is likely. Raises: DataError with the readings, where there are several, or none."""
+    """Return the one likely encoding. Raises: DataError with the readings, where there are several, or none."""
     texts = {}
     for name in _CANDIDATES:
         try:
@@ -198,7 +198,7 @@ def _detect(source: Source, line: int, error: UnicodeDecodeError) -> str:
     order = [*likely, *texts]
     readings: dict[str, str] = {}
     for name in order:
-        # Line ends do not depend on the encoding, nor do they hide within a character of any candidate.
+        # Line ends are the same in all candidates, and no character of any candidate contains one.
         readings.setdefault(texts[name].replace("\r\n", "\n").split("\n")[line - 1].strip()[:40], name)
     shown = "; ".join(f"{name} {text!r}" for text, name in list(readings.items())[:5])
     raise DataError(
@@ -210,12 +210,12 @@ def _detect(source: Source, line: int, error: UnicodeDecodeError) -> str:
 
 
 def _ranked(raw: bytes, names: list[str]) -> list[tuple[str, float, float]]:
-    """(encoding, disorder, likeness to a language), the likeliest first, from the lines that hold more than ASCII."""
+    """Return (encoding, disorder, coherence), the likeliest first, from the lines that hold more than ASCII."""
     lines = [part for part in raw.split(b"\n") if _NON_ASCII.search(part)]
     step = 1 + sum(map(len, lines)) // _SAMPLE
     sample = b"\n".join(lines[::step])
     if len(sample) > 2 * _SAMPLE:
-        # One long line. Bytes 0x20 to 0x2f are no part of a longer character in any candidate.
+        # One long line. Bytes 0x20 to 0x2f are not part of a longer character in any candidate.
         cut = max(sample.rfind(mark, 0, 2 * _SAMPLE) for mark in (b" ", b",", b'"'))
         sample = sample[:cut] if cut > 0 else sample
     for threshold in (0.2, 0.6):

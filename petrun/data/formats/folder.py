@@ -1,4 +1,4 @@
-"""Files and folders as a user names them -> data files."""
+"""Find the data files of a file or folder that a user names."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def read_sources(name: str | Path) -> list[Source]:
 
 
 def folder_files(folder: Path) -> list[Path]:
-    """The data files of a folder, by name; numbers in names count as numbers.
+    """Return the data files of a folder, sorted by name; numbers in names count as numbers.
 
-    Raises: DataError for a folder without any, and for one whose names say that they are different parts of a data set: rows to
-    train on and rows to test with must not become one.
+    Raises: DataError for a folder without any, and for one whose names say that they are different parts of a data set: rows for
+    training and for tests must not be mixed.
     """
     suffixes = data_suffixes()
     try:
@@ -65,6 +65,6 @@ def folder_files(folder: Path) -> list[Path]:
 
 
 def _by_number(path: Path) -> list[tuple[int, str]]:
-    """part-2 stands before part-10."""
+    """Sort key by which part-2 is before part-10."""
     parts = re.split(r"(\d+)", path.name)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

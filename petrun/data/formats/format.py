@@ -1,4 +1,4 @@
-"""One record says everything about a file format; petrun/data/formats/table.py lists them all."""
+"""Define the record that says everything about a file format; petrun/data/formats/table.py lists them all."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class FileContent:
 
     @cached_property
     def lines(self) -> list[str]:
-        """The first lines that are not blank; of a long text the last of them may be cut."""
+        """The first lines that are not blank; in a long text the last of them may be incomplete."""
         return [line for line in self.text.lstrip()[:_PROBE].split("\n") if line.strip()]
 
     @property
     def whole_lines(self) -> list[str]:
-        """The first lines that are not blank and not cut."""
+        """The first lines that are not blank and complete."""
         return self.lines[:-1] if len(self.text) > _PROBE else self.lines
 
     @property
@@ -43,7 +43,7 @@ class FileContent:
 
     @property
     def begins_as_json(self) -> bool:
-        """The text begins with the bracket of a JSON object or list."""
+        """Whether the text begins with the bracket of a JSON object or list."""
         return self.first_line[0] in "{["
 
 
@@ -54,18 +54,18 @@ class Format:
     name: str
     """The name in data.format, caches and manifests."""
     read: Callable[[FileContent], Records]
-    """Raises DataError naming file and line."""
+    """Reads the content. Raises DataError naming file and line."""
     recognise: Callable[[FileContent], bool]
     """Whether the content is of this format. Raises DataError for content that only looks like it."""
     suffixes: tuple[str, ...] = ()
     mismatch: Callable[[FileContent], DataError] | None = None
     """The error for a file with one of the suffixes whose content no format recognises; None: the suffix decides."""
     binary: bool = False
-    """The reader takes the bytes; else it takes the decoded text."""
+    """Whether the reader takes the bytes; else it takes the decoded text."""
     unit: str = "line"
     """The word before a row's number in messages."""
     sorted_keys: bool = False
-    """Writers of the format sort the keys of objects."""
+    """Whether writers of the format sort the keys of objects."""
     requires: str = ""
     """Package that the reader imports when it is called; "" where petrun's requirements are enough."""
     extra: str = ""
@@ -73,7 +73,7 @@ class Format:
 
 
 def wrong_first_bytes(name: str, magic: str) -> Callable[[FileContent], DataError]:
-    """`Format.mismatch` of a binary format whose files begin with `magic`."""
+    """Return `Format.mismatch` of a binary format whose files begin with `magic`."""
     return lambda content: DataError(
         f"{content.source.path}: is not a {name} file (it does not begin with {magic})",
         hint="Was it cut short, or renamed?",

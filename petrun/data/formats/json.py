@@ -1,4 +1,4 @@
-"""JSON: a list of objects, or an object that holds such a list under "data"."""
+"""Read JSON: a list of objects, or an object that holds such a list under "data"."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SPACE = re.compile(r"[ \t\n]*")
 
 
 def recognise_json(content: FileContent) -> bool:
-    """JSON that is not JSON lines. Of a first line that is no JSON by itself the suffix may say that it is something else."""
+    """Return whether the text is JSON and not JSON lines. Where the first line alone is not JSON, the suffix may name another format."""
     if not content.begins_as_json:
         return False
     try:
@@ -25,7 +25,7 @@ def recognise_json(content: FileContent) -> bool:
 
 
 def read_json(content: FileContent) -> Records:
-    """A list of objects, or an object that holds such a list under "data".
+    """Read a list of objects, or an object that holds such a list under "data".
 
     Raises: DataError naming the line where the JSON breaks off, or the row that is not an object.
     """
@@ -61,7 +61,7 @@ def read_json(content: FileContent) -> Records:
 
 
 def _row_lines(text: str, start: int, count: int) -> list[int]:
-    """The line on which each element of the list at `start` begins; json.loads does not say it."""
+    """Return the line on which each element of the list at `start` begins, which json.loads does not report."""
     decoder = json.JSONDecoder()
     at = text.index("[", start) + 1
     line, seen = text.count("\n", 0, at) + 1, at

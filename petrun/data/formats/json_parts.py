@@ -1,4 +1,4 @@
-"""Shared parts of JSON and JSON lines: rows as objects, and the reasons why JSON cannot be read."""
+"""Shared parts of JSON and JSON lines: read rows as objects, and say why JSON cannot be read."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
 def first_value(content: FileContent) -> object:
-    """The JSON value in the first line. Raises json.JSONDecodeError."""
+    """Read the JSON value in the first line. Raises json.JSONDecodeError."""
     return json.loads(content.first_line)
 
 
 def is_whole_json(content: FileContent) -> bool:
-    """Whether the text is one JSON value, or its first line only opens a list or an object."""
+    """Return whether the text is one JSON value, or its first line only opens a list or an object."""
     if content.first_line.rstrip() in ("{", "[", "[{"):
         return True
     try:
@@ -30,13 +30,13 @@ def is_whole_json(content: FileContent) -> bool:
 
 
 def holds_data_list(content: FileContent, value: dict[str, object]) -> bool:
-    """Whether the object in the first line is the whole text and holds a list of rows under "data"."""
+    """Return whether the object in the first line is the full text and holds a list of rows under "data"."""
     alone = not content.text.strip().partition("\n")[2].strip()
     return alone and isinstance(value.get("data"), list)
 
 
 def expected_json(content: FileContent) -> DataError:
-    """The error for a file with a suffix of JSON whose text begins otherwise."""
+    """Return the error for a file with a suffix of JSON whose text does not begin as JSON."""
     first = content.first_line
     line = content.text[: content.text.index(first)].count("\n") + 1
     return DataError(
@@ -46,13 +46,13 @@ def expected_json(content: FileContent) -> DataError:
 
 
 def is_cut_off(error: json.JSONDecodeError, text: str) -> bool:
-    """Whether the JSON ends too early, rather than being wrong somewhere."""
+    """Return whether the JSON ends too early, and is not wrong elsewhere."""
     at_string = text[error.pos : error.pos + 1] == '"'
     return error.pos >= len(text.rstrip()) - 1 or (at_string and _STRING.match(text, error.pos) is None)
 
 
 def unique_keys(where: str) -> Callable[[list[tuple[str, object]]], JsonObject]:
-    """The object_pairs_hook that refuses a key that stands twice. Raises DataError when it is called."""
+    """Return an object_pairs_hook that raises DataError for a key that occurs twice."""
 
     def build(pairs: list[tuple[str, object]]) -> JsonObject:
         row = dict(pairs)
@@ -66,7 +66,7 @@ def unique_keys(where: str) -> Callable[[list[tuple[str, object]]], JsonObject]:
 
 
 def as_row(row: object, where: str) -> JsonObject:
-    """The object of one row. Raises DataError for anything else."""
+    """Return the object of one row. Raises DataError for any other value."""
     if not isinstance(row, dict):
         raise DataError(
             f"{where}: a row must be an object with named columns, found {type_name(row)}",
@@ -78,7 +78,7 @@ def as_row(row: object, where: str) -> JsonObject:
 
 
 def all_columns(rows: list[JsonObject]) -> tuple[str, ...]:
-    """Columns of all rows, in the order they first appear."""
+    """Return the columns of all rows, in the order of their first occurrence."""
     return tuple(dict.fromkeys(name for row in rows for name in row))
 
 

@@ -1,4 +1,4 @@
-"""JSON lines: one JSON object a line."""
+"""Read JSON lines: one JSON object in each line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from petrun.typing import JsonObject
 
 
 def recognise_jsonl(content: FileContent) -> bool:
-    """An object in the first line that is not the whole text with its rows under "data"; of other JSON, what the suffix says."""
+    """Return whether the first line is an object that is not the full text with its rows under "data"; for other JSON the suffix
+    decides.
+    """
     if not content.begins_as_json:
         return False
     named = content.suffix_format == JSONL.name
@@ -34,7 +36,7 @@ def recognise_jsonl(content: FileContent) -> bool:
 
 
 def read_jsonl(content: FileContent) -> Records:
-    """One JSON object a line; blank lines are skipped.
+    """Read one JSON object in each line; blank lines are skipped.
 
     Raises: DataError naming the line that is cut off, is not JSON, or is not an object.
     """

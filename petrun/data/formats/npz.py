@@ -1,4 +1,4 @@
-"""npz archives: named arrays whose first axes are the rows."""
+"""Read npz archives: named arrays whose first axes are the rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DAMAGED_NPZ = (
 
 
 def recognise_npz(content: FileContent) -> bool:
-    """A zip archive of arrays. Raises DataError for another one: spreadsheets are zip archives too."""
+    """Return whether the content is a zip archive of arrays. Raises DataError for another one: spreadsheets are zip archives too."""
     source = content.source
     if not source.raw.startswith(b"PK\x03\x04"):
         return False
@@ -37,7 +37,7 @@ def recognise_npz(content: FileContent) -> bool:
 
 
 def read_npz(content: FileContent) -> Records:
-    """Named arrays whose first axes are the rows.
+    """Read named arrays whose first axes are the rows.
 
     Raises: DataError for a damaged archive, pickled objects, arrays of different length.
     """

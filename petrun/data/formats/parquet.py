@@ -1,4 +1,4 @@
-"""Parquet tables."""
+"""Read parquet tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MAGIC = "PAR1"
 
 
 def read_parquet(content: FileContent) -> Records:
-    """A parquet table, one row each.
+    """Read the rows of a parquet table.
 
     Raises: DataError for a damaged file.
     """

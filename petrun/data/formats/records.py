@@ -1,4 +1,4 @@
-"""Rows as a file holds them, before any meaning is attached."""
+"""Define rows as a file holds them, before they are interpreted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Records:
     """npz only: every array, first axis = rows. `rows` is then empty."""
     _: KW_ONLY
     stream: str | None = field(default=None, repr=False)
-    """Plain text only: the whole text, blank lines included."""
+    """Plain text only: the full text, blank lines included."""
     notes: tuple[str, ...] = ()
     """Notes for the user on how the file was read."""
     format: str = ""
@@ -34,26 +34,26 @@ class Records:
     unit: str = "line"
     """The word before a row's number in messages."""
     sorted_keys: bool = False
-    """The file's writer may have sorted the keys of objects."""
+    """Whether the file's writer may have sorted the keys of objects."""
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values()))) if self.arrays else len(self.rows)
 
     def where(self, row: int) -> str:
-        """'train.jsonl, line 7', for messages."""
+        """Name a row in messages: 'train.jsonl, line 7'."""
         return f"{self.path}, {self.unit} {self.line(row)}"
 
     def line(self, row: int) -> int:
         return self.lines[row] if self.lines else row + 1
 
     def head(self, count: int | None) -> Records:
-        """The first `count` rows; all without a count. A stream stays whole: what a row of it is depends on the task."""
+        """Return the first `count` rows; all without a count. A stream is not shortened: the task decides what a row of it is."""
         if count is None or count >= len(self):
             return self
         return self.between(0, count)
 
     def part(self, rows: RowRange) -> Records:
-        """Some rows; of plain text, lines. Raises DataError where the file ends before the first of them."""
+        """Return some rows; of plain text, lines. Raises DataError where the file ends before the first of them."""
         count = len(self)
         if rows.start >= count:
             raise DataError(f"{self.path}: {rows} begins behind the last of the file's {count} rows")
@@ -67,11 +67,11 @@ class Records:
         return found
 
     def cells(self, row: int) -> dict[str, Any]:
-        """Column -> cell of one row."""
+        """Return column -> cell of one row."""
         return self.rows[row] if self.rows else {name: array[row].tolist() for name, array in self.arrays.items()}
 
     def take(self, indices: list[int]) -> Records:
-        """The rows with these numbers."""
+        """Return the rows with these numbers."""
         if len(indices) == len(self):
             return self
         return replace(
@@ -82,7 +82,7 @@ class Records:
         )
 
     def between(self, start: int, stop: int) -> Records:
-        """Rows `start` to `stop` - 1."""
+        """Return rows `start` to `stop` - 1."""
         lines = self.lines[start:stop] or list(range(start + 1, stop + 1))
         arrays = {name: array[start:stop] for name, array in self.arrays.items()}
         return replace(self, rows=self.rows[start:stop], lines=lines, arrays=arrays)

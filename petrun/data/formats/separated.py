@@ -1,4 +1,4 @@
-"""`input<separator>reference` lines, the separator being data.separator."""
+"""Read lines `input<separator>reference`, with the separator data.separator."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from petrun.errors import ConfigError, DataError
 
 
 def recognise_separated(content: FileContent) -> bool:
-    """A separator is given, and stands in the first line or the first line is no JSON."""
+    """Return whether a separator is given, and the first line holds it or is not JSON."""
     separator = content.separator
     return separator is not None and (separator in content.first_line or not content.begins_as_json)
 
 
 def read_separated(content: FileContent) -> Records:
-    """Raises: DataError for a line without the separator; ConfigError where none is given."""
+    """Read the rows. Raises DataError for a line without the separator; ConfigError where none is given."""
     path, separator = content.source.path, content.separator
     if separator is None:
         raise ConfigError(

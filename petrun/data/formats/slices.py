@@ -1,4 +1,4 @@
-"""`rows.jsonl#500` and `rows.jsonl#100:200`: some rows of a file, named where the file is."""
+"""Parse slices, which name some rows of a file: `rows.jsonl#500` and `rows.jsonl#100:200`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RowRange:
 
 
 def split_slice(name: str | Path) -> tuple[Path, RowRange | None]:
-    """(the file or folder, which of its rows). A file whose name ends like a slice is that file, with all its rows.
+    """Return (the file or folder, which of its rows). An existing file whose name ends like a slice is that file, with all its rows.
 
     `#500` is the first 500 rows; `#100:200` are rows 100 to 199, counted from 0 as in Python; either end may be left out.
     Raises: DataError for a slice that holds no row.

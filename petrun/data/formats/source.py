@@ -1,4 +1,4 @@
-"""A data file as a user names it -> its bytes."""
+"""Read the bytes of a data file that a user names."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _MAGIC = {
 
 @dataclass(frozen=True)
 class Source:
-    """One data file, read whole."""
+    """One data file and its bytes."""
 
     path: Path
     raw: bytes = field(repr=False)
-    """Its content, unpacked where the file is compressed."""
+    """Its content, decompressed where the file is compressed."""
     digest: str
-    """SHA-256 of the content and of which rows are taken."""
+    """SHA-256 of the content and of the numbers of the rows that are read."""
     rows: RowRange | None = None
-    """The rows that are taken; None: all."""
+    """The rows that are read; None: all."""
     note: str = ""
     """A note for the user on how the file was chosen."""
 
@@ -41,7 +41,7 @@ class Source:
 
 
 def data_suffix(path: Path) -> str:
-    """The suffix that names the format, in lower case, without the one of a compressed file."""
+    """Return the suffix that names the format, in lower case, without the one of a compressed file."""
     suffix = path.suffix.lower()
     return Path(path.stem).suffix.lower() if suffix in PACKED_SUFFIXES else suffix
 
@@ -72,7 +72,7 @@ def read_source(name: str | Path) -> Source:
 
 
 def folder_hint(folder: Path) -> str:
-    """The hint that lists what a folder holds."""
+    """Return the hint that lists the content of a folder."""
     near = _neighbours(folder / "any")
     return f"It holds: {near}" if near else "It holds no files."
 
@@ -85,12 +85,12 @@ def _neighbours(path: Path) -> str:
 
 
 def visible_names(folder: Path) -> list[str]:
-    """Names of the files in a folder that are not hidden, sorted."""
+    """Return the names of the files in a folder that are not hidden, sorted."""
     return sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
 
 
 def refuse_known_binary(source: Source) -> None:
-    """Raises: DataError for documents that are not data rows."""
+    """Raises DataError for documents that are not data rows."""
     for magic, (what, hint) in _MAGIC.items():
         if source.raw.startswith(magic):
             raise DataError(f"{source.path}: is {what}, not rows of data", hint=hint.format(name=source.path.name))

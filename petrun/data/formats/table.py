@@ -1,11 +1,11 @@
-"""Data files -> rows: the table of formats, and which of them a file has.
+"""Read the rows of data files: list the formats, and find the format of a file.
 
-A file's content decides; its suffix decides only where the content leaves it open; data.format wins over both.
+A file's content decides; its suffix decides only where the content is ambiguous; data.format takes precedence over both.
 Files may be compressed (.gz, .bz2, .xz, .zst) and in another encoding than UTF-8 (petrun/data/formats/encoding.py).
 
     jsonl      one JSON object a line
     json       a list of objects, or {"data": [...]}
-    csv, tsv   a header row, or without one two columns: text, label. TSV cells are taken as they are (quotes are text);
+    csv, tsv   a header row, or without one two columns: text, label. TSV cells are read unchanged (quotes are text);
                CSV cells may be quoted
     text       plain text; what a row is (a line, or a block of one stream) depends on the task
     separated  `input<separator>reference` lines
@@ -43,7 +43,7 @@ def format_names() -> list[str]:
 
 
 def find_format(name: str) -> Format:
-    """The format of this name. Raises ConfigError for an unknown one."""
+    """Return the format of this name. Raises ConfigError for an unknown one."""
     names = format_names()
     if name not in names:
         raise ConfigError(f"data.format: unknown format '{name}'", hint=did_you_mean(name, names))
@@ -51,12 +51,12 @@ def find_format(name: str) -> Format:
 
 
 def suffix_format(suffix: str) -> Format | None:
-    """The format that a suffix in lower case names, such as .jsonl."""
+    """Return the format that a suffix in lower case names, such as .jsonl."""
     return next((each for each in FORMATS if suffix in each.suffixes), None)
 
 
 def data_suffixes() -> tuple[str, ...]:
-    """The suffixes of all formats."""
+    """Return the suffixes of all formats."""
     return tuple(suffix for each in FORMATS for suffix in each.suffixes)
 
 
@@ -69,9 +69,9 @@ def read_records(
     encoding: str | None = None,
     max_rows: int | None = None,
 ) -> Records:
-    """Rows of one file, in the file's order.
+    """Read the rows of one file, in the file's order.
 
-    Inputs: `columns`, canonical column -> column of the file; only used here to recognise a header row.
+    Inputs: `columns`, canonical column -> column of the file; used here only to recognise a header row.
     Raises: DataError naming file and line; SetupError for parquet without its package; ConfigError for an unknown format.
     """
     given = find_format(format) if format is not None else None
@@ -97,14 +97,14 @@ def read_records(
 
 
 def detect_format(source: Source, *, separator: str | None = None) -> Format:
-    """The format of a file, from its content; the suffix breaks ties. Raises DataError."""
+    """Return the format of a file, from its content; the suffix decides where that is ambiguous. Raises DataError."""
     return binary_format(source) or _text_format(
         replace(_content(source, separator=separator), text=decode_text(source).text)
     )
 
 
 def binary_format(source: Source) -> Format | None:
-    """The binary format that recognises the bytes; None for anything else, which must then be text. Raises DataError."""
+    """Return the binary format that recognises the bytes; None for any other file, which must then be text. Raises DataError."""
     content = _content(source)
     for each in FORMATS:
         if each.binary and each.recognise(content):
@@ -139,7 +139,7 @@ def _read(format: Format, content: FileContent) -> Records:
     try:
         return format.read(content)
     except ImportError as error:
-        # Also where the package is there, but too new or too old for others.
+        # Also where the package is installed, but too new or too old for another one.
         found = "" if isinstance(error, ModuleNotFoundError) else f" ({error})"
         raise SetupError(
             f"{content.source.path}: reading {format.name} needs the package {format.requires}{found}",

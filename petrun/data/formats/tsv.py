@@ -1,4 +1,4 @@
-"""Tab-separated values. Cells are taken as they are: quotes are text."""
+"""Read tab-separated values. Cells are read unchanged: quotes are text."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _TAB = Delimiter(name="tabs", hint="A tab inside a cell splits it.")
 
 
 def recognise_tsv(content: FileContent) -> bool:
-    """Lines with the same number of tabs."""
+    """Return whether the lines have the same number of tabs."""
     tabs = {line.count("\t") for line in content.whole_lines[:100]}
     return not content.begins_as_json and len(tabs) == 1 and tabs != {0}
 
 
 def read_tsv(content: FileContent) -> Records:
-    """Raises DataError as `read_table`."""
+    """Read the rows. Raises DataError as `read_table`."""
     return read_table(content, list(_table(content.text)), _TAB)
 
 

@@ -1,1 +1,1 @@
-"""The meaning of rows: kinds and columns, labels, numbers to predict, and rows that cannot be used."""
+"""Interpret rows: kinds and columns, labels, numbers to predict, and rows that cannot be used."""

@@ -1,4 +1,4 @@
-"""Rows that cannot be used, such as rows without a label: all are found, and named or left out."""
+"""Find all rows that cannot be used, such as rows without a label, and name them or leave them out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class BadRow:
 
 
 def find_bad_rows(tables: Sequence[Records], check: Check, most: int | None = None) -> list[BadRow]:
-    """Every row that `check` refuses, in order, at most `most`. Halves are searched, so that few bad rows cost few checks.
+    """Find every row that `check` refuses, in order, at most `most`. Halves are searched, so that few bad rows cost few checks.
 
     Plain text that is read as one stream has no rows.
     """
@@ -59,7 +59,7 @@ def find_bad_rows(tables: Sequence[Records], check: Check, most: int | None = No
 
 
 def bad_rows_error(bad: Sequence[BadRow], first: DataError) -> DataError:
-    """The error that names up to twenty bad rows; for a single row, its own error with the way out."""
+    """Return the error that names up to twenty bad rows; for a single row, its own error with a hint."""
     if len(bad) == 1:
         return DataError(first.message, hint=f"{first.hint} {_SKIP_HINT}".strip())
     count = f"{len(bad)} rows" if len(bad) < MOST_NAMED else f"{MOST_NAMED} rows, and perhaps more,"
@@ -68,7 +68,7 @@ def bad_rows_error(bad: Sequence[BadRow], first: DataError) -> DataError:
 
 
 def without_bad_rows(tables: Sequence[Records], bad: Sequence[BadRow]) -> list[Records]:
-    """The tables without these rows. Raises DataError where none is left."""
+    """Return the tables without these rows. Raises DataError where none is left."""
     gone = {(row.file, row.row) for row in bad}
     kept = [table.take([i for i in range(len(table)) if (file, i) not in gone]) for file, table in enumerate(tables)]
     if bad and not any(len(table) for table in kept):
@@ -78,7 +78,7 @@ def without_bad_rows(tables: Sequence[Records], bad: Sequence[BadRow]) -> list[R
 
 
 def note_skipped(examples: ExampleSet, tables: Sequence[Records], bad: Sequence[BadRow]) -> ExampleSet:
-    """The examples of the rows that are left, with their numbers in the whole files, and what was left out."""
+    """Return the examples of the remaining rows, with their numbers in the complete files, and the rows that were left out."""
     gone, numbers, first = {(row.file, row.row) for row in bad}, [], 0
     for file, table in enumerate(tables):
         numbers += [first + i for i in range(len(table)) if (file, i) not in gone]

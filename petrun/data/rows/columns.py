@@ -1,4 +1,4 @@
-"""Columns of a file -> the kind of its rows, the column of every part, and the task that the rows stand for.
+"""Derive from the columns of a file the kind of its rows, the column of every part, and the task.
 
     kind         columns                                               tasks
     text         text | sentence                                       lm; with label: classify
@@ -31,7 +31,7 @@ from petrun.errors import ConfigError, DataError, did_you_mean
 
 @dataclass(frozen=True)
 class RowSchema:
-    """The kind of a file's rows, and canonical name -> the column that holds it."""
+    """The kind of a file's rows, and canonical name -> its column."""
 
     kind: RowKind
     columns: Mapping[str, str]
@@ -41,7 +41,7 @@ class RowSchema:
 
 
 def mapped(columns: Iterable[str], mapping: Mapping[str, str], where: str) -> dict[str, str]:
-    """Column name as the rules below know it -> column of the file.
+    """Return the column name in the rules below -> the column of the file.
 
     Raises: ConfigError for a canonical name that does not exist; DataError for a column that the file does not have.
     """
@@ -66,7 +66,7 @@ def mapped(columns: Iterable[str], mapping: Mapping[str, str], where: str) -> di
 
 
 def row_schemas(names: Mapping[str, str], *, need_target: bool = True) -> list[RowSchema]:
-    """Every schema that these columns fit, the most specific kind first.
+    """Return every schema that these columns match, the most specific kind first.
 
     Inputs: `names` from `mapped`; `need_target` False (predict) accepts rows without the label or the completion.
     """
@@ -95,11 +95,11 @@ def infer_task(
     arrays: bool = False,
     where: str = "",
 ) -> str:
-    """The task that rows with these columns stand for, among those the family can do.
+    """Infer the task of rows with these columns, among those that the family can do.
 
     Inputs: `sample`, the first row: for input_ids it tells an int label (classify) from aligned labels; `arrays` True
     for named arrays, which are classified; `where`, the file, for messages.
-    Raises: DataError when the columns stand for no task of the family.
+    Raises: DataError when the columns match no task of the family.
     """
     names = dict(columns) if isinstance(columns, Mapping) else {name: name for name in columns}
     possible = tasks_of(names, sample or {}, need_target=need_target)
@@ -119,7 +119,7 @@ def infer_task(
 
 
 def tasks_of(names: Mapping[str, str], sample: Mapping[str, object], *, need_target: bool = True) -> list[str]:
-    """Tasks that the columns stand for, the likeliest first."""
+    """Return the tasks that the columns match, the likeliest first."""
     possible: list[str] = []
     for schema in row_schemas(names, need_target=need_target):
         possible += _schema_tasks(schema, sample, need_target)
@@ -140,7 +140,7 @@ def _schema_tasks(schema: RowSchema, sample: Mapping[str, object], need_target: 
 def choose_schema(
     names: Mapping[str, str], task: str, where: str, *, need_target: bool = True, text_prompts: bool = False
 ) -> RowSchema:
-    """The schema that suits the task.
+    """Return the schema for the task.
 
     Inputs: `text_prompts` True (generation) reads a text column as prompts.
     Raises: DataError listing the columns found and those the task needs.
@@ -167,7 +167,7 @@ def choose_schema(
 
 
 def conversational(schema: RowSchema, rows: Sequence[Mapping[str, object]]) -> RowSchema:
-    """The schema of a conversation in two columns, where prompts and completions are lists of messages; else the schema itself."""
+    """Return the schema of a conversation in two columns, where prompts and completions are lists of messages; else the schema itself."""
     if not schema.kind.as_messages or not rows or not is_conversation(rows[0].get(schema.columns["source"])):
         return schema
     names = {"source": "prompt", "target": "completion"}

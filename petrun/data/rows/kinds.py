@@ -1,4 +1,4 @@
-"""The kinds of rows: one record each says which columns make such a row and what it can be used for.
+"""Define the kinds of rows: one record each says which columns form such a row and which tasks can use it.
 
 Rows with a prompt or messages may also hold system, history, tools, enable_thinking and chat_template_kwargs
 (petrun/data/chat/messages.py). Named arrays (npz) without input_ids have no kind: petrun/data/encode/arrays.py reads them.
@@ -21,33 +21,33 @@ class RowKind:
     name: str
     """The name in data sets, caches and manifests."""
     columns: tuple[Mapping[str, str], ...]
-    """Columns that make such a row, the preferred ones first: canonical name -> name of the column."""
+    """Columns that form such a row, the preferred ones first: canonical name -> name of the column."""
     optional: tuple[str, ...] = ()
     """Columns that the row may hold as well."""
     lone_prompts: tuple[str, ...] = ()
-    """Columns that make such a row without a completion, for prediction."""
+    """Columns that form such a row without a completion, for prediction."""
     lone_unless: str = ""
     """Beside this column a lone prompt belongs to another kind."""
     tasks: tuple[str, ...] = ("instruct",)
     """Tasks that can use the rows."""
     unlabelled_tasks: tuple[str, ...] = ("instruct",)
-    """Tasks that rows without a label stand for, the likeliest first."""
+    """Tasks of rows without a label, the likeliest first."""
     labelled: bool = False
-    """The row may hold a label, which stands for the task classify."""
+    """Whether the row may hold a label, which means the task classify."""
     aligned_labels: bool = False
-    """The label may be a list, aligned with the tokens: then the row stands for `unlabelled_tasks`."""
+    """Whether the label may be a list, aligned with the tokens: then the row is for `unlabelled_tasks`."""
     token_ids: bool = False
-    """The row holds token ids: it needs no tokenizer, and no other kind is looked for. Integer labels are class indices."""
+    """Whether the row holds token ids: it needs no tokenizer and is of no other kind. Integer labels are class indices."""
     plain_text: bool = False
-    """Generation may read the text as a prompt."""
+    """Whether generation may read the text as a prompt."""
     as_messages: str = ""
-    """Name of the kind that the rows are where prompt and completion are lists of messages."""
+    """Name of the rows' kind where prompt and completion are lists of messages."""
     conversation: bool = False
-    """The row holds messages, which need a chat template."""
+    """Whether the row holds messages, which need a chat template."""
     templated: bool = False
-    """The row has a prompt, which a template renders."""
+    """Whether the row has a prompt, which a template renders."""
     tokenizer_template: bool = False
-    """The tokenizer's chat template is preferred to `default_template`."""
+    """Whether the tokenizer's chat template is preferred to `default_template`."""
     default_template: str = ""
     """Name of the built-in template that is used where none is given; "" for none."""
     template_column: str = ""
@@ -145,10 +145,10 @@ KNOWN_COLUMNS = frozenset(
 
 
 def row_kind(name: str) -> RowKind:
-    """The kind of this name."""
+    """Return the kind of this name."""
     return _BY_NAME[name]
 
 
 def template_column(kind: str | None) -> str:
-    """Name that a prompt template uses for the column with the user's words of such rows; "" for rows that take no prompt template."""
+    """Return a prompt template's name for the column with the user's words of such rows; "" for rows without a prompt template."""
     return _BY_NAME[kind].template_column if kind is not None and kind in _BY_NAME else ""

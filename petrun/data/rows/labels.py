@@ -1,8 +1,8 @@
-"""Class labels as files hold them -> indices 0..C-1, and the names behind them.
+"""Convert class labels of files to indices 0..C-1 and their names.
 
 Strings become names, sorted. Integers are indices when C is known, or when the data holds every integer from 0 to the largest;
-otherwise (100, 102, 117) their values are names too, in numerical order. Given names win over both. A column of strings holds
-integers only where each is written as Python writes it: "01" and "1" are two names.
+otherwise (100, 102, 117) their values are names too, in numerical order. Given names take precedence over both. A column of strings
+holds integers only where each is written as Python writes it: "01" and "1" are two names.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def resolve_labels(
     num_labels: int | None = None,
     indices_only: bool = False,
 ) -> tuple[Array, tuple[str, ...], int]:
-    """Labels of all rows -> (indices int32 (n,), names in index order or () where indices have none, number of classes C).
+    """Convert the labels of all rows to (indices int32 (n,), names in index order or () where indices have none, number of classes C).
 
     Inputs: `where(i)` names row i in messages; `names` are given by the user, the delta or the base; `num_labels` is the C of a
     model whose classes have no names; `indices_only` never makes names of integers (arrays, token ids, a user's own net).
-    Raises: DataError naming the first row whose label is missing, NaN, no class, mixed in type, unknown, or out of range.
+    Raises: DataError naming the first row whose label is missing, NaN, not a class, mixed in type, unknown, or out of range.
     """
     names = tuple(str(name) for name in names)
     clean = _whole_numbers([check_label(value, where, i) for i, value in enumerate(values)], names)
@@ -75,7 +75,7 @@ def resolve_labels(
 
 
 def check_label(value: object, where: Callable[[int], str], row: int) -> int | str:
-    """One label as the file holds it -> an integer or a text. Raises DataError for a missing one, NaN, and what is no label."""
+    """Convert one label of a file to an integer or a text. Raises DataError for a missing one, NaN, and a value that is not a label."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or (isinstance(value, str) and not value.strip()):
@@ -104,14 +104,14 @@ def check_label(value: object, where: Callable[[int], str], row: int) -> int | s
 
 
 def _whole_numbers(values: list[int | str], names: tuple[str, ...]) -> list[int | str]:
-    """A column of strings that all end in ".0" is one of integers, unless these strings are the names of the classes."""
+    """Convert a column of strings that all end in ".0" to integers, unless these strings are the names of the classes."""
     if set(map(str, values)) <= set(names) or not all(isinstance(v, str) and _WHOLE.fullmatch(v) for v in values):
         return values
     return [int(str(value).removesuffix(".0")) for value in values]
 
 
 def _one_type(values: list[int | str], where: Callable[[int], str]) -> tuple[list[int], list[str]]:
-    """(integers, []) where every label is one ("3" counts, "03" does not), else ([], names).
+    """Return (integers, []) where every label is one ("3" counts, "03" does not), else ([], names).
 
     Raises: DataError for a column of integers and words.
     """

@@ -1,4 +1,4 @@
-"""Labels that are numbers to predict: recognise a column of them, check and convert them."""
+"""Recognise a column of numbers to predict, check and convert it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from petrun.errors import DataError
 
 REGRESSION = "regression"
 _NO_NUMBERS = ("nan", "inf", "infinity")
-"""Texts of floats that are no numbers to predict."""
+"""Texts of floats that are not numbers to predict."""
 _LARGEST = float(np.finfo(np.float32).max)
 
 
 def holds_targets(
     values: Iterable[object], *, asked: bool | None, labels: Sequence[str], num_labels: int | None
 ) -> bool:
-    """Whether a label column holds numbers to predict.
+    """Return whether a label column holds numbers to predict.
 
     Inputs: `asked` is data.regression; `labels` and `num_labels` are those that model, delta or user fix: a head with one output
-    predicts a number. Where nothing is fixed: all labels are numbers, or missing, and one at least is no integer.
-    Raises: DataError where data.regression asks for what the model is not.
+    predicts a number. Where nothing is fixed: all labels are numbers, or missing, and at least one is not an integer.
+    Raises: DataError where data.regression contradicts the model.
     """
     if num_labels is not None:
         if asked is not None and asked != (num_labels == 1):
@@ -65,7 +65,7 @@ def _are_decimals(values: Iterable[object]) -> bool:
 
 
 def check_target(value: object, where: Callable[[int], str], row: int) -> float:
-    """One number to predict as the file holds it. Raises DataError for a missing one, NaN, infinity, and what is no number."""
+    """Convert one number to predict. Raises DataError for a missing one, NaN, infinity, and a value that is not a number."""
     plain = value.item() if isinstance(value, np.generic) else value
     if plain is None or (isinstance(plain, str) and not plain.strip()):
         check_label(plain, where, row)
@@ -92,5 +92,7 @@ def check_target(value: object, where: Callable[[int], str], row: int) -> float:
 
 
 def resolve_targets(values: Sequence[object], where: Callable[[int], str]) -> Array:
-    """Labels of all rows -> (n,) float32. `where(i)` names row i. Raises DataError naming the first row whose label is no number."""
+    """Convert the labels of all rows to (n,) float32. `where(i)` names row i. Raises DataError naming the first label that is not a
+    number.
+    """
     return np.array([check_target(value, where, i) for i, value in enumerate(values)], np.float32)

@@ -1,4 +1,4 @@
-"""A prompt template over a row's columns, written as a chat template: for what reads merged folders, which knows messages only."""
+"""Write a prompt template over a row's columns as a chat template, for programs that read merged folders and have messages only."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _FROM_MESSAGES = ("system", "history")
 
 
 def as_chat_template(text: str, source: str, *, with_bos: bool) -> str | None:
-    """A chat template that writes the last message of the user as the prompt template writes its column `source`, and the answer with
-    the end of sequence behind it. None where the template reads other columns, which no message has.
+    """Return a chat template that writes the user's last message as the prompt template writes its column `source`, and the answer with
+    the end of sequence after it. None where the template reads other columns, which no message has.
 
     Earlier turns become its `history`, a system message its `system`; the other columns are variables:
     apply_chat_template(messages, input=...). `with_bos`: rows begin with the tokenizer's BOS.
@@ -51,7 +51,9 @@ def _refusal(what: str) -> str:
 
 
 def _without_plain_text(text: str) -> str:
-    """The template with its plain text as printed strings: chat templates drop white space around blocks, prompt templates keep it."""
+    """Return the template with its plain text as printed strings: chat templates drop white space around blocks, prompt templates keep
+    it.
+    """
     tokens = compiled(text).environment.lex(text)
     kept = [(kind, value) for _, kind, value in tokens if not kind.startswith(("raw_", "comment"))]
     return "".join(

@@ -48,7 +48,7 @@ def find_template(
     row_kind: str,
     chat_template_file: str = "the tokenizer's chat template",
 ) -> Template | None:
-    """The template that rows of this kind get.
+    """Return the template for rows of this kind.
 
     Inputs: `value`, a built-in name, "chat" (that of the tokenizer), a file, or None: messages and instructions then take the
     tokenizer's chat template where it has one, instructions else alpaca, everything else plain; `chat_template_file`, the file that
@@ -116,7 +116,7 @@ def _checked(template: Template, where: str) -> Template:
 
 
 def preset(template: Template, values: Mapping[str, bool | float | str]) -> Template:
-    """The template with values for variables where a row sets none. A delta carries them as part of the template's text.
+    """Return the template with values for variables where a row sets none. They are part of the template's text in a delta.
 
     Raises: ConfigError for a variable that the template does not read.
     """
@@ -133,6 +133,6 @@ def preset(template: Template, values: Mapping[str, bool | float | str]) -> Temp
         f"{{% if {name} is not defined %}}{{% set {name} = {json.dumps(value, ensure_ascii=False)} %}}{{% endif %}}"
         for name, value in sorted(values.items())
     )
-    # In a chat template the newline goes with the block before it, as every first newline behind a block does.
+    # A chat template drops the first newline after a block, so this newline is not printed.
     lines += "\n" if template.is_chat else ""
     return template if template.text.startswith(lines) else Template(name=template.name, text=lines + template.text)

@@ -1,10 +1,10 @@
-"""Prompt templates: a row's columns -> the text before the completion.
+"""Render prompt templates: from a row's columns to the text before the completion.
 
 A prompt template is jinja2 over the row's columns; `prompt`, `instruction`, `input` and `system` are always defined ('' where the
 row has none), and `history`, a list of (asked, answered). A template that reads `messages` is a chat template
 (petrun/data/chat/assistant_mask.py).
-As jinja2 does by itself, one newline at the end of a template is dropped. Templates come from users and from downloaded tokenizers,
-so they run in jinja2's sandbox.
+jinja2 drops one newline at the end of a template. Templates come from users and from downloaded tokenizers, so they run in jinja2's
+sandbox.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from petrun.errors import DataError
 
-# Brackets around what `{% generation %}` encloses. Jinja output is text, so only marks inside it can say where a block begins and ends.
+# Brackets around a `{% generation %}` block. Jinja output is text, so only marks inside it can show where a block begins and ends.
 OPEN, CLOSE = "\x00petrun-generation\x01", "\x00petrun-endgeneration\x01"
 
 RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
@@ -34,7 +34,7 @@ RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"}
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """A template with its text, so that a delta can carry it."""
+    """A template with its text, which a delta stores."""
 
     name: str
     text: str
@@ -49,7 +49,7 @@ class Template:
 
 
 def render_prompt(template: Template, row: Mapping[str, object], where: str) -> str:
-    """The text before the completion.
+    """Return the text before the completion.
 
     Raises: DataError naming the row when the template fails on it, an undefined column included.
     """
@@ -57,7 +57,7 @@ def render_prompt(template: Template, row: Mapping[str, object], where: str) -> 
 
 
 def run_template(template: Template, values: Mapping[str, object], where: str, hint: str) -> str:
-    """Raises: DataError naming the row and what the template complains of."""
+    """Render a template. Raises DataError naming the row and the template's error."""
     try:
         return compiled(template.text).render(dict(values))
     except jinja2.UndefinedError as error:
@@ -79,7 +79,7 @@ def strip_marks(text: str) -> str:
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %} ... {% endgeneration %}`, by which chat templates mark what the assistant says."""
+    """Parses `{% generation %} ... {% endgeneration %}`, with which chat templates mark the assistant's words."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja2's interface
 
@@ -113,7 +113,7 @@ def _tojson(
 
 @lru_cache(maxsize=1)
 def _environments() -> tuple[jinja2.Environment, jinja2.Environment]:
-    """(for chat templates, for prompt templates).
+    """Return the jinja2 environments (for chat templates, for prompt templates).
 
     Chat templates are written for transformers, where an undefined name is empty; in a prompt template it is a misspelt column.
     """
@@ -140,14 +140,14 @@ def compiled(text: str) -> jinja2.Template:
 
 @lru_cache(maxsize=64)
 def variables(text: str) -> frozenset[str]:
-    """Names that a template reads and does not set itself."""
+    """Return the names that a template reads and does not set itself."""
     environment = _environments()[0]
     return frozenset(jinja2.meta.find_undeclared_variables(environment.parse(text)))
 
 
 @lru_cache(maxsize=64)
 def keys_read(text: str) -> frozenset[str]:
-    """Names that a template may look up in a message: attributes, and all its string constants."""
+    """Return the names that a template may look up in a message: attributes, and all its string constants."""
     tree = _environments()[0].parse(text)
     attributes = {node.attr for node in tree.find_all(jinja2.nodes.Getattr)}
     return frozenset(

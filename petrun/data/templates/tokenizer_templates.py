@@ -1,4 +1,4 @@
-"""The chat template of a tokenizer's folder, chosen as transformers chooses it.
+"""Read the chat template of a tokenizer's folder, chosen as transformers chooses it.
 
 chat_template.jinja, or `chat_template` of tokenizer_config.json: a text, or several named ones. additional_chat_templates/NAME.jinja
 adds named ones. Files are preferred to the settings. Rows with tools take the one named tool_use, all others "default".
@@ -17,10 +17,10 @@ _DEFAULT, _TOOL_USE = "default", "tool_use"
 
 
 def read_chat_template(folder: Path, config: Mapping[str, object], read: Callable[[Path], str]) -> str | None:
-    """One text; where there is a template for tools, both in one, so that a delta carries both. None where there is none.
+    """Return one text; where there is a template for tools, both in one text, so that a delta stores both. None where there is none.
 
     Inputs: `config`, the object of tokenizer_config.json; `read`, a file's text.
-    Raises: DataError for a chat_template that is neither text nor a list of named ones, and where none is to be used.
+    Raises: DataError for a chat_template that is neither text nor a list of named ones, and where none can be chosen.
     """
     named = {path.stem: read(path) for path in sorted((folder / ADDITIONAL).glob("*.jinja"))}
     file = folder / "chat_template.jinja"
@@ -40,7 +40,7 @@ def read_chat_template(folder: Path, config: Mapping[str, object], read: Callabl
 
 
 def template_files(folder: Path) -> list[Path]:
-    """Files of named templates, relative to the folder, to be copied beside merged weights."""
+    """Return the files of named templates, relative to the folder, which are copied beside merged weights."""
     return [path.relative_to(folder) for path in sorted((folder / ADDITIONAL).glob("*.jinja"))]
 
 
@@ -60,9 +60,9 @@ def _from_config(folder: Path, config: Mapping[str, object]) -> dict[str, str]:
 
 
 def _both(tools: str, default: str | None) -> str:
-    """A template that is `tools` where a row has tools, else `default`.
+    """Return a template that is `tools` where a row has tools, else `default`.
 
-    The seams change no white space: `{%+` leaves what stands before it; the newline behind a block goes with it, and what follows
+    Joining changes no white space: `{%+` keeps the white space before it; the newline after a block is dropped with it, so the next text
     begins a line, as a template does. jinja2 drops one newline at the end of a template, here of each of the two.
     """
     if default is None:

@@ -1,1 +1,1 @@
-"""The tokenizer of a Hugging Face folder, as transformers' class of it would be, without transformers."""
+"""Load the tokenizer of a Hugging Face folder as transformers does, without transformers."""

@@ -1,10 +1,10 @@
-"""transformers' tokenizer classes: the one that a folder asks for, and the setup of each around its vocabulary.
+"""Define transformers' tokenizer classes: choose the one that a folder names, and set up each around its vocabulary.
 
 The rules are those of transformers 5.24 (models/auto/tokenization_auto.py and models/*/tokenization_*.py): a class with a setup of
-its own takes vocabulary and merges from tokenizer.json and adds its normalizer, pre-tokenizer and decoder around them; any other
-class takes tokenizer.json as it is. transformers 4 took tokenizer.json as it is for every class. One rule differs on purpose:
-a folder of model_type qwen2 that names a general class (PreTrainedTokenizerFast) keeps its tokenizer.json, where transformers 5.24
-uses Qwen2Tokenizer: the author of such a folder means the file, and transformers 4 read it so.
+its own takes vocabulary and merges from tokenizer.json and adds its normalizer, pre-tokenizer and decoder; any other class uses
+tokenizer.json unchanged. transformers 4 used tokenizer.json unchanged for every class. One rule differs on purpose: a folder of
+model_type qwen2 that names a general class (PreTrainedTokenizerFast) keeps its tokenizer.json, where transformers 5.24 uses
+Qwen2Tokenizer: the author of such a folder means the file, and transformers 4 reads it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from petrun.typing import JsonObject
 Merges = list[tuple[str, str]]
 
 GENERAL = ""
-"""The name of every class without a setup here: tokenizer.json holds the whole tokenizer."""
+"""The name of every class without a setup here: tokenizer.json holds the complete tokenizer."""
 _FILE_MODEL_TYPES = ("mistral", "mixtral", "phi3")
-"""model_type of folders whose tokenizer.json transformers trusts more than the class that they name."""
+"""model_type of folders whose tokenizer.json takes precedence over the class that they name, as in transformers."""
 _GENERAL_NAMES = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend", "BloomTokenizer")
 
 _QWEN2_WORDS = (
@@ -31,7 +31,7 @@ _QWEN2_WORDS = (
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokens of a model with their ids; `merges` are of BPE alone, the first learned first."""
+    """The tokens of a model with their ids; only BPE has `merges`, in the order of learning."""
 
     ids: dict[str, int]
     merges: Merges = field(default_factory=list)
@@ -53,7 +53,7 @@ class TokenizerClass:
     frame: Callable[[Tokenizer, Mapping[str, str]], processors.PostProcessor] | None = None
     """Makes the post-processor that the class always uses, with [CLS] ... [SEP]."""
     keeps_frame: bool = True
-    """Keep the post-processor of tokenizer.json where the class has none."""
+    """Whether to keep the post-processor of tokenizer.json where the class has none."""
     model_types: tuple[str, ...] = ()
     """model_type in config.json of folders that get this class where they name none."""
     forced_model_types: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class TokenizerClass:
 
 
 def class_name(settings: JsonObject, model: JsonObject, *, byte_level_file: bool) -> str:
-    """The name of the class that AutoTokenizer takes; GENERAL for a general class, or one that has no name here.
+    """Return the name of the class that AutoTokenizer uses; GENERAL for a general class, or one that is not listed here.
 
     Inputs: the contents of tokenizer_config.json and of config.json ({} where there is none); whether there is a tokenizer.json and
     it says ByteLevel.
@@ -83,12 +83,12 @@ def class_name(settings: JsonObject, model: JsonObject, *, byte_level_file: bool
 
 
 def find_class(name: str) -> TokenizerClass | None:
-    """The class of this name; None for general classes, and for others that have no setup here."""
+    """Return the class of this name; None for general classes, and for others without a setup here."""
     return next((each for each in CLASSES if name in each.names), None)
 
 
 def class_of_vocabulary(*, word_list: bool) -> str:
-    """The name of the class of a folder that names none and has vocabulary files alone: vocab.txt, or vocab.json and merges.txt."""
+    """Return the name of the class of a folder that names none and has only vocabulary files: vocab.txt, or vocab.json and merges.txt."""
     return (_BERT if word_list else _GPT2).names[0]
 
 
@@ -99,7 +99,7 @@ def _without_fast(name: object) -> str:
 def _byte_level(
     vocabulary: Vocabulary, settings: JsonObject, specials: Mapping[str, str], *, compose: bool = False
 ) -> Tokenizer:
-    """GPT-2's, RoBERTa's; with `compose` GPT-NeoX's, which composes accents (NFC)."""
+    """Set up GPT-2's or RoBERTa's tokenizer; with `compose` GPT-NeoX's, which composes accents (NFC)."""
     backend = Tokenizer(models.BPE(vocab=vocabulary.ids, merges=vocabulary.merges))
     if compose:
         backend.normalizer = normalizers.NFC()
@@ -185,7 +185,7 @@ def _id_of(backend: Tokenizer, token: str) -> int:
 def bos_and_eos(
     bos: str | None, eos: str | None, backend: Tokenizer, *, add_bos: bool, add_eos: bool
 ) -> processors.TemplateProcessing:
-    """The post-processor of `add_bos_token` and `add_eos_token` in tokenizer_config.json. A token that the folder lacks is left out."""
+    """Return the post-processor of `add_bos_token` and `add_eos_token` in tokenizer_config.json, without tokens that the folder lacks."""
     first = bos if add_bos else None
     last = eos if add_eos else None
 

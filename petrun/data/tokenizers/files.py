@@ -1,4 +1,4 @@
-"""The tokenizer's files in a Hugging Face folder: tokenizer.json or a vocabulary, special tokens, chat template."""
+"""Read the tokenizer's files in a Hugging Face folder: tokenizer.json or a vocabulary, special tokens, chat template."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TokenizerFiles:
     """bos_token, eos_token, ... -> the token's text; also any other *_token of tokenizer_config.json."""
     chat_template: str | None = None
     bos_id: int | None = None
-    """This and the next two: from config.json, for folders whose tokenizer files name no such token."""
+    """This and the next two come from config.json, for folders whose tokenizer files name no such token."""
     eos_id: int | None = None
     pad_id: int | None = None
     truncation_side: str = "right"
@@ -58,12 +58,12 @@ class TokenizerFiles:
 
     @property
     def present(self) -> tuple[Path, ...]:
-        """The files themselves, for copying beside merged weights."""
+        """Return the files, which are copied beside merged weights."""
         return tuple(self.folder / name for name in NAMES if (self.folder / name).is_file())
 
 
 def read_tokenizer_files(folder: Path) -> TokenizerFiles | None:
-    """The tokenizer that transformers' AutoTokenizer makes of the folder; None where the folder holds none.
+    """Read the tokenizer as transformers' AutoTokenizer does; None where the folder holds none.
 
     Raises: DataError for a damaged file, a SentencePiece model alone, and vocabulary files of a class that is not known here.
     """
@@ -74,13 +74,13 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles | None:
     stored = json.loads(_text(file)) if backend is not None else None
     name = class_name(settings, model_config, byte_level_file=stored is not None and "ByteLevel" in _text(file))
     if not any(config.get(key) for config in (settings, model_config) for key in ("tokenizer_class", "model_type")):
-        # Nothing names a class: where there are only vocabulary files, their names decide.
+        # No class is named: where there are only vocabulary files, their names decide.
         name = name if backend is not None else class_of_vocabulary(word_list=(folder / "vocab.txt").is_file())
     kind = find_class(name)
     vocabulary = _vocabulary(folder, stored, name, kind)
     if vocabulary is None and backend is None:
         return None
-    # For another class, or where the file's model is not the class's, tokenizer.json is the whole tokenizer.
+    # For another class, or where the file's model is not the class's, tokenizer.json is the complete tokenizer.
     own = kind if vocabulary is not None else None
     declared = declared_tokens(
         folder,
@@ -115,7 +115,7 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles | None:
 
 
 def _vocabulary(folder: Path, stored: JsonObject | None, name: str, kind: TokenizerClass | None) -> Vocabulary | None:
-    """The vocabulary for the class's setup; None where tokenizer.json is the whole tokenizer, or there is no tokenizer at all."""
+    """Return the vocabulary for the class's setup; None where tokenizer.json is the complete tokenizer, or there is no tokenizer."""
     if stored is not None:
         model: JsonObject = stored["model"]
         if kind is None or model.get("type", kind.model) != kind.model or not isinstance(model["vocab"], dict):
@@ -147,7 +147,7 @@ def _vocabulary(folder: Path, stored: JsonObject | None, name: str, kind: Tokeni
 
 
 def _written_by(folder: Path) -> str:
-    """The commands that write tokenizer.json into a folder; the second asks no server."""
+    """Return the commands that write tokenizer.json into a folder; the second works offline."""
     python = "import sys; from transformers import AutoTokenizer as A; A.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[1])"
     return (
         "pip install transformers sentencepiece protobuf, and then, also without a network: "
@@ -156,7 +156,7 @@ def _written_by(folder: Path) -> str:
 
 
 def _listed_tokens(path: Path, stored: JsonObject | None) -> list[JsonObject]:
-    """The added_tokens of tokenizer.json."""
+    """Return the added_tokens of tokenizer.json."""
     listed = (stored or {}).get("added_tokens") or []
     if not isinstance(listed, list) or not all(isinstance(t, dict) and isinstance(t.get("id"), int) for t in listed):
         raise DataError(f"{path}: the tokenizer file is damaged: added_tokens", hint="Download it again.")
@@ -164,7 +164,7 @@ def _listed_tokens(path: Path, stored: JsonObject | None) -> list[JsonObject]:
 
 
 def _named(declared: Declared, settings: Mapping[str, object], vocabulary: Vocabulary | None) -> dict[str, str]:
-    """bos_token, eos_token, ... without defaults of the class that the vocabulary lacks: the base has no embedding for those."""
+    """Return bos_token, eos_token, ... without the class's defaults that the vocabulary lacks, as the base has no embedding for those."""
     known = {token.content for token in declared.by_id.values()} | {token.content for token in declared.extra}
     return {
         name: text
@@ -176,7 +176,7 @@ def _named(declared: Declared, settings: Mapping[str, object], vocabulary: Vocab
 def _frame(
     backend: Any, own: TokenizerClass | None, declared: Declared, stored: object, settings: Mapping[str, object]
 ) -> None:
-    """Set what the tokenizer puts around a text.
+    """Set the tokens that the tokenizer puts around a text.
 
     Inputs: `stored`, the post-processor of tokenizer.json; `settings`, tokenizer_config.json, whose add_bos_token and add_eos_token
     count only where there is no tokenizer.json ({} then), as in transformers 5; transformers 4 lets them change tokenizer.json's.
@@ -201,16 +201,16 @@ def _from_tokenizer_json(path: Path) -> Any:
     ):
         backend = tokenizers.Tokenizer.from_str(text)
     if isinstance(backend.model, models.BPE):
-        # Some merges left out at random are for pretraining: one text must always give the same ids.
+        # Dropout of merges is for pretraining; one text must always give the same ids.
         backend.model.dropout = None
     return backend
 
 
 class ParseErrors:
-    """Turns what the Rust library raises while it reads a file's content into a DataError.
+    """A context manager that converts errors of the Rust library while it reads a file's content to DataError.
 
-    It has no class of its own for that but raises `Exception` itself: exactly that class is meant here, no subclass of it
-    that might be a mistake in this program.
+    The library has no class for them but raises `Exception` itself: exactly that class is caught, not a subclass, which might be a
+    mistake in this program.
     """
 
     def __init__(self, what: str, hint: str) -> None:
@@ -226,7 +226,7 @@ class ParseErrors:
 
 
 def _require_words(folder: Path, own: TokenizerClass, vocabulary: Vocabulary, declared: Declared) -> None:
-    """Raises: DataError where a WordPiece vocabulary lacks a token without which no text can be written."""
+    """Raises DataError where a WordPiece vocabulary lacks a token that every text needs."""
     named, known = declared.texts, {token.content for token in declared.by_id.values()}
     needed = ("unk_token", "sep_token", "cls_token") if own.model == "WordPiece" else ()
     missing = [named.get(key, key) for key in needed if named.get(key) not in {*vocabulary.ids, *known}]
@@ -238,7 +238,7 @@ def _require_words(folder: Path, own: TokenizerClass, vocabulary: Vocabulary, de
 
 
 def _word_ids(path: Path) -> dict[str, int]:
-    """WordPiece's vocabulary: one token a line, its id the line's number from 0."""
+    """Read WordPiece's vocabulary: one token in each line, whose id is the line's number from 0."""
     lines = _text(path).split("\n")
     lines = lines[:-1] if lines and not lines[-1] else lines
     return {line.rstrip(): i for i, line in enumerate(lines)}
@@ -271,7 +271,7 @@ def _text(path: Path) -> str:
 
 
 def _json(path: Path) -> JsonObject:
-    """The object in a JSON file; {} where there is no file."""
+    """Read the object in a JSON file; {} where there is no file."""
     if not path.is_file():
         return {}
     try:

@@ -1,7 +1,7 @@
-"""The tokens that a folder declares beside its vocabulary, and their way into a tokenizer.
+"""Read the tokens that a folder declares beside its vocabulary, and add them to a tokenizer.
 
 Sources, as transformers 5.24 reads them (tokenization_utils_base.py, _from_pretrained): the *_token entries, extra_special_tokens
-(formerly additional_special_tokens) and added_tokens_decoder of tokenizer_config.json. Only where there is no added_tokens_decoder:
+(formerly additional_special_tokens) and added_tokens_decoder of tokenizer_config.json. Where there is no added_tokens_decoder, also
 special_tokens_map.json, added_tokens.json and the added_tokens of tokenizer.json.
 """
 
@@ -32,7 +32,7 @@ class Declared:
 
     @property
     def texts(self) -> dict[str, str]:
-        """bos_token, eos_token, ... -> the token's text."""
+        """Return bos_token, eos_token, ... -> the token's text."""
         return {name: token.content for name, token in self.named.items()}
 
 
@@ -48,7 +48,7 @@ def declared_tokens(
 
     Inputs: the contents of tokenizer_config.json, special_tokens_map.json and added_tokens.json; the `added_tokens` of tokenizer.json;
     the class's default special tokens, for names that no file gives (a file's null stands for "none").
-    Raises: DataError naming the file and the entry that is no token.
+    Raises: DataError naming the file and the entry that is not a token.
     """
     where = folder / "tokenizer_config.json"
     values: JsonObject = {name: value for name, value in settings.items() if name.endswith("_token")}
@@ -81,7 +81,7 @@ def declared_tokens(
     ordered = {name: values.get(name, defaults.get(name)) for name in STANDARD} | values
     named = {}
     for name, value in ordered.items():
-        # Flags such as add_bos_token are no tokens.
+        # Flags such as add_bos_token are not tokens.
         if value is None or isinstance(value, bool | int | float):
             continue
         token = _token(value, where, name, special=True)
@@ -90,12 +90,12 @@ def declared_tokens(
 
 
 def add_declared(backend: Tokenizer, declared: Declared, folder: Path) -> None:
-    """Put the tokens into a tokenizer that has its vocabulary, in the order in which transformers does.
+    """Add the tokens to a tokenizer that has its vocabulary, in the order of transformers.
 
     Raises: DataError where a token that the vocabulary lacks does not get the id that the folder declares for it.
     """
     before = {token.content for token in backend.get_added_tokens_decoder().values()}
-    # Those that the tokenizer has already are added again, for their flags.
+    # Tokens that the tokenizer has already are added again, for their flags.
     adding = [token for _, token in sorted(declared.by_id.items())]
     known = before | {token.content for token in adding}
     names = set(declared.texts.values())
@@ -118,7 +118,7 @@ def add_declared(backend: Tokenizer, declared: Declared, folder: Path) -> None:
 
 
 def _joined_extra(extra: object, special_map: Mapping[str, object], where: Path) -> Any:
-    """The special tokens without a name of tokenizer_config.json, and those of special_tokens_map.json."""
+    """Return the special tokens without a name of tokenizer_config.json, and those of special_tokens_map.json."""
     more = special_map.get(_EXTRA[0]) or (None if extra else special_map.get(_EXTRA[1])) or []
     if isinstance(extra, Mapping) or isinstance(more, Mapping):
         return {**(extra if isinstance(extra, Mapping) else {}), **(more if isinstance(more, Mapping) else {})}
@@ -128,7 +128,7 @@ def _joined_extra(extra: object, special_map: Mapping[str, object], where: Path)
 
 
 def _token(value: object, where: Path, entry: str, special: bool | None = None) -> AddedToken:
-    """Inputs: `special`, where the entry does not say whether its token is one."""
+    """Read a token. `special`: whether it is one where the entry does not say."""
     if isinstance(value, str):
         return AddedToken(value, special=True if special is None else special)
     text = _text(value)

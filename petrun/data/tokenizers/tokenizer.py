@@ -1,7 +1,7 @@
-"""Text -> token ids, with the tokenizer files of a Hugging Face folder and without transformers.
+"""Tokenise text with the tokenizer files of a Hugging Face folder, without transformers.
 
-Which ids open and close a text (BOS, [CLS] ... [SEP]) is what the tokenizer's post-processor says. Truncation and padding stored
-in tokenizer.json are switched off: rows are cut and padded by petrun, which counts them.
+The tokenizer's post-processor decides which ids begin and end a text (BOS, [CLS] ... [SEP]). Truncation and padding stored in
+tokenizer.json are switched off: petrun truncates and pads rows, and counts that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from petrun.errors import DataError
 
 Progress = Callable[[int, int], None]
 _CHUNK_ROWS = 1024
-# Characters that a text may follow: the first for one that begins with a letter, the second for one that begins with white space.
+# Characters put before a text: the first for a text that begins with a letter, the second for one that begins with white space.
 _LEADS = ("\n", "a", "0", ".", "\u4e00")
 _BYTE_PIECE = re.compile("<0x[0-9A-Fa-f]{2}>")
 
@@ -31,7 +31,7 @@ class Encoded:
 
 
 class Tokenizer:
-    """One tokenizer. Ids are plain ints; `None` stands for a special token it does not have."""
+    """A tokenizer. Ids are plain ints; the id of a special token that it does not have is None."""
 
     def __init__(self, backend: tokenizers.Tokenizer, files: TokenizerFiles) -> None:
         backend.no_truncation()
@@ -43,7 +43,7 @@ class Tokenizer:
         self.bos_id = self.token_id(files.specials.get("bos_token"), files.bos_id)
         self.eos_id = self.token_id(files.specials.get("eos_token"), files.eos_id)
         pad = self.token_id(files.specials.get("pad_token"), files.pad_id)
-        # Padding is masked out everywhere, so without a pad token any id inside the vocabulary serves.
+        # Padding is masked everywhere, so without a pad token any id of the vocabulary can be used.
         self.pad_id: int = pad if pad is not None else self.eos_id if self.eos_id is not None else 0
         self.specials: dict[str, str] = dict(files.specials)
         """bos_token, eos_token, ... -> text, as chat templates ask for them."""
@@ -68,7 +68,7 @@ class Tokenizer:
         self._heads: dict[str, list[int]] = {}
 
     def _content_digest(self) -> str:
-        """SHA-256 over everything that shapes ids. Defaults add nothing, so that a digest stays when a setting is added here."""
+        """Return SHA-256 over everything that determines ids. Defaults add nothing, so that a new setting does not change digests."""
         content = repr((sorted(self.specials.items()), self.files.chat_template))
         if self.files.truncation_side != "right":
             content += f" truncation_side {self.files.truncation_side}"
@@ -81,21 +81,21 @@ class Tokenizer:
         return found if found is not None else fallback
 
     def token(self, index: int) -> str:
-        """The token as the vocabulary writes it; '' for an id outside it."""
+        """Return the token in the vocabulary's spelling; '' for an id outside it."""
         return self._backend.id_to_token(index) or ""
 
     def _unigram_unknown(self) -> str | None:
-        """The unknown token of a Unigram model, which does not name it itself; None for other models."""
+        """Return the unknown token of a Unigram model, which does not name it itself; None for other models."""
         return (
             self.files.specials.get("unk_token") if isinstance(self._backend.model, tokenizers.models.Unigram) else None
         )
 
     def drops(self, character: str) -> bool:
-        """Whether the character gives no token. Tested between two letters: some tokenizers strip white space at a text's ends."""
+        """Return whether the character gives no token, tested between two letters: some tokenizers strip white space at a text's ends."""
         return self.encode(f"a{character}a", special=False) == self.encode("aa", special=False)
 
     def unknown_stretches(self, texts: Sequence[str]) -> list[str]:
-        """The parts of the texts that become the unknown token, one for each."""
+        """Return the parts of the texts that become the unknown token, one for each."""
         rows = self._backend.encode_batch(list(texts), add_special_tokens=False)
         return [
             text[start:end].strip()
@@ -105,11 +105,11 @@ class Tokenizer:
         ]
 
     def is_byte_piece(self, index: int) -> bool:
-        """Whether the token is one byte of a character that SentencePiece does not know, such as <0x0A>."""
+        """Return whether the token is one byte of a character that SentencePiece does not know, such as <0x0A>."""
         return _BYTE_PIECE.fullmatch(self.token(index)) is not None
 
     def _frame(self) -> tuple[list[int], list[int]]:
-        """Ids that the post-processor puts before and after a single text."""
+        """Return the ids that the post-processor puts before and after a single text."""
         bare = self._backend.encode("a", add_special_tokens=False).ids
         framed = self._backend.encode("a", add_special_tokens=True).ids
         for start in range(len(framed) - len(bare) + 1):
@@ -117,13 +117,13 @@ class Tokenizer:
                 return framed[:start], framed[start + len(bare) :]
         return [], []
 
-    def opening(self, ids: Sequence[int]) -> list[int]:
-        """The ids in front of a sequence that continues with `ids`: none where the text has its BOS already."""
+    def begin_ids(self, ids: Sequence[int]) -> list[int]:
+        """Return the ids before a sequence that continues with `ids`: none where the text has its BOS already."""
         count = len(self.prefix_ids)
         return [] if list(ids[:count]) == self.prefix_ids else list(self.prefix_ids)
 
     def _puts_space(self) -> bool:
-        """Whether the tokenizer adds a space before every text (SentencePiece's dummy prefix)."""
+        """Return whether the tokenizer adds a space before every text (SentencePiece's dummy prefix)."""
         first = self._backend.encode("a", add_special_tokens=False).tokens[:1]
         return bool(first) and first[0][:1] in ("\u2581", "\u0120")
 
@@ -132,7 +132,7 @@ class Tokenizer:
     ) -> list[list[int]]:
         """Tokenise texts that follow other texts, so that the joined ids are those of the joined text.
 
-        Inputs: `before`, the text that each text follows; only its end counts. Where a token would reach across the seam, each side
+        Inputs: `before`, the text that each text follows; only its end counts. Where a token would span the boundary, each side
         keeps separate tokens: the joined ids still decode to the joined text.
         """
         leads = [self._lead(last, text) for last, text in zip(before, texts, strict=True)]
@@ -141,7 +141,9 @@ class Tokenizer:
         return [self._behind(lead, row, text) for lead, row, text in zip(leads, rows, texts, strict=True)]
 
     def _lead(self, before: str, text: str) -> str:
-        """A short text that replaces `before`: the added token at its end, which a new stretch of text follows, or any character."""
+        """Return a short text that replaces `before`: the added token at its end, after which a new part of text begins, or any
+        character.
+        """
         for ending, rest in ((before, ""), (before.rstrip(), before[len(before.rstrip()) :])):
             tokens = self._swallowing if rest else self._added
             if tokens and ending.endswith(tokens):
@@ -151,7 +153,7 @@ class Tokenizer:
         return _LEADS[1] if text[:1].isspace() else _LEADS[0]
 
     def _behind(self, lead: str, row: list[int], text: str) -> list[int]:
-        """The ids of `text` in the row of `lead` + `text`; with another lead where a token reaches from one into the other."""
+        """Return the ids of `text` in the row of `lead` + `text`; with another lead where a token spans the boundary."""
         head = self._ids_of_lead(lead)
         if row[: len(head)] == head:
             return row[len(head) :]
@@ -177,9 +179,9 @@ class Tokenizer:
         longest: int | None = None,
         progress: Progress | None = None,
     ) -> Encoded:
-        """Token ids of texts, or of pairs of texts.
+        """Tokenise texts, or pairs of texts.
 
-        Inputs: `longest` cuts rows to so many tokens, special tokens included and kept; of a pair the longer text first.
+        Inputs: `longest` truncates rows to so many tokens, special tokens included and kept; of a pair the longer text first.
         """
         ids: list[list[int]] = []
         types: list[list[int]] = []
@@ -227,7 +229,7 @@ class Tokenizer:
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer | None:
-    """The tokenizer of a Hugging Face folder, or None where the folder has no tokenizer file.
+    """Load the tokenizer of a Hugging Face folder; None where the folder has no tokenizer file.
 
     It is set up as transformers' AutoTokenizer does it, by tokenizer_class: see classes.py and special_tokens.py.
     Raises: DataError for damaged files, for a SentencePiece model without tokenizer.json, and for vocabulary files of a class that is

@@ -1,4 +1,4 @@
-"""Text that the tokenizer does not know: it becomes the unknown token, or gives no token at all."""
+"""Count text that the tokenizer does not know: it becomes the unknown token, or gives no token at all."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _MOST_BATCHES = 40
 def count_unknown(
     ids: Array, tables: list[Records], schemas: list[RowSchema], tokenizer: Tokenizer | None
 ) -> tuple[int, tuple[str, ...]]:
-    """(unknown tokens among `ids` and characters left out of the text, examples of that text: the commonest first).
+    """Return (unknown tokens among `ids` and characters left out of the text, examples of that text: the commonest first).
 
-    Where there are any, the text is looked through for examples, up to 20,480 cells.
+    Where there are any, up to 20,480 cells are searched for examples.
     """
     if tokenizer is None:
         return 0, ()
@@ -37,7 +37,7 @@ def count_unknown(
 
 
 def _unknown_stretches(cells: Iterator[str], tokenizer: Tokenizer) -> Counter[str]:
-    """The stretches of text that became the unknown token, counted."""
+    """Count the parts of text that became the unknown token."""
     found: Counter[str] = Counter()
     for _ in range(_MOST_BATCHES):
         batch = [cell for _, cell in zip(range(_BATCH), cells, strict=False)]
@@ -72,7 +72,7 @@ def _cells(tables: list[Records], schemas: list[RowSchema]) -> Iterator[str]:
 
 
 def _texts(value: object) -> Iterator[str]:
-    """Every text in a cell, those of lists and objects too."""
+    """Return every text in a cell, those in lists and objects too."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
