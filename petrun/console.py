@@ -22,24 +22,24 @@ def set_quiet(quiet: bool = True) -> None:
 
 
 def print(text: str = "") -> None:
-    """A line on standard output, above any progress bar."""
+    """Print a line on standard output, above any progress bar."""
     if not _quiet:
         _write(f"{text}\n", sys.stdout)
 
 
 def write(text: str) -> None:
-    """Text on standard output as it comes, without an end of line."""
+    """Write text to standard output without an end of line."""
     if not _quiet:
         _write(text, sys.stdout)
 
 
 def print_to_stderr(text: str) -> None:
-    """A line on standard error: what is to be known of a result that goes to standard output, which may be a file."""
+    """Print a line on standard error, about a result that goes to standard output, which may be a file."""
     _write(f"{text}\n", sys.stderr)
 
 
 def print_error(message: str, hint: str = "", *, label: str = "error") -> None:
-    """`error: message` on standard error, the label red on a terminal; then the way out, on lines of its own."""
+    """Print `error: message` on standard error, the label red on a terminal; then the hint, on lines of its own."""
     shown = f"\x1b[31m\x1b[1m{label}: \x1b[0m" if sys.stderr.isatty() else f"{label}: "
     print_to_stderr(f"{shown}{message}")
     if hint:
@@ -47,7 +47,7 @@ def print_error(message: str, hint: str = "", *, label: str = "error") -> None:
 
 
 def _write(text: str, file: TextIO) -> None:
-    """A bar that is being drawn is taken away, and drawn again below the text."""
+    """Write text; a progress bar is removed before, and drawn again below the text."""
     bars = sys.modules.get("tqdm")
     if bars is None:
         file.write(text)
@@ -61,7 +61,7 @@ def _draws() -> bool:
 
 
 def progress(label: str, unit: str = "row") -> Callable[[int, int], None]:
-    """A callback (done, total) that draws a bar on a terminal, and is silent elsewhere."""
+    """Make a callback (done, total) that draws a bar on a terminal, and is silent elsewhere."""
     bar: tqdm[NoReturn] | None = None
 
     def update(done: int, total: int) -> None:
@@ -78,9 +78,9 @@ def progress(label: str, unit: str = "row") -> Callable[[int, int], None]:
 
 
 class StepBar:
-    """Progress over optimizer steps: loss, rate, tokens per second and the time left.
+    """Shows progress over optimizer steps: loss, rate, tokens per second and the time left.
 
-    On a terminal a tqdm bar; elsewhere (a job's log) about twenty plain lines over the run.
+    It is a tqdm bar on a terminal; elsewhere (a job's log) about twenty plain lines over the run.
     """
 
     def __init__(self, total: int, done: int = 0) -> None:
@@ -111,13 +111,13 @@ class StepBar:
 
 
 def table(rows: Sequence[tuple[str, str]]) -> str:
-    """Two columns, the first padded to the longest name."""
+    """Format two columns, the first padded to the longest name."""
     width = max((len(name) for name, _ in rows), default=0)
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of as many cells each, every column padded to its longest cell."""
+    """Format rows of equally many cells, every column padded to its longest cell."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -1,4 +1,4 @@
-"""Every error that a user can cause, and nothing else.
+"""Define every error that a user can cause, and nothing else.
 
     class                     code                  raised for
     PetrunError               petrun                any of the errors below
@@ -15,7 +15,7 @@
         ├── DeviceMemoryError setup.device_memory   the card's memory is not enough
         └── LinkError         setup.link            the ranks do not reach each other through HCCL
 
-Code that must tell errors apart compares `code` (or the class), never the text of a message. A place that raises may give a longer code
+Code that must tell errors apart compares `code` (or the class), never the text of a message. A raise statement may give a longer code
 below that of its class: `DataError("...", code="data.columns")`. The command line prints `message` and `hint` and exits with 1
 (ConfigError: 2); `--debug` shows the traceback.
 """
@@ -28,7 +28,7 @@ from typing import ClassVar
 
 
 class PetrunError(Exception):
-    """A problem that the user can mend. `hint` says how: the way out, on a line of its own."""
+    """A problem that the user can correct. `hint` says how, on a line of its own."""
 
     class_code: ClassVar[str] = "petrun"
     exit_code: int = 1
@@ -94,12 +94,12 @@ class LinkError(SetupError):
 
 
 def error_classes() -> Iterator[type[PetrunError]]:
-    """The classes of this module, in the order of the docstring."""
+    """Return the classes of this module, in the order of the docstring."""
     return (kind for kind in globals().values() if isinstance(kind, type) and issubclass(kind, PetrunError))
 
 
 def nearest(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
-    """The `count` candidates that look most like `name`, best first. Never `name` itself: it is what did not do."""
+    """Return the `count` candidates most similar to `name`, best first, without `name` itself."""
     known = sorted(set(candidates) - {name})
     lowered = {c.lower(): c for c in reversed(known)}
     hits = difflib.get_close_matches(name.lower(), list(lowered), n=count, cutoff=0.4)
@@ -107,13 +107,13 @@ def nearest(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
 
 
 def perhaps(name: str, candidates: Iterable[str]) -> str:
-    """'Did you mean a?' where one is near, else ''. For lists of problems, where `did_you_mean` would say too much."""
+    """Return 'Did you mean a?' where one is near, else ''. For lists of problems, where `did_you_mean` is too long."""
     near = nearest(name, candidates, 1)
     return f"Did you mean {near[0]}?" if near else ""
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """'Did you mean a, b?' where anything is near, else 'Known: a, b, c.'."""
+    """Return 'Did you mean a, b?' where anything is near, else 'Known: a, b, c.'."""
     known = sorted(set(candidates) - {name})
     near = nearest(name, known)
     if near:

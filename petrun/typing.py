@@ -1,4 +1,4 @@
-"""What MindSpore's objects are for the type checker, which finds no types in MindSpore, and JSON as it is read.
+"""Declare the types of MindSpore's objects for the type checker, which finds none in MindSpore, and of JSON values.
 
 At run time the names stand for MindSpore's own classes; nothing here imports it. They are for annotations only: make a tensor with
 mindspore.Tensor. What is not declared here is allowed, and of type Any.
@@ -10,17 +10,17 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 JsonObject: TypeAlias = dict[str, Any]
-"""An object of a JSON or YAML file, as it was parsed: keys are text, values are what the file holds."""
+"""A parsed object of a JSON or YAML file: keys are text, values are any of the file's."""
 
 ShardStrategy: TypeAlias = tuple[tuple[int, ...], ...]
-"""Of each input, or output, of an operator: over how many ranks each axis is cut."""
+"""For each input, or output, of an operator: the number of ranks over which each axis is sharded."""
 
 if TYPE_CHECKING:
     DType: TypeAlias = Any
     """An element type of MindSpore, such as mindspore.float32."""
 
     class Tensor:
-        """mindspore.Tensor, or the node that stands for one while a graph is compiled."""
+        """mindspore.Tensor, or the node that represents one while a graph is compiled."""
 
         shape: tuple[int, ...]
         dtype: DType
@@ -74,7 +74,7 @@ if TYPE_CHECKING:
         def add_prim_attr(self, name: str, value: object) -> Primitive: ...
 
     class Cell:
-        """mindspore.nn.Cell: a net or a part of one. What a family's own cells hold beside this is not declared."""
+        """mindspore.nn.Cell: a net or a part of one. Further attributes of a family's own cells are not declared."""
 
         training: bool
 
@@ -89,7 +89,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        """MindSpore's own classes, for who looks an annotation up at run time."""
+        """Return MindSpore's own classes, for programs that resolve annotations at run time."""
         if name == "DType":
             return Any
         if name in ("Tensor", "Parameter", "Primitive", "Cell"):

@@ -1,4 +1,4 @@
-"""The embedded default: a small pretrained base, its tokenizer, and the task that it is tuned on. Made by scripts/make_assets.py."""
+"""Give the paths of the embedded default: a small pretrained base, its tokenizer, and its task. Made by scripts/make_assets.py."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ _HERE = Path(__file__).resolve().parent
 
 
 def base_folder() -> Path:
-    """The embedded base, a Hugging Face folder."""
+    """Return the embedded base, a Hugging Face folder."""
     return _HERE / "base"
 
 
 def task_file(part: str) -> Path:
-    """Rows of the embedded task: `part` is "train" or "eval"."""
+    """Return the rows of the embedded task: `part` is "train" or "eval"."""
     return _HERE / "task" / f"{part}.jsonl"
 
 
 def default_recipe() -> Path:
-    """The settings that fit the embedded task."""
+    """Return the recipe with the settings for the embedded task."""
     return _HERE / "default.yaml"

@@ -42,7 +42,7 @@ METHODS: dict[str, Method] = {
 
 
 def parts_of(algo: str) -> tuple[Method, ...]:
-    """The methods that a name joins by `+`, as it joins them. Raises ConfigError for an unknown name."""
+    """Return the methods that a name joins by `+`, in its order. Raises ConfigError for an unknown name."""
     names = split_names(algo)
     for name in names:
         if name not in METHODS:
@@ -51,7 +51,7 @@ def parts_of(algo: str) -> tuple[Method, ...]:
 
 
 def find_method(algo: str) -> Method:
-    """The method of a name, or of several joined by `+`. Raises ConfigError for an unknown name or parts that do not join."""
+    """Return the method of a name, or of several joined by `+`. Raises ConfigError for an unknown name or parts that do not join."""
     try:
         return compose(parts_of(algo))
     except ValueError as error:
@@ -60,18 +60,18 @@ def find_method(algo: str) -> Method:
 
 
 def names_where(holds: Callable[[Method], bool]) -> str:
-    """The names of all methods of which it holds, for a message."""
+    """List the names of all methods for which `holds` is true, for a message."""
     return ", ".join(name for name, method in METHODS.items() if holds(method))
 
 
 def method_of_tensor(name: str) -> Method | None:
-    """The method whose tensors in a layer have names of this ending; None for the base's own parameters and other cells' tensors."""
+    """Return the method whose tensors in a layer have names with this ending; None for parameters of the base and of other cells."""
     leaf = name.rpartition(".")[2]
     return next((method for method in METHODS.values() if leaf in method.tensors), None)
 
 
 def __getattr__(name: str) -> type[Cell]:
-    """MindPet's cells that no algorithm of petrun uses come from petrun.mindpet when they are asked for."""
+    """Import MindPet's cells that no algorithm of petrun uses from petrun.mindpet, at their first use."""
     if name in ("PrefixEncoder", "PrefixLayer"):
         from petrun.mindpet import delta
 

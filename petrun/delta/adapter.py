@@ -5,7 +5,7 @@
 Source: Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", arXiv 1902.00751, section 2.1 and figure 2: after the attention
 output and after the feed-forward output, before the residual connection.
 
-The cells keep MindPet's names, signatures and parameter names; `compute_dtype` is float32 unless asked. There both weights start at
+The cells keep MindPet's names, signatures and parameter names; `compute_dtype` is float32 by default. There both weights start at
 Normal(0.01), which is near the identity; `--algo adapter` starts at the identity itself, with W_up = 0.
 """
 
@@ -95,7 +95,7 @@ class AdapterLayer(nn.Cell):
 
     @property
     def middle(self) -> Cell:
-        """The non-linearity."""
+        """Return the non-linearity."""
         return getattr(self.mindpet_delta_adapter_block, _ACT)
 
     def construct(self, x: Tensor) -> Tensor:
@@ -184,7 +184,7 @@ class AdapterDense(CastDense):
         )
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """The base's product as its role says; the adapter, which needs whole rows, whole on each rank."""
+        """Shard the base's product as its role says; the adapter needs full rows and is not sharded."""
         outer, inner = (tp if how == "column" else 1), (tp if how == "row" else 1)
         whole = ((dp, 1), (1, 1))
         self.shard(
@@ -201,7 +201,7 @@ class AdapterDense(CastDense):
 
 
 def wrap_dense(dense: Cell, path: str, config: AdapterConfig, seed: int) -> Cell:
-    """An AdapterDense around an existing nn.Dense: its parameters are kept, W_down is drawn, W_up is zero."""
+    """Make an AdapterDense around an existing nn.Dense: its parameters are kept, W_down is drawn, W_up is zero."""
     cell = AdapterDense(
         dense.in_channels,
         dense.out_channels,

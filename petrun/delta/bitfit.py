@@ -3,8 +3,8 @@
     y = x W^T + b,  LN(x) * g + b:  every b, nothing else
 
 Source: Ben Zaken et al., "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked Language-models",
-arXiv 2106.10199, section 3. The shifts of LayerNorms are biases (MindSpore calls them beta); RMSNorm has none. It changes values
-only, so it joins any other method, whose own biases it leaves alone: it is attached first.
+arXiv 2106.10199, section 3. The shifts of LayerNorms are biases (MindSpore calls them beta); RMSNorm has none. It changes only
+values, so it joins any other method, without training that method's biases: it is attached first.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class BitfitConfig(MethodConfig):
 
 
 def biases(net: Cell) -> tuple[str, ...]:
-    """Names of the net's bias vectors, the shifts of its norms among them; not tables that are called so (of relative positions)."""
+    """Return the names of the net's bias vectors, shifts of norms included; not tables that are called bias (of relative positions)."""
     return tuple(
         p.name
         for p in net.get_parameters()

@@ -18,13 +18,13 @@ JOIN = "+"
 
 
 def split_names(algo: str) -> tuple[str, ...]:
-    """`lora + bitfit` -> (lora, bitfit)."""
+    """Split `lora + bitfit` into (lora, bitfit)."""
     return tuple(part.strip() for part in algo.split(JOIN))
 
 
 @cache
 def compose(parts: tuple[Method, ...]) -> Method:
-    """One Method that does what its parts do, the owning part first. Raises ValueError: two owning parts, or one part twice."""
+    """Make one Method that does what its parts do, the owning part first. Raises ValueError: two owning parts, or one part twice."""
     names = [part.name for part in parts]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -38,7 +38,7 @@ def compose(parts: tuple[Method, ...]) -> Method:
     # Each part reads its own settings off the joint configuration, which is an instance of every part's.
     config: type[MethodConfig] = type("JointConfig", tuple(part.config for part in ordered), {})
     tensors = [part for part in ordered if part.trains != "nothing"] or list(ordered)
-    # All other fields are the owning part's, or the first one's.
+    # All other fields are those of the owning part, or of the first one.
     return replace(
         ordered[0],
         name=JOIN.join(part.name for part in ordered),
@@ -64,7 +64,7 @@ class _Joint:
 
 class _Attach(_Joint):
     def __call__(self, net: Cell, config: MethodConfig, sites: Sites, seed: int) -> tuple[str, ...]:
-        # A part that joins sees the base alone: bitfit's biases are not those of the owning part's cells.
+        # A part that joins gets the net of the base: bitfit's biases are not those of the owning part's cells.
         joining, owning = ([part for part in self.parts if part.owning is kind] for kind in (False, True))
         owned = [name for part in (*joining, *owning) for name in part.attach(net, config, sites, seed)]
         return tuple(dict.fromkeys(owned))

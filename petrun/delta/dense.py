@@ -1,6 +1,6 @@
 """Shared parts of MindPet's dense cells: argument checks, the base layer, and taking over an existing layer.
 
-Every operator can be split over devices, with a strategy of one tuple of cuts per input as `mindspore.ops.Primitive.shard` takes it.
+Every operator can be split over devices, with a strategy of one tuple of splits per input as `mindspore.ops.Primitive.shard` takes it.
 Those of an activation by name are its cell's attributes: see petrun.kernels.named_activations.
 """
 
@@ -24,7 +24,7 @@ from petrun.tensors import Array
 from petrun.typing import Cell, DType, JsonObject
 
 Strategy: TypeAlias = "tuple[tuple[int, ...], ...] | None"
-"""Splits an operator over devices, as `Primitive.shard` takes it: of each input, parts per axis."""
+"""Splits an operator over devices, as `Primitive.shard` takes it: for each input, the number of parts of each axis."""
 Initial: TypeAlias = "Tensor | Initializer | str | float"
 """Sets a parameter's first values: values, an initializer, its name, or one number."""
 Activation: TypeAlias = "Cell | type[Cell] | str | None"
@@ -32,7 +32,7 @@ DTYPES = (ms.float16, ms.float32, ms.bfloat16)
 
 
 def split_names(value: object) -> object:
-    """`a, b` -> (a, b), for a field that takes a list or one text with commas; anything else as it is."""
+    """Split `a, b` into (a, b), for a field that takes a list or one text with commas; other values are returned unchanged."""
     return tuple(t.strip() for t in value.split(",") if t.strip()) if isinstance(value, str) else value
 
 
@@ -48,12 +48,14 @@ class TargetConfig(MethodConfig):
 
 
 def two_networks(config: TargetConfig) -> str:
-    """Why adapters do not add up."""
+    """Return why adapters do not add up."""
     return "which is a small network with an activation in every layer: two of them do not add up to one"
 
 
 def sublayer_paths(net: Cell, config: TargetConfig, sites: Sites) -> tuple[str, ...]:
-    """Paths of the nn.Dense cells that adapters follow: the targets, or the ends of the model's sub-layers. Raises TargetError."""
+    """Return the paths of the nn.Dense cells that adapters follow: the targets, or the ends of the model's sub-layers. Raises
+    TargetError.
+    """
     targets = sites.sublayers if config.target is None else config.target
     if not targets:
         raise TargetError(
@@ -64,7 +66,7 @@ def sublayer_paths(net: Cell, config: TargetConfig, sites: Sites) -> tuple[str, 
 
 
 def positive_int(owner: str, name: str, value: object) -> int:
-    """value, or TypeError where it is no int, ValueError where it is not positive."""
+    """Return the value. Raises TypeError where it is not an int, ValueError where it is not positive."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{owner}: {name} must be an int, got {type(value).__name__}")
     if value <= 0:
@@ -73,7 +75,7 @@ def positive_int(owner: str, name: str, value: object) -> int:
 
 
 def rate(owner: str, name: str, value: object) -> float:
-    """value, or TypeError where it is no float, ValueError outside [0, 1)."""
+    """Return the value. Raises TypeError where it is not a float, ValueError outside [0, 1)."""
     if not isinstance(value, float):
         raise TypeError(f"{owner}: {name} must be a float, got {type(value).__name__}")
     if not 0.0 <= value < 1.0:
@@ -82,20 +84,20 @@ def rate(owner: str, name: str, value: object) -> float:
 
 
 def float_dtype(owner: str, name: str, value: DType) -> DType:
-    """value, or TypeError where it is none of the three types a layer computes in."""
+    """Return the value. Raises TypeError where it is not one of the three types that a layer computes in."""
     if value not in DTYPES:
         raise TypeError(f"{owner}: {name} must be float16, float32 or bfloat16, got {value}")
     return value
 
 
 def of_shape(owner: str, name: str, value: object, shape: tuple[int, ...]) -> None:
-    """ValueError where an initial value is a tensor of another shape."""
+    """Raises ValueError where an initial value is a tensor of another shape."""
     if isinstance(value, Tensor) and tuple(value.shape) != shape:
         raise ValueError(f"{owner}: {name} must have shape {shape}, got {tuple(value.shape)}")
 
 
 def residual_strategy(owner: str, residual: Strategy, residential: Strategy) -> Strategy:
-    """The strategy of a residual connection by either of its names: MindPet's manual spells strategy_residential_add. Raises ValueError."""
+    """Return the strategy of a residual connection by either name: MindPet's manual spells strategy_residential_add. Raises ValueError."""
     if residual is not None and residential is not None:
         raise ValueError(f"{owner}: strategy_residual_add and strategy_residential_add are the same: give one of them")
     return residential if residual is None else residual
@@ -139,7 +141,7 @@ class CastDense(nn.Dense):
         self.cast = ops.Cast()
 
     def plain(self, x: Tensor) -> Tensor:
-        """(M, in_channels) -> (M, out_channels) in compute_dtype."""
+        """Compute (M, in_channels) -> (M, out_channels) in compute_dtype."""
         y = self.matmul(self.cast(x, self.compute_dtype), self.cast(self.weight, self.compute_dtype))
         if self.has_bias:
             y = self.bias_add(y, self.cast(self.bias, self.compute_dtype))
@@ -174,7 +176,7 @@ def arguments_like(dense: Cell) -> JsonObject:
 
 
 def adopt(cell: Cell, dense: Cell) -> Cell:
-    """Give `cell` the parameters of the layer it stands for: the very same objects, so nothing is copied."""
+    """Give `cell` the parameters of the layer that it replaces: the same objects, so nothing is copied."""
     cell.weight = dense.weight
     if dense.has_bias:
         cell.bias = dense.bias
@@ -183,5 +185,5 @@ def adopt(cell: Cell, dense: Cell) -> Cell:
 
 
 def drawn(path: str, shape: tuple[int, ...], fan_in: int, seed: int) -> Array:
-    """He-uniform with slope sqrt(5): U(-1/sqrt(fan_in), 1/sqrt(fan_in)), from (seed, path) alone."""
+    """Draw He-uniform values with slope sqrt(5): U(-1/sqrt(fan_in), 1/sqrt(fan_in)), from (seed, path) alone."""
     return draw_uniform(seed, path, shape, 1.0 / math.sqrt(fan_in))

@@ -1,6 +1,6 @@
 """Types with which a method describes its tensors: their shapes beside a layer, low-rank products, the part in a multi-adapter graph.
 
-Arrays and paths alone, so that files are merged, added up and converted without a net. B, A: the factors of a product; R: its rank.
+They hold only arrays and paths, so files are merged, added up and converted without a net. B, A: factors of a product; R: its rank.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _INCONSISTENT = "Its settings and its tensors do not agree."
 
 @dataclass(frozen=True, kw_only=True)
 class LayerTensor:
-    """A tensor that a method adds to a layer with the weight (out, in): how many axes it has, and which is as wide as the layer."""
+    """A tensor that a method adds to a layer with the weight (out, in): the number of its axes, and which have the layer's sizes."""
 
     axes: int
     inputs: int | None = None
@@ -30,7 +30,7 @@ class LayerTensor:
     outputs: int | None = None
     """The axis of size `out`."""
     into_bias: bool = False
-    """A merge adds it to the layer's bias, which the base must have."""
+    """Whether a merge adds it to the layer's bias, which the base must have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class LowRankUpdate:
     scale: float = 1.0
 
     def scaled(self) -> LowRankUpdate:
-        """The same update with the scale inside B, float32."""
+        """Return the same update with the scale inside B, float32."""
         return LowRankUpdate(b=(self.b.astype(np.float64) * self.scale).astype(np.float32), a=self.a)
 
 
@@ -60,9 +60,9 @@ class AdapterTensors:
     after: dict[str, Array] = field(default_factory=dict)
     """(out,)."""
     shift: dict[str, Array] = field(default_factory=dict)
-    """(out,), added behind `after`."""
+    """(out,), added after `after`."""
     heads: dict[str, dict[str, Array]] = field(default_factory=dict)
-    """{"weight": (out, in), "bias": (out,)}, either: layers that were trained as a whole."""
+    """{"weight": (out, in), "bias": (out,)}, either: layers that were trained in full."""
     prefix: dict[str, Array] = field(default_factory=dict)
     """Attention core -> (2, N_kv, P, D), keys first."""
     prompt: Array | None = None
@@ -79,18 +79,18 @@ class AdapterTensors:
 
 @dataclass(frozen=True)
 class NotStored:
-    """Why another tool's files have no form for a method."""
+    """The reason why another tool's files have no form for a method."""
 
     reason: str
 
 
 def layers_with(tensors: Iterable[str], leaves: Mapping[str, LayerTensor]) -> list[str]:
-    """Paths of the layers that have a tensor whose name ends in one of `leaves`, in the order of the tensors."""
+    """Return the paths of the layers with a tensor whose name ends in one of `leaves`, in the order of the tensors."""
     return list(dict.fromkeys(name.rpartition(".")[0] for name in tensors if name.rpartition(".")[2] in leaves))
 
 
 def tensor_of(tensors: Tensors, path: str, leaf: str) -> Array:
-    """The tensor of a layer. Raises DeltaError where it is missing."""
+    """Return the tensor of a layer. Raises DeltaError where it is missing."""
     name = f"{path}.{leaf}"
     if name not in tensors:
         raise DeltaError(f"lacks {name}", hint=_INCONSISTENT)
@@ -98,7 +98,7 @@ def tensor_of(tensors: Tensors, path: str, leaf: str) -> Array:
 
 
 def factors_of(tensors: Tensors, path: str, a: str, b: str, rank: int) -> LowRankUpdate:
-    """B A of a layer. Raises DeltaError: a matrix without its partner, shapes that do not multiply at this rank."""
+    """Return B A of a layer. Raises DeltaError: a matrix without its partner, shapes that do not multiply at this rank."""
     update = LowRankUpdate(a=tensor_of(tensors, path, a), b=tensor_of(tensors, path, b))
     shapes = update.b.shape, update.a.shape
     if [len(shape) for shape in shapes] != [2, 2] or shapes[0][1] != shapes[1][0] or shapes[1][0] != rank:

@@ -13,7 +13,7 @@ class FullConfig(MethodConfig):
 
 
 def attach(net: Cell, config: FullConfig, sites: Sites, seed: int) -> tuple[str, ...]:
-    """Own every floating-point parameter of the net, tied ones once."""
+    """Own every floating-point parameter of the net; tied ones count once."""
     names = {p.name for p in net.get_parameters() if "Float" in str(p.dtype)}
     return tuple(sorted(names))
 

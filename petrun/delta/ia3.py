@@ -5,10 +5,10 @@
 
 Source: Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning", arXiv 2205.05638,
 section 3.3. As in peft the bias is scaled too, and where a model computes queries, keys and values in one layer (GPT-2's c_attn), the
-whole layer is scaled, queries with it. Scales start at 1, so at first nothing changes, bit for bit. They are multiplied in float32:
-near 1, bfloat16 knows only steps of 1/128.
+full layer is scaled, queries included. Scales start at 1, so the net is bit-exact the base at first. They are multiplied in float32:
+near 1, bfloat16 has steps of 1/128.
 
-The two kinds have names of their own, because a square layer's scale does not show its side by its shape, and merging has only arrays.
+The two kinds have names of their own, because the shape of a square layer's scale does not show its side, and merging has only arrays.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class IA3Dense(nn.Dense):
         self.scale = ops.Mul()
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """`column`: outputs over tp ranks, and a scale of them; `row`: inputs, and a scale of them. The other scale is whole."""
+        """`column`: outputs over tp ranks, and a scale of them; `row`: inputs, and a scale of them. The other scale is not sharded."""
         outer, inner = (tp if how == "column" else 1), (tp if how == "row" else 1)
         shard_base(self, ((dp, inner), (outer, inner)), ((dp, outer), (outer,)))
         cut = inner if self.feedforward else outer
@@ -77,7 +77,7 @@ class IA3Dense(nn.Dense):
         shard_activation("IA3Dense", self.activation, ((dp, outer),))
 
     def construct(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out), dtype kept."""
+        """Compute (..., in) -> (..., out), dtype kept."""
         shape = self.shape_op(x)
         rows = self.cast(self.reshape(x, (-1, shape[-1])), self.compute_dtype)
         if self.feedforward:
@@ -97,7 +97,7 @@ def _ones(width: int, name: str) -> Parameter:
 
 
 def wrap_dense(dense: Cell, feedforward: bool) -> Cell:
-    """An IA3Dense around an existing nn.Dense: the base's parameters are kept as they are."""
+    """Make an IA3Dense around an existing nn.Dense, whose parameters are kept unchanged."""
     cell = IA3Dense(
         dense.in_channels,
         dense.out_channels,
@@ -113,7 +113,7 @@ def wrap_dense(dense: Cell, feedforward: bool) -> Cell:
 
 
 def layer_paths(net: Cell, config: Ia3Config, sites: Sites) -> tuple[str, ...]:
-    """Paths of the layers that are scaled. Raises TargetError."""
+    """Return the paths of the scaled layers. Raises TargetError."""
     return resolve_targets(
         net, sites, _default_roles(sites) if config.target is None else config.target, config.exclude
     )
@@ -161,7 +161,7 @@ def attach(net: Cell, config: Ia3Config, sites: Sites, seed: int) -> tuple[str, 
 
 
 def merge(config: Ia3Config, tensors: Tensors) -> Update:
-    """W <- diag(l) W and b <- l * b, or W <- W diag(l_ff), in float32."""
+    """Return the update W <- diag(l) W and b <- l * b, or W <- W diag(l_ff), in float32."""
 
     def update(name: str, value: Array, rows: slice = ALL) -> Array:
         path, _, leaf = name.rpartition(".")
@@ -179,12 +179,12 @@ def merge(config: Ia3Config, tensors: Tensors) -> Update:
 
 
 def why_no_sum(config: Ia3Config) -> str:
-    """A product of scales is not their sum."""
+    """Return why scales do not add up: a product of scales is not their sum."""
     return "which multiplies what a layer gives: factors do not add up"
 
 
 def switch(config: Ia3Config, tensors: Tensors, sites: Sites, base: BaseValues) -> AdapterTensors:
-    """The scales, before or after their layer."""
+    """Return the scales, before or after their layer, for a multi-adapter graph."""
     found = AdapterTensors()
     for name in tensors:
         path, _, leaf = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""The record every delta algorithm fills in. One value a method: no base class of cells, no registry by decorator."""
+"""Define the record that every delta algorithm fills in: one value for each method, no base class of cells, no registry by decorator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from petrun.typing import Cell, Parameter, Tensor
 
 
 class MethodConfig(BaseModel):
-    """Settings of one algorithm: `delta.*` on the command line. Their defaults stand in the algorithm's own file."""
+    """Settings of one algorithm: `delta.*` on the command line. Their defaults are in the algorithm's own file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -33,7 +33,7 @@ def of_the_run(config: type[MethodConfig], key: str) -> bool:
 
 
 def split_commas(value: object) -> object:
-    """`a, b` -> (a, b); a list stays one."""
+    """Split `a, b` into (a, b); a list is returned unchanged."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
@@ -47,18 +47,18 @@ class Update(Protocol):
     """Computes a parameter's value in a merged model."""
 
     def __call__(self, name: str, value: Array, rows: slice = ALL) -> Array:
-        """(parameter name, its value in float32, (out, in) layout) -> the merged value in float32; the same object where nothing changes.
+        """Return the merged value, float32, of a parameter's value, float32 in (out, in) layout; the same object where nothing changes.
 
-        The value is the base's, or where the delta trained the full parameter (a head, a bias), the delta's. rows: which of a matrix's
-        rows `value` holds: a merge hands a large matrix over in blocks.
+        The value is the base's, or where the delta trained the full parameter (a head, a bias), the delta's. rows: the rows of a matrix
+        that `value` holds, as a merge passes a large matrix in blocks.
         """
 
 
 class StepHook(Protocol):
-    """An nn.Cell that the compiled step calls around each update. Unless `finite` () bool neither call may change anything."""
+    """An nn.Cell that the compiled step calls around each update. Where `finite` () bool is false, neither call may change anything."""
 
     def before_update(self, gradients: Sequence[Tensor], step: Tensor, finite: Tensor) -> object:
-        """Gradients float32 in the optimizer's order, as it gets them; step () int32, counted from 0."""
+        """Called before the optimizer, with its gradients, float32 in its order; step () int32, counted from 0."""
 
     def after_update(self, step: Tensor, finite: Tensor) -> object:
         """Called after the optimizer."""
@@ -71,45 +71,45 @@ Trains = Literal["added", "some", "all", "nothing"]
 
 
 def same_loss(loss: Cell, net: Cell, config: Settings) -> Cell:
-    """The method adds nothing to the loss."""
+    """Return the loss unchanged, for a method that adds nothing to it."""
     return loss
 
 
 def same_config(config: Settings, encode: Encode | None) -> Settings:
-    """The method's settings need no tokenizer."""
+    """Return the settings unchanged, for a method whose settings need no tokenizer."""
     return config
 
 
 def no_hook(net: Cell, config: Settings, parameters: Sequence[Parameter], total_steps: int) -> None:
-    """The method does nothing at a step of its own."""
+    """Return None, for a method that does nothing at a step."""
 
 
 def one_rate(config: Settings, name: str) -> float:
-    """Every parameter trains at the run's learning rate."""
+    """Return 1: every parameter trains at the run's learning rate."""
     return 1.0
 
 
 def targeted_layers(net: Cell, config: Settings, sites: Sites) -> tuple[str, ...]:
-    """The linear layers that the settings' target and exclude mean, by default the family's. Raises TargetError."""
+    """Return the linear layers that the settings' target and exclude name, by default the family's. Raises TargetError."""
     return resolve_targets(net, sites, config.target, config.exclude)
 
 
 def no_tokens(config: Settings) -> int:
-    """The method adds no virtual tokens."""
+    """Return 0, for a method without virtual tokens."""
     return 0
 
 
 def same_values(config: Settings, tensors: Tensors) -> Update:
-    """A merge that changes nothing further: the trained parameters replace the base's, and that is all."""
+    """Return an update that changes nothing, for a method whose trained parameters replace the base's."""
     return lambda name, value, rows=ALL: value
 
 
 def adds_up(config: Settings) -> None:
-    """Weighted sums of the method's deltas are deltas of it."""
+    """Return None, as there is no reason: weighted sums of the method's deltas are deltas of the method."""
 
 
 def same_name(config: Settings) -> None:
-    """In use the delta is what it is in training."""
+    """Return None, for a delta that is the same in use as in training."""
 
 
 NOT_IN_PEFT = NotStored("peft has no adapter of this kind")
@@ -138,7 +138,7 @@ class Method:
     merge: Callable[[Settings, Tensors], Update] | None = None
     """(config, delta tensors) -> how each base tensor changes. Works on arrays, so a merge never builds the net. None: no merge."""
     low_rank: Callable[[Settings, Tensors], Iterable[tuple[str, LowRankUpdate]]] | None = None
-    """(config, delta tensors) -> path of a layer, and what is added to its weight as a product of thin matrices. None: no such form.
+    """(config, delta tensors) -> path of a layer, and the low-rank product that is added to its weight. None: no such form.
 
     Raises DeltaError, without the file's name: a matrix without its partner, shapes that contradict the settings.
     """
@@ -147,13 +147,13 @@ class Method:
     switch: Callable[[Settings, Tensors, Sites, BaseValues], AdapterTensors] | None = None
     """(config, delta tensors, sites, the base's values) -> its part of a graph of several adapters. None: it cannot be switched in one."""
     used_as: Callable[[Settings], str | None] = same_name
-    """(config) -> the method whose tables take the place of the encoder of virtual tokens in use; None: there is no encoder."""
+    """(config) -> the method whose tables replace the encoder of virtual tokens in use; None: there is no encoder."""
     peft: tuple[str, ...] | NotStored = NOT_IN_PEFT
     """peft_type of the adapters that become this method; the first one is written."""
     mindpet: str | NotStored = NOT_IN_MINDPET
-    """MindPet's name for the algorithm, which its tensors' names carry."""
+    """MindPet's name for the algorithm, which is part of its tensors' names."""
     layers: Callable[[Cell, Settings, Sites], tuple[str, ...]] = targeted_layers
-    """(net, config, sites) -> paths of the layers that `target` and `exclude` mean, where the settings have them. Raises TargetError."""
+    """(net, config, sites) -> paths of the layers that `target` and `exclude` name, where the settings have them. Raises TargetError."""
     wrap_loss: Callable[[Cell, Cell, Settings], Cell] = same_loss
     """(loss, net, config) -> loss."""
     hook: Callable[[Cell, Settings, Sequence[Parameter], int], StepHook | None] = no_hook
@@ -163,15 +163,15 @@ class Method:
     tokens: Callable[[Settings], int] = no_tokens
     """(config) -> virtual tokens, which take positions away from the rows."""
     prepare: Callable[[Settings, Encode | None], Settings] = same_config
-    """(config, tokenizer's encode or None) -> config with what had to be looked up in the tokenizer. Raises ConfigError."""
+    """(config, tokenizer's encode or None) -> config with token ids instead of text. Raises ConfigError."""
     fixed: tuple[str, ...] = ()
     """Last parts of the names of owned parameters that are saved but never trained (masks, initial values)."""
     identity: bool = True
-    """With its initial values the net computes what the base computes."""
+    """Whether the net with initial values computes the same as the base."""
     needs_classes: bool = False
-    """It compares distributions over classes or tokens, which a net that predicts a number does not have."""
+    """Whether it compares distributions over classes or tokens, which a net that predicts a number does not have."""
     owning: bool = True
-    """Attaches cells to layers, or trains everything: one such method a run. False: composes with any other."""
+    """Whether it attaches cells to layers, or trains everything: a run has one such method. False: it composes with any other."""
 
     def owns(self, name: str) -> bool:
         """Return whether a tensor is one that the method adds to a layer, or its table of virtual tokens."""

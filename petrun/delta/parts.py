@@ -1,4 +1,4 @@
-"""Cells and numbers that several methods are built of. P virtual tokens, H hidden, N_kv key/value heads, D head width, M mid width."""
+"""Make the cells and numbers that several methods share. P virtual tokens, H hidden, N_kv key/value heads, D head width, M mid width."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from petrun.typing import Cell
 
 
 def draw_normal(seed: int, site: str, shape: tuple[int, ...], std: float) -> Array:
-    """Normal numbers of mean 0 that follow from (seed, site) alone, float32."""
+    """Draw normal numbers of mean 0, float32, that depend on (seed, site) alone."""
     rng = np.random.default_rng([seed, zlib.crc32(site.encode())])
     return (std * rng.standard_normal(shape)).astype(np.float32)
 
 
 def draw_uniform(seed: int, site: str, shape: tuple[int, ...], bound: float) -> Array:
-    """Uniform numbers in [-bound, bound) that follow from (seed, site) alone, float32."""
+    """Draw uniform numbers in [-bound, bound), float32, that depend on (seed, site) alone."""
     rng = np.random.default_rng([seed, zlib.crc32(site.encode())])
     return rng.uniform(-bound, bound, shape).astype(np.float32)
 
@@ -43,7 +43,7 @@ class Affine(nn.Cell):
         self.matmul, self.add = ops.MatMul(transpose_b=True), ops.Add()
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """Whole on each rank, as what it is given is."""
+        """Leave it unsharded, as its input is."""
         self.matmul.shard(((1, 1), (1, 1)))
         self.add.shard(((1, 1), (1,)))
 
@@ -60,7 +60,7 @@ class Table(nn.Cell):
         self.copy = ops.Add()
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """Whole on each rank."""
+        """Leave it unsharded."""
         self.copy.shard(((1, 1), ()))
 
     def construct(self) -> Tensor:
@@ -68,7 +68,7 @@ class Table(nn.Cell):
 
 
 class Trunk(nn.Cell):
-    """tanh(E W^T + b): what the projected prefixes of all layers share, () -> (P, M). Owns: E (P, width), W (M, width), b (M,)."""
+    """tanh(E W^T + b), which the projected prefixes of all layers share, () -> (P, M). Owns: E (P, width), W (M, width), b (M,)."""
 
     def __init__(self, tokens: int, width: int, middle: int, seed: int, site: str) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Prefix(nn.Cell):
         self.transpose = ops.Transpose()
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """Whole on each rank."""
+        """Leave it unsharded."""
         self.transpose.shard(((1, 1, 1, 1),))
 
     def construct(self) -> Tensor:
@@ -100,7 +100,7 @@ class Prefix(nn.Cell):
 
 
 class Projected(nn.Cell):
-    """A layer's share of a projected prefix: trunk() W^T + b, () -> (P, 2 * N_kv * D). Owns: W (2 * N_kv * D, M), b; shares the trunk."""
+    """A layer's part of a projected prefix: trunk() W^T + b, () -> (P, 2 * N_kv * D). Owns: W (2 * N_kv * D, M), b; shares the trunk."""
 
     def __init__(self, trunk: Trunk, middle: int, width: int, seed: int, site: str) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ ENCODER_ALONE = NotStored(
 
 
 def switch_prefix(config: MethodConfig, tensors: Tensors, sites: Sites, base: BaseValues) -> AdapterTensors:
-    """The tables of a prefix, one for every attention core."""
+    """Return the tables of a prefix for a multi-adapter graph, one for every attention core."""
     found = AdapterTensors()
     for name in tensors:
         if name.endswith(f".{PREFIX_TABLE}"):
@@ -131,17 +131,17 @@ def switch_prefix(config: MethodConfig, tensors: Tensors, sites: Sites, base: Ba
 
 
 def switch_prompt(config: MethodConfig, tensors: Tensors, sites: Sites, base: BaseValues) -> AdapterTensors:
-    """The table of a prompt."""
+    """Return the table of a prompt for a multi-adapter graph."""
     return AdapterTensors(prompt=next((tensors[n] for n in tensors if n.endswith(f".{PROMPT_TABLE}")), None))
 
 
 def added_tokens(config: object) -> str:
-    """Why virtual tokens do not add up."""
+    """Return why virtual tokens do not add up."""
     return "which puts virtual tokens before the row, and attention to them is not a sum"
 
 
 def require_heads(sites: Sites) -> None:
-    """Raises TargetError where the model does not say how wide its keys and values are."""
+    """Raises TargetError where the model does not state the width of its keys and values."""
     if not (sites.kv_heads and sites.head_dim):
         raise TargetError(
             "the model does not say how many key/value heads it has, and how wide",
@@ -150,7 +150,7 @@ def require_heads(sites: Sites) -> None:
 
 
 def require_hidden(sites: Sites) -> None:
-    """Raises TargetError where the model does not say how wide its embeddings are."""
+    """Raises TargetError where the model does not state the width of its embeddings."""
     if not sites.hidden:
         raise TargetError(
             "the model does not say how wide its embeddings are",

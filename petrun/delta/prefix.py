@@ -3,7 +3,7 @@
     [K_l | V_l] = tanh(E W_1^T + b_1) W_2,l^T + b_2,l        E (P, N_kv D), shared by all layers
 
 Source: Li and Liang, "Prefix-Tuning: Optimizing Continuous Prompts for Generation", arXiv 2101.00190, section 4.3.
-The network is saved with the delta, so that training can go on; in use only its result counts.
+The network is saved with the delta, so that training can continue; in use only its result counts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PrefixConfig(MethodConfig):
 
 
 class PrefixCell(nn.Cell):
-    """() -> (2, N_kv, P, D). Owns what its source owns, under MindPet's mark."""
+    """() -> (2, N_kv, P, D). Owns what its source owns, under MindPet's prefix."""
 
     def __init__(self, prefix: Prefix) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
     X = [E_prompt; embed(ids)]        E_prompt (P, H)
 
 Source: Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning", arXiv 2104.08691, sections 2 and 3.2. Random
-vectors have the mean and the spread of the base's embedding table; a text gives its tokens' embeddings, repeated or cut to P.
+vectors have the mean and the spread of the base's embedding table; a text gives its tokens' embeddings, repeated or truncated to P.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def prepare(config: PromptConfig, encode: Encode | None) -> PromptConfig:
 
 
 def initial(table: Array, config: PromptConfig, seed: int) -> Array:
-    """(P, H) from the base's embedding table (V, H). Raises TargetError for an id outside it."""
+    """Return the initial vectors (P, H) from the base's embedding table (V, H). Raises TargetError for an id outside it."""
     if not config.init_ids:
         spread = float(table.std())
         drawn: Array = table.mean(0, dtype=np.float32)
@@ -76,7 +76,7 @@ def attach(net: Cell, config: PromptConfig, sites: Sites, seed: int) -> tuple[st
     require_hidden(sites)
     embedding = cells(net).get(sites.embedding)
     if embedding is None:
-        # Says where the embedding would have to be named.
+        # It raises the error that says where to name the embedding.
         return add_prompt(net, sites, config.tokens, None)
     weight = next(iter(embedding.get_parameters())).asnumpy().astype(np.float32)
     return add_prompt(net, sites, config.tokens, PromptCell(initial(weight, config, seed)))

@@ -4,7 +4,7 @@
     E_prompt = MLP(BiLSTM(E))            lstm: two layers of M a direction, then 2M -> 2M -> H, ReLU between
 
 Source: Liu et al., "GPT Understands, Too", arXiv 2103.10385, section 3.2, eq. 4. The widths of both encoders are peft's.
-The encoder is saved with the delta, so that training can go on; in use only its result counts.
+The encoder is saved with the delta, so that training can continue; in use only its result counts.
 """
 
 from __future__ import annotations

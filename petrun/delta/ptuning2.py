@@ -4,7 +4,7 @@
     [K_l | V_l] = tanh(E W_1^T + b_1) W_2,l^T + b_2,l    with `projection`
 
 Source: Liu et al., "P-Tuning v2: Prompt Tuning Can Be Comparable to Fine-tuning Universally Across Scales and Tasks",
-arXiv 2110.07602, section 3.2. Each layer keeps its own part of the table, so that pipeline stages and merges of files take layers apart.
+arXiv 2110.07602, section 3.2. Each layer keeps its own part of the table, as pipeline stages and merges of files need.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Ptuning2Config(MethodConfig):
 
 
 class Ptuning2Cell(nn.Cell):
-    """() -> (2, N_kv, P, D). Owns what its source owns, under MindPet's mark."""
+    """() -> (2, N_kv, P, D). Owns what its source owns, under MindPet's prefix."""
 
     def __init__(self, prefix: Prefix) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ METHOD = Method(
 
 
 def __getattr__(name: str) -> type[Cell]:
-    """MindPet's module of this name holds PrefixEncoder."""
+    """Import PrefixEncoder, which MindPet's module of this name holds, at its first use."""
     if name == "PrefixEncoder":
         from petrun.mindpet.delta.ptuning2 import PrefixEncoder
 

@@ -1,4 +1,4 @@
-"""R-Drop: two dropout masks for every row, and a loss that pulls the two predictions together.
+"""R-Drop: two dropout masks for every row, and a loss that makes the two predictions similar.
 
     loss = 1/2 (CE(p1) + CE(p2)) + kl_weight * 1/2 (KL(p1 || p2) + KL(p2 || p1))
 
@@ -6,9 +6,9 @@ Source: Wu et al., "R-Drop: Regularized Dropout for Neural Networks", arXiv 2106
 cross entropies, eq. (4) for their sum. There both cross entropies are added, here their mean is taken, as in the authors' code, so
 that the loss is on the scale of a run without R-Drop: kl_weight is half of the alpha of eq. (4), and the alpha of that code.
 
-Both passes are one pass over the batch with every row written twice, as section 2.2 does it. A mask follows from (seed, step, layer,
-position), and the copies lie at other positions: the masks differ, and are the same again in another run and in the other mode. The
-copies are neighbours, so that a rank's share of the batch is a neighbouring part of the doubled one too.
+Both passes are one pass over the batch with every row written twice, as section 2.2 does it. A mask depends on (seed, step, layer,
+position), and the copies have other positions: the masks differ, and are the same in another run and in the other mode. The
+copies are neighbours, so a rank's share of the batch is a contiguous part of the doubled one too.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ class RDropConfig(MethodConfig):
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
-    """log softmax over the last axis, float32. From exp and log: MindSpore's own hides a NaN on the CPU."""
+    """Compute log softmax over the last axis, float32, from exp and log, as MindSpore's own hides a NaN on the CPU."""
     wide = ops.cast(logits, ms.float32)
     shifted = wide - ops.stop_gradient(ops.amax(wide, -1, True))
     return shifted - ops.log(ops.sum(ops.exp(shifted), -1, True))
 
 
 def both_divergences(first: Tensor, second: Tensor) -> Tensor:
-    """KL(p1 || p2) + KL(p2 || p1) = sum over classes of (p1 - p2) (log p1 - log p2). (..., C) twice -> (...), float32."""
+    """Compute KL(p1 || p2) + KL(p2 || p1) = sum over classes of (p1 - p2) (log p1 - log p2). (..., C) twice -> (...), float32."""
     log_1, log_2 = log_probabilities(first), log_probabilities(second)
     return ops.sum((ops.exp(log_1) - ops.exp(log_2)) * (log_1 - log_2), -1)
 
 
 class RDropTraining(nn.Cell):
-    """Another loss with R-Drop on top.
+    """Adds R-Drop to another loss.
 
     Inputs: as the inner loss: denominator () float32; targets (B,) or (B, T) int32, -100 = ignored; the net's inputs, all with B rows.
     Returns (loss () float32, logits of the first pass). Reduction: sums over supervised items divided by the denominator, for the
@@ -65,7 +65,7 @@ class RDropTraining(nn.Cell):
 
     def construct(self, denominator: Tensor, targets: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         doubled = rdrop_repeat(targets, *inputs)
-        # Over twice the denominator, the inner loss of both copies is the mean of the two.
+        # Divided by twice the denominator, the inner loss of both copies is the mean of the two.
         value, logits = self.loss(denominator * 2.0, *doubled)
         first = logits[0::2]
         apart = both_divergences(first, logits[1::2])
@@ -76,7 +76,7 @@ class RDropTraining(nn.Cell):
 
 
 class RDropLoss(nn.Cell):
-    """Cross entropy and divergence of rows that lie in pairs (0, 1), (2, 3), ..., MindPet's signature.
+    """Cross entropy and divergence of rows in pairs (0, 1), (2, 3), ..., MindPet's signature.
 
         mean over the 2B rows of CE + alpha / 4 * mean over the B pairs of (KL(p1 || p2) + KL(p2 || p1))
 
@@ -85,7 +85,7 @@ class RDropLoss(nn.Cell):
 
     Inputs: logits (2B, C) float16, bfloat16 or float32; label_ids (2B,) class numbers, -100 = ignored, or (2B, C) probabilities,
     or both (2B,): one row of 2B classes; alpha, a number. Returns () float32; after `to_float` of a half type, that type, as MindPet does.
-    Raises: TypeError where alpha is no number, ValueError for an odd number of rows.
+    Raises: TypeError where alpha is not a number, ValueError for an odd number of rows.
     """
 
     # `to_float` sets these.
@@ -102,7 +102,7 @@ class RDropLoss(nn.Cell):
         return ops.cast(value, ms.bfloat16) if self.bf16 else value
 
     def loss(self, logits: Tensor, label_ids: Tensor, alpha: object) -> Tensor:
-        """Compute what construct returns, in float32."""
+        """Compute the result of construct, in float32."""
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
             raise TypeError("RDropLoss: alpha must be an int or a float")
         if logits.shape[0] % 2 != 0:
@@ -119,7 +119,7 @@ class RDropLoss(nn.Cell):
 
 
 def rdrop_repeat(*items: Tensor) -> tuple[Tensor, ...]:
-    """Every item with each of its rows twice, one after the other: (B, ...) -> (2B, ...)."""
+    """Repeat each row of every item, one after the other: (B, ...) -> (2B, ...)."""
     repeated: tuple[Tensor, ...] = ()
     for item in items:
         both = ops.stack((item, item), 1)
@@ -131,17 +131,17 @@ _DROPOUTS = (Dropout, Attention, mint.nn.Dropout, nn.Dropout, nn.Dropout1d, nn.D
 
 
 def drops(cell: Cell) -> bool:
-    """True for a cell that draws a dropout mask while training."""
+    """Return whether a cell draws a dropout mask while training."""
     if not isinstance(cell, _DROPOUTS):
         return False
-    # MindSpore's keep their rate under one of three names.
+    # MindSpore's dropout cells keep their rate under one of three names.
     rates = [getattr(cell, name, None) for name in ("p", "prob")]
     known = [rate for rate in rates if rate is not None]
     return bool(known[0] > 0.0 if known else cell.keep_prob < 1.0)
 
 
 def attach(net: Cell, config: RDropConfig, sites: Sites, seed: int) -> tuple[str, ...]:
-    """Own nothing. Raises ConfigError where neither the net nor a method it is joined with drops anything."""
+    """Own nothing. Raises ConfigError where neither the net nor the joined method has dropout."""
     joined = any(value > 0.0 for key, value in config.model_dump().items() if key.endswith("dropout"))
     if not joined and not any(drops(cell) for _, cell in net.cells_and_names()):
         raise ConfigError(
@@ -152,12 +152,12 @@ def attach(net: Cell, config: RDropConfig, sites: Sites, seed: int) -> tuple[str
 
 
 def wrap_loss(loss: Cell, net: Cell, config: RDropConfig) -> RDropTraining:
-    """The loss with R-Drop on top."""
+    """Return the loss with R-Drop."""
     return RDropTraining(loss, config.kl_weight)
 
 
 def why_no_sum(config: RDropConfig) -> str:
-    """It has no tensors."""
+    """Return why it has no sums: it has no tensors."""
     return "which is a loss, and adds nothing to the base"
 
 

@@ -1,1 +1,1 @@
-"""Model families, one file each and one table, and the way from a base on disk to a net with its weights. No method, no data."""
+"""Define model families, one file each and one table, and load a base from disk into a net. No method, no data."""

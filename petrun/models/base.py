@@ -1,4 +1,4 @@
-"""The record that a model family fills in, and what the factory hands to a run."""
+"""Define the record that a model family fills in, and the loaded model that the factory returns."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class StoredName:
     transpose: bool = False
     """True for GPT-2's Conv1D weights, stored (in, out); the net holds (out, in)."""
     optional: bool = False
-    """May be absent from a base: a task head, which is then made afresh."""
+    """Whether a base may lack it: a task head, which is then initialised."""
     also: Mapping[str, str] = field(default_factory=dict)
     """Further names of a matrix that two layers of the net share (tied embeddings): name under which a file may repeat the tensor ->
     name of the parameter that the other layer would have if it had a matrix of its own."""
 
 
 def untied(names: Mapping[str, StoredName]) -> dict[str, StoredName]:
-    """The names of the same model with a matrix of its own for every layer. Without a shared matrix: the same names."""
+    """Return the names of the same model with a matrix of its own for every layer. Without a shared matrix: the same names."""
     found: dict[str, StoredName] = {}
     for ours, stored in names.items():
         found[ours] = replace(stored, also={})
@@ -36,7 +36,7 @@ def untied(names: Mapping[str, StoredName]) -> dict[str, StoredName]:
 
 
 def shared_matrices(names: Mapping[str, StoredName]) -> dict[str, str]:
-    """{head.weight: embed.weight}: parameter that a layer would have of its own -> the one that it shares."""
+    """Return {head.weight: embed.weight}: parameter that a layer would have of its own -> the one that it shares."""
     return {own: ours for ours, stored in names.items() for own in stored.also.values()}
 
 
@@ -61,7 +61,7 @@ class FamilyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """All that any other package needs of one built-in architecture. No method is named here."""
+    """Everything that other packages need to know about one built-in architecture. No method is named here."""
 
     name: str
     hf_classes: Mapping[str, str]
@@ -90,7 +90,7 @@ class Family:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A net with its base weights in it, in eval mode, and all that later steps ask about it."""
+    """A net with its base weights, in eval mode, and the facts about it that later steps need."""
 
     net: Cell
     """Built-in families: construct(*inputs) -> float32 logits, (B, C) or (B, T, V)."""

@@ -65,13 +65,13 @@ def parse(raw: JsonObject) -> BertConfig:
 class BertEmbeddings(nn.Cell):
     """LayerNorm(word[ids] + position[0..T-1] + token_type[types]), then dropout.
 
-    A prompt's vectors stand in for words, of token type 0; a prefix takes the first positions away.
+    A prompt's vectors replace word embeddings, with token type 0; a prefix takes the first positions.
     Inputs: input_ids, token_type_ids (B, T) int32. Returns: (B, P + T, H).
     """
 
     def __init__(self, c: BertConfig, dtype: DType, seed: int) -> None:
         super().__init__()
-        # Set by graph.virtual where a delta brings virtual tokens.
+        # Set by graph.virtual_tokens where a delta has virtual tokens.
         self.prefix_tokens, self.prompt_tokens = 0, 0
         self.word = Embedding(c.vocab, c.hidden, dtype)
         self.position = Embedding(c.positions, c.hidden, dtype)
@@ -81,7 +81,7 @@ class BertEmbeddings(nn.Cell):
         self.add_type, self.add_position = ops.Add(), ops.Add()
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """Rows of the batch; the positions are the same for all."""
+        """Shard by rows of the batch; the positions are the same for all."""
         self.add_type.shard(((dp, 1, 1), (dp, 1, 1)))
         self.add_position.shard(((dp, 1, 1), (1, 1, 1)))
 
@@ -132,8 +132,8 @@ class BertLayer(nn.Cell):
 
 
 class BertMask(nn.Cell):
-    """Mask of the keys that a query sees. A padded query sees its row's tokens, as in transformers: with padding on the left the first
-    position, which the classifier reads, is one. So does a virtual one; all see the virtual. A pipeline makes it once on each stage.
+    """Mask of the keys that a query attends to. A padded or virtual query attends to its row's tokens, as in transformers: with padding on
+    the left the first position, which the classifier reads, is padding. All attend to virtual tokens. A pipeline makes it on each stage.
 
     Inputs: segment_ids (B, T) int32; prefix, prompt: ints. Returns: (B, 1, P_prompt + T, P_prefix + P_prompt + T) bool.
     """
@@ -145,7 +145,7 @@ class BertMask(nn.Cell):
         self.real, self.both = ops.Greater(), ops.LogicalAnd()
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """Rows of the batch."""
+        """Shard by rows of the batch."""
         rows = (dp, 1, 1, 1)
         self.head_axis.shard(((dp, 1),))
         self.of_query.shard(((dp, 1, 1),))
@@ -188,7 +188,7 @@ class Bert(nn.Cell):
         self.first.shard(((dp, 1, 1),))
 
     def open_stages(self, count: int) -> list[Cell]:
-        """Have what the layers share made on each of `count` stages. Returns the cells that make it."""
+        """Have the shared inputs of the layers made on each of `count` stages. Returns the cells that make them."""
         self.masks.extend([BertMask() for _ in range(count - len(self.masks))])
         return list(self.masks)
 
@@ -267,7 +267,7 @@ _SPLITS = {
 
 
 def sites(config: BertConfig) -> Sites:
-    """Describe where deltas go in, and how the cells are sharded."""
+    """Describe where deltas attach, and how the cells are sharded."""
     return Sites(
         linears={
             "q": "layers.*.attn.q",
@@ -305,6 +305,6 @@ FAMILY = Family(
     sites=sites,
     names=names,
     prefixes=("", "bert."),
-    # Buffers, and the heads of other tasks, which sequence classification leaves out.
+    # Buffers, and the heads of other tasks, which sequence classification does not use.
     ignored=("bert.embeddings.position_ids", "cls.*", "qa_outputs.*"),
 )

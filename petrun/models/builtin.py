@@ -1,4 +1,4 @@
-"""A built-in family's net, with its base in it."""
+"""Build a built-in family's net and load its base."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from petrun.typing import Cell, JsonObject
 
 @dataclass(frozen=True, kw_only=True)
 class BaseConfig:
-    """A base's config.json, read and understood."""
+    """A base's config.json, parsed by its family."""
 
     path: Path
     raw: JsonObject
@@ -31,12 +31,12 @@ class BaseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """The classification head that a run asks for."""
+    """The classification head that a run requests."""
 
     num_labels: int | None = None
     """None: as many outputs as the base's own."""
     fresh: bool = False
-    """Leave the base's own out."""
+    """Whether to leave out the base's own."""
 
 
 def assemble(reader: TensorReader, base: BaseConfig, head: Head, compute_dtype: str, seed: int) -> LoadedModel:
@@ -54,7 +54,7 @@ def assemble(reader: TensorReader, base: BaseConfig, head: Head, compute_dtype: 
 
 
 def outline(base: BaseConfig, classes: int | None, compute_dtype: str, seed: int) -> LoadedModel:
-    """The net of a config.json, its parameters zeros that take no memory until they are written to. For a classifier
+    """Build the net of a config.json; its parameters are zeros that take no memory until they are written to. For a classifier
     `classes` counts its head's outputs; the head trains as a new one does."""
     head = _Head(classes or 2, False) if base.classifies else _NO_HEAD
     net = base.family.build(base.config, compute_dtype=compute_dtype, dropout_seed=seed, num_labels=head.classes)
@@ -81,7 +81,7 @@ def _filled(base: BaseConfig, net: Cell, head: _Head, fresh: tuple[str, ...], di
         base_digest=digest,
         folder=path.parent,
         max_positions=config.positions,
-        # Padding is masked out: where the stated id is none of the vocabulary, any other serves.
+        # Padding is masked: where the stated id is not in the vocabulary, any other can be used.
         pad_token_id=pad if isinstance(pad, int) and 0 <= pad < config.vocab else 0,
         eos_token_ids=eos_ids(raw, path.parent),
         num_labels=head.classes,
@@ -93,7 +93,7 @@ def _filled(base: BaseConfig, net: Cell, head: _Head, fresh: tuple[str, ...], di
 class _Head:
     classes: int | None
     own: bool
-    """The base's head is kept."""
+    """Whether the base's head is kept."""
 
 
 _NO_HEAD = _Head(None, False)
@@ -101,7 +101,7 @@ FRESH_HEAD = "--set model.fresh_head=true puts a new head in its place."
 
 
 def _resolve_head(reader: TensorReader, matched: Match, base: BaseConfig, asked: Head) -> _Head:
-    """Decide between the base's head and a new one; a head that is not kept is taken out of the match."""
+    """Decide between the base's head and a new one; a head that is not kept is removed from the match."""
     cell, num_labels = base.family.sites(base.config).head, asked.num_labels
     head = {ours: s for ours, s in matched.found.items() if ours.startswith(f"{cell}.")}
     if num_labels is not None and num_labels < 1:
@@ -118,7 +118,7 @@ def _resolve_head(reader: TensorReader, matched: Match, base: BaseConfig, asked:
     weight = head.get(f"{cell}.weight")
     shape = reader.info(weight.stored).shape if weight else ()
     own = shape[0] if len(shape) == 2 else None
-    # Beside the head, a base may lack only the part that the head reads: a pooler.
+    # Besides the head, a base may lack only the pooler that the head reads.
     missing = {ours.rpartition(".")[0] for ours in absent(matched, base.family.names(base.config))} - {cell}
     if missing:
         raise ModelError(
@@ -135,7 +135,7 @@ def _resolve_head(reader: TensorReader, matched: Match, base: BaseConfig, asked:
 def _check_problem(reader: TensorReader, raw: JsonObject, outputs: int | None) -> None:
     """Raises ModelError for a head that was trained with another loss than the one its number of outputs is given here.
 
-    As transformers has it: one output is for regression, several are for classes, unless problem_type says otherwise.
+    As in transformers: one output is for regression, several are for classes, unless problem_type differs.
     """
     problem, suited = raw.get("problem_type"), "regression" if outputs == 1 else "single_label_classification"
     if problem not in (None, suited):

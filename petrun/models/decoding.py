@@ -1,7 +1,7 @@
-"""Parts that the decoders share: the causal mask, the cache of keys and values, and the two compiled steps of generation.
+"""Define the parts that decoders share: the causal mask, the cache of keys and values, and the two compiled steps of generation.
 
 B batch, T tokens of the prompt, S slots of the cache (T + tokens to generate), N_kv key/value heads, D head width, V vocabulary.
-Slot j of a row's cache belongs to column j of its batch: prompts are padded on the left, so that generated tokens follow at once.
+Slot j of a row's cache belongs to column j of its batch: prompts are padded on the left, so that generated tokens follow directly.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from petrun.typing import Cell, Tensor
 
 
 class CausalMask(nn.Cell):
-    """Mask of the keys that a query sees: the virtual tokens, itself and the earlier tokens of its segment.
+    """Mask of the keys that a query attends to: the virtual tokens, itself and the earlier tokens of its segment.
 
-    Distances between tokens are counted in columns, as transformers counts them; from a virtual token in positions, as padding may
-    lie between, and in packed rows another segment.
-    Inputs: segment_ids, position_ids (B, T) int32; window, prefix, prompt: ints; a query sees at most `window` keys (0: no limit).
+    Distances between tokens are counted in columns, as in transformers; from a virtual token they are counted in positions, as there may
+    be padding, or in packed rows another segment, between.
+    Inputs: segment_ids, position_ids (B, T) int32; window, prefix, prompt: ints; a query attends to at most `window` keys (0: no limit).
     Returns: (B, 1, P_prompt + T, P_prefix + P_prompt + T) bool.
     """
 
@@ -33,7 +33,7 @@ class CausalMask(nn.Cell):
         self.head_axis = ops.ExpandDims()
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """A rank's own rows of the batch; what all rows share is made on each rank."""
+        """Shard by rows of the batch; tensors that all rows share are made on each rank."""
         shared, rows = (1, 1), (dp, 1, 1)
         self.distance.shard((shared, shared))
         self.behind.shard((shared, ()))
@@ -69,7 +69,7 @@ def _within(distance: Tensor, window: int) -> Tensor:
 
 
 def virtual_positions(position_ids: Tensor, prefix: int, prompt: int) -> Tensor:
-    """(B, T) positions of the tokens -> (B, P_prompt + T) of prompt and tokens, behind the prefix."""
+    """Convert (B, T) positions of the tokens to (B, P_prompt + T) of prompt and tokens, after the prefix."""
     if prefix + prompt == 0:
         return position_ids
     moved = position_ids + (prefix + prompt)
@@ -80,8 +80,8 @@ def virtual_positions(position_ids: Tensor, prefix: int, prompt: int) -> Tensor:
 
 
 def cached_mask(visible: Tensor, slot: Tensor, position_ids: Tensor, window: int, virtual: int = 0) -> Tensor:
-    """(B, S) bool, True where a slot holds a token of the row -> (B, 1, 1, P + S) for the token at `slot`, of position
-    `position_ids` (B, 1), within its window. Distances as in `causal_mask`."""
+    """Make the mask (B, 1, 1, P + S) of the token at `slot`, of position `position_ids` (B, 1), within its window. `visible` (B, S) bool:
+    True where a slot holds a token of the row. Distances as in CausalMask."""
     if window > 0:
         visible = ops.logical_and(visible, ops.arange(visible.shape[1], dtype=ms.int32) > slot - window)
     if virtual > 0:
@@ -91,7 +91,7 @@ def cached_mask(visible: Tensor, slot: Tensor, position_ids: Tensor, window: int
 
 
 def open_cache(x: Tensor, slots: int) -> Tensor:
-    """(B, N_kv, T, D) -> (B, N_kv, S, D), the new slots 0."""
+    """Pad (B, N_kv, T, D) to (B, N_kv, S, D); the new slots are 0."""
     b, n, t, d = x.shape
     if slots == t:
         return x
@@ -99,13 +99,13 @@ def open_cache(x: Tensor, slots: int) -> Tensor:
 
 
 def cache_index(rows: int, slot: Tensor) -> Tensor:
-    """Indices at which `write_cache` writes: (rows, 2) int32, made once a step. rows = B * N_kv; slot () int32."""
+    """Return the indices at which `write_cache` writes, (rows, 2) int32, made once a step. rows = B * N_kv; slot () int32."""
     row = ops.reshape(ops.arange(rows, dtype=ms.int32), (rows, 1))
     return ops.concat((row, ops.zeros_like(row) + slot), 1)
 
 
 def write_cache(cache: Tensor, index: Tensor, x: Tensor) -> Tensor:
-    """cache (B, N_kv, S, D) with x (B, N_kv, 1, D) in its slot."""
+    """Return the cache (B, N_kv, S, D) with x (B, N_kv, 1, D) in its slot."""
     b, n, s, d = cache.shape
     flat = ops.tensor_scatter_update(ops.reshape(cache, (b * n, s, d)), index, ops.reshape(x, (b * n, d)))
     return ops.reshape(flat, (b, n, s, d))
@@ -114,15 +114,14 @@ def write_cache(cache: Tensor, index: Tensor, x: Tensor) -> Tensor:
 class PrefillStep(nn.Cell):
     """Run the prompts and open the caches.
 
-    A row's tokens must stay within the model's positions, which is for the caller to see to; slots may exceed them, as some
-    are padding.
+    The caller must keep a row's tokens within the model's positions; slots may exceed them, as some are padding.
 
     Inputs: input_ids, segment_ids, position_ids (B, T) int32, padded on the left.
     Returns: logits of the last column (B, V) float32, then k and v (B, N_kv, S, D) of every layer in turn.
     """
 
     def __init__(self, net: Cell, slots: int) -> None:
-        # The net keeps its parameters' names: it is held, not renamed.
+        # The net's parameters keep their names.
         super().__init__(auto_prefix=False)
         self.net = net
         self.slots = slots

@@ -1,4 +1,4 @@
-"""From a base on disk, or a user's own function, to a net with its weights in it. The only file that imports by string."""
+"""Load a base from disk, or call a user's own function, and return a net with its weights. The only file that imports by string."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _OWN = "A model of your own is given as --model module:function or --model path/
 
 
 def is_factory(family: str | None) -> bool:
-    """True where --model names a user's function: module:function or path/file.py:function."""
+    """Return whether --model names a user's function: module:function or path/file.py:function."""
     return family is not None and re.search(r"[^:]:[A-Za-z_][\w.]*$", family) is not None
 
 
 def read_model_config(base: Path | None, family: str | None = None, config: Path | None = None) -> JsonObject:
-    """config.json alone, checked to be of a family that exists; {} for a factory. No weights are read.
+    """Read config.json, and check that its family exists; {} for a factory. No weights are read.
 
     Raises ModelError.
     """
@@ -49,7 +49,7 @@ def read_model_config(base: Path | None, family: str | None = None, config: Path
 
 
 def _read_config(base: Path | None, family: str | None, config: Path | None) -> tuple[Path, JsonObject, Family]:
-    """The path of config.json, its content (model_type filled in where only the user states it), its family."""
+    """Return the path of config.json, its content (with the user's model_type where it has none), and its family."""
     types = {t: f for f in FAMILIES.values() for t in f.model_types}
     if family is not None and family not in FAMILIES and family not in types:
         raise ModelError(f"--model {family}: no such family. {did_you_mean(family, {*FAMILIES, *types})}", hint=_OWN)
@@ -70,7 +70,7 @@ def _read_config(base: Path | None, family: str | None, config: Path | None) -> 
 def read_family(
     base: Path | None, family: str | None, config: Path | None = None
 ) -> tuple[JsonObject, Family, FamilyConfig]:
-    """config.json as `read_model_config` gives it, its family, and what the family reads in it. Raises ModelError."""
+    """Return config.json as `read_model_config` does, its family, and the family's parsed config. Raises ModelError."""
     described = _describe(*_read_config(base, family, config))
     return described.raw, described.family, described.config
 
@@ -91,7 +91,7 @@ class ModelSource:
     family: str | None = None
     """A built-in family or a model_type, where config.json does not say; or module:function, path/file.py:function."""
     config: Path | None = None
-    """config.json, where it does not lie beside the weights."""
+    """config.json, where it is not beside the weights."""
     strategy: Path | None = None
     """The strategy file, or the folder of them, of a base in the files of a job's ranks."""
     kwargs: Mapping[str, object] = field(default_factory=dict)
@@ -151,9 +151,9 @@ def outline_model(
     seed: int = 0,
     kwargs: Mapping[str, object] | None = None,
 ) -> LoadedModel:
-    """The net of `load_model` without its weights: config.json is all that is read, of a user's function nothing.
+    """Build the net of `load_model` without its weights: only config.json is read, and nothing for a user's function.
 
-    A built-in family's parameters are zeros that take no memory; a function's have the values that it gives them.
+    A built-in family's parameters are zeros that take no memory; a function's have the values that it sets.
     """
     if is_factory(family):
         return _from_function(ModelSource(family=family, kwargs=kwargs or {}), None, num_labels, seed)
@@ -162,7 +162,7 @@ def outline_model(
 
 def _from_function(source: ModelSource, task: str | None, num_labels: int | None, seed: int) -> LoadedModel:
     """Call the user's function; its net's own names are the names of its checkpoint. Without a base the values that
-    the function gave stay: MindSpore's and numpy's seeds are set first, so that they are the same every time."""
+    the function set stay: MindSpore's and numpy's seeds are set first, so that they are the same every time."""
     spelled, base = str(source.family), source.base
     if task not in (None, "classify"):
         raise ModelError(
@@ -200,7 +200,7 @@ def _from_function(source: ModelSource, task: str | None, num_labels: int | None
 
 
 def _inputs(net: Cell, spelled: str) -> tuple[str, ...]:
-    """Names of the arrays that the net's construct takes; () where it does not say."""
+    """Return the names of the arrays that the net's construct takes; () where it does not state them."""
     stated = getattr(net, "inputs", ())
     names = (stated,) if isinstance(stated, str) else tuple(stated) if isinstance(stated, list | tuple) else (None,)
     if not all(isinstance(name, str) for name in names):
@@ -220,7 +220,7 @@ def _digest_in_memory(net: Cell) -> str:
 
 
 def _call(spelled: str, kwargs: Mapping[str, object]) -> tuple[Cell, Sites]:
-    """The net and the sites that the user's function returns. Raises ModelError."""
+    """Return the net and the sites that the user's function returns. Raises ModelError."""
     source, _, name = spelled.rpartition(":")
     with _importable(source):
         module = _import_file(Path(source), spelled) if source.endswith(".py") else _import_module(source, spelled)
@@ -248,7 +248,7 @@ def _call(spelled: str, kwargs: Mapping[str, object]) -> tuple[Cell, Sites]:
 
 @contextmanager
 def _importable(source: str) -> Iterator[None]:
-    """While a file's code runs, its neighbours can be imported, as when Python runs the file itself."""
+    """A context manager: while a file's code runs, files beside it can be imported, as when Python runs the file itself."""
     if not source.endswith(".py"):
         yield
         return
@@ -262,7 +262,7 @@ def _importable(source: str) -> Iterator[None]:
 
 
 class _SourceLoader(SourceFileLoader):
-    """Always from the source: bytecode would be left beside the user's file, and is stale after an edit within the same second."""
+    """Loads from the source: bytecode would be left beside the user's file, and is stale after an edit within the same second."""
 
     def get_code(self, fullname: str) -> CodeType:
         path = self.get_filename(fullname)
@@ -270,7 +270,7 @@ class _SourceLoader(SourceFileLoader):
 
 
 def _import_file(path: Path, spelled: str) -> ModuleType:
-    """Load a file under a name made of its content: two files of one name do not meet, an edited one is read again."""
+    """Load a file under a name made of its content: two files of one name do not conflict, an edited one is read again."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -324,10 +324,10 @@ def _attribute(module: ModuleType, name: str, spelled: str) -> Callable[..., obj
 
 
 class UserCode:
-    """`with UserCode(...)`: whatever the user's code raises becomes a ModelError that names the line it came from.
+    """A context manager that converts any exception of the user's code to a ModelError that names its line.
 
-    Foreign code raises what it likes, so no list of types would do; --debug still shows the whole traceback.
-    `describe(error, file)`: the place and what is wrong; by default from the traceback.
+    Foreign code may raise any exception, so no list of types is enough; --debug still shows the full traceback.
+    `describe(error, file)`: the line and the error; by default from the traceback.
     """
 
     def __init__(self, spelled: str, file: str, describe: Callable[[BaseException, str], str] | None = None) -> None:
@@ -347,7 +347,7 @@ class UserCode:
 
 
 def _line_and_message(error: BaseException, file: str) -> str:
-    """`path/net.py:12: RuntimeError: no luck`, the last line of the user's own file."""
+    """Return `path/net.py:12: RuntimeError: no luck`, with the last line of the user's own file."""
     if isinstance(error, SyntaxError) and error.filename:
         where = f"{error.filename}:{error.lineno}"
     else:

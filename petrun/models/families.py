@@ -1,4 +1,4 @@
-"""The table of built-in model families. A new one is a file of its own and a line here."""
+"""List the built-in model families. A new one is a file of its own and a line here."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ FAMILIES: dict[str, Family] = {family.name: family for family in (bert.FAMILY, g
 
 
 def family_of_type(model_type: object) -> Family | None:
-    """The family that serves a value of config.json's model_type; None where none does."""
+    """Return the family for a value of config.json's model_type; None where there is none."""
     return next((family for family in FAMILIES.values() if model_type in family.model_types), None)
 
 
 def hf_class(model_type: object) -> str | None:
-    """The class of transformers that a whole model of this model_type is saved as; None for a model of no built-in family."""
+    """Return the class of transformers for a full model of this model_type; None where no built-in family has it."""
     family = family_of_type(model_type)
     return None if family is None else family.hf_classes[str(model_type)]
 
 
 def spell_families(task: str | None = None, word: str = "or") -> str:
-    """Names for a message: "bert, gpt2 or llama"; with a task, of those that can do it."""
+    """Spell the names for a message: "bert, gpt2 or llama"; with a task, of those that can do it."""
     *first, last = [family.name for family in FAMILIES.values() if task is None or task in family.tasks]
     return f"{', '.join(first)} {word} {last}" if first else last

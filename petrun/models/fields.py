@@ -1,4 +1,4 @@
-"""Reading config.json: every field is asked for by name and type, all problems are collected, one ModelError is raised."""
+"""Read config.json: every field is read by name and type, all problems are collected, one ModelError is raised."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MISSING = object()
 
 FOREIGN: Mapping[str, tuple[object, ...]] = {
     # Fields that change the mathematics of some architecture, and the values that mean "off". None of the families here has them;
-    # a base that sets one was made by other code, and computing it without the field would be silently wrong.
+    # a base that sets one was made by other code, and ignoring the field would give wrong results without an error.
     "alibi": (False,),
     "attention_multiplier": (1, 1.0),
     "attn_logit_softcapping": (0, 0.0),
@@ -50,7 +50,7 @@ _HINTS = {
 
 
 class Fields:
-    """A config.json, and what was found wrong with it so far."""
+    """A config.json, and the problems found in it so far."""
 
     def __init__(self, raw: JsonObject, family: str) -> None:
         self.raw = raw
@@ -72,14 +72,14 @@ class Fields:
             self.hints.append(_HINTS[name])
 
     def wrong(self, name: str, value: object, wanted: str) -> None:
-        """Record a value that cannot be. A field that has a problem already has a stand-in, which is not judged."""
+        """Record an invalid value. A field with a problem has a substitute value, which is not checked."""
         if name in self._wrong:
             return
         self._wrong.add(name)
         self.problems.append(f"{name} = {_spell(value)}: must be {wanted}")
 
     def value(self, name: str, default: object = _MISSING, aliases: Sequence[str] = ()) -> Any:
-        """The field, or its default where it is absent or null."""
+        """Return the field, or its default where it is absent or null."""
         for key in (name, *aliases):
             if self.raw.get(key) is not None:
                 return self.raw[key]
@@ -126,7 +126,7 @@ class Fields:
         return default
 
     def only(self, name: str, allowed: Sequence[object], default: object) -> None:
-        """The field must have one of these values: others compute something else."""
+        """Require one of these values, as others compute something else."""
         value = self.value(name, default)
         if value not in allowed:
             self.unsupported(name, value, ", ".join(_spell(v) for v in allowed))
@@ -148,7 +148,7 @@ class Fields:
 
 
 def _spell(value: object) -> str:
-    """As it stands in the JSON file, cut short."""
+    """Spell a value as in the JSON file, shortened."""
     text = {True: "true", False: "false", None: "null"}.get(value) if isinstance(value, bool | None) else None
     text = text or (f'"{value}"' if isinstance(value, str) else str(value))
     return text if len(text) <= 80 else text[:77] + "..."

@@ -1,4 +1,4 @@
-"""The files of a base: config.json, the weights beside it, and what they say of labels and special tokens."""
+"""Read the files of a base: config.json with its labels and special tokens, and the weights beside it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BASE_HINT = "--base takes a Hugging Face folder, a .safetensors or a .ckpt file.
 
 
 def read_json(path: Path) -> JsonObject:
-    """A JSON object. Raises ModelError naming the file and, for broken JSON, line and column."""
+    """Read a JSON object. Raises ModelError naming the file and, for broken JSON, line and column."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -44,9 +44,9 @@ def read_json(path: Path) -> JsonObject:
 
 
 def config_path(base: Path | None, config: Path | None) -> Path:
-    """The config.json given, or the one in the base's folder, or beside the base's file. Raises ModelError where there is none.
+    """Return the given config.json, or the one in the base's folder, or beside the base's file. Raises ModelError where there is none.
 
-    Of a base in ranks' files it lies beside the ranks' folders.
+    For a base in ranks' files it is beside the ranks' folders.
     """
     if config is not None:
         path = config / CONFIG if config.is_dir() else config
@@ -74,9 +74,9 @@ def config_path(base: Path | None, config: Path | None) -> Path:
 
 
 def weights_path(base: Path) -> Path:
-    """A folder with safetensors is read as Hugging Face writes it; one with .ckpt files and none of those stands for its newest step.
+    """Return the path of the weights: a folder with safetensors itself, or the newest .ckpt file of a folder with none of those.
 
-    Raises ModelError where that is not told by their names, and for the files of a job's ranks.
+    Raises ModelError where their names do not tell the newest, and for the files of a job's ranks.
     """
     if is_sharded(base):
         raise ModelError(
@@ -94,7 +94,7 @@ def weights_path(base: Path) -> Path:
 
 
 def label_names(raw: Mapping[str, object], count: int) -> tuple[str, ...]:
-    """id2label in index order, where it names exactly `count` classes; else ()."""
+    """Return id2label in index order, where it names exactly `count` classes; else ()."""
     table = raw.get("id2label")
     if not isinstance(table, dict):
         return ()
@@ -104,7 +104,7 @@ def label_names(raw: Mapping[str, object], count: int) -> tuple[str, ...]:
 
 
 def eos_ids(raw: Mapping[str, object], folder: Path | None) -> tuple[int, ...]:
-    """generation_config.json's eos_token_id, as generation in transformers uses it, else config.json's."""
+    """Return generation_config.json's eos_token_id, as generation in transformers uses it, else config.json's."""
     value = None
     if folder is not None and (folder / "generation_config.json").is_file():
         value = read_json(folder / "generation_config.json").get("eos_token_id")

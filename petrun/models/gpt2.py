@@ -84,7 +84,7 @@ class Gpt2Attention(nn.Cell):
         self.o = dense(c.hidden, c.hidden, dtype)
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
-        """q, k, v, each (B, N, T, D)."""
+        """Compute q, k, v, each (B, N, T, D)."""
         return self.split(self.qkv(x))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class Gpt2Layer(nn.Cell):
         self.after_attn, self.after_mlp = ops.Add(), ops.Add()
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """The residual stream, (B, T, H), by rows of the batch."""
+        """Shard the residual stream, (B, T, H), by rows of the batch."""
         self.after_attn.shard(((dp, 1, 1), (dp, 1, 1)))
         self.after_mlp.shard(((dp, 1, 1), (dp, 1, 1)))
 
@@ -136,7 +136,7 @@ class Gpt2(nn.Cell):
     def __init__(self, c: Gpt2Config, dtype: DType, seed: int) -> None:
         super().__init__()
         self.heads, self.longest = c.heads, c.positions
-        # Set by graph.virtual where a delta brings virtual tokens.
+        # Set by graph.virtual_tokens where a delta has virtual tokens.
         self.prefix_tokens, self.prompt_tokens = 0, 0
         self.embed = Embedding(c.vocab, c.hidden, dtype)
         self.positions = Embedding(c.positions, c.hidden, dtype)
@@ -153,7 +153,7 @@ class Gpt2(nn.Cell):
         self.add_position.shard(((dp, 1, 1), (dp, 1, 1)))
 
     def enter(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
-        """The row as vectors, the prompt before it: (B, P + T, H)."""
+        """Embed the row, with the prompt before it: (B, P + T, H)."""
         x = self.embed(input_ids)
         if self.prompt_tokens > 0:
             x = ops.concat((self.embed.prompt(x.shape[0], x.dtype), x), 1)
@@ -253,7 +253,7 @@ _SPLITS = {
 
 
 def sites(config: Gpt2Config) -> Sites:
-    """Describe where deltas go in, and how the cells are sharded."""
+    """Describe where deltas attach, and how the cells are sharded."""
     return Sites(
         linears={ours.rpartition(".")[2]: f"layers.*.{ours}" for ours in _CONV1D},
         default_roles=("qkv",),

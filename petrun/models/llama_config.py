@@ -1,4 +1,4 @@
-"""config.json of the llama families: its fields, their defaults and what is refused."""
+"""Parse config.json of the llama families: its fields, their defaults and unsupported values."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def parse(raw: JsonObject) -> LlamaConfig:
         rope=parse_rope(f, head_dim, positions),
         windows=_windows(f, kind, layers),
     )
-    # pretraining_tp > 1 splits the matrix products of old Llama files into slices: the same sums, taken in another order.
+    # pretraining_tp > 1 splits the matrix products of old Llama files into parts: the same sums in another order.
     f.finish()
     return config
 
@@ -79,7 +79,9 @@ def _kv_heads(f: Fields, kind: str, heads: int) -> int:
 
 
 def _windows(f: Fields, kind: str, layers: int) -> tuple[int, ...]:
-    """Sliding windows by layer. Mistral: every layer, where set. Qwen: by layer_types, or from max_window_layers on. Llama: none."""
+    """Return the sliding windows by layer. Mistral: every layer, where set. Qwen: by layer_types, or from max_window_layers on. Llama:
+    none.
+    """
     if kind == "llama":
         return (0,) * layers
     if kind == "mistral":

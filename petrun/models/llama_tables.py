@@ -1,4 +1,4 @@
-"""Rotary angles and masks, which every layer of a llama reads beside its input."""
+"""Make rotary angles and masks, which every layer of a llama reads beside its input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from petrun.typing import DType, Tensor
 
 
 class LlamaTables(nn.Cell):
-    """Angles of the positions, and masks. A pipeline makes them once on each stage: a mask cannot be sent, and angles need not be.
+    """Angles of the positions, and masks. A pipeline makes them once on each stage, as a mask cannot be sent between stages and angles
+    need not be.
 
     Inputs: segment_ids, position_ids (B, T) int32; prefix, prompt: ints. Returns: cos, sin (B, 1, P_prompt + T, D); the mask of windowed
     layers and that of the others, see CausalMask.
@@ -18,7 +19,7 @@ class LlamaTables(nn.Cell):
 
     def __init__(self, rope: Rope, windows: tuple[int, ...], dtype: DType) -> None:
         super().__init__()
-        # One mask for each kind of layer that there is.
+        # One mask for each kind of layer in the model.
         self.window = max(windows)
         self.all_windowed = min(windows) > 0
         self.rotary = Rotary(rope, dtype)

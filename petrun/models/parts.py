@@ -1,4 +1,4 @@
-"""Parts that more than one family is built of. Parameters are created as zeros that cost nothing until the base is loaded."""
+"""Define the parts that families share. Parameters are created as zeros that take no memory until the base is loaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
 class Embedding(nn.Cell):
     """weight[ids].
 
-    Inputs: ids (B, T) int32. Returns: (B, T, H) in the dtype it was built with, whatever weight's is by then.
+    Inputs: ids (B, T) int32. Returns: (B, T, H) in the dtype it was built with, even where weight has another dtype by then.
     Owns: weight (V, H).
     """
 
@@ -31,14 +31,14 @@ class Embedding(nn.Cell):
         self.rows = ops.StridedSlice()
 
     def slice(self, start: int, rows: int) -> Tensor:
-        """weight[start : start + rows], (rows, H)."""
+        """Return weight[start : start + rows], (rows, H)."""
         return ops.cast(self.rows(self.weight, (start, 0), (start + rows, self.width), (1, 1)), self.dtype)
 
     def construct(self, ids: Tensor) -> Tensor:
         return ops.cast(self.gather(self.weight, ids, 0), self.dtype)
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """`vocabulary`: rows of the table over tp ranks; else the whole table on each."""
+        """`vocabulary`: rows of the table over tp ranks; else the full table on each."""
         self.gather.shard(((tp if how == "vocabulary" else 1, 1), (dp, 1)))
         self.rows.shard(((1, 1),))
 
@@ -59,7 +59,7 @@ class Dense(nn.Dense):
         return ops.reshape(y, (*shape[:-1], self.out_channels))
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """`column`: outputs over tp ranks; `row`: inputs; `scattered`: the same, and rows of what comes out over all; else the whole
+        """`column`: outputs over tp ranks; `row`: inputs; `scattered`: the same, and rows of the result over all; else the full
         layer on each."""
         outer, inner = (tp if how == "column" else 1), (tp if how in ("row", "scattered") else 1)
         rows = dp * tp if how == "scattered" else dp
@@ -103,7 +103,7 @@ class Linear(nn.Cell):
 
 
 ACTIVATIONS: Mapping[str, type[nn.Cell]] = {
-    # Names of transformers' ACT2FN. Those that share a formula and differ in implementation only stand for one cell.
+    # Names of transformers' ACT2FN. Names that share a formula and differ in implementation have one cell.
     "gelu": Gelu,
     "gelu_python": Gelu,
     "gelu_new": GeluTanh,
@@ -141,19 +141,19 @@ class FeedForward(nn.Cell):
 
 
 def named(net: nn.Cell) -> nn.Cell:
-    """Name every parameter by its path (a shared one by the first), whatever MindSpore made of it while cells were nested."""
+    """Name every parameter by its path (a shared one by the first path), as MindSpore renames parameters while cells are nested."""
     for path, parameter in net.parameters_and_names():
         parameter.name = path
     return net
 
 
 def tied_head(tied: bool) -> dict[str, str]:
-    """StoredName.also of a token embedding: the head's names where it shares the matrix."""
+    """Return StoredName.also of a token embedding: the head's names where it shares the matrix."""
     return {"lm_head.weight": "head.weight"} if tied else {}
 
 
 def cell_paths(names: Mapping[str, StoredName]) -> dict[str, str]:
-    """Path of each cell that owns a weight -> its path in Hugging Face's naming."""
+    """Return, for each cell that owns a weight, its path -> its path in Hugging Face's naming."""
     return {
         ours.removesuffix(".weight"): stored.name.removesuffix(".weight")
         for ours, stored in names.items()

@@ -1,6 +1,6 @@
-"""Rotary position embedding: the frequencies of every scaling that the llama families use, and the tables of one forward pass.
+"""Compute rotary position embeddings: the frequencies of every scaling of the llama families, and the tables of one forward pass.
 
-Frequencies are computed in float32 in the order that transformers uses: at long positions their last bit shows.
+Frequencies are computed in float32 in the order of transformers, as their last bit matters at long positions.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Rope:
 
 
 def parse_rope(f: Fields, width: int, positions: int) -> Rope:
-    """From transformers 5's rope_parameters, or transformers 4's rope_theta and rope_scaling. Problems are recorded in `f`."""
+    """Parse transformers 5's rope_parameters, or transformers 4's rope_theta and rope_scaling. Problems are recorded in `f`."""
     key = "rope_scaling" if f.raw.get("rope_scaling") else "rope_parameters"
     stored = f.raw.get(key) or {}
     if not isinstance(stored, Mapping):
@@ -115,7 +115,7 @@ def _numbers(f: Fields, key: str, inner: JsonObject, kind: str) -> dict[str, flo
 
 
 def frequencies(rope: Rope) -> tuple[Array, float]:
-    """(D / 2,) float32 inverse frequencies, and the factor that multiplies cos and sin.
+    """Return (D / 2,) float32 inverse frequencies, and the factor that multiplies cos and sin.
 
     default   w_i = theta^(-2i / D).                        Source: Su et al., arXiv:2104.09864, section 3.2.2.
     linear    w_i / s.                                      Source: Chen et al., arXiv:2306.15595, eq. (4).
@@ -179,7 +179,7 @@ class Rotary(nn.Cell):
 
     dynamic: with L the longest position + 1, M = max_position_embeddings, and L > M,
     theta' = theta * (s L / M - s + 1)^(D / (D - 2)). Source: transformers, `_compute_dynamic_ntk_parameters`; it is a function of
-    this pass alone, as in a model that has seen nothing longer before.
+    this pass alone, as in a model without a longer pass before.
     Inputs: position_ids (B, T) int32. Returns: cos, sin (B, 1, T, D) in the given dtype.
     """
 
@@ -203,7 +203,7 @@ class Rotary(nn.Cell):
         self.cos, self.sin, self.cos_scale, self.sin_scale = ops.Cos(), ops.Sin(), ops.Mul(), ops.Mul()
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """Tables of a rank's own rows of the batch."""
+        """Shard the tables by rows of the batch."""
         table = (dp, 1, 1, 1)
         self.head_axis.shard(((dp, 1),))
         self.width_axis.shard(((dp, 1, 1),))

@@ -1,4 +1,4 @@
-"""One forward pass of a user's own net before anything is trained or scored: what is wrong with it shows here, in its own lines."""
+"""Run one forward pass of a user's own net before anything is trained or scored, so that its errors appear early, with its lines."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _check_logits(loaded: LoadedModel, result: object, rows: int, classes: int |
 
 
 def _graph_fault(error: BaseException, file: str) -> str:
-    """The line of the user's file that MindSpore's compiler stumbled over, and what it says."""
+    """Return the line of the user's file at which MindSpore's compiler fails, and its message."""
     text = str(error)
     first = first_line(text) or type(error).__name__
     lines = re.findall(r"In file (\S+?):(\d+)", text)

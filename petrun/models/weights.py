@@ -1,7 +1,7 @@
-"""From a file of named tensors to a net's parameters: strict, tensor by tensor, with a digest of what was read.
+"""Load a file of named tensors into a net's parameters: strictly, tensor by tensor, with a digest of the content.
 
-Nothing is guessed: every parameter must be found under one of the names its family declares, every tensor of the file must be used
-or be declared benign, and all that does not fit is reported at once.
+Nothing is guessed: every parameter must be found under one of the names that its family declares, every tensor of the file must be used
+or be declared benign, and all problems are reported at once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LISTED = 20
 
 
 def open_weights(base: Path, strategy: Path | None = None) -> TensorReader:
-    """A base's tensors: of one file or folder, or with a strategy those of all ranks' files.
+    """Open a base's tensors: those of one file or folder, or with a strategy those of all ranks' files.
 
     Raises ModelError and WeightsError, also for ranks' files without a strategy.
     """
@@ -110,7 +110,7 @@ def match(
 
 
 def _modern(stored: str) -> str:
-    """LayerNorm.gamma and .beta, of files converted from TensorFlow, are weight and bias."""
+    """Rename LayerNorm.gamma and .beta, of files converted from TensorFlow, to weight and bias."""
     for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")):
         if stored.endswith(old):
             return stored.removesuffix(old) + new
@@ -118,7 +118,7 @@ def _modern(stored: str) -> str:
 
 
 def absent(matched: Match, names: Mapping[str, StoredName]) -> tuple[str, ...]:
-    """Optional parameters whose cells the file lacks as a whole. A cell that is there in part is a mismatch, not absent."""
+    """Return the optional parameters of cells that the file lacks completely. A cell that is there in part is a mismatch, not absent."""
     cells = {ours.rpartition(".")[0] for ours in matched.found}
     return tuple(
         ours
@@ -159,7 +159,7 @@ def check(
 
 
 def misshapen(reader: TensorReader, matched: Match, net: Cell, heads: Sequence[str]) -> list[str]:
-    """Tensors whose shape differs from the net's, one line each. `heads`: patterns of parameters whose shape the data decides."""
+    """List the tensors whose shape differs from the net's, a line each. `heads`: patterns of parameters whose shape the data decides."""
     parameters = {p.name: p for p in net.get_parameters()}
     return [
         problem
@@ -213,7 +213,7 @@ def load(reader: TensorReader, matched: Match, net: Cell, undigested: Sequence[s
     """Put the tensors into the net's parameters and return the base's digest.
 
     The digest is over (Hugging Face name, stored dtype, Hugging Face shape, SHA-256 of the stored bytes) of every
-    tensor but those whose parameter matches a pattern in `undigested`: task heads, which every delta brings itself.
+    tensor but those whose parameter matches a pattern in `undigested`: task heads, which every delta has itself.
     Reading, hashing and converting run in threads, a few tensors ahead of the net.
     Raises WeightsError naming every tensor that holds NaN or Inf, or values that the parameter's type cannot hold.
     """
@@ -244,7 +244,7 @@ def load(reader: TensorReader, matched: Match, net: Cell, undigested: Sequence[s
 
 
 def stored_digest(reader: TensorReader, matched: Match, undigested: Sequence[str] = ()) -> str:
-    """The digest that `load` gives, without a net: for a merge, which never builds one."""
+    """Compute the digest that `load` returns without a net, for a merge, which never builds one."""
     chosen = [(o, s) for o, s in matched.found.items() if not any(fnmatchcase(o, p) for p in undigested)]
 
     def line(source: Source) -> tuple[str, str, tuple[int, ...], str]:
@@ -259,7 +259,7 @@ def stored_digest(reader: TensorReader, matched: Match, undigested: Sequence[str
 
 
 def _reads(reader: TensorReader, matched: Match, parameters: Mapping[str, Parameter]) -> Iterator[tuple[str, _Read]]:
-    """Every found parameter with its values, at most a few tensors in memory at a time."""
+    """Yield every found parameter with its values, with at most a few tensors in memory."""
     workers = min(4, os.cpu_count() or 1)
     waiting: deque[tuple[str, Future[_Read]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
@@ -311,7 +311,7 @@ def _read(reader: TensorReader, source: Source, kind: str) -> _Read:
 
 
 def init_fresh(net: Cell, names: Sequence[str], seed: int, spread: float) -> None:
-    """Weights normal(0, spread), biases 0. Each is a pure function of (seed, its name), in whatever order they are made."""
+    """Initialise weights as normal(0, spread), biases as 0. Each is a pure function of (seed, its name), in any order."""
     parameters = {p.name: p for p in net.get_parameters()}
     for name in names:
         parameter = parameters[name]

@@ -1,11 +1,11 @@
-"""AdaLoRA's budget: which triplets of the whole net stay in use, settled inside the compiled step.
+"""AdaLoRA's budget: choose inside the compiled step which triplets of the net stay in use.
 
     I = |w dL/dw|;   I' <- beta1 I' + (1 - beta1) I;   U' <- beta2 U' + (1 - beta2) |I - I'|;   s(w) = I' U'
     S_i = s(e_i) + mean_j s(A_ij) + mean_j s(B_ji);   e_i <- 0 unless S_i is among the b(t) largest of all layers together
 
 Source: Zhang et al., "AdaLoRA: Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning", arXiv 2303.10512: equations 8 to 11 for
 the importance of one entry, 7 for a triplet's, 6 for the masking, 12 for b(t); algorithm 1 for the order: the importance is that of the
-weights and gradients before the update (peft takes the weights after it). Equation 12 is read as the authors' code has it, with
+weights and gradients before the update (peft takes the weights after it). Equation 12 is used as in the authors' code, with
 (t - t_i) / (T - t_i - t_f) in the cube: as printed it would begin above b(0).
 """
 
@@ -24,22 +24,22 @@ from petrun.typing import Parameter
 
 
 def budget_plan(first: int, last: int, begin: int, end: int, every: int, total: int) -> Array:
-    """(T,) int32: for t = 1 to T updates done, how many triplets stay in use, or 0 where nothing is given up at t.
+    """Return (T,) int32: for t = 1 to T updates done, how many triplets stay in use, or 0 where none are pruned at t.
 
-    From `first` triplets at t = begin to `last` at t = total - end, cubically, every `every` updates; then no more.
+    The number falls from `first` at t = begin to `last` at t = total - end, cubically, every `every` updates; then it stays.
     """
     span = total - end - begin
     plan = np.zeros(total, np.int32)
     for t in range(begin + 1, total - end):
         if t % every == 0:
-            # In whole numbers: the same budget on every machine.
+            # In integers, for the same budget on every machine.
             plan[t - 1] = last + (first - last) * (span - (t - begin)) ** 3 // span**3
     plan[total - end - 1] = last
     return plan
 
 
 class RankAllocator(nn.Cell):
-    """Method.hook of AdaLoRA. Between two allocations a triplet that was given up may grow again; after the last one it may not.
+    """Method.hook of AdaLoRA. Between two allocations a pruned triplet may grow again; after the last one it may not.
 
     Owns: adalora_sensitivity.<parameter> and adalora_uncertainty.<parameter>, I' and U' of every A, e and B, float32.
     """
@@ -59,7 +59,7 @@ class RankAllocator(nn.Cell):
         self.rank = int(layers[0].mindpet_delta_adalora_e.shape[0])
         self.values = ParameterTuple([layer.mindpet_delta_adalora_e for layer in layers])
         self.keeps = ParameterTuple([layer.mindpet_delta_adalora_keep for layer in layers])
-        # Layer by layer A, B and e.
+        # A, B and e, layer by layer.
         weights = [
             p
             for layer in layers
@@ -71,12 +71,12 @@ class RankAllocator(nn.Cell):
         self.uncertainty = ParameterTuple([zeros_beside(p, "adalora_uncertainty.") for p in weights])
         self.beta1 = beta1
         self.beta2 = beta2
-        # Of one number: see AdamW.
+        # It has one number: see AdamW.
         self.zero = Tensor(0.0, ms.float32)
         self.plan = Tensor(plan)
         self.last = len(plan) - 1
         self.settled = int(np.flatnonzero(plan)[-1])
-        # Primitives: they compile faster than the functions over them, which tells where there are hundreds of parameters.
+        # Primitives compile faster than functions, which matters with hundreds of parameters.
         self.abs = ops.Abs()
         self.assign = ops.Assign()
         self.mean = ops.ReduceMean()
@@ -85,7 +85,7 @@ class RankAllocator(nn.Cell):
         self.top = ops.TopK(sorted=True)
 
     def before_update(self, grads: Tensor, step: Tensor, finite: Tensor) -> None:
-        """Note how much each entry matters at this step. Nothing is noted after the last allocation."""
+        """Update the importance of each entry at this step; not after the last allocation."""
         noting = ops.cast(ops.logical_and(step <= self.settled, finite), ms.float32)
         new1, new2 = noting * (1.0 - self.beta1), noting * (1.0 - self.beta2)
         old1, old2 = 1.0 - new1, 1.0 - new2
@@ -98,11 +98,11 @@ class RankAllocator(nn.Cell):
             self.assign(self.uncertainty[i], spread)
 
     def after_update(self, step: Tensor, finite: Tensor) -> None:
-        """Set e to 0 where a triplet is given up; from the last allocation on, for good."""
+        """Set e to 0 where a triplet is pruned; from the last allocation on for good."""
         planned = ops.gather(self.plan, ops.minimum(step, self.last), 0)
         budget = ops.select(finite, planned, ops.zeros_like(planned))
         chosen = ops.cast(self.chosen(self.scores(), budget), ms.float32)
-        # 1 where nothing is given up: outside allocations, and for the masks before the last one.
+        # 1 where nothing is pruned: outside allocations, and for the masks before the last one.
         now = self.split(ops.select(budget > 0, chosen, ops.ones_like(chosen)))
         kept = self.split(ops.select(ops.logical_and(step == self.settled, finite), chosen, ops.ones_like(chosen)))
         for k in range(self.layers):
@@ -110,7 +110,7 @@ class RankAllocator(nn.Cell):
             self.assign(self.keeps[k], self.keeps[k] * kept[k])
 
     def scores(self) -> Tensor:
-        """S of all triplets, layer by layer, (layers * R,); -1 for those given up for good."""
+        """Return S of all triplets, layer by layer, (layers * R,); -1 for those pruned for good."""
         found: tuple[Tensor, ...] = ()
         for k in range(self.layers):
             right = self.mean(self.sensitivity[3 * k] * self.uncertainty[3 * k], 1)
@@ -121,7 +121,7 @@ class RankAllocator(nn.Cell):
         return self.concat(found)
 
     def chosen(self, scores: Tensor, budget: Tensor) -> Tensor:
-        """(M,) bool: the `budget` largest; of equal ones, those that come first."""
+        """Return (M,) bool: the `budget` largest; of equal ones the first."""
         ordered, _ = self.top(scores, self.layers * self.rank)
         least = ops.gather(ordered, ops.maximum(budget - 1, 0), 0)
         above = scores > least

@@ -24,7 +24,7 @@ class AdaLoraDense(CastDense):
 
     Inputs: x (..., in_channels). Returns (..., out_channels) in the dtype of x.
     Owns: mindpet_delta_adalora_a (R, in_channels) and _b (out_channels, R), Normal(0.02) at first; _e (R,), 0 at first; _keep (R,), 1
-    for the triplets in use and 0 for those given up, not trained. All float32.
+    for the triplets in use and 0 for pruned ones, not trained. All float32.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class AdaLoraDense(CastDense):
         self.b_matmul = ops.MatMul(transpose_b=True)
 
     def plain(self, x: Tensor) -> Tensor:
-        """(M, in_channels) -> (M, out_channels) in compute_dtype: the base, its update and the activation."""
+        """Compute (M, in_channels) -> (M, out_channels) in compute_dtype: the base, its update and the activation."""
         kind = self.compute_dtype
         x = self.cast(x, kind)
         y = self.matmul(x, self.cast(self.weight, kind))

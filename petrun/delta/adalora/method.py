@@ -1,11 +1,11 @@
-"""AdaLoRA: low-rank updates P diag(e) Q whose ranks share one budget, which goes to where they matter.
+"""AdaLoRA: low-rank updates P diag(e) Q whose ranks share one budget, allocated by importance.
 
     y = act(x W^T + b + s * ((dropout(x) A^T) * e) B^T),   Q = A (R, in), P = B (out, R);   s = alpha / (R + 1e-5)
     loss = C + orth_weight * sum over layers of (||B^T B - I||^2 + ||A A^T - I||^2)         ||.||: Frobenius
 
 Source: Zhang et al., "AdaLoRA: Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning", arXiv 2303.10512, equations 3 to 5; the
 budget is in budget.py. s is peft's, with the R that every layer begins with, so that its adapters compute the same here. peft
-regularises with the norms, not their squares, averaged over the matrices, not summed: a weight of its means another thing here.
+regularises with the norms, not their squares, averaged over the matrices, not summed: the same weight has another effect here.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class AdaLoraConfig(TargetConfig):
         return self.alpha / (self.width + 1e-5)
 
     def phases(self, total_steps: int) -> tuple[int, int]:
-        """(updates before, updates after the ranks are given up). Raises ConfigError where none is left between them."""
+        """Return (updates before, updates after the ranks are pruned). Raises ConfigError where none is left between them."""
         begin, end = step_count(self.tinit, total_steps), step_count(self.tfinal, total_steps)
         if begin + end >= total_steps:
             raise ConfigError(
@@ -116,15 +116,15 @@ def attach(net: Cell, config: AdaLoraConfig, sites: Sites, seed: int) -> tuple[s
 
 
 def layers_of(net: Cell) -> list[AdaLoraDense]:
-    """The adapted layers, in the net's order."""
+    """Return the adapted layers, in the net's order."""
     return [cell for _, cell in net.cells_and_names() if isinstance(cell, AdaLoraDense)]
 
 
 class OrthogonalLoss(nn.Cell):
-    """Another loss, and equation 4 on top.
+    """Adds equation 4 to another loss.
 
-    Inputs and Returns: as the inner loss. A micro-batch adds the regulariser in its share of the supervised items, so that it counts
-    once a step however many micro-batches there are.
+    Inputs and Returns: as the inner loss. A micro-batch adds the regulariser in proportion to its supervised items, so that it counts
+    once a step for any number of micro-batches.
     """
 
     def __init__(self, loss: Cell, layers: list[AdaLoraDense], weight: float) -> None:
@@ -143,7 +143,7 @@ class OrthogonalLoss(nn.Cell):
         return value + self.weight * share * self.skewness(), logits
 
     def skewness(self) -> Tensor:
-        """Sum over layers of ||B^T B - I||^2 + ||A A^T - I||^2, () float32."""
+        """Return the sum over layers of ||B^T B - I||^2 + ||A A^T - I||^2, () float32."""
         total = 0.0
         for k in range(len(self.rights)):
             right = self.outer(self.rights[k], self.rights[k]) - self.identity
@@ -153,12 +153,12 @@ class OrthogonalLoss(nn.Cell):
 
 
 def wrap_loss(loss: Cell, net: Cell, config: AdaLoraConfig) -> Cell:
-    """The loss with the regulariser, where that is on."""
+    """Return the loss with the regulariser, where that is on."""
     return OrthogonalLoss(loss, layers_of(net), config.orth_weight) if config.orth_weight > 0.0 else loss
 
 
 def hook(net: Cell, config: AdaLoraConfig, parameters: Sequence[Parameter], total_steps: int) -> RankAllocator:
-    """The budget of a run of so many steps. Raises ConfigError where the run is too short for its phases."""
+    """Return the rank allocator of a run of so many steps. Raises ConfigError where the run is too short for its phases."""
     layers = layers_of(net)
     begin, end = config.phases(total_steps)
     plan = budget_plan(len(layers) * config.width, len(layers) * config.rank, begin, end, config.delta_t, total_steps)
@@ -166,7 +166,7 @@ def hook(net: Cell, config: AdaLoraConfig, parameters: Sequence[Parameter], tota
 
 
 def merge(config: AdaLoraConfig, tensors: Tensors) -> Update:
-    """W <- W + s B diag(e * keep) A, in float32."""
+    """Return the update W <- W + s B diag(e * keep) A, in float32."""
 
     def update(name: str, value: Array, rows: slice = ALL) -> Array:
         path, _, leaf = name.rpartition(".")
@@ -191,20 +191,22 @@ _TENSORS = {
 
 
 def low_rank(config: AdaLoraConfig, tensors: Tensors) -> Iterator[tuple[str, LowRankUpdate]]:
-    """s (B diag(e)) A of every layer, of the triplets in use. Raises DeltaError: a tensor without its partners, shapes that differ."""
+    """Return s (B diag(e)) A of every layer, with the triplets in use. Raises DeltaError: a tensor without its partners, shapes that
+    differ.
+    """
     for path in layers_with(tensors, _TENSORS):
         e, keep = (tensor_of(tensors, path, leaf).reshape(-1) for leaf in (ADALORA_E, ADALORA_KEEP))
         values = e * keep
         every = factors_of(tensors, path, ADALORA_A, ADALORA_B, len(values))
         used = np.flatnonzero(values)
-        # A layer that gave up every triplet keeps one that is zero: LoRA knows no rank 0.
+        # A layer whose triplets were all pruned keeps one that is zero, because LoRA has no rank 0.
         used = used if len(used) else np.zeros(1, np.int64)
         b, a = every.b[:, used] * values[used], np.ascontiguousarray(every.a[used])
         yield path, LowRankUpdate(b=b, a=a, scale=config.alpha / (len(values) + 1e-5))
 
 
 def switch(config: AdaLoraConfig, tensors: Tensors, sites: Sites, base: BaseValues) -> AdapterTensors:
-    """The products alone."""
+    """Return the products of the delta for a multi-adapter graph."""
     return AdapterTensors(products={path: update.scaled() for path, update in low_rank(config, tensors)})
 
 
