@@ -316,7 +316,7 @@ QUOTED = {
     ),
     "docs/parallel.md": ("differs from rank 0 in",),
     "docs/receipt.md": ("held in", "largest gradient norm", "is still zero", "no gradient reached the delta"),
-    "docs/rehearse.md": ("These divide", "slices as on rank", "no data is given", "all but the activations fits"),
+    "docs/rehearse.md": ("These divide", "shards as on rank", "no data is given", "all but the activations fits"),
     "docs/resume.md": (
         "was begun with other settings or data",
         "Resume with these as they were",

@@ -143,7 +143,7 @@ def read_delta(path: Path, strategy: Path | None = None) -> Delta:
             raise DeltaError(
                 f"{path}: holds the files of a job's ranks, each with a shard of the tensors",
                 hint="Give the job's strategy file, --delta-strategy FILE, or join them first: petrun reshard --from-strategy FILE "
-                "--single. Where nothing was cut, any one rank's file is the whole.",
+                "--single. Where nothing was sharded, any one rank's file is the whole.",
             )
         if path.is_dir():
             if (path / ADAPTER_CONFIG).exists():

@@ -52,7 +52,7 @@ class Chat:
             try:
                 line = self.read()
             except Stopped as stopped:
-                # The signal that woke this thread is still on its way to the one that tells signals apart.
+                # The thread that tells signals apart has not handled the signal yet that woke this thread.
                 time.sleep(_SETTLE_SECONDS)
                 stop_request().forget()
                 if stopped.number != signal.SIGINT or warned:

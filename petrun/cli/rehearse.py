@@ -19,7 +19,7 @@ _NOT_OURS = {
 
 
 def rehearse(settings: RehearseSettings) -> None:
-    """Compile the training step of some ranks of a cluster on this machine, without a card: slices, collectives, memory.
+    """Compile the training step of some ranks of a cluster on this machine, without a card: shards, collectives, memory.
 
     Takes what `petrun train` takes, and needs no weights and no data: a base's config.json is enough. Builds a stub of Ascend's
     software with g++ on first use. Computes nothing.

@@ -1,4 +1,4 @@
-"""`petrun rehearse`: compile the training step for cards of a cluster that is not there, and report slices, collectives and memory."""
+"""`petrun rehearse`: compile the training step for cards of a cluster that is not there, and report shards, collectives and memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from petrun.training.setup.resolve_layout import resolve_auto, resolve_layout
 
 
 def run(settings: RehearseSettings) -> None:
-    """Compile the step of some ranks of the job, and print slices, collectives and memory of each. Raises PetrunError."""
+    """Compile the step of some ranks of the job, and print shards, collectives and memory of each. Raises PetrunError."""
     resolved, start = read_settings(settings.recipe, settings.flags, settings.sets)
     cards = card_count(resolved.config, settings.cards)
     resolved, reasons = resolve_auto(resolved, cards)

@@ -1,7 +1,7 @@
 """Add virtual tokens to a net: learned vectors before its rows, as embeddings or as keys and values.
 
 There are two kinds. A prompt stands before the token embeddings, so every layer computes with it. A prefix stands before the keys and
-values of each attention core; no layer computes it. Positions, masks and caches must leave room for both.
+values of each attention core; no layer computes it. Positions, masks and caches must include both.
 
 A net that supports them declares `prompt_tokens = 0` and `prefix_tokens = 0`, which `reserve` sets: it prepends the prompt with
 `embedding.prompt(rows)`, masks, and gives logits of the real tokens alone. In any other net the cells here do all of it: the

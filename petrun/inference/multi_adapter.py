@@ -141,7 +141,7 @@ def _add_virtual(loaded: LoadedModel, deltas: list[Delta], adapters: list[Adapte
     assert stacks is not None
     if sites.window and stacks.prompt is not None and stacks.tokens > stacks.prompt.shape[1]:
         raise ConfigError(
-            "this model's attention has a window, and a prefix and a prompt do not stand in it at the same place",
+            "this model's attention has a window, and a prefix and a prompt have different positions in it",
             hint="Give either deltas of prefix and ptuning2, or deltas of prompt and ptuning.",
         )
     add_virtual(

@@ -72,11 +72,11 @@ def virtual_positions(position_ids: Tensor, prefix: int, prompt: int) -> Tensor:
     """Convert (B, T) positions of the tokens to (B, P_prompt + T) of prompt and tokens, after the prefix."""
     if prefix + prompt == 0:
         return position_ids
-    moved = position_ids + (prefix + prompt)
+    shifted = position_ids + (prefix + prompt)
     if prompt == 0:
-        return moved
+        return shifted
     first = ops.arange(prefix, prefix + prompt, dtype=position_ids.dtype)
-    return ops.concat((ops.broadcast_to(first, (position_ids.shape[0], prompt)), moved), 1)
+    return ops.concat((ops.broadcast_to(first, (position_ids.shape[0], prompt)), shifted), 1)
 
 
 def cached_mask(visible: Tensor, slot: Tensor, position_ids: Tensor, window: int, virtual: int = 0) -> Tensor:

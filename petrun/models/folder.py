@@ -80,7 +80,7 @@ def weights_path(base: Path) -> Path:
     """
     if is_sharded(base):
         raise ModelError(
-            f"{base}: holds the files of a job's ranks, each with a piece of the tensors",
+            f"{base}: holds the files of a job's ranks, each with a shard of the tensors",
             hint="Give the job's strategy file, --base-strategy FILE, or join them first: petrun reshard --from-strategy FILE --single. "
             "Where nothing was sharded, any one rank's file is the whole.",
         )

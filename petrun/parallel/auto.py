@@ -192,7 +192,7 @@ def choose(
     assert least is not None  # Plain data parallel is always a candidate.
     raise ConfigError(
         f"--parallel auto: no layout of {world} cards fits:\n  " + "\n  ".join(why),
-        hint=f"The least is {least[0] / _GIB:.1f} GiB with {least[1]}. {_ways_out(batch)}",
+        hint=f"The least is {least[0] / _GIB:.1f} GiB with {least[1]}. {_remedies(batch)}",
     )
 
 
@@ -236,8 +236,8 @@ def _because(tried: Candidate) -> str:
     return "the model and its data fit on each card"
 
 
-def _ways_out(batch: Batch) -> str:
-    ways = ["more --cards"]
-    ways += [f"a smaller --batch-size than {batch.rows}"] if batch.rows > 1 else []
-    ways += ["--recompute full"] if batch.recompute != "full" and not batch.free else []
-    return f"Give {', '.join(ways)}, or train less of the model (--algo lora)."
+def _remedies(batch: Batch) -> str:
+    remedies = ["more --cards"]
+    remedies += [f"a smaller --batch-size than {batch.rows}"] if batch.rows > 1 else []
+    remedies += ["--recompute full"] if batch.recompute != "full" and not batch.free else []
+    return f"Give {', '.join(remedies)}, or train less of the model (--algo lora)."

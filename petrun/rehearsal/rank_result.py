@@ -15,7 +15,7 @@ class RankPlace(TypedDict):
 
 
 class HeldParameter(TypedDict):
-    """A parameter of the net, and the slice of it that the rank holds."""
+    """A parameter of the net, and the shape of the rank's shard of it, under the report's key `slice`."""
 
     name: str
     shape: Sequence[int]

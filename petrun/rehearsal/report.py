@@ -1,4 +1,4 @@
-"""Write the report of a rehearsal: slices, collectives and memory of each rank, and what a rehearsal cannot show."""
+"""Write the report of a rehearsal: shards, collectives and memory of each rank, and what a rehearsal cannot show."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float64": 8, "int64": 8, "bool": 1,
 
 
 def report(config: RunConfig, layout: Layout, shapes: str, found: Sequence[RankResult], level: int) -> str:
-    """Return all that was found as text; slices that several ranks share are written once."""
+    """Return the report as text; shards that several ranks share are written once."""
     first = found[0]
     names = ", ".join(str(rank["rank"]) for rank in found)
     rows = [
@@ -38,12 +38,12 @@ def report(config: RunConfig, layout: Layout, shapes: str, found: Sequence[RankR
     parts = [table(rows)]
     written: dict[str, int] = {}
     for rank in found:
-        slices = slice_lines(rank["parameters"])
+        slices = shard_lines(rank["parameters"])
         parts.append(_rank_text(rank, slices, written.setdefault("\n".join(slices), rank["rank"]), level))
     return "\n\n".join([*parts, LIMITS])
 
 
-def slice_lines(parameters: Sequence[HeldParameter]) -> list[str]:
+def shard_lines(parameters: Sequence[HeldParameter]) -> list[str]:
     """Return one line for all layers that are sharded alike: `layers.*.attn.q.weight  16x  4096x4096 -> 1024x4096  bfloat16`."""
     groups: dict[tuple[str, tuple[int, ...], tuple[int, ...], str, bool], int] = {}
     for p in parameters:
@@ -70,7 +70,7 @@ def bytes_text(count: int) -> str:
 
 
 def weight_bytes(parameters: Sequence[HeldParameter]) -> int:
-    """Return the bytes of this rank's slices."""
+    """Return the bytes of this rank's shards."""
     return sum(prod(p["slice"]) * _ITEM_BYTES.get(p["dtype"], 4) for p in parameters)
 
 
@@ -93,7 +93,7 @@ def _rank_text(rank: RankResult, slices: Sequence[str], first: int, level: int) 
         ("time", f"built in {rank['build_seconds']:.1f} s, compiled in {rank['compile_seconds']:.1f} s"),
     ]
     head = f"rank {rank['rank']}: stage {place['stage']}, row {place['row']}, column {place['column']}"
-    written = "\n".join(f"  {line}" for line in slices) if first == rank["rank"] else f"  slices as on rank {first}"
+    written = "\n".join(f"  {line}" for line in slices) if first == rank["rank"] else f"  shards as on rank {first}"
     return f"{head}\n{written}\n" + "\n".join(f"  {line}" for line in table(rows).splitlines())
 
 

@@ -16,7 +16,7 @@ from petrun.serve.openai import AnswerEnd, ApiError, CompletionRequest
 
 _POLL_SECONDS = 0.1
 _COMPUTE_ERRORS = (PetrunError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, OSError)
-"""Errors of computing an answer: one ends the requests of its batch, and the server goes on."""
+"""Errors of computing an answer: one ends the requests of its batch, and the server continues."""
 
 
 @dataclass(frozen=True)

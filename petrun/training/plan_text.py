@@ -50,7 +50,7 @@ def plan(setup: TrainingSetup) -> str:
     if unknown:
         rows.append(("warning", unknown))
     if setup.layout.split:
-        rows.append(("ranks", f"{setup.layout}: {setup.layout.world} ranks, each with its slices"))
+        rows.append(("ranks", f"{setup.layout}: {setup.layout.world} ranks, each with its shards"))
     rows += [
         ("shapes", _shapes_line(config, setup.batching, setup.layout)),
         ("steps", _steps_line(config, setup.plan, setup.layout)),

@@ -57,7 +57,7 @@ def test_two_ranks_of_a_data_parallel_job(ascend, configs, petrun):
         "dp=4,tp=1,pp=1,zero=0 on 4 Ascend cards, ranks 1, 3",
         "data.seq_len, as far/away.jsonl is not on this machine",
         "layers.*.attn.q.mindpet_delta_lora_a  2x  3x16 whole",
-        "slices as on rank 1",
+        "shards as on rank 1",
         "only with --level 1",
         "not shown: numbers",
     ):

@@ -133,7 +133,7 @@ def test_train_itself_as_each_rank(ascend, tmp_path, family, layout):
         said.append(subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=900))
     for text in (
         *layout.split(","),
-        "2 ranks, each with its slices",
+        "2 ranks, each with its shards",
         *(["before: loss", "step 2: loss"] if rated else []),
     ):
         assert text in said[0].stdout, said[0].stdout + said[0].stderr

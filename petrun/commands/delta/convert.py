@@ -29,7 +29,7 @@ def run(settings: ConvertSettings) -> None:
     if kind not in _FORMATS:
         raise ConfigError(f"--to {settings.to} is unknown. {did_you_mean(kind, _FORMATS)}")
     if as_algo not in (None, PLAIN):
-        raise ConfigError(f"--as {as_algo} is unknown", hint=f"{PLAIN} is the form that others of its kin have.")
+        raise ConfigError(f"--as {as_algo} is unknown", hint=f"{PLAIN} is the form of its variants.")
     if task is not None and kind != "peft":
         raise ConfigError("--task is for --to peft, where the delta does not say it", hint="Leave --task out.")
     if kind == "peft":

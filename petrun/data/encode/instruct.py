@@ -58,7 +58,7 @@ def encode_instruct(rows: FileRows, settings: EncodeSettings, out: ExampleCollec
         if not whole:
             raise DataError(
                 f"{rows.where(i)}: the prompt is empty",
-                hint="This tokenizer opens no sequence with a BOS token, so there is nothing to go on from.",
+                hint="This tokenizer opens no sequence with a BOS token, so there is nothing to continue.",
             )
         if settings.generation:
             prompt = TokenizedRow(

@@ -33,7 +33,7 @@ def write_mindpet(delta: Delta, out: Path) -> JsonObject:
         written = names_where(lambda each: isinstance(each.mindpet, str) and CODECS[each.mindpet].settings is not None)
         raise DeltaError(
             f"{delta.path}: is a {delta.algo} delta, which has no MindPet form here: {why}",
-            hint=f"petrun writes these for MindPet: {written}; LoRA's kin with --as lora.",
+            hint=f"petrun writes these for MindPet: {written}; LoRA's variants with --as lora.",
         )
     if algorithms(delta.shapes) != [form]:
         raise DeltaError(
@@ -58,5 +58,5 @@ def _require_readable(delta: Delta, told: JsonObject) -> None:
     if lost:
         raise DeltaError(
             "\n  ".join([f"{delta.path}: MindPet's files cannot say:", *lost]),
-            hint="LoRA's kin has a plain form: --as lora. One alpha must serve all layers.",
+            hint="LoRA's variants have a plain form: --as lora. One alpha must serve all layers.",
         )

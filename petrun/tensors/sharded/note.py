@@ -90,7 +90,7 @@ def check_note(folder: Path, note: Note, readers: Sequence[TensorReader]) -> Non
             f"{folder}: {here[rank]} holds what rank {held} must hold"
             if held is not None
             else f"{folder}: {here[rank]} does not hold what it was written with",
-            hint="Put every rank's file back in its folder: their order is the order of the slices."
+            hint="Put every rank's file back in its folder: their order is the order of the shards."
             if held is not None
             else "The file was changed or replaced: use the original.",
         )

@@ -133,7 +133,7 @@ def _newest_in(folder: Path, rank: int) -> Path:
         if said not in (None, rank):
             raise WeightsError(
                 f"{file}: lies in the folder of rank {rank}, and its name says rank {said}",
-                hint="Put every rank's file where it belongs: the order of the ranks is the order of the slices.",
+                hint="Put every rank's file where it belongs: the order of the ranks is the order of the shards.",
             )
     return _newest(folder, files)
 

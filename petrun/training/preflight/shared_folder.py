@@ -39,7 +39,7 @@ def require_shared(out: RunFolder, world: World) -> None:
             if not world.first and not sees(place, PATIENCE_SECONDS):
                 raise OutputError(
                     f"--out {out.path}: this rank does not see what rank 0 writes there",
-                    hint="All ranks of a job use one folder, for states and slices: --out must lie on a disk that all hosts share.",
+                    hint="All ranks of a job use one folder, for states and shards: --out must lie on a disk that all hosts share.",
                 )
     finally:
         if world.first:

@@ -216,7 +216,7 @@ def _no_gradient(inputs: ReceiptInputs) -> str:
     if inputs.compute_dtype == "float16":
         return "Likely float16, where a small gradient becomes zero: --set model.dtype=float32, or a larger train.loss_scale."
     return (
-        "Nothing of what trains is on the way to the loss: see that --target names layers that the net uses, "
+        "No trained parameter reaches the loss: see that --target names layers that the net uses, "
         "and that a net of your own does not stop gradients."
     )
 

@@ -110,7 +110,7 @@ def _notes(receipt: Receipt) -> list[str]:
     if still and not receipt.failures and content["steps"]["updates"] > _SETTLED:
         found.append(f"{len(still)} parameters have not changed, such as {still[0]}: no gradient reaches them")
     if content["rows"]["train"].get("eos_rows") == 0:
-        found.append("no row teaches the model to end: its answers may go on to the limit of tokens")
+        found.append("no row teaches the model to end: its answers may continue to the limit of tokens")
     return found
 
 

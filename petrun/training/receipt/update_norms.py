@@ -81,7 +81,7 @@ def update_norms(assembled: Assembled, trainable: Trainable, first: FirstValues)
 
 
 def unchanged(assembled: Assembled, trainable: Trainable, first: FirstValues) -> list[str]:
-    """Return the delta's own trained parameters that still have their first values, bit for bit (of a large one: in the sample)."""
+    """Return the delta's own trained parameters that still have their first values, bit-exact (for a large one: in the sample)."""
     own = set(assembled.attached)
     return [p.name for p in trainable.parameters if p.name in own and np.array_equal(_sample(p), first[p.name])]
 

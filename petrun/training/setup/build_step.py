@@ -97,7 +97,7 @@ def build_loss(
             )
         if total is not loss:
             raise ConfigError(
-                f"--parallel {layout}: {method.name} compares two whole distributions of each row, which the ranks hold in slices",
+                f"--parallel {layout}: {method.name} compares two whole distributions of each row, which the ranks hold in shards",
                 hint="Use dp alone.",
             )
         plan.apply(net, assembled.loaded.sites, layout, loss)

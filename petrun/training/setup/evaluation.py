@@ -16,7 +16,7 @@ def evaluator_of(
 ) -> Evaluator | None:
     """Make the evaluator, or None where there are no evaluation rows.
 
-    `layout`: of ranks that hold slices. A batch has as many rows for each data-parallel rank as on one rank, and always the same
+    `layout`: of ranks that hold shards. A batch has as many rows for each data-parallel rank as on one rank, and always the same
     number: the graph splits it.
     """
     if sources.evaluation is None:

@@ -154,7 +154,7 @@ def inputs_of(algo="lora", dtype="float32", warmup=0, change=("lora_b", "head.we
 FAILURES = {
     "loss 0": ({"learned": False}, "the loss was 0 at every step", "look at the labels"),
     "overflow": ({"updates": 0}, "none of the 3 steps changed a weight", "loss scale"),
-    "no gradient": ({"largest_gradient": 0.0}, "the gradients were all zero", "on the way to the loss"),
+    "no gradient": ({"largest_gradient": 0.0}, "the gradients were all zero", "No trained parameter reaches the loss"),
     "underflow": ({"largest_gradient": 0.0, "dtype": "float16"}, "the gradients were all zero", "model.dtype=float32"),
     "B is zero": ({"change": ("lora_a", "head.bias")}, "what lora adds to its 1 layers is still zero", "(head.bias)"),
     "nothing changed": ({"change": ()}, "is still zero", "learning rate of 0.001 is likely too small"),
