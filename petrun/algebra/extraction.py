@@ -11,7 +11,7 @@ import numpy as np
 
 from petrun.algebra.low_rank import Keep, Product, distance, factored
 from petrun.algebra.plain_lora import LayerUpdate, lora_settings, lora_tensors
-from petrun.algebra.sums import Fidelity, Made
+from petrun.algebra.sums import Fidelity, NewDelta
 from petrun.checkpoint.base_arrays import BaseArrays
 from petrun.errors import DeltaError
 from petrun.tensors import Array
@@ -28,7 +28,7 @@ def extracted(
     *,
     keep_rest: bool = True,
     progress: Progress = lambda done, total: None,
-) -> Made:
+) -> NewDelta:
     """Extract the LoRA, with one layer in memory at a time.
 
     names: parameters of the model. paths: its linear layers that may become products.
@@ -71,7 +71,7 @@ def extracted(
             hint="Check --base, --tuned and --target.",
         )
     algo, config = lora_settings(found, (), ())
-    return Made(
+    return NewDelta(
         {**lora_tensors(found), **(rest if keep_rest else {})}, algo, config, tuple(fidelity), _notes(rest, keep_rest)
     )
 

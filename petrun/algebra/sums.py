@@ -31,7 +31,7 @@ from petrun.errors import DeltaError
 from petrun.tensors import Array
 from petrun.typing import JsonObject
 
-__all__ = ["Fidelity", "Made", "Term", "added", "compressed"]
+__all__ = ["Fidelity", "NewDelta", "Term", "added", "compressed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Fidelity:
 
 
 @dataclass(frozen=True)
-class Made:
+class NewDelta:
     """A new delta, not yet on disk."""
 
     tensors: Mapping[str, Array]
@@ -67,7 +67,7 @@ class Made:
 
 def added(
     terms: Sequence[Term], *, base: BaseArrays | None = None, combine: Combine | None = None, keep: Keep | None = None
-) -> Made:
+) -> NewDelta:
     """Return the weighted sum of deltas of one base.
 
     base: only for full tensors whose weights do not add up to 1 (NeedsBase says so). combine: TIES or DARE instead of the plain sum; its
@@ -88,10 +88,10 @@ def added(
         if not keep.everything:
             raise DeltaError("whole tensors have no rank to cut", hint="Leave --rank and --energy out.")
         algo, config = _full_algo([term.delta for term in terms], values)
-        return Made(values, algo, config, notes=_notes(full))
+        return NewDelta(values, algo, config, notes=_notes(full))
     found, fidelity = _joint_layers(terms, combine, keep)
     algo, config = lora_settings(found, values, [term.delta for term in terms])
-    return Made({**lora_tensors(found), **values}, algo, config, tuple(fidelity), _notes(full))
+    return NewDelta({**lora_tensors(found), **values}, algo, config, tuple(fidelity), _notes(full))
 
 
 def _notes(full: FullTensorSum) -> tuple[str, ...]:
@@ -156,7 +156,7 @@ def _combined(
     return LayerUpdate(product, 1.0), Fidelity(path=path, rank=product.rank, norm=norm, error=distance(dense, product))
 
 
-def compressed(delta: Delta, keep: Keep) -> Made:
+def compressed(delta: Delta, keep: Keep) -> NewDelta:
     """Return the delta with every layer's product truncated to the rank that `keep` says. Raises DeltaError as `added` does."""
     if not is_low_rank(delta):
         raise DeltaError(

@@ -7,14 +7,14 @@ import sys
 from collections.abc import Sequence
 
 from petrun import __version__
-from petrun.algebra.sums import Made
+from petrun.algebra.sums import NewDelta
 from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.manifest import BaseIdentity, Manifest
 from petrun.errors import DeltaError
 from petrun.typing import JsonObject
 
 
-def derived(sources: Sequence[Delta], made: Made, how: Sequence[str]) -> tuple[Manifest, tuple[str, ...]]:
+def derived(sources: Sequence[Delta], made: NewDelta, how: Sequence[str]) -> tuple[Manifest, tuple[str, ...]]:
     """Return (manifest of `made`, sentences that say what differs between the sources). `how`: the operation, and a line for each source.
 
     Step, epoch, seed and metrics of the sources are not carried over. Raises DeltaError for sources of different bases.

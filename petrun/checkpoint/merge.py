@@ -20,7 +20,7 @@ import numpy as np
 from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.hf_config import merged_config, write_companions
 from petrun.checkpoint.merge_checks import check_base, check_room
-from petrun.checkpoint.tied import names_with, owner
+from petrun.checkpoint.tied import names_with_delta, owner
 from petrun.delta import method_of_tensor
 from petrun.delta.forms import LayerTensor
 from petrun.delta.method import ALL, Update
@@ -167,7 +167,7 @@ class _Merger:
         self.shapes = delta.shapes
         names = base.names or _own_names(self.base)
         self.matched = match(self.base, names, base.prefixes, base.ignored)
-        self.names = names_with(names, self.shapes)
+        self.names = names_with_delta(names, self.shapes)
         self.shared = shared_matrices(names) if self.names is not names else {}
         """Weight of a layer that gets a matrix of its own -> the weight that it shared."""
         for own, ours in self.shared.items():

@@ -25,7 +25,7 @@ def owner(name: str) -> str:
     return f"{f'.{name}'.partition(f'.{DELTA_PREFIX}')[0]}.weight".removeprefix(".")
 
 
-def comes_apart(names: Mapping[str, StoredName], tensors: Iterable[str]) -> bool:
+def unties(names: Mapping[str, StoredName], tensors: Iterable[str]) -> bool:
     """Return whether a delta with these tensors gives the layers that share a matrix different values."""
     shared = shared_matrices(names)
     whole = set(names) | set(shared)
@@ -33,12 +33,12 @@ def comes_apart(names: Mapping[str, StoredName], tensors: Iterable[str]) -> bool
     return any(own in changed or ours in changed for own, ours in shared.items())
 
 
-def names_with(names: Mapping[str, StoredName], tensors: Iterable[str]) -> Mapping[str, StoredName]:
+def names_with_delta(names: Mapping[str, StoredName], tensors: Iterable[str]) -> Mapping[str, StoredName]:
     """Return the base's names in a model with this delta: with a matrix for each layer where the layers' values differ."""
-    return untied(names) if comes_apart(names, tensors) else names
+    return untied(names) if unties(names, tensors) else names
 
 
-def spread(delta: Delta, names: Mapping[str, StoredName]) -> Delta:
+def expand_shared(delta: Delta, names: Mapping[str, StoredName]) -> Delta:
     """Return the delta with a full shared matrix once for each layer that uses it, because peft's files name modules.
 
     Raises DeltaError for a layer with a matrix of its own and LoRA on it: peft loads that matrix into both layers of a tied model.

@@ -25,7 +25,7 @@ PARALLEL_KEY = "parallel"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Key:
+class SchemaKey:
     """A key of the schema among a command's options, with this command's own words for it. "": the schema's words."""
 
     name: str
@@ -34,7 +34,7 @@ class Key:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
+class CommandOption:
     """One option of a command, as Typer takes it."""
 
     name: str
@@ -106,19 +106,19 @@ class Command(Generic[S]):
 
     name: str
     settings: type[S]
-    options: Sequence[str | Key]
+    options: Sequence[str | SchemaKey]
     run: Callable[[S], None]
     """Its docstring is the help text."""
     cls: type[LazyCommand] = LazyCommand
 
     @cached_property
-    def given(self) -> tuple[Given, ...]:
+    def given(self) -> tuple[CommandOption, ...]:
         """Return the options. Raises KeyError for a name that neither the record nor the schema has."""
         own, hints = options_of(self.settings), get_type_hints(self.settings)
         defaults = {one.name: one.default for one in fields(self.settings)}  # type: ignore[arg-type]
         found = []
         for item in self.options:
-            key = item if isinstance(item, Key) else Key(name=item)
+            key = item if isinstance(item, SchemaKey) else SchemaKey(name=item)
             if item in own:
                 found.append(_of_field(key.name, own[key.name], hints[key.name], defaults[key.name]))
             else:
@@ -162,7 +162,7 @@ class Command(Generic[S]):
         app.command(self.name, cls=cls, help=inspect.getdoc(self.run), rich_help_panel=panel)(lambda: None)
 
 
-def _of_field(name: str, how: Option, hint: object, default: object) -> Given:
+def _of_field(name: str, how: Option, hint: object, default: object) -> CommandOption:
     """Make an option that sets a field of the record. It is None where it is not typed, unless `--help` shows its default."""
     if how.key:
         _, theirs = _flag_of(how.key)
@@ -173,18 +173,18 @@ def _of_field(name: str, how: Option, hint: object, default: object) -> Given:
         kind = str if how.separated else GenericAlias(list, get_args(kind)[:1])
     switch = kind is bool and "/" not in how.flag
     if default is MISSING or how.shows_default or switch:
-        return Given(name=name, annotation=kind, default=default, option=how)
-    return Given(name=name, annotation=kind | None, default=None, option=how)
+        return CommandOption(name=name, annotation=kind, default=default, option=how)
+    return CommandOption(name=name, annotation=kind | None, default=None, option=how)
 
 
-def _of_key(key: Key) -> Given:
+def _of_key(key: SchemaKey) -> CommandOption:
     """Make an option that sets a key of the schema. Raises KeyError for one without a flag."""
     kind, how = _flag_of(key.name)
     how = replace(how, help=key.help or how.help, panel=key.panel or how.panel)
     name = key.name.replace(".", "_")
     if how.flag.startswith("--no-"):
-        return Given(name=name, annotation=bool, default=False, option=how, key=key.name)
-    return Given(name=name, annotation=kind | None, default=None, option=how, key=key.name)
+        return CommandOption(name=name, annotation=bool, default=False, option=how, key=key.name)
+    return CommandOption(name=name, annotation=kind | None, default=None, option=how, key=key.name)
 
 
 def _flag_of(key: str) -> tuple[type, Option]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from petrun.cli.command import Command, Key
+from petrun.cli.command import Command, SchemaKey
 from petrun.config.commands.evaluate import EvaluateSettings
 
-TASK = Key(name="data.task", help="classify, lm or instruct. Default: from the delta, else from the columns.")
-SEQ_LEN = Key(name="data.seq_len", help="Longest row in tokens; longer ones are cut and counted.")
+TASK = SchemaKey(name="data.task", help="classify, lm or instruct. Default: from the delta, else from the columns.")
+SEQ_LEN = SchemaKey(name="data.seq_len", help="Longest row in tokens; longer ones are cut and counted.")
 
 
 def evaluate(settings: EvaluateSettings) -> None:
@@ -31,7 +31,7 @@ COMMAND = Command(
         "deltas",
         *("model.base_strategy", "delta_strategy", "model.family"),
         "alpha",
-        Key(name="data.path", help="Evaluation file, or several, comma-separated. Default: the embedded task's."),
+        SchemaKey(name="data.path", help="Evaluation file, or several, comma-separated. Default: the embedded task's."),
         *(TASK, "data.on_bad_row", SEQ_LEN),
         *("eval.metrics", "eval.max_new_tokens", "eval.batch_size"),
         *("out", "seed", "device", "sets"),

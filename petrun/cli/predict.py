@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from petrun.cli.command import Command, Key
+from petrun.cli.command import Command, SchemaKey
 from petrun.cli.evaluate import SEQ_LEN, TASK
 from petrun.config.commands.evaluate import PredictSettings
 
@@ -28,7 +28,7 @@ COMMAND = Command(
         "delta",
         *("model.base_strategy", "delta_strategy", "model.family"),
         "alpha",
-        Key(name="data.path", help="File of rows to predict, or several, comma-separated."),
+        SchemaKey(name="data.path", help="File of rows to predict, or several, comma-separated."),
         "out",
         *(TASK, "data.on_bad_row", SEQ_LEN, "eval.batch_size"),
         "logits",

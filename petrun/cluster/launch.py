@@ -138,7 +138,7 @@ def _with_own_port(job: Job, attempt: int, stops: StopSignals) -> Cluster | Tabl
         return cluster
     address = ports.resolve(cluster.address)
     if job.hosts is not None:
-        if not (attempt == 1 and job.hosts.connections) and not job.hosts.meet(lambda: bool(stops.first)):
+        if not (attempt == 1 and job.hosts.connections) and not job.hosts.connect_all(lambda: bool(stops.first)):
             return None
         port = job.hosts.exchange(ports.free_port(address) if _is_scheduled(cluster) else None)[0]
     elif cluster.port is None:

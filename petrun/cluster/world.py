@@ -69,19 +69,19 @@ class World:
             found = ops.AllReduce()(given).asnumpy()
         return found
 
-    def agree(self, flag: bool) -> bool:
+    def any_rank(self, flag: bool) -> bool:
         """Return whether `flag` is true on any rank. Every rank must call it at the same point."""
         return bool(self.summed(np.array([flag], np.float32))[0] > 0.0)
 
-    def which(self, flag: bool) -> list[int]:
+    def ranks_where(self, flag: bool) -> list[int]:
         """Return the ranks on which `flag` is true. Every rank must call it at the same point."""
         mine = np.zeros(self.size, np.float32)
         mine[self.rank] = flag
         return [int(rank) for rank in np.flatnonzero(self.summed(mine) > 0.0)]
 
-    def decide(self, flag: bool) -> bool:
+    def of_first_rank(self, flag: bool) -> bool:
         """Return the flag of the first rank. Every rank must call it at the same point."""
-        return self.agree(flag and self.first)
+        return self.any_rank(flag and self.first)
 
     def fail_together(self) -> FailTogether:
         """A context manager that fails on all ranks or on none: an error on one rank raises SetupError on the others at
@@ -131,12 +131,12 @@ class FailTogether:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            if self.world.agree(False):
+            if self.world.any_rank(False):
                 raise failures.error_of_others(self.world.failed(None))
         elif isinstance(error, Exception):
             # Where the exchange itself fails, because a rank has ended, this rank's own error is still raised.
             with suppress(RuntimeError):
-                self.world.agree(True)
+                self.world.any_rank(True)
                 self.world.failed(error)
 
 

@@ -49,14 +49,14 @@ def run(settings: TrainSettings, arguments: Arguments, output: JobOutput) -> int
     hosts = _other_hosts(cluster, settings, output)
     with hosts if hosts is not None else nullcontext():
         if hosts is not None:
-            hosts.meet()
+            hosts.connect_all()
         if hosts is not None or settings.preflight:
             check_hosts(JobStart(config, cluster, target, settings.resume is not None), hosts, output.out)
         logs = make_job_logs(
             config, cluster, hosts,
             resume=settings.resume, log_dir=settings.log_dir, keeps_nothing=settings.trains_nothing,
         )  # fmt: skip
-        return _see_to_its_end(_job(settings, arguments, cluster, hosts, logs), logs, output)
+        return _run_job(_job(settings, arguments, cluster, hosts, logs), logs, output)
 
 
 def _check(config: RunConfig, cluster: Cluster | TableStart, target: str) -> None:
@@ -93,7 +93,7 @@ def _job(
     )
 
 
-def _see_to_its_end(job: Job, logs: JobLogs, output: JobOutput) -> int:
+def _run_job(job: Job, logs: JobLogs, output: JobOutput) -> int:
     """Run the job and clean up its logs. Returns its exit code."""
     code = launch(job, output)
     if logs.temporary is not None and code == 0:

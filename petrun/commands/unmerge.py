@@ -12,7 +12,7 @@ from petrun.config.options import DeltaSources
 from petrun.errors import ConfigError, did_you_mean
 from petrun.inference.assembly import require_matching_family
 from petrun.inference.delta_opener import DeltaOpener
-from petrun.inference.merging.inverse import verdict, write_unmerged
+from petrun.inference.merging.inverse import compare_with_base, write_unmerged
 from petrun.inference.merging.merged_prompts import holds_prompts
 from petrun.inference.stored_base import stored_base
 
@@ -36,7 +36,7 @@ def run(settings: UnmergeSettings) -> None:
         f"took the delta out of {len(written.changed)} of {written.tensors} tensors into {written.path} "
         f"({written.nbytes / 1e6:,.1f} MB) in {time.perf_counter() - began:.1f} s"
     )
-    console.print(verdict(given, model, written, watched))
+    console.print(compare_with_base(given, model, written, watched))
     if written.path.is_dir() and holds_prompts(given):
         console.print(
             "note: chat template and generation_config.json are those of the merged folder, where merging may have written the delta's: "

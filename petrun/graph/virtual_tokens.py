@@ -46,7 +46,7 @@ class PrefixedCore(nn.Cell):
         """Shard the core as its role says. The encoder of the prefix is not sharded: each rank takes its heads of the result."""
         self.is_sharded = True
         self.core.set_layout(how, dp, tp)
-        _lay_out_whole(self.encoder)
+        _leave_unsharded(self.encoder)
         heads = (dp, tp, 1, 1)
         self.pick.shard(((1, tp, 1, 1),))
         self.widen.shard((heads,))
@@ -86,7 +86,7 @@ class PromptedEmbedding(nn.Cell):
     def set_layout(self, how: str, dp: int, tp: int) -> None:
         """Shard the table as its role says; the encoder of the prompt is not sharded."""
         self.base.set_layout(how, dp, tp)
-        _lay_out_whole(self.encoder)
+        _leave_unsharded(self.encoder)
 
     def prompt(self, rows: int, dtype: DType) -> Tensor:
         """Return the learned vectors, repeated for each row: (B, P, H)."""
@@ -112,7 +112,7 @@ class TrimmedHead(nn.Cell):
         return self.base(x[:, self.count :])
 
 
-def _lay_out_whole(encoder: Cell) -> None:
+def _leave_unsharded(encoder: Cell) -> None:
     """Keep every operator between the learned values and the virtual tokens unsharded on each rank."""
     for _, cell in encoder.cells_and_names():
         if hasattr(cell, "set_layout"):

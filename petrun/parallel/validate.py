@@ -71,10 +71,10 @@ def nearest(request: ParallelConfig, world: int, sizes: Sizes | None, rows: int,
         return far + (abs(log2(layout.dp / request.dp)) if request.dp else 0.0)
 
     found = sorted(layouts(world, sizes, rows, tokens), key=lambda layout: (distance(layout), layout.pp, layout.tp))
-    return [_dressed(layout, request, sizes, rows, tokens) for layout in found[:_NEAREST]]
+    return [_with_request(layout, request, sizes, rows, tokens) for layout in found[:_NEAREST]]
 
 
-def _dressed(layout: Layout, request: ParallelConfig, sizes: Sizes | None, rows: int, tokens: int) -> Layout:
+def _with_request(layout: Layout, request: ParallelConfig, sizes: Sizes | None, rows: int, tokens: int) -> Layout:
     """Add the requested zero, sequence and micro_batches, where the layout allows them."""
     zero = request.zero if layout.dp > 1 and 0 <= request.zero <= 3 else 0
     layout = replace(layout, zero=zero)

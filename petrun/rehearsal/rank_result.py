@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 
-class RankPlace(TypedDict):
+class RankCoordinates(TypedDict):
     """Coordinates of a rank in the layout: the value of `place` in the report."""
 
     stage: int
@@ -44,7 +44,7 @@ class RankResult(HeldState):
     """All that one rank found."""
 
     rank: int
-    place: RankPlace
+    place: RankCoordinates
     summed_twice: list[str]
     """Parameters whose gradient is summed over the same ranks more than once."""
     collectives: dict[str, CollectiveCount]

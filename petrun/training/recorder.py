@@ -96,7 +96,7 @@ class RunRecorder:
             return False
         self.note_evaluation(self.evaluator.score(f"step {progress.step}", generated=False))
         # One rank decides for all: their nets may differ in the last bit.
-        return self.world.decide(self._patience_is_used_up())
+        return self.world.of_first_rank(self._patience_is_used_up())
 
     def note_evaluation(self, found: dict[str, float]) -> None:
         """Log an evaluation, and keep the delta if it is the best so far."""
@@ -109,7 +109,7 @@ class RunRecorder:
         assert value is not None
         best = progress.best_value
         # Ranks that hold shards save together.
-        if self.world.decide(best is None or is_better(metric, value, best)):
+        if self.world.of_first_rank(best is None or is_better(metric, value, best)):
             progress.best_value, progress.best_step, progress.waited = value, step, 0
             self.save(self.out.best, found)
         else:

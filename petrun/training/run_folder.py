@@ -216,7 +216,7 @@ def choose_for_ranks(
                 out, resumes = choose(str(out.path), algo, fmt, longer=longer)
         else:
             out, resumes = read_only(directory, algo, fmt), False
-    return replace(out, sharded=layout.split), world.decide(resumes)
+    return replace(out, sharded=layout.split), world.of_first_rank(resumes)
 
 
 def create_for_ranks(out: RunFolder, world: World, lock: RunLock) -> RunFolder:

@@ -22,7 +22,7 @@ from petrun.cli import (
     train,
 )
 from petrun.cli import inspect as inspect_command
-from petrun.cli.command import Command, Key
+from petrun.cli.command import Command, SchemaKey
 from petrun.config.commands.launch import LAUNCH_FIELDS
 from petrun.config.flags import flag_of
 from petrun.config.options import RunKeys, argument, like, option, options_of
@@ -143,7 +143,7 @@ def test_a_value_of_another_type_is_refused():
 
 
 def test_a_command_may_say_its_own_help():
-    shown = given("--help", options=(Key(name="data.task", help="Own words.", panel="Own panel"), "file"))
+    shown = given("--help", options=(SchemaKey(name="data.task", help="Own words.", panel="Own panel"), "file"))
     assert "Own words." in shown and "Own panel" in shown and "Help of the command." in shown
 
 

@@ -138,7 +138,7 @@ def test_the_scheduler_goes_straight_to_init_and_ends_well(started, monkeypatch,
 
 
 def test_alone_all_agree_with_themselves():
-    assert ALONE.agree(True) and not ALONE.agree(False) and ALONE.decide(True) and ALONE.first
+    assert ALONE.any_rank(True) and not ALONE.any_rank(False) and ALONE.of_first_rank(True) and ALONE.first
 
 
 def test_agreement_is_any_and_a_decision_is_the_firsts(monkeypatch):
@@ -153,9 +153,9 @@ def test_agreement_is_any_and_a_decision_is_the_firsts(monkeypatch):
 
     monkeypatch.setattr(world.ops, "AllReduce", Reduce)
     for others[0], flag, outcome in ((0, False, False), (0, True, True), (1, False, True), (3, True, True)):
-        assert World(rank=1, size=4).agree(flag) is outcome
+        assert World(rank=1, size=4).any_rank(flag) is outcome
     others[0] = 0
-    assert World(rank=0, size=4).decide(True) and not World(rank=1, size=4).decide(True)
+    assert World(rank=0, size=4).of_first_rank(True) and not World(rank=1, size=4).of_first_rank(True)
     assert given[-2:] == [1.0, 0.0], "what another rank thinks does not count"
 
 

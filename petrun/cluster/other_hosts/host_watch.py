@@ -89,7 +89,7 @@ class HostWatch:
                     sent = now
                 for host in ready:
                     heard[host] = now
-                    if not self._hear(host, connections[host]):
+                    if not self._handle_messages(host, connections[host]):
                         selector.unregister(connections[host].socket)
                         del heard[host]
                 for host in [host for host, last in heard.items() if now - last > self.hosts.silence]:
@@ -100,7 +100,7 @@ class HostWatch:
                     selector.unregister(connections[host].socket)
                     del heard[host]
 
-    def _hear(self, host: int, connection: Connection) -> bool:
+    def _handle_messages(self, host: int, connection: Connection) -> bool:
         """Handle the messages of one host. Returns False where the connection has ended."""
         why = "its petrun has ended without a word: it was killed, or the host went down"
         try:

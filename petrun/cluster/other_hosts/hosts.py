@@ -68,7 +68,7 @@ class Hosts:
             connection.close()
         self.connections = {}
 
-    def meet(self, stopped: Callable[[], bool] = lambda: False) -> bool:
+    def connect_all(self, stopped: Callable[[], bool] = lambda: False) -> bool:
         """Connect with all other hosts, and check that all have the same options. Returns False where `stopped` became true meanwhile.
 
         Raises SetupError where a host does not connect, or has other options.

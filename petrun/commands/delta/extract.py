@@ -5,7 +5,7 @@ from __future__ import annotations
 from petrun import console
 from petrun.algebra.extraction import extracted
 from petrun.algebra.low_rank import Keep
-from petrun.algebra.sums import Made
+from petrun.algebra.sums import NewDelta
 from petrun.checkpoint.base_arrays import BaseArrays
 from petrun.checkpoint.delta import save_delta
 from petrun.checkpoint.derived import versions
@@ -62,7 +62,9 @@ def _spelt(keep: Keep, tuned: StoredBase) -> tuple[str, ...]:
     return ("extract, " + ", ".join(limits), f"tuned model {tuned.path.name}")
 
 
-def _manifest(base: StoredBase, tuned: StoredBase, arrays: BaseArrays, made: Made, how: tuple[str, ...]) -> Manifest:
+def _manifest(
+    base: StoredBase, tuned: StoredBase, arrays: BaseArrays, made: NewDelta, how: tuple[str, ...]
+) -> Manifest:
     lacking = tuple(name for name in made.tensors if name in base.names and name not in arrays)
     heads = [made.tensors[name].shape[0] for name in _HEADS if name in made.tensors]
     task = None

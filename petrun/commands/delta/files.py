@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from petrun import console
-from petrun.algebra.sums import Made
+from petrun.algebra.sums import NewDelta
 from petrun.checkpoint.delta import Delta, save_delta
 from petrun.checkpoint.derived import derived
 from petrun.errors import ConfigError, OutputError
@@ -26,7 +26,7 @@ def check_out(out: str | None, suffixes: Sequence[str] = (".ckpt", ".safetensors
     return path
 
 
-def write(out: Path, sources: Sequence[Delta], made: Made, how: Sequence[str]) -> None:
+def write(out: Path, sources: Sequence[Delta], made: NewDelta, how: Sequence[str]) -> None:
     """Save a delta made from others, and print what it is and its error."""
     manifest, notes = derived(sources, made, how)
     written = save_delta(out, made.tensors, manifest)
@@ -36,7 +36,7 @@ def write(out: Path, sources: Sequence[Delta], made: Made, how: Sequence[str]) -
     console.print(f"wrote {out}: {made.algo}, {len(written.owned)} tensors, digest {written.digest[:16]}")
 
 
-def report(made: Made) -> None:
+def report(made: NewDelta) -> None:
     """Print rank, norm and relative error of every layer, and of all."""
     if not made.layers:
         return

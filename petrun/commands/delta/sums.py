@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from petrun.algebra.full_tensors import NeedsBase
 from petrun.algebra.low_rank import Keep
-from petrun.algebra.sums import Made, Term, added
+from petrun.algebra.sums import NewDelta, Term, added
 from petrun.algebra.ties_dare import Combine, Dare, Ties
 from petrun.checkpoint.delta import Delta
 from petrun.errors import DeltaError
@@ -14,7 +14,9 @@ from petrun.inference.assembly import require_matching_base
 from petrun.inference.delta_opener import DeltaOpener
 
 
-def total(terms: Sequence[Term], opener: DeltaOpener, combine: Combine | None = None, keep: Keep | None = None) -> Made:
+def total(
+    terms: Sequence[Term], opener: DeltaOpener, combine: Combine | None = None, keep: Keep | None = None
+) -> NewDelta:
     """Return the sum. The base is read only where full tensors need it."""
     try:
         return added(terms, combine=combine, keep=keep)

@@ -20,21 +20,21 @@ from petrun.tensors.sharded.ranks import root_of
 
 
 @dataclass(frozen=True)
-class Noted:
+class MergeInput:
     """A delta to merge, and notes for the user about how it was made."""
 
     delta: Delta
     notes: tuple[str, ...] = ()
 
 
-def fit_deltas(asked: Sequence[WeightedPath], opener: DeltaOpener) -> Noted:
+def fit_deltas(asked: Sequence[WeightedPath], opener: DeltaOpener) -> MergeInput:
     """Return one delta unchanged, or the weighted sum of several, and compare it with the base. Raises DeltaError."""
     if len(asked) == 1 and asked[0].weight == 1.0:
         given = open_delta(asked[0].path, opener.sources.alpha, opener.sources.delta_strategy)
         fitted = opener.base.fit(given, opener.sources.alpha)
         if fitted.manifest is not None and fitted.manifest.base.digest:
             require_matching_base(fitted, opener.digest())
-        return Noted(fitted)
+        return MergeInput(fitted)
     sources = opener(*(each.path for each in asked))
     for source in sources:
         require_matching_family(source, opener.base.raw)
@@ -43,7 +43,7 @@ def fit_deltas(asked: Sequence[WeightedPath], opener: DeltaOpener) -> Noted:
     made = added(terms, base=opener.base.arrays())
     manifest, notes = derived(sources, made, ("sum", *(source_line(term.delta, term.weight) for term in terms)))
     named = Path(" + ".join(f"{each.path}:{each.weight:g}" for each in asked))
-    return Noted(Delta(named, made.tensors, manifest, "petrun", made.algo, made.config), (*made.notes, *notes))
+    return MergeInput(Delta(named, made.tensors, manifest, "petrun", made.algo, made.config), (*made.notes, *notes))
 
 
 def write_merged(

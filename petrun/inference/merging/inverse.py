@@ -40,7 +40,7 @@ def write_unmerged(given: Delta, model: StoredBase, out: Path, dtype: str | None
     """Write the base. Raises DeltaError where it cannot be computed, ConfigError, and what a merge raises."""
     fresh = _brought(given)
     taken = added([Term(given, -1.0)])
-    again = _tied_again(given, model)
+    again = _weights_to_tie(given, model)
     tensors = {name: taken.tensors[name] for name in taken.tensors if is_factor(name) and owner(name) not in again}
     inverse = Delta(given.path, tensors, given.manifest, "petrun", taken.algo, taken.config)
     method, config = method_of(taken.algo, taken.config, given.path)
@@ -67,7 +67,7 @@ def write_unmerged(given: Delta, model: StoredBase, out: Path, dtype: str | None
     return merge_to_folder(base, inverse, update, out, settings, dtype=dtype), update
 
 
-def _tied_again(given: Delta, model: StoredBase) -> set[str]:
+def _weights_to_tie(given: Delta, model: StoredBase) -> set[str]:
     """Return the weights that are separate in the merged model, and that the delta's base shares with another layer."""
     raw = given.manifest.hf_config if given.manifest is not None else {}
     if model.kind is None or not raw:
@@ -93,7 +93,7 @@ def _brought(given: Delta) -> set[str]:
     return whole
 
 
-def verdict(given: Delta, model: StoredBase, written: Merged, watched: WatchedUpdate) -> str:
+def compare_with_base(given: Delta, model: StoredBase, written: Merged, watched: WatchedUpdate) -> str:
     """Tell whether the base came back bit-exact, and else by how much a value may be off."""
     wanted = given.manifest.base.digest if given.manifest is not None else ""
     found = replace(model, path=written.path, strategy=None).digest()

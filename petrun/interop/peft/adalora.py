@@ -19,7 +19,7 @@ from petrun.delta.adalora import ADALORA_A, ADALORA_B, ADALORA_E, ADALORA_KEEP
 from petrun.interop.peft.config import Fields
 from petrun.interop.peft.lora_config import HARMLESS
 from petrun.interop.peft.reading import PREFIX, Reading
-from petrun.interop.peft.writing import Order, collect, common_fields, compact, plain, write_folder
+from petrun.interop.peft.writing import ExportRequest, collect, common_fields, compact, plain, write_folder
 from petrun.tensors import Array
 from petrun.typing import JsonObject
 
@@ -145,16 +145,16 @@ def _widened(delta: Delta, layers: Mapping[str, _Layer]) -> Delta:
     return replace(delta, tensors=tensors, digest=arrays_digest(tensors))
 
 
-def write_adalora(order: Order) -> None:
+def write_adalora(request: ExportRequest) -> None:
     """Write an AdaLoRA delta as an adapter folder, without the pruned triplets. Raises DeltaError and OutputError as write_peft says."""
-    narrow, kept = _narrowed(order.delta)
-    names, config = order.names, order.delta.config
+    narrow, kept = _narrowed(request.delta)
+    names, config = request.names, request.delta.config
     export = collect(narrow, names, _LEAVES, _in_two_axes)
     rank = config["rank"]
     width = config.get("init_rank") or -(-3 * rank // 2)
     given_up = any(not all(flags) for flags in kept.values())
     exported: JsonObject = {
-        **common_fields("ADALORA", order.task, order.base, export.heads),
+        **common_fields("ADALORA", request.task, request.base, export.heads),
         "init_r": width,
         "target_r": rank,
         "lora_alpha": plain(config["alpha"]),
@@ -162,14 +162,14 @@ def write_adalora(order: Order) -> None:
         # peft requires a schedule whose end is after its beginning before it loads the rest.
         "tinit": 0,
         "tfinal": 0,
-        "total_step": max(1, order.delta.manifest.step if order.delta.manifest is not None else 1),
+        "total_step": max(1, request.delta.manifest.step if request.delta.manifest is not None else 1),
         "bias": export.bias,
         "fan_in_fan_out": any(names[f"{path}.weight"].transpose for path in export.modules),
         "target_modules": compact(set(export.modules.values()), names.values()),
         "modules_to_save": sorted(export.heads) or None,
         "rank_pattern": {f"{export.modules[path]}.lora_E": flags for path, flags in kept.items()} if given_up else None,
     }
-    write_folder(order.out, exported, export.entries)
+    write_folder(request.out, exported, export.entries)
 
 
 def _narrowed(delta: Delta) -> tuple[Delta, dict[str, list[bool]]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from petrun.checkpoint.delta import ADAPTER_CONFIG, Delta
-from petrun.checkpoint.tied import spread
+from petrun.checkpoint.tied import expand_shared
 from petrun.delta import METHODS, find_method, names_where
 from petrun.delta.forms import NotStored
 from petrun.errors import DeltaError
@@ -18,7 +18,7 @@ from petrun.interop.peft.lora import read_lora, write_lora
 from petrun.interop.peft.prefix import read_prefix, write_prefix
 from petrun.interop.peft.prompt import read_prompt, write_prompt
 from petrun.interop.peft.reading import Reading
-from petrun.interop.peft.writing import Order
+from petrun.interop.peft.writing import ExportRequest
 from petrun.models.base import StoredName, untied
 from petrun.tensors import Array
 
@@ -28,7 +28,7 @@ class Codec:
     """Reads and writes adapters of one peft_type."""
 
     read: Callable[[Reading], Delta]
-    write: Callable[[Order], None] | None = None
+    write: Callable[[ExportRequest], None] | None = None
     """None: peft has another type for the same method, which is written instead."""
 
 
@@ -106,4 +106,8 @@ def write_peft(
         )
     write = CODECS[form[0]].write
     assert write is not None, f"{form[0]} is only read"
-    write(Order(delta=spread(delta, names), names=untied(names), out=out, task=task, base=base, sites=sites))
+    write(
+        ExportRequest(
+            delta=expand_shared(delta, names), names=untied(names), out=out, task=task, base=base, sites=sites
+        )
+    )

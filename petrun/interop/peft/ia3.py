@@ -15,7 +15,7 @@ from petrun.interop.peft.config import Fields
 from petrun.interop.peft.reading import PREFIX, Reading
 from petrun.interop.peft.writing import (
     Export,
-    Order,
+    ExportRequest,
     collect,
     common_fields,
     compact,
@@ -84,22 +84,22 @@ def _is_feedforward(patterns: str | tuple[str, ...], module: str) -> bool:
     return any(module.endswith(pattern) for pattern in patterns)
 
 
-def write_ia3(order: Order) -> None:
+def write_ia3(request: ExportRequest) -> None:
     """Write an (IA)^3 delta as an adapter folder. Raises DeltaError and OutputError as write_peft says."""
-    delta, names = order.delta, order.names
+    delta, names = request.delta, request.names
     export = collect(delta, names, _LEAVES, _in_two_axes)
     refuse_lone_biases(delta, export, "(IA)^3")
     inner = {module for path, module in export.modules.items() if f"{path}.{IA3_L_FF}" in delta.tensors}
     target, feedforward = _patterns(export, inner, names)
     exported = {
-        **common_fields("IA3", order.task, order.base, export.heads),
+        **common_fields("IA3", request.task, request.base, export.heads),
         "target_modules": target,
         "feedforward_modules": feedforward,
         "fan_in_fan_out": any(names[f"{path}.weight"].transpose for path in export.modules),
         "modules_to_save": sorted(export.heads) or None,
         "init_ia3_weights": True,
     }
-    write_folder(order.out, exported, export.entries)
+    write_folder(request.out, exported, export.entries)
 
 
 def _in_two_axes(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:

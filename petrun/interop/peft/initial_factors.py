@@ -28,7 +28,7 @@ _DOUBTFUL = 1e-3
 """... and below this one may be, in a narrower type."""
 
 
-def with_start(reading: Reading, settings: JsonObject, init: str) -> JsonObject:
+def with_initial_factors(reading: Reading, settings: JsonObject, init: str) -> JsonObject:
     """Return the settings of the variant "pissa", and add its A_0 and B_0 to the reading; those of a plain LoRA where they were subtracted
     from the base already. `init`: pissa or olora. Problems are added to the reading."""
     config = LoraConfig.model_validate(settings)

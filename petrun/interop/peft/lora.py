@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from petrun.algebra.pissa import as_plain_lora
 from petrun.checkpoint.delta import ADAPTER_CONFIG, Delta
 from petrun.delta.lora import LORA_A, LORA_B, LORA_BIAS, LORA_M
-from petrun.interop.peft.initial_factors import with_start
+from petrun.interop.peft.initial_factors import with_initial_factors
 from petrun.interop.peft.lora_config import LoraAdapter, parse_lora_config
 from petrun.interop.peft.reading import PREFIX, Reading
 from petrun.interop.peft.tokens import replace_rows
-from petrun.interop.peft.writing import Order, by_module, collect, common_fields, compact, plain, write_folder
+from petrun.interop.peft.writing import ExportRequest, by_module, collect, common_fields, compact, plain, write_folder
 from petrun.typing import JsonObject
 
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])(?:\.(?!weight$)[^.]+)?\.weight")
@@ -57,7 +57,7 @@ def read_lora(reading: Reading) -> Delta:
     reading.raise_problems()
     settings = _lora_settings(config, layers)
     if config.init:
-        settings = with_start(reading, settings, config.init)
+        settings = with_initial_factors(reading, settings, config.init)
     return reading.finish(settings)
 
 
@@ -190,13 +190,13 @@ class _Sorting:
                 self.problems.append(f"{second}: ensure_weight_tying is on, and the file lacks its matrices")
 
 
-def write_lora(order: Order) -> None:
+def write_lora(request: ExportRequest) -> None:
     """Write a LoRA delta as an adapter folder; PiSSA's as a plain LoRA. Raises DeltaError and OutputError as write_peft says."""
-    delta, names = as_plain_lora(order.delta), order.names
-    export = collect(delta, names, _LEAVES, tables=order.sites.tables if order.sites else ())
+    delta, names = as_plain_lora(request.delta), request.names
+    export = collect(delta, names, _LEAVES, tables=request.sites.tables if request.sites else ())
     config = delta.config
     exported = {
-        **common_fields("LORA", order.task, order.base, export.heads),
+        **common_fields("LORA", request.task, request.base, export.heads),
         "r": config["rank"],
         "lora_alpha": plain(config["alpha"]),
         "lora_dropout": config.get("dropout", 0.0),
@@ -211,4 +211,4 @@ def write_lora(order: Order) -> None:
         "rank_pattern": by_module(config.get("rank_pattern", {}), export.modules),
         "alpha_pattern": by_module(config.get("alpha_pattern", {}), export.modules),
     }
-    write_folder(order.out, exported, export.entries)
+    write_folder(request.out, exported, export.entries)

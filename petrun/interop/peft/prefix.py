@@ -8,7 +8,7 @@ from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.virtual_names import prefix_tables
 from petrun.interop.peft.reading import Reading
 from petrun.interop.peft.virtual_tokens import TABLE, read_virtual_tokens, write_virtual_tokens
-from petrun.interop.peft.writing import Order
+from petrun.interop.peft.writing import ExportRequest
 from petrun.tensors import Array
 
 
@@ -29,9 +29,9 @@ def read_prefix(reading: Reading) -> Delta:
     return reading.finish({"tokens": tokens, "projection": False})
 
 
-def write_prefix(order: Order) -> None:
+def write_prefix(request: ExportRequest) -> None:
     """Write a ptuning2 delta without projection as PREFIX_TUNING. Raises DeltaError and OutputError as write_peft says."""
-    delta, sites = order.delta, order.sites
+    delta, sites = request.delta, request.sites
     tables = prefix_tables(str(delta.path), sites)
     assert sites is not None
     width = sites.kv_heads * sites.head_dim
@@ -45,4 +45,4 @@ def write_prefix(order: Order) -> None:
         "encoder_hidden_size": width,
         "prefix_projection": False,
     }
-    write_virtual_tokens(order, "PREFIX_TUNING", tables, 2 * width * sites.layers, table, fields)
+    write_virtual_tokens(request, "PREFIX_TUNING", tables, 2 * width * sites.layers, table, fields)

@@ -6,7 +6,7 @@ from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.virtual_names import prompt_table
 from petrun.interop.peft.reading import Reading
 from petrun.interop.peft.virtual_tokens import TABLE, read_virtual_tokens, write_virtual_tokens
-from petrun.interop.peft.writing import Order
+from petrun.interop.peft.writing import ExportRequest
 
 
 def read_prompt(reading: Reading) -> Delta:
@@ -19,10 +19,10 @@ def read_prompt(reading: Reading) -> Delta:
     return reading.finish({"tokens": tokens})
 
 
-def write_prompt(order: Order) -> None:
+def write_prompt(request: ExportRequest) -> None:
     """Write a prompt delta as PROMPT_TUNING. Raises DeltaError and OutputError as write_peft says."""
-    delta, sites = order.delta, order.sites
+    delta, sites = request.delta, request.sites
     name = prompt_table(str(delta.path), sites)
     assert sites is not None
     fields = {"token_dim": sites.hidden, "num_attention_heads": sites.heads, "prompt_tuning_init": "RANDOM"}
-    write_virtual_tokens(order, "PROMPT_TUNING", (name,), sites.hidden, lambda: delta.tensors[name], fields)
+    write_virtual_tokens(request, "PROMPT_TUNING", (name,), sites.hidden, lambda: delta.tensors[name], fields)

@@ -16,7 +16,7 @@ def replace_rows(reading: Reading, tokens: Mapping[str, tuple[int, ...]], held: 
     -> name of its rows there. On a base that ties head and embedding, rows of the embedding count for both, unless the head has its own.
     """
     modules = {parameter: _module(reading, parameter) for parameter in reading.names if parameter.endswith(".weight")}
-    wanted = {_meant(reading, modules, name): rows for name, rows in tokens.items()}
+    wanted = {_module_weight(reading, modules, name): rows for name, rows in tokens.items()}
     wanted.pop("", None)
     for own, ours in reading.shared.items():
         if ours in wanted and wanted.get(own, wanted[ours]) == wanted[ours]:
@@ -43,7 +43,7 @@ def _module(reading: Reading, parameter: str) -> str:
     return reading.names[parameter].name.removesuffix(".weight")
 
 
-def _meant(reading: Reading, modules: Mapping[str, str], name: str) -> str:
+def _module_weight(reading: Reading, modules: Mapping[str, str], name: str) -> str:
     """Return the weight of the module that the config names ("" names the token embedding); "", and a problem, where there is none."""
     if not name:
         table = reading.sites.embedding if reading.sites is not None else ""

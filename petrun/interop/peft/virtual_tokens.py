@@ -15,7 +15,7 @@ from petrun.checkpoint.delta import ADAPTER_CONFIG
 from petrun.errors import DeltaError
 from petrun.interop.peft.config import Fields
 from petrun.interop.peft.reading import Reading
-from petrun.interop.peft.writing import Order, collect, common_fields, refuse_lone_biases, write_folder
+from petrun.interop.peft.writing import ExportRequest, collect, common_fields, refuse_lone_biases, write_folder
 from petrun.tensors import Array, TensorEntry
 from petrun.typing import JsonObject
 
@@ -82,13 +82,18 @@ def read_virtual_tokens(reading: Reading, width: int, because: str) -> int:
 
 
 def write_virtual_tokens(
-    order: Order, kind: str, tables: tuple[str, ...], width: int, load: Callable[[], Array], fields: JsonObject
+    request: ExportRequest,
+    kind: str,
+    tables: tuple[str, ...],
+    width: int,
+    load: Callable[[], Array],
+    fields: JsonObject,
 ) -> None:
     """Write the folder of an adapter of virtual tokens: `load` returns the table (P, width); heads come from the delta.
 
     Raises DeltaError for a delta that lacks one of `tables` or whose task is unknown, and OutputError.
     """
-    delta = order.delta
+    delta = request.delta
     lacking = [name for name in tables if name not in delta.tensors]
     if lacking:
         raise DeltaError(
@@ -96,9 +101,9 @@ def write_virtual_tokens(
             hint="Export it together with its base: petrun.commands.export computes them.",
         )
     heads = {name: delta.tensors[name] for name in delta.tensors if name not in tables}
-    export = collect(replace(delta, tensors=heads), order.names, {}, prefix=_BEFORE_HEADS)
+    export = collect(replace(delta, tensors=heads), request.names, {}, prefix=_BEFORE_HEADS)
     refuse_lone_biases(delta, export, kind)
-    common = common_fields(kind, order.task, order.base, export.heads)
+    common = common_fields(kind, request.task, request.base, export.heads)
     if common["task_type"] is None:
         raise DeltaError(
             f"{delta.path}: peft puts virtual tokens only into a model of a known task",
@@ -109,8 +114,8 @@ def write_virtual_tokens(
         **common,
         "num_virtual_tokens": tokens,
         "num_transformer_submodules": 1,
-        "num_layers": order.sites.layers if order.sites else None,
+        "num_layers": request.sites.layers if request.sites else None,
         "modules_to_save": sorted(export.heads) or None,
         **fields,
     }
-    write_folder(order.out, config, [TensorEntry(TABLE, (tokens, width), "float32", load), *export.entries])
+    write_folder(request.out, config, [TensorEntry(TABLE, (tokens, width), "float32", load), *export.entries])

@@ -33,7 +33,7 @@ def same_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class ExportRequest:
     """A request to export a delta as an adapter folder that peft loads."""
 
     delta: Delta

@@ -157,7 +157,7 @@ def open_sharded(path: Path, strategy: Path | Strategy, spare: Sequence[str] = (
     plan = strategy if isinstance(strategy, Strategy) else read_strategy(strategy)
     files = rank_files(path, plan.devices)
     readers = [open_tensors(file) for file in files]
-    gathering = _Gathering(path, plan, readers, spare)
+    gathering = _ShardCollector(path, plan, readers, spare)
     wholes = gathering.shards()
     note = read_note(root_of(path))
     if note is not None:
@@ -167,7 +167,7 @@ def open_sharded(path: Path, strategy: Path | Strategy, spare: Sequence[str] = (
     return reader
 
 
-class _Gathering:
+class _ShardCollector:
     """Compares the ranks' tensors with the strategy."""
 
     def __init__(self, path: Path, plan: Strategy, readers: Sequence[TensorReader], spare: Sequence[str]) -> None:

@@ -61,8 +61,8 @@ class Checkpointer:
         last = progress.micro_batches >= plan.total_micro_batches
         number = self.request.number
         out_of_time = self.config.max_seconds is not None and time.monotonic() - self.began >= self.config.max_seconds
-        if self.recorder.world.agree(number is not None or (out_of_time and not last)):
-            signalled = self.recorder.world.which(number is not None)
+        if self.recorder.world.any_rank(number is not None or (out_of_time and not last)):
+            signalled = self.recorder.world.ranks_where(number is not None)
             if number is None and signalled:
                 # The signal reached another of the processes.
                 number = signal.SIGTERM
@@ -73,7 +73,7 @@ class Checkpointer:
         requested = self.out.save_request.exists() if self.out.writes else False
         due = requested or self._is_due(evaluated, last)
         # Ranks that hold shards save together, when it is due on the first: their clocks differ.
-        if self.recorder.world.decide(due) if self.recorder.shards is not None else due:
+        if self.recorder.world.of_first_rank(due) if self.recorder.shards is not None else due:
             self.save()
             if requested:
                 console.print(f"step {progress.step}: saved, as {self.out.save_request} asks")

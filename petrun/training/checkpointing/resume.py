@@ -157,7 +157,7 @@ def find_newest_state(out: RunFolder, world: World) -> Found:
     for text in found.torn:
         console.print(f"torn state: {text}")
     has = found.state is not None
-    if world.agree(has) and world.agree(not has):
+    if world.any_rank(has) and world.any_rank(not has):
         raise TrainingError(
             f"{out.states}: not all ranks see a state there",
             hint="Every rank reads it: --out must lie on a shared disk.",

@@ -41,7 +41,7 @@ def check(*configs):
         hosts = Hosts(cluster, max_restarts=0, show=lambda line: None, environment={"MS_TOPO_TIMEOUT": "20"})
         try:
             with hosts:
-                hosts.meet()
+                hosts.connect_all()
                 host_checks.check_hosts(
                     host_checks.JobStart(configs[number], cluster, "cpu"), hosts, said[number].append
                 )
