@@ -31,6 +31,7 @@ STRANGERS = {
     ("inference", "rehearsal"),
     ("config", "train"),
     ("checkpoint", "interop"),
+    ("checkpoint", "algebra"),
 }
 # Import paths that no file of petrun uses: those that code written for MindPet knows, each of which hands on what petrun.mindpet holds, and
 # runs, which earlier documentation named.

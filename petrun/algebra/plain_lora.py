@@ -62,6 +62,15 @@ def is_low_rank(delta: Delta) -> bool:
     return method.low_rank is not None
 
 
+def require_products(delta: Delta) -> None:
+    """Raises DeltaError where the delta adds no products to layers: it is not a sum, or holds full tensors alone."""
+    if not is_low_rank(delta):
+        raise DeltaError(
+            f"{delta.path}: is a {delta.algo} delta, of whole tensors",
+            hint="petrun delta extract makes a LoRA of a base and a tuned model.",
+        )
+
+
 def adds_products(delta: Delta) -> bool:
     """Return what `is_low_rank` does; False for a delta that is not a sum."""
     try:
@@ -97,11 +106,7 @@ def layers(delta: Delta) -> dict[str, LayerUpdate]:
 
 def as_lora(delta: Delta) -> Delta:
     """Convert a delta of products to a plain LoRA; full tensors beside it stay. Raises DeltaError as `is_low_rank` and `layers` do."""
-    if not is_low_rank(delta):
-        raise DeltaError(
-            f"{delta.path}: is a {delta.algo} delta, of whole tensors",
-            hint="petrun delta extract makes a LoRA of a base and a tuned model.",
-        )
+    require_products(delta)
     found = layers(delta)
     full = {name: delta.tensors[name] for name in delta.tensors if not is_factor(name)}
     tensors = {**lora_tensors(found), **full}

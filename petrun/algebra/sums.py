@@ -22,6 +22,7 @@ from petrun.algebra.plain_lora import (
     layers,
     lora_settings,
     lora_tensors,
+    require_products,
 )
 from petrun.algebra.ties_dare import Combine
 from petrun.checkpoint.base_arrays import BaseArrays
@@ -158,9 +159,5 @@ def _combined(
 
 def compressed(delta: Delta, keep: Keep) -> NewDelta:
     """Return the delta with every layer's product truncated to the rank that `keep` says. Raises DeltaError as `added` does."""
-    if not is_low_rank(delta):
-        raise DeltaError(
-            f"{delta.path}: is a {delta.algo} delta, of whole tensors",
-            hint="petrun delta extract makes a LoRA of a base and a tuned model.",
-        )
+    require_products(delta)
     return added([Term(delta, 1.0)], keep=keep)

@@ -118,11 +118,16 @@ def delta_if_given(path: str | None, alpha: float | None, strategy: str | None) 
 def open_delta(path: str, alpha: float | None, strategy: str | None = None) -> Delta:
     """Read a delta. One of another format keeps its own names until `fit_delta`. Raises DeltaError, ConfigError."""
     delta = read_delta(Path(path).expanduser(), strategy_path(strategy))
-    if alpha is not None and delta.origin != "mindpet":
+    require_alpha_used(alpha, [delta], path)
+    return delta
+
+
+def require_alpha_used(alpha: float | None, deltas: Iterable[Delta], path: str) -> None:
+    """Raises ConfigError where --alpha is given and none of the deltas is a MindPet checkpoint. `path`: of the first, as typed."""
+    if alpha is not None and all(delta.origin != "mindpet" for delta in deltas):
         raise ConfigError(
             f"--alpha is for MindPet checkpoints: {path} states its own", hint="Leave --alpha out; it is in the delta."
         )
-    return delta
 
 
 def classes_of(delta: Delta | None) -> int | None:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from petrun.algebra.derived import adopted
 from petrun.checkpoint.base_arrays import BaseArrays
 from petrun.checkpoint.delta import Delta, read_delta
 from petrun.checkpoint.delta_method import method_of
 from petrun.checkpoint.delta_tensors import arrays_digest
-from petrun.checkpoint.derived import adopted
 from petrun.config.options import DeltaSources
 from petrun.errors import ConfigError
-from petrun.inference.assembly import require_matching_base, require_matching_family, strategy_path
+from petrun.inference.assembly import require_alpha_used, require_matching_base, require_matching_family, strategy_path
 from petrun.inference.stored_base import StoredBase, stored_base
 
 
@@ -67,11 +67,7 @@ class DeltaOpener:
         Raises DeltaError, also for a base that is not the delta's own; ModelError; ConfigError for --alpha that none of them needs.
         """
         read = [read_delta(Path(path).expanduser(), strategy_path(self.sources.delta_strategy)) for path in paths]
-        if self.sources.alpha is not None and all(delta.origin != "mindpet" for delta in read):
-            raise ConfigError(
-                f"--alpha is for MindPet checkpoints: {paths[0]} states its own",
-                hint="Leave --alpha out; it is in the delta.",
-            )
+        require_alpha_used(self.sources.alpha, read, paths[0])
         return [self._fitted(delta) for delta in read]
 
     def _fitted(self, given: Delta) -> Delta:

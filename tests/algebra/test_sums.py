@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from petrun.algebra.comparison import compared, norms
+from petrun.algebra.derived import derived, refuse_other_bases
 from petrun.algebra.full_tensors import NeedsBase
 from petrun.algebra.low_rank import Keep
 from petrun.algebra.plain_lora import as_lora
 from petrun.algebra.sums import Term, added, compressed
 from petrun.algebra.ties_dare import Dare, Ties, trim
 from petrun.checkpoint.delta import BaseIdentity, Delta, Manifest, read_delta, save_delta
-from petrun.checkpoint.derived import derived, refuse_other_bases
 from petrun.delta import find_method
 from petrun.errors import ConfigError, DeltaError
 from tests.checkpoint.toy_family import HIDDEN, lora_arrays, shape_of

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from petrun import console
+from petrun.algebra.derived import refuse_other_bases, source_line
 from petrun.algebra.low_rank import Keep
 from petrun.algebra.sums import Term
 from petrun.algebra.ties_dare import Combine, Dare, Ties
-from petrun.checkpoint.derived import refuse_other_bases, source_line
 from petrun.commands.delta.files import check_out, write
 from petrun.commands.delta.sums import operation, total
 from petrun.config.commands.delta import AddSettings

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from petrun.algebra.derived import source_line
 from petrun.algebra.low_rank import Keep
 from petrun.algebra.sums import compressed
-from petrun.checkpoint.derived import source_line
 from petrun.commands.delta.files import check_out, write
 from petrun.commands.delta.sums import operation
 from petrun.config.commands.delta import CompressSettings

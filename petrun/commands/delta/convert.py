@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from petrun import console
+from petrun.algebra.derived import source_line
 from petrun.algebra.plain_lora import PLAIN, as_lora, layers
 from petrun.checkpoint.delta import Delta, save_delta
-from petrun.checkpoint.derived import source_line
 from petrun.commands import export
 from petrun.commands.delta.files import check_out
 from petrun.config.commands.delta import ConvertSettings

@@ -9,8 +9,8 @@ from dataclasses import asdict
 
 from petrun import console
 from petrun.algebra.comparison import Pair, compared
+from petrun.algebra.derived import refuse_other_bases
 from petrun.checkpoint.delta import Delta
-from petrun.checkpoint.derived import refuse_other_bases
 from petrun.config.commands.delta import DiffSettings
 from petrun.inference.delta_opener import DeltaOpener
 

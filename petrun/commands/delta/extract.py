@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from petrun import console
+from petrun.algebra.derived import versions
 from petrun.algebra.extraction import extracted
 from petrun.algebra.low_rank import Keep
 from petrun.algebra.sums import NewDelta
 from petrun.checkpoint.base_arrays import BaseArrays
 from petrun.checkpoint.delta import save_delta
-from petrun.checkpoint.derived import versions
 from petrun.checkpoint.manifest import BaseIdentity, Manifest, TaskInfo
 from petrun.commands.delta.files import check_out, report
 from petrun.config.commands.delta import ExtractSettings

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from petrun import console
+from petrun.algebra.derived import derived
 from petrun.algebra.sums import NewDelta
 from petrun.checkpoint.delta import Delta, save_delta
-from petrun.checkpoint.derived import derived
 from petrun.errors import ConfigError, OutputError
 
 _LISTED = 24

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from petrun.algebra.derived import source_line
 from petrun.algebra.sums import Term
-from petrun.checkpoint.derived import source_line
 from petrun.commands.delta.files import check_out, write
 from petrun.commands.delta.sums import total
 from petrun.config.commands.delta import ScaleSettings

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from petrun.algebra.derived import derived, source_line
 from petrun.algebra.sums import Term, added
 from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.delta_method import method_of
-from petrun.checkpoint.derived import derived, source_line
 from petrun.checkpoint.merge import FolderSettings, Merged, merge_to_file, merge_to_folder
 from petrun.errors import ConfigError, DeltaError
 from petrun.inference.assembly import open_delta, require_matching_base, require_matching_family
