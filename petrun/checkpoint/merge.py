@@ -268,7 +268,7 @@ class _Merger:
             return []
         return [f"{name} is {list(shape)}, the base's is {list(self._parameter_shape(source))}"]
 
-    def _brought(self, ours: str) -> str | None:
+    def _delta_tensor(self, ours: str) -> str | None:
         """Return the delta's tensor that replaces the base's: the parameter itself, or the one that its layer shares."""
         return next((name for name in (ours, self.shared.get(ours, "")) if name in self.shapes), None)
 
@@ -277,7 +277,10 @@ class _Merger:
             return self._copied(output)
         source = output.source
         plain = (
-            source is not None and not source.transpose and not output.transposed and self._brought(output.ours) is None
+            source is not None
+            and not source.transpose
+            and not output.transposed
+            and self._delta_tensor(output.ours) is None
         )
         if plain and len(output.shape) == 2 and output.dtype in FLOATS and self.base.kind in ("safetensors", "folder"):
             return self._in_rows(output)
@@ -296,7 +299,7 @@ class _Merger:
         source = output.source
         return (
             source is not None
-            and self._brought(output.ours) is None
+            and self._delta_tensor(output.ours) is None
             and output.ours.rpartition(".")[0] not in self.layers
             and source.transpose == output.transposed
             and self.base.info(source.stored).dtype == output.dtype
@@ -312,7 +315,7 @@ class _Merger:
             yield stored
 
     def _merged(self, output: _Output) -> Array:
-        brought = self._brought(output.ours)
+        brought = self._delta_tensor(output.ours)
         if brought is not None:
             # The delta's own value replaces the base's; a low-rank part may be added to it.
             values = self.delta.tensors[brought]

@@ -41,33 +41,33 @@ class TextStream:
         if self.stopped:
             return ""
         self._tokens.append(token)
-        whole = self._decode(self._tokens)
+        text = self._decode(self._tokens)
         # A stop string cannot end in text that was returned already: its beginning was held back.
-        found = self._stop.find(whole, max(0, self._same(whole) - self._stop.longest + 1))
+        found = self._stop.find(text, max(0, self._same(text) - self._stop.longest + 1))
         if found is not None:
             self.stopped = True
-            return self._give(whole[:found])
+            return self._give(text[:found])
         if self._is_byte_piece(token):
             return ""
-        whole = whole.rstrip(_HALF)
-        return self._give(whole[: len(whole) - self._stop.begun(whole)])
+        text = text.rstrip(_HALF)
+        return self._give(text[: len(text) - self._stop.begun(text)])
 
     def end(self) -> str:
         """Return the text that was held back, once no token follows."""
         return "" if self.stopped else self._give(self._decode(self._tokens))
 
-    def _give(self, whole: str) -> str:
-        """Return the part of `whole` after the first character in which it differs from the returned text."""
-        self._text = whole
-        same = self._same(whole)
-        if same == len(whole):
+    def _give(self, text: str) -> str:
+        """Return the part of `text` after the first character in which it differs from the returned text."""
+        self._text = text
+        same = self._same(text)
+        if same == len(text):
             return ""
-        self._sent = whole
-        return whole[same:]
+        self._sent = text
+        return text[same:]
 
-    def _same(self, whole: str) -> int:
-        """Count the characters of `whole` that were returned already."""
-        if whole.startswith(self._sent):
+    def _same(self, text: str) -> int:
+        """Count the characters of `text` that were returned already."""
+        if text.startswith(self._sent):
             return len(self._sent)
-        pairs = enumerate(zip(whole, self._sent, strict=False))
-        return next((i for i, (now, before) in pairs if now != before), len(whole))
+        pairs = enumerate(zip(text, self._sent, strict=False))
+        return next((i for i, (now, before) in pairs if now != before), len(text))

@@ -36,17 +36,17 @@ class SumOverRanks(nn.Cell):
         flat: tuple[Tensor, ...] = (ops.reshape(value, (1,)),)
         for grad in grads:
             flat = (*flat, ops.reshape(grad, (-1,)))
-        whole: tuple[Tensor, ...] = ()
+        summed: tuple[Tensor, ...] = ()
         for first, stop in self.buckets:
             joined = self.sum(self.join(flat[first:stop]))
             at = 0
             for k in range(first, stop):
-                whole = (*whole, joined[at : at + self.sizes[k]])
+                summed = (*summed, joined[at : at + self.sizes[k]])
                 at = at + self.sizes[k]
         total: tuple[Tensor, ...] = ()
         for i in range(len(self.shapes)):
-            total = (*total, ops.reshape(whole[i + 1], self.shapes[i]))
-        return ops.reshape(whole[0], ()), total
+            total = (*total, ops.reshape(summed[i + 1], self.shapes[i]))
+        return ops.reshape(summed[0], ()), total
 
 
 def _buckets(sizes: tuple[int, ...]) -> tuple[tuple[int, int], ...]:

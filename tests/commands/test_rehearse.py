@@ -9,7 +9,7 @@ from petrun.parallel.layout import Layout
 from petrun.rehearsal import compile_ranks, shapes
 from petrun.rehearsal.job import read_settings
 from petrun.rehearsal.processes import RankExit
-from petrun.rehearsal.report import bytes_text, slice_lines
+from petrun.rehearsal.report import bytes_text, shard_lines
 from petrun.training.setup import resolve_layout
 from tests.tiny import CONFIGS, ORDERS, REVIEWS, write_base, write_rows
 
@@ -322,10 +322,10 @@ def test_equal_layers_are_one_line():
 
     own = [parameter(f"layers.{i}.q.weight", (8, 4), (2, 4)) for i in range(30)]
     own += [parameter("layers.3.q.lora_a", (2, 4), (2, 4), True), parameter("scale", (), ())]
-    assert slice_lines(own) == [
+    assert shard_lines(own) == [
         "layers.*.q.weight  30x  8x4 -> 2x4  float32",
         "layers.*.q.lora_a       2x4 whole   float32  trains",
         "scale                   () whole    float32",
     ]
-    assert slice_lines([]) == []
+    assert shard_lines([]) == []
     assert [bytes_text(n) for n in (12, 2048, 3 * 2**20, 5 * 2**29)] == ["12 bytes", "2.0 KiB", "3.0 MiB", "2.5 GiB"]

@@ -38,7 +38,7 @@ class WatchedUpdate:
 
 def write_unmerged(given: Delta, model: StoredBase, out: Path, dtype: str | None) -> tuple[Merged, WatchedUpdate]:
     """Write the base. Raises DeltaError where it cannot be computed, ConfigError, and what a merge raises."""
-    fresh = _brought(given)
+    fresh = _added_parameters(given)
     taken = added([Term(given, -1.0)])
     again = _weights_to_tie(given, model)
     tensors = {name: taken.tensors[name] for name in taken.tensors if is_factor(name) and owner(name) not in again}
@@ -75,7 +75,7 @@ def _weights_to_tie(given: Delta, model: StoredBase) -> set[str]:
     return set(shared_matrices(model.kind.names(model.kind.parse(raw)))) & set(model.names)
 
 
-def _brought(given: Delta) -> set[str]:
+def _added_parameters(given: Delta) -> set[str]:
     """Return the parameters that the delta added and the base never held. Raises DeltaError for those whose base values are lost."""
     if not is_low_rank(given):
         raise DeltaError(
@@ -83,14 +83,14 @@ def _brought(given: Delta) -> set[str]:
             hint="The base itself is the only way back.",
         )
     fresh = set(given.manifest.base.fresh) if given.manifest is not None else set()
-    whole = {name for name in given.tensors if not is_factor(name)}
-    lost = sorted(whole - fresh)
+    full = {name for name in given.tensors if not is_factor(name)}
+    lost = sorted(full - fresh)
     if lost:
         raise DeltaError(
             f"{given.path}: put its own {lost[0]} in the base's place ({len(lost)} tensors in all): the base's values are gone",
             hint="The base itself is the only way back.",
         )
-    return whole
+    return full
 
 
 def compare_with_base(given: Delta, model: StoredBase, written: Merged, watched: WatchedUpdate) -> str:

@@ -70,6 +70,6 @@ def _replace(reading: Reading, parameter: str, rows: tuple[int, ...], stored: st
             f"{stored}: is {list(values.shape)}, and trainable_token_indices names {len(rows)} rows of a matrix of {list(base.shape)}"
         )
         return
-    whole = base.copy()
-    whole[list(rows)] = values
-    reading.made[parameter] = whole
+    full = base.copy()
+    full[list(rows)] = values
+    reading.made[parameter] = full

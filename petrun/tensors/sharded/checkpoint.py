@@ -45,7 +45,7 @@ class ShardedReader(TensorReader):
         path: Path,
         strategy: Strategy,
         ranks: Sequence[TensorReader],
-        wholes: dict[str, _Shards],
+        tensors: dict[str, _Shards],
         metadata: Mapping[str, str],
     ) -> None:
         super().__init__(path, "ckpt", Table({}, dict(metadata)))
@@ -53,18 +53,18 @@ class ShardedReader(TensorReader):
         self.ranks = tuple(ranks)
         self.dropped: tuple[str, ...] = ()
         """Optimizer state that no layout describes."""
-        self._wholes = wholes
+        self._full = tensors
         self._proved: set[str] = set()
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(self._wholes)
+        return tuple(self._full)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._wholes
+        return name in self._full
 
     def __len__(self) -> int:
-        return len(self._wholes)
+        return len(self._full)
 
     def info(self, name: str) -> TensorInfo:
         return self._found(name).info
@@ -92,11 +92,11 @@ class ShardedReader(TensorReader):
             yield bytes(view[start : start + chunk_bytes])
 
     def _found(self, name: str) -> _Shards:
-        if name not in self._wholes:
+        if name not in self._full:
             raise WeightsError(
                 f"{self.path}: holds no tensor {name}", hint=f"{self.strategy.path} says how it is sharded."
             )
-        return self._wholes[name]
+        return self._full[name]
 
     def _assemble(self, name: str, stage: int, layout: TensorLayout) -> Array:
         """Join one stage's shards; the first reading compares the replicas."""
@@ -158,11 +158,11 @@ def open_sharded(path: Path, strategy: Path | Strategy, spare: Sequence[str] = (
     files = rank_files(path, plan.devices)
     readers = [open_tensors(file) for file in files]
     gathering = _ShardCollector(path, plan, readers, spare)
-    wholes = gathering.shards()
+    tensors = gathering.shards()
     note = read_note(root_of(path))
     if note is not None:
         check_note(root_of(path), note, readers)
-    reader = ShardedReader(path, plan, readers, wholes, note.metadata if note is not None else {})
+    reader = ShardedReader(path, plan, readers, tensors, note.metadata if note is not None else {})
     reader.dropped = tuple(gathering.dropped)
     return reader
 
@@ -195,8 +195,9 @@ class _ShardCollector:
         return found
 
     def _check_listed(self, unlisted: Sequence[str]) -> None:
-        """Raise WeightsError for tensors without a layout: each may be a slice or the whole. MindSpore's tools take rank 0's for the
-        whole."""
+        """Raise WeightsError for tensors without a layout: each may be a shard or the full tensor. MindSpore's tools take rank 0's
+        for the full one.
+        """
         if not unlisted:
             return
         hint = COMPLETE
@@ -235,20 +236,20 @@ class _ShardCollector:
         elif lacking:
             self.problems.append(f"rank {lacking[0]} lacks {name}, which rank {holders[0]} holds")
         else:
-            wholes = {self._whole(name, stage, layout) for stage, layout in stages}
-            whole = next(iter(wholes))
-            if len(wholes) == 1 and whole is not None:
-                return _Shards(whole, tuple(stages))
-            if None not in wholes:
-                said = " and ".join(f"{info.dtype} {list(info.shape)}" for info in wholes if info is not None)
+            infos = {self._full_info(name, stage, layout) for stage, layout in stages}
+            full = next(iter(infos))
+            if len(infos) == 1 and full is not None:
+                return _Shards(full, tuple(stages))
+            if None not in infos:
+                said = " and ".join(f"{info.dtype} {list(info.shape)}" for info in infos if info is not None)
                 self.problems.append(f"{name} is {said} on two pipeline stages")
         return None
 
     def _ranks(self, stage: int) -> range:
         return range(stage * self.plan.stage_devices, (stage + 1) * self.plan.stage_devices)
 
-    def _whole(self, name: str, stage: int, layout: TensorLayout) -> TensorInfo | None:
-        """Return the type and shape that one stage's shards make; None where a problem was noted."""
+    def _full_info(self, name: str, stage: int, layout: TensorLayout) -> TensorInfo | None:
+        """Return the type and shape of the full tensor of one stage's shards; None where a problem was noted."""
         infos = {self.readers[rank].info(name): rank for rank in reversed(self._ranks(stage))}
         info = next(iter(infos))
         if len(infos) > 1:
@@ -258,13 +259,13 @@ class _ShardCollector:
         if len(layout.axes) != len(info.shape):
             self.problems.append(_dimensions(name, layout, info))
             return None
-        whole = layout.full_shape(info.shape)
-        if layout.shape is not None and whole != layout.shape:
+        full = layout.full_shape(info.shape)
+        if layout.shape is not None and full != layout.shape:
             self.problems.append(
-                f"{name}: shards of {list(info.shape)} make {list(whole)}, the strategy says {list(layout.shape)}"
+                f"{name}: shards of {list(info.shape)} make {list(full)}, the strategy says {list(layout.shape)}"
             )
             return None
-        return TensorInfo(whole, info.dtype)
+        return TensorInfo(full, info.dtype)
 
 
 def _dimensions(name: str, layout: TensorLayout, info: TensorInfo) -> str:

@@ -68,14 +68,14 @@ class TensorLayout:
         """The first replicas that share a shard under the optimizer parallel."""
         return _sharding(self).group
 
-    def shard_shape(self, whole: Sequence[int]) -> tuple[int, ...]:
+    def shard_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape of every device's shard. Raises ValueError naming the dimension that does not divide."""
-        if len(whole) != len(self.axes):
-            raise ValueError(f"is sharded along {len(self.axes)} dimensions and has {len(whole)}")
-        for dimension, (size, count) in enumerate(zip(whole, self.splits, strict=True)):
+        if len(shape) != len(self.axes):
+            raise ValueError(f"is sharded along {len(self.axes)} dimensions and has {len(shape)}")
+        for dimension, (size, count) in enumerate(zip(shape, self.splits, strict=True)):
             if size % count:
                 raise ValueError(f"its dimension {dimension}, {size}, does not divide by {count}")
-        return tuple(size // count for size, count in zip(whole, self.splits, strict=True))
+        return tuple(size // count for size, count in zip(shape, self.splits, strict=True))
 
     def full_shape(self, shard: Sequence[int]) -> tuple[int, ...]:
         return tuple(size * count for size, count in zip(shard, self.splits, strict=True))

@@ -52,10 +52,10 @@ class ShardSpec:
         """Ranks of a stage."""
         return self.ranks // self.stages
 
-    def shard(self, name: str, whole: Array) -> Array:
+    def shard(self, name: str, full: Array) -> Array:
         """Return the shard of a full tensor that this rank holds."""
         layout = self.layouts[name]
-        return whole[layout.slices(self.rank % self.devices, layout.shard_shape(whole.shape))]
+        return full[layout.slices(self.rank % self.devices, layout.shard_shape(full.shape))]
 
 
 def save_shards(
@@ -100,9 +100,9 @@ def _write_own(growing: Path, file: str, shards: Mapping[str, Array], spec: Shar
         raise output_error(folder, error) from error
     write = write_ckpt if file.endswith(".ckpt") else write_safetensors
     digests = write(folder / file, array_entries(shards))
-    whole = content_digest((name, dtype_of(a), a.shape, digests[name]) for name, a in shards.items())
+    digest = content_digest((name, dtype_of(a), a.shape, digests[name]) for name, a in shards.items())
     with atomic_file(_mark(growing, spec.rank)) as (stream, _):
-        stream.write(json.dumps({"digest": whole}).encode())
+        stream.write(json.dumps({"digest": digest}).encode())
 
 
 def _mark(growing: Path, rank: int) -> Path:

@@ -108,15 +108,15 @@ def write_strategy(path: Path, strategy: Strategy | Mapping[str, TensorLayout]) 
 
     Raises WeightsError for layouts that `read_strategy` would refuse, OutputError where it cannot be written.
     """
-    whole = strategy if isinstance(strategy, Strategy) else Strategy(path, (strategy,))
-    _checked(whole)
-    several = len(whole.stages) > 1
+    complete = strategy if isinstance(strategy, Strategy) else Strategy(path, (strategy,))
+    _checked(complete)
+    several = len(complete.stages) > 1
     layouts = {
         f"{stage}-{name}" if several else name: layout
-        for stage, each in enumerate(whole.stages)
+        for stage, each in enumerate(complete.stages)
         for name, layout in each.items()
     }
-    write_items(path, layouts, range(len(whole.stages)))
+    write_items(path, layouts, range(len(complete.stages)))
 
 
 def require_complete(strategy: Strategy, names: Iterable[str]) -> None:

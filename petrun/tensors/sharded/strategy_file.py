@@ -160,13 +160,13 @@ def _from_json(path: Path, name: str, item: JsonObject) -> TensorLayout:
     if not all(_is_whole(number, least=-1) for number in numbers):
         raise WeightsError(f"{path}: {name} has a value that is no whole number, or none from -1 on", hint=_AGAIN)
     _refuse_uneven(path, name, item["field"], split)
-    whole = tuple(shape) if shape is not None else None
+    full_shape = tuple(shape) if shape is not None else None
     return TensorLayout(
         devices=tuple(devices),
         axes=_axes(dimensions),
         opt_size=item["opt_weight_shard_size"],
         opt_step=item["opt_weight_shard_step"],
-        shape=whole,
+        shape=full_shape,
     )
 
 
