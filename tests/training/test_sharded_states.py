@@ -15,7 +15,7 @@ from petrun.checkpoint.training_state import clear, find_state, save_state_shard
 from petrun.errors import DeltaError, OutputError, SetupError
 from petrun.tensors import TensorLayout
 from petrun.tensors.atomic import output_error
-from petrun.tensors.sharded import rank_files as pieces
+from petrun.tensors.sharded import rank_files as shards
 from petrun.tensors.sharded.note import read_note
 from petrun.tensors.sharded.strategy import read_strategy
 from tests.shards import dp2_tp2_pp2, dp2_tp4, dp8_optimizer, shard_of_rank
@@ -58,16 +58,16 @@ def ranks_of(cut):
     return Ranks(CUTS[cut]({**STATE, **FROZEN}))
 
 
-def pieces_of(arrays, ranks, rank):
+def shards_of(arrays, ranks, rank):
     """ShardSpec by a rule of the tests' own."""
     found = {name: shard_of_rank(values, rank, name, ranks.stages) for name, values in arrays.items()}
-    return {name: piece for name, piece in found.items() if piece is not None}
+    return {name: shard for name, shard in found.items() if shard is not None}
 
 
-def save(ranks, run, arrays=DELTA, change=lambda rank, pieces: pieces):
+def save(ranks, run, arrays=DELTA, change=lambda rank, shards: shards):
     def one(rank):
-        pieces = change(rank, pieces_of(arrays, ranks, rank))
-        save_delta_shards(run / "lora", "ckpt", pieces, DELTA, MANIFEST, ranks.spec(rank))
+        shards = change(rank, shards_of(arrays, ranks, rank))
+        save_delta_shards(run / "lora", "ckpt", shards, DELTA, MANIFEST, ranks.spec(rank))
 
     return ranks.each(one)
 
@@ -77,8 +77,8 @@ def save_states(ranks, folder, *steps, keep=2):
         arrays = {**STATE, "adam_step": np.array(step, np.int32)}
 
         def one(rank, step=step, arrays=arrays):
-            pieces = pieces_of(arrays, ranks, rank)
-            save_state_shards(folder, step, pieces, {"algo": "lora"}, {"step": step}, keep, ranks.spec(rank))
+            shards = shards_of(arrays, ranks, rank)
+            save_state_shards(folder, step, shards, {"algo": "lora"}, {"step": step}, keep, ranks.spec(rank))
 
         assert not ranks.each(one)
 
@@ -149,8 +149,8 @@ class TestAFailure:
         ranks = ranks_of("dp2_tp4")
         assert not save(ranks, tmp_path)
 
-        def spoil(rank, pieces):
-            return {name: piece * np.float32(np.nan if rank == 3 else 2) for name, piece in pieces.items()}
+        def spoil(rank, shards):
+            return {name: shard * np.float32(np.nan if rank == 3 else 2) for name, shard in shards.items()}
 
         errors = save(ranks, tmp_path, change=spoil)
         assert sorted(errors) == list(range(8)) and isinstance(errors[3], DeltaError)
@@ -161,7 +161,7 @@ class TestAFailure:
 
     def test_of_a_full_disk_is_named_on_every_host(self, tmp_path, monkeypatch):
         """Ranks 4 to 7 run on another host, whose disk takes no more."""
-        real, ranks = pieces.write_ckpt, ranks_of("dp2_tp4")
+        real, ranks = shards.write_ckpt, ranks_of("dp2_tp4")
         here = threading.local()
 
         def write(path, entries):
@@ -170,7 +170,7 @@ class TestAFailure:
                 raise output_error(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
             return real(path, entries)
 
-        monkeypatch.setattr(pieces, "write_ckpt", write)
+        monkeypatch.setattr(shards, "write_ckpt", write)
         monkeypatch.setattr(socket, "gethostname", lambda: here.name)
         errors = save(ranks, tmp_path)
         assert sorted(errors) == list(range(8))
@@ -180,26 +180,26 @@ class TestAFailure:
             assert errors[rank].message == f"rank 4 on host-1 failed: {errors[4].message.splitlines()[0]}"
             assert "No space left" in errors[rank].message and "rank_4" in errors[rank].message
             assert "Failed as well: ranks 5, 6, 7." in errors[rank].hint
-        monkeypatch.setattr(pieces, "write_ckpt", real)
+        monkeypatch.setattr(shards, "write_ckpt", real)
         assert not save(ranks, tmp_path) and ranks.meeting.sums == 6, "where all is well, nothing but votes"
 
     def test_of_ranks_that_have_parted(self, tmp_path):
         """Replicas must be alike: data-parallel ranks of which one has missed a sum are found out when they save."""
 
-        def part(rank, pieces):
-            return {name: piece + np.float32(rank == 2) for name, piece in pieces.items()}
+        def part(rank, shards):
+            return {name: shard + np.float32(rank == 2) for name, shard in shards.items()}
 
         errors = save(ranks_of("dp2_tp4"), tmp_path, change=part)
         assert "must hold the same shard" in errors[0].message and len(errors) == 8
         assert not (tmp_path / "lora").exists()
 
     def test_of_a_disk_that_is_not_shared(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(pieces, "PATIENCE_SECONDS", 0.3)
+        monkeypatch.setattr(shards, "PATIENCE_SECONDS", 0.3)
         ranks = ranks_of("dp2_tp4")
 
         def one(rank):
             place = tmp_path / f"host-{rank // 4}"
-            save_delta_shards(place / "lora", "ckpt", pieces_of(DELTA, ranks, rank), DELTA, MANIFEST, ranks.spec(rank))
+            save_delta_shards(place / "lora", "ckpt", shards_of(DELTA, ranks, rank), DELTA, MANIFEST, ranks.spec(rank))
 
         errors = ranks.each(one)
         assert isinstance(errors[0], OutputError) and "rank 4" in errors[0].message and "share" in errors[0].hint
