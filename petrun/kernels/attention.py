@@ -11,7 +11,7 @@ from petrun.kernels.dropout import KeepMask, batch_offset, checked_rate, fused_k
 from petrun.kernels.flash import FlashAttention
 
 HIDDEN = 1e30
-"""Taken off the score of a hidden position: finite, so that a row that sees nothing stays free of NaN."""
+"""Subtracted from the score of a hidden position: finite, so that a row without a visible position has no NaN."""
 
 
 class Attention(fused.FusedCell):
@@ -24,7 +24,7 @@ class Attention(fused.FusedCell):
     """
 
     def __init__(self, scale: float, dropout: float = 0.0, seed: int = 0, site: str = "", heads: int = 0) -> None:
-        """`heads`: N, needed to lay it out over ranks."""
+        """`heads`: N, needed to shard it over ranks."""
         super().__init__()
         self.scale = scale
         self.p = checked_rate(dropout)
@@ -74,8 +74,8 @@ class Attention(fused.FusedCell):
         return self.values(ops.cast(self.weighed(probs, visible), q.dtype), v)
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """Heads over tp ranks, and the mask's rows over dp: an operator without a strategy MindSpore shards by its first axis alone, and
-        sends what lies between them."""
+        """Shard heads over tp ranks, and the mask's rows over dp. MindSpore shards an operator without a strategy by its first axis
+        alone, and sends the tensors between them."""
         heads, rows = (dp, tp, 1, 1), (dp, 1, 1, 1)
         self.scores.shard((heads, heads))
         self.softmax.shard((heads,))

@@ -1,4 +1,4 @@
-"""Device of the kernels. It is read, never set: petrun/parallel owns the context."""
+"""Read the device of the kernels. petrun/parallel sets it."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import mindspore as ms
 
 
 def on_ascend() -> bool:
-    """True where cells that are built now are for an Ascend card."""
+    """Return whether cells that are built now are for an Ascend card."""
     return bool(ms.get_context("device_target") == "Ascend")

@@ -61,42 +61,42 @@ def batch_offset() -> Parameter:
 
 
 def no_offset() -> Tensor:
-    """The offset of a tensor that is the same on every rank."""
+    """Return the offset of a tensor that is the same on every rank."""
     return Tensor([0, 1], ms.int32)
 
 
 def count_on_stage(cell: Cell, stage: int) -> None:
-    """Have a cell's own masks, if it has any, depend on that stage's counter."""
+    """Make a cell's own masks, if it has any, depend on that stage's counter."""
     if getattr(cell, "step", None) is step_counter():
         object.__setattr__(cell, "step", step_counter(stage))
 
 
 def signed(word: int) -> int:
-    """A 32-bit word as the int32 of the same bits."""
+    """Return a 32-bit word as the int32 of the same bits."""
     word &= 0xFFFFFFFF
     return word - (1 << 32) if word >= 1 << 31 else word
 
 
 def stream_key(seed: int, site: str) -> tuple[int, int]:
-    """Two 32-bit words, as int32, that stand for (seed, site)."""
+    """Return two 32-bit words, as int32, that represent (seed, site)."""
     digest = hashlib.sha256(f"{seed}/{site}".encode()).digest()
     return signed(int.from_bytes(digest[:4], "little")), signed(int.from_bytes(digest[4:8], "little"))
 
 
 def keep_threshold(p: float) -> int:
-    """The smallest int32 hash that is kept: a share of p of all hashes lies below."""
+    """Return the smallest int32 hash that is kept: a share of p of all hashes is below."""
     return min(round(p * 2**32), 2**32 - 1) - 2**31
 
 
 def checked_rate(p: float) -> float:
-    """p, or ConfigError where it is no probability below 1."""
+    """Return p. Raises ConfigError where it is not a probability below 1."""
     if not 0.0 <= p < 1.0:
         raise ConfigError(f"dropout = {p} is not a probability below 1.", hint="Give 0 <= dropout < 1.")
     return p
 
 
 def fused_key(p: float, seed: int, site: str) -> Tensor:
-    """(3,) int32: k0, k1 and the threshold, as the C++ operators take them."""
+    """Return (3,) int32: k0, k1 and the threshold, as the C++ operators take them."""
     return Tensor([*stream_key(seed, site), keep_threshold(p)], ms.int32)
 
 
@@ -115,7 +115,7 @@ class KeepMask(nn.Cell):
         self.multiplier_1 = Tensor(MULTIPLIER_1, ms.int32)
         self.multiplier_2 = Tensor(MULTIPLIER_2, ms.int32)
         self.threshold = Tensor(keep_threshold(p), ms.int32)
-        # RightShift of an int32 drags the sign along; the masks cut it off.
+        # RightShift of an int32 keeps the sign bits; the masks remove them.
         self.by_15, self.low_17 = Tensor(15, ms.int32), Tensor(0x1FFFF, ms.int32)
         self.by_16, self.low_16 = Tensor(16, ms.int32), Tensor(0xFFFF, ms.int32)
         self.shift = ops.RightShift()
@@ -191,7 +191,7 @@ class MaskProduct(ops.Mul):
     """x * mask. A strategy of one input is taken for both: nn.Dropout's operator, which this one stands for, is given no mask."""
 
     def __init__(self) -> None:
-        # By its class's name MindSpore would look for an operator MaskProduct.
+        # MindSpore would look for an operator with the name of the class.
         Primitive.__init__(self, "Mul")
 
     def shard(self, in_strategy: ShardStrategy | None = None, out_strategy: ShardStrategy | None = None) -> Cell:

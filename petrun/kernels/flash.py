@@ -23,7 +23,7 @@ class FlashAttention(nn.Cell):
     """
 
     def __init__(self, scale: float, dropout: float, seed: int, site: str, heads: int = 0) -> None:
-        """`heads`: N, needed to lay it out over ranks."""
+        """`heads`: N, needed to shard it over ranks."""
         super().__init__()
         self.heads = heads
         self.laid_out = False
@@ -49,7 +49,7 @@ class FlashAttention(nn.Cell):
         s = k.shape[2]
         if mask.shape != (b, 1, t, s):
             mask = ops.broadcast_to(mask, (b, 1, t, s))
-        # The operator's result for a row without any visible position is not specified: such a row sees all here, and gives 0.
+        # The operator's result for a row without a visible position is not specified: such a row attends to all here, and its result is 0.
         sees = self.any(mask, -1)
         hidden = self.both(sees, self.invert(mask))
         if self.training and self.p > 0.0:

@@ -36,7 +36,7 @@ class SplitHeads(fused.FusedCell):
 
 
 class SplitQkv(fused.FusedCell):
-    """The same for one projection that holds queries, keys and values, in that order.
+    """Splits one projection that holds queries, keys and values, in that order.
 
     Inputs: x (B, T, 3 * N * D), any float dtype. Returns: q, k, v, each (B, N, T, D). `width` is D.
     """
@@ -73,7 +73,7 @@ class SplitQkv(fused.FusedCell):
 
 
 class MergeHeads(fused.FusedCell):
-    """The way back.
+    """The inverse of SplitHeads.
 
     Inputs: x (B, N, T, D), any float dtype. Returns: (B, T, N * D). `width` is D.
     """

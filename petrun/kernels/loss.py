@@ -1,4 +1,4 @@
-"""Losses per token or row, and which of them count."""
+"""Compute losses per token or row, of supervised targets alone."""
 
 from __future__ import annotations
 

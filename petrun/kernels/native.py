@@ -136,7 +136,7 @@ def _spell(threads: int) -> str:
 
 
 def _writable_folder() -> Path:
-    """The cache, or where that cannot be written, a folder that lives as long as this process."""
+    """Return the cache, or where that cannot be written, a folder that is removed when this process ends."""
     folder = _state.folder or Path.home() / ".cache" / "petrun" / "kernels"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -159,7 +159,7 @@ def _digest(compiler: str) -> str:
 
 
 def _processor_features() -> str:
-    """The first processor's flags as Linux lists them; what -march=native turns on follows from them."""
+    """Return the first processor's flags as Linux lists them, which decide what -march=native enables."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -168,7 +168,7 @@ def _processor_features() -> str:
 
 
 def _locked_build(compiler: str, folder: Path) -> Path:
-    import fcntl  # not on every system that can import this module
+    import fcntl  # This module can be imported on systems without it.
 
     library = folder / "petrun_kernels.so"
     if library.is_file():

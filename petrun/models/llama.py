@@ -133,7 +133,7 @@ class Llama(nn.Cell):
         self.kv_heads = c.kv_heads
         self.longest = c.rope.positions if c.rope.kind == "dynamic" else 0
         self.make_tables = partial(LlamaTables, c.rope, c.windows, dtype)
-        # Set by graph.virtual where a delta brings virtual tokens.
+        # Set by graph.virtual_tokens where a delta has virtual tokens.
         self.prefix_tokens, self.prompt_tokens = 0, 0
         self.embed = Embedding(c.vocab, c.hidden, dtype)
         self.tables = nn.CellList([self.make_tables()])
@@ -147,7 +147,7 @@ class Llama(nn.Cell):
         return ops.cast(self.head(self.norm(x)), ms.float32)
 
     def enter(self, input_ids: Tensor) -> Tensor:
-        """The row as vectors, the prompt before it: (B, P + T, H)."""
+        """Embed the row, with the prompt before it: (B, P + T, H)."""
         x = self.embed(input_ids)
         if self.prompt_tokens > 0:
             x = ops.concat((self.embed.prompt(x.shape[0], x.dtype), x), 1)
@@ -274,7 +274,7 @@ _SPLITS = {
 
 
 def sites(config: LlamaConfig) -> Sites:
-    """Describe where deltas go in, and how the cells are sharded."""
+    """Describe where deltas attach, and how the cells are sharded."""
     return Sites(
         linears={ours.rpartition(".")[2]: f"layers.*.{ours}" for ours in _CELLS if "." in ours},
         default_roles=("q", "v"),

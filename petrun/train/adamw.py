@@ -24,7 +24,7 @@ _UNDECAYED_CELLS = ("norm", "layernorm", "ln_1", "ln_2", "ln_f")
 
 
 def decays(name: str, ndim: int, decay_all: bool) -> bool:
-    """Biases and norms are not decayed: whatever has one axis, is called bias, or sits in a norm."""
+    """Return whether a parameter is decayed: not one with a single axis, a bias, or a norm's."""
     if decay_all:
         return True
     path, _, leaf = name.rpartition(".")
@@ -68,11 +68,11 @@ class AdamW(nn.Cell):
 
     @property
     def on_host(self) -> tuple[Parameter, ...]:
-        """State that takes no memory of an accelerator."""
+        """Return the state that takes no memory of an accelerator."""
         return ()
 
     def learning_rate(self) -> Tensor:
-        """Rate of the step that comes next."""
+        """Return the rate of the next step."""
         return self.rate(self.step)
 
     def construct(self, grads: Tensor, finite: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class AdamW(nn.Cell):
         return rate
 
     def move(self, weight: Parameter, m: Parameter, v: Parameter, *rest: Tensor) -> None:
-        """Adam's step of one parameter."""
+        """Take Adam's step for one parameter."""
         self.adam(weight, m, v, *rest)
 
 

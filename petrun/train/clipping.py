@@ -35,7 +35,7 @@ class GradientClipping(nn.Cell):
     def global_norm(self, grads: Tensor) -> Tensor:
         """sqrt of the sum of all squares, () float32.
 
-        Over ranks that hold slices, MindSpore sums what carries the mark `grad_scale` before the root is taken, each slice once.
+        Over ranks that hold shards, MindSpore sums values with the mark `grad_scale` before the root is taken, each shard once.
         """
         squares: tuple[Tensor, ...] = ()
         for grad in grads:

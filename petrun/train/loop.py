@@ -59,7 +59,7 @@ START = Position(step=0, micro_batches=0)
 
 
 def never(error: TrainingError, step: int) -> bool:
-    """Nothing is forgiven."""
+    """Return False: the run ends at every fault."""
     return False
 
 
@@ -74,8 +74,8 @@ class FaultHandling:
 
     skip_overflow: bool = False
     """A loss scale is in use, so single steps that are not finite are expected."""
-    forgive: Callable[[TrainingError, int], bool] = never
-    """(error, step) -> whether the run continues with the next step; it may mend the state."""
+    may_continue: Callable[[TrainingError, int], bool] = never
+    """(error, step) -> whether the run continues with the next step; it may restore an earlier state."""
     is_spike: Callable[[float], bool] = no_spike
     """Returns True for a finite loss that counts as a fault."""
 
@@ -122,7 +122,7 @@ def train(
 
     record: step (from 1), epoch, loss (before the update, mean over the step's supervised items), lr, grad_norm, tokens,
     tokens_per_second, seconds (wall-clock of the step). `done`: what an earlier run of the same plan has done; `micro_batches` start
-    there. Returns the number of steps done. Raises TrainingError for a fault that is not forgiven, naming step and rows.
+    there. Returns the number of steps done. Raises TrainingError for a fault at which the run ends, naming step and rows.
     """
     number, micro = done.step, done.micro_batches
     overflows = 0
@@ -142,7 +142,7 @@ def train(
             error = _not_finite(number, group, loss)
         elif ok and faults.is_spike(loss):
             error = _spiking(number, group, loss)
-        if error is not None and not faults.forgive(error, number):
+        if error is not None and not faults.may_continue(error, number):
             raise error
         seconds = time.perf_counter() - begin
         read = sum(tokens(batch) for batch in group)

@@ -16,11 +16,11 @@ class Optimizer:
     cell: type[AdamW]
     """Updates parameters whose state lies beside them."""
     host_cell: type[AdamW]
-    """The same with its state in the host's memory (--offload optimizer)."""
+    """As `cell`, with its state in the host's memory (--offload optimizer)."""
     state: tuple[str, ...]
     """Patterns of the names of its state's tensors, which stand beside the weights in a MindSpore checkpoint."""
     state_bytes: int
-    """Of its state, for one trained value."""
+    """Bytes of its state for one trained value."""
 
 
 OPTIMIZERS: Mapping[str, Optimizer] = {

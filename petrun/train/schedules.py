@@ -35,7 +35,7 @@ class ScheduleKind:
     """(done, cos) -> the share of the way from the last to the peak rate. `done`: share of the steps behind the warm-up, 0 to 1; a
     float on the host, () float32 in the graph. `cos`: the cosine of that type."""
     ends_low: bool = True
-    """It ends at Schedule.min_ratio times the peak; else at the peak."""
+    """Whether it ends at Schedule.min_ratio times the peak; else it ends at the peak."""
     default_warmup: float = 0.06
     """Warm-up where the user gives none, as a share of all steps."""
 

@@ -74,5 +74,5 @@ class StopRequest:
 
 @lru_cache(maxsize=1)
 def stop_request() -> StopRequest:
-    """The one of this process."""
+    """Return the request of this process."""
     return StopRequest()

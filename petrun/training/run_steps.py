@@ -31,6 +31,6 @@ def run_steps(setup: TrainingSetup, recorder: RunRecorder, checkpointer: Checkpo
             on_step,
             done=done,
             faults=FaultHandling(
-                skip_overflow=setup.device.loss_scale is not None, forgive=non_finite, is_spike=non_finite.is_spike
+                skip_overflow=setup.device.loss_scale is not None, may_continue=non_finite, is_spike=non_finite.is_spike
             ),
         )

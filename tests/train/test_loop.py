@@ -151,7 +151,7 @@ def test_what_is_forgiven_is_passed_over_and_a_leap_counts_as_not_finite():
     losses = [1.0, float("nan"), 1.0, 50.0, 1.0]
     told = []
 
-    def forgive(error, number):
+    def may_continue(error, number):
         told.append((number, error.message.partition(";")[0]))
         return True
 
@@ -164,7 +164,7 @@ def test_what_is_forgiven_is_passed_over_and_a_leap_counts_as_not_finite():
         plan,
         ("x",),
         lambda r: False,
-        faults=FaultHandling(forgive=forgive, is_spike=lambda loss: loss > 10),
+        faults=FaultHandling(may_continue=may_continue, is_spike=lambda loss: loss > 10),
     )
     assert done == 5 and [call[2] for call in step.calls] == [0, 1, 2, 3, 4]
     assert told == [(2, "step 2: the loss is not finite (loss nan)"), (4, "step 4: the loss leapt to 50")]

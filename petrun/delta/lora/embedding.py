@@ -46,7 +46,7 @@ class LoRAEmbedding(nn.Cell):
         return ops.reshape(self.mul(product, ops.cast(self.scaling, self.dtype)), shape)
 
     def slice(self, start: int, rows: int) -> Tensor:
-        """The adapted rows start to start + rows, (rows, H)."""
+        """Return the adapted rows start to start + rows, (rows, H)."""
         base = ops.cast(self.rows(self.weight, (start, 0), (start + rows, self.width), (1, 1)), self.dtype)
         b = self.lora_b_rows(self.mindpet_delta_lora_b, (start, 0), (start + rows, self.lora_rank), (1, 1))
         return self.add(base, self.update(b, base.shape))

@@ -92,7 +92,7 @@ class LoraConfig(TargetConfig):
 
 
 def wrap_dense(dense: Cell, path: str, config: LoraConfig, seed: int) -> Cell:
-    """The variant's cell around an existing nn.Dense: the base's parameters are kept as they are, A is drawn, B is zero."""
+    """Make the variant's cell around an existing nn.Dense: the base's parameters are kept, A is drawn, B is zero."""
     rank, scale = config.site(path)
     cell = _CELLS[config.variant](
         dense.in_channels,
@@ -114,13 +114,13 @@ def wrap_dense(dense: Cell, path: str, config: LoraConfig, seed: int) -> Cell:
 
 
 def wrap_table(table: Cell, path: str, config: LoraConfig, seed: int) -> Cell:
-    """The cell around an existing embedding: its table is kept as it is, A is drawn, B is zero."""
+    """Make the cell around an existing embedding: its table is kept, A is drawn, B is zero."""
     rank, scale = config.site(path)
     return LoRAEmbedding(table, draw_normal(seed, path, (rank, table.width), 1.0), scale)
 
 
 def adapted_paths(net: Cell, config: LoraConfig, sites: Sites) -> tuple[str, ...]:
-    """Paths of the linear layers and embeddings that the settings mean. Raises TargetError."""
+    """Return the paths of the linear layers and embeddings that the settings name. Raises TargetError."""
     paths = resolve_targets(net, sites, config.target, config.exclude, tables=True)
     tables = [path for path in paths if path in sites.tables]
     if config.bias and config.variant in ("dora", "pissa"):
@@ -163,7 +163,7 @@ def _check_patterns(config: LoraConfig, paths: tuple[str, ...]) -> None:
 
 
 def _check_ranks(net: Cell, config: LoraConfig, paths: Iterable[str]) -> None:
-    """A matrix has no more singular triples than its shorter side."""
+    """Raises TargetError for a rank above a matrix's shorter side, which is the number of its singular triples."""
     table = cells(net)
     problems = []
     for path in paths:
@@ -182,7 +182,7 @@ def _check_ranks(net: Cell, config: LoraConfig, paths: Iterable[str]) -> None:
 
 
 def rate(config: LoraConfig, name: str) -> float:
-    """LoRA+: B learns `lora_plus_ratio` times as fast."""
+    """Return the factor of LoRA+ on the learning rate: `lora_plus_ratio` for B, 1 for others."""
     return config.lora_plus_ratio if name.rpartition(".")[2] == LORA_B else 1.0
 
 
@@ -247,14 +247,14 @@ def low_rank(config: LoraConfig, tensors: Tensors) -> Iterator[tuple[str, LowRan
 
 
 def why_no_sum(config: LoraConfig) -> str | None:
-    """DoRA and a bias on B are no product of two matrices."""
+    """Return why its deltas do not add up: DoRA and a bias on B are not a product of two matrices."""
     if config.variant == "dora":
         return "whose DoRA magnitudes multiply base and update together: it is no sum"
     return "with a bias on B (delta.bias), which a product of two matrices has no place for" if config.bias else None
 
 
 def switch(config: LoraConfig, tensors: Tensors, sites: Sites, base: BaseValues) -> AdapterTensors:
-    """The products; a bias on B behind them; dora: m / ||W + s B A|| over the outputs, which the base's bias goes by unscaled."""
+    """Return the products; a bias on B after them; dora: m / ||W + s B A|| over the outputs, which does not scale the base's bias."""
     found = AdapterTensors()
     for path, update in low_rank(config, tensors):
         product = found.products[path] = update.scaled()

@@ -120,7 +120,7 @@ def replay(setup: TrainingSetup, parameters: snapshot.Parameters, interval: Inte
         done=done,
         faults=FaultHandling(
             skip_overflow=setup.device.loss_scale is not None,
-            forgive=lambda error, step: setup.resolved.config.train.on_nan == "skip",
+            may_continue=lambda error, step: setup.resolved.config.train.on_nan == "skip",
         ),
     )
     return records
