@@ -33,7 +33,7 @@ def extracted(
 
     names: parameters of the model. paths: its linear layers that may become products.
 
-    keep_rest: keep what differs elsewhere (biases, norms, embeddings, heads) as it is in the tuned model; False: leave it out, and say so.
+    keep_rest: keep what differs elsewhere (biases, norms, embeddings, heads) from the tuned model; False: leave it out, and note that.
     Raises DeltaError: shapes that differ, NaN or infinity, or two models that are the same.
     """
     found: dict[str, LayerUpdate] = {}

@@ -27,7 +27,7 @@ class BaseIdentity(_Section):
     name: str = ""
     """Name of the folder or file at training time. It is shown to people, and nothing depends on it."""
     fresh: tuple[str, ...] = ()
-    """Parameters the base did not hold; the delta brings those of them that belong to the task."""
+    """Parameters the base did not hold; the delta holds those of them that belong to the task."""
 
 
 class TaskInfo(_Section):

@@ -256,7 +256,7 @@ def _drop(folder: Path, newest: int, keep: int) -> None:
                 mark.unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
                 if (shards := _shards_path(folder, step)).exists():
-                    # A renamed folder is no state, even where its removal is interrupted.
+                    # A renamed folder does not count as a state, even where its removal is interrupted.
                     gone = shards.with_name(f".{shards.name}.old")
                     shards.rename(gone)
                     _remove(gone)

@@ -72,7 +72,7 @@ class InferenceSettings:
 
     @property
     def input_files(self) -> tuple[Path, ...]:
-        """Files and folders that the command reads, and the files of the run that the delta lies in."""
+        """Files and folders that the command reads, and the files of the delta's run."""
         model = self.config.model
         given = [
             *(split_slice(path)[0] for path in self.paths),

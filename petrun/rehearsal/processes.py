@@ -79,7 +79,7 @@ def _start(module: str, rank: int, stub: Path, world: int, level: int, folder: P
         # MindSpore writes errors of its front end into its log.
         "GLOG_v": "3",
     }
-    # A rehearsal whose terminal is gone, or that was killed, takes its ranks with it.
+    # The ranks end with the rehearsal, also where it is killed or its terminal is closed.
     command = [
         *module_command("petrun.cluster.processes.parent_death_signal", str(os.getpid())),
         *module_command(module, str(folder), str(rank)),

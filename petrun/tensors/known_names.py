@@ -22,8 +22,8 @@ OPTIMIZER_STATE = (
 
 
 def is_spare(name: str, patterns: Sequence[str], *known: Container[str]) -> bool:
-    """Return whether a tensor is optimizer state that needs no layout. A cell may itself be called like it (`accum.weight`): the name
-    behind the prefix must be a parameter, one of `known`.
+    """Return whether a tensor is optimizer state that needs no layout. A cell may have such a name itself (`accum.weight`): the name
+    after the prefix must be a parameter, one of `known`.
     """
     _, dot, parameter = name.partition(".")
     there = not dot or any(parameter in each for each in known)

@@ -1,4 +1,4 @@
-"""End a job whose petrun is gone.
+"""End a job whose petrun has ended.
 
 Usage: `python -m petrun.cluster.processes.orphan_watchdog JOB GRACE_SECONDS`, with a pipe from petrun as standard input.
 

@@ -107,7 +107,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    # jinja2's own filter escapes HTML characters, which chat templates do not expect. The parameters stand in transformers' order.
+    # jinja2's own filter escapes HTML characters, which chat templates do not expect. The parameters are in transformers' order.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

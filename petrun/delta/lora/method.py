@@ -262,7 +262,7 @@ def switch(config: LoraConfig, tensors: Tensors, sites: Sites, base: BaseValues)
             found.after[path] = np.ones(len(product.b), np.float32)
             found.shift[path] = np.float32(update.scale) * tensors[f"{path}.{LORA_BIAS}"]
         weight, bias = base(f"{path}.weight"), base(f"{path}.bias")
-        # A layer that is not there, or has another size, is refused by whoever asks.
+        # The caller refuses a layer that is not there, or has another size.
         if (
             f"{path}.{LORA_M}" in tensors
             and weight is not None

@@ -1,7 +1,7 @@
 """Read and write the parts that peft adapters of virtual tokens share: PREFIX_TUNING (prefix.py), PROMPT_TUNING and P_TUNING (prompt.py).
 
 In the file (peft 0.21): `prompt_embeddings`, the encoder's result, never the encoder: (P, 2 * L * N_kv * D) for a prefix, which
-peft views as (P, 2 * L, N_kv, D) with layer l's keys at 2 l and its values at 2 l + 1; (P, H) for a prompt. Heads stand beside it as
+peft views as (P, 2 * L, N_kv, D) with layer l's keys at 2 l and its values at 2 l + 1; (P, H) for a prompt. Heads are stored beside it as
 `base_model.<module>.weight`. Here: a table for each attention core (P, 2 * N_kv * D), columns [key | value], for ptuning2; one
 table (P, H) for prompt.
 """

@@ -42,7 +42,7 @@ def trained_parameters(network: Cell) -> list[Parameter]:
 class TrainableParamsCheckPoint(ModelCheckpoint):
     """ModelCheckpoint for what trains, MindPet's signature.
 
-    Args: directory: an absolute path that is no link; prefix: of the file names; config: MindSpore's CheckpointConfig, whose format,
+    Args: directory: an absolute path that is not a link; prefix: of the file names; config: MindSpore's CheckpointConfig, whose format,
         crc_check, append_info, encryption, asynchronous saving and retention hold. With saved_network, what trains in that network.
     Raises: ValueError: no directory, a wrong prefix, remove_redundancy. AbsolutePathError, LinkPathError: a wrong directory.
         TypeError: config is no CheckpointConfig. TrainingError, while training: nothing trains.

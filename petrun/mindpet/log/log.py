@@ -1,7 +1,7 @@
 """MindPet's loggers, as far as code written for MindPet calls them: lines on the standard output.
 
-MindPet also writes files below $HOME/.cache/Huawei and ends the process where it cannot. petrun writes none: what a script prints is
-kept by whoever starts it, and a run has its own log.jsonl.
+MindPet also writes files below $HOME/.cache/Huawei and ends the process where it cannot. petrun writes none: the caller keeps a script's
+output, and a run has its own log.jsonl.
 """
 
 from __future__ import annotations
