@@ -16,6 +16,7 @@ from typing import Any
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from petrun.graph.each import each
 from petrun.graph.state import zeros_beside
 from petrun.train.schedules import LearningRate, Schedule
 
@@ -64,7 +65,6 @@ class AdamW(nn.Cell):
         self.log_beta2 = math.log(beta2) if beta2 > 0 else -math.inf
         self.eps = eps
         self.adam = ops.Adam()
-        self.count = len(self.parameters)
 
     @property
     def on_host(self) -> tuple[Parameter, ...]:
@@ -91,19 +91,31 @@ class AdamW(nn.Cell):
         taken = ops.select(finite, rate, ops.zeros_like(rate))
         beta1 = ops.select(finite, self.beta1, one)
         beta2 = ops.select(finite, self.beta2, one)
-        # No branch within the loop: each would add a call to the depth of the graph, whose limit a few hundred parameters reach.
-        for i in range(self.count):
-            weight = self.parameters[i]
-            own = taken * self.factors[i]
-            ops.assign(weight, weight * (1.0 - own * self.decay[i]))
-            grad = ops.select(finite, grads[i], self.zero)
-            self.move(weight, self.m[i], self.v[i], power1, power2, own, beta1, beta2, eps, grad)
+        shared = finite, taken, power1, power2, beta1, beta2, eps
+        each(ops.partial(self.update, shared), self.parameters, self.m, self.v, grads, self.factors, self.decay)
         ops.assign(self.step, self.step + finite.astype(ms.int32))
         return rate
 
-    def move(self, weight: Parameter, m: Parameter, v: Parameter, *rest: Tensor) -> None:
+    def update(
+        self,
+        shared: tuple[Tensor, ...],
+        weight: Parameter,
+        m: Parameter,
+        v: Parameter,
+        grad: Tensor,
+        factor: float,
+        decay: float,
+    ) -> Tensor:
+        """Decay and move one parameter. `shared`: what all have in common, see construct."""
+        finite, taken, power1, power2, beta1, beta2, eps = shared
+        rate = taken * factor
+        ops.assign(weight, weight * (1.0 - rate * decay))
+        grad = ops.select(finite, grad, self.zero)
+        return self.move(weight, m, v, power1, power2, rate, beta1, beta2, eps, grad)
+
+    def move(self, weight: Parameter, m: Parameter, v: Parameter, *rest: Tensor) -> Tensor:
         """Take Adam's step for one parameter."""
-        self.adam(weight, m, v, *rest)
+        return self.adam(weight, m, v, *rest)
 
 
 class HostAdamW(AdamW):
@@ -122,5 +134,5 @@ class HostAdamW(AdamW):
     def on_host(self) -> tuple[Parameter, ...]:
         return (*self.m, *self.v)
 
-    def move(self, weight: Parameter, m: Parameter, v: Parameter, *rest: Tensor) -> None:
-        ops.assign_add(weight, self.adam(m, v, *rest))
+    def move(self, weight: Parameter, m: Parameter, v: Parameter, *rest: Tensor) -> Tensor:
+        return ops.assign_add(weight, self.adam(m, v, *rest))

@@ -11,13 +11,16 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from petrun.graph.each import each
 
-def times(grads: Tensor, factor: Tensor) -> Tensor:
+
+def times(grads: tuple[Tensor, ...], factor: Tensor) -> tuple[Tensor, ...]:
     """Multiply every gradient by a number."""
-    scaled: tuple[Tensor, ...] = ()
-    for grad in grads:
-        scaled = (*scaled, grad * factor)
-    return scaled
+    return each(ops.partial(_product, factor), grads)
+
+
+def _product(factor: Tensor, grad: Tensor) -> Tensor:
+    return grad * factor
 
 
 class GradientClipping(nn.Cell):
@@ -37,10 +40,11 @@ class GradientClipping(nn.Cell):
 
         Over ranks that hold shards, MindSpore sums values with the mark `grad_scale` before the root is taken, each shard once.
         """
-        squares: tuple[Tensor, ...] = ()
-        for grad in grads:
-            squares = (*squares, self.mark(ops.square(grad).sum(), 0))
-        return ops.reshape(ops.sqrt(ops.addn(squares)), ())
+        return ops.reshape(ops.sqrt(ops.addn(each(self.squared, grads))), ())
+
+    def squared(self, grad: Tensor) -> Tensor:
+        """The sum of a gradient's squares, (1,)."""
+        return self.mark(ops.square(grad).sum(), 0)
 
     def construct(self, grads: Tensor, norm: Tensor) -> Tensor:
         if self.clip > 0.0:

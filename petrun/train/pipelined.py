@@ -5,10 +5,11 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from petrun.graph.each import each
 from petrun.kernels import step_counter
 from petrun.train.adamw import AdamW
 from petrun.train.clipping import times
-from petrun.train.step import TrainStep, number
+from petrun.train.step import TrainStep, number, over, widened
 from petrun.typing import Cell, Parameter
 
 
@@ -34,10 +35,10 @@ class Parts(nn.Cell):
         """Rows of part i."""
         rows: tuple[Tensor, ...] = ()
         for value in values:
-            each = value.shape[0] // self.count
+            size = value.shape[0] // self.count
             rest = value.shape[1:]
-            first = (each * i,) + (0,) * len(rest)
-            rows = (*rows, self.slice(value, first, (each * (i + 1), *rest), (1,) * len(value.shape)))
+            first = (size * i,) + (0,) * len(rest)
+            rows = (*rows, self.slice(value, first, (size * (i + 1), *rest), (1,) * len(value.shape)))
         return rows
 
     def of(self, i: int, targets: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
@@ -107,22 +108,20 @@ class PipelineStep(TrainStep):
         value, grads = self.gradient(targets, *inputs)
         # Of each part the loss was divided by how many targets it has.
         factor = float(targets.size // self.micro_batches) / self.denominator
-        total = self.widened(grads) if self.split_state else self.added_up(grads)
+        total = each(widened, grads) if self.split_state else each(added_up, self.sums, grads)
         total = times(total, factor)
         if self.scaled:
             value = value / self.scale
-            total = self.unscaled(total)
+            total = each(ops.partial(over, self.scale), total)
         norm = self.clipping.global_norm(total)
         return self.finish(self.of_last_stage(value * factor, norm), norm, total)
-
-    def added_up(self, grads: Tensor) -> Tensor:
-        """Gradients summed over the parts. From the use of each gradient MindSpore finds how many ranks hold it: see train.clipping."""
-        total: tuple[Tensor, ...] = ()
-        for i in range(self.count):
-            total = (*total, ops.depend(self.sums[i], grads[i]))
-        return total
 
     def of_last_stage(self, value: Tensor, norm: Tensor) -> Tensor:
         """The loss, which the last stage alone knows; the others have 0. After the norm, so that no rank waits for it with work to do."""
         summed = self.sum(ops.reshape(ops.depend(value, norm), (1,)))
         return ops.reshape(summed, ()) / self.copies
+
+
+def added_up(total: Parameter, grad: Tensor) -> Tensor:
+    """A gradient summed over the parts. From the use of each gradient MindSpore finds how many ranks hold it: see train.clipping."""
+    return ops.depend(total, grad)

@@ -7,6 +7,7 @@ from typing import Any
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from petrun.graph.each import each
 from petrun.graph.state import zeros_beside
 from petrun.train.adamw import AdamW
 from petrun.train.clipping import GradientClipping
@@ -55,7 +56,6 @@ class TrainStep(nn.Cell):
         self.sums = ParameterTuple(
             [zeros_beside(p, self.SUMS) for p in optimizer.parameters] if self.accumulate else []
         )
-        self.count = len(optimizer.parameters)
         self.gradient = ms.value_and_grad(self.scaled_loss, None, optimizer.parameters)
 
     def arguments(
@@ -76,16 +76,15 @@ class TrainStep(nn.Cell):
         if not update:
             if self.shared:
                 value = self.reduce.value(value)
-            for i in range(self.count):
-                ops.assign_add(self.sums[i], grads[i].astype(ms.float32))
+            each(add_to, self.sums, grads)
             return value, value, value, ops.isfinite(value)
-        total = self.widened(grads)
+        total = each(widened, grads)
         if self.accumulate:
-            total = self.with_sums(total)
+            total = each(plus, total, self.sums)
         if self.shared:
             value, total = self.reduce(value, total)
         if self.scaled:
-            total = self.unscaled(total)
+            total = each(ops.partial(over, self.scale), total)
         return self.finish(value, self.clipping.global_norm(total), total)
 
     def finish(self, value: Tensor, norm: Tensor, grads: Tensor) -> Tensor:
@@ -96,32 +95,10 @@ class TrainStep(nn.Cell):
         rate = self.optimizer.learning_rate()
         self.update(self.clipping(grads, norm), finite)
         if self.accumulate:
-            for i in range(self.count):
-                ops.assign(self.sums[i], ops.zeros_like(self.sums[i]))
+            each(clear, self.sums)
         if self.scaled:
             self.rescale(finite)
         return value, norm, rate, finite
-
-    def widened(self, grads: Tensor) -> Tensor:
-        """Gradients in float32. Here and below no branch within a loop: see AdamW.construct."""
-        wide: tuple[Tensor, ...] = ()
-        for grad in grads:
-            wide = (*wide, grad.astype(ms.float32))
-        return wide
-
-    def with_sums(self, grads: Tensor) -> Tensor:
-        """Gradients plus those of the earlier micro-batches."""
-        total: tuple[Tensor, ...] = ()
-        for i in range(self.count):
-            total = (*total, grads[i] + self.sums[i])
-        return total
-
-    def unscaled(self, grads: Tensor) -> Tensor:
-        """Gradients over the loss scale."""
-        total: tuple[Tensor, ...] = ()
-        for grad in grads:
-            total = (*total, grad / self.scale)
-        return total
 
     def update(self, grads: Tensor, finite: Tensor) -> None:
         """The optimizer's step, and the method's own before and after it."""
@@ -139,6 +116,31 @@ class TrainStep(nn.Cell):
         count = ops.select(self.clean_steps >= 999, ops.zeros_like(self.clean_steps), self.clean_steps + 1)
         ops.assign(self.scale, ops.clamp(scale, 1.0, 16777216.0))
         ops.assign(self.clean_steps, ops.select(finite, count, ops.zeros_like(count)))
+
+
+def widened(grad: Tensor) -> Tensor:
+    """A gradient in float32."""
+    return grad.astype(ms.float32)
+
+
+def plus(grad: Tensor, earlier: Parameter) -> Tensor:
+    """A gradient plus that of the earlier micro-batches."""
+    return grad + earlier
+
+
+def over(scale: Tensor, grad: Tensor) -> Tensor:
+    """A gradient over the loss scale."""
+    return grad / scale
+
+
+def add_to(total: Parameter, grad: Tensor) -> Tensor:
+    """Add a gradient to its accumulator."""
+    return ops.assign_add(total, grad.astype(ms.float32))
+
+
+def clear(total: Parameter) -> Tensor:
+    """Set an accumulator to zero."""
+    return ops.assign(total, ops.zeros_like(total))
 
 
 def number(name: str, value: Tensor) -> Parameter:
