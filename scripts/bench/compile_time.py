@@ -1,11 +1,13 @@
 """How long the first step of LoRA training takes, by the number of layers: almost all of it is MindSpore's front end.
 
-    python scripts/bench/compile_time.py [--family llama] [--layers 8 16 32] [--targets default all-linear] [--seed 0]
+    python scripts/bench/compile_time.py [--family llama] [--layers 8 16 32] [--targets default all-linear]
+        [--part step] [--seed 0]
 
 Random nets with hidden 64, rank 8, batches of 4 rows x 32 tokens; each case in a process of its own. Printed: seconds from the call of
 the first step to its loss, of this process's processors (user + system: what another process takes does not count) and of the clock;
 seconds of the fastest later step; the ratio of the processors' seconds to those of the case before. Growth in proportion to the layers,
-beside a part that does not depend on them, makes a ratio of at most 2 where the layers double.
+beside a part that does not depend on them, makes a ratio of at most 2 where the layers double. `--part forward` and `--part gradient`
+compile less than the whole step, to tell where its time goes.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 ROWS, TOKENS, VOCABULARY, HIDDEN, LATER_STEPS = 4, 32, 256, 64, 3
@@ -46,7 +50,26 @@ def processor_seconds() -> float:
     return spent.user + spent.system
 
 
-def measure(family: str, layers: int, targets: str, seed: int) -> dict[str, float]:
+def part_of(step: Any, part: str) -> Callable[..., Any]:
+    """Return what is called with (denominator, targets, *inputs), and gives the loss or a tuple that begins with it."""
+    from mindspore import nn
+
+    class Gradient(nn.Cell):
+        """Loss and gradients, without clipping and update."""
+
+        def __init__(self) -> None:
+            super().__init__(auto_prefix=False)
+            self.gradient = step.gradient
+
+        def construct(self, *arguments: Any) -> Any:
+            return self.gradient(*arguments)
+
+    if part == "step":
+        return partial(step, True)
+    return Gradient() if part == "gradient" else step.loss
+
+
+def measure(family: str, layers: int, targets: str, part: str, seed: int) -> dict[str, float]:
     """Build the net, take the first step and a few more."""
     import mindspore as ms
     import numpy as np
@@ -82,7 +105,7 @@ def measure(family: str, layers: int, targets: str, seed: int) -> dict[str, floa
         weight_decay=0.01,
     )
     net.set_train(True)
-    step = TrainStep(SupervisedLoss(net), optimizer)
+    call = part_of(TrainStep(SupervisedLoss(net), optimizer), part)
     shape = (ROWS, TOKENS)
     values = {
         "input_ids": rng.integers(1, VOCABULARY, shape),
@@ -97,7 +120,7 @@ def measure(family: str, layers: int, targets: str, seed: int) -> dict[str, floa
 
     def one() -> tuple[float, float, float]:
         processors, clock = processor_seconds(), time.perf_counter()
-        loss = float(step(True, denominator, labels, *inputs)[0].asnumpy())
+        loss = float(call(denominator, labels, *inputs)[0].asnumpy())
         return processor_seconds() - processors, time.perf_counter() - clock, loss
 
     processors, clock, loss = one()
@@ -111,11 +134,11 @@ def measure(family: str, layers: int, targets: str, seed: int) -> dict[str, floa
     }
 
 
-def case(family: str, layers: int, targets: str, seed: int) -> dict[str, float]:
+def case(family: str, layers: int, targets: str, part: str, seed: int) -> dict[str, float]:
     """What a process of its own measures."""
     command = [sys.executable, __file__, "--worker", "--family", family, "--layers", str(layers)]
     done = subprocess.run(
-        [*command, "--targets", targets, "--seed", str(seed)],
+        [*command, "--targets", targets, "--part", part, "--seed", str(seed)],
         env={"GLOG_v": "3", **os.environ, **WITHOUT_CACHE},
         capture_output=True,
         text=True,
@@ -137,19 +160,20 @@ def main() -> None:
         default=["default", "all-linear"],
         help="what --target of petrun train takes, or default",
     )
+    parser.add_argument("--part", choices=["forward", "gradient", "step"], default="step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.worker:
-        print(json.dumps(measure(a.family[0], a.layers[0], a.targets[0], a.seed)))
+        print(json.dumps(measure(a.family[0], a.layers[0], a.targets[0], a.part, a.seed)))
         return
-    print("| family | targets | layers | trained tensors | first step, processors | clock | ratio | later step |")
+    print(f"| family | targets | layers | trained tensors | first {a.part}, processors | clock | ratio | later step |")
     print("|---|---|---|---|---|---|---|---|")
     for family in a.family:
         for targets in a.targets:
             before = None
             for layers in a.layers:
-                found = case(family, layers, targets, a.seed)
+                found = case(family, layers, targets, a.part, a.seed)
                 ratio = f"{found['processors'] / before:.2f}" if before else ""
                 before = found["processors"]
                 print(
