@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from petrun import console
 from petrun.assets import default_recipe
@@ -29,9 +30,10 @@ from petrun.training.run_folder import RunFolder
 from petrun.training.run_lock import RunLock
 from petrun.training.run_steps import run_steps
 from petrun.training.setup.rank_batches import first_batch_inputs
-from petrun.training.setup.ranks import join_ranks, lay_out, require_connected
-from petrun.training.setup.starting_delta import read_start
-from petrun.training.setup.training_setup import TrainingSetup, build_training, resolve_inferred
+from petrun.training.setup.ranks import join_ranks, require_connected
+from petrun.training.setup.resolve import resolve
+from petrun.training.setup.starting_delta import algo_to_train, read_start
+from petrun.training.setup.training_setup import TrainingSetup, build_training
 
 
 def run(settings: TrainSettings) -> None:
@@ -51,9 +53,8 @@ def run(settings: TrainSettings) -> None:
         if resumed is None:
             return
         longer = resumed.finished
-    resolved = resumed.load(sets) if resumed else load_run_config(recipe, flags, sets, embedded=default_recipe())
-    start, resolved = read_start(resolved)
-    config = resolved.config
+    given = resumed.load(sets) if resumed else load_run_config(recipe, flags, sets, embedded=default_recipe())
+    start, config = read_start(given), given.config
     device = context.setup(config.device, config.model.dtype, config.train.loss_scale)
     world = join_ranks(device)
     with world.rank_in_errors(), RunLock(console.print) as lock:
@@ -61,23 +62,28 @@ def run(settings: TrainSettings) -> None:
             require_connected(world)
         if settings.preflight:
             return
-        resolved, layout = lay_out(resolved, device, world)
-        out, found = None, None
+        out, resumes = None, False
         if not settings.dry_run:
-            out, resumes = run_folder.choose_for_ranks(config, layout, world, lock, longer=longer)
-            found = resuming.find_newest_state(out, world) if resumes else None
+            algo = algo_to_train(given, start)
+            out, resumes = run_folder.choose_for_ranks(config.out, algo, world, lock, longer=longer)
+        with world.fail_together():
+            resolved = resolve(given, start, device, world.size, out)
+        found = resuming.find_newest_state(out, world) if out is not None and resumes else None
+        if resolved.layout.split:
+            context.split_operators(resolved.layout, world.rank)
         with world.fail_together():
             scored = not settings.dry_run and (found is None or found.state is None)
-            setup = build_training(resolved, start, device, layout, scored=scored)
+            setup = build_training(resolved, scored=scored)
         require_consistent_ranks(setup, world)
         if out is not None:
-            out = run_folder.create_for_ranks(out, world, lock)
+            chosen, out = out, run_folder.create_for_ranks(out, resolved.layout, world, lock)
             if config.out.dir is not None:
                 require_shared(out, world)
-        setup = resolve_inferred(setup, out)
+            elif out.path != chosen.path:
+                setup = replace(setup, resolved=resolved.renumbered(out))
         console.print(plan_text.plan(setup))
         if out is None:
-            console.print(plan_text.first_rows(setup.sources))
+            console.print(plan_text.first_rows(setup.resolved.sources))
         else:
             _fill(out, setup, found, world, began, allow)
 
@@ -89,18 +95,18 @@ def _fill(
     fingerprint = fingerprint_of(setup)
     parameters = snapshot.state_parameters(setup.step, setup.assembled)
     first = first_values(setup.trainable)
-    start = resuming.starting_point(out, found, fingerprint, allow, setup.plan)
+    start = resuming.starting_point(out, found, fingerprint, allow, setup.resolved.plan)
     if found is not None and found.state is not None:
         # Full tensors, also where the step is sharded: compiling it shards them.
         snapshot.restore(parameters, found.state)
     if out.writes:
-        write_skipped(out.path / SKIPPED, setup.sources.train, setup.sources.evaluation)
+        write_skipped(out.path / SKIPPED, setup.resolved.sources.train, setup.resolved.sources.evaluation)
     if start.settings_changed:
-        resuming.write_settings(out, setup.resolved, fingerprint)
-    layout = setup.layout if setup.layout.split else None
+        resuming.write_settings(out, setup.resolved.settings, fingerprint)
+    layout = setup.resolved.layout if setup.resolved.layout.split else None
     shards = compile_sharded(setup.step, first_batch_inputs(setup), layout, world) if layout is not None else None
     inputs = ReceiptInputs.of(setup, first if shards is None else None, start.progress)
-    with RunRecorder(out, setup.config, inputs, setup.plan, world, shards, layout) as recorder:
+    with RunRecorder(out, setup.config, inputs, setup.resolved.plan, world, shards, layout) as recorder:
         parameters = snapshot.on_this_rank(parameters, shards)
         checkpointer = Checkpointer(recorder, parameters, fingerprint, stop_request(), began=began)
         if start.scores:

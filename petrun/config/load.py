@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import get_origin
 
 import yaml
@@ -17,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from petrun.config.options import Flags
+from petrun.config.resolved import Resolved
 from petrun.config.schema import RunConfig, Section
 from petrun.data.formats.slices import split_slice
 from petrun.errors import ConfigError, did_you_mean
@@ -25,22 +24,6 @@ from petrun.typing import JsonObject
 _NOT_SETTINGS = ("origins", "petrun_version", "started_in", "description")
 _PATHS = ("model.base", "model.config", "data.path", "data.eval_path", "data.template", "init_delta")
 _SHOW = "`petrun recipes show NAME` prints a complete one."
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """A run's configuration, and for every dotted key that is not at its default, where the value came from."""
-
-    config: RunConfig
-    origins: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        # Nobody changes where a value came from without making another record.
-        object.__setattr__(self, "origins", MappingProxyType(dict(self.origins)))
-
-    def given(self, key: str) -> bool:
-        """True when the user set the key: in a recipe, by a flag, or by --set."""
-        return key in self.origins and not self.origins[key].startswith(("default", "embedded", "inferred"))
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -127,15 +110,15 @@ def as_begun(resolved: Resolved, run_yaml: Path) -> Resolved:
     noted, folder = content.get("origins"), content.get("started_in")
     noted = noted if isinstance(noted, dict) else {}
     own = f"recipe {run_yaml}"
-    config = resolved.config
     for key in _PATHS if isinstance(folder, str) else ():
-        if resolved.origins.get(key) == own:
-            config = _found_from(config, key, Path(folder))
+        value = resolved.value(key)
+        if value is not None and resolved.origins.get(key) == own:
+            resolved = resolved.settle({key: _found_from(value, Path(folder))})
     origins = {key: str(noted.get(key, own)) if origin == own else origin for key, origin in resolved.origins.items()}
-    return Resolved(config, {key: origin for key, origin in origins.items() if origin != "default"})
+    return Resolved(resolved.config, {key: origin for key, origin in origins.items() if origin != "default"})
 
 
-def _found_from(config: RunConfig, key: str, folder: Path) -> RunConfig:
+def _found_from(value: object, folder: Path) -> object:
     """A path that leads nowhere from the current folder, but somewhere from `folder`, is meant from there."""
 
     def find(path: str) -> str:
@@ -143,13 +126,7 @@ def _found_from(config: RunConfig, key: str, folder: Path) -> RunConfig:
         # Of `rows.jsonl#500` the file; only data files are named so.
         return str(candidate) if not split_slice(path)[0].exists() and split_slice(candidate)[0].exists() else path
 
-    section, _, leaf = key.rpartition(".")
-    part = getattr(config, section) if section else config
-    value = getattr(part, leaf)
-    if value is None:
-        return config
-    part = part.model_copy(update={leaf: tuple(map(find, value)) if isinstance(value, tuple) else find(value)})
-    return config.model_copy(update={section: part}) if section else part
+    return tuple(map(find, value)) if isinstance(value, tuple) else find(str(value))
 
 
 def _flatten(tree: Mapping[object, object], where: str) -> JsonObject:

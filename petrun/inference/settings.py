@@ -10,7 +10,8 @@ from petrun import console
 from petrun.assets import task_file
 from petrun.checkpoint.delta import Delta, Manifest
 from petrun.checkpoint.run_files import run_files
-from petrun.config.load import Resolved, load_run_config
+from petrun.config.load import load_run_config
+from petrun.config.resolved import Resolved
 from petrun.config.schema import RunConfig
 from petrun.data.batches.buckets import Order, plan_batches
 from petrun.data.chat.end_of_turn import NO_END_OF_TURN, EndOfTurn, end_of_turn_of_mark, find_end_of_turn

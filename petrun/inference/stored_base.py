@@ -86,7 +86,9 @@ class StoredBase:
         return BaseIdentity(digest=digest, name=self.path.name, fresh=fresh)
 
 
-def stored_base(base: str | None, family: str | None, strategy: str | None = None) -> StoredBase:
+def stored_base(
+    base: str | None, family: str | None, strategy: str | None = None, config: str | None = None
+) -> StoredBase:
     """Open the user's base, or the embedded one. Raises ModelError, and ConfigError for a factory without a checkpoint."""
     path = base_path(ModelConfig(base=base, family=family, base_strategy=strategy))
     if path is None:
@@ -96,7 +98,7 @@ def stored_base(base: str | None, family: str | None, strategy: str | None = Non
         )
     if is_factory(family):
         return StoredBase(path=path, raw={}, kind=None, parsed=None, family=str(family), strategy=strategy)
-    raw, kind, parsed = read_family(path, family)
+    raw, kind, parsed = read_family(path, family, Path(config) if config is not None else None)
     return StoredBase(
         path=path,
         raw=raw,

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from petrun.assets import default_recipe
 from petrun.checkpoint.delta import Delta
-from petrun.config.load import Resolved, load_run_config
+from petrun.config.load import load_run_config
 from petrun.config.options import Flags
+from petrun.config.resolved import Resolved
 from petrun.config.schema import RunConfig
 from petrun.errors import ConfigError
 from petrun.parallel.layout import Layout
 from petrun.rehearsal.shapes import BatchShapes
-from petrun.training.setup.starting_delta import read_start
+from petrun.training.setup.starting_delta import read_start, resolve_algorithm
 
 _CARDS = 8
 """Cards of a host, where neither --cards nor --parallel says how many there are."""
@@ -53,7 +54,9 @@ class RankJob:
 
 def read_settings(recipe: str | None, flags: Flags, sets: Sequence[str]) -> tuple[Resolved, Delta | None]:
     """Read the run's configuration and its starting delta as `petrun train` does. Raises ConfigError."""
-    start, resolved = read_start(load_run_config(recipe, flags, sets, embedded=default_recipe()))
+    given = load_run_config(recipe, flags, sets, embedded=default_recipe())
+    start = read_start(given)
+    resolved = resolve_algorithm(given, start)
     if resolved.config.device == "cpu":
         raise ConfigError(
             f"{resolved.origins.get('device', 'device')} cpu: a rehearsal is of Ascend cards",

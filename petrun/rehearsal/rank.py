@@ -24,7 +24,7 @@ from petrun.checkpoint.delta import Delta
 from petrun.cluster.world import join
 from petrun.config.schema import RunConfig
 from petrun.errors import PetrunError
-from petrun.inference.assembly import base_path
+from petrun.inference.assembly import base_path, fit_delta
 from petrun.models.base import LoadedModel
 from petrun.models.factory import outline_model
 from petrun.parallel import context
@@ -38,10 +38,10 @@ from petrun.rehearsal.rank_result import HeldState, RankResult
 from petrun.rehearsal.shapes import BatchShapes, open_base_tokenizer
 from petrun.tensors.sharded.strategy_file import write_items
 from petrun.train.loop import Plan
+from petrun.training.setup.attach_method import attach_method
 from petrun.training.setup.build_step import build_step, plan_schedule
 from petrun.training.setup.resolve_layout import resolve_layout
-from petrun.training.setup.starting_delta import attach_method
-from petrun.training.setup.training_setup import prepare_method
+from petrun.training.setup.starting_delta import resolve_start, resolve_text
 from petrun.typing import Parameter
 
 
@@ -68,9 +68,10 @@ def _rehearse(job: RankJob, graphs: Path) -> Mapping[str, object]:
         split_operators(layout, world.rank, strategy)
     began = time.perf_counter()
     loaded = _outline(config, device, job.shapes, start)
-    resolved = prepare_method(resolved, open_base_tokenizer(config))
-    assembled, trainable, resolved = attach_method(resolved, loaded, start)
+    resolved = resolve_text(resolved, open_base_tokenizer(config))
+    resolved, starting = resolve_start(resolved, start, lambda delta, alpha: fit_delta(delta, loaded, alpha))
     config = resolved.config
+    assembled, trainable = attach_method(config, loaded, starting)
     plan = Plan(
         micro_batches_per_epoch=max(1, job.shapes.steps),
         accumulate=config.train.accumulate,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from petrun.assets import task_file
 from petrun.checkpoint.delta import Delta
-from petrun.config.load import Resolved
+from petrun.config.resolved import Resolved
 from petrun.config.schema import EvalConfig, RunConfig
 from petrun.data.formats.slices import split_slice
 from petrun.data.tokenizers.tokenizer import Tokenizer
@@ -18,8 +18,8 @@ from petrun.inference.rows import check_length, open_tokenizer
 from petrun.models.factory import is_factory
 from petrun.parallel.layout import Layout
 from petrun.train.loop import make_plan
-from petrun.training.setup.sources import open_sources
-from petrun.training.setup.training_setup import batch_rows
+from petrun.training.setup.resolve import batch_rows
+from petrun.training.setup.sources import open_sources, resolve_data
 
 _STEPS = 1000
 """Steps of a run whose data is not here: they are constants of the graph and change nothing else in it."""
@@ -87,9 +87,9 @@ def shapes_of_data(resolved: Resolved, start: Delta | None, layout: Layout) -> B
     config = resolved.config
     data = config.data.model_copy(update={"eval_path": (), "eval_split": 0.0})
     only = config.model_copy(update={"data": data, "eval": EvalConfig()})
-    sources, inferred = open_sources(Resolved(only, resolved.origins), start)
-    rows = sources.train
-    batching = batch_rows(inferred.config, rows, layout)
+    settings, base_info = resolve_data(Resolved(only, resolved.origins), start)
+    rows = open_sources(settings.config, base_info, start).train
+    batching = batch_rows(settings.config, rows, layout)
     plan = make_plan(batching.batches_per_epoch, config.train.accumulate, config.train.epochs, config.train.steps)
     longest = max(batching.buckets, default=0)
     return BatchShapes(

@@ -35,7 +35,7 @@ def figures(values: Mapping[str, float]) -> str:
 
 def plan(setup: TrainingSetup) -> str:
     """Return the plan as text: model, delta, data, batch arithmetic, and the origin of every value that is not a default."""
-    config, sources = setup.config, setup.sources
+    config, sources = setup.config, setup.resolved.sources
     rows = [
         ("model", _model_line(setup)),
         ("delta", delta_line(setup.assembled, setup.trainable)),
@@ -49,12 +49,12 @@ def plan(setup: TrainingSetup) -> str:
     unknown = unknown_line({"data": sources.train, "eval": sources.evaluation})
     if unknown:
         rows.append(("warning", unknown))
-    if setup.layout.split:
-        rows.append(("ranks", f"{setup.layout}: {setup.layout.world} ranks, each with its shards"))
+    if setup.resolved.layout.split:
+        rows.append(("ranks", f"{setup.resolved.layout}: {setup.resolved.layout.world} ranks, each with its shards"))
     rows += [
-        ("shapes", _shapes_line(config, setup.batching, setup.layout)),
-        ("steps", _steps_line(config, setup.plan, setup.layout)),
-        ("rate", rate_line(setup.schedule, config)),
+        ("shapes", _shapes_line(config, setup.resolved.batching, setup.resolved.layout)),
+        ("steps", _steps_line(config, setup.resolved.plan, setup.resolved.layout)),
+        ("rate", rate_line(setup.resolved.schedule, config)),
         ("kernels", kernels.status().reason),
         ("set by", origins_line(setup.resolved.origins)),
     ]
@@ -62,7 +62,7 @@ def plan(setup: TrainingSetup) -> str:
 
 
 def _model_line(setup: TrainingSetup) -> str:
-    loaded, device = setup.assembled.loaded, setup.device
+    loaded, device = setup.assembled.loaded, setup.resolved.device
     base = base_path(setup.config.model) or "no base"
     model = loaded.family if loaded.family == loaded.model_type else f"{loaded.model_type} ({loaded.family})"
     return f"{model}, {base}, {setup.trainable.all_values:,} parameters, {device.compute_dtype} on {device.target}"

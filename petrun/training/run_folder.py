@@ -14,7 +14,7 @@ from pathlib import Path
 
 from petrun.checkpoint.run_files import LOG, RESULTS, RUN_YAML
 from petrun.cluster.world import World
-from petrun.config.schema import RunConfig
+from petrun.config.schema import OutConfig
 from petrun.errors import OutputError
 from petrun.parallel.layout import Layout
 from petrun.tensors.atomic import output_error
@@ -200,29 +200,28 @@ def _holds_run(path: Path, longer: bool) -> bool:
 
 
 def choose_for_ranks(
-    config: RunConfig, layout: Layout, world: World, lock: RunLock, *, longer: bool
+    asked: OutConfig, algo: str, world: World, lock: RunLock, *, longer: bool
 ) -> tuple[RunFolder, bool]:
     """Choose the run folder on the first rank, which locks one that exists. Returns on every rank the same as `choose`.
 
     Every rank must call it. Raises OutputError.
     """
-    directory, algo, fmt = config.out.dir, config.algo, config.out.format
     with world.fail_together():
         if world.first:
-            out, resumes = choose(directory, algo, fmt, longer=longer)
+            out, resumes = choose(asked.dir, algo, asked.format, longer=longer)
             if not out.new:
                 lock.take(out.path)
                 # Its content may have changed before it was locked.
-                out, resumes = choose(str(out.path), algo, fmt, longer=longer)
+                out, resumes = choose(str(out.path), algo, asked.format, longer=longer)
         else:
-            out, resumes = read_only(directory, algo, fmt), False
-    return replace(out, sharded=layout.split), world.of_first_rank(resumes)
+            out, resumes = read_only(asked.dir, algo, asked.format), False
+    return out, world.of_first_rank(resumes)
 
 
-def create_for_ranks(out: RunFolder, world: World, lock: RunLock) -> RunFolder:
+def create_for_ranks(out: RunFolder, layout: Layout, world: World, lock: RunLock) -> RunFolder:
     """Make the run folder on the first rank, and lock it for that process. Every rank must call it. Raises OutputError."""
     with world.fail_together():
         out = out.create()
         if out.writes:
             lock.take(out.path)
-    return out
+    return replace(out, sharded=layout.split)

@@ -26,11 +26,13 @@ def run_steps(setup: TrainingSetup, recorder: RunRecorder, checkpointer: Checkpo
         train(
             setup.step,
             batches,
-            setup.plan,
+            setup.resolved.plan,
             loaded.inputs,
             on_step,
             done=done,
             faults=FaultHandling(
-                skip_overflow=setup.device.loss_scale is not None, may_continue=non_finite, is_spike=non_finite.is_spike
+                skip_overflow=setup.resolved.device.loss_scale is not None,
+                may_continue=non_finite,
+                is_spike=non_finite.is_spike,
             ),
         )

@@ -35,13 +35,15 @@ def dump(folder: Path, methods: list[str], sets: list[str]) -> None:
     from petrun.delta import find_method
     from petrun.inference.rows import scoring_batches
     from petrun.training.setup.rank_batches import training_batches
-    from petrun.training.setup.sources import open_sources
+    from petrun.training.setup.sources import open_sources, resolve_data
 
     folder.mkdir(parents=True, exist_ok=True)
     for method in methods:
         resolved = load_run_config(f"embedded/{method}", {}, sets, embedded=default_recipe())
-        sources, resolved = open_sources(resolved, None)
-        config, rows = resolved.config, sources.train
+        resolved, base_info = resolve_data(resolved, None)
+        config = resolved.config
+        sources = open_sources(config, base_info, None)
+        rows = sources.train
         assert sources.evaluation is not None and sources.prompts is not None
 
         def set_layout(lengths: Any, shuffle: bool, size: int, config: Any = config) -> Any:

@@ -30,6 +30,7 @@ from petrun.training.receipt.receipt import ReceiptInputs
 from petrun.training.recorder import RunRecorder
 from petrun.training.run_folder import RunFolder
 from petrun.training.setup.rank_batches import first_batch_inputs
+from petrun.training.setup.resolve import resolve_with_layout
 from petrun.training.setup.resolve_layout import resolve_layout
 from petrun.training.setup.training_setup import build_training
 
@@ -70,7 +71,7 @@ def main(what, recipe, cards):
     world = join(device.target)
     layout = resolve_layout(config, cards)
     split_operators(layout, world.rank)
-    training = build_training(resolved, None, device, layout, scored=False)
+    training = build_training(resolve_with_layout(resolved, None, device, layout), scored=False)
     out = RunFolder(
         path=Path(config.out.dir), algo=config.algo, format=config.out.format, writes=world.first, sharded=True
     )
@@ -93,7 +94,7 @@ def main(what, recipe, cards):
         return
     fingerprint = fingerprint_of(training)
     inputs = ReceiptInputs.of(training, None, Progress(step=1, micro_batches=1))
-    with RunRecorder(out, training.resolved.config, inputs, training.plan, world, spec, layout) as recorder:
+    with RunRecorder(out, training.resolved.config, inputs, training.resolved.plan, world, spec, layout) as recorder:
         if layout.pp == 1:
             score(recorder.evaluator)
         check(parameters, spec, wholes)

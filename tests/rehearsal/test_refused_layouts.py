@@ -6,6 +6,7 @@ from petrun.config.load import load_run_config
 from petrun.errors import ConfigError
 from petrun.parallel.context import Device
 from petrun.parallel.layout import parse_layout
+from petrun.training.setup.resolve import resolve_with_layout
 from petrun.training.setup.resolve_layout import refusal, resolve_layout, resolve_run_layout
 from petrun.training.setup.training_setup import build_training
 from tests.parallel.refusals import REFUSED
@@ -29,9 +30,8 @@ def settings(folder, family, algo, layout, sets, **flags):
 
 def refused(resolved, reason):
     with pytest.raises(ConfigError) as caught:
-        build_training(
-            resolved, None, Device("cpu", "float32", None), resolve_layout(resolved.config, CARDS), scored=False
-        )
+        layout = resolve_layout(resolved.config, CARDS)
+        build_training(resolve_with_layout(resolved, None, Device("cpu", "float32", None), layout), scored=False)
     assert reason in caught.value.message
 
 

@@ -17,6 +17,7 @@ from petrun.rehearsal import rank as rehearsal_rank
 from petrun.rehearsal.shapes import shapes_of_data
 from petrun.tensors.sharded.strategy import read_strategy
 from petrun.training.setup.rank_batches import first_batch_inputs, rank_batches
+from petrun.training.setup.resolve import resolve_with_layout
 from petrun.training.setup.training_setup import build_training
 from tests.conftest import ROOT
 from tests.parallel.one_trained import values_of
@@ -181,7 +182,9 @@ def test_a_run_whose_ranks_hold_slices_is_a_delta_like_any_other(place, petrun):
 
 def build_setup(folder, layout):
     recipe = Job(None, folder, layout.dp, layout.tp, 0).recipe
-    return build_training(load_run_config(recipe, {}, ()), None, setup("cpu"), layout, scored=False)
+    return build_training(
+        resolve_with_layout(load_run_config(recipe, {}, ()), None, setup("cpu"), layout), scored=False
+    )
 
 
 def test_every_rank_gets_the_full_batch(tmp_path):
@@ -197,7 +200,8 @@ def test_every_rank_gets_the_full_batch(tmp_path):
         assert np.all(batch["targets"][4:] == -100) and np.any(batch["targets"][3] != -100)
         assert batch["scored"] == np.count_nonzero(batch["targets"] != -100)
     # A rank of a job that is not cut reads its own.
-    shares = [next(rank_batches(replace(training, layout=Layout(dp=3)), rank)) for rank in range(3)]
+    plain = replace(training, resolved=replace(training.resolved, layout=Layout(dp=3)))
+    shares = [next(rank_batches(plain, rank)) for rank in range(3)]
     whole = np.concatenate([share["input_ids"] for share in shares])
     assert whole.tobytes() == batches[0]["input_ids"][:4].tobytes()
 
@@ -206,7 +210,7 @@ def test_a_rehearsal_compiles_the_step_that_is_trained(tmp_path):
     """Both build it by build_step; types and rows of what goes in are the same as well."""
     layout = Layout(dp=2, tp=2)
     training = build_setup(tmp_path, layout)
-    shapes = shapes_of_data(training.resolved, None, layout)
+    shapes = shapes_of_data(training.resolved.settings, None, layout)
     rehearsed = rehearsal_rank.step_inputs(training.assembled.loaded, shapes, layout)
     trained = first_batch_inputs(training)
     assert trained[0] is True and len(trained) == 1 + len(rehearsed) > 4

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from petrun.checkpoint.delta import Delta
 from petrun.config.commands.text import SessionSettings
-from petrun.config.load import Resolved, load_run_config
+from petrun.config.load import load_run_config
+from petrun.config.resolved import Resolved
 from petrun.data.chat.end_of_turn import EndOfTurn, find_end_of_turn
 from petrun.data.rows.kinds import template_column
 from petrun.data.templates.find_template import BUILTIN, find_template, preset

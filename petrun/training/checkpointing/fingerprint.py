@@ -40,7 +40,7 @@ Fingerprint = Mapping[str, Any]
 
 def fingerprint_of(setup: TrainingSetup) -> JsonObject:
     """Return setting -> value, or its digest where it names a file or folder. JSON values only."""
-    sources, start, data = setup.sources, setup.start, setup.config.data
+    sources, start, data = setup.resolved.sources, setup.resolved.start, setup.config.data
     loaded = setup.assembled.loaded
     by_content = {
         "data.path": [source.digest for path in data.path for source in read_sources(path)],
@@ -48,8 +48,8 @@ def fingerprint_of(setup: TrainingSetup) -> JsonObject:
         "data.template": _digest(sources.template.text) if sources.template else None,
         "model.base": loaded.base_digest,
         "model.config": _digest(json.dumps(loaded.hf_config, sort_keys=True)),
-        "init_delta": start.digest or _digest(str(sorted(start.shapes.items()))) if start is not None else None,
-        "parallel.dp": setup.layout.dp,
+        "init_delta": None if start is None else start.read.digest or _digest(str(sorted(start.read.shapes.items()))),
+        "parallel.dp": setup.resolved.layout.dp,
     }
     tokenizer = sources.tokenizer.digest if sources.tokenizer else None
     # Rows may differ although nothing above does: a template may ask for today's date, or a newer petrun may read a file differently.

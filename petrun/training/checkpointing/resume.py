@@ -13,8 +13,9 @@ from petrun.assets import default_recipe
 from petrun.checkpoint.run_files import RESULTS, RUN_YAML
 from petrun.checkpoint.training_state import Found, clear, find_state
 from petrun.cluster.world import World, start_up
-from petrun.config.load import Resolved, as_begun, dump_run, load_run_config
+from petrun.config.load import as_begun, dump_run, load_run_config
 from petrun.config.options import Flags
+from petrun.config.resolved import Resolved
 from petrun.errors import ConfigError, OutputError, TrainingError
 from petrun.tensors.atomic import output_error
 from petrun.tensors.output import write_text

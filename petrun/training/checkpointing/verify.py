@@ -24,8 +24,9 @@ from petrun.training.checkpointing.fingerprint import fingerprint_of, require_sa
 from petrun.training.checkpointing.resume import begun_folder, print_other_versions, ranks_of, run_yaml
 from petrun.training.run_folder import RunFolder
 from petrun.training.setup.rank_batches import training_batches
+from petrun.training.setup.resolve import resolve_with_layout
 from petrun.training.setup.starting_delta import read_start
-from petrun.training.setup.training_setup import TrainingSetup, build_training, resolve_inferred
+from petrun.training.setup.training_setup import TrainingSetup, build_training
 from petrun.typing import JsonObject
 
 _TIMES = ("seconds", "tokens_per_second")
@@ -55,13 +56,12 @@ def verify(name: str, sets: Sequence[str] = ()) -> None:
             f"--verify: {name} was begun by {ranks} ranks, and one process replays what one process did",
             hint="Hold the log and the delta of a second run of as many ranks against it.",
         )
-    resolved = as_begun(load_run_config(str(run_yaml(name)), {}, sets), run_yaml(name))
-    start, resolved = read_start(resolved)
-    config = resolved.config
+    given = as_begun(load_run_config(str(run_yaml(name)), {}, sets), run_yaml(name))
+    start, config = read_start(given), given.config
     out = RunFolder(path=path, algo=config.algo, format=config.out.format, writes=False)
     device = context.setup(config.device, config.model.dtype, config.train.loss_scale)
     interval = last_interval(out)
-    setup = resolve_inferred(build_training(resolved, start, device, Layout(), scored=False), None)
+    setup = build_training(resolve_with_layout(given, start, device, Layout()), scored=False)
     fingerprint = fingerprint_of(setup)
     newest = find_state(out.states).state
     if newest is not None:
@@ -112,14 +112,18 @@ def replay(setup: TrainingSetup, parameters: snapshot.Parameters, interval: Inte
     train(
         setup.step,
         training_batches(
-            setup.sources.train, setup.batching, loaded.inputs, loaded.pad_token_id, start=done.micro_batches
+            setup.resolved.sources.train,
+            setup.resolved.batching,
+            loaded.inputs,
+            loaded.pad_token_id,
+            start=done.micro_batches,
         ),
-        setup.plan,
+        setup.resolved.plan,
         loaded.inputs,
         on_step,
         done=done,
         faults=FaultHandling(
-            skip_overflow=setup.device.loss_scale is not None,
+            skip_overflow=setup.resolved.device.loss_scale is not None,
             may_continue=lambda error, step: setup.resolved.config.train.on_nan == "skip",
         ),
     )

@@ -43,9 +43,9 @@ class ReceiptInputs:
         return cls(
             assembled=setup.assembled,
             trainable=setup.trainable,
-            sources=setup.sources,
-            schedule=setup.schedule,
-            compute_dtype=setup.device.compute_dtype,
+            sources=setup.resolved.sources,
+            schedule=setup.resolved.schedule,
+            compute_dtype=setup.resolved.device.compute_dtype,
             seq_len=setup.config.data.seq_len,
             first_values=first_values,
             progress=progress,

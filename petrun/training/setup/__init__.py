@@ -1,1 +1,1 @@
-"""A run up to its first step: layout, data, net with delta, optimizer, compiled step; nothing is written here."""
+"""A run up to its first step: settings are resolved, then net with delta, optimizer and step are built; nothing is written here."""

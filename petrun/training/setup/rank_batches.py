@@ -24,10 +24,12 @@ def rank_batches(setup: TrainingSetup, rank: int, start: int = 0) -> Iterator[Ba
 
     A step whose operators are split gets the full batch on every rank, and always as many rows: its graph takes the rows of the rank.
     """
-    loaded, layout = setup.assembled.loaded, setup.layout
+    loaded, layout = setup.assembled.loaded, setup.resolved.layout
     share = WHOLE_BATCH if layout.split else RankShare(index=layout.coordinates(rank)[1], parts=layout.dp)
-    full = setup.batching.batch_size if layout.split else 0
-    return training_batches(setup.sources.train, setup.batching, loaded.inputs, loaded.pad_token_id, share, start, full)
+    full = setup.resolved.batching.batch_size if layout.split else 0
+    return training_batches(
+        setup.resolved.sources.train, setup.resolved.batching, loaded.inputs, loaded.pad_token_id, share, start, full
+    )
 
 
 def first_batch_inputs(setup: TrainingSetup) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from petrun import kernels
 from petrun.checkpoint.delta_method import method_of
-from petrun.config.load import Resolved
+from petrun.config.resolved import Resolved
 from petrun.config.schema import RunConfig
 from petrun.errors import ConfigError
 from petrun.graph.freeze import trainable_of

@@ -8,7 +8,7 @@ import numpy as np
 
 from petrun.assets import task_file
 from petrun.checkpoint.delta import Delta
-from petrun.config.load import Resolved
+from petrun.config.resolved import Resolved
 from petrun.config.schema import RunConfig
 from petrun.data.chat.end_of_turn import EndOfTurn, find_end_of_turn
 from petrun.data.examples.example_set import ExampleSet, split
@@ -52,18 +52,25 @@ class Sources:
         return find_end_of_turn(self.template, self.tokenizer)
 
 
-def open_sources(resolved: Resolved, start: Delta | None) -> tuple[Sources, Resolved]:
-    """Read all rows of the run. Returns them, and the configuration with what was inferred."""
-    config = resolved.config
+def resolve_data(given: Resolved, start: Delta | None) -> tuple[Resolved, BaseInfo]:
+    """Return the settings with the files of rows and their length in tokens, and what the base's config.json says.
+
+    Raises ConfigError for a length that the base does not have, and for missing files; DeltaError for a delta of another architecture.
+    """
+    config = given.config
     own = find_method(config.algo).tokens(config.delta)
     base_info = read_base_info(config, own if start is None else virtual_tokens(start))
     require_matching_family(start, base_info.hf_config)
     paths, eval_paths = _files(config)
     seq_len = check_length(
-        config.data.seq_len, base_info.longest, resolved.given("data.seq_len"), base_info.virtual_tokens
+        config.data.seq_len, base_info.longest, given.given("data.seq_len"), base_info.virtual_tokens
     )
-    data = config.data.model_copy(update={"seq_len": seq_len, "path": paths, "eval_path": eval_paths})
-    config = config.model_copy(update={"data": data})
+    return given.settle({"data.seq_len": seq_len, "data.path": paths, "data.eval_path": eval_paths}), base_info
+
+
+def open_sources(config: RunConfig, base_info: BaseInfo, start: Delta | None) -> Sources:
+    """Read all rows of the run, whose settings of data are those of `resolve_data`."""
+    data, paths, eval_paths = config.data, config.data.path, config.data.eval_path
     tokenizer = open_tokenizer(base_info.folder)
     info = start.manifest.task if start is not None and start.manifest is not None else None
     template = _template(config, start)
@@ -97,7 +104,7 @@ def open_sources(resolved: Resolved, start: Delta | None) -> tuple[Sources, Reso
         if not eval_paths:
             held = np.isin(prompts.per_row["row"], evaluation.per_row["row"])
             prompts = prompts.take(np.flatnonzero(held))
-    sources = Sources(
+    return Sources(
         train=train_rows,
         evaluation=evaluation,
         prompts=prompts,
@@ -107,7 +114,6 @@ def open_sources(resolved: Resolved, start: Delta | None) -> tuple[Sources, Reso
         best=best_metric(config.train.best_metric, train_rows.metrics_of),
         template=train_rows.template,
     )
-    return sources, Resolved(config, resolved.origins)
 
 
 def _with_classes(rows: ExampleSet, own_net: bool) -> ExampleSet:

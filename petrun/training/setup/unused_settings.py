@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from petrun.config.load import Resolved, as_typed
+from petrun.config.load import as_typed
+from petrun.config.resolved import Resolved
 from petrun.config.schema import RunConfig
 from petrun.errors import ConfigError
 from petrun.train.schedules import SCHEDULES
