@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import accumulate
 
 from mindspore import nn, ops
 
+from petrun.graph.each import each
 from petrun.typing import Parameter, Tensor
 
 _BUCKET = 1 << 22
@@ -22,9 +24,8 @@ class SumOverRanks(nn.Cell):
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
         super().__init__(auto_prefix=False)
-        self.shapes = tuple(tuple(p.shape) for p in parameters)
-        self.sizes = (1, *(int(p.size) for p in parameters))
-        self.buckets = _buckets(self.sizes)
+        sizes = (1, *(int(p.size) for p in parameters))
+        self.buckets = tuple((first, stop, *_places(sizes[first:stop])) for first, stop in _buckets(sizes))
         self.sum = ops.AllReduce()
         self.join = ops.Concat(0)
 
@@ -33,20 +34,29 @@ class SumOverRanks(nn.Cell):
         return ops.reshape(self.sum(ops.reshape(value, (1,))), ())
 
     def construct(self, value: Tensor, grads: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        flat: tuple[Tensor, ...] = (ops.reshape(value, (1,)),)
-        for grad in grads:
-            flat = (*flat, ops.reshape(grad, (-1,)))
+        flat = (ops.reshape(value, (1,)), *each(_flat, grads))
         summed: tuple[Tensor, ...] = ()
-        for first, stop in self.buckets:
-            joined = self.sum(self.join(flat[first:stop]))
-            at = 0
-            for k in range(first, stop):
-                summed = (*summed, joined[at : at + self.sizes[k]])
-                at = at + self.sizes[k]
-        total: tuple[Tensor, ...] = ()
-        for i in range(len(self.shapes)):
-            total = (*total, ops.reshape(summed[i + 1], self.shapes[i]))
-        return ops.reshape(summed[0], ()), total
+        for first, stop, starts, ends in self.buckets:
+            summed = (*summed, *each(ops.partial(_piece, self.sum(self.join(flat[first:stop]))), starts, ends))
+        return ops.reshape(summed[0], ()), each(_like, summed[1:], grads)
+
+
+def _places(sizes: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return where vectors of these sizes begin and end in one that holds them all."""
+    ends = tuple(accumulate(sizes))
+    return (0, *ends[:-1]), ends
+
+
+def _flat(grad: Tensor) -> Tensor:
+    return ops.reshape(grad, (-1,))
+
+
+def _piece(joined: Tensor, start: int, end: int) -> Tensor:
+    return joined[start:end]
+
+
+def _like(flat: Tensor, grad: Tensor) -> Tensor:
+    return ops.reshape(flat, grad.shape)
 
 
 def _buckets(sizes: tuple[int, ...]) -> tuple[tuple[int, int], ...]:

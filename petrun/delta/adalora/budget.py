@@ -18,6 +18,7 @@ import numpy as np
 from mindspore import ParameterTuple, Tensor, nn, ops
 
 from petrun.delta.adalora.dense import AdaLoraDense
+from petrun.graph.each import each
 from petrun.graph.state import zeros_beside
 from petrun.tensors import Array
 from petrun.typing import Parameter
@@ -89,13 +90,25 @@ class RankAllocator(nn.Cell):
         noting = ops.cast(ops.logical_and(step <= self.settled, finite), ms.float32)
         new1, new2 = noting * (1.0 - self.beta1), noting * (1.0 - self.beta2)
         old1, old2 = 1.0 - new1, 1.0 - new2
-        for i in range(len(self.weights)):
-            product = self.weights[i] * grads[self.places[i]]
-            now = self.abs(ops.select(finite, product, self.zero))
-            smooth = old1 * self.sensitivity[i] + new1 * now
-            spread = old2 * self.uncertainty[i] + new2 * self.abs(now - smooth)
-            self.assign(self.sensitivity[i], smooth)
-            self.assign(self.uncertainty[i], spread)
+        note = ops.partial(self.note, grads, (finite, old1, new1, old2, new2))
+        each(note, self.weights, self.places, self.sensitivity, self.uncertainty)
+
+    def note(
+        self,
+        grads: tuple[Tensor, ...],
+        shared: tuple[Tensor, ...],
+        weight: Parameter,
+        place: int,
+        sensitivity: Parameter,
+        uncertainty: Parameter,
+    ) -> Tensor:
+        """Note it for the entries of one parameter, whose gradient stands at `place`. `shared`: see before_update."""
+        finite, old1, new1, old2, new2 = shared
+        now = self.abs(ops.select(finite, weight * grads[place], self.zero))
+        smooth = old1 * sensitivity + new1 * now
+        spread = old2 * uncertainty + new2 * self.abs(now - smooth)
+        self.assign(sensitivity, smooth)
+        return self.assign(uncertainty, spread)
 
     def after_update(self, step: Tensor, finite: Tensor) -> None:
         """Set e to 0 where a triplet is pruned; from the last allocation on for good."""
@@ -105,20 +118,34 @@ class RankAllocator(nn.Cell):
         # 1 where nothing is pruned: outside allocations, and for the masks before the last one.
         now = self.split(ops.select(budget > 0, chosen, ops.ones_like(chosen)))
         kept = self.split(ops.select(ops.logical_and(step == self.settled, finite), chosen, ops.ones_like(chosen)))
-        for k in range(self.layers):
-            self.assign(self.values[k], self.values[k] * self.keeps[k] * now[k])
-            self.assign(self.keeps[k], self.keeps[k] * kept[k])
+        each(self.drop, self.values, self.keeps, now, kept)
+
+    def drop(self, values: Parameter, keep: Parameter, now: Tensor, kept: Tensor) -> Tensor:
+        """Set a layer's e to 0 where it is masked by `now` or was by `keep`, and mask it for good by `kept`."""
+        self.assign(values, values * keep * now)
+        return self.assign(keep, keep * kept)
 
     def scores(self) -> Tensor:
         """Return S of all triplets, layer by layer, (layers * R,); -1 for those pruned for good."""
-        found: tuple[Tensor, ...] = ()
-        for k in range(self.layers):
-            right = self.mean(self.sensitivity[3 * k] * self.uncertainty[3 * k], 1)
-            left = self.mean(self.sensitivity[3 * k + 1] * self.uncertainty[3 * k + 1], 0)
-            middle = self.sensitivity[3 * k + 2] * self.uncertainty[3 * k + 2]
-            # keep is 0 or 1: S as it is, or -1.
-            found = (*found, (right + left + middle) * self.keeps[k] + (self.keeps[k] - 1.0))
-        return self.concat(found)
+        first, second = self.sensitivity, self.uncertainty
+        pairs = first[0::3], second[0::3], first[1::3], second[1::3], first[2::3], second[2::3]
+        return self.concat(each(self.score, *pairs, self.keeps))
+
+    def score(
+        self,
+        a_sensitivity: Parameter,
+        a_uncertainty: Parameter,
+        b_sensitivity: Parameter,
+        b_uncertainty: Parameter,
+        e_sensitivity: Parameter,
+        e_uncertainty: Parameter,
+        keep: Parameter,
+    ) -> Tensor:
+        """Return S of one layer's triplets, (R,)."""
+        right = self.mean(a_sensitivity * a_uncertainty, 1)
+        left = self.mean(b_sensitivity * b_uncertainty, 0)
+        # keep is 0 or 1: S as it is, or -1.
+        return (right + left + e_sensitivity * e_uncertainty) * keep + (keep - 1.0)
 
     def chosen(self, scores: Tensor, budget: Tensor) -> Tensor:
         """Return (M,) bool: the `budget` largest; of equal ones the first."""
