@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Make .venv beside this folder and install petrun into it, with the extras named as arguments ("metrics", "dev").
+# Make .venv beside this folder and install petrun into it, with the extras named as the first argument ("metrics", "dev"). A second
+# argument is a version of MindSpore: it gets a folder of its own, .venv-mindspore-VERSION. Sets `venv` to the folder.
 # Sourced by the other scripts; does nothing when the same extras are installed already.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -16,18 +17,19 @@ find_python() {
 }
 
 setup() {
-  local extras="$1"
+  local extras="$1" mindspore="${2:-}"
   local python
-  if [ ! -x .venv/bin/python ]; then
+  venv=".venv${mindspore:+-mindspore-$mindspore}"
+  if [ ! -x "$venv/bin/python" ]; then
     python=$(find_python)
-    echo "making .venv with $("$python" --version)"
-    "$python" -m venv .venv
+    echo "making $venv with $("$python" --version)"
+    "$python" -m venv "$venv"
   fi
   local stamp
-  stamp=".venv/installed-$extras-$(cksum < pyproject.toml | tr -d ' ')"
+  stamp="$venv/installed-$extras-$(cksum < pyproject.toml | tr -d ' ')"
   if [ ! -e "$stamp" ]; then
     echo "installing petrun[$extras] (MindSpore is about 800 MB: the first time takes some minutes)"
-    .venv/bin/python -m pip install --quiet --editable ".[$extras]"
+    "$venv/bin/python" -m pip install --quiet --editable ".[$extras]" ${mindspore:+"mindspore==$mindspore"}
     touch "$stamp"
   fi
 }

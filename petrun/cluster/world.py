@@ -33,6 +33,9 @@ from petrun.parallel.context import connect, undivided
 TABLES = ("RANK_TABLE_FILE", "MINDSPORE_HCCL_CONFIG_PATH")
 _CLUSTER = ("MS_WORKER_NUM", "MS_SCHED_HOST", "MS_SCHED_PORT")
 
+_GATHERED_AT_ONCE = 2**20
+"""Values of one sum over ranks: all sums of a large table have one shape, for which one graph is compiled."""
+
 StartUp = Literal["alone", "cluster", "rank table", "rehearsal"]
 
 
@@ -68,6 +71,27 @@ class World:
             # A primitive called outside a graph runs at once, in either mode.
             found = ops.AllReduce()(given).asnumpy()
         return found
+
+    def gathered(self, rows: NDArray[np.int64], values: NDArray[np.float64], total: int) -> NDArray[np.float64]:
+        """Return the table (total, K) whose row `rows[i]` is `values[i]`, bit for bit, of the one rank that gave it.
+
+        Inputs: rows (n,), numbers below `total` that no other rank gives; values (n, K), where a rank without rows may have any K. Every
+        rank must call it at the same point with the same `total`.
+        """
+        widths = np.zeros(self.size, np.float32)
+        widths[self.rank] = values.shape[1] if len(rows) else 0
+        width = int(self.summed(widths).max())
+        # A sum over ranks keeps whole numbers of 16 bits, four of which hold the bits of a float64; other ranks add 0.
+        words = np.zeros((total, 4 * width), np.float32)
+        if len(rows):
+            words[rows] = np.ascontiguousarray(values, np.float64).view(np.uint16)
+        flat = words.reshape(-1)
+        for start in range(0, len(flat), _GATHERED_AT_ONCE):
+            part = np.zeros(min(len(flat), _GATHERED_AT_ONCE), np.float32)
+            end = min(start + len(part), len(flat))
+            part[: end - start] = flat[start:end]
+            flat[start:end] = self.summed(part)[: end - start]
+        return words.astype(np.uint16).view(np.float64)
 
     def any_rank(self, flag: bool) -> bool:
         """Return whether `flag` is true on any rank. Every rank must call it at the same point."""

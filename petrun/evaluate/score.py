@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import mindspore as ms
@@ -116,6 +117,19 @@ def filled(array: Array, rows: int) -> Array:
     return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
 
 
+@dataclass(frozen=True, kw_only=True)
+class RowOutputs:
+    """What one pass over some rows of a data set gives for each of them, before figures are computed."""
+
+    rows: Array
+    """(R,) int64: numbers of the rows in the data, ascending."""
+    values: Array
+    """(R, K) float64. Decoders: sum of losses, scored tokens, hits. Classifiers: label, then a logit for each class; regression: target,
+    prediction."""
+    regression: bool
+    """The targets are numbers to predict."""
+
+
 class Scorer:
     """Scores one net again and again without compiling again. Attach deltas before a call, not during it."""
 
@@ -136,10 +150,34 @@ class Scorer:
         Raises: WeightsError naming the rows whose logits are not finite; DataError for targets that the net
         cannot have, or when nothing is supervised.
         """
+        return self.figures(self.outputs(batches, progress, total))
+
+    def outputs(self, batches: Iterable[Batch], progress: Progress | None = None, total: int = 0) -> RowOutputs:
+        """Run the pass without computing figures, so that the rows of several ranks can be put together first. No batch: no rows.
+
+        Raises: see the call; nothing that is supervised is no error yet.
+        """
         self._renew()
         tell = counter(progress, total)
         with eval_mode(self.net):
             return self._tokens(batches, tell) if self.decoder else self._classes(batches, tell)
+
+    def figures(self, outputs: RowOutputs) -> Scores:
+        """Compute all figures of the rows. Raises DataError when nothing is supervised."""
+        rows, values = outputs.rows, outputs.values
+        if not len(rows):
+            require_scored(0, 0, "row")
+        if outputs.regression:
+            return regression_scores(rows, values[:, 0], values[:, 1:])
+        if not self.decoder:
+            # float32 again: figures do not depend on whether rows went through other ranks.
+            return class_scores(rows, values[:, 0].astype(np.int64), values[:, 1:].astype(np.float32))
+        losses, counts, hits = values.T
+        require_scored(int(counts.sum()), len(rows), "token")
+        scores = Scores(
+            metrics={}, rows=rows, losses=losses, counts=counts.astype(np.int64), hits=hits.astype(np.int64)
+        )
+        return with_metrics(scores, self.task)
 
     def _renew(self) -> None:
         """Drop this cell's graphs where a delta was attached or detached since the last call."""
@@ -148,7 +186,7 @@ class Scorer:
             self._parameters = parameters
             self._runner = Runner(self.cell if self.cell is not None else scoring_cell(self.net, self.task), self.rows)
 
-    def _tokens(self, batches: Iterable[Batch], tell: Callable[[int], None]) -> Scores:
+    def _tokens(self, batches: Iterable[Batch], tell: Callable[[int], None]) -> RowOutputs:
         sums: dict[int, Array] = {}
         for batch in batches:
             targets = np.asarray(batch["targets"])
@@ -168,19 +206,12 @@ class Scorer:
                 sums[int(row)] = sums.get(int(row), np.zeros(3)) + np.array(part)
             tell(len(rows))
         order = sorted(sums)
-        table = np.array([sums[row] for row in order]).reshape(-1, 3)
-        require_scored(int(table[:, 1].sum()), len(order), "token")
-        scores = Scores(
-            metrics={},
-            rows=np.array(order, np.int64),
-            losses=table[:, 0],
-            counts=table[:, 1].astype(np.int64),
-            hits=table[:, 2].astype(np.int64),
-        )
-        return with_metrics(scores, self.task)
+        values = np.array([sums[row] for row in order], np.float64).reshape(-1, 3)
+        return RowOutputs(rows=np.array(order, np.int64), values=values, regression=False)
 
-    def _classes(self, batches: Iterable[Batch], tell: Callable[[int], None]) -> Scores:
-        parts: list[tuple[Array, Array, Array]] = []
+    def _classes(self, batches: Iterable[Batch], tell: Callable[[int], None]) -> RowOutputs:
+        parts: list[tuple[Array, Array]] = []
+        regression = False
         for rows, outputs, batch in _forward(self._runner, batches, self.inputs):
             targets = np.asarray(batch["targets"])
             if outputs.ndim != 2 or targets.shape != (len(outputs),):
@@ -188,21 +219,21 @@ class Scorer:
                     f"classification needs logits (B, C) and one label a row; the model gave {outputs.shape} "
                     f"for labels {targets.shape}"
                 )
-            if targets.dtype.kind == "f":
-                parts.append((rows, targets, _one_output(outputs, rows)))
-                tell(len(rows))
-                continue
-            _check_targets(targets, outputs.shape[-1], rows)
-            # -infinity is a class that the model rules out; a row needs one finite logit and no NaN.
-            _check_finite(np.isfinite(outputs.max(axis=-1)), rows)
-            parts.append((rows, targets.astype(np.int64), outputs))
+            regression = targets.dtype.kind == "f"
+            if regression:
+                values = _one_output(outputs, rows)
+            else:
+                _check_targets(targets, outputs.shape[-1], rows)
+                # -infinity is a class that the model rules out; a row needs one finite logit and no NaN.
+                _check_finite(np.isfinite(outputs.max(axis=-1)), rows)
+                values = outputs
+            parts.append((rows, np.concatenate([targets[:, None], values], axis=1, dtype=np.float64)))
             tell(len(rows))
         if not parts:
-            require_scored(0, 0, "label")
-        rows, labels, values = (np.concatenate(column) for column in zip(*parts, strict=True))
+            return RowOutputs(rows=np.zeros(0, np.int64), values=np.zeros((0, 0)), regression=regression)
+        rows, found = (np.concatenate(column) for column in zip(*parts, strict=True))
         order = np.argsort(rows, kind="stable")
-        figures = regression_scores if labels.dtype.kind == "f" else class_scores
-        return figures(rows[order], labels[order], values[order])
+        return RowOutputs(rows=rows[order], values=found[order], regression=regression)
 
 
 def score(

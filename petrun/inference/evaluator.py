@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from petrun import console
 from petrun.checkpoint.delta_method import method_of
+from petrun.cluster.world import ALONE, World
 from petrun.console import progress
 from petrun.data.batches.buckets import Batching, plan_batches
 from petrun.data.chat.end_of_turn import NO_END_OF_TURN, EndOfTurn
 from petrun.data.examples.example_set import ExampleSet
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.evaluate.figures import Scores
-from petrun.evaluate.generate import TextGenerator
+from petrun.evaluate.generate import Generation, TextGenerator
 from petrun.evaluate.metrics import Metric, signatures, text_metrics
-from petrun.evaluate.score import Scorer, scoring_cell
+from petrun.evaluate.score import RowOutputs, Scorer, scoring_cell
 from petrun.evaluate.text_formulas import ReferencedAnswer
 from petrun.inference.assembly import attach_delta, set_delta
 from petrun.inference.rows import scoring_batches
@@ -23,6 +26,7 @@ from petrun.inference.settings import InferenceSettings
 from petrun.models.base import LoadedModel
 from petrun.parallel import plan
 from petrun.parallel.layout import Layout
+from petrun.tensors import Array
 from petrun.typing import Cell
 
 
@@ -42,6 +46,8 @@ class Evaluator:
     seq_len: int
     max_new_tokens: int
     scorer: Scorer
+    world: World = ALONE
+    """The ranks that share the rows, each with the same net. Every rank must score at the same point, and gets the figures of all rows."""
     end_of_turn: EndOfTurn = NO_END_OF_TURN
     """Tokens and texts that end an answer beside the end-of-sequence tokens of model and tokenizer."""
     generator: TextGenerator | None = field(default=None, init=False)
@@ -92,22 +98,38 @@ class Evaluator:
 
     def forward(self, label: str) -> Scores:
         """Run one pass over the examples."""
-        rows = scoring_batches(self.examples, self.batching.epoch(0), self.loaded.inputs, self.loaded.pad_token_id)
-        return self.scorer(rows, progress(f"score {label}"), len(self.examples))
+        world = self.world
+        plan = self.batching.epoch(0).part(world.rank, world.size)
+        batches = scoring_batches(self.examples, plan, self.loaded.inputs, self.loaded.pad_token_id)
+        # An error in the rows of one rank must not leave the others waiting for its figures.
+        with world.fail_together():
+            found = self.scorer.outputs(batches, progress(f"score {label}"), plan.rows)
+        if world.size > 1:
+            # Numbers of rows in the data have gaps where some were dropped or are trained on.
+            rows = np.sort(self.examples.per_row["row"].astype(np.int64))
+            values = world.gathered(np.searchsorted(rows, found.rows), found.values, len(rows))
+            found = RowOutputs(rows=rows, values=values, regression=self.examples.is_regression)
+        return self.scorer.figures(found)
 
     def answers(self, label: str) -> list[str]:
         """Answer the prompts greedily, as text, in the data's order."""
         assert self.prompts is not None
         if self.generator is None:
             self.generator = open_generator(self.loaded, self.tokenizer, self.batch_size)
-        return generate_texts(
-            self.generator,
-            self.prompts,
-            self.tokenizer,
-            self.max_new_tokens,
-            f"generate {label}",
-            end_of_turn=self.end_of_turn,
-        )
+        world, total = self.world, len(self.prompts)
+        own = np.arange(world.rank, total, world.size)
+        with world.fail_together():
+            found = generate_answers(
+                self.generator,
+                self.prompts.take(own) if world.size > 1 else self.prompts,
+                self.max_new_tokens,
+                f"generate {label}",
+                end_of_turn=self.end_of_turn,
+            )
+        answers = [each.tokens for each in found]
+        if world.size > 1:
+            answers = _gather_answers(world, own, answers, total, self.max_new_tokens)
+        return [decode_answer(tokens, self.tokenizer, self.end_of_turn) for tokens in answers]
 
 
 def scoring_cell_of_ranks(loaded: LoadedModel, task: str, layout: Layout) -> Cell:
@@ -145,14 +167,32 @@ def generate_texts(
     end_of_turn: EndOfTurn,
 ) -> list[str]:
     """Answer every prompt greedily, without special tokens and the end of turn; returns token ids where the base has no tokenizer."""
-    found = generator(
+    found = generate_answers(generator, prompts, max_new_tokens, label, end_of_turn=end_of_turn)
+    return [decode_answer(item.tokens, tokenizer, end_of_turn) for item in found]
+
+
+def generate_answers(
+    generator: TextGenerator, prompts: ExampleSet, max_new_tokens: int, label: str, *, end_of_turn: EndOfTurn
+) -> list[Generation]:
+    """Answer every prompt greedily, with a progress bar, in the data's order."""
+    return generator(
         [prompts[i].input_ids for i in range(len(prompts))],
         max_new_tokens,
         rows=prompts.per_row["row"].tolist(),
         ends_of_turn=[end_of_turn] * len(prompts),
         progress=progress(label),
     )
-    return [decode_answer(item.tokens, tokenizer, end_of_turn) for item in found]
+
+
+def _gather_answers(
+    world: World, own: Array, answers: Sequence[tuple[int, ...]], total: int, max_new_tokens: int
+) -> list[tuple[int, ...]]:
+    """Return the answers of all ranks to `total` prompts. `own`: the numbers of the prompts that this rank answered with `answers`."""
+    table = np.full((len(own), max_new_tokens), -1.0)
+    for row, tokens in zip(table, answers, strict=True):
+        row[: len(tokens)] = tokens
+    gathered = world.gathered(own, table, total)
+    return [tuple(int(token) for token in row if token >= 0) for row in gathered]
 
 
 def decode_answer(tokens: Iterable[int], tokenizer: Tokenizer | None, end_of_turn: EndOfTurn = NO_END_OF_TURN) -> str:

@@ -1,7 +1,7 @@
 """Record a training run: its log, the best and the final delta, the scores before and after, and the results.
 
-Every rank of a job scores the same net, with the same result; only the first writes and decides. Where the ranks hold shards, all of
-them take part in every forward pass, and each writes its own shards.
+Every rank of a job scores a share of the rows with the same net, and gets the figures of all rows; only the first
+writes and decides. Where the ranks hold shards, all of them take part in every forward pass, and each writes its own shards.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class RunRecorder:
         self.sources = inputs.sources
         self.plan = plan
         self.shards = shards
-        self.sample_evaluator = SampleEvaluator(config, inputs.assembled.loaded, inputs.sources, layout)
+        self.sample_evaluator = SampleEvaluator(config, inputs.assembled.loaded, inputs.sources, layout, world)
         self.evaluator = self.sample_evaluator.evaluator
         self.progress = inputs.progress
         self.log = RunLog(out.log, out.writes, size=self.progress.log_bytes)

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import mindspore as ms
 import numpy as np
@@ -312,3 +314,34 @@ def test_the_other_ranks_are_silent(capsys, tmp_path):
     assert capsys.readouterr() == ("", "") and not list(tmp_path.iterdir())
     report.print("a line")
     assert capsys.readouterr().out == "a line\n"
+
+
+def meeting(size):
+    """Worlds of so many ranks, one for each thread, whose sums meet in memory."""
+    barrier, given = threading.Barrier(size), {}
+
+    class Meeting(World):
+        def summed(self, values):
+            given[self.rank] = values.copy()
+            barrier.wait()
+            total = np.sum([given[rank] for rank in range(size)], axis=0, dtype=np.float32)
+            barrier.wait()
+            return total
+
+    return [Meeting(rank=rank, size=size) for rank in range(size)]
+
+
+@pytest.mark.parametrize("at_once", [2**20, 7])
+def test_what_ranks_gather_are_the_bits_that_each_gave(monkeypatch, at_once):
+    """Also of numbers that float32 does not hold, in sums of a part of the table each, and from a rank that has no row."""
+    monkeypatch.setattr(world, "_GATHERED_AT_ONCE", at_once)
+    table = np.array([[0.1, -0.0, np.nan], [np.inf, 5e-324, -1e300], [2.0**53 + 1, 1 / 3, -7.0], [0.0, 1.0, 65536.5]])
+    shares = [np.array([3, 0]), np.zeros(0, np.int64), np.array([1, 2])]
+    with ThreadPoolExecutor(3) as threads:
+        pending = [
+            threads.submit(one.gathered, rows, table[rows] if len(rows) else np.zeros((0, 0)), len(table))
+            for one, rows in zip(meeting(3), shares, strict=True)
+        ]
+        found = [each.result(timeout=60) for each in pending]
+    for gathered in found:
+        assert gathered.tobytes() == table.tobytes()

@@ -19,8 +19,9 @@ GLOBAL = 4
 LENGTHS = (3, 1, 9, 2, 7, 5, 4, 1, 6, 8, 2)
 """Eleven rows: the last batch of an epoch has three, which two ranks share unevenly and of which a fourth gets nothing."""
 RUNS = {
-    "lora": "--base llama --data rows.jsonl --dropout 0.3 --epochs 2 --eval-data few.jsonl --set eval.batch_size=4 --set train.patience=9",
-    "prompt": "--base gpt2 --data few.jsonl --algo prompt --tokens 3 --steps 3 --accumulate 2",
+    "lora": "--base llama --data rows.jsonl --dropout 0.3 --epochs 2 --eval-data few.jsonl --set eval.batch_size=3 --set train.patience=9",
+    "prompt": "--base gpt2 --data few.jsonl --algo prompt --tokens 3 --steps 3 --accumulate 2 --eval-data three.jsonl "
+    "--set eval.batch_size=8 --set eval.metrics=[exact_match] --set eval.max_new_tokens=3",
 }
 MORE = {
     "adalora+r_drop": "--base bert --data reviews.jsonl --algo adalora+r_drop --rank 2 --dropout 0.2 --steps 8",
@@ -76,6 +77,7 @@ def place(tmp_path_factory):
     rows = [{"prompt": "a" * (n % 4 + 1), "completion": "b" * n} for n in LENGTHS]
     write_rows(folder / "rows.jsonl", rows)
     write_rows(folder / "few.jsonl", rows[:4])
+    write_rows(folder / "three.jsonl", rows[:3])
     write_rows(folder / "reviews.jsonl", REVIEWS)
     return folder
 
@@ -113,7 +115,9 @@ def hold_to_one_rank(one, many):
 
 
 def test_two_ranks_train_what_one_rank_trains(place):
-    """LoRA with dropout on its input and on attention, evaluated after every epoch; and a prompt over accumulated batches."""
+    """LoRA with dropout on its input and on attention, evaluated after every epoch, on two batches that the ranks share; and a prompt
+    over accumulated batches, evaluated on one batch, of which the second rank has nothing, and by answers, which they share.
+    """
     printed = run_ranks(place, RUNS, 2)
     alone(place, RUNS)
     for name in RUNS:

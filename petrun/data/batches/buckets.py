@@ -8,7 +8,7 @@ The batch at any position of any epoch is computed directly, without the batches
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -97,6 +97,15 @@ class BatchPlan:
             raise IndexError(k)
         first, stop = self.starts[k]
         return BatchSpec(tuple(self.units[i] for i in self.order[first:stop].tolist()), int(self.lengths[k]))
+
+    def part(self, index: int, parts: int) -> BatchPlan:
+        """Every `parts`-th batch, from batch `index` on: what one of several ranks reads that share the batches."""
+        return replace(self, starts=self.starts[index::parts], lengths=self.lengths[index::parts])
+
+    @property
+    def rows(self) -> int:
+        """The number of rows in all batches."""
+        return sum(len(self[k].rows) for k in range(len(self)))
 
     @property
     def shapes(self) -> list[tuple[int, int]]:

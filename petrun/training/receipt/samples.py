@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from petrun.cluster.world import ALONE, World
 from petrun.config.schema import RunConfig
 from petrun.data.batches.buckets import BatchSpec
 from petrun.data.batches.collate import collate
@@ -60,11 +61,19 @@ class SampleEvaluator:
     Prompts that no metric answers already cost two graphs (eval.samples).
     """
 
-    def __init__(self, config: RunConfig, loaded: LoadedModel, sources: Sources, layout: Layout | None = None) -> None:
-        """`layout`: of ranks that hold shards, which evaluate on the evaluation data alone, as their graphs take no other shapes."""
+    def __init__(
+        self,
+        config: RunConfig,
+        loaded: LoadedModel,
+        sources: Sources,
+        layout: Layout | None = None,
+        world: World = ALONE,
+    ) -> None:
+        """`layout`: of ranks that hold shards, which evaluate on the evaluation data alone, as their graphs take no other shapes.
+        `world`: of ranks that share the evaluation data."""
         self.loaded = loaded
         self.sources = sources
-        self.evaluator: Evaluator | None = evaluator_of(config, loaded, sources, layout)
+        self.evaluator: Evaluator | None = evaluator_of(config, loaded, sources, layout, world)
         self.new_tokens = min(config.eval.max_new_tokens, _NEW_TOKENS)
         self.widths = self._widths()
         takes_samples = layout is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from petrun.cluster.world import ALONE, World
 from petrun.config.schema import RunConfig
 from petrun.errors import ConfigError
 from petrun.evaluate.score import Scorer
@@ -12,12 +13,12 @@ from petrun.training.setup.sources import Sources
 
 
 def evaluator_of(
-    config: RunConfig, loaded: LoadedModel, sources: Sources, layout: Layout | None = None
+    config: RunConfig, loaded: LoadedModel, sources: Sources, layout: Layout | None = None, world: World = ALONE
 ) -> Evaluator | None:
     """Make the evaluator, or None where there are no evaluation rows.
 
     `layout`: of ranks that hold shards. A batch has as many rows for each data-parallel rank as on one rank, and always the same
-    number: the graph splits it.
+    number: the graph splits it. `world`: of ranks that hold the full net and share the rows.
     """
     if sources.evaluation is None:
         return None
@@ -38,6 +39,7 @@ def evaluator_of(
         seq_len=config.data.seq_len,
         max_new_tokens=config.eval.max_new_tokens,
         scorer=Scorer(loaded.net, loaded.inputs, task, cell=cell, rows=full),
+        world=world if layout is None else ALONE,
         end_of_turn=sources.end_of_turn,
     )
 
