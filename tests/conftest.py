@@ -15,6 +15,15 @@ from petrun.rehearsal.stub_cann import ensure_stub, environment  # noqa: E402
 from tests.program import outside, petrun, place, refused, workplace  # noqa: E402, F401
 
 ROOT = Path(__file__).resolve().parent.parent
+USERS_CACHE = cache_folder()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(outside):  # noqa: F811
+    """Graphs, rows and what else commands keep for the next one go into a folder of the session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", outside["XDG_CACHE_HOME"])
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +45,7 @@ def ascend():
     ):
         pytest.skip("needs g++ and readelf on x86-64")
     # Where users have it: it is named by all that it depends on, so that what is there may be used.
-    stub = ensure_stub(cache_folder())
+    stub = ensure_stub(USERS_CACHE)
     return lambda rank, world, level: environment(stub, rank, world, level)
 
 

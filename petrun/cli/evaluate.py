@@ -34,6 +34,6 @@ COMMAND = Command(
         SchemaKey(name="data.path", help="Evaluation file, or several, comma-separated. Default: the embedded task's."),
         *(TASK, "data.on_bad_row", SEQ_LEN),
         *("eval.metrics", "eval.max_new_tokens", "eval.batch_size"),
-        *("out", "seed", "device", "sets"),
+        *("out", "seed", "device", "compile_cache", "sets"),
     ),
 )

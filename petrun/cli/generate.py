@@ -38,6 +38,6 @@ COMMAND = Command(
     options=(
         *("base", "deltas", "use", "model", "alpha", "template", "prompt", "prompts", "as_json"),
         *("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "stop", "seed", "no_history"),
-        *("batch_size", "device", "settings"),
+        *("batch_size", "device", "no_compile_cache", "settings"),
     ),
 )

@@ -32,6 +32,6 @@ COMMAND = Command(
         "out",
         *(TASK, "data.on_bad_row", SEQ_LEN, "eval.batch_size"),
         "logits",
-        *("eval.max_new_tokens", "device", "sets"),
+        *("eval.max_new_tokens", "device", "compile_cache", "sets"),
     ),
 )

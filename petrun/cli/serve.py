@@ -27,6 +27,6 @@ COMMAND = Command(
     options=(
         *("base", "deltas", "model", "template", "alpha"),
         *("host", "port", "key_env", "key_file", "without_key", "queue", "batch_size", "max_tokens", "grace_seconds"),
-        *("device", "settings"),
+        *("device", "no_compile_cache", "settings"),
     ),
 )

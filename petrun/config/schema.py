@@ -316,6 +316,12 @@ class RunConfig(Section):
     device: Literal["cpu", "ascend"] | None = setting(
         None, "cpu or ascend. Default: ascend where a card is found, else cpu.", "--device", RUN
     )
+    compile_cache: bool = setting(
+        True,
+        "Compile every graph anew, instead of loading those that an earlier process compiled and kept under the user's cache folder.",
+        "--no-compile-cache",
+        RUN,
+    )
     init_delta: str | None = setting(
         None,
         "Start from this delta (petrun file, run folder or peft folder): its method, settings, targets and heads hold.",

@@ -23,6 +23,7 @@ def compilations() -> Iterator[Count]:
     Every cell that is called in GRAPH mode goes through the executor's `compile`, which says whether it compiled or found the graph.
     """
     executor: Any = api._cell_graph_executor
+    before = executor.__dict__.get("compile")
     compile_one = executor.compile
     count = Count()
 
@@ -36,3 +37,6 @@ def compilations() -> Iterator[Count]:
         yield count
     finally:
         del executor.compile
+        if before is not None:
+            # The compile cache's.
+            executor.compile = before

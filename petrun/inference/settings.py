@@ -43,6 +43,7 @@ from petrun.inference.rows import (
 )
 from petrun.models.base import LoadedModel
 from petrun.models.factory import is_factory
+from petrun.parallel.compile_cache import use_compile_cache
 from petrun.parallel.context import Device, setup
 from petrun.tensors.sharded.ranks import root_of
 
@@ -153,6 +154,7 @@ def resolve_settings(
     resolved = _inherit(resolved, given)
     config = resolved.config
     device = setup(config.device, config.model.dtype)
+    use_compile_cache(config)
     base_info = read_base_info(config, virtual_tokens(given))
     require_matching_family(given, base_info.hf_config)
     seq_len = check_length(

@@ -124,6 +124,51 @@ def eager() -> Iterator[None]:
         ms.set_context(mode=before)
 
 
+def keep_compiled(on: bool) -> None:
+    """Have MindSpore write each graph that it compiles from now on into the folder of its compile cache, or load what lies there."""
+    ms.set_context(enable_compile_cache=on)
+
+
+def compiler_settings() -> dict[str, str]:
+    """Return what MindSpore's compiler reads from its context, and which of how many ranks this process is, as text by name."""
+    found = {name: repr(ms.get_context(name)) for name in _COMPILER_SETTINGS}
+    found.update({name: str(ms.get_auto_parallel_context(name)) for name in _PARALLEL_SETTINGS})
+    joined = communication.GlobalComm.INITED
+    found["rank"] = str(communication.get_rank() if joined else 0)
+    found["world"] = str(communication.get_group_size() if joined else 1)
+    found["seed"] = repr(ms.get_seed())
+    return found
+
+
+_COMPILER_SETTINGS = (
+    "mode",
+    "device_target",
+    "max_call_depth",
+    "enable_graph_kernel",
+    "graph_kernel_flags",
+    "deterministic",
+    "jit_syntax_level",
+    "jit_config",
+    "memory_optimize_level",
+    "debug_level",
+    "reserve_class_name_in_scope",
+    "check_bprop",
+)
+_PARALLEL_SETTINGS = (
+    "parallel_mode",
+    "device_num",
+    "global_rank",
+    "gradients_mean",
+    "gradient_fp32_sync",
+    "pipeline_stages",
+    "full_batch",
+    "dataset_strategy",
+    "enable_parallel_optimizer",
+    "all_reduce_fusion_config",
+    "comm_fusion",
+)
+
+
 def connect(how: str) -> None:
     """Initialise MindSpore's communication; on the scheduler this ends with the job.
 

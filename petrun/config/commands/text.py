@@ -45,6 +45,7 @@ class SessionSettings:
         "--alpha", "LoRA alpha of a delta whose file does not say it (MindPet checkpoints).", MODEL
     )
     device: str | None = like("device")
+    no_compile_cache: bool = like("compile_cache", default=False)
     batch_size: int = 8
     """Most prompts that are computed together."""
     settings: Sequence[str] = sets_option()

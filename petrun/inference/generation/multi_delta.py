@@ -27,6 +27,7 @@ from petrun.inference.settings import learned_end_of_turn, note_tokenizer
 from petrun.models.base import LoadedModel
 from petrun.models.factory import is_factory
 from petrun.models.families import spell_families
+from petrun.parallel.compile_cache import use_compile_cache
 from petrun.parallel.context import setup
 
 
@@ -80,6 +81,7 @@ def load_deltas(settings: SessionSettings) -> MultiDeltaModel:
     config = resolved.config
     deltas = {name: open_delta(path, settings.alpha) for name, path in named_paths(settings.deltas).items()}
     device = setup(config.device, config.model.dtype)
+    use_compile_cache(config)
     info = read_base_info(config)
     if "instruct" not in info.tasks:
         raise ModelError(
@@ -119,6 +121,7 @@ def _resolve(settings: SessionSettings) -> Resolved:
         "model.family": ("--model", settings.model),
         "data.template": ("--template", settings.template),
         "device": ("--device", settings.device),
+        "compile_cache": ("--no-compile-cache", False if settings.no_compile_cache else None),
     }
     resolved = load_run_config(
         None, {key: pair for key, pair in flags.items() if pair[1] is not None}, settings.settings

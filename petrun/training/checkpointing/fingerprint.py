@@ -32,6 +32,7 @@ _FREE = (
     "eval.samples",
     "model.base_strategy",
     "delta_strategy",
+    "compile_cache",
 )
 """Settings that do not change what is computed, or only by the content that is compared as well."""
 Fingerprint = Mapping[str, Any]

@@ -16,6 +16,7 @@ from petrun.checkpoint.training_state import State, find_state
 from petrun.config.load import as_begun, load_run_config
 from petrun.errors import ConfigError, TrainingError
 from petrun.parallel import context
+from petrun.parallel.compile_cache import use_compile_cache
 from petrun.parallel.layout import Layout
 from petrun.tensors import Array
 from petrun.train.loop import START, FaultHandling, Position, train
@@ -60,6 +61,7 @@ def verify(name: str, sets: Sequence[str] = ()) -> None:
     start, config = read_start(given), given.config
     out = RunFolder(path=path, algo=config.algo, format=config.out.format, writes=False)
     device = context.setup(config.device, config.model.dtype, config.train.loss_scale)
+    use_compile_cache(config)
     interval = last_interval(out)
     setup = build_training(resolve_with_layout(given, start, device, Layout()), scored=False)
     fingerprint = fingerprint_of(setup)
