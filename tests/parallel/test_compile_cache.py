@@ -101,6 +101,15 @@ def test_the_order_of_compilations_does_not_matter(store):
     assert equal(first, (again[1], again[2], again[0]))
 
 
+def test_a_second_graph_of_a_net_is_found_whether_the_first_was_compiled_or_loaded(store):
+    """A compilation leaves marks on the cells, a load does not."""
+    for loaded in (0, 2):
+        net = Net(beside(1.0))
+        computed(net, True, X)
+        computed(net, False, X)
+        assert (counts().stored, counts().loaded) == (2, loaded)
+
+
 def test_a_changed_users_file_is_compiled_anew(store, tmp_path):
     path, x = tmp_path / "net.py", Tensor(np.ones((1, 2), np.float32))
 
