@@ -35,7 +35,8 @@ PURE = frozenset({"math", "cmath", "functools", "itertools", "operator", "typing
 _NOT_READ = frozenset(
     "_create_time arguments_key _compile_cache _phase_cache _compile_phase compile_phase current_phase _id _exist_objs _exist_names "
     "_params_list _lazy_construct_sig _jit_graph_name _compiled _is_check_and_refresh _init_flag _cell_init_args "
-    "_parameter_layout_dict _parallel_parameter_name_list _parallel_parameter_merge_net_dict phase_prefix hash_obj __signature__ _scope".split()
+    "_parameter_layout_dict _parallel_parameter_name_list _parallel_parameter_merge_net_dict phase_prefix hash_obj __signature__ "
+    "_scope".split()
 )
 """Attributes of MindSpore's objects that name the process or what was compiled before, and that no code of a net reads."""
 _OF_PARAMETER = (
