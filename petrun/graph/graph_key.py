@@ -66,14 +66,18 @@ def graph_key(
     `surroundings`: what else the compiler reads, as text. Raises NotKeyed.
     """
     reader = _Reader()
-    for name in sorted(surroundings):
-        reader.put("surroundings", name, surroundings[name])
-    for value in arguments:
-        reader.argument(value)
-    for name, value in (named or {}).items():
-        reader.put("named", name)
-        reader.argument(value)
-    reader.visit(cell)
+    try:
+        for name in sorted(surroundings):
+            reader.put("surroundings", name, surroundings[name])
+        for value in arguments:
+            reader.argument(value)
+        for name, value in (named or {}).items():
+            reader.put("named", name)
+            reader.argument(value)
+        reader.visit(cell)
+    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        # Of a user's object, whose attributes may do anything. The graph is compiled without a key.
+        raise NotKeyed(f"{'.'.join(reader.path)}: {type(error).__name__}: {error}") from error
     return GraphKey(digest=reader.digest.hexdigest(), parameters=reader.parameters)
 
 

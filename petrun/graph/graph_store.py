@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from petrun.typing import JsonObject
 LIMIT_BYTES = 2 * 1024**3
 SUFFIX = ".graph"
 _LONGEST_HEADER = 16 * 1024**2
+_STALE_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,13 @@ class GraphStore:
         """Remove the graph of this key, if there is one."""
         with suppress(OSError):
             self.path(key).unlink()
+
+    def clean(self) -> None:
+        """Remove what processes that were killed left half done: hidden files and folders a day old."""
+        for path in self.folder.glob(".*"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _evict(self, newest: str) -> None:
         """Remove files, the one that was not read for longest first, until the rest is within the limit."""

@@ -9,10 +9,11 @@ reaches; afterwards the folder is emptied. So a graph can be loaded for its own 
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ _ADDRESSES = frozenset(
 _READ = ("MS_", "MINDSPORE_", "ASCEND_", "HCCL_", "GRAPH_", "RANK_", "DEVICE_")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Counts:
     """What became of the graphs of this process that were compiled while the cache was on."""
 
@@ -78,7 +79,7 @@ def counts() -> Counts:
     return _cache.counts
 
 
-class _WithParameters:
+class WithParameters:
     """MindSpore's executor, which is also given the parameters that are no part of the cell."""
 
     def __init__(self, executor: Any, parameters: Mapping[str, Parameter]) -> None:
@@ -87,6 +88,9 @@ class _WithParameters:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._executor, name)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._executor(*args)
 
     def set_weights_values(self, parameters: Mapping[str, Parameter]) -> None:
         self._executor.set_weights_values({**self._parameters, **parameters})
@@ -109,6 +113,7 @@ class _Cache:
     def open(self, store: GraphStore) -> None:
         try:
             store.folder.mkdir(parents=True, exist_ok=True)
+            store.clean()
             if self.folder is None:
                 self.folder = Path(tempfile.mkdtemp(prefix=".compiling-", dir=store.folder))
         except OSError as error:
@@ -124,21 +129,7 @@ class _Cache:
         if executor.__dict__.get("_set_compile_cache_dep_files") == self.before:
             return
         atexit.register(self.close)
-        compile_one = executor.compile
-
-        def compile_cached(cell: Cell, *args: Any, **kwargs: Any) -> Any:
-            self.call = (cell, args, kwargs)
-            done = False
-            try:
-                result = compile_one(cell, *args, **kwargs)
-                done = True
-                return result
-            finally:
-                self.call = None
-                if self.current is not None:
-                    self.after(done)
-
-        executor.compile = compile_cached
+        executor.compile = functools.partial(self.compile, executor.compile)
         # Called for a graph that is not there yet, before its parameters are handed over. MindSpore compares the files that it is
         # told of, and gives the cache up for the whole process where one changed; it is told of none.
         executor._set_compile_cache_dep_files = self.before
@@ -146,6 +137,24 @@ class _Cache:
     def close(self) -> None:
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def compile(self, compile_one: Callable[..., Any], cell: Cell, *args: Any, **kwargs: Any) -> Any:
+        """MindSpore's `compile`, which also finds a graph that is there already. What it raises of a graph that was stored, such as one
+        of a MindSpore that was built otherwise, leads to a compilation."""
+        self.call = (cell, args, kwargs)
+        done, result = False, None
+        try:
+            result = compile_one(cell, *args, **kwargs)
+            done = True
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+            if self.current is None or self.current.stored is None or self.store is None:
+                raise
+            self.store.remove(self.current.key.digest)
+        finally:
+            self.call = None
+            if self.current is not None:
+                self.after(done)
+        return result if done else compile_one(cell, *args, **kwargs)
 
     def before(self, phase: str) -> None:
         """Lay the stored graph, if there is one, where MindSpore looks for it."""
@@ -182,7 +191,7 @@ class _Cache:
             return
         self.current = _Compilation(key=key, file=file, stored=stored, placed=placed)
         executor: Any = api._cell_graph_executor
-        executor._graph_executor = _WithParameters(executor._graph_executor, key.parameters)
+        executor._graph_executor = WithParameters(executor._graph_executor, key.parameters)
         keep_compiled(True)
 
     def after(self, done: bool) -> None:

@@ -281,6 +281,17 @@ def test_what_has_no_value_has_no_key():
         graph_key(Holder(iter([1])), (), HERE)
 
 
+class Odd:
+    @property
+    def __dict__(self):
+        raise RuntimeError("not here")
+
+
+def test_an_object_that_cannot_be_read_has_no_key():
+    with pytest.raises(NotKeyed, match="not here"):
+        graph_key(Holder(Odd()), (), HERE)
+
+
 def test_two_parameters_of_one_name_have_no_key():
     pair = [Parameter(Tensor([1.0]), name="a"), Parameter(Tensor([2.0]), name="a")]
     cell = Holder(0)

@@ -107,6 +107,17 @@ def test_two_processes_write_and_a_third_reads_whole_graphs(store):
     assert [path.name for path in store.folder.iterdir()] == ["a.graph"]
 
 
+def test_what_a_killed_process_left_goes_after_a_day(store):
+    (store.folder / ".compiling-old").mkdir()
+    (store.folder / ".compiling-new").mkdir()
+    (store.folder / ".a.graph.0.tmp").write_bytes(b"half")
+    store.write("a", b"graph", [])
+    for name in (".compiling-old", ".a.graph.0.tmp", "a.graph"):
+        os.utime(store.folder / name, (0, 0))
+    store.clean()
+    assert sorted(path.name for path in store.folder.iterdir()) == [".compiling-new", "a.graph"]
+
+
 def test_the_header_says_what_the_file_is(store):
     store.write("a", b"graph", ["x"])
     header = json.loads(store.path("a").read_bytes().partition(b"\n")[0])

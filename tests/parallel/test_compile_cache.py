@@ -8,7 +8,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from petrun.graph.compilations import compilations
 from petrun.graph.graph_store import GraphStore
 from petrun.kernels import step_counter
-from petrun.parallel.compile_cache import counts, keep_graphs
+from petrun.parallel.compile_cache import WithParameters, counts, keep_graphs
 from tests.graph.test_graph_key import llama, rows, train_step, user_net  # noqa: F401
 
 X = Tensor(np.arange(6, dtype=np.float32).reshape(2, 3))
@@ -187,3 +187,16 @@ def test_the_training_step_of_a_loaded_graph_is_bit_exact(store, llama):  # noqa
     assert first[0] == second[0] == third[0] and len(set(map(float, first[0]))) == 4
     for a, b, c in zip(first[1], second[1], third[1], strict=True):
         assert np.array_equal(a, b) and np.array_equal(a, c)
+
+
+def test_what_mindspore_raises_of_a_stored_graph_leads_to_a_compilation(store, monkeypatch):
+    expected = computed(Net(beside(5.0)), False, X)
+    net = Net(beside(5.0))
+
+    def refuse(parameters):
+        monkeypatch.undo()
+        raise RuntimeError("Load MindIR failed")
+
+    monkeypatch.setattr(WithParameters, "set_weights_values", lambda self, parameters: refuse(parameters))
+    assert equal(computed(net, False, X), expected)
+    assert counts().loaded == 0 and not list(store.folder.glob("*.graph"))
