@@ -22,7 +22,10 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent)]
+sys.path[:] = [
+    str(ROOT),
+    *(entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent),
+]
 
 HIDDEN, HEADS, INNER, VOCABULARY, TOKENS = 64, 4, 128, 258, 32
 
@@ -77,11 +80,38 @@ def make_base(folder: Path, layers: int) -> None:
 
 def first_step(place: Path, targets: str, name: str, *more: str) -> tuple[float, float, float, float]:
     """Run two steps. Returns seconds of the first, of the second, of the process, and the first loss."""
-    line = [sys.executable, "-m", "petrun", "train", "--base", "base", "--data", "rows.jsonl", "--task", "lm", "--algo", "lora"]
-    line += ["--target", targets, "--batch-size", "4", "--seq-len", str(TOKENS), "--steps", "2", "--no-shuffle", "--out", name]
+    line = [
+        sys.executable,
+        "-m",
+        "petrun",
+        "train",
+        "--base",
+        "base",
+        "--data",
+        "rows.jsonl",
+        "--task",
+        "lm",
+        "--algo",
+        "lora",
+    ]
+    line += [
+        "--target",
+        targets,
+        "--batch-size",
+        "4",
+        "--seq-len",
+        str(TOKENS),
+        "--steps",
+        "2",
+        "--no-shuffle",
+        "--out",
+        name,
+    ]
     environment = {**os.environ, "XDG_CACHE_HOME": str(place / "cache"), "PYTHONPATH": str(ROOT)}
     began = time.perf_counter()
-    subprocess.run([*line, "--set", "eval.samples=0", *more], cwd=place, env=environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [*line, "--set", "eval.samples=0", *more], cwd=place, env=environment, check=True, stdout=subprocess.DEVNULL
+    )
     seconds = time.perf_counter() - began
     lines = [json.loads(text) for text in (place / name / "log.jsonl").read_text().splitlines()]
     steps = [one for one in lines if "grad_norm" in one]
