@@ -34,11 +34,11 @@ def make_base(folder: Path, layers: int) -> None:
     """A Hugging Face folder: config.json, model.safetensors and a tokenizer of one token a byte."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    from petrun.tensors import array_entries, write_safetensors
+    from petrun.tensors import Array, array_entries, write_safetensors
 
     rng = np.random.default_rng(0)
 
-    def weight(*shape: int) -> np.ndarray:
+    def weight(*shape: int) -> Array:
         return (rng.standard_normal(shape) * 0.05).astype(np.float32)
 
     one = np.ones(HIDDEN, np.float32)
