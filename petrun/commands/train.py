@@ -13,8 +13,7 @@ from petrun.cluster.world import World, is_scheduler, serve
 from petrun.config.commands.train import TrainSettings
 from petrun.config.load import load_run_config
 from petrun.data.rows.bad_rows import SKIPPED, write_skipped
-from petrun.parallel import context
-from petrun.parallel.compile_cache import use_compile_cache
+from petrun.parallel import compile_cache, context
 from petrun.parallel.sharding import compile_sharded
 from petrun.train.stop import stop_request
 from petrun.training import plan_text, run_folder
@@ -57,7 +56,7 @@ def run(settings: TrainSettings) -> None:
     given = resumed.load(sets) if resumed else load_run_config(recipe, flags, sets, embedded=default_recipe())
     start, config = read_start(given), given.config
     device = context.setup(config.device, config.model.dtype, config.train.loss_scale)
-    use_compile_cache(config)
+    compile_cache.use_compile_cache(config)
     world = join_ranks(device)
     with world.rank_in_errors(), RunLock(console.print) as lock:
         if settings.preflight or world.host_size < world.size:

@@ -43,6 +43,8 @@ _OF_PARAMETER = (
     "requires_grad layerwise_parallel parallel_optimizer parallel_optimizer_comm_recompute comm_fusion requires_aggr unique "
     "is_pipeline_shared"
 ).split()
+_IMPURE = frozenset("open input eval exec __import__ random load loadtxt genfromtxt fromfile memmap".split())
+"""Python's and numpy's own functions, and numpy's module, that return something else in another process."""
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), type(NotImplemented), slice, range)
 
 
@@ -259,6 +261,9 @@ class _Reader:
     def globals(self, code: types.CodeType, names: Mapping[str, Any]) -> None:
         """What the code, or code inside it, reads from its module and from modules that it names."""
         read = _names_in(code)
+        impure = read & _IMPURE
+        if impure:
+            raise self.refuse(f"code that uses {', '.join(sorted(impure))}")
         for name in sorted(read):
             if name in names:
                 self.put(name)

@@ -217,10 +217,16 @@ def test_another_file_that_the_users_code_reads_changes_the_key(tmp_path, monkey
 
 @pytest.mark.parametrize(
     ("imported", "more"),
-    [("import os", "+ len(os.environ)"), ("import random", "+ random.random()"), ("import time", "+ time.time()")],
+    [
+        ("import os", "+ len(os.environ)"),
+        ("import random", "+ random.random()"),
+        ("import time", "+ time.time()"),
+        ("# open", "+ float(open('x').read())"),
+        ("import numpy as np # random", "+ np.random.rand()"),
+    ],
 )
 def test_code_that_reads_the_world_has_no_key(tmp_path, imported, more):
-    with pytest.raises(NotKeyed, match=imported.partition(" ")[2]):
+    with pytest.raises(NotKeyed, match=imported.split()[-1]):
         user_key(user_net(tmp_path / "net.py", imported=imported, more=more))
 
 
