@@ -36,7 +36,7 @@ _NOT_READ = frozenset(
     "_create_time arguments_key _compile_cache _phase_cache _compile_phase compile_phase current_phase _id _exist_objs _exist_names "
     "_params_list _lazy_construct_sig _jit_graph_name _compiled _is_check_and_refresh _init_flag _cell_init_args "
     "_parameter_layout_dict _parallel_parameter_name_list _parallel_parameter_merge_net_dict phase_prefix hash_obj __signature__ "
-    "_scope".split()
+    "_scope _phase _func_graph_flags".split()
 )
 """Attributes of MindSpore's objects that name the process or what was compiled before, and that no code of a net reads."""
 _OF_PARAMETER = (
@@ -199,7 +199,8 @@ class _Reader:
         self.attributes(
             {name: item for name, item in vars(value).items() if not (name.startswith("_lazy_") and not item)}
         )
-        self.mapping(value.get_flags())
+        # The flag `training` is there once set_train was called, and says what the attribute says.
+        self.mapping({name: item for name, item in value.get_flags().items() if name != "training"})
 
     def primitive(self, value: Any) -> None:
         self.kind(type(value))

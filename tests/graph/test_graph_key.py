@@ -110,6 +110,13 @@ def test_the_mode_of_the_net_changes_the_key(llama, first):
     assert graph_key(train_step(llama).set_train(False), rows(), HERE).digest != first.digest
 
 
+def test_a_net_that_has_trained_before_has_the_key_of_one_that_has_not(llama):
+    loss = SupervisedLoss(load_model(llama, task="instruct").net)
+    before = graph_key(loss, rows()[1:], HERE).digest
+    assert graph_key(loss.set_train(True), rows()[1:], HERE).digest != before
+    assert graph_key(loss.set_train(False), rows()[1:], HERE).digest == before
+
+
 def test_values_of_weights_and_of_inputs_do_not(llama, first):
     step = train_step(llama)
     for parameter in step.get_parameters():
