@@ -7,6 +7,7 @@ ended; the wake-up pipe tells the thread of it while the main thread is inside a
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ import time
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 
 from petrun.train.stop import GRACE, Stopped, stop_request
 
@@ -28,6 +30,7 @@ def install() -> None:
     stop_request().forget()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    _ignore_after_handlers()
 
 
 def _stop(number: int, frame: types.FrameType | None) -> None:
@@ -53,7 +56,32 @@ def retire(code: int) -> None:
     at once, with the command's own exit code and without a traceback."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is _stop:
-            signal.signal(number, lambda *_: os._exit(code))
+            signal.signal(number, _EndAtOnce(code))
+
+
+class _EndAtOnce:
+    """A signal handler that ends the process with this exit code."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+    def __call__(self, number: int, frame: types.FrameType | None) -> None:
+        os._exit(self.code)
+
+
+@lru_cache(maxsize=1)
+def _ignore_after_handlers() -> None:
+    """Have signals ignored at the very end of a process that has retired, where Python has no handlers any more and MindSpore's modules
+    still unload: a signal's default action would end the process without the command's exit code. Registered before MindSpore is imported,
+    so that it runs after MindSpore's own functions.
+    """
+
+    def ignore() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if isinstance(signal.getsignal(number), _EndAtOnce):
+                signal.signal(number, signal.SIG_IGN)
+
+    atexit.register(ignore)
 
 
 def _is_importing(module: types.ModuleType) -> bool:

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests.conftest import ROOT
+
 WAITING = """
 import time
 from petrun.cli import signals
@@ -71,3 +73,22 @@ def test_a_wait_for_another_process_has_an_end():
     done = subprocess.run([sys.executable, "-c", OVERDUE], capture_output=True, text=True, timeout=40)
     assert (done.returncode, done.stdout) == (1, "waiting\n")
     assert done.stderr.endswith("error: the first all-reduce has not ended\n") and "early" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_last_handler_keeps_the_exit_code(number):
+    """While modules are unloaded Python handles no signals: their default action would end the process."""
+    program = f"""
+import os, sys
+from petrun.cli import signals
+
+class UnloadedLast:
+    def __del__(self, kill=os.kill, process=os.getpid()):
+        kill(process, {int(number)})
+
+signals.install()
+last = UnloadedLast()
+signals.retire(130)
+sys.exit(130)
+"""
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60).returncode == 130

@@ -140,7 +140,8 @@ def test_train_itself_as_each_rank(ascend, tmp_path, family, layout):
         assert text in said[0].stdout, said[0].stdout + said[0].stderr
     assert "what rank 1 has written is not to be seen from rank 0" in said[0].stderr
     # A delta that did not move is an error, when all is saved.
-    assert all("learned" in done.stderr and done.returncode == 1 for done in said[1:]), said[2].stderr
+    for done in said[1:]:
+        assert "learned" in done.stderr and done.returncode == 1, done.stdout + done.stderr
     assert "it had saved no state yet: it starts over" in said[2].stdout
     run = tmp_path / "run"
     assert not list(run.glob(".*")), "what grew has its name"
