@@ -63,6 +63,8 @@ class _Compilation:
 
 def use_compile_cache(config: RunConfig) -> None:
     """Keep the graphs that this process compiles from now on, and load them where they are there, if the settings say so."""
+    # Each command of a process says once that the cache cannot be used.
+    _cache.told = False
     # Who sets MindSpore's own variable wants MindSpore's own cache.
     keep_graphs(GraphStore(cache_folder() / "graphs") if config.compile_cache and not os.environ.get(_ENABLE) else None)
 

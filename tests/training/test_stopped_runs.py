@@ -299,9 +299,20 @@ def test_the_reader_of_a_listing_goes_away(start):
 @pytest.mark.parametrize(("line", "code"), [("merge --base bert --delta nowhere --out m", 1), ("recipes ls", 0)])
 def test_a_signal_after_the_last_word_ends_it_with_its_own_code(place, start, line, code):
     """As petrun's supervision, or a scheduler, ends a rank that has failed already."""
-    (place / "sitecustomize.py").write_text(
-        "import atexit, time\natexit.register(lambda: (print('unloading', flush=True), time.sleep(60)))\n"
-    )
+    # Registered after petrun's own function, and so called before it, as MindSpore's are.
+    (place / "sitecustomize.py").write_text("""
+import atexit, time
+
+register = atexit.register
+
+def register_behind_petrun(function, *args, **named):
+    register(function, *args, **named)
+    if function.__module__ == "petrun.cli.signals":
+        register(lambda: (print("unloading", flush=True), time.sleep(60)))
+    return function
+
+atexit.register = register_behind_petrun
+""")
     process = start(line, folders=[str(place)])
     while process.stdout.readline() != "unloading\n":
         assert process.poll() is None
