@@ -63,15 +63,16 @@ class _Compilation:
 
 def use_compile_cache(config: RunConfig) -> None:
     """Keep the graphs that this process compiles from now on, and load them where they are there, if the settings say so."""
-    # Each command of a process says once that the cache cannot be used.
-    _cache.told = False
     # Who sets MindSpore's own variable wants MindSpore's own cache.
     keep_graphs(GraphStore(cache_folder() / "graphs") if config.compile_cache and not os.environ.get(_ENABLE) else None)
 
 
 def keep_graphs(store: GraphStore | None) -> None:
-    """Keep the graphs that this process compiles from now on in this store, and load those that are there. None: compile each anew."""
-    _cache.store = None
+    """Keep the graphs that this process compiles from now on in this store, and load those that are there. None: compile each anew.
+
+    That the store cannot be used is printed once for each call.
+    """
+    _cache.store, _cache.told = None, False
     if store is not None:
         _cache.open(store)
 

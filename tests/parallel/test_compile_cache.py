@@ -153,9 +153,9 @@ def test_a_graph_with_parameters_that_are_not_here_is_not_loaded(store):
 
 def test_a_folder_that_cannot_be_written_is_said_once_and_nothing_else_happens(tmp_path, graph_mode, capsys):
     (tmp_path / "file").write_text("")
+    keep_graphs(GraphStore(tmp_path / "file" / "graphs"))
     for _ in range(2):
-        keep_graphs(GraphStore(tmp_path / "file" / "graphs"))
-    assert np.array_equal(computed(Net(beside(5.0)), False, X)[1], 5 * 4 + (3 + 12) * 4 + 2)
+        assert np.array_equal(computed(Net(beside(5.0)), False, X)[1], 5 * 4 + (3 + 12) * 4 + 2)
     said = capsys.readouterr().out
     assert said.count("compiled graphs are not kept") == 1 and "file" in said
 
@@ -168,6 +168,8 @@ def test_a_full_disk_is_said_once_and_the_graph_is_used(store, capsys, monkeypat
     for value in (1.0, 2.0):
         assert computed(Net(beside(5.0), factor=value), False, X)
     assert counts().stored == 0 and not list(store.folder.glob("*.graph"))
+    said = capsys.readouterr().out
+    assert said.count("compiled graphs are not kept") == 1 and "No space left on device" in said
 
 
 def test_the_training_step_of_a_loaded_graph_is_bit_exact(store, llama):  # noqa: F811
