@@ -12,9 +12,10 @@ case "${1:-}" in
     ;;
   --mindspore)
     setup dev "${2:?"--mindspore needs a version, such as 2.7.2"}"
-    # Graphs and kernels, the step, families, every algorithm, checkpoints, a run and its resume, ranks, the rehearsal, generation.
-    selection+=(tests/kernels tests/graph tests/train tests/models tests/delta tests/tensors tests/checkpoint tests/parallel
-      tests/commands/test_train.py tests/commands/test_generate.py tests/commands/test_rehearse.py tests/training/checkpointing)
+    # Kernels, graphs, the step, families, every algorithm; then ranks, runs and their resume, the cache, generation, the rehearsal.
+    selection+=(tests/kernels tests/graph tests/train tests/models tests/delta tests/evaluate/test_generate.py
+      tests/parallel/test_compile_cache.py tests/parallel/test_data_parallel.py tests/commands/test_low_rank_runs.py
+      tests/commands/test_compile_cache.py tests/training/test_pipeline.py tests/training/checkpointing tests/rehearsal)
     shift 2
     ;;
   *) setup dev ;;
