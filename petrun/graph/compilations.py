@@ -1,4 +1,4 @@
-"""Count the graphs that MindSpore compiles."""
+"""Give the object by which MindSpore compiles graphs, and count what it compiles."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mindspore.graph import api
+from mindspore.nn import cell as cells
+
+
+def compiling_executor() -> Any:
+    """Return the object by which MindSpore compiles cells. The module that defines it has another name in each version."""
+    return cells._cell_graph_executor
 
 
 class Count:
@@ -22,7 +27,7 @@ def compilations() -> Iterator[Count]:
 
     Every cell that is called in GRAPH mode goes through the executor's `compile`, which says whether it compiled or found the graph.
     """
-    executor: Any = api._cell_graph_executor
+    executor = compiling_executor()
     before = executor.__dict__.get("compile")
     compile_one = executor.compile
     count = Count()

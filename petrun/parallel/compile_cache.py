@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from mindspore import communication
-from mindspore.nn import cell as cells
 from mindspore.train import mind_ir_pb2
 
 from petrun import console
 from petrun.config.load import cache_folder
 from petrun.config.schema import RunConfig
 from petrun.errors import OutputError
+from petrun.graph.compilations import compiling_executor
 from petrun.graph.graph_key import GraphKey, NotKeyed, code_digests, graph_key
 from petrun.graph.graph_store import GraphStore, StoredGraph
 from petrun.parallel.context import compiler_settings, keep_compiled
@@ -128,7 +128,7 @@ class _Cache:
         self.install()
 
     def install(self) -> None:
-        executor = _executor()
+        executor = compiling_executor()
         if executor.__dict__.get("_set_compile_cache_dep_files") == self.before:
             return
         atexit.register(self.close)
@@ -193,7 +193,7 @@ class _Cache:
             self.tell(f"{file.parent}: {error.strerror or error}")
             return
         self.current = _Compilation(key=key, file=file, stored=stored, placed=placed)
-        executor = _executor()
+        executor = compiling_executor()
         executor._graph_executor = WithParameters(executor._graph_executor, key.parameters)
         keep_compiled(True)
 
@@ -202,7 +202,7 @@ class _Cache:
         current, self.current = self.current, None
         assert current is not None and self.folder is not None
         keep_compiled(False)
-        executor = _executor()
+        executor = compiling_executor()
         executor._graph_executor = executor._graph_executor._executor
         self.compiled += 1
         try:
@@ -234,11 +234,6 @@ class _Cache:
 
 
 _cache = _Cache()
-
-
-def _executor() -> Any:
-    """Return the object by which MindSpore compiles cells. The module that defines it has another name in each version."""
-    return cells._cell_graph_executor
 
 
 def _parameters_of(content: bytes) -> tuple[str, ...]:
