@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from petrun.tensors.atomic import atomic_file
+from petrun.tensors.bounded_folder import remove_oldest
 from petrun.typing import JsonObject
 
 LIMIT_BYTES = 2 * 1024**3
@@ -72,7 +73,7 @@ class GraphStore:
         with atomic_file(self.path(key)) as (file, _):
             file.write(json.dumps(header).encode() + b"\n")
             file.write(content)
-        self._evict(key)
+        remove_oldest(self.folder, f"*{SUFFIX}", self.limit_bytes, self.path(key))
 
     def remove(self, key: str) -> None:
         """Remove the graph of this key, if there is one."""
@@ -85,23 +86,6 @@ class GraphStore:
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > _STALE_SECONDS:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-    def _evict(self, newest: str) -> None:
-        """Remove files, the one that was not read for longest first, until the rest is within the limit."""
-        kept = self.path(newest)
-        found = []
-        for path in self.folder.glob(f"*{SUFFIX}"):
-            # Another process may remove it at the same time.
-            with suppress(OSError):
-                stat = path.stat()
-                found.append((path == kept, stat.st_mtime_ns, stat.st_size, path))
-        total = sum(size for _, _, size, _ in found)
-        for _, _, size, path in sorted(found):
-            if total <= self.limit_bytes:
-                return
-            with suppress(OSError):
-                path.unlink()
-            total -= size
 
 
 def _parse(header: bytes, content: bytes, key: str) -> StoredGraph | None:

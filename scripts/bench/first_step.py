@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -85,28 +86,9 @@ def first_step(place: Path, targets: str, name: str, *more: str) -> tuple[float,
         "-m",
         "petrun",
         "train",
-        "--base",
-        "base",
-        "--data",
-        "rows.jsonl",
-        "--task",
-        "lm",
-        "--algo",
-        "lora",
+        *"--base base --data rows.jsonl --task lm --algo lora --batch-size 4".split(),
     ]
-    line += [
-        "--target",
-        targets,
-        "--batch-size",
-        "4",
-        "--seq-len",
-        str(TOKENS),
-        "--steps",
-        "2",
-        "--no-shuffle",
-        "--out",
-        name,
-    ]
+    line += [*f"--seq-len {TOKENS} --steps 2 --no-shuffle --target".split(), targets, "--out", name]
     environment = {**os.environ, "XDG_CACHE_HOME": str(place / "cache"), "PYTHONPATH": str(ROOT)}
     began = time.perf_counter()
     subprocess.run(
@@ -134,7 +116,7 @@ def main() -> None:
             for way, more in (("cold", ()), ("warm", ()), ("without", ("--no-compile-cache",))):
                 name = f"{way}-{number}-{targets.replace(',', '-')}"
                 if way == "cold":
-                    subprocess.run(["rm", "-rf", str(place / "cache" / "petrun" / "graphs")], check=True)
+                    shutil.rmtree(place / "cache" / "petrun" / "graphs", ignore_errors=True)
                 first, second, seconds, loss = first_step(place, targets, name, *more)
                 losses.add(loss)
                 load = os.getloadavg()[0]

@@ -103,11 +103,6 @@ class BatchPlan:
         return replace(self, starts=self.starts[index::parts], lengths=self.lengths[index::parts])
 
     @property
-    def rows(self) -> int:
-        """The number of rows in all batches."""
-        return sum(len(self[k].rows) for k in range(len(self)))
-
-    @property
     def shapes(self) -> list[tuple[int, int]]:
         """Return (B, T) of every batch, in order."""
         sizes = self.starts[:, 1] - self.starts[:, 0]

@@ -19,6 +19,7 @@ from petrun.data.examples.example_set import ExampleSet, Stats
 from petrun.data.formats.npz import DAMAGED_NPZ
 from petrun.data.formats.records import Array
 from petrun.data.templates.template import Template
+from petrun.tensors.bounded_folder import remove_oldest
 from petrun.typing import JsonObject
 
 # The last two: an intact archive that holds something else.
@@ -102,17 +103,8 @@ def store_cached(folder: Path | None, key: str, examples: ExampleSet) -> None:
         with os.fdopen(handle, "wb") as file:
             np.savez(file, meta=packed, offsets=examples.offsets, **arrays)
         os.replace(temporary, folder / f"{key}.npz")
-        _prune(folder)
+        remove_oldest(folder, "*.npz", _LARGEST_BYTES, folder / f"{key}.npz")
     except OSError:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-
-
-def _prune(folder: Path) -> None:
-    entries = sorted(((path.stat(), path) for path in folder.glob("*.npz")), key=lambda entry: -entry[0].st_mtime)
-    total = 0
-    for index, (stat, path) in enumerate(entries):
-        total += stat.st_size
-        if index and total > _LARGEST_BYTES:
-            path.unlink(missing_ok=True)
