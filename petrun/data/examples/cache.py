@@ -86,7 +86,7 @@ def _rebuild(meta: JsonObject, arrays: dict[str, Array]) -> ExampleSet:
 
 
 def store_cached(folder: Path | None, key: str, examples: ExampleSet) -> None:
-    """Write an entry atomically; then remove the least recently used ones, so that the folder stays below 4 GiB."""
+    """Write an entry atomically; then remove those that were written first, so that the folder stays below 4 GiB."""
     if folder is None:
         return
     meta = {_STORED_NAMES.get(name, name): getattr(examples, name) for name in _STORED}
