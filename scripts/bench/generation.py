@@ -3,11 +3,11 @@
     pip install -e '.[bench]'
     python scripts/bench/generation.py [--models embedded qwen2] [--batches 1 16] [--rounds 5] [--peft-python PYTHON]
 
-Both sides load the base and a LoRA (rank 8, query and value) in peft's format, unmerged, and answer prompts of 32 random tokens with 64
-tokens each, with a cache of keys and values: petrun as `petrun generate` does, transformers by `generate`. `embedded` is the base that
-petrun ships (0.87 M parameters), `qwen2` a Qwen2 of 26.8 M random weights. Each side is a process of its own; after one call to warm up they
-take turns. Printed: the medians, of the rounds' ratios too, the share of equal answers, and what petrun compiled, in seconds beyond those of
-a later call, without the compile cache.
+Both sides load the base and a LoRA (rank 8, query and value) in peft's format, unmerged, and answer prompts of 32 random tokens with
+64 tokens each, with a cache of keys and values: petrun as `petrun generate` does, transformers by `generate`. `embedded` is the base
+that petrun ships (0.87 M parameters), `qwen2` a Qwen2 of 26.8 M random weights. Each side is a process of its own; after one call to
+warm up they take turns. Printed: the medians, of the rounds' ratios too, the share of equal answers, and what petrun compiled, in
+seconds beyond those of a later call, without the compile cache.
 """
 
 from __future__ import annotations
@@ -23,13 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bases import write_lora, write_qwen2
+from turns import Worker, answer_lines
 
-HERE, ROOT = Path(__file__).resolve().parent, Path(__file__).resolve().parent.parent.parent
 # transformers looks for an optional package `kernels`, and would find the file of that name beside this one.
-sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry or ".").resolve() != HERE)]
-
-from scripts.bench.bases import write_lora, write_qwen2  # noqa: E402
-from scripts.bench.turns import Worker, answer_lines  # noqa: E402
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 PROMPT, ANSWER = 32, 64
 
