@@ -16,7 +16,6 @@ from petrun.train.loss import SupervisedLoss
 from petrun.train.schedules import Schedule
 from petrun.train.step import TrainStep
 
-MODES = [ms.GRAPH_MODE, ms.PYNATIVE_MODE]
 METHOD = adalora.METHOD
 ROWS, WIDE, MIDDLE, CLASSES = 6, 5, 7, 4
 LR, DECAY, CLIP = 2e-2, 0.1, 1.0
@@ -30,13 +29,6 @@ X = numbers((ROWS, 2, WIDE), 8)
 Y = np.random.default_rng(9).integers(0, CLASSES, (ROWS, 2)).astype(np.int32)
 Y[0, 1] = Y[4, 0] = Y[5, 0] = -100
 COUNT = int((Y != -100).sum())
-
-
-@pytest.fixture(params=MODES, ids=["graph", "pynative"])
-def mode(request):
-    ms.set_context(mode=request.param)
-    yield request.param
-    ms.set_context(mode=ms.GRAPH_MODE)
 
 
 class Net(nn.Cell):

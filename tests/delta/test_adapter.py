@@ -15,13 +15,6 @@ BLOCK = "mindpet_delta_adapter_block"
 DOWN, UP = f"{BLOCK}.mindpet_delta_adapter_down_sampler", f"{BLOCK}.mindpet_delta_adapter_up_sampler"
 
 
-@pytest.fixture(params=[ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
-def mode(request):
-    ms.set_context(mode=request.param)
-    yield request.param
-    ms.set_context(mode=ms.GRAPH_MODE)
-
-
 def fill(cell, scale=0.5):
     """Set every parameter; returns name -> value."""
     for i, (_, p) in enumerate(cell.parameters_and_names()):

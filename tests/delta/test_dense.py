@@ -18,13 +18,6 @@ CELLS = {
 STRATEGY = {"lora": "strategy_activation", "adapter": "strategy_activation_org", "low_rank": "strategy_activation_org"}
 
 
-@pytest.fixture(params=[ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
-def mode(request):
-    ms.set_context(mode=request.param)
-    yield request.param
-    ms.set_context(mode=ms.GRAPH_MODE)
-
-
 def test_the_names_are_mindpets():
     assert len(NAMES) == 25 and set(NAMES) == set(ACTIVATIONS)
 

@@ -11,19 +11,11 @@ from petrun.delta.lora.dora import LORA_M, DoraDense
 from petrun.graph.sites import Sites
 from petrun.kernels import Dropout
 
-MODES = [ms.GRAPH_MODE, ms.PYNATIVE_MODE]
 WIDE_IN, WIDE_OUT, RANK, SCALE = 6, 5, 2, 1.5
 
 
 def numbers(shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-@pytest.fixture(params=MODES, ids=["graph", "pynative"])
-def mode(request):
-    ms.set_context(mode=request.param)
-    yield request.param
-    ms.set_context(mode=ms.GRAPH_MODE)
 
 
 def build(bias=True, dropout=0.0):

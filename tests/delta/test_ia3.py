@@ -12,8 +12,6 @@ from petrun.graph.sites import Sites
 from petrun.models.factory import load_model
 from tests.tiny import write_base
 
-MODES = [ms.GRAPH_MODE, ms.PYNATIVE_MODE]
-
 
 class Mlp(nn.Cell):
     """The second layer is square: its scale does not show its side by its shape. The first has an activation of its own."""
@@ -32,11 +30,11 @@ def numbers(shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-@pytest.fixture(params=MODES, ids=["graph", "pynative"])
-def mode(request):
-    ms.set_context(mode=request.param)
-    yield request.param
-    ms.set_context(mode=ms.GRAPH_MODE)
+def filled(dtype=ms.float32):
+    net = Mlp(dtype)
+    for i, p in enumerate(net.get_parameters()):
+        p.set_data(Tensor(numbers(p.shape, 20 + i)).astype(p.dtype))
+    return net
 
 
 def attached(net, **settings):
@@ -54,9 +52,7 @@ def set_values(net, names):
 
 @pytest.mark.parametrize("feedforward", [(), ("second",), ("first", "third")])
 def test_forward_is_the_formula_and_so_is_the_fold(mode, feedforward):
-    net = Mlp()
-    for i, p in enumerate(net.get_parameters()):
-        p.set_data(Tensor(numbers(p.shape, 20 + i)))
+    net = filled()
     x = Tensor(numbers((2, 4, 6), 7))
     before = net(x).asnumpy()
     base = {p.name: p.asnumpy().copy() for p in net.get_parameters()}
@@ -85,9 +81,10 @@ def test_forward_is_the_formula_and_so_is_the_fold(mode, feedforward):
 
 
 def test_half_precision_keeps_its_type_and_the_scales_are_float32():
-    net = Mlp(ms.float16)
+    net = filled(ms.float16)
     x = Tensor(numbers((3, 6), 3).astype(np.float16))
     before = net(x)
+    assert np.all(before.asnumpy())
     owned = attached(net, target=("all-linear",), feedforward=("second",))
     after = net(x)
     assert after.dtype == ms.float16

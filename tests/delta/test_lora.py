@@ -14,8 +14,6 @@ from petrun.graph.sites import Sites
 from petrun.train.adamw import AdamW
 from petrun.train.schedules import Schedule
 
-MODES = [ms.GRAPH_MODE, ms.PYNATIVE_MODE]
-
 
 class Mlp(nn.Cell):
     def __init__(self):
@@ -29,13 +27,6 @@ class Mlp(nn.Cell):
 
 def numbers(shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-@pytest.fixture(params=MODES, ids=["graph", "pynative"])
-def mode(request):
-    ms.set_context(mode=request.param)
-    yield request.param
-    ms.set_context(mode=ms.GRAPH_MODE)
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -17,13 +17,6 @@ DOWN, UP = f"{MARK}_down_sampler", f"{MARK}_up_sampler"
 LEFT, RIGHT = f"{MARK}_weight_left", f"{MARK}_weight_right"
 
 
-@pytest.fixture(params=[ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
-def mode(request):
-    ms.set_context(mode=request.param)
-    yield request.param
-    ms.set_context(mode=ms.GRAPH_MODE)
-
-
 def fill(cell):
     """Set every parameter; returns name -> value."""
     for i, (_, p) in enumerate(cell.parameters_and_names()):

@@ -64,13 +64,12 @@ class Scaled(nn.Cell):
         return (out * out).astype(ms.float32).sum()
 
 
-@pytest.fixture(params=[ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
-def mode(request):
-    ms.set_context(mode=request.param)
+@pytest.fixture(autouse=True)
+def step():
+    """Masks follow from the step."""
     step_counter().set_data(Tensor(3, ms.int32))
-    yield request.param
+    yield
     step_counter().set_data(Tensor(0, ms.int32))
-    ms.set_context(mode=ms.GRAPH_MODE)
 
 
 def expected_dtype(kind, way, mode):

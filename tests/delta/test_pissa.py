@@ -1,6 +1,5 @@
 """PiSSA against numpy: the factors, the forward pass, the paper's form with a changed base, and the merge."""
 
-import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn
@@ -14,18 +13,9 @@ from petrun.graph.freeze import freeze_all_but
 from petrun.graph.sites import Sites
 from petrun.kernels import Dropout
 
-MODES = [ms.GRAPH_MODE, ms.PYNATIVE_MODE]
-
 
 def numbers(shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-@pytest.fixture(params=MODES, ids=["graph", "pynative"])
-def mode(request):
-    ms.set_context(mode=request.param)
-    yield request.param
-    ms.set_context(mode=ms.GRAPH_MODE)
 
 
 @pytest.mark.parametrize("scale", [2.0, -0.5])

@@ -8,12 +8,11 @@ from petrun.delta import METHODS
 from petrun.delta.parts import Prefix, Projected, Table, Trunk
 from petrun.graph.freeze import freeze_all_but
 from tests.evaluate.test_generate import build
-from tests.models.conftest import mode  # noqa: F401 (fixture)
 
 P, HEADS, WIDTH, MIDDLE = 3, 2, 4, 5
 
 
-def test_projected_prefix(mode):  # noqa: F811
+def test_projected_prefix(mode):
     trunk = Trunk(P, HEADS * WIDTH, MIDDLE, 0, "t")
     cell = Prefix(Projected(trunk, MIDDLE, 2 * HEADS * WIDTH, 0, "p"), HEADS, WIDTH, 0.0, 0, "d")
     w = {path.rpartition("source.")[2]: p.asnumpy() for path, p in cell.parameters_and_names()}

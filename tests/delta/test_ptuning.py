@@ -6,7 +6,6 @@ from mindspore import Tensor, ops, value_and_grad
 
 from petrun.delta import METHODS
 from petrun.delta.ptuning import Lstm, LstmEncoder, MlpEncoder, PtuningConfig
-from tests.models.conftest import mode  # noqa: F401 (fixture)
 
 
 def relu(x):
@@ -39,7 +38,7 @@ def lstm(w, path, x, backward):
 
 
 @pytest.mark.parametrize("backward", [False, True])
-def test_one_direction(mode, backward):  # noqa: F811
+def test_one_direction(mode, backward):
     cell = Lstm(3, 4, backward, 0, "x")
     x = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
     np.testing.assert_allclose(
@@ -47,14 +46,14 @@ def test_one_direction(mode, backward):  # noqa: F811
     )
 
 
-def test_mlp_encoder(mode):  # noqa: F811
+def test_mlp_encoder(mode):
     cell = MlpEncoder(4, 6, 5, 2)
     w = values(cell)
     hidden = relu(affine(w, "second", relu(affine(w, "first", w["embedding.table"]))))
     np.testing.assert_allclose(cell().asnumpy(), affine(w, "last", hidden), rtol=1e-5, atol=1e-6)
 
 
-def test_lstm_encoder(mode):  # noqa: F811
+def test_lstm_encoder(mode):
     cell = LstmEncoder(4, 6, 5, 0.0, 2)
     w = values(cell)
     x = w["embedding.table"]

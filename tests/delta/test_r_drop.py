@@ -14,13 +14,6 @@ from petrun.train.loss import SupervisedLoss
 from tests.mindpet.numbers import numbers
 
 
-@pytest.fixture(params=[ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
-def mode(request):
-    ms.set_context(mode=request.param)
-    yield request.param
-    ms.set_context(mode=ms.GRAPH_MODE)
-
-
 @pytest.fixture(autouse=True)
 def step():
     """Masks follow from the step."""

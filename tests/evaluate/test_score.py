@@ -53,13 +53,6 @@ class Classifier(nn.Cell):
         return self.dense(self.dropout(x))
 
 
-@pytest.fixture(params=[ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
-def mode(request):
-    ms.set_context(mode=request.param)
-    yield request.param
-    ms.set_context(mode=ms.GRAPH_MODE)
-
-
 LENGTHS = [4, 7, 5, 7, 3, 6, 2]
 ROWS = [(RNG.integers(0, VOCAB, n).astype(np.int32), RNG.integers(0, VOCAB, n).astype(np.int32)) for n in LENGTHS]
 for _, labels in ROWS:

@@ -146,27 +146,22 @@ def reference(values, ids, prompt=None, kv=None):
     return out[len(x) - len(ids) :]
 
 
-@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
 @pytest.mark.parametrize("algo", ["prompt", "ptuning2"])
 def test_a_net_of_the_users_own_against_numpy(mode, algo):
-    ms.set_context(mode=mode)
-    try:
-        net = Own()
-        ids = np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.int32)
-        before = net(Tensor(ids)).asnumpy()
-        method = METHODS[algo]
-        (name,) = method.attach(net, method.config(tokens=3), SITES, 0)
-        values = {p.name: p.asnumpy() for p in net.get_parameters()}
-        learned = np.random.default_rng(1).normal(size=values[name].shape).astype(np.float32)
-        next(p for p in net.get_parameters() if p.name == name).set_data(Tensor(learned))
-        got = net(Tensor(ids)).asnumpy()
-        extra = {"prompt": learned} if algo == "prompt" else {"kv": learned.reshape(3, 2, 2, 4).transpose(1, 2, 0, 3)}
-        for row, logits, old in zip(ids, got, before, strict=True):
-            np.testing.assert_allclose(logits, reference(values, row, **extra), rtol=1e-4, atol=1e-5)
-            np.testing.assert_allclose(old, reference(values, row), rtol=1e-4, atol=1e-5)
-        assert np.abs(got - before).max() > 0.1
-    finally:
-        ms.set_context(mode=ms.GRAPH_MODE)
+    net = Own()
+    ids = np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.int32)
+    before = net(Tensor(ids)).asnumpy()
+    method = METHODS[algo]
+    (name,) = method.attach(net, method.config(tokens=3), SITES, 0)
+    values = {p.name: p.asnumpy() for p in net.get_parameters()}
+    learned = np.random.default_rng(1).normal(size=values[name].shape).astype(np.float32)
+    next(p for p in net.get_parameters() if p.name == name).set_data(Tensor(learned))
+    got = net(Tensor(ids)).asnumpy()
+    extra = {"prompt": learned} if algo == "prompt" else {"kv": learned.reshape(3, 2, 2, 4).transpose(1, 2, 0, 3)}
+    for row, logits, old in zip(ids, got, before, strict=True):
+        np.testing.assert_allclose(logits, reference(values, row, **extra), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(old, reference(values, row), rtol=1e-4, atol=1e-5)
+    assert np.abs(got - before).max() > 0.1
 
 
 class Plain(nn.Cell):

@@ -4,7 +4,6 @@ import json
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
-import mindspore as ms
 import numpy as np
 import pytest
 
@@ -15,13 +14,6 @@ from petrun.evaluate.score import Scorer
 from petrun.inference.evaluator import Evaluator
 from tests.data.loading import read_examples
 from tests.evaluate.test_score import DECODER_INPUTS, ROWS, VOCAB, Decoder
-
-
-@pytest.fixture(params=[ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
-def mode(request):
-    ms.set_context(mode=request.param)
-    yield request.param
-    ms.set_context(mode=ms.GRAPH_MODE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,14 +11,6 @@ from mindspore import Tensor, nn, ops
 from petrun import kernels
 
 
-@pytest.fixture(params=["graph", "pynative"])
-def mode(request):
-    before = ms.get_context("mode")
-    ms.set_context(mode=ms.GRAPH_MODE if request.param == "graph" else ms.PYNATIVE_MODE)
-    yield request.param
-    ms.set_context(mode=before)
-
-
 @pytest.fixture
 def fused():
     """Skips where there is no compiler; anywhere else the C++ operators must be there."""

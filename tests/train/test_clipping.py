@@ -13,13 +13,6 @@ GRADS = [
 NORM = float(np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in GRADS)))
 
 
-@pytest.fixture(params=[ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
-def mode(request):
-    ms.set_context(mode=request.param)
-    yield
-    ms.set_context(mode=ms.GRAPH_MODE)
-
-
 @pytest.mark.parametrize("clip", [0.0, 0.5, 100.0], ids=["off", "clips", "large"])
 def test_no_norm_is_above_the_limit(mode, clip):
     """Given a limit, gradients of a larger norm have the limit's norm and their direction; others stay as they are."""

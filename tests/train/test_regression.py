@@ -27,13 +27,6 @@ class Net(nn.Cell):
         return self.dense(x)
 
 
-@pytest.fixture(params=[ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
-def mode(request):
-    ms.set_context(mode=request.param)
-    yield
-    ms.set_context(mode=ms.GRAPH_MODE)
-
-
 def test_value_and_gradients_are_torchs(mode):
     net = Net()
     loss = SupervisedLoss(net)

@@ -23,16 +23,13 @@ def square(done, cos):
     return (1.0 - done) * (1.0 - done)
 
 
-@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
 def test_a_new_schedule_is_one_line_in_the_table(monkeypatch, mode):
     """Nothing but its record is needed: the host's rate, the graph's and the last one follow from it."""
-    ms.set_context(mode=mode)
     monkeypatch.setattr(schedules, "SCHEDULES", {**SCHEDULES, "square": ScheduleKind(falling=square)})
     schedule = Schedule(kind="square", peak=2.0, warmup_steps=1, total_steps=5, min_ratio=0.5)
     assert [schedule.at(s) for s in (0, 1, 3, 5)] == [2.0, 2.0, 1.25, 1.0]
     cell = LearningRate(schedule)
     assert [float(cell(Tensor(s, ms.int32)).asnumpy()) for s in (0, 1, 3, 5)] == [2.0, 2.0, 1.25, 1.0]
-    ms.set_context(mode=ms.GRAPH_MODE)
 
 
 @pytest.mark.parametrize("kind", list(SCHEDULES))

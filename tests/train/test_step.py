@@ -75,10 +75,8 @@ WHOLE = [np.arange(ROWS)]
 UNEVEN = [np.array([0]), np.array([1, 2, 3]), np.array([4, 5])]
 
 
-@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
 def test_uneven_accumulation_equals_one_batch(mode):
     """Micro-batches with 1, 9 and 4 supervised items give the same losses and weights as all rows at once."""
-    ms.set_context(mode=mode)
     one, step_one = build()
     many, step_many = build(accumulate=3)
     expected, _ = numpy_loss_and_grads(one)
@@ -89,7 +87,6 @@ def test_uneven_accumulation_equals_one_batch(mode):
         assert norm_many == pytest.approx(norm_one, rel=1e-4)
         if i == 0:
             assert loss_one == pytest.approx(expected, rel=1e-5)
-    ms.set_context(mode=ms.GRAPH_MODE)
     for p, q in zip(one.get_parameters(), many.get_parameters(), strict=True):
         np.testing.assert_allclose(p.asnumpy(), q.asnumpy(), atol=2e-5)
 

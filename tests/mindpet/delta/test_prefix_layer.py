@@ -14,13 +14,6 @@ MARK = "mindpet_delta_prefixtuning"
 SETTINGS = {"prefix_token_num": 4, "batch_size": 2, "num_heads": 2, "hidden_dim": 6, "embed_dim": 5, "mid_dim": 7}
 
 
-@pytest.fixture(params=[ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
-def mode(request):
-    ms.set_context(mode=request.param)
-    yield request.param
-    ms.set_context(mode=ms.GRAPH_MODE)
-
-
 def filled(**settings):
     """A layer, and keys and values (P, H) by the formula."""
     cell = PrefixLayer(**{**SETTINGS, **settings})

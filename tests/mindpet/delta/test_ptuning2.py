@@ -24,13 +24,6 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(params=[ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
-def mode(request):
-    ms.set_context(mode=request.param)
-    yield request.param
-    ms.set_context(mode=ms.GRAPH_MODE)
-
-
 def filled(**settings):
     """An encoder, and (P, 2 layers, N, D) by the formula."""
     cell = PrefixEncoder(**{**SETTINGS, **settings})
