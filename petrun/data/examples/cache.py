@@ -6,10 +6,8 @@ stop a run.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +17,8 @@ from petrun.data.examples.example_set import ExampleSet, Stats
 from petrun.data.formats.npz import DAMAGED_NPZ
 from petrun.data.formats.records import Array
 from petrun.data.templates.template import Template
+from petrun.errors import OutputError
+from petrun.tensors.atomic import atomic_file
 from petrun.tensors.bounded_folder import remove_oldest
 from petrun.typing import JsonObject
 
@@ -96,15 +96,10 @@ def store_cached(folder: Path | None, key: str, examples: ExampleSet) -> None:
         f"per_row/{name}": array for name, array in examples.per_row.items()
     }
     packed = np.frombuffer(json.dumps(meta).encode(), np.uint8)
-    temporary = None
-    try:
+    path = folder / f"{key}.npz"
+    # Like every cache, it may not stop a run: neither a folder that cannot be made nor a full disk does.
+    with suppress(OSError, OutputError):
         folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
+        with atomic_file(path) as (file, _):
             np.savez(file, meta=packed, offsets=examples.offsets, **arrays)
-        os.replace(temporary, folder / f"{key}.npz")
-        remove_oldest(folder, "*.npz", _LARGEST_BYTES, folder / f"{key}.npz")
-    except OSError:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        remove_oldest(folder, "*.npz", _LARGEST_BYTES, path)
