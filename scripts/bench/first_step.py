@@ -28,10 +28,10 @@ sys.path[:] = [
     *(entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent),
 ]
 
-HIDDEN, HEADS, INNER, VOCABULARY, TOKENS = 64, 4, 128, 258, 32
+HIDDEN, HEADS, VOCABULARY, TOKENS = 64, 4, 258, 32
 
 
-def make_base(folder: Path, layers: int) -> None:
+def make_base(folder: Path, layers: int, hidden: int = HIDDEN, positions: int = 128) -> None:
     """A Hugging Face folder: config.json, model.safetensors and a tokenizer of one token a byte."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -42,28 +42,28 @@ def make_base(folder: Path, layers: int) -> None:
     def weight(*shape: int) -> Array:
         return (rng.standard_normal(shape) * 0.05).astype(np.float32)
 
-    one = np.ones(HIDDEN, np.float32)
-    tensors = {"model.embed_tokens.weight": weight(VOCABULARY, HIDDEN), "model.norm.weight": one}
-    tensors["lm_head.weight"] = weight(VOCABULARY, HIDDEN)
+    one = np.ones(hidden, np.float32)
+    tensors = {"model.embed_tokens.weight": weight(VOCABULARY, hidden), "model.norm.weight": one}
+    tensors["lm_head.weight"] = weight(VOCABULARY, hidden)
     for layer in range(layers):
         start = f"model.layers.{layer}."
         for name in ("q", "k", "v", "o"):
-            tensors[f"{start}self_attn.{name}_proj.weight"] = weight(HIDDEN, HIDDEN)
-        tensors[f"{start}mlp.gate_proj.weight"] = weight(INNER, HIDDEN)
-        tensors[f"{start}mlp.up_proj.weight"] = weight(INNER, HIDDEN)
-        tensors[f"{start}mlp.down_proj.weight"] = weight(HIDDEN, INNER)
+            tensors[f"{start}self_attn.{name}_proj.weight"] = weight(hidden, hidden)
+        tensors[f"{start}mlp.gate_proj.weight"] = weight(2 * hidden, hidden)
+        tensors[f"{start}mlp.up_proj.weight"] = weight(2 * hidden, hidden)
+        tensors[f"{start}mlp.down_proj.weight"] = weight(hidden, 2 * hidden)
         tensors[f"{start}input_layernorm.weight"] = tensors[f"{start}post_attention_layernorm.weight"] = one
     folder.mkdir()
     write_safetensors(folder / "model.safetensors", array_entries(tensors), {"format": "pt"})
     config = {
         "model_type": "llama",
         "vocab_size": VOCABULARY,
-        "hidden_size": HIDDEN,
-        "intermediate_size": INNER,
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
         "num_hidden_layers": layers,
         "num_attention_heads": HEADS,
         "num_key_value_heads": HEADS,
-        "max_position_embeddings": 128,
+        "max_position_embeddings": positions,
         "rms_norm_eps": 1e-6,
         "hidden_act": "silu",
         "eos_token_id": 1,
