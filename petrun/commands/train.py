@@ -72,10 +72,9 @@ def run(settings: TrainSettings) -> None:
         found = resuming.find_newest_state(out, world) if out is not None and resumes else None
         if resolved.layout.split:
             context.split_operators(resolved.layout, world.rank)
-        with world.fail_together():
-            scored = not settings.dry_run and (found is None or found.state is None)
-            setup = build_training(resolved, scored=scored)
-        require_consistent_ranks(setup, world)
+        scored = not settings.dry_run and (found is None or found.state is None)
+        setup = build_training(resolved, scored=scored, world=world)
+        require_consistent_ranks(resolved, setup.assembled.loaded, world, setup.trainable)
         if out is not None:
             chosen, out = out, run_folder.create_for_ranks(out, resolved.layout, world, lock)
             if config.out.dir is not None:
@@ -93,7 +92,7 @@ def _fill(
     out: RunFolder, setup: TrainingSetup, found: Found | None, world: World, began: float, allow: Sequence[str]
 ) -> None:
     """Fill the run folder, from `found`, the states of the run that resumes there, to the receipt."""
-    fingerprint = fingerprint_of(setup)
+    fingerprint = fingerprint_of(setup.resolved, setup.assembled.loaded)
     parameters = snapshot.state_parameters(setup.step, setup.assembled)
     first = first_values(setup.trainable)
     start = resuming.starting_point(out, found, fingerprint, allow, setup.resolved.plan)

@@ -15,7 +15,7 @@ from petrun.cluster.world import World
 
 if __name__ == "__main__":
     World.any_rank = World.of_first_rank = lambda self, flag: flag
-    petrun.commands.train.require_consistent_ranks = lambda training, world: None
+    petrun.commands.train.require_consistent_ranks = lambda resolved, loaded, world, trainable: None
     petrun.commands.train.require_shared = lambda out, world: None
     sys.argv = ["petrun", "train", *sys.argv[1:]]
     main()

@@ -92,7 +92,7 @@ def main(what, recipe, cards):
         snapshot.restore(parameters, state, spec)
         check(parameters, spec, wholes)
         return
-    fingerprint = fingerprint_of(training)
+    fingerprint = fingerprint_of(training.resolved, training.assembled.loaded)
     inputs = ReceiptInputs.of(training, None, Progress(step=1, micro_batches=1))
     with RunRecorder(out, training.resolved.config, inputs, training.resolved.plan, world, spec, layout) as recorder:
         if layout.pp == 1:

@@ -125,6 +125,9 @@ def test_two_ranks_train_what_one_rank_trains(place):
     scheduler, first, second = printed
     assert "batches of 4 (2 on each of 2 ranks)" in first and "saved 2/lora" in first
     assert "step" not in second and "step" not in scheduler, "only the first rank speaks"
+    # The base of a random prompt is scored before the prompt is attached, by the same shares as any other net.
+    for rank, rows in ((first, 3), (second, 0)):
+        assert f"scored [{rows}] of 3 rows of the base\n" in rank
     for in_graph in (False, True):
         # Who failed goes through MindSpore's own sum.
         assert f"ended with: rank 1 failed: the disk of rank 1 is full (in a graph: {in_graph})\n" in first

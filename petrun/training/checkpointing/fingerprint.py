@@ -16,7 +16,8 @@ from petrun.config.schema import RunConfig
 from petrun.data.examples.example_set import ExampleSet
 from petrun.data.formats.folder import read_sources
 from petrun.errors import ConfigError, did_you_mean
-from petrun.training.setup.training_setup import TrainingSetup
+from petrun.models.base import LoadedModel
+from petrun.training.setup.resolve import ResolvedRun
 from petrun.typing import JsonObject
 
 VERSIONS = "versions"
@@ -39,10 +40,9 @@ Fingerprint = Mapping[str, Any]
 """JSON values by key, from `fingerprint_of` or from a file."""
 
 
-def fingerprint_of(setup: TrainingSetup) -> JsonObject:
+def fingerprint_of(resolved: ResolvedRun, loaded: LoadedModel) -> JsonObject:
     """Return setting -> value, or its digest where it names a file or folder. JSON values only."""
-    sources, start, data = setup.resolved.sources, setup.resolved.start, setup.config.data
-    loaded = setup.assembled.loaded
+    sources, start, data = resolved.sources, resolved.start, resolved.config.data
     by_content = {
         "data.path": [source.digest for path in data.path for source in read_sources(path)],
         "data.eval_path": [source.digest for path in data.eval_path for source in read_sources(path)],
@@ -50,7 +50,7 @@ def fingerprint_of(setup: TrainingSetup) -> JsonObject:
         "model.base": loaded.base_digest,
         "model.config": _digest(json.dumps(loaded.hf_config, sort_keys=True)),
         "init_delta": None if start is None else start.read.digest or _digest(str(sorted(start.read.shapes.items()))),
-        "parallel.dp": setup.resolved.layout.dp,
+        "parallel.dp": resolved.layout.dp,
     }
     tokenizer = sources.tokenizer.digest if sources.tokenizer else None
     # Rows may differ although nothing above does: a template may ask for today's date, or a newer petrun may read a file differently.
@@ -63,7 +63,7 @@ def fingerprint_of(setup: TrainingSetup) -> JsonObject:
         "machine": platform.machine(),
         "kernels": kernels.status().reason,
     }
-    content = {**settings_of(setup.config), **by_content, "tokenizer": tokenizer, "rows": rows, VERSIONS: versions}
+    content = {**settings_of(resolved.config), **by_content, "tokenizer": tokenizer, "rows": rows, VERSIONS: versions}
     fingerprint: JsonObject = json.loads(json.dumps(content))
     return fingerprint
 

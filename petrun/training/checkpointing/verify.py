@@ -64,7 +64,7 @@ def verify(name: str, sets: Sequence[str] = ()) -> None:
     use_compile_cache(config)
     interval = last_interval(out)
     setup = build_training(resolve_with_layout(given, start, device, Layout()), scored=False)
-    fingerprint = fingerprint_of(setup)
+    fingerprint = fingerprint_of(setup.resolved, setup.assembled.loaded)
     newest = find_state(out.states).state
     if newest is not None:
         require_same_run(newest.identity, fingerprint, (), name)

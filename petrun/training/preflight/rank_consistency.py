@@ -10,19 +10,28 @@ import json
 
 from petrun.cluster.world import World
 from petrun.errors import SetupError
+from petrun.graph.freeze import Trainable
+from petrun.models.base import LoadedModel
 from petrun.training.checkpointing.fingerprint import VERSIONS, fingerprint_of
-from petrun.training.setup.training_setup import TrainingSetup
+from petrun.training.setup.resolve import ResolvedRun
 
 _FIRST_VALUES = "the first values of what trains"
 
 
-def require_consistent_ranks(setup: TrainingSetup, world: World) -> None:
-    """Raise SetupError on every rank where one differs from the first; that rank names in what. Every rank must call it."""
+def require_consistent_ranks(
+    resolved: ResolvedRun, loaded: LoadedModel, world: World, trainable: Trainable | None = None
+) -> None:
+    """Raise SetupError on every rank where one differs from the first; that rank names in what. Every rank must call it.
+
+    `trainable`: what trains, whose first values are compared as well once the delta is attached.
+    """
     if world.size == 1:
         return
-    fingerprint = fingerprint_of(setup)
+    fingerprint = fingerprint_of(resolved, loaded)
     values = {key: json.dumps(value, sort_keys=True) for key, value in fingerprint.items() if key != VERSIONS}
-    differing = world.differing({**values, _FIRST_VALUES: _digest_of_first_values(setup)})
+    if trainable is not None:
+        values[_FIRST_VALUES] = _digest_of_values(trainable)
+    differing = world.differing(values)
     with world.fail_together():
         if differing:
             raise SetupError(
@@ -31,9 +40,9 @@ def require_consistent_ranks(setup: TrainingSetup, world: World) -> None:
             )
 
 
-def _digest_of_first_values(setup: TrainingSetup) -> str:
+def _digest_of_values(trainable: Trainable) -> str:
     digest = hashlib.sha256()
-    for parameter in setup.trainable.parameters:
+    for parameter in trainable.parameters:
         digest.update(parameter.name.encode())
         digest.update(parameter.asnumpy().tobytes())
     return digest.hexdigest()

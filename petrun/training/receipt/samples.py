@@ -73,6 +73,7 @@ class SampleEvaluator:
         `world`: of ranks that share the evaluation data."""
         self.loaded = loaded
         self.sources = sources
+        self.world = world
         self.evaluator: Evaluator | None = evaluator_of(config, loaded, sources, layout, world)
         self.new_tokens = min(config.eval.max_new_tokens, _NEW_TOKENS)
         self.widths = self._widths()
@@ -87,7 +88,8 @@ class SampleEvaluator:
     def evaluate(self, label: str) -> EvalSnapshot:
         """Score and answer. Raises WeightsError where logits on the evaluation data are not finite."""
         scores = self.evaluator.score(label) if self.evaluator is not None else {}
-        return EvalSnapshot(scores, self._losses(), self._texts())
+        with self.world.fail_together():
+            return EvalSnapshot(scores, self._losses(), self._texts())
 
     def _widths(self) -> tuple[int, ...]:
         """Return the row lengths in tokens that the evaluator's graph is compiled for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from petrun.cluster.world import ALONE, World
 from petrun.config.schema import RunConfig
 from petrun.delta import find_method
 from petrun.graph.freeze import Trainable
@@ -11,6 +12,7 @@ from petrun.inference.assembly import Assembled, open_base
 from petrun.inference.rows import try_rows
 from petrun.models.base import LoadedModel
 from petrun.train.step import TrainStep
+from petrun.training.preflight.rank_consistency import require_consistent_ranks
 from petrun.training.receipt.samples import EvalSnapshot, SampleEvaluator
 from petrun.training.setup.attach_method import attach_method
 from petrun.training.setup.build_step import build_step
@@ -33,40 +35,46 @@ class TrainingSetup:
         return self.resolved.config
 
 
-def build_training(resolved: ResolvedRun, *, scored: bool) -> TrainingSetup:
+def build_training(resolved: ResolvedRun, *, scored: bool, world: World = ALONE) -> TrainingSetup:
     """Load the base, attach the delta, and build optimizer and step. `scored`: score the base now, where that cannot be done later.
 
-    Raises ConfigError and the errors of data, weights and deltas.
+    Every rank of `world` must call it at the same point.
+    Raises ConfigError and the errors of data, weights and deltas; SetupError where the ranks differ or another one failed.
     """
     config, sources = resolved.config, resolved.sources
-    loaded = open_base(
-        config.model,
-        resolved.device,
-        task=sources.task,
-        num_labels=sources.train.num_labels,
-        seed=config.train.seed,
-        arrays=tuple(sources.train.arrays),
-    )
-    try_rows(loaded, sources.train)
-    base = _score_base(resolved, loaded) if resolved.start is None and scored else None
-    assembled, trainable = attach_method(config, loaded, resolved.start)
-    return TrainingSetup(
-        resolved=resolved,
-        assembled=assembled,
-        trainable=trainable,
-        # A method may find the run too short for it: before anything is written.
-        step=build_step(config, assembled, trainable, resolved.schedule, resolved.device, resolved.layout),
-        base=base,
-    )
+    with world.fail_together():
+        loaded = open_base(
+            config.model,
+            resolved.device,
+            task=sources.task,
+            num_labels=sources.train.num_labels,
+            seed=config.train.seed,
+            arrays=tuple(sources.train.arrays),
+        )
+        try_rows(loaded, sources.train)
+    base = _score_base(resolved, loaded, world) if resolved.start is None and scored else None
+    with world.fail_together():
+        assembled, trainable = attach_method(config, loaded, resolved.start)
+        return TrainingSetup(
+            resolved=resolved,
+            assembled=assembled,
+            trainable=trainable,
+            # A method may find the run too short for it: before anything is written.
+            step=build_step(config, assembled, trainable, resolved.schedule, resolved.device, resolved.layout),
+            base=base,
+        )
 
 
-def _score_base(resolved: ResolvedRun, loaded: LoadedModel) -> EvalSnapshot | None:
+def _score_base(resolved: ResolvedRun, loaded: LoadedModel, world: World) -> EvalSnapshot | None:
     """Score the base where the delta changes what it computes from the first step on, such as a random prompt; else return None.
 
-    A net whose operators are split over ranks is compiled with its delta and never computes without: it has no scores of the base.
+    The ranks share the rows. A net whose operators are split over ranks is compiled with its delta and never computes without: it has
+    no scores of the base.
     """
     if find_method(resolved.config.algo).identity:
         return None
     if resolved.layout.split:
         return EvalSnapshot()
-    return SampleEvaluator(resolved.config, loaded, resolved.sources).evaluate("base")
+    # Ranks with other rows would wait for each other's figures for ever.
+    require_consistent_ranks(resolved, loaded, world)
+    return SampleEvaluator(resolved.config, loaded, resolved.sources, world=world).evaluate("base")
