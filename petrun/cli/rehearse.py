@@ -22,7 +22,7 @@ def rehearse(settings: RehearseSettings) -> None:
     """Compile the training step of some ranks of a cluster on this machine, without a card: shards, collectives, memory.
 
     Takes what `petrun train` takes, and needs no weights and no data: a base's config.json is enough. Builds a stub of Ascend's
-    software with g++ on first use. Computes nothing.
+    software with g++ on first use. Computes nothing, unless --compute says so.
 
         petrun rehearse --base ./llama --algo lora --cards 64 --parallel tp=4 --ranks 0,63
     """
@@ -38,6 +38,6 @@ COMMAND = Command(
     run=rehearse,
     options=(
         *(key for key in train.COMMAND.options if key not in _NOT_OURS),
-        *("cards", "ranks", "level", "json_file", "strategy_folder"),
+        *("cards", "ranks", "level", "json_file", "strategy_folder", "compute", "shrink"),
     ),
 )

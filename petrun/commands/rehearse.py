@@ -9,7 +9,11 @@ from pathlib import Path
 from petrun import __version__, console
 from petrun.config.commands.train import RehearseSettings
 from petrun.config.load import cache_folder
+from petrun.config.resolved import Resolved
+from petrun.parallel.layout import Layout
+from petrun.rehearsal.comparison import computed_report, require_equal
 from petrun.rehearsal.compile_ranks import compile_ranks, require_sharded
+from petrun.rehearsal.compute_job import compute_job, computed_flags, computed_steps, require_computable
 from petrun.rehearsal.job import RankJob, card_count, choose_ranks, read_settings
 from petrun.rehearsal.report import report
 from petrun.rehearsal.shapes import batch_shapes
@@ -20,7 +24,10 @@ from petrun.training.setup.resolve_layout import resolve_auto, resolve_layout
 
 
 def run(settings: RehearseSettings) -> None:
-    """Compile the step of some ranks of the job, and print shards, collectives and memory of each. Raises PetrunError."""
+    """Compile the step of some ranks of the job, and print shards, collectives and memory of each. Raises PetrunError.
+
+    With --compute: of all ranks, and compute them.
+    """
     resolved, start = read_settings(settings.recipe, settings.flags, settings.sets)
     cards = card_count(resolved.config, settings.cards)
     resolved, reasons = resolve_auto(resolved, cards)
@@ -31,6 +38,9 @@ def run(settings: RehearseSettings) -> None:
     ranks = choose_ranks(settings.rank_numbers(), layout, every_stage=strategy is not None)
     if strategy is not None:
         refuse_occupied(strategy)
+    if settings.compute:
+        _compute(settings, resolved, layout)
+        return
     shapes = batch_shapes(resolved, start, layout)
     stub = ensure_stub(cache_folder())
     job = RankJob(
@@ -62,3 +72,35 @@ def run(settings: RehearseSettings) -> None:
         console.print(f"wrote how {layout.pp} stage{'s' if layout.pp > 1 else ''} cut their parameters: {strategy}")
     if failed:
         raise next(iter(failed.values()))
+
+
+def _compute(settings: RehearseSettings, resolved: Resolved, layout: Layout) -> None:
+    """Compute the first steps on all ranks, and print them beside those of one rank. Raises SetupError where they differ."""
+    require_computable(layout, settings.rank_numbers(), settings.strategy_folder)
+    stub = ensure_stub(cache_folder())
+    with computed_flags(resolved, settings.flags, layout, settings.shrink) as flags:
+        own, start = read_settings(settings.recipe, flags, settings.sets)
+        job = RankJob(
+            recipe=settings.recipe,
+            flags=flags,
+            sets=list(settings.sets),
+            level=0,
+            writes_strategy=layout.split,
+            shapes=batch_shapes(own, start, layout),
+            cards=layout.world,
+            steps=computed_steps(flags),
+        )
+        steps = compute_job(job, stub, layout, settings.debug)
+    dtype = str(own.config.model.dtype)
+    console.print(computed_report(layout, dtype, steps))
+    if settings.json_file is not None:
+        result = {
+            "petrun": __version__,
+            "layout": asdict(layout),
+            "shapes": asdict(job.shapes),
+            "dtype": dtype,
+            "steps": [asdict(step) for step in steps],
+        }
+        with atomic_file(Path(settings.json_file).expanduser()) as (file, _):
+            file.write(json.dumps(result, indent=2).encode())
+    require_equal(layout, dtype, steps)

@@ -41,11 +41,18 @@ def require_sharded(layout: Layout, found: Sequence[RankResult]) -> None:
 
 
 def compile_ranks(
-    job: RankJob, stub: Path, layout: Layout, ranks: Sequence[int], strategy: Path | None, debug: bool
+    job: RankJob,
+    stub: Path,
+    layout: Layout,
+    ranks: Sequence[int],
+    strategy: Path | None,
+    debug: bool,
+    kept: Path | None = None,
 ) -> tuple[list[RankResult], dict[int, PetrunError]]:
     """Return (the results of the ranks, the errors of those that failed).
 
-    `strategy`: the folder of the stages' strategy files, which is written only if there is no error. The graphs are removed.
+    `strategy`: the folder of the stages' strategy files, which is written only if there is no error. `kept`: a folder that gets what each
+    rank wrote, as rank_N; without it the graphs are removed.
     """
     folder = Path(tempfile.mkdtemp(prefix="petrun-rehearsal-"))
     try:
@@ -77,6 +84,8 @@ def compile_ranks(
                 for rank in ranks:
                     stage = layout.coordinates(rank)[0]
                     shutil.copyfile(folder / f"rank_{rank}" / STRATEGY_FILE, place / f"stage_{stage}.ckpt")
+        for rank in ranks if kept is not None else ():
+            shutil.move(folder / f"rank_{rank}", kept / f"rank_{rank}")  # type: ignore[operator]
         return found, wrong
     finally:
         shutil.rmtree(folder, ignore_errors=True)

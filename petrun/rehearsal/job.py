@@ -38,6 +38,9 @@ class RankJob:
     """0: compile only. 1: choose kernels and plan the memory as well."""
     writes_strategy: bool
     shapes: BatchShapes
+    cards: int = 1
+    steps: int = 0
+    """Steps that are computed; 0: the graph is compiled and not kept."""
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")

@@ -11,7 +11,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -35,14 +35,17 @@ from petrun.parallel.sharding import shard_layouts
 from petrun.rehearsal.graphs import collectives, gradient_sums
 from petrun.rehearsal.job import JOB_FILE, STRATEGY_FILE, RankJob, read_settings
 from petrun.rehearsal.rank_result import HeldState, RankResult
+from petrun.rehearsal.rank_state import write_compiled
 from petrun.rehearsal.shapes import BatchShapes, open_base_tokenizer
+from petrun.rehearsal.step_graph import export_step
 from petrun.tensors.sharded.strategy_file import write_items
-from petrun.train.loop import Plan
+from petrun.train.pipelined import PipelineStep
+from petrun.train.step import TrainStep
 from petrun.training.setup.attach_method import attach_method
 from petrun.training.setup.build_step import build_step, plan_schedule
 from petrun.training.setup.resolve_layout import resolve_layout
 from petrun.training.setup.starting_delta import resolve_start, resolve_text
-from petrun.typing import Parameter
+from petrun.typing import Cell, Parameter
 
 
 def main() -> None:
@@ -72,15 +75,11 @@ def _rehearse(job: RankJob, graphs: Path) -> Mapping[str, object]:
     resolved, starting = resolve_start(resolved, start, lambda delta, alpha: fit_delta(delta, loaded, alpha))
     config = resolved.config
     assembled, trainable = attach_method(config, loaded, starting)
-    plan = Plan(
-        micro_batches_per_epoch=max(1, job.shapes.steps),
-        accumulate=config.train.accumulate,
-        total_micro_batches=job.shapes.steps * config.train.accumulate,
-    )
-    schedule = plan_schedule(config.optim, plan, assembled.method.default_lr)
+    schedule = plan_schedule(config.optim, job.shapes.plan(config.train.accumulate), assembled.method.default_lr)
     step = build_step(config, assembled, trainable, schedule, device, layout)
     loaded.net.set_train(True)
     full = {p.name: tuple(p.shape) for p in loaded.net.get_parameters()}
+    numbers = _numbers(step, full)
     inputs = step_inputs(loaded, job.shapes, layout)
     # MindSpore writes files into the current folder while it compiles. All files that the user named have been read.
     os.chdir(graphs)
@@ -93,6 +92,8 @@ def _rehearse(job: RankJob, graphs: Path) -> Mapping[str, object]:
     except FRONT_END_ERRORS as error:
         return {"failed": str(error), "traceback": traceback.format_exc()}
     compiled = time.perf_counter()
+    if job.steps:
+        _export(step, inputs, graphs, numbers)
     stage, row, column = layout.coordinates(world.rank)
     if strategy is not None:
         write_items(graphs / STRATEGY_FILE, shard_layouts(step, strategy, layout), [stage])
@@ -116,6 +117,22 @@ def _rehearse(job: RankJob, graphs: Path) -> Mapping[str, object]:
         "dtype": device.compute_dtype,
     }
     return result
+
+
+def _export(step: TrainStep, inputs: tuple[Tensor, ...], folder: Path, numbers: Mapping[str, float]) -> None:
+    """Write the compiled graph, and where gradients are accumulated that of a micro-batch without an update."""
+    update = export_step(step)
+    if not step.accumulate or isinstance(step, PipelineStep):
+        write_compiled(folder, update, None, numbers)
+        return
+    known = set(step.compile_cache)
+    step.compile(*step.arguments(False, *inputs))
+    write_compiled(folder, update, export_step(step, known), numbers)
+
+
+def _numbers(step: Cell, full: Collection[str]) -> dict[str, float]:
+    """Return the values of the step's own parameters that are one number: the loss scale, the counters."""
+    return {p.name: p.asnumpy().item() for p in step.get_parameters() if p.name not in full and p.size == 1}
 
 
 def _held(full: Mapping[str, tuple[int, ...]], own: Mapping[str, Parameter], on_host: set[str]) -> HeldState:

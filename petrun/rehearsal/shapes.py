@@ -17,7 +17,7 @@ from petrun.inference.base_info import read_base_info
 from petrun.inference.rows import check_length, open_tokenizer
 from petrun.models.factory import is_factory
 from petrun.parallel.layout import Layout
-from petrun.train.loop import make_plan
+from petrun.train.loop import Plan, make_plan
 from petrun.training.setup.resolve import batch_rows
 from petrun.training.setup.sources import open_sources, resolve_data
 
@@ -37,6 +37,14 @@ class BatchShapes:
     classes: int | None = None
     arrays: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     """Name -> (dtype, shape of a row), where the data is arrays."""
+
+    def plan(self, accumulate: int) -> Plan:
+        """Return the plan of a run of so many steps."""
+        return Plan(
+            micro_batches_per_epoch=max(1, self.steps),
+            accumulate=accumulate,
+            total_micro_batches=self.steps * accumulate,
+        )
 
     def __str__(self) -> str:
         length = f" x {self.tokens} tokens" if self.tokens else ""

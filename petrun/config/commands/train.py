@@ -112,10 +112,24 @@ class RehearseSettings(RunKeys):
         "base by it.",
         RUN,
     )
+    compute: bool = option(
+        "--compute",
+        "Compile all ranks, compute their first --steps steps (default 3) on this machine's processor, and compare loss, gradients and "
+        "updated values with those of one rank.",
+        PARALLEL,
+        default=False,
+    )
+    shrink: str | None = option(
+        "--shrink",
+        "With --compute: as many layers, as wide, with random weights: 2x64. Heads stay.",
+        PARALLEL,
+    )
     debug: bool = False
     """Show the tracebacks of the ranks."""
 
     def __post_init__(self) -> None:
+        if self.shrink is not None and not self.compute:
+            raise ConfigError(f"--shrink {self.shrink}: is for --compute", hint="Give --compute as well.")
         if self.ranks is not None and not all(rank.isascii() and rank.isdigit() for rank in split_list(self.ranks)):
             raise ConfigError(f"--ranks {self.ranks}: must be whole numbers with commas between", hint="--ranks 0,8")
         if self.cards is not None and self.cards < 1:
