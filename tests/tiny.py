@@ -6,6 +6,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from petrun.tensors import array_entries, write_safetensors
 from tests.models.reference import BERT, GPT2, LLAMA, make
+from tests.models.transformers_cases import OPT
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] a bad film good it is not the this very".split()
 SPECIALS = ("<pad>", "<eos>")
@@ -17,8 +18,10 @@ CONFIGS = {
     "bert": {**BERT, "vocab_size": len(WORDS), "max_position_embeddings": 24},
     "gpt2": {**GPT2, "vocab_size": 258, "n_positions": 48, "eos_token_id": 1, "pad_token_id": 0},
     "llama": {**LLAMA, "vocab_size": 258, "eos_token_id": 1, "pad_token_id": 0},
+    "opt": {**OPT, "vocab_size": 258, "max_position_embeddings": 48, "eos_token_id": 1, "pad_token_id": 0},
 }
 del CONFIGS["bert"]["id2label"]
+CLASSIFIERS = ("bert",)
 REVIEWS = [{"text": f"this film is {word}", "label": label} for word, label in (("good", 1), ("bad", 0)) * 3]
 """Six rows for bert, two classes."""
 ORDERS = [{"prompt": f"{a}+{b}=", "completion": str(a + b)} for a, b in ((1, 2), (2, 2), (3, 4), (5, 1))]
@@ -47,14 +50,14 @@ def letters():
 
 
 def write_base(folder, family, **changes):
-    """A Hugging Face folder of a tiny bert (without a head), gpt2 or llama. `changes` go into config.json and the weights follow."""
+    """A Hugging Face folder of a tiny model of a family, a classifier without a head. `changes` go into config.json and the weights follow."""
     config = {**CONFIGS[family], **changes}
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = make(config, classes=0) if family == "bert" else make(config)
+    tensors = make(config, classes=0) if family in CLASSIFIERS else make(config)
     write_safetensors(folder / "model.safetensors", array_entries(tensors), {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config))
-    (words() if family == "bert" else letters()).save(str(folder / "tokenizer.json"))
-    settings = {"pad_token": "[PAD]"} if family == "bert" else {"pad_token": "<pad>", "eos_token": "<eos>"}
+    (words() if family in CLASSIFIERS else letters()).save(str(folder / "tokenizer.json"))
+    settings = {"pad_token": "[PAD]"} if family in CLASSIFIERS else {"pad_token": "<pad>", "eos_token": "<eos>"}
     if family == "llama":
         settings["chat_template"] = CHAT
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))

@@ -66,7 +66,7 @@ class ModelConfig(Section):
     )
     family: str | None = setting(
         None,
-        "bert, gpt2 or llama (also mistral, qwen2, qwen3) where config.json does not say, or your own factory: "
+        "bert, gpt2, llama or opt (also mistral, qwen2, qwen3) where config.json does not say, or your own factory: "
         "module:function or file.py:function.",
         "--model",
         MODEL,

@@ -40,6 +40,7 @@ class Sites:
     hf_paths: dict[str, str] = field(default_factory=dict)
     """Path of a cell -> its path in Hugging Face's naming, so that users may name either."""
     hidden: int = 0
+    """Width of the embedded tokens, and so of a prompt."""
     heads: int = 0
     kv_heads: int = 0
     head_dim: int = 0

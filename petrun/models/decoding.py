@@ -46,8 +46,9 @@ class CausalMask(nn.Cell):
         self.head_axis.shard((rows,))
 
     def construct(
-        self, segment_ids: Tensor, position_ids: Tensor, window: int, prefix: int = 0, prompt: int = 0
+        self, segment_ids: Tensor, position_ids: Tensor, window: int, prefix: int = 0, prompt: int = 0, part: int = 0
     ) -> Tensor:
+        """`part`: number of the batch's part that a pipeline sees; it changes nothing, but see train.pipelined."""
         rows, tokens = segment_ids.shape
         columns = ops.arange(tokens, dtype=ms.int32)
         distance = self.distance(ops.reshape(columns, (tokens, 1)), ops.reshape(columns, (1, tokens)))

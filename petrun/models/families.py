@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from petrun.models import bert, gpt2, llama
+from petrun.models import bert, gpt2, llama, opt
 from petrun.models.base import Family
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (bert.FAMILY, gpt2.FAMILY, llama.FAMILY)}
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        bert.FAMILY,
+        gpt2.FAMILY,
+        llama.FAMILY,
+        opt.FAMILY,
+    )
+}
 
 
 def family_of_type(model_type: object) -> Family | None:

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import mindspore as ms
-from mindspore import nn, ops
-
-from petrun.errors import ModelError
 from petrun.graph.sites import Sites
-from petrun.kernels import Attention, Dropout, LayerNorm, MergeHeads, SplitQkv
+from petrun.kernels import Attention, Dropout, LayerNorm, SplitQkv
 from petrun.models.base import Family, FamilyConfig, StoredName
-from petrun.models.decoding import CausalMask, cache_index, cached_mask, open_cache, virtual_positions, write_cache
+from petrun.models.decoder import SPLITS, Decoder, DecoderSizes
+from petrun.models.decoder_layer import DecoderLayer, LayerSizes, SelfAttention
 from petrun.models.fields import Fields
-from petrun.models.parts import ACTIVATIONS, DTYPES, Embedding, FeedForward, cell_paths, dense, named, tied_head
-from petrun.typing import DType, JsonObject, Tensor
+from petrun.models.parts import ACTIVATIONS, DTYPES, cell_paths, named, tied_head
+from petrun.typing import Cell, DType, JsonObject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,147 +65,36 @@ def parse(raw: JsonObject) -> Gpt2Config:
     return config
 
 
-class Gpt2Attention(nn.Cell):
-    """Inputs: x (B, T, H), mask (B, 1, T, T) bool. Returns: (B, T, H), before dropout and the residual."""
-
-    def __init__(self, c: Gpt2Config, dtype: DType, seed: int, index: int) -> None:
-        super().__init__()
-        width = c.hidden // c.heads
-        scale = width**-0.5 if c.scale_weights else 1.0
-        if c.scale_by_layer:
-            scale /= index + 1
-        self.qkv = dense(c.hidden, 3 * c.hidden, dtype)
-        self.split = SplitQkv(width)
-        self.merge = MergeHeads(width)
-        self.core = Attention(scale, c.attention_dropout, seed, f"layers.{index}.attn.core", c.heads)
-        self.o = dense(c.hidden, c.hidden, dtype)
-
-    def project(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute q, k, v, each (B, N, T, D)."""
-        return self.split(self.qkv(x))
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        return self.o(self.merge(self.core(q, k, v, mask)))
-
-    def construct(self, x: Tensor, mask: Tensor) -> Tensor:
-        q, k, v = self.project(x)
-        return self.attend(q, k, v, mask)
-
-
-class Gpt2Layer(nn.Cell):
-    """Pre-norm: x + dropout(attn(norm(x))), then x + dropout(mlp(norm(x)))."""
-
-    def __init__(self, c: Gpt2Config, dtype: DType, seed: int, index: int) -> None:
-        super().__init__()
-        self.attn_norm = LayerNorm(c.hidden, c.eps)
-        self.attn = Gpt2Attention(c, dtype, seed, index)
-        self.attn_dropout = Dropout(c.residual_dropout, seed, f"layers.{index}.attn_dropout")
-        self.mlp_norm = LayerNorm(c.hidden, c.eps)
-        self.mlp = FeedForward(c.hidden, c.wide, c.act, dtype)
-        self.mlp_dropout = Dropout(c.residual_dropout, seed, f"layers.{index}.mlp_dropout")
-        self.after_attn, self.after_mlp = ops.Add(), ops.Add()
-
-    def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """Shard the residual stream, (B, T, H), by rows of the batch."""
-        self.after_attn.shard(((dp, 1, 1), (dp, 1, 1)))
-        self.after_mlp.shard(((dp, 1, 1), (dp, 1, 1)))
-
-    def feed(self, x: Tensor) -> Tensor:
-        return self.after_mlp(x, self.mlp_dropout(self.mlp(self.mlp_norm(x))))
-
-    def construct(self, x: Tensor, mask: Tensor) -> Tensor:
-        return self.feed(self.after_attn(x, self.attn_dropout(self.attn(self.attn_norm(x), mask))))
-
-    def prefill(self, x: Tensor, mask: Tensor, slots: int) -> tuple[Tensor, ...]:
-        q, k, v = self.attn.project(self.attn_norm(x))
-        return self.feed(x + self.attn.attend(q, k, v, mask)), open_cache(k, slots), open_cache(v, slots)
-
-    def decode(self, x: Tensor, mask: Tensor, index: Tensor, k_cache: Tensor, v_cache: Tensor) -> tuple[Tensor, ...]:
-        q, k, v = self.attn.project(self.attn_norm(x))
-        k = write_cache(k_cache, index, k)
-        v = write_cache(v_cache, index, v)
-        return self.feed(x + self.attn.attend(q, k, v, mask)), k, v
-
-
-class Gpt2(nn.Cell):
-    """Inputs: input_ids, segment_ids (0 = padding), position_ids, each (B, T) int32. Returns: logits (B, T, V) float32."""
-
-    def __init__(self, c: Gpt2Config, dtype: DType, seed: int) -> None:
-        super().__init__()
-        self.heads, self.longest = c.heads, c.positions
-        # Set by graph.virtual_tokens where a delta has virtual tokens.
-        self.prefix_tokens, self.prompt_tokens = 0, 0
-        self.embed = Embedding(c.vocab, c.hidden, dtype)
-        self.positions = Embedding(c.positions, c.hidden, dtype)
-        self.dropout = Dropout(c.embedding_dropout, seed, "dropout")
-        self.causal_mask = CausalMask()
-        self.layers = nn.CellList([Gpt2Layer(c, dtype, seed, i) for i in range(c.layers)])
-        self.norm = LayerNorm(c.hidden, c.eps)
-        self.head = dense(c.hidden, c.vocab, dtype, bias=False)
-        if c.tied:
-            self.head.weight = self.embed.weight
-        self.add_position = ops.Add()
-
-    def set_layout(self, how: str, dp: int, tp: int) -> None:
-        self.add_position.shard(((dp, 1, 1), (dp, 1, 1)))
-
-    def enter(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
-        """Embed the row, with the prompt before it: (B, P + T, H)."""
-        x = self.embed(input_ids)
-        if self.prompt_tokens > 0:
-            x = ops.concat((self.embed.prompt(x.shape[0], x.dtype), x), 1)
-        positions = virtual_positions(position_ids, self.prefix_tokens, self.prompt_tokens)
-        return self.dropout(self.add_position(x, self.positions(positions)))
-
-    def logits(self, x: Tensor) -> Tensor:
-        return ops.cast(self.head(self.norm(x)), ms.float32)
-
-    def construct(self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor) -> Tensor:
-        x = self.enter(input_ids, position_ids)
-        mask = self.causal_mask(segment_ids, position_ids, 0, self.prefix_tokens, self.prompt_tokens)
-        for layer in self.layers:
-            x = layer(x, mask)
-        return self.logits(x[:, self.prompt_tokens :] if self.prompt_tokens > 0 else x)
-
-    def check_slots(self, tokens: int) -> None:
-        """Raises ModelError where the model has no positions for a row of so many tokens."""
-        tokens += self.prefix_tokens + self.prompt_tokens
-        if tokens > self.longest:
-            raise ModelError(
-                f"prompt and new tokens need {tokens} positions, the model has n_positions = {self.longest}",
-                hint="Shorten the prompt, or generate fewer tokens.",
-            )
-
-    def prefill(self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, slots: int) -> tuple[Tensor, ...]:
-        """See decoding.PrefillStep."""
-        x = self.enter(input_ids, position_ids)
-        mask = self.causal_mask(segment_ids, position_ids, 0, self.prefix_tokens, self.prompt_tokens)
-        caches: tuple[Tensor, ...] = ()
-        for layer in self.layers:
-            x, k, v = layer.prefill(x, mask, self.prompt_tokens + slots)
-            caches = (*caches, k, v)
-        return (self.logits(x[:, -1]), *caches)
-
-    def decode(
-        self, input_ids: Tensor, position_ids: Tensor, slot: Tensor, visible: Tensor, caches: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
-        """See decoding.DecodeStep."""
-        virtual = self.prefix_tokens + self.prompt_tokens
-        x = self.dropout(self.embed(input_ids) + self.positions(position_ids + virtual))
-        mask = cached_mask(visible, slot, position_ids, 0, virtual)
-        index = cache_index(input_ids.shape[0] * self.heads, slot + self.prompt_tokens)
-        new: tuple[Tensor, ...] = ()
-        for i, layer in enumerate(self.layers):
-            x, k, v = layer.decode(x, mask, index, caches[2 * i], caches[2 * i + 1])
-            new = (*new, k, v)
-        return (self.logits(x[:, 0]), *new)
+def _attention(c: Gpt2Config, dtype: DType, seed: int, index: int) -> SelfAttention:
+    width = c.hidden // c.heads
+    scale = width**-0.5 if c.scale_weights else 1.0
+    if c.scale_by_layer:
+        scale /= index + 1
+    core = Attention(scale, c.attention_dropout, seed, f"layers.{index}.attn.core", c.heads)
+    return SelfAttention(c.hidden, c.heads, dtype, core, SplitQkv(width))
 
 
 def build(
     config: Gpt2Config, *, compute_dtype: str = "float32", dropout_seed: int = 0, num_labels: int | None = None
-) -> nn.Cell:
+) -> Cell:
     """Build the net, its parameters zeros named by their paths. See Family.build."""
-    return named(Gpt2(config, DTYPES[compute_dtype], dropout_seed))
+    c, dtype, seed = config, DTYPES[compute_dtype], dropout_seed
+    sizes = LayerSizes(hidden=c.hidden, wide=c.wide, act=c.act, eps=c.eps, dropout=c.residual_dropout)
+    net = Decoder(
+        DecoderSizes(
+            vocab=c.vocab,
+            hidden=c.hidden,
+            kv_heads=c.heads,
+            tied=c.tied,
+            positions=c.positions,
+            positions_field="n_positions",
+        ),
+        dtype,
+        layers=[DecoderLayer(sizes, _attention(c, dtype, seed, i), dtype, seed, i) for i in range(c.layers)],
+        dropout=Dropout(c.embedding_dropout, seed, "dropout"),
+        norm=LayerNorm(c.hidden, c.eps),
+    )
+    return named(net)
 
 
 _CONV1D = {"attn.qkv": "attn.c_attn", "attn.o": "attn.c_proj", "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}
@@ -233,25 +119,6 @@ def names(config: Gpt2Config) -> dict[str, StoredName]:
     return table
 
 
-_SPLITS = {
-    "": "tokens",
-    "embed": "vocabulary",
-    "positions": "whole",
-    "dropout": "tokens",
-    "causal_mask": "tokens",
-    "layers.*": "tokens",
-    **dict.fromkeys((f"layers.*.{part}_{cell}" for part in ("attn", "mlp") for cell in ("norm", "dropout")), "tokens"),
-    "layers.*.attn.qkv": "column",
-    **dict.fromkeys((f"layers.*.attn.{cell}" for cell in ("split", "core", "merge")), "heads"),
-    "layers.*.attn.o": "row",
-    "layers.*.mlp.up": "column",
-    "layers.*.mlp.act": "wide",
-    "layers.*.mlp.down": "row",
-    "norm": "tokens",
-    "head": "column",
-}
-
-
 def sites(config: Gpt2Config) -> Sites:
     """Describe where deltas attach, and how the cells are sharded."""
     return Sites(
@@ -264,7 +131,7 @@ def sites(config: Gpt2Config) -> Sites:
         positions="positions",
         sublayers=("layers.*.attn.o", "layers.*.mlp.down"),
         blocks="layers.*",
-        splits=_SPLITS,
+        splits=SPLITS,
         hf_paths={**cell_paths(names(config)), "head": "lm_head"},
         hidden=config.hidden,
         heads=config.heads,

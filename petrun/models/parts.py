@@ -73,6 +73,21 @@ def dense(wide_in: int, wide_out: int, dtype: DType, bias: bool = True) -> Dense
     return Dense(wide_in, wide_out, weight_init="zeros", bias_init="zeros", has_bias=bias, dtype=dtype)
 
 
+class Relu(nn.Cell):
+    """max(x, 0), any shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = ops.ReLU()
+
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
+        """`wide`: (B, T, F), features over tp ranks."""
+        self.relu.shard(((dp, 1, tp),))
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.relu(x)
+
+
 class Relu2(nn.Cell):
     """max(x, 0)^2, any shape."""
 
@@ -112,7 +127,7 @@ ACTIVATIONS: Mapping[str, type[nn.Cell]] = {
     "gelu_pytorch_tanh": GeluTanh,
     "gelu_python_tanh": GeluTanh,
     "quick_gelu": Sigmoid1702,
-    "relu": nn.ReLU,
+    "relu": Relu,
     "relu2": Relu2,
     "silu": Silu,
     "swish": Silu,
@@ -130,11 +145,11 @@ def activation(name: str) -> nn.Cell:
 class FeedForward(nn.Cell):
     """down(act(up(x))), (B, T, H) -> (B, T, H)."""
 
-    def __init__(self, hidden: int, wide: int, act: str, dtype: DType) -> None:
+    def __init__(self, hidden: int, wide: int, act: str, dtype: DType, bias: bool = True) -> None:
         super().__init__()
-        self.up = dense(hidden, wide, dtype)
+        self.up = dense(hidden, wide, dtype, bias)
         self.act = activation(act)
-        self.down = dense(wide, hidden, dtype)
+        self.down = dense(wide, hidden, dtype, bias)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.down(self.act(self.up(x)))

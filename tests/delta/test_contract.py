@@ -19,7 +19,7 @@ from petrun.train.adamw import AdamW
 from petrun.train.loss import SupervisedLoss
 from petrun.train.schedules import Schedule
 from petrun.train.step import TrainStep
-from tests.tiny import write_base
+from tests.tiny import CLASSIFIERS, CONFIGS, write_base
 
 # Label -> (algorithm, settings): every algorithm, and the variants that compute something else.
 SETTINGS = {
@@ -45,7 +45,7 @@ SETTINGS = {
 VARIANTS = ("pissa", "ptuning2-projection", "ptuning-lstm", "lora-bitfit")
 # Llama has no bias: what bitfit says there is in its own tests.
 LACKING = {("bitfit", "llama"), ("lora-bitfit", "llama")}
-FAMILY_NAMES = ["bert", "gpt2", "llama"]
+FAMILY_NAMES = list(CONFIGS)
 ROWS, TOKENS = 3, 6
 
 
@@ -56,7 +56,7 @@ def bases(tmp_path_factory):
 
 
 def load(bases, family):
-    return load_model(bases[family], num_labels=2 if family == "bert" else None)
+    return load_model(bases[family], num_labels=2 if family in CLASSIFIERS else None)
 
 
 def rows(loaded):
@@ -71,7 +71,7 @@ def rows(loaded):
         "position_ids": np.maximum(np.cumsum(segments, 1) - 1, 0).astype(np.int32),
         "token_type_ids": np.zeros_like(ids),
     }
-    classes = loaded.family == "bert"
+    classes = loaded.family in CLASSIFIERS
     targets = (
         np.array([0, 1, 1], np.int32)
         if classes

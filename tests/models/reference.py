@@ -131,13 +131,17 @@ def both(name, shape, bias=None):
     yield f"{name}.bias", bias or shape[:1]
 
 
-SPECS = {"bert": spec_bert, "gpt2": spec_gpt2}
+SPECS = {"bert": spec_bert, "gpt2": spec_gpt2, **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), spec_llama)}
 
 
 def make(config, seed=0, dtype=np.float32, **kwargs):
-    """Random tensors for a config, by Hugging Face name."""
+    """Random tensors for a config, by Hugging Face name; those of families without a net here follow from their names."""
+    if config["model_type"] not in SPECS:
+        from tests.models.agreement import tensors
+
+        return tensors(config, **kwargs)
     rng = np.random.default_rng(seed)
-    spec = SPECS.get(config["model_type"], spec_llama)(config, **kwargs)
+    spec = SPECS[config["model_type"]](config, **kwargs)
     return {
         n: (
             rng.normal(size=s) * 0.3 + (1.0 if "norm" in n.lower() or ".ln_" in n else 0.0) * n.endswith("weight")

@@ -8,13 +8,14 @@ from petrun.config.schema import ModelConfig
 from petrun.models.base import FamilyConfig
 from petrun.models.families import FAMILIES, family_of_type, hf_class, spell_families
 from tests.models.reference import BERT, GPT2, LLAMA
+from tests.models.transformers_cases import CASES
 
-CONFIGS = {"bert": BERT, "gpt2": GPT2, "llama": LLAMA}
+CONFIGS = {"bert": BERT, "gpt2": GPT2, "llama": LLAMA, **{name: CASES[name] for name in FAMILIES if name in CASES}}
 
 
 def test_names_for_messages():
-    assert spell_families() == "bert, gpt2 or llama"
-    assert spell_families("instruct", "and") == "gpt2 and llama" and spell_families("classify") == "bert"
+    assert spell_families() == "bert, gpt2, llama or opt"
+    assert spell_families("instruct", "and") == "gpt2, llama and opt" and spell_families("classify") == "bert"
 
 
 def test_every_model_type_has_one_family_and_a_class_of_transformers():

@@ -29,6 +29,7 @@ from petrun.train.pipelined import PipelineStep
 from petrun.train.schedules import Schedule
 from petrun.train.step import TrainStep
 from tests.models import reference
+from tests.models.transformers_cases import OPT
 
 ROWS, T = 8, 16
 """Rows of the whole batch; tokens."""
@@ -52,6 +53,8 @@ CONFIGS = {
         "resid_pdrop": 0.1,
     },
     "llama": {**reference.LLAMA, **SIZES, "num_key_value_heads": 4, "attention_dropout": 0.1},
+    "opt": {**OPT, **SIZES, "ffn_dim": 96, "word_embed_proj_dim": 128, "max_position_embeddings": 32, "dropout": 0.1},
+    "opt-350m": {**OPT, **SIZES, "ffn_dim": 96, "word_embed_proj_dim": 64, "do_layer_norm_before": False},
 }  # fmt: skip
 
 NARROW = {

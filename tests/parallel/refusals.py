@@ -7,7 +7,6 @@ REFUSED = [
     *(("llama", "lora+r_drop", layout, DROPPING, "compares two whole distributions") for layout in ("tp=2", "pp=2", "zero=1")),
     *(("llama", "adalora", layout, [], "weighs whole matrices") for layout in ("tp=2", "pp=2", "zero=1")),
     ("llama", "lora", "pp=2", ["train.accumulate=4"], "--accumulate 4: a pipeline adds up its micro-batches"),
-    ("gpt2", "lora", "pp=2", [], "does not say how its layers are divided into stages"),
     ("llama", "prompt", "pp=2", [], "in the layers of stage 0, 1 of 0 to 1 nothing trains"),
     ("llama", "prompt", "pp=2", ["train.train_also=[embed.*]"], "in the layers of stage 0, 1 of 0 to 1 nothing trains"),
     ("bert", "prompt", "pp=2", ["delta.tokens=4"], "in the layers of stage 0, 1 of 0 to 1 nothing trains"),

@@ -20,6 +20,7 @@ from tests.conftest import ROOT
 
 WORLD = 8
 COLUMNS = r"(attn\.(q|k|v|qkv)|mlp\.(gate|up))"
+BEFORE_LAYERS = ("embed", "positions", "project_in")
 ROWS = r"(attn\.o|mlp\.down)"
 BESIDE = (
     "llama/adapter llama/low_rank_adapter llama/ia3 llama/prefix llama/ptuning2 llama/prompt llama/ptuning bert/bitfit "
@@ -84,9 +85,11 @@ def held_by_stage(found, layout):
     for name in found["net"]:
         if name.startswith("layers."):
             wanted = {int(name.split(".")[1]) * layout.pp // layers}
-        elif name.startswith("embed"):
+        elif name == "embed.weight" and tied:
             # The last stage is sent a tied embedding, for its head.
-            wanted = {0, layout.pp - 1} if tied else {0}
+            wanted = {0, layout.pp - 1}
+        elif name.startswith(BEFORE_LAYERS):
+            wanted = {0}
         else:
             wanted = {layout.pp - 1}
         names += [name] if stage in wanted else []
@@ -153,7 +156,7 @@ def check_collectives(found, layers=2):
     """Two sums over the columns in each layer's forward pass, and what vocabulary, loss and norm need; no tensor is gathered."""
     family, algo = found["case"].split("/")[:2]
     adapted = 2 if algo == "lora" else 0  # A of a row layer gives a part of its sum on each rank
-    outside = {"bert": 2, "gpt2": 5, "llama": 5}[family]
+    outside = 2 if family == "bert" else 5
     sums = outside + layers * (2 + adapted)
     norm = 1
     # GPT-2's queries, keys and values come out of one product: they are gathered before each rank takes its heads.
@@ -194,7 +197,7 @@ def test_a_rank_holds_what_the_plan_says(compiled, case):
 @pytest.mark.all_only
 @pytest.mark.parametrize("rank", [0, 6])
 @pytest.mark.parametrize("algo", ["lora", "full"])
-@pytest.mark.parametrize("family", ["llama", "bert", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", "bert", "gpt2", "opt", "opt-350m"])
 def test_every_family_and_algorithm(compiled, rank, algo, family):
     for layout in ("dp=2,tp=4", "dp=4,tp=2", "dp=4,tp=2,zero=1"):
         check(compiled(rank, 0, f"{family}/{algo}/{layout}"))
@@ -289,6 +292,11 @@ def test_peak_memory_counts_the_optimizers_state(compiled, case):
         "bert/lora/dp=2,tp=2,pp=2",
         "bert/full/dp=2,tp=2,pp=2,micro_batches=4",
         "bert/full/dp=2,tp=2,pp=2,zero=1",
+        "gpt2/lora/dp=2,tp=2,pp=2",
+        "gpt2/full/dp=2,tp=2,pp=2",
+        "opt/lora/dp=2,tp=2,pp=2",
+        "opt/full/dp=2,tp=2,pp=2,micro_batches=4",
+        "opt-350m/full/dp=2,tp=2,pp=2,zero=1",
     ],
 )
 def test_stages_of_a_pipeline(compiled, rank, case):

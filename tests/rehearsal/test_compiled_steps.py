@@ -13,9 +13,10 @@ import pytest
 from tests.conftest import ROOT
 
 QUICK = ["llama/lora/bfloat16", "gpt2/full/float16", "bert/lora/float32", "llama/generate/bfloat16"]
+FAMILIES = ["bert", "gpt2", "llama", "qwen3", "opt"]
 ALL = [
     f"{family}/{what}/{dtype}"
-    for family in ("bert", "gpt2", "llama", "qwen3")
+    for family in FAMILIES
     for what in ("lora", "full", "generate")
     for dtype in ("bfloat16", "float16", "float32")
     if (family, what) != ("bert", "generate")
@@ -103,7 +104,7 @@ def test_the_data_parallel_step_sums_over_the_ranks(rig):
 
 
 @pytest.mark.all_only
-@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_operator_gets_a_kernel(rig, family):
     cases = [case for case in ALL if case.startswith(family)]
     assert len(cases) == (6 if family == "bert" else 9)

@@ -1,0 +1,190 @@
+"""A decoder without rotary positions, which GPT-2, OPT and BLOOM share: the embedding, the layers, the head, and generation with a cache.
+
+B batch, T tokens, E embedding width, H hidden, S cache slots, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mindspore as ms
+from mindspore import nn, ops
+
+from petrun.errors import ModelError
+from petrun.models.decoder_layer import DecoderLayer
+from petrun.models.decoding import CausalMask, cache_index, cached_mask, virtual_positions
+from petrun.models.parts import Embedding, dense
+from petrun.typing import Cell, DType, Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderSizes:
+    """What a decoder is made of besides its layers and norms."""
+
+    vocab: int
+    hidden: int
+    kv_heads: int
+    tied: bool
+    embedding: int | None = None
+    """E, where two linear layers lead from it to H and back."""
+    positions: int | None = None
+    """Tokens of the longest row, of a model with a table of positions."""
+    positions_field: str = ""
+    """Name of `positions` in config.json."""
+    unused_positions: int = 0
+    """Rows at the begin of that table that no token takes."""
+
+
+class AddPositions(nn.Cell):
+    """x + positions, both (B, T, H). A cell, as each operator of a pipeline needs a stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add = ops.Add()
+
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
+        """Shard by rows of the batch."""
+        self.add.shard(((dp, 1, 1), (dp, 1, 1)))
+
+    def construct(self, x: Tensor, positions: Tensor) -> Tensor:
+        return self.add(x, positions)
+
+
+class Decoder(nn.Cell):
+    """Inputs: input_ids, segment_ids (0 = padding), position_ids, each (B, T) int32. Returns: logits (B, T, V) float32."""
+
+    def __init__(
+        self,
+        sizes: DecoderSizes,
+        dtype: DType,
+        *,
+        layers: Sequence[DecoderLayer],
+        embed_norm: Cell | None = None,
+        dropout: Cell | None = None,
+        norm: Cell | None = None,
+    ) -> None:
+        """`embed_norm` and `dropout` take the embedded tokens, `norm` the last layer's result."""
+        super().__init__()
+        self.kv_heads, self.longest, self.positions_field = sizes.kv_heads, sizes.positions, sizes.positions_field
+        self.unused_positions = sizes.unused_positions
+        width = sizes.embedding or sizes.hidden
+        self.has_positions, self.projects = sizes.positions is not None, width != sizes.hidden
+        self.norms_embedding, self.drops, self.norms = embed_norm is not None, dropout is not None, norm is not None
+        # Set by graph.virtual_tokens where a delta has virtual tokens.
+        self.prefix_tokens, self.prompt_tokens = 0, 0
+        self.embed = Embedding(sizes.vocab, width, dtype)
+        if self.projects:
+            self.project_in = dense(width, sizes.hidden, dtype, bias=False)
+        if sizes.positions is not None:
+            self.positions = Embedding(sizes.positions + sizes.unused_positions, sizes.hidden, dtype)
+            self.add_positions = AddPositions()
+        if embed_norm is not None:
+            self.embed_norm = embed_norm
+        if dropout is not None:
+            self.dropout = dropout
+        self.masks = nn.CellList([CausalMask()])
+        self.layers = nn.CellList(layers)
+        if norm is not None:
+            self.norm = norm
+        if self.projects:
+            self.project_out = dense(sizes.hidden, width, dtype, bias=False)
+        self.head = dense(width, sizes.vocab, dtype, bias=False)
+        if sizes.tied:
+            self.head.weight = self.embed.weight
+
+    def open_stages(self, count: int) -> list[Cell]:
+        """Have what the layers share made on each of `count` stages. Returns the cells that make it."""
+        self.masks.extend([CausalMask() for _ in range(count - len(self.masks))])
+        return list(self.masks)
+
+    def placed(self, x: Tensor, position_ids: Tensor) -> Tensor:
+        """Embedded tokens, (B, T, E), at their positions: what the first layer reads, (B, T, H)."""
+        if self.projects:
+            x = self.project_in(x)
+        if self.has_positions:
+            x = self.add_positions(x, self.positions(position_ids + self.unused_positions))
+        if self.norms_embedding:
+            x = self.embed_norm(x)
+        return self.dropout(x) if self.drops else x
+
+    def enter(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """Embed the row, with the prompt before it: (B, P + T, H)."""
+        x = self.embed(input_ids)
+        if self.prompt_tokens > 0:
+            x = ops.concat((self.embed.prompt(x.shape[0], x.dtype), x), 1)
+        return self.placed(x, virtual_positions(position_ids, self.prefix_tokens, self.prompt_tokens))
+
+    def logits(self, x: Tensor) -> Tensor:
+        if self.norms:
+            x = self.norm(x)
+        if self.projects:
+            x = self.project_out(x)
+        return ops.cast(self.head(x), ms.float32)
+
+    def construct(self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, part: int = 0) -> Tensor:
+        """`part`: number of the batch's part that a pipeline sees; it changes nothing, but see train.pipelined."""
+        x = self.enter(input_ids, position_ids)
+        made: tuple[Tensor, ...] = ()
+        for mask in self.masks:
+            made = (*made, mask(segment_ids, position_ids, 0, self.prefix_tokens, self.prompt_tokens, part))
+        for i, layer in enumerate(self.layers):
+            x = layer(x, made[i * len(self.masks) // len(self.layers)], part)
+        return self.logits(x[:, self.prompt_tokens :] if self.prompt_tokens > 0 else x)
+
+    def check_slots(self, tokens: int) -> None:
+        """Raises ModelError where the model has no positions for a row of so many tokens."""
+        tokens += self.prefix_tokens + self.prompt_tokens
+        if self.longest is not None and tokens > self.longest:
+            raise ModelError(
+                f"prompt and new tokens need {tokens} positions, the model has {self.positions_field} = {self.longest}",
+                hint="Shorten the prompt, or generate fewer tokens.",
+            )
+
+    def prefill(self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, slots: int) -> tuple[Tensor, ...]:
+        """See decoding.PrefillStep."""
+        x = self.enter(input_ids, position_ids)
+        mask = self.masks[0](segment_ids, position_ids, 0, self.prefix_tokens, self.prompt_tokens)
+        caches: tuple[Tensor, ...] = ()
+        for layer in self.layers:
+            x, k, v = layer.prefill(x, mask, self.prompt_tokens + slots)
+            caches = (*caches, k, v)
+        return (self.logits(x[:, -1]), *caches)
+
+    def decode(
+        self, input_ids: Tensor, position_ids: Tensor, slot: Tensor, visible: Tensor, caches: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """See decoding.DecodeStep."""
+        virtual = self.prefix_tokens + self.prompt_tokens
+        x = self.placed(self.embed(input_ids), position_ids + virtual)
+        mask = cached_mask(visible, slot, position_ids, 0, virtual)
+        index = cache_index(input_ids.shape[0] * self.kv_heads, slot + self.prompt_tokens)
+        new: tuple[Tensor, ...] = ()
+        for i, layer in enumerate(self.layers):
+            x, k, v = layer.decode(x, mask, index, caches[2 * i], caches[2 * i + 1])
+            new = (*new, k, v)
+        return (self.logits(x[:, 0]), *new)
+
+
+SPLITS = {
+    "": "tokens",
+    "embed": "vocabulary",
+    "project_in": "whole",
+    "positions": "whole",
+    "add_positions": "tokens",
+    "embed_norm": "tokens",
+    "dropout": "tokens",
+    "masks.*": "tokens",
+    "layers.*": "tokens",
+    **dict.fromkeys((f"layers.*.{part}_{cell}" for part in ("attn", "mlp") for cell in ("norm", "dropout")), "tokens"),
+    **dict.fromkeys((f"layers.*.attn.{role}" for role in ("q", "k", "v", "qkv")), "column"),
+    **dict.fromkeys((f"layers.*.attn.{cell}" for cell in ("split", "core", "merge")), "heads"),
+    "layers.*.attn.o": "row",
+    "layers.*.mlp.up": "column",
+    "layers.*.mlp.act": "wide",
+    "layers.*.mlp.down": "row",
+    "norm": "tokens",
+    "project_out": "whole",
+    "head": "column",
+}
+"""How a decoder's cells are sharded over ranks: see Sites.splits."""

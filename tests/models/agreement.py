@@ -1,0 +1,101 @@
+"""What every family's net must do, held against transformers' numbers: see transformers_cases.py."""
+
+import json
+from fnmatch import fnmatchcase
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+
+from petrun.evaluate.generate import TextGenerator
+from petrun.models.decoding import DecodeStep, PrefillStep
+from petrun.models.factory import load_model
+from petrun.models.families import family_of_type
+from tests.models.reference import write
+from tests.models.transformers_cases import CASES, LENGTHS, NEW, STORED, batch, last_two, values
+
+
+def stored(name):
+    return json.loads(STORED.read_text())["cases"][name]
+
+
+def tensors(config, classes=3):
+    """Every tensor of a model, by Hugging Face name; `classes` 0: without the head of a classifier."""
+    family = family_of_type(config["model_type"])
+    parsed = family.parse(config)
+    shapes = {p.name: tuple(p.shape) for p in family.build(parsed, num_labels=classes or 2).get_parameters()}
+    found = {}
+    for ours, name in family.names(parsed).items():
+        if not classes and "classify" in family.tasks and name.optional:
+            continue
+        shape = tuple(reversed(shapes[ours])) if name.transpose else shapes[ours]
+        found[name.name] = values(name.name, shape)
+    return found
+
+
+def load(folder, name, **settings):
+    """The model of a case, from a folder as transformers would save it."""
+    return load_model(write(folder, CASES[name], tensors(CASES[name])), **settings)
+
+
+def forward(net, arrays):
+    return net(*(Tensor(np.asarray(a, np.int32)) for a in arrays)).asnumpy()
+
+
+def check_logits(model, name):
+    """With padding on the right and on the left."""
+    wanted = np.array(stored(name)["logits"])
+    for left in (False, True):
+        got = forward(model.net, batch(left))
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(last_two(got, left), wanted, atol=1e-4)
+
+
+def check_greedy(model, name):
+    """transformers' text, and so that of cached generation."""
+    ids, segments, _ = batch(left=False)
+    prompts = [ids[row, : segments[row].sum()] for row in range(len(LENGTHS))]
+    answers = TextGenerator(model.net, eos_ids=(), batch_size=2)(prompts, NEW)
+    assert [list(answer.tokens) for answer in answers] == stored(name)["greedy"]
+
+
+def check_cache(model):
+    """Logits with a cache equal those of the whole row: prompts of 5 columns on the left, then a token at a time."""
+    ids, segments, positions = batch(left=True)
+    whole = forward(model.net, (ids, segments, positions))
+    slots, first = ids.shape[1], 5
+
+    def upto(array, start, end):
+        return Tensor(np.ascontiguousarray(array[:, start:end]))
+
+    logits, *caches = PrefillStep(model.net, slots)(*(upto(a, 0, first) for a in (ids, segments, positions)))
+    step = DecodeStep(model.net)
+    for slot in range(first, slots):
+        before = segments[:, slot - 1] == 1
+        np.testing.assert_allclose(logits.asnumpy()[before], whole[before, slot - 1], atol=2e-5)
+        visible = Tensor((segments == 1) & (np.arange(slots) <= slot))
+        column = (upto(ids, slot, slot + 1), upto(positions, slot, slot + 1))
+        logits, *caches = step(*column, Tensor(slot, ms.int32), visible, *caches)
+    np.testing.assert_allclose(logits.asnumpy(), whole[:, -1], atol=2e-5)
+
+
+def check_packing(model):
+    """Rows that are packed into one do not see each other."""
+    ids, _, _ = batch(left=False)
+    packed = forward(model.net, (ids[:1], [[1] * 4 + [2] * 5], [[0, 1, 2, 3, 0, 1, 2, 3, 4]]))
+    alone = forward(model.net, (ids[:1, 4:], [[1] * 5], [[0, 1, 2, 3, 4]]))
+    np.testing.assert_allclose(packed[:, 4:], alone, atol=2e-5)
+
+
+def check_sites(name):
+    """Paths and names belong to cells and parameters that are there."""
+    family = family_of_type(CASES[name]["model_type"])
+    config = family.parse(CASES[name])
+    sites, net = family.sites(config), family.build(config, num_labels=3)
+    paths = {path for path, _ in net.cells_and_names()}
+    for pattern in (*sites.linears.values(), sites.cores, *sites.sublayers):
+        assert sum(fnmatchcase(p, pattern) for p in paths) == config.layers, pattern
+    assert {sites.embedding, sites.head, *sites.tables} <= paths
+    assert set(sites.hf_paths) - {"head"} <= paths
+    assert set(family.names(config)) == {p.name for p in net.get_parameters()}
+    return sites

@@ -1,0 +1,91 @@
+"""Small models of the families, whose numbers follow from the tensors' names, and what transformers computes with them.
+
+`python -m tests.models.transformers_cases`, where torch and transformers are installed, computes the logits and the greedy text of every
+case and stores them in transformers_cases.json; tests/models/agreement.py holds petrun against these.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tests.interop.peft.peft_adapters import numbers
+
+STORED = Path(__file__).with_name("transformers_cases.json")
+VOCAB, NEW = 24, 6
+LENGTHS = (9, 5, 2)
+SIZES = {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+OPT = {
+    **SIZES, "model_type": "opt", "ffn_dim": 24, "max_position_embeddings": 20, "dropout": 0.0, "pad_token_id": 1,
+    "bos_token_id": 2, "eos_token_id": 2, "word_embed_proj_dim": 16,
+}  # fmt: skip
+CASES = {
+    "opt": OPT,
+    "opt-350m": {**OPT, "do_layer_norm_before": False, "word_embed_proj_dim": 12},
+    "opt-no-bias": {**OPT, "enable_bias": False, "activation_function": "gelu", "_remove_final_layer_norm": True},
+}
+
+
+def values(name, shape):
+    """The tensor of a name: norms near 1, all else around 0."""
+    drawn = numbers(name, shape)
+    return drawn * np.float32(0.4) + np.float32(1) if "norm" in name.lower() and name.endswith("weight") else drawn
+
+
+def batch(left):
+    """ids, segments (1 = token), positions counted within the tokens, each (3, 9)."""
+    ids, segments = np.zeros((2, len(LENGTHS), max(LENGTHS)), np.int32)
+    rng = np.random.default_rng(7)
+    for row, length in enumerate(LENGTHS):
+        own = slice(max(LENGTHS) - length, None) if left else slice(length)
+        ids[row, own], segments[row, own] = rng.integers(3, VOCAB, length), 1
+    return ids, segments, np.maximum(np.cumsum(segments, 1) - 1, 0).astype(np.int32)
+
+
+def last_two(found, left):
+    """Of (B, T, V) what stands at the last two tokens of each row, (2 * B, V)."""
+    ends = [max(LENGTHS) if left else length for length in LENGTHS]
+    return np.concatenate([row[end - 2 : end] for row, end in zip(found, ends, strict=True)])
+
+
+def in_transformers(config):
+    """(logits of the last two tokens of each row, greedy tokens that follow it)."""
+    import inspect
+
+    import torch
+    import transformers
+
+    kind = transformers.AutoConfig.for_model(**config)
+    model = transformers.AutoModelForCausalLM.from_config(kind, attn_implementation="eager").eval()
+    with torch.no_grad():
+        # A matrix with two names has the values of the first.
+        for name, tensor in model.named_parameters():
+            tensor.copy_(torch.from_numpy(values(name, tuple(tensor.shape))))
+        found = []
+        for left in (False, True):
+            ids, segments, positions = (torch.from_numpy(a).long() for a in batch(left))
+            more = {"position_ids": positions} if "position_ids" in inspect.signature(model.forward).parameters else {}
+            logits = model(input_ids=ids, attention_mask=segments, **more).logits.numpy()
+            found.append(last_two(logits, left))
+        np.testing.assert_allclose(*found, atol=1e-4)
+        text = model.generate(
+            ids, attention_mask=segments, max_new_tokens=NEW, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
+    return found[0], text[:, ids.shape[1] :].tolist()
+
+
+def main():
+    """Compute and store every case."""
+    import transformers
+
+    stored = {}
+    for name, config in CASES.items():
+        logits, text = in_transformers(config)
+        stored[name] = {"logits": [[round(float(v), 5) for v in row] for row in logits], "greedy": text}
+    content = {"computed_with": f"transformers {transformers.__version__}", "cases": stored}
+    STORED.write_text(json.dumps(content, separators=(",", ":")).replace('],"', '],\n"') + "\n")
+    print(f"{len(stored)} cases")
+
+
+if __name__ == "__main__":
+    main()
