@@ -50,7 +50,7 @@ def letters():
 
 
 def write_base(folder, family, **changes):
-    """A Hugging Face folder of a tiny model of a family, a classifier without a head. `changes` go into config.json and the weights follow."""
+    """A Hugging Face folder of a tiny model, a classifier without a head. `changes` go into config.json and the weights follow."""
     config = {**CONFIGS[family], **changes}
     folder.mkdir(parents=True, exist_ok=True)
     tensors = make(config, classes=0) if family in CLASSIFIERS else make(config)

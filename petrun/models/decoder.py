@@ -167,7 +167,6 @@ class Decoder(nn.Cell):
 
 
 SPLITS = {
-    "": "tokens",
     "embed": "vocabulary",
     "project_in": "whole",
     "positions": "whole",

@@ -36,7 +36,10 @@ CONFIGS = {
     "bert": {**reference.BERT, **WIDER, "max_position_embeddings": 64, "attention_probs_dropout_prob": 0.1, "hidden_dropout_prob": 0.1},
     "gpt2": {**reference.GPT2, "n_layer": LAYERS, "n_embd": 64, "n_positions": 80, "attn_pdrop": 0.1, "resid_pdrop": 0.1},
     "llama": {**reference.LLAMA, **WIDER, "attention_dropout": 0.1},
-    "opt": {**OPT, **WIDER, "ffn_dim": 96, "word_embed_proj_dim": 32, "do_layer_norm_before": False, "max_position_embeddings": 80, "dropout": 0.1, "attention_dropout": 0.1},
+    "opt": {
+        **OPT, **WIDER, "ffn_dim": 96, "word_embed_proj_dim": 32, "do_layer_norm_before": False, "max_position_embeddings": 80,
+        "dropout": 0.1, "attention_dropout": 0.1,
+    },
     "qwen3": {**reference.LLAMA, **WIDER, "model_type": "qwen3", "head_dim": 32, "attention_bias": False},
 }  # fmt: skip
 

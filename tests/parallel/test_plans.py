@@ -100,6 +100,8 @@ def check_pipeline(found, layout):
     """What a stage holds; that each part of the batch, and its gradient, goes from stage to stage once."""
     own = set(held_by_stage(found, layout))
     first, tied = layout.coordinates(found["rank"])[0] == 0, is_tied(found)
+    # LoRA on the layers of one stage: gpt2 has four linear layers, the others six or seven.
+    least = 8 if found["case"].startswith("gpt2") else 10
     assert set(found["held"]) & set(found["net"]) - {"embed.weight"} == own - {"embed.weight"}
     prefixes = ("accu_grads.", "adam_m.", "adam_v.")
     # MindSpore lists what goes with a tied embedding on the last stage too.
@@ -107,7 +109,7 @@ def check_pipeline(found, layout):
         name for name in found["held"] if name.startswith(prefixes) and (first or not name.endswith(".embed.weight"))
     }
     kept = own & set(found["trained"]) - (set() if first else {"embed.weight"})
-    assert beside == {prefix + name for prefix in prefixes for name in kept} and len(kept) > 9
+    assert beside == {prefix + name for prefix in prefixes for name in kept} and len(kept) >= least
     # A tied embedding is sent once a step, and its gradient comes back where it trains.
     there, back = int(tied), int(tied and "embed.weight" in found["trained"])
     parts = layout.micro_batches
@@ -132,7 +134,7 @@ def check_pipeline(found, layout):
         # Of each part what its layers sum, as on one stage; of the whole the norm, twice, and the loss.
         assert found["forward"]["AllReduce"] == parts * (outside + each * 2 // layout.pp) + 3
         # Once a parameter: parts of a batch that share a graph would each sum it again.
-        assert set(found["summed"].values()) == {1} and len(found["summed"]) > 9
+        assert set(found["summed"].values()) == {1} and len(found["summed"]) >= least
 
 
 def check_split_optimizer(found, layout):
