@@ -6,11 +6,15 @@ Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2
 
 The cell keeps MindPet's name, signature and parameter names. One deliberate difference: `compute_dtype` is float32 unless asked,
 because half precision applied to the frozen base as well loses 5e-4 and overflows beyond 65504.
+
+What a cell has besides, a bias or an activation, is chosen as a method when the cell is made: MindSpore makes two graphs of each branch in
+the code and one of each method, and a model has hundreds of these cells to compile.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -77,7 +81,6 @@ class LoRADense(nn.Dense):
         of_shape("LoRADense", "lora_b_init", lora_b_init, (out_channels, lora_rank))
         float_dtype("LoRADense", "param_init_type", param_init_type)
         float_dtype("LoRADense", "compute_dtype", compute_dtype)
-        self.lora_biased = False
         self.lora_rank = lora_rank
         self.lora_alpha = lora_alpha
         self.scaling = lora_alpha / lora_rank
@@ -94,53 +97,43 @@ class LoRADense(nn.Dense):
         self.mul = ops.Mul()
         self.add = ops.Add()
         self.cast = ops.Cast()
-
-    def add_bias(self) -> None:
-        """Give B a bias, zero at first, which trains: s (x A^T B^T + c). Owns then: mindpet_delta_lora_bias (out_channels,)."""
-        zeros = Tensor(np.zeros(self.out_channels, np.float32))
-        self.mindpet_delta_lora_bias = Parameter(zeros, name=LORA_BIAS)
-        self.lora_bias_add = ops.BiasAdd()
-        self.lora_biased = True
+        self.base = self.base_with_bias if self.has_bias else self.base_product
+        self.result = self.activated if self.activation_flag else self.adapted
 
     def start(self) -> None:
         """Set initial values that follow from the base's weight, once the cell has it."""
 
     def construct(self, input_tensor: Tensor) -> Tensor:
         """(..., in_channels) -> (..., out_channels), dtype kept."""
-        given = input_tensor.dtype
-        shape = self.shape_op(input_tensor)
-        if len(shape) < 2:
-            raise ValueError("LoRADense: the input must have at least 2 axes")
-        x = self.cast(self.reshape(input_tensor, (-1, shape[-1])), self.dtype)
-        y = self.adapted(x)
-        if self.activation_flag:
-            y = self.activation(y)
-        return self.cast(self.reshape(y, (*shape[:-1], self.out_channels)), given)
+        outer = _outer_axes_in_graph(self.shape_op(input_tensor))
+        y = self.result(self.cast(self.reshape(input_tensor, (-1, self.in_channels)), self.dtype))
+        return self.cast(self.reshape(y, (*outer, self.out_channels)), input_tensor.dtype)
+
+    def activated(self, x: Tensor) -> Tensor:
+        """(M, in_channels) -> (M, out_channels), with the activation."""
+        return self.activation(self.adapted(x))
 
     def adapted(self, x: Tensor) -> Tensor:
         """(M, in_channels) -> (M, out_channels): the base and its update, before the activation."""
         # After `to_float` MindSpore casts what every method is given, not only the cell's own inputs.
         x = self.cast(x, self.dtype)
-        y = self.matmul(x, self.cast(self.weight, self.dtype))
-        if self.has_bias:
-            y = self.bias_add(y, self.cast(self.bias, self.dtype))
-        return self.add(y, self.update(self.dropped(x)))
+        return self.add(self.base(x), self.mul(self.change(self.lora_dropout(x)), self.cast(self.scaling, self.dtype)))
 
-    def dropped(self, x: Tensor) -> Tensor:
-        """x after the dropout, in the layer's own type."""
-        return self.cast(self.lora_dropout(x), self.dtype)
+    def base_product(self, x: Tensor) -> Tensor:
+        """x W^T."""
+        return self.matmul(self.cast(x, self.dtype), self.cast(self.weight, self.dtype))
 
-    def update(self, x: Tensor) -> Tensor:
-        """s x A^T B^T, of an input that went through the dropout."""
-        z = self.product(x, self.mindpet_delta_lora_a, self.mindpet_delta_lora_b)
-        if self.lora_biased:
-            z = self.lora_bias_add(z, self.cast(self.mindpet_delta_lora_bias, self.dtype))
-        return self.mul(z, self.cast(self.scaling, self.dtype))
+    def base_with_bias(self, x: Tensor) -> Tensor:
+        """x W^T + b."""
+        return self.bias_add(self.base_product(x), self.cast(self.bias, self.dtype))
 
-    def product(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """x A^T B^T."""
-        z = self.lora_a_matmul(self.cast(x, self.dtype), self.cast(a, self.dtype))
-        return self.lora_b_matmul(z, self.cast(b, self.dtype))
+    def product(self, x: Tensor) -> Tensor:
+        """x A^T B^T, of an input that went through the dropout."""
+        z = self.lora_a_matmul(self.cast(x, self.dtype), self.cast(self.mindpet_delta_lora_a, self.dtype))
+        return self.lora_b_matmul(z, self.cast(self.mindpet_delta_lora_b, self.dtype))
+
+    change = product
+    """What is added to the base, over s."""
 
     def shard(
         self,
@@ -181,12 +174,42 @@ class LoRADense(nn.Dense):
             strategy_lora_add=((rows, outer), (rows, outer)),
             strategy_activation=((rows, outer),),
         )
-        if self.lora_biased:
-            self.lora_bias_add.shard(((rows, outer), (outer,)))
         self.lora_dropout.set_layout("row" if how == "scattered" else how, dp, tp)
         if how == "scattered":
             for matmul in (self.matmul, self.lora_a_matmul):
                 matmul.shard(((dp, tp), (1, tp)), ((rows, 1),))
+
+
+class BiasedLoraDense(LoRADense):
+    """LoRADense whose B has a bias c, zero at first: y = act(x W^T + b + s (dropout(x) A^T B^T + c)).
+
+    Inputs and Returns: see LoRADense. Owns: also mindpet_delta_lora_bias (out_channels,) float32.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(in_channels, out_channels, *args, **kwargs)
+        self.mindpet_delta_lora_bias = Parameter(Tensor(np.zeros(out_channels, np.float32)), name=LORA_BIAS)
+        self.lora_bias_add = ops.BiasAdd()
+
+    def change(self, x: Tensor) -> Tensor:
+        """x A^T B^T + c."""
+        return self.lora_bias_add(self.product(x), self.cast(self.mindpet_delta_lora_bias, self.dtype))
+
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
+        """See LoRADense; the bias is cut as the outputs are."""
+        super().set_layout(how, dp, tp)
+        rows, outer = (dp * tp if how == "scattered" else dp), (tp if how == "column" else 1)
+        self.lora_bias_add.shard(((rows, outer), (outer,)))
+
+
+def _outer_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """All axes but the last. Raises ValueError where there is no other."""
+    if len(shape) < 2:
+        raise ValueError("LoRADense: the input must have at least 2 axes")
+    return shape[:-1]
+
+
+_outer_axes_in_graph = ops.constexpr(_outer_axes)
 
 
 def _check_alpha(alpha: object) -> None:

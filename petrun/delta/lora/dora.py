@@ -63,6 +63,10 @@ class DoraDense(LoRADense):
         # Rounding may leave less than nothing where the update takes a whole row away.
         return ops.sqrt(ops.maximum(squares, own * 1e-7)) + _SMALLEST
 
+    def update(self, x: Tensor) -> Tensor:
+        """s x A^T B^T, of an input that went through the dropout."""
+        return self.mul(self.product(x), self.cast(self.scaling, self.dtype))
+
     def adapted(self, x: Tensor) -> Tensor:
         """(M, in_channels) -> (M, out_channels), before the activation."""
         x = self.cast(x, self.dtype)
@@ -71,7 +75,7 @@ class DoraDense(LoRADense):
         w = self.cast(self.weight, self.dtype)
         y = self.matmul(x, w)
         if self.training and self.lora_dropout.p > 0.0:
-            dropped = self.dropped(x)
+            dropped = self.cast(self.lora_dropout(x), self.dtype)
             y = self.add(y, self.matmul(dropped, w) * (ratio - 1.0) + self.update(dropped) * ratio)
         else:
             y = self.onto_rows(self.add(y, self.update(x)), ratio)

@@ -30,7 +30,7 @@ from petrun.delta.forms import (
     factors_of,
     layers_with,
 )
-from petrun.delta.lora.dense import LORA_A, LORA_B, LORA_BIAS, LoRADense
+from petrun.delta.lora.dense import LORA_A, LORA_B, LORA_BIAS, BiasedLoraDense, LoRADense
 from petrun.delta.lora.dora import LORA_M, DoraDense, rescaled
 from petrun.delta.lora.embedding import LoRAEmbedding
 from petrun.delta.lora.pissa import LORA_A0, LORA_B0, PissaDense
@@ -94,7 +94,8 @@ class LoraConfig(TargetConfig):
 def wrap_dense(dense: Cell, path: str, config: LoraConfig, seed: int) -> Cell:
     """Make the variant's cell around an existing nn.Dense: the base's parameters are kept, A is drawn, B is zero."""
     rank, scale = config.site(path)
-    cell = _CELLS[config.variant](
+    make = BiasedLoraDense if config.bias else _CELLS[config.variant]
+    cell = make(
         dense.in_channels,
         dense.out_channels,
         rank,
@@ -104,8 +105,6 @@ def wrap_dense(dense: Cell, path: str, config: LoraConfig, seed: int) -> Cell:
         **arguments_like(dense),
     )
     cell.scaling = scale
-    if config.bias:
-        cell.add_bias()
     cell.lora_dropout = Dropout(float(config.dropout), seed, path)
     adopt(cell, dense)
     if not is_outline(dense.weight):

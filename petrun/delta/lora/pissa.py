@@ -48,11 +48,10 @@ class PissaDense(LoRADense):
         self.mindpet_delta_lora_b.set_data(Tensor(b))
         self.mindpet_delta_lora_b0.set_data(Tensor(b))
 
-    def update(self, x: Tensor) -> Tensor:
-        """s (x A^T B^T - x A_0^T B_0^T): exactly 0 at the start, because the products are taken alike."""
-        z = self.product(x, self.mindpet_delta_lora_a, self.mindpet_delta_lora_b)
-        z = z - self.product(x, self.mindpet_delta_lora_a0, self.mindpet_delta_lora_b0)
-        return self.mul(z, self.cast(self.scaling, self.dtype))
+    def change(self, x: Tensor) -> Tensor:
+        """x A^T B^T - x A_0^T B_0^T: exactly 0 at the start, because the products are taken alike."""
+        z = self.lora_a_matmul(self.cast(x, self.dtype), self.cast(self.mindpet_delta_lora_a0, self.dtype))
+        return self.product(x) - self.lora_b_matmul(z, self.cast(self.mindpet_delta_lora_b0, self.dtype))
 
 
 def principal_factors(weight: Array, rank: int, scale: float) -> tuple[Array, Array]:
