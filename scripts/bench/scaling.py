@@ -4,7 +4,7 @@
 
 Every case is `petrun train` with LoRA on all linear layers of a Llama with random weights (hidden width 128, a tokenizer of one token a
 byte), in a process of its own; one setting differs from 8 rows x 64 tokens, 4 layers, rank 8, 64 rows of data, 1 process. Printed: the
-median seconds of the steps after the third, the largest resident size that a process of the run had, imports included, and for each axis
+seconds of the fastest step after the third, the largest resident size that a process of the run had, imports included, and for each axis
 the exponent k of a fit  y = c x^k  (least squares of the logarithms) with its number of points and R^2; beside it the exponent between the
 last two points, where constant costs weigh least. `rows` trains from the cache of rows. `ranks` shares the batch of 8 rows among
 processes of this machine; `ranks (8 rows each)` gives each of them as many.
@@ -132,7 +132,7 @@ def train(place: Path, case: dict[str, int], steps: int, name: str) -> Point:
     records = [json.loads(text) for text in (place / name / "log.jsonl").read_text().splitlines()]
     seconds = [record["seconds"] for record in records if "grad_norm" in record][WARM_UP:]
     shutil.rmtree(place / name)
-    return Point(x=case["ranks"], seconds=statistics.median(seconds), peak_bytes=peak)
+    return Point(x=case["ranks"], seconds=min(seconds), peak_bytes=peak)
 
 
 def measure(place: Path, axis: str, steps: int) -> list[Point]:

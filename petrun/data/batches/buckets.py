@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from petrun.data.batches.packing import pack_in_order, pack_rows
+from petrun.data.batches.units import Units
 from petrun.data.examples.example_set import scramble
 from petrun.data.formats.records import Array
 from petrun.errors import ConfigError
@@ -81,7 +82,7 @@ class BatchSpec:
 class BatchPlan:
     """The batches of one epoch, with len(plan) and plan[k]."""
 
-    units: tuple[tuple[int, ...], ...] = field(repr=False)
+    units: Units = field(repr=False)
     order: Array = field(repr=False)
     """(n,) int64: units in the order of this epoch."""
     starts: Array
@@ -113,7 +114,7 @@ class BatchPlan:
 class Batching:
     """The batches of a run. `epoch(e)` is a pure function of (this, e)."""
 
-    units: tuple[tuple[int, ...], ...] = field(repr=False)
+    units: Units = field(repr=False)
     """Rows that share a sequence: one each, unless packed."""
     lengths: Array = field(repr=False)
     """(n,) int64: tokens of each unit."""
@@ -206,12 +207,11 @@ def plan_batches(
         if pack:
             raise ConfigError("--pack: array data has no sequences to fill", hint="Leave it out.")
         order = "file" if order == "length" else order
-        return Batching(tuple((i,) for i in range(len(lengths))), lengths, batch_size, (), order, seed)
+        return Batching(Units.single(len(lengths)), lengths, batch_size, (), order, seed)
     if pack:
         units = pack_rows(lengths, seq_len) if order == "shuffle" else pack_in_order(lengths, seq_len)
-        filled = np.array([lengths[list(unit)].sum() for unit in units], np.int64)
-        return Batching(units, filled, batch_size, (seq_len,), order, seed)
-    units = tuple((i,) for i in range(len(lengths)))
+        return Batching(units, units.sums(lengths), batch_size, (seq_len,), order, seed)
+    units = Units.single(len(lengths))
     # A batch is as long as its longest row: the buckets are fitted to the lengths of the first epoch's batches.
     ordered, edges = _order_units(lengths, batch_size, order, seed, 0, pools=True)
     longest = np.maximum.reduceat(lengths[ordered], edges[:-1])

@@ -6,8 +6,10 @@ tokenizer.json are switched off: petrun truncates and pads rows, and counts that
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -37,6 +39,9 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
+        self._truncator: tokenizers.Tokenizer | None = None
+        """A copy that truncates, made when it is needed: threads that tokenise at the same time must not see a setting change."""
+        self._truncating = threading.Lock()
         self.files = files
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         self.special_ids = frozenset(i for i, token in backend.get_added_tokens_decoder().items() if token.special)
@@ -214,13 +219,14 @@ class Tokenizer:
                 f"seq_len {longest} leaves no room for text beside {needed} special tokens",
                 hint="Choose a longer --seq-len.",
             )
-        self._backend.enable_truncation(longest, strategy="longest_first", direction=self.files.truncation_side)
-        try:
-            again = self._backend.encode_batch_fast(
+        with self._truncating:
+            if self._truncator is None:
+                self._truncator = copy.deepcopy(self._backend)
+                self._truncator.encode_special_tokens = self._backend.encode_special_tokens
+            self._truncator.enable_truncation(longest, strategy="longest_first", direction=self.files.truncation_side)
+            again = self._truncator.encode_batch_fast(
                 [row for row, long in zip(chunk, over, strict=True) if long], add_special_tokens=special
             )
-        finally:
-            self._backend.no_truncation()
         for position, row in zip([i for i, long in enumerate(over) if long], again, strict=True):
             rows[position] = row
 
