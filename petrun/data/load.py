@@ -70,7 +70,7 @@ def _cached_or_built(
     # The key is made of the content: the files may have had other names when the entry was written.
     names = tuple(str(source.path) for source in sources)
     if examples is None or (names != examples.files and (examples.notes or examples.skipped)):
-        examples = build_examples(sources, tokenizer, settings, key, progress)
+        examples = build_examples(sources, tokenizer, settings, key, progress, cache_dir)
         if not examples.is_arrays:
             store_cached(cache_dir, key, examples)
     return replace(examples, files=names)

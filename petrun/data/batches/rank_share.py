@@ -71,6 +71,12 @@ class RowCounts:
 
 def count_rows(examples: ExampleSet) -> RowCounts:
     """Count every row, by the rules of petrun/data/batches/collate.py."""
+    parts = [_count_block(block) for block in examples.blocks()] or [_count_block(examples)]
+    names = ("scored", "packed", "tokens")
+    return RowCounts(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+
+def _count_block(examples: ExampleSet) -> RowCounts:
     known = is_scored(examples.per_row["label"]).astype(np.int64)
     if "input_ids" not in examples.flat:
         return RowCounts(scored=known, packed=known, tokens=np.ones(len(examples), np.int64))

@@ -81,6 +81,13 @@ class FileRows:
             )
         return cell
 
+    def has_several_references(self, i: int) -> bool:
+        """Return whether the completion of row i is a list of several texts; never for a conversation."""
+        if self.schema.kind.conversation or not self.schema.has("target"):
+            return False
+        cell = self.records.rows[i].get(self.schema.columns["target"])
+        return isinstance(cell, list) and len(cell) > 1
+
     def other_references(self, i: int) -> tuple[str, ...]:
         """Return the references of row i after the first, where its completion is a list of texts."""
         cell = self.records.rows[i].get(self.schema.columns["target"]) if self.schema.has("target") else None

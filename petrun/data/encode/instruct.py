@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import takewhile
 
 from petrun.data.chat.assistant_mask import ChatRenderer
 from petrun.data.chat.messages import (
@@ -27,14 +28,13 @@ from petrun.data.examples.collector import ExampleCollector, TokenizedRow
 from petrun.data.examples.example_set import IGNORED
 from petrun.data.rows.kinds import ROW_KINDS
 from petrun.data.templates.template import Template, render_prompt, variables
-from petrun.data.tokenizers.tokenizer import Progress
 from petrun.errors import DataError
 from petrun.typing import JsonObject
 
 _PROMPT_COLUMNS = [kind.template_column for kind in ROW_KINDS if kind.template_column]
 
 
-def encode_instruct(rows: FileRows, settings: EncodeSettings, out: ExampleCollector, progress: Progress | None) -> None:
+def encode_instruct(rows: FileRows, settings: EncodeSettings, out: ExampleCollector) -> None:
     """Encode the rows of instruct: every kind that has a prompt."""
     renderer = (
         ChatRenderer(settings.template, settings.tokenizer.specials, settings.tokenizer.special_texts)
@@ -47,10 +47,11 @@ def encode_instruct(rows: FileRows, settings: EncodeSettings, out: ExampleCollec
         row, completion = _row_segments(rows, i, settings, renderer)
         segments.append(row)
         references.append(completion)
+        out.several_references += rows.has_several_references(i)
     if renderer is not None:
         out.unused_keys |= renderer.unused_keys
         out.notes += [renderer.note] if renderer.note else []
-    ids = tokenise_segments(segments, settings.tokenizer, progress)
+    ids = tokenise_segments(segments, settings.tokenizer)
     for i, row_segments in enumerate(segments):
         reference = references[i]
         out.counts["empty"] += reference is not None and not reference.strip()
@@ -70,12 +71,10 @@ def encode_instruct(rows: FileRows, settings: EncodeSettings, out: ExampleCollec
             )
             out.add(prompt, from_left=True)
         else:
-            scored = next((k for k, label in enumerate(labels) if label != IGNORED), len(whole))
-            start = (
-                scored
-                if settings.loss_on == "completion"
-                else prompt_tokens(row_segments, ids[i], settings, renderer is not None)
-            )
+            if settings.loss_on == "completion":
+                start = sum(1 for _ in takewhile(IGNORED.__eq__, labels))
+            else:
+                start = prompt_tokens(row_segments, ids[i], settings, renderer is not None)
             out.add(
                 TokenizedRow(ids=whole, origin=rows.origin(i), labels=labels, prompt_length=start, reference=reference)
             )
@@ -146,7 +145,8 @@ def prompt_text(template: Template, values: Mapping[str, object], cells: Mapping
     Inputs: `values`, the template's variables; `cells`, the row's cells under their canonical names.
     Raises: DataError where the template fails, and for a cell that changes what the row means and that the template does not read.
     """
-    given = {"input": cells.get("input"), "system": cells.get("system"), **read_values(cells, where)}
+    own = read_values(cells, where)
+    given = {"input": cells.get("input"), "system": cells.get("system"), **own}
     history = read_history(cells.get("history"), where)
     read = variables(template.text)
     for name, value in {**given, "history": history}.items():
@@ -155,4 +155,4 @@ def prompt_text(template: Template, values: Mapping[str, object], cells: Mapping
                 f"{where}: the template {template.name} does not read {name}, which this row holds",
                 hint=f"--template FILE with one that does, or leave it out: --set 'data.ignore=[{name}]'.",
             )
-    return render_prompt(template, {**values, **read_values(cells, where), "history": history}, where)
+    return render_prompt(template, {**values, **own, "history": history}, where)

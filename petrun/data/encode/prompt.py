@@ -46,7 +46,7 @@ def prompt_ids(
             beside |= said
         values = {"prompt": "", "instruction": "", "input": "", "system": "", **beside, source: prompt}
         segments = [TextSegment(prompt_text(template, values, beside, where), False)]
-    ids, _ = join_segments(segments, tokenise_segments([segments], tokenizer, None)[0], settings, chat=template.is_chat)
+    ids, _ = join_segments(segments, tokenise_segments([segments], tokenizer)[0], settings, chat=template.is_chat)
     if not ids:
         raise DataError(f"{where}: is empty", hint="Give a text to continue.")
     return ids

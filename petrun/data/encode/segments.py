@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from petrun.data.examples.example_set import IGNORED
 from petrun.data.templates.template import Template
-from petrun.data.tokenizers.tokenizer import Progress, Tokenizer
+from petrun.data.tokenizers.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,7 @@ class EncodeSettings:
     need_target: bool = True
 
 
-def tokenise_segments(
-    segments: list[list[TextSegment]], tokenizer: Tokenizer, progress: Progress | None
-) -> list[list[list[int]]]:
+def tokenise_segments(segments: list[list[TextSegment]], tokenizer: Tokenizer) -> list[list[list[int]]]:
     """Tokenise every segment: one batch for all segments that begin a row, one for those that follow."""
     # A row begins with its first segment that holds text.
     starts = [next((k for k, segment in enumerate(row) if segment.text), 0) for row in segments]
@@ -44,22 +42,8 @@ def tokenise_segments(
         for row, start in zip(segments, starts, strict=True)
         for k in range(start + 1, len(row))
     ]
-    total = len(firsts) + len(later)
-    done: Callable[[int, int], None] | None = None
-    if progress is not None:
-        report = progress
-
-        def done(count: int, _: int) -> None:
-            report(count * len(segments) // total, len(segments))
-
-    begun = tokenizer.encode_many(firsts, special=False, progress=done).ids
-    continued = iter(
-        tokenizer.encode_continuations(
-            [text for text, _ in later],
-            [before for _, before in later],
-            progress=(lambda count, _: done(len(firsts) + count, total)) if done else None,
-        )
-    )
+    begun = tokenizer.encode_many(firsts, special=False).ids
+    continued = iter(tokenizer.encode_continuations([text for text, _ in later], [before for _, before in later]))
     return [
         [*([] for _ in range(start)), first, *(next(continued) for _ in row[start + 1 :])]
         for first, start, row in zip(begun, starts, segments, strict=True)
@@ -89,11 +73,9 @@ def join_segments(
 
 
 def _opening(ids: list[list[int]], settings: EncodeSettings, *, chat: bool) -> list[int]:
-    return (
-        []
-        if chat
-        else settings.tokenizer.begin_ids([i for part in ids for i in part][: len(settings.tokenizer.prefix_ids)])
-    )
+    tokenizer = settings.tokenizer
+    first = islice(chain.from_iterable(ids), len(tokenizer.prefix_ids))
+    return [] if chat else tokenizer.begin_ids(list(first))
 
 
 def prompt_tokens(segments: list[TextSegment], ids: list[list[int]], settings: EncodeSettings, chat: bool) -> int:

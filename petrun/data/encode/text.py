@@ -10,23 +10,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+import numpy as np
+
 from petrun.data.encode.file_rows import FileRows
 from petrun.data.encode.segments import EncodeSettings
 from petrun.data.examples.collector import ExampleCollector, RowOrigin, TokenizedRow
-from petrun.data.tokenizers.tokenizer import Progress
+from petrun.data.formats.records import Array
 from petrun.errors import DataError
 
 _STREAM_CHUNK = 8_000_000
 _LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
 
 
-def encode_text(rows: FileRows, settings: EncodeSettings, out: ExampleCollector, progress: Progress | None) -> None:
+def encode_text(rows: FileRows, settings: EncodeSettings, out: ExampleCollector) -> None:
     """Encode the rows of classify: texts or pairs."""
     texts = rows.texts("text")
     cells: list[str] | list[tuple[str, str]] = texts
     if rows.schema.has("text_pair"):
         cells = list(zip(texts, rows.texts("text_pair"), strict=True))
-    encoded = settings.tokenizer.encode_many(cells, longest=settings.limit, progress=progress)
+    encoded = settings.tokenizer.encode_many(cells, longest=settings.limit)
     for i, (ids, types, cut) in enumerate(zip(encoded.ids, encoded.types, encoded.cut, strict=True)):
         if not ids:
             raise DataError(f"{rows.where(i)}: the text gives no tokens", hint="Empty rows cannot be classified.")
@@ -34,12 +36,12 @@ def encode_text(rows: FileRows, settings: EncodeSettings, out: ExampleCollector,
         out.add(TokenizedRow(ids=ids, origin=rows.origin(i), types=types), was_cut=cut)
 
 
-def encode_lm(rows: FileRows, settings: EncodeSettings, out: ExampleCollector, progress: Progress | None) -> None:
+def encode_lm(rows: FileRows, settings: EncodeSettings, out: ExampleCollector) -> None:
     """Encode the rows of lm, each of which is one document. Without targets (prediction) no EOS is added."""
     texts = rows.texts("text")
     tokenizer = settings.tokenizer
     end = [tokenizer.eos_id] if tokenizer.eos_id is not None and settings.need_target else []
-    encoded = tokenizer.encode_many(texts, special=False, progress=progress)
+    encoded = tokenizer.encode_many(texts, special=False)
     for i, ids in enumerate(encoded.ids):
         if not ids:
             if not settings.need_target:
@@ -55,16 +57,18 @@ def encode_stream(rows: FileRows, settings: EncodeSettings, out: ExampleCollecto
 
     It is tokenised in chunks that end with a line, so that a large file does not take many times its size in memory.
     """
-    ids: list[int] = []
+    found: list[Array] = []
     before = ""
     for chunk in _chunks(rows.records.stream or ""):
         if before:
-            ids += settings.tokenizer.encode_continuations([chunk], [before])[0]
+            ids = settings.tokenizer.encode_continuations([chunk], [before])[0]
         else:
             begun = settings.tokenizer.encode(chunk, special=False)
-            ids += [*settings.tokenizer.begin_ids(begun), *begun]
+            ids = [*settings.tokenizer.begin_ids(begun), *begun]
+        found.append(np.array(ids, np.int32))
         before = chunk
-    blocks = [ids[start : start + settings.limit] for start in range(0, len(ids), settings.limit)]
+    whole = np.concatenate(found) if found else np.zeros(0, np.int32)
+    blocks = [whole[start : start + settings.limit] for start in range(0, len(whole), settings.limit)]
     if len(blocks) > 1 and len(blocks[-1]) < 2:
         # A single token predicts nothing.
         blocks.pop()

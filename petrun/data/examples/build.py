@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
-from petrun.data.chat.end_of_turn import find_end_of_turn
 from petrun.data.encode.arrays import example_arrays
-from petrun.data.encode.file_rows import FileRows
-from petrun.data.encode.instruct import encode_instruct
-from petrun.data.encode.segments import EncodeSettings
-from petrun.data.encode.text import encode_lm, encode_stream, encode_text
-from petrun.data.encode.tokens import encode_tokens
-from petrun.data.examples.collector import ExampleCollector
-from petrun.data.examples.example_set import STREAM, ExampleSet
-from petrun.data.formats.records import Records
+from petrun.data.examples.array_store import pieces
+from petrun.data.examples.example_set import ExampleSet
+from petrun.data.examples.tokenise import RowTokeniser
+from petrun.data.formats.records import ABSENT, Records
 from petrun.data.formats.source import Source
 from petrun.data.formats.table import read_records
 from petrun.data.rows.bad_rows import MOST_NAMED, bad_rows_error, find_bad_rows, note_skipped, without_bad_rows
@@ -31,9 +27,14 @@ from petrun.errors import ConfigError, DataError, did_you_mean
 
 
 def build_examples(
-    sources: list[Source], tokenizer: Tokenizer | None, settings: ExampleSettings, key: str, progress: Progress | None
+    sources: list[Source],
+    tokenizer: Tokenizer | None,
+    settings: ExampleSettings,
+    key: str,
+    progress: Progress | None,
+    folder: Path | None = None,
 ) -> ExampleSet:
-    """Build the examples of all rows of all files, in order.
+    """Build the examples of all rows of all files, in order. `folder`: where large sets are kept while they grow; None: in memory.
 
     Raises: DataError; ConfigError where settings contradict the data; SetupError for parquet without its package.
     """
@@ -46,17 +47,7 @@ def build_examples(
     task = _task(tables[0], names[0], settings)
     notes = _notes(sources, tables)
     if any(table.arrays and "input_ids" not in name for table, name in zip(tables, names, strict=True)):
-        examples = example_arrays(
-            tables,
-            names,
-            task,
-            labels=settings.labels,
-            num_labels=settings.num_labels,
-            need_target=settings.need_target,
-            regression=settings.regression,
-            digest=key,
-        )
-        return replace(examples, notes=notes)
+        return replace(_array_examples(tables, names, task, settings, key), notes=notes)
     schemas = [
         conversational(_schema(table, name, task, settings), table.rows)
         for table, name in zip(tables, names, strict=True)
@@ -67,8 +58,10 @@ def build_examples(
     needs = _needs_labels(task, settings)
     regression = needs and _holds_targets(tables, schemas, settings)
 
+    tokenise = RowTokeniser(task=task, tokenizer=tokenizer, template=template, settings=settings, folder=folder)
+
     def tokenised(part: list[Records], of: list[RowSchema], tell: Progress | None) -> ExampleSet:
-        found = _tokenised(part, of, task, tokenizer, template, settings, tell)
+        found = tokenise(part, of, tell)
         for table, schema in zip(part, of, strict=True) if needs else ():
             _label_cells(table, schema, regression)
         return found
@@ -82,14 +75,29 @@ def build_examples(
         formats=tuple(table.format for table in tables),
         template=template,
         digest=key,
-        notes=(*notes, *_several_references(used, schemas), *examples.notes),
+        notes=(*notes, *examples.notes),
     )
     if not len(examples):
         raise DataError(f"{tables[0].path}: no row holds any text")
     _check_vocabulary(examples, tokenizer, settings.vocab_size)
-    unknown, unknown_texts = count_unknown(examples.flat["input_ids"], used, schemas, tokenizer)
+    unknown, unknown_texts = count_unknown(pieces(examples.flat["input_ids"]), used, schemas, tokenizer)
     examples = replace(examples, stats=replace(examples.stats, unknown=unknown), unknown_texts=unknown_texts)
     return _labelled(examples, used, schemas, settings, regression) if task == "classify" else examples
+
+
+def _array_examples(
+    tables: list[Records], names: list[dict[str, str]], task: str, settings: ExampleSettings, key: str
+) -> ExampleSet:
+    return example_arrays(
+        tables,
+        names,
+        task,
+        labels=settings.labels,
+        num_labels=settings.num_labels,
+        need_target=settings.need_target,
+        regression=settings.regression,
+        digest=key,
+    )
 
 
 def _require_tokenizer(table: Records, kind: RowKind, tokenizer: Tokenizer | None) -> None:
@@ -154,16 +162,6 @@ def _notes(sources: list[Source], tables: list[Records]) -> tuple[str, ...]:
     )
 
 
-def _several_references(tables: list[Records], schemas: list[RowSchema]) -> tuple[str, ...]:
-    """Return a note on rows with several references."""
-    count = 0
-    for table, schema in zip(tables, schemas, strict=True):
-        column = schema.columns.get("target") if not schema.kind.conversation else None
-        cells = (row.get(column) for row in table.rows) if column is not None else ()
-        count += sum(isinstance(cell, list) and len(cell) > 1 for cell in cells)
-    return (f"{count:,} rows have several references: the first is learned, metrics take all",) if count else ()
-
-
 def _check_ignored(tables: list[Records], ignored: tuple[str, ...]) -> None:
     found = {name for table in tables for name in table.columns}
     for name in ignored:
@@ -221,78 +219,11 @@ def _one_kind(tables: list[Records], schemas: list[RowSchema]) -> RowKind:
     return schemas[0].kind
 
 
-def _tokenised(
-    tables: list[Records],
-    schemas: list[RowSchema],
-    task: str,
-    tokenizer: Tokenizer | None,
-    template: Template | None,
-    settings: ExampleSettings,
-    progress: Progress | None,
-) -> ExampleSet:
-    out = _collector(task, tokenizer, template, settings)
-    generation, needed = settings.for_generation, settings.need_target
-    how = None
-    if tokenizer is not None:
-        how = EncodeSettings(
-            tokenizer=tokenizer,
-            limit=settings.seq_len,
-            template=template,
-            loss_on=settings.loss_on,
-            generation=generation,
-            need_target=needed,
-        )
-    kind = schemas[0].kind.name
-    first = 0
-    for file, (table, schema) in enumerate(zip(tables, schemas, strict=True)):
-        before = len(out.rows)
-        rows = FileRows(records=table, schema=schema, file=file, first_row=first)
-        if schema.kind.token_ids:
-            encode_tokens(
-                rows, out, classify=task == "classify", need_target=needed, generation=generation, vocab_size=settings.vocab_size,
-                tokenizer=tokenizer,
-            )  # fmt: skip
-            first += len(table)
-            continue
-        assert how is not None, "only rows of token ids go without a tokenizer"
-        if task == "lm" and table.stream is not None and needed and not generation:
-            encode_stream(rows, how, out, settings.max_rows)
-            kind = STREAM
-            first += len(out.rows) - before
-            continue
-        encode = encode_instruct if generation else _ENCODERS[task]
-        encode(rows, how, out, progress)
-        first += len(table)
-    out.counts["read"] = first
-    return out.finish(task=task, kind=kind)
-
-
-_ENCODERS: Mapping[str, Callable[[FileRows, EncodeSettings, ExampleCollector, Progress | None], None]] = {
-    "classify": encode_text,
-    "lm": encode_lm,
-    "instruct": encode_instruct,
-}
-
-
-def _collector(
-    task: str, tokenizer: Tokenizer | None, template: Template | None, settings: ExampleSettings
-) -> ExampleCollector:
-    ends = find_end_of_turn(template, tokenizer).ids | frozenset(settings.eos_ids)
-    if tokenizer and tokenizer.eos_id is not None:
-        ends |= {tokenizer.eos_id}
-    bos = (tokenizer.bos_id,) if tokenizer and tokenizer.bos_id is not None else ()
-    return ExampleCollector(
-        limit=settings.seq_len,
-        ends=ends,
-        decoder=task != "classify" and not settings.for_generation,
-        openings=(tuple(tokenizer.prefix_ids), bos) if tokenizer else (),
-    )
-
-
 def _check_vocabulary(examples: ExampleSet, tokenizer: Tokenizer | None, vocab_size: int | None) -> None:
-    ids = examples.flat["input_ids"]
-    if tokenizer is not None and vocab_size is not None and int(ids.max()) >= vocab_size:
-        worst = int(ids.max())
+    if tokenizer is None or vocab_size is None:
+        return
+    worst = max(int(ids.max()) for ids in pieces(examples.flat["input_ids"]))
+    if worst >= vocab_size:
         raise DataError(
             f"{tokenizer.files.folder}: the tokenizer gives the id {worst} ({tokenizer.token(worst)!r}), but the model's vocabulary has "
             f"{vocab_size} entries",
@@ -312,17 +243,17 @@ def _holds_targets(tables: list[Records], schemas: list[RowSchema], settings: Ex
 
 def _cells(table: Records, schema: RowSchema) -> list[object]:
     """Return the label column of the file; None for a row that has none."""
-    column = schema.columns["label"]
-    return list(table.arrays[column]) if table.arrays else [row.get(column) for row in table.rows]
+    return [None if cell is ABSENT else cell for cell in table.column(schema.columns["label"])]
 
 
 def _label_cells(table: Records, schema: RowSchema, regression: bool) -> list[object]:
     """Return the label column, classes or, for `regression`, numbers to predict. Raises DataError naming the first row that has none."""
     column = schema.columns["label"]
-    for i, row in enumerate(table.rows):
-        if column not in row:
-            raise DataError(f"{table.where(i)}: no column '{column}'", hint=f"Columns of this row: {', '.join(row)}")
-    values = _cells(table, schema)
+    values = table.column(column)
+    for i, value in enumerate(values):
+        if value is ABSENT:
+            names = ", ".join(table.rows[i])
+            raise DataError(f"{table.where(i)}: no column '{column}'", hint=f"Columns of this row: {names}")
     for i, value in enumerate(values):
         (check_target if regression else check_label)(value, table.where, i)
     return values

@@ -1,12 +1,13 @@
 """Cache tokenised rows on disk, keyed by content: files, tokenizer, settings, data version.
 
-Each key has one .npz. A damaged or foreign file counts as missing and is written again. A cache that cannot be written does not
-stop a run.
+Each key has one .npz, whose arrays are mapped into memory: a start reads the file once to compare its checksums, and holds no copy. A
+damaged or foreign file counts as missing and is written again. A cache that cannot be written does not stop a run.
 """
 
 from __future__ import annotations
 
 import json
+import struct
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from petrun.data.examples.example_set import ExampleSet, Stats
+from petrun.data.examples.mapped_npz import map_npz, write_npz
+from petrun.data.examples.texts import Texts
 from petrun.data.formats.npz import DAMAGED_NPZ
 from petrun.data.formats.records import Array
 from petrun.data.templates.template import Template
@@ -22,11 +25,11 @@ from petrun.tensors.atomic import atomic_file
 from petrun.tensors.bounded_folder import remove_oldest
 from petrun.typing import JsonObject
 
-# The last two: an intact archive that holds something else.
-_DAMAGE = (*DAMAGED_NPZ, ValueError, KeyError, AttributeError)
+# The last four: an intact archive that holds something else.
+_DAMAGE = (*DAMAGED_NPZ, struct.error, ValueError, TypeError, KeyError, AttributeError)
 _LARGEST_BYTES = 4 * 2**30
 _STORED = (
-    "task", "kind", "references", "labels", "num_labels", "files", "columns", "unused_columns", "unused_keys", "formats", "digest",
+    "task", "kind", "labels", "num_labels", "files", "columns", "unused_columns", "unused_keys", "formats", "digest",
     "notes", "skipped", "other_references", "unknown_texts",
 )  # fmt: skip
 _STORED_NAMES = {"unused_columns": "unread", "unused_keys": "unread_keys", "unknown_texts": "unknown"}
@@ -38,9 +41,7 @@ def load_cached(folder: Path | None, key: str) -> ExampleSet | None:
     if folder is None or not (folder / f"{key}.npz").is_file():
         return None
     try:
-        # np.load leaves a file that it cannot read open.
-        with open(folder / f"{key}.npz", "rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+        arrays = map_npz(folder / f"{key}.npz")
         meta = json.loads(arrays.pop("meta").tobytes())
         examples = _rebuild(meta, arrays)
     except _DAMAGE:
@@ -49,7 +50,7 @@ def load_cached(folder: Path | None, key: str) -> ExampleSet | None:
 
 
 def _rebuild(meta: JsonObject, arrays: dict[str, Array]) -> ExampleSet:
-    grouped: dict[str, dict[str, Array]] = {"flat": {}, "per_row": {}}
+    grouped: dict[str, dict[str, Array]] = {"flat": {}, "per_row": {}, "texts": {}}
     for name, array in arrays.items():
         group, _, rest = name.partition("/")
         if rest:
@@ -60,6 +61,7 @@ def _rebuild(meta: JsonObject, arrays: dict[str, Array]) -> ExampleSet:
     )
     if not consistent:
         raise ValueError("arrays do not fit together")
+    references = Texts(**grouped["texts"]) if grouped["texts"] else ()
     template = meta["template"]
     return ExampleSet(
         task=meta["task"],
@@ -67,7 +69,7 @@ def _rebuild(meta: JsonObject, arrays: dict[str, Array]) -> ExampleSet:
         offsets=offsets,
         flat=grouped["flat"],
         per_row=grouped["per_row"],
-        references=tuple(meta["references"]),
+        references=references,
         labels=tuple(meta["labels"]),
         num_labels=meta["num_labels"],
         files=tuple(meta["files"]),
@@ -95,11 +97,14 @@ def store_cached(folder: Path | None, key: str, examples: ExampleSet) -> None:
     arrays = {f"flat/{name}": array for name, array in examples.flat.items()} | {
         f"per_row/{name}": array for name, array in examples.per_row.items()
     }
+    if examples.references:
+        texts = examples.references if isinstance(examples.references, Texts) else Texts.of(examples.references)
+        arrays |= {"texts/content": texts.content, "texts/sizes": texts.sizes}
     packed = np.frombuffer(json.dumps(meta).encode(), np.uint8)
     path = folder / f"{key}.npz"
     # Like every cache, it may not stop a run: neither a folder that cannot be made nor a full disk does.
     with suppress(OSError, OutputError):
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as (file, _):
-            np.savez(file, meta=packed, offsets=examples.offsets, **arrays)
+            write_npz(file, {"meta": packed, "offsets": examples.offsets, **arrays})
         remove_oldest(folder, "*.npz", _LARGEST_BYTES, path)

@@ -5,11 +5,14 @@ Letters: n rows, t tokens of one row, S the sum of all t.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from petrun.data.examples.array_store import release_pages
+from petrun.data.examples.texts import Texts
 from petrun.data.formats.records import Array
 from petrun.data.formats.table import find_format
 from petrun.data.templates.template import Template
@@ -17,6 +20,7 @@ from petrun.errors import DataError
 from petrun.tensors.targets import IGNORED as IGNORED
 from petrun.tensors.targets import is_scored
 
+_BLOCK_TOKENS = 2**20
 ARRAYS, STREAM = "arrays", "stream"
 """`ExampleSet.kind` of named arrays, and of blocks of plain text."""
 
@@ -89,7 +93,8 @@ class ExampleSet:
     """(n,) each: row, label, prompt_length, file, line. int32; label float32 where it is a number to predict."""
     arrays: dict[str, Array] = field(default_factory=dict, repr=False)
     """Array data: (n, ...) each."""
-    references: tuple[str | None, ...] = field(default=(), repr=False)
+    references: Sequence[str | None] = field(default=(), repr=False)
+    """The completions as text; () where no row has one."""
     other_references: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
     """The references beside the first, for prompts with several; () where no row has any."""
     labels: tuple[str, ...] = ()
@@ -160,6 +165,31 @@ class ExampleSet:
             arrays={name: array[index] for name, array in self.arrays.items()},
         )
 
+    def blocks(self) -> Iterator[ExampleSet]:
+        """Yield all rows in order, as sets of about a million tokens whose arrays are views; `stats` and texts are left out.
+
+        A pass over the blocks leaves no memory in use where the arrays are mapped from a file.
+        """
+        first = 0
+        while first < len(self):
+            # At least one row; array data counts a row as one token.
+            reach = int(np.searchsorted(self.offsets, self.offsets[first] + _BLOCK_TOKENS, side="right")) - 1
+            last = min(len(self), max(first + 1, reach))
+            part = slice(int(self.offsets[first]), int(self.offsets[last]))
+            yield replace(
+                self,
+                offsets=self.offsets[first : last + 1] - self.offsets[first],
+                flat={name: values[part] for name, values in self.flat.items()},
+                per_row={name: values[first:last] for name, values in self.per_row.items()},
+                arrays={name: array[first:last] for name, array in self.arrays.items()},
+                references=(),
+                other_references=(),
+                stats=Stats(),
+            )
+            for values in self.flat.values():
+                release_pages(values)
+            first = last
+
     def where(self, index: int) -> str:
         """Name the row at `index`: 'train.jsonl, line 7'."""
         file = int(self.per_row["file"][index])
@@ -179,7 +209,7 @@ class ExampleSet:
             flat={name: values[positions] for name, values in self.flat.items()},
             per_row={name: values[indices] for name, values in self.per_row.items()},
             arrays={name: array[indices] for name, array in self.arrays.items()},
-            references=tuple(self.references[i] for i in indices) if self.references else (),
+            references=Texts.of([self.references[i] for i in indices]) if self.references else (),
             other_references=tuple(self.other_references[i] for i in indices) if self.other_references else (),
         )
 

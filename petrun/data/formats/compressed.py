@@ -40,6 +40,11 @@ _KINDS: dict[bytes, tuple[str, Callable[[bytes], bytes]]] = {
 _DAMAGE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 
 
+def is_packed(head: bytes) -> bool:
+    """Return whether a file with these first bytes is compressed."""
+    return head.startswith(tuple(_KINDS))
+
+
 def unpacked(path: Path, raw: bytes) -> bytes:
     """Return the content of a compressed file; any other file's bytes unchanged.
 

@@ -80,17 +80,19 @@ def decode_text(source: Source, encoding: str | None = None) -> Text:
 
 def find_encoding(source: Source, given: str | None = None) -> tuple[str, str]:
     """Return (Python's name of the encoding, a note for the user or ""). Raises as `decode_text`."""
-    raw = source.raw
-    marked = next((name for mark, name in _MARKS.items() if raw.startswith(mark)), None)
+    marked = next((name for mark, name in _MARKS.items() if source.head.startswith(mark)), None)
     if given is not None:
         return _given(source, given, marked)
     if marked is not None:
         return marked, "" if marked == "utf-8" else f"{source.path}: read as {marked}, by its byte order mark"
     _refuse_unmarked_wide(source)
+    # A line feed is no part of a longer character, so valid blocks of lines are a valid file.
+    if all(_decodes(block) for _, block in source.blocks()):
+        return "utf-8", ""
     try:
-        raw.decode("utf-8")
+        source.raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        first = raw.count(b"\n", 0, error.start) + 1
+        first = source.raw.count(b"\n", 0, error.start) + 1
         _refuse_damaged_utf8(source, error, first)
         found = _detect(source, first, error)
         return found, f"{source.path}: is not UTF-8; read as {found} (--set data.encoding=NAME names another)"
@@ -119,19 +121,22 @@ def _given(source: Source, given: str, marked: str | None) -> tuple[str, str]:
 
 
 def _is_utf8(raw: bytes) -> bool:
+    return _decodes(raw) and b"\0" not in raw
+
+
+def _decodes(raw: bytes) -> bool:
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError:
         return False
-    return b"\0" not in raw
+    return True
 
 
 def _refuse_unmarked_wide(source: Source) -> None:
     """Refuse UTF-16 without a mark, in which every ASCII character, such as a line end, has a NUL byte on the same side."""
-    raw = source.raw
-    beginning = raw[:100_000]
+    beginning = source.head[:100_000]
     odd, even = beginning[1::2].count(0), beginning[::2].count(0)
-    if odd == even or len(raw) % 2:
+    if odd == even or source.size % 2:
         return
     at_odd = odd > even
     low = beginning[0 if at_odd else 1 :: 2]
@@ -141,7 +146,7 @@ def _refuse_unmarked_wide(source: Source) -> None:
         return
     name = "utf-16-le" if at_odd else "utf-16-be"
     try:
-        text = raw.decode(name)
+        text = source.raw.decode(name)
     except UnicodeDecodeError:
         return
     if "\0" not in text:

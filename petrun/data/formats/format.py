@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from petrun.data.formats.encoding import decode_text, find_encoding
 from petrun.data.formats.records import Records
 from petrun.data.formats.source import Source
 from petrun.errors import DataError
@@ -19,8 +21,8 @@ class FileContent:
     """The content of one data file, as formats recognise and read it."""
 
     source: Source
-    text: str = field(default="", repr=False)
-    """The decoded text; "" where the format is binary."""
+    encoding: str | None = None
+    """Encoding of the text, where the user names one."""
     suffix_format: str = ""
     """Name of the format that the file's suffix names; "" for none."""
     separator: str | None = None
@@ -28,14 +30,34 @@ class FileContent:
     """Canonical column -> column of the file; used to recognise a header row."""
 
     @cached_property
+    def text(self) -> str:
+        """The decoded text. Raises DataError."""
+        return decode_text(self.source, self.encoding).text
+
+    @cached_property
+    def beginning(self) -> str:
+        """The first 200,000 characters of the text from its first one that is not white space. Raises DataError."""
+        known, _ = find_encoding(self.source, self.encoding)
+        decoder = codecs.getincrementaldecoder(known)()
+        try:
+            found = decoder.decode(self.source.head, final=self.source.size == len(self.source.head))
+        except UnicodeDecodeError:
+            found = ""
+        found = found.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").lstrip()
+        # Where that does not tell, the full text does, or says what is wrong with the file.
+        if "\0" in found or (len(found) <= _PROBE and len(self.source.head) < self.source.size) or not found:
+            found = self.text.lstrip()
+        return found[: _PROBE + 1]
+
+    @cached_property
     def lines(self) -> list[str]:
         """The first lines that are not blank; in a long text the last of them may be incomplete."""
-        return [line for line in self.text.lstrip()[:_PROBE].split("\n") if line.strip()]
+        return [line for line in self.beginning[:_PROBE].split("\n") if line.strip()]
 
     @property
     def whole_lines(self) -> list[str]:
         """The first lines that are not blank and complete."""
-        return self.lines[:-1] if len(self.text) > _PROBE else self.lines
+        return self.lines[:-1] if len(self.beginning) > _PROBE else self.lines
 
     @property
     def first_line(self) -> str:

@@ -31,7 +31,7 @@ def is_whole_json(content: FileContent) -> bool:
 
 def holds_data_list(content: FileContent, value: dict[str, object]) -> bool:
     """Return whether the object in the first line is the full text and holds a list of rows under "data"."""
-    alone = not content.text.strip().partition("\n")[2].strip()
+    alone = len(content.lines) == 1 and not content.text.strip().partition("\n")[2].strip()
     return alone and isinstance(value.get("data"), list)
 
 

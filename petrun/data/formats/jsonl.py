@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
+from petrun.data.formats.encoding import find_encoding
 from petrun.data.formats.format import FileContent, Format
+from petrun.data.formats.json_lines import LineIndex
 from petrun.data.formats.json_parts import (
     all_columns,
     as_row,
@@ -16,6 +19,7 @@ from petrun.data.formats.json_parts import (
     unique_keys,
 )
 from petrun.data.formats.records import Records
+from petrun.data.formats.source import Source
 from petrun.errors import DataError
 from petrun.typing import JsonObject
 
@@ -36,10 +40,30 @@ def recognise_jsonl(content: FileContent) -> bool:
 
 
 def read_jsonl(content: FileContent) -> Records:
-    """Read one JSON object in each line; blank lines are skipped.
+    """Read one JSON object in each line; blank lines are skipped. Rows of a file in UTF-8 are parsed again when they are used.
 
     Raises: DataError naming the line that is cut off, is not JSON, or is not an object.
     """
+    if find_encoding(content.source, content.encoding)[0].replace("-", "_") in ("utf_8", "utf_8_sig"):
+        # Where a line is wrong, reading the text as a whole says what is wrong with it.
+        with suppress(json.JSONDecodeError, UnicodeDecodeError, RecursionError, DataError):
+            return _indexed(content.source)
+    return _whole(content)
+
+
+def _indexed(source: Source) -> Records:
+    """Check every line, and keep its place. Raises where any line is not one whole JSON object, without a message for the user."""
+    index, columns = LineIndex(source), dict[str, None]()
+    # Built once: json.loads builds a decoder for every call that names a hook.
+    decode = json.JSONDecoder(object_pairs_hook=unique_keys(str(source.path))).decode
+    for _, line in index.lines():
+        row = as_row(decode(line), str(source.path))
+        if not row.keys() <= columns.keys():
+            columns |= dict.fromkeys(row)
+    return Records(source.path, tuple(columns), index.rows(), index.line_numbers())
+
+
+def _whole(content: FileContent) -> Records:
     path = content.source.path
     rows: list[JsonObject] = []
     numbers: list[int] = []

@@ -25,7 +25,7 @@ DAMAGED_NPZ = (
 def recognise_npz(content: FileContent) -> bool:
     """Return whether the content is a zip archive of arrays. Raises DataError for another one: spreadsheets are zip archives too."""
     source = content.source
-    if not source.raw.startswith(b"PK\x03\x04"):
+    if not source.head.startswith(b"PK\x03\x04"):
         return False
     # Arrays are recognised by the names inside.
     if content.suffix_format != NPZ.name and b".npy" not in source.raw:
@@ -43,7 +43,7 @@ def read_npz(content: FileContent) -> Records:
     """
     source = content.source
     path = source.path
-    if not source.raw.startswith(b"PK"):
+    if not source.head.startswith(b"PK"):
         raise DataError(f"{path}: is not a npz file (it does not begin with PK)", hint="Was it cut short, or renamed?")
     try:
         with np.load(io.BytesIO(source.raw), allow_pickle=False) as archive:

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from petrun.data.formats.csv import CSV
-from petrun.data.formats.encoding import decode_text
+from petrun.data.formats.encoding import find_encoding
 from petrun.data.formats.format import FileContent, Format
 from petrun.data.formats.json import JSON
 from petrun.data.formats.jsonl import JSONL
@@ -83,9 +83,10 @@ def read_records(
     content = _content(source, separator=separator, columns=columns or {})
     notes: tuple[str, ...] = ()
     if found is None or not found.binary:
-        decoded = decode_text(source, encoding)
-        notes = (decoded.note,) if decoded.note else ()
-        content = replace(content, text=decoded.text)
+        refuse_known_binary(source)
+        note = find_encoding(source, encoding)[1]
+        notes = (note,) if note else ()
+        content = replace(content, encoding=encoding)
         found = found or _text_format(content)
     records = _read(found, content)
     records = replace(
@@ -98,9 +99,7 @@ def read_records(
 
 def detect_format(source: Source, *, separator: str | None = None) -> Format:
     """Return the format of a file, from its content; the suffix decides where that is ambiguous. Raises DataError."""
-    return binary_format(source) or _text_format(
-        replace(_content(source, separator=separator), text=decode_text(source).text)
-    )
+    return binary_format(source) or _text_format(_content(source, separator=separator))
 
 
 def binary_format(source: Source) -> Format | None:

@@ -26,9 +26,9 @@ _BYTE_PIECE = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
 class Encoded:
-    """Token ids of many texts. `ids[i]` and, where the tokenizer gives them, `types[i]` are int lists of equal length."""
+    """Token ids of many texts. `ids[i]` and `types[i]` are int lists of equal length; None where all types are 0."""
 
-    def __init__(self, ids: list[list[int]], types: list[list[int]], cut: list[bool]) -> None:
+    def __init__(self, ids: list[list[int]], types: list[list[int] | None], cut: list[bool]) -> None:
         self.ids, self.types, self.cut = ids, types, cut
 
 
@@ -132,9 +132,7 @@ class Tokenizer:
         first = self._backend.encode("a", add_special_tokens=False).tokens[:1]
         return bool(first) and first[0][:1] in ("\u2581", "\u0120")
 
-    def encode_continuations(
-        self, texts: Sequence[str], before: Sequence[str], *, progress: Progress | None = None
-    ) -> list[list[int]]:
+    def encode_continuations(self, texts: Sequence[str], before: Sequence[str]) -> list[list[int]]:
         """Tokenise texts that follow other texts, so that the joined ids are those of the joined text.
 
         Inputs: `before`, the text that each text follows; only its end counts. Where a token would span the boundary, each side
@@ -142,7 +140,7 @@ class Tokenizer:
         """
         leads = [self._lead(last, text) for last, text in zip(before, texts, strict=True)]
         joined = [lead + text for lead, text in zip(leads, texts, strict=True)]
-        rows = self.encode_many(joined, special=False, progress=progress).ids
+        rows = self.encode_many(joined, special=False).ids
         return [self._behind(lead, row, text) for lead, row, text in zip(leads, rows, texts, strict=True)]
 
     def _lead(self, before: str, text: str) -> str:
@@ -189,7 +187,7 @@ class Tokenizer:
         Inputs: `longest` truncates rows to so many tokens, special tokens included and kept; of a pair the longer text first.
         """
         ids: list[list[int]] = []
-        types: list[list[int]] = []
+        types: list[list[int] | None] = []
         cut: list[bool] = []
         for start in range(0, len(texts), _CHUNK_ROWS):
             chunk = list(texts[start : start + _CHUNK_ROWS])
@@ -198,7 +196,8 @@ class Tokenizer:
             if longest is not None and any(over):
                 self._cut_rows(rows, chunk, over, longest, special)
             ids += [row.ids for row in rows]
-            types += [row.type_ids for row in rows]
+            # Texts alone, without special tokens, have one type.
+            types += [given if special and any(given := row.type_ids) else None for row in rows]
             cut += over
             if progress is not None:
                 progress(min(start + _CHUNK_ROWS, len(texts)), len(texts))

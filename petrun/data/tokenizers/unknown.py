@@ -20,15 +20,16 @@ _MOST_BATCHES = 40
 
 
 def count_unknown(
-    ids: Array, tables: list[Records], schemas: list[RowSchema], tokenizer: Tokenizer | None
+    ids: Iterable[Array], tables: list[Records], schemas: list[RowSchema], tokenizer: Tokenizer | None
 ) -> tuple[int, tuple[str, ...]]:
     """Return (unknown tokens among `ids` and characters left out of the text, examples of that text: the commonest first).
 
-    Where there are any, up to 20,480 cells are searched for examples.
+    Inputs: `ids`, arrays one after the other. Where there are any such tokens, up to 20,480 cells are searched for examples.
     """
     if tokenizer is None:
         return 0, ()
-    count = int(np.count_nonzero(ids == tokenizer.unknown_id)) if tokenizer.unknown_id is not None else 0
+    unknown = tokenizer.unknown_id
+    count = 0 if unknown is None else sum(int(np.count_nonzero(part == unknown)) for part in ids)
     left_out = _left_out(tables, schemas, tokenizer) if tokenizer.leaves_out else Counter[str]()
     if not count and not left_out:
         return 0, ()

@@ -13,6 +13,7 @@ import numpy as np
 
 from petrun import __version__, kernels
 from petrun.config.schema import RunConfig
+from petrun.data.examples.array_store import pieces
 from petrun.data.examples.example_set import ExampleSet
 from petrun.data.formats.folder import read_sources
 from petrun.errors import ConfigError, did_you_mean
@@ -88,9 +89,10 @@ def _rows_digest(rows: ExampleSet) -> str:
     digest = hashlib.sha256()
     for part in (rows.flat, rows.per_row, rows.arrays, {"offsets": rows.offsets}):
         for name in sorted(part):
-            array = np.ascontiguousarray(part[name])
+            array = part[name]
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
-            digest.update(array.data if array.size else b"")
+            for piece in pieces(array):
+                digest.update(np.ascontiguousarray(piece).data if piece.size else b"")
     return digest.hexdigest()
 
 

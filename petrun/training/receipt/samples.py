@@ -139,20 +139,26 @@ def sample_count(config: RunConfig) -> int:
 
 def _supervised(rows: ExampleSet, count: int, longest: int | None) -> ExampleSet:
     """Choose `count` rows, spread over the set, with supervised tokens and at most `longest` tokens."""
-    if "labels" in rows.flat:
-        scored = is_scored(rows.flat["labels"])
-        # The first token of a row is never a target.
-        scored[rows.offsets[:-1][rows.lengths > 0]] = False
-        before = np.concatenate([[0], np.cumsum(scored)])
-        fit = before[rows.offsets[1:]] > before[rows.offsets[:-1]]
-    else:
-        fit = is_scored(rows.per_row["label"])
+    parts = [_has_target(block) for block in rows.blocks()]
+    fit = np.concatenate(parts) if parts else np.zeros(0, bool)
     if longest is not None:
         fit = fit & (rows.lengths <= longest)
     places = np.flatnonzero(fit)
     if not len(places) or not count:
         return rows.take(np.zeros(0, np.int64))
     return rows.take(places[np.unique(np.linspace(0, len(places) - 1, count).round().astype(np.int64))])
+
+
+def _has_target(rows: ExampleSet) -> Array:
+    """Return whether each row has anything supervised: (n,) bool."""
+    if "labels" not in rows.flat:
+        return is_scored(rows.per_row["label"])
+    scored = is_scored(rows.flat["labels"])
+    # The first token of a row is never a target.
+    scored[rows.offsets[:-1][rows.lengths > 0]] = False
+    before = np.concatenate([[0], np.cumsum(scored)])
+    found: Array = before[rows.offsets[1:]] > before[rows.offsets[:-1]]
+    return found
 
 
 def _prompts(sources: Sources, count: int) -> tuple[Prompt, ...]:

@@ -268,9 +268,9 @@ def test_a_missing_file_names_its_neighbours(write):
 def test_an_unreadable_file(write, monkeypatch):
     path = write("train.jsonl", [GOOD])
 
-    def refuse(self):
+    def refuse(self, mode):
         raise PermissionError(13, os.strerror(13))
 
-    monkeypatch.setattr(type(path), "read_bytes", refuse)
+    monkeypatch.setattr(type(path), "open", refuse)
     with pytest.raises(DataError, match=r"train.jsonl: cannot be read: Permission denied"):
         read_examples(path, task=None, tokenizer=None, seq_len=8)
