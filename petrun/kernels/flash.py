@@ -12,6 +12,11 @@ _WIDEST = 512
 _WIDTH_STEP = 16
 
 
+def takes_width(width: int) -> bool:
+    """Return whether the operator is built for heads of this width."""
+    return width % _WIDTH_STEP == 0 and width <= _WIDEST
+
+
 class FlashAttention(nn.Cell):
     """Attention as petrun.kernels.Attention computes it, for the inputs that the operator takes; see `takes`.
 
@@ -39,8 +44,7 @@ class FlashAttention(nn.Cell):
 
     def takes(self, q: Tensor, slots: int) -> bool:
         """Half precision, a head width that the operator is built for, and with dropout whole bytes of its mask."""
-        width = q.shape[3]
-        fits = width % _WIDTH_STEP == 0 and width <= _WIDEST
+        fits = takes_width(q.shape[3])
         whole = not self.training or self.p == 0.0 or slots % 8 == 0
         return q.dtype in (ms.float16, ms.bfloat16) and fits and whole
 

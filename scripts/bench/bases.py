@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,25 +34,45 @@ QWEN2 = {
 def write_qwen2(folder: Path) -> None:
     """Write a Qwen2 of 26.8 M random weights, with the embedded base's tokenizer."""
     from petrun.assets import base_folder
-    from petrun.models.families import FAMILIES
+
+    write_base(folder, QWEN2)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(base_folder() / name, folder / name)
+
+
+def write_base(folder: Path, raw: dict[str, Any]) -> None:
+    """Write config.json and random weights of any family, without a tokenizer."""
+    from petrun.models.families import family_of_type
     from petrun.tensors import array_entries, write_safetensors
 
-    family = FAMILIES["llama"]
-    config = family.parse(QWEN2)
-    net = family.build(config)
-    rng = np.random.default_rng(0)
+    family = family_of_type(raw["model_type"])
+    assert family is not None
+    config = family.parse(raw)
+    names, rng = family.names(config), np.random.default_rng(0)
     tensors = {}
-    for parameter in net.get_parameters():
+    for parameter in family.build(config).get_parameters():
         scale = 0.02 if "embed" in parameter.name else 0.05
         # Norms near 1, and everything else around 0.
         centre = 1.0 if parameter.name.endswith("norm.weight") else 0.0
-        values = centre + scale * rng.standard_normal(parameter.shape)
-        tensors[family.names(config)[parameter.name].name] = values.astype(np.float32)
+        values = (centre + scale * rng.standard_normal(parameter.shape)).astype(np.float32)
+        stored = names[parameter.name]
+        tensors[stored.name] = np.ascontiguousarray(values.T) if stored.transpose else values
     folder.mkdir(parents=True)
     write_safetensors(folder / "model.safetensors", array_entries(tensors), {"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(QWEN2))
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(base_folder() / name, folder / name)
+    (folder / "config.json").write_text(json.dumps(raw))
+
+
+def write_byte_tokenizer(folder: Path) -> None:
+    """Write a tokenizer of one token a byte: 258 with padding (0) and end (1)."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE({token: i for i, token in enumerate(("<pad>", "<eos>", *alphabet))}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<pad>", "<eos>"])
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<pad>", "eos_token": "<eos>"}))
 
 
 def write_lora(folder: Path, base: Path, rank: int = 8) -> None:

@@ -33,7 +33,7 @@ HIDDEN, HEADS, VOCABULARY, TOKENS = 64, 4, 258, 32
 
 def make_base(folder: Path, layers: int, hidden: int = HIDDEN, positions: int = 128) -> None:
     """A Hugging Face folder: config.json, model.safetensors and a tokenizer of one token a byte."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from bases import write_byte_tokenizer
 
     from petrun.tensors import Array, array_entries, write_safetensors
 
@@ -70,13 +70,7 @@ def make_base(folder: Path, layers: int, hidden: int = HIDDEN, positions: int = 
         "pad_token_id": 0,
     }
     (folder / "config.json").write_text(json.dumps(config))
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE({token: i for i, token in enumerate(("<pad>", "<eos>", *alphabet))}, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(["<pad>", "<eos>"])
-    backend.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<pad>", "eos_token": "<eos>"}))
+    write_byte_tokenizer(folder)
 
 
 def first_step(place: Path, targets: str, name: str, *more: str) -> tuple[float, float, float, float]:

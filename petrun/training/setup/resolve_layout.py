@@ -13,7 +13,7 @@ from petrun.checkpoint.delta_method import method_of
 from petrun.config.resolved import Resolved
 from petrun.config.schema import RunConfig
 from petrun.errors import ConfigError
-from petrun.graph.freeze import trainable_of
+from petrun.graph.freeze import match_parameters, trainable_of
 from petrun.inference.assembly import Assembled, attach, base_path, head_names
 from petrun.models.base import FamilyConfig
 from petrun.models.factory import is_factory, outline_model, read_family
@@ -111,13 +111,9 @@ def refusal(config: RunConfig, layout: Layout) -> str:
     """Return why the net or the method does not allow this layout; "" where they do."""
     if not layout.split:
         return ""
-    assembled = _outlined(config)
-    net, owned = assembled.loaded.net, set(assembled.owned)
-    for parameter in net.get_parameters():
-        # freeze_all_but would give trained parameters another type, and with it memory.
-        parameter.requires_grad = parameter.name in owned
+    assembled = outline_run(config)
     try:
-        build_loss(config, assembled, trainable_of(net), _MANY_STEPS, layout)
+        build_loss(config, assembled, trainable_of(assembled.loaded.net), _MANY_STEPS, layout)
     except ConfigError as error:
         return error.message.partition("\n")[0].removeprefix(f"--parallel {layout}: ")
     return ""
@@ -154,7 +150,18 @@ def model_of(config: RunConfig) -> Model:
     )
 
 
-def _outlined(config: RunConfig) -> Assembled:
+def outline_run(config: RunConfig, classes: int | None = None) -> Assembled:
+    """Build the net with its delta, without values, and mark what trains. `classes`: of a classifier, where the data says it."""
+    assembled = _outlined(config, classes)
+    net, method = assembled.loaded.net, assembled.method
+    owned = {name for name in assembled.owned if name.rpartition(".")[2] not in method.fixed}
+    for parameter in net.get_parameters():
+        # freeze_all_but would give trained parameters another type, and with it memory.
+        parameter.requires_grad = parameter.name in owned
+    return assembled
+
+
+def _outlined(config: RunConfig, classes: int | None = None) -> Assembled:
     """Build the net with its delta, without values, as on Ascend: without the CPU's own operators."""
     model = config.model
     with kernels.primitives_only():
@@ -162,11 +169,13 @@ def _outlined(config: RunConfig) -> Assembled:
             base_path(model),
             family=model.family,
             config=Path(model.config) if model.config else None,
+            num_labels=classes,
             compute_dtype=model.dtype or "bfloat16",
             seed=config.train.seed,
         )
+        also = match_parameters(loaded.net, config.train.train_also, "--train-also")
         method, settings = method_of(config.algo, config.delta.model_dump(), "the configuration")
-        return attach(loaded, method, settings, config.train.seed, head_names(loaded))
+        return attach(loaded, method, settings, config.train.seed, head_names(loaded, also))
 
 
 def _tokens(config: RunConfig) -> int:

@@ -1,0 +1,174 @@
+"""What the nets of the families keep: one function for a class of cells, in CELLS. Each follows the cell's `construct`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from petrun.models import bert, decoder, decoder_layer, llama
+from petrun.parallel.memory.recorder import Recorder
+from petrun.parallel.memory.tape import Value
+from petrun.typing import Cell
+
+
+def llama_attention(r: Recorder, cell: Cell, x: Value, cos: Value, sin: Value, mask: Value) -> Value:
+    q, k, v = (r.run(cell.split, r.run(project, x)) for project in (cell.q, cell.k, cell.v))
+    if cell.normed:
+        q, k = r.run(cell.q_norm, q), r.run(cell.k_norm, k)
+    q, k = r.run(cell.rotate, q, cos, sin), r.run(cell.rotate, k, cos, sin)
+    return r.run(cell.o, r.run(cell.merge, r.run(cell.core, q, k, v, mask)))
+
+
+def llama_mlp(r: Recorder, cell: Cell, x: Value) -> Value:
+    gate, up = r.run(cell.gate, x), r.run(cell.up, x)
+    if cell.fused:
+        return r.run(cell.down, r.run(cell.act, gate, up))
+    active = r.run(cell.act, gate)
+    return r.run(cell.down, r.record([active, up], up.shape, up.item_bytes, keeps=[active, up]))
+
+
+def llama_layer(r: Recorder, cell: Cell, x: Value, cos: Value, sin: Value, mask: Value) -> Value:
+    x = r.add(x, r.run(cell.attn, r.run(cell.attn_norm, x), cos, sin, mask))
+    return r.add(x, r.run(cell.mlp, r.run(cell.mlp_norm, x)))
+
+
+def llama_net(r: Recorder, cell: Cell, ids: Value) -> Value:
+    x = _enter(r, cell, ids)
+    rows, tokens = x.shape[0], x.shape[1]
+    width = r.sites.head_dim
+    cos, sin = (Value(shape=(rows, 1, tokens, width), item_bytes=x.item_bytes) for _ in range(2))
+    mask = _mask(cell, rows, tokens)
+    if r.layout.sequence:
+        x = r.record([x], (rows, tokens // r.layout.tp, x.shape[2]), x.item_bytes)
+    for layer in r.layers(cell.layers):
+        x = r.run(layer, x, cos, sin, mask)
+    if not r.is_last:
+        return x
+    return _logits(r, r.run(cell.head, r.run(cell.norm, _without_prompt(r, cell, x))))
+
+
+def self_attention(r: Recorder, cell: Cell, x: Value, mask: Value) -> Value:
+    if cell.is_joined:
+        q, k, v = r.run(cell.split, _gathered_columns(r, r.run(cell.qkv, x)))
+    else:
+        q, k, v = (r.run(cell.split, r.run(project, x)) for project in (cell.q, cell.k, cell.v))
+    return r.run(cell.o, r.run(cell.merge, r.run(cell.core, q, k, v, mask)))
+
+
+def layer_of_decoder(r: Recorder, cell: Cell, x: Value, mask: Value) -> Value:
+    read = x if cell.is_post else r.run(cell.attn_norm, x)
+    attended = r.run(cell.attn_dropout, r.run(cell.attn, read, mask))
+    if cell.is_post:
+        x = r.run(cell.attn_norm, attended, x)
+        return r.run(cell.mlp_norm, r.run(cell.mlp_dropout, r.run(cell.mlp, x)), x)
+    x = r.add(read if cell.keeps_normed else x, attended)
+    read = r.run(cell.mlp_norm, x)
+    return r.add(read if cell.keeps_normed else x, r.run(cell.mlp_dropout, r.run(cell.mlp, read)))
+
+
+def decoder_net(r: Recorder, cell: Cell, ids: Value) -> Value:
+    x = _enter(r, cell, ids)
+    if r.is_first:
+        place = r.tape.view(ids, x.shape[:2])
+        x = r.run(cell.project_in, x) if cell.projects else x
+        x = r.add(x, r.run(cell.positions, place)) if cell.has_positions else x
+        x = r.run(cell.embed_norm, x) if cell.norms_embedding else x
+        x = r.run(cell.dropout, x) if cell.drops else x
+    mask = _mask(cell, x.shape[0], x.shape[1])
+    for layer in r.layers(cell.layers):
+        x = r.run(layer, x, mask)
+    if not r.is_last:
+        return x
+    x = _without_prompt(r, cell, x)
+    x = r.run(cell.norm, x) if cell.norms else x
+    x = r.run(cell.project_out, x) if cell.projects else x
+    return _logits(r, r.run(cell.head, x))
+
+
+def bert_attention(r: Recorder, cell: Cell, x: Value, mask: Value) -> Value:
+    q, k, v = (r.run(cell.split, r.run(project, x)) for project in (cell.q, cell.k, cell.v))
+    return r.run(cell.o, r.run(cell.merge, r.run(cell.core, q, k, v, mask)))
+
+
+def bert_layer(r: Recorder, cell: Cell, x: Value, mask: Value) -> Value:
+    x = r.run(cell.attn_norm, r.run(cell.attn_dropout, r.run(cell.attn, x, mask)), x)
+    return r.run(cell.mlp_norm, r.run(cell.mlp_dropout, r.run(cell.mlp, x)), x)
+
+
+def bert_embeddings(r: Recorder, cell: Cell, ids: Value) -> Value:
+    words = _with_prompt(r, cell, cell.word, r.run(cell.word, ids))
+    place = r.tape.view(ids, words.shape[:2])
+    types = r.run(cell.token_type, place)
+    positions = r.record([r.parameter(cell.position.weight)], (1, *words.shape[1:]), words.item_bytes)
+    r.broadcasts(words.shape)
+    x = r.record([r.add(words, types), positions], words.shape, words.item_bytes, passes=True)
+    return r.run(cell.dropout, r.run(cell.norm, x))
+
+
+def bert_net(r: Recorder, cell: Cell, ids: Value) -> Value:
+    x = r.run(cell.embeddings, ids) if r.is_first else _received(r, ids, r.sites.hidden, cell.prompt_tokens)
+    mask = _mask(cell, x.shape[0], x.shape[1])
+    for layer in r.layers(cell.layers):
+        x = r.run(layer, x, mask)
+    if not r.is_last:
+        return x
+    first = r.record([x], (x.shape[0], x.shape[2]), 4, part="loss")
+    pooled = r.run(cell.tanh, r.run(cell.pooler, first))
+    return r.run(cell.classifier, r.run(cell.dropout, pooled))
+
+
+def _enter(r: Recorder, cell: Cell, ids: Value) -> Value:
+    """Embed the row, with the prompt before it; on a later stage, receive it."""
+    if not r.is_first:
+        return _received(r, ids, r.sites.hidden, cell.prompt_tokens)
+    return _with_prompt(r, cell, cell.embed, r.run(cell.embed, ids))
+
+
+def _with_prompt(r: Recorder, cell: Cell, embedding: Cell, x: Value) -> Value:
+    count = cell.prompt_tokens
+    if not count:
+        return x
+    learned = r.run(embedding.encoder)
+    prompt = r.record([learned], (x.shape[0], count, x.shape[2]), x.item_bytes)
+    return r.record([prompt, x], (x.shape[0], count + x.shape[1], x.shape[2]), x.item_bytes)
+
+
+def _received(r: Recorder, ids: Value, hidden: int, prompt: int) -> Value:
+    return Value(shape=(ids.shape[0], prompt + ids.shape[1], hidden), item_bytes=r.item_bytes, needs_gradient=True)
+
+
+def _mask(cell: Cell, rows: int, tokens: int) -> Value:
+    return Value(shape=(rows, 1, tokens, tokens + cell.prefix_tokens), item_bytes=1)
+
+
+def _gathered_columns(r: Recorder, x: Value) -> Value:
+    """The outputs of all tensor-parallel ranks, of which each takes the queries, keys and values of its own heads."""
+    if r.layout.tp == 1:
+        return x
+    whole = r.record([x], (*x.shape[:-1], x.shape[-1] * r.layout.tp), x.item_bytes)
+    return r.record([whole], x.shape, x.item_bytes)
+
+
+def _without_prompt(r: Recorder, cell: Cell, x: Value) -> Value:
+    count = cell.prompt_tokens
+    return r.record([x], (x.shape[0], x.shape[1] - count, x.shape[2]), x.item_bytes) if count else x
+
+
+def _logits(r: Recorder, logits: Value) -> Value:
+    """Logits in float32."""
+    return logits if logits.item_bytes == 4 else r.record([logits], logits.shape, 4, part="loss")
+
+
+CELLS: Mapping[type[Cell], Callable[..., Any]] = {
+    llama.Llama: llama_net,
+    llama.LlamaLayer: llama_layer,
+    llama.LlamaAttention: llama_attention,
+    llama.LlamaMlp: llama_mlp,
+    decoder.Decoder: decoder_net,
+    decoder_layer.DecoderLayer: layer_of_decoder,
+    decoder_layer.SelfAttention: self_attention,
+    bert.Bert: bert_net,
+    bert.BertEmbeddings: bert_embeddings,
+    bert.BertLayer: bert_layer,
+    bert.BertAttention: bert_attention,
+}
