@@ -90,9 +90,9 @@ def _compute(settings: RehearseSettings, resolved: Resolved, layout: Layout) -> 
             cards=layout.world,
             steps=computed_steps(flags),
         )
-        steps = compute_job(job, stub, layout, settings.debug)
-    dtype = str(own.config.model.dtype)
-    console.print(computed_report(layout, dtype, steps))
+        dtype = str(own.config.model.dtype)
+        steps, seconds = compute_job(job, stub, layout, dtype, settings.debug)
+    console.print(computed_report(layout, dtype, steps, seconds))
     if settings.json_file is not None:
         result = {
             "petrun": __version__,
@@ -100,6 +100,7 @@ def _compute(settings: RehearseSettings, resolved: Resolved, layout: Layout) -> 
             "shapes": asdict(job.shapes),
             "dtype": dtype,
             "steps": [asdict(step) for step in steps],
+            "seconds": round(seconds, 2),
         }
         with atomic_file(Path(settings.json_file).expanduser()) as (file, _):
             file.write(json.dumps(result, indent=2).encode())

@@ -96,6 +96,11 @@ def split_operators(layout: Layout, rank: int, strategy_file: Path | None = None
     write_strategy_to(strategy_file)
 
 
+def stage_here(layout: Layout) -> int:
+    """Return the pipeline stage for which graphs are compiled; see `split_operators`."""
+    return layout.coordinates(int(ms.get_auto_parallel_context("global_rank")))[0]
+
+
 def write_strategy_to(file: Path | None) -> None:
     """Have MindSpore write the sharding of every parameter, frozen ones too, of each graph that it compiles from now on. None: nowhere."""
     path = str(file) if file is not None else ""

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from petrun.console import columns
 from petrun.errors import SetupError
 from petrun.parallel.layout import Layout
-from petrun.rehearsal.compute import ComputedStep, Difference
+from petrun.rehearsal.compute import PRECISIONS, ComputedStep, Difference
 
-TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
-"""Compute dtype -> largest relative difference. The run of one rank is in float32 in each case."""
 _SHOWN = 6
 
 
@@ -70,8 +68,8 @@ def _worst(differences: Sequence[Difference]) -> Iterator[Difference]:
     yield from found.values()
 
 
-def computed_report(layout: Layout, dtype: str, steps: Sequence[ComputedStep]) -> str:
-    """Return the figures of each step as text."""
+def computed_report(layout: Layout, dtype: str, steps: Sequence[ComputedStep], seconds: float) -> str:
+    """Return the figures of each step as text. `seconds`: what computing all of them took."""
     rows: list[tuple[str, ...]] = [("step", "loss", "one rank", "gradient norm", "one rank", "gradients", "values")]
     for number, step in enumerate(steps):
         rows.append(
@@ -81,16 +79,19 @@ def computed_report(layout: Layout, dtype: str, steps: Sequence[ComputedStep]) -
                 *(f"{max(d.size for d in found):.1e}" for found in (step.gradients, step.values)),
             )
         )
-    head = (
-        f"computed   {layout} on {layout.world} ranks in {dtype}, beside one rank on the CPU; gradients and values: largest difference "
-        "over the largest value of a parameter"
+    measure = (
+        "root mean square of the difference" if PRECISIONS[dtype].half else "largest difference over the largest value"
     )
-    return f"{head}\n{columns(rows)}"
+    head = (
+        f"computed   {layout} on {layout.world} ranks in {dtype}, beside one rank on the CPU in float32; gradients and values: {measure}, "
+        "of one parameter"
+    )
+    return f"{head}\n{columns(rows)}\ntime       {seconds:.1f} s for {len(steps)} steps of all ranks"
 
 
 def require_equal(layout: Layout, dtype: str, steps: Sequence[ComputedStep]) -> None:
     """Raise SetupError where any figure differs by more than the tolerance, naming the layers."""
-    tolerance = TOLERANCES[dtype]
+    tolerance = PRECISIONS[dtype].tolerance
     found = partings(steps, tolerance)
     if found:
         more = [f"... and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []

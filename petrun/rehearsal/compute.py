@@ -12,8 +12,28 @@ from petrun.rehearsal.interpreter import run_graph
 from petrun.rehearsal.lock_step import run_together
 from petrun.rehearsal.one_rank import OneRankRun, gradient_of
 from petrun.rehearsal.operators.types import Variable
-from petrun.rehearsal.rank_state import CompiledRank, cut, set_counters, step_inputs, variables_of
+from petrun.rehearsal.rank_state import CompiledRank, cut, set_counters, set_values, step_inputs, variables_of
 from petrun.tensors import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """Says how closely the steps of a compute dtype must follow those of float32."""
+
+    tolerance: float
+    """Largest relative difference."""
+    half: bool = False
+    """Root mean squares are compared, of rounding that is random, instead of the largest elements; and each step begins with the values
+    of one rank: Adam turns rounding of a gradient near 0 into a step of full size, which the steps after would add up."""
+
+
+PRECISIONS = {
+    "float32": Precision(tolerance=1e-4),
+    "float16": Precision(tolerance=1e-2, half=True),
+    "bfloat16": Precision(tolerance=5e-2, half=True),
+}
+_SMALL = 1e-2
+"""Share of the step's largest gradient: the gradients of a parameter that are all smaller are compared by this scale."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +43,7 @@ class Difference:
     name: str
     rank: int
     size: float
-    """Over the largest value of the one-rank run."""
+    """Over the largest value of the one-rank run; in half precision over its root mean square."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,43 +59,69 @@ class ComputedStep:
     values: list[Difference] = field(repr=False)
 
 
-def compute_steps(ranks: Sequence[CompiledRank], layout: Layout, run: OneRankRun) -> list[ComputedStep]:
+def compute_steps(
+    ranks: Sequence[CompiledRank], layout: Layout, run: OneRankRun, dtype: str = "float32"
+) -> list[ComputedStep]:
     """Execute all steps of the run on all ranks. Raises SetupError for what cannot be computed, and for ranks that wait for ever."""
     held = {rank.rank: variables_of(rank, layout, run) for rank in ranks}
-    return [_step(ranks, layout, run, held, number) for number in range(len(run.loss))]
+    known: Known = {}
+    found = []
+    for number in range(len(run.loss)):
+        if number and PRECISIONS[dtype].half:
+            known.clear()
+            for rank in ranks:
+                set_values(rank, layout, run.after[number - 1], held[rank.rank])
+        before = {rank: {name: v.value for name, v in own.items()} for rank, own in held.items()}
+        losses, norms = _execute(ranks, layout, run, held, number)
+        gradients, values = _differences(ranks, layout, run, number, (before, held, known), PRECISIONS[dtype])
+        found.append(
+            ComputedStep(
+                loss=_farthest(losses, run.loss[number]),
+                expected_loss=run.loss[number],
+                norm=_farthest(norms, run.norm[number]),
+                expected_norm=run.norm[number],
+                gradients=gradients,
+                values=values,
+            )
+        )
+    return found
 
 
-def _step(
+Known = dict[tuple[int, str], Array]
+"""(rank, parameter) -> where every gradient so far agrees, relative to itself. Elsewhere (the bias of the keys in attention) it is little
+but rounding, which Adam turns into a step of full size, so that any two orders of the same sum update such a value differently."""
+Values = Mapping[int, Mapping[str, Array]]
+Held = Mapping[int, Mapping[str, Variable]]
+
+
+def _differences(
     ranks: Sequence[CompiledRank],
     layout: Layout,
     run: OneRankRun,
-    held: Mapping[int, Mapping[str, Variable]],
     number: int,
-) -> ComputedStep:
-    before = {rank: {name: v.value for name, v in own.items()} for rank, own in held.items()}
-    losses, norms = _execute(ranks, layout, run, held, number)
+    state: tuple[Values, Held, Known],
+    precision: Precision,
+) -> tuple[list[Difference], list[Difference]]:
+    """Return the differences of (gradients, updated values) of each parameter. `state`: before the step, after it, and what is known."""
+    before, held, known = state
+    size = _root_mean_square if precision.half else _largest
+    floor = _SMALL * max(size(run.gradient(name, number)) for name in run.trained)
     gradients, values = [], []
     for name in run.trained:
-        found = [rank for rank in ranks if f"adam_m.{name}" in rank.graph.held]
+        m = f"adam_m.{name}"
         gradient, after = run.gradient(name, number), run.after[number][name]
         own_gradients, own_values = [], []
-        for rank in found:
-            m = f"adam_m.{name}"
-            got = gradient_of(before[rank.rank][m], held[rank.rank][m].value, run.beta1)
-            own_gradients.append(_difference(name, rank, got, cut(rank, layout, m, gradient), gradient))
-            own_values.append(
-                _difference(name, rank, held[rank.rank][name].value, cut(rank, layout, name, after), after)
-            )
-        gradients.append(max(own_gradients, key=lambda d: d.size))
-        values.append(max(own_values, key=lambda d: d.size))
-    return ComputedStep(
-        loss=_farthest(losses, run.loss[number]),
-        expected_loss=run.loss[number],
-        norm=_farthest(norms, run.norm[number]),
-        expected_norm=run.norm[number],
-        gradients=gradients,
-        values=values,
-    )
+        for rank in (rank for rank in ranks if rank.updates(name)):
+            own, expected = held[rank.rank], cut(rank, layout, m, gradient)
+            error = gradient_of(before[rank.rank][m], own[m].value, run.beta1) - expected
+            own_gradients.append(_difference(name, rank, size(error), max(size(gradient), floor)))
+            agrees = np.abs(error) <= precision.tolerance * np.abs(expected)
+            agrees = known[rank.rank, name] = agrees & known.get((rank.rank, name), True)
+            error = (own[name].value - cut(rank, layout, name, after)) * agrees
+            own_values.append(_difference(name, rank, size(error), size(after)))
+        gradients.append(max(own_gradients, key=lambda difference: difference.size))
+        values.append(max(own_values, key=lambda difference: difference.size))
+    return gradients, values
 
 
 def _execute(
@@ -107,7 +153,15 @@ def _farthest(found: Sequence[float], expected: float) -> float:
     return max(found, key=lambda value: abs(value - expected) if np.isfinite(value) else np.inf)
 
 
-def _difference(name: str, rank: CompiledRank, found: Array, expected: Array, full: Array) -> Difference:
-    largest = float(np.max(np.abs(full)))
-    size = float(np.max(np.abs(found - expected), initial=0.0))
-    return Difference(name=name, rank=rank.rank, size=size / largest if largest else size)
+def _difference(name: str, rank: CompiledRank, size: float, scale: float) -> Difference:
+    """Relate a difference to a scale; one that is not a number is infinite."""
+    found = size / scale if scale else size
+    return Difference(name=name, rank=rank.rank, size=found if np.isfinite(found) else float("inf"))
+
+
+def _largest(values: Array) -> float:
+    return float(np.max(np.abs(values), initial=0.0))
+
+
+def _root_mean_square(values: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,12 +56,16 @@ def computed_flags(resolved: Resolved, flags: Flags, layout: Layout, shrink: str
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def compute_job(job: RankJob, stub: Path, layout: Layout, debug: bool) -> list[ComputedStep]:
-    """Return the steps of all ranks beside those of one. Raises PetrunError for what cannot be compiled or computed."""
+def compute_job(job: RankJob, stub: Path, layout: Layout, dtype: str, debug: bool) -> tuple[list[ComputedStep], float]:
+    """Return (the steps of all ranks beside those of one, seconds that computing them took).
+
+    Raises PetrunError for what cannot be compiled or computed.
+    """
     folder = Path(tempfile.mkdtemp(prefix="petrun-computed-"))
     try:
         run, ranks = prepare(job, stub, layout, folder, debug)
-        return compute_steps(ranks, layout, run)
+        began = time.perf_counter()
+        return compute_steps(ranks, layout, run, dtype), time.perf_counter() - began
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -74,7 +79,13 @@ def prepare(
     _, failed = compile_ranks(job, stub, layout, ranks, None, debug, kept=folder)
     if failed:
         raise next(iter(failed.values()))
-    return run, [read_rank(folder / f"rank_{rank}", rank) for rank in ranks]
+    found = [read_rank(folder / f"rank_{rank}", rank) for rank in ranks]
+    if layout.pp > 1 and any(rank.drops for rank in found):
+        raise ConfigError(
+            f"--parallel {layout}: in a pipeline dropout's masks are those of a micro-batch, which one rank does not draw",
+            hint="Compute it without dropout: --dropout 0, and a base whose config.json has none.",
+        )
+    return run, found
 
 
 def train_one_rank(job: RankJob, folder: Path) -> OneRankRun:

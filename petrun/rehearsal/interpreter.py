@@ -31,6 +31,7 @@ def run_graph(
     `variables`: the rank's parameters by name, which the step changes. Raises SetupError for an operator that is not known, and where a
     result has not the shape that the compiler says.
     """
+    require_known(graph)
     last = _last_uses(graph)
     values: dict[str, Value] = dict(graph.constants)
     values.update(zip(graph.inputs, inputs, strict=True))
@@ -47,15 +48,26 @@ def run_graph(
     return _plain(values[graph.output])
 
 
+def require_known(graph: StepGraph) -> None:
+    """Raise SetupError with every operator of the graph that is not known, each with the first layer that it comes from."""
+    unknown: dict[str, Node] = {}
+    for node in graph.nodes:
+        if node.operator not in PURE and node.operator not in IN_PLACE and node.operator not in COLLECTIVES:
+            unknown.setdefault(node.operator, node)
+    if unknown:
+        raise SetupError(
+            "\n".join(
+                f"{node.layer}: the operator {name} cannot be computed here ({node.scope})"
+                for name, node in unknown.items()
+            ),
+            hint="The rehearsal without --compute compiles it. Report the command, so that it is added.",
+        )
+
+
 def compute(node: Node, inputs: Sequence[Value]) -> Value:
     """Return the result of one operator. Raises SetupError."""
     if node.operator in IN_PLACE:
         return IN_PLACE[node.operator](node, *inputs)
-    if node.operator not in PURE:
-        raise SetupError(
-            f"{node.layer}: the operator {node.operator} cannot be computed here ({node.scope})",
-            hint="The rehearsal without --compute compiles it. Report the command, so that it is added.",
-        )
     with np.errstate(all="ignore"):
         found = PURE[node.operator](node, *map(widened, inputs))
     return _checked(node, found)

@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
+from petrun.checkpoint.delta import Delta
+from petrun.config.resolved import Resolved
 from petrun.config.schema import ModelConfig
-from petrun.errors import PetrunError
+from petrun.errors import ConfigError, PetrunError
 from petrun.inference.assembly import base_path, fit_delta, open_base
 from petrun.inference.base_info import read_base_info
 from petrun.inference.rows import open_tokenizer
@@ -25,10 +28,10 @@ from petrun.models.base import LoadedModel
 from petrun.models.factory import outline_model
 from petrun.parallel import context
 from petrun.parallel.layout import Layout
-from petrun.rehearsal.drawn_rows import Batch, draw_rows, whole_batches
 from petrun.rehearsal.job import JOB_FILE, RankJob, read_settings
-from petrun.rehearsal.shapes import BatchShapes
+from petrun.rehearsal.shapes import BatchShapes, read_rows
 from petrun.rehearsal.shrink import is_shrunk, write_random_weights
+from petrun.rehearsal.whole_batches import Batch, batches_of_run, draw_rows, drawn_batches, whole_batch
 from petrun.tensors import Array
 from petrun.train.loop import as_tensors, supervised
 from petrun.train.step import TrainStep
@@ -39,6 +42,7 @@ from petrun.training.setup.starting_delta import resolve_start, resolve_text
 
 RESULT = "one_rank.npz"
 FAILED = "one_rank.json"
+_MOST_VALUES = 150_000_000
 _INITIAL, _BATCH, _AFTER = "initial", "batch", "after"
 
 
@@ -85,27 +89,35 @@ def main() -> None:
 
 def _train(job: RankJob) -> tuple[dict[str, Array], dict[str, object]]:
     """Return (arrays, figures) of the run."""
-    resolved, start = read_settings(job.recipe, job.flags, job.sets)
-    config = resolved.config
+    given, start = read_settings(job.recipe, job.flags, job.sets)
+    config = given.config
     layout = resolve_layout(config, job.cards)
     device = context.setup("cpu", "float32", None)
     _draw_missing_weights(config.model, job.shapes, config.train.seed)
     loaded = open_base(
-        config.model, device, task=job.shapes.task, num_labels=job.shapes.classes, seed=config.train.seed
+        config.model,
+        device,
+        task=None if job.shapes.arrays else job.shapes.task,
+        num_labels=job.shapes.classes,
+        seed=config.train.seed,
+        arrays=tuple(job.shapes.arrays),
     )
-    resolved = resolve_text(resolved, open_tokenizer(read_base_info(config).folder))
+    resolved = resolve_text(given, open_tokenizer(read_base_info(config).folder))
     resolved, starting = resolve_start(resolved, start, lambda delta, alpha: fit_delta(delta, loaded, alpha))
     config = resolved.config
     assembled, trainable = attach_method(config, loaded, starting)
+    if trainable.all_values > _MOST_VALUES:
+        raise ConfigError(
+            f"--compute: {trainable.all_values:,} parameters on each of {layout.world} ranks are too many for this machine",
+            hint="Shrink the base, its heads stay: --shrink 2x64.",
+        )
     schedule = plan_schedule(config.optim, job.shapes.plan(config.train.accumulate), assembled.method.default_lr)
     plain = config.model_copy(
         update={"parallel": config.parallel.model_copy(update={"offload": None, "recompute": "none"})}
     )
     step = build_step(plain, assembled, trainable, schedule, device, Layout())
     loaded.net.set_train(True)
-    batches = _batches(
-        job, loaded, config.train.accumulate, config.train.seed, layout, read_base_info(config).hf_config
-    )
+    batches = _batches(job, given, start, loaded, layout)
     arrays = {f"{_INITIAL}/{p.name}": p.asnumpy().copy() for p in step.get_parameters()}
     figures: dict[str, object] = {"trained": [p.name for p in trainable.parameters], "beta1": config.optim.beta1}
     losses, norms = [], []
@@ -128,13 +140,25 @@ def _draw_missing_weights(model: ModelConfig, shapes: BatchShapes, seed: int) ->
 
 
 def _batches(
-    job: RankJob, loaded: LoadedModel, accumulate: int, seed: int, layout: Layout, hf_config: dict[str, object]
+    job: RankJob, resolved: Resolved, start: Delta | None, loaded: LoadedModel, layout: Layout
 ) -> list[list[Batch]]:
-    size = job.shapes.batch * layout.dp
-    count = job.steps * accumulate
-    rows = draw_rows(job.shapes, int(str(hf_config["vocab_size"])), size * count, seed)
-    found = whole_batches(rows, job.shapes, size, count, loaded.inputs, loaded.pad_token_id)
-    return [found[k : k + accumulate] for k in range(0, count, accumulate)]
+    """Return the micro-batches of each step."""
+    config, size = resolved.config, job.shapes.batch * layout.dp
+    accumulate = config.train.accumulate
+    if job.shapes.are_read:
+        _, rows, batching = read_rows(resolved, start, layout)
+        specs = batches_of_run(batching)
+    else:
+        vocab = int(read_base_info(config).hf_config["vocab_size"])
+        rows = draw_rows(job.shapes, vocab, size * job.steps * accumulate, config.train.seed)
+        specs = drawn_batches(rows, size)
+    return [
+        [
+            whole_batch(rows, spec, job.shapes, size, loaded.inputs, loaded.pad_token_id)
+            for spec in islice(specs, accumulate)
+        ]
+        for _ in range(job.steps)
+    ]
 
 
 def _step(step: TrainStep, group: list[Batch], inputs: tuple[str, ...], micro: int) -> tuple[float, float]:

@@ -92,11 +92,11 @@ def _rehearse(job: RankJob, graphs: Path) -> Mapping[str, object]:
     except FRONT_END_ERRORS as error:
         return {"failed": str(error), "traceback": traceback.format_exc()}
     compiled = time.perf_counter()
-    if job.steps:
-        _export(step, inputs, graphs, numbers)
     stage, row, column = layout.coordinates(world.rank)
     if strategy is not None:
         write_items(graphs / STRATEGY_FILE, shard_layouts(step, strategy, layout), [stage])
+    if job.steps:
+        _export(step, inputs, graphs, numbers)
     held = set(getattr(step, "parameter_layout_dict", None) or full) if layout.split else set(full)
     # A rank does not hold the weights of other pipeline stages, nor their state.
     own = {p.name: p for p in step.get_parameters() if p.name in held or (p.name not in full and layout.pp == 1)}
@@ -120,7 +120,10 @@ def _rehearse(job: RankJob, graphs: Path) -> Mapping[str, object]:
 
 
 def _export(step: TrainStep, inputs: tuple[Tensor, ...], folder: Path, numbers: Mapping[str, float]) -> None:
-    """Write the compiled graph, and where gradients are accumulated that of a micro-batch without an update."""
+    """Write the compiled graph, and where gradients are accumulated that of a micro-batch without an update.
+
+    MindSpore writes the strategy anew for that one, without the optimizer: it has to be read before.
+    """
     update = export_step(step)
     if not step.accumulate or isinstance(step, PipelineStep):
         write_compiled(folder, update, None, numbers)

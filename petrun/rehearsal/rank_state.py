@@ -41,6 +41,15 @@ class CompiledRank:
     numbers: Mapping[str, float] = field(repr=False)
     """Parameters of one number -> value: the loss scale, the counters."""
 
+    def updates(self, name: str) -> bool:
+        """Whether the rank's stage owns and trains a parameter; a tied embedding's copy on another stage is no stage's own."""
+        return f"adam_m.{name}" in self.graph.held and (not self.layouts or name in self.layouts)
+
+    @property
+    def drops(self) -> bool:
+        """Whether masks of dropout are drawn in the graph."""
+        return any(name.startswith(_COUNTER) for name in self.graph.held)
+
 
 def write_compiled(folder: Path, graph: bytes, adding: bytes | None, numbers: Mapping[str, float]) -> None:
     """Write what `read_rank` reads."""
@@ -90,6 +99,15 @@ def variables_of(rank: CompiledRank, layout: Layout, run: OneRankRun) -> dict[st
             value = cut(rank, layout, name, run.initial[name])
         found[name] = Variable(rounded(value, kind))
     return found
+
+
+def set_values(
+    rank: CompiledRank, layout: Layout, values: Mapping[str, Array], variables: Mapping[str, Variable]
+) -> None:
+    """Give a rank its shards of values that one rank has after a step."""
+    for name, value in values.items():
+        if name in variables:
+            variables[name].value = rounded(cut(rank, layout, name, value), rank.graph.held[name])
 
 
 def set_counters(variables: Mapping[str, Variable], micro: int, first: int, rows: int, denominator: float) -> None:

@@ -13,7 +13,7 @@ from petrun.parallel.layout import Layout
 from petrun.rehearsal.rank_result import HeldParameter, RankResult
 
 LIMITS = (
-    "not shown: numbers (nothing is computed), kernels and their speed, HCCL and the network; peak memory is MindSpore's own plan, "
+    "not shown: numbers (--compute computes them), kernels and their speed, HCCL and the network; peak memory is MindSpore's own plan, "
     "without the kernels' workspaces, HCCL's buffers and fragmentation."
 )
 _ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float64": 8, "int64": 8, "bool": 1, "int8": 1, "uint8": 1}

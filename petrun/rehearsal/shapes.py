@@ -8,6 +8,8 @@ from petrun.assets import task_file
 from petrun.checkpoint.delta import Delta
 from petrun.config.resolved import Resolved
 from petrun.config.schema import EvalConfig, RunConfig
+from petrun.data.batches.buckets import Batching
+from petrun.data.examples.example_set import ExampleSet
 from petrun.data.formats.slices import split_slice
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.delta import find_method
@@ -37,6 +39,8 @@ class BatchShapes:
     classes: int | None = None
     arrays: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     """Name -> (dtype, shape of a row), where the data is arrays."""
+    are_read: bool = False
+    """Whether the rows are on this machine."""
 
     def plan(self, accumulate: int) -> Plan:
         """Return the plan of a run of so many steps."""
@@ -90,14 +94,19 @@ def batch_shapes(resolved: Resolved, start: Delta | None, layout: Layout) -> Bat
     )
 
 
-def shapes_of_data(resolved: Resolved, start: Delta | None, layout: Layout) -> BatchShapes:
-    """Find the shapes in the rows, read as training reads them, without evaluation data."""
+def read_rows(resolved: Resolved, start: Delta | None, layout: Layout) -> tuple[RunConfig, ExampleSet, Batching]:
+    """Read the rows as training reads them, without evaluation data. Returns (the settled configuration, rows, their batches)."""
     config = resolved.config
     data = config.data.model_copy(update={"eval_path": (), "eval_split": 0.0})
     only = config.model_copy(update={"data": data, "eval": EvalConfig()})
     settings, base_info = resolve_data(Resolved(only, resolved.origins), start)
     rows = open_sources(settings.config, base_info, start).train
-    batching = batch_rows(settings.config, rows, layout)
+    return settings.config, rows, batch_rows(settings.config, rows, layout)
+
+
+def shapes_of_data(resolved: Resolved, start: Delta | None, layout: Layout) -> BatchShapes:
+    """Find the shapes in the rows."""
+    config, rows, batching = read_rows(resolved, start, layout)
     plan = make_plan(batching.batches_per_epoch, config.train.accumulate, config.train.epochs, config.train.steps)
     longest = max(batching.buckets, default=0)
     return BatchShapes(
@@ -110,4 +119,5 @@ def shapes_of_data(resolved: Resolved, start: Delta | None, layout: Layout) -> B
         steps=plan.total_steps,
         classes=rows.num_labels,
         arrays={name: (str(array.dtype), tuple(array.shape[1:])) for name, array in rows.arrays.items()},
+        are_read=True,
     )

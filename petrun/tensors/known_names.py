@@ -12,7 +12,7 @@ ADAMW_STATE = ("adam_m.*", "adam_v.*", "adam_step")
 OPTIMIZER_STATE = (
     *ADAMW_STATE,
     # Of the compiled step, which sums gradients and scales the loss.
-    "grad_sum.*", "clean_steps", "denominator", "part_scale",
+    "grad_sum.*", "clean_steps", "denominator", "part_scale", "tied_share",
     # Of MindSpore's optimizers and training cells.
     "moment1.*", "moment2.*", "moments.*", "moment.*", "accum.*", "vhat.*", "stat.*", "accu_grads.*",
     "learning_rate", "global_step", "beta1_power", "beta2_power", "momentum", "epoch_num", "step_num", "scale_sense",

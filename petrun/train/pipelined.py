@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
@@ -9,7 +11,7 @@ from petrun.graph.each import each
 from petrun.kernels import step_counter
 from petrun.train.adamw import AdamW
 from petrun.train.clipping import times
-from petrun.train.step import TrainStep, number, over, widened
+from petrun.train.step import TrainStep, added_up, number, over, widened
 from petrun.typing import Cell, Parameter
 
 
@@ -53,6 +55,19 @@ class Parts(nn.Cell):
         return total
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Holds the place of this process in its pipeline."""
+
+    index: int = 0
+    count: int
+    """Stages of the pipeline."""
+    copies: int
+    """Ranks of a stage, each of which knows the stage's loss."""
+    splits_state: bool
+    """Each rank is given its own share of a gradient (zero), already summed."""
+
+
 class PipelineStep(TrainStep):
     """One whole batch; see TrainStep. What a stage does not hold MindSpore takes out of its graph, the optimizer's part included.
 
@@ -67,22 +82,22 @@ class PipelineStep(TrainStep):
         loss: Cell,
         optimizer: AdamW,
         *,
-        stages: int,
+        stage: Stage,
         micro_batches: int,
-        copies: int,
-        split_state: bool,
         clip: float = 1.0,
         loss_scale: float | None = None,
     ) -> None:
-        """`copies`: ranks of a stage, each of which knows the stage's loss. `split_state`: each rank is given its own share of a
-        gradient (zero), already summed."""
         super().__init__(loss, optimizer, accumulate=micro_batches, clip=clip, loss_scale=loss_scale)
-        self.stages = stages
-        self.split_state = split_state
-        self.copies = float(copies)
+        self.stages = stage.count
+        self.split_state = stage.splits_state
+        self.copies = float(stage.copies)
         self.denominator = number("denominator", Tensor(1.0, ms.float32))
         # A copy, as the last stage alone may hold what the parts are scaled by: MindSpore would send it on from the first.
         self.part_scale = number("part_scale", Tensor(1.0, ms.float32))
+        # The last stage sends its part of a tied embedding's gradient to the first, and keeps it: the norm counts the sum alone.
+        self.tied = tuple(not p.parallel_optimizer for p in optimizer.parameters)
+        self.any_tied = any(self.tied)
+        self.tied_share = number("tied_share", Tensor(float(stage.index == 0), ms.float32)) if self.any_tied else None
         self.micro_batches = micro_batches
         self.pipeline = Parts(loss, micro_batches, self.part_scale if self.scaled else None)
         self.gradient = ms.value_and_grad(self.pipeline, None, optimizer.parameters)
@@ -113,7 +128,9 @@ class PipelineStep(TrainStep):
         if self.scaled:
             value = value / self.scale
             total = each(ops.partial(over, self.scale), total)
-        norm = self.clipping.global_norm(total)
+        norm = self.clipping.global_norm(
+            each(ops.partial(counted, self.tied_share), total, self.tied) if self.any_tied else total
+        )
         return self.finish(self.of_last_stage(value * factor, norm), norm, total)
 
     def of_last_stage(self, value: Tensor, norm: Tensor) -> Tensor:
@@ -122,6 +139,6 @@ class PipelineStep(TrainStep):
         return ops.reshape(summed, ()) / self.copies
 
 
-def added_up(total: Parameter, grad: Tensor) -> Tensor:
-    """A gradient summed over the parts. From the use of each gradient MindSpore finds how many ranks hold it: see train.clipping."""
-    return ops.depend(total, grad)
+def counted(share: Tensor, grad: Tensor, tied: bool) -> Tensor:
+    """A gradient as the norm counts it."""
+    return grad * share if tied else grad

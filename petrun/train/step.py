@@ -80,7 +80,8 @@ class TrainStep(nn.Cell):
             return value, value, value, ops.isfinite(value)
         total = each(widened, grads)
         if self.accumulate:
-            total = each(plus, total, self.sums)
+            each(add_to, self.sums, total)
+            total = each(added_up, self.sums, total)
         if self.shared:
             value, total = self.reduce(value, total)
         if self.scaled:
@@ -123,14 +124,18 @@ def widened(grad: Tensor) -> Tensor:
     return grad.astype(ms.float32)
 
 
-def plus(grad: Tensor, earlier: Parameter) -> Tensor:
-    """A gradient plus that of the earlier micro-batches."""
-    return grad + earlier
+def added_up(total: Parameter, grad: Tensor) -> Tensor:
+    """A gradient summed over the micro-batches, to which its accumulator has been brought.
+
+    Where operators are split, MindSpore follows each gradient to the global norm, to sum that over the ranks that hold shards. It does not
+    follow a sum, and would leave each rank with a norm of its own; it follows what depends on the gradient.
+    """
+    return ops.depend(total, grad)
 
 
 def over(scale: Tensor, grad: Tensor) -> Tensor:
-    """A gradient over the loss scale."""
-    return grad / scale
+    """A gradient over the loss scale. MindSpore follows a product to the global norm, and no quotient: see added_up."""
+    return grad * (1.0 / scale)
 
 
 def add_to(total: Parameter, grad: Tensor) -> Tensor:

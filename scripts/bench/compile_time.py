@@ -124,11 +124,11 @@ def compile_stage(net: Any, sites: Any, loss: Any, optimizer: Any, arguments: tu
     """Compile the first stage's step of a pipeline."""
     from petrun.parallel import plan
     from petrun.parallel.layout import Layout
-    from petrun.train.pipelined import PipelineStep
+    from petrun.train.pipelined import PipelineStep, Stage
 
     plan.apply(net, sites, Layout(pp=STAGES, micro_batches=MICRO_BATCHES), loss)
     step = PipelineStep(
-        loss, optimizer, stages=STAGES, micro_batches=MICRO_BATCHES, copies=1, split_state=False, clip=1.0
+        loss, optimizer, stage=Stage(count=STAGES, copies=1, splits_state=False), micro_batches=MICRO_BATCHES, clip=1.0
     )
     step.compile(*step.arguments(True, *arguments))
 

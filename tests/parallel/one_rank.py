@@ -20,12 +20,12 @@ from petrun.delta import METHODS
 from petrun.graph.freeze import freeze_all_but
 from petrun.models.factory import load_model
 from petrun.parallel import plan
-from petrun.parallel.context import connect, setup, split_operators
+from petrun.parallel.context import connect, setup, split_operators, stage_here
 from petrun.parallel.layout import complete_layout, parse_layout
 from petrun.rehearsal.graphs import gradient_sums
 from petrun.train.adamw import AdamW, HostAdamW
 from petrun.train.loss import SupervisedLoss
-from petrun.train.pipelined import PipelineStep
+from petrun.train.pipelined import PipelineStep, Stage
 from petrun.train.schedules import Schedule
 from petrun.train.step import TrainStep
 from tests.models import reference
@@ -94,10 +94,10 @@ def step_of(loaded, algo, layout, on_host=False):
     return PipelineStep(
         loss,
         optimizer,
-        stages=layout.pp,
+        stage=Stage(
+            index=stage_here(layout), count=layout.pp, copies=layout.dp * layout.tp, splits_state=layout.zero > 0
+        ),
         micro_batches=layout.micro_batches,
-        copies=layout.dp * layout.tp,
-        split_state=layout.zero > 0,
         clip=1.0,
     )
 

@@ -1,21 +1,32 @@
 """The compiled graphs of all ranks, computed together, give the numbers of one rank; and a graph that is spoilt does not."""
 
+import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from petrun.errors import SetupError
 from petrun.rehearsal.comparison import partings, require_equal
 from petrun.rehearsal.compute import compute_steps
+from petrun.rehearsal.step_graph import TensorType
 from tests.rehearsal.computed import compiled_job
+from tests.rehearsal.layouts import CASES, GOLDEN, computed_case
 
 TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
 def columns(ascend, tmp_path_factory):
-    """Two data-parallel rows of two tensor-parallel columns."""
-    return compiled_job(tmp_path_factory.mktemp("columns"), "llama", "dp=2,tp=2")
+    """Two data-parallel rows of two tensor-parallel columns, one layer."""
+    return compiled_job(tmp_path_factory.mktemp("columns"), "llama", "dp=2,tp=2", base={"num_hidden_layers": 1})
+
+
+@pytest.fixture(scope="module")
+def stages(ascend, tmp_path_factory):
+    """Two stages of one layer, two micro-batches, and an embedding that both stages use and train."""
+    tied = {"tie_word_embeddings": True}
+    return compiled_job(tmp_path_factory.mktemp("stages"), "llama", "dp=1,pp=2,micro_batches=2", {"algo": "full"}, tied)
 
 
 def computed(job):
@@ -24,38 +35,128 @@ def computed(job):
 
 
 def spoilt(job, change):
-    """The job with another graph on each rank: change(rank, nodes) -> nodes."""
+    """The job with another graph on each rank: change(rank, graph) -> graph."""
     run, ranks, layout = job
-    return run, [replace(r, graph=replace(r.graph, nodes=tuple(change(r.rank, r.graph.nodes)))) for r in ranks], layout
+    return run, [replace(rank, graph=change(rank.rank, rank.graph)) for rank in ranks], layout
 
 
-def test_tensor_parallel_steps_equal_those_of_one_rank(columns):
-    steps = computed(columns)
-    assert len(steps) == 3 and partings(steps, TOLERANCE) == []
-    assert len({step.expected_loss for step in steps}) == 3
-    assert len(steps[0].gradients) == len(columns[0].trained) == 8
-    require_equal(columns[2], "float32", steps)
+def parted(job):
+    """The layers whose gradients part in the first step that does."""
+    return [parting.layer for parting in partings(computed(job), TOLERANCE) if parting.what == "a gradient"]
 
 
-def without(operator, layer, rank=None):
-    """Take the first collective of a layer out of the graphs: its input goes on as it is."""
+def exchange(graph, old, new):
+    """The graph with other nodes in the place of one."""
+    return replace(graph, nodes=tuple(n for node in graph.nodes for n in (new if node is old else [node])))
 
-    def change(own, nodes):
-        taken = next(n for n in nodes if n.operator == operator and n.layer == layer)
-        gone = replace(taken, operator="Depend")
-        return [gone if n is taken and rank in (None, own) else n for n in nodes]
+
+def without(pick, rank=None):
+    """Take a collective out of the graphs, of one rank or all: its input goes on as it is. pick(node): whether it is the one."""
+
+    def change(own, graph):
+        taken = next(node for node in graph.nodes if pick(node))
+        return exchange(graph, taken, [replace(taken, operator="Depend")]) if rank in (None, own) else graph
 
     return change
 
 
+def all_reduce(layer):
+    return lambda node: node.operator == "AllReduce" and node.layer == layer and "Grad" not in node.scope
+
+
+@pytest.mark.parametrize("job", ["columns", "stages"])
+def test_all_ranks_together_compute_what_one_does(job, request):
+    run, ranks, layout = request.getfixturevalue(job)
+    steps = computed((run, ranks, layout))
+    assert len(steps) == 3 and partings(steps, TOLERANCE) == []
+    assert len({step.expected_loss for step in steps}) == 3
+    assert len(steps[0].gradients) == len(steps[0].values) == len(run.trained) > 3
+    require_equal(layout, "float32", steps)
+
+
 def test_a_collective_that_is_missing_is_seen(columns):
-    job = spoilt(columns, without("AllReduce", "layers.1.mlp.down"))
-    with pytest.raises(SetupError, match=r"computes other numbers than one rank(.|\n)*layers\.\d\.attn"):
+    job = spoilt(columns, without(all_reduce("layers.0.mlp.down")))
+    with pytest.raises(
+        SetupError, match=r"computes other numbers than one rank(.|\n)*step 1, layers\.0\.attn\.q: a gradient"
+    ):
         require_equal(columns[2], "float32", computed(job))
 
 
 def test_a_collective_that_one_rank_leaves_out_is_named(columns):
     with pytest.raises(
-        SetupError, match=r"rank 0 at AllReduce of layers\.0\.attn\.o meets rank 1 at AllReduce of layers\.0\.mlp\.down"
+        SetupError, match=r"rank 0 at AllReduce of layers\.0\.attn\.o meets rank 1 at AllReduce of layers\.0\.mlp"
     ):
-        computed(spoilt(columns, without("AllReduce", "layers.0.attn.o", rank=1)))
+        computed(spoilt(columns, without(all_reduce("layers.0.attn.o"), rank=1)))
+
+
+def test_the_sum_of_a_weights_gradient_over_its_replicas_is_missed(columns):
+    def is_sum(node):
+        return node.operator == "AllReduce" and "_MirrorOperator" in node.scope and node.layer == "layers.0.attn.v"
+
+    assert parted(spoilt(columns, without(is_sum))) == ["layers.0.attn.v"]
+
+
+def test_a_gradient_that_is_summed_once_too_often_is_seen(columns):
+    """As if each of four ranks counted it."""
+    name = columns[0].trained[0]
+
+    def change(rank, graph):
+        own = {name: inner for inner, name in graph.parameters.items()}
+        adam = next(node for node in graph.nodes if node.operator == "Adam" and node.inputs[0] == own[name])
+        kind = TensorType("float32", graph.held[name].shape)
+        scaled = replace(adam, name="scaled", operator="Mul", inputs=(adam.inputs[9], "ranks"), results=(kind,))
+        moved = replace(adam, inputs=(*adam.inputs[:9], "scaled", *adam.inputs[10:]))
+        return replace(exchange(graph, adam, [scaled, moved]), constants={**graph.constants, "ranks": np.float32(4.0)})
+
+    # In the second step: B is 0 in the first, and with it the gradient of A.
+    steps = computed(spoilt(columns, change))
+    found = [parting.layer for parting in partings(steps, TOLERANCE)]
+    assert set(found) == {"layers.0.attn.q"} and name == "layers.0.attn.q.mindpet_delta_lora_a"
+
+
+def test_shards_that_change_places_are_seen(columns):
+    """Keys cut over the rows of ranks instead of the columns: two ranks hold each other's."""
+    run, ranks, layout = columns
+    name = "layers.0.attn.k.weight"
+    assert ranks[0].layouts[name].axes == ((0,), ())
+    cut = [replace(r, layouts={**r.layouts, name: replace(r.layouts[name], axes=((1,), ()))}) for r in ranks]
+    found = parted((run, cut, layout))
+    assert found[0] == "layers.0.attn.q"
+
+
+def test_a_micro_batch_that_is_shifted_on_one_stage_is_seen(stages):
+    """The last stage scores the first micro-batch's targets twice."""
+
+    def change(rank, graph):
+        if rank == 0:
+            return graph
+        made = {node.name: node for node in graph.nodes}
+        first, second = [
+            node
+            for node in graph.nodes
+            if node.operator == "StridedSlice" and made.get(node.inputs[0], node).inputs[0] == graph.inputs[0]
+        ]
+        return exchange(graph, second, [replace(second, inputs=(second.inputs[0], *first.inputs[1:]))])
+
+    found = parted(spoilt(stages, change))
+    assert {"layers.0.attn.v", "layers.1.attn.v"} <= set(found)
+
+
+def test_a_stage_that_receives_nothing_is_named(stages):
+    def change(rank, graph):
+        return without(lambda node: node.operator == "Send", rank=0)(rank, graph)
+
+    with pytest.raises(SetupError, match=r"rank 1 at Receive of .* waits for rank 0, which sends nothing"):
+        computed(spoilt(stages, change))
+
+
+@pytest.mark.all_only
+@pytest.mark.parametrize("name", json.loads(GOLDEN.read_text()))
+def test_every_layout_computes_what_one_rank_does(ascend, tmp_path, name):
+    """Loss, norm, gradients and values over three steps; and the losses that this layout had when it was first proved."""
+    steps, found = computed_case(name, tmp_path / "case")
+    assert found == []
+    golden = json.loads(GOLDEN.read_text())[name]
+    np.testing.assert_allclose(
+        [step.loss for step in steps], golden, rtol=1e-4 if CASES[name].dtype == "float32" else 1e-2
+    )

@@ -1,5 +1,6 @@
 """The operators that a compiled step may hold, in numpy: one literal table, a file for each topic."""
 
+from petrun.rehearsal.operators.attention import ATTENTION
 from petrun.rehearsal.operators.control import CONTROL
 from petrun.rehearsal.operators.elementwise import ELEMENTWISE
 from petrun.rehearsal.operators.norms import NORMS
@@ -10,5 +11,5 @@ from petrun.rehearsal.operators.types import Compute
 
 IN_PLACE: dict[str, Compute] = {**CONTROL, **OPTIMIZERS}
 """Operators that take variables as they are."""
-PURE: dict[str, Compute] = {**ELEMENTWISE, **NORMS, **PRODUCTS, **SHAPES}
+PURE: dict[str, Compute] = {**ATTENTION, **ELEMENTWISE, **NORMS, **PRODUCTS, **SHAPES}
 """Operators of values alone."""

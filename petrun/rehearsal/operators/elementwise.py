@@ -74,6 +74,10 @@ def gelu_tanh_grad(node: Node, dy: Array, x: Array, y: Array) -> Value:
     return dy * (0.5 * (1.0 + inner) + 0.5 * x * (1.0 - inner * inner) * slope)
 
 
+def rsqrt(node: Node, x: Array) -> Value:
+    return 1.0 / np.sqrt(x)
+
+
 def erf(node: Node, x: Array) -> Value:
     return np.vectorize(math.erf, otypes=[np.float64])(x)
 
@@ -144,11 +148,14 @@ ELEMENTWISE: dict[str, Compute] = {
     "OnesLike": filled_like(1.0),
     "OnesLikeExt": filled_like(1.0),
     "Pow": of(np.power),
+    "PowScalarTensor": of(np.power),
+    "PowTensorScalar": of(np.power),
     "ReLU": relu,
     "ReluGrad": relu_grad,
     "RealDiv": divide,
     "Reciprocal": of(np.reciprocal),
     "RightShift": of(np.right_shift),
+    "Rsqrt": rsqrt,
     "Select": of(np.where),
     "SiLU": silu,
     "SiLUGrad": silu_grad,
@@ -159,6 +166,7 @@ ELEMENTWISE: dict[str, Compute] = {
     "Square": of(np.square),
     "Sub": of(np.subtract),
     "Tanh": of(np.tanh),
+    "Abs": of(np.abs),
     "TanhGrad": tanh_grad,
     "ZerosLike": filled_like(0.0),
     "ZerosLikeExt": filled_like(0.0),

@@ -19,8 +19,8 @@ _MOVING = ("moving_mean", "moving_variance")
 """Statistics of batch normalisation: no gradient reaches them, and yet training changes them."""
 _SUMS = ("grad_sum.", "accu_grads.")
 """Accumulated gradients: 0 between two optimizer steps, which is when a state is saved."""
-_INPUTS = ("denominator", "part_scale")
-"""Inputs of a pipeline's graph, which are parameters that every step sets."""
+_INPUTS = ("denominator", "part_scale", "tied_share")
+"""Inputs of a pipeline's graph, which are parameters that the step itself sets."""
 
 
 Parameters = Mapping[str, Parameter]

@@ -11,13 +11,13 @@ from petrun.inference.assembly import (
     Assembled,
 )
 from petrun.parallel import plan
-from petrun.parallel.context import Device
+from petrun.parallel.context import Device, stage_here
 from petrun.parallel.layout import Layout
 from petrun.parallel.reduce import SumOverRanks
 from petrun.train.loop import Plan
 from petrun.train.loss import SupervisedLoss
 from petrun.train.optimizers import DEFAULT_OPTIMIZER, OPTIMIZERS
-from petrun.train.pipelined import PipelineStep
+from petrun.train.pipelined import PipelineStep, Stage
 from petrun.train.schedules import SCHEDULES, Schedule
 from petrun.train.step import TrainStep
 from petrun.typing import Cell
@@ -58,10 +58,10 @@ def build_step(
         return PipelineStep(
             total,
             optimizer,
-            stages=layout.pp,
+            stage=Stage(
+                index=stage_here(layout), count=layout.pp, copies=layout.dp * layout.tp, splits_state=layout.zero > 0
+            ),
             micro_batches=layout.micro_batches,
-            copies=layout.dp * layout.tp,
-            split_state=layout.zero > 0,
             clip=optim.clip,
             loss_scale=device.loss_scale,
         )
