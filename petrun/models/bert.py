@@ -97,7 +97,7 @@ class BertEmbeddings(nn.Cell):
 
 
 class BertAttention(nn.Cell):
-    """Inputs: x (B, T, H), mask (B, 1, T, T) bool. Returns: (B, T, H), before the residual."""
+    """Inputs: queries (B, Q, H), x (B, T, H), mask (B, 1, Q, T) bool. Returns: (B, Q, H), before the residual."""
 
     def __init__(self, c: BertConfig, dtype: DType, seed: int, site: str) -> None:
         super().__init__()
@@ -110,15 +110,22 @@ class BertAttention(nn.Cell):
         self.core = Attention(width**-0.5, c.attention_dropout, seed, f"{site}.core", c.heads)
         self.o = dense(c.hidden, c.hidden, dtype)
 
-    def construct(self, x: Tensor, mask: Tensor) -> Tensor:
-        return self.o(self.merge(self.core(self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x)), mask)))
+    def construct(self, queries: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+        q, k, v = self.split(self.q(queries)), self.split(self.k(x)), self.split(self.v(x))
+        return self.o(self.merge(self.core(q, k, v, mask)))
 
 
 class BertLayer(nn.Cell):
-    """Post-norm: x = norm(x + dropout(f(x))) for attention, then for the feed-forward part."""
+    """Post-norm: x = norm(x + dropout(f(x))) for attention, then for the feed-forward part.
 
-    def __init__(self, c: BertConfig, dtype: DType, seed: int, site: str) -> None:
+    Inputs: x (B, T, H), mask (B, 1, T, S) bool. Returns: (B, T, H), or (B, 1, H) with `first_only`: the last layer computes the position
+    that the classifier reads, and for the others keys and values alone.
+    """
+
+    def __init__(self, c: BertConfig, dtype: DType, seed: int, site: str, first_only: bool) -> None:
         super().__init__()
+        self.first_only = first_only
+        self.first, self.first_mask = ops.StridedSlice(), ops.StridedSlice()
         self.attn = BertAttention(c, dtype, seed, f"{site}.attn")
         self.attn_dropout = Dropout(c.hidden_dropout, seed, f"{site}.attn_dropout")
         self.attn_norm = LayerNorm(c.hidden, c.eps)
@@ -126,8 +133,18 @@ class BertLayer(nn.Cell):
         self.mlp_dropout = Dropout(c.hidden_dropout, seed, f"{site}.mlp_dropout")
         self.mlp_norm = LayerNorm(c.hidden, c.eps)
 
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
+        """Shard by rows of the batch."""
+        self.first.shard(((dp, 1, 1),))
+        self.first_mask.shard(((dp, 1, 1, 1),))
+
     def construct(self, x: Tensor, mask: Tensor, part: int = 0) -> Tensor:
-        x = self.attn_norm(self.attn_dropout(self.attn(x, mask)), x)
+        queries = x
+        if self.first_only:
+            rows, _, hidden = x.shape
+            queries = self.first(x, (0, 0, 0), (rows, 1, hidden), (1, 1, 1))
+            mask = self.first_mask(mask, (0, 0, 0, 0), (mask.shape[0], 1, 1, mask.shape[3]), (1, 1, 1, 1))
+        x = self.attn_norm(self.attn_dropout(self.attn(queries, x, mask)), queries)
         return self.mlp_norm(self.mlp_dropout(self.mlp(x)), x)
 
 
@@ -176,16 +193,13 @@ class Bert(nn.Cell):
         super().__init__()
         self.prefix_tokens, self.prompt_tokens = 0, 0
         self.masks = nn.CellList([BertMask()])
-        self.first = ops.StridedSlice()
         self.embeddings = BertEmbeddings(c, dtype, seed)
-        self.layers = nn.CellList([BertLayer(c, dtype, seed, f"layers.{i}") for i in range(c.layers)])
+        layers = [BertLayer(c, dtype, seed, f"layers.{i}", i == c.layers - 1) for i in range(c.layers)]
+        self.layers = nn.CellList(layers)
         self.pooler = dense(c.hidden, c.hidden, ms.float32)
         self.tanh = Tanh()
         self.dropout = Dropout(c.classifier_dropout, seed, "dropout")
         self.classifier = dense(c.hidden, num_labels, ms.float32)
-
-    def set_layout(self, how: str, dp: int, tp: int) -> None:
-        self.first.shard(((dp, 1, 1),))
 
     def open_stages(self, count: int) -> list[Cell]:
         """Have the shared inputs of the layers made on each of `count` stages. Returns the cells that make them."""
@@ -200,8 +214,7 @@ class Bert(nn.Cell):
             made = (*made, mask(segment_ids, self.prefix_tokens, self.prompt_tokens, part))
         for i, layer in enumerate(self.layers):
             x = layer(x, made[i * len(self.masks) // len(self.layers)], part)
-        rows, _, hidden = x.shape
-        first = ops.reshape(self.first(x, (0, 0, 0), (rows, 1, hidden), (1, 1, 1)), (rows, hidden))
+        first = ops.reshape(x, (x.shape[0], x.shape[2]))
         pooled = self.tanh(self.pooler(ops.cast(first, ms.float32)))
         return ops.cast(self.classifier(self.dropout(pooled)), ms.float32)
 
@@ -247,7 +260,6 @@ def names(config: BertConfig) -> dict[str, StoredName]:
 
 
 _SPLITS = {
-    "": "tokens",
     "masks.*": "tokens",
     "embeddings": "tokens",
     "embeddings.word": "vocabulary",
@@ -255,6 +267,7 @@ _SPLITS = {
     "embeddings.token_type": "whole",
     "embeddings.norm": "tokens",
     "embeddings.dropout": "tokens",
+    "layers.*": "tokens",
     **dict.fromkeys((f"layers.*.attn.{role}" for role in "qkv"), "column"),
     **dict.fromkeys((f"layers.*.attn.{cell}" for cell in ("split", "core", "merge")), "heads"),
     "layers.*.attn.o": "row",

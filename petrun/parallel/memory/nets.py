@@ -85,13 +85,19 @@ def decoder_net(r: Recorder, cell: Cell, ids: Value) -> Value:
     return _logits(r, r.run(cell.head, x))
 
 
-def bert_attention(r: Recorder, cell: Cell, x: Value, mask: Value) -> Value:
-    q, k, v = (r.run(cell.split, r.run(project, x)) for project in (cell.q, cell.k, cell.v))
+def bert_attention(r: Recorder, cell: Cell, queries: Value, x: Value, mask: Value) -> Value:
+    q, k, v = (
+        r.run(cell.split, r.run(project, of)) for project, of in ((cell.q, queries), (cell.k, x), (cell.v, x))
+    )
     return r.run(cell.o, r.run(cell.merge, r.run(cell.core, q, k, v, mask)))
 
 
 def bert_layer(r: Recorder, cell: Cell, x: Value, mask: Value) -> Value:
-    x = r.run(cell.attn_norm, r.run(cell.attn_dropout, r.run(cell.attn, x, mask)), x)
+    queries = x
+    if cell.first_only:
+        queries = r.record([x], (x.shape[0], 1, x.shape[2]), x.item_bytes)
+        mask = Value(shape=(mask.shape[0], 1, 1, mask.shape[3]), item_bytes=1)
+    x = r.run(cell.attn_norm, r.run(cell.attn_dropout, r.run(cell.attn, queries, x, mask)), queries)
     return r.run(cell.mlp_norm, r.run(cell.mlp_dropout, r.run(cell.mlp, x)), x)
 
 
