@@ -26,6 +26,7 @@ from petrun.delta.method import ALL, Method, Names, Update
 from petrun.errors import TargetError
 from petrun.graph.sites import Sites
 from petrun.graph.surgery import resolve_targets, swap
+from petrun.kernels import ScaleColumns
 from petrun.kernels.named_activations import shard_activation
 from petrun.tensors import Array
 from petrun.typing import Cell, DType
@@ -66,14 +67,14 @@ class IA3Dense(nn.Dense):
         else:
             self.mindpet_delta_ia3_l = _ones(out_channels, IA3_L)
         self.cast = ops.Cast()
-        self.scale = ops.Mul()
+        self.scale = ScaleColumns()
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
         """`column`: outputs over tp ranks, and a scale of them; `row`: inputs, and a scale of them. The other scale is not sharded."""
         outer, inner = (tp if how == "column" else 1), (tp if how == "row" else 1)
         shard_base(self, ((dp, inner), (outer, inner)), ((dp, outer), (outer,)))
         cut = inner if self.feedforward else outer
-        self.scale.shard(((dp, cut), (cut,)))
+        self.scale.split(((dp, cut), (cut,)))
         shard_activation("IA3Dense", self.activation, ((dp, outer),))
 
     def construct(self, x: Tensor) -> Tensor:

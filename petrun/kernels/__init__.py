@@ -11,7 +11,7 @@ from petrun.kernels.dropout import Dropout, batch_offset, count_on_stage, step_c
 from petrun.kernels.heads import MergeHeads, SplitHeads, SplitQkv
 from petrun.kernels.loss import SquaredError, TokenCrossEntropy, is_supervised
 from petrun.kernels.native import Status, primitives_only, set_threads, status, use_cache
-from petrun.kernels.norms import LayerNorm, RmsNorm
+from petrun.kernels.norms import LayerNorm, RmsNorm, ScaleColumns
 from petrun.kernels.rope import Rope, apply_rope
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "MergeHeads",
     "RmsNorm",
     "Rope",
+    "ScaleColumns",
     "SiluMul",
     "SplitHeads",
     "SplitQkv",

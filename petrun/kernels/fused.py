@@ -217,6 +217,17 @@ def rms_norm(library: Path) -> Primitive:
 
 
 @lru_cache
+def scale_columns(library: Path) -> Primitive:
+    """x (..., H), scale (H,) -> x * scale. One operator gives both gradients: x and dy are needed no longer than for the first."""
+    grad = _operator(library, "scale_columns_grad", lambda x, scale, dy: (x, scale))
+
+    def bprop(x: Tensor, scale: Tensor, out: Tensor, dout: Tensor) -> Tensor:
+        return grad(x, scale, dout)
+
+    return _operator(library, "scale_columns", lambda x, scale: x, bprop=bprop)
+
+
+@lru_cache
 def dropout(library: Path) -> Primitive:
     """x, step (), offset (2,), key (3,), factor (1,) -> y. The gradient is the operator itself, on dy."""
     grad = _operator(library, "dropout", lambda dy, step, offset, key, factor: dy)

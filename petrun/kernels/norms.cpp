@@ -1,4 +1,5 @@
-// LayerNorm, of x or of x + residual, and RmsNorm: forward, gradient of the input, gradients of the weights.
+// LayerNorm, of x or of x + residual, RmsNorm, and a scale of the columns alone: forward, gradient of the input, gradients of the
+// weights.
 //
 // Nothing but the inputs is kept for the backward pass: a row's statistics are cheaper to take again than to store.
 
@@ -185,4 +186,37 @@ PETRUN_OPERATOR(rms_norm_weight_grad, 4) {
   const long hidden = args.dim(0, -1);
   weight_gradient<false>(args.floats(0), args.floats(1), args.floats(2)[0], args.size(0) / hidden, hidden,
                          args.floats(3));
+}
+
+// (x, scale (H,)) -> x * scale
+PETRUN_OPERATOR(scale_columns, 3) {
+  const long hidden = args.dim(0, -1);
+  expect(args.is(1, "float32") && args.size(1) == hidden);
+  const float *x = args.floats(0), *scale = args.floats(1);
+  float* y = args.floats(2);
+  parallel_ranges(args.size(0) / hidden, grain(hidden), [&](long first, long end) {
+    for (long r = first; r < end; ++r) {
+      const float* row = x + r * hidden;
+      float* out = y + r * hidden;
+#pragma omp simd
+      for (long i = 0; i < hidden; ++i) out[i] = row[i] * scale[i];
+    }
+  });
+}
+
+// (x, scale, dy) -> dx, dscale. Both at once: x and dy are not kept for a second operator.
+PETRUN_OPERATOR(scale_columns_grad, 5) {
+  const long hidden = args.dim(0, -1);
+  expect(args.size(1) == hidden && args.size(2) == args.size(0));
+  const float *x = args.floats(0), *scale = args.floats(1), *dy = args.floats(2);
+  float* dx = args.floats(3);
+  sum_rows(args.size(0) / hidden, hidden, args.floats(4), [&](long r, float* total) {
+    const float *row = x + r * hidden, *d = dy + r * hidden;
+    float* out = dx + r * hidden;
+#pragma omp simd
+    for (long i = 0; i < hidden; ++i) {
+      out[i] = d[i] * scale[i];
+      total[i] += d[i] * row[i];
+    }
+  });
 }

@@ -1,4 +1,4 @@
-"""Normalisation over the last axis. Statistics are taken in float32 whatever the input."""
+"""Normalisation over the last axis, and a scale of it alone. Statistics are taken in float32 whatever the input."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from mindspore.common.initializer import initializer
 
 from petrun.kernels import fused, native
 from petrun.kernels.device import on_ascend
+from petrun.typing import ShardStrategy
 
 
 class LayerNorm(fused.FusedCell):
@@ -93,3 +94,28 @@ class RmsNorm(fused.FusedCell):
             return ops.cast(self.primitive(wide, self.weight)[0], x.dtype)
         scale = ops.rsqrt(ops.mean(wide * wide, -1, True) + self.eps)
         return ops.cast(wide * scale * self.weight, x.dtype)
+
+
+class ScaleColumns(fused.FusedCell):
+    """x * scale, one factor for each column; both train.
+
+    MindSpore's product keeps what the factor's gradient needs until after the whole backward pass: on the CPU its operators run
+    when their inputs are there, and nothing waits for that gradient but the update.
+    Inputs: x (..., H) float32; scale (H,) float32. Returns: (..., H) float32.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        library = native.library()
+        self.is_fused = library is not None
+        self.fused = fused.if_built(fused.scale_columns, library)
+        self.primitive = ops.Mul()
+
+    def split(self, strategy: ShardStrategy) -> None:
+        """Split the product over devices, as `Primitive.shard` takes it."""
+        self.primitive.shard(strategy)
+
+    def construct(self, x: Tensor, scale: Tensor) -> Tensor:
+        if self.is_fused and x.dtype == ms.float32 and scale.dtype == ms.float32:
+            return self.fused(x, scale)
+        return self.primitive(x, scale)

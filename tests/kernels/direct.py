@@ -82,6 +82,8 @@ def examples():
         "rms_norm": ([x, weight, eps], [x.shape]),
         "rms_norm_grad": ([x, weight, dy, eps], [x.shape]),
         "rms_norm_weight_grad": ([x, dy, eps], [weight.shape]),
+        "scale_columns": ([x, weight], [x.shape]),
+        "scale_columns_grad": ([x, weight, dy], [x.shape, weight.shape]),
         "cross_entropy": ([logits, targets], [(rows,), (rows, 2)]),
         "cross_entropy_grad": ([logits, targets, logit_scales, some(rows)], [logits.shape]),
         "attention": ([q, k, v, mask, scale], [q.shape, row_scales.shape]),

@@ -70,6 +70,15 @@ def test_rms_norm(shape, mode, implementation):
         close(actual, wanted)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_scale_of_columns(shape, mode, implementation):
+    x, scale, dy = normal(*shape), normal(shape[-1], seed=2), normal(*shape, seed=1)
+    y, (dx, dscale), _ = run(kernels.ScaleColumns(), (x, scale), dy, (0, 1))
+    wide, rows = dy.astype(np.float64), tuple(range(len(shape) - 1))
+    for actual, wanted in zip((y, dx, dscale), (x * scale, wide * scale, (wide * x).sum(rows)), strict=True):
+        close(actual, wanted)
+
+
 @pytest.mark.parametrize("cell", [kernels.LayerNorm, kernels.RmsNorm])
 def test_parameters_and_half_precision(cell, mode, implementation):
     norm = cell(12, 1e-6)
