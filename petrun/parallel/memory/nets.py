@@ -86,9 +86,7 @@ def decoder_net(r: Recorder, cell: Cell, ids: Value) -> Value:
 
 
 def bert_attention(r: Recorder, cell: Cell, queries: Value, x: Value, mask: Value) -> Value:
-    q, k, v = (
-        r.run(cell.split, r.run(project, of)) for project, of in ((cell.q, queries), (cell.k, x), (cell.v, x))
-    )
+    q, k, v = (r.run(cell.split, r.run(project, of)) for project, of in ((cell.q, queries), (cell.k, x), (cell.v, x)))
     return r.run(cell.o, r.run(cell.merge, r.run(cell.core, q, k, v, mask)))
 
 
