@@ -145,6 +145,9 @@ class _Reader:
             self.put(type(value).__name__, repr(value))
         elif isinstance(value, element_types.Type | np.dtype):
             self.put("dtype", value)
+        elif isinstance(value, tuple):
+            # Never by whether it was seen: MindSpore puts an equal copy in the place of the weights of a gradient that it has compiled.
+            self.sequence(value)
         elif id(value) in self.seen:
             self.put("again", self.seen[id(value)])
         else:
@@ -343,7 +346,7 @@ _VISITS: tuple[tuple[Any, Callable[[_Reader, Any], None]], ...] = (
     (np.ndarray | np.generic, _Reader.array),
     (nn.Cell, _Reader.cell),
     (ops.Primitive, _Reader.primitive),
-    (tuple | list, _Reader.sequence),
+    (list, _Reader.sequence),
     (dict | types.MappingProxyType, _Reader.mapping),
     (set | frozenset, _Reader.members),
     (types.FunctionType, _Reader.function),

@@ -60,7 +60,7 @@ def test_a_run_that_was_stopped_resumes_bit_exact_from_loaded_graphs(place, cach
     begun = f"{TRAIN} --steps 4 --save-every 2 --max-time 1s --out part"
     assert petrun(begun).code == 0
     loaded, stored = ran("resume part --max-time 1h")
-    assert loaded > stored
+    assert stored == 0 and loaded >= 4
     assert delta(place / "part") == delta(place / "whole")
 
 

@@ -28,8 +28,10 @@ LORA = {"rank": 2, "alpha": 4, "target": ("q", "v"), "dropout": 0.1}
 HERE = {"mindspore": "1", "petrun": "2"}
 
 
-def train_step(folder, *, lora=None, seed=0, peak=1e-3, clip=1.0, accumulate=1, decay=0.01, dtype="float32"):
-    loaded = load_model(folder, task="instruct", compute_dtype=dtype)
+def train_step(
+    folder, *, lora=None, seed=0, peak=1e-3, clip=1.0, accumulate=1, decay=0.01, dtype="float32", task="instruct"
+):
+    loaded = load_model(folder, task=task, num_labels=2 if task == "classify" else None, compute_dtype=dtype)
     owned = METHODS["lora"].attach(loaded.net, LoraConfig(**(LORA | (lora or {}))), loaded.sites, seed)
     optimizer = AdamW(
         freeze_all_but(loaded.net, owned).parameters,
