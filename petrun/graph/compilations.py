@@ -6,12 +6,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import mindspore as ms
 from mindspore.nn import cell as cells
+
+from petrun.typing import Cell, Tensor
 
 
 def compiling_executor() -> Any:
     """Return the object by which MindSpore compiles cells. The module that defines it has another name in each version."""
     return cells._cell_graph_executor
+
+
+class SteadyCall:
+    """Calls a cell whose inputs always have the same shapes and dtypes. In GRAPH mode later calls go to the compiled graph at once:
+    MindSpore's own call compares the inputs and writes to every cell below, 0.3 ms for a decoder of four layers."""
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+        self._phase = ""
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        if ms.get_context("mode") != ms.GRAPH_MODE:
+            return self.cell(*inputs)
+        if not self._phase:
+            found = self.cell(*inputs)
+            self._phase = self.cell.phase
+            return found
+        return compiling_executor()(self.cell, *inputs, phase=self._phase)
 
 
 class Count:

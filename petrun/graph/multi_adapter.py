@@ -21,6 +21,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from petrun.graph.surgery import cells, swap
 from petrun.graph.virtual_tokens import PREFIX, PROMPT, reserve
+from petrun.kernels import fused, native
 from petrun.tensors import Array
 from petrun.typing import Cell, DType
 
@@ -34,7 +35,7 @@ def _stack(values: Array, name: str) -> Parameter:
     return Parameter(Tensor(np.ascontiguousarray(values, np.float32)), name=name, requires_grad=False)
 
 
-class _MultiAdapterCell(nn.Cell):
+class _MultiAdapterCell(fused.FusedCell):
     """A cell of the net with stacks beside it."""
 
     def __init__(self, base: Cell, indices: Tensor) -> None:
@@ -49,7 +50,7 @@ class _MultiAdapterCell(nn.Cell):
 
 
 class MultiAdapterLinear(_MultiAdapterCell):
-    """A linear layer with LoRA's products and scales.
+    """A linear layer with LoRA's products and scales. On the CPU a C++ operator reads each row's matrices where they lie.
 
     Inputs: x (B, T, in) or (B, in). Returns: (B, T, out) or (B, out), in the layer's dtype.
     Stacks, each optional: a (S, R, in) and b (S, out, R), the scale inside; before (S, in); after and shift (S, out).
@@ -67,6 +68,9 @@ class MultiAdapterLinear(_MultiAdapterCell):
         if self.scaled_after:
             self.after, self.shift = _stack(stacks["after"], "after"), _stack(stacks["shift"], "shift")
         self.product = ops.BatchMatMul(transpose_b=True)
+        library = native.library()
+        self.is_fused = library is not None
+        self.fused = fused.if_built(fused.row_adapters, library)
 
     def construct(self, x: Tensor) -> Tensor:
         flat = x.ndim == 2
@@ -76,7 +80,9 @@ class MultiAdapterLinear(_MultiAdapterCell):
         if self.scaled_before:
             x = ops.cast(ops.cast(x, ms.float32) * ops.expand_dims(self.own(self.before, rows), 1), x.dtype)
         y = self.base(x)
-        if self.low_rank:
+        if self.low_rank and self.is_fused and x.dtype == ms.float32 and y.dtype == ms.float32:
+            y = self.fused(y, x, self.a, self.b, self.indices)
+        elif self.low_rank:
             inner = self.product(x, ops.cast(self.own(self.a, rows), x.dtype))
             y = y + ops.cast(self.product(inner, ops.cast(self.own(self.b, rows), x.dtype)), y.dtype)
         if self.scaled_after:

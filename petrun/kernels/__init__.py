@@ -7,8 +7,10 @@ implementation a cell uses is chosen when it is built: by the device target, and
 
 from petrun.kernels.activations import Gelu, GeluTanh, SiluMul, Tanh
 from petrun.kernels.attention import Attention
+from petrun.kernels.cache import WriteCache
 from petrun.kernels.dropout import Dropout, batch_offset, count_on_stage, step_counter
 from petrun.kernels.heads import MergeHeads, SplitHeads, SplitQkv
+from petrun.kernels.likeliest import Likeliest
 from petrun.kernels.loss import SquaredError, TokenCrossEntropy, is_supervised
 from petrun.kernels.native import Status, primitives_only, set_threads, status, use_cache
 from petrun.kernels.norms import LayerNorm, RmsNorm, ScaleColumns
@@ -20,6 +22,7 @@ __all__ = [
     "Gelu",
     "GeluTanh",
     "LayerNorm",
+    "Likeliest",
     "MergeHeads",
     "RmsNorm",
     "Rope",
@@ -31,6 +34,7 @@ __all__ = [
     "Status",
     "Tanh",
     "TokenCrossEntropy",
+    "WriteCache",
     "apply_rope",
     "batch_offset",
     "count_on_stage",

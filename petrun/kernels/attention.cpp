@@ -153,9 +153,60 @@ void forward_block(const Shape& s, const Arguments& args, float scale, const std
   narrow(result, rows, s.width, s.wide, out + (head * s.queries + first) * s.width);
 }
 
+// One query of one head, as in generation: keys and values are read where they lie, from the first to the last that is visible.
+void forward_one(const Shape& s, const Arguments& args, float scale, long head, float* out, RowScale* row_scales) {
+  const long b = head / s.heads, kv = b * s.kv_heads + head % s.heads / (s.heads / s.kv_heads);
+  const uint8_t* mask = args.bytes(3) + b * s.keys;
+  const float *q = args.floats(0) + head * s.width, *keys = args.floats(1) + kv * s.keys * s.width;
+  const float *values = args.floats(2) + kv * s.keys * s.width, hidden = -std::numeric_limits<float>::infinity();
+  long first = 0, end = s.keys;
+  while (first < end && mask[first] == 0) ++first;
+  while (end > first && mask[end - 1] == 0) --end;
+  float* probs = scratch(kProbs, s.span + kLanes);
+  float most = hidden;
+  for (long j = first; j < end; ++j) {
+    Vec total{};
+    long i = 0;
+    for (; i + kLanes <= s.width; i += kLanes) total += load(q + i) * load(keys + j * s.width + i);
+    if (i < s.width) total += load_part(q + i, s.width - i) * load_part(keys + j * s.width + i, s.width - i);
+    probs[j - first] = mask[j] ? sum(total) * scale : hidden;
+    most = probs[j - first] > most ? probs[j - first] : most;
+  }
+  std::fill(probs + (end - first), probs + padded(end - first), hidden);
+  const bool seen = most != hidden;
+  // Nothing visible, or all visible scores are NaN or -inf: exp(x - 0) gives 0, or NaN to be seen.
+  Vec total{};
+  for (long j = 0; j < end - first; j += kLanes) {
+    const Vec e = exp(load(probs + j) - (seen ? most : 0.0f));
+    store(probs + j, e);
+    total += e;
+  }
+  const float factor = seen ? 1.0f / sum(total) : 1.0f;
+  row_scales[head] = {seen ? most : 0.0f, factor};
+  for (long i = 0; i < s.width; i += kLanes) {
+    const long lanes = std::min<long>(kLanes, s.width - i);
+    Vec sum_of_values{};
+    for (long j = first; j < end; ++j) {
+      // A hidden value may be anything, NaN too.
+      if (mask[j] == 0) continue;
+      const float* value = values + j * s.width + i;
+      sum_of_values += probs[j - first] * (lanes == kLanes ? load(value) : load_part(value, lanes));
+    }
+    store_part(out + head * s.width + i, sum_of_values * factor, lanes);
+  }
+}
+
 void forward(const Arguments& args, float scale, const std::optional<Dropout>& dropout, float* out, float* scales) {
   auto* row_scales = reinterpret_cast<RowScale*>(scales);
   const Shape s(args);
+  if (s.queries == 1 && !dropout) {
+    // Few keys are not worth another thread.
+    const long grain = std::max(1L, kSerial / (2 * s.keys * s.width));
+    parallel_ranges(s.batch * s.heads, grain, [&](long begin, long end) {
+      for (long head = begin; head < end; ++head) forward_one(s, args, scale, head, out, row_scales);
+    });
+    return;
+  }
   const long blocks = (s.queries + kQueries - 1) / kQueries;
   parallel(s.batch * s.heads * blocks, [&](long piece) {
     forward_block(s, args, scale, dropout, piece / blocks, piece % blocks * kQueries, out, row_scales);

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import mindspore as ms
 from mindspore import nn, ops
 
 from petrun.typing import Cell, Primitive, Tensor
@@ -311,3 +312,44 @@ def attention_dropout(library: Path) -> Primitive:
         lambda q, k, v, mask, scale, step, offset, key, factor: (q, q),
         bprop,
     )
+
+
+@lru_cache
+def dense_rows(library: Path) -> Primitive:
+    """x (M, K), w (N, K) -> x w^T (M, N), for few rows: a row's numbers do not depend on M"""
+
+    def bprop(x: Tensor, w: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+        return ops.MatMul()(dout, w), ops.MatMul(transpose_a=True)(dout, x)
+
+    return _operator(library, "dense_rows", lambda x, w: (x[0], w[0]), lambda x, w: x, bprop)
+
+
+@lru_cache
+def dense_rows_bias(library: Path) -> Primitive:
+    """x (M, K), w (N, K), bias (N,) -> x w^T + bias (M, N)"""
+
+    def bprop(x: Tensor, w: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return ops.MatMul()(dout, w), ops.MatMul(transpose_a=True)(dout, x), dout.sum(0)
+
+    return _operator(library, "dense_rows_bias", lambda x, w, b: (x[0], w[0]), lambda x, w, b: x, bprop)
+
+
+@lru_cache
+def row_adapters(library: Path) -> Primitive:
+    """y (B, T, N), x (B, T, K), a (S, R, K), b (S, N, R), adapter of each row (>= B,) int32 -> y + x a^T b^T; no gradient"""
+    return _operator(library, "row_adapters", lambda y, x, a, b, rows: y, lambda y, x, a, b, rows: y)
+
+
+@lru_cache
+def write_cache(library: Path) -> Primitive:
+    """k, v (P, N, T, D), caches of k and v (B, N, S, D), row of each in the caches (P,), its first column (P,) -> done (1,).
+
+    Writes into the caches themselves: what reads them has to depend on `done`. No gradient.
+    """
+    return _operator(library, "write_cache", lambda k, v, *rest: [1], lambda k, v, *rest: k)
+
+
+@lru_cache
+def likeliest(library: Path) -> Primitive:
+    """logits (B, V) -> the likeliest token (B,) int32, whether all logits of the row are finite (B,) bool; no gradient"""
+    return _operator(library, "likeliest", lambda logits: (logits[:1], logits[:1]), lambda logits: (ms.int32, ms.bool_))

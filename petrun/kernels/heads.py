@@ -26,9 +26,9 @@ class SplitHeads(fused.FusedCell):
         self.transpose = ops.Transpose()
 
     def construct(self, x: Tensor) -> Tensor:
-        if self.is_fused and x.dtype == ms.float32:
-            return self.fused(x)
         b, t, h = x.shape
+        if self.is_fused and x.dtype == ms.float32:
+            return ops.reshape(x, (b, h // self.width, 1, self.width)) if t == 1 else self.fused(x)
         return self.transpose(ops.reshape(x, (b, t, h // self.width, self.width)), (0, 2, 1, 3))
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
@@ -87,9 +87,9 @@ class MergeHeads(fused.FusedCell):
         self.transpose = ops.Transpose()
 
     def construct(self, x: Tensor) -> Tensor:
-        if self.is_fused and x.dtype == ms.float32:
-            return self.fused(x)
         b, n, t, d = x.shape
+        if self.is_fused and x.dtype == ms.float32:
+            return ops.reshape(x, (b, 1, n * d)) if t == 1 else self.fused(x)
         return ops.reshape(self.transpose(x, (0, 2, 1, 3)), (b, t, n * d))
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:

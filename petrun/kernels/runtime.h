@@ -33,6 +33,9 @@ void parallel_ranges(long total, long grain, const Work& work) {
   });
 }
 
+// Products below which waking another thread costs more than it gains.
+constexpr long kSerial = 1 << 18;
+
 // This thread's scratch memory, 64-byte aligned, at least `count` floats; slots do not overlap.
 float* scratch(int slot, size_t count);
 

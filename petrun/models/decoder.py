@@ -13,7 +13,7 @@ from mindspore import nn, ops
 
 from petrun.errors import ModelError
 from petrun.models.decoder_layer import DecoderLayer
-from petrun.models.decoding import CausalMask, cache_index, cached_mask, virtual_positions
+from petrun.models.decoding import CausalMask, cached_mask, prompt_layout, tokens_at, virtual_positions, zero_caches
 from petrun.models.parts import Embedding, dense
 from petrun.typing import Cell, DType, Tensor
 
@@ -68,6 +68,7 @@ class Decoder(nn.Cell):
         super().__init__()
         self.kv_heads, self.longest, self.positions_field = sizes.kv_heads, sizes.positions, sizes.positions_field
         self.unused_positions = sizes.unused_positions
+        self.dtype, self.head_dim = dtype, layers[0].attn.head_dim
         width = sizes.embedding or sizes.hidden
         self.has_positions, self.projects = sizes.positions is not None, width != sizes.hidden
         self.norms_embedding, self.drops, self.norms = embed_norm is not None, dropout is not None, norm is not None
@@ -141,27 +142,38 @@ class Decoder(nn.Cell):
                 hint="Shorten the prompt, or generate fewer tokens.",
             )
 
-    def prefill(self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, slots: int) -> tuple[Tensor, ...]:
+    def open_caches(self, rows: int, slots: int) -> tuple[Tensor, ...]:
+        """Return empty caches of `rows` with room for `slots` tokens each, beside the prompt's."""
+        shape = (rows, self.kv_heads, self.prompt_tokens + slots, self.head_dim)
+        return zero_caches(2 * len(self.layers), shape, self.dtype)
+
+    def writes_in_place(self) -> bool:
+        """Tell whether a step changes the caches that it is given."""
+        return bool(self.layers[0].write.in_place(self.dtype))
+
+    def prefill(
+        self, input_ids: Tensor, lengths: Tensor, rows: Tensor, caches: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
         """See decoding.PrefillStep."""
+        segment_ids, position_ids = prompt_layout(input_ids, lengths)
         x = self.enter(input_ids, position_ids)
         mask = self.masks[0](segment_ids, position_ids, 0, self.prefix_tokens, self.prompt_tokens)
-        caches: tuple[Tensor, ...] = ()
-        for layer in self.layers:
-            x, k, v = layer.prefill(x, mask, self.prompt_tokens + slots)
-            caches = (*caches, k, v)
-        return (self.logits(x[:, -1]), *caches)
-
-    def decode(
-        self, input_ids: Tensor, position_ids: Tensor, slot: Tensor, visible: Tensor, caches: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
-        """See decoding.DecodeStep."""
-        virtual = self.prefix_tokens + self.prompt_tokens
-        x = self.placed(self.embed(input_ids), position_ids + virtual)
-        mask = cached_mask(visible, slot, position_ids, 0, virtual)
-        index = cache_index(input_ids.shape[0] * self.kv_heads, slot + self.prompt_tokens)
+        start = ops.zeros_like(rows)
         new: tuple[Tensor, ...] = ()
         for i, layer in enumerate(self.layers):
-            x, k, v = layer.decode(x, mask, index, caches[2 * i], caches[2 * i + 1])
+            x, k, v = layer.prefill(x, mask, caches[2 * i : 2 * i + 2], rows, start)
+            new = (*new, k, v)
+        return (self.logits(tokens_at(x, lengths + (self.prompt_tokens - 1))), *new)
+
+    def decode(self, input_ids: Tensor, columns: Tensor, caches: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """See decoding.DecodeStep."""
+        virtual = self.prefix_tokens + self.prompt_tokens
+        x = self.placed(self.embed(input_ids), ops.reshape(columns + virtual, (-1, 1)))
+        mask = cached_mask(columns, caches[0].shape[2] - self.prompt_tokens, 0, virtual)
+        rows, columns = ops.arange(columns.shape[0], dtype=ms.int32), columns + self.prompt_tokens
+        new: tuple[Tensor, ...] = ()
+        for i, layer in enumerate(self.layers):
+            x, k, v = layer.decode(x, mask, caches[2 * i : 2 * i + 2], rows, columns)
             new = (*new, k, v)
         return (self.logits(x[:, 0]), *new)
 

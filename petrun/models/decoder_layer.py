@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from mindspore import nn, ops
 
-from petrun.kernels import Dropout, LayerNorm, MergeHeads, SplitHeads
-from petrun.models.decoding import open_cache, write_cache
+from petrun.kernels import Dropout, LayerNorm, MergeHeads, SplitHeads, WriteCache
 from petrun.models.parts import FeedForward, dense
 from petrun.typing import Cell, DType, Tensor
 
@@ -30,7 +29,7 @@ class SelfAttention(nn.Cell):
     ) -> None:
         super().__init__()
         width = hidden // heads
-        self.is_joined = split is not None
+        self.head_dim, self.is_joined = width, split is not None
         if split is not None:
             self.qkv = dense(hidden, 3 * hidden, dtype, bias)
             self.split = split
@@ -86,6 +85,7 @@ class DecoderLayer(nn.Cell):
         self.mlp_norm = LayerNorm(sizes.hidden, sizes.eps)
         self.mlp = FeedForward(sizes.hidden, sizes.wide, sizes.act, dtype, sizes.bias)
         self.mlp_dropout = Dropout(sizes.dropout, seed, f"layers.{index}.mlp_dropout")
+        self.write = WriteCache()
         self.after_attn, self.after_mlp = ops.Add(), ops.Add()
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
@@ -111,14 +111,22 @@ class DecoderLayer(nn.Cell):
         read = self.enter(x)
         return self.leave(x, read, self.attn(read, mask))
 
-    def prefill(self, x: Tensor, mask: Tensor, slots: int) -> tuple[Tensor, ...]:
+    def prefill(
+        self, x: Tensor, mask: Tensor, caches: tuple[Tensor, Tensor], rows: Tensor, columns: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Compute a prompt, which attends to itself. `caches`, `rows`, `columns`: as WriteCache. Returns x, then the caches."""
         read = self.enter(x)
         q, k, v = self.attn.project(read)
-        return self.leave(x, read, self.attn.attend(q, k, v, mask)), open_cache(k, slots), open_cache(v, slots)
+        k_cache, v_cache = self.write(k, v, caches[0], caches[1], rows, columns)
+        # Nothing else would ask for what was written in place.
+        q = ops.depend(q, k_cache)
+        return self.leave(x, read, self.attn.attend(q, k, v, mask)), k_cache, v_cache
 
-    def decode(self, x: Tensor, mask: Tensor, index: Tensor, k_cache: Tensor, v_cache: Tensor) -> tuple[Tensor, ...]:
+    def decode(
+        self, x: Tensor, mask: Tensor, caches: tuple[Tensor, Tensor], rows: Tensor, columns: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Compute a token of every row, which attends to the caches. Inputs and returns as prefill's."""
         read = self.enter(x)
         q, k, v = self.attn.project(read)
-        k = write_cache(k_cache, index, k)
-        v = write_cache(v_cache, index, v)
-        return self.leave(x, read, self.attn.attend(q, k, v, mask)), k, v
+        k_cache, v_cache = self.write(k, v, caches[0], caches[1], rows, columns)
+        return self.leave(x, read, self.attn.attend(q, k_cache, v_cache, mask)), k_cache, v_cache

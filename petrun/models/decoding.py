@@ -1,15 +1,17 @@
 """Define the parts that decoders share: the causal mask, the cache of keys and values, and the two compiled steps of generation.
 
-B batch, T tokens of the prompt, S slots of the cache (T + tokens to generate), N_kv key/value heads, D head width, V vocabulary.
-Slot j of a row's cache belongs to column j of its batch: prompts are padded on the left, so that generated tokens follow directly.
+B rows of the cache, P prompts, T tokens of the longest prompt, S slots of a row's cache (T + tokens to generate), N_kv key/value heads,
+D head width, V vocabulary. Slot j of a row belongs to its j-th token: prompts are padded on the right, and each row's generated tokens
+follow its own prompt, whatever the lengths of the others.
 """
 
 from __future__ import annotations
 
 import mindspore as ms
-from mindspore import nn, ops
+import numpy as np
+from mindspore import Tensor, nn, ops
 
-from petrun.typing import Cell, Tensor
+from petrun.typing import Cell, DType
 
 
 class CausalMask(nn.Cell):
@@ -80,70 +82,61 @@ def virtual_positions(position_ids: Tensor, prefix: int, prompt: int) -> Tensor:
     return ops.concat((ops.broadcast_to(first, (position_ids.shape[0], prompt)), shifted), 1)
 
 
-def cached_mask(visible: Tensor, slot: Tensor, position_ids: Tensor, window: int, virtual: int = 0) -> Tensor:
-    """Make the mask (B, 1, 1, P + S) of the token at `slot`, of position `position_ids` (B, 1), within its window. `visible` (B, S) bool:
-    True where a slot holds a token of the row. Distances as in CausalMask."""
-    if window > 0:
-        visible = ops.logical_and(visible, ops.arange(visible.shape[1], dtype=ms.int32) > slot - window)
-    if virtual > 0:
-        distance = position_ids + virtual - ops.arange(virtual, dtype=ms.int32)
-        visible = ops.concat((_within(distance, window), visible), 1)
-    return ops.expand_dims(ops.expand_dims(visible, 1), 1)
+def cached_mask(columns: Tensor, slots: int, window: int, virtual: int = 0) -> Tensor:
+    """Make the mask (B, 1, 1, P + S) of each row's token at `columns` (B,) int32, after P = `virtual` tokens: it sees itself and the
+    tokens before it, within its window. Distances as in CausalMask."""
+    at = ops.reshape(columns + virtual, (-1, 1, 1, 1))
+    return _within(at - ops.reshape(ops.arange(virtual + slots, dtype=ms.int32), (1, 1, 1, -1)), window)
 
 
-def open_cache(x: Tensor, slots: int) -> Tensor:
-    """Pad (B, N_kv, T, D) to (B, N_kv, S, D); the new slots are 0."""
-    b, n, t, d = x.shape
-    if slots == t:
-        return x
-    return ops.concat((x, ops.zeros((b, n, slots - t, d), x.dtype)), 2)
+def prompt_layout(input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Return segment_ids and position_ids (P, T) int32 of prompts that are padded on the right."""
+    columns = ops.broadcast_to(ops.reshape(ops.arange(input_ids.shape[1], dtype=ms.int32), (1, -1)), input_ids.shape)
+    last = ops.reshape(lengths, (-1, 1)) - 1
+    return ops.cast(columns <= last, ms.int32), ops.minimum(columns, last)
 
 
-def cache_index(rows: int, slot: Tensor) -> Tensor:
-    """Return the indices at which `write_cache` writes, (rows, 2) int32, made once a step. rows = B * N_kv; slot () int32."""
-    row = ops.reshape(ops.arange(rows, dtype=ms.int32), (rows, 1))
-    return ops.concat((row, ops.zeros_like(row) + slot), 1)
+def tokens_at(x: Tensor, columns: Tensor) -> Tensor:
+    """Return one token of each row: x (P, T, H), columns (P,) int32 -> (P, H)."""
+    rows, tokens, width = x.shape
+    places = ops.arange(rows, dtype=ms.int32) * tokens + columns
+    return ops.gather(ops.reshape(x, (rows * tokens, width)), places, 0)
 
 
-def write_cache(cache: Tensor, index: Tensor, x: Tensor) -> Tensor:
-    """Return the cache (B, N_kv, S, D) with x (B, N_kv, 1, D) in its slot."""
-    b, n, s, d = cache.shape
-    flat = ops.tensor_scatter_update(ops.reshape(cache, (b * n, s, d)), index, ops.reshape(x, (b * n, d)))
-    return ops.reshape(flat, (b, n, s, d))
+def zero_caches(count: int, shape: tuple[int, ...], dtype: DType) -> tuple[Tensor, ...]:
+    """Return `count` empty caches of this shape."""
+    return tuple(Tensor(np.zeros(shape, np.float32), dtype) for _ in range(count))
 
 
 class PrefillStep(nn.Cell):
-    """Run the prompts and open the caches.
+    """Run prompts and write their keys and values into the caches.
 
-    The caller must keep a row's tokens within the model's positions; slots may exceed them, as some are padding.
+    The caller must keep a row's tokens within the model's positions.
 
-    Inputs: input_ids, segment_ids, position_ids (B, T) int32, padded on the left.
-    Returns: logits of the last column (B, V) float32, then k and v (B, N_kv, S, D) of every layer in turn.
+    Inputs: input_ids (P, T) int32, padded on the right; lengths (P,) int32, tokens of each prompt; rows (P,) int32, the row of the caches
+    that each takes; k and v (B, N_kv, S, D) of every layer in turn, S >= T.
+    Returns: logits of each prompt's last token (P, V) float32, then the caches.
     """
 
-    def __init__(self, net: Cell, slots: int) -> None:
+    def __init__(self, net: Cell) -> None:
         # The net's parameters keep their names.
         super().__init__(auto_prefix=False)
         self.net = net
-        self.slots = slots
 
-    def construct(self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor) -> Tensor:
-        return self.net.prefill(input_ids, segment_ids, position_ids, self.slots)
+    def construct(self, input_ids: Tensor, lengths: Tensor, rows: Tensor, *caches: Tensor) -> Tensor:
+        return self.net.prefill(input_ids, lengths, rows, caches)
 
 
 class DecodeStep(nn.Cell):
     """Run one token of every row against the caches.
 
-    Inputs: input_ids, position_ids (B, 1) int32; slot () int32, the column the token is written to; visible (B, S) bool, True where
-    a slot holds a token of the row, `slot` included; the caches, as the step before returned them.
-    Returns: logits (B, V) float32, then the caches.
+    Inputs: input_ids (B, 1) int32; columns (B,) int32, the slot of each row that its token is written to, which is its position; the
+    caches, as the step before returned them. Returns: logits (B, V) float32, then the caches.
     """
 
     def __init__(self, net: Cell) -> None:
         super().__init__(auto_prefix=False)
         self.net = net
 
-    def construct(
-        self, input_ids: Tensor, position_ids: Tensor, slot: Tensor, visible: Tensor, *caches: Tensor
-    ) -> Tensor:
-        return self.net.decode(input_ids, position_ids, slot, visible, caches)
+    def construct(self, input_ids: Tensor, columns: Tensor, *caches: Tensor) -> Tensor:
+        return self.net.decode(input_ids, columns, caches)

@@ -14,10 +14,10 @@ from mindspore import nn, ops
 
 from petrun.errors import ModelError
 from petrun.graph.sites import Sites
-from petrun.kernels import Attention, MergeHeads, RmsNorm, SiluMul, SplitHeads
+from petrun.kernels import Attention, MergeHeads, RmsNorm, SiluMul, SplitHeads, WriteCache
 from petrun.kernels import Rope as Rotate
 from petrun.models.base import Family, StoredName
-from petrun.models.decoding import cache_index, cached_mask, open_cache, write_cache
+from petrun.models.decoding import cached_mask, prompt_layout, tokens_at, zero_caches
 from petrun.models.llama_config import LlamaConfig, parse
 from petrun.models.llama_tables import LlamaTables
 from petrun.models.parts import DTYPES, Embedding, activation, cell_paths, dense, named, tied_head
@@ -90,6 +90,7 @@ class LlamaLayer(nn.Cell):
         self.attn = LlamaAttention(c, dtype, seed, f"layers.{index}.attn")
         self.mlp_norm = RmsNorm(c.hidden, c.eps)
         self.mlp = LlamaMlp(c, dtype)
+        self.write = WriteCache()
         self.after_attn, self.after_mlp = ops.Add(), ops.Add()
         self.flat = False
 
@@ -110,19 +111,28 @@ class LlamaLayer(nn.Cell):
         x = self.plus(self.after_attn, x, self.attn(self.attn_norm(x), cos, sin, mask))
         return self.plus(self.after_mlp, x, self.mlp(self.mlp_norm(x)))
 
-    def prefill(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, slots: int) -> tuple[Tensor, ...]:
+    def prefill(
+        self, x: Tensor, tables: tuple[Tensor, ...], caches: tuple[Tensor, Tensor], rows: Tensor, columns: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Compute a prompt, which attends to itself. `tables`: cos, sin, mask; `caches`, `rows`, `columns`: as WriteCache. Returns x,
+        then the caches."""
+        cos, sin, mask = tables
         q, k, v = self.attn.project(self.attn_norm(x), cos, sin)
+        k_cache, v_cache = self.write(k, v, caches[0], caches[1], rows, columns)
+        # Nothing else would ask for what was written in place.
+        q = ops.depend(q, k_cache)
         x = x + self.attn.attend(q, k, v, mask)
-        return x + self.mlp(self.mlp_norm(x)), open_cache(k, slots), open_cache(v, slots)
+        return x + self.mlp(self.mlp_norm(x)), k_cache, v_cache
 
     def decode(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, index: Tensor, k_cache: Tensor, v_cache: Tensor
+        self, x: Tensor, tables: tuple[Tensor, ...], caches: tuple[Tensor, Tensor], rows: Tensor, columns: Tensor
     ) -> tuple[Tensor, ...]:
+        """Compute a token of every row, which attends to the caches. Inputs and returns as prefill's."""
+        cos, sin, mask = tables
         q, k, v = self.attn.project(self.attn_norm(x), cos, sin)
-        k = write_cache(k_cache, index, k)
-        v = write_cache(v_cache, index, v)
-        x = x + self.attn.attend(q, k, v, mask)
-        return x + self.mlp(self.mlp_norm(x)), k, v
+        k_cache, v_cache = self.write(k, v, caches[0], caches[1], rows, columns)
+        x = x + self.attn.attend(q, k_cache, v_cache, mask)
+        return x + self.mlp(self.mlp_norm(x)), k_cache, v_cache
 
 
 class Llama(nn.Cell):
@@ -130,7 +140,7 @@ class Llama(nn.Cell):
 
     def __init__(self, c: LlamaConfig, dtype: DType, seed: int) -> None:
         super().__init__()
-        self.kv_heads = c.kv_heads
+        self.kv_heads, self.head_dim, self.dtype = c.kv_heads, c.head_dim, dtype
         self.longest = c.rope.positions if c.rope.kind == "dynamic" else 0
         self.make_tables = partial(LlamaTables, c.rope, c.windows, dtype)
         # Set by graph.virtual_tokens where a delta has virtual tokens.
@@ -179,31 +189,43 @@ class Llama(nn.Cell):
                 hint="Shorten the prompt, or generate fewer tokens.",
             )
 
-    def prefill(self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, slots: int) -> tuple[Tensor, ...]:
+    def open_caches(self, rows: int, slots: int) -> tuple[Tensor, ...]:
+        """Return empty caches of `rows` with room for `slots` tokens each, beside the prompt's."""
+        shape = (rows, self.kv_heads, self.prompt_tokens + slots, self.head_dim)
+        return zero_caches(2 * len(self.layers), shape, self.dtype)
+
+    def writes_in_place(self) -> bool:
+        """Tell whether a step changes the caches that it is given."""
+        return bool(self.layers[0].write.in_place(self.dtype))
+
+    def prefill(
+        self, input_ids: Tensor, lengths: Tensor, rows: Tensor, caches: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
         """See decoding.PrefillStep."""
         x = self.enter(input_ids)
+        segment_ids, position_ids = prompt_layout(input_ids, lengths)
         cos, sin, near, full = self.tables[0](segment_ids, position_ids, self.prefix_tokens, self.prompt_tokens)
-        caches: tuple[Tensor, ...] = ()
-        for layer in self.layers:
-            mask = near if layer.window > 0 else full
-            x, k, v = layer.prefill(x, cos, sin, mask, self.prompt_tokens + slots)
-            caches = (*caches, k, v)
-        return (self.logits(x[:, -1]), *caches)
+        start = ops.zeros_like(rows)
+        new: tuple[Tensor, ...] = ()
+        for i, layer in enumerate(self.layers):
+            tables = (cos, sin, near if layer.window > 0 else full)
+            x, k, v = layer.prefill(x, tables, caches[2 * i : 2 * i + 2], rows, start)
+            new = (*new, k, v)
+        return (self.logits(tokens_at(x, lengths + (self.prompt_tokens - 1))), *new)
 
-    def decode(
-        self, input_ids: Tensor, position_ids: Tensor, slot: Tensor, visible: Tensor, caches: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
+    def decode(self, input_ids: Tensor, columns: Tensor, caches: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """See decoding.DecodeStep."""
         x = self.embed(input_ids)
         virtual = self.prefix_tokens + self.prompt_tokens
-        cos, sin = self.tables[0].rotary(position_ids + virtual)
-        near = cached_mask(visible, slot, position_ids, self.tables[0].window, virtual)
-        full = cached_mask(visible, slot, position_ids, 0, virtual)
-        index = cache_index(input_ids.shape[0] * self.kv_heads, slot + self.prompt_tokens)
+        cos, sin = self.tables[0].rotary(ops.reshape(columns + virtual, (-1, 1)))
+        slots = caches[0].shape[2] - self.prompt_tokens
+        full = cached_mask(columns, slots, 0, virtual)
+        near = cached_mask(columns, slots, self.tables[0].window, virtual)
+        rows, columns = ops.arange(columns.shape[0], dtype=ms.int32), columns + self.prompt_tokens
         new: tuple[Tensor, ...] = ()
         for i, layer in enumerate(self.layers):
-            mask = near if layer.window > 0 else full
-            x, k, v = layer.decode(x, cos, sin, mask, index, caches[2 * i], caches[2 * i + 1])
+            tables = (cos, sin, near if layer.window > 0 else full)
+            x, k, v = layer.decode(x, tables, caches[2 * i : 2 * i + 2], rows, columns)
             new = (*new, k, v)
         return (self.logits(x[:, 0]), *new)
 

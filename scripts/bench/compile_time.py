@@ -142,17 +142,15 @@ def generation(net: Any, part: str, seed: int) -> Callable[[], Any]:
 
     net.set_train(False)
     ids = Tensor(np.random.default_rng(seed).integers(1, VOCABULARY, (ROWS, TOKENS)).astype(np.int32))
-    segments = Tensor(np.ones((ROWS, TOKENS), np.int32))
-    positions = Tensor(np.tile(np.arange(TOKENS, dtype=np.int32), (ROWS, 1)))
-    prefill: Any = PrefillStep(net, 2 * TOKENS)
-    prompts = partial(prefill, ids, segments, positions)
+    lengths = Tensor(np.full(ROWS, TOKENS, np.int32))
+    caches = net.open_caches(ROWS, 2 * TOKENS)
+    prefill: Any = PrefillStep(net)
+    prompts = partial(prefill, ids, lengths, Tensor(np.arange(ROWS, dtype=np.int32)), *caches)
     if part == "prefill":
         return prompts
-    caches = prompts()[1:]
-    visible = Tensor(np.tile(np.arange(2 * TOKENS) <= TOKENS, (ROWS, 1)))
-    last = Tensor(np.full((ROWS, 1), TOKENS, np.int32))
+    written = prompts()[1:]
     decode: Any = DecodeStep(net)
-    return partial(decode, ids[:, :1], last, Tensor(np.int32(TOKENS)), visible, *caches)
+    return partial(decode, ids[:, :1], lengths, *(caches if net.writes_in_place() else written))
 
 
 def measure(family: str, layers: int, targets: str, part: str, seed: int) -> dict[str, float]:

@@ -102,21 +102,31 @@ class Toy(nn.Cell):
     def check_slots(self, slots):
         assert slots <= POSITIONS
 
-    def logits(self, token, position, visible, cache):
-        total = (cache[:, 0, :, 0] * visible.astype(ms.float32)).sum(-1, keepdims=True)
+    def logits(self, token, position, cache):
+        seen = ops.expand_dims(ops.arange(cache.shape[2]), 0) <= ops.expand_dims(position, 1)
+        total = (cache[:, 0, :, 0] * seen.astype(ms.float32)).sum(-1, keepdims=True)
         return ops.gather(self.by_token, token, 0) + ops.gather(self.by_position, position, 0) + total * self.w
 
-    def prefill(self, input_ids, segment_ids, position_ids, slots):
-        ids = input_ids.astype(ms.float32)
-        cache = ops.concat((ids, ops.zeros((ids.shape[0], slots - ids.shape[1]), ms.float32)), 1)
-        cache = cache.reshape((ids.shape[0], 1, slots, 1))
-        visible = ops.concat((segment_ids, ops.zeros((ids.shape[0], slots - ids.shape[1]), ms.int32)), 1)
-        return self.logits(input_ids[:, -1], position_ids[:, -1], visible, cache), cache
+    def open_caches(self, rows, slots):
+        return (Tensor(np.zeros((rows, 1, slots, 1), np.float32)),)
 
-    def decode(self, input_ids, position_ids, slot, visible, caches):
-        here = (ops.arange(visible.shape[1]) == slot).astype(ms.float32).reshape((1, 1, -1, 1))
+    def writes_in_place(self):
+        return False
+
+    def prefill(self, input_ids, lengths, rows, caches):
+        slots, last = caches[0].shape[2], lengths - 1
+        ids = input_ids.astype(ms.float32)
+        written = ops.concat((ids, ops.zeros((ids.shape[0], slots - ids.shape[1]), ms.float32)), 1)
+        cache = ops.tensor_scatter_update(caches[0], rows.reshape((-1, 1)), written.reshape((-1, 1, slots, 1)))
+        token = ops.gather_elements(input_ids, 1, last.reshape((-1, 1)))[:, 0]
+        return self.logits(token, last, ops.gather(cache, rows, 0)), cache
+
+    def decode(self, input_ids, columns, caches):
+        slots = caches[0].shape[2]
+        here = (ops.expand_dims(ops.arange(slots), 0) == ops.expand_dims(columns, 1)).astype(ms.float32)
+        here = here.reshape((-1, 1, slots, 1))
         cache = caches[0] * (1.0 - here) + here * input_ids.astype(ms.float32).reshape((-1, 1, 1, 1))
-        return self.logits(input_ids[:, 0], position_ids[:, 0], visible, cache), cache
+        return self.logits(input_ids[:, 0], columns, cache), cache
 
     def answers(self, prompts, count, eos=()):
         """The same in numpy, a row at a time."""
@@ -156,13 +166,13 @@ def test_greedy_equals_decoding_without_a_cache_with_and_without_lora(graph_mode
     assert {g.finish for g in before} == {"length"}
     assert len({t for g in before for t in g.tokens}) > 5
     # One graph for the prompts, one for the tokens, whatever the batch.
-    assert [len(step.compile_cache) for step in generator._steps.values()] == [1, 1]
-    steps = list(generator._steps.values())
+    assert [len(step.cell.compile_cache) for step in generator.steps.compiled.values()] == [1, 1]
+    steps = list(generator.steps.compiled.values())
     attach(net, sites)
     after = generator(PROMPTS, 6)
     assert [g.tokens for g in after] == uncached(net, PROMPTS, 6)
     assert sum(a.tokens != b.tokens for a, b in zip(after, before, strict=True)) >= 5
-    assert all(step not in steps for step in generator._steps.values())
+    assert all(step not in steps for step in generator.steps.compiled.values())
 
 
 @pytest.mark.parametrize("name", ["gpt2", *(pytest.param(n, marks=pytest.mark.all_only) for n in ("llama", "qwen3"))])
@@ -203,16 +213,11 @@ def test_rows_end_at_any_end_token(net):
 def test_batch_ends_with_its_last_row(net, monkeypatch):
     calls = []
     generator = TextGenerator(net, eos_ids=(generate(net, PROMPTS[:1], 3, eos_ids=())[0].tokens[2],))
-    real = generator._step
-
-    def counted(slots, greedy):
-        step = real(slots, greedy)
-        return lambda *args: calls.append(slots) or step(*args)
-
-    monkeypatch.setattr(generator, "_step", counted)
+    real = generator.steps.decode
+    monkeypatch.setattr(generator.steps, "decode", lambda *args: calls.append(args) or real(*args))
     (answer,) = generator(PROMPTS[:1], 30)
     assert len(answer.tokens) <= 2 and answer.finish == "eos"
-    assert calls.count(0) == len(answer.tokens)
+    assert len(calls) == len(answer.tokens)
 
 
 def test_rows_stop_where_positions_end(net):
@@ -251,13 +256,13 @@ def test_many_prompts_take_a_few_widths(net, monkeypatch):
     prompts = [rng.integers(1, VOCAB, 1 + i % 30) for i in range(900)]
     generator = TextGenerator(net, eos_ids=(), batch_size=64)
     shapes = []
-    real = generator._step
+    real = generator.steps.prefill
 
-    def recorded(slots, greedy):
-        step = real(slots, greedy)
-        return lambda *args: (slots and shapes.append(args[0].shape)) or step(*args)
+    def recorded(caches, prompts, rows, adapters, width):
+        shapes.append((len(prompts), width))
+        return real(caches, prompts, rows, adapters, width)
 
-    monkeypatch.setattr(generator, "_step", recorded)
+    monkeypatch.setattr(generator.steps, "prefill", recorded)
     answers = generator(prompts, 1)
     assert 2 <= len(set(shapes)) <= 4 and {rows for rows, _ in shapes} == {64}
     assert [g.tokens for g in answers[:40]] == net.answers(prompts[:40], 1)

@@ -82,12 +82,12 @@ def test_causal_mask_against_its_definition(pynative, window):
 
 
 def test_cached_mask_and_positions(pynative):
-    visible = Tensor(np.array([[0, 1, 1, 1, 0]], bool))
-    position = Tensor(np.array([[2]], np.int32))
-    mask = cached_mask(visible, Tensor(3, ms.int32), position, 0, 2).asnumpy()[0, 0, 0]
-    assert mask.tolist() == [True, True, False, True, True, True, False]
-    near = cached_mask(visible, Tensor(3, ms.int32), position, 4, 2).asnumpy()[0, 0, 0]
-    assert near.tolist() == [False, True, False, True, True, True, False]
+    """Two virtual tokens, then five slots; the rows' tokens are in slots 2 and 3."""
+    columns = Tensor(np.array([2, 3], np.int32))
+    mask = cached_mask(columns, 5, 0, 2).asnumpy()[:, 0, 0]
+    assert mask.tolist() == [[True] * 5 + [False] * 2, [True] * 6 + [False]]
+    near = cached_mask(columns, 5, 4, 2).asnumpy()[:, 0, 0]
+    assert near.tolist() == [[False] + [True] * 4 + [False] * 2, [False] * 2 + [True] * 4 + [False]]
     at = virtual_positions(Tensor(np.array([[0, 0, 1]], np.int32)), 1, 2).asnumpy()
     assert at.tolist() == [[1, 2, 3, 3, 4]]
 

@@ -1,6 +1,5 @@
 """Generation with a cache: every number equals the forward pass over the whole sequence."""
 
-import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn
@@ -13,6 +12,7 @@ from petrun.models.factory import load_model
 from tests.models import reference
 
 PROMPT, NEW = 7, 4
+LENGTHS = (PROMPT + NEW, NEW + 4, NEW + 1)
 CASES = {
     "gpt2": reference.GPT2,
     "mistral": {**reference.LLAMA, "model_type": "mistral", "sliding_window": 3},
@@ -34,23 +34,28 @@ def int32(array):
 
 
 def rows():
-    """Three rows, prompts padded on the left, NEW further tokens each."""
-    return reference.batch(tokens=PROMPT + NEW, lengths=(PROMPT + NEW, NEW + 4, NEW + 1), left=True)
+    """Three rows, prompts of several lengths padded on the right, NEW further tokens each."""
+    return reference.batch(tokens=PROMPT + NEW, lengths=LENGTHS)
 
 
-def decode(net, ids, segments, positions):
-    """Logits (B, 1 + NEW, V): of the prompts' last column, then of every further token, which is given and not chosen."""
-    slots = PROMPT + NEW
-    prefill, step = PrefillStep(net, slots), DecodeStep(net)
-    logits, *caches = prefill(int32(ids[:, :PROMPT]), int32(segments[:, :PROMPT]), int32(positions[:, :PROMPT]))
-    found = [logits.asnumpy()]
-    for slot in range(PROMPT, slots):
-        visible = Tensor((segments == 1) & (np.arange(slots) <= slot))
-        column = slice(slot, slot + 1)
-        logits, *caches = step(
-            int32(ids[:, column]), int32(positions[:, column]), Tensor(slot, ms.int32), visible, *caches
-        )
-        found.append(logits.asnumpy())
+def decode(net, ids, lengths=LENGTHS):
+    """Logits (B, 1 + NEW, V): of the prompts' last token, then of every further token, which is given and not chosen."""
+    prefill, step = PrefillStep(net), DecodeStep(net)
+    prompts = np.array(lengths) - NEW
+    # The rows of the cache are taken in another order than the prompts'.
+    places = np.arange(len(ids))[::-1].copy()
+    caches = net.open_caches(len(ids), PROMPT + NEW)
+
+    def run(cell, *inputs):
+        nonlocal caches
+        logits, *new = cell(*map(int32, inputs), *caches)
+        caches = caches if net.writes_in_place() else new
+        return logits.asnumpy()
+
+    found = [run(prefill, ids[:, :PROMPT], prompts, places)]
+    for made in range(NEW):
+        columns = prompts + made
+        found.append(run(step, ids[np.arange(len(ids)), columns][places][:, None], columns[places])[places])
     return np.stack(found, 1)
 
 
@@ -69,12 +74,17 @@ def test_equals_the_whole_sequence_compiled(tmp_path, name):
     agree(tmp_path, name)
 
 
+def last(logits):
+    """Those of each prompt's last token and of the NEW tokens after it."""
+    return np.stack([row[n - NEW - 1 : n] for row, n in zip(logits, LENGTHS, strict=True)])
+
+
 def agree(tmp_path, name):
     net = load(tmp_path, name).net
     names = [p.name for p in net.get_parameters()]
     batch = rows()
-    whole = net(*map(int32, batch)).asnumpy()[:, PROMPT - 1 :]
-    got = decode(net, *batch)
+    whole = last(net(*map(int32, batch)).asnumpy())
+    got = decode(net, batch[0])
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, whole, atol=1e-5)
     assert [p.name for p in net.get_parameters()] == names, "a step must not rename the net's parameters"
@@ -85,9 +95,10 @@ def test_a_row_alone(tmp_path, pynative, name):
     """Neither the padding nor the other rows of the batch change a row."""
     net = load(tmp_path, name).net
     batch = rows()
-    short = tuple(a[1:2, 3:] for a in batch)
+    short = tuple(a[1:2, : NEW + 4] for a in batch)
     whole = net(*map(int32, short)).asnumpy()[:, 3:]
-    np.testing.assert_allclose(decode(net, *batch)[1:2], whole, atol=1e-5)
+    np.testing.assert_allclose(decode(net, batch[0])[1:2], whole, atol=1e-5)
+    np.testing.assert_allclose(decode(net, batch[0][1:2], LENGTHS[1:2]), whole, atol=1e-5)
 
 
 class Shifted(nn.Cell):
@@ -105,25 +116,25 @@ class Shifted(nn.Cell):
 def test_swapped_cells_take_part(tmp_path, pynative, name):
     model = load(tmp_path, name)
     batch = rows()
-    before = decode(model.net, *batch)
+    before = decode(model.net, batch[0])
     path = "layers.1.attn.qkv" if name == "gpt2" else "layers.1.attn.v"
     swap(model.net, {path: Shifted})
-    after = decode(model.net, *batch)
+    after = decode(model.net, batch[0])
     assert np.abs(after - before).max() > 0.01
-    np.testing.assert_allclose(after, model.net(*map(int32, batch)).asnumpy()[:, PROMPT - 1 :], atol=1e-5)
+    np.testing.assert_allclose(after, last(model.net(*map(int32, batch)).asnumpy()), atol=1e-5)
 
 
 def test_steps_keep_one_shape(tmp_path):
-    """Every slot of one cache is served by one compiled graph."""
+    """Every slot of one cache is served by one compiled graph, each row's own slot is written, and nothing else."""
     net = load(tmp_path, "gpt2").net
-    ids, segments, positions = rows()
+    ids, _, _ = rows()
     step = DecodeStep(net)
-    caches = [Tensor(np.zeros((3, 4, PROMPT + NEW, 4), np.float32)) for _ in range(4)]
-    seen = Tensor(segments == 1)
-    for slot in (0, 5, 10):
-        out = step(int32(ids[:, :1]), int32(positions[:, :1]), Tensor(slot, ms.int32), seen, *caches)
-        changed = np.nonzero(np.abs(out[1].asnumpy()).sum((0, 1, 3)))[0]
-        assert changed.tolist() == [slot]
+    for slots in ([0, 5, 10], [5, 10, 0]):
+        caches = net.open_caches(3, PROMPT + NEW)
+        out = step(int32(ids[:, :1]), int32(slots), *caches)
+        written = caches[0] if net.writes_in_place() else out[1]
+        row, slot = np.nonzero(np.abs(written.asnumpy()).sum((1, 3)))
+        assert row.tolist() == [0, 1, 2] and slot.tolist() == slots
     assert len(step.compile_cache) == 1
 
 

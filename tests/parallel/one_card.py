@@ -75,14 +75,14 @@ def train(loaded, algo, loss_scale, ranks):
 
 def generate(loaded, dtype):
     """Compile both steps of generation."""
-    sites = loaded.sites
-    prefill, decode = PrefillStep(loaded.net, SLOTS), DecodeStep(loaded.net)
+    prefill, decode = PrefillStep(loaded.net), DecodeStep(loaded.net)
     for step in (prefill, decode):
         step.set_train(False)
-    run(prefill, ids(B, T), ids(B, T), ids(B, T))
-    cache = Tensor(np.zeros((B, sites.kv_heads, SLOTS, sites.head_dim), np.float32), getattr(ms, dtype))
-    visible = Tensor(np.ones((B, SLOTS), bool))
-    run(decode, ids(B, 1), ids(B, 1), Tensor(T, ms.int32), visible, *[cache] * (2 * sites.layers))
+    caches = loaded.net.open_caches(B, SLOTS)
+    assert str(caches[0].dtype).lower() == dtype
+    lengths, rows = Tensor(np.full(B, T, np.int32)), Tensor(np.arange(B, dtype=np.int32))
+    run(prefill, ids(B, T), lengths, rows, *caches)
+    run(decode, ids(B, 1), lengths, *caches)
 
 
 def operators(text):
