@@ -26,7 +26,18 @@ COMMAND = Command(
     run=serve,
     options=(
         *("base", "deltas", "model", "template", "alpha"),
-        *("host", "port", "key_env", "key_file", "without_key", "queue", "batch_size", "max_tokens", "grace_seconds"),
+        *(
+            "host",
+            "port",
+            "key_env",
+            "key_file",
+            "without_key",
+            "queue",
+            "batch_size",
+            "context",
+            "max_tokens",
+            "grace_seconds",
+        ),
         *("device", "no_compile_cache", "settings"),
     ),
 )

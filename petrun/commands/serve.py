@@ -29,7 +29,8 @@ def run(settings: ServeSettings) -> None:
     key = read_api_key(settings)
     bound = bind(settings.host, settings.port)
     try:
-        engine = SessionEngine(Session.load(settings), _base_name(settings.base))
+        engine = SessionEngine(Session.load(settings), _base_name(settings.base), settings.batch_size, settings.context)
+        engine.warm_up()
         _serve(engine, settings, key, bound)
     finally:
         bound.close()

@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,23 +16,28 @@ from petrun.serve.openai import AnswerEnd, ApiError, CompletionRequest
 
 _POLL_SECONDS = 0.1
 _COMPUTE_ERRORS = (PetrunError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, OSError)
-"""Errors of computing an answer: one ends the requests of its batch, and the server continues."""
+"""Errors of computing an answer: one ends the requests that are computed, and the server continues."""
+
+
+_NOT_COMPUTED = ApiError(500, "The answer could not be computed.")
 
 
 @dataclass(frozen=True)
 class StreamChunk:
     """New text of one request's answer; the last chunk has `end`."""
 
-    index: int
-    """Position of the request in its batch."""
+    number: int
+    """Of the request, as `join` returned it."""
     text: str
     end: AnswerEnd | None = None
     scores: tuple[tuple[str, float], ...] = ()
     """Of a scored request: its new tokens as text, each with the natural logarithm of its probability."""
+    error: PetrunError | None = None
+    """Reason why the answer ends here, without an `end`."""
 
 
 class Engine(Protocol):
-    """Computes answers. Only one thread calls `stream`."""
+    """Computes answers: requests join and leave between its steps. Only one thread calls these, but for `check`."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -41,8 +46,14 @@ class Engine(Protocol):
     def check(self, request: CompletionRequest) -> int:
         """Count the tokens of the prompt. Raises PetrunError for a prompt that is empty or too long. Called by any thread."""
 
-    def stream(self, requests: Sequence[CompletionRequest]) -> Generator[StreamChunk, None, None]:
-        """Answer all requests together, chunk by chunk. Closing the generator gives up the rest."""
+    def join(self, request: CompletionRequest) -> int:
+        """Begin a request, from the next step on. Returns a number for it."""
+
+    def step(self) -> Sequence[StreamChunk]:
+        """Compute what comes next of every request that joined and has not ended."""
+
+    def leave(self, number: int) -> None:
+        """Give up a request."""
 
 
 class PendingRequest:
@@ -100,16 +111,15 @@ class RequestQueue:
             self._changed.notify()
 
     def take(self, most: int, seconds: float = _POLL_SECONDS) -> list[PendingRequest]:
-        """Take at most `most` requests, those that waited longest; [] where none came within `seconds`. They count as `running`."""
+        """Take at most `most` requests, those that waited longest; [] where none came within `seconds`."""
         with self._changed:
-            if not self._waiting:
+            if not self._waiting and seconds > 0:
                 self._changed.wait(seconds)
             taken: list[PendingRequest] = []
             while self._waiting and len(taken) < most:
                 pending = self._waiting.popleft()
                 if not pending.dropped:
                     taken.append(pending)
-            self.running = len(taken)
             return taken
 
     def close(self) -> None:
@@ -154,7 +164,7 @@ def process_requests(
 ) -> None:
     """Answer requests until `stopping`; then call `closing`, and answer those that wait already, for at most `grace_seconds`.
 
-    `most`: requests that are computed together. `report`: called with a line for every batch that failed.
+    `most`: requests that are computed together. `report`: called with a line for every failure.
     """
 
     def begin() -> None:
@@ -162,37 +172,74 @@ def process_requests(
         closing()
 
     shutdown = _Shutdown(stopping, begin, grace_seconds)
+    running = _Running(engine, report)
     while not shutdown.over():
-        batch = queue.take(most, 0.0 if shutdown.deadline is not None else _POLL_SECONDS)
-        if batch:
-            _answer(engine, batch, shutdown.over, report)
-            queue.running = 0
+        running.drop()
+        idle = not running.requests and shutdown.deadline is None
+        for pending in queue.take(most - len(running.requests), _POLL_SECONDS if idle else 0.0):
+            running.join(pending)
+        queue.running = len(running.requests)
+        if running.requests:
+            running.step()
+            queue.running = len(running.requests)
         elif shutdown.deadline is not None:
             break
-    queue.refuse_all(ApiError(503, "The server is shutting down."))
+    reason = ApiError(503, "The server is shutting down.")
+    running.end(reason)
+    queue.running = 0
+    queue.refuse_all(reason)
 
 
-def _answer(
-    engine: Engine, batch: Sequence[PendingRequest], late: Callable[[], bool], report: Callable[[str], None]
-) -> None:
-    """Compute one batch. Every request in it gets its last chunk or an error, whatever happens."""
-    unanswered = set(range(len(batch)))
-    reason = ApiError(500, "The answer could not be computed.")
-    chunks = engine.stream([pending.request for pending in batch])
-    try:
+class _Running:
+    """The requests that are being answered. Every one gets its last chunk or an error, whatever happens."""
+
+    def __init__(self, engine: Engine, report: Callable[[str], None]) -> None:
+        self.requests: dict[int, PendingRequest] = {}
+        self._engine = engine
+        self._report = report
+
+    def join(self, pending: PendingRequest) -> None:
+        try:
+            self.requests[self._engine.join(pending.request)] = pending
+        except _COMPUTE_ERRORS as error:
+            self._fail(pending, error)
+
+    def drop(self) -> None:
+        """Give up the requests whose clients have gone."""
+        for number in [number for number, pending in self.requests.items() if pending.dropped]:
+            self._engine.leave(number)
+            del self.requests[number]
+
+    def step(self) -> None:
+        """Hand over what the next step gives. Where it fails, all requests end."""
+        try:
+            chunks = self._engine.step()
+        except _COMPUTE_ERRORS as error:
+            failed = list(self.requests.values())
+            self.end(_NOT_COMPUTED)
+            self._tell(failed, error)
+            return
         for chunk in chunks:
-            batch[chunk.index].put(chunk)
-            if chunk.end is not None:
-                unanswered.discard(chunk.index)
-            if late():
-                reason = ApiError(503, "The server is shutting down.")
-                break
-            if all(batch[number].dropped for number in unanswered):
-                break
-    except _COMPUTE_ERRORS as error:
+            pending = self.requests[chunk.number]
+            if chunk.error is not None:
+                self._fail(pending, chunk.error)
+            else:
+                pending.put(chunk)
+            if chunk.end is not None or chunk.error is not None:
+                del self.requests[chunk.number]
+
+    def end(self, reason: ApiError) -> None:
+        """End all requests with this error."""
+        for number, pending in self.requests.items():
+            self._engine.leave(number)
+            pending.put(reason)
+        self.requests.clear()
+
+    def _fail(self, pending: PendingRequest, error: BaseException) -> None:
+        pending.put(_NOT_COMPUTED)
+        self._tell([pending], error)
+
+    def _tell(self, failed: Sequence[PendingRequest], error: BaseException) -> None:
         message = error.message if isinstance(error, PetrunError) else f"{type(error).__name__}: {error}"
-        report(f"a request failed: {message.strip().splitlines()[0] if message.strip() else type(error).__name__}")
-    finally:
-        chunks.close()
-        for number in unanswered:
-            batch[number].put(reason)
+        what = "a request failed" if len(failed) == 1 else f"{len(failed)} requests failed"
+        self._report(f"{what}: {message.strip().splitlines()[0] if message.strip() else type(error).__name__}")

@@ -4,7 +4,10 @@ import json
 
 import pytest
 
+from petrun.inference.generation.session import Session
+from petrun.inference.generation.session_engine import SessionEngine
 from petrun.parallel.compile_cache import counts
+from petrun.serve.openai import CompletionRequest
 from tests.tiny import write_rows
 
 TRAIN = "train --base llama --data rows.jsonl --eval-data rows.jsonl --rank 2 --dropout 0.1 --batch-size 2 --accumulate 2 --seq-len 40"
@@ -84,6 +87,23 @@ def test_evaluation_and_answers_of_loaded_graphs_are_the_same(place, cache, ran,
     assert answers[0] == answers[1]
     without = petrun(f"{line} --no-compile-cache")
     assert without.out == answers[0]
+
+
+@pytest.mark.all_only
+def test_the_second_start_of_a_server_compiles_nothing_and_answers_the_same(place, cache):
+    texts, counted = [], []
+    for _ in range(2):
+        engine = SessionEngine(Session.open("llama"), "llama", 2, 32)
+        before = counts().loaded, counts().stored
+        engine.warm_up()
+        counted.append((counts().loaded - before[0], counts().stored - before[1]))
+        engine.join(CompletionRequest(model="llama", prompt="film", max_tokens=6, temperature=0))
+        chunks = []
+        while not chunks or chunks[-1].end is None:
+            chunks += engine.step()
+        texts.append("".join(chunk.text for chunk in chunks))
+    assert counted == [(0, 2), (2, 0)]
+    assert texts[0] == texts[1] != ""
 
 
 def test_a_cache_folder_that_cannot_be_written_is_said_once(place, cache, petrun):

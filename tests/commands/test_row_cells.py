@@ -76,7 +76,7 @@ def test_settings_are_the_default_of_every_template_that_reads_them(base, quick,
 
 
 def test_requests_switch_thinking(base, quick):
-    engine = SessionEngine(Session.open(str(base)), "llama")
+    engine = SessionEngine(Session.open(str(base)), "llama", 8, 48)
 
     def tokens(**more):
         return engine.check(read_request({"model": "llama", "messages": TALK, **more}, Limits(), chat=True))

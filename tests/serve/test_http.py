@@ -32,6 +32,8 @@ class Words:
         self.seen = []
         self.batches = []
         self.given_up = 0
+        self.running = {}
+        self.joined = False
 
     def text(self, request):
         return request.prompt if isinstance(request.prompt, str) else request.prompt[-1]["content"]
@@ -44,29 +46,40 @@ class Words:
             raise DataError("the column leaves no room for doubt")
         return count
 
-    def stream(self, requests):
-        self.batches.append([each.model for each in requests])
-        self.seen += requests
-        try:
-            yield from self.words(requests)
-        except GeneratorExit:
-            self.given_up += 1
-            raise
+    def join(self, request):
+        self.seen.append(request)
+        number = len(self.seen)
+        self.running[number] = request, self.words(number, request)
+        self.joined = True
+        return number
 
-    def words(self, requests):
-        for index, each in enumerate(requests):
-            words = self.text(each).split()
-            for number, word in enumerate(words):
-                if word == "fail":
-                    raise RuntimeError("kernel launch failed\nmore")
-                if word == "wait":
-                    assert self.go.acquire(timeout=30)
-                last = number == len(words) - 1
-                end = AnswerEnd(finish="stop", tokens=len(words), prompt_tokens=len(words)) if last else None
-                text = word if last else word + " "
-                # The text comes with the next token, as half a character does.
-                shown = "" if word == "late" else text if number == 0 or words[number - 1] != "late" else "late " + text
-                yield StreamChunk(index, shown, end, ((text, -0.5 * number),) if each.scored else ())
+    def leave(self, number):
+        self.given_up += self.running.pop(number, None) is not None
+
+    def step(self):
+        if self.joined:
+            self.batches.append([request.model for request, _ in self.running.values()])
+            self.joined = False
+        chunks = []
+        for number, (_, words) in list(self.running.items()):
+            chunks.append(next(words))
+            if chunks[-1].end is not None:
+                del self.running[number]
+        return chunks
+
+    def words(self, index, each):
+        words = self.text(each).split()
+        for number, word in enumerate(words):
+            if word == "fail":
+                raise RuntimeError("kernel launch failed\nmore")
+            if word == "wait":
+                assert self.go.acquire(timeout=30)
+            last = number == len(words) - 1
+            end = AnswerEnd(finish="stop", tokens=len(words), prompt_tokens=len(words)) if last else None
+            text = word if last else word + " "
+            # The text comes with the next token, as half a character does.
+            shown = "" if word == "late" else text if number == 0 or words[number - 1] != "late" else "late " + text
+            yield StreamChunk(index, shown, end, ((text, -0.5 * number),) if each.scored else ())
 
 
 class Running:

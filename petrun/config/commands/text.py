@@ -114,10 +114,16 @@ class ServerSettings:
     without_key: bool = option("--without-api-key", "Serve other machines without a key.", SERVER, default=False)
     queue: int = option("--queue", "Requests that may wait; more get status 429. Default 32.", SERVER, default=32)
     batch_size: int = option(
-        "--batch-size", "Requests that are computed together, each by its delta. Default 8.", SERVER, default=8
+        "--batch-size", "Requests that are computed together, each by its delta. Default 16.", SERVER, default=16
     )
     max_tokens: int = option(
         "--max-tokens", "Most new tokens that a request may ask for. Default 1024.", SERVER, default=1024
+    )
+    context: int = option(
+        "--context",
+        "Tokens kept of each request, prompt and answer together, up to the model's positions. Default 4096.",
+        SERVER,
+        default=4096,
     )
     grace_seconds: float = option(
         "--grace", "Seconds that requests may still take after SIGTERM. Default 30.", SERVER, default=30.0
@@ -130,6 +136,7 @@ class ServerSettings:
     def check(self) -> None:
         """Raises ConfigError, once, for every number that is out of range."""
         positive = {"--queue": self.queue, "--batch-size": self.batch_size, "--max-tokens": self.max_tokens}
+        positive["--context"] = self.context
         wrong = [f"{flag} {value}: must be at least 1" for flag, value in positive.items() if value < 1]
         if not 0 <= self.grace_seconds < 1e6:
             wrong.append(f"--grace {self.grace_seconds:g}: must be a number of seconds, 0 or more")
@@ -143,5 +150,5 @@ class ServeSettings(SessionSettings, ServerSettings):
 
     deltas: tuple[str, ...] = _deltas()
     batch_size: int = option(
-        "--batch-size", "Requests that are computed together, each by its delta. Default 8.", SERVER, default=8
+        "--batch-size", "Requests that are computed together, each by its delta. Default 16.", SERVER, default=16
     )

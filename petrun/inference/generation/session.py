@@ -23,7 +23,9 @@ from petrun.data.chat.messages import Message
 from petrun.data.encode.prompt import prompt_ids
 from petrun.data.templates.template import Template
 from petrun.errors import ConfigError
-from petrun.evaluate.generate import Request, Step, TextGenerator
+from petrun.evaluate.continuous import ContinuousBatch
+from petrun.evaluate.generate import TextGenerator
+from petrun.evaluate.request import Request, Step
 from petrun.evaluate.sampling import Sampling
 from petrun.evaluate.text_stream import TextStream
 from petrun.inference.generation.multi_delta import MultiDeltaModel, load_deltas
@@ -105,6 +107,40 @@ class TextChunk:
     answer: Answer | None = None
     scores: tuple[tuple[str, float], ...] = ()
     """Of a scored request: its new tokens as text, each with the natural logarithm of its probability."""
+
+
+class AnswerText:
+    """The text of one answer, chunk by chunk, while its tokens come."""
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str], scored: bool) -> None:
+        self._text = TextStream(decode, stop)
+        self._scores = TextStream(decode) if scored else None
+        self._shown = ""
+        self._tokens = 0
+
+    def watch(self, token: int) -> bool:
+        """Take a token. Returns whether a stop string came with it."""
+        self._shown += self._text.push(token)
+        return self._text.stopped
+
+    def chunk(self, step: Step, prompt_tokens: int) -> TextChunk:
+        """Return what a step adds: its token was given to `watch`."""
+        self._tokens += step.token is not None
+        shown, self._shown = self._shown, ""
+        scores = self._score(step)
+        if step.finish is None:
+            return TextChunk(step.number, shown, scores=scores)
+        shown += self._text.end()
+        finish: Literal["stop", "length"] = "stop" if step.finish in ("eos", "stop") else "length"
+        answer = Answer(text=self._text.text, finish=finish, tokens=self._tokens, prompt_tokens=prompt_tokens)
+        return TextChunk(step.number, shown, answer, scores)
+
+    def _score(self, step: Step) -> tuple[tuple[str, float], ...]:
+        """Return the step's token as text with its log probability; the last token of a character has the character's text."""
+        if self._scores is None or step.token is None or step.logprob is None:
+            return ()
+        text = self._scores.push(step.token)
+        return ((text + (self._scores.end() if step.finish is not None else ""), step.logprob),)
 
 
 class Stream(Iterator[str]):
@@ -201,7 +237,7 @@ class Session:
 
     def check(self, request: PromptRequest) -> int:
         """Count the tokens of the prompt. Raises ConfigError for an unknown delta, DataError for a prompt that is empty or too long."""
-        rendered = self._render(0, request, None)
+        rendered = self.render(0, request, None)
         self._generator.check(rendered)
         return len(rendered.prompt)
 
@@ -245,47 +281,30 @@ class Session:
 
         Raises ConfigError for an unknown delta, DataError for a prompt that is empty or too long, before anything is computed.
         """
-        texts = [
-            TextStream(self.tokenizer.decode, (*request.how.stop, *self._end_of_turn(request.delta or OFF).texts))
-            for request in requests
-        ]
-        scored = [TextStream(self.tokenizer.decode) if request.scored else None for request in requests]
-        shown = [""] * len(requests)
-
-        def watch(index: int) -> Callable[[int], bool]:
-            def add(token: int) -> bool:
-                shown[index] += texts[index].push(token)
-                return texts[index].stopped
-
-            return add
-
-        rendered = [self._render(i, request, watch(i)) for i, request in enumerate(requests)]
-        counts = [0] * len(requests)
+        texts = [self.answer_text(request) for request in requests]
+        rendered = [self.render(i, request, texts[i].watch) for i, request in enumerate(requests)]
         for steps in self._generator.stream(rendered):
             for step in steps:
-                i = step.number
-                counts[i] += step.token is not None
-                text, shown[i] = shown[i], ""
-                scores = _scores(scored[i], step)
-                if step.finish is None:
-                    yield TextChunk(i, text, scores=scores)
-                    continue
-                text += texts[i].end()
-                finish: Literal["stop", "length"] = "stop" if step.finish in ("eos", "stop") else "length"
-                answer = Answer(
-                    text=texts[i].text, finish=finish, tokens=counts[i], prompt_tokens=len(rendered[i].prompt)
-                )
-                yield TextChunk(i, text, answer, scores)
+                yield texts[step.number].chunk(step, len(rendered[step.number].prompt))
 
     pieces = chunks
     """The name of `chunks` that earlier documentation gave; kept for programs written after it."""
+
+    def answer_text(self, request: PromptRequest) -> AnswerText:
+        """Begin the text of a request's answer."""
+        stop = (*request.how.stop, *self._end_of_turn(request.delta or OFF).texts)
+        return AnswerText(self.tokenizer.decode, stop, request.scored)
+
+    def open_batch(self, rows: int, context: int) -> ContinuousBatch:
+        """Make room for answers that come and go: as many `rows`, each of at most `context` tokens with its prompt."""
+        return ContinuousBatch(self._generator, rows, context)
 
     def _name(self, delta: str | None) -> str:
         name = self.current if delta is None else delta
         self.multi_adapter.index(name)
         return name
 
-    def _render(self, number: int, request: PromptRequest, watch: Callable[[int], bool] | None) -> Request:
+    def render(self, number: int, request: PromptRequest, watch: Callable[[int], bool] | None) -> Request:
         """Render and tokenise the prompt of a request. `number`: its position in the call; `watch`: as Request.watch."""
         name = OFF if request.delta is None else request.delta
         adapter = self.multi_adapter.index(name)
@@ -307,14 +326,6 @@ class Session:
 
     def _end_of_turn(self, name: str) -> EndOfTurn:
         return self._model.ends_of_turn.get(name, NO_END_OF_TURN)
-
-
-def _scores(stream: TextStream | None, step: Step) -> tuple[tuple[str, float], ...]:
-    """Return the step's token as text with its log probability; the last token of a character has the character's text."""
-    if stream is None or step.token is None or step.logprob is None:
-        return ()
-    text = stream.push(step.token)
-    return ((text + (stream.end() if step.finish is not None else ""), step.logprob),)
 
 
 __all__ = ["OFF", "Answer", "Ask", "Decoding", "Prompt", "PromptRequest", "Session", "Stream", "TextChunk"]

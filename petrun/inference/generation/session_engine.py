@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-
 from petrun.errors import ConfigError, DataError, PromptTooLong
-from petrun.inference.generation.session import OFF, Decoding, PromptRequest, Session
+from petrun.evaluate.request import Step
+from petrun.inference.generation.session import OFF, AnswerText, Decoding, PromptRequest, Session
 from petrun.serve.openai import AnswerEnd, CompletionRequest
 from petrun.serve.request_queue import StreamChunk
 
@@ -13,10 +12,14 @@ from petrun.serve.request_queue import StreamChunk
 class SessionEngine:
     """Answers completion requests with a session. A model's name is that of its delta; the base has the name of its folder."""
 
-    def __init__(self, session: Session, base: str) -> None:
-        """`base`: the name of the base. Raises ConfigError where a delta has it too."""
+    def __init__(self, session: Session, base: str, rows: int = 8, context: int = 4096) -> None:
+        """`base`: the name of the base; `rows`: requests that are computed together; `context`: tokens of a prompt with its answer.
+        Raises ConfigError where a delta has the base's name too."""
         self.session = session
         self.base = base
+        self.batch = session.open_batch(rows, context)
+        self._texts: dict[int, tuple[AnswerText, int]] = {}
+        """Of each request that joined: its text, and the tokens of its prompt."""
         if base in session.names:
             raise ConfigError(
                 f"a delta is called {base}, as the base is", hint="Give it another name: --delta NAME=PATH."
@@ -30,7 +33,9 @@ class SessionEngine:
     def check(self, request: CompletionRequest) -> int:
         """Count the tokens of the prompt. Raises DataError for one that is empty or too long, ConfigError for an unknown model."""
         try:
-            return self.session.check(self._prompt_request(request))
+            rendered = self.session.render(0, self._prompt_request(request), None)
+            self.batch.check(rendered)
+            return len(rendered.prompt)
         except PromptTooLong:
             raise
         except DataError as error:
@@ -40,13 +45,39 @@ class SessionEngine:
                 f"{error.message}. The model {request.model} was not trained on messages: /v1/completions takes one prompt as text"
             ) from error
 
-    def stream(self, requests: Sequence[CompletionRequest]) -> Generator[StreamChunk, None, None]:
-        """Answer all requests together, chunk by chunk. Closing the generator gives up the rest."""
-        for chunk in self.session.chunks([self._prompt_request(request) for request in requests]):
-            answer, end = chunk.answer, None
-            if answer is not None:
-                end = AnswerEnd(finish=answer.finish, tokens=answer.tokens, prompt_tokens=answer.prompt_tokens)
-            yield StreamChunk(chunk.index, chunk.text, end, chunk.scores)
+    def warm_up(self) -> None:
+        """Compile every graph that a request may need."""
+        self.batch.warm_up()
+
+    def join(self, request: CompletionRequest) -> int:
+        """Begin a request. Returns its number in the chunks. Raises as `check`."""
+        asked = self._prompt_request(request)
+        text = self.session.answer_text(asked)
+        rendered = self.session.render(0, asked, text.watch)
+        number = self.batch.join(rendered)
+        self._texts[number] = text, len(rendered.prompt)
+        return number
+
+    def leave(self, number: int) -> None:
+        """Give up a request."""
+        self._texts.pop(number, None)
+        self.batch.leave(number)
+
+    def step(self) -> list[StreamChunk]:
+        """Compute a token of every request that joined."""
+        return [self._chunk(step) for step in self.batch.step()]
+
+    def _chunk(self, step: Step) -> StreamChunk:
+        text, prompt_tokens = self._texts[step.number]
+        if step.finish is not None or step.error is not None:
+            del self._texts[step.number]
+        if step.error is not None:
+            return StreamChunk(step.number, "", error=step.error)
+        chunk, end = text.chunk(step, prompt_tokens), None
+        if chunk.answer is not None:
+            answer = chunk.answer
+            end = AnswerEnd(finish=answer.finish, tokens=answer.tokens, prompt_tokens=answer.prompt_tokens)
+        return StreamChunk(chunk.index, chunk.text, end, chunk.scores)
 
     def _prompt_request(self, request: CompletionRequest) -> PromptRequest:
         decoding = Decoding(

@@ -132,7 +132,7 @@ def test_log_probabilities_are_those_of_the_whole_text(pynative, folder):
         assert "".join(text for text, _ in scored) == answers[0].text == answers[1].text
         assert not any(chunk.scores for chunk in chunks if chunk.index == 1)
         prompt = session.tokenizer.encode("<user>film<assistant>", special=False)
-        request = session._render(0, PromptRequest("film", "off", how, scored=True), None)
+        request = session.render(0, PromptRequest("film", "off", how, scored=True), None)
         tokens = [step.token for steps in session._generator.stream([request]) for step in steps]
         ids = np.array([[*prompt, *tokens]], np.int32)
         session.multi_adapter.select([0])
