@@ -49,6 +49,7 @@ class Pool {
   }
 
   void serve() {
+    const FlushSubnormals flush;
     long seen = 0;
     std::unique_lock<std::mutex> guard(state_);
     while (true) {

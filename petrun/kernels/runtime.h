@@ -1,7 +1,7 @@
 // What every operator shares: the arguments as MindSpore passes them, and the threads.
 //
 // An operator cuts its work into pieces that depend on the shapes alone and sums across pieces in a fixed order: its
-// result is the same bits whatever the number of threads.
+// result is the same bits whatever the number of threads, and whichever threads they are (see FlushSubnormals).
 #pragma once
 
 #include <atomic>
@@ -13,6 +13,39 @@
 #include <new>
 
 namespace petrun {
+
+// While it lives, this thread takes subnormal numbers (below 1.2e-38) as zero, in inputs and results. MindSpore's
+// threads do so and Python's do not: without it, which thread takes a piece would decide the last bits.
+class FlushSubnormals {
+ public:
+  FlushSubnormals() : before_(read()) { write(before_ | kFlush); }
+  ~FlushSubnormals() { write(before_); }
+  FlushSubnormals(const FlushSubnormals&) = delete;
+  FlushSubnormals& operator=(const FlushSubnormals&) = delete;
+
+ private:
+#if defined(__x86_64__)
+  using Word = unsigned;
+  static constexpr Word kFlush = 0x8040;  // MXCSR: flush to zero, denormals are zeros
+  static Word read() { return __builtin_ia32_stmxcsr(); }
+  static void write(Word word) { __builtin_ia32_ldmxcsr(word); }
+#elif defined(__aarch64__)
+  using Word = uint64_t;
+  static constexpr Word kFlush = 1u << 24;  // FPCR: FZ
+  static Word read() {
+    Word word;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(word));
+    return word;
+  }
+  static void write(Word word) { __asm__ volatile("msr fpcr, %0" : : "r"(word)); }
+#else
+  using Word = int;
+  static constexpr Word kFlush = 0;
+  static Word read() { return 0; }
+  static void write(Word) {}
+#endif
+  Word before_;
+};
 
 // Runs work(piece, context) for piece = 0 .. pieces-1, on this thread and idle ones; returns when all are done.
 void run_pieces(long pieces, void (*work)(long, void*), void* context);
@@ -84,6 +117,7 @@ constexpr int kOutOfMemory = 3;
                                void*, void*) {                                                              \
     const petrun::Arguments args(count, params, ranks, shapes, dtypes);                                     \
     if (count != (arity) || !args.is(0, "float32")) return petrun::kWrongArguments;                         \
+    const petrun::FlushSubnormals flush;                                                                    \
     try {                                                                                                   \
       name##_body(args);                                                                                    \
     } catch (const petrun::Mismatch&) {                                                                     \

@@ -68,6 +68,17 @@ def test_the_same_bits_with_any_number_of_threads(name, library):
                 np.testing.assert_array_equal(a, b)
 
 
+def test_subnormal_numbers_are_zero_on_every_thread(library):
+    """MindSpore's threads flush them and Python's do not: the thread that takes a piece must not show in the result."""
+    small = np.full((64, 16384), 1e-39, np.float32)
+    assert (small > 0).all()
+    for threads in (1, 2):
+        library.set_threads(threads)
+        code, (found,) = library.call("tanh_grad", [np.zeros_like(small), small], [small.shape])
+        assert code == 0 and not found.any()
+    assert (small * np.float32(0.5) > 0).all(), "the caller's own arithmetic has changed"
+
+
 def test_called_from_many_threads_at_once(library):
     """One caller has the workers, the others work alone; nobody's result or buffer is another's."""
     library.set_threads(3)
