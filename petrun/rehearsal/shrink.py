@@ -23,14 +23,14 @@ TOKENS = 32
 _VOCABULARY = 64
 _MARK = "petrun-shrunk"
 _FIELDS = {
-    "hidden": ("hidden_size", "n_embd"),
+    "hidden": ("hidden_size", "n_embd", "word_embed_proj_dim"),
     "layers": ("num_hidden_layers", "n_layer"),
     "heads": ("num_attention_heads", "n_head"),
-    "wide": ("intermediate_size", "n_inner"),
+    "wide": ("intermediate_size", "n_inner", "ffn_dim"),
     "vocab": ("vocab_size",),
     "tokens": ("pad_token_id", "bos_token_id", "eos_token_id"),
 }
-"""What is changed -> names of its field in config.json."""
+"""What is changed -> names of its fields in config.json; every one that is there changes."""
 
 
 def parse_shrink(text: str) -> tuple[int, int]:
@@ -65,7 +65,7 @@ def shrunk_config(config: JsonObject, layers: int, hidden: int, layout: Layout) 
         "wide": _divisible(round(int(wide) * hidden / old), int(wide), layout.tp),
         "vocab": _divisible(_VOCABULARY, int(_field(config, "vocab")), layout.tp),
     }
-    found = {**config, **{name: sizes[key] for key in sizes if (name := _name(config, key)) is not None}}
+    found = {**config, **{name: sizes[key] for key in sizes for name in _FIELDS[key] if name in config}}
     if "head_dim" in config:
         found["head_dim"] = hidden // heads
     if isinstance(config.get("layer_types"), list):

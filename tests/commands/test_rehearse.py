@@ -329,3 +329,47 @@ def test_equal_layers_are_one_line():
     ]
     assert shard_lines([]) == []
     assert [bytes_text(n) for n in (12, 2048, 3 * 2**20, 5 * 2**29)] == ["12 bytes", "2.0 KiB", "3.0 MiB", "2.5 GiB"]
+
+
+@pytest.mark.all_only
+def test_numbers_of_a_jobs_own_rows(ascend, configs, petrun):
+    write_base(configs / "base", "llama")
+    write_rows(configs / "rows.jsonl", ORDERS)
+    job = "rehearse --base base --data rows.jsonl --algo lora --rank 3 --cards 2 --seq-len 16 --batch-size 2 --compute"
+    done = petrun(f"{job} --steps 2 --json found.json")
+    assert done.code == 0, done.err
+    found = json.loads((configs / "found.json").read_text())
+    assert found["shapes"]["are_read"] and found["dtype"] == "float32" and len(found["steps"]) == 2
+    for step in found["steps"]:
+        assert abs(step["loss"] - step["expected_loss"]) < 1e-5 * step["expected_loss"]
+        assert {d["name"] for d in step["values"]} == {d["name"] for d in step["gradients"]} and len(
+            step["values"]
+        ) == 8
+        assert all(d["size"] < 1e-4 for d in (*step["values"], *step["gradients"]))
+    assert "on 2 ranks in float32, beside one rank" in done.out
+
+
+@pytest.mark.all_only
+def test_numbers_of_a_base_that_is_shrunk(ascend, configs, petrun):
+    before = {path.name for path in configs.iterdir()}
+    done = petrun(
+        "rehearse --base gpt2 --algo full --cards 2 --parallel dp=1,tp=2 --seq-len 16 --batch-size 2 --compute --shrink 1x16 "
+        "--json found.json"
+    )
+    assert done.code == 0, done.err
+    found = json.loads((configs / "found.json").read_text())
+    assert not found["shapes"]["are_read"] and len(found["steps"]) == 3
+    assert {path.name for path in configs.iterdir()} == {*before, "found.json"}
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("--compute --ranks 0", "--ranks: --compute compiles all 2 ranks"),
+        ("--shrink 2x64", "--shrink 2x64: is for --compute"),
+        ("--compute --shrink 2", "--shrink 2: must be LAYERSxHIDDEN"),
+    ],
+)
+def test_options_that_contradict_numbers(ascend, configs, petrun, more, words):
+    done = petrun(f"rehearse --base llama --cards 2 --seq-len 16 --batch-size 2 {more}")
+    assert done.code == 2 and words in done.err

@@ -74,6 +74,35 @@ def test_all_ranks_together_compute_what_one_does(job, request):
     require_equal(layout, "float32", steps)
 
 
+def test_a_graph_is_read_whole(columns):
+    """Constants bit for bit, parameters with their shards, layers, groups, and nodes in an order that can be executed."""
+    run, ranks, _ = columns
+    graph = ranks[0].graph
+    assert len(graph.inputs) == 5, "denominator, targets, and the net's three inputs"
+    assert set(graph.held) == set(graph.parameters.values()) >= {*run.trained, "embed.weight", "adam_step"}
+    assert graph.held["layers.0.attn.q.weight"] == TensorType("float32", (16, 32))
+    assert graph.held["adam_step"] == TensorType("int32", ())
+    angles = np.float32(1.0 / 10000.0 ** (np.arange(0, 4, 2) / 4)).reshape(1, 1, 1, 2)
+    assert any(np.array_equal(value, angles) for value in graph.constants.values() if isinstance(value, np.ndarray))
+    known = {*graph.inputs, *graph.parameters, *graph.constants}
+    for node in graph.nodes:
+        assert known >= set(node.inputs), node
+        known.add(node.name)
+    assert graph.output in known
+    layers = {node.layer for node in graph.nodes}
+    assert layers >= {
+        "embed",
+        "layers.0.attn.q",
+        "layers.0.mlp.down",
+        "layers.0.attn.core",
+        "head",
+        "optimizer",
+        "clipping",
+    }
+    groups = {node.attributes["group_rank_ids"] for node in graph.nodes if node.operator == "AllReduce"}
+    assert groups == {(0, 1), (0, 2), (0, 1, 2, 3)}
+
+
 def test_a_collective_that_is_missing_is_seen(columns):
     job = spoilt(columns, without(all_reduce("layers.0.mlp.down")))
     with pytest.raises(
