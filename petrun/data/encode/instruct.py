@@ -71,7 +71,11 @@ def encode_instruct(rows: FileRows, settings: EncodeSettings, out: ExampleCollec
             )
             out.add(prompt, from_left=True)
         else:
-            if settings.loss_on == "completion":
+            learned = [segment.supervised for segment in row_segments]
+            if settings.loss_on == "completion" and learned == sorted(learned):
+                # What is learned comes last: the usual row, for which this is several times as fast as the next line.
+                start = labels.count(IGNORED)
+            elif settings.loss_on == "completion":
                 start = sum(1 for _ in takewhile(IGNORED.__eq__, labels))
             else:
                 start = prompt_tokens(row_segments, ids[i], settings, renderer is not None)
