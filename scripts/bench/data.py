@@ -12,8 +12,7 @@ the library's own threads. Texts are words of the embedded task, log-normal in l
 with the embedded base's. Printed: microseconds a row, the median of the rounds' ratios (library to petrun, more is better), the same by
 processor time, and what `encode_batch_fast` alone takes, which petrun calls.
 memory: `petrun train` on that many rows, three steps, first without a cache, then from it: the largest resident size of the process at its
-end and when it had prepared the rows, and the seconds from the start to the first step, imports and compiling included; beside it the
-seconds in which the rows alone are there.
+end and when it had prepared the rows, and the seconds from the start to the end of the first step, imports and compiling included.
 wait: the share of a run's time that its loop waits for the next batch, from the second step on.
 fill: the share of packed sequences that are tokens, for log-normal and Zipf lengths.
 """
@@ -148,9 +147,6 @@ def run(place: Path, rows: Path, name: str) -> tuple[float, int, int]:
 
 def memory(counts: list[int]) -> None:
     """Print a line for each number of rows."""
-    from petrun.data.load import load_examples
-    from petrun.data.tokenizers.tokenizer import load_tokenizer
-
     for count in counts:
         with tempfile.TemporaryDirectory(prefix="petrun-data-") as folder:
             place = Path(folder)
@@ -158,15 +154,10 @@ def memory(counts: list[int]) -> None:
             megabytes = (place / "rows.jsonl").stat().st_size / 2**20
             cold = run(place, place / "rows.jsonl", "cold")
             warm = run(place, place / "rows.jsonl", "warm")
-            tokenizer = load_tokenizer(base_of("instruct"))
-            load_examples(place / "rows.jsonl", tokenizer, settings_of("instruct"), cache_dir=place / "alone")
-            began = time.perf_counter()
-            load_examples(place / "rows.jsonl", tokenizer, settings_of("instruct"), cache_dir=place / "alone")
-            alone = time.perf_counter() - began
         print(
             f"{count:9,d} rows ({megabytes:.0f} MiB): peak MiB without cache {cold[1] / 2**20:.0f} prepared, {cold[2] / 2**20:.0f} at the "
             f"end; from the cache {warm[1] / 2**20:.0f}, {warm[2] / 2**20:.0f}; first step after {cold[0]:.1f} s, from the cache "
-            f"{warm[0]:.1f} s, of which rows {alone:.1f} s; load {os.getloadavg()[0]:.1f}",
+            f"{warm[0]:.1f} s; load {os.getloadavg()[0]:.1f}",
             flush=True,
         )
 
