@@ -6,8 +6,8 @@ Every case is `petrun train` with LoRA on all linear layers of a Llama with rand
 byte), in a process of its own; one setting differs from 8 rows x 64 tokens, 4 layers, rank 8, 64 rows of data, 1 process. Printed: the
 seconds of the fastest step after the third, the largest resident size that a process of the run had, imports included, and for each axis
 the exponent k of a fit  y = c x^k  (least squares of the logarithms) with its number of points and R^2; beside it the exponent between the
-last two points, where constant costs weigh least. `rows` trains from the cache of rows. `ranks` shares the batch of 8 rows among
-processes of this machine; `ranks (8 rows each)` gives each of them as many.
+last two points, where constant costs weigh least. `rows` and `layers (stored graph)` start from the caches of rows and graphs, all others
+compile. `ranks` shares the batch of 8 rows among processes of this machine; `ranks (8 rows each)` gives each of them as many.
 """
 
 from __future__ import annotations
@@ -35,12 +35,17 @@ AXES: dict[str, tuple[str, tuple[int, ...]]] = {
     "batch": ("batch", (2, 4, 8, 16, 32, 64)),
     "length": ("length", (16, 32, 64, 128, 256, 512)),
     "layers": ("layers", (1, 2, 4, 8, 16)),
+    "layers (stored graph)": ("layers", (1, 2, 4, 8, 16)),
     "rank": ("rank", (1, 4, 16, 64, 128)),
     "rows": ("rows", (1_000, 10_000, 100_000)),
     "ranks": ("ranks", (1, 2, 4)),
     "ranks (8 rows each)": ("ranks", (1, 2, 4)),
 }
 """Name -> (the setting that differs, its values)."""
+
+
+STORED = ("layers (stored graph)", "rows")
+"""Axes whose cases find rows and graphs in their caches; all others are compiled in the process whose memory is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +95,8 @@ def peak_of_tree(process: int) -> int:
     return max([own, *(peak_of_tree(int(child)) for child in children)])
 
 
-def train(place: Path, case: dict[str, int], steps: int, name: str) -> Point:
-    """Run one case in `place`, which holds its base. `Point.x` is the number of processes."""
+def train(place: Path, case: dict[str, int], steps: int, name: str, *, stored: bool) -> Point:
+    """Run one case in `place`, which holds its base, with the caches of rows and graphs or without. `Point.x` is the number of processes."""
     data = place / f"rows-{case['rows']}-{case['length']}.jsonl"
     if not data.exists():
         letters = "abcdefghijklmnopqrstuvwxyz"
@@ -111,6 +116,7 @@ def train(place: Path, case: dict[str, int], steps: int, name: str) -> Point:
     ]
     line += f"--task lm --algo lora --target all-linear --rank {case['rank']} --seq-len {case['length']}".split()
     line += f"--batch-size {case['batch'] // case['ranks']} --steps {steps} --set eval.samples=0 --out {name}".split()
+    line += [] if stored else ["--no-compile-cache", "--set", "data.cache=false"]
     line += [f"--cards={case['ranks']}", "--device=cpu"] if case["ranks"] > 1 else []
     environment = {**os.environ, "XDG_CACHE_HOME": str(place / "cache"), "PYTHONPATH": str(ROOT)}
     with open(place / f"{name}.txt", "w", encoding="utf-8") as told:
@@ -147,11 +153,11 @@ def measure(place: Path, axis: str, steps: int) -> list[Point]:
             case["batch"] *= value
         if not (place / f"base-{case['layers']}").exists():
             make_base(place / f"base-{case['layers']}", case["layers"], HIDDEN, positions=1024)
-        if axis == "rows":
-            # The first run writes the cache of rows.
-            train(place, case, WARM_UP + 1, f"{setting}-{value}-first")
+        if axis in STORED:
+            # The first run fills the caches.
+            train(place, case, WARM_UP + 1, f"{setting}-{value}-first", stored=True)
         began = time.perf_counter()
-        point = train(place, case, steps, f"{setting}-{value}")
+        point = train(place, case, steps, f"{setting}-{value}", stored=axis in STORED)
         found.append(Point(x=value, seconds=point.seconds, peak_bytes=point.peak_bytes))
         print(
             f"{axis:20s} {value:9,d}  {1000 * point.seconds:9.1f} ms  {point.peak_bytes / 2**20:8.0f} MiB  "
