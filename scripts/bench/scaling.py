@@ -96,7 +96,7 @@ def peak_of_tree(process: int) -> int:
 
 
 def train(place: Path, case: dict[str, int], steps: int, name: str, *, stored: bool) -> Point:
-    """Run one case in `place`, which holds its base, with the caches of rows and graphs or without. `Point.x` is the number of processes."""
+    """Run one case in `place`, which holds its base; `stored`: with the caches of rows and graphs. `Point.x` is the number of processes."""
     data = place / f"rows-{case['rows']}-{case['length']}.jsonl"
     if not data.exists():
         letters = "abcdefghijklmnopqrstuvwxyz"
