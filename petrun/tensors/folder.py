@@ -1,4 +1,6 @@
-"""Read Hugging Face model folders: model.safetensors, or shards listed in model.safetensors.index.json."""
+"""Read Hugging Face model folders: model.safetensors, or shards listed in model.safetensors.index.json; where there are neither, the same
+of pytorch_model.bin.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,13 @@ from petrun.errors import WeightsError
 from petrun.tensors.kinds import file_kind
 from petrun.tensors.safetensors_file import scan_safetensors
 from petrun.tensors.table import Stored, Table
+from petrun.tensors.torch_file import scan_torch
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+TORCH_WHOLE = "pytorch_model.bin"
+TORCH_INDEX = "pytorch_model.bin.index.json"
+_SHARD = re.compile(r"(model-\d+-of-\d+\.safetensors|pytorch_model-\d+-of-\d+\.bin)")
 _FETCH = "The folder is incomplete or mixes two models: fetch it again."
 
 
@@ -25,36 +30,46 @@ def scan_folder(folder: Path) -> Table:
     """
     if (folder / WHOLE).exists():
         return _scan_file(folder / WHOLE)
-    if not (folder / INDEX).exists():
-        raise _nothing_here(folder)
-    listed = _read_index(folder / INDEX)
-    return _join_shards(folder, listed)
+    if (folder / INDEX).exists():
+        return _join_shards(folder, INDEX)
+    if (folder / TORCH_WHOLE).exists():
+        return _scan_pickle(folder / TORCH_WHOLE)
+    if (folder / TORCH_INDEX).exists():
+        return _join_shards(folder, TORCH_INDEX)
+    raise _nothing_here(folder)
 
 
 def _scan_file(path: Path) -> Table:
     if file_kind(path) != "safetensors":
         raise WeightsError(
-            f"{path}: is a MindSpore checkpoint under a safetensors name",
-            hint="Give the file itself, renamed to .ckpt.",
+            f"{path}: is no safetensors file, whatever its name says",
+            hint="Give the file itself, renamed to .ckpt or .bin.",
         )
     return scan_safetensors(path)
+
+
+def _scan_pickle(path: Path) -> Table:
+    """Read a file of torch.save. A refusal says how transformers converts it."""
+    try:
+        if file_kind(path) != "torch":
+            raise WeightsError(f"{path}: is not a file of torch.save, whatever its name says")
+        return scan_torch(path)
+    except WeightsError as error:
+        raise WeightsError(error.message, hint=_written_by(path.parent)) from error
 
 
 def _nothing_here(folder: Path) -> WeightsError:
     files = sorted(p.name for p in folder.iterdir())
     shards = [f for f in files if _SHARD.fullmatch(f)]
-    pickles = [f for f in files if f.startswith("pytorch_model") and f.endswith(".bin")]
     if "adapter_config.json" in files:
         return WeightsError(
             f"{folder}: is a peft adapter, not a base model",
             hint="Give it as the delta (--delta), and its base as --base.",
         )
     if shards:
-        return WeightsError(f"{folder}: holds shards ({shards[0]}, ...) but no {INDEX}", hint=_FETCH)
-    if pickles:
         return WeightsError(
-            f"{folder}: holds only {pickles[0]}, a pickle, which petrun never opens",
-            hint=_written_by(folder),
+            f"{folder}: holds shards ({shards[0]}, ...) but no {TORCH_INDEX if shards[0].endswith('.bin') else INDEX}",
+            hint=_FETCH,
         )
     others = [f for f in files if f.endswith((".safetensors", ".ckpt"))]
     hint = f"To use {others[0]}, give that file itself." if others else f"Expected {WHOLE} or {INDEX}."
@@ -100,24 +115,28 @@ def _read_index(path: Path) -> dict[str, str]:
     return listed
 
 
-def _join_shards(folder: Path, listed: dict[str, str]) -> Table:
-    index = folder / INDEX
+def _join_shards(folder: Path, index_name: str) -> Table:
+    index = folder / index_name
+    listed = _read_index(index)
     files = sorted(set(listed.values()))
     missing = [f for f in files if not (folder / f).is_file()]
     if missing:
         some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise WeightsError(
             f"{folder}: lacks {len(missing)} of {len(files)} shards: {some}",
-            hint=f"{INDEX} names them: fetch them again.",
+            hint=f"{index_name} names them: fetch them again.",
         )
-    unlisted = sorted(p.name for p in folder.iterdir() if _SHARD.fullmatch(p.name) and p.name not in files)
+    suffix = ".bin" if index_name == TORCH_INDEX else ".safetensors"
+    shards = (p.name for p in folder.glob(f"*{suffix}") if _SHARD.fullmatch(p.name))
+    unlisted = sorted(name for name in shards if name not in files)
     if unlisted:
-        raise WeightsError(f"{folder}: shard {unlisted[0]} is not named in {INDEX}", hint=_FETCH)
-    tables = {file: _scan_file(folder / file) for file in files}
+        raise WeightsError(f"{folder}: shard {unlisted[0]} is not named in {index_name}", hint=_FETCH)
+    scan = _scan_pickle if index_name == TORCH_INDEX else _scan_file
+    tables = {file: scan(folder / file) for file in files}
     tensors: dict[str, Stored] = {}
     for name, file in listed.items():
         if name not in tables[file].tensors:
-            raise WeightsError(f"{folder / file}: lacks tensor {name}, which {INDEX} says it holds", hint=_FETCH)
+            raise WeightsError(f"{folder / file}: lacks tensor {name}, which {index_name} says it holds", hint=_FETCH)
         tensors[name] = tables[file].tensors[name]
     for file, table in tables.items():
         strays = [name for name in table.tensors if listed.get(name) != file]

@@ -1,4 +1,6 @@
-"""Tell the kind of a file by its first bytes: safetensors, a MindSpore checkpoint, or something else that is often mistaken for one."""
+"""Tell the kind of a file by its first bytes: safetensors, a MindSpore checkpoint, a file of torch.save, or something else that is often
+mistaken for one.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +9,15 @@ from pathlib import Path
 from typing import Literal
 
 from petrun.errors import WeightsError
+from petrun.tensors.torch_file import OLD_MAGIC
 
-Kind = Literal["safetensors", "ckpt"]
+Kind = Literal["safetensors", "ckpt", "torch"]
 
 _CONVERT = (
     "Convert it once where PyTorch is installed: `from safetensors.torch import save_file; "
     "save_file(torch.load(FILE, weights_only=True), 'model.safetensors')`."
 )
+_ARCHIVE = b"PK\x03\x04"
 _FETCH = "Fetch the file itself again: the download stored something else in its place."
 # (first bytes, what the file is, what to do)
 _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
@@ -22,15 +26,10 @@ _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
         "a Git LFS pointer, not the file it stands for",
         "Run `git lfs pull` in the model's folder, or download the file itself.",
     ),
-    (
-        b"PK\x03\x04",
-        "a zip archive, as PyTorch's .bin and .pt files are (a pickle, which petrun never opens)",
-        _CONVERT,
-    ),
-    (b"\x80\x02", "a Python pickle, which petrun never opens", _CONVERT),
-    (b"\x80\x03", "a Python pickle, which petrun never opens", _CONVERT),
-    (b"\x80\x04", "a Python pickle, which petrun never opens", _CONVERT),
-    (b"\x80\x05", "a Python pickle, which petrun never opens", _CONVERT),
+    (b"\x80\x02", "a Python pickle, not one of torch.save", _CONVERT),
+    (b"\x80\x03", "a Python pickle, not one of torch.save", _CONVERT),
+    (b"\x80\x04", "a Python pickle, not one of torch.save", _CONVERT),
+    (b"\x80\x05", "a Python pickle, not one of torch.save", _CONVERT),
     (b"GGUF", "a GGUF file", "Use the model's safetensors files."),
     (b"\x89HDF", "an HDF5 file", "Use the model's safetensors files."),
     (b"\x93NUMPY", "a numpy array file", "Save the named arrays with safetensors.numpy.save_file."),
@@ -54,7 +53,8 @@ _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
 
 
 def file_kind(path: Path) -> Kind:
-    """Tell a safetensors file from a MindSpore checkpoint. Raises WeightsError for any other file, and OSError unchanged."""
+    """Tell a safetensors file, a MindSpore checkpoint and a file of torch.save apart. Raises WeightsError for any other file, and OSError
+    unchanged."""
     with path.open("rb") as file:
         head = file.read(64)
     if not head:
@@ -63,6 +63,8 @@ def file_kind(path: Path) -> Kind:
     # It goes first: a length may begin like a pickle or an archive (1152 is 80 04).
     if head[8:9] == b"{" and head[6:8] == b"\0\0":
         return "safetensors"
+    if head.startswith((_ARCHIVE, OLD_MAGIC)):
+        return "torch"
     for magic, what, hint in _FOREIGN:
         if head.startswith(magic):
             raise WeightsError(f"{path}: is {what}", hint=hint)
@@ -81,5 +83,5 @@ def file_kind(path: Path) -> Kind:
     shown = json.dumps(head[:12].decode("latin-1"))
     raise WeightsError(
         f"{path}: is neither safetensors nor a MindSpore checkpoint (it starts with {shown})",
-        hint="petrun reads .safetensors files, Hugging Face folders and MindSpore .ckpt files.",
+        hint="petrun reads .safetensors files, Hugging Face folders, MindSpore .ckpt files and what torch.save writes.",
     )

@@ -15,6 +15,7 @@ from petrun.tensors.folder import scan_folder
 from petrun.tensors.kinds import file_kind
 from petrun.tensors.safetensors_file import scan_safetensors
 from petrun.tensors.table import Extent, Stored, Table, TensorInfo, unreadable
+from petrun.tensors.torch_file import scan_torch
 
 _CHUNK_BYTES = 8 << 20
 
@@ -25,7 +26,7 @@ class TensorReader:
     def __init__(self, path: Path, kind: str, table: Table) -> None:
         self.path = path
         self.kind = kind
-        """"safetensors", "folder" or "ckpt"."""
+        """"safetensors", "torch", "folder" or "ckpt"."""
         self.metadata: dict[str, str] = dict(table.metadata)
         self._tensors: Mapping[str, Stored] = table.tensors
 
@@ -119,14 +120,15 @@ class TensorReader:
 
 
 def open_tensors(path: str | Path) -> TensorReader:
-    """Open one .safetensors or MindSpore .ckpt file, or a Hugging Face folder (one safetensors file or several).
+    """Open one .safetensors, MindSpore .ckpt or torch.save file, or a Hugging Face folder (one safetensors file or several, or where it has
+    none pytorch_model.bin).
 
     The kind of a file is told by its first bytes, not by its name. Only headers are read; all sizes in them
     are checked against the file's size. A MindSpore checkpoint that carries a checksum is read through once
     and compared.
 
     Raises WeightsError: no such path; a truncated or inconsistent file; a missing shard; a file of another
-    kind (a pickle, a Git LFS pointer, a web page, ...), with what to do.
+    kind (another pickle, a Git LFS pointer, a web page, ...), with what to do.
     """
     path = Path(path)
     try:
@@ -135,6 +137,5 @@ def open_tensors(path: str | Path) -> TensorReader:
         kind = file_kind(path)
     except OSError as error:
         raise unreadable(path, error) from error
-    if kind == "safetensors":
-        return TensorReader(path, kind, scan_safetensors(path))
-    return TensorReader(path, kind, scan_ckpt(path))
+    scan = {"safetensors": scan_safetensors, "torch": scan_torch, "ckpt": scan_ckpt}[kind]
+    return TensorReader(path, kind, scan(path))

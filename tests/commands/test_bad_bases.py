@@ -242,7 +242,10 @@ CASES = {
     "weights pickled": (
         several(without("bert/model.safetensors"), put("bert/pytorch_model.bin", b"PK\x03\x04")),
         BERT,
-        ["bert: holds only pytorch_model.bin, a pickle", "save_pretrained(sys.argv[1] + '/converted')"],
+        [
+            "bert/pytorch_model.bin: cannot be read as a file of torch.save",
+            "save_pretrained(sys.argv[1] + '/converted')",
+        ],
     ),
     "NaN": (value(np.nan), BERT, [f"bert: {QUERY} holds 1 NaN or Inf among 256 values", "fetch it again"]),
     "infinity": (value(np.inf), BERT, [f"bert: {QUERY} holds 1 NaN or Inf"]),
