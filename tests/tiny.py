@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from petrun.tensors import array_entries, write_safetensors
 from tests.models.reference import BERT, GPT2, LLAMA, make
-from tests.models.transformers_cases import OPT
+from tests.models.transformers_cases import BLOOM, GLM, OPT, ROBERTA
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] a bad film good it is not the this very".split()
 SPECIALS = ("<pad>", "<eos>")
@@ -18,10 +18,14 @@ CONFIGS = {
     "bert": {**BERT, "vocab_size": len(WORDS), "max_position_embeddings": 24},
     "gpt2": {**GPT2, "vocab_size": 258, "n_positions": 48, "eos_token_id": 1, "pad_token_id": 0},
     "llama": {**LLAMA, "vocab_size": 258, "eos_token_id": 1, "pad_token_id": 0},
+    "bloom": {**BLOOM, "vocab_size": 258, "eos_token_id": 1, "pad_token_id": 0},
+    "glm": {**GLM, "model_type": "glm4", "vocab_size": 258, "eos_token_id": 1, "pad_token_id": 0},
+    "roberta": {**ROBERTA, "vocab_size": len(WORDS), "max_position_embeddings": 24, "pad_token_id": 0},
     "opt": {**OPT, "vocab_size": 258, "max_position_embeddings": 48, "eos_token_id": 1, "pad_token_id": 0},
 }
-del CONFIGS["bert"]["id2label"]
-CLASSIFIERS = ("bert",)
+for _name in ("bert", "roberta"):
+    del CONFIGS[_name]["id2label"]
+CLASSIFIERS = ("bert", "roberta")
 REVIEWS = [{"text": f"this film is {word}", "label": label} for word, label in (("good", 1), ("bad", 0)) * 3]
 """Six rows for bert, two classes."""
 ORDERS = [{"prompt": f"{a}+{b}=", "completion": str(a + b)} for a, b in ((1, 2), (2, 2), (3, 4), (5, 1))]

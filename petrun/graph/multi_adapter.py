@@ -192,7 +192,7 @@ def add_virtual(
     prompt: Array | None,
     seen: Array,
 ) -> None:
-    """Add virtual tokens. `prefix`: path of every core -> its stack or None; `seen`: (S, P_prefix + P_prompt); `positions`: a pattern.
+    """Add virtual tokens. `prefix`: path of every core -> its stack or None; `seen`: (S, P_prefix + P_prompt); `positions`: pattern or "".
 
     Raises TargetError where the net has virtual tokens already.
     """
@@ -206,7 +206,7 @@ def add_virtual(
 
     builders = {path: core(path) for path in prefix}
     places = [path for path in cells(net) if fnmatchcase(path, positions)]
-    assert places, f"the family says that positions go to {positions}, and there is no such cell"
+    assert places or not positions, f"the family says that positions go to {positions}, and there is no such cell"
     for path in places:
         builders[path] = lambda cell: _trained_like(cell, MultiAdapterPositions(cell, indices, padded))
     if prompt is not None:

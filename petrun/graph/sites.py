@@ -27,6 +27,8 @@ class Sites:
     """Attention cores: q (B, N, T, D), k and v (B, N_kv, S, D), mask (B, 1, T, S) bool, True = visible -> (B, N, T, D)."""
     positions: str = ""
     """Decoders, pattern: positions (B, T) -> whatever the net makes of them, for every token that it computes."""
+    mask_positions: bool = False
+    """Decoders without such a cell: a position is what the mask says, the number of a key among those that its query sees."""
     window: int = 0
     """Keys that a query sees at most in a layer that limits them; 0: none does."""
     sublayers: tuple[str, ...] = ()

@@ -129,7 +129,7 @@ def _add_virtual(loaded: LoadedModel, deltas: list[Delta], adapters: list[Adapte
     if not with_tokens:
         return 0
     first = deltas[with_tokens[0]]
-    if not sites.positions:
+    if not (sites.positions or sites.mask_positions):
         raise ConfigError(
             f"{first.path}: virtual tokens are switched in decoders only, and this is a {loaded.family} model",
             hint="Give such deltas one at a time.",

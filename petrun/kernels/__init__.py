@@ -9,7 +9,7 @@ from petrun.kernels.activations import Gelu, GeluTanh, SiluMul, Tanh
 from petrun.kernels.attention import Attention
 from petrun.kernels.cache import WriteCache
 from petrun.kernels.dropout import Dropout, batch_offset, count_on_stage, step_counter
-from petrun.kernels.heads import MergeHeads, SplitHeads, SplitQkv
+from petrun.kernels.heads import MergeHeads, SplitHeads, SplitHeadsQkv, SplitQkv
 from petrun.kernels.likeliest import Likeliest
 from petrun.kernels.loss import SquaredError, TokenCrossEntropy, is_supervised
 from petrun.kernels.native import Status, primitives_only, set_threads, status, use_cache
@@ -29,6 +29,7 @@ __all__ = [
     "ScaleColumns",
     "SiluMul",
     "SplitHeads",
+    "SplitHeadsQkv",
     "SplitQkv",
     "SquaredError",
     "Status",

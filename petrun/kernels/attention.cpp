@@ -87,6 +87,21 @@ struct Block {
   }
 };
 
+// What the product of queries and keys is added to: 0, or with ALiBi (input 4 holds the scale, then a slope for each head) slope / scale
+// times the number of a key among those that its query sees.
+bool start_scores(const Arguments& args, const Shape& s, const Block& block, long head, long rows, float* scores) {
+  if (args.size(4) == 1) return false;
+  const float slope = args.floats(4)[1 + head % s.heads] / args.floats(4)[0];
+  for (long r = 0; r < rows; ++r) {
+    long seen = 0;
+    for (long j = block.first; j < block.end; ++j) {
+      seen += block.mask[r * s.span + j] != 0;
+      scores[r * s.span + j] = slope * static_cast<float>(seen);
+    }
+  }
+  return true;
+}
+
 // A row's softmax is exp(score - most) * factor.
 struct RowScale {
   float most, factor;
@@ -135,8 +150,9 @@ void forward_block(const Shape& s, const Arguments& args, float scale, const std
   const float* values =
       widen(args.floats(2) + kv * s.keys * s.width, s.keys, s.width, s.wide, scratch(kValues, s.keys * s.wide));
   float* probs = scratch(kProbs, kQueries * s.span);
+  const bool started = start_scores(args, s, block, head, rows, probs);
   product(rows, block.end - block.first, s.width, q, s.width, 1, keys + block.first, s.span, probs + block.first,
-          s.span, false);
+          s.span, started);
   for (long r = 0; r < rows; ++r) {
     float* row = probs + r * s.span;
     row_scales[head * s.queries + first + r] = softmax_row(row, block.mask + r * s.span, block, scale);
@@ -163,13 +179,15 @@ void forward_one(const Shape& s, const Arguments& args, float scale, long head, 
   while (first < end && mask[first] == 0) ++first;
   while (end > first && mask[end - 1] == 0) --end;
   float* probs = scratch(kProbs, s.span + kLanes);
-  float most = hidden;
+  float most = hidden, number = 0.0f;
+  const float slope = args.size(4) == 1 ? 0.0f : args.floats(4)[1 + head % s.heads];  // ALiBi, as in start_scores
   for (long j = first; j < end; ++j) {
     Vec total{};
     long i = 0;
     for (; i + kLanes <= s.width; i += kLanes) total += load(q + i) * load(keys + j * s.width + i);
     if (i < s.width) total += load_part(q + i, s.width - i) * load_part(keys + j * s.width + i, s.width - i);
-    probs[j - first] = mask[j] ? sum(total) * scale : hidden;
+    number += mask[j] != 0 ? 1.0f : 0.0f;
+    probs[j - first] = mask[j] ? sum(total) * scale + slope * number : hidden;
     most = probs[j - first] > most ? probs[j - first] : most;
   }
   std::fill(probs + (end - first), probs + padded(end - first), hidden);
@@ -264,8 +282,9 @@ class Backward {
     const float* d = widen(dout + at * s.width, rows, s.width, s.wide, scratch(kDout, kQueries * s.wide));
     float* probs = scratch(kProbs, kQueries * s.span);
     float* dprobs = scratch(kDprobs, kQueries * s.span);
+    const bool started = start_scores(args_, s, block, head, rows, probs);
     product(rows, columns, s.width, query, s.wide, 1, keys_t_ + block.first, s.span, probs + block.first, s.span,
-            false);
+            started);
     product(rows, columns, s.width, d, s.wide, 1, values_t_ + block.first, s.span, dprobs + block.first, s.span, false);
     for (long r = 0; r < rows; ++r) {
       score_gradient(probs + r * s.span, dprobs + r * s.span, block.mask + r * s.span, block, scale_,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import mindspore as ms
-from mindspore import Tensor, ops
+import numpy as np
+from mindspore import Tensor, nn, ops
 
 from petrun.kernels import fused, native
 from petrun.kernels.device import on_ascend
@@ -14,6 +15,27 @@ HIDDEN = 1e30
 """Subtracted from the score of a hidden position: finite, so that a row without a visible position has no NaN."""
 
 
+class KeyNumbers(nn.Cell):
+    """slope of the head * number of a key among those that its query sees, which is its position but for a constant of the query.
+
+    Inputs: visible (B, 1, T, S) float32, 1 = visible. Returns: (B, N, T, S) float32.
+    """
+
+    def __init__(self, slopes: tuple[float, ...]) -> None:
+        super().__init__()
+        self.slopes = Tensor(np.array(slopes, np.float32).reshape(1, -1, 1, 1))
+        self.count, self.times = ops.CumSum(), ops.Mul()
+
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
+        """Shard heads over tp ranks, and rows over dp."""
+        rows = (dp, 1, 1, 1)
+        self.count.shard((rows,))
+        self.times.shard((rows, (1, tp, 1, 1)))
+
+    def construct(self, visible: Tensor) -> Tensor:
+        return ops.stop_gradient(self.times(self.count(visible, -1), self.slopes))
+
+
 class Attention(fused.FusedCell):
     """dropout(softmax(q k^T * scale over the visible positions)) v; a query that sees nothing gets 0.
 
@@ -21,28 +43,40 @@ class Attention(fused.FusedCell):
     Query head n reads key/value head n // (N / N_kv).
     Inputs: q (B, N, T, D), k and v (B, N_kv, S, D), float16, bfloat16 or float32; mask (B, 1, T, S) bool,
     True = visible. Returns: (B, N, T, D) in q's dtype. Softmax is taken in float32.
+    With `slopes` (ALiBi, Press et al., arXiv:2108.12409) a head's slope times the number of a key among those that its query sees is added
+    to the score. On Ascend it is computed with the matrix of scores.
     """
 
-    def __init__(self, scale: float, dropout: float = 0.0, seed: int = 0, site: str = "", heads: int = 0) -> None:
-        """`heads`: N, needed to shard it over ranks."""
+    def __init__(
+        self,
+        scale: float,
+        dropout: float = 0.0,
+        seed: int = 0,
+        site: str = "",
+        heads: int = 0,
+        slopes: tuple[float, ...] = (),
+    ) -> None:
+        """`heads`: N, needed to shard it over ranks. `slopes`: one for each head, or none."""
         super().__init__()
         self.scale = scale
+        self.bias = KeyNumbers(slopes) if slopes else None
         self.p = checked_rate(dropout)
         self.keep = KeepMask(dropout, seed, site)
         object.__setattr__(self, "step", step_counter())
         object.__setattr__(self, "offset", batch_offset())
-        self.flash = FlashAttention(scale, dropout, seed, site, heads) if on_ascend() else None
+        self.flash = FlashAttention(scale, dropout, seed, site, heads) if on_ascend() and not slopes else None
         self.scores = ops.BatchMatMul(transpose_b=True)
         self.values = ops.BatchMatMul()
         self.softmax = ops.Softmax(-1)
         self.scaled, self.hide, self.far, self.masked = ops.Mul(), ops.Sub(), ops.Mul(), ops.Add()
+        self.biased = ops.Add()
         self.keeps, self.grown, self.weighed = ops.Mul(), ops.Mul(), ops.Mul()
         self.expand, self.tile = ops.ExpandDims(), ops.Tile()
         library = native.library()
         self.is_fused = library is not None
         self.fused = fused.if_built(fused.attention, library)
         self.fused_dropout = fused.if_built(fused.attention_dropout, library)
-        self.scale_tensor = Tensor([scale], ms.float32)
+        self.scale_tensor = Tensor([scale, *slopes], ms.float32)
         self.key = fused_key(dropout, seed, site)
         self.factor = Tensor([1.0 / (1.0 - dropout)], ms.float32)
 
@@ -66,6 +100,8 @@ class Attention(fused.FusedCell):
             v = ops.reshape(self.tile(self.expand(v, 2), (1, 1, groups, 1, 1)), (b, n, s, d))
         scores = self.scaled(ops.cast(self.scores(q, k), ms.float32), self.scale)
         visible = ops.cast(mask, ms.float32)
+        if self.bias is not None:
+            scores = self.biased(scores, self.bias(visible))
         probs = self.softmax(self.masked(scores, self.far(self.hide(visible, 1.0), HIDDEN)))
         if self.training and self.p > 0.0:
             kept = self.keep(self.step, self.offset, (b, n, t, s))
@@ -90,5 +126,8 @@ class Attention(fused.FusedCell):
         self.expand.shard((heads,))
         self.tile.shard(((dp, tp, 1, 1, 1),))
         self.keep.set_layout(how, dp, tp)
+        self.biased.shard((heads, heads))
+        if self.bias is not None:
+            self.bias.set_layout(how, dp, tp)
         if self.flash is not None:
             self.flash.set_layout(how, dp, tp)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mindspore as ms
-from mindspore import ops
+from mindspore import nn, ops
 
 from petrun.kernels import fused, native
 from petrun.typing import Tensor
@@ -70,6 +70,26 @@ class SplitQkv(fused.FusedCell):
         self.is_sharded = True
         self.pick.shard(((dp, 1, 1),))
         self.transpose.shard(((dp, 1, tp, 1),))
+
+
+class SplitHeadsQkv(nn.Cell):
+    """Splits one projection that holds queries, keys and values head by head.
+
+    Inputs: x (B, T, N * 3 * D), any float dtype. Returns: q, k, v, each (B, N, T, D). `width` is D.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = SplitHeads(3 * width)
+        self.parts = ops.Split(3, 3)
+
+    def construct(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.parts(self.heads(x))
+
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
+        """Heads over tp ranks: a rank's shard of the projection's outputs is that of its heads."""
+        self.heads.set_layout(how, dp, tp)
+        self.parts.shard(((dp, tp, 1, 1),))
 
 
 class MergeHeads(fused.FusedCell):

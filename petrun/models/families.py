@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from petrun.models import bert, gpt2, llama, opt
+from petrun.models import bert, bloom, glm, gpt2, llama, opt, roberta
 from petrun.models.base import Family
 
 FAMILIES: dict[str, Family] = {
@@ -12,6 +12,9 @@ FAMILIES: dict[str, Family] = {
         gpt2.FAMILY,
         llama.FAMILY,
         opt.FAMILY,
+        bloom.FAMILY,
+        glm.FAMILY,
+        roberta.FAMILY,
     )
 }
 

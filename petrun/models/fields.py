@@ -52,7 +52,8 @@ _HINTS = {
 class Fields:
     """A config.json, and the problems found in it so far."""
 
-    def __init__(self, raw: JsonObject, family: str) -> None:
+    def __init__(self, raw: JsonObject, family: str, own: Sequence[str] = ()) -> None:
+        """`own`: fields of FOREIGN that this family has."""
         self.raw = raw
         self.family = family
         self.problems: list[str] = []
@@ -61,7 +62,7 @@ class Fields:
         self.hints: list[str] = []
         for name, off in FOREIGN.items():
             value = raw.get(name)
-            if value is not None and not any(value == v and type(value) is type(v) for v in off):
+            if name not in own and value is not None and not any(value == v and type(value) is type(v) for v in off):
                 self.unsupported(name, value, f"{_spell(off[0])} (off)" if off and off[0] != {} else "leaving it out")
 
     def unsupported(self, name: str, value: object, supported: str) -> None:

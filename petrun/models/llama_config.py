@@ -23,6 +23,10 @@ class LlamaConfig(FamilyConfig):
     o_bias: bool
     mlp_bias: bool
     qk_norm: bool
+    gate_up: bool = False
+    """Whether one matrix makes gate and up."""
+    sandwich: bool = False
+    """Whether what a branch adds is normed, too."""
     tied: bool
     attention_dropout: float
     rope: Rope

@@ -175,6 +175,27 @@ class FeedForward(nn.Cell):
         return self.down(self.act(self.up(x)))
 
 
+class SplitGateUp(nn.Cell):
+    """Splits one projection that holds gate and up, in that order: (B, T, 2 * F) -> two (B, T, F)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.halves, self.pick, self.is_sharded = ops.Split(-1, 2), ops.StridedSlice(), False
+
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
+        """The projection's outputs are sharded in runs, gate first: MindSpore gathers them over the tp ranks, and each takes its features
+        of both."""
+        self.is_sharded = True
+        self.pick.shard(((dp, 1, 1),))
+
+    def construct(self, x: Tensor) -> tuple[Tensor, ...]:
+        if not self.is_sharded:
+            return self.halves(x)
+        b, t, f = x.shape
+        gate = self.pick(x, (0, 0, 0), (b, t, f // 2), (1, 1, 1))
+        return gate, self.pick(x, (0, 0, f // 2), (b, t, f), (1, 1, 1))
+
+
 def named(net: nn.Cell) -> nn.Cell:
     """Name every parameter by its path (a shared one by the first path), as MindSpore renames parameters while cells are nested."""
     for path, parameter in net.parameters_and_names():

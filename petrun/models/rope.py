@@ -43,7 +43,11 @@ class Rope:
     kind: str
     theta: float
     width: int
-    """D: the rotation covers the whole head."""
+    """Features of a head that are rotated, from its first one on."""
+    head_dim: int
+    """D."""
+    interleaved: bool = False
+    """Whether neighbours are a pair, (0, 1), (2, 3) ...; else features half of `width` apart."""
     positions: int
     """max_position_embeddings."""
     original_positions: int
@@ -57,9 +61,23 @@ class Rope:
     mscale_all_dim: float = 0.0
     truncate: bool = True
 
+    @property
+    def is_paired(self) -> bool:
+        """Whether the rotation is not that of the two halves of a head, for which there is an operator."""
+        return self.interleaved or self.width != self.head_dim
 
-def parse_rope(f: Fields, width: int, positions: int) -> Rope:
-    """Parse transformers 5's rope_parameters, or transformers 4's rope_theta and rope_scaling. Problems are recorded in `f`."""
+
+_UNSCALED = ("default", "linear", "llama3")
+"""Kinds that do not multiply cos and sin: features that are not rotated would be multiplied as well."""
+
+
+def parse_rope(
+    f: Fields, head_dim: int, positions: int, *, share: float | None = None, interleaved: bool = False
+) -> Rope:
+    """Parse transformers 5's rope_parameters, or transformers 4's rope_theta and rope_scaling. Problems are recorded in `f`.
+
+    `share`: partial_rotary_factor where config.json does not state it, of a family that rotates a part of each head; None: of others.
+    """
     key = "rope_scaling" if f.raw.get("rope_scaling") else "rope_parameters"
     stored = f.raw.get(key) or {}
     if not isinstance(stored, Mapping):
@@ -68,13 +86,25 @@ def parse_rope(f: Fields, width: int, positions: int) -> Rope:
     inner = {k: v for k, v in stored.items() if v is not None}
     kind = inner.get("rope_type", inner.get("type", "default"))
     partial = inner.get("partial_rotary_factor", f.raw.get("partial_rotary_factor"))
-    if partial not in (None, 1, 1.0):
+    width = head_dim
+    if share is not None:
+        width = _rotated(f, head_dim, share if partial is None else partial)
+    elif partial not in (None, 1, 1.0):
         f.unsupported("partial_rotary_factor", partial, "1.0")
     if width % 2:
         f.wrong("head_dim", width, "even, for rotary positions")
+    if (width != head_dim or interleaved) and kind in REQUIRED and kind not in _UNSCALED:
+        f.unsupported(f"{key}.rope_type", kind, ", ".join(sorted(_UNSCALED)))
     if kind not in REQUIRED:
         f.unsupported(f"{key}.rope_type", kind, ", ".join(sorted(REQUIRED)))
-        return Rope(kind="default", theta=1e4, width=width, positions=positions, original_positions=positions)
+        return Rope(
+            kind="default",
+            theta=1e4,
+            width=width,
+            head_dim=head_dim,
+            positions=positions,
+            original_positions=positions,
+        )
     numbers = _numbers(f, key, inner, str(kind))
     truncate = inner.get("truncate", True)
     if not isinstance(truncate, bool):
@@ -89,11 +119,21 @@ def parse_rope(f: Fields, width: int, positions: int) -> Rope:
         kind=str(kind),
         theta=theta,
         width=width,
+        head_dim=head_dim,
+        interleaved=interleaved,
         positions=positions,
         original_positions=original,
         truncate=bool(truncate),
         **numbers,
     )
+
+
+def _rotated(f: Fields, head_dim: int, share: object) -> int:
+    """Return how many features of a head are rotated."""
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1 or int(head_dim * share) < 2:
+        f.wrong("partial_rotary_factor", share, f"a number above 0, at most 1, that leaves two of {head_dim} features")
+        return head_dim
+    return int(head_dim * share)
 
 
 def _numbers(f: Fields, key: str, inner: JsonObject, kind: str) -> dict[str, float]:
@@ -186,7 +226,8 @@ class Rotary(nn.Cell):
     def __init__(self, rope: Rope, dtype: DType) -> None:
         super().__init__()
         inverse, self.scale = frequencies(rope)
-        self.inverse = Tensor(inverse.reshape(1, 1, 1, -1))
+        self.is_paired = rope.is_paired
+        self.inverse = Tensor((of_features(rope, inverse) if rope.is_paired else inverse).reshape(1, 1, 1, -1))
         self.dynamic = rope.kind == "dynamic"
         self.steps = Tensor((np.arange(0, rope.width, 2) / rope.width).astype(np.float32).reshape(1, 1, 1, -1))
         self.theta = float(rope.theta)
@@ -223,6 +264,53 @@ class Rotary(nn.Cell):
         positions = ops.cast(position_ids, ms.float32)
         inverse = self.stretched(positions) if self.dynamic else self.inverse
         angles = self.angle(self.width_axis(self.head_axis(positions, 1), 3), inverse)
-        angles = self.double((angles, angles))
+        if not self.is_paired:
+            angles = self.double((angles, angles))
         cos, sin = self.cos_scale(self.cos(angles), self.scale), self.sin_scale(self.sin(angles), self.scale)
         return ops.cast(cos, self.dtype), ops.cast(sin, self.dtype)
+
+
+def pairs(rope: Rope) -> list[tuple[int, int]]:
+    """Return the features that are rotated together, in the order of their frequencies."""
+    half = rope.width // 2
+    return [(2 * i, 2 * i + 1) if rope.interleaved else (i, i + half) for i in range(half)]
+
+
+def of_features(rope: Rope, inverse: Array) -> Array:
+    """Return the frequency of each feature of a head, (D,) float32: 0 for those that are not rotated."""
+    found = np.zeros(rope.head_dim, np.float32)
+    for (first, second), frequency in zip(pairs(rope), inverse, strict=True):
+        found[first] = found[second] = frequency
+    return found
+
+
+class RotatePairs(nn.Cell):
+    """Rotates pairs of features: y_a = x_a cos - x_b sin, y_b = x_b cos + x_a sin. Features without a pair stay as they are.
+
+    Computed as x * cos + (x S) * sin, S with a 1 and a -1 for each pair, so that nothing is taken apart.
+    Inputs: x (B, N, T, D), cos and sin (B, 1, T, D), x's dtype; no gradient reaches them. Returns: (B, N, T, D).
+    """
+
+    def __init__(self, rope: Rope) -> None:
+        super().__init__()
+        swap = np.zeros((rope.head_dim, rope.head_dim), np.float32)
+        for first, second in pairs(rope):
+            swap[second, first], swap[first, second] = -1.0, 1.0
+        self.swap = Tensor(swap)
+        self.width = rope.head_dim
+        self.product = ops.MatMul()
+        self.straight, self.crossed, self.add = ops.Mul(), ops.Mul(), ops.Add()
+
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
+        """Heads over tp ranks; cos and sin are the same for all."""
+        heads, table = (dp, tp, 1, 1), (dp, 1, 1, 1)
+        self.product.shard(((dp * tp, 1), (1, 1)))
+        self.straight.shard((heads, table))
+        self.crossed.shard((heads, table))
+        self.add.shard((heads, heads))
+
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        shape = x.shape
+        swapped = self.product(ops.reshape(x, (-1, self.width)), ops.cast(self.swap, x.dtype))
+        swapped = ops.reshape(swapped, shape)
+        return self.add(self.straight(x, ops.stop_gradient(cos)), self.crossed(swapped, ops.stop_gradient(sin)))

@@ -107,8 +107,14 @@ def test_every_kind_in_one_graph_equals_the_delta_alone(pynative, made):
 
 
 @pytest.mark.all_only
-def test_every_kind_with_learned_positions(pynative, made):
-    hold("gpt2", made, list(CASES))
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_every_kind_with_learned_positions(pynative, made, family):
+    hold(family, made, list(CASES))
+
+
+@pytest.mark.all_only
+def test_every_kind_with_positions_from_the_mask(pynative, made):
+    hold("bloom", made, list(CASES))
 
 
 @pytest.mark.all_only

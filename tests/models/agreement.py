@@ -11,7 +11,7 @@ from petrun.models.decoding import DecodeStep, PrefillStep
 from petrun.models.factory import load_model
 from petrun.models.families import family_of_type
 from tests.models.reference import write
-from tests.models.transformers_cases import CASES, LENGTHS, NEW, STORED, batch, last_two, values
+from tests.models.transformers_cases import CASES, CLASSIFIERS, LENGTHS, NEW, STORED, batch, last_two, values
 
 
 def stored(name):
@@ -32,9 +32,12 @@ def tensors(config, classes=3):
     return found
 
 
+CONFIGS = {**CASES, **CLASSIFIERS}
+
+
 def load(folder, name, **settings):
     """The model of a case, from a folder as transformers would save it."""
-    return load_model(write(folder, CASES[name], tensors(CASES[name])), **settings)
+    return load_model(write(folder, CONFIGS[name], tensors(CONFIGS[name])), **settings)
 
 
 def forward(net, arrays):
@@ -48,6 +51,15 @@ def check_logits(model, name):
         got = forward(model.net, batch(left))
         assert got.dtype == np.float32
         np.testing.assert_allclose(last_two(got, left), wanted, atol=1e-4)
+
+
+def check_classes(model, name):
+    """With padding on the right and on the left."""
+    pad = CLASSIFIERS[name]["pad_token_id"]
+    for side in ("right", "left"):
+        ids, segments, positions = batch(side == "left")
+        got = forward(model.net, (np.where(segments == 1, ids, pad), segments, positions))
+        np.testing.assert_allclose(got, stored(name)[side], atol=1e-4)
 
 
 def check_greedy(model, name):
@@ -88,8 +100,8 @@ def check_packing(model):
 
 def check_sites(name):
     """Paths and names belong to cells and parameters that are there."""
-    family = family_of_type(CASES[name]["model_type"])
-    config = family.parse(CASES[name])
+    family = family_of_type(CONFIGS[name]["model_type"])
+    config = family.parse(CONFIGS[name])
     sites, net = family.sites(config), family.build(config, num_labels=3)
     paths = {path for path, _ in net.cells_and_names()}
     for pattern in (*sites.linears.values(), sites.cores, *sites.sublayers):

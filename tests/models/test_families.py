@@ -8,14 +8,22 @@ from petrun.config.schema import ModelConfig
 from petrun.models.base import FamilyConfig
 from petrun.models.families import FAMILIES, family_of_type, hf_class, spell_families
 from tests.models.reference import BERT, GPT2, LLAMA
-from tests.models.transformers_cases import CASES
+from tests.models.transformers_cases import CASES, CLASSIFIERS
 
-CONFIGS = {"bert": BERT, "gpt2": GPT2, "llama": LLAMA, **{name: CASES[name] for name in FAMILIES if name in CASES}}
+CONFIGS = {
+    "bert": BERT,
+    "gpt2": GPT2,
+    "llama": LLAMA,
+    **{name: config for name, config in (CASES | CLASSIFIERS).items() if name in FAMILIES},
+}
 
 
 def test_names_for_messages():
-    assert spell_families() == "bert, gpt2, llama or opt"
-    assert spell_families("instruct", "and") == "gpt2, llama and opt" and spell_families("classify") == "bert"
+    assert spell_families() == "bert, gpt2, llama, opt, bloom, glm or roberta"
+    assert (
+        spell_families("instruct", "and") == "gpt2, llama, opt, bloom and glm"
+        and spell_families("classify") == "bert or roberta"
+    )
 
 
 def test_every_model_type_has_one_family_and_a_class_of_transformers():
@@ -41,4 +49,6 @@ def test_a_config_has_the_common_fields(name):
     assert (sites.hidden, sites.heads, sites.kv_heads, sites.layers) == (
         config.hidden, config.heads, config.kv_heads, config.layers,
     )  # fmt: skip
-    assert all(value is not None for value in dataclasses.asdict(config).values())
+    # Where positions are what the mask says, rows have no limit.
+    without = {"positions"} if sites.mask_positions else set()
+    assert {key for key, value in dataclasses.asdict(config).items() if value is None} == without

@@ -19,10 +19,39 @@ OPT = {
     **SIZES, "model_type": "opt", "ffn_dim": 24, "max_position_embeddings": 20, "dropout": 0.0, "pad_token_id": 1,
     "bos_token_id": 2, "eos_token_id": 2, "word_embed_proj_dim": 16,
 }  # fmt: skip
+BLOOM = {
+    **{key: SIZES[key] for key in ("vocab_size", "hidden_size")}, "model_type": "bloom", "n_layer": 2, "n_head": 4,
+    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3,
+}  # fmt: skip
+GLM = {
+    **SIZES, "model_type": "glm", "num_key_value_heads": 2, "intermediate_size": 24, "head_dim": 8, "max_position_embeddings": 64,
+    "pad_token_id": 0, "eos_token_id": [1, 2],
+}  # fmt: skip
+ROBERTA = {
+    **SIZES, "model_type": "roberta", "intermediate_size": 24, "max_position_embeddings": 20, "type_vocab_size": 1,
+    "layer_norm_eps": 1e-5, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "pad_token_id": 1, "bos_token_id": 0,
+    "eos_token_id": 2, "id2label": {"0": "bad", "1": "fair", "2": "good"},
+}  # fmt: skip
+CLASSIFIERS = {
+    "roberta": ROBERTA,
+    "xlm-roberta": {**ROBERTA, "model_type": "xlm-roberta", "hidden_act": "gelu_new"},
+}
 CASES = {
     "opt": OPT,
     "opt-350m": {**OPT, "do_layer_norm_before": False, "word_embed_proj_dim": 12},
     "opt-no-bias": {**OPT, "enable_bias": False, "activation_function": "gelu", "_remove_final_layer_norm": True},
+    "bloom": BLOOM,
+    "bloom-6-heads": {**BLOOM, "hidden_size": 24, "n_head": 6},
+    "glm": GLM,
+    "glm-quarter": {
+        **GLM,
+        "attention_bias": False,
+        "partial_rotary_factor": 0.25,
+        "tie_word_embeddings": True,
+        "hidden_act": "gelu",
+    },
+    "glm4": {**GLM, "model_type": "glm4"},
+    "bloom-normed-residual": {**BLOOM, "apply_residual_connection_post_layernorm": True},
 }
 
 
@@ -74,6 +103,28 @@ def in_transformers(config):
     return found[0], text[:, ids.shape[1] :].tolist()
 
 
+def classified(config):
+    """Logits of rows padded on the right, and of rows padded on the left: padding is then the first token, which the head reads."""
+    import torch
+    import transformers
+
+    kind = transformers.AutoConfig.for_model(**config)
+    model = transformers.AutoModelForSequenceClassification.from_config(kind, attn_implementation="eager").eval()
+    found = []
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            tensor.copy_(torch.from_numpy(values(name, tuple(tensor.shape))))
+        for left in (False, True):
+            ids, segments, _ = batch(left)
+            padded = torch.from_numpy(np.where(segments == 1, ids, config["pad_token_id"])).long()
+            found.append(model(input_ids=padded, attention_mask=torch.from_numpy(segments)).logits.numpy())
+    return found
+
+
+def rounded(table):
+    return [[round(float(v), 5) for v in row] for row in table]
+
+
 def main():
     """Compute and store every case."""
     import transformers
@@ -81,10 +132,13 @@ def main():
     stored = {}
     for name, config in CASES.items():
         logits, text = in_transformers(config)
-        stored[name] = {"logits": [[round(float(v), 5) for v in row] for row in logits], "greedy": text}
+        stored[name] = {"logits": rounded(logits), "greedy": text}
+    for name, config in CLASSIFIERS.items():
+        right, left = classified(config)
+        stored[name] = {"right": rounded(right), "left": rounded(left)}
     content = {"computed_with": f"transformers {transformers.__version__}", "cases": stored}
     STORED.write_text(json.dumps(content, separators=(",", ":")).replace('],"', '],\n"') + "\n")
-    print(f"{len(stored)} cases")
+    print(len(stored), "cases")
 
 
 if __name__ == "__main__":

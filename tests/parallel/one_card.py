@@ -28,7 +28,7 @@ from petrun.train.loss import SupervisedLoss
 from petrun.train.schedules import Schedule
 from petrun.train.step import TrainStep
 from tests.models import reference
-from tests.models.transformers_cases import OPT
+from tests.models.transformers_cases import BLOOM, GLM, OPT, ROBERTA
 
 B, T, SLOTS, LAYERS = 2, 64, 72, 1
 WIDER = {"num_hidden_layers": LAYERS, "hidden_size": 64, "intermediate_size": 96}
@@ -36,6 +36,9 @@ CONFIGS = {
     "bert": {**reference.BERT, **WIDER, "max_position_embeddings": 64, "attention_probs_dropout_prob": 0.1, "hidden_dropout_prob": 0.1},
     "gpt2": {**reference.GPT2, "n_layer": LAYERS, "n_embd": 64, "n_positions": 80, "attn_pdrop": 0.1, "resid_pdrop": 0.1},
     "llama": {**reference.LLAMA, **WIDER, "attention_dropout": 0.1},
+    "bloom": {**BLOOM, "n_layer": LAYERS, "hidden_size": 64, "attention_dropout": 0.1, "hidden_dropout": 0.1},
+    "glm4": {**GLM, **WIDER, "model_type": "glm4", "head_dim": 32, "attention_dropout": 0.1},
+    "roberta": {**ROBERTA, **WIDER, "max_position_embeddings": 80, "attention_probs_dropout_prob": 0.1, "hidden_dropout_prob": 0.1},
     "opt": {
         **OPT, **WIDER, "ffn_dim": 96, "word_embed_proj_dim": 32, "do_layer_norm_before": False, "max_position_embeddings": 80,
         "dropout": 0.1, "attention_dropout": 0.1,
@@ -68,7 +71,7 @@ def train(loaded, algo, loss_scale, ranks):
     optimizer = AdamW(parameters, schedule, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01)
     reduce = SumOverRanks(parameters) if ranks > 1 else None
     step = TrainStep(SupervisedLoss(loaded.net), optimizer, clip=1.0, loss_scale=loss_scale, reduce=reduce)
-    targets = ids(B) if loaded.family == "bert" else ids(B, T)
+    targets = ids(B) if loaded.family in ("bert", "roberta") else ids(B, T)
     run(step, True, Tensor(4.0, ms.float32), targets, *(ids(B, T) for _ in loaded.inputs))
     return [p.name for p in parameters], sorted({str(p.dtype) for p in (*optimizer.m, *optimizer.v, *step.sums)})
 
@@ -104,7 +107,9 @@ def case(folder, spelled):
     world = join(device.target)
     ms.set_context(save_graphs=1, save_graphs_path=str(folder / "graphs"))
     base = reference.write(folder / "base", CONFIGS[family], reference.make(CONFIGS[family]))
-    loaded = load_model(base, compute_dtype=device.compute_dtype, num_labels=3 if family == "bert" else None)
+    loaded = load_model(
+        base, compute_dtype=device.compute_dtype, num_labels=3 if family in ("bert", "roberta") else None
+    )
     trained, state = ([], [])
     if what == "generate":
         generate(loaded, dtype)

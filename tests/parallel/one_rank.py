@@ -29,7 +29,7 @@ from petrun.train.pipelined import PipelineStep, Stage
 from petrun.train.schedules import Schedule
 from petrun.train.step import TrainStep
 from tests.models import reference
-from tests.models.transformers_cases import OPT
+from tests.models.transformers_cases import BLOOM, GLM, OPT, ROBERTA
 
 ROWS, T = 8, 16
 """Rows of the whole batch; tokens."""
@@ -53,6 +53,9 @@ CONFIGS = {
         "resid_pdrop": 0.1,
     },
     "llama": {**reference.LLAMA, **SIZES, "num_key_value_heads": 4, "attention_dropout": 0.1},
+    "bloom": {**BLOOM, "hidden_size": 128, "n_head": 8, "vocab_size": 64, "hidden_dropout": 0.1},
+    "glm4": {**GLM, **SIZES, "model_type": "glm4", "num_key_value_heads": 4, "head_dim": 16, "attention_dropout": 0.1},
+    "roberta": {**ROBERTA, **SIZES, "max_position_embeddings": 32, "hidden_dropout_prob": 0.1},
     "opt": {**OPT, **SIZES, "ffn_dim": 96, "word_embed_proj_dim": 128, "max_position_embeddings": 32, "dropout": 0.1},
     "opt-350m": {**OPT, **SIZES, "ffn_dim": 96, "word_embed_proj_dim": 64, "do_layer_norm_before": False},
 }  # fmt: skip
@@ -120,7 +123,7 @@ def case(folder, spelled):
     rank, world = int(os.environ["RANK_ID"]), int(os.environ["RANK_SIZE"])
     layout = complete_layout(ParallelConfig(**parse_layout(text)), world)
     ms.set_context(save_graphs=1, save_graphs_path=str(folder / "graphs"))
-    classify = family == "bert"
+    classify = family in ("bert", "roberta")
     config = {**CONFIGS[family], **({"tie_word_embeddings": True} if "tied" in more else {})}
     config |= NARROW[family] if "narrow" in more else {}
     base = reference.write(folder / "base", config, reference.make(config))

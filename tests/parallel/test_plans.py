@@ -19,7 +19,8 @@ from petrun.parallel.layout import Layout, complete_layout, parse_layout
 from tests.conftest import ROOT
 
 WORLD = 8
-COLUMNS = r"(attn\.(q|k|v|qkv)|mlp\.(gate|up))"
+COLUMNS = r"(attn\.(q|k|v|qkv)|mlp\.(gate|up|gate_up))"
+CLASSIFIERS = ("bert", "roberta")
 BEFORE_LAYERS = ("embed", "positions", "project_in")
 ROWS = r"(attn\.o|mlp\.down)"
 BESIDE = (
@@ -100,8 +101,8 @@ def check_pipeline(found, layout):
     """What a stage holds; that each part of the batch, and its gradient, goes from stage to stage once."""
     own = set(held_by_stage(found, layout))
     first, tied = layout.coordinates(found["rank"])[0] == 0, is_tied(found)
-    # LoRA on the layers of one stage: gpt2 has four linear layers, the others six or seven.
-    least = 8 if found["case"].startswith("gpt2") else 10
+    # LoRA on the layers of one stage: gpt2 and bloom have four linear layers, the others six or seven.
+    least = 8 if found["case"].startswith(("gpt2", "bloom")) else 10
     assert set(found["held"]) & set(found["net"]) - {"embed.weight"} == own - {"embed.weight"}
     prefixes = ("accu_grads.", "adam_m.", "adam_v.")
     # MindSpore lists what goes with a tied embedding on the last stage too.
@@ -129,7 +130,7 @@ def check_pipeline(found, layout):
     else:
         assert found["norms"][0] == len(kept)
         family, algo, _ = found["case"].split("/")[:3]
-        outside = 1 if first or family == "bert" else 4  # the embedding; the loss
+        outside = 1 if first or family in CLASSIFIERS else 4  # the embedding; the loss
         each = 4 if algo == "lora" else 2
         # Of each part what its layers sum, as on one stage; of the whole the norm, twice, and the loss.
         assert found["forward"]["AllReduce"] == parts * (outside + each * 2 // layout.pp) + 3
@@ -144,7 +145,7 @@ def check_split_optimizer(found, layout):
         for name in found["net"]
         if cut_by_tensor_parallel(name, found["whole"][name], layout.tp) != found["slices"][name]
     ]
-    gathers = 2 if found["case"].startswith("gpt2") else 0
+    gathers = 2 if found["case"].startswith(("gpt2", "glm4")) else 0
     assert found["forward"]["AllGather"] == len(sharded) + gathers and len(sharded) > 20
     assert found["collectives"]["ReduceScatter"] == len(set(sharded) & set(found["trained"])) + gathers
     # A gradient of which each rank holds another slice is not divided by how many hold it.
@@ -158,11 +159,12 @@ def check_collectives(found, layers=2):
     """Two sums over the columns in each layer's forward pass, and what vocabulary, loss and norm need; no tensor is gathered."""
     family, algo = found["case"].split("/")[:2]
     adapted = 2 if algo == "lora" else 0  # A of a row layer gives a part of its sum on each rank
-    outside = 2 if family == "bert" else 5
+    outside = 2 if family in CLASSIFIERS else 5
     sums = outside + layers * (2 + adapted)
     norm = 1
     # GPT-2's queries, keys and values come out of one product: they are gathered before each rank takes its heads.
-    gathers = {"AllGather": layers} if family == "gpt2" else {}
+    # So do GLM's gate and up.
+    gathers = {"AllGather": layers} if family in ("gpt2", "glm4") else {}
     assert found["forward"] == {"AllReduce": sums + norm, **gathers}
     assert set(found["collectives"]) == {"AllReduce", *(("AllGather", "ReduceScatter") if gathers else ())}
     # Backward: one sum over the rows for each trained parameter, and over the columns for the input of every column layer.
@@ -199,7 +201,7 @@ def test_a_rank_holds_what_the_plan_says(compiled, case):
 @pytest.mark.all_only
 @pytest.mark.parametrize("rank", [0, 6])
 @pytest.mark.parametrize("algo", ["lora", "full"])
-@pytest.mark.parametrize("family", ["llama", "bert", "gpt2", "opt", "opt-350m"])
+@pytest.mark.parametrize("family", ["llama", "bert", "gpt2", "opt", "opt-350m", "bloom", "glm4", "roberta"])
 def test_every_family_and_algorithm(compiled, rank, algo, family):
     for layout in ("dp=2,tp=4", "dp=4,tp=2", "dp=4,tp=2,zero=1"):
         check(compiled(rank, 0, f"{family}/{algo}/{layout}"))
@@ -297,6 +299,11 @@ def test_peak_memory_counts_the_optimizers_state(compiled, case):
         "gpt2/lora/dp=2,tp=2,pp=2",
         "gpt2/full/dp=2,tp=2,pp=2",
         "opt/lora/dp=2,tp=2,pp=2",
+        "bloom/lora/dp=2,tp=2,pp=2",
+        "bloom/full/dp=2,tp=2,pp=2",
+        "roberta/lora/dp=2,tp=2,pp=2",
+        "glm4/lora/dp=2,tp=2,pp=2",
+        "glm4/full/dp=2,tp=2,pp=2",
         "opt/full/dp=2,tp=2,pp=2,micro_batches=4",
         "opt-350m/full/dp=2,tp=2,pp=2,zero=1",
     ],

@@ -23,9 +23,9 @@ from petrun.interop.convert import to_net_names
 from petrun.models.families import FAMILIES as FAMILY_RECORDS
 
 FAMILIES = ["bert", "gpt2", "llama", "qwen2"]
-MADE = ["opt"]
+MADE = ["opt", "bloom", "glm", "glm4", "roberta", "xlm-roberta"]
 """Families whose cases have to be made first."""
-CLASSIFIERS = ["bert"]
+CLASSIFIERS = ["bert", "roberta", "xlm-roberta"]
 LORA = ["lora", "rslora", "dora"]
 TRAINED = [*LORA, "ia3", "ptuning2", "prompt"]
 # Of prefix and ptuning the files hold what an encoder gave: enough to predict, not to go on training it; peft's AdaLoRA has another

@@ -32,6 +32,10 @@ def same_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
+_HEADS = {"classifier", "score"}
+"""Modules that peft saves with every adapter of a classifier."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExportRequest:
     """A request to export a delta as an adapter folder that peft loads."""
@@ -97,7 +101,7 @@ def collect(
             stored, export.bias = f"{module}.{leaf}", "all"
         else:
             stored = f"{module}.{leaf}"
-            export.heads.add(module)
+            export.heads.add(_saved_module(module))
         transposed = in_table or (not factor and names[parameter].transpose)
         shape = tuple(reversed(delta.shapes[name])) if transposed else delta.shapes[name]
         shape = shaped(name, shape) if factor else shape
@@ -114,9 +118,15 @@ def _parameter(name: str, leaves: Mapping[str, str]) -> str:
     return f"{path}.weight" if leaf in leaves else name
 
 
+def _saved_module(module: str) -> str:
+    """Return what modules_to_save names for a module that is trained whole: a head of several layers, as RoBERTa's, is one module."""
+    first = module.partition(".")[0]
+    return first if first in _HEADS else module
+
+
 def _check_whole(delta: Delta, names: Mapping[str, StoredName], heads: set[str]) -> None:
     for parameter, stored in names.items():
-        if stored.name.rpartition(".")[0] in heads and parameter not in delta.tensors:
+        if _saved_module(stored.name.rpartition(".")[0]) in heads and parameter not in delta.tensors:
             raise DeltaError(
                 f"{delta.path}: lacks {stored.name}, though it trains its module; peft saves them whole",
                 hint="Train the whole module, or keep the delta in petrun's own format.",
@@ -151,7 +161,7 @@ def common_fields(kind: str, task: str | None, base: str | None, heads: set[str]
 def _task_type(task: str | None, heads: set[str]) -> str | None:
     """Return peft's task type. SEQ_CLS requires a trained classifier in the file; without one the adapter declares no task."""
     if task == "classify":
-        return "SEQ_CLS" if heads & {"classifier", "score"} else None
+        return "SEQ_CLS" if heads & _HEADS else None
     return "CAUSAL_LM" if task in ("lm", "instruct") else None
 
 

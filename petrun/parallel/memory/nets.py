@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from petrun.models import bert, decoder, decoder_layer, llama
+from petrun.kernels import SplitHeadsQkv
+from petrun.models import bert, bert_net, decoder, decoder_layer, llama_net, parts, roberta, rope
 from petrun.parallel.memory.recorder import Recorder
 from petrun.parallel.memory.tape import Value
 from petrun.typing import Cell
@@ -20,7 +21,9 @@ def llama_attention(r: Recorder, cell: Cell, x: Value, cos: Value, sin: Value, m
 
 
 def llama_mlp(r: Recorder, cell: Cell, x: Value) -> Value:
-    gate, up = r.run(cell.gate, x), r.run(cell.up, x)
+    gate, up = (
+        r.run(cell.halves, r.run(cell.gate_up, x)) if cell.is_joined else (r.run(cell.gate, x), r.run(cell.up, x))
+    )
     if cell.fused:
         return r.run(cell.down, r.run(cell.act, gate, up))
     active = r.run(cell.act, gate)
@@ -28,11 +31,31 @@ def llama_mlp(r: Recorder, cell: Cell, x: Value) -> Value:
 
 
 def llama_layer(r: Recorder, cell: Cell, x: Value, cos: Value, sin: Value, mask: Value) -> Value:
-    x = r.add(x, r.run(cell.attn, r.run(cell.attn_norm, x), cos, sin, mask))
-    return r.add(x, r.run(cell.mlp, r.run(cell.mlp_norm, x)))
+    attended = r.run(cell.attn, r.run(cell.attn_norm, x), cos, sin, mask)
+    x = r.add(x, r.run(cell.attn_post_norm, attended) if cell.sandwiched else attended)
+    fed = r.run(cell.mlp, r.run(cell.mlp_norm, x))
+    return r.add(x, r.run(cell.mlp_post_norm, fed) if cell.sandwiched else fed)
 
 
-def llama_net(r: Recorder, cell: Cell, ids: Value) -> Value:
+def rotate_pairs(r: Recorder, cell: Cell, x: Value, cos: Value, sin: Value) -> Value:
+    swapped = r.record([x], x.shape, x.item_bytes)
+    straight = r.record([x], x.shape, x.item_bytes, keeps=[cos])
+    return r.add(straight, r.record([swapped], x.shape, x.item_bytes, keeps=[sin]))
+
+
+def split_gate_up(r: Recorder, cell: Cell, x: Value) -> tuple[Value, Value]:
+    shape = (*x.shape[:-1], x.shape[-1] // 2)
+    x = _gathered_columns(r, x)
+    return r.record([x], shape, x.item_bytes), r.record([x], shape, x.item_bytes)
+
+
+def split_heads_qkv(r: Recorder, cell: Cell, x: Value) -> tuple[Value, ...]:
+    heads = r.run(cell.heads, x)
+    shape = (*heads.shape[:-1], heads.shape[-1] // 3)
+    return tuple(r.record([heads], shape, x.item_bytes) for _ in range(3))
+
+
+def net_of_llama(r: Recorder, cell: Cell, ids: Value) -> Value:
     x = _enter(r, cell, ids)
     rows, tokens = x.shape[0], x.shape[1]
     width = r.sites.head_dim
@@ -49,7 +72,10 @@ def llama_net(r: Recorder, cell: Cell, ids: Value) -> Value:
 
 def self_attention(r: Recorder, cell: Cell, x: Value, mask: Value) -> Value:
     if cell.is_joined:
-        q, k, v = r.run(cell.split, _gathered_columns(r, r.run(cell.qkv, x)))
+        joined = r.run(cell.qkv, x)
+        # Where a head has its queries, keys and values side by side, a rank's columns are those of its heads.
+        apart = isinstance(cell.split, SplitHeadsQkv)
+        q, k, v = r.run(cell.split, joined if apart else _gathered_columns(r, joined))
     else:
         q, k, v = (r.run(cell.split, r.run(project, x)) for project in (cell.q, cell.k, cell.v))
     return r.run(cell.o, r.run(cell.merge, r.run(cell.core, q, k, v, mask)))
@@ -109,7 +135,15 @@ def bert_embeddings(r: Recorder, cell: Cell, ids: Value) -> Value:
     return r.run(cell.dropout, r.run(cell.norm, x))
 
 
-def bert_net(r: Recorder, cell: Cell, ids: Value) -> Value:
+def roberta_embeddings(r: Recorder, cell: Cell, ids: Value) -> Value:
+    words = _with_prompt(r, cell, cell.word, r.run(cell.word, ids))
+    place = r.tape.view(ids, words.shape[:2])
+    kind = r.record([r.parameter(cell.token_type.weight)], (1, 1, words.shape[2]), words.item_bytes)
+    x = r.record([words, kind], words.shape, words.item_bytes, passes=True)
+    return r.run(cell.dropout, r.run(cell.norm, r.add(x, r.run(cell.position, place))))
+
+
+def net_of_bert(r: Recorder, cell: Cell, ids: Value) -> Value:
     x = r.run(cell.embeddings, ids) if r.is_first else _received(r, ids, r.sites.hidden, cell.prompt_tokens)
     mask = _mask(cell, x.shape[0], x.shape[1])
     for layer in r.layers(cell.layers):
@@ -117,6 +151,7 @@ def bert_net(r: Recorder, cell: Cell, ids: Value) -> Value:
     if not r.is_last:
         return x
     first = r.record([x], (x.shape[0], x.shape[2]), 4, part="loss")
+    first = r.run(cell.first_dropout, first) if cell.drops_first else first
     pooled = r.run(cell.tanh, r.run(cell.pooler, first))
     return r.run(cell.classifier, r.run(cell.dropout, pooled))
 
@@ -164,15 +199,19 @@ def _logits(r: Recorder, logits: Value) -> Value:
 
 
 CELLS: Mapping[type[Cell], Callable[..., Any]] = {
-    llama.Llama: llama_net,
-    llama.LlamaLayer: llama_layer,
-    llama.LlamaAttention: llama_attention,
-    llama.LlamaMlp: llama_mlp,
+    llama_net.Llama: net_of_llama,
+    llama_net.LlamaLayer: llama_layer,
+    llama_net.LlamaAttention: llama_attention,
+    llama_net.LlamaMlp: llama_mlp,
+    rope.RotatePairs: rotate_pairs,
+    parts.SplitGateUp: split_gate_up,
+    SplitHeadsQkv: split_heads_qkv,
     decoder.Decoder: decoder_net,
     decoder_layer.DecoderLayer: layer_of_decoder,
     decoder_layer.SelfAttention: self_attention,
-    bert.Bert: bert_net,
+    bert_net.Bert: net_of_bert,
+    bert_net.BertLayer: bert_layer,
+    bert_net.BertAttention: bert_attention,
     bert.BertEmbeddings: bert_embeddings,
-    bert.BertLayer: bert_layer,
-    bert.BertAttention: bert_attention,
+    roberta.RobertaEmbeddings: roberta_embeddings,
 }

@@ -121,6 +121,13 @@ def unsorted_segment_sum(node: Node, x: Array, segments: Array, count: Value) ->
     return total
 
 
+def cumulated(node: Node, x: Array, axis: int, *flags: Value) -> Value:
+    """CumSum. `flags`: exclusive, reverse."""
+    if any(flags):
+        raise SetupError(f"{node.layer}: a CumSum that is exclusive or from the end is not computed")
+    return np.cumsum(x, axis)
+
+
 def arange(node: Node, start: int, stop: int, step: int, *rest: Value) -> Value:
     return np.arange(start, stop, step)
 
@@ -134,6 +141,7 @@ SHAPES: dict[str, Compute] = {
     "Arange": arange,
     "BroadcastTo": broadcast_to,
     "Concat": concat,
+    "CumSum": cumulated,
     "ExpandDims": expand_dims,
     "FillScalar": fill,
     "Gather": gather,

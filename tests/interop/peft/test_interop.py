@@ -2,15 +2,19 @@
 
 import importlib.util
 import json
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 import pytest
 
-from petrun.commands import merge
+from petrun.commands import export, merge
 from petrun.config.commands.merge import MergeSettings
 from petrun.models.factory import load_model
+from petrun.tensors import open_tensors
+from tests.deltas import make_delta
 from tests.interop.peft.interop import LIBRARIES, STORED, cases, digest_of, in_theirs, logits, make
+from tests.tiny import write_base
 
 pytestmark = pytest.mark.usefixtures("pynative")
 BY_DEFAULT = {"peft": "llama", "merged": "gpt2"}
@@ -47,3 +51,17 @@ def test_mindspore_loads_a_merged_checkpoint(tmp_path):
     missing, unused = ms.load_param_into_net(fresh.net, held, strict_load=True)
     assert not missing and not unused
     np.testing.assert_allclose(logits(fresh)[1], with_delta, atol=1e-5)
+
+
+def test_a_head_of_two_layers_is_one_module_of_peft(tmp_path):
+    """peft wraps RobertaForSequenceClassification's classifier as a whole."""
+    base = write_base(tmp_path / "base", "roberta")
+    make_delta(tmp_path / "delta.ckpt", base, "lora", task="classify", rank=2)
+    out = export.run(base=str(base), delta=str(tmp_path / "delta.ckpt"), out=str(tmp_path / "adapter"))
+    config = json.loads((Path(out) / "adapter_config.json").read_text())
+    assert (config["modules_to_save"], config["task_type"]) == (["classifier"], "SEQ_CLS")
+    heads = {
+        name.removeprefix("base_model.model.") for name in open_tensors(Path(out) / "adapter_model.safetensors").names
+    }
+    parts = [f"classifier.{layer}.{kind}" for layer in ("dense", "out_proj") for kind in ("weight", "bias")]
+    assert {name for name in heads if name.startswith("classifier")} == set(parts)

@@ -29,6 +29,13 @@ def test_masks_of_a_slice(pynative):
         result("StridedSlice", (1,), X, (0,), (1,), (1,), 0, 0, 1, 0, 0)
 
 
+def test_cumulated_sums(pynative):
+    expected = ops.CumSum()(Tensor(X), -1).asnumpy()
+    np.testing.assert_array_equal(result("CumSum", X.shape, X, -1, False, False), expected)
+    with pytest.raises(SetupError, match="exclusive or from the end"):
+        result("CumSum", X.shape, X, -1, True, False)
+
+
 def test_gathered_rows_beyond_the_table_are_zero():
     table = X[0]
     found = result("Gather", (2, 2, 4), table, np.int32([[0, 2], [3, -1]]), 0, 0)

@@ -1,0 +1,247 @@
+"""The net of Llama, which GLM shares: grouped attention with rotary positions, and a gated feed-forward part.
+
+B batch, T tokens, H hidden, N heads, N_kv key/value heads, D head width, S cache slots, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import mindspore as ms
+from mindspore import nn, ops
+
+from petrun.errors import ModelError
+from petrun.kernels import Attention, MergeHeads, RmsNorm, SiluMul, SplitHeads, WriteCache
+from petrun.kernels import Rope as Rotate
+from petrun.models.decoding import cached_mask, prompt_layout, tokens_at, zero_caches
+from petrun.models.llama_config import LlamaConfig
+from petrun.models.llama_tables import LlamaTables
+from petrun.models.parts import DTYPES, Embedding, SplitGateUp, activation, dense, named
+from petrun.models.rope import RotatePairs
+from petrun.typing import Cell, DType, Primitive, Tensor
+
+
+class LlamaAttention(nn.Cell):
+    """Grouped attention with rotary positions; Qwen3 norms each head of q and k first.
+
+    Inputs: x (B, T, H); cos, sin (B, 1, T, D); mask (B, 1, T, T) bool. Returns: (B, T, H), before the residual.
+    """
+
+    def __init__(self, c: LlamaConfig, dtype: DType, seed: int, site: str) -> None:
+        super().__init__()
+        self.q = dense(c.hidden, c.heads * c.head_dim, dtype, c.qkv_bias)
+        self.k = dense(c.hidden, c.kv_heads * c.head_dim, dtype, c.qkv_bias)
+        self.v = dense(c.hidden, c.kv_heads * c.head_dim, dtype, c.qkv_bias)
+        self.normed = c.qk_norm
+        if c.qk_norm:
+            self.q_norm = RmsNorm(c.head_dim, c.eps)
+            self.k_norm = RmsNorm(c.head_dim, c.eps)
+        self.split = SplitHeads(c.head_dim)
+        self.merge = MergeHeads(c.head_dim)
+        self.rotate = RotatePairs(c.rope) if c.rope.is_paired else Rotate()
+        self.core = Attention(c.head_dim**-0.5, c.attention_dropout, seed, f"{site}.core", c.heads)
+        self.o = dense(c.heads * c.head_dim, c.hidden, dtype, c.o_bias)
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+        """q (B, N, T, D), k and v (B, N_kv, T, D), q and k rotated."""
+        q, k, v = self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x))
+        if self.normed:
+            q = self.q_norm(q)
+            k = self.k_norm(k)
+        return self.rotate(q, cos, sin), self.rotate(k, cos, sin), v
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        return self.o(self.merge(self.core(q, k, v, mask)))
+
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+        q, k, v = self.project(x, cos, sin)
+        return self.attend(q, k, v, mask)
+
+
+class LlamaMlp(nn.Cell):
+    """down(act(gate(x)) * up(x)), (B, T, H) -> (B, T, H)."""
+
+    def __init__(self, c: LlamaConfig, dtype: DType) -> None:
+        super().__init__()
+        self.is_joined = c.gate_up
+        if c.gate_up:
+            self.gate_up = dense(c.hidden, 2 * c.wide, dtype, c.mlp_bias)
+            self.halves = SplitGateUp()
+        else:
+            self.gate = dense(c.hidden, c.wide, dtype, c.mlp_bias)
+            self.up = dense(c.hidden, c.wide, dtype, c.mlp_bias)
+        self.down = dense(c.wide, c.hidden, dtype, c.mlp_bias)
+        self.fused = c.act in ("silu", "swish")
+        self.act = SiluMul() if self.fused else activation(c.act)
+
+    def construct(self, x: Tensor) -> Tensor:
+        gate, up = self.halves(self.gate_up(x)) if self.is_joined else (self.gate(x), self.up(x))
+        if self.fused:
+            return self.down(self.act(gate, up))
+        return self.down(self.act(gate) * up)
+
+
+class LlamaLayer(nn.Cell):
+    """Pre-norm: x + attn(norm(x)), then x + mlp(norm(x)); GLM-4-0414 norms what each of both adds, too."""
+
+    splits_tokens = True
+
+    def __init__(self, c: LlamaConfig, dtype: DType, seed: int, index: int) -> None:
+        super().__init__()
+        self.window = c.windows[index]
+        self.attn_norm = RmsNorm(c.hidden, c.eps)
+        self.attn = LlamaAttention(c, dtype, seed, f"layers.{index}.attn")
+        self.mlp_norm = RmsNorm(c.hidden, c.eps)
+        self.mlp = LlamaMlp(c, dtype)
+        self.write = WriteCache()
+        self.sandwiched = c.sandwich
+        if c.sandwich:
+            self.attn_post_norm = RmsNorm(c.hidden, c.eps)
+            self.mlp_post_norm = RmsNorm(c.hidden, c.eps)
+        self.after_attn, self.after_mlp = ops.Add(), ops.Add()
+        self.flat = False
+
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
+        """The residual stream, (B, T, H), by rows of the batch; `stream`: B * T over all ranks, for which it is laid flat."""
+        self.flat = how == "stream"
+        rows = (dp * tp, 1) if self.flat else (dp, 1, 1)
+        self.after_attn.shard((rows, rows))
+        self.after_mlp.shard((rows, rows))
+
+    def plus(self, add: Primitive, x: Tensor, y: Tensor) -> Tensor:
+        if not self.flat:
+            return add(x, y)
+        shape = x.shape
+        return ops.reshape(add(ops.reshape(x, (-1, shape[-1])), ops.reshape(y, (-1, shape[-1]))), shape)
+
+    def leave(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Add the attention's result to x; then the feed-forward part."""
+        x = self.plus(self.after_attn, x, self.attn_post_norm(attended) if self.sandwiched else attended)
+        fed = self.mlp(self.mlp_norm(x))
+        return self.plus(self.after_mlp, x, self.mlp_post_norm(fed) if self.sandwiched else fed)
+
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, part: int = 0) -> Tensor:
+        return self.leave(x, self.attn(self.attn_norm(x), cos, sin, mask))
+
+    def prefill(
+        self, x: Tensor, tables: tuple[Tensor, ...], caches: tuple[Tensor, Tensor], rows: Tensor, columns: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Compute a prompt, which attends to itself. `tables`: cos, sin, mask; `caches`, `rows`, `columns`: as WriteCache. Returns x,
+        then the caches."""
+        cos, sin, mask = tables
+        q, k, v = self.attn.project(self.attn_norm(x), cos, sin)
+        k_cache, v_cache = self.write(k, v, caches[0], caches[1], rows, columns)
+        # Nothing else would ask for what was written in place.
+        q = ops.depend(q, k_cache)
+        return self.leave(x, self.attn.attend(q, k, v, mask)), k_cache, v_cache
+
+    def decode(
+        self, x: Tensor, tables: tuple[Tensor, ...], caches: tuple[Tensor, Tensor], rows: Tensor, columns: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Compute a token of every row, which attends to the caches. Inputs and returns as prefill's."""
+        cos, sin, mask = tables
+        q, k, v = self.attn.project(self.attn_norm(x), cos, sin)
+        k_cache, v_cache = self.write(k, v, caches[0], caches[1], rows, columns)
+        return self.leave(x, self.attn.attend(q, k_cache, v_cache, mask)), k_cache, v_cache
+
+
+class Llama(nn.Cell):
+    """Inputs: input_ids, segment_ids (0 = padding), position_ids, each (B, T) int32. Returns: logits (B, T, V) float32."""
+
+    def __init__(self, c: LlamaConfig, dtype: DType, seed: int) -> None:
+        super().__init__()
+        self.kv_heads, self.head_dim, self.dtype = c.kv_heads, c.head_dim, dtype
+        self.longest = c.rope.positions if c.rope.kind == "dynamic" else 0
+        self.make_tables = partial(LlamaTables, c.rope, c.windows, dtype)
+        # Set by graph.virtual_tokens where a delta has virtual tokens.
+        self.prefix_tokens, self.prompt_tokens = 0, 0
+        self.embed = Embedding(c.vocab, c.hidden, dtype)
+        self.tables = nn.CellList([self.make_tables()])
+        self.layers = nn.CellList([LlamaLayer(c, dtype, seed, i) for i in range(c.layers)])
+        self.norm = RmsNorm(c.hidden, c.eps)
+        self.head = dense(c.hidden, c.vocab, dtype, bias=False)
+        if c.tied:
+            self.head.weight = self.embed.weight
+
+    def logits(self, x: Tensor) -> Tensor:
+        return ops.cast(self.head(self.norm(x)), ms.float32)
+
+    def enter(self, input_ids: Tensor) -> Tensor:
+        """Embed the row, with the prompt before it: (B, P + T, H)."""
+        x = self.embed(input_ids)
+        if self.prompt_tokens > 0:
+            x = ops.concat((self.embed.prompt(x.shape[0], x.dtype), x), 1)
+        return x
+
+    def open_stages(self, count: int) -> list[Cell]:
+        """Have what the layers share made on each of `count` stages. Returns the cells that make it."""
+        self.tables.extend([self.make_tables() for _ in range(count - len(self.tables))])
+        return list(self.tables)
+
+    def construct(self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, part: int = 0) -> Tensor:
+        """`part`: number of the batch's part that a pipeline sees; it changes nothing, but see train.pipelined."""
+        x = self.enter(input_ids)
+        made: tuple[tuple[Tensor, ...], ...] = ()
+        for tables in self.tables:
+            made = (*made, tables(segment_ids, position_ids, self.prefix_tokens, self.prompt_tokens, part))
+        for i, layer in enumerate(self.layers):
+            cos, sin, near, full = made[i * len(self.tables) // len(self.layers)]
+            x = layer(x, cos, sin, near if layer.window > 0 else full, part)
+        return self.logits(x[:, self.prompt_tokens :] if self.prompt_tokens > 0 else x)
+
+    def check_slots(self, tokens: int) -> None:
+        """Raises ModelError where a cache cannot hold what the model computes for a row of so many tokens."""
+        tokens += self.prefix_tokens + self.prompt_tokens
+        if self.longest and tokens > self.longest:
+            raise ModelError(
+                f"rope_type = dynamic changes the keys of earlier tokens beyond max_position_embeddings = {self.longest}; "
+                f"{tokens} tokens with a cache are not supported",
+                hint="Shorten the prompt, or generate fewer tokens.",
+            )
+
+    def open_caches(self, rows: int, slots: int) -> tuple[Tensor, ...]:
+        """Return empty caches of `rows` with room for `slots` tokens each, beside the prompt's."""
+        shape = (rows, self.kv_heads, self.prompt_tokens + slots, self.head_dim)
+        return zero_caches(2 * len(self.layers), shape, self.dtype)
+
+    def writes_in_place(self) -> bool:
+        """Tell whether a step changes the caches that it is given."""
+        return bool(self.layers[0].write.in_place(self.dtype))
+
+    def prefill(
+        self, input_ids: Tensor, lengths: Tensor, rows: Tensor, caches: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """See decoding.PrefillStep."""
+        x = self.enter(input_ids)
+        segment_ids, position_ids = prompt_layout(input_ids, lengths)
+        cos, sin, near, full = self.tables[0](segment_ids, position_ids, self.prefix_tokens, self.prompt_tokens)
+        start = ops.zeros_like(rows)
+        new: tuple[Tensor, ...] = ()
+        for i, layer in enumerate(self.layers):
+            tables = (cos, sin, near if layer.window > 0 else full)
+            x, k, v = layer.prefill(x, tables, caches[2 * i : 2 * i + 2], rows, start)
+            new = (*new, k, v)
+        return (self.logits(tokens_at(x, lengths + (self.prompt_tokens - 1))), *new)
+
+    def decode(self, input_ids: Tensor, columns: Tensor, caches: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """See decoding.DecodeStep."""
+        x = self.embed(input_ids)
+        virtual = self.prefix_tokens + self.prompt_tokens
+        cos, sin = self.tables[0].rotary(ops.reshape(columns + virtual, (-1, 1)))
+        slots = caches[0].shape[2] - self.prompt_tokens
+        full = cached_mask(columns, slots, 0, virtual)
+        near = cached_mask(columns, slots, self.tables[0].window, virtual)
+        rows, columns = ops.arange(columns.shape[0], dtype=ms.int32), columns + self.prompt_tokens
+        new: tuple[Tensor, ...] = ()
+        for i, layer in enumerate(self.layers):
+            tables = (cos, sin, near if layer.window > 0 else full)
+            x, k, v = layer.decode(x, tables, caches[2 * i : 2 * i + 2], rows, columns)
+            new = (*new, k, v)
+        return (self.logits(x[:, 0]), *new)
+
+
+def build(
+    config: LlamaConfig, *, compute_dtype: str = "float32", dropout_seed: int = 0, num_labels: int | None = None
+) -> nn.Cell:
+    """Build the net, its parameters zeros named by their paths. See Family.build."""
+    return named(Llama(config, DTYPES[compute_dtype], dropout_seed))
