@@ -39,5 +39,5 @@ COMMAND = Command(
     name="resume",
     settings=ResumeSettings,
     run=resume,
-    options=("run_folder", "verify", "allow", *SAVING, "compile_cache", "sets", *LAUNCH_FIELDS),
+    options=("run_folder", "verify", "allow", *SAVING, "compile_cache", "memory_check", "sets", *LAUNCH_FIELDS),
 )

@@ -41,7 +41,7 @@ COMMAND = Command(
         "data.eval_path", "data.eval_split", "data.on_bad_row", "data.task", "data.template", "data.seq_len", "data.pack", "data.shuffle",
         "train.epochs", "train.steps", "train.batch_size", "train.accumulate", "optim.lr", "optim.schedule", "optim.warmup",
         "optim.weight_decay", "optim.clip", "parallel", "parallel.card_memory", "parallel.recompute", "parallel.offload",
-        *LAUNCH_FIELDS, "out.dir", "out.format", "train.seed", "resume", "allow", *SAVING, "device", "compile_cache", "sets",
-        "dry_run", "preflight",
+        *LAUNCH_FIELDS, "out.dir", "out.format", "train.seed", "resume", "allow", *SAVING, "device", "compile_cache",
+        "memory_check", "sets", "dry_run", "preflight",
     ),
 )  # fmt: skip

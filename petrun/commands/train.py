@@ -29,6 +29,7 @@ from petrun.training.recorder import RunRecorder
 from petrun.training.run_folder import RunFolder
 from petrun.training.run_lock import RunLock
 from petrun.training.run_steps import run_steps
+from petrun.training.setup.memory_check import check_memory
 from petrun.training.setup.rank_batches import first_batch_inputs
 from petrun.training.setup.ranks import join_ranks, require_connected
 from petrun.training.setup.resolve import resolve
@@ -68,11 +69,11 @@ def run(settings: TrainSettings) -> None:
             algo = algo_to_train(given, start)
             out, resumes = run_folder.choose_for_ranks(config.out, algo, world, lock, longer=longer)
         with world.fail_together():
-            resolved = resolve(given, start, device, world.size, out)
+            memory = check_memory(resolved := resolve(given, start, device, world.size, out), world.host_size)
         found = resuming.find_newest_state(out, world) if out is not None and resumes else None
         if resolved.layout.split:
             context.split_operators(resolved.layout, world.rank)
-        scored = not settings.dry_run and (found is None or found.state is None)
+        scored = out is not None and (found is None or found.state is None)
         setup = build_training(resolved, scored=scored, world=world)
         require_consistent_ranks(resolved, setup.assembled.loaded, world, setup.trainable)
         if out is not None:
@@ -81,9 +82,9 @@ def run(settings: TrainSettings) -> None:
                 require_shared(out, world)
             elif out.path != chosen.path:
                 setup = replace(setup, resolved=resolved.renumbered(out))
-        console.print(plan_text.plan(setup))
+        console.print(plan_text.plan(setup, memory))
         if out is None:
-            console.print(plan_text.first_rows(setup.resolved.sources))
+            console.print(plan_text.dry_run(setup.resolved))
         else:
             _fill(out, setup, found, world, began, allow)
 

@@ -322,6 +322,9 @@ class RunConfig(Section):
         "--no-compile-cache",
         RUN,
     )
+    memory_check: bool = setting(
+        True, "Start the run also where the memory plan says that it cannot fit.", "--no-memory-check", RUN
+    )
     init_delta: str | None = setting(
         None,
         "Start from this delta (petrun file, run folder or peft folder): its method, settings, targets and heads hold.",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from math import prod
 
 from petrun.config.schema import RunConfig
-from petrun.console import table
+from petrun.console import bytes_text, table
 from petrun.inference.assembly import base_path
 from petrun.parallel.layout import Layout
 from petrun.rehearsal.rank_result import HeldParameter, RankResult
@@ -59,14 +59,6 @@ def shard_lines(parameters: Sequence[HeldParameter]) -> list[str]:
 
 def shape_text(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape)) or "()"
-
-
-def bytes_text(count: int) -> str:
-    """Return bytes in the largest unit that leaves a number above 1."""
-    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= factor:
-            return f"{count / factor:,.1f} {unit}"
-    return f"{count} bytes"
 
 
 def weight_bytes(parameters: Sequence[HeldParameter]) -> int:

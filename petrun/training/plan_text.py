@@ -5,9 +5,11 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 from petrun import kernels
 from petrun.assets import task_file
+from petrun.checkpoint.run_files import RESULTS, RUN_YAML
 from petrun.config.schema import RunConfig
 from petrun.console import table
 from petrun.data.batches.buckets import Batching
@@ -21,7 +23,8 @@ from petrun.parallel.layout import Layout
 from petrun.tensors.known_names import DELTA_PREFIX
 from petrun.train.loop import Plan
 from petrun.train.schedules import Schedule
-from petrun.training.run_folder import RunFolder
+from petrun.training.run_folder import STATES, RunFolder
+from petrun.training.setup.resolve import ResolvedRun
 from petrun.training.setup.sources import Sources
 from petrun.training.setup.training_setup import TrainingSetup
 
@@ -33,8 +36,9 @@ def figures(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {spell(value)}" for name, value in values.items())
 
 
-def plan(setup: TrainingSetup) -> str:
-    """Return the plan as text: model, delta, data, batch arithmetic, and the origin of every value that is not a default."""
+def plan(setup: TrainingSetup, memory: str) -> str:
+    """Return the plan as text: model, delta, data, batch arithmetic, `memory` of a rank, and the origin of every value that is not a
+    default."""
     config, sources = setup.config, setup.resolved.sources
     rows = [
         ("model", _model_line(setup)),
@@ -55,6 +59,7 @@ def plan(setup: TrainingSetup) -> str:
         ("shapes", _shapes_line(config, setup.resolved.batching, setup.resolved.layout)),
         ("steps", _steps_line(config, setup.resolved.plan, setup.resolved.layout)),
         ("rate", rate_line(setup.resolved.schedule, config)),
+        ("memory", memory),
         ("kernels", kernels.status().reason),
         ("set by", origins_line(setup.resolved.origins)),
     ]
@@ -154,11 +159,17 @@ def rate_line(schedule: Schedule, config: RunConfig) -> str:
     )
 
 
-def first_rows(sources: Sources) -> str:
-    """Return the first rows with their loss mask, for --dry-run."""
+def dry_run(resolved: ResolvedRun) -> str:
+    """Return what --dry-run prints below the plan: the first rows with their loss mask, and the files that a run would write."""
     from petrun.data.examples.preview import preview
 
-    return preview(sources.train, sources.tokenizer, _PREVIEW_ROWS, colour=sys.stdout.isatty())
+    config, sources = resolved.config, resolved.sources
+    rows = preview(sources.train, sources.tokenizer, _PREVIEW_ROWS, colour=sys.stdout.isatty())
+    place = config.out.dir or f"runs/{config.algo}-N"
+    out = RunFolder(path=Path(place), algo=config.algo, format=config.out.format, sharded=resolved.layout.split)
+    files = [RUN_YAML, out.log.name, out.delta.name, RESULTS, f"{STATES}/"]
+    files += [out.best.name] if sources.evaluation is not None else []
+    return f"{rows}\nnothing was written. A run writes into {place}: {', '.join(files)}"
 
 
 def ending(out: RunFolder, config: RunConfig, sources: Sources, seconds: float) -> str:

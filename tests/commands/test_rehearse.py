@@ -4,12 +4,13 @@ import json
 
 import pytest
 
+from petrun.console import bytes_text
 from petrun.errors import SetupError
 from petrun.parallel.layout import Layout
 from petrun.rehearsal import compile_ranks, shapes
 from petrun.rehearsal.job import read_settings
 from petrun.rehearsal.processes import RankExit
-from petrun.rehearsal.report import bytes_text, shard_lines
+from petrun.rehearsal.report import shard_lines
 from petrun.training.setup import resolve_layout
 from tests.tiny import CONFIGS, ORDERS, REVIEWS, write_base, write_rows
 

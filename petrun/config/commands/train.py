@@ -46,7 +46,10 @@ class TrainSettings(RunKeys, LaunchOptions):
     )
     allow: tuple[str, ...] = _allow()
     dry_run: bool = option(
-        "--dry-run", "Print the plan and the first rows with their loss mask, then stop.", RUN, default=False
+        "--dry-run",
+        "Print the plan with the memory of a rank, the first rows with their loss mask, and the files of a run, then stop.",
+        RUN,
+        default=False,
     )
     preflight: bool = option(
         "--preflight",

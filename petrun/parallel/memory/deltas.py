@@ -41,10 +41,11 @@ def ia3_dense(r: Recorder, cell: Cell, x: Value) -> Value:
 
 
 def _scaled(r: Recorder, x: Value, parameter: Any) -> Value:
+    """kernels.ScaleColumns, in float32."""
     wide, scale = r.cast(x, 4), r.parameter(parameter)
-    r.broadcasts(x.shape, times=2 if x.needs_gradient else 1)
-    # The gradient of the scale is a sum over rows of a product as large as x.
-    return r.cast(r.record([wide, scale], x.shape, 4, keeps=[wide], work=(0, wide.bytes)), x.item_bytes)
+    # Of primitives the gradient of the scale is a sum over rows of a product as large as x; the C++ operator needs none.
+    work = 0 if r.fused(wide) else wide.bytes
+    return r.cast(r.record([wide, scale], x.shape, 4, keeps=[wide], work=(0, work)), x.item_bytes)
 
 
 def adapter_layer(r: Recorder, cell: Cell, x: Value) -> Value:

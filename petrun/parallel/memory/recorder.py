@@ -54,7 +54,8 @@ class Recorder:
         self.values: dict[tuple[int, bool], Value] = {}
         self.gathers: dict[Value, Value] = {}
         paths = list(net.cells_and_names())
-        uneven = {cell.weight.shape[0] for path, cell in paths if role_of(path, sites) == "vocabulary"}
+        tables = [cell for path, cell in paths if role_of(path, sites) == "vocabulary"]
+        uneven = {cell.weight.shape[0] for cell in tables if hasattr(cell, "weight")}
         whole = any(rows % self.layout.tp for rows in uneven)
         for path, cell in paths:
             role = role_of(path, sites)

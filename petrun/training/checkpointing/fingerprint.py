@@ -35,6 +35,7 @@ _FREE = (
     "model.base_strategy",
     "delta_strategy",
     "compile_cache",
+    "memory_check",
 )
 """Settings that do not change what is computed, or only by the content that is compared as well."""
 Fingerprint = Mapping[str, Any]

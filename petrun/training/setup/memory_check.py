@@ -1,0 +1,113 @@
+"""Refuses a run that cannot fit into memory, and names settings with which it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from petrun.cluster.processes.memory import available_bytes
+from petrun.console import bytes_text
+from petrun.errors import ConfigError
+from petrun.parallel.layout import Layout
+from petrun.parallel.memory.plan import PARTS, MemoryPlan
+from petrun.parallel.validate import divisors, layouts
+from petrun.training.setup.memory_plan import RunMemory, UnknownMemoryError, memory_of_run
+from petrun.training.setup.resolve import ResolvedRun
+from petrun.training.setup.resolve_layout import sizes_of
+
+ERROR = 0.1
+"""The share by which the plan may be too high: less than what is there by so much is not refused."""
+LARGEST_CARD = 64 * 2**30
+"""Of the Ascend 910B's two sizes. A run that fits on neither is refused, as no run asks a card for its size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitting:
+    """Settings with which a run fits, as the user types them, and what it needs then."""
+
+    flags: str
+    bytes: int
+
+
+def plan_text(plan: MemoryPlan) -> str:
+    """Return `1.2 GiB in the backward pass: weights 0.3 GiB + ...`."""
+    parts = [f"{part} {bytes_text(getattr(plan, part))}" for part in PARTS if getattr(plan, part) >= plan.total / 1000]
+    return f"{bytes_text(plan.total)} in {plan.moment}: {' + '.join(parts)}"
+
+
+def check_memory(resolved: ResolvedRun, ranks_here: int) -> str:
+    """Return what the run needs on each rank, or why that is not known.
+
+    Raises ConfigError, unless the user says not to, where it is more than there is; on the CPU `ranks_here` share the machine's memory.
+    """
+    try:
+        memory = memory_of_run(resolved)
+        plan = memory.plan()
+    except UnknownMemoryError as error:
+        return f"not planned: {error}"
+    available = _available(resolved, ranks_here)
+    if available is None or not resolved.config.memory_check or not too_much(plan, available):
+        return plan_text(plan)
+    found = next(fitting(resolved, memory, available), None)
+    way_out = (
+        f"Give {found.flags}: {bytes_text(found.bytes)}"
+        if found
+        else "No batch, recompute or layout fits: train less of it"
+    )
+    raise ConfigError(
+        f"the run needs about {plan_text(plan)}; on each rank there are {bytes_text(available)}",
+        hint=f"{way_out}. --no-memory-check starts it all the same.",
+    )
+
+
+def too_much(plan: MemoryPlan, available: int) -> bool:
+    """Return whether a plan cannot fit, even if it is too high by the largest error."""
+    return plan.total * (1 - ERROR) > available
+
+
+def _available(resolved: ResolvedRun, ranks_here: int) -> int | None:
+    if resolved.device.target == "ascend":
+        return LARGEST_CARD
+    found = available_bytes()
+    return None if found is None else found // ranks_here
+
+
+def fitting(resolved: ResolvedRun, memory: RunMemory, available: int) -> Iterator[Fitting]:
+    """Yield the settings that fit, in this order: a smaller micro-batch with as many more to a step; what is computed again; the
+    optimizer's state, then the weights, split; more tensor or pipeline parallel ranks; at last a micro-batch of one row and all layers
+    computed again."""
+    for flags, changes in _candidates(resolved):
+        plan = memory.plan(**changes)
+        if plan.total <= available:
+            yield Fitting(flags=flags, bytes=plan.total)
+
+
+def _candidates(resolved: ResolvedRun) -> Iterator[tuple[str, dict[str, Any]]]:
+    config, layout = resolved.config, resolved.layout
+    rows, accumulate = config.train.batch_size, config.train.accumulate
+    smaller = [count for count in reversed(divisors(rows)) if count < rows] if layout.pp == 1 else []
+
+    def batch(count: int) -> str:
+        return f"--batch-size {count} --accumulate {accumulate * rows // count}"
+
+    for count in smaller:
+        yield batch(count), {"rows": count, "accumulate": True}
+    if resolved.device.target != "ascend":
+        return
+    for how in ("select", "full"):
+        yield f"--recompute {how}", {"recompute": how}
+    for other in _layouts(resolved):
+        yield f"--parallel {other}", {"layout": other}
+    if smaller:
+        yield f"{batch(1)} --recompute full", {"rows": 1, "accumulate": True, "recompute": "full"}
+
+
+def _layouts(resolved: ResolvedRun) -> Iterator[Layout]:
+    """Yield other layouts of as many ranks, those that change the least first."""
+    config, layout = resolved.config, resolved.layout
+    if layout.dp > 1:
+        yield from (replace(layout, zero=zero) for zero in (1, 3) if zero > layout.zero)
+    tokens = max(resolved.batching.buckets, default=0)
+    found = layouts(layout.world, sizes_of(config), config.train.batch_size, tokens)
+    yield from (other for other in found if other.tp * other.pp > layout.tp * layout.pp)
