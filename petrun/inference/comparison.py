@@ -179,7 +179,7 @@ def _generate(
         answer = ReferencedAnswer(
             prompt=tuple(example.input_ids.tolist()),
             text=decode_answer(generation.tokens, tokenizer, end_of_turn),
-            reference=example.reference or "",
+            reference=example.require_reference(),
             other_references=example.other_references,
         )
         answers[index].append(answer)

@@ -69,7 +69,7 @@ class Evaluator:
                 ReferencedAnswer(
                     prompt=tuple(self.prompts[i].input_ids.tolist()),
                     text=text,
-                    reference=self.prompts[i].reference or "",
+                    reference=self.prompts[i].require_reference(),
                     other_references=self.prompts[i].other_references,
                 )
                 for i, text in enumerate(self.texts)

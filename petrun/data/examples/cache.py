@@ -28,6 +28,8 @@ from petrun.typing import JsonObject
 # The last four: an intact archive that holds something else.
 _DAMAGE = (*DAMAGED_NPZ, struct.error, ValueError, TypeError, KeyError, AttributeError)
 _LARGEST_BYTES = 4 * 2**30
+_LAYOUT = 2
+"""Raised whenever a file holds the same rows in another way. The key stays, because runs to be resumed compare it."""
 _STORED = (
     "task", "kind", "labels", "num_labels", "files", "columns", "unused_columns", "unused_keys", "formats", "digest",
     "notes", "skipped", "other_references", "unknown_texts",
@@ -43,6 +45,8 @@ def load_cached(folder: Path | None, key: str) -> ExampleSet | None:
     try:
         arrays = map_npz(folder / f"{key}.npz")
         meta = json.loads(arrays.pop("meta").tobytes())
+        if meta["layout"] != _LAYOUT:
+            return None
         examples = _rebuild(meta, arrays)
     except _DAMAGE:
         return None
@@ -92,6 +96,7 @@ def store_cached(folder: Path | None, key: str, examples: ExampleSet) -> None:
     if folder is None:
         return
     meta = {_STORED_NAMES.get(name, name): getattr(examples, name) for name in _STORED}
+    meta["layout"] = _LAYOUT
     meta["stats"] = asdict(examples.stats)
     meta["template"] = asdict(examples.template) if examples.template else None
     arrays = {f"flat/{name}": array for name, array in examples.flat.items()} | {

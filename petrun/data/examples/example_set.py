@@ -77,6 +77,16 @@ class Example:
     other_references: tuple[str, ...] = ()
     """Further correct texts beside `reference`."""
 
+    def require_reference(self) -> str:
+        """Return the text that an answer is compared with. Raises DataError where the row has none: its score would be 0, whatever is
+        answered."""
+        if self.reference is None:
+            raise DataError(
+                f"row {self.row} has no completion, which its answer should be compared with",
+                hint="Metrics of generated text need rows with prompt and completion.",
+            )
+        return self.reference
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleSet:

@@ -1,5 +1,6 @@
 """Tokenised rows on disk, keyed by content."""
 
+import json
 import os
 import zipfile
 
@@ -8,6 +9,7 @@ import pytest
 
 from petrun.data import load
 from petrun.data.examples import cache
+from petrun.data.examples.mapped_npz import write_npz
 from tests.data.loading import read_examples
 
 ROWS = [{"prompt": "the dog", "completion": " yes"}, {"prompt": "Why?", "completion": "Because it is. ☃"}]
@@ -121,6 +123,37 @@ def test_a_damaged_entry_is_made_again(write, bpe, tmp_path, built, damage):
     assert len(built) == 2
     same(read(path, bpe, folder), first)
     assert len(built) == 2
+
+
+def test_an_entry_of_an_earlier_layout_is_made_again(write, bpe, tmp_path, built):
+    """It is intact and has the key, and what it lacks would be missing in the rows."""
+    path, folder = write("a.jsonl", ROWS), tmp_path / "cache"
+    first = read(path, bpe, folder)
+    [entry] = folder.iterdir()
+    with np.load(entry) as stored:
+        arrays = {name: array for name, array in stored.items() if not name.startswith("texts/")}
+    meta = json.loads(arrays.pop("meta").tobytes())
+    del meta["layout"]
+    with open(entry, "wb") as file:
+        write_npz(file, {"meta": np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays})
+    same(read(path, bpe, folder), first)
+    assert len(built) == 2
+
+
+def test_the_layout_has_a_number_of_its_own(write, bpe, tmp_path):
+    """Whoever changes what an entry holds raises the number, and this test with it."""
+    folder = tmp_path / "cache"
+    read(write("a.jsonl", ROWS), bpe, folder)
+    [entry] = folder.iterdir()
+    with np.load(entry) as stored:
+        names = {name.partition("/")[0] for name in stored}
+        meta = json.loads(stored["meta"].tobytes())
+    assert meta["layout"] == 2
+    assert names == {"meta", "offsets", "flat", "per_row", "texts"}
+    assert sorted(meta) == [
+        "columns", "digest", "files", "formats", "kind", "labels", "layout", "notes", "num_labels", "other_references", "skipped", "stats",
+        "task", "template", "unknown", "unread", "unread_keys",
+    ]  # fmt: skip
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing(write, bpe, tmp_path, monkeypatch):
