@@ -32,7 +32,7 @@ class Parting:
 def partings(steps: Sequence[ComputedStep], tolerance: float) -> list[Parting]:
     """Return all that differs, step by step: layers in the net's order, each with its largest difference, before loss and norm.
 
-    After the first step that differs nothing more is told: all later ones start from other values.
+    After the first step that differs nothing more is told: all later ones have other moments.
     """
     for number, step in enumerate(steps):
         found = [

@@ -23,8 +23,7 @@ class Precision:
     tolerance: float
     """Largest relative difference."""
     half: bool = False
-    """Root mean squares are compared, of rounding that is random, instead of the largest elements; and each step begins with the values
-    of one rank: Adam turns rounding of a gradient near 0 into a step of full size, which the steps after would add up."""
+    """Root mean squares are compared, of rounding that is random, instead of the largest elements."""
 
 
 PRECISIONS = {
@@ -62,18 +61,20 @@ class ComputedStep:
 def compute_steps(
     ranks: Sequence[CompiledRank], layout: Layout, run: OneRankRun, dtype: str = "float32"
 ) -> list[ComputedStep]:
-    """Execute all steps of the run on all ranks. Raises SetupError for what cannot be computed, and for ranks that wait for ever."""
+    """Execute all steps of the run on all ranks, each step from the values that one rank had before it.
+
+    Adam turns rounding of a gradient near 0 into a step of full size, so that two orders of the same sum would part after some steps.
+    Raises SetupError for what cannot be computed, and for ranks that wait for ever.
+    """
     held = {rank.rank: variables_of(rank, layout, run) for rank in ranks}
-    known: Known = {}
     found = []
     for number in range(len(run.loss)):
-        if number and PRECISIONS[dtype].half:
-            known.clear()
+        if number:
             for rank in ranks:
                 set_values(rank, layout, run.after[number - 1], held[rank.rank])
         before = {rank: {name: v.value for name, v in own.items()} for rank, own in held.items()}
         losses, norms = _execute(ranks, layout, run, held, number)
-        gradients, values = _differences(ranks, layout, run, number, (before, held, known), PRECISIONS[dtype])
+        gradients, values = _differences(ranks, layout, run, number, (before, held), PRECISIONS[dtype])
         found.append(
             ComputedStep(
                 loss=_farthest(losses, run.loss[number]),
@@ -87,9 +88,6 @@ def compute_steps(
     return found
 
 
-Known = dict[tuple[int, str], Array]
-"""(rank, parameter) -> where every gradient so far agrees, relative to itself. Elsewhere (the bias of the keys in attention) it is little
-but rounding, which Adam turns into a step of full size, so that any two orders of the same sum update such a value differently."""
 Values = Mapping[int, Mapping[str, Array]]
 Held = Mapping[int, Mapping[str, Variable]]
 
@@ -99,11 +97,15 @@ def _differences(
     layout: Layout,
     run: OneRankRun,
     number: int,
-    state: tuple[Values, Held, Known],
+    state: tuple[Values, Held],
     precision: Precision,
 ) -> tuple[list[Difference], list[Difference]]:
-    """Return the differences of (gradients, updated values) of each parameter. `state`: before the step, after it, and what is known."""
-    before, held, known = state
+    """Return the differences of (gradients, updated values) of each parameter. `state`: before the step, and after it.
+
+    Values are compared where the gradient agrees relative to itself. Elsewhere (the bias of the keys in attention) it is little but
+    rounding, and so is the step that Adam makes of it.
+    """
+    before, held = state
     size = _root_mean_square if precision.half else _largest
     floor = _SMALL * max(size(run.gradient(name, number)) for name in run.trained)
     gradients, values = [], []
@@ -116,7 +118,6 @@ def _differences(
             error = gradient_of(before[rank.rank][m], own[m].value, run.beta1) - expected
             own_gradients.append(_difference(name, rank, size(error), max(size(gradient), floor)))
             agrees = np.abs(error) <= precision.tolerance * np.abs(expected)
-            agrees = known[rank.rank, name] = agrees & known.get((rank.rank, name), True)
             error = (own[name].value - cut(rank, layout, name, after)) * agrees
             own_values.append(_difference(name, rank, size(error), size(after)))
         gradients.append(max(own_gradients, key=lambda difference: difference.size))
