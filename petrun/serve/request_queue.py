@@ -215,9 +215,8 @@ class _Running:
         try:
             chunks = self._engine.step()
         except _COMPUTE_ERRORS as error:
-            failed = list(self.requests.values())
+            self._tell(list(self.requests.values()), error)
             self.end(_NOT_COMPUTED)
-            self._tell(failed, error)
             return
         for chunk in chunks:
             pending = self.requests[chunk.number]
@@ -236,8 +235,9 @@ class _Running:
         self.requests.clear()
 
     def _fail(self, pending: PendingRequest, error: BaseException) -> None:
-        pending.put(_NOT_COMPUTED)
+        # First the log: who reads the answer may look there.
         self._tell([pending], error)
+        pending.put(_NOT_COMPUTED)
 
     def _tell(self, failed: Sequence[PendingRequest], error: BaseException) -> None:
         message = error.message if isinstance(error, PetrunError) else f"{type(error).__name__}: {error}"

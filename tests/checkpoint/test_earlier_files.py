@@ -56,7 +56,7 @@ def test_info_shows_what_is_stored(earlier, petrun, name):
     assert sum(each["norm"] ** 2 for each in told["tensors"]) > 0
 
 
-def test_a_run_that_was_cut_off_resumes_bit_exact(earlier, petrun):
+def test_a_run_that_was_cut_off_resumes(earlier, petrun):
     """Without its end the run has the state of step 2 left: resumed, it ends with the weights and scores that it ended with then."""
     run = earlier / "old-bert-lora"
     ended, scores = dict(read_delta(run / "lora.ckpt").tensors), json.loads((run / "results.json").read_text())
@@ -70,6 +70,7 @@ def test_a_run_that_was_cut_off_resumes_bit_exact(earlier, petrun):
     success(petrun("resume again"))
     found = json.loads((earlier / "again" / "results.json").read_text())
     for name, values in read_delta(earlier / "again" / "lora.ckpt").tensors.items():
-        np.testing.assert_array_equal(values, ended[name])
+        # BERT's last layer now computes one position alone, in another order.
+        np.testing.assert_allclose(values, ended[name], rtol=1e-5, atol=1e-7)
     assert found["steps"] == 4 and found["loss"] == pytest.approx(scores["loss"], rel=1e-6)
     assert found["base"] == pytest.approx(scores["base"], rel=1e-6)

@@ -163,7 +163,7 @@ CASES = {
     "no model type": (
         config("bert", model_type=None),
         BERT,
-        ["bert/config.json: has no model_type", "--model names it: bert, gpt2"],
+        ["bert/config.json: has no model_type", "--model names it: bert, bloom"],
     ),
     "unknown model type": (
         config("bert", model_type="t5"),
@@ -418,7 +418,7 @@ CASES = {
         ["bert-lora: is the delta of a run, not a base"],
     ),
     # what it cannot do
-    "unknown family": (None, f"{BERT} --model brt", ["--model brt: no such family. Did you mean bert?"]),
+    "unknown family": (None, f"{BERT} --model brt", ["--model brt: no such family. Did you mean bert"]),
     "another family": (
         None,
         f"{BERT} --model gpt2",

@@ -126,7 +126,8 @@ def check(bases, tmp_path, label, family):
     started = output(loaded, inputs)
     assert started.shape == before.shape
     if method.identity:
-        np.testing.assert_array_equal(started, before)
+        # Few rows of a linear layer without a delta are computed by an operator of their own, which adds in another order.
+        np.testing.assert_allclose(started, before, rtol=1e-5, atol=5e-6)
     trainable = freeze_all_but(loaded.net, owned, method.fixed)
     assert {p.name for p in trainable.parameters} == {n for n in owned if n.rpartition(".")[2] not in method.fixed}
     optimizer = AdamW(

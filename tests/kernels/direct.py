@@ -73,6 +73,12 @@ def examples():
         "split_qkv": ([some(b, t, 3 * n * d)], [q.shape] * 3),
         "merge_qkv": ([q, dout, q], [(b, t, 3 * n * d)]),
         "merge_heads": ([q], [(b, t, n * d)]),
+        "dense_rows": ([x[:19], some(33, hidden)], [(19, 33)]),
+        "dense_rows_bias": ([x[:19], some(33, hidden), some(33)], [(19, 33)]),
+        "row_adapters": (
+            [some(4, 70, hidden), some(4, 70, d), some(3, 8, d), some(3, hidden, 8), np.array([0, 2, 1, 2], np.int32)],
+            [(4, 70, hidden)],
+        ),
         "dropout": ([x, *drop], [x.shape]),
         "layer_norm": ([x, weight, bias, eps], [x.shape]),
         "layer_norm_grad": ([x, weight, dy, eps], [x.shape]),

@@ -7,7 +7,7 @@ from petrun.errors import ConfigError
 from petrun.models.factory import load_model, outline_model
 from petrun.parallel.layout import Layout
 from petrun.rehearsal.shrink import is_shrunk, parse_shrink, shrunk_config, write_random_weights, write_shrunk
-from tests.tiny import CONFIGS
+from tests.tiny import CLASSIFIERS, CONFIGS
 
 LLAMA = {
     "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
@@ -55,10 +55,10 @@ def test_sizes_that_do_not_fit_are_refused(text, layout, words):
 @pytest.mark.parametrize("family", CONFIGS)
 def test_its_weights_are_drawn_and_load_as_a_base(tmp_path, family):
     heads = CONFIGS[family].get("num_attention_heads", CONFIGS[family].get("n_head"))
-    write_shrunk(tmp_path / "base", shrunk_config(CONFIGS[family], 1, 2 * heads, Layout(tp=2)))
+    write_shrunk(tmp_path / "base", shrunk_config(CONFIGS[family], 1, 4 * heads, Layout(tp=2)))
     assert is_shrunk(tmp_path / "base") and not is_shrunk(tmp_path)
     for _ in range(2):
         write_random_weights(tmp_path / "base", outline_model(tmp_path / "base", num_labels=2), 0)
-        loaded = load_model(tmp_path / "base", num_labels=2 if family == "bert" else None)
+        loaded = load_model(tmp_path / "base", num_labels=2 if family in CLASSIFIERS else None)
         values = {p.name: p.asnumpy() for p in loaded.net.get_parameters()}
     assert all(np.isfinite(value).all() and value.std() > 0 for name, value in values.items() if "bias" not in name)
