@@ -7,15 +7,15 @@ keys and values come out of one matrix, head by head.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from petrun.graph.sites import Sites
 from petrun.kernels import Attention, LayerNorm, SplitHeadsQkv
 from petrun.models.base import Family, FamilyConfig, StoredName
-from petrun.models.decoder import SPLITS, Decoder, DecoderSizes
+from petrun.models.decoder import Decoder, DecoderSizes, decoder_sites
 from petrun.models.decoder_layer import DecoderLayer, LayerSizes, SelfAttention
 from petrun.models.fields import Fields
-from petrun.models.parts import DTYPES, cell_paths, named, tied_head
+from petrun.models.parts import DTYPES, named, tied_head
 from petrun.typing import Cell, DType, JsonObject
 
 
@@ -127,24 +127,7 @@ def names(config: BloomConfig) -> dict[str, StoredName]:
 
 def sites(config: BloomConfig) -> Sites:
     """Describe where deltas attach, and how the cells are sharded."""
-    return Sites(
-        linears={ours.rpartition(".")[2]: f"layers.*.{ours}" for ours in _LINEARS},
-        default_roles=("qkv",),
-        tables=("embed",),
-        embedding="embed",
-        head="head",
-        cores="layers.*.attn.core",
-        mask_positions=True,
-        sublayers=("layers.*.attn.o", "layers.*.mlp.down"),
-        blocks="layers.*",
-        splits=SPLITS,
-        hf_paths={**cell_paths(names(config)), "head": "lm_head"},
-        hidden=config.hidden,
-        heads=config.heads,
-        kv_heads=config.heads,
-        head_dim=config.hidden // config.heads,
-        layers=config.layers,
-    )
+    return replace(decoder_sites(config, names(config), _LINEARS, ("qkv",)), mask_positions=True)
 
 
 FAMILY = Family(

@@ -5,16 +5,18 @@ B batch, T tokens, E embedding width, H hidden, S cache slots, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import mindspore as ms
 from mindspore import nn, ops
 
 from petrun.errors import ModelError
+from petrun.graph.sites import Sites
+from petrun.models.base import FamilyConfig, StoredName
 from petrun.models.decoder_layer import DecoderLayer
 from petrun.models.decoding import CausalMask, cached_mask, prompt_layout, tokens_at, virtual_positions, zero_caches
-from petrun.models.parts import Embedding, dense
+from petrun.models.parts import Embedding, cell_paths, dense
 from petrun.typing import Cell, DType, Tensor
 
 
@@ -199,3 +201,32 @@ SPLITS = {
     "head": "column",
 }
 """How a decoder's cells are sharded over ranks: see Sites.splits."""
+
+
+def decoder_sites(
+    config: FamilyConfig, names: Mapping[str, StoredName], linears: Iterable[str], default_roles: tuple[str, ...]
+) -> Sites:
+    """Describe where deltas attach to a decoder, and how its cells are sharded.
+
+    `names`: of all its parameters; `linears`: paths in a layer of those that a delta may be for; `default_roles`: their last parts, of
+    those that it is for where nothing is said.
+    """
+    tables = tuple(table for table in ("embed", "positions") if f"{table}.weight" in names)
+    return Sites(
+        linears={ours.rpartition(".")[2]: f"layers.*.{ours}" for ours in linears},
+        default_roles=default_roles,
+        tables=tables,
+        embedding="embed",
+        head="head",
+        cores="layers.*.attn.core",
+        positions="positions" if "positions" in tables else "",
+        sublayers=("layers.*.attn.o", "layers.*.mlp.down"),
+        blocks="layers.*",
+        splits=SPLITS,
+        hf_paths={**cell_paths(names), "head": "lm_head"},
+        hidden=config.hidden,
+        heads=config.heads,
+        kv_heads=config.heads,
+        head_dim=config.hidden // config.heads,
+        layers=config.layers,
+    )

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from petrun.graph.sites import Sites
 from petrun.kernels import Attention, Dropout, LayerNorm, SplitQkv
 from petrun.models.base import Family, FamilyConfig, StoredName
-from petrun.models.decoder import SPLITS, Decoder, DecoderSizes
+from petrun.models.decoder import Decoder, DecoderSizes, decoder_sites
 from petrun.models.decoder_layer import DecoderLayer, LayerSizes, SelfAttention
 from petrun.models.fields import Fields
-from petrun.models.parts import ACTIVATIONS, DTYPES, cell_paths, named, tied_head
+from petrun.models.parts import ACTIVATIONS, DTYPES, named, tied_head
 from petrun.typing import Cell, DType, JsonObject
 
 
@@ -121,24 +121,7 @@ def names(config: Gpt2Config) -> dict[str, StoredName]:
 
 def sites(config: Gpt2Config) -> Sites:
     """Describe where deltas attach, and how the cells are sharded."""
-    return Sites(
-        linears={ours.rpartition(".")[2]: f"layers.*.{ours}" for ours in _CONV1D},
-        default_roles=("qkv",),
-        tables=("embed", "positions"),
-        embedding="embed",
-        head="head",
-        cores="layers.*.attn.core",
-        positions="positions",
-        sublayers=("layers.*.attn.o", "layers.*.mlp.down"),
-        blocks="layers.*",
-        splits=SPLITS,
-        hf_paths={**cell_paths(names(config)), "head": "lm_head"},
-        hidden=config.hidden,
-        heads=config.heads,
-        kv_heads=config.heads,
-        head_dim=config.hidden // config.heads,
-        layers=config.layers,
-    )
+    return decoder_sites(config, names(config), _CONV1D, ("qkv",))
 
 
 FAMILY = Family(

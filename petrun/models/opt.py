@@ -5,15 +5,15 @@ Source: Zhang et al., arXiv:2205.01068; layout and names of transformers' OPTFor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from petrun.graph.sites import Sites
 from petrun.kernels import Attention, LayerNorm
 from petrun.models.base import Family, FamilyConfig, StoredName
-from petrun.models.decoder import SPLITS, Decoder, DecoderSizes
+from petrun.models.decoder import Decoder, DecoderSizes, decoder_sites
 from petrun.models.decoder_layer import DecoderLayer, LayerSizes, SelfAttention
 from petrun.models.fields import Fields
-from petrun.models.parts import ACTIVATIONS, DTYPES, cell_paths, named, tied_head
+from petrun.models.parts import ACTIVATIONS, DTYPES, named, tied_head
 from petrun.typing import Cell, DType, JsonObject
 
 _EPS = 1e-5
@@ -139,24 +139,7 @@ def names(config: OptConfig) -> dict[str, StoredName]:
 
 def sites(config: OptConfig) -> Sites:
     """Describe where deltas attach, and how the cells are sharded."""
-    return Sites(
-        linears={ours.rpartition(".")[2]: f"layers.*.{ours}" for ours in _LINEARS},
-        default_roles=("q", "v"),
-        tables=("embed", "positions"),
-        embedding="embed",
-        head="head",
-        cores="layers.*.attn.core",
-        positions="positions",
-        sublayers=("layers.*.attn.o", "layers.*.mlp.down"),
-        blocks="layers.*",
-        splits=SPLITS,
-        hf_paths={**cell_paths(names(config)), "head": "lm_head"},
-        hidden=config.embedding,
-        heads=config.heads,
-        kv_heads=config.heads,
-        head_dim=config.hidden // config.heads,
-        layers=config.layers,
-    )
+    return replace(decoder_sites(config, names(config), _LINEARS, ("q", "v")), hidden=config.embedding)
 
 
 FAMILY = Family(
