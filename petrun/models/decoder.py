@@ -15,7 +15,7 @@ from petrun.errors import ModelError
 from petrun.graph.sites import Sites
 from petrun.models.base import FamilyConfig, StoredName
 from petrun.models.decoder_layer import DecoderLayer
-from petrun.models.decoding import CausalMask, cached_mask, prompt_layout, tokens_at, virtual_positions, zero_caches
+from petrun.models.decoding import CachedNet, CausalMask, cached_mask, prompt_layout, tokens_at, virtual_positions
 from petrun.models.parts import Embedding, cell_paths, dense
 from petrun.typing import Cell, DType, Tensor
 
@@ -53,7 +53,7 @@ class AddPositions(nn.Cell):
         return self.add(x, positions)
 
 
-class Decoder(nn.Cell):
+class Decoder(CachedNet):
     """Inputs: input_ids, segment_ids (0 = padding), position_ids, each (B, T) int32. Returns: logits (B, T, V) float32."""
 
     def __init__(
@@ -143,15 +143,6 @@ class Decoder(nn.Cell):
                 f"prompt and new tokens need {tokens} positions, the model has {self.positions_field} = {self.longest}",
                 hint="Shorten the prompt, or generate fewer tokens.",
             )
-
-    def open_caches(self, rows: int, slots: int) -> tuple[Tensor, ...]:
-        """Return empty caches of `rows` with room for `slots` tokens each, beside the prompt's."""
-        shape = (rows, self.kv_heads, self.prompt_tokens + slots, self.head_dim)
-        return zero_caches(2 * len(self.layers), shape, self.dtype)
-
-    def writes_in_place(self) -> bool:
-        """Tell whether a step changes the caches that it is given."""
-        return bool(self.layers[0].write.in_place(self.dtype))
 
     def prefill(
         self, input_ids: Tensor, lengths: Tensor, rows: Tensor, caches: tuple[Tensor, ...]

@@ -108,6 +108,25 @@ def zero_caches(count: int, shape: tuple[int, ...], dtype: DType) -> tuple[Tenso
     return tuple(Tensor(np.zeros(shape, np.float32), dtype) for _ in range(count))
 
 
+class CachedNet(nn.Cell):
+    """A decoder whose layers keep keys and values for generation: what all of them have alike."""
+
+    kv_heads: int
+    head_dim: int
+    prompt_tokens: int
+    dtype: DType
+    layers: nn.CellList
+
+    def open_caches(self, rows: int, slots: int) -> tuple[Tensor, ...]:
+        """Return empty caches of `rows` with room for `slots` tokens each, beside the prompt's."""
+        shape = (rows, self.kv_heads, self.prompt_tokens + slots, self.head_dim)
+        return zero_caches(2 * len(self.layers), shape, self.dtype)
+
+    def writes_in_place(self) -> bool:
+        """Tell whether a step changes the caches that it is given."""
+        return bool(self.layers[0].write.in_place(self.dtype))
+
+
 class PrefillStep(nn.Cell):
     """Run prompts and write their keys and values into the caches.
 

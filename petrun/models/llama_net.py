@@ -13,7 +13,7 @@ from mindspore import nn, ops
 from petrun.errors import ModelError
 from petrun.kernels import Attention, MergeHeads, RmsNorm, SiluMul, SplitHeads, WriteCache
 from petrun.kernels import Rope as Rotate
-from petrun.models.decoding import cached_mask, prompt_layout, tokens_at, zero_caches
+from petrun.models.decoding import CachedNet, cached_mask, prompt_layout, tokens_at
 from petrun.models.llama_config import LlamaConfig
 from petrun.models.llama_tables import LlamaTables
 from petrun.models.parts import DTYPES, Embedding, SplitGateUp, activation, dense, named
@@ -145,7 +145,7 @@ class LlamaLayer(nn.Cell):
         return self.leave(x, self.attn.attend(q, k_cache, v_cache, mask)), k_cache, v_cache
 
 
-class Llama(nn.Cell):
+class Llama(CachedNet):
     """Inputs: input_ids, segment_ids (0 = padding), position_ids, each (B, T) int32. Returns: logits (B, T, V) float32."""
 
     def __init__(self, c: LlamaConfig, dtype: DType, seed: int) -> None:
@@ -198,15 +198,6 @@ class Llama(nn.Cell):
                 f"{tokens} tokens with a cache are not supported",
                 hint="Shorten the prompt, or generate fewer tokens.",
             )
-
-    def open_caches(self, rows: int, slots: int) -> tuple[Tensor, ...]:
-        """Return empty caches of `rows` with room for `slots` tokens each, beside the prompt's."""
-        shape = (rows, self.kv_heads, self.prompt_tokens + slots, self.head_dim)
-        return zero_caches(2 * len(self.layers), shape, self.dtype)
-
-    def writes_in_place(self) -> bool:
-        """Tell whether a step changes the caches that it is given."""
-        return bool(self.layers[0].write.in_place(self.dtype))
 
     def prefill(
         self, input_ids: Tensor, lengths: Tensor, rows: Tensor, caches: tuple[Tensor, ...]
