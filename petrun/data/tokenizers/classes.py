@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from petrun.data.tokenizers.sentencepiece_model import PieceModel, set_up
 from petrun.typing import JsonObject
 
 Merges = list[tuple[str, str]]
@@ -35,6 +36,8 @@ class Vocabulary:
 
     ids: dict[str, int]
     merges: Merges = field(default_factory=list)
+    pieces: PieceModel | None = None
+    """The SentencePiece model that they come from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +47,14 @@ class TokenizerClass:
     names: tuple[str, ...]
     """Names in tokenizer_config.json, without "Fast"; the first one stands for the class."""
     model: str
-    """"BPE" or "WordPiece"."""
+    """"BPE" or "WordPiece"; "SentencePiece": what the SentencePiece model says."""
     setup: Callable[[Vocabulary, JsonObject, Mapping[str, str]], Tokenizer]
     specials: Mapping[str, str]
     """bos_token, eos_token, ... of a folder that does not name them."""
     files: tuple[str, ...] = ()
     """The vocabulary's files where there is no tokenizer.json; () for classes that have none but a SentencePiece model."""
+    reads_pieces: bool = False
+    """Whether the vocabulary may be a SentencePiece model, tokenizer.model."""
     frame: Callable[[Tokenizer, Mapping[str, str]], processors.PostProcessor] | None = None
     """Makes the post-processor that the class always uses, with [CLS] ... [SEP]."""
     keeps_frame: bool = True
@@ -149,6 +154,26 @@ def _gemma(vocabulary: Vocabulary, settings: JsonObject, specials: Mapping[str, 
     return backend
 
 
+def _as_sentencepiece(vocabulary: Vocabulary, settings: JsonObject, specials: Mapping[str, str]) -> Tokenizer:
+    assert vocabulary.pieces is not None, "this class is chosen where there is a SentencePiece model"
+    return set_up(vocabulary.pieces, settings)
+
+
+def _chatglm(vocabulary: Vocabulary, settings: JsonObject, specials: Mapping[str, str]) -> Tokenizer:
+    assert vocabulary.pieces is not None, "the class reads nothing but a SentencePiece model"
+    behind = {token: len(vocabulary.pieces.pieces) + i for i, token in enumerate(_CHATGLM_COMMANDS)}
+    return set_up(vocabulary.pieces, settings, behind)
+
+
+def _chatglm_frame(backend: Tokenizer, specials: Mapping[str, str]) -> processors.PostProcessor:
+    mask, start, eos = "[gMASK]", "sop", specials["eos_token"]
+    return processors.TemplateProcessing(
+        single=f"{mask}:0 {start}:0 $A:0",
+        pair=f"{mask}:0 {start}:0 $A:0 $B:1 {eos}:1",
+        special_tokens=[(token, _id_of(backend, token)) for token in (mask, start, eos)],
+    )
+
+
 def _bert(vocabulary: Vocabulary, settings: JsonObject, specials: Mapping[str, str]) -> Tokenizer:
     backend = Tokenizer(models.WordPiece(vocabulary.ids, unk_token=specials["unk_token"], max_input_chars_per_word=100))
     backend.normalizer = normalizers.BertNormalizer(
@@ -202,6 +227,10 @@ def bos_and_eos(
 
 
 _END = "<|endoftext|>"
+_CHATGLM_COMMANDS = (
+    "[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>",
+)  # fmt: skip
+"""Tokens behind ChatGLM's vocabulary. ChatGLM2 has the first five."""
 _BPE_FILES = ("vocab.json", "merges.txt")
 _BERT = TokenizerClass(
     names=(
@@ -259,12 +288,13 @@ CLASSES: tuple[TokenizerClass, ...] = (
         keeps_frame=False,
         model_types=("gpt_neox",),
     ),
-    # Without `files`: transformers reads these two from tokenizer.json or a SentencePiece model alone.
+    # Without `files`: transformers reads these from tokenizer.json or a SentencePiece model alone.
     TokenizerClass(
         names=("LlamaTokenizer",),
         model="BPE",
         setup=_llama,
         specials={"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+        reads_pieces=True,
         byte_level=False,
     ),
     TokenizerClass(
@@ -274,7 +304,23 @@ CLASSES: tuple[TokenizerClass, ...] = (
         specials={
             "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>",
         },
-        model_types=("gemma", "gemma2"),
+        reads_pieces=True,
+        model_types=("gemma", "gemma2", "gemma3", "gemma3_text"),
+    ),
+    # The class of the folders' own code, tokenization_chatglm.py of ChatGLM2 and 3; ids were held against it.
+    TokenizerClass(
+        names=("ChatGLMTokenizer",),
+        model="SentencePiece",
+        setup=_chatglm,
+        specials={"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"},
+        reads_pieces=True,
+        frame=_chatglm_frame,
+        model_types=("chatglm",),
     ),
 )  # fmt: skip
 """Every class that has a setup."""
+
+SENTENCEPIECE = TokenizerClass(
+    names=("TokenizersBackend",), model="SentencePiece", setup=_as_sentencepiece, specials={}, reads_pieces=True
+)
+"""The class of a folder that has a SentencePiece model and names a general class, or one without a setup here."""

@@ -15,6 +15,7 @@ from tokenizers import models
 from petrun.data.templates.tokenizer_templates import ADDITIONAL, read_chat_template, template_files
 from petrun.data.tokenizers.classes import (
     CLASSES,
+    SENTENCEPIECE,
     TokenizerClass,
     Vocabulary,
     bos_and_eos,
@@ -22,13 +23,15 @@ from petrun.data.tokenizers.classes import (
     class_of_vocabulary,
     find_class,
 )
+from petrun.data.tokenizers.sentencepiece_model import NAME as PIECES_FILE
+from petrun.data.tokenizers.sentencepiece_model import PieceModel, read_pieces
 from petrun.data.tokenizers.special_tokens import Declared, add_declared, declared_tokens
 from petrun.errors import DataError
 from petrun.typing import JsonObject
 
 NAMES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
-    "chat_template.jinja", "tokenizer.model",
+    "chat_template.jinja", PIECES_FILE,
 )  # fmt: skip
 
 
@@ -65,7 +68,7 @@ class TokenizerFiles:
 def read_tokenizer_files(folder: Path) -> TokenizerFiles | None:
     """Read the tokenizer as transformers' AutoTokenizer does; None where the folder holds none.
 
-    Raises: DataError for a damaged file, a SentencePiece model alone, and vocabulary files of a class that is not known here.
+    Raises: DataError for a damaged file, and vocabulary files of a class that is not known here.
     """
     settings = _json(folder / "tokenizer_config.json")
     model_config = _json(folder / "config.json")
@@ -79,6 +82,9 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles | None:
     kind = find_class(name)
     vocabulary = _vocabulary(folder, stored, name, kind)
     if vocabulary is None and backend is None:
+        kind = kind if kind is not None and kind.reads_pieces else SENTENCEPIECE
+        vocabulary = _pieces(folder, settings, name, kind)
+    if vocabulary is None and backend is None:
         return None
     # For another class, or where the file's model is not the class's, tokenizer.json is the complete tokenizer.
     own = kind if vocabulary is not None else None
@@ -88,13 +94,17 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles | None:
         _json(folder / "special_tokens_map.json"),
         _json(folder / "added_tokens.json"),
         _listed_tokens(file, stored),
-        own.specials if own is not None else {},
+        _default_specials(own, vocabulary),
     )
+    if vocabulary is not None and vocabulary.pieces is not None:
+        declared = _with_pieces(declared, own, vocabulary.pieces)
     frame = backend.post_processor if backend is not None else None
     if own is not None and vocabulary is not None:
         if stored is None:
             _require_words(folder, own, vocabulary, declared)
-        read = "tokenizer.json's vocabulary and merges" if stored is not None else " and ".join(own.files)
+        read = (
+            "tokenizer.json's vocabulary and merges" if stored is not None else " and ".join(own.files) or PIECES_FILE
+        )
         with ParseErrors(f"{folder}: {read} do not fit together", "Download the files again."):
             backend = own.setup(vocabulary, settings, declared.texts)
     assert backend is not None, "there is a tokenizer.json or a vocabulary"
@@ -127,11 +137,8 @@ def _vocabulary(folder: Path, stored: JsonObject | None, name: str, kind: Tokeni
         if kind.model == "WordPiece":
             return Vocabulary(_word_ids(folder / "vocab.txt"))
         return Vocabulary(_json(folder / "vocab.json"), _merges(folder / "merges.txt"))
-    if any((folder / file).is_file() for file in ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")):
-        raise DataError(
-            f"{folder}: holds a SentencePiece model and no tokenizer.json",
-            hint=f"Write one once: {_written_by(folder)}",
-        )
+    if (folder / PIECES_FILE).is_file():
+        return None
     if not present:
         return None
     if kind is None:
@@ -144,6 +151,55 @@ def _vocabulary(folder: Path, stored: JsonObject | None, name: str, kind: Tokeni
         f"{folder}: {name} is read from {' and '.join(kind.files) or 'tokenizer.json'}; found {', '.join(present)}",
         hint="Fetch the other files of the base, or correct tokenizer_class in tokenizer_config.json.",
     )
+
+
+def _pieces(folder: Path, settings: JsonObject, name: str, kind: TokenizerClass) -> Vocabulary | None:
+    """Return the vocabulary of a SentencePiece model; None where there is none.
+
+    Raises: DataError for a model that the class does not read, and for classes of the folder's own code.
+    """
+    path = folder / PIECES_FILE
+    if not path.is_file():
+        other = next((f for f in ("spiece.model", "sentencepiece.bpe.model") if (folder / f).is_file()), None)
+        if other is not None:
+            raise DataError(
+                f"{folder}: holds {other}, whose ids its class changes, and no tokenizer.json",
+                hint=f"Write one once: {_written_by(folder)}",
+            )
+        return None
+    if kind is SENTENCEPIECE and settings.get("auto_map"):
+        raise DataError(
+            f"{folder}: tokenizer_class is {name}, of the folder's own code (auto_map), which petrun does not run",
+            hint="Fetch the model's copy with tokenizer.json. Where the code does no more than SentencePiece and add_bos_token, "
+            "take auto_map out of tokenizer_config.json.",
+        )
+    model = read_pieces(path)
+    if kind.model == "BPE" and model.algorithm != "BPE":
+        raise DataError(f"{path}: is a {model.algorithm} model, and {name} reads BPE", hint="Correct tokenizer_class.")
+    return Vocabulary(model.ids, model.all_merges if kind.model == "BPE" else [], model)
+
+
+def _default_specials(own: TokenizerClass | None, vocabulary: Vocabulary | None) -> Mapping[str, str]:
+    """Return the special tokens of a folder that names none."""
+    if own is SENTENCEPIECE and vocabulary is not None and vocabulary.pieces is not None:
+        return vocabulary.pieces.specials
+    return own.specials if own is not None else {}
+
+
+def _with_pieces(declared: Declared, own: TokenizerClass | None, model: PieceModel) -> Declared:
+    """Return what is declared with the pieces that text is searched for. User-defined ones are found by SENTENCEPIECE's own splitting."""
+    extra = [token for token in model.declared if own is not SENTENCEPIECE or token.special]
+    known = {token.content for token in (*declared.by_id.values(), *declared.extra)}
+    by_id = declared.by_id
+    if model.puts_space and own is SENTENCEPIECE:
+        # Searched for in the text itself, so that each stretch between them gets its own space mark.
+        by_id = {i: _as_written(token) for i, token in by_id.items()}
+    return Declared(declared.named, by_id, (*declared.extra, *(token for token in extra if token.content not in known)))
+
+
+def _as_written(token: tokenizers.AddedToken) -> tokenizers.AddedToken:
+    flags = {name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip", "special")}
+    return tokenizers.AddedToken(token.content, normalized=False, **flags)
 
 
 def _written_by(folder: Path) -> str:

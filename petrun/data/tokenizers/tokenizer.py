@@ -237,8 +237,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer | None:
     """Load the tokenizer of a Hugging Face folder; None where the folder has no tokenizer file.
 
     It is set up as transformers' AutoTokenizer does it, by tokenizer_class: see classes.py and special_tokens.py.
-    Raises: DataError for damaged files, for a SentencePiece model without tokenizer.json, and for vocabulary files of a class that is
-    not known here.
+    Raises: DataError for damaged files, and for vocabulary files of a class that is not known here.
     """
     folder = Path(folder)
     files = read_tokenizer_files(folder)

@@ -2,6 +2,7 @@
 
 import json
 
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 WORDS = [
@@ -76,8 +77,8 @@ def write(folder, *, settings=None, model=None, files=(), backend=None):
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in (("tokenizer_config.json", settings), ("config.json", model), *dict(files).items()):
         if content is not None:
-            text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
-            (folder / name).write_text(text, encoding="utf-8")
+            text = content if isinstance(content, str | bytes) else json.dumps(content, ensure_ascii=False)
+            (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     if backend is not None:
         backend.save(str(folder / "tokenizer.json"))
     return folder
@@ -112,6 +113,25 @@ def spiece_file(bos=True):
             single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)]
         )
     return backend
+
+
+def piece_model(*, algorithm=2, whole=(), joins_spaces=False, puts_space=True, first=("<unk>", "<s>", "</s>")):
+    """The same vocabulary as a SentencePiece model (algorithm 1: Unigram, 2: BPE), with `whole` as user-defined pieces."""
+    model = sentencepiece_model_pb2.ModelProto()
+    vocab = dict.fromkeys([*first, *(word for word in spiece_parts()[0] if word not in first), *whole])
+    for i, text in enumerate(vocab):
+        kind = (
+            2 if text == "<unk>" else 3 if text in first else 6 if text.startswith("<0x") else 4 if text in whole else 1
+        )
+        model.pieces.add(piece=text, score=-i if algorithm == 2 else len(text) - i / 1000, type=kind)
+    trainer, rules = model.trainer_spec, model.normalizer_spec
+    trainer.model_type, trainer.byte_fallback = algorithm, True
+    trainer.unk_id, trainer.bos_id, trainer.eos_id = (
+        list(vocab).index(text) if text in vocab else -1 for text in ("<unk>", first[1], first[2])
+    )
+    rules.name, rules.escape_whitespaces = "identity", True
+    rules.remove_extra_whitespaces, rules.add_dummy_prefix = joins_spaces, puts_space
+    return {"tokenizer.model": model.SerializeToString()}
 
 
 PIECES = "[PAD] [UNK] [CLS] [SEP] [MASK] the and test good Good cafe café ##ness a b c run . , ! ? 12 日 本 x u ##p ##per".split()
@@ -290,7 +310,52 @@ LAYOUTS = {
         settings={"tokenizer_class": "TokenizersBackend", "mask_token": "<mask>", "added_tokens_decoder": {str(_after() + 1): MASK}},
         backend=_with_tokens(byte_level_file(), AddedToken("<think>", rstrip=True, single_word=True)),
     ),
+    "llama from its SentencePiece model": lambda f: write(
+        f, settings={"tokenizer_class": "LlamaTokenizer", "add_bos_token": True}, model={"model_type": "llama"}, files=piece_model()
+    ),
+    "llama from its SentencePiece model, as before transformers 4.31, with tokens behind it": lambda f: write(
+        f,
+        settings={
+            "tokenizer_class": "LlamaTokenizerFast", "legacy": True, "add_eos_token": True, "pad_token": "<pad>",
+            "added_tokens_decoder": _behind_spiece("<pad>"),
+        },
+        files=piece_model(),
+    ),
+    "llama from its SentencePiece model, without flags": lambda f: write(
+        f, settings={"tokenizer_class": "LlamaTokenizer"}, files=piece_model(whole=("<tool>",))
+    ),
+    "mistral from its SentencePiece model": lambda f: write(
+        f, settings={"tokenizer_class": "LlamaTokenizer", "add_bos_token": True}, model={"model_type": "mistral"}, files=piece_model()
+    ),
+    "gemma from its SentencePiece model": lambda f: write(
+        f,
+        settings={"tokenizer_class": "GemmaTokenizer", "add_bos_token": True},
+        files=piece_model(puts_space=False, whole=("▁▁", "<mask>", "<tool>"), first=("<pad>", "<eos>", "<bos>", "<unk>")),
+    ),
+    "a SentencePiece model and no class": lambda f: write(f, files=piece_model(joins_spaces=True)),
+    "a SentencePiece model with whole pieces, and a class that nobody knows": lambda f: write(
+        f,
+        settings={"tokenizer_class": "MyTokenizer", "legacy": False, "add_eos_token": True},
+        files=piece_model(whole=("<think>", "the</", "1234"), joins_spaces=True),
+    ),
+    "a SentencePiece model of Unigram": lambda f: write(
+        f, settings={"tokenizer_class": "PreTrainedTokenizer", "bos_token": "<s>"}, files=piece_model(algorithm=1)
+    ),
+    "a SentencePiece model whose pieces are renamed": lambda f: write(
+        f,
+        settings={
+            "tokenizer_class": "TokenizersBackend", "extra_special_tokens": ["<image>"],
+            "added_tokens_decoder": _behind_spiece("<|im_end|>"),
+        },
+        model={"model_type": "internlm2"},
+        files=piece_model(whole=("unused 1", "unused 2")),
+    ),
 }  # fmt: skip
+
+
+def _behind_spiece(special):
+    behind = len(spiece_parts()[0])
+    return {str(behind): {"content": special, "special": True}, str(behind + 1): _plain("<think>")}
 
 
 def _with_tokens(backend, *tokens):

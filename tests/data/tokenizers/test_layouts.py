@@ -102,11 +102,11 @@ def test_refused_layouts(tmp_path, settings, files, message):
         load_tokenizer(write(tmp_path / "base", settings=settings, files=files))
 
 
-def test_a_sentencepiece_model_alone_is_refused_with_the_commands_that_convert_it(tmp_path):
-    folder = write(
-        tmp_path / "my base", settings={"tokenizer_class": "LlamaTokenizer"}, files={"tokenizer.model": "\n\x01"}
-    )
-    with pytest.raises(DataError, match=r"holds a SentencePiece model and no tokenizer\.json") as caught:
+def test_a_sentencepiece_model_whose_class_changes_its_ids_is_refused_with_the_commands_that_convert_it(tmp_path):
+    folder = write(tmp_path / "my base", settings={"tokenizer_class": "T5Tokenizer"}, files={"spiece.model": "\n\x01"})
+    with pytest.raises(
+        DataError, match=r"holds spiece\.model, whose ids its class changes, and no tokenizer\.json"
+    ) as caught:
         load_tokenizer(folder)
     assert "pip install transformers sentencepiece protobuf" in caught.value.hint
     program, place = shlex.split(caught.value.hint.split("network: ")[1])[-2:]

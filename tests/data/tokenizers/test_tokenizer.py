@@ -116,7 +116,7 @@ def test_a_folder_without_a_tokenizer(tmp_path):
         ({"tokenizer.json": "{"}, "tokenizer.json: the tokenizer file is damaged"),
         ({"tokenizer.json": '{"version": "1.0"}'}, "tokenizer.json: the tokenizer file is damaged"),
         ({"tokenizer.json": b"\xff\xfe{"}, "tokenizer.json: is not UTF-8 text"),
-        ({"tokenizer.model": b"\n\x01"}, "holds a SentencePiece model and no tokenizer.json"),
+        ({"tokenizer.model": b"\n\x01"}, "tokenizer.model: is not a SentencePiece model"),
         ({"vocab.txt": "just\nwords\n"}, r"vocab.txt: the vocabulary lacks \[UNK\], \[SEP\], \[CLS\]"),
         ({"vocab.json": "{}", "merges.txt": "a b c\n"}, "merges.txt, line 1: expected two tokens"),
         ({"vocab.json": "{}", "merges.txt": "a b\n"}, "vocab.json and merges.txt do not fit together"),
