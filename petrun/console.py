@@ -6,7 +6,8 @@ It imports nothing of petrun, and tqdm only where a bar is drawn: `petrun --help
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 if TYPE_CHECKING:
@@ -19,6 +20,17 @@ def set_quiet(quiet: bool = True) -> None:
     """Print no `print` and draw no bar from now on: for the ranks of a job that are not its first."""
     global _quiet
     _quiet = quiet
+
+
+@contextmanager
+def silenced(quiet: bool = True) -> Iterator[None]:
+    """Print no `print` and draw no bar in the block, where `quiet`."""
+    before = _quiet
+    set_quiet(quiet or before)
+    try:
+        yield
+    finally:
+        set_quiet(before)
 
 
 def print(text: str = "") -> None:

@@ -18,7 +18,7 @@ LAYERS = (
     ("interop", "algebra", "checkpoint", "serve"),
     ("training", "inference", "rehearsal"),
     ("commands",),
-    ("cli",),
+    ("api", "cli"),
 )
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 # (package, package that it must not import although it stands on the same line)

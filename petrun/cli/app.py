@@ -6,7 +6,6 @@ import io
 import os
 import signal
 import sys
-import tempfile
 import traceback
 import types
 from typing import Annotated
@@ -34,7 +33,7 @@ from petrun.cli import (
     train,
 )
 from petrun.errors import PetrunError
-from petrun.mindspore_messages import first_line
+from petrun.mindspore_messages import first_line, keep_quiet
 from petrun.train.stop import Stopped
 
 app = typer.Typer(
@@ -105,10 +104,7 @@ def _trace_of_rank(error: BaseException) -> None:
 def main() -> None:
     """Entry point of the `petrun` program."""
     debug = "--debug" in sys.argv[1:]
-    # MindSpore's own log is for its developers: it raises the errors that matter to a user as well.
-    os.environ.setdefault("GLOG_v", "3" if debug else "4")
-    # MindSpore dumps a graph that does not compile here; by default it would use the current folder.
-    os.environ.setdefault("MS_OM_PATH", os.path.join(tempfile.gettempdir(), f"petrun-{os.getuid()}"))
+    keep_quiet(debug)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A character that the terminal cannot show must not end a run. A log file or a pipe gets each line when it is printed.
         sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)

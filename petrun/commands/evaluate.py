@@ -25,15 +25,12 @@ from petrun.tensors.output import check_file, write_text
 from petrun.typing import JsonObject
 
 
-def run(given: EvaluateSettings) -> None:
-    """Score, print the figures, and write them to the JSON file."""
-    if len(given.deltas) > 1:
-        _evaluate_several(given)
-    else:
-        _evaluate_one(given)
+def run(given: EvaluateSettings) -> JsonObject:
+    """Score, print the figures, write them to the JSON file and return them."""
+    return _evaluate_several(given) if len(given.deltas) > 1 else _evaluate_one(given)
 
 
-def _evaluate_one(given: EvaluateSettings) -> None:
+def _evaluate_one(given: EvaluateSettings) -> JsonObject:
     """Score the base, then base plus delta."""
     began, out = time.perf_counter(), given.out
     delta = named_path(given.deltas[0])[1] if given.deltas else None
@@ -53,10 +50,10 @@ def _evaluate_one(given: EvaluateSettings) -> None:
         console.print(signature_lines(scores.signatures))
     figures = scores.base if scores.delta is None else scores.delta
     results = {**figures, "base": scores.base, "delta": scores.delta, "signatures": scores.signatures}
-    _write(out, {**results, **_facts(settings, rows, began)}, rows)
+    return _write(out, {**results, **_facts(settings, rows, began)}, rows)
 
 
-def _evaluate_several(given: EvaluateSettings) -> None:
+def _evaluate_several(given: EvaluateSettings) -> JsonObject:
     """Score the base and every delta, and compare each pair of deltas by a paired bootstrap."""
     began, out, seed = time.perf_counter(), given.out, given.seed
     if seed < 0:
@@ -88,7 +85,7 @@ def _evaluate_several(given: EvaluateSettings) -> None:
         "signatures": signatures,
         "seed": seed,
     }
-    _write(out, {**results, **_facts(first.settings, first.rows, began)}, first.rows)
+    return _write(out, {**results, **_facts(first.settings, first.rows, began)}, first.rows)
 
 
 def _facts(settings: InferenceSettings, rows: ExampleSet, began: float) -> JsonObject:
@@ -101,8 +98,9 @@ def _facts(settings: InferenceSettings, rows: ExampleSet, began: float) -> JsonO
     }
 
 
-def _write(out: str | None, results: JsonObject, rows: ExampleSet) -> None:
+def _write(out: str | None, results: JsonObject, rows: ExampleSet) -> JsonObject:
     if out is not None:
         write_text(Path(out).expanduser(), json.dumps(results, indent=2, ensure_ascii=False) + "\n")
         console.print(f"wrote {out}")
         write_skipped(Path(f"{out}.{SKIPPED}").expanduser(), rows)
+    return results

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from petrun import console
 from petrun.assets import default_recipe
@@ -37,23 +38,21 @@ from petrun.training.setup.starting_delta import algo_to_train, read_start
 from petrun.training.setup.training_setup import TrainingSetup, build_training
 
 
-def run(settings: TrainSettings) -> None:
-    """Train and fill the run folder, or resume the run of a folder: that of --resume, or an unfinished one in --out.
+def run(settings: TrainSettings) -> Path | None:
+    """Train and fill the run folder, or resume the run of a folder: that of --resume, or an unfinished one in --out. Raises PetrunError.
 
-    With --preflight, check that the ranks meet and reach each other, and end. Raises PetrunError.
+    With --preflight, check that the ranks meet and reach each other, and end. Returns the run folder; None where nothing was trained.
     """
     if is_scheduler():
         serve()
-        return
-    began = time.monotonic()
-    resumed, longer = None, False
+        return None
+    began, resumed = time.monotonic(), None
     recipe, flags, sets, allow = settings.recipe, settings.flags, settings.sets, settings.allow
     if settings.resume is not None:
         command = None if allow else settings.resume_command
         resumed = resuming.find_resumed(settings.resume, recipe, flags, sets, allowed=allow, command=command)
         if resumed is None:
-            return
-        longer = resumed.finished
+            return None
     given = resumed.load(sets) if resumed else load_run_config(recipe, flags, sets, embedded=default_recipe())
     start, config = read_start(given), given.config
     device = context.setup(config.device, config.model.dtype, config.train.loss_scale)
@@ -63,10 +62,10 @@ def run(settings: TrainSettings) -> None:
         if settings.preflight or world.host_size < world.size:
             require_connected(world)
         if settings.preflight:
-            return
+            return None
         out, resumes = None, False
         if not settings.dry_run:
-            algo = algo_to_train(given, start)
+            algo, longer = algo_to_train(given, start), resumed is not None and resumed.finished
             out, resumes = run_folder.choose_for_ranks(config.out, algo, world, lock, longer=longer)
         with world.fail_together():
             memory = check_memory(resolved := resolve(given, start, device, world.size, out), world.host_size)
@@ -85,8 +84,9 @@ def run(settings: TrainSettings) -> None:
         console.print(plan_text.plan(setup, memory))
         if out is None:
             console.print(plan_text.dry_run(setup.resolved))
-        else:
-            _fill(out, setup, found, world, began, allow)
+            return None
+        _fill(out, setup, found, world, began, allow)
+        return out.path
 
 
 def _fill(

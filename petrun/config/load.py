@@ -118,6 +118,15 @@ def as_begun(resolved: Resolved, run_yaml: Path) -> Resolved:
     return Resolved(resolved.config, {key: origin for key, origin in origins.items() if origin != "default"})
 
 
+def read_run_yaml(path: Path) -> tuple[JsonObject, dict[str, str]]:
+    """Return (dotted key -> value, dotted key -> origin) of a run's settings. Raises ConfigError naming file and line."""
+    read_recipe(path)
+    content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    noted = content.get("origins")
+    values = _flatten({key: value for key, value in content.items() if key not in _NOT_SETTINGS}, str(path))
+    return values, {key: str(origin) for key, origin in noted.items()} if isinstance(noted, dict) else {}
+
+
 def _found_from(value: object, folder: Path) -> object:
     """A path that leads nowhere from the current folder, but somewhere from `folder`, is meant from there."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 
@@ -241,6 +241,17 @@ class Session:
         self._generator.check(rendered)
         return len(rendered.prompt)
 
+    @overload
+    def generate(  # type: ignore[overload-overlap]  # A text is also a sequence of texts.
+        self,
+        prompts: str,
+        *,
+        delta: str | None = None,
+        how: Decoding | None = None,
+        cells: Sequence[Mapping[str, object]] = (),
+    ) -> Answer: ...
+
+    @overload
     def generate(
         self,
         prompts: Sequence[Prompt],
@@ -248,11 +259,27 @@ class Session:
         delta: str | Sequence[str | None] | None = None,
         how: Decoding | None = None,
         cells: Sequence[Mapping[str, object]] = (),
-    ) -> list[Answer]:
-        """Answer all prompts, in their order.
+    ) -> list[Answer]: ...
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        delta: str | Sequence[str | None] | None = None,
+        how: Decoding | None = None,
+        cells: Sequence[Mapping[str, object]] = (),
+    ) -> Answer | list[Answer]:
+        """Answer all prompts, in their order; a text by itself gets an answer by itself.
 
         `delta`: one for all (None: the one in use), or one for each prompt; `cells`: of each prompt, as PromptRequest.cells.
+        Raises ConfigError for an unknown delta, and for a conversation that stands alone: each is an element of `prompts`.
         """
+        if isinstance(prompts, str):
+            return self.generate([prompts], delta=delta, how=how, cells=cells)[0]
+        if any(isinstance(each, Mapping) for each in prompts):
+            raise ConfigError(
+                "a conversation is one of several prompts", hint="Give a list of them: generate([messages])"
+            )
         chosen = [delta] * len(prompts) if delta is None or isinstance(delta, str) else list(delta)
         if len(chosen) != len(prompts):
             raise ConfigError(f"{len(chosen)} deltas for {len(prompts)} prompts")

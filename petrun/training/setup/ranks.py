@@ -19,7 +19,8 @@ def join_ranks(device: Device) -> World:
     Only the first rank prints. The ranks of one host share out its cores: they wait for each other at every step.
     """
     world = join(device.target)
-    console.set_quiet(not world.first)
+    if not world.first:
+        console.set_quiet()
     if world.host_size > 1:
         kernels.set_threads(max(1, cores_here() // world.host_size))
     return world
