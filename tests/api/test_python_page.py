@@ -3,6 +3,8 @@
 import re
 from functools import partial
 
+import pytest
+
 import petrun
 from petrun.inference.generation import multi_delta
 from petrun.parallel.context import setup
@@ -11,6 +13,7 @@ from tests.conftest import ROOT
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.all_only
 def test_the_examples_run(place, pynative, capsys, monkeypatch):
     # A graph of the generator takes seconds to compile, and the text is the same.
     monkeypatch.setattr(multi_delta, "setup", partial(setup, pynative=True))
@@ -25,6 +28,8 @@ def test_the_examples_run(place, pynative, capsys, monkeypatch):
 
 def test_the_table_names_what_a_run_has():
     table = PAGE[PAGE.index("| attribute |") : PAGE.index("`petrun.train(resume=")]
-    named = {name for cell in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)}
+    named = {
+        name for cell in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)
+    }
     known = {*petrun.RunRecord.__dataclass_fields__, *(n for n in vars(petrun.RunRecord) if not n.startswith("_"))}
     assert known - named == {"name"} and named <= known
