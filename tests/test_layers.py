@@ -16,7 +16,7 @@ LAYERS = (
     ("delta", "models", "data", "mindpet"),
     ("config", "train", "evaluate", "parallel", "cluster", "assets"),
     ("interop", "algebra", "checkpoint", "serve"),
-    ("training", "inference", "rehearsal"),
+    ("training", "inference", "rehearsal", "curation"),
     ("commands",),
     ("api", "cli"),
 )

@@ -15,6 +15,7 @@ import typer
 from petrun import __version__, console
 from petrun.cli import (
     algorithms,
+    data,
     delta,
     evaluate,
     faults,
@@ -58,6 +59,7 @@ for _command in (
     algorithms.COMMAND,
 ):
     _command.add_to(app, "Commands")
+app.add_typer(data.app, name="data", rich_help_panel="Commands")
 app.add_typer(delta.app, name="delta", rich_help_panel="Commands")
 app.add_typer(recipes.app, name="recipes", rich_help_panel="Commands")
 rehearse.COMMAND.add_to(app, "Cluster")

@@ -8,6 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from petrun.cli import (
+    data,
     delta,
     evaluate,
     generate,
@@ -45,6 +46,7 @@ COMMANDS = [
         merge.UNMERGE,
         reshard.COMMAND,
         inspect_command.COMMAND,
+        *data.COMMANDS,
         *delta.COMMANDS,
         *ranktable.COMMANDS,
     ),

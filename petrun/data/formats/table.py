@@ -10,6 +10,7 @@ Files may be compressed (.gz, .bz2, .xz, .zst) and in another encoding than UTF-
     text       plain text; what a row is (a line, or a block of one stream) depends on the task
     separated  `input<separator>reference` lines
     parquet    needs the extra `parquet`
+    mindrecord MindSpore's own files, with their index beside them
     npz        named arrays with equal first axes
 """
 
@@ -24,6 +25,7 @@ from petrun.data.formats.encoding import find_encoding
 from petrun.data.formats.format import FileContent, Format
 from petrun.data.formats.json import JSON
 from petrun.data.formats.jsonl import JSONL
+from petrun.data.formats.mindrecord import MINDRECORD
 from petrun.data.formats.npz import NPZ
 from petrun.data.formats.parquet import PARQUET
 from petrun.data.formats.records import Records
@@ -33,7 +35,7 @@ from petrun.data.formats.text import TEXT
 from petrun.data.formats.tsv import TSV
 from petrun.errors import ConfigError, SetupError, did_you_mean
 
-FORMATS: tuple[Format, ...] = (SEPARATED, JSONL, JSON, CSV, TSV, TEXT, PARQUET, NPZ)
+FORMATS: tuple[Format, ...] = (SEPARATED, JSONL, JSON, CSV, TSV, TEXT, PARQUET, MINDRECORD, NPZ)
 """Every format, in the order in which they are asked whether they recognise a file."""
 
 

@@ -1,0 +1,91 @@
+"""`petrun data ...`: files of rows in, files of rows out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from petrun.cli.command import Command
+from petrun.config.commands.data import (
+    ConvertRowsSettings,
+    HeadSettings,
+    MixSettings,
+    SplitSettings,
+    StatsSettings,
+)
+
+app = typer.Typer(help="Rows of data files: count, convert, split and mix them.", no_args_is_help=True)
+
+
+def stats(settings: StatsSettings) -> None:
+    """Count what files of rows hold: columns, lengths, languages, labels, equal rows, and rows that look wrong.
+
+    petrun data stats rows.jsonl --base ./llama
+    """
+    from petrun.commands.data.stats import run
+
+    run(settings)
+
+
+def head(settings: HeadSettings) -> None:
+    """Show or write the first rows.
+
+    petrun data head rows.parquet -n 3
+    """
+    from petrun.commands.data.head import run
+
+    run(settings)
+
+
+def convert(settings: ConvertRowsSettings) -> None:
+    """Write rows in another form of instructions, another file format, or both.
+
+    petrun data convert sharegpt.json --to messages --out rows.jsonl
+    """
+    from petrun.commands.data.convert import run
+
+    run(settings)
+
+
+def split(settings: SplitSettings) -> None:
+    """Divide rows among parts, such as train and eval; rows with the same question stay together.
+
+    petrun data split rows.jsonl --parts train=0.9,eval=500 --out parts
+    """
+    from petrun.commands.data.split import run
+
+    run(settings)
+
+
+def mix(settings: MixSettings) -> None:
+    """Mix files by shares into one, shuffled by the seed, with tags on the rows of a file where they are given.
+
+    petrun data mix people.jsonl:0.7 web.jsonl:0.3:tag='Answer with knowledge from the web.' --out mix.jsonl
+    """
+    from petrun.commands.data.mix import run
+
+    run(settings)
+
+
+COMMANDS: tuple[Command[Any], ...] = (
+    Command(
+        name="stats",
+        settings=StatsSettings,
+        run=stats,
+        options=("files", "base", "source", "target", "as_json", "html"),
+    ),
+    Command(name="head", settings=HeadSettings, run=head, options=("files", "count", "out", "on_bad_row")),
+    Command(name="convert", settings=ConvertRowsSettings, run=convert, options=("files", "to", "out", "on_bad_row")),
+    Command(
+        name="split",
+        settings=SplitSettings,
+        run=split,
+        options=("files", "parts", "out", "source", "target", "seed", "on_bad_row"),
+    ),
+    Command(
+        name="mix", settings=MixSettings, run=mix, options=("files", "out", "rows", "tag_as", "seed", "on_bad_row")
+    ),
+)
+for command in COMMANDS:
+    command.add_to(app)

@@ -1,0 +1,1 @@
+"""The `petrun data` commands: files of rows in, files of rows out."""

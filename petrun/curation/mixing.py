@@ -1,0 +1,117 @@
+"""Mix files of rows by shares, with a tag on the rows of a file that says where they come from.
+
+A tag keeps apart what a model should not take for the same: answers that a model wrote, and answers that people wrote.
+Sources: a sentence in the system text, Li et al., "Self-Alignment with Instruction Backtranslation", ICLR 2024, section 2.3; a token
+before the question, Caswell, Chelba and Grangier, "Tagged Back-Translation", WMT 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from petrun.curation.keys import draw_order
+from petrun.curation.parts import PartReader
+from petrun.curation.reading import DataRow
+from petrun.data.chat.messages import read_messages
+from petrun.errors import ConfigError, DataError
+from petrun.tensors import Array
+from petrun.typing import JsonObject
+
+SYSTEM, TOKEN = "system", "token"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixPart:
+    """One file of a mix."""
+
+    path: str
+    weight: float
+    """Its share of the result, over the sum of all weights."""
+    tag: str = ""
+
+
+def parse_part(text: str) -> MixPart:
+    """`a.jsonl:0.7:tag=From the web.` -> its parts; the weight is 1 where none is given. Raises ConfigError."""
+    body, marker, tag = text.partition(":tag=")
+    path, colon, number = body.rpartition(":")
+    if not colon or not path:
+        path, number = body, "1"
+    try:
+        weight = float(number)
+    except ValueError:
+        path, weight = body, 1.0
+    if weight <= 0 or not np.isfinite(weight):
+        raise ConfigError(f"{text}: the weight must be a number above 0", hint="To leave a file out, do not name it.")
+    if marker and not tag.strip():
+        raise ConfigError(f"{text}: the tag is empty")
+    return MixPart(path=path, weight=weight, tag=tag)
+
+
+def share_out(weights: Sequence[float], available: Sequence[int], rows: int | None) -> list[int]:
+    """Return how many rows each file gives. Without `rows`: as many in all as leave every row used at most once."""
+    shares = [weight / sum(weights) for weight in weights]
+    if rows is None:
+        rows = min(int(count / share + 1e-9) for count, share in zip(available, shares, strict=True))
+    exact = [rows * share for share in shares]
+    found = [int(size + 1e-9) for size in exact]
+    # Largest remainders first, so that the counts add up to the rows asked for.
+    order = sorted(range(len(exact)), key=lambda i: found[i] - exact[i])
+    for i in order[: rows - sum(found)]:
+        found[i] += 1
+    if 0 in found:
+        raise ConfigError(
+            f"a file would give no row to a mix of {rows:,} rows", hint="Give more rows, or leave the file out."
+        )
+    return found
+
+
+def draw(available: int, wanted: int, seed: int, file: int) -> Array:
+    """Return how often each row of a file is taken, (available,) int64: whole copies, then rows drawn by the seed."""
+    times = np.full(available, wanted // available, np.int64)
+    times[draw_order(available, seed, f"mix {file}")[: wanted % available]] += 1
+    return times
+
+
+class Tagger:
+    """Puts a tag on rows."""
+
+    def __init__(self, tag: str, how: str) -> None:
+        """`how`: SYSTEM, a sentence of its own at the end of the system text; TOKEN, before the question."""
+        self._tag = tag
+        self._how = how
+        self._parts = PartReader()
+
+    def __call__(self, row: DataRow) -> JsonObject:
+        """Return the row's cells with the tag. Raises DataError for a row without a question."""
+        if not self._tag:
+            return row.cells
+        schema = self._parts.schema(row)
+        if not schema.kind.templated:
+            raise DataError(f"{row.where}: a tag needs a row with a question; this one holds {schema.kind.name}")
+        if not schema.kind.conversation:
+            if self._how == SYSTEM:
+                column = schema.columns.get("system", "system")
+                return {**row.cells, column: _sentence(row.cells.get(column), self._tag)}
+            column = schema.columns["source"]
+            return {**row.cells, column: f"{self._tag} {row.cells[column]}"}
+        column = schema.columns["messages" if schema.has("messages") else "prompt"]
+        messages = [dict(message) for message in read_messages(row.cells[column], row.where, column)]
+        if self._how == SYSTEM and row.cells.get("system"):
+            return {**row.cells, "system": _sentence(row.cells["system"], self._tag)}
+        role = "system" if self._how == SYSTEM else "user"
+        found = next((message for message in messages if message["role"] == role), None)
+        if found is not None:
+            text = str(found["content"])
+            found["content"] = _sentence(text, self._tag) if self._how == SYSTEM else f"{self._tag} {text}"
+        elif self._how == SYSTEM:
+            messages.insert(0, {"role": "system", "content": self._tag})
+        else:
+            raise DataError(f"{row.where}: no message of the user to put a tag before")
+        return {**row.cells, column: messages}
+
+
+def _sentence(before: object, tag: str) -> str:
+    return f"{before} {tag}" if isinstance(before, str) and before else tag

@@ -1,0 +1,65 @@
+"""Conversations go from form to form without loss, or are refused by what the form lacks."""
+
+import pytest
+
+from petrun.curation.forms import FormConverter, forms
+from petrun.errors import DataError
+from tests.curation.rows import MIXED, row
+
+CALL = {
+    "messages": [
+        {"role": "user", "content": "weather?"},
+        {
+            "role": "assistant",
+            "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"city": "Rome"}}}],
+        },
+        {"role": "tool", "content": "sunny"},
+        {"role": "assistant", "content": "Sunny.", "weight": 0},
+    ]
+}
+
+
+@pytest.mark.parametrize("form", forms())
+def test_a_form_and_back_is_the_same_conversation(form):
+    to_messages = FormConverter("messages")
+    for cells in MIXED:
+        whole = to_messages(row(cells))
+        if "tools" in whole and form in ("alpaca", "prompt"):
+            continue
+        assert to_messages(row(FormConverter(form)(row(cells)))) == whole
+
+
+def test_other_columns_are_kept():
+    assert FormConverter("alpaca")(row(MIXED[0]))["id"] == 1
+
+
+def test_sharegpt_holds_calls_of_tools_and_weights():
+    turns = FormConverter("sharegpt")(row(CALL))["conversations"]
+    assert turns[1] == {"from": "function_call", "value": '{"name": "f", "arguments": {"city": "Rome"}}'}
+    assert turns[2:] == [{"from": "observation", "value": "sunny"}, {"from": "gpt", "value": "Sunny.", "weight": 0}]
+    calls = FormConverter("messages")(row({"conversations": turns}))["messages"][1]["tool_calls"]
+    assert calls == [{"name": "f", "arguments": {"city": "Rome"}}]
+
+
+@pytest.mark.parametrize(
+    ("cells", "form", "lacks"),
+    [
+        (MIXED[3], "alpaca", "Alpaca has no form for tools"),
+        (CALL, "prompt", "no form for tool_calls of message 2"),
+        ({"messages": [{"role": "user", "content": "q"}]}, "alpaca", "needs an answer after every question"),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": "q"},
+                    {"role": "assistant", "content": "a", "reasoning_content": "r"},
+                ]
+            },
+            "sharegpt",
+            "ShareGPT has no form for reasoning_content",
+        ),
+        ({"text": "plain"}, "messages", "holds text, not a question and an answer"),
+    ],
+)
+def test_what_a_form_cannot_hold_is_an_error(cells, form, lacks):
+    with pytest.raises(DataError, match=lacks):
+        FormConverter(form)(row(cells))

@@ -1,0 +1,51 @@
+"""Shares, repeats and tags of a mix."""
+
+import pytest
+
+from petrun.curation.mixing import SYSTEM, TOKEN, MixPart, Tagger, draw, parse_part, share_out
+from petrun.errors import ConfigError, DataError
+from tests.curation.rows import MIXED, row
+
+
+def test_parts_are_read():
+    assert parse_part("a.jsonl") == MixPart(path="a.jsonl", weight=1)
+    assert parse_part("a.jsonl:0.7") == MixPart(path="a.jsonl", weight=0.7)
+    assert parse_part("a:b.jsonl") == MixPart(path="a:b.jsonl", weight=1)
+    assert parse_part("a.jsonl#5:9:2:tag=From: the web.") == MixPart(path="a.jsonl#5:9", weight=2, tag="From: the web.")
+    for wrong in ("a.jsonl:0", "a.jsonl:-1", "a.jsonl:inf", "a.jsonl:tag= "):
+        with pytest.raises(ConfigError):
+            parse_part(wrong)
+
+
+def test_rows_are_shared_out():
+    assert share_out([0.7, 0.3], [700, 700], None) == [700, 300]
+    assert share_out([1, 1, 1], [9, 9, 9], 10) in ([4, 3, 3], [3, 4, 3], [3, 3, 4])
+    assert share_out([2, 1], [10, 100], 60) == [40, 20]
+    with pytest.raises(ConfigError, match="would give no row"):
+        share_out([1000, 1], [10, 10], 10)
+
+
+def test_rows_are_repeated_evenly():
+    times = draw(10, 25, seed=3, file=0)
+    assert (
+        sorted(times) == [2] * 5 + [3] * 5
+        and (times == draw(10, 25, 3, 0)).all()
+        and (times != draw(10, 25, 4, 0)).any()
+    )
+
+
+def test_a_tag_is_a_sentence_of_the_system_text():
+    tagged = Tagger("From the web.", SYSTEM)
+    assert tagged(row(MIXED[0]))["system"] == "From the web."
+    assert tagged(row({**MIXED[0], "system": "Be kind."}))["system"] == "Be kind. From the web."
+    assert tagged(row(MIXED[3]))["messages"][0] == {"role": "system", "content": "Be short. From the web."}
+    found = tagged(row(MIXED[4]))["conversations"]
+    assert found[0] == {"role": "system", "content": "From the web."} and len(found) == 5
+
+
+def test_a_tag_may_stand_before_the_question():
+    tagged = Tagger("<BT>", TOKEN)
+    assert tagged(row(MIXED[1]))["instruction"] == "<BT> Add"
+    assert tagged(row(MIXED[3]))["messages"][1]["content"] == "<BT> 你好"
+    with pytest.raises(DataError, match="needs a row with a question"):
+        tagged(row({"text": "plain"}))
