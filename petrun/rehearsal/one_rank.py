@@ -112,8 +112,12 @@ def _train(job: RankJob) -> tuple[dict[str, Array], dict[str, object]]:
             hint="Shrink the base, its heads stay: --shrink 2x64.",
         )
     schedule = plan_schedule(config.optim, job.shapes.plan(config.train.accumulate), assembled.method.default_lr)
+    parts = layout.micro_batches
     plain = config.model_copy(
-        update={"parallel": config.parallel.model_copy(update={"offload": None, "recompute": "none"})}
+        update={
+            "parallel": config.parallel.model_copy(update={"offload": None, "recompute": "none"}),
+            "train": config.train.model_copy(update={"accumulate": config.train.accumulate * parts}),
+        }
     )
     step = build_step(plain, assembled, trainable, schedule, device, Layout())
     loaded.net.set_train(True)
@@ -122,7 +126,7 @@ def _train(job: RankJob) -> tuple[dict[str, Array], dict[str, object]]:
     figures: dict[str, object] = {"trained": [p.name for p in trainable.parameters], "beta1": config.optim.beta1}
     losses, norms = [], []
     for number, group in enumerate(batches):
-        loss, norm = _step(step, group, loaded.inputs, number * len(group))
+        loss, norm = _step(step, group, loaded.inputs, number * len(group), parts)
         losses.append(loss)
         norms.append(norm)
         for k, batch in enumerate(group):
@@ -161,17 +165,27 @@ def _batches(
     ]
 
 
-def _step(step: TrainStep, group: list[Batch], inputs: tuple[str, ...], micro: int) -> tuple[float, float]:
-    """One update; see petrun.train.loop, which does the same and keeps no gradients."""
+def _step(step: TrainStep, group: list[Batch], inputs: tuple[str, ...], first: int, parts: int) -> tuple[float, float]:
+    """One update; see petrun.train.loop, which does the same and keeps no gradients. `first`: number of the group's first micro-batch.
+
+    A pipeline splits each batch into `parts`, all of which draw the masks of one dropout counter: here their gradients are accumulated.
+    """
     denominator = Tensor(float(max(1, sum(supervised(batch) for batch in group))), ms.float32)
     loss, norm = 0.0, 0.0
-    for position, batch in enumerate(group):
-        step_counter().set_data(Tensor(micro + position, ms.int32))
+    for position in range(len(group) * parts):
+        batch = _part(group[position // parts], position % parts, parts)
+        step_counter().set_data(Tensor(first + position // parts, ms.int32))
         batch_offset().set_data(Tensor([0, len(batch["targets"])], ms.int32))
         targets, arrays = as_tensors(batch, inputs)
-        value, norm_, _, _ = step(position == len(group) - 1, denominator, targets, *arrays)
+        value, norm_, _, _ = step(position == len(group) * parts - 1, denominator, targets, *arrays)
         loss, norm = loss + float(value.asnumpy()), float(norm_.asnumpy())
     return loss, norm
+
+
+def _part(batch: Batch, i: int, parts: int) -> Batch:
+    """Return the rows of part i of a batch."""
+    rows = len(batch["targets"]) // parts
+    return {name: array[rows * i : rows * (i + 1)] for name, array in batch.items()}
 
 
 def _write(path: Path, arrays: dict[str, Array], figures: dict[str, object]) -> None:

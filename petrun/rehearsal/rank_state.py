@@ -41,14 +41,14 @@ class CompiledRank:
     numbers: Mapping[str, float] = field(repr=False)
     """Parameters of one number -> value: the loss scale, the counters."""
 
-    def updates(self, name: str) -> bool:
-        """Whether the rank's stage owns and trains a parameter; a tied embedding's copy on another stage is no stage's own."""
-        return f"adam_m.{name}" in self.graph.held and (not self.layouts or name in self.layouts)
+    def owns(self, name: str) -> bool:
+        """Whether the rank's stage holds values of a parameter of its graph. A tied embedding's copy on the last stage, which the first
+        sends at each step, stands in no strategy of that stage, with its moments."""
+        return not self.layouts or name in self.layouts
 
-    @property
-    def drops(self) -> bool:
-        """Whether masks of dropout are drawn in the graph."""
-        return any(name.startswith(_COUNTER) for name in self.graph.held)
+    def updates(self, name: str) -> bool:
+        """Whether the rank's stage owns and trains a parameter."""
+        return f"adam_m.{name}" in self.graph.held and self.owns(name)
 
 
 def write_compiled(folder: Path, graph: bytes, adding: bytes | None, numbers: Mapping[str, float]) -> None:
@@ -95,6 +95,9 @@ def variables_of(rank: CompiledRank, layout: Layout, run: OneRankRun) -> dict[st
             value = np.asarray(rank.numbers[name])
         elif (name.startswith(_SUMS) and name not in run.initial) or name.startswith((_COUNTER, _OFFSET)):
             value = np.zeros(kind.shape)
+        elif not rank.owns(name):
+            # What another stage sends: where the graph reads this instead of what it receives, all figures show it.
+            value = np.full(kind.shape, np.nan)
         else:
             value = cut(rank, layout, name, run.initial[name])
         found[name] = Variable(rounded(value, kind))
@@ -106,7 +109,7 @@ def set_values(
 ) -> None:
     """Give a rank its shards of values that one rank has after a step."""
     for name, value in values.items():
-        if name in variables:
+        if name in variables and rank.owns(name):
             variables[name].value = rounded(cut(rank, layout, name, value), rank.graph.held[name])
 
 

@@ -289,6 +289,7 @@ def test_peak_memory_counts_the_optimizers_state(compiled, case):
     [
         "llama/lora/dp=2,tp=2,pp=2",
         "llama/full/dp=2,tp=2,pp=2,micro_batches=4",
+        "llama/lora/dp=2,tp=2,pp=2/tied",
         "llama/full/dp=2,tp=2,pp=2/tied",
         "llama/lora/dp=2,tp=2,pp=2,zero=1",
         "llama/lora/dp=2,tp=2,pp=2,zero=1/tied",

@@ -42,6 +42,13 @@ ONE_OF_GPT2 = {"n_layer": 1}
 TIED = {"tie_word_embeddings": True}
 ALL = {"delta.target": ("all-linear",)}
 DROPOUT = {"delta.dropout": 0.1}
+DROPPED = {"attention_dropout": 0.1}
+EVERY_DROPOUT = {"attention_probs_dropout_prob": 0.1, "hidden_dropout_prob": 0.1}
+GPT2_DROPOUT = {"attn_pdrop": 0.1, "resid_pdrop": 0.1, "embd_pdrop": 0.1}
+ADAPTER = {"algo": "adapter", "delta.bottleneck": 12}
+IA3 = {"algo": "ia3"}
+PREFIX = {"algo": "prefix", "delta.tokens": 8, "delta.middle": 12}
+FOUR_ROWS = {"train.batch_size": 4}
 
 CASES = {
     # Data parallel: petrun's own sums.
@@ -56,21 +63,41 @@ CASES = {
     "bert-lora-dp2-tp2": Case(family="bert", layout="dp=2,tp=2", flags=ALL, base=ONE),
     "gpt2-full-tp2": Case(family="gpt2", layout="dp=1,tp=2", flags=FULL, base=ONE_OF_GPT2),
     "gpt2-lora-dp2-tp2": Case(family="gpt2", layout="dp=2,tp=2", flags=ALL, base=ONE_OF_GPT2),
-    "llama-adapter-tp2": Case(family="llama", layout="dp=1,tp=2", flags={"algo": "adapter", "delta.bottleneck": 12}),
-    "llama-ia3-tp2": Case(family="llama", layout="dp=1,tp=2", flags={"algo": "ia3"}),
-    "llama-prefix-tp2": Case(family="llama", layout="dp=1,tp=2", flags={"algo": "prefix", "delta.tokens": 8, "delta.middle": 12}),
+    "llama-adapter-tp2": Case(family="llama", layout="dp=1,tp=2", flags=ADAPTER),
+    "llama-ia3-tp2": Case(family="llama", layout="dp=1,tp=2", flags=IA3),
+    "llama-prefix-tp2": Case(family="llama", layout="dp=1,tp=2", flags=PREFIX),
     "bert-bitfit-tp2": Case(family="bert", layout="dp=1,tp=2", flags={"algo": "bitfit"}, base=ONE),
     "llama-lora-tp2-accumulate": Case(family="llama", layout="dp=1,tp=2", flags={"train.accumulate": 2}),
     "llama-lora-tp2-recompute-full": Case(family="llama", layout="dp=1,tp=2", flags={"parallel.recompute": "full"}),
     "llama-lora-tp2-recompute-select": Case(family="llama", layout="dp=1,tp=2", flags={"parallel.recompute": "select"}, base=ONE),
     "llama-full-tp2-offload": Case(family="llama", layout="dp=1,tp=2", flags={**FULL, "parallel.offload": "optimizer"}),
     "llama-lora-dp2-tp2-dropout": Case(
-        family="llama", layout="dp=2,tp=2", flags={**ALL, **DROPOUT}, base={"attention_dropout": 0.1}
+        family="llama", layout="dp=2,tp=2", flags={**ALL, **DROPOUT}, base=DROPPED
     ),
     "llama-lora-tp2-float16": Case(family="llama", layout="dp=1,tp=2", flags=HALF, base=WIDE_HEADS),
     "llama-lora-tp2-float16-dropout": Case(
-        family="llama", layout="dp=1,tp=2", flags={**HALF, **DROPOUT}, base={**ONE, **WIDE_HEADS, "attention_dropout": 0.1}
+        family="llama", layout="dp=1,tp=2", flags={**HALF, **DROPOUT}, base={**ONE, **WIDE_HEADS, **DROPPED}
     ),
+    "llama-lora-tp2-bfloat16": Case(
+        family="llama", layout="dp=1,tp=2", flags={**ALL, "model.dtype": "bfloat16"}, base={**ONE, **WIDE_HEADS}
+    ),
+    "llama-full-tp2-recompute-full": Case(family="llama", layout="dp=1,tp=2", flags={**FULL, "parallel.recompute": "full"}, base=DROPPED),
+    "bert-full-tp2-dropout": Case(family="bert", layout="dp=1,tp=2", flags=FULL, base={**ONE, **EVERY_DROPOUT}),
+    "gpt2-lora-tp2-dropout": Case(
+        family="gpt2", layout="dp=1,tp=2", flags={**ALL, **DROPOUT}, base={**ONE_OF_GPT2, **GPT2_DROPOUT}
+    ),
+    "gpt2-lora-tp2-float16": Case(family="gpt2", layout="dp=1,tp=2", flags=HALF, base={**ONE_OF_GPT2, "n_head": 2}),
+    "bert-full-tp2-float16": Case(family="bert", layout="dp=1,tp=2", flags={**FULL, **HALF}, base={**ONE, "num_attention_heads": 2}),
+    "bert-adapter-tp2": Case(family="bert", layout="dp=1,tp=2", flags=ADAPTER, base=ONE),
+    "bert-ia3-tp2": Case(family="bert", layout="dp=1,tp=2", flags=IA3, base=ONE),
+    "bert-prefix-tp2": Case(family="bert", layout="dp=1,tp=2", flags=PREFIX, base=ONE),
+    "gpt2-adapter-tp2": Case(family="gpt2", layout="dp=1,tp=2", flags=ADAPTER, base=ONE_OF_GPT2),
+    "gpt2-ia3-tp2": Case(family="gpt2", layout="dp=1,tp=2", flags=IA3, base=ONE_OF_GPT2),
+    "gpt2-prefix-tp2": Case(family="gpt2", layout="dp=1,tp=2", flags=PREFIX, base=ONE_OF_GPT2),
+    "roberta-full-tp2": Case(family="roberta", layout="dp=1,tp=2", flags=FULL, base=ONE),
+    "opt-full-tp2": Case(family="opt", layout="dp=1,tp=2", flags=FULL, base=ONE),
+    "bloom-full-tp2": Case(family="bloom", layout="dp=1,tp=2", flags=FULL, base=ONE_OF_GPT2),
+    "glm4-full-tp2": Case(family="glm", layout="dp=1,tp=2", flags=FULL, base=ONE),
     # Split tokens.
     "llama-lora-tp2-sequence": Case(family="llama", layout="dp=1,tp=2,sequence=true", flags=ALL, base=ONE),
     "llama-full-dp2-tp2-sequence": Case(family="llama", layout="dp=2,tp=2,sequence=true", flags=FULL, base=ONE),
@@ -80,15 +107,27 @@ CASES = {
     "llama-full-dp2-tp2-zero3": Case(family="llama", layout="dp=2,tp=2,zero=3", flags=FULL),
     "bert-full-dp2-zero1": Case(family="bert", layout="dp=2,zero=1", flags=FULL, base=ONE),
     "gpt2-full-dp2-zero3": Case(family="gpt2", layout="dp=2,zero=3", flags=FULL, base=ONE_OF_GPT2),
+    "llama-lora-dp2-tp2-zero1-accumulate": Case(family="llama", layout="dp=2,tp=2,zero=1", flags={"train.accumulate": 2}, base=ONE),
+    "llama-lora-dp2-tp2-zero3-float16": Case(family="llama", layout="dp=2,tp=2,zero=3", flags=HALF, base={**ONE, **WIDE_HEADS}),
     # Stages.
     "llama-lora-dp2-tp2-pp2": Case(
-        family="llama", layout="dp=2,tp=2,pp=2,micro_batches=4", flags={**ALL, "train.batch_size": 4}
+        family="llama", layout="dp=2,tp=2,pp=2,micro_batches=4", flags={**ALL, **FOUR_ROWS}
     ),
+    "llama-lora-tp2-pp2-tied": Case(family="llama", layout="dp=1,tp=2,pp=2", base=TIED),
     "llama-full-pp2-tied": Case(family="llama", layout="dp=1,pp=2,micro_batches=2", flags=FULL, base=TIED),
     "llama-full-dp2-pp2-zero1-tied": Case(family="llama", layout="dp=2,pp=2,zero=1", flags=FULL, base=TIED),
-    "bert-full-pp2": Case(family="bert", layout="dp=1,pp=2,micro_batches=2", flags=FULL),
     "bert-lora-dp2-pp2": Case(family="bert", layout="dp=2,pp=2", flags=ALL),
     "llama-lora-pp2-float16": Case(family="llama", layout="dp=1,pp=2", flags=HALF, base=WIDE_HEADS),
+    "llama-full-tp2-pp2-tied": Case(family="llama", layout="dp=1,tp=2,pp=2", flags=FULL, base=TIED),
+    "llama-lora-dp2-tp2-pp2-dropout": Case(
+        family="llama", layout="dp=2,tp=2,pp=2", flags={**ALL, **DROPOUT, **FOUR_ROWS}, base=DROPPED
+    ),
+    "bert-full-pp2-dropout": Case(family="bert", layout="dp=1,pp=2", flags=FULL, base=EVERY_DROPOUT),
+    "gpt2-full-tp2-pp2": Case(family="gpt2", layout="dp=1,tp=2,pp=2", flags=FULL),
+    "llama-adapter-pp2": Case(family="llama", layout="dp=1,pp=2", flags=ADAPTER),
+    "llama-ia3-pp2": Case(family="llama", layout="dp=1,pp=2", flags=IA3),
+    "llama-prefix-pp2": Case(family="llama", layout="dp=1,pp=2", flags=PREFIX),
+    "llama-lora-pp2-recompute-full": Case(family="llama", layout="dp=1,pp=2", flags={"parallel.recompute": "full"}),
     "llama-full-tp2-pp2-offload": Case(family="llama", layout="dp=1,tp=2,pp=2", flags={**FULL, "parallel.offload": "optimizer"}),
 }  # fmt: skip
 

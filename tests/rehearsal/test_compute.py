@@ -1,7 +1,7 @@
 """The compiled graphs of all ranks, computed together, give the numbers of one rank; and a graph that is spoilt does not."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from petrun.errors import SetupError
 from petrun.rehearsal.comparison import partings, require_equal
 from petrun.rehearsal.compute import compute_steps
 from petrun.rehearsal.step_graph import TensorType
+from petrun.tensors.sharded.layout import TensorLayout
 from tests.rehearsal.computed import compiled_job
 from tests.rehearsal.layouts import CASES, GOLDEN, computed_case
 
@@ -18,15 +19,22 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(scope="module")
 def columns(ascend, tmp_path_factory):
-    """Two data-parallel rows of two tensor-parallel columns, one layer."""
-    return compiled_job(tmp_path_factory.mktemp("columns"), "llama", "dp=2,tp=2", base={"num_hidden_layers": 1})
+    """Two data-parallel rows of two tensor-parallel columns, one layer; the rows split weights and the optimizer's state."""
+    return compiled_job(tmp_path_factory.mktemp("columns"), "llama", "dp=2,tp=2,zero=1", base={"num_hidden_layers": 1})
+
+
+@pytest.fixture(scope="module")
+def tokens(ascend, tmp_path_factory):
+    """Two columns that split the tokens between the layers, one layer."""
+    layout, base = "dp=1,tp=2,sequence=true", {"num_hidden_layers": 1}
+    return compiled_job(tmp_path_factory.mktemp("tokens"), "llama", layout, base=base)
 
 
 @pytest.fixture(scope="module")
 def stages(ascend, tmp_path_factory):
-    """Two stages of one layer, two micro-batches, and an embedding that both stages use and train."""
-    tied = {"tie_word_embeddings": True}
-    return compiled_job(tmp_path_factory.mktemp("stages"), "llama", "dp=1,pp=2,micro_batches=2", {"algo": "full"}, tied)
+    """Two stages of one layer, two micro-batches, dropout, and an embedding that both stages use and train."""
+    base = {"tie_word_embeddings": True, "attention_dropout": 0.1}
+    return compiled_job(tmp_path_factory.mktemp("stages"), "llama", "dp=1,pp=2,micro_batches=2", {"algo": "full"}, base)
 
 
 def computed(job):
@@ -64,7 +72,7 @@ def all_reduce(layer):
     return lambda node: node.operator == "AllReduce" and node.layer == layer and "Grad" not in node.scope
 
 
-@pytest.mark.parametrize("job", ["columns", "stages"])
+@pytest.mark.parametrize("job", ["columns", "tokens", "stages"])
 def test_all_ranks_together_compute_what_one_does(job, request):
     run, ranks, layout = request.getfixturevalue(job)
     steps = computed((run, ranks, layout))
@@ -80,7 +88,7 @@ def test_a_graph_is_read_whole(columns):
     graph = ranks[0].graph
     assert len(graph.inputs) == 5, "denominator, targets, and the net's three inputs"
     assert set(graph.held) == set(graph.parameters.values()) >= {*run.trained, "embed.weight", "adam_step"}
-    assert graph.held["layers.0.attn.q.weight"] == TensorType("float32", (16, 32))
+    assert graph.held["layers.0.attn.q.weight"] == TensorType("float32", (8, 32))
     assert graph.held["adam_step"] == TensorType("int32", ())
     angles = np.float32(1.0 / 10000.0 ** (np.arange(0, 4, 2) / 4)).reshape(1, 1, 1, 2)
     assert any(np.array_equal(value, angles) for value in graph.constants.values() if isinstance(value, np.ndarray))
@@ -125,6 +133,20 @@ def test_the_sum_of_a_weights_gradient_over_its_replicas_is_missed(columns):
     assert parted(spoilt(columns, without(is_sum))) == ["layers.0.attn.v"]
 
 
+def test_a_gradient_that_is_scattered_without_a_sum_is_missed(columns):
+    """The rows split B: each rank keeps its part of its own gradient instead of the sum's."""
+
+    def change(rank, graph):
+        scatter = next(n for n in graph.nodes if n.operator == "ReduceScatter" and n.layer == "layers.0.attn.v")
+        (shape,) = (kind.shape for kind in scatter.results)
+        first = shape[0] * scatter.attributes["group_rank_ids"].index(rank)
+        limits = {"first": (first, 0), "stop": (first + shape[0], shape[1]), "step": (1, 1)}
+        own = replace(scatter, operator="StridedSlice", inputs=(scatter.inputs[0], *limits))
+        return replace(exchange(graph, scatter, [own]), constants={**graph.constants, **limits})
+
+    assert parted(spoilt(columns, change)) == ["layers.0.attn.v"]
+
+
 def test_a_gradient_that_is_summed_once_too_often_is_seen(columns):
     """As if each of four ranks counted it."""
     name = columns[0].trained[0]
@@ -143,13 +165,18 @@ def test_a_gradient_that_is_summed_once_too_often_is_seen(columns):
     assert set(found) == {"layers.0.attn.q"} and name == "layers.0.attn.q.mindpet_delta_lora_a"
 
 
+class Exchanged(TensorLayout):
+    """Of each two neighbouring ranks each holds the other's shard."""
+
+    def slices(self, device, shard):
+        return super().slices(device ^ 1, shard)
+
+
 def test_shards_that_change_places_are_seen(columns):
-    """Keys cut over the rows of ranks instead of the columns: two ranks hold each other's."""
     run, ranks, layout = columns
     name = "layers.0.attn.k.weight"
-    assert ranks[0].layouts[name].axes == ((0,), ())
-    cut = [replace(r, layouts={**r.layouts, name: replace(r.layouts[name], axes=((1,), ()))}) for r in ranks]
-    found = parted((run, cut, layout))
+    exchanged = Exchanged(**{f.name: getattr(ranks[0].layouts[name], f.name) for f in fields(TensorLayout)})
+    found = parted((run, [replace(r, layouts={**r.layouts, name: exchanged}) for r in ranks], layout))
     assert found[0] == "layers.0.attn.q"
 
 

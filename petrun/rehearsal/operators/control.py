@@ -8,8 +8,8 @@ from petrun.rehearsal.operators.types import Compute, Value, Variable, rounded, 
 from petrun.rehearsal.step_graph import MONAD, Node, TensorType
 
 
-def load(node: Node, variable: Value, order: Value) -> Value:
-    """The value of a parameter at this point."""
+def load(node: Node, variable: Value, *order: Value) -> Value:
+    """The value of a parameter at this point: Load, and TensorMove, which copies it. What is stored later leaves it as it is."""
     return variable.value if isinstance(variable, Variable) else variable
 
 
@@ -48,6 +48,7 @@ def store(variable: Variable, kind: TensorType, value: Value) -> Variable:
 
 CONTROL: dict[str, Compute] = {
     "Load": load,
+    "TensorMove": load,
     "Depend": depend,
     "MakeTuple": make_tuple,
     "TupleGetItem": tuple_get_item,
