@@ -121,7 +121,8 @@ def test_a_collective_that_is_missing_is_seen(columns):
 
 def test_a_collective_that_one_rank_leaves_out_is_named(columns):
     with pytest.raises(
-        SetupError, match=r"rank 0 at AllReduce of layers\.0\.attn\.o meets rank 1 at AllReduce of layers\.0\.mlp"
+        SetupError,
+        match=r"rank 0 at AllReduce of layers\.0\.attn\.o over ranks 0,1, but rank 1 is at AllGather of layers\.0\.mlp",
     ):
         computed(spoilt(columns, without(all_reduce("layers.0.attn.o"), rank=1)))
 

@@ -41,8 +41,8 @@ class Job:
 
     def __init__(self, ascend, folder, dp, tp, zero, pp=1):
         self.ascend, self.folder, self.world, self.pp = ascend, folder, dp * tp * pp, pp
-        # What is tied is sent between stages, and not cut.
-        more = {"tie_word_embeddings": True} if pp > 1 and zero else {}
+        # What is tied is sent between stages: zero does not cut it, tp does.
+        more = {"tie_word_embeddings": True} if pp > 1 and dp * tp > 1 else {}
         base = write_base(
             folder / "base", "llama", num_attention_heads=4, num_key_value_heads=4, hidden_size=32, **more
         )
