@@ -20,7 +20,8 @@ from petrun.rehearsal.shapes import batch_shapes
 from petrun.rehearsal.stub_cann import ensure_stub
 from petrun.tensors import atomic_file
 from petrun.tensors.atomic import refuse_occupied
-from petrun.training.setup.resolve_layout import resolve_auto, resolve_layout
+from petrun.training.setup.resolve_auto import resolve_auto
+from petrun.training.setup.resolve_layout import resolve_layout
 
 
 def run(settings: RehearseSettings) -> None:

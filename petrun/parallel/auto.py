@@ -8,12 +8,7 @@
     nor does that                               weights are gathered for one layer at a time (zero=3), from data parallel on
     it does not fit on a host                   pipeline stages as well, as few as possible
 
-Bytes on a card: frozen weights in the compute dtype, trained ones in float32 and again in the compute dtype, 4 a value for gradients (8
-with accumulation), 8 for AdamW's two moments, and an estimate of activations. With zero all of these are split but the copy that computes:
-1 keeps it from the forward pass to the backward pass, 3 gathers it twice. 2 is left out: MindSpore 2.10 makes the same graph of it as of 1.
-Activations were fitted to MindSpore's own plan of a Llama of 7B with LoRA (9 hidden widths and 6 feed-forward widths a token and layer) and
-of GPT-2 (14 bytes a logit); the error is about a fifth. Compared with plans of two layers of a Llama of 13 B, full, dp=8, 2048 tokens:
-zero=0 18.0 GiB (planned 17.9), zero=1 5.4 (5.1), zero=3 4.2 (3.9).
+What a card holds is petrun.parallel.memory's plan of the step.
 """
 
 from __future__ import annotations
@@ -24,8 +19,8 @@ from typing import Literal
 
 from petrun.errors import ConfigError
 from petrun.parallel.layout import Layout
+from petrun.parallel.memory.plan import MemoryPlan
 from petrun.parallel.validate import Sizes, divisors, fits, layouts
-from petrun.train.optimizers import DEFAULT_OPTIMIZER, OPTIMIZERS
 
 HOST_CARDS = 8
 USABLE = 0.9
@@ -34,29 +29,6 @@ DEFAULT_CARD_GIB = 32.0
 Recompute = Literal["none", "select", "full"]
 _RECOMPUTE: tuple[Recompute, ...] = ("none", "select", "full")
 _GIB = 2**30
-_LOGIT_BYTES = 14
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """The sizes of a model that take memory. Counts of values are of any type."""
-
-    layer_values: int
-    """The count for all layers together."""
-    other_values: int
-    """Embeddings, head and the rest."""
-    trained_layer: int
-    trained_other: int
-    hidden: int
-    wide: int
-    heads: int
-    layers: int
-    outputs: int
-    """Vocabulary of a decoder's head; 0 for a classifier, whose logits are few."""
-    item_bytes: int
-    """Bytes of a value of the compute dtype. Attention without a matrix of scores needs 2."""
-    sizes: Sizes | None
-    """None: the model cannot be sharded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,31 +37,9 @@ class Batch:
 
     rows: int
     tokens: int
-    accumulate: bool = False
     recompute: Recompute = "none"
-    offload: bool = False
     free: bool = False
     """The user did not set recompute: more than `recompute` may be computed again."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemoryNeeds:
-    """The memory of the fullest card, in bytes."""
-
-    weights: float
-    gradients: float
-    optimizer: float
-    activations: float
-
-    @property
-    def total(self) -> float:
-        return self.weights + self.gradients + self.optimizer + self.activations
-
-    def __str__(self) -> str:
-        parts = (
-            f"{name} {getattr(self, name) / _GIB:.2f}" for name in ("weights", "gradients", "optimizer", "activations")
-        )
-        return f"{' + '.join(parts)} = {self.total / _GIB:.2f} GiB"
 
 
 @dataclass(frozen=True)
@@ -112,53 +62,18 @@ class Choice:
     why: tuple[str, ...]
 
 
-def needs(model: Model, batch: Batch, layout: Layout) -> MemoryNeeds:
-    """Return the bytes on the fullest card of a layout."""
-    share = layout.tp * layout.pp
-    values = model.layer_values / share + model.other_values / layout.tp
-    trained = model.trained_layer / share + model.trained_other / layout.tp
-    ranks = layout.dp if layout.zero else 1
-    held = (values - trained) * model.item_bytes + trained * 4
-    return MemoryNeeds(
-        weights=held / ranks + model.item_bytes * _copied(model, layout, values, trained),
-        gradients=trained * (8 if batch.accumulate else 4) / ranks,
-        optimizer=0.0 if batch.offload else OPTIMIZERS[DEFAULT_OPTIMIZER].state_bytes * trained / ranks,
-        activations=_activations(model, batch, layout),
-    )
-
-
-def _copied(model: Model, layout: Layout, values: float, trained: float) -> float:
-    """Return the number of values with a second copy in the compute dtype: trained ones, with zero all that were gathered."""
-    if layout.zero == 3:
-        return max(model.layer_values / model.layers, model.other_values) / layout.tp
-    if layout.zero:
-        return values
-    return trained if model.item_bytes < 4 else 0.0
-
-
-def _activations(model: Model, batch: Batch, layout: Layout) -> float:
-    # A stage keeps as many micro-batches as there are stages until their backward passes.
-    tokens = batch.rows * max(1, batch.tokens) * min(1.0, layout.pp / layout.micro_batches)
-    whole = 4 * model.hidden / (layout.tp if layout.sequence else 1)
-    sharded = (5 * model.hidden + 6 * model.wide) / layout.tp
-    if model.item_bytes > 2:
-        sharded += 2 * model.heads * batch.tokens / layout.tp
-    layers = model.layers / layout.pp
-    kept = {
-        "none": layers * (whole + sharded),
-        "select": layers * (whole + sharded / 2),
-        "full": layers * model.hidden + whole + sharded,
-    }
-    logits = batch.rows / layout.micro_batches * max(1, batch.tokens) * model.outputs * _LOGIT_BYTES / layout.tp
-    return tokens * kept[batch.recompute] * model.item_bytes + logits
-
-
 def choose(
-    world: int, model: Model, batch: Batch, card_gib: float | None, refused: Callable[[Layout], str] = lambda layout: ""
+    world: int,
+    sizes: Sizes | None,
+    batch: Batch,
+    needed: Callable[[Candidate], MemoryPlan],
+    card_gib: float | None,
+    refused: Callable[[Layout], str] = lambda layout: "",
 ) -> Choice:
-    """Return the first layout by the rule above that fits. `refused`: why a run of a layout would be refused, or nothing.
+    """Return the first layout by the rule above that fits.
 
-    Raises ConfigError with the arithmetic where none fits.
+    `sizes`: those of the model that must divide, None where it cannot be sharded; `needed`: what the fullest card holds; `refused`: why a
+    run of a layout would be refused, or nothing. Raises ConfigError with the plans where none fits.
     """
     gib = DEFAULT_CARD_GIB if card_gib is None else card_gib
     reason = (
@@ -168,11 +83,11 @@ def choose(
     )
     available = gib * USABLE * _GIB
     why = [f"card memory {gib:g} GiB ({reason}), {USABLE:.0%} of it planned for: {available / _GIB:.1f} GiB"]
-    least: tuple[float, Candidate] | None = None
+    least: tuple[int, Candidate] | None = None
     hopeless: set[Layout] = set()
-    for tried in candidates(world, model, batch):
+    for tried in candidates(world, sizes, batch):
         layout = tried.layout
-        found = needs(model, replace(batch, recompute=tried.recompute), layout)
+        found = needed(tried)
         if least is None or found.total < least[0]:
             least = (found.total, tried)
         if layout in hopeless:
@@ -196,9 +111,9 @@ def choose(
     )
 
 
-def candidates(world: int, model: Model, batch: Batch) -> Iterator[Candidate]:
+def candidates(world: int, sizes: Sizes | None, batch: Batch) -> Iterator[Candidate]:
     """Return the candidates in the order of the rule."""
-    divide = {(layout.tp, layout.pp): layout for layout in layouts(world, model.sizes, batch.rows, batch.tokens)}
+    divide = {(layout.tp, layout.pp): layout for layout in layouts(world, sizes, batch.rows, batch.tokens)}
     host = [divide[tp, 1] for tp in divisors(world) if tp in (1, 2, 4, HOST_CARDS) and (tp, 1) in divide]
     widest = host[-1].tp
     pipelines = [divide[widest, pp] for pp in divisors(world // widest) if pp > 1 and (widest, pp) in divide]
@@ -210,7 +125,7 @@ def candidates(world: int, model: Model, batch: Batch) -> Iterator[Candidate]:
                 if zero == 0 or layout.dp > 1:
                     yield Candidate(replace(layout, zero=zero), how)
                 split = replace(layout, sequence=True) if zero == 0 and layout.tp > 1 and layout.pp == 1 else None
-                if split is not None and fits(split, model.sizes, batch.rows, batch.tokens):
+                if split is not None and fits(split, sizes, batch.rows, batch.tokens):
                     yield Candidate(split, how)
 
     for layout in host:

@@ -155,7 +155,7 @@ def planned_on_cpu(case: Case, place: Path) -> MemoryPlan:
     """The plan of a job that `make_job` wrote."""
     from petrun.config.load import load_run_config
     from petrun.parallel import context
-    from petrun.training.setup.memory_plan import memory_of_run
+    from petrun.training.setup.memory_check import memory_of_run
     from petrun.training.setup.resolve import resolve
 
     sets = [*case.sets(place / "base"), f"data.path={place / 'rows.jsonl'}"]

@@ -6,12 +6,15 @@ import pytest
 
 from petrun.console import bytes_text
 from petrun.errors import SetupError
+from petrun.parallel.context import Device
 from petrun.parallel.layout import Layout
 from petrun.rehearsal import compile_ranks, shapes
 from petrun.rehearsal.job import read_settings
 from petrun.rehearsal.processes import RankExit
 from petrun.rehearsal.report import shard_lines
-from petrun.training.setup import resolve_layout
+from petrun.training.setup.memory_plan import memory_of
+from petrun.training.setup.resolve_auto import resolve_auto
+from petrun.training.setup.resolve_layout import resolve_layout
 from tests.tiny import CONFIGS, ORDERS, REVIEWS, write_base, write_rows
 
 
@@ -245,19 +248,15 @@ def test_what_cannot_be_rehearsed(configs, petrun, monkeypatch, line, code, text
 def test_auto_is_settled_from_config_json_alone(configs):
     typed = {"model.base": ("--base", "llama"), "parallel.auto": ("--parallel", True), "delta.rank": ("--rank", 3)}
     resolved, _ = read_settings(None, typed, ["data.seq_len=32", "train.batch_size=4"])
-    model = resolve_layout.model_of(resolved.config)
-    sizes = CONFIGS["llama"]
-    hidden, wide, vocab, layers = (
-        sizes[key] for key in ("hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers")
-    )
-    lora = layers * (2 * 3 * hidden + 3 * hidden + 3 * 8)
-    assert (model.trained_layer, model.trained_other) == (lora, 0)
-    assert model.layer_values == lora + layers * (2 * hidden**2 + 2 * 8 * hidden + 3 * hidden * wide + 2 * hidden)
-    assert model.other_values == 2 * vocab * hidden + hidden
-    settled, why = resolve_layout.resolve_auto(resolved, 4)
+    settled, why = resolve_auto(resolved, 4)
     assert settled.config.parallel.dp == 4 and not settled.config.parallel.auto
     assert why[-1] == "chosen: dp=4,tp=1,pp=1,zero=0, as the model and its data fit on each card"
-    assert resolve_layout.resolve_auto(settled, 4) == (settled, ())
+    assert resolve_auto(settled, 4) == (settled, ())
+    # The same sum as the plan of a run.
+    plan = memory_of(
+        settled.config, Device("ascend", "bfloat16", None), resolve_layout(settled.config, 4), 32, None
+    ).plan()
+    assert why[-2] == f"dp=4,tp=1,pp=1,zero=0: {plan}: fits"
 
 
 def test_a_layout_that_is_not_seen_in_what_was_compiled():

@@ -7,7 +7,8 @@ from petrun.errors import ConfigError
 from petrun.parallel.context import Device
 from petrun.parallel.layout import parse_layout
 from petrun.training.setup.resolve import resolve_with_layout
-from petrun.training.setup.resolve_layout import refusal, resolve_layout, resolve_run_layout
+from petrun.training.setup.resolve_auto import refusal
+from petrun.training.setup.resolve_layout import resolve_layout, resolve_run_layout
 from petrun.training.setup.training_setup import build_training
 from tests.parallel.refusals import REFUSED
 from tests.tiny import ORDERS, REVIEWS, write_base, write_rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
+from petrun.console import bytes_text
 from petrun.graph.sites import Sites, fits
 from petrun.parallel.layout import Layout
 from petrun.parallel.memory import deltas, kernels, nets
@@ -60,6 +61,13 @@ class MemoryPlan:
     @property
     def total(self) -> int:
         return sum(getattr(self, part) for part in PARTS)
+
+    def __str__(self) -> str:
+        """`1.2 GiB in the backward pass: weights 0.3 GiB + ...`, parts under a thousandth left out."""
+        parts = [
+            f"{part} {bytes_text(getattr(self, part))}" for part in PARTS if getattr(self, part) >= self.total / 1000
+        ]
+        return f"{bytes_text(self.total)} in {self.moment}: {' + '.join(parts)}"
 
 
 def plan_memory(net: Cell, sites: Sites, layout: Layout, settings: StepSettings) -> MemoryPlan:

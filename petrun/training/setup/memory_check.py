@@ -10,11 +10,11 @@ from petrun.cluster.processes.memory import available_bytes
 from petrun.console import bytes_text
 from petrun.errors import ConfigError
 from petrun.parallel.layout import Layout
-from petrun.parallel.memory.plan import PARTS, MemoryPlan
+from petrun.parallel.memory.plan import MemoryPlan
 from petrun.parallel.validate import divisors, layouts
-from petrun.training.setup.memory_plan import RunMemory, UnknownMemoryError, memory_of_run
+from petrun.training.setup.memory_plan import RunMemory, UnknownMemoryError, memory_of
+from petrun.training.setup.outline import sizes_of
 from petrun.training.setup.resolve import ResolvedRun
-from petrun.training.setup.resolve_layout import sizes_of
 
 ERROR = 0.1
 """The share by which the plan may be too high: less than what is there by so much is not refused."""
@@ -30,12 +30,6 @@ class Fitting:
     bytes: int
 
 
-def plan_text(plan: MemoryPlan) -> str:
-    """Return `1.2 GiB in the backward pass: weights 0.3 GiB + ...`."""
-    parts = [f"{part} {bytes_text(getattr(plan, part))}" for part in PARTS if getattr(plan, part) >= plan.total / 1000]
-    return f"{bytes_text(plan.total)} in {plan.moment}: {' + '.join(parts)}"
-
-
 def check_memory(resolved: ResolvedRun, ranks_here: int) -> str:
     """Return what the run needs on each rank, or why that is not known.
 
@@ -48,7 +42,7 @@ def check_memory(resolved: ResolvedRun, ranks_here: int) -> str:
         return f"not planned: {error}"
     available = _available(resolved, ranks_here)
     if available is None or not resolved.config.memory_check or not too_much(plan, available):
-        return plan_text(plan)
+        return str(plan)
     found = next(fitting(resolved, memory, available), None)
     way_out = (
         f"Give {found.flags}: {bytes_text(found.bytes)}"
@@ -56,9 +50,18 @@ def check_memory(resolved: ResolvedRun, ranks_here: int) -> str:
         else "No batch, recompute or layout fits: train less of it"
     )
     raise ConfigError(
-        f"the run needs about {plan_text(plan)}; on each rank there are {bytes_text(available)}",
+        f"the run needs about {plan}; on each rank there are {bytes_text(available)}",
         hint=f"{way_out}. --no-memory-check starts it all the same.",
     )
+
+
+def memory_of_run(resolved: ResolvedRun) -> RunMemory:
+    """Return what plans the memory of a run. Raises UnknownMemoryError where no plan can be made."""
+    if resolved.start is not None:
+        raise UnknownMemoryError("the plan does not know a run that starts from another delta")
+    rows = resolved.sources.train
+    tokens = max(resolved.batching.buckets, default=0)
+    return memory_of(resolved.config, resolved.device, resolved.layout, tokens, rows.num_labels)
 
 
 def too_much(plan: MemoryPlan, available: int) -> bool:

@@ -1,4 +1,4 @@
-"""Plans the peak memory of a run whose settings are resolved, without weights: see petrun.parallel.memory."""
+"""Plans the peak memory of a run from its settings, without weights: see petrun.parallel.memory."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from petrun.parallel.context import Device
 from petrun.parallel.layout import Layout
 from petrun.parallel.memory.plan import MemoryPlan, StepSettings, plan_memory
 from petrun.parallel.memory.recorder import UnknownCellError
-from petrun.training.setup.resolve import ResolvedRun
-from petrun.training.setup.resolve_layout import outline_run
+from petrun.training.setup.outline import outline_run
 
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -40,15 +39,6 @@ class RunMemory:
             return plan_memory(loaded.net, loaded.sites, layout or self.layout, settings)
         except UnknownCellError as error:
             raise UnknownMemoryError(f"the plan does not know the memory of a {error}") from error
-
-
-def memory_of_run(resolved: ResolvedRun) -> RunMemory:
-    """Return what plans the memory of a run. Raises UnknownMemoryError where no plan can be made."""
-    if resolved.start is not None:
-        raise UnknownMemoryError("the plan does not know a run that starts from another delta")
-    rows = resolved.sources.train
-    tokens = max(resolved.batching.buckets, default=0)
-    return memory_of(resolved.config, resolved.device, resolved.layout, tokens, rows.num_labels)
 
 
 def memory_of(config: RunConfig, device: Device, layout: Layout, tokens: int, classes: int | None) -> RunMemory:

@@ -23,7 +23,8 @@ from petrun.train.schedules import Schedule
 from petrun.training.run_folder import RunFolder
 from petrun.training.setup.build_step import plan_schedule
 from petrun.training.setup.evaluation import require_forward_only
-from petrun.training.setup.resolve_layout import resolve_auto, resolve_run_layout
+from petrun.training.setup.resolve_auto import resolve_auto
+from petrun.training.setup.resolve_layout import resolve_run_layout
 from petrun.training.setup.sources import Sources, open_sources, resolve_data
 from petrun.training.setup.starting_delta import (
     StartingDelta,
