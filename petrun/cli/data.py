@@ -8,6 +8,7 @@ import typer
 
 from petrun.cli.command import Command
 from petrun.config.commands.data import (
+    CleanSettings,
     ConvertRowsSettings,
     HeadSettings,
     MixSettings,
@@ -15,7 +16,7 @@ from petrun.config.commands.data import (
     StatsSettings,
 )
 
-app = typer.Typer(help="Rows of data files: count, convert, split and mix them.", no_args_is_help=True)
+app = typer.Typer(help="Rows of data files: count, convert, clean, split and mix them.", no_args_is_help=True)
 
 
 def stats(settings: StatsSettings) -> None:
@@ -58,6 +59,16 @@ def split(settings: SplitSettings) -> None:
     run(settings)
 
 
+def clean(settings: CleanSettings) -> None:
+    """Drop rows that break a rule, duplicates and near duplicates, and what an evaluation file holds; each with its reason.
+
+    petrun data clean raw.jsonl --against eval.jsonl --out clean.jsonl
+    """
+    from petrun.commands.data.clean import run
+
+    run(settings)
+
+
 def mix(settings: MixSettings) -> None:
     """Mix files by shares into one, shuffled by the seed, with tags on the rows of a file where they are given.
 
@@ -69,6 +80,17 @@ def mix(settings: MixSettings) -> None:
 
 
 COMMANDS: tuple[Command[Any], ...] = (
+    Command(
+        name="clean",
+        settings=CleanSettings,
+        run=clean,
+        options=(
+            "files",
+            "out",
+            *("bitext", "source", "target", "languages", "without", "near", "key", "against"),
+            *("min_characters", "max_characters", "max_ratio"),
+        ),
+    ),
     Command(
         name="stats",
         settings=StatsSettings,

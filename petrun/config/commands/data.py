@@ -123,3 +123,76 @@ class MixSettings:
     )
     seed: int = _seed()
     on_bad_row: str | None = _bad()
+
+
+def rule_choices() -> list[str]:
+    """Names of the rules."""
+    from petrun.curation.rules import RULES
+
+    return [rule.name for rule in RULES]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanSettings:
+    """The rows that are cleaned, and by what."""
+
+    files: tuple[str, ...] = _files()
+    out: str | None = _out()
+    bitext: bool = option(
+        "--bitext",
+        "The rows are translations, with rules for two sides. Default: instructions.",
+        DATA,
+        default=False,
+    )
+    source: str | None = _source()
+    target: str | None = _target()
+    languages: tuple[str, ...] = option(
+        "--langs",
+        "Languages (ISO 639-1): of bitext the source's and the target's, en,zh; of instructions all that an answer may be in.",
+        DATA,
+        default=(),
+        separated=True,
+    )
+    without: tuple[str, ...] = option(
+        "--without",
+        "Rules that are left out, with commas between them.",
+        DATA,
+        default=(),
+        separated=True,
+        choices=rule_choices,
+    )
+    near: float = option(
+        "--near",
+        "Least similarity (Jaccard, of character 5-grams) of near duplicates; 0 drops exact duplicates alone.",
+        DATA,
+        default=0.8,
+        shows_default=True,
+    )
+    key: str = option(
+        "--key",
+        "What makes rows duplicates: row, question or answer.",
+        DATA,
+        default="row",
+        shows_default=True,
+        choices=lambda: ["row", "question", "answer"],
+    )
+    against: tuple[str, ...] = option(
+        "--against",
+        "Evaluation files: rows with a question of theirs, or one near it, are dropped.",
+        DATA,
+        default=(),
+        separated=True,
+    )
+    min_characters: int = option(
+        "--min-chars", "Fewest characters of an answer, or of each side.", DATA, default=1, shows_default=True, low=0
+    )
+    max_characters: int = option(
+        "--max-chars", "Most characters of a row.", DATA, default=20_000, shows_default=True, low=1
+    )
+    max_ratio: float = option(
+        "--max-ratio",
+        "Of bitext: largest ratio of the sides' lengths, in words or characters.",
+        DATA,
+        default=3.0,
+        shows_default=True,
+    )
