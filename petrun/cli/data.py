@@ -7,16 +7,21 @@ from typing import Any
 import typer
 
 from petrun.cli.command import Command
+from petrun.cli.evaluate import SEQ_LEN
 from petrun.config.commands.data import (
     CleanSettings,
     ConvertRowsSettings,
     HeadSettings,
     MixSettings,
+    ScoreSettings,
+    SelectSettings,
     SplitSettings,
     StatsSettings,
 )
 
-app = typer.Typer(help="Rows of data files: count, convert, clean, split and mix them.", no_args_is_help=True)
+app = typer.Typer(
+    help="Rows of data files: count, convert, clean, score, select, split and mix them.", no_args_is_help=True
+)
 
 
 def stats(settings: StatsSettings) -> None:
@@ -79,6 +84,27 @@ def mix(settings: MixSettings) -> None:
     run(settings)
 
 
+def score(settings: ScoreSettings) -> None:
+    """Write a score for each row: how little its question helps to predict its answer (ifd, ppl), or how alike vectors are.
+
+    petrun data score rows.jsonl --by ifd --base ./gpt2 --out scores.jsonl
+    petrun data score rows.jsonl --by similarity --encoder ./labse --out scores.jsonl
+    """
+    from petrun.commands.data.score import run
+
+    run(settings)
+
+
+def select(settings: SelectSettings) -> None:
+    """Write the rows with the best scores, in the file's order.
+
+    petrun data select rows.jsonl --scores scores.jsonl --top 10% --out best.jsonl
+    """
+    from petrun.commands.data.select import run
+
+    run(settings)
+
+
 COMMANDS: tuple[Command[Any], ...] = (
     Command(
         name="clean",
@@ -107,6 +133,31 @@ COMMANDS: tuple[Command[Any], ...] = (
     ),
     Command(
         name="mix", settings=MixSettings, run=mix, options=("files", "out", "rows", "tag_as", "seed", "on_bad_row")
+    ),
+    Command(
+        name="score",
+        settings=ScoreSettings,
+        run=score,
+        options=(
+            "files",
+            "by",
+            "out",
+            *("model.base", "delta", "model.base_strategy", "model.family", "alpha", "direct"),
+            *("encoder", "against", "margin", "source", "target"),
+            *("data.template", "data.on_bad_row", SEQ_LEN, "eval.batch_size", "device", "compile_cache", "sets"),
+        ),
+    ),
+    Command(
+        name="select",
+        settings=SelectSettings,
+        run=select,
+        options=(
+            "files",
+            "scores",
+            "out",
+            *("top", "lowest", "least", "diverse", "encoder", "source", "target", "seed"),
+            *("device", "compile_cache", "sets"),
+        ),
     ),
 )
 for command in COMMANDS:

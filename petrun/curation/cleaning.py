@@ -16,7 +16,7 @@ import numpy as np
 from petrun.curation.keys import normalised, text_key
 from petrun.curation.near_duplicates import NearDuplicates
 from petrun.curation.output import RowOutput
-from petrun.curation.parts import PartReader, RowParts
+from petrun.curation.parts import PartReader, RowParts, part_of
 from petrun.curation.reading import DataRow, RowFiles
 from petrun.curation.rules import Limits, Rule, first_finding
 from petrun.errors import DataError
@@ -29,7 +29,6 @@ NO_TEXT, DUPLICATE, NEAR_DUPLICATE, LEAKED, NEAR_LEAKED = (
     "in an evaluation file",
     "near an evaluation file",
 )
-KEYS = ("row", "question", "answer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +145,7 @@ def _judge(files: RowFiles, plan: CleaningPlan, folder: Path) -> _Judged:
                 continue
             places.add(row)
             parts = plan.parts(row)
-            text = normalised({"row": parts.text, "question": parts.question, "answer": parts.answer}[plan.key])
+            text = normalised(part_of(parts, plan.key))
             keys.append(text_key(text))
             if near is not None:
                 near.add(text)

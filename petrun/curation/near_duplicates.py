@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from petrun.data.examples.array_store import release_pages
 from petrun.errors import SetupError
 from petrun.tensors import Array
 
@@ -27,6 +28,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _MISSES_COUNT = (0.1, 0.9)
 """Weights of false candidates, which cost a comparison, and of missed pairs, in the choice of bands."""
 _PAIRS = 1_000_000
+_BLOCK_TEXTS = 2**16
 
 
 def _datasketch() -> Any:
@@ -103,11 +105,7 @@ class NearDuplicates:
     def _candidates(self, signatures: Array, texts: Array) -> Iterator[tuple[Array, Array]]:
         """Yield (earlier, later) of texts that share a band: each with the first of its bucket, and with the one before it."""
         for band in range(self.bands):
-            start = band * self.band_rows
-            keys = np.zeros(len(texts), np.uint64)
-            for column in range(start, start + self.band_rows):
-                keys = (keys ^ signatures[texts, column].astype(np.uint64)) * _MULTIPLIER
-                keys ^= keys >> np.uint64(31)
+            keys = np.concatenate(list(self._band_keys(signatures, texts, band * self.band_rows)))
             order = np.argsort(keys, kind="stable")
             ordered, named = keys[order], texts[order]
             opens = np.r_[True, ordered[1:] != ordered[:-1]]
@@ -117,6 +115,18 @@ class NearDuplicates:
             behind = later[later - bucket[later] > 1]
             yield named[behind - 1], named[behind]
 
+    def _band_keys(self, signatures: Array, texts: Array, start: int) -> Iterator[Array]:
+        """Yield keys, (n,) uint64, of the band that begins with the column `start`, block by block."""
+        for first in range(0, len(texts), _BLOCK_TEXTS):
+            band = signatures[texts[first : first + _BLOCK_TEXTS], start : start + self.band_rows].astype(np.uint64)
+            keys = np.zeros(len(band), np.uint64)
+            for column in band.T:
+                keys = (keys ^ column) * _MULTIPLIER
+                keys ^= keys >> np.uint64(31)
+            # Pages of the file that were read are given back: it is as large as 512 bytes a text.
+            release_pages(signatures)
+            yield keys
+
 
 def _similarity(signatures: Array, one: Array, other: Array) -> Array:
     """Return the share of equal minima of each pair, (n,) float64."""
@@ -125,6 +135,7 @@ def _similarity(signatures: Array, one: Array, other: Array) -> Array:
     for start in range(0, len(one), step):
         part = slice(start, start + step)
         found[part] = (signatures[one[part]] == signatures[other[part]]).mean(axis=1)
+        release_pages(signatures)
     return found
 
 

@@ -27,6 +27,14 @@ class RowParts:
         return f"{self.question}\n{self.answer}" if self.question and self.answer else self.question or self.answer
 
 
+PARTS = ("row", "question", "answer")
+
+
+def part_of(parts: RowParts, name: str) -> str:
+    """Return one of PARTS of a row."""
+    return {"row": parts.text, "question": parts.question, "answer": parts.answer}[name]
+
+
 @dataclass
 class PartReader:
     """Reads the parts of rows. Rows with the same columns are interpreted once."""

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from petrun.cli import (
     data,
     delta,
+    embed,
     evaluate,
     generate,
     job,
@@ -47,6 +48,7 @@ COMMANDS = [
         reshard.COMMAND,
         inspect_command.COMMAND,
         *data.COMMANDS,
+        embed.COMMAND,
         *delta.COMMANDS,
         *ranktable.COMMANDS,
     ),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from petrun import console
 from petrun.config.commands.data import CleanSettings
-from petrun.curation.cleaning import KEYS, CleaningPlan, clean
+from petrun.curation.cleaning import CleaningPlan, clean
 from petrun.curation.languages import LanguageTeller
 from petrun.curation.output import check_out, row_output
-from petrun.curation.parts import PartReader
+from petrun.curation.parts import PARTS, PartReader
 from petrun.curation.reading import SKIP, RowFiles
 from petrun.curation.rules import BITEXT, INSTRUCTIONS, RULES, Limits, rules_for
 from petrun.errors import ConfigError, did_you_mean
@@ -39,8 +39,8 @@ def _plan(given: CleanSettings) -> CleaningPlan:
     for name in given.without:
         if name not in names:
             raise ConfigError(f"--without {name}: no such rule", hint=did_you_mean(name, names))
-    if given.key not in KEYS:
-        raise ConfigError(f"--key {given.key}: no such part of a row", hint=did_you_mean(given.key, KEYS))
+    if given.key not in PARTS:
+        raise ConfigError(f"--key {given.key}: no such part of a row", hint=did_you_mean(given.key, PARTS))
     if not (given.near == 0 or 0.3 <= given.near < 1):
         raise ConfigError(f"--near {given.near:g}: a similarity from 0.3 to below 1, or 0 for exact duplicates alone")
     if given.max_ratio <= 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from petrun.config.options import DATA, RUN, SettingField, argument, like, option
+from petrun.config.options import DATA, MODEL, RUN, RunKeys, SettingField, argument, like, option
 
 
 def _files() -> SettingField:
@@ -196,3 +196,95 @@ class CleanSettings:
         default=3.0,
         shows_default=True,
     )
+
+
+SCORES = ["ifd", "ppl", "similarity"]
+
+
+def _encoder() -> SettingField:
+    return option("--encoder", "Folder of sentence-transformers (BERT or RoBERTa): LaBSE, MiniLM, BGE, E5 ...", MODEL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings(RunKeys):
+    """The rows that are scored, and how."""
+
+    files: tuple[str, ...] = _files()
+    by: str = option(
+        "--by",
+        "ifd: loss of the answer with its question over that without; ppl: the same as a ratio of perplexities; similarity: by the "
+        "vectors of --encoder.",
+        DATA,
+        default="ifd",
+        shows_default=True,
+        choices=lambda: SCORES,
+    )
+    out: str | None = option("--out", "File of scores to write, JSON lines.", RUN)
+    delta: str | None = option("--delta", "Delta of the base that scores.", MODEL)
+    alpha: float | None = option(
+        "--alpha", "LoRA alpha of a delta whose file does not say it (MindPet checkpoints).", MODEL
+    )
+    direct: str = option(
+        "--direct",
+        "Text before an answer that stands alone, such as '### Response:'. Default: the tokenizer's BOS; where it has none, an answer's "
+        "first token is scored in neither loss.",
+        DATA,
+        default="",
+    )
+    encoder: str | None = _encoder()
+    against: tuple[str, ...] = option(
+        "--against",
+        "Files whose questions the rows should be like: similarity is the highest cosine. Default: the two sides of each row.",
+        DATA,
+        default=(),
+        separated=True,
+    )
+    margin: bool = option("--margin", "Of the sides of a row: margin score instead of cosine.", DATA, default=False)
+    source: str | None = _source()
+    target: str | None = _target()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectSettings(RunKeys):
+    """The rows that are chosen."""
+
+    files: tuple[str, ...] = _files()
+    out: str | None = _out()
+    scores: str | None = option("--scores", "File of scores of these files, as petrun data score writes it.", DATA)
+    top: str = option(
+        "--top", "Share of the rows with a score, or a number of rows.", DATA, default="10%", shows_default=True
+    )
+    lowest: bool = option("--lowest", "The lowest scores instead of the highest: a control.", DATA, default=False)
+    least: float | None = option("--min-score", "Rows below it are dropped.", DATA)
+    diverse: int | None = option(
+        "--diverse", "Groups of similar questions, which give their best rows in turn; needs --encoder.", DATA, low=2
+    )
+    encoder: str | None = _encoder()
+    source: str | None = _source()
+    target: str | None = _target()
+    seed: int = _seed()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedSettings(RunKeys):
+    """The texts that are encoded."""
+
+    files: tuple[str, ...] = _files()
+    encoder: str | None = _encoder()
+    out: str | None = option(
+        "--out", "File to write: .npy, or .safetensors with the tensor `vectors`; a row a row.", RUN
+    )
+    part: str = option(
+        "--part",
+        "What is encoded: row, question or answer.",
+        DATA,
+        default="row",
+        shows_default=True,
+        choices=lambda: ["row", "question", "answer"],
+    )
+    batch_size: int = option(
+        "--batch-size", "Texts that are encoded at once.", RUN, default=32, low=1, shows_default=True
+    )
+    source: str | None = _source()
+    target: str | None = _target()
+    on_bad_row: str | None = _bad()

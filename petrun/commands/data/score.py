@@ -1,0 +1,71 @@
+"""`petrun data score`: a score for each row, in a file of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from petrun import console
+from petrun.config.commands.data import SCORES, ScoreSettings
+from petrun.curation.difficulty import DIFFICULTIES
+from petrun.curation.reading import STOP, RowFiles
+from petrun.curation.score_file import write_scores
+from petrun.curation.scoring import ScoredRows, score_difficulty, score_similarity
+from petrun.errors import ConfigError, did_you_mean
+from petrun.tensors.output import check_file
+
+SIMILARITY = "similarity"
+
+
+def run(given: ScoreSettings) -> None:
+    """Score the rows and write the scores. Raises ConfigError, DataError, ModelError, OutputError, WeightsError."""
+    if given.by not in SCORES:
+        raise ConfigError(f"--by {given.by}: no such score", hint=did_you_mean(given.by, SCORES))
+    if given.out is None:
+        raise ConfigError("--out is missing: the file of scores to write", hint="Example: --out scores.jsonl")
+    _refuse_idle(given)
+    files = RowFiles(given.files, STOP)
+    check_file("--out", given.out, files.inputs)
+    out = Path(given.out).expanduser()
+    scored = score_similarity(given, files) if given.by == SIMILARITY else score_difficulty(given, out)
+    write_scores(out, scored.header, files.digests(), scored.rows)
+    Path(f"{out}.partial").unlink(missing_ok=True)
+    _print(given.out, scored)
+
+
+def _refuse_idle(given: ScoreSettings) -> None:
+    """Raises ConfigError for options that this score does not read."""
+    of_vectors = {
+        "--encoder": given.encoder,
+        "--against": given.against,
+        "--margin": given.margin,
+        "--source": given.source,
+    }
+    of_losses = {"--delta": given.delta, "--alpha": given.alpha, "--direct": given.direct}
+    idle = of_losses if given.by == SIMILARITY else of_vectors
+    for flag, value in idle.items():
+        if value:
+            raise ConfigError(f"{flag} has no effect on --by {given.by}", hint="Leave it out.")
+    if given.by == SIMILARITY and given.encoder is None:
+        raise ConfigError("--by similarity needs --encoder: a folder of sentence-transformers")
+    if given.margin and given.against:
+        raise ConfigError(
+            "--margin compares the two sides of a row, and --against compares rows with files: give one of them"
+        )
+
+
+def _print(out: str, scored: ScoredRows) -> None:
+    numbers = sorted(row["score"] for row in scored.rows if row["score"] is not None)
+    console.print(f"{scored.header['by']} = {scored.header['formula']}: {scored.header['direction']}")
+    if numbers:
+        marks = [(name, f"{numbers[round(share * (len(numbers) - 1))]:.4f}") for name, share in
+                 (("lowest", 0), ("5 %", 0.05), ("median", 0.5), ("95 %", 0.95), ("highest", 1))]  # fmt: skip
+        console.print(console.table(marks))
+    reasons = [row["reason"] for row in scored.rows if row["score"] is None]
+    for reason in dict.fromkeys(reasons):
+        console.print(f"{reasons.count(reason):,} rows have no score: {reason}")
+    if scored.header["by"] in DIFFICULTIES and numbers:
+        above = sum(number > 1 for number in numbers)
+        console.print(
+            f"{above:,} rows are above 1: their question makes the answer less likely; petrun data select drops them"
+        )
+    console.print(f"wrote {len(scored.rows):,} scores to {out}")

@@ -1,0 +1,90 @@
+"""`petrun data select`: the rows with the best scores, as a plain file of rows."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+
+from petrun import console
+from petrun.config.commands.data import SelectSettings
+from petrun.curation.difficulty import DIFFICULTIES, HARDEST
+from petrun.curation.output import check_out, row_output
+from petrun.curation.parts import PartReader
+from petrun.curation.reading import STOP, RowFiles
+from petrun.curation.score_file import Scores, read_scores
+from petrun.curation.selection import best, best_of_groups, cluster, parse_top, rows_wanted
+from petrun.curation.similarity import unit_vectors
+from petrun.errors import ConfigError
+from petrun.inference.sentences.encoder import open_sentence_encoder
+from petrun.tensors import Array
+
+_CHUNK_ROWS = 4096
+NO_SCORE, ABOVE, BELOW, NOT_CHOSEN = "no score", "score above 1", "score below --min-score", "not among the best"
+
+
+def run(given: SelectSettings) -> None:
+    """Choose, then write the rows in the files' order. Raises ConfigError, DataError, OutputError."""
+    if given.scores is None:
+        raise ConfigError(
+            "--scores is missing", hint="petrun data score FILE --by ifd --base B --out SCORES writes it."
+        )
+    if (given.diverse is None) != (given.encoder is None):
+        raise ConfigError("--diverse and --encoder belong together: questions are grouped by the encoder's vectors")
+    top = parse_top(given.top)
+    files = RowFiles(given.files, STOP)
+    out = check_out(given.out, files, given.scores)
+    scores = read_scores(given.scores, files)
+    numbers = {str(source.path): i for i, source in enumerate(files.sources)}
+    places = [(numbers[row.file], row.line) for row in files]
+    reasons = [_reason(scores, place, given.least) for place in places]
+    able = np.array([i for i, reason in enumerate(reasons) if reason is None], np.int64)
+    wanted = rows_wanted(top, len(able))
+    values = [float(scores.rows[places[i]]["score"]) for i in able]
+    if given.diverse is None:
+        chosen = able[best(values, wanted, lowest=given.lowest)]
+    else:
+        groups = cluster(_questions(given, files, able), given.diverse, given.seed)
+        chosen = able[best_of_groups(values, groups, wanted, lowest=given.lowest)]
+    taken = set(chosen.tolist())
+    settings = {"scores": scores.header, "top": given.top, "lowest": given.lowest, "min_score": given.least}
+    settings |= {"diverse": given.diverse, "encoder": given.encoder, "seed": given.seed}
+    with row_output(out, files, "select", settings) as output:
+        for i, row in enumerate(files):
+            if i in taken:
+                output.keep(row.cells)
+            else:
+                reason = reasons[i] or NOT_CHOSEN
+                output.drop(row, reason, _problem(scores, places[i]))
+    kept = [float(scores.rows[places[i]]["score"]) for i in chosen]
+    console.print(f"{scores.by} of the chosen rows: {min(kept):.4f} to {max(kept):.4f}")
+
+
+def _reason(scores: Scores, place: tuple[int, int], least: float | None) -> str | None:
+    """Return why a row cannot be chosen; None where it can."""
+    score = scores.rows.get(place, {}).get("score")
+    if score is None:
+        return NO_SCORE
+    if scores.by in DIFFICULTIES and score > HARDEST:
+        return ABOVE
+    return BELOW if least is not None and score < least else None
+
+
+def _problem(scores: Scores, place: tuple[int, int]) -> str:
+    entry = scores.rows.get(place, {})
+    if entry.get("score") is None:
+        return str(entry.get("reason", "the file of scores does not name this row"))
+    return f"{scores.by} {entry['score']:.6g}"
+
+
+def _questions(given: SelectSettings, files: RowFiles, able: Array) -> Array:
+    """Return the vectors of the questions of these rows, (n, d), of length 1."""
+    assert given.encoder is not None, "the command checks it"
+    encoder = open_sentence_encoder(given.encoder, given.flags, given.sets)
+    reader, wanted = PartReader(given.source, given.target), set(able.tolist())
+    parts = (reader(row) for i, row in enumerate(files) if i in wanted)
+    found = []
+    while chunk := list(islice(parts, _CHUNK_ROWS)):
+        texts = [each.question or each.answer for each in chunk]
+        found.append(unit_vectors(encoder.encode(texts, console.progress("encode"))))
+    return np.concatenate(found)

@@ -1,0 +1,44 @@
+"""`petrun embed`: a vector for each row."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from petrun import console
+from petrun.config.commands.data import EmbedSettings
+from petrun.curation.parts import PARTS, PartReader, part_of
+from petrun.curation.reading import STOP, RowFiles
+from petrun.errors import ConfigError, did_you_mean
+from petrun.inference.sentences.encoder import open_sentence_encoder
+from petrun.tensors import array_entries, atomic_file, write_safetensors
+from petrun.tensors.output import check_file
+
+_CHUNK_ROWS = 4096
+
+
+def run(given: EmbedSettings) -> None:
+    """Encode all rows, in the files' order. Raises ConfigError, DataError, ModelError, OutputError."""
+    if given.encoder is None:
+        raise ConfigError("--encoder is missing: a folder of sentence-transformers", hint="Example: --encoder ./labse")
+    if given.part not in PARTS:
+        raise ConfigError(f"--part {given.part}: no such part of a row", hint=did_you_mean(given.part, PARTS))
+    if given.out is None or not given.out.endswith((".npy", ".safetensors")):
+        raise ConfigError("--out must end in .npy or .safetensors", hint="Example: --out vectors.npy")
+    files, reader = RowFiles(given.files, given.on_bad_row or STOP), PartReader(given.source, given.target)
+    check_file("--out", given.out, [*files.inputs, Path(given.encoder).expanduser()])
+    encoder = open_sentence_encoder(given.encoder, given.flags, given.sets, given.batch_size)
+    texts = (part_of(reader(row), given.part) for row in files)
+    found = []
+    while chunk := list(islice(texts, _CHUNK_ROWS)):
+        found.append(encoder.encode(chunk, console.progress("encode")))
+    vectors = np.concatenate(found)
+    path = Path(given.out).expanduser()
+    if given.out.endswith(".npy"):
+        with atomic_file(path) as (file, _):
+            np.save(file, vectors)
+    else:
+        write_safetensors(path, array_entries({"vectors": vectors}), {"encoder": encoder.digest})
+    console.print(f"wrote {len(vectors):,} vectors of {vectors.shape[1]} numbers to {given.out}")

@@ -1,0 +1,77 @@
+"""Write and read the file of scores: a first line that says what the numbers are, then one line a row.
+
+    {"petrun_scores": 1, "by": "ifd", "formula": "s(A|Q) / s(A)", "direction": "...", "base": ..., "files": [{"file", "sha256"}, ...]}
+    {"file": 0, "line": 7, "score": 0.83, "loss_with_question": 1.2, "loss_alone": 1.45, "tokens": 31}
+
+`file` is the number of the file in `files`. A row without a score has `"score": null` and a reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from petrun.curation.reading import RowFiles
+from petrun.curation.writing import json_line
+from petrun.errors import DataError
+from petrun.tensors import atomic_file
+from petrun.typing import JsonObject
+
+_MARK = "petrun_scores"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """The scores of the rows of some files."""
+
+    header: JsonObject
+    """What the numbers are; without `files`."""
+    rows: Mapping[tuple[int, int], JsonObject] = field(repr=False)
+    """(number of the file, line) -> score and what it was made of."""
+
+    @property
+    def by(self) -> str:
+        return str(self.header["by"])
+
+
+def write_scores(path: Path, header: JsonObject, files: Sequence[JsonObject], rows: Iterable[JsonObject]) -> None:
+    """Write a file of scores. `rows`: with file and line. Raises OutputError."""
+    with atomic_file(path) as (file, _):
+        file.write(json_line({_MARK: 1, **header, "files": list(files)}).encode())
+        for row in rows:
+            file.write(json_line(row).encode())
+
+
+def read_scores(path: str, files: RowFiles) -> Scores:
+    """Read the scores of these files. Raises DataError for another file, and for scores of rows that have changed."""
+    given = Path(path).expanduser()
+    if not given.is_file():
+        raise DataError(f"{path}: no such file of scores", hint="petrun data score FILE --by ifd --base B --out SCORES")
+    with given.open(encoding="utf-8", errors="replace") as lines:
+        header = _entry(next(lines, ""), f"{path}, line 1")
+        if header.pop(_MARK, None) != 1 or "by" not in header:
+            raise DataError(f"{path}: is not a file of scores", hint="petrun data score writes one.")
+        scored = header.pop("files", [])
+        if [one.get("sha256") for one in scored] != [one["sha256"] for one in files.digests()]:
+            names = ", ".join(str(one.get("file")) for one in scored)
+            raise DataError(
+                f"{path}: holds the scores of {names}, and these files are not the same",
+                hint="Give the files that were scored, in their order and unchanged; or score these.",
+            )
+        rows = {}
+        for number, line in enumerate(lines, 2):
+            entry = _entry(line, f"{path}, line {number}")
+            rows[entry["file"], entry["line"]] = entry
+    return Scores(header=header, rows=rows)
+
+
+def _entry(line: str, where: str) -> JsonObject:
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: is no line of a file of scores: {error}") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{where}: is no line of a file of scores")
+    return found

@@ -1,0 +1,1 @@
+"""Sentence encoders: folders of sentence-transformers as they are, a text in, a vector out."""
