@@ -2,6 +2,7 @@
 
 import pytest
 
+from petrun.config.commands.data import form_choices
 from petrun.curation.forms import FormConverter, forms
 from petrun.errors import DataError
 from tests.curation.rows import MIXED, row
@@ -27,6 +28,10 @@ def test_a_form_and_back_is_the_same_conversation(form):
         if "tools" in whole and form in ("alpaca", "prompt"):
             continue
         assert to_messages(row(FormConverter(form)(row(cells)))) == whole
+
+
+def test_the_command_line_knows_the_forms():
+    assert form_choices() == forms()
 
 
 def test_other_columns_are_kept():

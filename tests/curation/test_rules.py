@@ -3,6 +3,7 @@
 import pytest
 
 pytest.importorskip("ftfy")
+from petrun.config.commands.data import rule_choices
 from petrun.curation.parts import RowParts
 from petrun.curation.rules import BITEXT, INSTRUCTIONS, RULES, Limits, first_finding, numbers_of, rules_for, units
 
@@ -117,6 +118,7 @@ def test_numbers_are_compared_by_their_digits():
 
 def test_names_are_unique():
     assert len({rule.name for rule in RULES}) == len(RULES)
+    assert rule_choices() == [rule.name for rule in RULES]
     assert [rule.name for rule in rules_for(Limits(), ("html",))] == [
         "empty", "equal", "short", "long", "mojibake", "control", "repeats",
     ]  # fmt: skip
