@@ -52,6 +52,8 @@ class TrainOptions(TypedDict, total=False):
     warmup: float | None
     weight_decay: float | None
     clip: float | None
+    loss: Literal["dpo", "ipo", "simpo", "orpo"] | None
+    beta: float | None
     parallel: str | None
     card_memory: float | None
     recompute: Literal["none", "select", "full"] | None

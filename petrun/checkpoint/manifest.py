@@ -34,7 +34,7 @@ class TaskInfo(_Section):
     """How the data was read: settings that later commands take from here."""
 
     name: str
-    """classify, lm or instruct."""
+    """classify, lm, instruct or preference."""
     rows: str | None = None
     """Kind of the training rows (petrun/data/rows/columns.py), such as completion or chat; None: a delta of an earlier version."""
     labels: tuple[str, ...] = ()

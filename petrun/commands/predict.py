@@ -7,6 +7,7 @@ from pathlib import Path
 
 from petrun import console
 from petrun.config.commands.evaluate import PredictSettings
+from petrun.data.examples.example_set import PREFERENCE
 from petrun.data.rows.bad_rows import SKIPPED, write_skipped
 from petrun.errors import ConfigError
 from petrun.inference.assembly import attach_delta, set_delta
@@ -25,6 +26,8 @@ def run(
     check_file("--out", out, settings.input_files)
     check_file("--logits", logits_file, settings.input_files)
     rows = settings.rows(need_target=False)
+    if rows.task == PREFERENCE:
+        rows = settings.rows("instruct", need_target=False)
     if rows.task == "lm":
         # The prediction is the loss of a row, and labels say which of its tokens count.
         rows = settings.rows("lm")

@@ -73,7 +73,7 @@ def run(settings: TrainSettings) -> Path | None:
         if resolved.layout.split:
             context.split_operators(resolved.layout, world.rank)
         scored = out is not None and (found is None or found.state is None)
-        setup = build_training(resolved, scored=scored, world=world)
+        setup = build_training(resolved, scored=scored, trains=out is not None, world=world)
         require_consistent_ranks(resolved, setup.assembled.loaded, world, setup.trainable)
         if out is not None:
             chosen, out = out, run_folder.create_for_ranks(out, resolved.layout, world, lock)

@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from petrun.config.options import DATA, DELTA, MODEL, OPTIM, PARALLEL, RUN, SettingField
 from petrun.typing import JsonObject
 
-Task = Literal["classify", "lm", "instruct"]
+Task = Literal["classify", "lm", "instruct", "preference"]
 
 
 class Section(BaseModel):
@@ -85,7 +85,9 @@ class DataConfig(Section):
     )
     eval_path: tuple[str, ...] = setting((), "Evaluation file, or several.", "--eval-data", DATA)
     weights: tuple[float, ...] = Field((), description="how often each file of `path` is read in an epoch (1 = once)")
-    task: Task | None = setting(None, "classify, lm or instruct. Default: from the columns.", "--task", DATA)
+    task: Task | None = setting(
+        None, "classify, lm, instruct or preference. Default: from the columns.", "--task", DATA
+    )
     format: str | None = Field(
         None, description="file format, such as jsonl (petrun/data/formats/table.py); default: by content"
     )
@@ -235,6 +237,27 @@ class TrainConfig(Section):
         return value
 
 
+class PreferenceConfig(Section):
+    loss: Literal["dpo", "ipo", "simpo", "orpo"] = setting(
+        "dpo",
+        "Loss on rows with a chosen and a rejected answer: dpo, ipo, simpo or orpo. Default dpo.",
+        "--loss",
+        OPTIM,
+    )
+    beta: float | None = setting(
+        None,
+        "Weight of that loss' difference between the answers. Default: 0.1; simpo 2.",
+        "--beta",
+        OPTIM,
+        gt=0,
+    )
+    gamma: float = Field(0.5, ge=0, description="simpo: margin that the difference should exceed")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="dpo: share of rows whose answers are taken to be swapped"
+    )
+    sft_weight: float = Field(0.0, ge=0, description="weight of the chosen answers' cross entropy, added to the loss")
+
+
 class ParallelConfig(Section):
     auto: bool = Field(False, description="choose dp, tp, pp and zero by the memory of a card; --parallel auto")
     card_memory: float | None = setting(
@@ -274,6 +297,7 @@ class EvalConfig(Section):
     metrics: tuple[str, ...] = setting(
         (),
         "Comma-separated: accuracy, f1_macro, matthews, loss, mse, pearson, spearman, perplexity, token_accuracy, "
+        "reward_accuracy, reward_margin, chosen_gain, preference_accuracy, "
         "exact_match, bleu, rouge1, rouge2, rougeL, or all. Default: those that need no generation.",
         "--metrics",
         RUN,
@@ -303,6 +327,7 @@ class RunConfig(Section):
     delta: SerializeAsAny[BaseModel]
     optim: OptimConfig = Field(default_factory=lambda: OptimConfig())
     train: TrainConfig = Field(default_factory=lambda: TrainConfig())
+    preference: PreferenceConfig = Field(default_factory=lambda: PreferenceConfig())
     parallel: ParallelConfig = setting(
         None,
         "How the job's ranks are laid out, as dp=2,tp=4,pp=1,zero=1 (also micro_batches, sequence). What is left out: pp=1, "

@@ -16,7 +16,7 @@ class ExampleSettings:
     """None infers the task from the columns and `family_tasks`."""
     seq_len: int
     """Most tokens of a row, special tokens included; the caller has checked it against the model's positions."""
-    family_tasks: tuple[str, ...] = ("classify", "lm", "instruct")
+    family_tasks: tuple[str, ...] = ("classify", "lm", "instruct", "preference")
     template: str | Template | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     """Canonical column -> column of the file."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from petrun.data.examples.example_set import PREFERENCE
 from petrun.errors import DataError
 from petrun.evaluate.metrics import REGRESSION, row_metrics
 from petrun.evaluate.row_formulas import log_softmax
@@ -37,6 +38,12 @@ class Scores:
     """(R,) int64; for regression float64."""
     probabilities: Array | None = None
     """(R, C) float32."""
+    chosen_means: Array | None = None
+    """(R,) float64: mean log-probability of the chosen answer's tokens, in nats; None, as are the next three, but for preferences."""
+    rejected_means: Array | None = None
+    chosen_gains: Array | None = None
+    """(R,) float64: log-probability of the chosen answer minus that of the base, in nats; 0 for the base itself."""
+    rejected_gains: Array | None = None
 
     @property
     def arrays(self) -> dict[str, Array | None]:
@@ -100,6 +107,33 @@ def regression_scores(rows: Array, targets: Array, predictions: Array) -> Scores
         predictions=guessed,
     )
     return with_metrics(scores, REGRESSION)
+
+
+def preference_scores(rows: Array, values: Array, base: Array | None) -> Scores:
+    """Compute the figures of a decoder on rows with a chosen and a rejected answer.
+
+    Inputs: rows (R,); values (R, 6) float64: sum of cross entropies, scored tokens and hits of the chosen answer, then of the rejected one;
+    base (R, 2): log-probabilities of both answers by the base, or None where `values` are the base's own.
+    A row that truncation left without one of its answers counts for nothing. Raises DataError when no row has both.
+    """
+    losses, counts, hits, other_losses, other_counts, _ = values.T
+    complete = (counts > 0) & (other_counts > 0)
+    require_scored(int(np.count_nonzero(complete)), len(rows), "pair of answers")
+    log_probs = -np.stack([losses, other_losses], axis=1)
+    gains = np.zeros_like(log_probs) if base is None else log_probs - base
+    means = log_probs / np.maximum(np.stack([counts, other_counts], axis=1), 1)
+    scores = Scores(
+        metrics={},
+        rows=rows,
+        losses=np.where(complete, losses, 0.0),
+        counts=np.where(complete, counts, 0).astype(np.int64),
+        hits=np.where(complete, hits, 0).astype(np.int64),
+        chosen_means=means[:, 0],
+        rejected_means=means[:, 1],
+        chosen_gains=gains[:, 0],
+        rejected_gains=gains[:, 1],
+    )
+    return with_metrics(scores, PREFERENCE)
 
 
 def require_scored(count: int, rows: int, unit: str) -> int:

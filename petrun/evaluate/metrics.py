@@ -9,13 +9,17 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from petrun.data.examples.example_set import PREFERENCE
 from petrun.errors import ConfigError, did_you_mean
 from petrun.evaluate.row_formulas import (
     accuracy,
     f1_macro,
     hit_share,
+    larger_share,
     matthews,
+    mean_difference,
     mean_loss,
+    mean_value,
     pearson,
     perplexity_of,
     spearman,
@@ -33,7 +37,7 @@ from petrun.evaluate.text_formulas import (
 )
 from petrun.tensors import Array
 
-DECODER_TASKS = ("lm", "instruct")
+DECODER_TASKS = ("lm", "instruct", "preference")
 REGRESSION = "regression"
 """Name of the task classify where labels are numbers to predict, which has metrics of its own."""
 
@@ -121,9 +125,9 @@ METRICS: dict[str, Metric] = _table(
     Metric(
         name="loss",
         tasks=_ALL,
-        meaning="mean cross entropy over rows (classify) or supervised tokens; mean squared error (regression)",
+        meaning="mean cross entropy over rows (classify) or supervised tokens (of chosen answers); mean squared error (regression)",
         higher_is_better=False,
-        default_of=(REGRESSION, *DECODER_TASKS),
+        default_of=(REGRESSION, "lm", "instruct"),
         of_rows=mean_loss,
         inputs=("losses", "counts"),
     ),
@@ -168,6 +172,35 @@ METRICS: dict[str, Metric] = _table(
         aliases=("token_acc",),
         of_rows=hit_share,
         inputs=("hits", "counts"),
+    ),
+    Metric(
+        name="reward_accuracy",
+        tasks=(PREFERENCE,),
+        meaning="share of rows whose chosen answer gained more log-probability over the base than the rejected one",
+        default_of=(PREFERENCE,),
+        of_rows=larger_share,
+        inputs=("chosen_gains", "rejected_gains"),
+    ),
+    Metric(
+        name="reward_margin",
+        tasks=(PREFERENCE,),
+        meaning="by how much more it gained, in nats (the reward of a loss is beta times that)",
+        of_rows=mean_difference,
+        inputs=("chosen_gains", "rejected_gains"),
+    ),
+    Metric(
+        name="chosen_gain",
+        tasks=(PREFERENCE,),
+        meaning="log-probability that the chosen answers gained over the base, in nats",
+        of_rows=mean_value,
+        inputs=("chosen_gains",),
+    ),
+    Metric(
+        name="preference_accuracy",
+        tasks=(PREFERENCE,),
+        meaning="share of rows whose chosen answer is likelier, by the mean log-probability of its tokens",
+        of_rows=larger_share,
+        inputs=("chosen_means", "rejected_means"),
     ),
     Metric(
         name="exact_match",

@@ -29,6 +29,24 @@ def hit_share(hits: Array, counts: Array) -> float:
     return float(hits.sum() / counts.sum())
 
 
+# Preferences. One value for each row and answer, (R,) float64 with R > 0.
+
+
+def larger_share(chosen: Array, rejected: Array) -> float:
+    """sum(chosen > rejected) / R."""
+    return float(np.mean(chosen > rejected))
+
+
+def mean_difference(chosen: Array, rejected: Array) -> float:
+    """sum(chosen - rejected) / R."""
+    return float(np.mean(chosen - rejected))
+
+
+def mean_value(values: Array) -> float:
+    """sum(values) / R."""
+    return float(np.mean(values))
+
+
 # Classification. Labels and predictions are (R,) integer arrays with R > 0.
 
 

@@ -16,8 +16,16 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from petrun.data.examples.example_set import PREFERENCE, sequences_per_row
 from petrun.errors import DataError, WeightsError
-from petrun.evaluate.figures import Scores, class_scores, regression_scores, require_scored, with_metrics
+from petrun.evaluate.figures import (
+    Scores,
+    class_scores,
+    preference_scores,
+    regression_scores,
+    require_scored,
+    with_metrics,
+)
 from petrun.evaluate.metrics import DECODER_TASKS
 from petrun.kernels import TokenCrossEntropy
 from petrun.tensors import Array
@@ -124,7 +132,8 @@ class RowOutputs:
     rows: Array
     """(R,) int64: numbers of the rows in the data, ascending."""
     values: Array
-    """(R, K) float64. Decoders: sum of losses, scored tokens, hits. Classifiers: label, then a logit for each class; regression: target,
+    """(R, K) float64. Decoders: sum of losses, scored tokens, hits; preference: these three of the chosen answer, then of the rejected
+    one. Classifiers: label, then a logit for each class; regression: target,
     prediction."""
     regression: bool
     """The targets are numbers to predict."""
@@ -162,8 +171,10 @@ class Scorer:
         with eval_mode(self.net):
             return self._tokens(batches, tell) if self.decoder else self._classes(batches, tell)
 
-    def figures(self, outputs: RowOutputs) -> Scores:
-        """Compute all figures of the rows. Raises DataError when nothing is supervised."""
+    def figures(self, outputs: RowOutputs, base: Array | None = None) -> Scores:
+        """Compute all figures of the rows. `base`, for preference: (R, 2) log-probabilities of both answers by the base; None where the
+        outputs are the base's own. Raises DataError when nothing is supervised.
+        """
         rows, values = outputs.rows, outputs.values
         if not len(rows):
             require_scored(0, 0, "row")
@@ -172,6 +183,8 @@ class Scorer:
         if not self.decoder:
             # float32 again: figures do not depend on whether rows went through other ranks.
             return class_scores(rows, values[:, 0].astype(np.int64), values[:, 1:].astype(np.float32))
+        if self.task == PREFERENCE:
+            return preference_scores(rows, values, base)
         losses, counts, hits = values.T
         require_scored(int(counts.sum()), len(rows), "token")
         scores = Scores(
@@ -196,18 +209,22 @@ class Scorer:
             _check_targets(targets, int(size), owner)
             _check_finite(np.isfinite(losses), owner)
             scored = is_scored(targets)
+            answers = self._answers(batch, targets)
             for row in rows:
                 mine = scored & (owner == row)
-                part = (
-                    losses[mine].sum(dtype=np.float64),
-                    np.count_nonzero(mine),
-                    np.count_nonzero(hits & mine),
-                )
-                sums[int(row)] = sums.get(int(row), np.zeros(3)) + np.array(part)
+                part = np.concatenate([_token_sums(losses, hits, mine & each) for each in answers])
+                sums[int(row)] = sums.get(int(row), np.zeros(len(part))) + part
             tell(len(rows))
         order = sorted(sums)
-        values = np.array([sums[row] for row in order], np.float64).reshape(-1, 3)
+        values = np.array([sums[row] for row in order], np.float64).reshape(-1, 3 * sequences_per_row(self.task))
         return RowOutputs(rows=np.array(order, np.int64), values=values, regression=False)
+
+    def _answers(self, batch: Batch, targets: Array) -> list[Array]:
+        """Return where the tokens of each answer of a row are: (B, T) bool each."""
+        if self.task != PREFERENCE:
+            return [np.ones(targets.shape, bool)]
+        segments = np.asarray(batch["segment_ids"])
+        return [segments == 1, segments == 2]
 
     def _classes(self, batches: Iterable[Batch], tell: Callable[[int], None]) -> RowOutputs:
         parts: list[tuple[Array, Array]] = []
@@ -279,6 +296,11 @@ def _forward(runner: Runner, batches: Iterable[Batch], inputs: Sequence[str]) ->
         if len(rows) != len(outputs):
             raise DataError(f"the model gave {len(outputs)} rows of logits for {len(rows)} rows of data")
         yield rows, np.asarray(outputs, np.float32), batch
+
+
+def _token_sums(losses: Array, hits: Array, chosen: Array) -> Array:
+    """Return (sum of losses, tokens, hits) of the chosen positions: (3,) float64."""
+    return np.array([losses[chosen].sum(dtype=np.float64), np.count_nonzero(chosen), np.count_nonzero(hits & chosen)])
 
 
 def _owners(batch: Batch, targets: Array) -> tuple[Array, Array]:

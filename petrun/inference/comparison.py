@@ -14,7 +14,7 @@ import numpy as np
 from petrun import console
 from petrun.console import progress
 from petrun.data.chat.end_of_turn import EndOfTurn
-from petrun.data.examples.example_set import ExampleSet
+from petrun.data.examples.example_set import PREFERENCE, ExampleSet
 from petrun.errors import ConfigError
 from petrun.evaluate.bootstrap import Sample, forward_samples, text_samples
 from petrun.evaluate.figures import Scores
@@ -24,6 +24,7 @@ from petrun.evaluate.text_formulas import ReferencedAnswer
 from petrun.inference.assembly import attach_delta, set_delta
 from petrun.inference.evaluator import decode_answer, open_generator
 from petrun.inference.multi_adapter import MultiAdapter, open_multi_adapter
+from petrun.inference.preference import log_probs
 from petrun.inference.settings import InferenceSettings, resolve_settings
 from petrun.models.base import LoadedModel
 
@@ -124,7 +125,10 @@ def _in_one_pass(
             multi_adapter.select([int(row) // count for row in batch["rows"]])
             yield batch
 
-    scores = Scorer(loaded.net, loaded.inputs, rows.task)(switched(), progress("score"), len(rows))
+    scorer = Scorer(loaded.net, loaded.inputs, rows.task)
+    outputs = scorer.outputs(switched(), progress("score"), len(rows))
+    base = np.tile(log_probs(outputs)[:count], (len(names), 1)) if rows.task == PREFERENCE else None
+    scores = scorer.figures(outputs, base)
     parts = [scores.part(scores.rows // count == k) for k in range(len(names))]
     answers: list[list[ReferencedAnswer]] = [[] for _ in names]
     if first.prompts is not None:
@@ -141,12 +145,18 @@ def _one_after_another(deltas: Mapping[str, ComparedDelta], metrics: tuple[Metri
     for name, delta in {BASE: first, **deltas}.items():
         settings, rows = delta.settings, delta.rows
         loaded, fitted = settings.load(rows)
+        base = None
+        if name != BASE and rows.task == PREFERENCE:
+            # Templates may differ from delta to delta, so the base is asked about the tokens of each.
+            alone = Scorer(loaded.net, loaded.inputs, rows.task).outputs(settings.batches(rows, loaded))
+            base = log_probs(alone)
         if name != BASE and fitted is not None:
             assembled = attach_delta(loaded, fitted, settings.config.train.seed)
             set_delta(assembled, fitted)
             loaded = assembled.loaded
         scorer = Scorer(loaded.net, loaded.inputs, rows.task)
-        scores = scorer(settings.batches(rows, loaded), progress(f"score {name}"), len(rows))
+        outputs = scorer.outputs(settings.batches(rows, loaded), progress(f"score {name}"), len(rows))
+        scores = scorer.figures(outputs, base)
         answers: list[ReferencedAnswer] = []
         if delta.prompts is not None:
             prompts = [(delta.prompts, settings.end_of_turn(delta.prompts))]

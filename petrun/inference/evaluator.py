@@ -13,7 +13,7 @@ from petrun.cluster.world import ALONE, World
 from petrun.console import progress
 from petrun.data.batches.buckets import Batching, plan_batches
 from petrun.data.chat.end_of_turn import NO_END_OF_TURN, EndOfTurn
-from petrun.data.examples.example_set import ExampleSet
+from petrun.data.examples.example_set import PREFERENCE, ExampleSet
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.evaluate.figures import Scores
 from petrun.evaluate.generate import Generation, TextGenerator
@@ -21,6 +21,7 @@ from petrun.evaluate.metrics import Metric, signatures, text_metrics
 from petrun.evaluate.score import RowOutputs, Scorer, scoring_cell
 from petrun.evaluate.text_formulas import ReferencedAnswer
 from petrun.inference.assembly import attach_delta, set_delta
+from petrun.inference.preference import base_log_probs_of, with_base_log_probs
 from petrun.inference.rows import scoring_batches
 from petrun.inference.settings import InferenceSettings
 from petrun.models.base import LoadedModel
@@ -52,6 +53,8 @@ class Evaluator:
     """Tokens and texts that end an answer beside the end-of-sequence tokens of model and tokenizer."""
     generator: TextGenerator | None = field(default=None, init=False)
     """Built when the first text is generated, and kept with its compiled graphs."""
+    outputs: RowOutputs | None = field(default=None, init=False)
+    """What the last pass gave for each row."""
     texts: list[str] | None = field(default=None, init=False)
     """The last answers to the prompts, where a metric needed them."""
     signatures: dict[str, str] = field(default_factory=dict, init=False)
@@ -90,7 +93,7 @@ class Evaluator:
         return plan_batches(
             self.examples.lengths,
             batch_size=self.batch_size,
-            seq_len=self.seq_len,
+            seq_len=self.examples.longest_row(self.seq_len),
             buckets=self.buckets,
             order="length",
             arrays=self.examples.is_arrays,
@@ -98,6 +101,15 @@ class Evaluator:
 
     def forward(self, label: str) -> Scores:
         """Run one pass over the examples."""
+        self.outputs = self._outputs(label)
+        return self.scorer.figures(self.outputs, base_log_probs_of(self.examples, self.outputs.rows))
+
+    def use_as_base(self) -> None:
+        """Take the last pass for that of the base, with which later ones on rows of preference are compared."""
+        if self.outputs is not None and self.task == PREFERENCE:
+            self.examples = with_base_log_probs(self.examples, self.outputs)
+
+    def _outputs(self, label: str) -> RowOutputs:
         world = self.world
         plan = self.batching.epoch(0).part(world.rank, world.size)
         batches = scoring_batches(self.examples, plan, self.loaded.inputs, self.loaded.pad_token_id)
@@ -109,7 +121,7 @@ class Evaluator:
             rows = np.sort(self.examples.per_row["row"].astype(np.int64))
             values = world.gathered(np.searchsorted(rows, found.rows), found.values, len(rows))
             found = RowOutputs(rows=rows, values=values, regression=self.examples.is_regression)
-        return self.scorer.figures(found)
+        return found
 
     def answers(self, label: str) -> list[str]:
         """Answer the prompts greedily, as text, in the data's order."""
@@ -244,6 +256,7 @@ def score_base_and_delta(
     )
     # A base without a head of its own is scored with the untrained head that training started from.
     base = evaluator.score("base")
+    evaluator.use_as_base()
     if loaded.fresh:
         heads = ", ".join(sorted({name.split(".")[0] for name in loaded.fresh}))
         console.print(f"the base has no {heads} of its own: its figures are those of a new one")

@@ -15,11 +15,12 @@ from petrun.config.resolved import Resolved
 from petrun.config.schema import RunConfig
 from petrun.data.batches.buckets import Order, plan_batches
 from petrun.data.chat.end_of_turn import NO_END_OF_TURN, EndOfTurn, end_of_turn_of_mark, find_end_of_turn
-from petrun.data.examples.example_set import ExampleSet
+from petrun.data.examples.example_set import PREFERENCE, ExampleSet
 from petrun.data.formats.slices import split_slice
 from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.errors import ConfigError
+from petrun.evaluate.metrics import DECODER_TASKS
 from petrun.evaluate.score import Batch
 from petrun.inference.assembly import (
     classes_of,
@@ -113,7 +114,7 @@ class InferenceSettings:
         batching = plan_batches(
             rows.lengths,
             batch_size=self.batch_size,
-            seq_len=self.config.data.seq_len,
+            seq_len=rows.longest_row(self.config.data.seq_len),
             buckets=self.config.data.buckets,
             order=order,
             arrays=rows.is_arrays,
@@ -220,17 +221,17 @@ def _inherit(resolved: Resolved, delta: Delta | None) -> Resolved:
         return resolved
     config = resolved.config
     own = {
-        "task": info.name,
+        # Such a delta answers prompts like any other: its rows need not hold two answers.
+        "task": None if info.name == PREFERENCE else info.name,
         "seq_len": info.seq_len,
         "loss_on": info.loss_on,
         "columns": info.columns,
         "separator": info.separator,
     }
-    decoders = ("lm", "instruct")
     if (
         resolved.given("data.task")
         and config.data.task != info.name
-        and not {config.data.task, info.name} <= set(decoders)
+        and not {config.data.task, info.name} <= set(DECODER_TASKS)
     ):
         raise ConfigError(
             f"{resolved.origins['data.task']} {config.data.task} contradicts the delta, which was trained for {info.name}",

@@ -59,6 +59,10 @@ class FamilyConfig:
     """Standard deviation of the weights of a new head."""
 
 
+DECODER_TASKS = ("lm", "instruct", "preference")
+"""Tasks of a family that continues texts."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """Everything that other packages need to know about one built-in architecture. No method is named here."""
@@ -67,7 +71,7 @@ class Family:
     hf_classes: Mapping[str, str]
     """Value of config.json's `model_type` that this family serves -> the class of transformers whose names a whole model is saved with."""
     tasks: tuple[str, ...]
-    """Tasks it can do: "classify", "lm", "instruct"."""
+    """Tasks it can do: "classify", "lm", "instruct", "preference"."""
     inputs: tuple[str, ...]
     """Names of construct's int32 (B, T) inputs, in order."""
     parse: Callable[[JsonObject], FamilyConfig]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from petrun.graph.sites import Sites
 from petrun.kernels import Attention, LayerNorm, SplitHeadsQkv
-from petrun.models.base import Family, FamilyConfig, StoredName
+from petrun.models.base import DECODER_TASKS, Family, FamilyConfig, StoredName
 from petrun.models.decoder import Decoder, DecoderSizes, decoder_sites
 from petrun.models.decoder_layer import DecoderLayer, LayerSizes, SelfAttention
 from petrun.models.fields import Fields
@@ -133,7 +133,7 @@ def sites(config: BloomConfig) -> Sites:
 FAMILY = Family(
     name="bloom",
     hf_classes={"bloom": "BloomForCausalLM"},
-    tasks=("lm", "instruct"),
+    tasks=DECODER_TASKS,
     inputs=("input_ids", "segment_ids", "position_ids"),
     parse=parse,
     build=build,

@@ -6,7 +6,7 @@ Source: GLM team, arXiv:2406.12793; layout and names of transformers' GlmForCaus
 
 from __future__ import annotations
 
-from petrun.models.base import Family
+from petrun.models.base import DECODER_TASKS, Family
 from petrun.models.fields import Fields
 from petrun.models.llama_config import LlamaConfig
 from petrun.models.llama_names import names, sites
@@ -56,7 +56,7 @@ def parse(raw: JsonObject) -> LlamaConfig:
 FAMILY = Family(
     name="glm",
     hf_classes={"glm": "GlmForCausalLM", "glm4": "Glm4ForCausalLM"},
-    tasks=("lm", "instruct"),
+    tasks=DECODER_TASKS,
     inputs=("input_ids", "segment_ids", "position_ids"),
     parse=parse,
     build=build,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from petrun.graph.sites import Sites
 from petrun.kernels import Attention, Dropout, LayerNorm, SplitQkv
-from petrun.models.base import Family, FamilyConfig, StoredName
+from petrun.models.base import DECODER_TASKS, Family, FamilyConfig, StoredName
 from petrun.models.decoder import Decoder, DecoderSizes, decoder_sites
 from petrun.models.decoder_layer import DecoderLayer, LayerSizes, SelfAttention
 from petrun.models.fields import Fields
@@ -127,7 +127,7 @@ def sites(config: Gpt2Config) -> Sites:
 FAMILY = Family(
     name="gpt2",
     hf_classes={"gpt2": "GPT2LMHeadModel"},
-    tasks=("lm", "instruct"),
+    tasks=DECODER_TASKS,
     inputs=("input_ids", "segment_ids", "position_ids"),
     parse=parse,
     build=build,

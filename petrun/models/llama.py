@@ -6,7 +6,7 @@ and names of transformers' ForCausalLM classes.
 
 from __future__ import annotations
 
-from petrun.models.base import Family
+from petrun.models.base import DECODER_TASKS, Family
 from petrun.models.llama_config import parse
 from petrun.models.llama_names import names, sites
 from petrun.models.llama_net import build
@@ -19,7 +19,7 @@ FAMILY = Family(
         "qwen2": "Qwen2ForCausalLM",
         "qwen3": "Qwen3ForCausalLM",
     },
-    tasks=("lm", "instruct"),
+    tasks=DECODER_TASKS,
     inputs=("input_ids", "segment_ids", "position_ids"),
     parse=parse,
     build=build,

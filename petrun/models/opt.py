@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from petrun.graph.sites import Sites
 from petrun.kernels import Attention, LayerNorm
-from petrun.models.base import Family, FamilyConfig, StoredName
+from petrun.models.base import DECODER_TASKS, Family, FamilyConfig, StoredName
 from petrun.models.decoder import Decoder, DecoderSizes, decoder_sites
 from petrun.models.decoder_layer import DecoderLayer, LayerSizes, SelfAttention
 from petrun.models.fields import Fields
@@ -145,7 +145,7 @@ def sites(config: OptConfig) -> Sites:
 FAMILY = Family(
     name="opt",
     hf_classes={"opt": "OPTForCausalLM"},
-    tasks=("lm", "instruct"),
+    tasks=DECODER_TASKS,
     inputs=("input_ids", "segment_ids", "position_ids"),
     parse=parse,
     build=build,

@@ -9,7 +9,7 @@ from petrun.checkpoint.delta import Delta
 from petrun.config.resolved import Resolved
 from petrun.config.schema import EvalConfig, RunConfig
 from petrun.data.batches.buckets import Batching
-from petrun.data.examples.example_set import ExampleSet
+from petrun.data.examples.example_set import PREFERENCE, ExampleSet
 from petrun.data.formats.slices import split_slice
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.delta import find_method
@@ -78,6 +78,7 @@ def batch_shapes(resolved: Resolved, start: Delta | None, layout: Layout) -> Bat
     task = config.data.task or base.tasks[0]
     if task not in base.tasks:
         raise ConfigError(f"--task {task}: this base does {', '.join(base.tasks)}", hint="Give one of these, or none.")
+    _require_rehearsed(task)
     classes = (
         (1 if config.data.regression else len(config.data.labels) or base.num_labels or 2)
         if task == "classify"
@@ -104,9 +105,19 @@ def read_rows(resolved: Resolved, start: Delta | None, layout: Layout) -> tuple[
     return settings.config, rows, batch_rows(settings.config, rows, layout)
 
 
+def _require_rehearsed(task: str) -> None:
+    """Raise ConfigError for a task whose step is not rehearsed: it runs on ranks that hold the full model, as one rank runs it."""
+    if task == PREFERENCE:
+        raise ConfigError(
+            "--task preference is not rehearsed: such a run is data-parallel alone, and each rank takes the step of one rank",
+            hint="Try its first steps on the CPU: petrun train --device cpu --steps 2.",
+        )
+
+
 def shapes_of_data(resolved: Resolved, start: Delta | None, layout: Layout) -> BatchShapes:
     """Find the shapes in the rows."""
     config, rows, batching = read_rows(resolved, start, layout)
+    _require_rehearsed(rows.task)
     plan = make_plan(batching.batches_per_epoch, config.train.accumulate, config.train.epochs, config.train.steps)
     longest = max(batching.buckets, default=0)
     return BatchShapes(

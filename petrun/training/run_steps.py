@@ -27,7 +27,7 @@ def run_steps(setup: TrainingSetup, recorder: RunRecorder, checkpointer: Checkpo
             setup.step,
             batches,
             setup.resolved.plan,
-            loaded.inputs,
+            setup.inputs,
             on_step,
             done=done,
             faults=FaultHandling(

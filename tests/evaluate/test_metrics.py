@@ -21,6 +21,7 @@ def said(prompt, text, reference):
 def test_all_metrics_are_there():
     assert set(METRICS) == {
         "accuracy", "f1_macro", "matthews", "loss", "mse", "pearson", "spearman", "perplexity", "token_accuracy",
+        "reward_accuracy", "reward_margin", "chosen_gain", "preference_accuracy",
         "exact_match", "bleu", "rouge1", "rouge2", "rougeL",
     }  # fmt: skip
     assert all(name == metric.name for name, metric in METRICS.items())
@@ -56,7 +57,7 @@ def test_unknown_and_unsuited_metrics_are_named_together():
     with pytest.raises(ConfigError) as caught:
         select_metrics(["acuracy", "bleu", "f1"], "classify")
     assert caught.value.message.splitlines() == [
-        "metric acuracy is unknown. Did you mean accuracy, token_accuracy, acc?",
+        "metric acuracy is unknown. Did you mean accuracy, token_accuracy, reward_accuracy?",
         "metric bleu is for instruct, not for classify",
     ]
     assert caught.value.hint == "Metrics of classify: accuracy, f1_macro, matthews, loss."

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from petrun.data.batches.buckets import BatchSpec
-from petrun.data.examples.example_set import IGNORED, Example, ExampleSet
+from petrun.data.examples.example_set import BASE_LOG_PROBS, IGNORED, Example, ExampleSet
 from petrun.data.formats.records import Array
 from petrun.errors import DataError
 from petrun.tensors.targets import is_scored, unscored
@@ -76,14 +76,14 @@ def collate(examples: ExampleSet, spec: BatchSpec, inputs: Sequence[str], pad_id
                 hint=f"Arrays found: {', '.join(examples.arrays)}",
             )
         return Batch({name: examples.arrays[name][chosen] for name in names}, examples.per_row["label"][chosen], rows)
-    unknown = [name for name in inputs if name not in TOKEN_INPUTS]
+    unknown = [name for name in inputs if name not in (*TOKEN_INPUTS, BASE_LOG_PROBS)]
     if unknown:
         raise DataError(
             f"the model takes the input '{unknown[0]}', which tokenised rows do not have",
             hint=f"Inputs: {', '.join(TOKEN_INPUTS)}",
         )
     count, length = spec.shape
-    arrays = {name: np.zeros((count, length), np.int32) for name in TOKEN_INPUTS}
+    arrays: dict[str, Array] = {name: np.zeros((count, length), np.int32) for name in TOKEN_INPUTS}
     arrays["input_ids"].fill(pad_id)
     decoder = "labels" in examples.flat
     kind = np.dtype(np.int32) if decoder else examples.per_row["label"].dtype
@@ -102,6 +102,8 @@ def collate(examples: ExampleSet, spec: BatchSpec, inputs: Sequence[str], pad_id
                 targets[b] = example.label
             at = part.stop
     arrays["attention_mask"] = (arrays["segment_ids"] != 0).astype(np.int32)
+    if BASE_LOG_PROBS in inputs:
+        arrays[BASE_LOG_PROBS] = examples.per_row[BASE_LOG_PROBS][list(spec.rows)].astype(np.float32)
     return Batch({name: arrays[name] for name in (inputs or TOKEN_INPUTS[:3])}, targets, rows)
 
 
@@ -113,15 +115,17 @@ def _place(arrays: dict[str, Array], b: int, part: slice, example: Example, numb
 
 
 def positions(mask: Array) -> Array:
-    """Return the position of every token of a mask (..., t) of 0 and 1, counting only tokens that are not padding."""
-    return np.maximum(np.cumsum(mask, axis=-1) - 1, 0).astype(np.int32)
+    """Return the position of every token of a mask (..., t) as Example has it, counting from 0 in each sequence, without padding."""
+    found = np.maximum(np.cumsum(mask > 0, axis=-1) - 1, 0)
+    before = np.count_nonzero(mask == 1, axis=-1, keepdims=True)
+    return np.where(mask == 2, found - before, found).astype(np.int32)
 
 
 def shifted(example: Example) -> Array:
     """Return the targets (t,) int32: the target of position t is the label of t + 1; -100 at the end and where either is padding."""
     assert example.labels is not None
     targets = np.full(len(example.labels), IGNORED, np.int32)
-    scored = (example.mask[:-1] == 1) & (example.mask[1:] == 1)
+    scored = (example.mask[1:] > 0) & (example.mask[:-1] == example.mask[1:])
     targets[:-1] = np.where(scored, example.labels[1:], IGNORED)
     return targets
 

@@ -13,7 +13,7 @@ import numpy as np
 from petrun.data.batches.buckets import BatchPlan, BatchSpec
 from petrun.data.batches.collate import Batch
 from petrun.data.batches.pipeline import batches
-from petrun.data.examples.example_set import ExampleSet
+from petrun.data.examples.example_set import PREFERENCE, ExampleSet
 from petrun.data.formats.records import Array
 from petrun.tensors.targets import is_scored, unscored
 from petrun.typing import JsonObject
@@ -81,14 +81,23 @@ def _count_block(examples: ExampleSet) -> RowCounts:
     if "input_ids" not in examples.flat:
         return RowCounts(scored=known, packed=known, tokens=np.ones(len(examples), np.int64))
     lengths = examples.lengths
-    mask = examples.flat["mask"] == 1 if "mask" in examples.flat else np.ones(int(lengths.sum()), bool)
+    mask = examples.flat["mask"] > 0 if "mask" in examples.flat else np.ones(int(lengths.sum()), bool)
     tokens = _per_row(mask, examples.offsets)
     if "labels" not in examples.flat:
         return RowCounts(scored=known, packed=known, tokens=tokens)
     labelled, ends = is_scored(examples.flat["labels"]), examples.offsets
+    if examples.task == PREFERENCE:
+        pairs = _complete_pairs(labelled, examples.flat["mask"], ends)
+        return RowCounts(scored=pairs, packed=pairs, tokens=tokens)
     scored = _per_row(_followed(mask & labelled, ends) & mask, ends)
     kept = np.concatenate([[0], np.cumsum(tokens)])
     return RowCounts(scored=scored, packed=_per_row(_followed(labelled[mask], kept), kept), tokens=tokens)
+
+
+def _complete_pairs(labelled: Array, mask: Array, offsets: Array) -> Array:
+    """Return 1 for every row with something to score in both answers, else 0: (n,) int64."""
+    both = [_per_row(labelled & (mask == sequence), offsets) > 0 for sequence in (1, 2)]
+    return (both[0] & both[1]).astype(np.int64)
 
 
 def _per_row(flags: Array, offsets: Array) -> Array:

@@ -8,7 +8,7 @@ loss_on="all" the complete row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import takewhile
 
@@ -36,6 +36,12 @@ _PROMPT_COLUMNS = [kind.template_column for kind in ROW_KINDS if kind.template_c
 
 def encode_instruct(rows: FileRows, settings: EncodeSettings, out: ExampleCollector) -> None:
     """Encode the rows of instruct: every kind that has a prompt."""
+    for row in tokenized_rows(rows, settings, out):
+        out.add(row, from_left=settings.generation)
+
+
+def tokenized_rows(rows: FileRows, settings: EncodeSettings, out: ExampleCollector) -> Iterator[TokenizedRow]:
+    """Yield the rows as tokens, before they are truncated. `out` gets what is counted and noted of them."""
     renderer = (
         ChatRenderer(settings.template, settings.tokenizer.specials, settings.tokenizer.special_texts)
         if settings.template is not None and settings.template.is_chat
@@ -62,14 +68,13 @@ def encode_instruct(rows: FileRows, settings: EncodeSettings, out: ExampleCollec
                 hint="This tokenizer opens no sequence with a BOS token, so there is nothing to continue.",
             )
         if settings.generation:
-            prompt = TokenizedRow(
+            yield TokenizedRow(
                 ids=whole,
                 origin=rows.origin(i),
                 prompt_length=len(whole),
                 reference=reference,
                 other_references=rows.other_references(i),
             )
-            out.add(prompt, from_left=True)
         else:
             learned = [segment.supervised for segment in row_segments]
             if settings.loss_on == "completion" and learned == sorted(learned):
@@ -79,8 +84,8 @@ def encode_instruct(rows: FileRows, settings: EncodeSettings, out: ExampleCollec
                 start = sum(1 for _ in takewhile(IGNORED.__eq__, labels))
             else:
                 start = prompt_tokens(row_segments, ids[i], settings, renderer is not None)
-            out.add(
-                TokenizedRow(ids=whole, origin=rows.origin(i), labels=labels, prompt_length=start, reference=reference)
+            yield TokenizedRow(
+                ids=whole, origin=rows.origin(i), labels=labels, prompt_length=start, reference=reference
             )
 
 

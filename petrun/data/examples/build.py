@@ -8,7 +8,7 @@ from pathlib import Path
 
 from petrun.data.encode.arrays import example_arrays
 from petrun.data.examples.array_store import pieces
-from petrun.data.examples.example_set import ExampleSet
+from petrun.data.examples.example_set import PREFERENCE, ExampleSet
 from petrun.data.examples.tokenise import RowTokeniser
 from petrun.data.formats.records import ABSENT, Records
 from petrun.data.formats.source import Source
@@ -69,7 +69,7 @@ def build_examples(
     examples, used = _without_bad_rows(tables, schemas, settings.on_bad_row, tokenised, progress)
     examples = replace(
         examples,
-        unused_columns=_unused_columns(tables, schemas, template, settings.ignore),
+        unused_columns=_unused_columns(tables, schemas, template, settings.ignore, task),
         files=tuple(str(table.path) for table in tables),
         columns=tables[0].columns,
         formats=tuple(table.format for table in tables),
@@ -170,13 +170,14 @@ def _check_ignored(tables: list[Records], ignored: tuple[str, ...]) -> None:
 
 
 def _unused_columns(
-    tables: list[Records], schemas: list[RowSchema], template: Template | None, ignored: tuple[str, ...]
+    tables: list[Records], schemas: list[RowSchema], template: Template | None, ignored: tuple[str, ...], task: str
 ) -> tuple[str, ...]:
     """Return the columns that no rule and no template reads."""
     named = frozenset() if template is None or template.is_chat else variables(template.text)
     found: dict[str, None] = {}
     for table, schema in zip(tables, schemas, strict=True):
-        read = {*schema.columns.values(), *named, *ignored}
+        columns = {name: column for name, column in schema.columns.items() if name != "rejected" or task == PREFERENCE}
+        read = {*columns.values(), *named, *ignored}
         found |= dict.fromkeys(name for name in table.columns if name not in read)
     return tuple(found)
 

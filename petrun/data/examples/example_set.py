@@ -21,6 +21,10 @@ from petrun.tensors.targets import IGNORED as IGNORED
 from petrun.tensors.targets import is_scored
 
 _BLOCK_TOKENS = 2**20
+PREFERENCE = "preference"
+"""The task of rows that hold two answers to one prompt, the better one first."""
+BASE_LOG_PROBS = "base_log_probs"
+"""For rows of PREFERENCE the log-probabilities of both answers by the net that a run begins from, each the sum over its tokens, in nats."""
 ARRAYS, STREAM = "arrays", "stream"
 """`ExampleSet.kind` of named arrays, and of blocks of plain text."""
 
@@ -61,7 +65,8 @@ class Example:
     input_ids: Array
     """(t,) int32; empty for array data."""
     mask: Array
-    """(t,) int32: 1 for tokens, 0 for padding that the data itself holds."""
+    """(t,) int32: 1 for tokens, 0 for padding that the data itself holds; in a row of PREFERENCE 2 for the tokens of the second sequence,
+    which is the prompt with the rejected answer."""
     labels: Array | None
     """(t,) int32 aligned with input_ids, NOT shifted, -100 = not scored; None for classification."""
     label: int | float
@@ -100,7 +105,8 @@ class ExampleSet:
     flat: dict[str, Array] = field(repr=False)
     """(S,) int32 each: input_ids; labels (decoders); token_type_ids and mask where they are not constant."""
     per_row: dict[str, Array] = field(repr=False)
-    """(n,) each: row, label, prompt_length, file, line. int32; label float32 where it is a number to predict."""
+    """(n,) each: row, label, prompt_length, file, line. int32; label float32 where it is a number to predict. BASE_LOG_PROBS, where it was
+    computed: (n, 2) float64."""
     arrays: dict[str, Array] = field(default_factory=dict, repr=False)
     """Array data: (n, ...) each."""
     references: Sequence[str | None] = field(default=(), repr=False)
@@ -137,6 +143,10 @@ class ExampleSet:
     def lengths(self) -> Array:
         """(n,) int64 tokens; ones for array data, which has no length."""
         return np.diff(self.offsets) if "input_ids" in self.flat else np.ones(len(self), np.int64)
+
+    def longest_row(self, seq_len: int) -> int:
+        """Return how many tokens a row may have whose sequences have at most `seq_len`."""
+        return seq_len * sequences_per_row(self.task)
 
     @property
     def is_arrays(self) -> bool:
@@ -222,6 +232,11 @@ class ExampleSet:
             references=Texts.of([self.references[i] for i in indices]) if self.references else (),
             other_references=tuple(self.other_references[i] for i in indices) if self.other_references else (),
         )
+
+
+def sequences_per_row(task: str) -> int:
+    """Return how many sequences a row of the task has, between which there is no attention."""
+    return 2 if task == PREFERENCE else 1
 
 
 def split(examples: ExampleSet, share: float, seed: int) -> tuple[ExampleSet, ExampleSet]:

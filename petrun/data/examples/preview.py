@@ -34,7 +34,7 @@ def _row(examples: ExampleSet, i: int, tokenizer: Tokenizer | None, colour: bool
         return f"{_strong(head + count + _label(examples, example), colour)}\n{_text(example, None, tokenizer, colour)}"
     scored = np.zeros(len(example.labels), bool)
     # A row's first token is never predicted.
-    scored[1:] = (example.labels[1:] != IGNORED) & (example.mask[1:] == 1) & (example.mask[:-1] == 1)
+    scored[1:] = (example.labels[1:] != IGNORED) & (example.mask[1:] > 0) & (example.mask[:-1] == example.mask[1:])
     return (
         f"{_strong(f'{head}{count}, {int(scored.sum())} scored', colour)}\n{_text(example, scored, tokenizer, colour)}"
     )

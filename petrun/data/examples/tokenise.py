@@ -16,11 +16,12 @@ from pathlib import Path
 from petrun.data.chat.end_of_turn import find_end_of_turn
 from petrun.data.encode.file_rows import FileRows
 from petrun.data.encode.instruct import encode_instruct
+from petrun.data.encode.preference import encode_preference, with_prompts
 from petrun.data.encode.segments import EncodeSettings
 from petrun.data.encode.text import encode_lm, encode_stream, encode_text
 from petrun.data.encode.tokens import encode_tokens
 from petrun.data.examples.collector import CollectSettings, ExampleBlock, ExampleCollector
-from petrun.data.examples.example_set import STREAM, ExampleSet
+from petrun.data.examples.example_set import STREAM, ExampleSet, sequences_per_row
 from petrun.data.examples.set_builder import ExampleSetBuilder
 from petrun.data.formats.records import Records
 from petrun.data.rows.columns import RowSchema
@@ -36,6 +37,7 @@ _ENCODERS: Mapping[str, Callable[[FileRows, EncodeSettings, ExampleCollector], N
     "classify": encode_text,
     "lm": encode_lm,
     "instruct": encode_instruct,
+    "preference": encode_preference,
 }
 
 
@@ -122,6 +124,8 @@ class RowTokeniser:
                 tokenizer=self.tokenizer,
             )
         else:
+            # Also where the chosen answers alone are read, or the prompts.
+            rows = with_prompts(rows) if rows.schema.has("rejected") else rows
             encode = encode_instruct if settings.for_generation else _ENCODERS[self.task]
             encode(rows, self._encode_settings(), out)
         return out.block()
@@ -150,7 +154,7 @@ class RowTokeniser:
         bos = (tokenizer.bos_id,) if tokenizer and tokenizer.bos_id is not None else ()
         return ExampleCollector(
             settings=CollectSettings(
-                limit=self.settings.seq_len,
+                limit=self.settings.seq_len * sequences_per_row(self.task),
                 ends=ends,
                 decoder=self.task != "classify" and not self.settings.for_generation,
                 openings=(tuple(tokenizer.prefix_ids), bos) if tokenizer else (),

@@ -9,6 +9,8 @@
     reference    input, reference | output; question, answer           instruct
     chat         messages | conversations; or a prompt and completion  instruct
                  that are lists of messages
+    preference   prompt | question | messages, chosen, rejected; or     preference; instruct: the chosen
+                 chosen and rejected as conversations that begin alike  answers alone
     tokens       input_ids; optional attention_mask, token_type_ids,   label(s) a number: classify; label(s) aligned
                  label | labels                                        with input_ids, or none: lm, instruct
     arrays       named arrays (npz), label | labels                    classify
@@ -167,8 +169,9 @@ def choose_schema(
 
 
 def conversational(schema: RowSchema, rows: Sequence[Mapping[str, object]]) -> RowSchema:
-    """Return the schema of a conversation in two columns, where prompts and completions are lists of messages; else the schema itself."""
-    if not schema.kind.as_messages or not rows or not is_conversation(rows[0].get(schema.columns["source"])):
+    """Return the schema of a conversation in two columns, where prompts or completions are lists of messages; else the schema itself."""
+    parts = [schema.columns[name] for name in ("source", "target") if schema.has(name)]
+    if not schema.kind.as_messages or not rows or not any(is_conversation(rows[0].get(column)) for column in parts):
         return schema
     names = {"source": "prompt", "target": "completion"}
     return RowSchema(
@@ -180,6 +183,7 @@ def _needed_columns(tasks: tuple[str, ...]) -> str:
     needs = {
         "classify": "classify needs text (or a pair) and label",
         "lm": "lm needs text",
+        "preference": "preference needs prompt, chosen and rejected",
         "instruct": "instruct needs prompt and completion, instruction and output, input and reference, or messages",
     }
     return (

@@ -70,6 +70,24 @@ ROW_KINDS = (
         token_ids=True,
     ),
     RowKind(
+        name="preference",
+        columns=(
+            *(
+                {"source": source, "target": "chosen", "rejected": "rejected"}
+                for source in ("prompt", "question", "messages", "conversations")
+            ),
+            # Two conversations that begin alike.
+            {"target": "chosen", "rejected": "rejected"},
+        ),
+        optional=EXTRA_CELLS,
+        tasks=("preference", "instruct"),
+        unlabelled_tasks=("preference",),
+        as_messages="chat",
+        templated=True,
+        default_template="plain",
+        template_column="prompt",
+    ),
+    RowKind(
         name="chat",
         columns=tuple({"messages": name} for name in ("messages", "conversations", "conversation")),
         optional=EXTRA_CELLS,
@@ -135,7 +153,7 @@ _BY_NAME = {kind.name: kind for kind in ROW_KINDS}
 
 CANONICAL = (
     "text", "text_pair", "label", "prompt", "completion", "instruction", "input", "output", "reference", "messages", "input_ids",
-    "attention_mask", "token_type_ids", "system",
+    "attention_mask", "token_type_ids", "system", "chosen", "rejected",
 )  # fmt: skip
 """Names to which a column of a file can be mapped: data.columns.text=content."""
 KNOWN_COLUMNS = frozenset(

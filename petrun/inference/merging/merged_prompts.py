@@ -68,7 +68,7 @@ def holds_prompts(delta: Delta) -> bool:
     return (
         manifest is not None
         and manifest.task is not None
-        and manifest.task.name == "instruct"
+        and manifest.task.name in ("instruct", "preference")
         and bool(manifest.template)
     )
 

@@ -162,7 +162,7 @@ def _task_type(task: str | None, heads: set[str]) -> str | None:
     """Return peft's task type. SEQ_CLS requires a trained classifier in the file; without one the adapter declares no task."""
     if task == "classify":
         return "SEQ_CLS" if heads & _HEADS else None
-    return "CAUSAL_LM" if task in ("lm", "instruct") else None
+    return "CAUSAL_LM" if task in ("lm", "instruct", "preference") else None
 
 
 def write_folder(out: Path, config: JsonObject, entries: Iterable[TensorEntry]) -> None:

@@ -12,9 +12,9 @@ import mindspore
 import numpy as np
 
 from petrun import __version__, kernels
-from petrun.config.schema import RunConfig
+from petrun.config.schema import RunConfig, Section
 from petrun.data.examples.array_store import pieces
-from petrun.data.examples.example_set import ExampleSet
+from petrun.data.examples.example_set import BASE_LOG_PROBS, ExampleSet
 from petrun.data.formats.folder import read_sources
 from petrun.errors import ConfigError, did_you_mean
 from petrun.models.base import LoadedModel
@@ -89,7 +89,8 @@ def _rows_digest(rows: ExampleSet) -> str:
     """Return the digest of the rows in the form in which they are trained."""
     digest = hashlib.sha256()
     for part in (rows.flat, rows.per_row, rows.arrays, {"offsets": rows.offsets}):
-        for name in sorted(part):
+        # What the base computed is no part of what was read.
+        for name in sorted(set(part) - {BASE_LOG_PROBS}):
             array = part[name]
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
             for piece in pieces(array):
@@ -99,11 +100,25 @@ def _rows_digest(rows: ExampleSet) -> str:
 
 def changes(was: Fingerprint, now: Fingerprint) -> dict[str, str]:
     """Return setting -> `was -> is`, for all that differ. Versions are not settings: see `other_versions`."""
-    keys = [key for key in dict.fromkeys((*was, *now)) if key not in (VERSIONS, "rows")]
+    keys = [key for key in dict.fromkeys((*was, *now)) if key not in (VERSIONS, "rows") and not _is_new(key, was, now)]
     found = {key: f"{_show(was.get(key))} -> {_show(now.get(key))}" for key in keys if was.get(key) != now.get(key)}
     if not found and was.get("rows") != now.get("rows"):
         found["rows"] = "the same files and settings give other rows than before (does a template write the date?)"
     return found
+
+
+def _is_new(key: str, was: Fingerprint, now: Fingerprint) -> bool:
+    """Whether the run was begun by a petrun that did not have this setting yet, which now has its default."""
+    section, _, leaf = key.rpartition(".")
+    field = RunConfig.model_fields.get(section or leaf)
+    kind = field.annotation if field is not None else None
+    if (
+        key in was
+        or not (section and isinstance(kind, type) and issubclass(kind, Section))
+        or leaf not in kind.model_fields
+    ):
+        return False
+    return bool(now[key] == kind.model_fields[leaf].get_default(call_default_factory=True))
 
 
 def require_same_run(was: Fingerprint, now: Fingerprint, allowed: Sequence[str], place: str) -> dict[str, str]:

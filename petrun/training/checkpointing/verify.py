@@ -116,12 +116,12 @@ def replay(setup: TrainingSetup, parameters: snapshot.Parameters, interval: Inte
         training_batches(
             setup.resolved.sources.train,
             setup.resolved.batching,
-            loaded.inputs,
+            setup.inputs,
             loaded.pad_token_id,
             start=done.micro_batches,
         ),
         setup.resolved.plan,
-        loaded.inputs,
+        setup.inputs,
         on_step,
         done=done,
         faults=FaultHandling(

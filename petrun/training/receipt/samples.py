@@ -24,7 +24,7 @@ from petrun.parallel.layout import Layout
 from petrun.tensors import Array
 from petrun.tensors.targets import is_scored
 from petrun.training.setup.evaluation import evaluator_of
-from petrun.training.setup.sources import Sources
+from petrun.training.setup.sources import PROMPTED_TASKS, Sources
 
 _ROWS = 8
 _NEW_TOKENS = 48
@@ -163,7 +163,7 @@ def _has_target(rows: ExampleSet) -> Array:
 
 def _prompts(sources: Sources, count: int) -> tuple[Prompt, ...]:
     """Choose the first distinct prompts of the evaluation data, or of the training data where there is none."""
-    if sources.train.task != "instruct" or not count:
+    if sources.train.task not in PROMPTED_TASKS or not count:
         return ()
     are_prompts = sources.prompts is not None
     rows = sources.prompts or sources.evaluation or sources.train

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from petrun.config.schema import OptimConfig, RunConfig
+from petrun.data.examples.example_set import PREFERENCE
 from petrun.delta.method import StepHook
 from petrun.errors import ConfigError
 from petrun.graph.freeze import Trainable
@@ -20,6 +21,7 @@ from petrun.train.optimizers import DEFAULT_OPTIMIZER, OPTIMIZERS
 from petrun.train.pipelined import PipelineStep, Stage
 from petrun.train.schedules import SCHEDULES, Schedule
 from petrun.train.step import TrainStep
+from petrun.training.setup.preference import build_preference_loss
 from petrun.typing import Cell
 
 
@@ -86,7 +88,8 @@ def build_loss(
     """
     _require_no_accumulation(config, layout)
     method, net = assembled.method, assembled.loaded.net
-    loss = SupervisedLoss(net)
+    is_preference = config.data.task == PREFERENCE
+    loss = build_preference_loss(config, assembled.loaded) if is_preference else SupervisedLoss(net)
     hook = method.hook(net, assembled.config, trainable.parameters, total_steps)
     total = method.wrap_loss(loss, net, assembled.config)
     if layout.split:

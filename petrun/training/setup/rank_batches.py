@@ -28,14 +28,14 @@ def rank_batches(setup: TrainingSetup, rank: int, start: int = 0) -> Iterator[Ba
     share = WHOLE_BATCH if layout.split else RankShare(index=layout.coordinates(rank)[1], parts=layout.dp)
     full = setup.resolved.batching.batch_size if layout.split else 0
     return training_batches(
-        setup.resolved.sources.train, setup.resolved.batching, loaded.inputs, loaded.pad_token_id, share, start, full
+        setup.resolved.sources.train, setup.resolved.batching, setup.inputs, loaded.pad_token_id, share, start, full
     )
 
 
 def first_batch_inputs(setup: TrainingSetup) -> tuple[Any, ...]:
     """Return what a step whose operators are split is called with for its first batch: update flag, denominator, targets, inputs."""
     setup.assembled.loaded.net.set_train(True)
-    targets, arrays = as_tensors(next(rank_batches(setup, 0)), setup.assembled.loaded.inputs)
+    targets, arrays = as_tensors(next(rank_batches(setup, 0)), setup.inputs)
     return True, Tensor(1.0, ms.float32), targets, *arrays
 
 

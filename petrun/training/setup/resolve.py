@@ -13,7 +13,7 @@ from petrun.checkpoint.delta import Delta
 from petrun.config.resolved import Resolved
 from petrun.config.schema import RunConfig
 from petrun.data.batches.buckets import Batching, plan_batches
-from petrun.data.examples.example_set import ExampleSet
+from petrun.data.examples.example_set import PREFERENCE, ExampleSet
 from petrun.delta import find_method
 from petrun.errors import ConfigError
 from petrun.parallel.context import Device
@@ -23,6 +23,7 @@ from petrun.train.schedules import Schedule
 from petrun.training.run_folder import RunFolder
 from petrun.training.setup.build_step import plan_schedule
 from petrun.training.setup.evaluation import require_forward_only
+from petrun.training.setup.preference import kind_of, require_possible
 from petrun.training.setup.resolve_auto import resolve_auto
 from petrun.training.setup.resolve_layout import resolve_run_layout
 from petrun.training.setup.sources import Sources, open_sources, resolve_data
@@ -90,6 +91,9 @@ def resolve_with_layout(
     sources = open_sources(settings.config, base_info, start)
     require_used_settings(settings, sources)
     _require_classes_for_method(settings.config, sources)
+    is_preference = sources.train.task == PREFERENCE
+    if is_preference:
+        require_possible(settings.config, layout)
     if layout.split:
         require_forward_only(layout, sources)
     settings = resolve_text(settings, sources.tokenizer)
@@ -102,6 +106,11 @@ def resolve_with_layout(
         "data.task": (sources.train.task, "inferred from the columns"),
         "optim.lr": (schedule.peak, f"default of {config.algo}"),
         "optim.warmup": (float(schedule.warmup_steps), "default"),
+        **(
+            {}
+            if not is_preference
+            else {"preference.beta": (kind_of(config).beta, f"default of {config.preference.loss}")}
+        ),
         **({} if out is None else {"out.dir": (str(out.path), _NUMBERED)}),
         "device": (device.target, "inferred: what this machine has"),
     }
@@ -134,7 +143,7 @@ def batch_rows(config: RunConfig, rows: ExampleSet, layout: Layout) -> Batching:
     return plan_batches(
         rows.lengths,
         batch_size=config.train.batch_size * layout.dp,
-        seq_len=config.data.seq_len,
+        seq_len=rows.longest_row(config.data.seq_len),
         buckets=config.data.buckets,
         order="shuffle" if config.data.shuffle else "file",
         seed=config.train.seed,

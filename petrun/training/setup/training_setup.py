@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from petrun.cluster.world import ALONE, World
 from petrun.config.schema import RunConfig
+from petrun.data.examples.example_set import BASE_LOG_PROBS, PREFERENCE
 from petrun.delta import find_method
 from petrun.graph.freeze import Trainable
 from petrun.inference.assembly import Assembled, open_base
@@ -16,6 +17,7 @@ from petrun.training.preflight.rank_consistency import require_consistent_ranks
 from petrun.training.receipt.samples import EvalSnapshot, SampleEvaluator
 from petrun.training.setup.attach_method import attach_method
 from petrun.training.setup.build_step import build_step
+from petrun.training.setup.preference import add_base_log_probs, kind_of
 from petrun.training.setup.resolve import ResolvedRun
 
 
@@ -34,9 +36,16 @@ class TrainingSetup:
     def config(self) -> RunConfig:
         return self.resolved.config
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what the step's loss is called with beside the targets, in order."""
+        needs_base = self.resolved.sources.train.task == PREFERENCE and kind_of(self.config).needs_base
+        return ((BASE_LOG_PROBS,) if needs_base else ()) + self.assembled.loaded.inputs
 
-def build_training(resolved: ResolvedRun, *, scored: bool, world: World = ALONE) -> TrainingSetup:
-    """Load the base, attach the delta, and build optimizer and step. `scored`: score the base now, where that cannot be done later.
+
+def build_training(resolved: ResolvedRun, *, scored: bool, trains: bool = True, world: World = ALONE) -> TrainingSetup:
+    """Load the base, attach the delta, and build optimizer and step. `scored`: score the base now, where that cannot be done later;
+    `trains`: steps will be taken, for which a loss may need what the base says of the rows.
 
     Every rank of `world` must call it at the same point.
     Raises ConfigError and the errors of data, weights and deltas; SetupError where the ranks differ or another one failed.
@@ -52,9 +61,19 @@ def build_training(resolved: ResolvedRun, *, scored: bool, world: World = ALONE)
             arrays=tuple(sources.train.arrays),
         )
         try_rows(loaded, sources.train)
+    compares = trains and sources.train.task == PREFERENCE
+    scores_without_delta = resolved.start is None and not find_method(config.algo).identity
+    if compares:
+        require_consistent_ranks(resolved, loaded, world)
+    if compares and scores_without_delta:
+        resolved = replace(resolved, sources=add_base_log_probs(config, sources, loaded, world))
     base = _score_base(resolved, loaded, world) if resolved.start is None and scored else None
     with world.fail_together():
         assembled, trainable = attach_method(config, loaded, resolved.start)
+    if compares and not scores_without_delta:
+        # The delta has its first values now, also where a run resumes, and one graph serves this pass and the evaluations.
+        resolved = replace(resolved, sources=add_base_log_probs(config, sources, assembled.loaded, world))
+    with world.fail_together():
         return TrainingSetup(
             resolved=resolved,
             assembled=assembled,

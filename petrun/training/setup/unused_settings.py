@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from petrun.config.load import as_typed
 from petrun.config.resolved import Resolved
-from petrun.config.schema import RunConfig
+from petrun.config.schema import PreferenceConfig, RunConfig
+from petrun.data.examples.example_set import PREFERENCE
 from petrun.errors import ConfigError
+from petrun.train.preference import PREFERENCE_LOSSES
 from petrun.train.schedules import SCHEDULES
-from petrun.training.setup.sources import Sources
+from petrun.training.setup.sources import PROMPTED_TASKS, Sources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,15 @@ def _not_classify(config: RunConfig, sources: Sources) -> bool:
 
 def _not_instruct(config: RunConfig, sources: Sources) -> bool:
     return sources.train.task != "instruct"
+
+
+def _not_preference(config: RunConfig, sources: Sources) -> bool:
+    return sources.train.task != PREFERENCE
+
+
+def _unread(field: str) -> Callable[[RunConfig, Sources], bool]:
+    """Whether the run's loss on preferences does not read this setting."""
+    return lambda config, sources: field not in PREFERENCE_LOSSES[config.preference.loss].reads
 
 
 _NO_PROMPTS = "the task is not instruct, and only that has prompts and completions"
@@ -63,8 +74,21 @@ UNUSED: tuple[UnusedSettings, ...] = (
     UnusedSettings(
         keys=("eval.samples",),
         # 0 samples are what such a run gives.
-        applies=lambda config, sources: _not_instruct(config, sources) and config.eval.samples > 0,
+        applies=lambda config, sources: sources.train.task not in PROMPTED_TASKS and config.eval.samples > 0,
         reason=_NO_PROMPTS,
+    ),
+    UnusedSettings(
+        keys=tuple(f"preference.{name}" for name in PreferenceConfig.model_fields),
+        applies=_not_preference,
+        reason="the task is not preference, whose rows have a chosen and a rejected answer",
+    ),
+    *(
+        UnusedSettings(
+            keys=(f"preference.{name}",),
+            applies=_unread(name),
+            reason=f"only the loss {' or '.join(n for n, kind in PREFERENCE_LOSSES.items() if name in kind.reads)} reads it",
+        )
+        for name in ("gamma", "label_smoothing")
     ),
     UnusedSettings(
         keys=("data.seq_len", "data.buckets"),

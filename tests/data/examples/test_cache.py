@@ -184,7 +184,7 @@ def test_the_folder_stays_small(write, bpe, tmp_path, monkeypatch):
     [
         (
             {"task": "lm", "seq_len": 8, "vocab_size": 99},
-            "d008d4c77e34903cfe407190f174ac48148d37e4e782803d44ad9ed5278c4331",
+            "4bd7e22dfdd5721450759d85ded2b8cfffeae5c009b3aa6dcc2c2fd191e9627b",
         ),
         (
             {
@@ -206,6 +206,6 @@ def test_the_folder_stays_small(write, bpe, tmp_path, monkeypatch):
     ],
 )
 def test_the_key_stays_what_it_was(write, settings, key):
-    """Manifests and run folders hold the key, so a change of these modules must not change it."""
+    """The entries of users are found by it: only a change of what it stands for may change it."""
     path = write("a.jsonl", '{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}\n{"input_ids": [4, 5]}\n')
     assert read_examples(path, tokenizer=None, **settings).digest == key

@@ -1,0 +1,95 @@
+"""Set up a run on rows with a chosen and a rejected answer: its loss, and what the base says of the rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from petrun.cluster.world import World
+from petrun.config.schema import RunConfig
+from petrun.data.examples.example_set import ExampleSet
+from petrun.delta import find_method
+from petrun.errors import ConfigError, ModelError
+from petrun.evaluate.score import Scorer
+from petrun.inference.evaluator import Evaluator
+from petrun.inference.preference import with_base_log_probs
+from petrun.models.base import LoadedModel
+from petrun.parallel.layout import Layout
+from petrun.train.preference import PREFERENCE_LOSSES, PreferenceKind, PreferenceLoss, PreferenceSettings
+from petrun.training.setup.sources import Sources
+
+
+def kind_of(config: RunConfig) -> PreferenceKind:
+    """Return the loss that the settings name."""
+    return PREFERENCE_LOSSES[config.preference.loss]
+
+
+def require_possible(config: RunConfig, layout: Layout) -> None:
+    """Raise ConfigError where the rows' two answers cannot be compared: split operators, packing, a method with a loss of its own."""
+    if layout.split:
+        raise ConfigError(
+            f"--parallel {layout}: the answers of a preference are compared by ranks that hold the full model",
+            hint="Use dp alone.",
+        )
+    if config.data.pack:
+        raise ConfigError("--pack: a row of preference fills a sequence with its two answers", hint="Leave it out.")
+    if find_method(config.algo).needs_classes:
+        raise ConfigError(
+            f"--algo {config.algo} compares two predictions of one row, and preference has a loss of its own",
+            hint="Choose an --algo without it.",
+        )
+
+
+def build_preference_loss(config: RunConfig, loaded: LoadedModel) -> PreferenceLoss:
+    """Build the loss of the net. Raises ModelError for a net that does not take segment_ids, which tell the answers apart."""
+    if "segment_ids" not in loaded.inputs:
+        raise ModelError(
+            f"--task preference: the net takes {', '.join(loaded.inputs)}, and segment_ids tell the two answers of a row apart"
+        )
+    kind, given = kind_of(config), config.preference
+    assert given.beta is not None, "resolve settles it"
+    settings = PreferenceSettings(
+        beta=given.beta,
+        gamma=given.gamma,
+        label_smoothing=given.label_smoothing,
+        sft_weight=given.sft_weight,
+    )
+    return PreferenceLoss(loaded.net, kind, settings, loaded.inputs.index("segment_ids"))
+
+
+def add_base_log_probs(config: RunConfig, sources: Sources, loaded: LoadedModel, world: World) -> Sources:
+    """Return the rows with the log-probabilities of their answers by the net that the run begins from: the base, or the base with the
+    delta of --init-delta at its first values, as trl has it.
+
+    Training rows have them where the loss needs them, evaluation rows always. Every rank must call it at the same point.
+    """
+    train = (
+        _scored_by_base(config, sources.train, loaded, world, "base") if kind_of(config).needs_base else sources.train
+    )
+    evaluation = sources.evaluation
+    if evaluation is not None:
+        evaluation = _scored_by_base(config, evaluation, loaded, world, "base, eval")
+    return replace(sources, train=train, evaluation=evaluation)
+
+
+def _scored_by_base(config: RunConfig, rows: ExampleSet, loaded: LoadedModel, world: World, label: str) -> ExampleSet:
+    _, first = np.unique(rows.per_row["row"], return_index=True)
+    evaluator = Evaluator(
+        loaded=loaded,
+        task=rows.task,
+        metrics=(),
+        # File weights repeat rows.
+        examples=rows.take(np.sort(first)),
+        prompts=None,
+        tokenizer=None,
+        batch_size=config.eval.batch_size or config.train.batch_size,
+        buckets=config.data.buckets,
+        seq_len=config.data.seq_len,
+        max_new_tokens=config.eval.max_new_tokens,
+        scorer=Scorer(loaded.net, loaded.inputs, rows.task),
+        world=world,
+    )
+    evaluator.forward(label)
+    assert evaluator.outputs is not None
+    return with_base_log_probs(rows, evaluator.outputs)
