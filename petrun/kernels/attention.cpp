@@ -234,9 +234,11 @@ void forward(const Arguments& args, float scale, const std::optional<Dropout>& d
 // Probabilities and their gradients of one row -> gradients of the scores, in dprobs; probs become what v was weighted
 // with. p = softmax, w = p * keep / (1 - rate), dw = dout v^T:
 //     ds = scale * p * (dp - sum(p dp)),  dp = dw * keep / (1 - rate).
+// The scores are computed anew, and round in another way than those of row.factor did: p is divided by its sum once more, or what all dp of
+// a row have in common, often most of them, would not cancel.
 void score_gradient(float* probs, float* dprobs, const uint8_t* mask, const Block& block, float scale, RowScale row,
                     const std::optional<Dropout>& dropout, uint32_t flat) {
-  Vec total{};
+  Vec total{}, weights{};
   for (long j = block.first; j < block.end; j += kLanes) {
     const Vec p = load_mask(mask + j) ? exp(load(probs + j) * scale - row.most) * row.factor : Vec{};
     Vec dp = load(dprobs + j);
@@ -246,12 +248,15 @@ void score_gradient(float* probs, float* dprobs, const uint8_t* mask, const Bloc
     }
     store(probs + j, p);
     total += p * dp;
+    weights += p;
   }
-  const float mean = sum(total);
+  // A row that sees nothing has no weights.
+  const float weight = sum(weights), inverse = weight > 0.0f ? 1.0f / weight : 1.0f, mean = sum(total) * inverse;
   for (long j = block.first; j < block.end; j += kLanes) {
-    const Vec p = load(probs + j);
+    Vec p = load(probs + j) * inverse;
     store(dprobs + j, p * (load(dprobs + j) - mean) * scale);
-    if (dropout) store(probs + j, dropout->keep(flat + j) ? p * dropout->factor : Vec{});
+    if (dropout) p = dropout->keep(flat + j) ? p * dropout->factor : Vec{};
+    store(probs + j, p);
   }
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,8 +11,8 @@ import numpy as np
 from petrun.errors import SetupError
 from petrun.rehearsal.graphs import COLLECTIVES
 from petrun.rehearsal.operators import IN_PLACE, PURE
-from petrun.rehearsal.operators.types import Value, Variable, rounded, widened
-from petrun.rehearsal.step_graph import Node, StepGraph
+from petrun.rehearsal.operators.types import Value, Variable, computed, widened
+from petrun.rehearsal.step_graph import NO_LAYER, Node, StepGraph
 from petrun.tensors import Array
 
 
@@ -55,13 +56,28 @@ def require_known(graph: StepGraph) -> None:
         if node.operator not in PURE and node.operator not in IN_PLACE and node.operator not in COLLECTIVES:
             unknown.setdefault(node.operator, node)
     if unknown:
+        made = {node.name: node for node in graph.nodes}
         raise SetupError(
             "\n".join(
-                f"{node.layer}: the operator {name} cannot be computed here ({node.scope})"
+                f"{_nearest_layer(node, made)}: the operator {name} cannot be computed here ({node.scope})"
                 for name, node in unknown.items()
             ),
             hint="The rehearsal without --compute compiles it. Report the command, so that it is added.",
         )
+
+
+def _nearest_layer(node: Node, made: Mapping[str, Node]) -> str:
+    """Return the layer of a node or, as MindSpore does not say where functional operators come from, of the nearest before it that has
+    one."""
+    waiting, seen = deque([node]), {node.name}
+    while waiting:
+        found = waiting.popleft()
+        if found.layer != NO_LAYER:
+            return found.layer if found is node else f"after {found.layer}"
+        before = [made[name] for name in found.inputs if name in made and name not in seen]
+        seen.update(near.name for near in before)
+        waiting.extend(before)
+    return node.layer
 
 
 def compute(node: Node, inputs: Sequence[Value]) -> Value:
@@ -83,7 +99,7 @@ def _checked(node: Node, found: Value) -> Value:
             f"{node.layer}: {node.operator} gives {shapes}, and the graph says {[kind.shape for kind in node.results]} ({node.scope})"
         )
     with np.errstate(all="ignore"):
-        typed = [rounded(array, kind) for array, kind in zip(arrays, node.results, strict=True)]
+        typed = [computed(array, kind) for array, kind in zip(arrays, node.results, strict=True)]
     return tuple(typed) if several else typed[0]
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from petrun.errors import SetupError
 from petrun.rehearsal.interpreter import Exchange
-from petrun.rehearsal.operators.types import Value, to_bfloat16
-from petrun.rehearsal.step_graph import BFLOAT16, Node
+from petrun.rehearsal.operators.types import Value, computed, widened
+from petrun.rehearsal.step_graph import Node
 from petrun.tensors import Array
 
 Run = Generator[Exchange, Array, Value]
@@ -75,7 +75,7 @@ def _met(waiting: Mapping[int, Exchange], mail: Mail, world: int) -> dict[int, A
         ):
             _require_one_collective(group, waiting)
             found = COMPUTED[node.operator](node, [waiting[other].value for other in group])
-            return {other: _in_type(found[i], waiting[other].node) for i, other in enumerate(group)}
+            return {other: computed(found[i], waiting[other].node.results[0]) for i, other in enumerate(group)}
     return {}
 
 
@@ -118,12 +118,6 @@ def _letter(rank: int, node: Node) -> tuple[int, int, str]:
     peer = int(named[other]) if isinstance(named, tuple) else other
     tag = str(node.attributes.get("sr_tag"))
     return (rank, peer, tag) if node.operator == "Send" else (peer, rank, tag)
-
-
-def _in_type(value: Array, node: Node) -> Array:
-    """Sums of half precision are taken in float32 and rounded."""
-    dtype = node.results[0].dtype
-    return to_bfloat16(value) if dtype == BFLOAT16 else value.astype(dtype)
 
 
 def _stuck(waiting: Mapping[int, Exchange], results: Mapping[int, Value], world: int) -> list[str]:
@@ -185,7 +179,7 @@ _REDUCE: dict[str, Callable[..., Array]] = {"sum": np.add, "max": np.maximum, "m
 
 
 def _reduced(node: Node, values: Sequence[Array]) -> Array:
-    wide = [value.astype(np.float32) if value.dtype == np.float16 else value for value in values]
+    wide = [widened(value) for value in values]
     total = wide[0]
     for value in wide[1:]:
         total = _REDUCE[str(node.attributes["op"])](total, value)

@@ -25,6 +25,8 @@ _TYPES = {
     12: "uint32", 13: "uint64", 16: BFLOAT16, 17: "float64",
 }  # fmt: skip
 """TensorProto.DataType -> dtype."""
+NO_LAYER = "the step"
+"""The layer of an operator of which MindSpore names no cell."""
 _OUTER = ("loss", "net", "pipeline")
 """Cells around the net, which the names of parameters leave out."""
 
@@ -62,7 +64,7 @@ class Node:
     def layer(self) -> str:
         """The path of its cell in the net, as parameters are named: `layers.0.attn.q`."""
         cells = [part.partition("-")[0] for part in self.scope.split("/")[:-1] if "-" in part]
-        return ".".join(cell for cell in cells if cell not in _OUTER) or "the step"
+        return ".".join(cell for cell in cells if cell not in _OUTER) or NO_LAYER
 
 
 @dataclass(frozen=True, kw_only=True)

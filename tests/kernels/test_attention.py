@@ -106,6 +106,16 @@ def test_large_scores_do_not_overflow(implementation):
     close(out, reference(q * 300, k, v, mask, q)[0], 1e-4)
 
 
+@pytest.mark.parametrize("queries", [1, 70])
+def test_what_all_values_have_in_common_cancels(queries, implementation):
+    """Large scores, and values that differ little: a softmax whose sum is 1 only to some 1e-6 left the common part in dq and dk."""
+    q, k, v, dout = inputs(2, 4, 2, queries, 70, 32)
+    q, v, mask = q * 6, v / 10 + 1, np.ascontiguousarray(masks(2, queries, 70)["causal"])
+    out, gradients, _ = run(kernels.Attention(SCALE), (q, k, v, mask), dout, (0, 1, 2))
+    for actual, expected in zip((out, *gradients), reference(q, k, v, mask, dout), strict=True):
+        close(actual, expected, 2e-5)
+
+
 def test_a_mask_that_broadcasts(mode, implementation):
     q, k, v, dout = inputs(3, 2, 2, 6, 6, 8)
     mask = np.tri(6, dtype=bool)[None, None]

@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from petrun.rehearsal.graphs import COLLECTIVES
+from petrun.rehearsal.operators import IN_PLACE, PURE
 from tests.conftest import ROOT
 
 QUICK = ["llama/lora/bfloat16", "gpt2/full/float16", "bert/lora/float32", "llama/generate/bfloat16"]
@@ -54,6 +56,8 @@ def check(found):
     names = {node[0] for node in nodes}
     assert found["graphs"] == (2 if what == "generate" else 1) and len(nodes) > 30
 
+    if what != "generate":
+        assert names <= {*PURE, *IN_PLACE, *COLLECTIVES, "Return"}, "rehearse --compute knows each operator"
     assert "Custom" not in names, "the CPU's own operators have no place on Ascend"
     wide = {"Int64", "UInt32", "UInt64", "Float64"}
     assert not [node for node in nodes if wide & set(node)], "types that Ascend computes slowly or not at all"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from petrun.rehearsal.operators.types import Compute, Value, Variable, rounded, widened
+from petrun.rehearsal.operators.types import Compute, Value, Variable, computed, widened
 from petrun.rehearsal.step_graph import MONAD, Node, TensorType
 
 
@@ -42,7 +42,7 @@ def assign_add(node: Node, variable: Variable, value: Value, *order: Value) -> V
 
 def store(variable: Variable, kind: TensorType, value: Value) -> Variable:
     """Replace a parameter's value."""
-    variable.value = rounded(np.broadcast_to(value, variable.value.shape), kind)
+    variable.value = computed(np.broadcast_to(value, variable.value.shape), kind)
     return variable
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from petrun.errors import SetupError
 from petrun.rehearsal.operators.types import Compute, Value
 from petrun.rehearsal.step_graph import Node
 from petrun.tensors import Array
@@ -78,8 +79,36 @@ def rsqrt(node: Node, x: Array) -> Value:
     return 1.0 / np.sqrt(x)
 
 
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
 def erf(node: Node, x: Array) -> Value:
-    return np.vectorize(math.erf, otypes=[np.float64])(x)
+    return _erf(x)
+
+
+def gelu(node: Node, x: Array, approximate: int) -> Value:
+    """x Phi(x), Phi the normal distribution; `approximate` 1: the form with tanh."""
+    return gelu_tanh(node, x) if _with_tanh(node, approximate) else x * _normal(x)
+
+
+def gelu_grad(node: Node, dy: Array, x: Array, approximate: int) -> Value:
+    """dy (Phi(x) + x phi(x)), phi the density."""
+    if _with_tanh(node, approximate):
+        return gelu_tanh_grad(node, dy, x, x)
+    return dy * (_normal(x) + x * np.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi))
+
+
+def _with_tanh(node: Node, approximate: int) -> bool:
+    """MindSpore 2.10's numbers: 0 none, 1 tanh."""
+    if approximate not in (0, 1):
+        raise SetupError(f"{node.layer}: a {node.operator} with approximate={approximate} is not computed")
+    return approximate == 1
+
+
+def _normal(x: Array) -> Array:
+    # In x's own type, as no graph says another for a result within an operator.
+    found: Array = (0.5 * (1.0 + _erf(x / math.sqrt(2.0)))).astype(x.dtype)
+    return found
 
 
 def add_n(node: Node, items: Value) -> Value:
@@ -123,6 +152,8 @@ ELEMENTWISE: dict[str, Compute] = {
     "FloorDiv": floor_divide,
     "GeLU": gelu_tanh,
     "GeLUGrad": gelu_tanh_grad,
+    "GeluExt": gelu,
+    "GeluGradExt": gelu_grad,
     "Greater": of(np.greater),
     "GreaterEqual": of(np.greater_equal),
     "GreaterEqualScalar": of(np.greater_equal),

@@ -32,7 +32,7 @@ def adam(node: Node, weight: Variable, m: Variable, v: Variable, *settings: Valu
 
 def adam_no_update_param(node: Node, m: Variable, v: Variable, *settings: Value) -> Value:
     """Adam's moments in place; returns the step, which is added to the weight elsewhere."""
-    return _moved(node, m, v, settings).astype(np.float32)
+    return _moved(node, m, v, settings)
 
 
 OPTIMIZERS: dict[str, Compute] = {

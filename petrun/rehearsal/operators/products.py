@@ -1,4 +1,4 @@
-"""Matrix products and sums along axes, accumulated in float32."""
+"""Matrix products and sums along axes."""
 
 from __future__ import annotations
 

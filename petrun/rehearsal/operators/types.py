@@ -13,7 +13,12 @@ from petrun.tensors import Array
 Value: TypeAlias = Any
 """An array, a Variable, a number, text, a tuple of values, None or a Monad."""
 Compute: TypeAlias = Callable[..., Value]
-"""(node, *inputs) -> value. Half precision comes as float32; the result is rounded to the types that the node names."""
+"""(node, *inputs) -> value. float32 comes as float64, half precision as float32; `computed` turns the result into the types that the node
+names."""
+
+
+_WIDER = {"e": np.float32, "f": np.float64}
+"""numpy's character of a type -> the type that is computed with."""
 
 
 class Variable:
@@ -32,6 +37,13 @@ def rounded(value: Array, kind: TensorType) -> Array:
     return np.asarray(value).astype(kind.dtype, copy=False)
 
 
+def computed(value: Array, kind: TensorType) -> Array:
+    """Return a result as later operators take it: float32 stays in float64, so that what ranks and one rank differ by is no order of sums
+    on the ranks' side; every other type is rounded to.
+    """
+    return np.asarray(value, np.float64) if kind.dtype == "float32" else rounded(value, kind)
+
+
 def to_bfloat16(value: Array) -> Array:
     """Round float32 to the nearest bfloat16, ties to even; the result is float32."""
     bits = np.ascontiguousarray(value, np.float32).view(np.uint32)
@@ -42,12 +54,16 @@ def to_bfloat16(value: Array) -> Array:
 
 
 def widened(value: Value) -> Value:
-    """Return what an operator computes with: a variable's value now, and float16 as float32."""
+    """Return what an operator computes with: a variable's value now; float16 as float32, and float32 as float64."""
     if isinstance(value, Variable):
         value = value.value
     if isinstance(value, tuple):
         return tuple(widened(item) for item in value)
-    return value.astype(np.float32) if isinstance(value, np.ndarray) and value.dtype == np.float16 else value
+    return (
+        value.astype(_WIDER[value.dtype.char])
+        if isinstance(value, np.ndarray) and value.dtype.char in _WIDER
+        else value
+    )
 
 
 def axes(found: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:

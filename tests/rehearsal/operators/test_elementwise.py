@@ -43,6 +43,21 @@ def test_gradients(operator, forward, inputs):
     np.testing.assert_allclose(found, slopes(lambda v: in_float64(forward, [X.shape], v), X, DY), atol=1e-8)
 
 
+@pytest.mark.parametrize(("approximate", "own"), [(0, kernels.Gelu), (1, kernels.GeluTanh)])
+def test_both_forms_of_gelu(pynative, approximate, own):
+    x = X.astype(np.float32)
+    expected = own()(Tensor(x)).asnumpy()
+    np.testing.assert_allclose(result("GeluExt", x.shape, x, approximate), expected, rtol=2e-6, atol=1e-6)
+    found = in_float64("GeluGradExt", [X.shape], DY, X, approximate)
+    forward = slopes(lambda v: in_float64("GeluExt", [X.shape], v, approximate), X, DY)
+    np.testing.assert_allclose(found, forward, atol=1e-8)
+
+
+def test_a_form_of_gelu_that_is_not_known_is_named():
+    with pytest.raises(SetupError, match=r"layers\.0: a GeluExt with approximate=2 is not computed"):
+        result("GeluExt", X.shape, X, 2)
+
+
 def test_silu():
     expected = [[v / (1 + math.exp(-v)) for v in row] for row in X.tolist()]
     np.testing.assert_allclose(in_float64("SiLU", [X.shape], X), expected, rtol=1e-12)
@@ -63,6 +78,13 @@ def test_bfloat16_is_rounded_to_even():
     assert found[:3].tolist() == [1.0, 1.0, 1.015625] and found[3] == np.float32(-2.296875)
     assert np.isinf(found[4]) and np.isnan(found[5]) and np.isinf(found[6])
     assert result("Cast", (1,), np.float32([1.003]), 45, dtype="bfloat16").tolist() == [1.0]
+
+
+def test_float32_is_not_rounded_and_half_precision_is():
+    """1 + 1e-8 is 1 in float32: a long sum of the ranks' would differ from one rank's by its order alone."""
+    one, little = np.float32([1.0]), np.float32([1e-8])
+    assert result("Sub", (1,), result("Add", (1,), one, little), one).tolist() == pytest.approx([1e-8], rel=1e-6)
+    assert result("Add", (1,), one, little, dtype="float16").tolist() == [1.0]
 
 
 def test_unknown_operators_are_named_with_their_layers():

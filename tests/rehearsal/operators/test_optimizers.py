@@ -35,7 +35,7 @@ def test_adam_changes_weight_and_moments():
     assert found == tuple(held)
     wide = (value.astype(np.float64) for value in (weight, m, v, grad))
     for variable, value in zip(held, expected(*wide, 2), strict=True):
-        assert variable.value.dtype == np.float32
+        assert variable.value.dtype == np.float64
         np.testing.assert_allclose(variable.value, value, rtol=3e-5, atol=1e-6)
 
 
