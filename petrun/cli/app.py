@@ -24,6 +24,7 @@ from petrun.cli import (
     inspect,
     job,
     merge,
+    plan,
     predict,
     ranktable,
     recipes,
@@ -48,6 +49,7 @@ app = typer.Typer(
 )
 for _command in (
     train.COMMAND,
+    plan.COMMAND,
     resume.COMMAND,
     evaluate.COMMAND,
     merge.MERGE,

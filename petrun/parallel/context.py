@@ -46,6 +46,11 @@ def setup(
     if ms.get_context("device_target") != name:
         # Setting it again is an error once a kernel has run, even to the same device.
         ms.set_device(name)
+    return describe(target, dtype, loss_scale)
+
+
+def describe(target: Literal["cpu", "ascend"], dtype: str | None = None, loss_scale: float | None = None) -> Device:
+    """Return a device with its default precision; nothing is set, and it need not be here."""
     compute = dtype or ("bfloat16" if target == "ascend" else "float32")
     scale = loss_scale if loss_scale is not None else (65536.0 if compute == "float16" else None)
     return Device(target, compute, scale)

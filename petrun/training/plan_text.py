@@ -37,12 +37,17 @@ def figures(values: Mapping[str, float]) -> str:
 
 
 def plan(setup: TrainingSetup, memory: str) -> str:
-    """Return the plan as text: model, delta, data, batch arithmetic, `memory` of a rank, and the origin of every value that is not a
-    default."""
-    config, sources = setup.config, setup.resolved.sources
+    """Return the plan of a run as text: what `plan_lines` says, and the origin of every value that is not a default."""
+    lines = plan_lines(setup.resolved, setup.assembled, setup.trainable, memory)
+    return table([*lines, ("set by", origins_line(setup.resolved.origins))])
+
+
+def plan_lines(resolved: ResolvedRun, assembled: Assembled, trainable: Trainable, memory: str) -> list[tuple[str, str]]:
+    """Return (name, text) of the plan's lines: model, delta, data, batch arithmetic, and `memory` of a rank."""
+    config, sources = resolved.config, resolved.sources
     rows = [
-        ("model", _model_line(setup)),
-        ("delta", delta_line(setup.assembled, setup.trainable)),
+        ("model", _model_line(resolved, assembled, trainable)),
+        ("delta", delta_line(assembled, trainable)),
         ("data", data_line(sources.train)),
     ]
     if sources.evaluation is not None:
@@ -53,34 +58,36 @@ def plan(setup: TrainingSetup, memory: str) -> str:
     unknown = unknown_line({"data": sources.train, "eval": sources.evaluation})
     if unknown:
         rows.append(("warning", unknown))
-    if setup.resolved.layout.split:
-        rows.append(("ranks", f"{setup.resolved.layout}: {setup.resolved.layout.world} ranks, each with its shards"))
-    rows += [
-        ("shapes", _shapes_line(config, setup.resolved.batching, setup.resolved.layout)),
-        ("steps", _steps_line(config, setup.resolved.plan, setup.resolved.layout)),
-        ("rate", rate_line(setup.resolved.schedule, config)),
+    if resolved.layout.split:
+        rows.append(("ranks", f"{resolved.layout}: {resolved.layout.world} ranks, each with its shards"))
+    return [
+        *rows,
+        ("shapes", _shapes_line(config, resolved.batching, resolved.layout)),
+        ("steps", _steps_line(config, resolved.plan, resolved.layout)),
+        ("rate", rate_line(resolved.schedule, config)),
         ("memory", memory),
         ("kernels", kernels.status().reason),
-        ("set by", origins_line(setup.resolved.origins)),
     ]
-    return table(rows)
 
 
-def _model_line(setup: TrainingSetup) -> str:
-    loaded, device = setup.assembled.loaded, setup.resolved.device
-    base = base_path(setup.config.model) or "no base"
+def _model_line(resolved: ResolvedRun, assembled: Assembled, trainable: Trainable) -> str:
+    loaded, device = assembled.loaded, resolved.device
+    base = base_path(resolved.config.model) or "no base"
     model = loaded.family if loaded.family == loaded.model_type else f"{loaded.model_type} ({loaded.family})"
-    return f"{model}, {base}, {setup.trainable.all_values:,} parameters, {device.compute_dtype} on {device.target}"
+    return f"{model}, {base}, {trainable.all_values:,} parameters, {device.compute_dtype} on {device.target}"
+
+
+def shapes_of(config: RunConfig, batching: Batching, layout: Layout) -> list[tuple[int, int]]:
+    """Return the batch shapes (rows, tokens) of the first rank in the first epoch: on another rank a share of a batch is smaller by at
+    most one row. Where operators are split, every batch has the same number of rows.
+    """
+    return sorted(
+        {(config.train.batch_size if layout.split else max(1, b // layout.dp), t) for b, t in batching.shapes(1)}
+    )
 
 
 def _shapes_line(config: RunConfig, batching: Batching, layout: Layout) -> str:
-    """Return the batch shapes of the first rank: on another rank a share of a batch is smaller by at most one row.
-
-    Where operators are split, every batch has the same number of rows.
-    """
-    shapes = sorted(
-        {(config.train.batch_size if layout.split else max(1, b // layout.dp), t) for b, t in batching.shapes(1)}
-    )
+    shapes = shapes_of(config, batching, layout)
     listed = ", ".join(f"{b}x{t}" if t else f"{b} rows" for b, t in shapes[:6]) + (", ..." if len(shapes) > 6 else "")
     return f"{len(shapes)} to compile in the first epoch ({listed}), {batching.padding():.0%} padding"
 
@@ -161,15 +168,25 @@ def rate_line(schedule: Schedule, config: RunConfig) -> str:
 
 def dry_run(resolved: ResolvedRun) -> str:
     """Return what --dry-run prints below the plan: the first rows with their loss mask, and the files that a run would write."""
+    place, files = files_of(resolved)
+    return f"{first_rows(resolved)}\nnothing was written. A run writes into {place}: {', '.join(files)}"
+
+
+def first_rows(resolved: ResolvedRun) -> str:
+    """Return the first rows as the model reads them, with what is scored."""
     from petrun.data.examples.preview import preview
 
-    config, sources = resolved.config, resolved.sources
-    rows = preview(sources.train, sources.tokenizer, _PREVIEW_ROWS, colour=sys.stdout.isatty())
+    sources = resolved.sources
+    return preview(sources.train, sources.tokenizer, _PREVIEW_ROWS, colour=sys.stdout.isatty())
+
+
+def files_of(resolved: ResolvedRun) -> tuple[str, list[str]]:
+    """Return (the run folder, the files that a run writes into it)."""
+    config = resolved.config
     place = config.out.dir or f"runs/{config.algo}-N"
     out = RunFolder(path=Path(place), algo=config.algo, format=config.out.format, sharded=resolved.layout.split)
     files = [RUN_YAML, out.log.name, out.delta.name, RESULTS, f"{STATES}/"]
-    files += [out.best.name] if sources.evaluation is not None else []
-    return f"{rows}\nnothing was written. A run writes into {place}: {', '.join(files)}"
+    return place, files + ([out.best.name] if resolved.sources.evaluation is not None else [])
 
 
 def ending(out: RunFolder, config: RunConfig, sources: Sources, seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""`petrun train`, `petrun resume` and `petrun rehearse`."""
+"""`petrun train`, `petrun plan`, `petrun resume` and `petrun rehearse`."""
 
 from __future__ import annotations
 
@@ -64,6 +64,24 @@ class TrainSettings(RunKeys, LaunchOptions):
     @property
     def trains_nothing(self) -> bool:
         return self.dry_run or self.preflight
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSettings(RunKeys):
+    """A run that is planned, and the memory that it has to fit into."""
+
+    recipe: str | None = _recipe()
+    cards: int | None = option(
+        "--cards", "Cards of the job. Default: dp * tp * pp of --parallel, else 1.", PARALLEL, low=1
+    )
+    fit: str | None = option(
+        "--fit",
+        "Memory that each rank may take, as 32G: propose batch, length, recompute and layout that fit, and why. Default: what is here, of "
+        "a card 64G.",
+        PARALLEL,
+        metavar="SIZE",
+    )
+    as_json: bool = option("--json", "Print one JSON object.", RUN, default=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 from petrun.cluster.processes.memory import available_bytes
 from petrun.console import bytes_text
 from petrun.errors import ConfigError
+from petrun.parallel.context import Device
 from petrun.parallel.layout import Layout
 from petrun.parallel.memory.plan import MemoryPlan
 from petrun.parallel.validate import divisors, layouts
@@ -27,7 +28,13 @@ class Fitting:
     """Settings with which a run fits, as the user types them, and what it needs then."""
 
     flags: str
-    bytes: int
+    why: str
+    """What these settings change, and what they cost."""
+    plan: MemoryPlan
+
+    @property
+    def bytes(self) -> int:
+        return self.plan.total
 
 
 def check_memory(resolved: ResolvedRun, ranks_here: int) -> str:
@@ -40,7 +47,7 @@ def check_memory(resolved: ResolvedRun, ranks_here: int) -> str:
         plan = memory.plan()
     except UnknownMemoryError as error:
         return f"not planned: {error}"
-    available = _available(resolved, ranks_here)
+    available = available_memory(resolved.device, ranks_here)
     if available is None or not resolved.config.memory_check or not too_much(plan, available):
         return str(plan)
     found = next(fitting(resolved, memory, available), None)
@@ -69,8 +76,9 @@ def too_much(plan: MemoryPlan, available: int) -> bool:
     return plan.total * (1 - ERROR) > available
 
 
-def _available(resolved: ResolvedRun, ranks_here: int) -> int | None:
-    if resolved.device.target == "ascend":
+def available_memory(device: Device, ranks_here: int) -> int | None:
+    """Return the bytes that each rank may take; None where the system does not say. On the CPU `ranks_here` share the machine's."""
+    if device.target == "ascend":
         return LARGEST_CARD
     found = available_bytes()
     return None if found is None else found // ranks_here
@@ -80,13 +88,14 @@ def fitting(resolved: ResolvedRun, memory: RunMemory, available: int) -> Iterato
     """Yield the settings that fit, in this order: a smaller micro-batch with as many more to a step; what is computed again; the
     optimizer's state, then the weights, split; more tensor or pipeline parallel ranks; at last a micro-batch of one row and all layers
     computed again."""
-    for flags, changes in _candidates(resolved):
+    for flags, why, changes in _candidates(resolved):
         plan = memory.plan(**changes)
         if plan.total <= available:
-            yield Fitting(flags=flags, bytes=plan.total)
+            yield Fitting(flags=flags, why=why, plan=plan)
 
 
-def _candidates(resolved: ResolvedRun) -> Iterator[tuple[str, dict[str, Any]]]:
+def _candidates(resolved: ResolvedRun) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield (flags, why, changes of the plan)."""
     config, layout = resolved.config, resolved.layout
     rows, accumulate = config.train.batch_size, config.train.accumulate
     smaller = [count for count in reversed(divisors(rows)) if count < rows] if layout.pp == 1 else []
@@ -94,16 +103,38 @@ def _candidates(resolved: ResolvedRun) -> Iterator[tuple[str, dict[str, Any]]]:
     def batch(count: int) -> str:
         return f"--batch-size {count} --accumulate {accumulate * rows // count}"
 
+    def rows_why(count: int) -> str:
+        instead = f"activations of {count} row{'s' * (count > 1)} instead of {rows}"
+        return f"{instead}; a step adds up {accumulate * rows // count} batches and learns the same"
+
     for count in smaller:
-        yield batch(count), {"rows": count, "accumulate": True}
+        yield batch(count), rows_why(count), {"rows": count, "accumulate": True}
     if resolved.device.target != "ascend":
         return
     for how in ("select", "full"):
-        yield f"--recompute {how}", {"recompute": how}
+        yield f"--recompute {how}", _RECOMPUTED[how], {"recompute": how}
     for other in _layouts(resolved):
-        yield f"--parallel {other}", {"layout": other}
+        yield f"--parallel {other}", _layout_why(other, layout), {"layout": other}
     if smaller:
-        yield f"{batch(1)} --recompute full", {"rows": 1, "accumulate": True, "recompute": "full"}
+        changes = {"rows": 1, "accumulate": True, "recompute": "full"}
+        yield f"{batch(1)} --recompute full", f"{rows_why(1)}; {_RECOMPUTED['full']}", changes
+
+
+_RECOMPUTED = {
+    "select": "activations inside each layer are computed again in the backward pass, at a cost in time",
+    "full": "of each layer only its input is kept; the layer is computed again in the backward pass, at a cost in time",
+}
+
+
+def _layout_why(other: Layout, layout: Layout) -> str:
+    """Return what a layout splits that the run's own does not."""
+    parts = {
+        f"each layer is split over {other.tp} ranks": other.tp > layout.tp,
+        f"the layers are spread over {other.pp} stages": other.pp > layout.pp,
+        "the dp ranks split the optimizer's state": other.zero in (1, 2) and other.zero > layout.zero,
+        "the dp ranks split weights, gradients and the optimizer's state": other.zero == 3 and layout.zero < 3,
+    }
+    return ", ".join(text for text, holds in parts.items() if holds) + "; the ranks exchange more"
 
 
 def _layouts(resolved: ResolvedRun) -> Iterator[Layout]:
