@@ -5,6 +5,7 @@ It imports nothing of petrun, and tqdm only where a bar is drawn: `petrun --help
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -120,6 +121,21 @@ class StepBar:
 
     def close(self) -> None:
         self._bar.close()
+
+
+class LiveText:
+    """Text on a terminal that takes the place of the text shown before."""
+
+    def __init__(self) -> None:
+        self._lines = 0
+
+    def show(self, text: str) -> None:
+        """Show the text, each line cut at the terminal's width: a line that wraps would be two to go up."""
+        width = shutil.get_terminal_size().columns
+        lines = [line[: width - 1] for line in text.splitlines()]
+        back = f"\x1b[{self._lines}F" if self._lines else ""
+        write(back + "".join(f"\x1b[K{line}\n" for line in lines) + "\x1b[J")
+        self._lines = len(lines)
 
 
 def table(rows: Sequence[tuple[str, str]]) -> str:

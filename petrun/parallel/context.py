@@ -77,6 +77,11 @@ def cards_here() -> int | None:
     return None if os.environ.get("MS_SIMULATION_LEVEL") else int(ms.device_context.ascend.device_count())
 
 
+def peak_card_bytes() -> int | None:
+    """Return the most memory that this process has taken of its card so far; None where it computes on the CPU."""
+    return int(ms.runtime.max_memory_allocated()) if ms.get_context("device_target") == "Ascend" else None
+
+
 def split_operators(layout: Layout, rank: int, strategy_file: Path | None = None) -> None:
     """Compile later graphs for this rank of a job whose operators have strategies (MindSpore's semi-automatic parallel).
 

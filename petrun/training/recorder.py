@@ -15,6 +15,7 @@ import mindspore
 
 from petrun import __version__, console
 from petrun.checkpoint.delta import BaseIdentity, Manifest, TaskInfo, save_delta, save_delta_shards
+from petrun.cluster.processes.memory import peak_bytes
 from petrun.cluster.world import World
 from petrun.config.schema import RunConfig
 from petrun.console import StepBar
@@ -23,6 +24,7 @@ from petrun.errors import OutputError
 from petrun.evaluate.compare import side_by_side, signature_lines
 from petrun.evaluate.metrics import is_better
 from petrun.inference.assembly import base_path, values_of
+from petrun.parallel.context import peak_card_bytes
 from petrun.parallel.layout import Layout
 from petrun.tensors.sharded.rank_files import ShardSpec
 from petrun.tensors.sharded.ranks import root_of
@@ -84,7 +86,7 @@ class RunRecorder:
         progress = self.progress
         before = progress.position
         progress.advance(record, self.plan)
-        self.log.write(record)
+        self.log.write({**record, "memory": peak_card_bytes() or peak_bytes()})
         assert self.bar is not None
         self.bar.step(record)
         self.epoch_ended = self.plan.ends_epoch(before, progress.position)

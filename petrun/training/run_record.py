@@ -25,7 +25,8 @@ class RunRecord:
     origins: Mapping[str, str]
     """Dotted key -> where its value came from: "default", "--rank", "recipe ...", "inferred ..."."""
     steps: tuple[JsonObject, ...]
-    """A record for each optimizer step: step, epoch, loss, lr, grad_norm, tokens, tokens_per_second, seconds."""
+    """A record for each optimizer step: step, epoch, loss, lr, grad_norm, tokens, tokens_per_second, seconds, and memory, the most so far
+    in bytes."""
     evaluations: tuple[JsonObject, ...]
     """A record for each evaluation: step, epoch, evaluation (metric -> figure); step 0 is before training."""
     results: JsonObject
@@ -78,6 +79,12 @@ class RunRecord:
     def receipt(self) -> JsonObject:
         """What the run learned and from what, as docs/receipt.md describes it; empty while the run is not finished."""
         return dict(self.results.get("receipt") or {})
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows for a run: its summary, its scores and its losses."""
+        from petrun.training.report.page import snippet
+
+        return snippet(self)
 
     def _saved(self, stem: str) -> Path | None:
         places = [self.folder / f"{stem}{suffix}" for suffix in _SUFFIXES] + [self.folder / stem]

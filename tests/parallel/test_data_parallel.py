@@ -101,7 +101,7 @@ def hold_to_one_rank(one, many):
     assert len(first) == len(second) > 2
     for a, b in zip(first, second, strict=True):
         assert a.keys() == b.keys()
-        for key in a.keys() - {"seconds", "tokens_per_second", "evaluation"}:
+        for key in a.keys() - {"seconds", "tokens_per_second", "memory", "evaluation"}:
             np.testing.assert_allclose(b[key], a[key], rtol=0, atol=1e-5, err_msg=f"{key} of step {a['step']}")
         for key, value in a.get("evaluation", {}).items():
             np.testing.assert_allclose(b["evaluation"][key], value, rtol=1e-5, atol=1e-5, err_msg=key)

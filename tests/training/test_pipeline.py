@@ -47,7 +47,10 @@ def test_classify_from_train_to_merge(tmp_path, capsys):
     log = log_of(run)
     steps = [entry for entry in log if "loss" in entry]
     assert [entry["step"] for entry in steps] == list(range(1, 41))
-    assert set(steps[0]) == {"step", "epoch", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "seconds"}
+    known = {"step", "epoch", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "seconds", "memory"}
+    assert set(steps[0]) == known
+    # Of this process: Python with MindSpore takes more than 100 MiB, and the peak never falls.
+    assert steps[0]["memory"] > 100 * 2**20 and steps[-1]["memory"] >= steps[0]["memory"]
     assert sum("evaluation" in entry for entry in log) == 21, "before the first step and after every epoch"
     delta = read_delta(run)
     assert delta.manifest.task.labels == ("neg", "pos") and delta.manifest.step == 40

@@ -22,6 +22,11 @@ def available_bytes() -> int | None:
     return max(0, min(limits)) + own
 
 
+def peak_bytes() -> int | None:
+    """Return the most memory that this process has held so far; None where the system does not say."""
+    return _fields(Path("/proc/self/status")).get("VmHWM")
+
+
 def _fields(path: Path) -> dict[str, int]:
     """Read lines such as `VmRSS:  1024 kB` in bytes."""
     try:

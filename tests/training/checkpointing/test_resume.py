@@ -27,9 +27,9 @@ def names(folder):
 
 
 def log_of(folder):
-    """The log without the two figures that tell the time."""
+    """The log without the figures that tell time and memory."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in lines]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second", "memory")} for line in lines]
 
 
 def killed_at(run, step, copy):

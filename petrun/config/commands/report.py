@@ -1,0 +1,33 @@
+"""`petrun report` and `petrun watch`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from petrun.config.options import argument, option
+
+
+def run_choices() -> Iterator[str]:
+    """Folders of runs below runs/, the newest first."""
+    # The shell calls it: a folder that cannot be read has no runs to offer.
+    found = [path.parent for path in Path("runs").glob("*/run.yaml")] if Path("runs").is_dir() else []
+    return (str(path) for path in sorted(found, key=lambda path: -path.stat().st_mtime))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings:
+    """The runs of a page, and where it goes."""
+
+    runs: tuple[str, ...] = argument("Folders of runs, finished or not.", metavar="RUN...", choices=run_choices)
+    out: str | None = option("--out", "The page. Default: report.html in the folder of the run; of several runs, here.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchSettings:
+    """The run that is followed."""
+
+    run_folder: str = argument("Folder of a run.", metavar="RUN", choices=run_choices)
+    interval: float = option("--interval", "Seconds from one look at the log to the next. Default 2.", default=2.0)
+    once: bool = option("--once", "Show the run as it is now, and end.", default=False)
