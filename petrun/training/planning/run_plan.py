@@ -21,11 +21,10 @@ from petrun.training.preflight.host_facts import DiskFacts, disk
 from petrun.training.receipt.receipt import rows, targets
 from petrun.training.run_folder import RunFolder
 from petrun.training.setup.build_step import build_loss
-from petrun.training.setup.memory_check import available_memory, too_much
-from petrun.training.setup.memory_check import plan_text as memory_text
-from petrun.training.setup.memory_plan import RunMemory, UnknownMemoryError, memory_of_run
+from petrun.training.setup.memory_check import available_memory, memory_of_run, too_much
+from petrun.training.setup.memory_plan import RunMemory, UnknownMemoryError
+from petrun.training.setup.outline import outline_run
 from petrun.training.setup.resolve import ResolvedRun, resolve
-from petrun.training.setup.resolve_layout import outline_run
 from petrun.training.setup.training_setup import build_training
 from petrun.typing import JsonObject
 
@@ -84,7 +83,7 @@ class RunPlan:
         if self.needed is None:
             return f"not planned: {self.unknown}"
         there = "" if self.available is None else f"; there are {bytes_text(self.available)}"
-        return memory_text(self.needed) + there
+        return f"{self.needed}{there}"
 
     def content(self) -> JsonObject:
         """Return the plan as values for JSON."""
