@@ -17,7 +17,11 @@ from petrun.cli import (
     algorithms,
     data,
     delta,
+<<<<<<< HEAD
     embed,
+=======
+    doctor,
+>>>>>>> bb284ae (petrun doctor examines the machine, and names the command that mends what is wrong)
     evaluate,
     faults,
     generate,
@@ -64,6 +68,7 @@ for _command in (
     reshard.COMMAND,
     inspect.COMMAND,
     algorithms.COMMAND,
+    doctor.COMMAND,
 ):
     _command.add_to(app, "Commands")
 app.add_typer(data.app, name="data", rich_help_panel="Commands")

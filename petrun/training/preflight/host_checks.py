@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from petrun.cluster.card_tools import card_tools, visible_devices
 from petrun.cluster.other_hosts.hosts import Hosts
 from petrun.cluster.ports import listen
 from petrun.cluster.rank_table.start import TableStart
@@ -24,13 +25,11 @@ from petrun.training import run_folder
 from petrun.training.preflight.host_facts import (
     DiskFacts,
     HostFacts,
-    card_tools,
     disk,
     empty_facts,
     file_digests,
     flat_settings,
     versions,
-    visible_devices,
 )
 from petrun.training.preflight.shared_folder import probe_name, sees, write_probe
 from petrun.typing import JsonObject

@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import re
 import shutil
 import socket
-import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypedDict
 
 import mindspore
 
 from petrun import __version__
+from petrun.cluster.card_tools import cann_version
 from petrun.config.schema import RunConfig
 from petrun.delta import find_method
 from petrun.tensors.output import existing_parent
@@ -39,7 +38,6 @@ _FILES = (
 )
 """Settings that may name a file or folder, which is compared by content: its path may differ on another host."""
 _OF_A_HOST = ("out.dir",)
-_TOOL_SECONDS = 60.0
 
 
 class DiskFacts(TypedDict):
@@ -96,10 +94,8 @@ def versions() -> dict[str, str]:
         "MindSpore": mindspore.__version__,
         "Python": ".".join(platform.python_version_tuple()[:2]),
     }
-    home = os.environ.get("ASCEND_TOOLKIT_HOME") or os.environ.get("ASCEND_HOME_PATH")
-    if home and (file := Path(home) / "version.cfg").is_file():
-        named = re.search(r"^toolkit\w*_version\s*=\s*\[?([^\]\n]+)", file.read_text("utf-8", "replace"), re.MULTILINE)
-        found["CANN"] = named[1].strip() if named else "unknown"
+    if (cann := cann_version(os.environ)) is not None:
+        found["CANN"] = cann
     return found
 
 
@@ -168,55 +164,3 @@ def disk(config: RunConfig, out: Path) -> DiskFacts:
         needed += sum(path.stat().st_size for path in files) * (3 * config.train.keep_states + 1)
     place = existing_parent(out)
     return {"free": shutil.disk_usage(place).free, "needed": needed, "place": str(place)}
-
-
-def card_tools(devices: list[int], *, several_hosts: bool) -> list[tuple[str, bool, str]]:
-    """Return (name, whether all is well, what it reports) of npu-smi, and with several hosts of the cards' network tool."""
-    found = []
-    smi = shutil.which("npu-smi")
-    if smi is None:
-        found.append(("npu-smi", True, "not on PATH"))
-    else:
-        code, output = _output([smi, "info"])
-        health = re.findall(r"\|\s*(OK|Warning|Alarm|Critical|UNKNOWN)\s*\|", output)
-        bad = [word for word in health if word != "OK" and word != "Warning"]
-        text = f"{len(health)} cards, {health.count('OK')} OK" if code == 0 else f"exit code {code}: {_first(output)}"
-        found.append(("npu-smi", code == 0 and not bad, text + (f", {', '.join(bad)}" if bad else "")))
-    if several_hosts:
-        found.append(_network(devices))
-    return found
-
-
-def _network(devices: list[int]) -> tuple[str, bool, str]:
-    conf = Path("/etc/hccn.conf")
-    found = f"/etc/hccn.conf {'found' if conf.is_file() else 'not here'}"
-    tool = shutil.which("hccn_tool")
-    if tool is None:
-        return "hccn", True, f"{found}, hccn_tool not on PATH"
-    links = {device: _output([tool, "-i", str(device), "-link", "-g"])[1] for device in devices}
-    down = [device for device, output in links.items() if "UP" not in output.upper()]
-    if down:
-        return (
-            "hccn",
-            False,
-            f"{found}; no link: " + "; ".join(f"card {device}: {_first(links[device])}" for device in down),
-        )
-    return "hccn", True, f"{found}; the links of cards {', '.join(map(str, devices))} are up"
-
-
-def _output(command: list[str]) -> tuple[int, str]:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_TOOL_SECONDS)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return 1, str(error)
-    return done.returncode, done.stdout + done.stderr
-
-
-def _first(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if line.strip()), "nothing was printed")
-
-
-def visible_devices(environment: Mapping[str, str], cards: int) -> list[int]:
-    """Return the numbers, as npu-smi counts them, of the first cards that this process may use."""
-    given = [part.strip() for part in environment.get("ASCEND_RT_VISIBLE_DEVICES", "").split(",")]
-    return [int(part) for part in given if part.isdecimal()][:cards] or list(range(cards))

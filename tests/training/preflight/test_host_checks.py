@@ -2,7 +2,6 @@
 
 import hashlib
 import socket
-import stat
 import threading
 import time
 from types import SimpleNamespace
@@ -182,38 +181,6 @@ def test_a_fingerprint_is_of_the_content(tmp_path, monkeypatch):
         content[place] = 1
         file.write_bytes(content)
         assert host_facts.file_digest(file) != before
-
-
-def tool(folder, name, text):
-    path = folder / name
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-
-
-SMI = """cat <<'END'
-| 0     910B3               | {}              | 94.1        45                0    / 0             |
-| 1     910B3               | OK              | 94.1        45                0    / 0             |
-END"""
-
-
-def test_the_cards_own_tools(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    assert host_facts.card_tools([0], several_hosts=False) == [("npu-smi", True, "not on PATH")]
-    tool(tmp_path, "npu-smi", SMI.format("OK"))
-    assert host_facts.card_tools([0], several_hosts=False) == [("npu-smi", True, "2 cards, 2 OK")]
-    tool(tmp_path, "npu-smi", SMI.format("Critical"))
-    assert host_facts.card_tools([0], several_hosts=False) == [("npu-smi", False, "2 cards, 1 OK, Critical")]
-    tool(tmp_path, "npu-smi", "echo dcmi module initialize failed; exit 1")
-    assert host_facts.card_tools([0], several_hosts=False) == [
-        ("npu-smi", False, "exit code 1: dcmi module initialize failed")
-    ]
-    tool(tmp_path, "hccn_tool", '[ "$2" = 3 ] && echo link status: DOWN || echo link status: UP')
-    _, (name, good, text) = host_facts.card_tools([0, 1], several_hosts=True)
-    assert (name, good) == ("hccn", True) and "the links of cards 0, 1 are up" in text
-    _, (name, good, text) = host_facts.card_tools([2, 3], several_hosts=True)
-    assert (name, good) == ("hccn", False) and "no link: card 3: link status: DOWN" in text
-    assert host_facts.visible_devices({"ASCEND_RT_VISIBLE_DEVICES": "4,6,7"}, 2) == [4, 6]
-    assert host_facts.visible_devices({}, 2) == [0, 1]
 
 
 class Wrong(World):
