@@ -17,11 +17,8 @@ from petrun.cli import (
     algorithms,
     data,
     delta,
-<<<<<<< HEAD
-    embed,
-=======
     doctor,
->>>>>>> bb284ae (petrun doctor examines the machine, and names the command that mends what is wrong)
+    embed,
     evaluate,
     faults,
     generate,
