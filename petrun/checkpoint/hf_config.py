@@ -44,7 +44,8 @@ def merged_config(
     where they are as many, else LABEL_0, ... dtype: the floating type of the weights, where it was changed.
     untied: the head has a matrix of its own, which the base's shares with the embedding.
     """
-    config = dict(raw)
+    # What is written is in full precision.
+    config = {key: value for key, value in raw.items() if key != "quantization_config"}
     if untied:
         config["tie_word_embeddings"] = False
     architecture = hf_class(raw.get("model_type"))

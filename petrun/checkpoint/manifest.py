@@ -24,6 +24,10 @@ class BaseIdentity(_Section):
 
     digest: str
     """SHA-256 over the base's tensors (LoadedModel.base_digest), independent of path, time and sharding."""
+    quantisation: str = ""
+    """Form of the base's frozen matrices, int8 or nf4; "" for full precision."""
+    original: str = ""
+    """The digest of the full-precision base that the quantised one was made from; "" where it is not known."""
     name: str = ""
     """Name of the folder or file at training time. It is shown to people, and nothing depends on it."""
     fresh: tuple[str, ...] = ()

@@ -29,7 +29,7 @@ COMMAND = Command(
     options=(
         "model.base",
         "deltas",
-        *("model.base_strategy", "delta_strategy", "model.family"),
+        *("model.base_strategy", "delta_strategy", "model.family", "model.quant"),
         "alpha",
         SchemaKey(name="data.path", help="Evaluation file, or several, comma-separated. Default: the embedded task's."),
         *(TASK, "data.on_bad_row", SEQ_LEN),

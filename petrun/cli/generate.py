@@ -36,7 +36,7 @@ COMMAND = Command(
     settings=GenerateSettings,
     run=generate,
     options=(
-        *("base", "deltas", "use", "model", "alpha", "template", "prompt", "prompts", "as_json"),
+        *("base", "deltas", "use", "model", "quant", "alpha", "template", "prompt", "prompts", "as_json"),
         *("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "stop", "seed", "no_history"),
         *("batch_size", "device", "no_compile_cache", "settings"),
     ),

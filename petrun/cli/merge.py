@@ -33,7 +33,7 @@ MERGE = Command(
     settings=MergeSettings,
     run=merge,
     options=(
-        *("base", "deltas", "base_strategy", "delta_strategy", "out", "family", "alpha"),
+        *("base", "deltas", "base_strategy", "delta_strategy", "quant", "out", "family", "alpha"),
         *("dtype", "max_shard_size", "prove", "tolerance", "probe"),
     ),
 )

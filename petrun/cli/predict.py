@@ -26,7 +26,7 @@ COMMAND = Command(
     options=(
         "model.base",
         "delta",
-        *("model.base_strategy", "delta_strategy", "model.family"),
+        *("model.base_strategy", "delta_strategy", "model.family", "model.quant"),
         "alpha",
         SchemaKey(name="data.path", help="File of rows to predict, or several, comma-separated."),
         "out",

@@ -25,7 +25,7 @@ COMMAND = Command(
     settings=ServeSettings,
     run=serve,
     options=(
-        *("base", "deltas", "model", "template", "alpha"),
+        *("base", "deltas", "model", "quant", "template", "alpha"),
         *(
             "host",
             "port",

@@ -55,7 +55,12 @@ def write(given: Delta, out: str, sources: DeltaSources, task: str | None) -> Pa
     require_matching_family(given, raw)
     names, sites = kind.names(parsed), kind.sites(parsed)
     fitted = to_net_names(
-        given, names, kind.prefixes, sources.alpha, sites, lambda name: stored_base(base, family).arrays()[name]
+        given,
+        names,
+        kind.prefixes,
+        sources.alpha,
+        sites,
+        lambda name: stored_base(ModelConfig(base=base, family=family)).arrays()[name],
     )
     info = fitted.manifest.task if fitted.manifest is not None else None
     folder = Path(out).expanduser()

@@ -9,6 +9,7 @@ from petrun import console
 from petrun.checkpoint.merge import FLOATS
 from petrun.config.commands.merge import UnmergeSettings
 from petrun.config.options import DeltaSources
+from petrun.config.schema import ModelConfig
 from petrun.errors import ConfigError, did_you_mean
 from petrun.inference.assembly import require_matching_family
 from petrun.inference.delta_opener import DeltaOpener
@@ -27,7 +28,7 @@ def run(settings: UnmergeSettings) -> None:
     if dtype is not None and dtype not in FLOATS:
         raise ConfigError(f"--dtype {dtype} is unknown. {did_you_mean(dtype, FLOATS)}")
     began = time.perf_counter()
-    model = stored_base(merged, family)
+    model = stored_base(ModelConfig(base=merged, family=family))
     # The base of a delta of petrun's is not compared with the merged model, which is not that base.
     (given,) = DeltaOpener(DeltaSources(family=family, alpha=settings.alpha), model=model)(str(delta))
     require_matching_family(given, model.raw)

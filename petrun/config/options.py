@@ -103,3 +103,5 @@ class DeltaSources:
     )
     base_strategy: str | None = None
     delta_strategy: str | None = None
+    quant: str | None = None
+    """The form in which the base is held, as model.quant."""

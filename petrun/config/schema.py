@@ -77,6 +77,20 @@ class ModelConfig(Section):
         None, description="compute dtype of the frozen base; default float32 on cpu, bfloat16 on ascend"
     )
     fresh_head: bool = Field(False, description="classification: replace the base's own head by a new one")
+    quant: Literal["int8", "nf4", "none"] | None = setting(
+        None,
+        "Hold the base's frozen linear layers in 8 bits (int8) or 4 (nf4); none: in full precision. Default: as the delta was "
+        "trained, else as the base's files are.",
+        "--base-bits",
+        MODEL,
+    )
+    any_bits: bool = Field(False, description="use a delta that was trained on the same base in other bits")
+
+    @field_validator("quant", mode="before")
+    @classmethod
+    def _bits(cls, value: object) -> object:
+        """8 and 4 are the forms of so many bits."""
+        return {"8": "int8", "4": "nf4"}.get(str(value), value)
 
 
 class DataConfig(Section):

@@ -17,6 +17,7 @@ from pydantic import Field, field_validator
 from petrun.delta.method import MethodConfig
 from petrun.delta.parts import draw_uniform
 from petrun.errors import TargetError
+from petrun.graph.packed_weight import PackedWeight, compute_dtype_of, hold, packed_of
 from petrun.graph.sites import Sites
 from petrun.graph.surgery import resolve_targets
 from petrun.kernels.named_activations import activation_of, shard_activation
@@ -105,12 +106,34 @@ def residual_strategy(owner: str, residual: Strategy, residential: Strategy) -> 
 
 def shard_base(cell: Cell, matmul: Strategy, bias_add: Strategy) -> None:
     """Split the product with the base's weight and the addition of its bias."""
-    cell.matmul.shard(matmul)
+    packed = packed_of(cell)
+    if packed is not None:
+        packed.shard(matmul)
+    else:
+        cell.matmul.shard(matmul)
     if cell.has_bias:
         cell.bias_add.shard(bias_add)
 
 
-class CastDense(nn.Dense):
+class BaseDense(nn.Dense):
+    """nn.Dense whose product with the base's matrix is a method, a weight or codes. It needs `cast` and `compute_dtype`."""
+
+    def base_product(self, x: Tensor) -> Tensor:
+        """Compute x W^T in compute_dtype."""
+        return self.matmul(self.cast(x, self.compute_dtype), self.cast(self.weight, self.compute_dtype))
+
+    def packed_product(self, x: Tensor) -> Tensor:
+        """Do the same with a matrix in codes."""
+        return self.packed(self.cast(x, self.compute_dtype))
+
+    def use_packed(self, packed: PackedWeight) -> None:
+        """Hold a matrix in codes from now on."""
+        hold(self, packed)
+        # Chosen here and not in the graph, which would hold both.
+        self.base_product = self.packed_product  # type: ignore[method-assign]
+
+
+class CastDense(BaseDense):
     """act(x W^T + b), computed in `compute_dtype`.
 
     Inputs: x (..., in_channels). Returns (..., out_channels) in the dtype of x.
@@ -142,7 +165,7 @@ class CastDense(nn.Dense):
 
     def plain(self, x: Tensor) -> Tensor:
         """Compute (M, in_channels) -> (M, out_channels) in compute_dtype."""
-        y = self.matmul(self.cast(x, self.compute_dtype), self.cast(self.weight, self.compute_dtype))
+        y = self.base_product(x)
         if self.has_bias:
             y = self.bias_add(y, self.cast(self.bias, self.compute_dtype))
         return self.activation(y) if self.activation_flag else y
@@ -171,13 +194,17 @@ def arguments_like(dense: Cell) -> JsonObject:
         "bias_init": "zeros",
         "has_bias": dense.has_bias,
         "activation": dense.activation,
-        "compute_dtype": dense.weight.dtype,
+        "compute_dtype": compute_dtype_of(dense),
     }
 
 
 def adopt(cell: Cell, dense: Cell) -> Cell:
     """Give `cell` the parameters of the layer that it replaces: the same objects, so nothing is copied."""
-    cell.weight = dense.weight
+    packed = packed_of(dense)
+    if packed is None:
+        cell.weight = dense.weight
+    else:
+        cell.use_packed(packed)
     if dense.has_bias:
         cell.bias = dense.bias
     cell.set_train(dense.training)

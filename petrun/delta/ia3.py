@@ -17,13 +17,14 @@ from collections.abc import Callable
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, ops
 from pydantic import Field
 
-from petrun.delta.dense import TargetConfig, adopt, shard_base
+from petrun.delta.dense import BaseDense, TargetConfig, adopt, shard_base
 from petrun.delta.forms import AdapterTensors, BaseValues, LayerTensor, Tensors
 from petrun.delta.method import ALL, Method, Names, Update
 from petrun.errors import TargetError
+from petrun.graph.packed_weight import compute_dtype_of
 from petrun.graph.sites import Sites
 from petrun.graph.surgery import resolve_targets, swap
 from petrun.kernels import ScaleColumns
@@ -49,7 +50,7 @@ class Ia3Config(TargetConfig):
     )
 
 
-class IA3Dense(nn.Dense):
+class IA3Dense(BaseDense):
     """nn.Dense with a learned scale on its output, or on its input.
 
     Inputs: x (..., in), at least 2 axes, any float dtype. Returns (..., out) in the dtype of x.
@@ -83,7 +84,7 @@ class IA3Dense(nn.Dense):
         rows = self.cast(self.reshape(x, (-1, shape[-1])), self.compute_dtype)
         if self.feedforward:
             rows = self.cast(self.scale(self.cast(rows, ms.float32), self.mindpet_delta_ia3_l_ff), self.compute_dtype)
-        y = self.matmul(rows, self.cast(self.weight, self.compute_dtype))
+        y = self.base_product(rows)
         if self.has_bias:
             y = self.bias_add(y, self.cast(self.bias, self.compute_dtype))
         if not self.feedforward:
@@ -103,12 +104,12 @@ def wrap_dense(dense: Cell, feedforward: bool) -> Cell:
         dense.in_channels,
         dense.out_channels,
         feedforward,
-        dense.weight.dtype,
+        compute_dtype_of(dense),
         weight_init="zeros",
         bias_init="zeros",
         has_bias=dense.has_bias,
         activation=dense.activation,
-        dtype=dense.weight.dtype,
+        dtype=compute_dtype_of(dense),
     )
     return adopt(cell, dense)
 

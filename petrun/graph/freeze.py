@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 import mindspore as ms
 
 from petrun.errors import TargetError, TrainingError, did_you_mean
+from petrun.graph.packed_weight import packed_parameters, packed_values
 from petrun.graph.surgery import shared_names
 from petrun.typing import Cell, Parameter
 
@@ -53,9 +54,13 @@ def match_parameters(net: Cell, patterns: Iterable[str], flag: str) -> tuple[str
 def trainable_of(net: Cell) -> Trainable:
     """Return the parameters that train in a net as it is."""
     trained = tuple(p for p in net.get_parameters() if p.requires_grad)
-    counted = [p for p in net.get_parameters() if p.requires_grad or "Float" in str(p.dtype)]
+    codes = packed_parameters(net)
+    plain = [p for p in net.get_parameters() if p.name not in codes]
+    counted = [p for p in plain if p.requires_grad or "Float" in str(p.dtype)]
     return Trainable(
-        parameters=trained, trained_values=sum(p.size for p in trained), all_values=sum(p.size for p in counted)
+        parameters=trained,
+        trained_values=sum(p.size for p in trained),
+        all_values=sum(p.size for p in counted) + packed_values(net),
     )
 
 
@@ -71,6 +76,15 @@ def freeze_all_but(net: Cell, owned: Iterable[str], fixed: Iterable[str] = ()) -
     missing = sorted(names - {p.name for p in parameters})
     if missing:
         raise TrainingError(f"cannot train parameters that the net does not have: {', '.join(missing[:5])}")
+    codes = packed_parameters(net)
+    fixed_codes = sorted(names & codes.keys())
+    if fixed_codes:
+        raise TrainingError(
+            f"cannot train {fixed_codes[0]} and {len(fixed_codes) - 1} more: they are codes of {codes[fixed_codes[0]]}"
+            if len(fixed_codes) > 1
+            else f"cannot train {fixed_codes[0]}: it is codes of {codes[fixed_codes[0]]}",
+            hint="Only what is in full precision trains: --base-bits none.",
+        )
     if not names:
         raise TrainingError(
             "nothing is trainable: the algorithm owns no parameter of this model",

@@ -20,12 +20,14 @@ from petrun.delta import Method, MethodConfig
 from petrun.errors import ConfigError, DeltaError, ModelError, TargetError
 from petrun.graph.surgery import untie
 from petrun.interop.convert import foreign_tokens, to_net_names, trained_classes
-from petrun.models.base import LoadedModel, shared_matrices, untied
-from petrun.models.factory import ModelSource, is_factory, load_model
+from petrun.models.base import BaseContent, LoadedModel, shared_matrices, untied
+from petrun.models.factory import ModelSource, is_factory, load_model, read_model_config
 from petrun.models.families import FAMILIES
 from petrun.models.folder import BASE_HINT
+from petrun.models.quantised import is_quantised
 from petrun.parallel.context import Device
 from petrun.tensors import Array
+from petrun.tensors.quantised.codecs import CODECS
 from petrun.typing import Cell, JsonObject
 
 
@@ -82,9 +84,10 @@ def open_base(
     source = ModelSource(
         base=base_path(model),
         family=model.family,
-        config=Path(model.config) if model.config else None,
+        config=config_file(model),
         strategy=strategy_path(model.base_strategy),
         kwargs=model.kwargs,
+        quantisation=form_to_make(model),
     )
     loaded = load_model(
         source,
@@ -96,7 +99,27 @@ def open_base(
     )
     stored = {name.rpartition(".")[0]: info.name.rpartition(".")[0] for name, info in loaded.names.items()}
     sites = replace(loaded.sites, hf_paths={**stored, **loaded.sites.hf_paths})
-    return replace(loaded, sites=sites, inputs=loaded.inputs or arrays)
+    return replace(loaded, sites=sites, inputs=loaded.inputs or arrays, any_bits=model.any_bits)
+
+
+def form_to_make(model: ModelConfig) -> str | None:
+    """Return the form in which the base is to be quantised; None: it stays as it is."""
+    return None if model.quant == "none" else model.quant
+
+
+def with_form_of(model: ModelConfig, deltas: Iterable[Delta | None]) -> ModelConfig:
+    """Return the settings with the form of the base that deltas were trained on, where none is given and the base is in full precision."""
+    if model.quant is not None or is_factory(model.family):
+        return model
+    manifests = [delta.manifest for delta in deltas if delta is not None and delta.manifest is not None]
+    form = next((m.base.quantisation for m in manifests if m.base.quantisation in CODECS), None)
+    if form is None or is_quantised(read_model_config(base_path(model), model.family, config_file(model))):
+        return model
+    return model.model_copy(update={"quant": form})
+
+
+def config_file(model: ModelConfig) -> Path | None:
+    return Path(model.config) if model.config else None
 
 
 def strategy_path(text: str | None) -> Path | None:
@@ -157,7 +180,7 @@ def fit_delta(delta: Delta, loaded: LoadedModel, alpha: float | None) -> Delta:
     fitted = to_net_names(
         delta, loaded.names, family.prefixes if family else ("",), alpha, loaded.sites, partial(value_of, loaded.net)
     )
-    require_matching_base(fitted, loaded.base_digest)
+    require_matching_base(fitted, loaded.content, loaded.any_bits)
     return fitted
 
 
@@ -182,15 +205,28 @@ def require_matching_family(delta: Delta | None, hf_config: JsonObject) -> None:
         )
 
 
-def require_matching_base(delta: Delta, digest: str) -> None:
-    """Raises DeltaError for a base of other content than the delta was trained on. Deltas of other formats do not name their base."""
+def require_matching_base(delta: Delta, base: BaseContent, any_bits: bool = False) -> None:
+    """Raises DeltaError for a base of other content than the delta was trained on, or, but for `any_bits`, of the same in other bits.
+
+    Deltas of other formats do not name their base.
+    """
     manifest = delta.manifest
-    if manifest is None or not manifest.base.digest or manifest.base.digest == digest:
+    if manifest is None or not manifest.base.digest or manifest.base.digest == base.digest:
         return
-    was = manifest.base.name or "another base"
+    known = manifest.base
+    own = BaseContent(digest=known.digest, quantisation=known.quantisation, original=known.original)
+    was = known.name or "another base"
+    if own.full and own.full == base.full:
+        if any_bits:
+            return
+        raise DeltaError(
+            f"{delta.path}: was trained on {was} in {own.quantisation or 'full precision'}; here it is in "
+            f"{base.quantisation or 'full precision'}",
+            hint=f"Give --base-bits {own.quantisation or 'none'}; --set model.any_bits=true uses it all the same.",
+        )
     raise DeltaError(
-        f"{delta.path}: was trained on a base with other content ({was}, digest {manifest.base.digest[:12]}; "
-        f"this one {digest[:12]})",
+        f"{delta.path}: was trained on a base with other content ({was}, digest {own.digest[:12]}; "
+        f"this one {base.digest[:12]})",
         hint="Give the base it was trained on as --base.",
     )
 

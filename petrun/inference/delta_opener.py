@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from petrun.algebra.derived import adopted
 from petrun.checkpoint.base_arrays import BaseArrays
@@ -13,9 +16,17 @@ from petrun.checkpoint.delta import Delta, read_delta
 from petrun.checkpoint.delta_method import method_of
 from petrun.checkpoint.delta_tensors import arrays_digest
 from petrun.config.options import DeltaSources
+from petrun.config.schema import ModelConfig
 from petrun.errors import ConfigError
-from petrun.inference.assembly import require_alpha_used, require_matching_base, require_matching_family, strategy_path
+from petrun.inference.assembly import (
+    require_alpha_used,
+    require_matching_base,
+    require_matching_family,
+    strategy_path,
+    with_form_of,
+)
 from petrun.inference.stored_base import StoredBase, stored_base
+from petrun.models.base import BaseContent
 
 
 @dataclass(frozen=True)
@@ -47,19 +58,41 @@ class DeltaOpener:
         """`model`: the base, where it is open already."""
         self.sources = sources
         self._base = model
-        self._digest: str | None = None
+        self._content: BaseContent | None = None
 
     @property
     def base(self) -> StoredBase:
         if self._base is None:
-            self._base = stored_base(self.sources.base, self.sources.family, self.sources.base_strategy)
+            self._base = stored_base(self._model)
         return self._base
 
-    def digest(self) -> str:
-        """The base's digest. The first access reads every tensor."""
-        if self._digest is None:
-            self._digest = self.base.digest()
-        return self._digest
+    @property
+    def _model(self) -> ModelConfig:
+        given = self.sources
+        known = {"base": given.base, "family": given.family, "base_strategy": given.base_strategy, "quant": given.quant}
+        try:
+            return ModelConfig.model_validate(known)
+        except ValidationError:
+            raise ConfigError(
+                f"--base-bits {given.quant}: is no form of a base", hint="It is int8 (or 8), nf4 (or 4), or none."
+            ) from None
+
+    def use_form_of(self, deltas: Sequence[Delta]) -> None:
+        """Hold the base as these deltas were trained on it, where the user does not say how."""
+        if self._base is None and self.sources.quant is None:
+            model = with_form_of(self._model, deltas)
+            if model.quant is not None:
+                self._base = stored_base(model)
+
+    def content(self) -> BaseContent:
+        """What the base is recognised by. The first access reads every tensor."""
+        if self._content is None:
+            self._content = self.base.content()
+        return self._content
+
+    def require_own_base(self, delta: Delta) -> None:
+        """Raises DeltaError for a delta of another base; where the user says in which bits the base is held, those may be others."""
+        require_matching_base(delta, self.content(), self.sources.quant is not None)
 
     def __call__(self, *paths: str) -> list[Delta]:
         """Return the deltas with complete settings and a manifest. A delta of another tool is fitted to the base, and gets its digest.
@@ -68,18 +101,20 @@ class DeltaOpener:
         """
         read = [read_delta(Path(path).expanduser(), strategy_path(self.sources.delta_strategy)) for path in paths]
         require_alpha_used(self.sources.alpha, read, paths[0])
+        if self.sources.base is not None:
+            self.use_form_of(read)
         return [self._fitted(delta) for delta in read]
 
     def _fitted(self, given: Delta) -> Delta:
         if given.manifest is not None:
             if self.sources.base is not None:
                 require_matching_family(given, self.base.raw)
-                require_matching_base(given, self.digest())
+                self.require_own_base(given)
             return self._complete(given)
         base, alpha = self.base, self.sources.alpha if given.origin == "mindpet" else None
         arrays = base.arrays()
         fitted = self._with_heads(base.fit(given, alpha), arrays)
-        identity = base.identity(arrays, self.digest())
+        identity = base.identity(arrays, self.content())
         model_type = base.raw.get("model_type", base.family)
         fitted = self._complete(fitted)
         return replace(fitted, manifest=adopted(fitted, identity, base.family, model_type, base.raw))

@@ -30,6 +30,7 @@ from petrun.inference.assembly import (
     open_base,
     require_matching_family,
     virtual_tokens,
+    with_form_of,
 )
 from petrun.inference.base_info import BaseInfo, read_base_info
 from petrun.inference.rows import (
@@ -239,7 +240,7 @@ def _inherit(resolved: Resolved, delta: Delta | None) -> Resolved:
         )
     update = {k: v for k, v in own.items() if v is not None and not resolved.given(f"data.{k}")}
     data = config.data.model_copy(update=update)
-    model = config.model
+    model = with_form_of(config.model, [delta])
     if model.family is None and is_factory(delta.manifest.family):
         # Never run code that a file names: the user must name it.
         raise ConfigError(

@@ -14,6 +14,7 @@ from petrun.kernels.likeliest import Likeliest
 from petrun.kernels.loss import SquaredError, TokenCrossEntropy, is_supervised
 from petrun.kernels.native import Status, primitives_only, set_threads, status, use_cache
 from petrun.kernels.norms import LayerNorm, RmsNorm, ScaleColumns
+from petrun.kernels.packed import NestedScales, PackedProduct, PackedValues
 from petrun.kernels.rope import Rope, apply_rope
 
 __all__ = [
@@ -24,6 +25,9 @@ __all__ = [
     "LayerNorm",
     "Likeliest",
     "MergeHeads",
+    "NestedScales",
+    "PackedProduct",
+    "PackedValues",
     "RmsNorm",
     "Rope",
     "ScaleColumns",

@@ -335,6 +335,50 @@ def dense_rows_bias(library: Path) -> Primitive:
 
 
 @lru_cache
+def packed_product(library: Path, rows: int, width: int) -> Primitive:
+    """x (M, width), codes, table, scales, zeros, sizes (3,), unit (1,) -> x w^T (M, rows); the codes have no gradient"""
+    grad = _operator(library, "packed_product_grad", lambda dy, *w: (dy[0], width), _first, width=_both(rows, width))
+
+    def bprop(
+        x: Tensor,
+        codes: Tensor,
+        table: Tensor,
+        scales: Tensor,
+        zeros: Tensor,
+        sizes: Tensor,
+        unit: Tensor,
+        out: Tensor,
+        dout: Tensor,
+    ) -> tuple[Tensor, ...]:
+        dx = grad(dout, codes, table, scales, zeros, sizes, unit)
+        frozen = ops.zeros_like(codes), ops.zeros_like(table), ops.zeros_like(scales), ops.zeros_like(zeros)
+        return dx, *frozen, ops.zeros_like(sizes), ops.zeros_like(unit)
+
+    return _operator(library, "packed_product", lambda x, *w: (x[0], rows), _first, bprop, _both(rows, width))
+
+
+@lru_cache
+def packed_values(library: Path, rows: int, width: int) -> Primitive:
+    """any (1,) float32, codes, table, scales, zeros, sizes (3,), unit (1,) -> w (rows, width); no gradient"""
+    return _operator(library, "packed_values", lambda x, *w: (rows, width), _first, width=_both(rows, width))
+
+
+@lru_cache
+def nested_scales(library: Path) -> Primitive:
+    """table (256,), codes (S,) uint8, absmax, offset (1,), block (1,) int32 -> scales (S,); no gradient"""
+    return _operator(library, "nested_scales", lambda table, codes, *rest: codes, lambda table, *rest: table)
+
+
+def _first(x: Tensor, *rest: Tensor) -> Tensor:
+    return x
+
+
+def _both(rows: int, width: int) -> int:
+    """Return one attribute for two sizes."""
+    return rows << 31 | width
+
+
+@lru_cache
 def row_adapters(library: Path) -> Primitive:
     """y (B, T, N), x (B, T, K), a (S, R, K), b (S, N, R), adapter of each row (>= B,) int32 -> y + x a^T b^T; no gradient"""
     return _operator(library, "row_adapters", lambda y, x, a, b, rows: y, lambda y, x, a, b, rows: y)

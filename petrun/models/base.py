@@ -93,6 +93,23 @@ class Family:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BaseContent:
+    """What a base is recognised by."""
+
+    digest: str
+    """Of its tensors as they are held; "" where they are not known."""
+    quantisation: str = ""
+    """Form of the matrices in 8 or 4 bits, int8 or nf4; "" for a base in full precision."""
+    original: str = ""
+    """The digest of the full-precision base that a quantised one was made from; "" where that is not known."""
+
+    @property
+    def full(self) -> str:
+        """The digest of the base in full precision; "" where it is not known."""
+        return self.original if self.quantisation else self.digest
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoadedModel:
     """A net with its base weights, in eval mode, and the facts about it that later steps need."""
 
@@ -112,6 +129,12 @@ class LoadedModel:
     """Parameters the base did not hold and that were initialised from the seed (a new classifier)."""
     base_digest: str = ""
     """SHA-256 over the base's tensors by canonical name, dtype, shape and bytes: independent of path, mtime and sharding."""
+    quantisation: str = ""
+    """Form of the matrices in 8 or 4 bits, int8 or nf4; "" for a base in full precision."""
+    original_digest: str = ""
+    """As in BaseContent."""
+    any_bits: bool = False
+    """Whether a delta may have been trained on the same base in other bits."""
     folder: Path | None = None
     """Folder of config.json and of the tokenizer's files."""
     max_positions: int | None = None
@@ -120,3 +143,7 @@ class LoadedModel:
     num_labels: int | None = None
     labels: tuple[str, ...] = ()
     """Label names of the base's own head, from config.json's id2label, when it has one."""
+
+    @property
+    def content(self) -> BaseContent:
+        return BaseContent(digest=self.base_digest, quantisation=self.quantisation, original=self.original_digest)

@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mindspore import nn
+
 from petrun.errors import ModelError
 from petrun.graph.outline import mark_outline
+from petrun.graph.packed_weight import pack, packed_of
+from petrun.graph.surgery import cells
 from petrun.models.base import Family, FamilyConfig, LoadedModel
 from petrun.models.folder import eos_ids, label_names
-from petrun.models.weights import Match, absent, check, init_fresh, load, match
+from petrun.models.quantised import form_of, original_of, outlined_layouts
+from petrun.models.weights import Match, Place, absent, check, init_fresh, load, match
 from petrun.tensors import TensorReader
+from petrun.tensors.quantised.packed import PackedMatrix
+from petrun.tensors.quantised.reader import held_packed
 from petrun.typing import Cell, JsonObject
 
 
@@ -40,7 +47,10 @@ class Head:
 
 
 def assemble(reader: TensorReader, base: BaseConfig, head: Head, compute_dtype: str, seed: int) -> LoadedModel:
-    """Match the file's tensors, choose the head, build the net, check, load. Raises ModelError and WeightsError."""
+    """Match the file's tensors, choose the head, build the net, check, load. Raises ModelError and WeightsError.
+
+    `reader`: as quantised_view gives it; the layers whose matrices are in codes hold them.
+    """
     family, sites = base.family, base.family.sites(base.config)
     names = family.names(base.config)
     matched = match(reader, names, family.prefixes, family.ignored)
@@ -48,18 +58,45 @@ def assemble(reader: TensorReader, base: BaseConfig, head: Head, compute_dtype: 
     net = family.build(base.config, compute_dtype=compute_dtype, dropout_seed=seed, num_labels=found.classes)
     fresh = absent(matched, names)
     check(reader, matched, names, net, fresh)
-    digest = load(reader, matched, net, sites.trained_heads)
+    digests = load(reader, matched, net, sites.trained_heads, _packed_layers(reader, matched, net))
     init_fresh(net, fresh, seed, base.config.init_range)
-    return _filled(base, net, found, fresh, digest)
+    loaded = _filled(base, net, found, fresh, digests.content)
+    form = form_of(reader)
+    return replace(loaded, quantisation=form, original_digest=digests.original or (original_of(reader) if form else ""))
 
 
-def outline(base: BaseConfig, classes: int | None, compute_dtype: str, seed: int) -> LoadedModel:
+def _packed_layers(reader: TensorReader, matched: Match, net: Cell) -> Place:
+    """Make room in the net for matrices in codes. Returns the function that fills it."""
+    layouts = {}
+    for ours, source in matched.found.items():
+        tensor = held_packed(reader, source.stored)
+        if tensor is not None:
+            layouts[ours.removesuffix(".weight")] = tensor.layout
+    pack(net, layouts)
+    table = cells(net)
+
+    def place(ours: str, matrix: PackedMatrix) -> None:
+        packed = packed_of(table[ours.removesuffix(".weight")])
+        assert packed is not None, ours
+        packed.fill(matrix)
+
+    return place
+
+
+def outline(
+    base: BaseConfig, classes: int | None, compute_dtype: str, seed: int, quantisation: str | None = None
+) -> LoadedModel:
     """Build the net of a config.json; its parameters are zeros that take no memory until they are written to. For a classifier
     `classes` counts its head's outputs; the head trains as a new one does."""
     head = _Head(classes or 2, False) if base.classifies else _NO_HEAD
     net = base.family.build(base.config, compute_dtype=compute_dtype, dropout_seed=seed, num_labels=head.classes)
+    linears = {path: cell for path, cell in cells(net).items() if isinstance(cell, nn.Dense)}
+    shapes = {path: (cell.out_channels, cell.in_channels) for path, cell in linears.items()}
+    layouts = outlined_layouts(base.raw, base.family.sites(base.config), shapes, quantisation)
+    pack(net, layouts)
     mark_outline(net)
-    return _filled(base, net, head, (), "")
+    form = "+".join(sorted({layout.form for layout in layouts.values()}))
+    return replace(_filled(base, net, head, (), ""), quantisation=form)
 
 
 def _filled(base: BaseConfig, net: Cell, head: _Head, fresh: tuple[str, ...], digest: str) -> LoadedModel:

@@ -27,6 +27,7 @@ from petrun.models.base import Family, FamilyConfig, LoadedModel, StoredName
 from petrun.models.builtin import BaseConfig, Head, assemble, outline
 from petrun.models.families import FAMILIES
 from petrun.models.folder import BASE_HINT, config_path, read_json
+from petrun.models.quantised import quantised_view, without_quantisation
 from petrun.models.weights import check, load, match, open_weights
 from petrun.tensors import content_digest
 from petrun.tensors.sharded.ranks import root_of
@@ -77,7 +78,7 @@ def read_family(
 
 def _describe(path: Path, raw: JsonObject, family: Family) -> BaseConfig:
     try:
-        return BaseConfig(path=path, raw=raw, family=family, config=family.parse(raw))
+        return BaseConfig(path=path, raw=raw, family=family, config=family.parse(without_quantisation(raw)))
     except ModelError as error:
         raise ModelError(f"{path}: {error.message}", hint=error.hint) from error
 
@@ -96,6 +97,8 @@ class ModelSource:
     """The strategy file, or the folder of them, of a base in the files of a job's ranks."""
     kwargs: Mapping[str, object] = field(default_factory=dict)
     """Keyword arguments of the user's function."""
+    quantisation: str | None = None
+    """int8 or nf4: the form in which the linear layers of a full-precision base are held; None: as the base holds them."""
 
 
 def load_model(
@@ -117,6 +120,7 @@ def load_model(
     if isinstance(source, Path):
         source = ModelSource(base=source)
     if is_factory(source.family):
+        require_built_in(str(source.family), source.quantisation)
         return _from_function(source, task, num_labels, seed)
     if source.kwargs:
         raise ModelError(
@@ -137,7 +141,8 @@ def load_model(
             hint="Leave model.dtype out: on the CPU a bfloat16 base is loaded as float32.",
         )
     described = _describe(path, raw, picked)
-    reader = open_weights(source.base, source.strategy)
+    stored = open_weights(source.base, source.strategy)
+    reader = quantised_view(stored, picked, described.config, raw, source.quantisation)
     return assemble(reader, described, Head(num_labels=num_labels, fresh=fresh_head), compute_dtype, seed)
 
 
@@ -150,6 +155,7 @@ def outline_model(
     compute_dtype: str = "float32",
     seed: int = 0,
     kwargs: Mapping[str, object] | None = None,
+    quantisation: str | None = None,
 ) -> LoadedModel:
     """Build the net of `load_model` without its weights: only config.json is read, and nothing for a user's function.
 
@@ -157,7 +163,16 @@ def outline_model(
     """
     if is_factory(family):
         return _from_function(ModelSource(family=family, kwargs=kwargs or {}), None, num_labels, seed)
-    return outline(_describe(*_read_config(base, family, config)), num_labels, compute_dtype, seed)
+    return outline(_describe(*_read_config(base, family, config)), num_labels, compute_dtype, seed, quantisation)
+
+
+def require_built_in(family: str, quantisation: str | None) -> None:
+    """Raises ModelError where the linear layers of a user's own net are to be quantised."""
+    if quantisation is not None:
+        raise ModelError(
+            f"--base-bits {quantisation}: quantises built-in families, and --model {family} makes a net of its own",
+            hint="Leave --base-bits out.",
+        )
 
 
 def _from_function(source: ModelSource, task: str | None, num_labels: int | None, seed: int) -> LoadedModel:
@@ -183,7 +198,7 @@ def _from_function(source: ModelSource, task: str | None, num_labels: int | None
         reader = open_weights(base, source.strategy)
         matched = match(reader, names, ("",), ())
         check(reader, matched, names, net)
-        digest = load(reader, matched, net)
+        digest = load(reader, matched, net).content
     net.set_train(False)
     return LoadedModel(
         net=net,

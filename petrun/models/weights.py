@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -24,6 +24,8 @@ from petrun.models.base import StoredName
 from petrun.models.folder import weights_path
 from petrun.tensors import Array, TensorReader, content_digest, open_sharded, open_tensors, tensor_digest
 from petrun.tensors.known_names import DELTA_PREFIX, OPTIMIZER_STATE
+from petrun.tensors.quantised.packed import PackedMatrix
+from petrun.tensors.quantised.reader import PackedReader, PackedTensor, held_packed, packed_digest
 from petrun.typing import Cell, Parameter
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
@@ -209,16 +211,34 @@ class _Read:
     problem: str
 
 
-def load(reader: TensorReader, matched: Match, net: Cell, undigested: Sequence[str] = ()) -> str:
-    """Put the tensors into the net's parameters and return the base's digest.
+@dataclass(frozen=True, kw_only=True)
+class BaseDigests:
+    """What a base is known by."""
+
+    content: str
+    """Of the tensors as the net holds them."""
+    original: str = ""
+    """Of the full-precision tensors that were quantised as they were read; "" where none was."""
+
+
+Place = Callable[[str, PackedMatrix], None]
+"""Puts a matrix in codes into the layer that owns a parameter."""
+
+
+def load(
+    reader: TensorReader, matched: Match, net: Cell, undigested: Sequence[str] = (), place: Place | None = None
+) -> BaseDigests:
+    """Put the tensors into the net's parameters, matrices in codes by `place`, and return the base's digests.
 
     The digest is over (Hugging Face name, stored dtype, Hugging Face shape, SHA-256 of the stored bytes) of every
-    tensor but those whose parameter matches a pattern in `undigested`: task heads, which every delta has itself.
+    tensor but those whose parameter matches a pattern in `undigested`: task heads, which every delta has itself. Of a matrix in codes
+    the form stands for the dtype, and the codes and scales for the bytes: the same whether a file holds them or they are made here.
     Reading, hashing and converting run in threads, a few tensors ahead of the net.
     Raises WeightsError naming every tensor that holds NaN or Inf, or values that the parameter's type cannot hold.
     """
     parameters = {p.name: p for p in net.get_parameters()}
-    lines: list[tuple[str, str, tuple[int, ...], str]] = []
+    lines: list[Line] = []
+    original: list[Line] = []
     problems: list[str] = []
     for ours, read in _reads(reader, matched, parameters):
         source = matched.found[ours]
@@ -234,20 +254,70 @@ def load(reader: TensorReader, matched: Match, net: Cell, undigested: Sequence[s
                     f"{again.stored} differs from {source.stored}, though config.json ties them "
                     "(tie_word_embeddings = true)"
                 )
+    assert place is not None or not isinstance(reader, PackedReader)
+    for ours, tensor in _packed(reader, matched).items():
+        packed = _pack(reader, matched.found[ours], tensor)
+        problems += [packed.problem] if packed.problem else []
+        lines.append(packed.line)
+        original += [packed.original] if packed.original else []
+        if place is not None and not packed.problem:
+            place(ours, packed.matrix)
     if problems:
         more = [f"... and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
         raise WeightsError(
             f"{reader.path}: " + "\n  ".join([*problems[:_LISTED], *more]),
             hint="The base is damaged or does not fit this type: fetch it again, or use another copy.",
         )
-    return content_digest(lines)
+    quantised = {line[0] for line in original}
+    full = [*(line for line in lines if line[0] not in quantised), *original]
+    return BaseDigests(content=content_digest(lines), original=content_digest(full) if original else "")
+
+
+Line = tuple[str, str, tuple[int, ...], str]
+"""A tensor in a digest: Hugging Face name, dtype, shape, digest of its bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Packed:
+    matrix: PackedMatrix
+    line: Line
+    original: Line | None
+    problem: str
+
+
+def _packed(reader: TensorReader, matched: Match) -> dict[str, PackedTensor]:
+    """Return the parameters that a net holds in codes."""
+    found = {ours: held_packed(reader, source.stored) for ours, source in matched.found.items()}
+    return {ours: tensor for ours, tensor in found.items() if tensor is not None}
+
+
+def _pack(reader: TensorReader, source: Source, tensor: PackedTensor) -> _Packed:
+    """Read a matrix in codes, or quantise one. One matrix in full precision is in memory at a time."""
+    original, problem = None, ""
+    if tensor.pack is None or not isinstance(reader, PackedReader):
+        matrix = tensor.load()
+        if not all(np.isfinite(values).all() for values in matrix.arrays.values() if values.dtype.kind == "f"):
+            problem = f"{source.stored} has scales that are NaN or Inf"
+    else:
+        read = _read(reader.inner, source, "float32")
+        original = (source.canonical, tensor.dtype, read.shape, read.digest)
+        problem = read.problem
+        matrix = tensor.pack(np.zeros_like(read.values) if problem else read.values)
+    return _Packed(matrix=matrix, line=_line(source, matrix), original=original, problem=problem)
+
+
+def _line(source: Source, matrix: PackedMatrix) -> Line:
+    return source.canonical, matrix.form, matrix.shape, packed_digest(matrix)
 
 
 def stored_digest(reader: TensorReader, matched: Match, undigested: Sequence[str] = ()) -> str:
-    """Compute the digest that `load` returns without a net, for a merge, which never builds one."""
+    """Compute the digest of the content that `load` returns without a net, for a merge, which never builds one."""
     chosen = [(o, s) for o, s in matched.found.items() if not any(fnmatchcase(o, p) for p in undigested)]
 
-    def line(source: Source) -> tuple[str, str, tuple[int, ...], str]:
+    def line(source: Source) -> Line:
+        tensor = held_packed(reader, source.stored)
+        if tensor is not None:
+            return _line(source, tensor.load())
         info = reader.info(source.stored)
         if source.canonical_transpose:
             read = _read(reader, source, info.dtype)
@@ -263,7 +333,10 @@ def _reads(reader: TensorReader, matched: Match, parameters: Mapping[str, Parame
     workers = min(4, os.cpu_count() or 1)
     waiting: deque[tuple[str, Future[_Read]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
+        packed = _packed(reader, matched)
         for ours, source in matched.found.items():
+            if ours in packed:
+                continue
             waiting.append((ours, pool.submit(_read, reader, source, _kind(parameters[ours]))))
             if len(waiting) > workers:
                 ready, future = waiting.popleft()

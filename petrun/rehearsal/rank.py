@@ -24,7 +24,7 @@ from petrun.checkpoint.delta import Delta
 from petrun.cluster.world import join
 from petrun.config.schema import RunConfig
 from petrun.errors import PetrunError
-from petrun.inference.assembly import base_path, fit_delta
+from petrun.inference.assembly import base_path, fit_delta, form_to_make
 from petrun.models.base import LoadedModel
 from petrun.models.factory import outline_model
 from petrun.parallel import context
@@ -172,6 +172,7 @@ def _outline(config: RunConfig, device: Device, shapes: BatchShapes, start: Delt
         compute_dtype=device.compute_dtype,
         seed=config.train.seed,
         kwargs=model.kwargs,
+        quantisation=form_to_make(model),
     )
     stored = {name.rpartition(".")[0]: info.name.rpartition(".")[0] for name, info in loaded.names.items()}
     sites = replace(loaded.sites, hf_paths={**stored, **loaded.sites.hf_paths})

@@ -225,7 +225,13 @@ class RunRecorder:
             family=loaded.family,
             model_type=loaded.model_type,
             hf_config=loaded.hf_config,
-            base=BaseIdentity(digest=loaded.base_digest, name=root_of(base).name if base else "", fresh=loaded.fresh),
+            base=BaseIdentity(
+                digest=loaded.base_digest,
+                quantisation=loaded.quantisation,
+                original=loaded.original_digest,
+                name=root_of(base).name if base else "",
+                fresh=loaded.fresh,
+            ),
             task=TaskInfo(
                 name=rows.task,
                 rows=rows.kind,

@@ -58,7 +58,14 @@ def examples():
     targets[::7] = -100
     logit_scales = np.stack((np.full(rows, 3.0), np.full(rows, 1e-3)), -1).astype(np.float32)
     drop = (step, place, key, factor)
+    codes, blocks = rng.integers(0, 256, 200 * 130 // 2).astype(np.uint8), -(-200 * 130 // 64)
+    packed = (codes, some(16), some(blocks), some(blocks), np.array([200, 130, 64], np.int32), np.ones(1, np.float32))
+    nested = (some(256), codes, some(-(-codes.size // 256)), some(1), np.array([256], np.int32))
     return {
+        "packed_product": ([some(90, 130), *packed], [(90, 200)]),
+        "packed_product_grad": ([some(90, 200), *packed], [(90, 130)]),
+        "packed_values": ([some(1), *packed], [(200, 130)]),
+        "nested_scales": (list(nested), [codes.shape]),
         "tanh": ([x], [x.shape]),
         "tanh_grad": ([x, dy], [x.shape]),
         "gelu": ([x], [x.shape]),

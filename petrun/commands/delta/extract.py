@@ -12,6 +12,7 @@ from petrun.checkpoint.delta import save_delta
 from petrun.checkpoint.manifest import BaseIdentity, Manifest, TaskInfo
 from petrun.commands.delta.files import check_out, report
 from petrun.config.commands.delta import ExtractSettings
+from petrun.config.schema import ModelConfig
 from petrun.console import progress
 from petrun.errors import ConfigError, DeltaError
 from petrun.graph.surgery import select_paths
@@ -31,7 +32,7 @@ def run(settings: ExtractSettings) -> None:
     if settings.rank is None and settings.energy is None:
         raise ConfigError("--rank or --energy is missing: how much of every change to keep", hint="Example: --rank 16")
     keep = Keep(settings.rank, settings.energy)
-    first, second = stored_base(settings.base, family), stored_base(tuned, family)
+    first, second = (stored_base(ModelConfig(base=path, family=family)) for path in (settings.base, tuned))
     if first.family != second.family:
         raise DeltaError(f"{first.path} is a {first.family} model, {second.path} a {second.family} one")
     if first.kind is None or first.sites is None:
@@ -72,7 +73,7 @@ def _manifest(
         task = TaskInfo(
             name="classify", num_labels=heads[0], labels=label_names(tuned.raw, heads[0]) if heads[0] > 1 else ()
         )
-    identity: BaseIdentity = base.identity(arrays, base.digest(arrays.reader))
+    identity: BaseIdentity = base.identity(arrays, base.content())
     return Manifest(
         algo=made.algo,
         config=made.config,

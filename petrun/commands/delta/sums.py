@@ -10,7 +10,6 @@ from petrun.algebra.sums import NewDelta, Term, added
 from petrun.algebra.ties_dare import Combine, Dare, Ties
 from petrun.checkpoint.delta import Delta
 from petrun.errors import DeltaError
-from petrun.inference.assembly import require_matching_base
 from petrun.inference.delta_opener import DeltaOpener
 
 
@@ -30,7 +29,7 @@ def total(
 def _is_own(delta: Delta, opener: DeltaOpener) -> bool:
     """Return whether the embedded base is the one the delta was trained on."""
     try:
-        require_matching_base(delta, opener.digest())
+        opener.require_own_base(delta)
     except DeltaError:
         return False
     return True

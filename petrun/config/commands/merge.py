@@ -35,6 +35,7 @@ class MergeSettings(DeltaSources):
     )
     base_strategy: str | None = like("model.base_strategy")
     delta_strategy: str | None = like("delta_strategy")
+    quant: str | None = like("model.quant")
     out: str | None = option(
         "--out", "Folder (Hugging Face layout), or a .safetensors or .ckpt file. Must not exist.", RUN
     )

@@ -35,6 +35,8 @@ class SessionSettings:
     deltas: Mapping[str, str] | Sequence[str] = ()
     """Name -> path, or paths, each named by its file or folder or written as NAME=PATH."""
     model: str | None = like("model.family")
+    quant: str | None = like("model.quant")
+    """int8, nf4 or none; None: as the deltas were trained, else as the base's files are."""
     template: str | None = option(
         "--template",
         "Prompt template for all: a jinja2 file, plain, alpaca, chatml or chat. Default: each delta's own.",

@@ -55,7 +55,7 @@ class AdaLoraDense(CastDense):
         """Compute (M, in_channels) -> (M, out_channels) in compute_dtype: the base, its update and the activation."""
         kind = self.compute_dtype
         x = self.cast(x, kind)
-        y = self.matmul(x, self.cast(self.weight, kind))
+        y = self.base_product(x)
         if self.has_bias:
             y = self.bias_add(y, self.cast(self.bias, kind))
         values = self.mindpet_delta_adalora_e * self.mindpet_delta_adalora_keep * self.scale

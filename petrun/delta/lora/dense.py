@@ -18,10 +18,11 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, ops
 from mindspore.common.initializer import HeUniform, initializer
 
 from petrun.delta.dense import (
+    BaseDense,
     Initial,
     Strategy,
     float_dtype,
@@ -30,6 +31,7 @@ from petrun.delta.dense import (
     rate,
     shard_base,
 )
+from petrun.graph.packed_weight import PackedWeight
 from petrun.kernels import Dropout
 from petrun.kernels.named_activations import activation_of, shard_activation
 from petrun.typing import DType
@@ -39,7 +41,7 @@ LORA_B = "mindpet_delta_lora_b"
 LORA_BIAS = "mindpet_delta_lora_bias"
 
 
-class LoRADense(nn.Dense):
+class LoRADense(BaseDense):
     """nn.Dense with a low-rank update, MindPet's signature.
 
     Args:
@@ -84,7 +86,7 @@ class LoRADense(nn.Dense):
         self.lora_rank = lora_rank
         self.lora_alpha = lora_alpha
         self.scaling = lora_alpha / lora_rank
-        self.dtype = compute_dtype
+        self.dtype = self.compute_dtype = compute_dtype
         self.lora_dropout = Dropout(lora_dropout, 0, "lora")
         self.mindpet_delta_lora_a = Parameter(
             initializer(lora_a_init, [lora_rank, in_channels], param_init_type), name="mindpet_delta_lora_A"
@@ -99,6 +101,12 @@ class LoRADense(nn.Dense):
         self.cast = ops.Cast()
         self.base = self.base_with_bias if self.has_bias else self.base_product
         self.result = self.activated if self.activation_flag else self.adapted
+
+    def use_packed(self, packed: PackedWeight) -> None:
+        """Hold a matrix in codes from now on."""
+        super().use_packed(packed)
+        if not self.has_bias:
+            self.base = self.base_product
 
     def start(self) -> None:
         """Set initial values that follow from the base's weight, once the cell has it."""
@@ -118,10 +126,6 @@ class LoRADense(nn.Dense):
         # After `to_float` MindSpore casts what every method is given, not only the cell's own inputs.
         x = self.cast(x, self.dtype)
         return self.add(self.base(x), self.mul(self.change(self.lora_dropout(x)), self.cast(self.scaling, self.dtype)))
-
-    def base_product(self, x: Tensor) -> Tensor:
-        """x W^T."""
-        return self.matmul(self.cast(x, self.dtype), self.cast(self.weight, self.dtype))
 
     def base_with_bias(self, x: Tensor) -> Tensor:
         """x W^T + b."""

@@ -16,6 +16,7 @@ from mindspore import Parameter, Tensor, ops
 
 from petrun.delta.lora.dense import LoRADense
 from petrun.errors import ConfigError
+from petrun.graph.packed_weight import PackedWeight
 from petrun.tensors import Array
 
 LORA_M = "mindpet_delta_lora_m"
@@ -46,13 +47,26 @@ class DoraDense(LoRADense):
         self.sum, self.times = ops.ReduceSum(), ops.Mul()
         self.of_rows, self.onto_rows = ops.Div(), ops.Mul()
 
+    def base_matrix(self) -> Tensor:
+        """Return W, float32."""
+        return self.cast(self.weight, ms.float32)
+
+    def packed_matrix(self) -> Tensor:
+        """Return W, float32, made of its codes."""
+        return self.packed.matrix()
+
+    def use_packed(self, packed: PackedWeight) -> None:
+        """Hold a matrix in codes from now on."""
+        super().use_packed(packed)
+        self.base_matrix = self.packed_matrix  # type: ignore[method-assign]
+
     def start(self) -> None:
         """m <- ||W + s B A||, by the operators of the forward pass, so that their quotient is exactly 1."""
         self.mindpet_delta_lora_m.set_data(self.row_norms())
 
     def row_norms(self) -> Tensor:
         """() -> ||W + s B A||, (out_channels,) float32."""
-        w = self.cast(self.weight, ms.float32)
+        w = self.base_matrix()
         a = self.cast(self.mindpet_delta_lora_a, ms.float32)
         b = self.cast(self.mindpet_delta_lora_b, ms.float32)
         rows = ops.reshape(w, (self.out_channels, 1, self.in_channels))
@@ -72,11 +86,10 @@ class DoraDense(LoRADense):
         x = self.cast(x, self.dtype)
         norms = ops.stop_gradient(self.row_norms())
         ratio = self.cast(self.of_rows(self.mindpet_delta_lora_m, norms), self.dtype)
-        w = self.cast(self.weight, self.dtype)
-        y = self.matmul(x, w)
+        y = self.base_product(x)
         if self.training and self.lora_dropout.p > 0.0:
             dropped = self.cast(self.lora_dropout(x), self.dtype)
-            y = self.add(y, self.matmul(dropped, w) * (ratio - 1.0) + self.update(dropped) * ratio)
+            y = self.add(y, self.base_product(dropped) * (ratio - 1.0) + self.update(dropped) * ratio)
         else:
             y = self.onto_rows(self.add(y, self.update(x)), ratio)
         if self.has_bias:

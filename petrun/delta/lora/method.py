@@ -37,7 +37,7 @@ from petrun.delta.lora.pissa import LORA_A0, LORA_B0, PissaDense
 from petrun.delta.method import ALL, OF_THE_RUN, Method, Update
 from petrun.delta.parts import draw_normal
 from petrun.errors import DeltaError, TargetError, did_you_mean
-from petrun.graph.outline import is_outline
+from petrun.graph.packed_weight import is_outlined
 from petrun.graph.sites import Sites
 from petrun.graph.surgery import cells, resolve_targets, swap
 from petrun.kernels import Dropout
@@ -107,7 +107,7 @@ def wrap_dense(dense: Cell, path: str, config: LoraConfig, seed: int) -> Cell:
     cell.scaling = scale
     cell.lora_dropout = Dropout(float(config.dropout), seed, path)
     adopt(cell, dense)
-    if not is_outline(dense.weight):
+    if not is_outlined(dense):
         cell.start()
     return cell
 

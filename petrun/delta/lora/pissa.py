@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor
 
 from petrun.delta.lora.dense import LoRADense
+from petrun.graph.packed_weight import weight_values
 from petrun.tensors import Array
 
 LORA_A0 = "mindpet_delta_lora_a0"
@@ -42,7 +42,7 @@ class PissaDense(LoRADense):
 
     def start(self) -> None:
         """A, A_0, B and B_0 <- the principal factors of W."""
-        a, b = principal_factors(self.cast(self.weight, ms.float32).asnumpy(), self.lora_rank, self.scaling)
+        a, b = principal_factors(weight_values(self), self.lora_rank, self.scaling)
         self.mindpet_delta_lora_a.set_data(Tensor(a))
         self.mindpet_delta_lora_a0.set_data(Tensor(a))
         self.mindpet_delta_lora_b.set_data(Tensor(b))

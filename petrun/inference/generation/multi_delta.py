@@ -18,7 +18,15 @@ from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.delta import find_method
 from petrun.errors import ConfigError, ModelError
 from petrun.graph.sites import Sites
-from petrun.inference.assembly import attach_delta, fit_delta, open_base, open_delta, require_matching_family, set_delta
+from petrun.inference.assembly import (
+    attach_delta,
+    fit_delta,
+    open_base,
+    open_delta,
+    require_matching_family,
+    set_delta,
+    with_form_of,
+)
 from petrun.inference.base_info import read_base_info
 from petrun.inference.evaluator import end_ids
 from petrun.inference.multi_adapter import OFF, MultiAdapter, fixed_adapter, open_multi_adapter
@@ -80,6 +88,7 @@ def load_deltas(settings: SessionSettings) -> MultiDeltaModel:
     resolved = _resolve(settings)
     config = resolved.config
     deltas = {name: open_delta(path, settings.alpha) for name, path in named_paths(settings.deltas).items()}
+    model = with_form_of(config.model, deltas.values())
     device = setup(config.device, config.model.dtype)
     use_compile_cache(config)
     info = read_base_info(config)
@@ -95,7 +104,7 @@ def load_deltas(settings: SessionSettings) -> MultiDeltaModel:
     if tokenizer is None:
         raise ModelError(f"{info.folder}: holds no tokenizer", hint="Put tokenizer.json beside config.json.")
     templates = _templates(resolved, deltas, tokenizer)
-    loaded = open_base(config.model, device, task="instruct", num_labels=None, seed=0)
+    loaded = open_base(model, device, task="instruct", num_labels=None, seed=0)
     fitted = {name: fit_delta(delta, loaded, settings.alpha) for name, delta in deltas.items()}
     for delta in deltas.values():
         note_tokenizer(delta, tokenizer)
@@ -119,6 +128,7 @@ def _resolve(settings: SessionSettings) -> Resolved:
     flags = {
         "model.base": ("--base", settings.base),
         "model.family": ("--model", settings.model),
+        "model.quant": ("--base-bits", settings.quant),
         "data.template": ("--template", settings.template),
         "device": ("--device", settings.device),
         "compile_cache": ("--no-compile-cache", False if settings.no_compile_cache else None),

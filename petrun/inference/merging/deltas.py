@@ -12,7 +12,7 @@ from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.delta_method import method_of
 from petrun.checkpoint.merge import FolderSettings, Merged, merge_to_file, merge_to_folder
 from petrun.errors import ConfigError, DeltaError
-from petrun.inference.assembly import open_delta, require_matching_base, require_matching_family
+from petrun.inference.assembly import open_delta, require_matching_family
 from petrun.inference.delta_opener import DeltaOpener, WeightedPath
 from petrun.inference.merging.merged_prompts import holds_prompts, merged_prompts
 from petrun.inference.stored_base import StoredBase
@@ -31,14 +31,15 @@ def fit_deltas(asked: Sequence[WeightedPath], opener: DeltaOpener) -> MergeInput
     """Return one delta unchanged, or the weighted sum of several, and compare it with the base. Raises DeltaError."""
     if len(asked) == 1 and asked[0].weight == 1.0:
         given = open_delta(asked[0].path, opener.sources.alpha, opener.sources.delta_strategy)
+        opener.use_form_of([given])
         fitted = opener.base.fit(given, opener.sources.alpha)
         if fitted.manifest is not None and fitted.manifest.base.digest:
-            require_matching_base(fitted, opener.digest())
+            opener.require_own_base(fitted)
         return MergeInput(fitted)
     sources = opener(*(each.path for each in asked))
     for source in sources:
         require_matching_family(source, opener.base.raw)
-        require_matching_base(source, opener.digest())
+        opener.require_own_base(source)
     terms = [Term(source, each.weight) for source, each in zip(sources, asked, strict=True)]
     made = added(terms, base=opener.base.arrays())
     manifest, notes = derived(sources, made, ("sum", *(source_line(term.delta, term.weight) for term in terms)))

@@ -73,6 +73,7 @@ class MergeProof:
         device = setup(None, pynative=True)
         classes = classes_of(delta)
         model = ModelConfig(base=str(self.base.path), family=self.base.family, base_strategy=self.base.strategy)
+        model = model.model_copy(update={"quant": self.base.quantisation})
         model = model.model_copy(update={"fresh_head": classes is not None})
         loaded = open_base(model, device, task=None, num_labels=classes, seed=0)
         rows = _rows(self.probe, loaded, root_of(self.base.path))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from mindspore import nn
 
 from petrun import kernels
+from petrun.graph.packed_weight import PackedDense, packed_of
 from petrun.kernels import flash
 from petrun.models import parts
 from petrun.parallel.memory.recorder import Recorder
@@ -55,7 +56,8 @@ def dense(r: Recorder, cell: Cell, x: Value) -> Value:
 
 def dense_of_all(r: Recorder, cell: Cell, x: Value) -> Value:
     """x W^T + b, of the tokens of all ranks."""
-    y = r.product(x, cell.weight, cell)
+    packed = packed_of(cell)
+    y = r.product(x, cell.weight, cell) if packed is None else r.packed_product(x, packed, cell)
     return r.plus_bias(y, cell.bias) if cell.has_bias else y
 
 
@@ -201,6 +203,7 @@ CELLS: Mapping[type[Cell], Callable[..., Value | tuple[Value, ...]]] = {
     parts.Sigmoid1702: sigmoid_product,
     parts.Linear: unchanged,
     parts.Dense: dense,
+    PackedDense: dense,
     parts.Embedding: embedding,
     parts.FeedForward: feed_forward,
 }

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
+from petrun.graph.packed_weight import PACKED, PackedWeight
 from petrun.graph.sites import Sites, fits
 from petrun.parallel.layout import Layout
 from petrun.parallel.memory.tape import Tape, Value
@@ -58,7 +60,7 @@ class Recorder:
         uneven = {cell.weight.shape[0] for cell in tables if hasattr(cell, "weight")}
         whole = any(rows % self.layout.tp for rows in uneven)
         for path, cell in paths:
-            role = role_of(path, sites)
+            role = role_of(path.removesuffix(f".{PACKED}") if isinstance(cell, PackedWeight) else path, sites)
             if whole and (role == "vocabulary" or path == sites.head):
                 role = None
             self.roles[id(cell)] = role
@@ -73,6 +75,10 @@ class Recorder:
         """Return the shape of a cell's parameter on a rank of the tensor-parallel group."""
         if self.layout.tp == 1 or role not in ("column", "row", "vocabulary"):
             return shape
+        if isinstance(cell, PackedWeight):
+            # A scale of a whole row is on every rank that holds a part of it.
+            whole = role == "row" and shape[0] == cell.layout.shape[0]
+            return shape if whole else (-(-shape[0] // self.layout.tp),)
         width = {"column": "out_channels", "row": "in_channels"}.get(role, "")
         cut = shape[0] if role == "vocabulary" else getattr(cell, width, None)
         axes = [axis for axis, size in enumerate(shape) if size == cut]
@@ -153,6 +159,18 @@ class Recorder:
             width = cell.out_channels // (self.layout.tp if role == "column" else 1)
         y = self.record([x, weight], (*x.shape[:-1], width), x.item_bytes, keeps=keeps, work=(0, again))
         return self.summed(y) if cell is not None and role == "row" else y
+
+    def packed_product(self, x: Value, packed: PackedWeight, cell: Cell) -> Value:
+        """x W^T with W in codes. The CPU's operator holds a tile of W; else W is made in the compute type, and again for the backward
+        pass."""
+        layout, role = packed.layout, self.roles.get(id(cell))
+        share = self.layout.tp if role in ("column", "row") else 1
+        work = 4 * layout.blocks // share if layout.nested_block else 0
+        if not self.fused(x):
+            work += (4 + x.item_bytes) * prod(layout.shape) // share
+        width = cell.out_channels // (self.layout.tp if role == "column" else 1)
+        y = self.record([x], (*x.shape[:-1], width), x.item_bytes, work=(work, work))
+        return self.summed(y) if role == "row" else y
 
     def summed(self, y: Value) -> Value:
         """Sum over the tensor-parallel ranks; where tokens are split, each keeps its own."""

@@ -12,6 +12,8 @@ import numpy as np
 from petrun.tensors.dtypes import Array
 from petrun.tensors.quantised.packed import PackedMatrix
 
+_CHUNK = 1 << 20
+"""Values that are quantised at a time."""
 UNIT = 7.874015718698502e-3
 """1 / 127 as bitsandbytes writes it."""
 
@@ -19,12 +21,16 @@ UNIT = 7.874015718698502e-3
 def quantised(weight: Array) -> PackedMatrix:
     """Quantise a finite matrix (out, in). A value differs by at most 1/254 of its row's largest."""
     values = np.asarray(weight, np.float32)
-    absmax = np.abs(values).max(1)
+    absmax = np.maximum(values.max(1), -values.min(1))
     with np.errstate(divide="ignore", over="ignore"):
         factor = np.float32(127.0) / absmax
     # No number for a row of zeros, nor for one of subnormal numbers: both are taken as zero.
     factor[~np.isfinite(factor)] = 0
-    codes = np.rint(values * factor[:, None]).astype(np.int8)
+    codes = np.empty(values.shape, np.int8)
+    step = max(1, _CHUNK // max(1, values.shape[1]))
+    for first in range(0, len(values), step):
+        rows = slice(first, first + step)
+        codes[rows] = np.rint(values[rows] * factor[rows, None])
     return packed(codes, absmax)
 
 

@@ -31,6 +31,8 @@ TABLE = np.array(
 )
 """The constants of appendix E."""
 _SMALLEST = np.float32(1e-38)
+_CHUNK = 1 << 20
+"""Values that are quantised at a time: numpy needs several times the memory of its operands."""
 _GRID = 65535
 """bitsandbytes looks the code of a scale up in a table over so many steps of [-1, 1]: near the middle of two codes it is not always the
 nearer one."""
@@ -57,22 +59,28 @@ def quantised(weight: Array, *, offset: float | None = None) -> PackedMatrix:
 def block_codes(flat: Array) -> tuple[Array, Array]:
     """Return codes of a float32 vector (N,), two in a byte (ceil(N / 2),) uint8, and the blocks' absmax (ceil(N / 64),) float32."""
     full = flat.size // BLOCK * BLOCK
-    blocks, rest = flat[:full].reshape(-1, BLOCK), flat[full:]
-    absmax = np.abs(blocks).max(1)
-    scaled = blocks * (np.float32(1) / np.maximum(absmax, _SMALLEST))[:, None]
-    codes = _nearest(scaled.reshape(-1))
+    codes = np.empty((flat.size + 1) // 2, np.uint8)
+    absmax = np.empty(-(-flat.size // BLOCK), np.float32)
+    for first in range(0, full, _CHUNK):
+        blocks = flat[first : min(first + _CHUNK, full)].reshape(-1, BLOCK)
+        largest = np.abs(blocks).max(1)
+        absmax[first // BLOCK :][: largest.size] = largest
+        scaled = blocks * (np.float32(1) / np.maximum(largest, _SMALLEST))[:, None]
+        codes[first // 2 :][: blocks.size // 2] = two_in_a_byte(_nearest(scaled.reshape(-1)))
+    rest = flat[full:]
     if rest.size:
-        largest = np.maximum(np.abs(rest).max(), _SMALLEST)
-        absmax = np.append(absmax, largest)
-        codes = np.append(codes, _nearest(rest / largest))
-    if codes.size % 2:
-        codes = np.append(codes, _nearest(np.zeros(1, np.float32)))
-    return two_in_a_byte(codes), absmax.astype(np.float32)
+        absmax[-1] = np.maximum(np.abs(rest).max(), _SMALLEST)
+        scaled = np.append(rest / absmax[-1], np.zeros(rest.size % 2, np.float32))
+        codes[full // 2 :] = two_in_a_byte(_nearest(scaled))
+    return codes, absmax
 
 
 def _nearest(scaled: Array) -> Array:
     bounds = (TABLE[:-1] + TABLE[1:]) / np.float32(2)
-    found: Array = np.searchsorted(bounds, np.clip(scaled, -1, 1), "left").astype(np.uint8)
+    found = np.zeros(scaled.shape, np.uint8)
+    # Fifteen comparisons take a third of the time of a binary search.
+    for bound in bounds:
+        found += scaled > bound
     return found
 
 

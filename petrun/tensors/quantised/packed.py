@@ -19,6 +19,44 @@ _ROW_ELEMENTS = 1 << 19
 
 
 @dataclass(frozen=True, kw_only=True)
+class PackedLayout:
+    """A matrix in codes but for its numbers: what a graph is compiled from."""
+
+    form: str
+    shape: tuple[int, int]
+    block: int
+    bits: int
+    unit: float = 1.0
+    nested_block: int = 0
+    """Scales that share one of their own; 0: scales are float32."""
+    has_zeros: bool = False
+    is_ordered: bool = False
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.shape[0] * self.shape[1] // self.block)
+
+    @property
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Name of each array that a layer holds -> (shape, dtype)."""
+        count = self.shape[0] * self.shape[1]
+        found: dict[str, tuple[tuple[int, ...], str]] = {
+            "codes": ((count,), "int8" if self.form == "int8" else "uint8")
+        }
+        if self.bits == 4:
+            found["codes"] = (((count + 1) // 2,), "uint8")
+        found["scales"] = ((self.blocks,), "uint8" if self.nested_block else "float32")
+        if self.nested_block:
+            found["nested_absmax"] = ((-(-self.blocks // self.nested_block),), "float32")
+            found["nested_offset"] = ((1,), "float32")
+        if self.has_zeros:
+            found["zeros"] = ((self.blocks,), "float32")
+        if self.is_ordered:
+            found["order"] = ((self.shape[1],), "int32")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
 class PackedMatrix:
     """A matrix (out, in) in codes of 8 or 4 bits."""
 
@@ -45,9 +83,25 @@ class PackedMatrix:
     def bits(self) -> int:
         return 4 if self.table is not None and self.table.size == 16 else 8
 
-    def block_scales(self) -> Array:
-        """Return the scale of every block, float32."""
-        return self.scales if self.nested is None else self.nested.decoded(self.scales)
+    @property
+    def layout(self) -> PackedLayout:
+        return PackedLayout(
+            form=self.form,
+            shape=self.shape,
+            block=self.block,
+            bits=self.bits,
+            unit=self.unit,
+            nested_block=0 if self.nested is None else self.nested.block,
+            has_zeros=self.zeros is not None,
+            is_ordered=self.order is not None,
+        )
+
+    def block_scales(self, blocks: slice = slice(None)) -> Array:
+        """Return the scale of some blocks (or all), float32."""
+        if self.nested is None:
+            return self.scales[blocks]
+        first, end, _ = blocks.indices(self.scales.size)
+        return self.nested.decoded(self.scales[first:end], first)
 
     def dequantised(self, rows: slice = slice(None)) -> Array:
         """Return the values of some rows (or all), (rows, in) float32, C order."""
@@ -59,7 +113,7 @@ class PackedMatrix:
         counts = np.minimum((blocks + 1) * self.block, stop) - np.maximum(blocks * self.block, start)
         if self.zeros is not None:
             values -= np.repeat(self.zeros[blocks], counts)
-        values *= np.repeat(self.block_scales()[blocks], counts)
+        values *= np.repeat(self.block_scales(slice(blocks[0], blocks[-1] + 1) if blocks.size else slice(0)), counts)
         if self.unit != 1.0:
             values *= np.float32(self.unit)
         found = values.reshape(-1, width)
@@ -117,9 +171,10 @@ class NestedScales:
     offset: float
     block: int = 256
 
-    def decoded(self, codes: Array) -> Array:
-        """Return the scales, float32, for uint8 codes."""
-        found: Array = self.table[codes] * np.repeat(self.absmax, self.block)[: codes.size] + np.float32(self.offset)
+    def decoded(self, codes: Array, first: int = 0) -> Array:
+        """Return the scales, float32, of a run of uint8 codes that begins with the scale number `first`."""
+        shared = self.absmax[np.arange(first, first + codes.size) // self.block]
+        found: Array = self.table[codes] * shared + np.float32(self.offset)
         return found
 
     @property

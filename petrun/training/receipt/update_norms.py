@@ -18,6 +18,7 @@ from petrun.algebra.plain_lora import adds_products, layers
 from petrun.checkpoint.delta import Delta
 from petrun.delta import method_of_tensor
 from petrun.graph.freeze import Trainable
+from petrun.graph.packed_weight import weight_rows
 from petrun.graph.surgery import cells
 from petrun.inference.assembly import Assembled, values_of
 from petrun.tensors import Array
@@ -25,8 +26,6 @@ from petrun.typing import Parameter
 
 _SAMPLE = 65536
 """Number of initial values that are kept of a parameter: all of most deltas' parameters, a share of a fully trained matrix."""
-_BLOCK = 1 << 20
-"""Values of a matrix that are computed at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,26 +99,17 @@ def _updates(assembled: Assembled, factors: list[str]) -> Iterator[UpdateNorm]:
     delta = Delta(Path(method.name), tensors, algo=method.name, config=config.model_dump(mode="json"))
     if adds_products(delta):
         for path, layer in layers(delta).items():
-            base = sum(_sum_of_squares(rows) for _, rows in _rows(table[path].weight))
+            base = sum(_sum_of_squares(rows) for _, rows in weight_rows(table[path]))
             yield UpdateNorm(name=path, kind="update", norm=layer.update.norm(), base=math.sqrt(base))
         return
     assert method.merge is not None, "what scales a layer merges"
     update = method.merge(config, tensors)
     for path in dict.fromkeys(name.rpartition(".")[0] for name in factors):
         added = base = 0.0
-        for rows, values in _rows(table[path].weight):
+        for rows, values in weight_rows(table[path]):
             base += _sum_of_squares(values)
             added += _sum_of_squares(update(f"{path}.weight", values, rows) - values)
         yield UpdateNorm(name=path, kind="update", norm=math.sqrt(added), base=math.sqrt(base))
-
-
-def _rows(parameter: Parameter) -> Iterator[tuple[slice, Array]]:
-    """Yield a matrix by blocks of rows, float32."""
-    values = _array(parameter)
-    step = max(1, _BLOCK // max(1, values.shape[1]))
-    for first in range(0, len(values), step):
-        rows = slice(first, first + step)
-        yield rows, values[rows].astype(np.float32)
 
 
 def _sum_of_squares(values: Array) -> float:

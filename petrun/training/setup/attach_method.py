@@ -34,7 +34,7 @@ def attach_method(config: RunConfig, loaded: LoadedModel, start: StartingDelta |
         method, settings = method_of(config.algo, config.delta.model_dump(), "the configuration")
         assembled = attach(loaded, method, settings, config.train.seed, head_names(loaded, also))
     else:
-        require_matching_base(start.fitted, loaded.base_digest)
+        require_matching_base(start.fitted, loaded.content, loaded.any_bits)
         _require_agreeing_flags(start, loaded)
         _require_whole_matrices(start, loaded)
         assembled = attach_delta(loaded, start.fitted, config.train.seed)

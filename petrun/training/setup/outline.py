@@ -8,7 +8,7 @@ from petrun import kernels
 from petrun.checkpoint.delta_method import method_of
 from petrun.config.schema import RunConfig
 from petrun.graph.freeze import match_parameters
-from petrun.inference.assembly import Assembled, attach, base_path, head_names
+from petrun.inference.assembly import Assembled, attach, base_path, form_to_make, head_names
 from petrun.models.base import FamilyConfig
 from petrun.models.factory import is_factory, outline_model, read_family
 from petrun.parallel.validate import Sizes
@@ -52,6 +52,7 @@ def _outlined(config: RunConfig, classes: int | None = None) -> Assembled:
             num_labels=classes,
             compute_dtype=model.dtype or "bfloat16",
             seed=config.train.seed,
+            quantisation=form_to_make(model),
         )
         also = match_parameters(loaded.net, config.train.train_also, "--train-also")
         method, settings = method_of(config.algo, config.delta.model_dump(), "the configuration")

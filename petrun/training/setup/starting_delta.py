@@ -14,7 +14,7 @@ from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.delta import find_method
 from petrun.delta.method import of_the_run
 from petrun.errors import ConfigError
-from petrun.inference.assembly import delta_if_given, fit_delta, open_base
+from petrun.inference.assembly import delta_if_given, fit_delta, open_base, with_form_of
 from petrun.inference.stored_base import stored_base
 from petrun.interop.convert import algo_of
 from petrun.models.factory import is_factory
@@ -70,6 +70,9 @@ def algo_to_train(given: Resolved, start: Delta | None) -> str:
 def resolve_algorithm(given: Resolved, start: Delta | None) -> Resolved:
     """Return the settings with the starting delta's method, and what was given of its settings."""
     algo = algo_to_train(given, start)
+    model = with_form_of(given.config.model, [start])
+    if model.quant != given.config.model.quant:
+        given = given.settle({"model.quant": model.quant}, "init-delta")
     if start is None or algo == given.config.algo:
         return given
     asked = given.config.delta
@@ -96,7 +99,7 @@ def fit_to_base(config: RunConfig, device: Device, sources: Sources) -> Fit:
         if delta.algo:
             return delta
         if not is_factory(model.family):
-            return stored_base(model.base, model.family, model.base_strategy, model.config).fit(delta, alpha)
+            return stored_base(model).fit(delta, alpha)
         rows = sources.train
         loaded = open_base(model, device, task=sources.task, num_labels=rows.num_labels, seed=config.train.seed)
         return fit_delta(delta, loaded, alpha)
