@@ -15,6 +15,7 @@ from petrun.config.commands.data import (
     MixSettings,
     ScoreSettings,
     SelectSettings,
+    ShotsSettings,
     SplitSettings,
     StatsSettings,
 )
@@ -105,6 +106,16 @@ def select(settings: SelectSettings) -> None:
     run(settings)
 
 
+def shots(settings: ShotsSettings) -> None:
+    """Put examples before the questions: other rows with their answers, drawn by the seed or the most similar ones.
+
+    petrun data shots train.jsonl --shots 3 --against eval.jsonl --base ./llama --seq-len 2048 --out shots.jsonl
+    """
+    from petrun.commands.data.shots import run
+
+    run(settings)
+
+
 COMMANDS: tuple[Command[Any], ...] = (
     Command(
         name="clean",
@@ -155,8 +166,19 @@ COMMANDS: tuple[Command[Any], ...] = (
             "files",
             "scores",
             "out",
-            *("top", "lowest", "least", "diverse", "encoder", "source", "target", "seed"),
+            *("top", "lowest", "least", "most", "diverse", "encoder", "source", "target", "seed"),
             *("device", "compile_cache", "sets"),
+        ),
+    ),
+    Command(
+        name="shots",
+        settings=ShotsSettings,
+        run=shots,
+        options=(
+            "files",
+            "out",
+            *("shots", "pool", "by", "against", "encoder", "base", "seq_len", "seed"),
+            *("on_bad_row", "device", "compile_cache", "sets"),
         ),
     ),
 )

@@ -53,10 +53,10 @@ def _count(kind: str, texts: Iterable[str]) -> int:
     return sum(sum(1 for _ in pattern.finditer(text)) for text in texts)
 
 
-def bleu_tokenizer(references: Iterable[str]) -> str:
+def bleu_tokenizer(references: Iterable[str], *, analyse: bool = True) -> str:
     """Choose sacrebleu's tokeniser for the script of the references: `13a` where words of scripts with spaces outnumber the characters of
     the others; else `zh`, `ja-mecab` or `ko-mecab` (`char` where MeCab is not installed), and `char` for Thai, Lao, Khmer, Burmese and
-    Tibetan.
+    Tibetan. `analyse` False: the script alone is asked for, whatever is installed.
 
     Raises SetupError where the package regex is missing.
     """
@@ -68,10 +68,12 @@ def bleu_tokenizer(references: Iterable[str]) -> str:
         return "13a"
     east = found["ideograph"] + found["kana"]
     if found["hangul"] >= max(east, found["unspaced"]):
-        return _installed("ko-mecab")
+        return _installed("ko-mecab") if analyse else "ko-mecab"
     if found["unspaced"] > east:
         return "char"
-    return _installed("ja-mecab") if found["kana"] >= _LEAST_KANA * east else "zh"
+    if found["kana"] < _LEAST_KANA * east:
+        return "zh"
+    return _installed("ja-mecab") if analyse else "ja-mecab"
 
 
 def _installed(name: str) -> str:

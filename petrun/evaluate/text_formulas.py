@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -108,13 +109,63 @@ def bleu_of_corpus(answers: Sequence[ReferencedAnswer]) -> Callable[[Sequence[Re
 
 def _bleu(answers: Sequence[ReferencedAnswer], tokenizer: str | None = None) -> tuple[float, str]:
     """Return (score, sacrebleu's signature)."""
+    name = tokenizer or bleu_tokenizer(a.reference for a in answers)
+    return _corpus_score(answers, import_sacrebleu().BLEU(tokenize=name))
+
+
+def _corpus_score(answers: Sequence[ReferencedAnswer], metric: Any) -> tuple[float, str]:
+    """Return (score, signature) of one of sacrebleu's metrics over the distinct prompts."""
     items = _distinct(answers)
     most = max(len(references) for _, references in items)
     streams = [[refs[i] if i < len(refs) else None for _, refs in items] for i in range(most)]
-    package = import_sacrebleu()
-    metric = package.BLEU(tokenize=tokenizer or bleu_tokenizer(a.reference for a in answers))
     score = float(metric.corpus_score([text for text, _ in items], streams).score)
     return score, str(metric.get_signature())
+
+
+def chrf(answers: Sequence[ReferencedAnswer]) -> float:
+    """Compute corpus chrF over the distinct prompts, as sacrebleu does: character 6-grams, beta 2, 0 to 100. It needs no words, so it is
+    the same for every script.
+
+    Source: Popović, WMT 2015. Raises SetupError.
+    """
+    return _corpus_score(answers, import_sacrebleu().CHRF())[0]
+
+
+def chrf_signature(answers: Sequence[ReferencedAnswer]) -> str:
+    """Return sacrebleu's own signature. Raises SetupError."""
+    return _corpus_score(answers, import_sacrebleu().CHRF())[1]
+
+
+def ter(answers: Sequence[ReferencedAnswer], asian: bool | None = None) -> float:
+    """Compute corpus TER over the distinct prompts, as sacrebleu does: edits and shifts per reference word, times 100; lower is better.
+
+    Inputs: `asian`, whether Chinese and Japanese characters count as words, as sacrebleu's asian_support has it; None: where the references
+    are in such a script. Source: Snover et al., AMTA 2006. Raises SetupError.
+    """
+    return _ter(answers, asian)[0]
+
+
+def ter_signature(answers: Sequence[ReferencedAnswer]) -> str:
+    """Return sacrebleu's own signature, which says whether characters count as words. Raises SetupError."""
+    return _ter(answers)[1]
+
+
+def ter_of_corpus(answers: Sequence[ReferencedAnswer]) -> Callable[[Sequence[ReferencedAnswer]], float]:
+    """Return TER of a part of these answers, with the words that all of them together need."""
+    asian = _counts_characters(answers)
+    return lambda part: ter(part, asian)
+
+
+def _ter(answers: Sequence[ReferencedAnswer], asian: bool | None = None) -> tuple[float, str]:
+    asian = _counts_characters(answers) if asian is None else asian
+    # sacrebleu splits characters only where it normalises.
+    return _corpus_score(answers, import_sacrebleu().TER(normalized=asian, asian_support=asian))
+
+
+def _counts_characters(answers: Sequence[ReferencedAnswer]) -> bool:
+    """Return whether the references are Chinese or Japanese, whose words no space divides."""
+    # Of Korean, which has spaces, words count; Thai and its like sacrebleu's TER does not split.
+    return bleu_tokenizer((answer.reference for answer in answers), analyse=False) in ("zh", "ja-mecab")
 
 
 def rouge(answers: Sequence[ReferencedAnswer], kind: str) -> float:

@@ -7,7 +7,7 @@ import pytest
 from petrun.evaluate import language
 from petrun.evaluate.language import RougeTokenizer, bleu_tokenizer
 from petrun.evaluate.metrics import select_metrics, signatures, text_metrics
-from petrun.evaluate.text_formulas import ReferencedAnswer, bleu, exact_match, rouge
+from petrun.evaluate.text_formulas import ReferencedAnswer, bleu, chrf, exact_match, rouge, ter
 
 sacrebleu = pytest.importorskip("sacrebleu")
 pytest.importorskip("rouge_score")
@@ -97,7 +97,28 @@ def test_signatures_say_how_each_figure_was_computed():
     metrics = select_metrics(["all"], "instruct")
     answers = [said("你好世界朋友", "你好世界朋友"), said("你好世界朋友", "世界你好", "q"), said("x", "你好朋友", "q")]
     found = signatures(answers, metrics)
-    assert set(found) == {"bleu", "rouge1", "rouge2", "rougeL"}
+    assert set(found) == {"bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL"}
+    assert "nc:6|nw:0" in found["chrf"] and "norm:yes|punct:yes|asian:yes" in found["ter"]
     assert found["bleu"] == f"nrefs:var|case:mixed|eff:no|tok:zh|smooth:exp|version:{sacrebleu.__version__}"
     assert found["rouge1"].startswith("tok:unicode-words+cjk-characters|stem:no|version:0.1")
     assert signatures([], metrics) == {} and text_metrics([], metrics) == {}
+
+
+def test_chrf_and_ter_are_sacrebleus_with_characters_where_no_space_divides_words():
+    latin = [said("the cat sat on mat", "the cat sat on the mat", 1), said("a dog", "the dog", 2)]
+    texts, references = ["the cat sat on mat", "a dog"], [["the cat sat on the mat", "the dog"]]
+    assert chrf(latin) == pytest.approx(sacrebleu.corpus_chrf(texts, references).score)
+    assert ter(latin) == pytest.approx(sacrebleu.corpus_ter(texts, references).score) == pytest.approx(100 * 2 / 8)
+    chinese = [said("今天天气好", "今天天气很好", 1)]
+    # One character of six is missing; taken as one word, the sentence would be wrong as a whole.
+    assert ter(chinese) == pytest.approx(100 / 6)
+    assert sacrebleu.corpus_ter(["今天天气好"], [["今天天气很好"]]).score == pytest.approx(100)
+    assert chrf(chinese) == pytest.approx(sacrebleu.corpus_chrf(["今天天气好"], [["今天天气很好"]]).score)
+    assert ter([said("오늘 날씨가 좋다", "오늘 날씨가 아주 좋다", 1)]) == pytest.approx(25)
+
+
+def test_ter_of_a_part_counts_as_the_whole_does():
+    answers = [said("今天天气好", "今天天气很好", 1), said("ok fine", "ok", 2), said("明天见", "明天见", 3)]
+    from petrun.evaluate.metrics import METRICS
+
+    assert METRICS["ter"].corpus(answers)(answers[1:2]) == pytest.approx(ter(answers[1:2], asian=True))

@@ -22,10 +22,10 @@ def test_all_metrics_are_there():
     assert set(METRICS) == {
         "accuracy", "f1_macro", "matthews", "loss", "mse", "pearson", "spearman", "perplexity", "token_accuracy",
         "reward_accuracy", "reward_margin", "chosen_gain", "preference_accuracy",
-        "exact_match", "bleu", "rouge1", "rouge2", "rougeL",
+        "exact_match", "bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL",
     }  # fmt: skip
     assert all(name == metric.name for name, metric in METRICS.items())
-    assert {m.name for m in METRICS.values() if not m.higher_is_better} == {"loss", "mse", "perplexity"}
+    assert {m.name for m in METRICS.values() if not m.higher_is_better} == {"loss", "mse", "perplexity", "ter"}
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,18 @@ def test_all_metrics_are_there():
         (
             ("all",),
             "instruct",
-            ["loss", "perplexity", "token_accuracy", "exact_match", "bleu", "rouge1", "rouge2", "rougeL"],
+            [
+                "loss",
+                "perplexity",
+                "token_accuracy",
+                "exact_match",
+                "bleu",
+                "chrf",
+                "ter",
+                "rouge1",
+                "rouge2",
+                "rougeL",
+            ],
         ),
         (("rouge2", "rouge"), "instruct", ["rouge2", "rouge1", "rougeL"]),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import islice
 
 import numpy as np
@@ -20,7 +21,7 @@ from petrun.inference.sentences.encoder import open_sentence_encoder
 from petrun.tensors import Array
 
 _CHUNK_ROWS = 4096
-NO_SCORE, ABOVE, BELOW, NOT_CHOSEN = "no score", "score above 1", "score below --min-score", "not among the best"
+NO_SCORE, NOT_CHOSEN = "no score", "not among the best"
 
 
 def run(given: SelectSettings) -> None:
@@ -37,7 +38,9 @@ def run(given: SelectSettings) -> None:
     scores = read_scores(given.scores, files)
     numbers = {str(source.path): i for i, source in enumerate(files.sources)}
     places = [(numbers[row.file], row.line) for row in files]
-    reasons = [_reason(scores, place, given.least) for place in places]
+    most = given.most if given.most is not None else HARDEST if scores.by in DIFFICULTIES else math.inf
+    least = given.least if given.least is not None else -math.inf
+    reasons = [_reason(scores, place, least, most) for place in places]
     able = np.array([i for i, reason in enumerate(reasons) if reason is None], np.int64)
     wanted = rows_wanted(top, len(able))
     values = [float(scores.rows[places[i]]["score"]) for i in able]
@@ -47,7 +50,13 @@ def run(given: SelectSettings) -> None:
         groups = cluster(_questions(given, files, able), given.diverse, given.seed)
         chosen = able[best_of_groups(values, groups, wanted, lowest=given.lowest)]
     taken = set(chosen.tolist())
-    settings = {"scores": scores.header, "top": given.top, "lowest": given.lowest, "min_score": given.least}
+    settings = {
+        "scores": scores.header,
+        "top": given.top,
+        "lowest": given.lowest,
+        "min_score": given.least,
+        "max_score": given.most,
+    }
     settings |= {"diverse": given.diverse, "encoder": given.encoder, "seed": given.seed}
     with row_output(out, files, "select", settings) as output:
         for i, row in enumerate(files):
@@ -60,14 +69,14 @@ def run(given: SelectSettings) -> None:
     console.print(f"{scores.by} of the chosen rows: {min(kept):.4f} to {max(kept):.4f}")
 
 
-def _reason(scores: Scores, place: tuple[int, int], least: float | None) -> str | None:
+def _reason(scores: Scores, place: tuple[int, int], least: float, most: float) -> str | None:
     """Return why a row cannot be chosen; None where it can."""
     score = scores.rows.get(place, {}).get("score")
     if score is None:
         return NO_SCORE
-    if scores.by in DIFFICULTIES and score > HARDEST:
-        return ABOVE
-    return BELOW if least is not None and score < least else None
+    if score > most:
+        return f"score above {most:g}"
+    return f"score below {least:g}" if score < least else None
 
 
 def _problem(scores: Scores, place: tuple[int, int]) -> str:

@@ -254,6 +254,9 @@ class SelectSettings(RunKeys):
     )
     lowest: bool = option("--lowest", "The lowest scores instead of the highest: a control.", DATA, default=False)
     least: float | None = option("--min-score", "Rows below it are dropped.", DATA)
+    most: float | None = option(
+        "--max-score", "Rows above it are dropped. Default: 1 for ifd and ppl, else none.", DATA
+    )
     diverse: int | None = option(
         "--diverse", "Groups of similar questions, which give their best rows in turn; needs --encoder.", DATA, low=2
     )
@@ -285,4 +288,32 @@ class EmbedSettings(RunKeys):
     )
     source: str | None = _source()
     target: str | None = _target()
+    on_bad_row: str | None = _bad()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShotsSettings(RunKeys):
+    """The rows that get examples, and where those come from."""
+
+    files: tuple[str, ...] = _files()
+    out: str | None = _out()
+    shots: int = option("--shots", "Examples before each question.", DATA, default=1, low=0, shows_default=True)
+    pool: tuple[str, ...] = option(
+        "--pool", "Files that examples come from. Default: the rows themselves.", DATA, default=(), separated=True
+    )
+    by: str = option(
+        "--by",
+        "random: drawn by the seed; similarity: those whose questions are nearest, the nearest last (needs --encoder).",
+        DATA,
+        default="random",
+        shows_default=True,
+        choices=lambda: ["random", "similarity"],
+    )
+    against: tuple[str, ...] = option(
+        "--against", "Evaluation files, whose questions are no examples.", DATA, default=(), separated=True
+    )
+    encoder: str | None = _encoder()
+    base: str | None = like("model.base", "Folder of a tokenizer: print how long rows become.")
+    seq_len: int | None = option("--seq-len", "With --base: also count rows with more tokens than this.", DATA, low=1)
+    seed: int = _seed()
     on_bad_row: str | None = _bad()

@@ -1,0 +1,132 @@
+"""`petrun data shots`: rows with examples before their questions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from petrun import console
+from petrun.config.commands.data import ShotsSettings
+from petrun.curation.output import RowOutput, check_out, row_output
+from petrun.curation.reading import SKIP, STOP, DataRow, RowFiles
+from petrun.curation.shots import RANDOM, SIMILARITY, Pool, Turn, TurnReader, shown
+from petrun.curation.similarity import unit_vectors
+from petrun.data.tokenizers.tokenizer import load_tokenizer
+from petrun.errors import ConfigError, DataError, did_you_mean
+from petrun.inference.sentences.encoder import SentenceEncoder, open_sentence_encoder
+from petrun.tensors import Array
+
+_CHUNK_ROWS = 1024
+NO_TURN = "not one question and one answer"
+
+
+def run(given: ShotsSettings) -> None:
+    """Put examples before the questions. Raises ConfigError, DataError, ModelError, OutputError."""
+    if given.by not in (RANDOM, SIMILARITY):
+        raise ConfigError(f"--by {given.by}: no such choice", hint=did_you_mean(given.by, (RANDOM, SIMILARITY)))
+    if (given.by == SIMILARITY) != (given.encoder is not None):
+        raise ConfigError("--by similarity and --encoder belong together")
+    files = RowFiles(given.files, given.on_bad_row or STOP)
+    sources = RowFiles(given.pool or given.files, files.on_bad_row)
+    out = check_out(given.out, files, *given.pool, *given.against)
+    pool = _pool(sources, given)
+    encoder = open_sentence_encoder(given.encoder, given.flags, given.sets) if given.encoder is not None else None
+    settings = {
+        "shots": given.shots,
+        "by": given.by,
+        "seed": given.seed,
+        "encoder": encoder.digest if encoder else None,
+    }
+    settings |= {"pool": sources.digests(), "against": RowFiles(given.against).digests() if given.against else []}
+    lengths: list[tuple[str, str]] = []
+    with row_output(out, files, "shots", settings) as output:
+        reader = TurnReader()
+        for row, turn, examples in _examples(files, reader, pool, encoder, given, output):
+            if len(examples) < given.shots:
+                raise DataError(
+                    f"{row.where}: the pool has {len(examples)} examples with another question, fewer than --shots {given.shots}"
+                )
+            text = shown(examples)
+            output.keep(reader.with_text(row, text))
+            if given.base is not None:
+                lengths.append((f"{turn.question}\n{turn.answer}", text))
+    if given.base is not None:
+        _print_lengths(given.base, lengths, given.seq_len)
+
+
+def _pool(sources: RowFiles, given: ShotsSettings) -> Pool:
+    """Read the rows that may be examples: those with an answer whose question no evaluation file has."""
+    reader = TurnReader()
+    unseen = {reader(row).key for row in RowFiles(given.against)} if given.against else set()
+    turns = []
+    for row in sources:
+        try:
+            turn = reader(row)
+        except DataError:
+            if sources.on_bad_row != SKIP:
+                raise
+            continue
+        if turn.answer.strip() and turn.key not in unseen:
+            turns.append(turn)
+    if not turns:
+        raise DataError(
+            "the pool holds no row with an answer" + (" that is not in an evaluation file" if unseen else "")
+        )
+    return Pool(turns)
+
+
+def _examples(
+    files: RowFiles,
+    reader: TurnReader,
+    pool: Pool,
+    encoder: SentenceEncoder | None,
+    given: ShotsSettings,
+    output: RowOutput,
+) -> Iterator[tuple[DataRow, Turn, list[Turn]]]:
+    """Yield (row, its turn, its examples)."""
+    rows = _turns(files, reader, output)
+    if encoder is None:
+        for number, (row, turn) in enumerate(rows):
+            yield row, turn, pool.random(number, turn.key, given.shots, given.seed)
+        return
+    vectors = _vectors(encoder, pool.turns)
+    while chunk := list(islice(rows, _CHUNK_ROWS)):
+        queries = _vectors(encoder, [turn for _, turn in chunk])
+        found = pool.similar([turn.key for _, turn in chunk], queries, vectors, given.shots)
+        for (row, turn), examples in zip(chunk, found, strict=True):
+            yield row, turn, examples
+
+
+def _turns(files: RowFiles, reader: TurnReader, output: RowOutput) -> Iterator[tuple[DataRow, Turn]]:
+    for row in files.rows(output.drop_unreadable):
+        try:
+            yield row, reader(row)
+        except DataError as error:
+            if files.on_bad_row != SKIP:
+                raise
+            output.drop(row, NO_TURN, error.message)
+
+
+def _vectors(encoder: SentenceEncoder, turns: Sequence[Turn]) -> Array:
+    return unit_vectors(encoder.encode([turn.question for turn in turns], console.progress("encode")))
+
+
+def _print_lengths(base: str, lengths: list[tuple[str, str]], seq_len: int | None) -> None:
+    """Print how many tokens rows have without and with their examples, template aside."""
+    tokenizer = load_tokenizer(Path(base).expanduser())
+    if tokenizer is None:
+        raise DataError(f"--base {base}: the folder holds no tokenizer")
+    rows = [("tokens of a row", "median", "95 %", "longest", *([f"above {seq_len}"] if seq_len else []))]
+    for name, texts in (
+        ("without examples", [row for row, _ in lengths]),
+        ("with examples", [b + a for a, b in lengths]),
+    ):
+        counts = np.array([len(ids) for ids in tokenizer.encode_many(texts, special=False).ids])
+        over = [f"{int((counts > seq_len).sum()):,}"] if seq_len else []
+        rows.append(
+            (name, *(f"{int(np.percentile(counts, q, method='inverted_cdf')):,}" for q in (50, 95, 100)), *over)
+        )
+    console.print(console.columns(rows))
