@@ -1,12 +1,16 @@
 """The figures of `petrun data stats` against counts by hand."""
 
 import numpy as np
+import pytest
 
 from petrun.curation.histogram import bins_of, statistics_page, terminal_histogram
+from petrun.curation.lengths import length_table, token_counter
 from petrun.curation.parts import PartReader
 from petrun.curation.reading import SKIP, RowFiles
 from petrun.curation.statistics import row_statistics
+from petrun.errors import DataError
 from tests.curation.rows import write_jsonl
+from tests.tiny import write_base
 
 ROWS = [
     {"prompt": "one two", "completion": "three"},
@@ -53,3 +57,12 @@ def test_bins_hold_all_rows_and_the_last_reaches_to_the_longest():
 def test_the_page_escapes_what_the_data_holds():
     page = statistics_page("<rows>", {"rows": 1, "labels": {"<script>": 1}}, {"answer characters": [1, 2]})
     assert "<script>" not in page and "&lt;script&gt;" in page and "&lt;rows&gt;" in page
+
+
+def test_lengths_are_those_of_the_tokenizer(tmp_path):
+    write_base(tmp_path / "gpt2", "gpt2")
+    count = token_counter(str(tmp_path / "gpt2"))
+    assert count(["abc", "", "é"]) == [3, 0, 2]
+    assert length_table({"x": ["a", "bb", "ccc"]}, count, 2).splitlines()[1].split() == ["x", "2", "3", "3", "1"]
+    with pytest.raises(DataError, match="holds no tokenizer"):
+        token_counter(str(tmp_path))

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
-
-import numpy as np
 
 from petrun import console
 from petrun.config.commands.data import ShotsSettings
+from petrun.curation.lengths import length_table, token_counter
 from petrun.curation.output import RowOutput, check_out, row_output
 from petrun.curation.reading import SKIP, STOP, DataRow, RowFiles
 from petrun.curation.shots import RANDOM, SIMILARITY, Pool, Turn, TurnReader, shown
 from petrun.curation.similarity import unit_vectors
-from petrun.data.tokenizers.tokenizer import load_tokenizer
 from petrun.errors import ConfigError, DataError, did_you_mean
 from petrun.inference.sentences.encoder import SentenceEncoder, open_sentence_encoder
 from petrun.tensors import Array
@@ -54,7 +51,11 @@ def run(given: ShotsSettings) -> None:
             if given.base is not None:
                 lengths.append((f"{turn.question}\n{turn.answer}", text))
     if given.base is not None:
-        _print_lengths(given.base, lengths, given.seq_len)
+        sides = {
+            "without examples": [row for row, _ in lengths],
+            "with examples": [text + row for row, text in lengths],
+        }
+        console.print(length_table(sides, token_counter(given.base), given.seq_len))
 
 
 def _pool(sources: RowFiles, given: ShotsSettings) -> Pool:
@@ -112,21 +113,3 @@ def _turns(files: RowFiles, reader: TurnReader, output: RowOutput) -> Iterator[t
 
 def _vectors(encoder: SentenceEncoder, turns: Sequence[Turn]) -> Array:
     return unit_vectors(encoder.encode([turn.question for turn in turns], console.progress("encode")))
-
-
-def _print_lengths(base: str, lengths: list[tuple[str, str]], seq_len: int | None) -> None:
-    """Print how many tokens rows have without and with their examples, template aside."""
-    tokenizer = load_tokenizer(Path(base).expanduser())
-    if tokenizer is None:
-        raise DataError(f"--base {base}: the folder holds no tokenizer")
-    rows = [("tokens of a row", "median", "95 %", "longest", *([f"above {seq_len}"] if seq_len else []))]
-    for name, texts in (
-        ("without examples", [row for row, _ in lengths]),
-        ("with examples", [b + a for a, b in lengths]),
-    ):
-        counts = np.array([len(ids) for ids in tokenizer.encode_many(texts, special=False).ids])
-        over = [f"{int((counts > seq_len).sum()):,}"] if seq_len else []
-        rows.append(
-            (name, *(f"{int(np.percentile(counts, q, method='inverted_cdf')):,}" for q in (50, 95, 100)), *over)
-        )
-    console.print(console.columns(rows))

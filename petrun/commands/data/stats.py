@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,10 @@ from petrun import console
 from petrun.config.commands.data import StatsSettings
 from petrun.curation.histogram import statistics_page, terminal_histogram
 from petrun.curation.languages import LanguageTeller, has_language_model
+from petrun.curation.lengths import token_counter
 from petrun.curation.parts import PartReader
 from petrun.curation.reading import SKIP, RowFiles
-from petrun.curation.statistics import CountTokens, RowStatistics, row_statistics
-from petrun.data.tokenizers.tokenizer import load_tokenizer
-from petrun.errors import DataError
+from petrun.curation.statistics import RowStatistics, row_statistics
 from petrun.tensors.output import check_file, write_text
 from petrun.typing import JsonObject
 
@@ -28,7 +26,7 @@ def run(given: StatsSettings) -> None:
     files = RowFiles(given.files, SKIP)
     check_file("--html", given.html, files.inputs)
     language = LanguageTeller() if has_language_model() else None
-    tokens = _token_counter(given.base) if given.base is not None else None
+    tokens = token_counter(given.base) if given.base is not None else None
     found = row_statistics(files, PartReader(given.source, given.target), tokens, language)
     facts = found.facts()
     if given.as_json:
@@ -41,17 +39,6 @@ def run(given: StatsSettings) -> None:
         title = ", ".join(path.name for path in files.inputs)
         write_text(Path(given.html).expanduser(), statistics_page(title, facts, found.lengths))
         console.print_to_stderr(f"wrote {given.html}")
-
-
-def _token_counter(base: str) -> CountTokens:
-    tokenizer = load_tokenizer(Path(base).expanduser())
-    if tokenizer is None:
-        raise DataError(f"--base {base}: the folder holds no tokenizer")
-
-    def count(texts: Sequence[str]) -> list[int]:
-        return [len(ids) for ids in tokenizer.encode_many(list(texts), special=False).ids]
-
-    return count
 
 
 def _print(facts: JsonObject, found: RowStatistics) -> None:
