@@ -25,6 +25,11 @@ from petrun.typing import JsonObject
 
 def encode_preference(rows: FileRows, settings: EncodeSettings, out: ExampleCollector) -> None:
     """Encode the rows of preference. Raises DataError for a row with the same answer twice, which prefers nothing."""
+    if not rows.schema.kind.conversation:
+        for i in range(len(rows)):
+            for name in ("target", "rejected"):
+                # A list would be several references, of which there is none here.
+                rows.text(i, rows.schema.columns[name])
     answers = (tokenized_rows(_answered(rows, name), settings, out) for name in ("target", "rejected"))
     for i, (chosen, rejected) in enumerate(zip(*answers, strict=True)):
         if list(chosen.ids) == list(rejected.ids):

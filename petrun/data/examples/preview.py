@@ -31,13 +31,16 @@ def _row(examples: ExampleSet, i: int, tokenizer: Tokenizer | None, colour: bool
         return _strong(head + arrays + _label(examples, example), colour)
     count = f"{len(example.input_ids)} tokens"
     if example.labels is None:
-        return f"{_strong(head + count + _label(examples, example), colour)}\n{_text(example, None, tokenizer, colour)}"
+        return f"{_strong(head + count + _label(examples, example), colour)}\n{_text(example.input_ids, None, tokenizer, colour)}"
     scored = np.zeros(len(example.labels), bool)
     # A row's first token is never predicted.
     scored[1:] = (example.labels[1:] != IGNORED) & (example.mask[1:] > 0) & (example.mask[:-1] == example.mask[1:])
-    return (
-        f"{_strong(f'{head}{count}, {int(scored.sum())} scored', colour)}\n{_text(example, scored, tokenizer, colour)}"
-    )
+    shown = [_strong(f"{head}{count}, {int(scored.sum())} scored", colour)]
+    sequences = np.unique(example.mask[example.mask > 0])
+    for sequence in sequences:
+        mine = example.mask == sequence if len(sequences) > 1 else slice(None)
+        shown.append(_text(example.input_ids[mine], scored[mine], tokenizer, colour))
+    return "\n".join(shown)
 
 
 def _label(examples: ExampleSet, example: Example) -> str:
@@ -49,13 +52,12 @@ def _label(examples: ExampleSet, example: Example) -> str:
     return f", label {name}" + (f" ({example.label})" if examples.labels else "")
 
 
-def _text(example: Example, scored: Array | None, tokenizer: Tokenizer | None, colour: bool) -> str:
+def _text(ids: Array, scored: Array | None, tokenizer: Tokenizer | None, colour: bool) -> str:
     parts: list[tuple[bool, str]] = []
-    marks = [False] * len(example.input_ids) if scored is None else scored.tolist()
+    marks = [False] * len(ids) if scored is None else scored.tolist()
     # Neighbours with the same mark are decoded together: single tokens may be parts of one character.
-    for mark, group in groupby(zip(marks, example.input_ids.tolist(), strict=True), key=lambda pair: bool(pair[0])):
-        ids = [token for _, token in group]
-        parts.append((mark, _decode(ids, tokenizer)))
+    for mark, group in groupby(zip(marks, ids.tolist(), strict=True), key=lambda pair: bool(pair[0])):
+        parts.append((mark, _decode([token for _, token in group], tokenizer)))
     shown = _shorten(parts)
     if not colour:
         return "".join(f"⟦{text}⟧" if mark else text for mark, text in shown)

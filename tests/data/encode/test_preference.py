@@ -8,6 +8,7 @@ import pytest
 from petrun.data.batches.buckets import BatchSpec
 from petrun.data.batches.collate import collate
 from petrun.data.batches.rank_share import count_rows
+from petrun.data.examples.preview import preview
 from petrun.data.tokenizers.tokenizer import load_tokenizer
 from petrun.errors import DataError
 from tests.data.loading import read_examples
@@ -100,6 +101,7 @@ def test_each_answer_is_cut_by_itself(tmp_path, tokenizer):
     [
         ({"prompt": "ab", "chosen": "c", "rejected": "c"}, "line 1: the chosen and the rejected answer are the same"),
         ({"prompt": "ab", "chosen": "c", "rejected": None}, "line 1: column 'rejected' is empty"),
+        ({"prompt": "ab", "chosen": ["c"], "rejected": "d"}, "line 1: column 'chosen' is list"),
         ({"prompt": "ab", "chosen": "c", "rejected": 3}, "line 1: column 'rejected' is the number 3"),
         ({"chosen": said("a", "b"), "rejected": said("c", "d")}, "do not begin with the same messages"),
     ],
@@ -108,6 +110,11 @@ def test_rows_that_prefer_nothing(tmp_path, tokenizer, row, words):
     with pytest.raises(DataError) as error:
         read(tmp_path, tokenizer, [row])
     assert words in str(error.value)
+
+
+def test_the_preview_shows_each_sequence_on_a_line_of_its_own(tmp_path, tokenizer):
+    examples = read(tmp_path, tokenizer, [{"prompt": "ab", "chosen": "cde", "rejected": "f"}])
+    assert preview(examples, tokenizer, 1).splitlines()[1:] == ["ab⟦cde<eos>⟧", "ab⟦f<eos>⟧"]
 
 
 def test_the_chosen_answers_alone_are_rows_of_instruct(tmp_path, tokenizer):
