@@ -77,7 +77,7 @@ def pairs(source: list[Row], chance: random.Random) -> list[dict[str, object]]:
 
 def rates(answers: Path) -> tuple[float, float]:
     """(share of answers with all fields, share of exact answers), of predictions on the held-out rows."""
-    found = [json.loads(line)["text"] for line in answers.read_text(encoding="utf-8").splitlines()]
+    found = [json.loads(line)["prediction"] for line in answers.read_text(encoding="utf-8").splitlines()]
     wanted = [row["messages"][1]["content"] for row in rows("eval")]
     fields = [[line.partition(":")[0] for line in answer.split("\n")] for answer in wanted]
     complete = [all(f"{field}:" in text for field in names) for text, names in zip(found, fields, strict=True)]
