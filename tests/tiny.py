@@ -5,8 +5,9 @@ import json
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from petrun.tensors import array_entries, write_safetensors
+from tests.models.agreement import CHATGLM
 from tests.models.reference import BERT, GPT2, LLAMA, make
-from tests.models.transformers_cases import BLOOM, GLM, OPT, ROBERTA
+from tests.models.transformers_cases import BLOOM, GEMMA2, GLM, OPT, PHI3, ROBERTA
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] a bad film good it is not the this very".split()
 SPECIALS = ("<pad>", "<eos>")
@@ -20,6 +21,15 @@ CONFIGS = {
     "llama": {**LLAMA, "vocab_size": 258, "eos_token_id": 1, "pad_token_id": 0},
     "bloom": {**BLOOM, "vocab_size": 258, "eos_token_id": 1, "pad_token_id": 0},
     "glm": {**GLM, "model_type": "glm4", "vocab_size": 258, "eos_token_id": 1, "pad_token_id": 0},
+    "chatglm": {**CHATGLM, "padded_vocab_size": 258, "eos_token_id": 1, "pad_token_id": 0},
+    "phi3": {
+        **PHI3,
+        "vocab_size": 258,
+        "max_position_embeddings": 64,
+        "original_max_position_embeddings": 64,
+        "eos_token_id": 1,
+    },
+    "gemma": {**GEMMA2, "vocab_size": 258},
     "roberta": {**ROBERTA, "vocab_size": len(WORDS), "max_position_embeddings": 24, "pad_token_id": 0},
     "opt": {**OPT, "vocab_size": 258, "max_position_embeddings": 48, "eos_token_id": 1, "pad_token_id": 0},
 }

@@ -40,7 +40,7 @@ DELTA_FLAGS: dict[str, tuple[type, Option]] = {
         Option(
             flag="--target",
             help="Layers to adapt, comma-separated: roles (q,v), Hugging Face names (query,value), globs over full paths "
-            "('layers.*.attn.*'), or all-linear. Default: the family's (q,v; gpt2 and bloom qkv).",
+            "('layers.*.attn.*'), or all-linear. Default: the family's (q,v; gpt2, bloom, chatglm and phi3 qkv).",
             panel=DELTA,
             separated=True,
         ),

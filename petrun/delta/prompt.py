@@ -78,7 +78,7 @@ def attach(net: Cell, config: PromptConfig, sites: Sites, seed: int) -> tuple[st
     if embedding is None:
         # It raises the error that says where to name the embedding.
         return add_prompt(net, sites, config.tokens, None)
-    weight = next(iter(embedding.get_parameters())).asnumpy().astype(np.float32)
+    weight = next(iter(embedding.get_parameters())).asnumpy().astype(np.float32) * np.float32(sites.embedding_scale)
     return add_prompt(net, sites, config.tokens, PromptCell(initial(weight, config, seed)))
 
 

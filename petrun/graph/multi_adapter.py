@@ -19,6 +19,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from petrun.graph.sites import Sites
 from petrun.graph.surgery import cells, swap
 from petrun.graph.virtual_tokens import PREFIX, PROMPT, reserve
 from petrun.kernels import fused, native
@@ -186,20 +187,22 @@ def add_virtual(
     net: Cell,
     indices: Tensor,
     *,
-    embedding: str,
-    positions: str,
+    sites: Sites,
     prefix: Mapping[str, Array | None],
     prompt: Array | None,
     seen: Array,
 ) -> None:
-    """Add virtual tokens. `prefix`: path of every core -> its stack or None; `seen`: (S, P_prefix + P_prompt); `positions`: pattern or "".
+    """Add virtual tokens. `prefix`: path of every core -> its stack or None; `seen`: (S, P_prefix + P_prompt); `sites`: the net's.
 
     Raises TargetError where the net has virtual tokens already.
     """
     count = 0 if prompt is None else prompt.shape[1]
     reserve(net, PROMPT, count)
-    reserve(net, PREFIX, seen.shape[1] - count)
-    padded = seen.shape[1] - seen.sum(1)
+    prefix_count = seen.shape[1] - count
+    reserve(net, PREFIX, prefix_count)
+    placed = seen if sites.prefix_positions else seen[:, prefix_count:]
+    padded = placed.shape[1] - placed.sum(1)
+    positions = sites.positions
 
     def core(path: str) -> Callable[[Cell], Cell]:
         return lambda cell: _trained_like(cell, MultiAdapterCore(cell, indices, prefix[path], seen))
@@ -210,7 +213,7 @@ def add_virtual(
     for path in places:
         builders[path] = lambda cell: _trained_like(cell, MultiAdapterPositions(cell, indices, padded))
     if prompt is not None:
-        builders[embedding] = lambda cell: _trained_like(cell, MultiAdapterEmbedding(cell, indices, prompt))
+        builders[sites.embedding] = lambda cell: _trained_like(cell, MultiAdapterEmbedding(cell, indices, prompt))
     swap(net, builders)
 
 

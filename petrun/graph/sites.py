@@ -21,12 +21,16 @@ class Sites:
     """Paths of the embeddings, cells with `weight` (rows, H), `dtype`, `width` and `slice(start, rows)`, that LoRA can adapt."""
     embedding: str = ""
     """(B, T) ids -> (B, T, H)."""
+    embedding_scale: float = 1.0
+    """Factor between the embedding's rows and what stands beside a prompt."""
     head: str = ""
     """Decoders: (B, T, H) -> (B, T, V). Classifiers: (B, H) -> (B, C)."""
     cores: str = ""
     """Attention cores: q (B, N, T, D), k and v (B, N_kv, S, D), mask (B, 1, T, S) bool, True = visible -> (B, N, T, D)."""
     positions: str = ""
     """Decoders, pattern: positions (B, T) -> whatever the net makes of them, for every token that it computes."""
+    prefix_positions: bool = True
+    """Whether the tokens of a prefix take positions before those of the row."""
     mask_positions: bool = False
     """Decoders without such a cell: a position is what the mask says, the number of a key among those that its query sees."""
     window: int = 0

@@ -147,8 +147,7 @@ def _add_virtual(loaded: LoadedModel, deltas: list[Delta], adapters: list[Adapte
     add_virtual(
         loaded.net,
         indices,
-        embedding=sites.embedding,
-        positions=sites.positions,
+        sites=sites,
         prefix=stacks.prefix,
         prompt=stacks.prompt,
         seen=stacks.seen,

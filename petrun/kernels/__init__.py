@@ -5,15 +5,15 @@ implementation a cell uses is chosen when it is built: by the device target, and
 (`status()`).
 """
 
-from petrun.kernels.activations import Gelu, GeluTanh, SiluMul, Tanh
+from petrun.kernels.activations import Gelu, GeluTanh, SiluMul, SoftCap, Tanh
 from petrun.kernels.attention import Attention
 from petrun.kernels.cache import WriteCache
 from petrun.kernels.dropout import Dropout, batch_offset, count_on_stage, step_counter
-from petrun.kernels.heads import MergeHeads, SplitHeads, SplitHeadsQkv, SplitQkv
+from petrun.kernels.heads import MergeHeads, SplitGroupedQkv, SplitHeads, SplitHeadsQkv, SplitQkv
 from petrun.kernels.likeliest import Likeliest
 from petrun.kernels.loss import SquaredError, TokenCrossEntropy, is_supervised
 from petrun.kernels.native import Status, primitives_only, set_threads, status, use_cache
-from petrun.kernels.norms import LayerNorm, RmsNorm, ScaleColumns
+from petrun.kernels.norms import LayerNorm, OffsetRmsNorm, RmsNorm, ScaleColumns
 from petrun.kernels.packed import NestedScales, PackedProduct, PackedValues
 from petrun.kernels.rope import Rope, apply_rope
 
@@ -26,12 +26,15 @@ __all__ = [
     "Likeliest",
     "MergeHeads",
     "NestedScales",
+    "OffsetRmsNorm",
     "PackedProduct",
     "PackedValues",
     "RmsNorm",
     "Rope",
     "ScaleColumns",
     "SiluMul",
+    "SoftCap",
+    "SplitGroupedQkv",
     "SplitHeads",
     "SplitHeadsQkv",
     "SplitQkv",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import mindspore as ms
-from mindspore import mint, ops
+from mindspore import mint, nn, ops
 
 from petrun.kernels import fused, native
 from petrun.kernels.device import on_ascend
@@ -34,8 +34,9 @@ class Tanh(fused.FusedCell):
         return 2.0 * ops.sigmoid(2.0 * x) - 1.0
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """(B, H) by rows of the batch."""
-        self.primitive.shard(((dp, 1),))
+        """(B, H) by rows of the batch; `heads`: (B, N, T, S), heads over tp ranks; `wide`: (B, T, F), features over tp ranks."""
+        own = {"heads": (dp, tp, 1, 1), "wide": (dp, 1, tp)}.get(how, (dp, 1))
+        self.primitive.shard((own,))
 
 
 class Gelu(fused.FusedCell):
@@ -106,6 +107,26 @@ class GeluTanh(fused.FusedCell):
         """(B, T, F): features over tp ranks. The operator that mint calls cannot be sharded; this one is the same formula."""
         self.primitive.shard(((dp, 1, tp),))
         self.is_sharded = True
+
+
+class SoftCap(nn.Cell):
+    """cap * tanh(x / cap), any shape and float dtype: bent to stay within the cap."""
+
+    def __init__(self, cap: float) -> None:
+        super().__init__()
+        self.cap = cap
+        self.shrink, self.tanh, self.grow = ops.Mul(), Tanh(), ops.Mul()
+
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
+        """`heads`: (B, N, T, S), heads over tp ranks; else `wide`: (B, T, F), features over tp ranks."""
+        how = "heads" if how == "heads" else "wide"
+        own = (dp, tp, 1, 1) if how == "heads" else (dp, 1, tp)
+        self.shrink.shard((own, ()))
+        self.tanh.set_layout(how, dp, tp)
+        self.grow.shard((own, ()))
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.grow(self.tanh(self.shrink(x, 1.0 / self.cap)), self.cap)
 
 
 class SiluMul(fused.FusedCell):

@@ -7,6 +7,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from petrun.kernels import fused, native
+from petrun.kernels.activations import SoftCap
 from petrun.kernels.device import on_ascend
 from petrun.kernels.dropout import KeepMask, batch_offset, checked_rate, fused_key, step_counter
 from petrun.kernels.flash import FlashAttention
@@ -43,6 +44,7 @@ class Attention(fused.FusedCell):
     Query head n reads key/value head n // (N / N_kv).
     Inputs: q (B, N, T, D), k and v (B, N_kv, S, D), float16, bfloat16 or float32; mask (B, 1, T, S) bool,
     True = visible. Returns: (B, N, T, D) in q's dtype. Softmax is taken in float32.
+    With `cap` (Gemma 2, arXiv:2408.00118, section 2) a score x becomes cap * tanh(x / cap), computed with the matrix of scores everywhere.
     With `slopes` (ALiBi, Press et al., arXiv:2108.12409) a head's slope times the number of a key among those that its query sees is added
     to the score. On Ascend it is computed with the matrix of scores.
     """
@@ -55,8 +57,9 @@ class Attention(fused.FusedCell):
         site: str = "",
         heads: int = 0,
         slopes: tuple[float, ...] = (),
+        cap: float = 0.0,
     ) -> None:
-        """`heads`: N, needed to shard it over ranks. `slopes`: one for each head, or none."""
+        """`heads`: N, needed to shard it over ranks. `slopes`: one for each head, or none. `cap`: 0, none."""
         super().__init__()
         self.scale = scale
         self.bias = KeyNumbers(slopes) if slopes else None
@@ -64,7 +67,10 @@ class Attention(fused.FusedCell):
         self.keep = KeepMask(dropout, seed, site)
         object.__setattr__(self, "step", step_counter())
         object.__setattr__(self, "offset", batch_offset())
-        self.flash = FlashAttention(scale, dropout, seed, site, heads) if on_ascend() and not slopes else None
+        self.flash = (
+            FlashAttention(scale, dropout, seed, site, heads) if on_ascend() and not slopes and not cap else None
+        )
+        self.cap = SoftCap(cap) if cap else None
         self.scores = ops.BatchMatMul(transpose_b=True)
         self.values = ops.BatchMatMul()
         self.softmax = ops.Softmax(-1)
@@ -73,7 +79,7 @@ class Attention(fused.FusedCell):
         self.keeps, self.grown, self.weighed = ops.Mul(), ops.Mul(), ops.Mul()
         self.expand, self.tile = ops.ExpandDims(), ops.Tile()
         library = native.library()
-        self.is_fused = library is not None
+        self.is_fused = library is not None and not cap
         self.fused = fused.if_built(fused.attention, library)
         self.fused_dropout = fused.if_built(fused.attention_dropout, library)
         self.scale_tensor = Tensor([scale, *slopes], ms.float32)
@@ -99,6 +105,8 @@ class Attention(fused.FusedCell):
             k = ops.reshape(self.tile(self.expand(k, 2), (1, 1, groups, 1, 1)), (b, n, s, d))
             v = ops.reshape(self.tile(self.expand(v, 2), (1, 1, groups, 1, 1)), (b, n, s, d))
         scores = self.scaled(ops.cast(self.scores(q, k), ms.float32), self.scale)
+        if self.cap is not None:
+            scores = self.cap(scores)
         visible = ops.cast(mask, ms.float32)
         if self.bias is not None:
             scores = self.biased(scores, self.bias(visible))
@@ -129,5 +137,7 @@ class Attention(fused.FusedCell):
         self.biased.shard((heads, heads))
         if self.bias is not None:
             self.bias.set_layout(how, dp, tp)
+        if self.cap is not None:
+            self.cap.set_layout("heads", dp, tp)
         if self.flash is not None:
             self.flash.set_layout(how, dp, tp)

@@ -72,6 +72,31 @@ class SplitQkv(fused.FusedCell):
         self.transpose.shard(((dp, 1, tp, 1),))
 
 
+class SplitGroupedQkv(nn.Cell):
+    """Splits one projection that holds the queries of N heads, then keys and values of N_kv heads each.
+
+    Inputs: x (B, T, (N + 2 * N_kv) * D), any float dtype. Returns: q (B, N, T, D), k and v (B, N_kv, T, D). `width` is D.
+    """
+
+    def __init__(self, width: int, heads: int, kv_heads: int) -> None:
+        super().__init__()
+        self.queries, self.keys = heads * width, kv_heads * width
+        self.heads, self.pick = SplitHeads(width), ops.StridedSlice()
+
+    def one(self, x: Tensor, start: int, count: int) -> Tensor:
+        b, t, _ = x.shape
+        return self.heads(self.pick(x, (0, 0, start), (b, t, start + count), (1, 1, 1)))
+
+    def construct(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        k, v = self.queries, self.queries + self.keys
+        return self.one(x, 0, self.queries), self.one(x, k, self.keys), self.one(x, v, self.keys)
+
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
+        """Heads over tp ranks, for which MindSpore gathers the projection's outputs: see SplitQkv."""
+        self.pick.shard(((dp, 1, 1),))
+        self.heads.set_layout(how, dp, tp)
+
+
 class SplitHeadsQkv(nn.Cell):
     """Splits one projection that holds queries, keys and values head by head.
 

@@ -96,6 +96,24 @@ class RmsNorm(fused.FusedCell):
         return ops.cast(wide * scale * self.weight, x.dtype)
 
 
+class OffsetRmsNorm(RmsNorm):
+    """x / sqrt(mean(x^2) + eps) * (1 + weight), over the last axis; else as RmsNorm.
+
+    Source: Gemma team, arXiv:2403.08295, whose weights are stored less 1. A class of its own: a condition in every norm of every model
+    would be compiled with each.
+    """
+
+    def construct(self, x: Tensor) -> Tensor:
+        weight = self.weight + 1.0
+        if self.is_fused and x.dtype == ms.float32 and self.weight.dtype == ms.float32:
+            return self.fused(x, weight, self.eps_tensor)
+        wide = ops.cast(ops.reshape(x, (-1, self.width)) if self.flat else x, ms.float32)
+        if self.on_ascend or self.flat:
+            return ops.reshape(ops.cast(self.primitive(wide, weight)[0], x.dtype), x.shape)
+        scale = ops.rsqrt(ops.mean(wide * wide, -1, True) + self.eps)
+        return ops.cast(wide * scale * weight, x.dtype)
+
+
 class ScaleColumns(fused.FusedCell):
     """x * scale, one factor for each column; both train.
 

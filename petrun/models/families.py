@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from petrun.models import bert, bloom, glm, gpt2, llama, opt, roberta
+from petrun.models import bert, bloom, chatglm, gemma, glm, gpt2, llama, opt, phi3, roberta
 from petrun.models.base import Family
 
 FAMILIES: dict[str, Family] = {
@@ -14,6 +14,9 @@ FAMILIES: dict[str, Family] = {
         opt.FAMILY,
         bloom.FAMILY,
         glm.FAMILY,
+        chatglm.FAMILY,
+        phi3.FAMILY,
+        gemma.FAMILY,
         roberta.FAMILY,
     )
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 from petrun.errors import ModelError, did_you_mean
@@ -64,6 +65,12 @@ class Fields:
             value = raw.get(name)
             if name not in own and value is not None and not any(value == v and type(value) is type(v) for v in off):
                 self.unsupported(name, value, f"{_spell(off[0])} (off)" if off and off[0] != {} else "leaving it out")
+
+    def instead(self, values: JsonObject) -> Fields:
+        """Return these fields with some other values. Problems of both are collected in one place."""
+        other = copy(self)
+        other.raw = {**self.raw, **values}
+        return other
 
     def unsupported(self, name: str, value: object, supported: str) -> None:
         """Record a field whose value changes what the model computes and is not implemented."""

@@ -13,7 +13,7 @@ from petrun.typing import JsonObject
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaConfig(FamilyConfig):
-    """config.json of a Llama, Mistral, Qwen2 or Qwen3."""
+    """config.json of a Llama, or of a family that shares its net."""
 
     positions: int
     head_dim: int
@@ -23,15 +23,31 @@ class LlamaConfig(FamilyConfig):
     o_bias: bool
     mlp_bias: bool
     qk_norm: bool
+    qkv: bool = False
+    """Whether one matrix makes queries, keys and values."""
     gate_up: bool = False
     """Whether one matrix makes gate and up."""
     sandwich: bool = False
     """Whether what a branch adds is normed, too."""
+    offset_norms: bool = False
+    """Whether the weights of norms are stored less 1."""
+    embedding_scale: float = 1.0
+    """Factor of the embedded tokens."""
+    query_width: float | None = None
+    """Scores are divided by its root; None: the width of a head."""
+    score_cap: float = 0.0
+    """Scores are bent to stay within it, c tanh(x / c); 0: not at all."""
+    logit_cap: float = 0.0
+    """The same for logits."""
     tied: bool
     attention_dropout: float
     rope: Rope
+    near_rope: Rope | None = None
+    """Rotary positions of the layers with a window, where they are others."""
     windows: tuple[int, ...]
     """Tokens a query sees, by layer; 0: all."""
+    prefix_positions: bool = True
+    """Whether the tokens of a prefix take positions before those of the row."""
 
 
 _POSITIONS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}

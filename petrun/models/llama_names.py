@@ -1,69 +1,94 @@
-"""Names of the parameters of Llama's net, as transformers saves them, and the sites where deltas attach."""
+"""Names of the parameters of Llama's net, as the files of its families have them, and the sites where deltas attach."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from petrun.graph.sites import Sites
 from petrun.models.base import StoredName
 from petrun.models.llama_config import LlamaConfig
-from petrun.models.parts import cell_paths, tied_head
+from petrun.models.parts import cell_paths
 
 _CELLS = {
     "attn.q": "self_attn.q_proj",
     "attn.k": "self_attn.k_proj",
     "attn.v": "self_attn.v_proj",
+    "attn.qkv": "self_attn.qkv_proj",
+    "attn.q_norm": "self_attn.q_norm",
+    "attn.k_norm": "self_attn.k_norm",
     "attn.o": "self_attn.o_proj",
     "mlp.gate": "mlp.gate_proj",
     "mlp.up": "mlp.up_proj",
+    "mlp.gate_up": "mlp.gate_up_proj",
     "mlp.down": "mlp.down_proj",
     "attn_norm": "input_layernorm",
     "mlp_norm": "post_attention_layernorm",
+    "attn_post_norm": "post_self_attn_layernorm",
+    "mlp_post_norm": "post_mlp_layernorm",
 }
 
 
-_QK_NORMS = {"attn.q_norm": "self_attn.q_norm", "attn.k_norm": "self_attn.k_norm"}
-_POST_NORMS = {"attn_post_norm": "post_self_attn_layernorm", "mlp_post_norm": "post_mlp_layernorm"}
+@dataclass(frozen=True, kw_only=True)
+class NetNames:
+    """What transformers, or a model's own code, calls the parts of this net."""
+
+    embed: str = "model.embed_tokens"
+    layers: str = "model.layers"
+    norm: str = "model.norm"
+    head: str = "lm_head"
+    cells: Mapping[str, str] = field(default_factory=lambda: _CELLS)
+    """Cell of a layer -> its name there."""
 
 
-def _cells(config: LlamaConfig) -> dict[str, str]:
-    """Return the cells of a layer that own parameters -> their names in transformers."""
-    cells: dict[str, str] = {}
-    for ours, theirs in _CELLS.items():
-        if not config.gate_up or ours not in ("mlp.gate", "mlp.up"):
-            cells[ours] = theirs
-        elif ours == "mlp.gate":
-            cells["mlp.gate_up"] = "mlp.gate_up_proj"
-    return {**cells, **(_QK_NORMS if config.qk_norm else {}), **(_POST_NORMS if config.sandwich else {})}
+LLAMA = NetNames()
 
 
-def names(config: LlamaConfig) -> dict[str, StoredName]:
-    """Name every parameter as transformers saves it."""
+def with_cells(**changed: str) -> dict[str, str]:
+    """Return Llama's names of a layer's cells, some of them changed; `__` stands for a dot."""
+    return {**_CELLS, **{ours.replace("__", "."): theirs for ours, theirs in changed.items()}}
+
+
+def _cells(config: LlamaConfig) -> list[str]:
+    """Return the cells of a layer that own parameters."""
+    left_out = {"attn.q", "attn.k", "attn.v"} if config.qkv else {"attn.qkv"}
+    left_out |= {"mlp.gate", "mlp.up"} if config.gate_up else {"mlp.gate_up"}
+    left_out |= set() if config.qk_norm else {"attn.q_norm", "attn.k_norm"}
+    left_out |= set() if config.sandwich else {"attn_post_norm", "mlp_post_norm"}
+    return [cell for cell in _CELLS if cell not in left_out]
+
+
+def names(config: LlamaConfig, stored: NetNames = LLAMA) -> dict[str, StoredName]:
+    """Name every parameter as the family's files do."""
+    head = f"{stored.head}.weight"
     table = {
-        "embed.weight": StoredName(name="model.embed_tokens.weight", also=tied_head(config.tied)),
-        "norm.weight": StoredName(name="model.norm.weight"),
+        "embed.weight": StoredName(name=f"{stored.embed}.weight", also={head: "head.weight"} if config.tied else {}),
+        "norm.weight": StoredName(name=f"{stored.norm}.weight"),
     }
     if not config.tied:
-        table["head.weight"] = StoredName(name="lm_head.weight")
-    cells = _cells(config)
+        table["head.weight"] = StoredName(name=head)
     biased = {
-        **dict.fromkeys(("attn.q", "attn.k", "attn.v"), config.qkv_bias),
+        **dict.fromkeys(("attn.q", "attn.k", "attn.v", "attn.qkv"), config.qkv_bias),
         "attn.o": config.o_bias,
         **dict.fromkeys(("mlp.gate", "mlp.up", "mlp.gate_up", "mlp.down"), config.mlp_bias),
     }
     for i in range(config.layers):
-        for ours, theirs in cells.items():
-            table[f"layers.{i}.{ours}.weight"] = StoredName(name=f"model.layers.{i}.{theirs}.weight")
+        for ours in _cells(config):
+            path = f"{stored.layers}.{i}.{stored.cells[ours]}"
+            table[f"layers.{i}.{ours}.weight"] = StoredName(name=f"{path}.weight")
             if biased.get(ours):
-                table[f"layers.{i}.{ours}.bias"] = StoredName(name=f"model.layers.{i}.{theirs}.bias")
+                table[f"layers.{i}.{ours}.bias"] = StoredName(name=f"{path}.bias")
     return table
 
 
 _SPLITS = {
     "embed": "vocabulary",
+    "scale": "tokens",
     "tables.*.rotary": "tokens",
     "tables.*.causal_mask": "tokens",
     "layers.*": "stream",
     "layers.*.attn_norm": "stream",
-    **dict.fromkeys((f"layers.*.attn.{role}" for role in "qkv"), "column"),
+    **dict.fromkeys((f"layers.*.attn.{role}" for role in ("q", "k", "v", "qkv")), "column"),
     **dict.fromkeys(
         (f"layers.*.attn.{cell}" for cell in ("q_norm", "k_norm", "split", "rotate", "core", "merge")), "heads"
     ),
@@ -75,29 +100,33 @@ _SPLITS = {
     "layers.*.mlp.gate_up": "column",
     "layers.*.mlp.halves": "tokens",
     "layers.*.mlp.act": "wide",
+    "layers.*.mlp.product": "wide",
     "layers.*.mlp.down": "row",
     "norm": "stream",
     "head": "column",
+    "cap": "wide",
 }
 
 
-def sites(config: LlamaConfig) -> Sites:
+def sites(config: LlamaConfig, stored: NetNames = LLAMA) -> Sites:
     """Describe where deltas attach, and how the cells are sharded."""
     return Sites(
         linears={
             ours.rpartition(".")[2]: f"layers.*.{ours}" for ours in _cells(config) if "." in ours and "norm" not in ours
         },
-        default_roles=("q", "v"),
+        default_roles=("qkv",) if config.qkv else ("q", "v"),
         tables=("embed",),
         embedding="embed",
+        embedding_scale=config.embedding_scale,
         head="head",
         cores="layers.*.attn.core",
         positions="tables.*.rotary",
+        prefix_positions=config.prefix_positions,
         window=max(config.windows),
         sublayers=("layers.*.attn.o", "layers.*.mlp.down"),
         blocks="layers.*",
         splits=_SPLITS,
-        hf_paths={**cell_paths(names(config)), "head": "lm_head"},
+        hf_paths={**cell_paths(names(config, stored)), "head": stored.head},
         hidden=config.hidden,
         heads=config.heads,
         kv_heads=config.kv_heads,

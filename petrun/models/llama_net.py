@@ -1,4 +1,4 @@
-"""The net of Llama, which GLM shares: grouped attention with rotary positions, and a gated feed-forward part.
+"""The net of Llama, which GLM, ChatGLM, Phi-3 and Gemma share: grouped attention with rotary positions, and a gated feed-forward part.
 
 B batch, T tokens, H hidden, N heads, N_kv key/value heads, D head width, S cache slots, V vocabulary.
 """
@@ -11,35 +11,55 @@ import mindspore as ms
 from mindspore import nn, ops
 
 from petrun.errors import ModelError
-from petrun.kernels import Attention, MergeHeads, RmsNorm, SiluMul, SplitHeads, WriteCache
+from petrun.kernels import (
+    Attention,
+    MergeHeads,
+    OffsetRmsNorm,
+    RmsNorm,
+    SiluMul,
+    SoftCap,
+    SplitGroupedQkv,
+    SplitHeads,
+    WriteCache,
+)
 from petrun.kernels import Rope as Rotate
 from petrun.models.decoding import CachedNet, cached_mask, prompt_layout, tokens_at
 from petrun.models.llama_config import LlamaConfig
 from petrun.models.llama_tables import LlamaTables
-from petrun.models.parts import DTYPES, Embedding, SplitGateUp, activation, dense, named
+from petrun.models.parts import DTYPES, Embedding, Product, Scale, SplitGateUp, activation, dense, named
 from petrun.models.rope import RotatePairs
 from petrun.typing import Cell, DType, Primitive, Tensor
 
 
+def rms_norm(c: LlamaConfig, width: int) -> RmsNorm:
+    """Make a norm over `width` features."""
+    return (OffsetRmsNorm if c.offset_norms else RmsNorm)(width, c.eps)
+
+
 class LlamaAttention(nn.Cell):
-    """Grouped attention with rotary positions; Qwen3 norms each head of q and k first.
+    """Grouped attention with rotary positions; Qwen3 and Gemma 3 norm each head of q and k first.
 
     Inputs: x (B, T, H); cos, sin (B, 1, T, D); mask (B, 1, T, T) bool. Returns: (B, T, H), before the residual.
     """
 
     def __init__(self, c: LlamaConfig, dtype: DType, seed: int, site: str) -> None:
         super().__init__()
-        self.q = dense(c.hidden, c.heads * c.head_dim, dtype, c.qkv_bias)
-        self.k = dense(c.hidden, c.kv_heads * c.head_dim, dtype, c.qkv_bias)
-        self.v = dense(c.hidden, c.kv_heads * c.head_dim, dtype, c.qkv_bias)
+        if c.qkv:
+            self.qkv = dense(c.hidden, (c.heads + 2 * c.kv_heads) * c.head_dim, dtype, c.qkv_bias)
+            self.split = SplitGroupedQkv(c.head_dim, c.heads, c.kv_heads)
+        else:
+            self.q = dense(c.hidden, c.heads * c.head_dim, dtype, c.qkv_bias)
+            self.k = dense(c.hidden, c.kv_heads * c.head_dim, dtype, c.qkv_bias)
+            self.v = dense(c.hidden, c.kv_heads * c.head_dim, dtype, c.qkv_bias)
+            self.split = SplitHeads(c.head_dim)
         self.normed = c.qk_norm
         if c.qk_norm:
-            self.q_norm = RmsNorm(c.head_dim, c.eps)
-            self.k_norm = RmsNorm(c.head_dim, c.eps)
-        self.split = SplitHeads(c.head_dim)
+            self.q_norm = rms_norm(c, c.head_dim)
+            self.k_norm = rms_norm(c, c.head_dim)
         self.merge = MergeHeads(c.head_dim)
         self.rotate = RotatePairs(c.rope) if c.rope.is_paired else Rotate()
-        self.core = Attention(c.head_dim**-0.5, c.attention_dropout, seed, f"{site}.core", c.heads)
+        scale = (c.query_width or c.head_dim) ** -0.5
+        self.core = Attention(scale, c.attention_dropout, seed, f"{site}.core", c.heads, cap=c.score_cap)
         self.o = dense(c.heads * c.head_dim, c.hidden, dtype, c.o_bias)
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
@@ -58,6 +78,15 @@ class LlamaAttention(nn.Cell):
         return self.attend(q, k, v, mask)
 
 
+class JoinedAttention(LlamaAttention):
+    """The same with one layer `qkv`, and heads that are not normed."""
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+        """q (B, N, T, D), k and v (B, N_kv, T, D), q and k rotated."""
+        q, k, v = self.split(self.qkv(x))
+        return self.rotate(q, cos, sin), self.rotate(k, cos, sin), v
+
+
 class LlamaMlp(nn.Cell):
     """down(act(gate(x)) * up(x)), (B, T, H) -> (B, T, H)."""
 
@@ -73,31 +102,33 @@ class LlamaMlp(nn.Cell):
         self.down = dense(c.wide, c.hidden, dtype, c.mlp_bias)
         self.fused = c.act in ("silu", "swish")
         self.act = SiluMul() if self.fused else activation(c.act)
+        if not self.fused:
+            self.product = Product()
 
     def construct(self, x: Tensor) -> Tensor:
         gate, up = self.halves(self.gate_up(x)) if self.is_joined else (self.gate(x), self.up(x))
         if self.fused:
             return self.down(self.act(gate, up))
-        return self.down(self.act(gate) * up)
+        return self.down(self.product(self.act(gate), up))
 
 
 class LlamaLayer(nn.Cell):
-    """Pre-norm: x + attn(norm(x)), then x + mlp(norm(x)); GLM-4-0414 norms what each of both adds, too."""
+    """Pre-norm: x + attn(norm(x)), then x + mlp(norm(x)); GLM-4-0414 and Gemma 2 and 3 norm what each of both adds, too."""
 
     splits_tokens = True
 
     def __init__(self, c: LlamaConfig, dtype: DType, seed: int, index: int) -> None:
         super().__init__()
         self.window = c.windows[index]
-        self.attn_norm = RmsNorm(c.hidden, c.eps)
-        self.attn = LlamaAttention(c, dtype, seed, f"layers.{index}.attn")
-        self.mlp_norm = RmsNorm(c.hidden, c.eps)
+        self.attn_norm = rms_norm(c, c.hidden)
+        self.attn = (JoinedAttention if c.qkv else LlamaAttention)(c, dtype, seed, f"layers.{index}.attn")
+        self.mlp_norm = rms_norm(c, c.hidden)
         self.mlp = LlamaMlp(c, dtype)
         self.write = WriteCache()
         self.sandwiched = c.sandwich
         if c.sandwich:
-            self.attn_post_norm = RmsNorm(c.hidden, c.eps)
-            self.mlp_post_norm = RmsNorm(c.hidden, c.eps)
+            self.attn_post_norm = rms_norm(c, c.hidden)
+            self.mlp_post_norm = rms_norm(c, c.hidden)
         self.after_attn, self.after_mlp = ops.Add(), ops.Add()
         self.flat = False
 
@@ -151,24 +182,37 @@ class Llama(CachedNet):
     def __init__(self, c: LlamaConfig, dtype: DType, seed: int) -> None:
         super().__init__()
         self.kv_heads, self.head_dim, self.dtype = c.kv_heads, c.head_dim, dtype
-        self.longest = c.rope.positions if c.rope.kind == "dynamic" else 0
-        self.make_tables = partial(LlamaTables, c.rope, c.windows, dtype)
+        self.rope = c.rope
+        self.prefix_positions = c.prefix_positions
+        self.reads = tuple(0 if window else 1 for window in c.windows)
+        """Which of LlamaTables' results each layer reads: 0, those of layers with a window."""
+        self.make_tables = partial(LlamaTables, c, dtype)
         # Set by graph.virtual_tokens where a delta has virtual tokens.
         self.prefix_tokens, self.prompt_tokens = 0, 0
         self.embed = Embedding(c.vocab, c.hidden, dtype)
+        self.scales, self.caps = c.embedding_scale != 1.0, c.logit_cap > 0.0
+        if self.scales:
+            self.scale = Scale(c.embedding_scale)
         self.tables = nn.CellList([self.make_tables()])
         self.layers = nn.CellList([LlamaLayer(c, dtype, seed, i) for i in range(c.layers)])
-        self.norm = RmsNorm(c.hidden, c.eps)
+        self.norm = rms_norm(c, c.hidden)
         self.head = dense(c.hidden, c.vocab, dtype, bias=False)
         if c.tied:
             self.head.weight = self.embed.weight
+        if self.caps:
+            self.cap = SoftCap(c.logit_cap)
 
     def logits(self, x: Tensor) -> Tensor:
-        return ops.cast(self.head(self.norm(x)), ms.float32)
+        logits = ops.cast(self.head(self.norm(x)), ms.float32)
+        return self.cap(logits) if self.caps else logits
+
+    def embedded(self, input_ids: Tensor) -> Tensor:
+        """Embed tokens, (B, T, H)."""
+        return self.scale(self.embed(input_ids)) if self.scales else self.embed(input_ids)
 
     def enter(self, input_ids: Tensor) -> Tensor:
         """Embed the row, with the prompt before it: (B, P + T, H)."""
-        x = self.embed(input_ids)
+        x = self.embedded(input_ids)
         if self.prompt_tokens > 0:
             x = ops.concat((self.embed.prompt(x.shape[0], x.dtype), x), 1)
         return x
@@ -181,20 +225,20 @@ class Llama(CachedNet):
     def construct(self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, part: int = 0) -> Tensor:
         """`part`: number of the batch's part that a pipeline sees; it changes nothing, but see train.pipelined."""
         x = self.enter(input_ids)
-        made: tuple[tuple[Tensor, ...], ...] = ()
+        made: tuple[tuple[tuple[Tensor, ...], ...], ...] = ()
         for tables in self.tables:
             made = (*made, tables(segment_ids, position_ids, self.prefix_tokens, self.prompt_tokens, part))
         for i, layer in enumerate(self.layers):
-            cos, sin, near, full = made[i * len(self.tables) // len(self.layers)]
-            x = layer(x, cos, sin, near if layer.window > 0 else full, part)
+            cos, sin, mask = made[i * len(self.tables) // len(self.layers)][self.reads[i]]
+            x = layer(x, cos, sin, mask, part)
         return self.logits(x[:, self.prompt_tokens :] if self.prompt_tokens > 0 else x)
 
     def check_slots(self, tokens: int) -> None:
         """Raises ModelError where a cache cannot hold what the model computes for a row of so many tokens."""
         tokens += self.prefix_tokens + self.prompt_tokens
-        if self.longest and tokens > self.longest:
+        if self.rope.fixed_to is not None and tokens > self.rope.fixed_to:
             raise ModelError(
-                f"rope_type = dynamic changes the keys of earlier tokens beyond max_position_embeddings = {self.longest}; "
+                f"rope_type = {self.rope.kind} changes the keys of earlier tokens beyond {self.rope.fixed_by} = {self.rope.fixed_to}; "
                 f"{tokens} tokens with a cache are not supported",
                 hint="Shorten the prompt, or generate fewer tokens.",
             )
@@ -205,28 +249,28 @@ class Llama(CachedNet):
         """See decoding.PrefillStep."""
         x = self.enter(input_ids)
         segment_ids, position_ids = prompt_layout(input_ids, lengths)
-        cos, sin, near, full = self.tables[0](segment_ids, position_ids, self.prefix_tokens, self.prompt_tokens)
+        made = self.tables[0](segment_ids, position_ids, self.prefix_tokens, self.prompt_tokens)
         start = ops.zeros_like(rows)
         new: tuple[Tensor, ...] = ()
         for i, layer in enumerate(self.layers):
-            tables = (cos, sin, near if layer.window > 0 else full)
-            x, k, v = layer.prefill(x, tables, caches[2 * i : 2 * i + 2], rows, start)
+            x, k, v = layer.prefill(x, made[self.reads[i]], caches[2 * i : 2 * i + 2], rows, start)
             new = (*new, k, v)
         return (self.logits(tokens_at(x, lengths + (self.prompt_tokens - 1))), *new)
 
     def decode(self, input_ids: Tensor, columns: Tensor, caches: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """See decoding.DecodeStep."""
-        x = self.embed(input_ids)
+        x = self.embedded(input_ids)
         virtual = self.prefix_tokens + self.prompt_tokens
-        cos, sin = self.tables[0].rotary(ops.reshape(columns + virtual, (-1, 1)))
+        before = virtual if self.prefix_positions else self.prompt_tokens
+        angles = self.tables[0].rotary(ops.reshape(columns + before, (-1, 1)))
         slots = caches[0].shape[2] - self.prompt_tokens
-        full = cached_mask(columns, slots, 0, virtual)
-        near = cached_mask(columns, slots, self.tables[0].window, virtual)
+        full_mask = cached_mask(columns, slots, 0, virtual)
+        near_mask = cached_mask(columns, slots, self.tables[0].window, virtual)
+        made = self.tables[0].both(angles, near_mask, full_mask)
         rows, columns = ops.arange(columns.shape[0], dtype=ms.int32), columns + self.prompt_tokens
         new: tuple[Tensor, ...] = ()
         for i, layer in enumerate(self.layers):
-            tables = (cos, sin, near if layer.window > 0 else full)
-            x, k, v = layer.decode(x, tables, caches[2 * i : 2 * i + 2], rows, columns)
+            x, k, v = layer.decode(x, made[self.reads[i]], caches[2 * i : 2 * i + 2], rows, columns)
             new = (*new, k, v)
         return (self.logits(x[:, 0]), *new)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import mindspore as ms
-from mindspore import Parameter, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
 from petrun.kernels import Gelu, GeluTanh, fused, native
 from petrun.models.base import StoredName
-from petrun.typing import DType, Tensor
+from petrun.typing import DType
 
 DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
 
@@ -41,6 +41,37 @@ class Embedding(nn.Cell):
         """`vocabulary`: rows of the table over tp ranks; else the full table on each."""
         self.gather.shard(((tp if how == "vocabulary" else 1, 1), (dp, 1)))
         self.rows.shard(((1, 1),))
+
+
+class Scale(nn.Cell):
+    """x * factor in x's dtype, the factor rounded to it: (B, T, H) -> (B, T, H)."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = Tensor(factor, ms.float32)
+        self.times = ops.Mul()
+
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
+        """Shard by rows of the batch."""
+        self.times.shard(((dp, 1, 1), ()))
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.times(x, ops.cast(self.factor, x.dtype))
+
+
+class Product(nn.Cell):
+    """x * y, both (B, T, F)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = ops.Mul()
+
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
+        """`wide`: features over tp ranks."""
+        self.times.shard(((dp, 1, tp), (dp, 1, tp)))
+
+    def construct(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.times(x, y)
 
 
 _FEW_ROWS = 32

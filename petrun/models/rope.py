@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -23,7 +24,9 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     "dynamic": ("factor",),
     "yarn": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "longrope": ("short_factor", "long_factor"),
 }
+_LISTS = ("short_factor", "long_factor")
 _OPTIONAL = (
     "attention_factor",
     "beta_fast",
@@ -33,7 +36,7 @@ _OPTIONAL = (
     "original_max_position_embeddings",
     "rope_theta",
 )
-_BENIGN = ("type", "rope_type", "finetuned", "truncate", "partial_rotary_factor")
+_BENIGN = ("type", "rope_type", "finetuned", "truncate", "partial_rotary_factor", *_LISTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,7 @@ class Rope:
     """max_position_embeddings."""
     original_positions: int
     factor: float = 1.0
+    factor_stated: bool = False
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     beta_fast: float = 32.0
@@ -60,6 +64,20 @@ class Rope:
     mscale: float = 0.0
     mscale_all_dim: float = 0.0
     truncate: bool = True
+    short_factor: tuple[float, ...] = ()
+    """longrope: divisors of the frequencies in rows of at most `original_positions` tokens, (width / 2,)."""
+    long_factor: tuple[float, ...] = ()
+    """longrope: those in longer rows."""
+
+    @property
+    def fixed_to(self) -> int | None:
+        """Tokens of a row up to which a key stays as it is while the row grows; None: any number."""
+        return {"dynamic": self.positions, "longrope": self.original_positions}.get(self.kind)
+
+    @property
+    def fixed_by(self) -> str:
+        """The field of config.json that says it."""
+        return "max_position_embeddings" if self.kind == "dynamic" else "original_max_position_embeddings"
 
     @property
     def is_paired(self) -> bool:
@@ -67,8 +85,8 @@ class Rope:
         return self.interleaved or self.width != self.head_dim
 
 
-_UNSCALED = ("default", "linear", "llama3")
-"""Kinds that do not multiply cos and sin: features that are not rotated would be multiplied as well."""
+_OF_A_PART = ("default", "linear", "llama3", "longrope")
+"""Kinds that are computed for a part of each head, or for neighbours as pairs."""
 
 
 def parse_rope(
@@ -93,8 +111,8 @@ def parse_rope(
         f.unsupported("partial_rotary_factor", partial, "1.0")
     if width % 2:
         f.wrong("head_dim", width, "even, for rotary positions")
-    if (width != head_dim or interleaved) and kind in REQUIRED and kind not in _UNSCALED:
-        f.unsupported(f"{key}.rope_type", kind, ", ".join(sorted(_UNSCALED)))
+    if (width != head_dim or interleaved) and kind in REQUIRED and kind not in _OF_A_PART:
+        f.unsupported(f"{key}.rope_type", kind, ", ".join(sorted(_OF_A_PART)))
     if kind not in REQUIRED:
         f.unsupported(f"{key}.rope_type", kind, ", ".join(sorted(REQUIRED)))
         return Rope(
@@ -105,7 +123,7 @@ def parse_rope(
             positions=positions,
             original_positions=positions,
         )
-    numbers = _numbers(f, key, inner, str(kind))
+    numbers: dict[str, Any] = {**_numbers(f, key, inner, str(kind))}
     truncate = inner.get("truncate", True)
     if not isinstance(truncate, bool):
         f.wrong(f"{key}.truncate", truncate, "true or false")
@@ -123,9 +141,26 @@ def parse_rope(
         interleaved=interleaved,
         positions=positions,
         original_positions=original,
+        factor_stated="factor" in numbers,
         truncate=bool(truncate),
+        short_factor=_divisors(f, key, "short_factor", inner, width // 2),
+        long_factor=_divisors(f, key, "long_factor", inner, width // 2),
         **numbers,
     )
+
+
+def _divisors(f: Fields, key: str, name: str, inner: JsonObject, count: int) -> tuple[float, ...]:
+    """Return longrope's divisors of `count` frequencies; () where there are none."""
+    value = inner.get(name)
+    if value is None:
+        return ()
+    numbers = value if isinstance(value, list) else []
+    if len(numbers) != count or not all(
+        isinstance(x, int | float) and not isinstance(x, bool) and x > 0 for x in numbers
+    ):
+        f.wrong(f"{key}.{name}", value, f"a list of {count} numbers above 0")
+        return (1.0,) * count
+    return tuple(map(float, numbers))
 
 
 def _rotated(f: Fields, head_dim: int, share: object) -> int:
@@ -164,6 +199,8 @@ def frequencies(rope: Rope) -> tuple[Array, float]:
               Source: Llama 3.1, reference implementation, `apply_scaling`.
     yarn      w_i below a ramp, w_i / s above it, the ramp set by beta_fast and beta_slow rotations over L.
               Source: Peng et al., arXiv:2309.00071, sections 3.2 to 3.4; the factor is eq. (22): 0.1 ln(s) + 1.
+    longrope  w_i / short_i; in rows longer than L, w_i / long_i: see Rotary. The factor is sqrt(1 + ln(s) / ln(L)), s = M / L where not
+              stated. Source: Ding et al., arXiv:2402.13753, and transformers, `_compute_longrope_parameters`.
     """
     steps = np.arange(0, rope.width, 2).astype(np.float32) / np.float32(rope.width)
     waves = np.power(np.float32(rope.theta), steps)
@@ -174,7 +211,26 @@ def frequencies(rope: Rope) -> tuple[Array, float]:
         return _llama3(rope, plain), 1.0
     if rope.kind == "yarn":
         return _yarn(rope, waves), _yarn_factor(rope)
+    if rope.kind == "longrope":
+        return _divided(waves, rope.short_factor), _longrope_factor(rope)
     return plain, 1.0
+
+
+def _divided(waves: Array, divisors: tuple[float, ...]) -> Array:
+    return np.float32(1.0) / (np.array(divisors, np.float32) * waves)
+
+
+def _longrope_factor(rope: Rope) -> float:
+    if rope.attention_factor is not None:
+        return float(rope.attention_factor)
+    factor = rope.factor if rope.factor_stated else rope.positions / rope.original_positions
+    return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(rope.original_positions))
+
+
+def long_frequencies(rope: Rope) -> Array:
+    """Return longrope's inverse frequencies in rows longer than `original_positions`, (width / 2,) float32."""
+    steps = np.arange(0, rope.width, 2).astype(np.float32) / np.float32(rope.width)
+    return _divided(np.power(np.float32(rope.theta), steps), rope.long_factor)
 
 
 def _llama3(rope: Rope, plain: Array) -> Array:
@@ -219,7 +275,8 @@ class Rotary(nn.Cell):
 
     dynamic: with L the longest position + 1, M = max_position_embeddings, and L > M,
     theta' = theta * (s L / M - s + 1)^(D / (D - 2)). Source: transformers, `_compute_dynamic_ntk_parameters`; it is a function of
-    this pass alone, as in a model without a longer pass before.
+    this pass alone, as in a model without a longer pass before. longrope: the long frequencies where the longest position + 1 is above
+    original_max_position_embeddings.
     Inputs: position_ids (B, T) int32. Returns: cos, sin (B, 1, T, D) in the given dtype.
     """
 
@@ -227,8 +284,15 @@ class Rotary(nn.Cell):
         super().__init__()
         inverse, self.scale = frequencies(rope)
         self.is_paired = rope.is_paired
-        self.inverse = Tensor((of_features(rope, inverse) if rope.is_paired else inverse).reshape(1, 1, 1, -1))
-        self.dynamic = rope.kind == "dynamic"
+        self.inverse = self.row(rope, inverse)
+        self.dynamic, self.is_long = rope.kind == "dynamic", rope.kind == "longrope"
+        if self.is_long:
+            self.long, self.short_positions = self.row(rope, long_frequencies(rope)), float(rope.original_positions)
+        self.factors: Tensor | float = self.scale
+        if rope.is_paired and self.scale != 1.0:
+            # Features that are not rotated are not multiplied.
+            rotated = of_features(rope, np.ones_like(inverse)) > 0
+            self.factors = Tensor(np.where(rotated, np.float32(self.scale), np.float32(1)).reshape(1, 1, 1, -1))
         self.steps = Tensor((np.arange(0, rope.width, 2) / rope.width).astype(np.float32).reshape(1, 1, 1, -1))
         self.theta = float(rope.theta)
         self.factor = float(rope.factor)
@@ -252,8 +316,12 @@ class Rotary(nn.Cell):
         self.double.shard((table, table))
         for operator in (self.cos, self.sin):
             operator.shard((table,))
-        for operator in (self.cos_scale, self.sin_scale):
-            operator.shard((table, ()))
+        self.cos_scale.shard((table, (1, 1, 1, 1) if isinstance(self.factors, Tensor) else ()))
+        self.sin_scale.shard((table, ()))
+
+    def row(self, rope: Rope, inverse: Array) -> Tensor:
+        """Lay frequencies out as they meet positions, (1, 1, 1, D / 2), or (1, 1, 1, D) where features are rotated in pairs."""
+        return Tensor((of_features(rope, inverse) if rope.is_paired else inverse).reshape(1, 1, 1, -1))
 
     def stretched(self, positions: Tensor) -> Tensor:
         length = ops.maximum(ops.reduce_max(positions) + 1.0, Tensor(self.positions, ms.float32))
@@ -263,10 +331,12 @@ class Rotary(nn.Cell):
     def construct(self, position_ids: Tensor) -> Tensor:
         positions = ops.cast(position_ids, ms.float32)
         inverse = self.stretched(positions) if self.dynamic else self.inverse
+        if self.is_long:
+            inverse = ops.select(ops.reduce_max(positions) + 1.0 > self.short_positions, self.long, self.inverse)
         angles = self.angle(self.width_axis(self.head_axis(positions, 1), 3), inverse)
         if not self.is_paired:
             angles = self.double((angles, angles))
-        cos, sin = self.cos_scale(self.cos(angles), self.scale), self.sin_scale(self.sin(angles), self.scale)
+        cos, sin = self.cos_scale(self.cos(angles), self.factors), self.sin_scale(self.sin(angles), self.scale)
         return ops.cast(cos, self.dtype), ops.cast(sin, self.dtype)
 
 

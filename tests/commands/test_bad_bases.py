@@ -178,7 +178,7 @@ CASES = {
     "unknown rope scaling": (
         config("llama", rope_scaling={"type": "spiral", "factor": 2}),
         LLAMA,
-        ['llama/config.json: rope_scaling.rope_type = "spiral" is not supported', "llama3, yarn"],
+        ['llama/config.json: rope_scaling.rope_type = "spiral" is not supported', "llama3, longrope, yarn"],
     ),
     "quantised": (
         config("llama", quantization_config={"bits": 4}),

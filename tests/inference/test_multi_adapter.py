@@ -118,6 +118,11 @@ def test_every_kind_with_positions_from_the_mask(pynative, made):
 
 
 @pytest.mark.all_only
+def test_every_kind_where_a_prefix_takes_no_positions(pynative, made):
+    hold("chatglm", made, [case for case in CASES if "prompt" not in case and case != "ptuning"])
+
+
+@pytest.mark.all_only
 def test_classifiers_bring_their_heads(pynative, made):
     hold("bert", made, ["dora", "ia3"])
 

@@ -1,4 +1,4 @@
-"""Gelu, GeluTanh, SiluMul against float64 formulas."""
+"""Gelu, GeluTanh, SiluMul and SoftCap against float64 formulas."""
 
 import math
 
@@ -94,3 +94,11 @@ def test_tanh(shape, mode, implementation):
 def test_tanh_over_the_whole_range(fused):
     x = np.concatenate((np.linspace(-12, 12, 40_001), np.geomspace(1e-30, 1, 500), [1e4, -1e4])).astype(np.float32)
     np.testing.assert_allclose(kernels.Tanh()(Tensor(x)).asnumpy(), np.tanh(x.astype(np.float64)), rtol=4e-6, atol=1e-7)
+
+
+def test_a_cap_bends(mode, implementation):
+    x, w = 5 * normal(3, 4, 7), normal(3, 4, 7, seed=1)
+    y, (dx,), _ = run(kernels.SoftCap(2.5), (x,), w, (0,))
+    bent = np.tanh(x.astype(np.float64) / 2.5)
+    close(y, 2.5 * bent)
+    close(dx, w * (1 - bent**2))

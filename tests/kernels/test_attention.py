@@ -179,3 +179,29 @@ def test_nan_reaches_the_output(fused):
     mask = np.ones((1, 1, 4, 4), bool)
     out = kernels.Attention(SCALE)(*(Tensor(a) for a in (q, k, v, mask))).asnumpy()
     assert np.isnan(out[0, 0, 1]).all() and np.isfinite(out[0, 0, [0, 2, 3]]).all()
+
+
+def test_capped_scores(mode, implementation):
+    """Gemma 2: the softmax is over c tanh(score / c)."""
+    b, n, n_kv, t, s, d = 2, 4, 2, 5, 7, 8
+    q, k, v, dout = inputs(b, n, n_kv, t, s, d)
+    mask, cap = np.ascontiguousarray(masks(b, t, s)["causal"]), 0.7
+    out, gradients, _ = run(kernels.Attention(SCALE, cap=cap), (q, k, v, mask), dout, (0, 1, 2))
+
+    def capped(q, k, v):
+        wide_k, wide_v = np.repeat(k, n // n_kv, 1), np.repeat(v, n // n_kv, 1)
+        scores = cap * np.tanh(q @ wide_k.swapaxes(-1, -2) * SCALE / cap)
+        e = np.where(mask, np.exp(scores), 0)
+        return e / e.sum(-1, keepdims=True) @ wide_v
+
+    exact = [a.astype(np.float64) for a in (q, k, v)]
+    close(out, capped(*exact))
+    rng = np.random.default_rng(5)
+    for i, gradient in enumerate(gradients):
+        # Of each input a few entries, by central differences.
+        for place in (tuple(rng.integers(0, size) for size in exact[i].shape) for _ in range(6)):
+            moved = [[a.copy() for a in exact] for _ in range(2)]
+            for sign, arrays in zip((1, -1), moved, strict=True):
+                arrays[i][place] += sign * 1e-5
+            up, down = (float((capped(*arrays) * dout).sum()) for arrays in moved)
+            assert gradient[place] == pytest.approx((up - down) / 2e-5, abs=2e-4)

@@ -1,4 +1,4 @@
-"""SplitHeads and MergeHeads: only places change, in both directions, values and gradients."""
+"""SplitHeads, SplitQkv, SplitGroupedQkv and MergeHeads: only places change, in both directions, values and gradients."""
 
 import mindspore as ms
 import numpy as np
@@ -68,3 +68,23 @@ def test_the_gradient_of_merging_has_the_width_it_came_with(width, mode, fused):
     x, w = normal(3, 8 // width, 5, width), normal(3, 5, 8, seed=1)
     _, (dx,), _ = run(kernels.MergeHeads(width), (x,), w, (0,))
     np.testing.assert_array_equal(dx, w.reshape(3, 5, 8 // width, width).transpose(0, 2, 1, 3))
+
+
+class Grouped(ms.nn.Cell):
+    """The outputs side by side along the heads."""
+
+    def __init__(self, width, heads, kv_heads):
+        super().__init__()
+        self.split = kernels.SplitGroupedQkv(width, heads, kv_heads)
+
+    def construct(self, x):
+        return ms.ops.concat(self.split(x), 1)
+
+
+@pytest.mark.parametrize("b, t, n, n_kv, d", [(2, 5, 4, 2, 8), (1, 1, 3, 1, 4), (2, 7, 2, 2, 16)])
+def test_queries_beside_fewer_keys_and_values(b, t, n, n_kv, d, mode, implementation):
+    heads = n + 2 * n_kv
+    x, w = normal(b, t, heads * d), normal(b, heads, t, d, seed=1)
+    y, (dx,), _ = run(Grouped(d, n, n_kv), (x,), w, (0,))
+    np.testing.assert_array_equal(y, x.reshape(b, t, heads, d).transpose(0, 2, 1, 3))
+    np.testing.assert_array_equal(dx, w.transpose(0, 2, 1, 3).reshape(b, t, heads * d))

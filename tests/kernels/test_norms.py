@@ -70,6 +70,17 @@ def test_rms_norm(shape, mode, implementation):
         close(actual, wanted)
 
 
+def test_rms_norm_with_an_offset(mode, implementation):
+    """Its weight is stored less the offset."""
+    x, dy = normal(3, 16), normal(3, 16, seed=1)
+    cell, (weight,) = with_weights(kernels.OffsetRmsNorm(16, EPS), 16)
+    y, (dx,), (dweight,) = run(cell, (x,), dy, (0,))
+    for actual, wanted in zip(
+        (y, dx, dweight), rms_norm(x.astype(np.float64), weight + 1, dy.astype(np.float64)), strict=True
+    ):
+        close(actual, wanted)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_scale_of_columns(shape, mode, implementation):
     x, scale, dy = normal(*shape), normal(shape[-1], seed=2), normal(*shape, seed=1)

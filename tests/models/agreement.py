@@ -11,11 +11,21 @@ from petrun.models.decoding import DecodeStep, PrefillStep
 from petrun.models.factory import load_model
 from petrun.models.families import family_of_type
 from tests.models.reference import write
-from tests.models.transformers_cases import CASES, CLASSIFIERS, LENGTHS, NEW, STORED, batch, last_two, values
+from tests.models.transformers_cases import CASES, CLASSIFIERS, GLM, LENGTHS, NEW, STORED, batch, last_two, values
+
+CHATGLM = {
+    "model_type": "chatglm", "padded_vocab_size": GLM["vocab_size"], "hidden_size": 16, "num_layers": 2, "num_attention_heads": 4,
+    "multi_query_attention": True, "multi_query_group_num": 2, "kv_channels": 8, "ffn_hidden_size": 24, "seq_length": 64,
+    "layernorm_epsilon": 1.5625e-07, "add_qkv_bias": True, "add_bias_linear": False, "rmsnorm": True, "post_layer_norm": True,
+    "apply_residual_connection_post_layernorm": False, "original_rope": True, "apply_query_key_layer_scaling": True,
+    "pad_token_id": 0, "eos_token_id": [1, 2],
+}  # fmt: skip
+"""The model of the case "glm" as ChatGLM2's folders say it: its numbers are those of that case."""
+SAME_NUMBERS = {"chatglm": "glm"}
 
 
 def stored(name):
-    return json.loads(STORED.read_text())["cases"][name]
+    return json.loads(STORED.read_text())["cases"][SAME_NUMBERS.get(name, name)]
 
 
 def tensors(config, classes=3):
@@ -32,12 +42,33 @@ def tensors(config, classes=3):
     return found
 
 
-CONFIGS = {**CASES, **CLASSIFIERS}
+def as_chatglm(glm):
+    """The tensors of a glm in the names and fused layouts of ChatGLM2 and 3: queries, keys and values one below the other."""
+    names = {
+        "model.embed_tokens": "transformer.embedding.word_embeddings", "model.norm": "transformer.encoder.final_layernorm",
+        "lm_head": "transformer.output_layer", "model.layers": "transformer.encoder.layers", "self_attn.o_proj": "self_attention.dense",
+        "mlp.gate_up_proj": "mlp.dense_h_to_4h", "mlp.down_proj": "mlp.dense_4h_to_h",
+    }  # fmt: skip
+    found, parts = {}, ("q_proj", "k_proj", "v_proj")
+    for name, tensor in glm.items():
+        own = name
+        for theirs, ours in names.items():
+            own = own.replace(theirs, ours)
+        if "q_proj" in name:
+            rows = [glm[name.replace("q_proj", part)] for part in parts]
+            found[own.replace("self_attn.q_proj", "self_attention.query_key_value")] = np.concatenate(rows)
+        elif not any(part in name for part in parts):
+            found[own] = tensor
+    return found
+
+
+CONFIGS = {**CASES, **CLASSIFIERS, "chatglm": CHATGLM}
 
 
 def load(folder, name, **settings):
     """The model of a case, from a folder as transformers would save it."""
-    return load_model(write(folder, CONFIGS[name], tensors(CONFIGS[name])), **settings)
+    stored_tensors = as_chatglm(tensors(GLM)) if name == "chatglm" else tensors(CONFIGS[name])
+    return load_model(write(folder, CONFIGS[name], stored_tensors), **settings)
 
 
 def forward(net, arrays):

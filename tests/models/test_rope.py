@@ -114,6 +114,35 @@ def test_dynamic(mode, longest):
     np.testing.assert_allclose(sin, np.sin(angles), atol=1e-4)
 
 
+@pytest.mark.parametrize("longest", [MAX // 4 - 1, MAX // 4])
+def test_longrope(mode, longest):
+    """A row longer than the original length is rotated by the long divisors; features without a pair stay as they are."""
+    short, long = ([2.0**i, 1.0 + i] for i in (1, 2))
+    f = Fields(
+        {
+            "rope_theta": THETA,
+            "original_max_position_embeddings": MAX // 4,
+            "rope_scaling": {"type": "longrope", "short_factor": short, "long_factor": long},
+        },
+        "phi3",
+    )
+    parsed = parse_rope(f, WIDTH, MAX, share=0.25)
+    f.finish()
+    cos, sin = (
+        x.asnumpy() for x in Rotary(parsed, ms.float32)(Tensor(np.array([[0, 3, longest], [0, 1, 2]], np.int32)))
+    )
+    divisors = np.array(long if longest + 1 > MAX // 4 else short)
+    angles = np.array([[0, 3, longest], [0, 1, 2]])[:, None, :, None] * np.tile(
+        THETA ** -np.array([0, 0.5]) / divisors, 2
+    )
+    scale = math.sqrt(1 + math.log(4) / math.log(MAX // 4))
+    assert (parsed.width, cos.shape[-1]) == (4, WIDTH)
+    np.testing.assert_allclose(cos[..., :4], scale * np.cos(angles), atol=1e-5)
+    np.testing.assert_allclose(sin[..., :4], scale * np.sin(angles), atol=1e-5)
+    np.testing.assert_array_equal(cos[..., 4:], 1.0)
+    np.testing.assert_array_equal(sin[..., 4:], 0.0)
+
+
 def test_tables(pynative):
     net = Rotary(rope({"type": "yarn", "factor": 4.0, "attention_factor": 0.5}), ms.float16)
     cos, sin = net(Tensor(np.array([[0, 3]], np.int32)))
@@ -134,8 +163,12 @@ def test_old_and_new_spelling_are_one():
     ("raw", "message"),
     [
         (
-            {"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}},
-            'rope_scaling.rope_type = "longrope" is not supported for llama; supported: default, dynamic, linear, llama3, yarn',
+            {"rope_scaling": {"type": "longer"}},
+            'rope_scaling.rope_type = "longer" is not supported for llama; supported: default, dynamic, linear, llama3, longrope, yarn',
+        ),
+        (
+            {"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0] * 8}},
+            "rope_scaling.short_factor = [1.0]: must be a list of 8 numbers above 0",
         ),
         (
             {"rope_parameters": {"rope_type": "proportional"}},

@@ -27,6 +27,20 @@ GLM = {
     **SIZES, "model_type": "glm", "num_key_value_heads": 2, "intermediate_size": 24, "head_dim": 8, "max_position_embeddings": 64,
     "pad_token_id": 0, "eos_token_id": [1, 2],
 }  # fmt: skip
+PHI3 = {
+    **SIZES, "model_type": "phi3", "num_key_value_heads": 2, "intermediate_size": 24, "max_position_embeddings": 20, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 2, "original_max_position_embeddings": 16,
+}  # fmt: skip
+LONG_ROPE = {"type": "longrope", "short_factor": [1.0, 1.25], "long_factor": [2.0, 4.5]}
+GEMMA2 = {
+    **SIZES, "model_type": "gemma2", "num_key_value_heads": 2, "intermediate_size": 24, "head_dim": 8, "max_position_embeddings": 64,
+    "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1, "query_pre_attn_scalar": 6, "sliding_window": 4,
+    "final_logit_softcapping": 3.0, "attn_logit_softcapping": 2.0,
+}  # fmt: skip
+GEMMA3 = {
+    **{key: value for key, value in GEMMA2.items() if not key.endswith("softcapping")}, "model_type": "gemma3_text",
+    "sliding_window_pattern": 2, "rope_theta": 500.0, "rope_local_base_freq": 100.0, "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+}  # fmt: skip
 ROBERTA = {
     **SIZES, "model_type": "roberta", "intermediate_size": 24, "max_position_embeddings": 20, "type_vocab_size": 1,
     "layer_norm_eps": 1e-5, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "pad_token_id": 1, "bos_token_id": 0,
@@ -51,6 +65,40 @@ CASES = {
         "hidden_act": "gelu",
     },
     "glm4": {**GLM, "model_type": "glm4"},
+    "phi3": PHI3,
+    # Longer rows than original_max_position_embeddings: the greedy text of such rows is not that of a cache.
+    "phi3-long": {
+        **PHI3,
+        "original_max_position_embeddings": 8,
+        "rope_scaling": LONG_ROPE,
+        "sliding_window": 6,
+        "tie_word_embeddings": True,
+    },
+    "phi4-mini": {
+        **PHI3,
+        "rope_scaling": {**LONG_ROPE, "short_factor": [1.5], "long_factor": [3.0]},
+        "partial_rotary_factor": 0.5,
+    },
+    "gemma": {
+        **{
+            key: value for key, value in GEMMA2.items() if not any(part in key for part in ("soft", "query", "sliding"))
+        },
+        "model_type": "gemma",
+        "hidden_act": "gelu",
+    },
+    "gemma2": GEMMA2,
+    "gemma3_text": GEMMA3,
+    "gemma3-new": {
+        **{key: value for key, value in GEMMA3.items() if "rope" not in key},
+        "layer_types": ["full_attention", "sliding_attention"],
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 700.0},
+            "sliding_attention": {"rope_type": "linear", "factor": 2.0},
+        },
+        "final_logit_softcapping": 4.0,
+        "attention_bias": True,
+        "tie_word_embeddings": False,
+    },
     "bloom-normed-residual": {**BLOOM, "apply_residual_connection_post_layernorm": True},
 }
 

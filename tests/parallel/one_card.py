@@ -28,7 +28,8 @@ from petrun.train.loss import SupervisedLoss
 from petrun.train.schedules import Schedule
 from petrun.train.step import TrainStep
 from tests.models import reference
-from tests.models.transformers_cases import BLOOM, GLM, OPT, ROBERTA
+from tests.models.agreement import CHATGLM
+from tests.models.transformers_cases import BLOOM, GEMMA2, GEMMA3, GLM, OPT, PHI3, ROBERTA
 
 B, T, SLOTS, LAYERS = 2, 64, 72, 1
 WIDER = {"num_hidden_layers": LAYERS, "hidden_size": 64, "intermediate_size": 96}
@@ -38,6 +39,10 @@ CONFIGS = {
     "llama": {**reference.LLAMA, **WIDER, "attention_dropout": 0.1},
     "bloom": {**BLOOM, "n_layer": LAYERS, "hidden_size": 64, "attention_dropout": 0.1, "hidden_dropout": 0.1},
     "glm4": {**GLM, **WIDER, "model_type": "glm4", "head_dim": 32, "attention_dropout": 0.1},
+    "chatglm": {**CHATGLM, "num_layers": LAYERS, "hidden_size": 64, "ffn_hidden_size": 96, "kv_channels": 32, "attention_dropout": 0.1},
+    "phi3": {**PHI3, **WIDER, "head_dim": 32, "max_position_embeddings": 80, "attention_dropout": 0.1},
+    "gemma2": {**GEMMA2, **WIDER, "head_dim": 32, "attention_dropout": 0.1},
+    "gemma3": {**GEMMA3, **WIDER, "head_dim": 32, "attention_dropout": 0.1},
     "roberta": {**ROBERTA, **WIDER, "max_position_embeddings": 80, "attention_probs_dropout_prob": 0.1, "hidden_dropout_prob": 0.1},
     "opt": {
         **OPT, **WIDER, "ffn_dim": 96, "word_embed_proj_dim": 32, "do_layer_norm_before": False, "max_position_embeddings": 80,

@@ -29,7 +29,8 @@ from petrun.train.pipelined import PipelineStep, Stage
 from petrun.train.schedules import Schedule
 from petrun.train.step import TrainStep
 from tests.models import reference
-from tests.models.transformers_cases import BLOOM, GLM, OPT, ROBERTA
+from tests.models.agreement import CHATGLM
+from tests.models.transformers_cases import BLOOM, GEMMA2, GEMMA3, GLM, OPT, PHI3, ROBERTA
 
 ROWS, T = 8, 16
 """Rows of the whole batch; tokens."""
@@ -55,6 +56,13 @@ CONFIGS = {
     "llama": {**reference.LLAMA, **SIZES, "num_key_value_heads": 4, "attention_dropout": 0.1},
     "bloom": {**BLOOM, "hidden_size": 128, "n_head": 8, "vocab_size": 64, "hidden_dropout": 0.1},
     "glm4": {**GLM, **SIZES, "model_type": "glm4", "num_key_value_heads": 4, "head_dim": 16, "attention_dropout": 0.1},
+    "chatglm": {
+        **CHATGLM, "hidden_size": 128, "ffn_hidden_size": 96, "num_attention_heads": 8, "multi_query_group_num": 4, "kv_channels": 16,
+        "padded_vocab_size": 64, "attention_dropout": 0.1,
+    },
+    "phi3": {**PHI3, **SIZES, "num_key_value_heads": 4, "max_position_embeddings": 32, "attention_dropout": 0.1},
+    "gemma2": {**GEMMA2, **SIZES, "num_key_value_heads": 4, "head_dim": 16, "attention_dropout": 0.1},
+    "gemma3": {**GEMMA3, **SIZES, "num_key_value_heads": 4, "head_dim": 16, "attention_dropout": 0.1},
     "roberta": {**ROBERTA, **SIZES, "max_position_embeddings": 32, "hidden_dropout_prob": 0.1},
     "opt": {**OPT, **SIZES, "ffn_dim": 96, "word_embed_proj_dim": 128, "max_position_embeddings": 32, "dropout": 0.1},
     "opt-350m": {**OPT, **SIZES, "ffn_dim": 96, "word_embed_proj_dim": 64, "do_layer_norm_before": False},

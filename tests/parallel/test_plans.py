@@ -101,8 +101,8 @@ def check_pipeline(found, layout):
     """What a stage holds; that each part of the batch, and its gradient, goes from stage to stage once."""
     own = set(held_by_stage(found, layout))
     first, tied = layout.coordinates(found["rank"])[0] == 0, is_tied(found)
-    # LoRA on the layers of one stage: gpt2 and bloom have four linear layers, the others six or seven.
-    least = 8 if found["case"].startswith(("gpt2", "bloom")) else 10
+    # LoRA on the layers of one stage: gpt2, bloom, chatglm and phi3 have four linear layers, the others six or seven.
+    least = 8 if found["case"].startswith(("gpt2", "bloom", "chatglm", "phi3")) else 10
     assert set(found["held"]) & set(found["net"]) - {"embed.weight"} == own - {"embed.weight"}
     prefixes = ("accu_grads.", "adam_m.", "adam_v.")
     # MindSpore lists what goes with a tied embedding on the last stage too.
@@ -138,6 +138,10 @@ def check_pipeline(found, layout):
         assert set(found["summed"].values()) == {1} and len(found["summed"]) >= least
 
 
+GATHERS = {"gpt2": 1, "glm4": 1, "chatglm": 2, "phi3": 2}
+"""Products of a layer whose outputs are gathered over the tp ranks."""
+
+
 def check_split_optimizer(found, layout):
     """Each sharded parameter is gathered before use, frozen or not, and the gradient of a trained one is scattered to its owners."""
     sharded = [
@@ -145,7 +149,7 @@ def check_split_optimizer(found, layout):
         for name in found["net"]
         if cut_by_tensor_parallel(name, found["whole"][name], layout.tp) != found["slices"][name]
     ]
-    gathers = 2 if found["case"].startswith(("gpt2", "glm4")) else 0
+    gathers = 2 * GATHERS.get(found["case"].split("/")[0], 0)
     assert found["forward"]["AllGather"] == len(sharded) + gathers and len(sharded) > 20
     assert found["collectives"]["ReduceScatter"] == len(set(sharded) & set(found["trained"])) + gathers
     # A gradient of which each rank holds another slice is not divided by how many hold it.
@@ -163,8 +167,8 @@ def check_collectives(found, layers=2):
     sums = outside + layers * (2 + adapted)
     norm = 1
     # GPT-2's queries, keys and values come out of one product: they are gathered before each rank takes its heads.
-    # So do GLM's gate and up.
-    gathers = {"AllGather": layers} if family in ("gpt2", "glm4") else {}
+    # So do GLM's gate and up; ChatGLM and Phi-3 have both.
+    gathers = {"AllGather": layers * GATHERS[family]} if family in GATHERS else {}
     assert found["forward"] == {"AllReduce": sums + norm, **gathers}
     assert set(found["collectives"]) == {"AllReduce", *(("AllGather", "ReduceScatter") if gathers else ())}
     # Backward: one sum over the rows for each trained parameter, and over the columns for the input of every column layer.
@@ -201,7 +205,10 @@ def test_a_rank_holds_what_the_plan_says(compiled, case):
 @pytest.mark.all_only
 @pytest.mark.parametrize("rank", [0, 6])
 @pytest.mark.parametrize("algo", ["lora", "full"])
-@pytest.mark.parametrize("family", ["llama", "bert", "gpt2", "opt", "opt-350m", "bloom", "glm4", "roberta"])
+@pytest.mark.parametrize(
+    "family",
+    ["llama", "bert", "gpt2", "opt", "opt-350m", "bloom", "glm4", "chatglm", "phi3", "gemma2", "gemma3", "roberta"],
+)
 def test_every_family_and_algorithm(compiled, rank, algo, family):
     for layout in ("dp=2,tp=4", "dp=4,tp=2", "dp=4,tp=2,zero=1"):
         check(compiled(rank, 0, f"{family}/{algo}/{layout}"))
@@ -305,6 +312,10 @@ def test_peak_memory_counts_the_optimizers_state(compiled, case):
         "roberta/lora/dp=2,tp=2,pp=2",
         "glm4/lora/dp=2,tp=2,pp=2",
         "glm4/full/dp=2,tp=2,pp=2",
+        "chatglm/lora/dp=2,tp=2,pp=2",
+        "phi3/full/dp=2,tp=2,pp=2",
+        "gemma2/full/dp=2,tp=2,pp=2",
+        "gemma3/lora/dp=2,tp=2,pp=2",
         "opt/full/dp=2,tp=2,pp=2,micro_batches=4",
         "opt-350m/full/dp=2,tp=2,pp=2,zero=1",
     ],

@@ -23,7 +23,7 @@ from petrun.interop.convert import to_net_names
 from petrun.models.families import FAMILIES as FAMILY_RECORDS
 
 FAMILIES = ["bert", "gpt2", "llama", "qwen2"]
-MADE = ["opt", "bloom", "glm", "glm4", "roberta", "xlm-roberta"]
+MADE = ["opt", "bloom", "glm", "glm4", "phi3", "gemma", "gemma2", "gemma3_text", "roberta", "xlm-roberta"]
 """Families whose cases have to be made first."""
 CLASSIFIERS = ["bert", "roberta", "xlm-roberta"]
 LORA = ["lora", "rslora", "dora"]

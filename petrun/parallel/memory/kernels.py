@@ -98,16 +98,18 @@ def rope(r: Recorder, cell: Cell, x: Value, cos: Value, sin: Value) -> Value:
 def attention(r: Recorder, cell: Cell, q: Value, k: Value, v: Value, mask: Value) -> Value:
     b, n, t, d = q.shape
     s = k.shape[2]
-    if r.fused(q):
+    if r.fused(q) and cell.cap is None:
         scales = r.record([q], (b, n, t, 2), 4)
         return r.record([q, k, v, mask], q.shape, 4, keeps=[q, k, v, mask, scales])
-    if r.ascend and q.item_bytes == 2 and flash.takes_width(d) and (cell.p == 0.0 or s % 8 == 0):
+    if r.ascend and cell.cap is None and q.item_bytes == 2 and flash.takes_width(d) and (cell.p == 0.0 or s % 8 == 0):
         return _flash(r, cell, q, k, v, mask)
     groups = n // k.shape[1]
     if groups > 1:
         k, v = (r.record([x], (b, n, s, d), x.item_bytes) for x in (k, v))
     scores = r.cast(r.record([q, k], (b, n, t, s), q.item_bytes, keeps=[q, k]), 4)
     scores = r.record([scores], scores.shape, 4, passes=True)
+    if cell.cap is not None:
+        scores = r.run(cell.cap, scores)
     work = scores.bytes
     probs = r.record([scores], scores.shape, 4, keeps_result=True, work=(work, work))
     if cell.p > 0.0:
@@ -142,6 +144,10 @@ def silu_mul(r: Recorder, cell: Cell, gate: Value, up: Value) -> Value:
     sigmoid = r.record([wide], gate.shape, 4, keeps_result=True)
     gated = r.cast(r.record([wide, sigmoid], gate.shape, 4, keeps=[wide, sigmoid]), gate.item_bytes)
     return r.record([gated, up], gate.shape, gate.item_bytes, keeps=[gated, up])
+
+
+def soft_cap(r: Recorder, cell: Cell, x: Value) -> Value:
+    return r.record([r.run(cell.tanh, r.record([x], x.shape, x.item_bytes))], x.shape, x.item_bytes)
 
 
 def elementwise(r: Recorder, cell: Cell, x: Value) -> Value:
@@ -182,6 +188,7 @@ def cross_entropy(r: Recorder, logits: Value) -> Value:
 
 CELLS: Mapping[type[Cell], Callable[..., Value | tuple[Value, ...]]] = {
     kernels.RmsNorm: rms_norm,
+    kernels.OffsetRmsNorm: rms_norm,
     kernels.LayerNorm: layer_norm,
     kernels.Dropout: dropout,
     kernels.SplitHeads: split_heads,
@@ -192,6 +199,7 @@ CELLS: Mapping[type[Cell], Callable[..., Value | tuple[Value, ...]]] = {
     kernels.Gelu: gelu,
     kernels.GeluTanh: gelu,
     kernels.SiluMul: silu_mul,
+    kernels.SoftCap: soft_cap,
     kernels.Tanh: elementwise,
     nn.ReLU: elementwise,
     nn.Sigmoid: elementwise,

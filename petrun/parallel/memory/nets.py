@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from petrun.kernels import SplitHeadsQkv
+from petrun.kernels import SplitGroupedQkv, SplitHeadsQkv
 from petrun.models import bert, bert_net, decoder, decoder_layer, llama_net, parts, roberta, rope
 from petrun.parallel.memory.recorder import Recorder
 from petrun.parallel.memory.tape import Value
@@ -13,7 +13,10 @@ from petrun.typing import Cell
 
 
 def llama_attention(r: Recorder, cell: Cell, x: Value, cos: Value, sin: Value, mask: Value) -> Value:
-    q, k, v = (r.run(cell.split, r.run(project, x)) for project in (cell.q, cell.k, cell.v))
+    if isinstance(cell, llama_net.JoinedAttention):
+        q, k, v = r.run(cell.split, _gathered_columns(r, r.run(cell.qkv, x)))
+    else:
+        q, k, v = (r.run(cell.split, r.run(project, x)) for project in (cell.q, cell.k, cell.v))
     if cell.normed:
         q, k = r.run(cell.q_norm, q), r.run(cell.k_norm, k)
     q, k = r.run(cell.rotate, q, cos, sin), r.run(cell.rotate, k, cos, sin)
@@ -26,8 +29,15 @@ def llama_mlp(r: Recorder, cell: Cell, x: Value) -> Value:
     )
     if cell.fused:
         return r.run(cell.down, r.run(cell.act, gate, up))
-    active = r.run(cell.act, gate)
-    return r.run(cell.down, r.record([active, up], up.shape, up.item_bytes, keeps=[active, up]))
+    return r.run(cell.down, r.run(cell.product, r.run(cell.act, gate), up))
+
+
+def product(r: Recorder, cell: Cell, x: Value, y: Value) -> Value:
+    return r.record([x, y], y.shape, y.item_bytes, keeps=[x, y])
+
+
+def scale(r: Recorder, cell: Cell, x: Value) -> Value:
+    return r.record([x], x.shape, x.item_bytes)
 
 
 def llama_layer(r: Recorder, cell: Cell, x: Value, cos: Value, sin: Value, mask: Value) -> Value:
@@ -49,6 +59,12 @@ def split_gate_up(r: Recorder, cell: Cell, x: Value) -> tuple[Value, Value]:
     return r.record([x], shape, x.item_bytes), r.record([x], shape, x.item_bytes)
 
 
+def split_grouped_qkv(r: Recorder, cell: Cell, x: Value) -> tuple[Value, ...]:
+    # A rank has the queries, keys and values of its own heads.
+    columns = (cell.queries // r.layout.tp, cell.keys // r.layout.tp, cell.keys // r.layout.tp)
+    return tuple(r.run(cell.heads, r.record([x], (*x.shape[:-1], count), x.item_bytes)) for count in columns)
+
+
 def split_heads_qkv(r: Recorder, cell: Cell, x: Value) -> tuple[Value, ...]:
     heads = r.run(cell.heads, x)
     shape = (*heads.shape[:-1], heads.shape[-1] // 3)
@@ -57,6 +73,8 @@ def split_heads_qkv(r: Recorder, cell: Cell, x: Value) -> tuple[Value, ...]:
 
 def net_of_llama(r: Recorder, cell: Cell, ids: Value) -> Value:
     x = _enter(r, cell, ids)
+    if r.is_first and cell.scales:
+        x = r.run(cell.scale, x)
     rows, tokens = x.shape[0], x.shape[1]
     width = r.sites.head_dim
     cos, sin = (Value(shape=(rows, 1, tokens, width), item_bytes=x.item_bytes) for _ in range(2))
@@ -67,7 +85,8 @@ def net_of_llama(r: Recorder, cell: Cell, ids: Value) -> Value:
         x = r.run(layer, x, cos, sin, mask)
     if not r.is_last:
         return x
-    return _logits(r, r.run(cell.head, r.run(cell.norm, _without_prompt(r, cell, x))))
+    logits = _logits(r, r.run(cell.head, r.run(cell.norm, _without_prompt(r, cell, x))))
+    return r.run(cell.cap, logits) if cell.caps else logits
 
 
 def self_attention(r: Recorder, cell: Cell, x: Value, mask: Value) -> Value:
@@ -202,10 +221,14 @@ CELLS: Mapping[type[Cell], Callable[..., Any]] = {
     llama_net.Llama: net_of_llama,
     llama_net.LlamaLayer: llama_layer,
     llama_net.LlamaAttention: llama_attention,
+    llama_net.JoinedAttention: llama_attention,
     llama_net.LlamaMlp: llama_mlp,
     rope.RotatePairs: rotate_pairs,
     parts.SplitGateUp: split_gate_up,
     SplitHeadsQkv: split_heads_qkv,
+    SplitGroupedQkv: split_grouped_qkv,
+    parts.Product: product,
+    parts.Scale: scale,
     decoder.Decoder: decoder_net,
     decoder_layer.DecoderLayer: layer_of_decoder,
     decoder_layer.SelfAttention: self_attention,
