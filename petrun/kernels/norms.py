@@ -103,8 +103,17 @@ class OffsetRmsNorm(RmsNorm):
     would be compiled with each.
     """
 
+    def __init__(self, hidden: int, eps: float) -> None:
+        super().__init__(hidden, eps)
+        self.plus = ops.Add()
+
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
+        """As RmsNorm's; the weight is whole on each rank."""
+        super().set_layout(how, dp, tp)
+        self.plus.shard(((1,), ()))
+
     def construct(self, x: Tensor) -> Tensor:
-        weight = self.weight + 1.0
+        weight = self.plus(self.weight, 1.0)
         if self.is_fused and x.dtype == ms.float32 and self.weight.dtype == ms.float32:
             return self.fused(x, weight, self.eps_tensor)
         wide = ops.cast(ops.reshape(x, (-1, self.width)) if self.flat else x, ms.float32)
