@@ -43,7 +43,10 @@ __all__ = ["BaseIdentity", "Delta", "Manifest", "TaskInfo", "check_delta", "read
 MANIFEST_KEY = "petrun_manifest"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+PREFIX_ENCODER = "transformer.prefix_encoder."
+"""What every tensor is called in a checkpoint of ChatGLM's own P-Tuning v2."""
 _SUFFIXES = (".ckpt", ".safetensors")
+_MODEL_FILES = ("pytorch_model.bin", "model.safetensors")
 _LISTED = 20
 
 
@@ -56,7 +59,7 @@ class Delta:
     tensors: Mapping[str, Array]
     """Parameter name -> array; floating-point ones float32. Read at every access."""
     manifest: Manifest | None = None
-    origin: Literal["petrun", "peft", "mindpet"] = "petrun"
+    origin: Literal["petrun", "peft", "mindpet", "chatglm"] = "petrun"
     algo: str = ""
     config: JsonObject = field(default_factory=dict)
     """The algorithm's settings; for a peft adapter not yet converted, its adapter_config.json."""
@@ -148,13 +151,25 @@ def read_delta(path: Path, strategy: Path | None = None) -> Delta:
         if path.is_dir():
             if (path / ADAPTER_CONFIG).exists():
                 return _read_adapter(path)
-            path = _final_delta(path)
+            path = _prefix_checkpoint(path) or _final_delta(path)
         if path.name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG) and (path.parent / ADAPTER_CONFIG).exists():
             return _read_adapter(path.parent)
         reader = open_tensors(path)
         if MANIFEST_KEY in reader.metadata:
             return _read_own(path, reader)
+        if _holds_prefix(reader):
+            return Delta(path, LazyTensors(reader), origin="chatglm")
         return _read_mindpet(path, reader)
+
+
+def _holds_prefix(reader: TensorReader) -> bool:
+    return bool(reader.names) and all(name.startswith(PREFIX_ENCODER) for name in reader.names)
+
+
+def _prefix_checkpoint(folder: Path) -> Path | None:
+    """Return the prefix in a folder that the trainer of ChatGLM's P-Tuning v2 wrote, where it stands as a model's weights do."""
+    found = (folder / name for name in _MODEL_FILES)
+    return next((file for file in found if file.is_file() and _holds_prefix(open_tensors(file))), None)
 
 
 @contextmanager

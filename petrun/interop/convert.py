@@ -1,4 +1,4 @@
-"""Convert deltas of other tools to petrun's names: one entry point for peft adapters and MindPet checkpoints."""
+"""Convert deltas of other tools to petrun's names: one entry point for peft adapters, MindPet checkpoints and ChatGLM's prefixes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from petrun.checkpoint.delta import Delta
 from petrun.graph.sites import Sites
+from petrun.interop import chatglm
 from petrun.interop.mindpet.reading import from_mindpet, mindpet_algorithm, mindpet_tokens
 from petrun.interop.peft.adapter import from_peft, peft_algo, peft_tokens, write_peft
 from petrun.models.base import StoredName
@@ -30,6 +31,8 @@ def to_net_names(
         return delta
     if delta.origin == "peft":
         return from_peft(delta, names, prefixes, sites, base)
+    if delta.origin == "chatglm":
+        return chatglm.from_chatglm(delta, sites)
     return from_mindpet(delta, alpha, sites)
 
 
@@ -37,11 +40,15 @@ def algo_of(delta: Delta) -> str:
     """Return the name of the delta's algorithm. Works before `to_net_names`. Raises DeltaError for a foreign one that is not supported."""
     if delta.algo:
         return delta.algo
+    if delta.origin == "chatglm":
+        return chatglm.ALGO
     return peft_algo(delta) if delta.origin == "peft" else mindpet_algorithm(delta)
 
 
 def foreign_tokens(delta: Delta) -> int:
     """Return how many virtual tokens a delta of another tool has. Works before `to_net_names`."""
+    if delta.origin == "chatglm":
+        return chatglm.chatglm_tokens(delta)
     return peft_tokens(delta) if delta.origin == "peft" else mindpet_tokens(delta)
 
 

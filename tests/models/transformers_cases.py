@@ -151,6 +151,39 @@ def in_transformers(config):
     return found[0], text[:, ids.shape[1] :].tolist()
 
 
+PREFIX_TOKENS = 3
+
+
+def prefix_table(config):
+    """A prefix as ChatGLM's P-Tuning v2 has it, (P, 2 * layers * key/value heads * width): of each layer keys, then values."""
+    width = config["num_key_value_heads"] * config["head_dim"]
+    return values("prefix", (PREFIX_TOKENS, 2 * config["num_hidden_layers"] * width))
+
+
+def prefixed(config):
+    """Logits behind a prefix that stands in the cache as it is and takes no positions, as in modeling_chatglm.py."""
+    import torch
+    import transformers
+
+    kind = transformers.AutoConfig.for_model(**config)
+    model = transformers.AutoModelForCausalLM.from_config(kind, attn_implementation="eager").eval()
+    ids, segments, positions = (torch.from_numpy(a).long() for a in batch(left=False))
+    table = torch.from_numpy(prefix_table(config)).reshape(
+        PREFIX_TOKENS, 2 * config["num_hidden_layers"], config["num_key_value_heads"], config["head_dim"]
+    )
+    cache = transformers.DynamicCache()
+    for layer in range(config["num_hidden_layers"]):
+        pair = table[:, 2 * layer : 2 * layer + 2].permute(1, 2, 0, 3)
+        keys, both = (part.expand(len(ids), *part.shape) for part in pair)
+        cache.update(keys, both, layer)
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            tensor.copy_(torch.from_numpy(values(name, tuple(tensor.shape))))
+        mask = torch.cat((torch.ones(len(ids), PREFIX_TOKENS, dtype=torch.long), segments), 1)
+        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache).logits
+    return last_two(logits.numpy(), left=False)
+
+
 def classified(config):
     """Logits of rows padded on the right, and of rows padded on the left: padding is then the first token, which the head reads."""
     import torch
@@ -184,6 +217,7 @@ def main():
     for name, config in CLASSIFIERS.items():
         right, left = classified(config)
         stored[name] = {"right": rounded(right), "left": rounded(left)}
+    stored["glm-prefix"] = {"logits": rounded(prefixed(GLM))}
     content = {"computed_with": f"transformers {transformers.__version__}", "cases": stored}
     STORED.write_text(json.dumps(content, separators=(",", ":")).replace('],"', '],\n"') + "\n")
     print(len(stored), "cases")
