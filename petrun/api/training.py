@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
 from petrun.api.calls import called_by_program, settings_of
@@ -68,6 +68,7 @@ class TrainOptions(TypedDict, total=False):
     max_time: float | str | None
     on_nan: Literal["stop", "skip", "rewind"] | None
     spike: float | None
+    tracker: Literal["tensorboard", "mlflow", "swanlab", "wandb"] | None
     device: Literal["cpu", "ascend"] | None
     compile_cache: bool | None
     memory_check: bool | None
@@ -86,24 +87,32 @@ ELSEWHERE = {
 """Flags of the command that are no keywords, and why."""
 
 
-def train(recipe: Place | None = None, *, quiet: bool = False, **options: Unpack[TrainOptions]) -> RunRecord:
+def train(
+    recipe: Place | None = None,
+    *,
+    quiet: bool = False,
+    callback: Callable[[Mapping[str, object]], object] | None = None,
+    **options: Unpack[TrainOptions],
+) -> RunRecord:
     """Fine-tune a base with a delta algorithm, as `petrun train` does, and return what its run folder holds.
 
         run = petrun.train(algo="lora", rank=8, base="./llama", data="train.jsonl", eval_data="dev.jsonl", epochs=3)
         run.delta, run.before, run.after, run.losses
 
     `recipe`: a YAML file, or the name of a shipped recipe. Without base and data the embedded base is tuned on the embedded task.
-    `quiet`: nothing is printed. A run that ended at `max_time` is not `finished`, and `resume` goes on with it.
+    `quiet`: nothing is printed. `callback`: gets each record of the log, of a step or an evaluation; the run ends after a step for which it
+    returns what counts as true, and by what it raises. A run that ended at `max_time` is not `finished`, and `resume` goes on with it.
     Raises PetrunError: ConfigError for settings, DataError for rows, TrainingError where nothing was learned, and its other kinds.
     """
     for name in ELSEWHERE.keys() & options.keys():
         raise ConfigError(f"petrun.train({name}=...): is not for programs", hint=f"{ELSEWHERE[name]}.")
-    settings = settings_of(cli.COMMAND, "train", options, recipe=None if recipe is None else os.fspath(recipe))
+    own = {"recipe": None if recipe is None else os.fspath(recipe), "callback": callback}
+    settings = settings_of(cli.COMMAND, "train", options, **own)
     with called_by_program(quiet):
         from petrun.commands.train import run
         from petrun.training.run_record import read_run
 
         folder = run(settings)
-        place = settings.resume if folder is None else folder
+        place = settings.resume if folder is None else folder.path
         assert place is not None, "a run that is neither a dry run nor a finished one has a folder"
         return read_run(place)

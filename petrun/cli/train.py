@@ -28,8 +28,15 @@ def train(settings: TrainSettings) -> None:
         run(settings)
 
 
-SAVING = ("train.save_every_steps", "train.keep_states", "train.max_seconds", "train.on_nan", "train.spike_ratio")
-"""Settings of a run that say when its state is saved, and what happens at a loss that is not finite."""
+SAVING = (
+    "train.save_every_steps",
+    "train.keep_states",
+    "train.max_seconds",
+    "train.on_nan",
+    "train.spike_ratio",
+    "train.tracker",
+)
+"""Settings of a run that say when its state is saved, what happens at a loss that is not finite, and who gets the log."""
 
 COMMAND = Command(
     name="train",

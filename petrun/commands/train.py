@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from petrun import console
 from petrun.assets import default_recipe
@@ -38,7 +36,7 @@ from petrun.training.setup.starting_delta import algo_to_train, read_start
 from petrun.training.setup.training_setup import TrainingSetup, build_training
 
 
-def run(settings: TrainSettings) -> Path | None:
+def run(settings: TrainSettings) -> RunFolder | None:
     """Train and fill the run folder, or resume the run of a folder: that of --resume, or an unfinished one in --out. Raises PetrunError.
 
     With --preflight, check that the ranks meet and reach each other, and end. Returns the run folder; None where nothing was trained.
@@ -85,18 +83,18 @@ def run(settings: TrainSettings) -> Path | None:
         if out is None:
             console.print(plan_text.dry_run(setup.resolved))
             return None
-        _fill(out, setup, found, world, began, allow)
-        return out.path
+        _fill(out, setup, found, world, began, settings)
+        return out
 
 
 def _fill(
-    out: RunFolder, setup: TrainingSetup, found: Found | None, world: World, began: float, allow: Sequence[str]
+    out: RunFolder, setup: TrainingSetup, found: Found | None, world: World, began: float, given: TrainSettings
 ) -> None:
     """Fill the run folder, from `found`, the states of the run that resumes there, to the receipt."""
     fingerprint = fingerprint_of(setup.resolved, setup.assembled.loaded)
     parameters = snapshot.state_parameters(setup.step, setup.assembled)
     first = first_values(setup.trainable)
-    start = resuming.starting_point(out, found, fingerprint, allow, setup.resolved.plan)
+    start = resuming.starting_point(out, found, fingerprint, given.allow, setup.resolved.plan)
     if found is not None and found.state is not None:
         # Full tensors, also where the step is sharded: compiling it shards them.
         snapshot.restore(parameters, found.state)
@@ -107,7 +105,7 @@ def _fill(
     layout = setup.resolved.layout if setup.resolved.layout.split else None
     shards = compile_sharded(setup.step, first_batch_inputs(setup), layout, world) if layout is not None else None
     inputs = ReceiptInputs.of(setup, first if shards is None else None, start.progress)
-    with RunRecorder(out, setup.config, inputs, setup.resolved.plan, world, shards, layout) as recorder:
+    with RunRecorder(out, setup.config, inputs, setup.resolved.plan, world, shards, layout, given.callback) as recorder:
         parameters = snapshot.on_this_rank(parameters, shards)
         checkpointer = Checkpointer(recorder, parameters, fingerprint, stop_request(), began=began)
         if start.scores:

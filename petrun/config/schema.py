@@ -232,6 +232,12 @@ class TrainConfig(Section):
         RUN,
     )
 
+    tracker: Literal["tensorboard", "mlflow", "swanlab", "wandb"] | None = setting(
+        None,
+        "Send the log to tensorboard, mlflow, swanlab or wandb as well, each offline by default. Default: to none.",
+        "--tracker",
+        RUN,
+    )
     spike_ratio: float | None = setting(
         None,
         "A loss over this many times the mean of the last 20 steps' counts as one that is not finite. Default: none does.",

@@ -35,6 +35,7 @@ from petrun.training.receipt.receipt_text import receipt_text
 from petrun.training.receipt.samples import EvalSnapshot, SampleEvaluator
 from petrun.training.run_folder import RunFolder
 from petrun.training.run_log import RunLog
+from petrun.training.tracking.watchers import Callback, Watchers
 from petrun.typing import JsonObject
 
 
@@ -50,8 +51,12 @@ class RunRecorder:
         world: World,
         shards: ShardSpec | None = None,
         layout: Layout | None = None,
+        callback: Callback | None = None,
     ) -> None:
-        """`inputs.progress`: of an earlier process, for a run that resumes. `shards` and `layout`: how the ranks hold shards."""
+        """`inputs.progress`: of an earlier process, for a run that resumes. `shards` and `layout`: how the ranks hold shards.
+
+        `callback`: gets each record of the log as well, as the tracker of --tracker does.
+        """
         self.out = out
         self.world = world
         self.config = config
@@ -64,7 +69,10 @@ class RunRecorder:
         self.evaluator = self.sample_evaluator.evaluator
         self.progress = inputs.progress
         self.log = RunLog(out.log, out.writes, size=self.progress.log_bytes)
+        self.watchers = Watchers.of(config, out, self.progress.step, callback)
         self.bar: StepBar | None = None
+        self.asked_to_stop = False
+        """The callback of a program wants the run to end."""
         self.evaluated = False
         """The step that was recorded last was evaluated."""
         self.epoch_ended = False
@@ -77,7 +85,7 @@ class RunRecorder:
             self.progress.first, self.progress.first_losses = found.scores, found.losses
             self.progress.first_texts = found.texts
             if self.progress.first:
-                self.log.write({"step": 0, "epoch": 0.0, "evaluation": self.progress.first})
+                self._note({"step": 0, "epoch": 0.0, "evaluation": self.progress.first})
                 console.print("before: " + plan_text.figures(self.progress.first))
         self.bar = StepBar(self.plan.total_steps, self.progress.step)
 
@@ -86,7 +94,7 @@ class RunRecorder:
         progress = self.progress
         before = progress.position
         progress.advance(record, self.plan)
-        self.log.write({**record, "memory": peak_card_bytes() or peak_bytes()})
+        self._note({**record, "memory": peak_card_bytes() or peak_bytes()})
         assert self.bar is not None
         self.bar.step(record)
         self.epoch_ended = self.plan.ends_epoch(before, progress.position)
@@ -94,17 +102,26 @@ class RunRecorder:
         due = self.epoch_ended if every is None else progress.step % every == 0
         last = progress.micro_batches >= self.plan.total_micro_batches
         self.evaluated = self.evaluator is not None and due and not last
-        if self.evaluator is None or not self.evaluated:
-            return False
-        self.note_evaluation(self.evaluator.score(f"step {progress.step}", generated=False))
-        # One rank decides for all: their nets may differ in the last bit.
-        return self.world.of_first_rank(self._patience_is_used_up())
+        ended = False
+        if self.evaluator is not None and self.evaluated:
+            self.note_evaluation(self.evaluator.score(f"step {progress.step}", generated=False))
+            # One rank decides for all: their nets may differ in the last bit.
+            ended = self.world.of_first_rank(self._patience_is_used_up())
+        if self.asked_to_stop and not ended:
+            progress.stopped = f"the program's callback ended it at step {progress.step}"
+            console.print("stopped early: " + progress.stopped)
+        return ended or self.asked_to_stop
+
+    def _note(self, record: JsonObject) -> None:
+        """Write a record to the log, and hand it on. A program that gives a callback is one process, so no other rank waits for it."""
+        self.log.write(record)
+        self.asked_to_stop |= self.watchers.note(record)
 
     def note_evaluation(self, found: dict[str, float]) -> None:
         """Log an evaluation, and keep the delta if it is the best so far."""
         progress = self.progress
         step, epoch = progress.step, progress.epoch
-        self.log.write({"step": step, "epoch": epoch, "evaluation": found})
+        self._note({"step": step, "epoch": epoch, "evaluation": found})
         console.print(f"step {step}: " + plan_text.figures(found))
         metric = self.sources.best
         value = found.get(metric.name, found.get("loss"))
@@ -134,6 +151,7 @@ class RunRecorder:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """End the bar and the log, and after an OutputError save the delta elsewhere."""
         self._end_bar()
+        self.watchers.close()
         self.log.close()
         if isinstance(error, OutputError) and self.progress.step:
             raise self._rescue(error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from petrun.config.commands.launch import LAUNCH_FIELDS, LaunchOptions
@@ -58,6 +59,8 @@ class TrainSettings(RunKeys, LaunchOptions):
         CLUSTER,
         default=False,
     )
+    callback: Callable[[Mapping[str, object]], object] | None = None
+    """A function of a program: it gets each record of the log, and ends the run by a result that counts as true."""
     resume_command: str = "petrun train --resume"
     """How the user resumes a run: what stands before its folder."""
 

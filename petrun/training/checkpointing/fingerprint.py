@@ -29,6 +29,7 @@ _FREE = (
     "train.save_every_steps",
     "train.keep_states",
     "train.max_seconds",
+    "train.tracker",
     "train.on_nan",
     "train.spike_ratio",
     "eval.samples",

@@ -35,6 +35,7 @@ from petrun.training.setup.starting_delta import (
     resolve_text,
 )
 from petrun.training.setup.unused_settings import require_used_settings
+from petrun.training.tracking.watchers import require_tracker
 
 _NUMBERED = "inferred: the next free number"
 
@@ -90,6 +91,7 @@ def resolve_with_layout(
     settings, base_info = resolve_data(resolve_algorithm(given, start), start)
     sources = open_sources(settings.config, base_info, start)
     require_used_settings(settings, sources)
+    require_tracker(settings.config)
     _require_classes_for_method(settings.config, sources)
     is_preference = sources.train.task == PREFERENCE
     if is_preference:
