@@ -36,6 +36,7 @@ from petrun.cli import (
     serve,
     signals,
     train,
+    vocab,
 )
 from petrun.errors import PetrunError
 from petrun.mindspore_messages import first_line, keep_quiet
@@ -69,6 +70,7 @@ for _command in (
 ):
     _command.add_to(app, "Commands")
 app.add_typer(data.app, name="data", rich_help_panel="Commands")
+app.add_typer(vocab.app, name="vocab", rich_help_panel="Commands")
 app.add_typer(delta.app, name="delta", rich_help_panel="Commands")
 app.add_typer(recipes.app, name="recipes", rich_help_panel="Commands")
 rehearse.COMMAND.add_to(app, "Cluster")

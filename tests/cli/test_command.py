@@ -22,6 +22,7 @@ from petrun.cli import (
     resume,
     serve,
     train,
+    vocab,
 )
 from petrun.cli import inspect as inspect_command
 from petrun.cli.command import Command, SchemaKey
@@ -48,6 +49,7 @@ COMMANDS = [
         reshard.COMMAND,
         inspect_command.COMMAND,
         *data.COMMANDS,
+        *vocab.COMMANDS,
         embed.COMMAND,
         *delta.COMMANDS,
         *ranktable.COMMANDS,

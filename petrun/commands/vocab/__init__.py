@@ -1,0 +1,1 @@
+"""The `petrun vocab` commands: more pieces for a base's tokenizer."""
