@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from petrun.models.base import Family
+from petrun.models.base import DECODER_TASKS, Family
 from petrun.models.fields import Fields
 from petrun.models.llama_config import LlamaConfig
 from petrun.models.llama_names import NetNames, names, sites
@@ -100,7 +100,7 @@ def _rope(f: Fields, head_dim: int, positions: int) -> Rope:
 FAMILY = Family(
     name="chatglm",
     hf_classes={"chatglm": "ChatGLMForConditionalGeneration"},
-    tasks=("lm", "instruct"),
+    tasks=DECODER_TASKS,
     inputs=("input_ids", "segment_ids", "position_ids"),
     parse=parse,
     build=build,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from petrun.models.base import Family
+from petrun.models.base import DECODER_TASKS, Family
 from petrun.models.fields import Fields
 from petrun.models.llama_config import LlamaConfig
 from petrun.models.llama_names import LLAMA, NetNames, names, sites, with_cells
@@ -141,7 +141,7 @@ def _stored(config: LlamaConfig) -> NetNames:
 FAMILY = Family(
     name="gemma",
     hf_classes={"gemma": "GemmaForCausalLM", "gemma2": "Gemma2ForCausalLM", "gemma3_text": "Gemma3ForCausalLM"},
-    tasks=("lm", "instruct"),
+    tasks=DECODER_TASKS,
     inputs=("input_ids", "segment_ids", "position_ids"),
     parse=parse,
     build=build,

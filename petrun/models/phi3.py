@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from petrun.models.base import Family
+from petrun.models.base import DECODER_TASKS, Family
 from petrun.models.fields import Fields
 from petrun.models.llama_config import LlamaConfig
 from petrun.models.llama_names import names, sites
@@ -82,7 +82,7 @@ def _rope(f: Fields, head_dim: int, positions: int) -> Rope:
 FAMILY = Family(
     name="phi3",
     hf_classes={"phi3": "Phi3ForCausalLM"},
-    tasks=("lm", "instruct"),
+    tasks=DECODER_TASKS,
     inputs=("input_ids", "segment_ids", "position_ids"),
     parse=parse,
     build=build,

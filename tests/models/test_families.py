@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from petrun.config.schema import ModelConfig
-from petrun.models.base import FamilyConfig
+from petrun.models.base import DECODER_TASKS, FamilyConfig
 from petrun.models.families import FAMILIES, family_of_type, hf_class, spell_families
 from tests.models.agreement import CHATGLM
 from tests.models.reference import BERT, GPT2, LLAMA
@@ -26,6 +26,11 @@ def test_names_for_messages():
         spell_families("instruct", "and") == "gpt2, llama, opt, bloom, glm, chatglm, phi3 and gemma"
         and spell_families("classify") == "bert or roberta"
     )
+
+
+def test_a_family_that_continues_texts_does_every_such_task():
+    for family in FAMILIES.values():
+        assert set(family.tasks) & set(DECODER_TASKS) in (set(), set(DECODER_TASKS)), family.name
 
 
 def test_every_model_type_has_one_family_and_a_class_of_transformers():
