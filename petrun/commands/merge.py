@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -11,14 +10,13 @@ from pathlib import Path
 from petrun import console
 from petrun.checkpoint.merge import FLOATS, Merged
 from petrun.config.commands.merge import MergeSettings
+from petrun.config.sizes import size_in_bytes
 from petrun.errors import ConfigError, PetrunError, did_you_mean
 from petrun.inference.delta_opener import DeltaOpener, weighted_path
 from petrun.inference.merging.deltas import fit_deltas, write_merged
 from petrun.inference.merging.merge_proof import MergeProof
 from petrun.models.factory import is_factory
 from petrun.models.families import FAMILIES
-
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 def run(settings: MergeSettings) -> None:
@@ -29,7 +27,7 @@ def run(settings: MergeSettings) -> None:
     if out is None:
         raise ConfigError("--out is missing: where to write the merged model", hint="Example: --out ./merged")
     _check(settings)
-    shard = _bytes(settings.max_shard_size)
+    shard = size_in_bytes("--max-shard-size", settings.max_shard_size)
     began = time.perf_counter()
     path = Path(out).expanduser()
     opener = DeltaOpener(settings)
@@ -82,10 +80,3 @@ def discard(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _bytes(text: str) -> int:
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if not found or found.group(2).upper() not in _UNITS or float(found.group(1)) <= 0:
-        raise ConfigError(f"--max-shard-size {text} is not a size", hint="Examples: 500MB, 5GB.")
-    return int(float(found.group(1)) * _UNITS[found.group(2).upper()])

@@ -12,6 +12,7 @@ from petrun.checkpoint.delta import Delta
 from petrun.delta.forms import AdapterTensors, BaseValues
 from petrun.errors import ConfigError, DeltaError, did_you_mean
 from petrun.graph.multi_adapter import adapter_indices, add_linears, add_virtual, linear_at
+from petrun.graph.packed_weight import packed_of, weight_values
 from petrun.graph.sites import Sites
 from petrun.graph.virtual_tokens import core_paths
 from petrun.inference.adapter_tensors import (
@@ -94,6 +95,8 @@ def open_multi_adapter(loaded: LoadedModel, deltas: Mapping[str, Delta], rows: i
         # Found by the layer: a head that shares the embedding's weight has no parameter of its own name.
         path, _, leaf = name.rpartition(".")
         cell = linear_at(loaded.net, path)
+        if leaf == "weight" and cell is not None and packed_of(cell) is not None:
+            return weight_values(cell)
         value = getattr(cell, leaf, None) if leaf in ("weight", "bias") else None
         return value.asnumpy().astype(np.float32) if isinstance(value, Parameter) else None
 

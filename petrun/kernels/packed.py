@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor, nn, ops
 
 from petrun.kernels import fused, native
+from petrun.kernels.device import on_ascend
+from petrun.typing import Cell
 
 
 class PackedProduct(fused.FusedCell):
@@ -26,7 +28,10 @@ class PackedProduct(fused.FusedCell):
         self.fused = fused.if_built(fused.packed_product, library, rows, width)
         self.values = PackedValues(shape, block, unit, bits)
         self.sizes, self.unit = self.values.sizes, self.values.unit
-        self.matmul, self.grad_matmul = ops.MatMul(transpose_b=True), ops.MatMul()
+        self.matmul, self.made = ops.MatMul(transpose_b=True), _Made(self.values)
+        if on_ascend():
+            # Else w would be kept for the gradient of x, in all layers at once.
+            self.made.recompute()
 
     def shard(self, strategy: tuple[tuple[int, ...], ...] | None, results: tuple[tuple[int, ...], ...] | None) -> None:
         """Split the product over devices, as that of x (M, K) and w (N, K) is."""
@@ -37,7 +42,19 @@ class PackedProduct(fused.FusedCell):
         if self.is_fused:
             y = self.fused(ops.cast(x, ms.float32), codes, table, scales, zeros, self.sizes, self.unit)
             return ops.cast(y, x.dtype)
-        return self.matmul(x, ops.cast(self.values(codes, table, scales, zeros), x.dtype))
+        return self.matmul(x, self.made(x, codes, table, scales, zeros))
+
+
+class _Made(nn.Cell):
+    """w in the dtype of x, made when x is there: MindSpore computes what depends on parameters alone before all else, w of every layer at
+    once."""
+
+    def __init__(self, values: Cell) -> None:
+        super().__init__()
+        self.values, self.depend = values, ops.Depend()
+
+    def construct(self, x: Tensor, codes: Tensor, table: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
+        return ops.cast(self.values(self.depend(codes, x), table, scales, zeros), x.dtype)
 
 
 class PackedValues(fused.FusedCell):

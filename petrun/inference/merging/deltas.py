@@ -16,6 +16,7 @@ from petrun.inference.assembly import open_delta, require_matching_family
 from petrun.inference.delta_opener import DeltaOpener, WeightedPath
 from petrun.inference.merging.merged_prompts import holds_prompts, merged_prompts
 from petrun.inference.stored_base import StoredBase
+from petrun.models.quantised import is_quantised
 from petrun.tensors.sharded.ranks import root_of
 
 
@@ -61,6 +62,9 @@ def write_merged(
             hint="Use it beside its base: petrun eval and petrun predict take both.",
         )
     update = method.merge(config, fitted.tensors)
+    if dtype is None and (base.quantisation is not None or is_quantised(base.raw)):
+        # Values of codes need more digits than a base of 16 bits has.
+        dtype = "float32"
     if out.suffix in (".ckpt", ".safetensors"):
         merged = merge_to_file(base.to_merge(), fitted, update, out, dtype=dtype)
         left = (
