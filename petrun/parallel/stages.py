@@ -14,7 +14,10 @@ from petrun.typing import Cell, Parameter
 
 
 def assign_stages(net: Cell, sites: Sites, layout: Layout) -> None:
-    """Set the stage of every cell. Raises ConfigError where the model has no layers that divide, or layers of a stage train nothing."""
+    """Set the stage of every cell.
+
+    Raises ConfigError where the model has no layers that divide, or layers of a stage train nothing, or what layers of another train.
+    """
     if not sites.blocks or not hasattr(net, "open_stages"):
         raise ConfigError(
             f"--parallel {layout}: this model does not say how its layers are divided into stages",
@@ -26,6 +29,7 @@ def assign_stages(net: Cell, sites: Sites, layout: Layout) -> None:
             f"--parallel {layout}: pp={layout.pp} does not divide {len(layers)} layers",
             hint="Give a number of stages that does, or pp=1.",
         )
+    _require_separate(net, layers, layout)
     tables = net.open_stages(layout.pp)
     shared = {path for path, cell in net.cells_and_names() if any(cell is table for table in tables)}
     layer, outer = -1, "-"
@@ -60,3 +64,24 @@ def assign_stages(net: Cell, sites: Sites, layout: Layout) -> None:
             f"--parallel {layout}: in the layers of stage {names} of 0 to {layout.pp - 1} nothing trains, which MindSpore refuses",
             hint="Train something in every layer, as LoRA does, or use dp, tp and zero.",
         )
+
+
+def _require_separate(net: Cell, layers: list[str], layout: Layout) -> None:
+    """Raise ConfigError where layers of two stages train the same cell, such as the network of a prefix.
+
+    MindSpore 2.10 finds no end of a micro-batch's backward pass then.
+    """
+    cells = dict(net.cells_and_names())
+    found: dict[int, tuple[str, int]] = {}
+    for number, path in enumerate(layers):
+        stage = number * layout.pp // len(layers)
+        # Each layer is walked by itself, as one walk over the net names a shared cell only once.
+        for inner, cell in cells[path].cells_and_names():
+            if not any(p.requires_grad for p in cell.get_parameters(expand=False)):
+                continue
+            first, owner = found.setdefault(id(cell), (f"{path}.{inner}", stage))
+            if owner != stage:
+                raise ConfigError(
+                    f"--parallel {layout}: {first} trains in the layers of stages {owner} and {stage}, which MindSpore does not compile",
+                    hint="Use dp, tp and zero, or a method that trains each layer by itself, as LoRA does.",
+                )

@@ -10,6 +10,7 @@ REFUSED = [
     ("llama", "prompt", "pp=2", [], "in the layers of stage 0, 1 of 0 to 1 nothing trains"),
     ("llama", "prompt", "pp=2", ["train.train_also=[embed.*]"], "in the layers of stage 0, 1 of 0 to 1 nothing trains"),
     ("bert", "prompt", "pp=2", ["delta.tokens=4"], "in the layers of stage 0, 1 of 0 to 1 nothing trains"),
+    ("llama", "prefix", "pp=2", [], "trunk.embedding trains in the layers of stages 0 and 1"),
     ("llama", "lora", "tp=2,pp=2,sequence=true", [], "tokens are split with dp and tp alone"),
     ("llama", "lora", f"{SEQUENCE},zero=1", [], "tokens are split with dp and tp alone"),
     ("bert", "lora", SEQUENCE, [], "does not say where its tokens are split"),

@@ -35,7 +35,7 @@ LAYOUT = "layout.json"
 
 def compiled_job(folder, family, layout, flags=None, base=None):
     """Return (the run of one rank, the compiled ranks, the layout). `flags`: setting -> value; `base`: fields of config.json."""
-    write_base(folder / "base", family, **SIZES[family], **(base or {}))
+    write_base(folder / "base", family, **{**SIZES[family], **(base or {})})
     if "model.dtype" in (flags or {}):
         _lessen(folder / "base" / "model.safetensors")
     settings = {

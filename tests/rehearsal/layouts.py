@@ -57,7 +57,6 @@ CASES = {
     "gpt2-lora-dp2-accumulate": Case(family="gpt2", layout="dp=2", flags={"train.accumulate": 2}, base=ONE_OF_GPT2),
     # Tensor parallel.
     "llama-lora-tp4": Case(family="llama", layout="dp=2,tp=4", flags=ALL, base=ONE),
-    "llama-full-dp2-tp2": Case(family="llama", layout="dp=2,tp=2", flags=FULL, base=ONE),
     "llama-full-tp2-tied": Case(family="llama", layout="dp=1,tp=2", flags=FULL, base={**ONE, **TIED}),
     "bert-full-tp2": Case(family="bert", layout="dp=1,tp=2", flags=FULL, base=ONE),
     "bert-lora-dp2-tp2": Case(family="bert", layout="dp=2,tp=2", flags=ALL, base=ONE),
@@ -78,18 +77,13 @@ CASES = {
     "llama-lora-tp2-float16-dropout": Case(
         family="llama", layout="dp=1,tp=2", flags={**HALF, **DROPOUT}, base={**ONE, **WIDE_HEADS, **DROPPED}
     ),
-    "llama-lora-tp2-bfloat16": Case(
-        family="llama", layout="dp=1,tp=2", flags={**ALL, "model.dtype": "bfloat16"}, base={**ONE, **WIDE_HEADS}
-    ),
     "llama-full-tp2-recompute-full": Case(family="llama", layout="dp=1,tp=2", flags={**FULL, "parallel.recompute": "full"}, base=DROPPED),
     "bert-full-tp2-dropout": Case(family="bert", layout="dp=1,tp=2", flags=FULL, base={**ONE, **EVERY_DROPOUT}),
     "gpt2-lora-tp2-dropout": Case(
         family="gpt2", layout="dp=1,tp=2", flags={**ALL, **DROPOUT}, base={**ONE_OF_GPT2, **GPT2_DROPOUT}
     ),
-    "gpt2-lora-tp2-float16": Case(family="gpt2", layout="dp=1,tp=2", flags=HALF, base={**ONE_OF_GPT2, "n_head": 2}),
     "bert-full-tp2-float16": Case(family="bert", layout="dp=1,tp=2", flags={**FULL, **HALF}, base={**ONE, "num_attention_heads": 2}),
     "bert-adapter-tp2": Case(family="bert", layout="dp=1,tp=2", flags=ADAPTER, base=ONE),
-    "bert-ia3-tp2": Case(family="bert", layout="dp=1,tp=2", flags=IA3, base=ONE),
     "bert-prefix-tp2": Case(family="bert", layout="dp=1,tp=2", flags=PREFIX, base=ONE),
     "gpt2-adapter-tp2": Case(family="gpt2", layout="dp=1,tp=2", flags=ADAPTER, base=ONE_OF_GPT2),
     "gpt2-ia3-tp2": Case(family="gpt2", layout="dp=1,tp=2", flags=IA3, base=ONE_OF_GPT2),
@@ -107,8 +101,6 @@ CASES = {
     "llama-full-dp2-tp2-zero3": Case(family="llama", layout="dp=2,tp=2,zero=3", flags=FULL),
     "bert-full-dp2-zero1": Case(family="bert", layout="dp=2,zero=1", flags=FULL, base=ONE),
     "gpt2-full-dp2-zero3": Case(family="gpt2", layout="dp=2,zero=3", flags=FULL, base=ONE_OF_GPT2),
-    "llama-lora-dp2-tp2-zero1-accumulate": Case(family="llama", layout="dp=2,tp=2,zero=1", flags={"train.accumulate": 2}, base=ONE),
-    "llama-lora-dp2-tp2-zero3-float16": Case(family="llama", layout="dp=2,tp=2,zero=3", flags=HALF, base={**ONE, **WIDE_HEADS}),
     # Stages.
     "llama-lora-dp2-tp2-pp2": Case(
         family="llama", layout="dp=2,tp=2,pp=2,micro_batches=4", flags={**ALL, **FOUR_ROWS}
@@ -125,9 +117,6 @@ CASES = {
     "bert-full-pp2-dropout": Case(family="bert", layout="dp=1,pp=2", flags=FULL, base=EVERY_DROPOUT),
     "gpt2-full-tp2-pp2": Case(family="gpt2", layout="dp=1,tp=2,pp=2", flags=FULL),
     "llama-adapter-pp2": Case(family="llama", layout="dp=1,pp=2", flags=ADAPTER),
-    "llama-ia3-pp2": Case(family="llama", layout="dp=1,pp=2", flags=IA3),
-    "llama-prefix-pp2": Case(family="llama", layout="dp=1,pp=2", flags=PREFIX),
-    "llama-lora-pp2-recompute-full": Case(family="llama", layout="dp=1,pp=2", flags={"parallel.recompute": "full"}),
     "llama-full-tp2-pp2-offload": Case(family="llama", layout="dp=1,tp=2,pp=2", flags={**FULL, "parallel.offload": "optimizer"}),
 }  # fmt: skip
 
