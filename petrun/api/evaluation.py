@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 class EvaluateOptions(TypedDict, total=False):
     """The flags of `petrun eval` as keywords, dashes as underscores; `petrun eval --help` says what each does. None: not given."""
 
+    base_bits: str | int | None
     base_strategy: Place | None
     delta_strategy: Place | None
     model: str | None

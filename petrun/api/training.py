@@ -31,6 +31,7 @@ class TrainOptions(TypedDict, total=False):
     train_also: str | Sequence[str] | None
     init_delta: Place | None
     base: Place | None
+    base_bits: str | int | None
     base_strategy: Place | None
     delta_strategy: Place | None
     model: str | None

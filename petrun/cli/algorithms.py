@@ -7,7 +7,10 @@ from petrun.config.commands.inspect import AlgorithmsSettings
 
 
 def algorithms(settings: AlgorithmsSettings) -> None:
-    """List the delta algorithms, or the settings of one (`petrun algorithms lora`)."""
+    """List the delta algorithms, or the settings of one (`petrun algorithms lora`).
+
+    petrun algorithms lora
+    """
     # Imported here so that --help does not wait for MindSpore.
     from petrun.commands.algorithms import run
 

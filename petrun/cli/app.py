@@ -34,6 +34,7 @@ from petrun.cli import (
     report,
     reshard,
     resume,
+    schema,
     serve,
     signals,
     train,
@@ -69,6 +70,7 @@ for _command in (
     inspect.COMMAND,
     algorithms.COMMAND,
     doctor.COMMAND,
+    schema.COMMAND,
 ):
     _command.add_to(app, "Commands")
 app.add_typer(data.app, name="data", rich_help_panel="Commands")

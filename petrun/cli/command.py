@@ -54,7 +54,7 @@ class CommandOption:
         how = self.option
         more: JsonObject = {"help": how.help, "metavar": how.metavar, "show_default": how.shows_default}
         if how.choices is not None:
-            more["autocompletion"] = _completer(how.choices)
+            more["autocompletion"] = _completer(how.choices, how.separated)
         default = ... if self.default is MISSING else self.default
         if how.flag:
             made = typer.Option(default, how.flag, rich_help_panel=how.panel, min=how.low, max=how.high, **more)
@@ -79,11 +79,16 @@ def _parallel(flag: str, value: str) -> dict[str, tuple[str, object]]:
     return {f"{PARALLEL_KEY}.{key}": (flag, given) for key, given in parse_layout(value).items()}
 
 
-def _completer(choices: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """Return a completer of the values that begin with the typed text. The shell calls it, so it must not import MindSpore."""
+def _completer(choices: Callable[[], Iterable[str]], separated: bool = False) -> Callable[[str], list[str]]:
+    """Return a completer of the values that begin with the typed text; `separated`: with what follows its last comma.
+
+    The shell calls it, so it must not import MindSpore.
+    """
 
     def complete(incomplete: str) -> list[str]:
-        return [value for value in choices() if value.startswith(incomplete)]
+        before, comma, last = incomplete.rpartition(",") if separated else ("", "", incomplete)
+        given = split_list(before)
+        return [f"{before}{comma}{value}" for value in choices() if value.startswith(last) and value not in given]
 
     return complete
 

@@ -41,14 +41,20 @@ class NegativeNumbers(LazyCommand):
 
 
 def info(settings: InfoSettings) -> None:
-    """Show the manifest, the tensors, and the norm of what is added to every layer."""
+    """Show the manifest, the tensors, and the norm of what is added to every layer.
+
+    petrun delta info runs/lora-1
+    """
     from petrun.commands.delta.info import run
 
     run(settings)
 
 
 def diff(settings: DiffSettings) -> None:
-    """Compare two deltas of one base: settings, and layer by layer the norms, the cosine and the difference."""
+    """Compare two deltas of one base: settings, and layer by layer the norms, the cosine and the difference.
+
+    petrun delta diff runs/lora-1 runs/lora-2
+    """
     from petrun.commands.delta.diff import run
 
     run(settings)
@@ -66,14 +72,20 @@ def add(settings: AddSettings) -> None:
 
 
 def scale(settings: ScaleSettings) -> None:
-    """Multiply a delta by a factor. The matrices stay as they are: alpha changes."""
+    """Multiply a delta by a factor. The matrices stay as they are: alpha changes.
+
+    petrun delta scale runs/lora-1 --out half.ckpt 0.5
+    """
     from petrun.commands.delta.scale import run
 
     run(settings)
 
 
 def compress(settings: CompressSettings) -> None:
-    """Truncate every layer of a LoRA to fewer ranks, by singular values, and say what is lost."""
+    """Truncate every layer of a LoRA to fewer ranks, by singular values, and say what is lost.
+
+    petrun delta compress runs/lora-1 --rank 4 --out small.ckpt
+    """
     from petrun.commands.delta.compress import run
 
     run(settings)

@@ -7,7 +7,11 @@ from petrun.config.commands.inspect import InspectSettings
 
 
 def inspect(settings: InspectSettings) -> None:
-    """Say what a file or folder holds: algorithm, settings, base, task, metrics and tensors. Loads no model."""
+    """Say what a file or folder holds: algorithm, settings, base, task, metrics and tensors. Loads no model.
+
+    petrun inspect runs/lora-1
+    petrun inspect ./llama --tensors
+    """
     from petrun.commands.inspect import run
 
     run(settings.path, tensors=settings.tensors, as_json=settings.as_json)

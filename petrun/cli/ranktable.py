@@ -16,7 +16,10 @@ app = typer.Typer(
 
 
 def lint(settings: LintSettings) -> None:
-    """Check a rank table against the rules of HCCL: exit code 0 where it can be used, 1 where not."""
+    """Check a rank table against the rules of HCCL: exit code 0 where it can be used, 1 where not.
+
+    petrun ranktable lint hccl.json
+    """
     from petrun.commands import rank_table
 
     if not rank_table.lint(settings):
@@ -24,7 +27,10 @@ def lint(settings: LintSettings) -> None:
 
 
 def show(settings: ShowSettings) -> None:
-    """Say which process gets which rank on which server and device."""
+    """Say which process gets which rank on which server and device.
+
+    petrun ranktable show hccl.json
+    """
     from petrun.commands import rank_table
 
     rank_table.show(settings)
@@ -44,6 +50,8 @@ def convert(settings: ConvertTableSettings) -> None:
     """Convert a rank table between v1.0 and v1.2 or from the group_list format before them, or add pod_ip.
 
     Values that the file lacks must be given, none are invented. Unknown keys stay. What is left out is listed on standard error.
+
+        petrun ranktable convert hccl.json --to 1.2 --super-pod 0=10.0.0.1,10.0.0.2 --out hccl-1.2.json
     """
     from petrun.commands import rank_table
 

@@ -39,7 +39,10 @@ class CopySettings:
 
 
 def ls(settings: ListSettings) -> None:
-    """List the shipped recipes with their first line."""
+    """List the shipped recipes with their first line.
+
+    petrun recipes ls
+    """
     from petrun.config.load import find_recipe, recipe_names
 
     names = recipe_names()
@@ -50,14 +53,20 @@ def ls(settings: ListSettings) -> None:
 
 
 def show(settings: ShowSettings) -> None:
-    """Print a recipe."""
+    """Print a recipe.
+
+    petrun recipes show bert/sst2-lora
+    """
     from petrun.config.load import find_recipe
 
     console.write(find_recipe(settings.name).read_text(encoding="utf-8"))
 
 
 def cp(settings: CopySettings) -> None:
-    """Copy a recipe and the files beside it to a folder or file of yours. Nothing is overwritten."""
+    """Copy a recipe and the files beside it to a folder or file of yours. Nothing is overwritten.
+
+    petrun recipes cp bert/sst2-lora mine/
+    """
     from petrun.config.load import find_recipe
 
     source = find_recipe(settings.name)

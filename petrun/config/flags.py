@@ -106,7 +106,17 @@ def flag_of(key: str) -> tuple[type, Option]:
     if key == "algo":
         names = method_names()
         return str, replace(one, help=one.help.format(names=", ".join(names)), choices=lambda: names)
+    if key == "eval.metrics":
+        one = replace(one, choices=metric_names)
     return _option_type(info.annotation, one)
+
+
+def metric_names() -> list[str]:
+    """Names of the metrics, and all."""
+    # Read when the shell asks: the table imports numpy.
+    from petrun.evaluate.metrics import METRICS
+
+    return [*METRICS, "all"]
 
 
 def _option_type(annotation: object, one: Option) -> tuple[type, Option]:

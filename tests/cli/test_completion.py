@@ -41,12 +41,14 @@ def complete(line):
         ("petrun train --sch", ["--schedule"]),
         ("petrun train --algo ", sorted(METHODS)),
         ("petrun train --schedule co", ["constant", "cosine"]),
-        ("petrun train --task ", ["classify", "lm", "instruct"]),
+        ("petrun train --task ", ["classify", "lm", "instruct", "preference"]),
         ("petrun predict --task i", ["instruct"]),
         ("petrun eval --device ", ["cpu", "ascend"]),
         ("petrun train --format s", ["safetensors"]),
         ("petrun merge --dtype b", ["bfloat16"]),
         ("petrun train own/", ["own/mlp"]),
+        ("petrun eval --metrics accuracy,f", ["accuracy,f1_macro"]),
+        ("petrun train --tracker s", ["swanlab"]),
         ("petrun recipes cp ", recipe_names()),
         ("petrun job --to s", ["slurm", "shell"]),
         ("petrun ranktable ", ["lint", "show", "make", "convert"]),
@@ -69,3 +71,16 @@ def test_the_script_for_bash_is_installed(tmp_path):
     script = tmp_path / ".bash_completions" / "petrun.sh"
     assert "_PETRUN_COMPLETE=complete_bash" in script.read_text()
     assert str(script) in (tmp_path / ".bashrc").read_text()
+
+
+def test_folders_of_runs_are_offered_the_newest_first(tmp_path, monkeypatch):
+    for n, name in enumerate(("old-1", "new-1", "empty")):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        if name != "empty":
+            (folder / "run.yaml").touch()
+            os.utime(folder / "run.yaml", (n, n))
+            os.utime(folder, (n, n))
+    monkeypatch.chdir(tmp_path)
+    assert complete("petrun report ") == ["runs/new-1", "runs/old-1"]
+    assert complete("petrun watch runs/o") == ["runs/old-1"]
