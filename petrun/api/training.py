@@ -38,6 +38,7 @@ class TrainOptions(TypedDict, total=False):
     data: Place | Sequence[Place] | None
     eval_data: Place | Sequence[Place] | None
     eval_split: float | None
+    metrics: str | Sequence[str] | None
     on_bad_row: Literal["stop", "skip"] | None
     task: str | None
     template: Place | None

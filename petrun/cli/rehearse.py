@@ -12,7 +12,18 @@ from petrun.config.commands.train import RehearseSettings
 
 _NOT_OURS = {
     *LAUNCH_FIELDS,
-    *("dry_run", "preflight", "resume", "allow", "out.dir", "out.format", "device", "compile_cache", "memory_check"),
+    *(
+        "eval.metrics",
+        "dry_run",
+        "preflight",
+        "resume",
+        "allow",
+        "out.dir",
+        "out.format",
+        "device",
+        "compile_cache",
+        "memory_check",
+    ),
     *(key for key in train.SAVING if key != "train.spike_ratio"),
 }
 """Options of `petrun train` that start its ranks, say where its results go, and on what it computes."""

@@ -9,7 +9,7 @@ from petrun.config.commands.schema import SchemaSettings
 def schema(settings: SchemaSettings) -> None:
     """Print the JSON Schema of recipes: an editor checks and completes a YAML file with it.
 
-    petrun schema --out petrun.schema.json
+    petrun schema --out recipe.schema.json
     """
     from petrun.commands.schema import run
 

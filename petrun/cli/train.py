@@ -45,7 +45,8 @@ COMMAND = Command(
     options=(
         "recipe", "algo", "delta.rank", "delta.alpha", "delta.dropout", "delta.tokens", "delta.target", "delta.exclude",
         "train.train_also", "init_delta", "model.base", "model.base_strategy", "delta_strategy", "model.family", "model.quant", "data.path",
-        "data.eval_path", "data.eval_split", "data.on_bad_row", "data.task", "data.template", "data.seq_len", "data.pack", "data.shuffle",
+        "data.eval_path", "data.eval_split", "eval.metrics",
+        "data.on_bad_row", "data.task", "data.template", "data.seq_len", "data.pack", "data.shuffle",
         "train.epochs", "train.steps", "train.batch_size", "train.accumulate", "optim.lr", "optim.schedule", "optim.warmup",
         "optim.weight_decay", "optim.clip", "preference.loss", "preference.beta",
         "parallel", "parallel.card_memory", "parallel.recompute", "parallel.offload",

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from petrun.config.options import DATA, DELTA, MODEL, OPTIM, PARALLEL, RUN, SettingField
+from petrun.config.options import DATA, DELTA, MODEL, OPTIM, PARALLEL, RUN, SettingField, split_list
 from petrun.typing import JsonObject
 
 Task = Literal["classify", "lm", "instruct", "preference"]
@@ -35,6 +35,11 @@ def setting(
 def _as_many(value: object) -> object:
     """One value stands for a list of one."""
     return (value,) if isinstance(value, str | int | float) else value
+
+
+def _as_names(value: object) -> object:
+    """Read `a,b` as [a, b]: names hold no commas."""
+    return tuple(split_list(value)) if isinstance(value, str) else value
 
 
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
@@ -329,7 +334,7 @@ class EvalConfig(Section):
         3, ge=0, le=20, description="prompts answered before and after training, for its receipt; 0: none"
     )
 
-    _one_or_many = field_validator("metrics", mode="before")(_as_many)
+    _one_or_many = field_validator("metrics", mode="before")(_as_names)
 
 
 class RunConfig(Section):

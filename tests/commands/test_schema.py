@@ -6,8 +6,8 @@ import json
 def test_it_is_printed_and_written(tmp_path, monkeypatch, petrun):
     monkeypatch.chdir(tmp_path)
     printed = json.loads(petrun("schema").out)
-    done = petrun("schema --out petrun.schema.json")
-    assert json.loads((tmp_path / "petrun.schema.json").read_text()) == printed
-    assert "# yaml-language-server: $schema=petrun.schema.json" in done.out
-    again = petrun("schema --out petrun.schema.json")
-    assert again.code == 1 and "--force" in again.err and petrun("schema --out petrun.schema.json --force").code == 0
+    done = petrun("schema --out recipe.schema.json")
+    assert json.loads((tmp_path / "recipe.schema.json").read_text()) == printed
+    assert "# yaml-language-server: $schema=recipe.schema.json" in done.out
+    again = petrun("schema --out recipe.schema.json")
+    assert again.code == 1 and "--force" in again.err and petrun("schema --out recipe.schema.json --force").code == 0
