@@ -88,13 +88,20 @@ def write_companions(folder: Path, config: JsonObject, source: Path | None) -> N
         out.write((json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
     if source is None:
         return
-    for name in (*map(Path, _COMPANIONS), *template_files(source)):
+    for name in (*map(Path, _COMPANIONS), *template_files(source), *_code_files(source, config)):
         path = source / name
         if path.is_file():
             content = _read(path)
             (folder / name).parent.mkdir(exist_ok=True)
             with atomic_file(folder / name) as (out, _):
                 out.write(content)
+
+
+def _code_files(source: Path, config: JsonObject) -> list[Path]:
+    """Return the Python files of a folder whose config.json names classes in them (auto_map), as ChatGLM's does: transformers loads no
+    such model without them. They are copied, never run.
+    """
+    return sorted(Path(path.name) for path in source.glob("*.py")) if config.get("auto_map") else []
 
 
 def _read(path: Path) -> bytes:
