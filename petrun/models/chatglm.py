@@ -9,7 +9,7 @@ from functools import partial
 
 from petrun.models.base import DECODER_TASKS, Family
 from petrun.models.fields import Fields
-from petrun.models.llama_config import LlamaConfig
+from petrun.models.llama_config import LlamaConfig, grouped_heads
 from petrun.models.llama_names import NetNames, names, sites
 from petrun.models.llama_net import build
 from petrun.models.rope import Rope
@@ -49,9 +49,7 @@ def parse(raw: JsonObject) -> LlamaConfig:
     f.only("multi_query_attention", (True,), False)
     # Its second generation divides positions by it, its third multiplies the base: the code says which, config.json does not.
     f.only("rope_ratio", (1, 1.0), 1)
-    kv_heads = f.integer("multi_query_group_num", 1)
-    if heads % kv_heads:
-        f.wrong("multi_query_group_num", kv_heads, f"a divisor of num_attention_heads = {heads}")
+    kv_heads = grouped_heads(f, heads, 1, "multi_query_group_num")
     head_dim, positions = f.integer("kv_channels", 128), f.integer("seq_length", 2048)
     bias = f.flag("add_bias_linear", False)
     config = LlamaConfig(

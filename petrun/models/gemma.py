@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from petrun.models.base import DECODER_TASKS, Family
 from petrun.models.fields import Fields
-from petrun.models.llama_config import LlamaConfig
+from petrun.models.llama_config import LlamaConfig, grouped_heads
 from petrun.models.llama_names import LLAMA, NetNames, names, sites, with_cells
 from petrun.models.llama_net import build
 from petrun.models.parts import ACTIVATIONS
@@ -38,9 +38,7 @@ def parse(raw: JsonObject) -> LlamaConfig:
     f = Fields(raw, kind, () if kind == "gemma" else _CAPS)
     f.only("is_causal", (True,), True)
     heads, layers = f.integer("num_attention_heads"), f.integer("num_hidden_layers")
-    kv_heads = f.integer("num_key_value_heads", heads if kind == "gemma" else 4)
-    if heads % kv_heads:
-        f.wrong("num_key_value_heads", kv_heads, f"a divisor of num_attention_heads = {heads}")
+    kv_heads = grouped_heads(f, heads, heads if kind == "gemma" else 4)
     head_dim = f.integer("head_dim", 256)
     hidden = f.integer("hidden_size")
     positions = f.integer("max_position_embeddings", _POSITIONS[kind])

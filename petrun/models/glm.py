@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from petrun.models.base import DECODER_TASKS, Family
 from petrun.models.fields import Fields
-from petrun.models.llama_config import LlamaConfig
+from petrun.models.llama_config import LlamaConfig, grouped_heads
 from petrun.models.llama_names import names, sites
 from petrun.models.llama_net import build
 from petrun.models.parts import ACTIVATIONS
@@ -22,9 +22,7 @@ def parse(raw: JsonObject) -> LlamaConfig:
     f = Fields(raw, kind)
     f.only("is_causal", (True,), True)
     heads, layers = f.integer("num_attention_heads"), f.integer("num_hidden_layers")
-    kv_heads = f.integer("num_key_value_heads", 2)
-    if heads % kv_heads:
-        f.wrong("num_key_value_heads", kv_heads, f"a divisor of num_attention_heads = {heads}")
+    kv_heads = grouped_heads(f, heads, 2)
     head_dim = f.integer("head_dim", 128)
     positions = f.integer("max_position_embeddings", 131072)
     config = LlamaConfig(

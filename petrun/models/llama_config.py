@@ -60,9 +60,7 @@ def parse(raw: JsonObject) -> LlamaConfig:
     f.only("is_causal", (True,), True)
     hidden, heads, layers = f.integer("hidden_size"), f.integer("num_attention_heads"), f.integer("num_hidden_layers")
     kv_heads = _kv_heads(f, kind, heads)
-    head_dim = f.integer("head_dim", 128 if kind == "qwen3" else max(1, hidden // heads))
-    if f.raw.get("head_dim") is None and kind != "qwen3" and hidden % heads:
-        f.wrong("hidden_size", hidden, f"a multiple of num_attention_heads = {heads}")
+    head_dim = f.integer("head_dim", 128) if kind == "qwen3" else head_width(f, hidden, heads)
     positions = f.integer("max_position_embeddings", _POSITIONS[kind])
     biased = f.flag("attention_bias", False) if kind in ("llama", "qwen3") else False
     config = LlamaConfig(
@@ -92,10 +90,22 @@ def parse(raw: JsonObject) -> LlamaConfig:
 
 def _kv_heads(f: Fields, kind: str, heads: int) -> int:
     default = {"llama": heads, "mistral": 8}.get(kind, 32) if "num_key_value_heads" not in f.raw else heads
-    kv_heads = f.integer("num_key_value_heads", default)
+    return grouped_heads(f, heads, default)
+
+
+def grouped_heads(f: Fields, heads: int, default: int, name: str = "num_key_value_heads") -> int:
+    """Read the number of key/value heads, which divides that of the queries' heads."""
+    kv_heads = f.integer(name, default)
     if heads % kv_heads:
-        f.wrong("num_key_value_heads", kv_heads, f"a divisor of num_attention_heads = {heads}")
+        f.wrong(name, kv_heads, f"a divisor of num_attention_heads = {heads}")
     return kv_heads
+
+
+def head_width(f: Fields, hidden: int, heads: int) -> int:
+    """Read the width of a head; where it is not stated, all heads together are as wide as the model."""
+    if f.raw.get("head_dim") is None and hidden % heads:
+        f.wrong("hidden_size", hidden, f"a multiple of num_attention_heads = {heads}")
+    return f.integer("head_dim", max(1, hidden // heads))
 
 
 def _windows(f: Fields, kind: str, layers: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from petrun.models.base import DECODER_TASKS, Family
 from petrun.models.fields import Fields
-from petrun.models.llama_config import LlamaConfig
+from petrun.models.llama_config import LlamaConfig, grouped_heads, head_width
 from petrun.models.llama_names import names, sites
 from petrun.models.llama_net import build
 from petrun.models.parts import ACTIVATIONS
@@ -28,12 +28,7 @@ def parse(raw: JsonObject) -> LlamaConfig:
     f.only("resid_pdrop", (0, 0.0), 0.0)
     f.only("embd_pdrop", (0, 0.0), 0.0)
     hidden, heads, layers = f.integer("hidden_size"), f.integer("num_attention_heads"), f.integer("num_hidden_layers")
-    kv_heads = f.integer("num_key_value_heads", heads)
-    if heads % kv_heads:
-        f.wrong("num_key_value_heads", kv_heads, f"a divisor of num_attention_heads = {heads}")
-    head_dim = f.integer("head_dim", max(1, hidden // heads))
-    if f.raw.get("head_dim") is None and hidden % heads:
-        f.wrong("hidden_size", hidden, f"a multiple of num_attention_heads = {heads}")
+    kv_heads, head_dim = grouped_heads(f, heads, heads), head_width(f, hidden, heads)
     positions = f.integer("max_position_embeddings", 4096)
     window = f.integer("sliding_window", 0, least=0)
     config = LlamaConfig(
