@@ -9,6 +9,7 @@ import typer
 from petrun.cli.command import Command
 from petrun.cli.evaluate import SEQ_LEN
 from petrun.config.commands.data import (
+    BacktranslateSettings,
     CleanSettings,
     ConvertRowsSettings,
     HeadSettings,
@@ -116,6 +117,16 @@ def shots(settings: ShotsSettings) -> None:
     run(settings)
 
 
+def backtranslate(settings: BacktranslateSettings) -> None:
+    """Make a question for every text, by a delta that was trained on questions and answers exchanged.
+
+    petrun data backtranslate pages.jsonl --base ./llama --delta runs/backward --out asked.jsonl
+    """
+    from petrun.commands.data.backtranslate import run
+
+    run(settings)
+
+
 COMMANDS: tuple[Command[Any], ...] = (
     Command(
         name="clean",
@@ -135,7 +146,9 @@ COMMANDS: tuple[Command[Any], ...] = (
         options=("files", "base", "source", "target", "as_json", "html"),
     ),
     Command(name="head", settings=HeadSettings, run=head, options=("files", "count", "out", "on_bad_row")),
-    Command(name="convert", settings=ConvertRowsSettings, run=convert, options=("files", "to", "out", "on_bad_row")),
+    Command(
+        name="convert", settings=ConvertRowsSettings, run=convert, options=("files", "to", "swap", "out", "on_bad_row")
+    ),
     Command(
         name="split",
         settings=SplitSettings,
@@ -179,6 +192,17 @@ COMMANDS: tuple[Command[Any], ...] = (
             "out",
             *("shots", "pool", "by", "against", "encoder", "base", "seq_len", "seed"),
             *("on_bad_row", "device", "compile_cache", "sets"),
+        ),
+    ),
+    Command(
+        name="backtranslate",
+        settings=BacktranslateSettings,
+        run=backtranslate,
+        options=(
+            "files",
+            "out",
+            *("base", "delta", "max_new_tokens", "temperature", "top_p", "batch_size", "seed"),
+            *("on_bad_row", "device", "no_compile_cache"),
         ),
     ),
 )

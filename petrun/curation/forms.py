@@ -45,6 +45,22 @@ class FormConverter:
         return found | {name: cell for name, cell in row.cells.items() if name not in taken and cell not in (None, "")}
 
 
+def swapped(row: DataRow, parts: PartReader) -> JsonObject:
+    """Return {"prompt": the answer, "completion": the question}, which trains a model to ask: the first half of back-translation.
+
+    Other columns are kept. Raises DataError for a row that is not one question and one answer.
+    """
+    schema = parts.schema(row)
+    if not schema.kind.templated:
+        raise DataError(f"{row.where}: holds {schema.kind.name}, not a question and an answer")
+    system, turns = _turns(conversation_of(row, parts), row.where, "a swapped row")
+    if len(turns) > 1 or system:
+        raise DataError(f"{row.where}: a swapped row has no form for {'a system text' if system else 'several turns'}")
+    taken = {*schema.columns.values(), "prompt", "completion"}
+    others = {name: cell for name, cell in row.cells.items() if name not in taken and cell not in (None, "")}
+    return {"prompt": turns[0][1], "completion": turns[0][0], **others}
+
+
 def forms() -> list[str]:
     """Return the names of the forms."""
     return list(_FORMS)

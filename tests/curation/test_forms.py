@@ -3,7 +3,8 @@
 import pytest
 
 from petrun.config.commands.data import form_choices
-from petrun.curation.forms import FormConverter, forms
+from petrun.curation.forms import FormConverter, forms, swapped
+from petrun.curation.parts import PartReader
 from petrun.errors import DataError
 from tests.curation.rows import MIXED, row
 
@@ -68,3 +69,15 @@ def test_sharegpt_holds_calls_of_tools_and_weights():
 def test_what_a_form_cannot_hold_is_an_error(cells, form, lacks):
     with pytest.raises(DataError, match=lacks):
         FormConverter(form)(row(cells))
+
+
+def test_question_and_answer_are_exchanged():
+    parts = PartReader()
+    assert swapped(row(MIXED[0]), parts) == {"prompt": "Hi!", "completion": "Say hi", "id": 1}
+    assert swapped(row(MIXED[1]), parts)["completion"] == "Add\n\n1 2"
+    for cells, lacks in (
+        (MIXED[4], "several turns"),
+        ({"prompt": "q", "completion": "a", "system": "s"}, "a system text"),
+    ):
+        with pytest.raises(DataError, match=f"no form for {lacks}"):
+            swapped(row(cells), parts)

@@ -79,6 +79,12 @@ class ConvertRowsSettings:
         DATA,
         choices=form_choices,
     )
+    swap: bool = option(
+        "--swap",
+        "Exchange question and answer, as prompt and completion: what a model that asks is trained on.",
+        DATA,
+        default=False,
+    )
     on_bad_row: str | None = _bad()
 
 
@@ -317,3 +323,29 @@ class ShotsSettings(RunKeys):
     seq_len: int | None = option("--seq-len", "With --base: also count rows with more tokens than this.", DATA, low=1)
     seed: int = _seed()
     on_bad_row: str | None = _bad()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BacktranslateSettings:
+    """The texts that questions are made for, and by what."""
+
+    files: tuple[str, ...] = _files()
+    out: str | None = _out()
+    base: str | None = like("model.base")
+    delta: str | None = option(
+        "--delta", "Delta that was trained to ask: on rows of petrun data convert --swap.", MODEL
+    )
+    max_new_tokens: int = option(
+        "--max-new-tokens", "Longest question in tokens.", DATA, default=128, low=1, shows_default=True
+    )
+    temperature: float = option(
+        "--temperature", "Draw from softmax(logits / temperature); 0 takes the likeliest.", DATA, default=0.7
+    )
+    top_p: float = option("--top-p", "Draw from the likeliest tokens that reach this probability.", DATA, default=0.9)
+    batch_size: int = option(
+        "--batch-size", "Texts that are computed together.", RUN, default=8, low=1, shows_default=True
+    )
+    seed: int = _seed()
+    on_bad_row: str | None = _bad()
+    device: str | None = like("device")
+    no_compile_cache: bool = like("compile_cache", default=False)
