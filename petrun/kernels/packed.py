@@ -7,7 +7,6 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from petrun.kernels import fused, native
-from petrun.kernels.device import on_ascend
 from petrun.typing import Cell
 
 
@@ -29,20 +28,21 @@ class PackedProduct(fused.FusedCell):
         self.values = PackedValues(shape, block, unit, bits)
         self.sizes, self.unit = self.values.sizes, self.values.unit
         self.matmul, self.made = ops.MatMul(transpose_b=True), _Made(self.values)
-        if on_ascend():
-            # Else w would be kept for the gradient of x, in all layers at once.
-            self.made.recompute()
+        self.product = _Product(self.values)
+        self.is_split = False
 
     def shard(self, strategy: tuple[tuple[int, ...], ...] | None, results: tuple[tuple[int, ...], ...] | None) -> None:
         """Split the product over devices, as that of x (M, K) and w (N, K) is."""
-        self.is_fused = False
+        self.is_fused, self.is_split = False, True
         self.matmul.shard(strategy, results)
 
     def construct(self, x: Tensor, codes: Tensor, table: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
         if self.is_fused:
             y = self.fused(ops.cast(x, ms.float32), codes, table, scales, zeros, self.sizes, self.unit)
             return ops.cast(y, x.dtype)
-        return self.matmul(x, self.made(x, codes, table, scales, zeros))
+        if self.is_split:
+            return self.matmul(x, self.made(x, codes, table, scales, zeros))
+        return self.product(x, codes, table, scales, zeros)
 
 
 class _Made(nn.Cell):
@@ -55,6 +55,25 @@ class _Made(nn.Cell):
 
     def construct(self, x: Tensor, codes: Tensor, table: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
         return ops.cast(self.values(self.depend(codes, x), table, scales, zeros), x.dtype)
+
+
+class _Product(nn.Cell):
+    """x w^T of primitives, with a gradient of its own: MindSpore's would keep w of every layer until the backward pass."""
+
+    def __init__(self, values: Cell) -> None:
+        super().__init__()
+        self.made = _Made(values)
+        self.matmul, self.grad_matmul = ops.MatMul(transpose_b=True), ops.MatMul()
+
+    def construct(self, x: Tensor, codes: Tensor, table: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
+        return self.matmul(x, self.made(x, codes, table, scales, zeros))
+
+    def bprop(
+        self, x: Tensor, codes: Tensor, table: Tensor, scales: Tensor, zeros: Tensor, out: Tensor, dout: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the gradient of x; of the codes there is none."""
+        dx = self.grad_matmul(dout, self.made(dout, codes, table, scales, zeros))
+        return dx, ops.zeros_like(codes), ops.zeros_like(table), ops.zeros_like(scales), ops.zeros_like(zeros)
 
 
 class PackedValues(fused.FusedCell):

@@ -169,7 +169,10 @@ class Recorder:
         if not self.fused(x):
             work += (4 + x.item_bytes) * prod(layout.shape) // share
         width = cell.out_channels // (self.layout.tp if role == "column" else 1)
-        y = self.record([x], (*x.shape[:-1], width), x.item_bytes, work=(work, work))
+        # Where operators are split, MindSpore's own gradient keeps W.
+        split = self.layout.split and not self.fused(x)
+        keeps = [Value(shape=(prod(layout.shape) // share,), item_bytes=x.item_bytes)] if split else []
+        y = self.record([x], (*x.shape[:-1], width), x.item_bytes, keeps=keeps, work=(work, work))
         return self.summed(y) if role == "row" else y
 
     def summed(self, y: Value) -> Value:
