@@ -82,8 +82,10 @@ CASES = {
     "gpt2-lora-tp2-dropout": Case(
         family="gpt2", layout="dp=1,tp=2", flags={**ALL, **DROPOUT}, base={**ONE_OF_GPT2, **GPT2_DROPOUT}
     ),
+    "gpt2-lora-tp2-float16": Case(family="gpt2", layout="dp=1,tp=2", flags=HALF, base={**ONE_OF_GPT2, "n_head": 2}),
     "bert-full-tp2-float16": Case(family="bert", layout="dp=1,tp=2", flags={**FULL, **HALF}, base={**ONE, "num_attention_heads": 2}),
     "bert-adapter-tp2": Case(family="bert", layout="dp=1,tp=2", flags=ADAPTER, base=ONE),
+    "bert-ia3-tp2": Case(family="bert", layout="dp=1,tp=2", flags=IA3, base=ONE),
     "bert-prefix-tp2": Case(family="bert", layout="dp=1,tp=2", flags=PREFIX, base=ONE),
     "gpt2-adapter-tp2": Case(family="gpt2", layout="dp=1,tp=2", flags=ADAPTER, base=ONE_OF_GPT2),
     "gpt2-ia3-tp2": Case(family="gpt2", layout="dp=1,tp=2", flags=IA3, base=ONE_OF_GPT2),
