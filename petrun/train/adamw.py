@@ -18,6 +18,9 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from petrun.graph.each import each
 from petrun.graph.state import zeros_beside
+from petrun.kernels import fused, native
+from petrun.kernels.optimizer import adamw
+from petrun.train.clipping import times
 from petrun.train.schedules import LearningRate, Schedule
 
 _UNDECAYED_LEAVES = ("bias", "beta", "gamma")
@@ -63,8 +66,14 @@ class AdamW(nn.Cell):
         self.zero = Tensor(0.0, ms.float32)
         self.log_beta1 = math.log(beta1) if beta1 > 0 else -math.inf
         self.log_beta2 = math.log(beta2) if beta2 > 0 else -math.inf
-        self.eps = eps
+        self.one = Tensor(1.0, ms.float32)
+        self.eps, self.eps_tensor = eps, Tensor(eps, ms.float32)
         self.adam = ops.Adam()
+        library = native.library()
+        self.is_fused = library is not None and all(p.dtype == ms.float32 for p in self.parameters)
+        self.fused = fused.if_built(adamw, library)
+        # What the C++ operator takes of each parameter alone.
+        self.own = tuple(Tensor(pair, ms.float32) for pair in zip(self.factors, self.decay, strict=True))
 
     @property
     def on_host(self) -> tuple[Parameter, ...]:
@@ -75,8 +84,9 @@ class AdamW(nn.Cell):
         """Return the rate of the next step."""
         return self.rate(self.step)
 
-    def construct(self, grads: Tensor, finite: Tensor) -> Tensor:
-        """One update from gradients in the order of the parameters; none, bit-exact, unless `finite` () bool. Returns the rate.
+    def construct(self, grads: Tensor, finite: Tensor, scale: Tensor = None) -> Tensor:
+        """One update from gradients in the order of the parameters, all multiplied by `scale` () float32 if it is given; none, bit-exact,
+        unless `finite` () bool. Returns the rate.
 
         Not by a branch: what stands in one MindSpore may compile into a graph of its own, whose memory no plan counts.
         """
@@ -84,6 +94,32 @@ class AdamW(nn.Cell):
         t = (self.step + 1).astype(ms.float32)
         power1 = ops.exp(t * self.log_beta1)
         power2 = ops.exp(t * self.log_beta2)
+        if self.is_fused:
+            taken, factor = finite.astype(ms.float32), self.one if scale is None else scale
+            numbers = ops.stack((taken, factor, rate, self.beta1, self.beta2, power1, power2, self.eps_tensor))
+            each(ops.partial(self.write, numbers), self.parameters, self.m, self.v, grads, self.own)
+        else:
+            grads = grads if scale is None else times(grads, scale)
+            each(
+                ops.partial(self.update, self.shared(rate, finite, power1, power2)),
+                self.parameters,
+                self.m,
+                self.v,
+                grads,
+                self.factors,
+                self.decay,
+            )
+        ops.assign(self.step, self.step + finite.astype(ms.int32))
+        return rate
+
+    def write(
+        self, numbers: Tensor, weight: Parameter, m: Parameter, v: Parameter, grad: Tensor, own: Tensor
+    ) -> Tensor:
+        """Update one parameter by the C++ operator, which keeps nothing beside the parameter and its state."""
+        return self.fused(weight, m, v, grad, numbers, own)
+
+    def shared(self, rate: Tensor, finite: Tensor, power1: Tensor, power2: Tensor) -> tuple[Tensor, ...]:
+        """What the updates of all parameters have in common."""
         # ops.Adam divides by sqrt(v) + eps and folds both corrections into the rate; scaling eps by
         # sqrt(1 - b2^t) makes that equal to the formula above.
         eps = self.eps * ops.sqrt(1.0 - power2)
@@ -91,10 +127,7 @@ class AdamW(nn.Cell):
         taken = ops.select(finite, rate, ops.zeros_like(rate))
         beta1 = ops.select(finite, self.beta1, one)
         beta2 = ops.select(finite, self.beta2, one)
-        shared = finite, taken, power1, power2, beta1, beta2, eps
-        each(ops.partial(self.update, shared), self.parameters, self.m, self.v, grads, self.factors, self.decay)
-        ops.assign(self.step, self.step + finite.astype(ms.int32))
-        return rate
+        return finite, taken, power1, power2, beta1, beta2, eps
 
     def update(
         self,
@@ -106,7 +139,7 @@ class AdamW(nn.Cell):
         factor: float,
         decay: float,
     ) -> Tensor:
-        """Decay and move one parameter. `shared`: what all have in common, see construct."""
+        """Decay and move one parameter."""
         finite, taken, power1, power2, beta1, beta2, eps = shared
         rate = taken * factor
         ops.assign(weight, weight * (1.0 - rate * decay))
@@ -127,6 +160,7 @@ class HostAdamW(AdamW):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
+        self.is_fused = False
         self.adam = ops.AdamNoUpdateParam()
         self.adam.set_device("CPU")
 

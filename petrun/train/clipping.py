@@ -46,7 +46,11 @@ class GradientClipping(nn.Cell):
         """The sum of a gradient's squares, (1,)."""
         return self.mark(ops.square(grad).sum(), 0)
 
-    def construct(self, grads: Tensor, norm: Tensor) -> Tensor:
+    def factor(self, norm: Tensor) -> Tensor:
+        """What the gradients of this norm are multiplied by, () float32."""
         if self.clip > 0.0:
-            return times(grads, ops.minimum(self.clip / (norm + 1e-6), Tensor(1.0, ms.float32)))
-        return grads
+            return ops.minimum(self.clip / (norm + 1e-6), Tensor(1.0, ms.float32))
+        return Tensor(1.0, ms.float32)
+
+    def construct(self, grads: Tensor, norm: Tensor) -> Tensor:
+        return times(grads, self.factor(norm)) if self.clip > 0.0 else grads

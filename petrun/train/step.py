@@ -94,7 +94,11 @@ class TrainStep(nn.Cell):
         finite = ops.logical_and(ops.isfinite(norm), ops.isfinite(value))
         # Not what the optimizer returns: a value out of its loop makes the graph as deep as there are parameters.
         rate = self.optimizer.learning_rate()
-        self.update(self.clipping(grads, norm), finite)
+        if self.hooked or not self.optimizer.is_fused:
+            self.update(self.clipping(grads, norm), finite)
+        else:
+            # The C++ operator multiplies as it reads, and no clipped gradients are held beside the others.
+            self.optimizer(grads, finite, self.clipping.factor(norm))
         if self.accumulate:
             each(clear, self.sums)
         if self.scaled:

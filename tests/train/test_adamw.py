@@ -5,8 +5,12 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
+from petrun import kernels
+from petrun.kernels import native
 from petrun.train.adamw import AdamW, HostAdamW, decays
 from petrun.train.schedules import Schedule
+from tests.kernels.conftest import fused  # noqa: F401 (a fixture)
+from tests.kernels.direct import Library
 
 
 def reference_adamw(w, grads, rates, beta1, beta2, eps, decay):
@@ -20,8 +24,14 @@ def reference_adamw(w, grads, rates, beta1, beta2, eps, decay):
     return w
 
 
+def of_primitives(*arguments, **settings):
+    """AdamW as on Ascend."""
+    with kernels.primitives_only():
+        return AdamW(*arguments, **settings)
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e-7], ids=["plain", "tiny-gradients"])
-@pytest.mark.parametrize("kind", [AdamW, HostAdamW])
+@pytest.mark.parametrize("kind", [AdamW, of_primitives, HostAdamW])
 def test_adamw_is_the_formula(mode, scale, kind):
     """Tiny gradients show whether eps stands where torch has it: outside the corrected square root. And what is not finite leaves
     everything as it was."""
@@ -32,6 +42,7 @@ def test_adamw_is_the_formula(mode, scale, kind):
     shift = Parameter(Tensor(bias), name="layer.bias")
     schedule = Schedule(kind="cosine", peak=1e-2, warmup_steps=2, total_steps=6)
     optimizer = kind([weight, shift], schedule, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1)
+    assert optimizer.is_fused == (kind is AdamW and kernels.status().fused)
     grads = [(scale * rng.normal(size=(4, 3))).astype(np.float32) for _ in range(6)]
     bias_grads = [(scale * rng.normal(size=(3,))).astype(np.float32) for _ in range(6)]
     rates = []
@@ -48,6 +59,56 @@ def test_adamw_is_the_formula(mode, scale, kind):
     np.testing.assert_allclose(
         shift.asnumpy(), reference_adamw(bias, bias_grads, rates, 0.9, 0.95, 1e-8, 0.0), rtol=2e-4, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("kind", [AdamW, of_primitives])
+def test_gradients_are_multiplied_as_they_are_read(mode, kind):
+    rng = np.random.default_rng(1)
+    start, grad = (rng.normal(size=(5, 40)).astype(np.float32) for _ in range(2))
+    schedule = Schedule(kind="constant", peak=1e-2, warmup_steps=0, total_steps=6)
+    found = []
+    for factor, more in ((1.0, (Tensor(0.25, ms.float32),)), (0.25, ())):
+        weight = Parameter(Tensor(start), name="layer.weight")
+        optimizer = kind(
+            [weight], schedule, beta1=0.9, beta2=0.95, eps=1e-3, weight_decay=0.1, rates={"layer.weight": 2.0}
+        )
+        for _ in range(2):
+            optimizer((Tensor(factor * grad),), Tensor(True), *more)
+        found.append([p.asnumpy() for p in (weight, *optimizer.m, *optimizer.v)])
+    for scaled, plain in zip(*found, strict=True):
+        np.testing.assert_array_equal(scaled, plain)
+    expected = reference_adamw(start, [0.25 * grad] * 2, [2e-2] * 2, 0.9, 0.95, 1e-3, 0.1)
+    np.testing.assert_allclose(found[0][0], expected, rtol=2e-4, atol=1e-6)
+
+
+def test_the_operator_gives_the_same_bits_with_any_number_of_threads(fused):  # noqa: F811
+    """Sizes of several pieces and with a tail. A step that is not taken writes nothing."""
+    library = Library(native.library())
+    rng = np.random.default_rng(2)
+    arrays = [rng.standard_normal(40_003).astype(np.float32) for _ in range(4)]
+    arrays[2] = np.abs(arrays[2])
+    own = np.array([0.5, 0.01], np.float32)
+
+    def after(threads, taken):
+        library.set_threads(threads)
+        changed = [a.copy() for a in arrays]
+        numbers = np.array([taken, 0.7, 1e-2, 0.9, 0.99, 0.81, 0.98, 1e-8], np.float32)
+        code, _ = library.call("adamw", [*changed, numbers, own], [(1,)])
+        assert code == 0
+        return [a.tobytes() for a in changed]
+
+    try:
+        one = after(1, 1.0)
+        assert one == after(2, 1.0) == after(3, 1.0)
+        assert after(2, 0.0) == [a.tobytes() for a in arrays]
+    finally:
+        library.set_threads(0)
+    weight, m, v, gradient = (a.astype(np.float64) for a in arrays)
+    m = 0.9 * m + 0.1 * 0.7 * gradient
+    v = 0.99 * v + 0.01 * (0.7 * gradient) ** 2
+    weight = weight * (1 - 0.5e-2 * 0.01) - 0.5e-2 * (m / (1 - 0.81)) / (np.sqrt(v / (1 - 0.98)) + 1e-8)
+    for text, expected in zip(one, (weight, m, v), strict=False):
+        np.testing.assert_allclose(np.frombuffer(text, np.float32), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_what_decays():

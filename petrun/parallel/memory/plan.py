@@ -15,11 +15,12 @@ from petrun.train.optimizers import DEFAULT_OPTIMIZER, OPTIMIZERS
 from petrun.typing import Cell
 
 _MIB = 2**20
-PROCESS_BYTES = 598 * _MIB
+PROCESS_BYTES = 645 * _MIB
 """Of a process on the CPU that trains: Python, MindSpore and petrun with their libraries."""
-OPERATOR_BYTES = 413_000
-"""Of the compiled graph, for each operator of the forward pass and for each of the backward pass. Fitted to nets of 2 to 8 layers of
-width 64."""
+OPERATOR_BYTES = 304_000
+"""Of a compiled graph, for each operator of the forward pass and for each of the backward pass."""
+UPDATE_BYTES = 420_000
+"""Of the graph of the update, for each trained parameter. These three were fitted to the ten jobs of scripts/bench/memory.py."""
 CELLS = {**kernels.CELLS, **deltas.CELLS, **nets.CELLS}
 PARTS = ("weights", "optimizer", "gradients", "activations", "loss", "workspace", "process")
 
@@ -70,6 +71,21 @@ class MemoryPlan:
         return f"{bytes_text(self.total)} in {self.moment}: {' + '.join(parts)}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What a rank holds of the net's parameters."""
+
+    bytes: int
+    trained: int
+    """Values that it trains."""
+    decayed: int
+    """Those of them that are decayed."""
+    largest: int
+    """Values of the largest parameter that it trains."""
+    parameters: int
+    """The number of parameters that it trains."""
+
+
 def plan_memory(net: Cell, sites: Sites, layout: Layout, settings: StepSettings) -> MemoryPlan:
     """Return the plan of the fullest rank. Raises UnknownCellError for a net or a method whose cells it does not know."""
     plans = [plan_stage(net, sites, layout, settings, stage) for stage in range(layout.pp)]
@@ -92,31 +108,24 @@ def plan_stage(net: Cell, sites: Sites, layout: Layout, settings: StepSettings, 
     if recorder.is_last:
         flat = recorder.tape.view(out, (prod(out.shape[:-1]), out.shape[-1]))
         kernels.cross_entropy(recorder, flat)
-    weights, trained, decayed = held_values(net, sites, recorder)
-    state = 0 if settings.offload else OPTIMIZERS[DEFAULT_OPTIMIZER].state_bytes * trained
+    held = held_values(net, sites, recorder)
+    state = 0 if settings.offload else OPTIMIZERS[DEFAULT_OPTIMIZER].state_bytes * held.trained
     # The accumulated gradients, and the zeros that clear them, which MindSpore makes before all else.
-    sums = 8 * trained if settings.accumulate or layout.pp > 1 else 0
+    sums = 8 * held.trained if settings.accumulate or layout.pp > 1 else 0
     usage = Replay(recorder.tape).run()
     # A stage keeps the activations of as many micro-batches as stages follow it, itself included.
     waiting = min(layout.micro_batches, layout.pp - stage) - 1
-    plans = [backward_plan(usage, waiting, sums), update_plan(trained, decayed if settings.decays else 0, sums)]
+    plans = [backward_plan(usage, waiting, sums), update_plan(held, settings, sums)]
     if recorder.mask_bytes and settings.ascend:
         drawn = sum(recorder.mask_bytes) + 2 * max(recorder.mask_bytes)
         plans.append(_part_plan(gradients=sums, workspace=drawn, moment="drawing the masks of dropout"))
     fullest = max(plans, key=lambda plan: plan.total)
-    process = 0
-    if not settings.ascend:
-        # A guard on every gradient: kernels that choose between a tensor and a number.
-        recorder.broadcasts((trained,), inputs=3)
-        operators = recorder.tape.operators
-        count = len(operators) + sum(operator.out.needs_gradient for operator in operators)
-        process = PROCESS_BYTES + OPERATOR_BYTES * count
     return replace(
         fullest,
-        weights=fullest.weights + weights,
+        weights=fullest.weights + held.bytes,
         optimizer=state,
         workspace=fullest.workspace + recorder.index_bytes + recorder.packed_bytes,
-        process=process,
+        process=0 if settings.ascend else process_bytes(recorder, held, settings),
     )
 
 
@@ -134,9 +143,23 @@ def backward_plan(usage: Usage, waiting: int, sums: int) -> MemoryPlan:
     )
 
 
-def update_plan(trained: int, decayed: int, sums: int) -> MemoryPlan:
-    """Return the plan of the update: all gradients are there, and before the first parameter moves all decayed weights are as well."""
-    return _part_plan(gradients=4 * trained + sums, workspace=4 * decayed, moment="the update")
+def update_plan(held: Held, settings: StepSettings, sums: int) -> MemoryPlan:
+    """Return the plan of the update, when all gradients are there.
+
+    On Ascend all decayed weights are as well before the first parameter moves. On the CPU a C++ operator moves them in place; the most is
+    held when the norm squares the largest gradient.
+    """
+    decayed = held.decayed if settings.decays else 0
+    beside = decayed if settings.ascend else held.largest
+    return _part_plan(gradients=4 * held.trained + sums, workspace=4 * beside, moment="the update")
+
+
+def process_bytes(recorder: Recorder, held: Held, settings: StepSettings) -> int:
+    """Return the bytes of a process on the CPU without its tensors. A micro-batch that only accumulates has a graph of its own."""
+    operators = recorder.tape.operators
+    count = len(operators) + sum(operator.out.needs_gradient for operator in operators)
+    graphs = 2 if settings.accumulate else 1
+    return PROCESS_BYTES + graphs * OPERATOR_BYTES * count + UPDATE_BYTES * held.parameters
 
 
 def _part_plan(
@@ -153,20 +176,23 @@ def _part_plan(
     )
 
 
-def held_values(net: Cell, sites: Sites, recorder: Recorder) -> tuple[int, int, int]:
-    """Return (bytes of the parameters that the rank holds, values that it trains, those of them that are decayed)."""
-    held = trained = decayed = 0
+def held_values(net: Cell, sites: Sites, recorder: Recorder) -> Held:
+    """Count what the recorder's rank holds of the parameters."""
+    total = 0
+    counts, decayed = [], 0
     layers = _stage_of(net, sites, recorder)
     for parameter in net.get_parameters():
         stages = layers.get(id(parameter), set())
         if recorder.rank.stage not in stages:
             continue
         count = prod(recorder.split_state(recorder.shapes[id(parameter)]))
-        held += count * stored_bytes(parameter)
+        total += count * stored_bytes(parameter)
         if parameter.requires_grad:
-            trained += count
+            counts.append(count)
             decayed += count if parameter.ndim > 1 else 0
-    return held, trained, decayed
+    return Held(
+        bytes=total, trained=sum(counts), decayed=decayed, largest=max(counts, default=0), parameters=len(counts)
+    )
 
 
 def _stage_of(net: Cell, sites: Sites, recorder: Recorder) -> dict[int, set[int]]:

@@ -100,7 +100,7 @@ class Checkpointer:
             self.recorder.log.sync()
             progress.log_bytes = self.recorder.log.size
             content = (
-                snapshot.copy_values(self.parameters),
+                snapshot.read_values(self.parameters),
                 self.fingerprint,
                 progress.notes(),
                 self.config.keep_states,

@@ -40,9 +40,9 @@ def state_parameters(step: TrainStep, assembled: Assembled) -> Parameters:
     return {p.name: p for p in step.get_parameters() if changes(p)}
 
 
-def copy_values(parameters: Parameters) -> dict[str, Array]:
-    """Copy the values that the parameters have now."""
-    return {name: np.array(p.asnumpy()) for name, p in parameters.items()}
+def read_values(parameters: Parameters) -> dict[str, Array]:
+    """Return the values that the parameters have until the next step: on the CPU they are the parameters' own memory."""
+    return {name: p.asnumpy() for name, p in parameters.items()}
 
 
 def on_this_rank(parameters: Parameters, shards: ShardSpec | None) -> Parameters:

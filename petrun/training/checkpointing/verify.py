@@ -71,7 +71,7 @@ def verify(name: str, sets: Sequence[str] = ()) -> None:
         print_other_versions(newest.identity, fingerprint)
     parameters = snapshot.state_parameters(setup.step, setup.assembled)
     records = replay(setup, parameters, interval)
-    compare(snapshot.copy_values(parameters), interval)
+    compare(snapshot.read_values(parameters), interval)
     compare_log(records, out.log)
     first = records[0]["step"]
     what = f"step {first}" if first == interval.stop else f"steps {first} to {interval.stop}"

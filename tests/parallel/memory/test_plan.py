@@ -56,6 +56,21 @@ def test_the_plan_of_a_card_is_that_of_the_compiled_graph(base, algo, rows, toke
     assert plan.total / MIB == pytest.approx(mib, rel=0.05)
 
 
+@pytest.mark.parametrize(("algo", "rows", "mib"), [("full", 2, 1898), ("lora", 4, 1252)])
+def test_the_plan_of_the_cpu_is_near_what_a_process_held(tmp_path, algo, rows, mib):
+    """Cases 3 and 1 of scripts/bench/memory.py --part cpu: peaks of resident size, rows of 256 tokens."""
+    (tmp_path / "config.json").write_text(json.dumps({**LLAMA, "vocab_size": 8192}))
+    assert memory(tmp_path, algo, rows, 256, device=CPU).plan().total / MIB == pytest.approx(mib, rel=0.08)
+
+
+def test_the_update_on_the_cpu_holds_gradients_and_the_square_of_the_largest(base):
+    plan = memory(base, "full", 1, 8, "train.accumulate=2", device=CPU).plan()
+    largest = 2816 * 1024
+    assert plan.moment == "the update" and plan.gradients == 3 * plan.weights
+    # And what the largest product packs; no copy of all weights.
+    assert 4 * largest <= plan.workspace < 12 * largest < plan.weights
+
+
 def test_more_rows_take_more_activations_and_the_same_weights(base):
     run = memory(base, "lora", 4, 256, device=CPU)
     one, two = run.plan(rows=4), run.plan(rows=8)
