@@ -27,7 +27,10 @@ def run(given: EmbedSettings) -> None:
         raise ConfigError(f"--part {given.part}: no such part of a row", hint=did_you_mean(given.part, PARTS))
     if given.out is None or not given.out.endswith((".npy", ".safetensors")):
         raise ConfigError("--out must end in .npy or .safetensors", hint="Example: --out vectors.npy")
-    files, reader = RowFiles(given.files, given.on_bad_row or STOP), PartReader(given.source, given.target)
+    files, reader = (
+        RowFiles(given.files, given.on_bad_row or STOP),
+        PartReader(source=given.source, target=given.target),
+    )
     check_file("--out", given.out, [*files.inputs, Path(given.encoder).expanduser()])
     encoder = open_sentence_encoder(given.encoder, given.flags, given.sets, given.batch_size)
     texts = (part_of(reader(row), given.part) for row in files)

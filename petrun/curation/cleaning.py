@@ -46,7 +46,7 @@ class CleaningPlan:
     """Evaluation files, whose questions must not be trained on."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Places:
     """Where each judged row stands, for messages that name another row."""
 
@@ -127,14 +127,14 @@ class _Judged:
 
 
 def _judge(files: RowFiles, plan: CleaningPlan, folder: Path) -> _Judged:
-    places, evaluation, verdicts = _Places([], array("I"), array("I")), None, bytearray()
+    places, evaluation, verdicts = _Places(names=[], files=array("I"), lines=array("I")), None, bytearray()
     keys, questions = array("Q"), array("Q")
     with ExitStack() as stack:
         near = stack.enter_context(NearDuplicates(plan.near, folder)) if plan.near else None
         asked = stack.enter_context(NearDuplicates(plan.near, folder)) if plan.near and plan.against else None
         if plan.against is not None:
             # Evaluation rows come first, so that they are the first of their groups.
-            evaluation = _Places([], array("I"), array("I"))
+            evaluation = _Places(names=[], files=array("I"), lines=array("I"))
             for row in plan.against:
                 evaluation.add(row)
                 _add_question(plan.parts(row), questions, asked)

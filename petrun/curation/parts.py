@@ -35,7 +35,7 @@ def part_of(parts: RowParts, name: str) -> str:
     return {"row": parts.text, "question": parts.question, "answer": parts.answer}[name]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PartReader:
     """Reads the parts of rows. Rows with the same columns are interpreted once."""
 

@@ -102,7 +102,7 @@ def score_similarity(given: ScoreSettings, files: RowFiles) -> ScoredRows:
     size = given.flags.get("eval.batch_size", ("", _ENCODE_ROWS))[1]
     flags = {key: value for key, value in given.flags.items() if key in ("device", "compile_cache")}
     encoder = open_sentence_encoder(given.encoder, flags, given.sets, int(str(size)))
-    reader = PartReader(given.source, given.target)
+    reader = PartReader(source=given.source, target=given.target)
     places, questions, answers = _encoded(files, reader, encoder, sides=not given.against)
     header: JsonObject = {
         "by": given.by,

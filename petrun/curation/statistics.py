@@ -25,7 +25,7 @@ CountTokens = Callable[[Sequence[str]], Sequence[int]]
 NameLanguage = Callable[[str], str]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RowStatistics:
     """What was counted."""
 

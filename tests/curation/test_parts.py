@@ -27,12 +27,12 @@ def test_empty_cells_do_not_say_what_a_row_is():
 
 
 def test_the_sides_of_a_translation_are_named():
-    reader = PartReader("translation.en", "translation.zh")
+    reader = PartReader(source="translation.en", target="translation.zh")
     assert reader(row({"translation": {"en": "hi", "zh": "你好"}})) == RowParts(question="hi", answer="你好")
     with pytest.raises(DataError, match=r"rows\.jsonl, line 3: no column 'translation\.en'"):
         reader(row({"translation": {"de": "hallo", "zh": "你好"}}, line=3))
     with pytest.raises(ConfigError, match="--source and --target belong together"):
-        PartReader("en")
+        PartReader(source="en")
 
 
 def test_rows_without_text_are_refused_by_line():

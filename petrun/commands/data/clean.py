@@ -66,5 +66,5 @@ def _plan(given: CleanSettings) -> CleaningPlan:
             hint="ratio, letters, numbers and urls need --bitext; script and language need --langs.",
         )
     against = RowFiles(given.against) if given.against else None
-    parts = PartReader(given.source, given.target)
+    parts = PartReader(source=given.source, target=given.target)
     return CleaningPlan(limits=limits, rules=rules, parts=parts, key=given.key, near=given.near, against=against)

@@ -90,7 +90,7 @@ def _questions(given: SelectSettings, files: RowFiles, able: Array) -> Array:
     """Return the vectors of the questions of these rows, (n, d), of length 1."""
     assert given.encoder is not None, "the command checks it"
     encoder = open_sentence_encoder(given.encoder, given.flags, given.sets)
-    reader, wanted = PartReader(given.source, given.target), set(able.tolist())
+    reader, wanted = PartReader(source=given.source, target=given.target), set(able.tolist())
     parts = (reader(row) for i, row in enumerate(files) if i in wanted)
     found = []
     while chunk := list(islice(parts, _CHUNK_ROWS)):

@@ -25,7 +25,10 @@ def run(given: SplitSettings) -> None:
     parts = parse_parts(given.parts)
     out = Path(given.out).expanduser()
     refuse_occupied(out)
-    files, reader = RowFiles(given.files, given.on_bad_row or STOP), PartReader(given.source, given.target)
+    files, reader = (
+        RowFiles(given.files, given.on_bad_row or STOP),
+        PartReader(source=given.source, target=given.target),
+    )
     keys = []
     for row in files:
         both = reader(row)

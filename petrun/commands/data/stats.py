@@ -27,7 +27,7 @@ def run(given: StatsSettings) -> None:
     check_file("--html", given.html, files.inputs)
     language = LanguageTeller() if has_language_model() else None
     tokens = token_counter(given.base) if given.base is not None else None
-    found = row_statistics(files, PartReader(given.source, given.target), tokens, language)
+    found = row_statistics(files, PartReader(source=given.source, target=given.target), tokens, language)
     facts = found.facts()
     if given.as_json:
         console.print(json.dumps(facts, indent=2, ensure_ascii=False))

@@ -26,8 +26,10 @@ from petrun.tensors.sharded.ranks import root_of
 
 _ROWS, _TOKENS, _SEED = 8, 32, 20
 _MOST_ROWS = 64
-# By the type that the merged weights are rounded to. Logits of trained models are numbers around 10.
+# By the type that the merged weights are rounded to, for logits of up to _USUAL. Rounding is a share of each value, so larger logits differ
+# by as much more.
 _TOLERANCES = {"float64": 1e-3, "float32": 1e-3, "float16": 5e-2, "bfloat16": 5e-1}
+_USUAL = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,7 @@ class MergeProof:
             compare_logits(expected, found, rows),
             compare_logits(alone, expected, rows).largest,
             len(rows),
-            _limit(self.tolerance, merged),
+            _limit(self.tolerance, merged, max(float(np.abs(row).max()) for row in expected)),
         )
 
     def _report(self, found: LogitComparison, effect: float, rows: int, limit: float) -> None:
@@ -115,13 +117,15 @@ class MergeProof:
             console.print("note: the delta moves no logit by more than the tolerance, so that this proof says little")
 
 
-def _limit(given: float | None, merged: Path) -> float:
+def _limit(given: float | None, merged: Path, largest: float) -> float:
+    """Return the tolerance: the user's, or that of the merged weights' types. `largest`: of the logits, without sign."""
     if given is not None:
         if not given > 0.0:
             raise ConfigError(f"--tolerance {given:g} must be above 0")
         return given
     reader = open_tensors(merged)
-    return max(_TOLERANCES.get(reader.info(name).dtype, 0.0) for name in reader.names) or _TOLERANCES["float32"]
+    of_type = max(_TOLERANCES.get(reader.info(name).dtype, 0.0) for name in reader.names) or _TOLERANCES["float32"]
+    return of_type * max(1.0, largest / _USUAL)
 
 
 def _config_of(base: Path) -> Path:
