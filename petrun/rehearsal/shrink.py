@@ -24,10 +24,10 @@ _VOCABULARY = 64
 _MARK = "petrun-shrunk"
 _FIELDS = {
     "hidden": ("hidden_size", "n_embd", "word_embed_proj_dim"),
-    "layers": ("num_hidden_layers", "n_layer"),
+    "layers": ("num_hidden_layers", "n_layer", "num_layers"),
     "heads": ("num_attention_heads", "n_head"),
-    "wide": ("intermediate_size", "n_inner", "ffn_dim"),
-    "vocab": ("vocab_size",),
+    "wide": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
+    "vocab": ("vocab_size", "padded_vocab_size"),
     "tokens": ("pad_token_id", "bos_token_id", "eos_token_id"),
 }
 """What is changed -> names of its fields in config.json; every one that is there changes."""

@@ -85,4 +85,4 @@ def test_packages_of_the_same_name_are_both_packages_and_functions():
     assert petrun.train.loop is loop and petrun.evaluate.metrics is metrics and callable(petrun.evaluate)
     from inspect import signature
 
-    assert list(signature(petrun.train).parameters) == ["recipe", "quiet", "options"]
+    assert list(signature(petrun.train).parameters) == ["recipe", "quiet", "callback", "options"]

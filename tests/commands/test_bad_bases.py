@@ -183,7 +183,10 @@ CASES = {
     "quantised": (
         config("llama", quantization_config={"bits": 4}),
         LLAMA,
-        ["llama/config.json: quantization_config = {'bits': 4} is not supported", "or dequantise it first"],
+        [
+            "llama/config.json: quantization_config.quant_method = None is not supported; supported: bitsandbytes",
+            "--base-bits 8 or 4 quantises it",
+        ],
     ),
     "size as text": (config("bert", hidden_size="16"), BERT, ['hidden_size = "16": must be an integer of at least 1']),
     "size missing": (config("bert", hidden_size=None), BERT, ["bert/config.json: hidden_size is missing"]),

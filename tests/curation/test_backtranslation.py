@@ -21,8 +21,8 @@ def folder(tmp_path, monkeypatch):
 def test_texts_become_rows(folder, monkeypatch, capfd):
     assert call(["data", "convert", "rows.jsonl", "--swap", "--out", "swapped.jsonl"]) == 0
     assert read_jsonl(folder / "swapped.jsonl")[0] == {"prompt": "3", "completion": "1+2="}
-    train = ["train", "--base", "gpt2", "--data", "swapped.jsonl", "--algo", "lora", "--rank", "8", "--lr", "0.05"]
-    assert call([*train, "--steps", "60", "--out", "backward"]) == 0
+    train = ["train", "--base", "gpt2", "--data", "swapped.jsonl", "--algo", "lora", "--rank", "8", "--lr", "0.02"]
+    assert call([*train, "--target", "all-linear", "--steps", "120", "--out", "backward"]) == 0
     write_jsonl(
         folder / "texts.jsonl", [{"text": "3"}, {"text": " "}, {"text": "7"}, {"text": "x" * 60}, {"text": "4"}]
     )

@@ -21,8 +21,6 @@ from tests.tiny import CLASSIFIERS, write_base
 FAMILIES = ("llama", "bert", "gpt2")
 DEFAULT = {
     ("lora", "llama", "nf4", ms.GRAPH_MODE),
-    ("ia3", "bert", "int8", ms.GRAPH_MODE),
-    ("dora", "gpt2", "nf4", ms.PYNATIVE_MODE),
     ("low-rank-adapter", "llama", "int8", ms.PYNATIVE_MODE),
 }
 

@@ -61,6 +61,7 @@ def wanted(rows, prompts):
     return found
 
 
+@pytest.mark.all_only
 def test_all_text_metrics_are_those_of_the_packages(place, petrun, talker):
     """Four prompts: three with several references, one with one that is right; base and delta, one delta and two."""
     make_delta(place / "own.ckpt", place / "talker", "prompt", tokens=2, size=0.9)

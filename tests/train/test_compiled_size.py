@@ -33,7 +33,7 @@ def size(folder, family, layers):
     return np.array([graphs, len(nodes), sum(len(re.findall(r"[%@]\w+", node)) - 1 for node in nodes)])
 
 
-HEAVY = ("bert", "opt")
+HEAVY = ("bert", "gpt2", "opt")
 
 
 @pytest.mark.parametrize("family", [pytest.param(f, marks=[pytest.mark.all_only] * (f in HEAVY)) for f in GRAPHS])

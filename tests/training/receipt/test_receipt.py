@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from petrun.checkpoint.delta import read_delta
 from petrun.delta import find_method
 from petrun.errors import TrainingError
+from petrun.graph import packed_weight
 from petrun.graph.freeze import freeze_all_but
 from petrun.graph.sites import Sites
 from petrun.inference.assembly import attach
@@ -97,7 +98,7 @@ def change_of(algo, settings, before, after):
     ],
 )
 def test_what_is_added_to_a_layer_against_numpy(monkeypatch, algo, settings):
-    monkeypatch.setattr(update_norms_module, "_BLOCK", 12)
+    monkeypatch.setattr(packed_weight, "_BLOCK", 12)
     assembled, trainable = attached(algo, **settings)
     start = first_values(trainable)
     before = {name: p.asnumpy().copy() for name, p in parameters(assembled).items()}
