@@ -16,6 +16,7 @@ from petrun.curation.parts import PartReader
 from petrun.curation.reading import DataRow
 from petrun.errors import DataError
 from petrun.inference.generation.session import Decoding, PromptRequest, Session
+from petrun.inference.interrupted_pass import read_done
 
 _GROUP_ROWS = 64
 NO_TEXT, TOO_LONG, EMPTY, UNFINISHED = "no text", "too long", "no question", "question not finished"
@@ -41,7 +42,7 @@ def ask(
     is done; the caller removes it. `key`: what the questions depend on, by which an interrupted pass is recognised.
     """
     fingerprint = hashlib.sha256(repr(tuple(key)).encode()).hexdigest()
-    known = _read_done(done, fingerprint)
+    known = _by_number(read_done(done, fingerprint))
     reader = PartReader()
     with done.open("a", encoding="utf-8") as file:
         if not known:
@@ -99,17 +100,5 @@ def _asked(each: Asked, answer: tuple[str, str]) -> Asked:
     return Asked(row=each.row, text=each.text, question=question)
 
 
-def _read_done(path: Path, fingerprint: str) -> dict[int, tuple[str, str]]:
-    """Return the questions that an interrupted pass has made; {} and no file where the file is of another pass."""
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            # The pass was stopped while it wrote this line.
-            break
-    if len(entries) < 2 or not isinstance(entries[0], dict) or entries[0].get("fingerprint") != fingerprint:
-        path.unlink(missing_ok=True)
-        return {}
-    path.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries), encoding="utf-8")
-    return {int(number): (str(text), str(finish)) for number, text, finish in entries[1:]}
+def _by_number(entries: list[tuple[int, str, str]]) -> dict[int, tuple[str, str]]:
+    return {int(number): (str(text), str(finish)) for number, text, finish in entries}

@@ -15,6 +15,7 @@ from petrun.console import progress
 from petrun.data.batches.buckets import plan_batches
 from petrun.data.examples.example_set import ExampleSet
 from petrun.evaluate.score import Scorer
+from petrun.inference.interrupted_pass import read_done
 from petrun.inference.rows import scoring_batches
 from petrun.inference.settings import InferenceSettings
 from petrun.models.base import LoadedModel
@@ -84,18 +85,8 @@ def _fingerprint(settings: InferenceSettings, rows: ExampleSet, loaded: LoadedMo
 
 def _read_done(path: Path, key: str, losses: Array, counts: Array) -> int:
     """Take over what an interrupted pass has scored. Returns the number of batches; 0, and no file, where the file is of another pass."""
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            # The pass was stopped while it wrote this line.
-            break
-    if len(entries) < 2 or entries[0].get("fingerprint") != key:
-        path.unlink(missing_ok=True)
-        return 0
-    for entry in entries[1:]:
+    entries = read_done(path, key)
+    for entry in entries:
         values = np.array(entry["values"], np.float64).reshape(-1, 2)
         losses[entry["rows"]], counts[entry["rows"]] = values[:, 0], values[:, 1]
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
-    return int(entries[-1]["batches"])
+    return int(entries[-1]["batches"]) if entries else 0

@@ -2,8 +2,8 @@
 
     python scripts/bench/preference.py [--seeds 0,1,2] [--loss dpo]
 
-The embedded task extracts the six fields of an order. First the base is tuned on answers of which half lack a field, and merged: it
-answers, but often incompletely. Then it is trained on pairs from other rows, in which the complete answer is chosen and the one that lacks
+The embedded task extracts the six fields of an order. First the base is tuned on answers of which each lacks a field, and merged: it
+answers, but incompletely. Then it is trained on pairs from other rows, in which the complete answer is chosen and the one that lacks
 a field rejected. No answer of those rows is learned by itself (preference.sft_weight 0). Both models answer the 128 held-out
 prompts greedily.
 complete: the answer has all six fields; exact: it is the held-out answer.
@@ -53,13 +53,11 @@ def write(path: Path, content: list[Row] | list[dict[str, object]]) -> Path:
 
 
 def incomplete(source: list[Row], chance: random.Random) -> list[Row]:
-    """Half of the rows with a field left out."""
+    """The rows with a field of each answer left out."""
     found = []
     for row in source:
         asked, answered = row["messages"]
-        text = answered["content"]
-        kept = without_a_field(text, chance) if chance.random() < 0.5 else text
-        found.append({"messages": [asked, {**answered, "content": kept}]})
+        found.append({"messages": [asked, {**answered, "content": without_a_field(answered["content"], chance)}]})
     return found
 
 
@@ -91,7 +89,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--loss", default="dpo")
     parser.add_argument("--epochs", default="1")
-    parser.add_argument("--lr", default="3e-3")
+    parser.add_argument("--lr", default="1e-3")
     args = parser.parse_args()
     train, held_out = rows("train"), task_file("eval")
     print(f"{args.loss}, {args.epochs} epochs of {len(train) // 2} pairs, lr {args.lr}")
