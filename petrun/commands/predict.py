@@ -7,8 +7,8 @@ from pathlib import Path
 
 from petrun import console
 from petrun.config.commands.evaluate import PredictSettings
-from petrun.data.examples.example_set import PREFERENCE
 from petrun.data.rows.bad_rows import SKIPPED, write_skipped
+from petrun.data.tasks import PREFERENCE
 from petrun.errors import ConfigError
 from petrun.inference.assembly import attach_delta, set_delta
 from petrun.inference.prediction import predictions, write_logits

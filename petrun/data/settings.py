@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from petrun.data.tasks import DECODER_TASKS
 from petrun.data.templates.template import Template
 
 
@@ -16,7 +17,7 @@ class ExampleSettings:
     """None infers the task from the columns and `family_tasks`."""
     seq_len: int
     """Most tokens of a row, special tokens included; the caller has checked it against the model's positions."""
-    family_tasks: tuple[str, ...] = ("classify", "lm", "instruct", "preference")
+    family_tasks: tuple[str, ...] = ("classify", *DECODER_TASKS)
     template: str | Template | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     """Canonical column -> column of the file."""

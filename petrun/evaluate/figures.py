@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from petrun.data.examples.example_set import PREFERENCE
+from petrun.data.tasks import PREFERENCE
 from petrun.errors import DataError
 from petrun.evaluate.metrics import REGRESSION, row_metrics
 from petrun.evaluate.row_formulas import log_softmax

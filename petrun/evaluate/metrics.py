@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from petrun.data.examples.example_set import PREFERENCE
+from petrun.data.tasks import DECODER_TASKS, PREFERENCE
 from petrun.errors import ConfigError, did_you_mean
 from petrun.evaluate.row_formulas import (
     accuracy,
@@ -42,7 +42,6 @@ from petrun.evaluate.text_formulas import (
 )
 from petrun.tensors import Array
 
-DECODER_TASKS = ("lm", "instruct", "preference")
 REGRESSION = "regression"
 """Name of the task classify where labels are numbers to predict, which has metrics of its own."""
 

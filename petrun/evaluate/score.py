@@ -16,7 +16,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from petrun.data.examples.example_set import PREFERENCE, sequences_per_row
+from petrun.data.examples.example_set import sequences_per_row
+from petrun.data.tasks import DECODER_TASKS, PREFERENCE
 from petrun.errors import DataError, WeightsError
 from petrun.evaluate.figures import (
     Scores,
@@ -26,7 +27,6 @@ from petrun.evaluate.figures import (
     require_scored,
     with_metrics,
 )
-from petrun.evaluate.metrics import DECODER_TASKS
 from petrun.kernels import TokenCrossEntropy
 from petrun.tensors import Array
 from petrun.tensors.targets import IGNORED, is_scored

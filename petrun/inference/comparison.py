@@ -14,7 +14,8 @@ import numpy as np
 from petrun import console
 from petrun.console import progress
 from petrun.data.chat.end_of_turn import EndOfTurn
-from petrun.data.examples.example_set import PREFERENCE, ExampleSet
+from petrun.data.examples.example_set import ExampleSet
+from petrun.data.tasks import PREFERENCE
 from petrun.errors import ConfigError
 from petrun.evaluate.bootstrap import Sample, forward_samples, text_samples
 from petrun.evaluate.figures import Scores

@@ -13,7 +13,8 @@ from petrun.cluster.world import ALONE, World
 from petrun.console import progress
 from petrun.data.batches.buckets import Batching, plan_batches
 from petrun.data.chat.end_of_turn import NO_END_OF_TURN, EndOfTurn
-from petrun.data.examples.example_set import PREFERENCE, ExampleSet
+from petrun.data.examples.example_set import ExampleSet
+from petrun.data.tasks import PREFERENCE
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.evaluate.figures import Scores
 from petrun.evaluate.generate import Generation, TextGenerator

@@ -15,12 +15,12 @@ from petrun.config.resolved import Resolved
 from petrun.config.schema import RunConfig
 from petrun.data.batches.buckets import Order, plan_batches
 from petrun.data.chat.end_of_turn import NO_END_OF_TURN, EndOfTurn, end_of_turn_of_mark, find_end_of_turn
-from petrun.data.examples.example_set import PREFERENCE, ExampleSet
+from petrun.data.examples.example_set import ExampleSet
 from petrun.data.formats.slices import split_slice
+from petrun.data.tasks import DECODER_TASKS, PREFERENCE
 from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.errors import ConfigError
-from petrun.evaluate.metrics import DECODER_TASKS
 from petrun.evaluate.score import Batch
 from petrun.inference.assembly import (
     classes_of,

@@ -59,10 +59,6 @@ class FamilyConfig:
     """Standard deviation of the weights of a new head."""
 
 
-DECODER_TASKS = ("lm", "instruct", "preference")
-"""Tasks of a family that continues texts."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """Everything that other packages need to know about one built-in architecture. No method is named here."""

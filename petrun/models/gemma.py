@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from petrun.models.base import DECODER_TASKS, Family
+from petrun.data.tasks import DECODER_TASKS
+from petrun.models.base import Family
 from petrun.models.fields import Fields
 from petrun.models.llama_config import LlamaConfig, grouped_heads
 from petrun.models.llama_names import LLAMA, NetNames, names, sites, with_cells

@@ -6,7 +6,8 @@ Source: GLM team, arXiv:2406.12793; layout and names of transformers' GlmForCaus
 
 from __future__ import annotations
 
-from petrun.models.base import DECODER_TASKS, Family
+from petrun.data.tasks import DECODER_TASKS
+from petrun.models.base import Family
 from petrun.models.fields import Fields
 from petrun.models.llama_config import LlamaConfig, grouped_heads
 from petrun.models.llama_names import names, sites

@@ -6,7 +6,8 @@ and names of transformers' ForCausalLM classes.
 
 from __future__ import annotations
 
-from petrun.models.base import DECODER_TASKS, Family
+from petrun.data.tasks import DECODER_TASKS
+from petrun.models.base import Family
 from petrun.models.llama_config import parse
 from petrun.models.llama_names import names, sites
 from petrun.models.llama_net import build

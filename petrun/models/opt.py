@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from petrun.data.tasks import DECODER_TASKS
 from petrun.graph.sites import Sites
 from petrun.kernels import Attention, LayerNorm
-from petrun.models.base import DECODER_TASKS, Family, FamilyConfig, StoredName
+from petrun.models.base import Family, FamilyConfig, StoredName
 from petrun.models.decoder import Decoder, DecoderSizes, decoder_sites
 from petrun.models.decoder_layer import DecoderLayer, LayerSizes, SelfAttention
 from petrun.models.fields import Fields

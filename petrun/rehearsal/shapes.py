@@ -9,8 +9,9 @@ from petrun.checkpoint.delta import Delta
 from petrun.config.resolved import Resolved
 from petrun.config.schema import EvalConfig, RunConfig
 from petrun.data.batches.buckets import Batching
-from petrun.data.examples.example_set import PREFERENCE, ExampleSet
+from petrun.data.examples.example_set import ExampleSet
 from petrun.data.formats.slices import split_slice
+from petrun.data.tasks import PREFERENCE
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.delta import find_method
 from petrun.errors import ConfigError

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from petrun.config.schema import ModelConfig
-from petrun.models.base import DECODER_TASKS, FamilyConfig
+from petrun.data.tasks import DECODER_TASKS
+from petrun.models.base import FamilyConfig
 from petrun.models.families import FAMILIES, family_of_type, hf_class, spell_families
 from tests.models.agreement import CHATGLM
 from tests.models.reference import BERT, GPT2, LLAMA

@@ -13,8 +13,9 @@ import numpy as np
 from petrun.data.batches.buckets import BatchPlan, BatchSpec
 from petrun.data.batches.collate import Batch
 from petrun.data.batches.pipeline import batches
-from petrun.data.examples.example_set import PREFERENCE, ExampleSet
+from petrun.data.examples.example_set import ExampleSet
 from petrun.data.formats.records import Array
+from petrun.data.tasks import PREFERENCE
 from petrun.tensors.targets import is_scored, unscored
 from petrun.typing import JsonObject
 

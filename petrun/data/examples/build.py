@@ -8,7 +8,7 @@ from pathlib import Path
 
 from petrun.data.encode.arrays import example_arrays
 from petrun.data.examples.array_store import pieces
-from petrun.data.examples.example_set import PREFERENCE, ExampleSet
+from petrun.data.examples.example_set import ExampleSet
 from petrun.data.examples.tokenise import RowTokeniser
 from petrun.data.formats.records import ABSENT, Records
 from petrun.data.formats.source import Source
@@ -19,6 +19,7 @@ from petrun.data.rows.kinds import RowKind
 from petrun.data.rows.labels import check_label, resolve_labels
 from petrun.data.rows.targets import check_target, holds_targets, resolve_targets
 from petrun.data.settings import ExampleSettings
+from petrun.data.tasks import PREFERENCE
 from petrun.data.templates.find_template import find_template, preset
 from petrun.data.templates.template import Template, variables
 from petrun.data.tokenizers.tokenizer import Progress, Tokenizer

@@ -15,14 +15,13 @@ from petrun.data.examples.array_store import release_pages
 from petrun.data.examples.texts import Texts
 from petrun.data.formats.records import Array
 from petrun.data.formats.table import find_format
+from petrun.data.tasks import PREFERENCE
 from petrun.data.templates.template import Template
 from petrun.errors import DataError
 from petrun.tensors.targets import IGNORED as IGNORED
 from petrun.tensors.targets import is_scored
 
 _BLOCK_TOKENS = 2**20
-PREFERENCE = "preference"
-"""The task of rows that hold two answers to one prompt, the better one first."""
 BASE_LOG_PROBS = "base_log_probs"
 """For rows of PREFERENCE the log-probabilities of both answers by the net that a run begins from, each the sum over its tokens, in nats."""
 ARRAYS, STREAM = "arrays", "stream"

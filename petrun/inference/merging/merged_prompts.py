@@ -10,6 +10,7 @@ from pathlib import Path
 from petrun.checkpoint.delta import Delta, Manifest
 from petrun.data.chat.end_of_turn import EndOfTurn
 from petrun.data.rows.kinds import template_column
+from petrun.data.tasks import PROMPTED_TASKS
 from petrun.data.templates.as_chat_template import as_chat_template
 from petrun.data.templates.find_template import BUILTIN
 from petrun.data.templates.template import Template
@@ -68,7 +69,7 @@ def holds_prompts(delta: Delta) -> bool:
     return (
         manifest is not None
         and manifest.task is not None
-        and manifest.task.name in ("instruct", "preference")
+        and manifest.task.name in PROMPTED_TASKS
         and bool(manifest.template)
     )
 

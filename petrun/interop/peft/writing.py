@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from petrun.checkpoint.delta import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Delta
+from petrun.data.tasks import DECODER_TASKS
 from petrun.delta.lora import LORA_A, LORA_B
 from petrun.errors import DeltaError, did_you_mean
 from petrun.graph.sites import Sites
@@ -162,7 +163,7 @@ def _task_type(task: str | None, heads: set[str]) -> str | None:
     """Return peft's task type. SEQ_CLS requires a trained classifier in the file; without one the adapter declares no task."""
     if task == "classify":
         return "SEQ_CLS" if heads & _HEADS else None
-    return "CAUSAL_LM" if task in ("lm", "instruct", "preference") else None
+    return "CAUSAL_LM" if task in DECODER_TASKS else None
 
 
 def write_folder(out: Path, config: JsonObject, entries: Iterable[TensorEntry]) -> None:

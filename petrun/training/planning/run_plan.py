@@ -169,7 +169,7 @@ def _net_of(resolved: ResolvedRun) -> tuple[Assembled, Trainable]:
     """Return the net with its delta, without values where that is possible, and what trains."""
     config, layout = resolved.config, resolved.layout
     if resolved.start is not None or is_factory(config.model.family):
-        setup = build_training(resolved, scored=False)
+        setup = build_training(resolved, scored=False, trains=False)
         return setup.assembled, setup.trainable
     assembled = outline_run(config, resolved.sources.train.num_labels)
     trainable = trainable_of(assembled.loaded.net)

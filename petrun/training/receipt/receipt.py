@@ -11,8 +11,8 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from petrun.data.examples.example_set import ExampleSet
+from petrun.data.tasks import DECODER_TASKS
 from petrun.errors import TrainingError
-from petrun.evaluate.metrics import DECODER_TASKS
 from petrun.graph.freeze import Trainable
 from petrun.inference.assembly import Assembled
 from petrun.train.schedules import Schedule

@@ -15,6 +15,7 @@ from petrun.config.schema import RunConfig
 from petrun.data.batches.buckets import BatchSpec
 from petrun.data.batches.collate import collate
 from petrun.data.examples.example_set import ExampleSet
+from petrun.data.tasks import PROMPTED_TASKS
 from petrun.errors import WeightsError
 from petrun.evaluate.score import Scorer
 from petrun.inference.evaluator import Evaluator, decode_answer, open_generator
@@ -24,7 +25,7 @@ from petrun.parallel.layout import Layout
 from petrun.tensors import Array
 from petrun.tensors.targets import is_scored
 from petrun.training.setup.evaluation import evaluator_of
-from petrun.training.setup.sources import PROMPTED_TASKS, Sources
+from petrun.training.setup.sources import Sources
 
 _ROWS = 8
 _NEW_TOKENS = 48

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from petrun.config.schema import OptimConfig, RunConfig
-from petrun.data.examples.example_set import PREFERENCE
+from petrun.data.tasks import PREFERENCE
 from petrun.delta.method import StepHook
 from petrun.errors import ConfigError
 from petrun.graph.freeze import Trainable

@@ -64,16 +64,19 @@ def add_base_log_probs(config: RunConfig, sources: Sources, loaded: LoadedModel,
 
     Training rows have them where the loss needs them, evaluation rows always. Every rank must call it at the same point.
     """
-    train = (
-        _scored_by_base(config, sources.train, loaded, world, "base") if kind_of(config).needs_base else sources.train
-    )
-    evaluation = sources.evaluation
+    # One for both sets: a shape that both have is compiled once.
+    scorer = Scorer(loaded.net, loaded.inputs, sources.train.task)
+    train, evaluation = sources.train, sources.evaluation
+    if kind_of(config).needs_base:
+        train = _scored_by_base(config, train, loaded, scorer, world, "base")
     if evaluation is not None:
-        evaluation = _scored_by_base(config, evaluation, loaded, world, "base, eval")
+        evaluation = _scored_by_base(config, evaluation, loaded, scorer, world, "base, eval")
     return replace(sources, train=train, evaluation=evaluation)
 
 
-def _scored_by_base(config: RunConfig, rows: ExampleSet, loaded: LoadedModel, world: World, label: str) -> ExampleSet:
+def _scored_by_base(
+    config: RunConfig, rows: ExampleSet, loaded: LoadedModel, scorer: Scorer, world: World, label: str
+) -> ExampleSet:
     _, first = np.unique(rows.per_row["row"], return_index=True)
     evaluator = Evaluator(
         loaded=loaded,
@@ -87,7 +90,7 @@ def _scored_by_base(config: RunConfig, rows: ExampleSet, loaded: LoadedModel, wo
         buckets=config.data.buckets,
         seq_len=config.data.seq_len,
         max_new_tokens=config.eval.max_new_tokens,
-        scorer=Scorer(loaded.net, loaded.inputs, rows.task),
+        scorer=scorer,
         world=world,
     )
     evaluator.forward(label)

@@ -13,7 +13,8 @@ from petrun.checkpoint.delta import Delta
 from petrun.config.resolved import Resolved
 from petrun.config.schema import RunConfig
 from petrun.data.batches.buckets import Batching, plan_batches
-from petrun.data.examples.example_set import PREFERENCE, ExampleSet
+from petrun.data.examples.example_set import ExampleSet
+from petrun.data.tasks import PREFERENCE
 from petrun.delta import find_method
 from petrun.errors import ConfigError
 from petrun.parallel.context import Device

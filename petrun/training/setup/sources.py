@@ -30,9 +30,6 @@ from petrun.inference.rows import (
 )
 from petrun.models.factory import is_factory
 
-PROMPTED_TASKS = ("instruct", "preference")
-"""Tasks whose rows have prompts."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:

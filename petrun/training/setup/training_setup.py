@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from petrun.cluster.world import ALONE, World
 from petrun.config.schema import RunConfig
-from petrun.data.examples.example_set import BASE_LOG_PROBS, PREFERENCE
+from petrun.data.examples.example_set import BASE_LOG_PROBS
+from petrun.data.tasks import PREFERENCE
 from petrun.delta import find_method
 from petrun.graph.freeze import Trainable
 from petrun.inference.assembly import Assembled, open_base
@@ -70,18 +71,12 @@ def build_training(resolved: ResolvedRun, *, scored: bool, trains: bool = True, 
     base = _score_base(resolved, loaded, world) if resolved.start is None and scored else None
     with world.fail_together():
         assembled, trainable = attach_method(config, loaded, resolved.start)
+        # A method may find the run too short for it: before anything is written, and before a pass over the rows.
+        step = build_step(config, assembled, trainable, resolved.schedule, resolved.device, resolved.layout)
     if compares and not scores_without_delta:
-        # The delta has its first values now, also where a run resumes, and one graph serves this pass and the evaluations.
+        # The delta has its first values now, also where a run resumes.
         resolved = replace(resolved, sources=add_base_log_probs(config, sources, assembled.loaded, world))
-    with world.fail_together():
-        return TrainingSetup(
-            resolved=resolved,
-            assembled=assembled,
-            trainable=trainable,
-            # A method may find the run too short for it: before anything is written.
-            step=build_step(config, assembled, trainable, resolved.schedule, resolved.device, resolved.layout),
-            base=base,
-        )
+    return TrainingSetup(resolved=resolved, assembled=assembled, trainable=trainable, step=step, base=base)
 
 
 def _score_base(resolved: ResolvedRun, loaded: LoadedModel, world: World) -> EvalSnapshot | None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from petrun.config.load import as_typed
 from petrun.config.resolved import Resolved
 from petrun.config.schema import PreferenceConfig, RunConfig
-from petrun.data.examples.example_set import PREFERENCE
+from petrun.data.tasks import PREFERENCE, PROMPTED_TASKS
 from petrun.errors import ConfigError
 from petrun.train.preference import PREFERENCE_LOSSES
 from petrun.train.schedules import SCHEDULES
-from petrun.training.setup.sources import PROMPTED_TASKS, Sources
+from petrun.training.setup.sources import Sources
 
 
 @dataclass(frozen=True, kw_only=True)
