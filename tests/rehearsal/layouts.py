@@ -58,6 +58,8 @@ CASES = {
     # Tensor parallel.
     "llama-lora-tp4": Case(family="llama", layout="dp=2,tp=4", flags=ALL, base=ONE),
     "llama-full-tp2-tied": Case(family="llama", layout="dp=1,tp=2", flags=FULL, base={**ONE, **TIED}),
+    "llama-full-dp2-tp2": Case(family="llama", layout="dp=2,tp=2", flags=FULL, base=ONE),
+    "llama-lora-tp2-bfloat16": Case(family="llama", layout="dp=1,tp=2", flags={"model.dtype": "bfloat16"}, base={**ONE, **WIDE_HEADS}),
     "bert-full-tp2": Case(family="bert", layout="dp=1,tp=2", flags=FULL, base=ONE),
     "bert-lora-dp2-tp2": Case(family="bert", layout="dp=2,tp=2", flags=ALL, base=ONE),
     "gpt2-full-tp2": Case(family="gpt2", layout="dp=1,tp=2", flags=FULL, base=ONE_OF_GPT2),
@@ -99,8 +101,12 @@ CASES = {
     "llama-full-dp2-tp2-sequence": Case(family="llama", layout="dp=2,tp=2,sequence=true", flags=FULL, base=ONE),
     # Split state.
     "llama-full-dp2-tp2-zero1": Case(family="llama", layout="dp=2,tp=2,zero=1", flags=FULL, base=ONE),
+    "llama-full-dp2-zero1-accumulate": Case(
+        family="llama", layout="dp=2,zero=1", flags={**FULL, "train.accumulate": 2}, base=ONE
+    ),
     "llama-lora-dp2-tp2-zero2": Case(family="llama", layout="dp=2,tp=2,zero=2", flags=ALL, base=ONE),
     "llama-full-dp2-tp2-zero3": Case(family="llama", layout="dp=2,tp=2,zero=3", flags=FULL),
+    "llama-full-dp2-zero3-float16": Case(family="llama", layout="dp=2,zero=3", flags={**FULL, **HALF}, base={**ONE, **WIDE_HEADS}),
     "bert-full-dp2-zero1": Case(family="bert", layout="dp=2,zero=1", flags=FULL, base=ONE),
     "gpt2-full-dp2-zero3": Case(family="gpt2", layout="dp=2,zero=3", flags=FULL, base=ONE_OF_GPT2),
     # Stages.
@@ -119,6 +125,8 @@ CASES = {
     "bert-full-pp2-dropout": Case(family="bert", layout="dp=1,pp=2", flags=FULL, base=EVERY_DROPOUT),
     "gpt2-full-tp2-pp2": Case(family="gpt2", layout="dp=1,tp=2,pp=2", flags=FULL),
     "llama-adapter-pp2": Case(family="llama", layout="dp=1,pp=2", flags=ADAPTER),
+    "llama-ia3-pp2": Case(family="llama", layout="dp=1,pp=2", flags=IA3),
+    "llama-lora-pp2-recompute-full": Case(family="llama", layout="dp=1,pp=2", flags={"parallel.recompute": "full"}),
     "llama-full-tp2-pp2-offload": Case(family="llama", layout="dp=1,tp=2,pp=2", flags={**FULL, "parallel.offload": "optimizer"}),
 }  # fmt: skip
 
