@@ -119,6 +119,7 @@ def stored_base(model: ModelConfig) -> StoredBase:
         require_built_in(str(family), form_to_make(model))
         return StoredBase(path=path, raw={}, kind=None, parsed=None, family=str(family), strategy=model.base_strategy)
     raw, kind, parsed = read_family(path, family, config_file(model))
+    parsed = kind.settle(parsed, open_weights(path, strategy_path(model.base_strategy)))
     return StoredBase(
         path=path,
         raw=raw,

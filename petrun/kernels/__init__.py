@@ -6,7 +6,7 @@ implementation a cell uses is chosen when it is built: by the device target, and
 """
 
 from petrun.kernels.activations import Gelu, GeluTanh, SiluMul, SoftCap, Tanh
-from petrun.kernels.attention import Attention
+from petrun.kernels.attention import Attention, BiasedAttention
 from petrun.kernels.cache import WriteCache
 from petrun.kernels.dropout import Dropout, batch_offset, count_on_stage, step_counter
 from petrun.kernels.heads import MergeHeads, SplitGroupedQkv, SplitHeads, SplitHeadsQkv, SplitQkv
@@ -19,6 +19,7 @@ from petrun.kernels.rope import Rope, apply_rope
 
 __all__ = [
     "Attention",
+    "BiasedAttention",
     "Dropout",
     "Gelu",
     "GeluTanh",

@@ -110,12 +110,16 @@ class Attention(fused.FusedCell):
         visible = ops.cast(mask, ms.float32)
         if self.bias is not None:
             scores = self.biased(scores, self.bias(visible))
+        return self.weighted_values(scores, visible, v)
+
+    def weighted_values(self, scores: Tensor, visible: Tensor, v: Tensor) -> Tensor:
+        """dropout(softmax(scores (B, N, T, S) float32)) v over the positions where visible (B, 1, T, S) float32 is 1."""
         probs = self.softmax(self.masked(scores, self.far(self.hide(visible, 1.0), HIDDEN)))
         if self.training and self.p > 0.0:
-            kept = self.keep(self.step, self.offset, (b, n, t, s))
+            kept = self.keep(self.step, self.offset, scores.shape)
             kept = self.grown(ops.cast(kept, ms.float32), 1.0 / (1.0 - self.p))
             probs = self.keeps(probs, kept)
-        return self.values(ops.cast(self.weighed(probs, visible), q.dtype), v)
+        return self.values(ops.cast(self.weighed(probs, visible), v.dtype), v)
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
         """Shard heads over tp ranks, and the mask's rows over dp. MindSpore shards an operator without a strategy by its first axis
@@ -141,3 +145,19 @@ class Attention(fused.FusedCell):
             self.cap.set_layout("heads", dp, tp)
         if self.flash is not None:
             self.flash.set_layout(how, dp, tp)
+
+
+class BiasedAttention(Attention):
+    """Attention whose scores, which are not scaled, get a learned bias before the softmax. With the matrix of scores on every device.
+
+    Source: Raffel et al., arXiv:1910.10683, section 2.1.
+    Inputs: q (B, N, T, D), k and v (B, N, S, D); mask (B or 1, 1, T, S) bool, True = visible; bias (B or 1, N, T, S) float32.
+    Returns: (B, N, T, D) in q's dtype.
+    """
+
+    def __init__(self, dropout: float = 0.0, seed: int = 0, site: str = "") -> None:
+        super().__init__(1.0, dropout, seed, site)
+
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, bias: Tensor = None) -> Tensor:
+        scores = self.biased(ops.cast(self.scores(q, k), ms.float32), bias)
+        return self.weighted_values(scores, ops.cast(mask, ms.float32), v)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from petrun.graph.sites import Sites
+from petrun.tensors import TensorReader
 from petrun.typing import Cell, JsonObject
 
 
@@ -23,21 +24,21 @@ class StoredName:
     """Whether a base may lack it: a task head, which is then initialised."""
     also: Mapping[str, str] = field(default_factory=dict)
     """Further names of a matrix that two layers of the net share (tied embeddings): name under which a file may repeat the tensor ->
-    name of the parameter that the other layer would have if it had a matrix of its own."""
+    name of the parameter that the other layer would have if it had a matrix of its own; "" where no layer of the net would."""
 
 
 def untied(names: Mapping[str, StoredName]) -> dict[str, StoredName]:
     """Return the names of the same model with a matrix of its own for every layer. Without a shared matrix: the same names."""
     found: dict[str, StoredName] = {}
     for ours, stored in names.items():
-        found[ours] = replace(stored, also={})
-        found |= {own: StoredName(name=name) for name, own in stored.also.items()}
+        found[ours] = replace(stored, also={name: own for name, own in stored.also.items() if not own})
+        found |= {own: StoredName(name=name) for name, own in stored.also.items() if own}
     return found
 
 
 def shared_matrices(names: Mapping[str, StoredName]) -> dict[str, str]:
     """Return {head.weight: embed.weight}: parameter that a layer would have of its own -> the one that it shares."""
-    return {own: ours for ours, stored in names.items() for own in stored.also.values()}
+    return {own: ours for ours, stored in names.items() for own in stored.also.values() if own}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,13 @@ class FamilyConfig:
     """Tokens of the longest row; None: no limit."""
     init_range: float = 0.02
     """Standard deviation of the weights of a new head."""
+    decoder_start: int | None = None
+    """Of an encoder-decoder: the token with which every target begins. None: the net is no encoder-decoder."""
+
+
+def same_config(config: Any, reader: TensorReader) -> Any:
+    """Return the config unchanged, for a family that config.json describes completely."""
+    return config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +80,8 @@ class Family:
     """Names of construct's int32 (B, T) inputs, in order."""
     parse: Callable[[JsonObject], FamilyConfig]
     """config.json -> the family's frozen config. ModelError names a field that changes the mathematics and is not supported."""
+    settle: Callable[[Any, TensorReader], Any] = same_config
+    """(config, the base's files) -> config, with what the files alone say. Not called where no weights are read."""
     build: Callable[..., Any]
     """(config, *, compute_dtype: str = "float32", dropout_seed: int = 0, num_labels: int | None = None) -> nn.Cell. `config`, here and
     below: what `parse` returned."""

@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
@@ -142,6 +142,7 @@ def load_model(
         )
     described = _describe(path, raw, picked)
     stored = open_weights(source.base, source.strategy)
+    described = replace(described, config=picked.settle(described.config, stored))
     reader = quantised_view(stored, picked, described.config, raw, source.quantisation)
     return assemble(reader, described, Head(num_labels=num_labels, fresh=fresh_head), compute_dtype, seed)
 
