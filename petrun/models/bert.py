@@ -19,7 +19,7 @@ from petrun.typing import Cell, DType, JsonObject, Tensor
 
 def parse(raw: JsonObject) -> BertConfig:
     """Defaults are those of transformers' BertConfig; sizes have none. Raises ModelError."""
-    return encoder_config(Fields(raw, "bert"))
+    return encoder_config(Fields(raw, "bert", own=("is_causal",)))
 
 
 class BertEmbeddings(nn.Cell):

@@ -35,7 +35,8 @@ _NAMES = NetNames(
 def parse(raw: JsonObject) -> LlamaConfig:
     """Defaults are those of the folders' configuration_chatglm.py; sizes have none. Raises ModelError.
 
-    apply_query_key_layer_scaling and attention_softmax_in_fp32 change rounding alone; bias_dropout_fusion, how it is computed.
+    apply_query_key_layer_scaling, attention_softmax_in_fp32 and fp32_residual_connection change rounding alone; bias_dropout_fusion, how it
+    is computed; classifier_dropout belongs to a head that petrun does not have.
     """
     f = Fields(raw, "chatglm")
     f.only("rmsnorm", (True,), True)
@@ -45,6 +46,8 @@ def parse(raw: JsonObject) -> LlamaConfig:
     f.only("hidden_dropout", (0, 0.0), 0.0)
     # A base whose settings state a prefix was trained with one; its file is read as a delta.
     f.only("prefix_projection", (False,), False)
+    # Its own codes of 8 or 4 bits; --base-bits makes others.
+    f.only("quantization_bit", (0,), 0)
     heads, layers = f.integer("num_attention_heads"), f.integer("num_layers")
     # Without it one matrix holds queries, keys and values head by head; no folder has that.
     f.only("multi_query_attention", (True,), False)

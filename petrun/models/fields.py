@@ -54,7 +54,7 @@ class Fields:
     """A config.json, and the problems found in it so far."""
 
     def __init__(self, raw: JsonObject, family: str, own: Sequence[str] = ()) -> None:
-        """`own`: fields of FOREIGN that this family has."""
+        """`own`: fields of FOREIGN that this family has, and is_causal where it is no decoder."""
         self.raw = raw
         self.family = family
         self.problems: list[str] = []
@@ -65,6 +65,9 @@ class Fields:
             value = raw.get(name)
             if name not in own and value is not None and not any(value == v and type(value) is type(v) for v in off):
                 self.unsupported(name, value, f"{_spell(off[0])} (off)" if off and off[0] != {} else "leaving it out")
+        if "is_causal" not in own:
+            # transformers reads it of every decoder: without it a token sees those that follow it.
+            self.only("is_causal", (True,), True)
 
     def instead(self, values: JsonObject) -> Fields:
         """Return these fields with some other values. Problems of both are collected in one place."""

@@ -37,9 +37,8 @@ def parse(raw: JsonObject) -> LlamaConfig:
     """Defaults are those of transformers' GemmaConfig, Gemma2Config and Gemma3TextConfig; sizes have none. Raises ModelError."""
     kind = str(raw.get("model_type") or "gemma2")
     f = Fields(raw, kind, () if kind == "gemma" else _CAPS)
-    f.only("is_causal", (True,), True)
     heads, layers = f.integer("num_attention_heads"), f.integer("num_hidden_layers")
-    kv_heads = grouped_heads(f, heads, heads if kind == "gemma" else 4)
+    kv_heads = grouped_heads(f, heads, 16 if kind == "gemma" else 4)
     head_dim = f.integer("head_dim", 256)
     hidden = f.integer("hidden_size")
     positions = f.integer("max_position_embeddings", _POSITIONS[kind])
@@ -105,6 +104,8 @@ def _windows(f: Fields, kind: str, layers: int) -> tuple[int, ...]:
     if not isinstance(types, list) or len(types) != layers or not set(types) <= {"sliding_attention", "full_attention"}:
         f.unsupported("layer_types", types, f"{layers} times full_attention or sliding_attention")
         return (0,) * layers
+    if "sliding_window" in f.raw and f.raw["sliding_window"] is None and "sliding_attention" in types:
+        f.unsupported("sliding_window", None, "an integer, where a layer is of sliding_attention")
     window = f.integer("sliding_window", 4096)
     return tuple(window if t == "sliding_attention" else 0 for t in types)
 
@@ -122,14 +123,22 @@ def _of_type(f: Fields, layer_type: str) -> JsonObject:
 def _full_rope(f: Fields, head_dim: int, positions: int) -> Rope:
     scaling = f.raw.get("rope_scaling")
     stored = {**_of_type(f, "full_attention"), **(scaling if isinstance(scaling, Mapping) else {})}
-    theta = f.raw.get("rope_theta") or 1e6
-    values = {"rope_parameters": stored, "rope_scaling": None, "rope_theta": theta}
-    return parse_rope(f.instead(values), head_dim, positions)
+    return _rope_of(f, stored, f.raw.get("rope_theta") or 1e6, head_dim, positions)
 
 
 def _near_rope(f: Fields, head_dim: int, positions: int) -> Rope:
-    theta = f.raw.get("rope_local_base_freq") or 1e4
-    values = {"rope_parameters": _of_type(f, "sliding_attention"), "rope_scaling": None, "rope_theta": theta}
+    stored = _of_type(f, "sliding_attention")
+    return _rope_of(f, stored, f.raw.get("rope_local_base_freq") or 1e4, head_dim, positions)
+
+
+def _rope_of(f: Fields, stored: JsonObject, theta: object, head_dim: int, positions: int) -> Rope:
+    values = {
+        "rope_parameters": stored,
+        "rope_scaling": None,
+        "rope_theta": theta,
+        # transformers reads it beside rope_parameters only where these are those of all layers.
+        "original_max_position_embeddings": None,
+    }
     return parse_rope(f.instead(values), head_dim, positions)
 
 

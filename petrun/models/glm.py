@@ -21,7 +21,6 @@ def parse(raw: JsonObject) -> LlamaConfig:
     """Defaults are those of transformers' GlmConfig and Glm4Config; sizes have none. Raises ModelError."""
     kind = str(raw.get("model_type") or "glm")
     f = Fields(raw, kind)
-    f.only("is_causal", (True,), True)
     heads, layers = f.integer("num_attention_heads"), f.integer("num_hidden_layers")
     kv_heads = grouped_heads(f, heads, 2)
     head_dim = f.integer("head_dim", 128)

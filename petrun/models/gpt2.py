@@ -38,7 +38,6 @@ class Gpt2Config(FamilyConfig):
 def parse(raw: JsonObject) -> Gpt2Config:
     """Defaults are those of transformers' GPT2Config; sizes have none. Raises ModelError."""
     f = Fields(raw, "gpt2")
-    f.only("is_causal", (True,), True)
     f.only("add_cross_attention", (False,), False)
     # reorder_and_upcast_attn asks for float32 scores and softmax: they always are here.
     f.flag("reorder_and_upcast_attn", False)

@@ -57,7 +57,6 @@ def parse(raw: JsonObject) -> LlamaConfig:
     """Defaults are those of transformers' config class for the model_type; sizes have none. Raises ModelError."""
     kind = str(raw.get("model_type") or "llama")
     f = Fields(raw, kind)
-    f.only("is_causal", (True,), True)
     hidden, heads, layers = f.integer("hidden_size"), f.integer("num_attention_heads"), f.integer("num_hidden_layers")
     kv_heads = _kv_heads(f, kind, heads)
     head_dim = f.integer("head_dim", 128) if kind == "qwen3" else head_width(f, hidden, heads)

@@ -24,7 +24,6 @@ _LONG_ROPE_NAMES = ("su", "yarn")
 def parse(raw: JsonObject) -> LlamaConfig:
     """Defaults are those of transformers' Phi3Config; sizes have none. Raises ModelError."""
     f = Fields(raw, "phi3")
-    f.only("is_causal", (True,), True)
     # transformers has no operator for the second one; the first one is on what a branch adds.
     f.only("resid_pdrop", (0, 0.0), 0.0)
     f.only("embd_pdrop", (0, 0.0), 0.0)

@@ -21,7 +21,7 @@ from petrun.typing import Cell, DType, JsonObject, Tensor
 
 def parse(raw: JsonObject) -> BertConfig:
     """Defaults are those of transformers' RobertaConfig and XLMRobertaConfig; sizes have none. Raises ModelError."""
-    f = Fields(raw, str(raw.get("model_type") or "roberta"))
+    f = Fields(raw, str(raw.get("model_type") or "roberta"), own=("is_causal",))
     return encoder_config(f, padding_row=f.integer("pad_token_id", 1, least=0))
 
 

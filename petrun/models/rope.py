@@ -127,9 +127,9 @@ def parse_rope(
     truncate = inner.get("truncate", True)
     if not isinstance(truncate, bool):
         f.wrong(f"{key}.truncate", truncate, "true or false")
-    original = int(
-        f.raw.get("original_max_position_embeddings") or numbers.pop("original_max_position_embeddings", positions)
-    )
+    # transformers writes it in both places; where they differ, it takes the outer one.
+    inner_original = int(numbers.pop("original_max_position_embeddings", positions))
+    original = f.integer("original_max_position_embeddings", inner_original)
     theta = numbers.pop("rope_theta", None) or f.positive("rope_theta", 10000.0)
     if kind == "dynamic" and width < 4:
         f.wrong("head_dim", width, "at least 4, for dynamic rope scaling")

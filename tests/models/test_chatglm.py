@@ -18,6 +18,7 @@ def test_sites():
     [
         ({"multi_query_attention": False}, "multi_query_attention = false is not supported for chatglm"),
         ({"rmsnorm": False}, "rmsnorm = false is not supported for chatglm"),
+        ({"quantization_bit": 4}, "quantization_bit = 4 is not supported for chatglm"),
         ({"rope_ratio": 50}, "rope_ratio = 50 is not supported for chatglm"),
         ({"kv_channels": 6}, "kv_channels = 6: must be a multiple of 4"),
         ({"multi_query_group_num": 3}, "multi_query_group_num = 3: must be a divisor of num_attention_heads = 4"),

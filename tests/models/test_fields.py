@@ -4,8 +4,11 @@ import pytest
 
 from petrun.errors import ModelError
 from petrun.models import bert, gpt2, llama
+from petrun.models.families import family_of_type
 from petrun.models.fields import FOREIGN
 from tests.models import reference
+from tests.models.agreement import CONFIGS
+from tests.models.transformers_cases import CASES
 
 PARSE = {"bert": bert.parse, "gpt2": gpt2.parse}
 BASES = {"bert": reference.BERT, "gpt2": reference.GPT2}
@@ -136,6 +139,20 @@ def test_foreign_fields_are_refused_by_every_family():
                 parse(kind, {name: 7})
             for value in (None, *off):
                 assert parse(kind, {name: value}) == parse(kind, {})
+
+
+@pytest.mark.parametrize("name", [*CASES, "chatglm"])
+def test_every_decoder_is_causal(name):
+    """transformers' decoders see later tokens where is_causal is false."""
+    config = CONFIGS[name]
+    parse_config = family_of_type(config["model_type"]).parse
+    assert parse_config({**config, "is_causal": True}) == parse_config(config)
+    with pytest.raises(ModelError, match="is_causal = false is not supported for .*; supported: true"):
+        parse_config({**config, "is_causal": False})
+
+
+def test_encoders_are_not_causal():
+    assert parse("bert", {"is_causal": False}) == parse("bert", {})
 
 
 def test_defaults_of_transformers():

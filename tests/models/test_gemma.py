@@ -38,11 +38,19 @@ def test_a_prompt_begins_as_the_embedded_tokens(tmp_path):
     np.testing.assert_allclose(table, rows, rtol=1e-6)
 
 
+def test_original_positions_stand_in_the_rotation_of_a_kind_of_layers():
+    """transformers does not read those beside rope_parameters, where these are of two kinds."""
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+    config = gemma.parse({**GEMMA3, "rope_scaling": scaling, "original_max_position_embeddings": 8})
+    assert config.rope.original_positions == 16
+
+
 @pytest.mark.parametrize(
     ("config", "named"),
     [
         ({**GEMMA2, "use_bidirectional_attention": True}, "use_bidirectional_attention = true is not supported for gemma2"),
         ({**GEMMA2, "layer_types": ["full_attention"]}, "layer_types .* is not supported for gemma2"),
+        ({**GEMMA2, "sliding_window": None}, "sliding_window = null is not supported for gemma2"),
         ({**GEMMA2, "attn_logit_softcapping": -1.0}, "attn_logit_softcapping = -1.0: must be"),
         ({**GEMMA3, "attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0 is not supported for gemma3_text"),
         ({**GEMMA3, "rope_parameters": {"rope_type": "default"}}, "rope_parameters = .* is not supported for gemma3_text"),

@@ -57,6 +57,18 @@ def test_yarn():
     assert scale == pytest.approx(0.1 * math.log(4) + 1)
 
 
+@pytest.mark.parametrize("kind", ["llama3", "yarn"])
+def test_original_positions_beside_the_scaling(kind):
+    """transformers takes those beside it, where both are stated."""
+    scaling = {"rope_type": kind, "factor": 8.0, "original_max_position_embeddings": 16}
+    if kind == "llama3":
+        scaling |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    both = rope(scaling, original_max_position_embeddings=32)
+    assert both == rope({**scaling, "original_max_position_embeddings": 32})
+    with pytest.raises(ModelError, match='original_max_position_embeddings = "32": must be an integer'):
+        rope(scaling, original_max_position_embeddings="32")
+
+
 def test_yarn_options():
     base = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
     assert frequencies(rope({**base, "attention_factor": 0.7}))[1] == 0.7
