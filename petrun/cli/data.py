@@ -135,7 +135,7 @@ COMMANDS: tuple[Command[Any], ...] = (
         options=(
             "files",
             "out",
-            *("bitext", "source", "target", "languages", "without", "near", "key", "against"),
+            *("bitext", "source", "target", "encoding", "languages", "without", "near", "key", "against"),
             *("min_characters", "max_characters", "max_ratio"),
         ),
     ),
@@ -143,17 +143,20 @@ COMMANDS: tuple[Command[Any], ...] = (
         name="stats",
         settings=StatsSettings,
         run=stats,
-        options=("files", "base", "source", "target", "as_json", "html"),
+        options=("files", "base", "source", "target", "encoding", "as_json", "html"),
     ),
-    Command(name="head", settings=HeadSettings, run=head, options=("files", "count", "out", "on_bad_row")),
+    Command(name="head", settings=HeadSettings, run=head, options=("files", "count", "out", "encoding", "on_bad_row")),
     Command(
-        name="convert", settings=ConvertRowsSettings, run=convert, options=("files", "to", "swap", "out", "on_bad_row")
+        name="convert",
+        settings=ConvertRowsSettings,
+        run=convert,
+        options=("files", "to", "swap", "source", "target", "out", "encoding", "on_bad_row"),
     ),
     Command(
         name="split",
         settings=SplitSettings,
         run=split,
-        options=("files", "parts", "out", "source", "target", "seed", "on_bad_row"),
+        options=("files", "parts", "out", "source", "target", "encoding", "seed", "on_bad_row"),
     ),
     Command(
         name="mix", settings=MixSettings, run=mix, options=("files", "out", "rows", "tag_as", "seed", "on_bad_row")

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from petrun.curation.parts import PartReader, answer_text, named_cells
 from petrun.curation.reading import DataRow
 from petrun.data.chat.messages import VALUES, WEIGHT, Conversation, Message, as_messages, read_conversation
+from petrun.data.rows.columns import RowSchema
 from petrun.errors import DataError
 from petrun.typing import JsonObject
 
@@ -26,10 +27,11 @@ _SHAREGPT_ROLES = {"user": "human", "assistant": "gpt", "system": "system", "too
 class FormConverter:
     """Converts rows to one form."""
 
-    def __init__(self, form: str) -> None:
-        """`form`: one of `forms()`."""
+    def __init__(self, form: str, parts: PartReader | None = None) -> None:
+        """`form`: one of `forms()`; `parts`: names the columns of question and answer, where the user does."""
+        self._form = form
         self._write = _FORMS[form]
-        self._parts = PartReader()
+        self._parts = parts or PartReader()
 
     def __call__(self, row: DataRow) -> JsonObject:
         """Return the row's cells in this form. Raises DataError naming the row that has no conversation, or that does not fit."""
@@ -39,6 +41,7 @@ class FormConverter:
                 f"{row.where}: holds {schema.kind.name}, not a question and an answer",
                 hint="--to is for rows of instructions; without it the columns stay, and the file's format changes.",
             )
+        _refuse_further_answers(row, schema, f"--to {self._form}")
         found = self._write(conversation_of(row, self._parts), row.where)
         # Empty cells are what CSV and MindRecord fill up with.
         taken = {*schema.columns.values(), *found}
@@ -53,12 +56,26 @@ def swapped(row: DataRow, parts: PartReader) -> JsonObject:
     schema = parts.schema(row)
     if not schema.kind.templated:
         raise DataError(f"{row.where}: holds {schema.kind.name}, not a question and an answer")
+    _refuse_further_answers(row, schema, "a swapped row")
     system, turns = _turns(conversation_of(row, parts), row.where, "a swapped row")
     if len(turns) > 1 or system:
         raise DataError(f"{row.where}: a swapped row has no form for {'a system text' if system else 'several turns'}")
     taken = {*schema.columns.values(), "prompt", "completion"}
     others = {name: cell for name, cell in row.cells.items() if name not in taken and cell not in (None, "")}
     return {"prompt": turns[0][1], "completion": turns[0][0], **others}
+
+
+def _refuse_further_answers(row: DataRow, schema: RowSchema, form: str) -> None:
+    """Raises DataError for a row with a rejected answer, or with several references: a conversation has one answer."""
+    several = (
+        schema.has("target") and isinstance(cell := row.cells.get(schema.columns["target"]), list) and len(cell) > 1
+    )
+    if schema.has("rejected") or several:
+        what = "a rejected answer" if schema.has("rejected") else "several references of one prompt"
+        raise DataError(
+            f"{row.where}: {form} has no form for {what}",
+            hint="Without --to and --swap the columns stay, and the file's format changes.",
+        )
 
 
 def forms() -> list[str]:

@@ -7,20 +7,24 @@ before the question, Caswell, Chelba and Grangier, "Tagged Back-Translation", WM
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from petrun.curation.keys import draw_order
-from petrun.curation.parts import PartReader
+from petrun.curation.parts import PartReader, prompt_column, with_prompt
 from petrun.curation.reading import DataRow
-from petrun.data.chat.messages import read_messages
+from petrun.curation.shares import whole_rows
+from petrun.data.chat.messages import as_messages, is_conversation, read_messages
 from petrun.errors import ConfigError, DataError
 from petrun.tensors import Array
 from petrun.typing import JsonObject
 
 SYSTEM, TOKEN = "system", "token"
+_SLICE_OR_WEIGHT = re.compile(r"#\d+:\d+$")
+"""The end of `rows.jsonl#100:200`: rows 100 to 199 with weight 1, or the first 100 rows with weight 200."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,11 @@ def parse_part(text: str) -> MixPart:
     """`a.jsonl:0.7:tag=From the web.` -> its parts; the weight is 1 where none is given. Raises ConfigError."""
     body, marker, tag = text.partition(":tag=")
     path, colon, number = body.rpartition(":")
+    if _SLICE_OR_WEIGHT.search(body):
+        raise ConfigError(
+            f"{text}: rows from one number to the other with weight 1, or {path} with weight {number}?",
+            hint=f"{body}:1 is the first, {path.replace('#', '#:')}:{number} the second.",
+        )
     if not colon or not path:
         path, number = body, "1"
     try:
@@ -55,12 +64,7 @@ def share_out(weights: Sequence[float], available: Sequence[int], rows: int | No
     shares = [weight / sum(weights) for weight in weights]
     if rows is None:
         rows = min(int(count / share + 1e-9) for count, share in zip(available, shares, strict=True))
-    exact = [rows * share for share in shares]
-    found = [int(size + 1e-9) for size in exact]
-    # Largest remainders first, so that the counts add up to the rows asked for.
-    order = sorted(range(len(exact)), key=lambda i: found[i] - exact[i])
-    for i in order[: rows - sum(found)]:
-        found[i] += 1
+    found = whole_rows([rows * share for share in shares], rows)
     if 0 in found:
         raise ConfigError(
             f"a file would give no row to a mix of {rows:,} rows", hint="Give more rows, or leave the file out."
@@ -88,17 +92,23 @@ class Tagger:
         """Return the row's cells with the tag. Raises DataError for a row without a question."""
         if not self._tag:
             return row.cells
-        schema = self._parts.schema(row)
+        row, schema = with_prompt(row, self._parts.schema(row))
         if not schema.kind.templated:
             raise DataError(f"{row.where}: a tag needs a row with a question; this one holds {schema.kind.name}")
         if not schema.kind.conversation:
             if self._how == SYSTEM:
                 column = schema.columns.get("system", "system")
                 return {**row.cells, column: _sentence(row.cells.get(column), self._tag)}
-            column = schema.columns["source"]
+            column = prompt_column(schema)
             return {**row.cells, column: f"{self._tag} {row.cells[column]}"}
-        column = schema.columns["messages" if schema.has("messages") else "prompt"]
-        messages = [dict(message) for message in read_messages(row.cells[column], row.where, column)]
+        column = prompt_column(schema)
+        cell = row.cells[column]
+        messages = [
+            dict(message)
+            for message in (
+                read_messages(cell, row.where, column) if is_conversation(cell) else as_messages(str(cell), None)
+            )
+        ]
         if self._how == SYSTEM and row.cells.get("system"):
             return {**row.cells, "system": _sentence(row.cells["system"], self._tag)}
         role = "system" if self._how == SYSTEM else "user"

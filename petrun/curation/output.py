@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +26,16 @@ from petrun.typing import JsonObject
 
 DROPPED, REPORT = "dropped.jsonl", "report.json"
 UNREADABLE = "cannot be read"
+
+
+def dropped_row(row: DataRow | UnreadableRow, reason: str, problem: str, content: object) -> JsonObject:
+    """Return what is written of a row that is left out."""
+    return {"file": row.file, row.unit: row.line, "reason": reason, "problem": problem, "row": content}
+
+
+def dropped_lines(rows: Iterable[UnreadableRow]) -> str:
+    """Return what is written of lines that are no rows."""
+    return "".join(json_line(dropped_row(row, UNREADABLE, row.problem, row.text)) for row in rows)
 
 
 class RowOutput:
@@ -62,8 +72,7 @@ class RowOutput:
     def _note(self, row: DataRow | UnreadableRow, reason: str, problem: str, content: object) -> None:
         self.reasons[reason] += 1
         self._first.setdefault(reason, f"{row.where}: {problem}")
-        noted = {"file": row.file, row.unit: row.line, "reason": reason, "problem": problem, "row": content}
-        self._dropped.write(json_line(noted).encode())
+        self._dropped.write(json_line(dropped_row(row, reason, problem, content)).encode())
 
     def require_rows(self) -> None:
         """Raises DataError where every row was dropped, with the first row of each reason."""

@@ -9,9 +9,9 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
+from petrun import console
 from petrun.data.chat.messages import usual_order
 from petrun.data.formats.encoding import find_encoding
 from petrun.data.formats.folder import read_sources
@@ -70,6 +70,11 @@ class RowFiles:
     """Files, folders of files, or some rows of a file (`rows.jsonl#500`)."""
     on_bad_row: str = STOP
     """`stop`: up to twenty lines that cannot be read are named in an error; `skip`: they are left out."""
+    encoding: str | None = None
+    """Encoding of text files; None: UTF-8, or detected."""
+    columns: tuple[str, ...] = ()
+    """Columns that the user names, by which the header of a table is recognised."""
+    _told: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @cached_property
     def sources(self) -> list[Source]:
@@ -119,7 +124,44 @@ class RowFiles:
 
     def _items(self) -> Iterator[DataRow | UnreadableRow]:
         for source in self.sources:
-            yield from source_rows(source)
+            self._tell(source.note)
+            if _is_line_by_line(source, self.encoding):
+                yield from self._lines(source)
+            else:
+                yield from self._table(source)
+
+    def _tell(self, note: str) -> None:
+        """Print on standard error, once, how a file was read."""
+        if note and note not in self._told:
+            self._told.add(note)
+            console.print_to_stderr(f"note: {note}")
+
+    def _lines(self, source: Source) -> Iterator[DataRow | UnreadableRow]:
+        """Yield the rows of JSON lines, and what stands in the place of a row."""
+        if source.rows is None:
+            yield from _json_lines(source)
+            return
+        first, stop, count = source.rows.start, source.rows.stop, 0
+        for item in _json_lines(source):
+            if count == stop:
+                return
+            if count >= first:
+                yield item
+            count += 1
+        self._tell(source.rows.note(source.path, count))
+
+    def _table(self, source: Source) -> Iterator[DataRow]:
+        """Yield the rows of a file of any other format. Raises DataError."""
+        records = read_records(source, encoding=self.encoding, columns={name: name for name in self.columns})
+        for note in records.notes:
+            self._tell(note)
+        if records.arrays:
+            raise DataError(f"{source.path}: holds named arrays, not rows of text", hint="These commands read text.")
+        for start, stop in records.chunks():
+            for i, cells in enumerate(records.loaded(start, stop).rows, start):
+                if records.sorted_keys:
+                    cells = {name: usual_order(cell) for name, cell in cells.items()}
+                yield DataRow(file=str(source.path), line=records.line(i), cells=cells, unit=records.unit)
 
 
 def _unreadable_error(bad: Sequence[UnreadableRow]) -> DataError:
@@ -131,26 +173,9 @@ def _unreadable_error(bad: Sequence[UnreadableRow]) -> DataError:
     return DataError("\n  ".join([f"{count} cannot be read:", *named]), hint=hint)
 
 
-def source_rows(source: Source) -> Iterator[DataRow | UnreadableRow]:
-    """Yield the rows of one file, and of JSON lines also what stands in the place of a row. Raises DataError for any other format."""
-    if _is_line_by_line(source):
-        rows = source.rows
-        found = _json_lines(source)
-        yield from found if rows is None else islice(found, rows.start, rows.stop)
-        return
-    records = read_records(source)
-    if records.arrays:
-        raise DataError(f"{source.path}: holds named arrays, not rows of text", hint="These commands read text.")
-    for start, stop in records.chunks():
-        for i, cells in enumerate(records.loaded(start, stop).rows, start):
-            if records.sorted_keys:
-                cells = {name: usual_order(cell) for name, cell in cells.items()}
-            yield DataRow(file=str(source.path), line=records.line(i), cells=cells, unit=records.unit)
-
-
-def _is_line_by_line(source: Source) -> bool:
+def _is_line_by_line(source: Source, encoding: str | None) -> bool:
     try:
-        return detect_format(source) is JSONL and find_encoding(source)[0] in _UTF8
+        return detect_format(source, encoding=encoding) is JSONL and find_encoding(source, encoding)[0] in _UTF8
     except DataError:
         # Where a few lines are not UTF-8, each of them is named; a file of which most are not is in another encoding.
         if source.suffix not in JSONL.suffixes or not _mostly_utf8(source):

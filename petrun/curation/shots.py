@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from petrun.curation.keys import normalised, text_key
-from petrun.curation.parts import PartReader, content_of
+from petrun.curation.parts import PartReader, content_of, named_cells, prompt_column, with_prompt
 from petrun.curation.reading import DataRow
 from petrun.curation.similarity import nearest
-from petrun.data.chat.messages import read_messages
+from petrun.data.chat.messages import is_conversation, read_conversation, read_messages
 from petrun.data.examples.example_set import scramble
 from petrun.errors import DataError
 from petrun.tensors import Array
@@ -45,25 +45,26 @@ class TurnReader:
 
     def __call__(self, row: DataRow) -> Turn:
         """Return the turn. Raises DataError for a row that has no question, or several turns."""
-        schema = self._parts.schema(row)
+        row, schema = with_prompt(row, self._parts.schema(row))
         if not schema.kind.templated:
             raise DataError(f"{row.where}: holds {schema.kind.name}, not a question and an answer")
         if not schema.kind.conversation:
             both = self._parts(row)
             return Turn(question=both.question, answer=both.answer)
-        messages = [m for m in read_messages(row.cells[schema.columns["messages"]], row.where) if m["role"] != "system"]
+        whole = read_conversation(named_cells(row, schema), row.where).messages
+        messages = [message for message in whole if message["role"] != "system"]
         if [message["role"] for message in messages] not in (["user", "assistant"], ["user"]):
             raise DataError(f"{row.where}: has several turns; examples are for rows of one question and one answer")
         return Turn(question=content_of(messages[0]), answer=content_of(messages[1]) if messages[1:] else "")
 
     def with_text(self, row: DataRow, text: str) -> JsonObject:
         """Return the row's cells with a text before its question. The row has been read by this reader."""
-        schema = self._parts.schema(row)
-        if not schema.kind.conversation:
-            column = schema.columns["source"]
-            return {**row.cells, column: f"{text}{row.cells[column]}"}
-        column = schema.columns["messages"]
-        messages = [dict(message) for message in read_messages(row.cells[column], row.where)]
+        row, schema = with_prompt(row, self._parts.schema(row))
+        column = prompt_column(schema)
+        cell = row.cells[column]
+        if not is_conversation(cell):
+            return {**row.cells, column: f"{text}{cell}"}
+        messages = [dict(message) for message in read_messages(cell, row.where, column)]
         asked = next(message for message in messages if message["role"] == "user")
         asked["content"] = f"{text}{asked['content']}"
         return {**row.cells, column: messages}

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from petrun.curation.keys import draw_order
+from petrun.curation.shares import whole_rows
 from petrun.errors import ConfigError, DataError
 from petrun.tensors import Array
 
@@ -21,7 +22,14 @@ def parse_parts(text: str) -> dict[str, float]:
             value = float(size)
         except ValueError:
             value = 0.0
-        if not equals or not name or "/" in name or value <= 0 or (value > 1 and value != int(value)):
+        if (
+            not equals
+            or not name
+            or "/" in name
+            or name == "dropped"
+            or value <= 0
+            or (value > 1 and value != int(value))
+        ):
             raise ConfigError(
                 f"--parts {text}: '{item}' is not NAME=SHARE or NAME=ROWS", hint="Example: --parts train=0.9,eval=0.1"
             )
@@ -43,7 +51,9 @@ def part_sizes(parts: Mapping[str, float], rows: int) -> dict[str, int]:
     total = sum(shares.values())
     if total > 1 + 1e-9:
         raise ConfigError(f"--parts: the shares add up to {total:g}, more than 1")
-    return {name: int(size) if size > 1 else round(left * size) for name, size in parts.items()}
+    # Shares that add up to 1 leave no row out.
+    sizes = whole_rows([left * share for share in shares.values()], round(left * total))
+    return {name: int(size) for name, size in parts.items()} | dict(zip(shares, sizes, strict=True))
 
 
 def divide(keys: Iterable[int], parts: Mapping[str, float], seed: int) -> Array:

@@ -24,7 +24,7 @@ from petrun.data.tokenizers.tokenizer import Progress, Tokenizer
 from petrun.errors import ConfigError, TrainingError
 
 _MOST_COPIES = 10_000
-DATA_VERSION = 7
+DATA_VERSION = 8
 """Raised whenever the same files would give other examples than before; part of the cache's key."""
 
 

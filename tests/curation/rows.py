@@ -7,7 +7,7 @@ from petrun.curation.reading import DataRow
 MIXED = [
     {"instruction": "Say hi", "input": "", "output": "Hi!", "id": 1},
     {"instruction": "Add", "input": "1 2", "output": "3", "id": 2},
-    {"prompt": "x?", "completion": ["y", "z"]},
+    {"prompt": "x?", "completion": ["y"]},
     {
         "messages": [
             {"role": "system", "content": "Be short."},

@@ -63,6 +63,8 @@ def test_sharegpt_holds_calls_of_tools_and_weights():
             "sharegpt",
             "ShareGPT has no form for reasoning_content",
         ),
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "messages", "no form for a rejected answer"),
+        ({"prompt": "q", "completion": ["a", "b"]}, "sharegpt", "no form for several references"),
         ({"text": "plain"}, "messages", "holds text, not a question and an answer"),
     ],
 )
@@ -78,6 +80,15 @@ def test_question_and_answer_are_exchanged():
     for cells, lacks in (
         (MIXED[4], "several turns"),
         ({"prompt": "q", "completion": "a", "system": "s"}, "a system text"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "a rejected answer"),
     ):
         with pytest.raises(DataError, match=f"no form for {lacks}"):
             swapped(row(cells), parts)
+
+
+def test_columns_are_named_by_the_user():
+    parts = PartReader(source="问题", target="答案")
+    cells = {"问题": "q", "答案": "a", "id": "7"}
+    assert FormConverter("prompt", parts)(row(cells)) == {"prompt": "q", "completion": "a", "id": "7"}
+    with pytest.raises(DataError, match="no column '答案'"):
+        FormConverter("prompt", parts)(row({"问题": "q"}))

@@ -39,3 +39,15 @@ def test_rows_without_text_are_refused_by_line():
     for cells in ({"a": 1}, {"input_ids": [1, 2]}, {"prompt": 3, "completion": "x"}, {"messages": "x"}):
         with pytest.raises(DataError, match=r"^rows\.jsonl, line 4"):
             PartReader()(row(cells, line=4))
+
+
+def test_rows_of_preference_differ_by_their_rejected_answers():
+    read = PartReader()
+    one, other = (read(row({"prompt": "q", "chosen": "a", "rejected": text})) for text in "bc")
+    assert one == RowParts(question="q", answer="a", rejected="b") and one.text == "q\na\nb" != other.text
+    assert read(row({"chosen": "q a", "rejected": "q b"})) == RowParts(question="q", answer=" a", rejected=" b")
+    asked = {"role": "user", "content": "q"}
+    answers = [[asked, {"role": "assistant", "content": text}] for text in "ab"]
+    assert read(row({"chosen": answers[0], "rejected": answers[1]})) == one
+    with pytest.raises(DataError, match="no prompt"):
+        read(row({"chosen": "a", "rejected": "b"}))

@@ -74,3 +74,46 @@ def test_another_encoding_is_read_as_training_reads_it(tmp_path):
         "".join(f'{{"text": "第{i}行：今天天气很好，我们去公园散步。"}}\n' for i in range(40)).encode("gb18030")
     )
     assert next(iter(RowFiles([str(path)]))).cells["text"].startswith("第0行：今天天气很好")
+
+
+def test_how_a_file_was_read_is_told_once(tmp_path, capfd):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(
+        "".join(["text,label\r\n", *(f"第{i}行：今天天气很好,{i % 2}\r\n" for i in range(50))]).encode("gbk")
+    )
+    (tmp_path / "note.md").write_text("about")
+    files = RowFiles([str(tmp_path)])
+    assert len(list(files)) == len(list(files)) == 50
+    said = capfd.readouterr().err
+    assert said.count("read as gb18030") == 1 and said.count("left out: note.md") == 1
+
+
+def test_an_encoding_that_cannot_be_told_is_named(tmp_path):
+    for name, text in (
+        ("rows.csv", "prompt,completion\n你好,再见\n"),
+        ("rows.jsonl", '{"prompt": "你好", "completion": "再见"}\n'),
+    ):
+        (tmp_path / name).write_bytes(text.encode("gbk"))
+        with pytest.raises(DataError) as error:
+            list(RowFiles([str(tmp_path / name)]))
+        assert "--encoding NAME" in error.value.hint
+        (found,) = RowFiles([str(tmp_path / name)], encoding="gbk")
+        assert found.cells == {"prompt": "你好", "completion": "再见"}
+
+
+def test_a_header_is_recognised_by_the_columns_that_the_user_names(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("\ufeff问题,答案\r\n" + "你好,好\r\n" * 3, encoding="utf-8")
+    with pytest.raises(DataError, match="unknown columns") as error:
+        list(RowFiles([str(path)]))
+    assert "--source 问题 --target 答案" in error.value.hint
+    rows = list(RowFiles([str(path)], columns=("问题", "答案")))
+    assert len(rows) == 3 and rows[0].cells == {"问题": "你好", "答案": "好"}
+
+
+def test_a_slice_is_held_against_the_file(tmp_path, capfd):
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"text": str(i)} for i in range(5)])
+    with pytest.raises(DataError, match="begins behind the last of the file's 5 rows"):
+        list(RowFiles([f"{path}#5:"]))
+    assert len(list(RowFiles([f"{path}#3:9"]))) == 2
+    assert "asks for more than the file's 5 rows" in capfd.readouterr().err

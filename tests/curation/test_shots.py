@@ -19,6 +19,13 @@ def test_a_turn_is_read_and_gets_its_examples():
     assert reader(row(MIXED[3])) == Turn(question="你好", answer="很好")
     assert reader.with_text(row(MIXED[1]), shown(TURNS[:2]))["instruction"] == "q0\na0\n\nq0\na1\n\nAdd"
     assert reader.with_text(row(MIXED[3]), "x ")["messages"][1]["content"] == "x 你好"
+    asked, answered = ({"role": role, "content": text} for role, text in (("user", "q"), ("assistant", "a")))
+    two_lists = row({"prompt": [asked], "completion": [answered]})
+    assert reader(two_lists) == Turn(question="q", answer="a")
+    assert reader.with_text(two_lists, "x ")["prompt"] == [{"role": "user", "content": "x q"}]
+    preferred = row({"chosen": "q a", "rejected": "q b"})
+    assert reader(preferred) == Turn(question="q", answer=" a")
+    assert reader.with_text(preferred, "x ") == {"prompt": "x q", "chosen": " a", "rejected": " b"}
     for cells in (MIXED[4], {"text": "plain"}):
         with pytest.raises(DataError, match=r"^rows\.jsonl, line 1"):
             reader(row(cells))

@@ -13,7 +13,16 @@ def test_shares_and_numbers_give_sizes():
     assert part_sizes(parse_parts("train=0.5, dev=20, test=30"), 100) == {"train": 25, "dev": 20, "test": 30}
 
 
-@pytest.mark.parametrize("text", ["train=0.9", "train,eval=2", "a=0,b=1", "a=0.5,a=0.5", "a=1.5,b=2", "../a=0.5,b=0.5"])
+def test_shares_of_all_rows_leave_none_out():
+    for rows in range(2, 200):
+        for shares in ({"train": 0.9, "eval": 0.1}, {"a": 0.5, "b": 0.5}, {"a": 0.8, "b": 0.1, "c": 0.1}):
+            assert sum(part_sizes(shares, rows).values()) == rows
+    assert part_sizes({"train": 0.9, "eval": 0.1}, 25) == {"train": 22, "eval": 3}
+
+
+@pytest.mark.parametrize(
+    "text", ["train=0.9", "train,eval=2", "a=0,b=1", "a=0.5,a=0.5", "a=1.5,b=2", "../a=0.5,b=0.5", "dropped=0.5,b=0.5"]
+)
 def test_wrong_parts_are_refused(text):
     with pytest.raises(ConfigError):
         parse_parts(text)

@@ -16,7 +16,7 @@ from petrun.errors import ConfigError, did_you_mean
 def run(given: CleanSettings) -> None:
     """Judge every row, then write those that pass. Raises ConfigError, DataError, OutputError, SetupError."""
     plan = _plan(given)
-    files = RowFiles(given.files, SKIP)
+    files = RowFiles(given.files, SKIP, given.encoding, plan.parts.columns)
     out = check_out(given.out, files, *given.against)
     settings = {
         "kind": plan.limits.kind,
@@ -65,6 +65,6 @@ def _plan(given: CleanSettings) -> CleaningPlan:
             f"--without {', '.join(sorted(idle))}: not asked here anyway",
             hint="ratio, letters, numbers and urls need --bitext; script and language need --langs.",
         )
-    against = RowFiles(given.against) if given.against else None
     parts = PartReader(source=given.source, target=given.target)
+    against = RowFiles(given.against, columns=parts.columns) if given.against else None
     return CleaningPlan(limits=limits, rules=rules, parts=parts, key=given.key, near=given.near, against=against)

@@ -20,11 +20,14 @@ def run(given: ConvertRowsSettings) -> None:
         raise ConfigError(f"--to {given.to}: no such form", hint=did_you_mean(given.to, forms()))
     if given.swap and given.to is not None:
         raise ConfigError("--swap writes prompt and completion, and --to another form: give one of them")
-    files = RowFiles(given.files, given.on_bad_row or STOP)
+    if given.source is not None and given.to is None and not given.swap:
+        raise ConfigError("--source and --target are for --to and --swap: without them the columns stay")
+    parts = PartReader(source=given.source, target=given.target)
+    files = RowFiles(given.files, given.on_bad_row or STOP, given.encoding, parts.columns)
     out = check_out(given.out, files)
-    converter: Callable[[DataRow], JsonObject] | None = FormConverter(given.to) if given.to is not None else None
+    converter: Callable[[DataRow], JsonObject] | None = FormConverter(given.to, parts) if given.to is not None else None
     if given.swap:
-        converter = partial(swapped, parts=PartReader())
+        converter = partial(swapped, parts=parts)
     with row_output(out, files, "convert", {"to": given.to, "swap": given.swap}) as output:
         for row in files.rows(output.drop_unreadable):
             try:

@@ -13,7 +13,7 @@ from petrun.curation.reading import STOP, RowFiles
 
 def run(given: HeadSettings) -> None:
     """Print the first rows as JSON, or write them. Raises DataError, OutputError."""
-    files = RowFiles(given.files, given.on_bad_row or STOP)
+    files = RowFiles(given.files, given.on_bad_row or STOP, given.encoding)
     if given.out is None:
         for row in islice(files.rows(lambda bad: console.print_to_stderr(f"{bad.where}: {bad.problem}")), given.count):
             console.print(json.dumps(row.cells, indent=2, ensure_ascii=False, default=str))

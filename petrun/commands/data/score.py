@@ -7,6 +7,7 @@ from pathlib import Path
 from petrun import console
 from petrun.config.commands.data import SCORES, ScoreSettings
 from petrun.curation.difficulty import DIFFICULTIES
+from petrun.curation.parts import PartReader
 from petrun.curation.reading import STOP, RowFiles
 from petrun.curation.score_file import write_scores
 from petrun.curation.scoring import ScoredRows, score_difficulty, score_similarity
@@ -23,7 +24,7 @@ def run(given: ScoreSettings) -> None:
     if given.out is None:
         raise ConfigError("--out is missing: the file of scores to write", hint="Example: --out scores.jsonl")
     _refuse_idle(given)
-    files = RowFiles(given.files, STOP)
+    files = RowFiles(given.files, STOP, columns=PartReader(source=given.source, target=given.target).columns)
     check_file("--out", given.out, files.inputs)
     out = Path(given.out).expanduser()
     scored = score_similarity(given, files) if given.by == SIMILARITY else score_difficulty(given, out)

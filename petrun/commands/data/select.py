@@ -33,7 +33,8 @@ def run(given: SelectSettings) -> None:
     if (given.diverse is None) != (given.encoder is None):
         raise ConfigError("--diverse and --encoder belong together: questions are grouped by the encoder's vectors")
     top = parse_top(given.top)
-    files = RowFiles(given.files, STOP)
+    reader = PartReader(source=given.source, target=given.target)
+    files = RowFiles(given.files, STOP, columns=reader.columns)
     out = check_out(given.out, files, given.scores)
     scores = read_scores(given.scores, files)
     numbers = {str(source.path): i for i, source in enumerate(files.sources)}
@@ -47,7 +48,7 @@ def run(given: SelectSettings) -> None:
     if given.diverse is None:
         chosen = able[best(values, wanted, lowest=given.lowest)]
     else:
-        groups = cluster(_questions(given, files, able), given.diverse, given.seed)
+        groups = cluster(_questions(given, files, reader, able), given.diverse, given.seed)
         chosen = able[best_of_groups(values, groups, wanted, lowest=given.lowest)]
     taken = set(chosen.tolist())
     settings = {
@@ -86,11 +87,11 @@ def _problem(scores: Scores, place: tuple[int, int]) -> str:
     return f"{scores.by} {entry['score']:.6g}"
 
 
-def _questions(given: SelectSettings, files: RowFiles, able: Array) -> Array:
+def _questions(given: SelectSettings, files: RowFiles, reader: PartReader, able: Array) -> Array:
     """Return the vectors of the questions of these rows, (n, d), of length 1."""
     assert given.encoder is not None, "the command checks it"
     encoder = open_sentence_encoder(given.encoder, given.flags, given.sets)
-    reader, wanted = PartReader(source=given.source, target=given.target), set(able.tolist())
+    wanted = set(able.tolist())
     parts = (reader(row) for i, row in enumerate(files) if i in wanted)
     found = []
     while chunk := list(islice(parts, _CHUNK_ROWS)):

@@ -27,7 +27,7 @@ def run(given: ShotsSettings) -> None:
     if (given.by == SIMILARITY) != (given.encoder is not None):
         raise ConfigError("--by similarity and --encoder belong together")
     files = RowFiles(given.files, given.on_bad_row or STOP)
-    sources = RowFiles(given.pool or given.files, files.on_bad_row)
+    sources = RowFiles(given.pool, files.on_bad_row) if given.pool else files
     out = check_out(given.out, files, *given.pool, *given.against)
     pool = _pool(sources, given)
     encoder = open_sentence_encoder(given.encoder, given.flags, given.sets) if given.encoder is not None else None
@@ -62,13 +62,14 @@ def _pool(sources: RowFiles, given: ShotsSettings) -> Pool:
     """Read the rows that may be examples: those with an answer whose question no evaluation file has."""
     reader = TurnReader()
     unseen = {reader(row).key for row in RowFiles(given.against)} if given.against else set()
-    turns = []
-    for row in sources:
+    turns, unfit = [], 0
+    for row in sources.rows(lambda bad: console.print_to_stderr(f"{bad.where}: {bad.problem}")):
         try:
             turn = reader(row)
         except DataError:
             if sources.on_bad_row != SKIP:
                 raise
+            unfit += 1
             continue
         if turn.answer.strip() and turn.key not in unseen:
             turns.append(turn)
@@ -76,6 +77,8 @@ def _pool(sources: RowFiles, given: ShotsSettings) -> Pool:
         raise DataError(
             "the pool holds no row with an answer" + (" that is not in an evaluation file" if unseen else "")
         )
+    if unfit and given.pool:
+        console.print_to_stderr(f"note: {unfit:,} rows of --pool are {NO_TURN}, and no examples")
     return Pool(turns)
 
 

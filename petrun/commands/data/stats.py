@@ -23,11 +23,12 @@ _SHOWN = 12
 
 def run(given: StatsSettings) -> None:
     """Count the rows and print the figures. Raises DataError, OutputError."""
-    files = RowFiles(given.files, SKIP)
+    parts = PartReader(source=given.source, target=given.target)
+    files = RowFiles(given.files, SKIP, given.encoding, parts.columns)
     check_file("--html", given.html, files.inputs)
     language = LanguageTeller() if has_language_model() else None
     tokens = token_counter(given.base) if given.base is not None else None
-    found = row_statistics(files, PartReader(source=given.source, target=given.target), tokens, language)
+    found = row_statistics(files, parts, tokens, language)
     facts = found.facts()
     if given.as_json:
         console.print(json.dumps(facts, indent=2, ensure_ascii=False))

@@ -36,6 +36,14 @@ def _target() -> SettingField:
     return option("--target", "Column of the answer, or of a translation's target.", DATA)
 
 
+def _encoding() -> SettingField:
+    return option(
+        "--encoding",
+        "Encoding of the files' text, such as gb18030. Default: UTF-8, by the byte order mark, or detected.",
+        DATA,
+    )
+
+
 def _seed() -> SettingField:
     return option("--seed", "Of what is drawn. Default 0.", RUN, default=0)
 
@@ -53,6 +61,7 @@ class StatsSettings:
     base: str | None = like("model.base", "Folder of a tokenizer: lengths in its tokens too.")
     source: str | None = _source()
     target: str | None = _target()
+    encoding: str | None = _encoding()
     as_json: bool = option("--json", "Print one JSON object.", default=False)
     html: str | None = option("--html", "Also write a page with all figures and histograms.", RUN)
 
@@ -64,6 +73,7 @@ class HeadSettings:
     files: tuple[str, ...] = _files()
     count: int = option("-n", "Rows.", default=10, low=1, shows_default=True)
     out: str | None = option("--out", "Write them to this file instead of the terminal.", RUN)
+    encoding: str | None = _encoding()
     on_bad_row: str | None = _bad()
 
 
@@ -85,6 +95,11 @@ class ConvertRowsSettings:
         DATA,
         default=False,
     )
+    source: str | None = option(
+        "--source", "With --to or --swap: column of the question. Default: by the names that training knows.", DATA
+    )
+    target: str | None = option("--target", "Column of the answer.", DATA)
+    encoding: str | None = _encoding()
     on_bad_row: str | None = _bad()
 
 
@@ -103,6 +118,7 @@ class SplitSettings:
     )
     source: str | None = _source()
     target: str | None = _target()
+    encoding: str | None = _encoding()
     seed: int = _seed()
     on_bad_row: str | None = _bad()
 
@@ -150,6 +166,7 @@ class CleanSettings:
     )
     source: str | None = _source()
     target: str | None = _target()
+    encoding: str | None = _encoding()
     languages: tuple[str, ...] = option(
         "--langs",
         "Languages (ISO 639-1): of bitext the source's and the target's, en,zh; of instructions all that an answer may be in.",

@@ -1,12 +1,14 @@
 """Encode rows with two answers to one prompt: the chosen answer is preferred to the rejected one.
 
 A row becomes two sequences in one, the prompt with each answer, between which there is no attention; each is truncated by itself.
-Columns: prompt (or question, or messages), chosen, rejected. Or chosen and rejected are two conversations: what they have in common at
-their beginning is then the prompt.
+Columns: prompt (or question, or messages), chosen, rejected. Or chosen and rejected are two conversations or two texts: what they have in
+common at their beginning is then the prompt.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -43,6 +45,9 @@ def _add(out: ExampleCollector, chosen: TokenizedRow, rejected: TokenizedRow, li
     parts = [(np.asarray(row.ids, np.int32), np.asarray(row.labels, np.int32)) for row in (chosen, rejected)]
     kept = [(ids[:limit], labels[:limit]) for ids, labels in parts]
     gone = any(_scored(before) and not _scored(after) for (_, before), (_, after) in zip(parts, kept, strict=True))
+    if np.array_equal(kept[0][0], kept[1][0]):
+        # The answers differ behind the cut alone: what is left prefers nothing, and is to count for nothing.
+        gone, kept = True, [(ids, np.full_like(labels, IGNORED)) for ids, labels in kept]
     out.counts["completion_gone"] += gone
     pair = replace(
         chosen,
@@ -67,37 +72,52 @@ def _answered(rows: FileRows, name: str) -> FileRows:
 
 
 def with_prompts(rows: FileRows) -> FileRows:
-    """Return the rows with their prompts in a column of their own, where the answers are conversations that hold it."""
-    if not rows.schema.kind.conversation:
-        return rows
-    columns = rows.schema.columns
-    split = [_split(rows, i, columns["completion"], columns["rejected"]) for i in range(len(rows))]
+    """Return the rows with their prompts in a column of their own, where the answers hold them."""
+    schema = with_prompt_column(rows.schema)
+    split = [prompt_cells(row, schema, rows.where(i)) for i, row in enumerate(rows.records.rows)]
     if all(part is None for part in split):
         return rows
     found = [row if part is None else {**row, **part} for row, part in zip(rows.records.rows, split, strict=True)]
-    schema = RowSchema(rows.schema.kind, {**columns, "prompt": columns.get("prompt", "prompt")})
     return replace(rows, records=replace(rows.records, rows=found), schema=schema)
 
 
-def _split(rows: FileRows, i: int, chosen: str, rejected: str) -> JsonObject | None:
-    """Split the answers of row i into prompt and answers, as cells; None where they hold no prompt.
+def with_prompt_column(schema: RowSchema) -> RowSchema:
+    """Return the schema of rows of preference with a column for the prompt, which the answers may hold instead."""
+    name = "prompt" if schema.kind.conversation else "source"
+    return RowSchema(schema.kind, {**schema.columns, name: schema.columns.get(name, "prompt")})
 
-    Raises: DataError for a row without a prompt.
+
+def prompt_cells(row: Mapping[str, object], schema: RowSchema, where: str) -> JsonObject | None:
+    """Split the answers of a row into prompt and answers, as cells; None where they hold no prompt.
+
+    Of conversations the prompt is the messages that both begin with; of texts, what both begin with up to the white space before they
+    differ. trl's extract_prompt cuts texts where they differ, be it within a word.
+    Inputs: `schema`, as `with_prompt_column` returns it. Raises: DataError for a row without a prompt.
     """
-    row, where, prompt = rows.records.rows[i], rows.where(i), rows.schema.columns.get("prompt", "prompt")
-    answers = [row.get(chosen), row.get(rejected)]
-    if all(is_conversation(answer) for answer in answers):
-        first, second = (
-            read_messages(answer, where, name) for answer, name in zip(answers, (chosen, rejected), strict=True)
-        )
+    names = ("prompt", "completion") if schema.kind.conversation else ("source", "target")
+    prompt, chosen, rejected = (schema.columns[name] for name in (*names, "rejected"))
+    first, second = row.get(chosen), row.get(rejected)
+    common = 0
+    if is_conversation(first) and is_conversation(second):
+        first, second = read_messages(first, where, chosen), read_messages(second, where, rejected)
         common = next((k for k, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), len(first))
         # An assistant's own last message is an answer even where both begin with it.
-        common = min(common, len(first) - 1, len(second) - 1)
-        if common and not is_conversation(row.get(prompt)):
-            return {prompt: first[:common], chosen: first[common:], rejected: second[common:]}
+        common = 0 if is_conversation(row.get(prompt)) else min(common, len(first) - 1, len(second) - 1)
+    elif isinstance(first, str) and isinstance(second, str) and row.get(prompt) is None:
+        common = _shared_words(first, second)
+    if common and isinstance(first, str | list) and isinstance(second, str | list):
+        return {prompt: first[:common], chosen: first[common:], rejected: second[common:]}
     if row.get(prompt) is None:
         raise DataError(
-            f"{where}: no prompt: {chosen} and {rejected} do not begin with the same messages",
-            hint="Give a column `prompt`, or conversations of which only the end differs.",
+            f"{where}: no prompt: {chosen} and {rejected} do not begin alike",
+            hint="Give a column `prompt`, or conversations or texts of which only the end differs.",
         )
     return None
+
+
+def _shared_words(first: str, second: str) -> int:
+    """Count the characters that both texts begin with, without a last word, and the white space before it, which may be an answer's."""
+    shorter = min(len(first), len(second))
+    common = next((k for k, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), shorter)
+    spaces = list(re.finditer(r"\s+", first[:common]))
+    return spaces[-1].start() if spaces else common if common < shorter else 0

@@ -129,7 +129,9 @@ def _refuse_hidden_header(path: Path, number: int, table: list[tuple[int, list[s
             text, label = first[other], first[i]
             raise DataError(
                 f"{path}, line {number}: looks like a header with the unknown columns '{first[0]}' and '{first[1]}'",
-                hint=f"Map them: --set data.columns.text={text} --set data.columns.label={label}",
+                hint=f"Classes: --set data.columns.text={text} --set data.columns.label={label}. A question and its answer: --set "
+                f"data.columns.prompt={first[0]} --set data.columns.completion={first[1]}, of petrun data --source {first[0]} "
+                f"--target {first[1]}.",
             )
 
 

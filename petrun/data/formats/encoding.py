@@ -39,6 +39,7 @@ _FEW = 60
 """Number of bytes beyond ASCII below which a file of two-byte characters may look like one of one-byte letters."""
 _UTF8_LINE = 5
 """Number of characters beyond ASCII from which on a line of valid UTF-8 is not valid by chance."""
+_NAME_IT = "--set data.encoding=NAME; of petrun data: --encoding NAME"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,7 @@ def find_encoding(source: Source, given: str | None = None) -> tuple[str, str]:
         first = source.raw.count(b"\n", 0, error.start) + 1
         _refuse_damaged_utf8(source, error, first)
         found = _detect(source, first, error)
-        return found, f"{source.path}: is not UTF-8; read as {found} (--set data.encoding=NAME names another)"
+        return found, f"{source.path}: is not UTF-8; read as {found} (another: {_NAME_IT})"
     return "utf-8", ""
 
 
@@ -208,9 +209,9 @@ def _detect(source: Source, line: int, error: UnicodeDecodeError) -> str:
     shown = "; ".join(f"{name} {text!r}" for text, name in list(readings.items())[:5])
     raise DataError(
         f"{source.path}, line {line}: byte 0x{source.raw[error.start]:02x} is not UTF-8, and the encoding cannot be told for certain",
-        hint=f"That line reads: {shown}. Name the right one: --set data.encoding=NAME"
+        hint=f"That line reads: {shown}. Name the right one: {_NAME_IT}"
         if readings
-        else "Is this a text file, and is it whole? Name its encoding: --set data.encoding=NAME",
+        else f"Is this a text file, and is it whole? Name its encoding: {_NAME_IT}",
     )
 
 

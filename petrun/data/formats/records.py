@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from petrun.data.formats.json_lines import JsonLines
 from petrun.data.formats.slices import RowRange
-from petrun.errors import DataError
 from petrun.typing import JsonObject
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -71,16 +70,11 @@ class Records:
     def part(self, rows: RowRange) -> Records:
         """Return some rows; of plain text, lines. Raises DataError where the file ends before the first of them."""
         count = len(self)
-        if rows.start >= count:
-            raise DataError(f"{self.path}: {rows} begins behind the last of the file's {count} rows")
+        note = rows.note(self.path, count)
         found = self.between(rows.start, count if rows.stop is None else min(rows.stop, count))
         if self.stream is not None:
             found = replace(found, stream="\n".join(row["text"] for row in found.rows) + "\n")
-        if rows.stop is not None and rows.stop > count:
-            found = replace(
-                found, notes=(*self.notes, f"{self.path}: {rows} asks for more than the file's {count} rows")
-            )
-        return found
+        return replace(found, notes=(*self.notes, note)) if note else found
 
     def cells(self, row: int) -> dict[str, Any]:
         """Return column -> cell of one row."""

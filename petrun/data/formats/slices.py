@@ -22,6 +22,13 @@ class RowRange:
         stop = "" if self.stop is None else self.stop
         return f"#{stop}" if self.start == 0 and self.stop is not None else f"#{self.start}:{stop}"
 
+    def note(self, path: Path, count: int) -> str:
+        """Return a note where more rows are asked for than the `count` of the file, else "". Raises DataError where it has none of them."""
+        if self.start >= count:
+            raise DataError(f"{path}: {self} begins behind the last of the file's {count} rows")
+        more = self.stop is not None and self.stop > count
+        return f"{path}: {self} asks for more than the file's {count} rows" if more else ""
+
 
 def split_slice(name: str | Path) -> tuple[Path, RowRange | None]:
     """Return (the file or folder, which of its rows). An existing file whose name ends like a slice is that file, with all its rows.

@@ -99,9 +99,9 @@ def read_records(
     return records.head(max_rows)
 
 
-def detect_format(source: Source, *, separator: str | None = None) -> Format:
+def detect_format(source: Source, *, separator: str | None = None, encoding: str | None = None) -> Format:
     """Return the format of a file, from its content; the suffix decides where that is ambiguous. Raises DataError."""
-    return binary_format(source) or _text_format(_content(source, separator=separator))
+    return binary_format(source) or _text_format(replace(_content(source, separator=separator), encoding=encoding))
 
 
 def binary_format(source: Source) -> Format | None:

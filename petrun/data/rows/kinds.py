@@ -76,7 +76,7 @@ ROW_KINDS = (
                 {"source": source, "target": "chosen", "rejected": "rejected"}
                 for source in ("prompt", "question", "messages", "conversations")
             ),
-            # Two conversations that begin alike.
+            # Two conversations, or two texts, that begin alike.
             {"target": "chosen", "rejected": "rejected"},
         ),
         optional=EXTRA_CELLS,

@@ -56,6 +56,27 @@ def test_split_keeps_questions_together(rows):
     assert call(["data", "split", "rows.jsonl", "--out", "parts"]) == 1
 
 
+def test_split_names_the_lines_that_it_leaves_out(rows, capfd):
+    with (rows / "rows.jsonl").open("a") as file:
+        file.write('{"prompt": \n')
+    assert call(["data", "split", "rows.jsonl", "--out", "parts", "--on-bad-row", "skip"]) == 0
+    assert "left out 1 lines that cannot be read" in capfd.readouterr().out
+    (dropped,) = read_jsonl(rows / "parts" / "dropped.jsonl")
+    assert dropped["line"] == 201 and dropped["row"] == '{"prompt": '
+    report = json.loads((rows / "parts" / "report.json").read_text())
+    assert report["cannot be read"] == 1 and sum(report["rows"].values()) == 200
+
+
+def test_a_spreadsheet_of_chinese_questions_becomes_instructions(rows, capfd):
+    (rows / "问答 1.csv").write_bytes("问题,答案,\r\n你好,再见,\r\n,,\r\n".encode("gbk"))
+    line = ["data", "convert", "问答 1.csv", "--to", "messages", "--out", "out.jsonl"]
+    assert call([*line, "--source", "问题", "--target", "答案", "--encoding", "gbk"]) == 0
+    (found,) = read_jsonl(rows / "out.jsonl")
+    assert [message["content"] for message in found["messages"]] == ["你好", "再见"]
+    assert call(["data", "convert", "rows.jsonl", "--source", "prompt", "--target", "x", "--out", "o.csv"]) == 2
+    assert "--source and --target are for --to and --swap" in capfd.readouterr().err
+
+
 def test_mix_is_the_same_for_the_same_seed(rows):
     write_jsonl(rows / "web.jsonl", [{"prompt": f"w{i}", "completion": "x"} for i in range(30)])
     line = ["data", "mix", "rows.jsonl:0.75", "web.jsonl:0.25:tag=From the web.", "--out"]

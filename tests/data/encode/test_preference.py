@@ -8,7 +8,9 @@ import pytest
 from petrun.data.batches.buckets import BatchSpec
 from petrun.data.batches.collate import collate
 from petrun.data.batches.rank_share import count_rows
+from petrun.data.encode.preference import prompt_cells, with_prompt_column
 from petrun.data.examples.preview import preview
+from petrun.data.rows.columns import mapped, row_schemas
 from petrun.data.tokenizers.tokenizer import load_tokenizer
 from petrun.errors import DataError
 from tests.data.loading import read_examples
@@ -103,13 +105,47 @@ def test_each_answer_is_cut_by_itself(tmp_path, tokenizer):
         ({"prompt": "ab", "chosen": "c", "rejected": None}, "line 1: column 'rejected' is empty"),
         ({"prompt": "ab", "chosen": ["c"], "rejected": "d"}, "line 1: column 'chosen' is list"),
         ({"prompt": "ab", "chosen": "c", "rejected": 3}, "line 1: column 'rejected' is the number 3"),
-        ({"chosen": said("a", "b"), "rejected": said("c", "d")}, "do not begin with the same messages"),
+        ({"chosen": said("a", "b"), "rejected": said("c", "d")}, "chosen and rejected do not begin alike"),
+        ({"chosen": "ab", "rejected": "cd"}, "chosen and rejected do not begin alike"),
+        ({"chosen": "ab", "rejected": "abc"}, "chosen and rejected do not begin alike"),
     ],
 )
 def test_rows_that_prefer_nothing(tmp_path, tokenizer, row, words):
     with pytest.raises(DataError) as error:
         read(tmp_path, tokenizer, [row])
     assert words in str(error.value)
+
+
+def test_answers_that_differ_behind_the_cut_alone_count_for_nothing(tmp_path, tokenizer):
+    rows = [
+        {"prompt": "ab", "chosen": "c" * 30 + "d", "rejected": "c" * 30},
+        {"prompt": "ab", "chosen": "c", "rejected": "d"},
+    ]
+    examples = read(tmp_path, tokenizer, rows, seq_len=10)
+    assert count_rows(examples).scored.tolist() == [0, 1] and examples.stats.completion_gone == 1
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "prompt", "answers"),
+    [
+        # The rows of Anthropic's hh-rlhf; trl's extract_prompt cuts these three alike.
+        ("a: hi\n\nb: yes", "a: hi\n\nb: no", "a: hi\n\nb:", (" yes", " no")),
+        ("你好吗？我", "你好吗？不", "你好吗？", ("我", "不")),
+        ("a b c", "a d", "a", (" b c", " d")),
+        # trl's cuts within the word, and leaves an empty answer: the token of its first letters is another one then.
+        ("a: thanks", "a: thank", "a:", (" thanks", " thank")),
+    ],
+)
+def test_texts_that_begin_alike_hold_the_prompt(chosen, rejected, prompt, answers):
+    row = {"chosen": chosen, "rejected": rejected}
+    schema = with_prompt_column(row_schemas(mapped(row, {}, ""))[0])
+    assert prompt_cells(row, schema, "") == {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}
+
+
+def test_texts_that_begin_alike_are_trained_as_prompt_and_answers(tmp_path, tokenizer):
+    whole = read(tmp_path, tokenizer, [{"chosen": "ab cde", "rejected": "ab f"}])[0]
+    split = read(tmp_path, tokenizer, [{"prompt": "ab", "chosen": " cde", "rejected": " f"}])[0]
+    assert whole.input_ids.tolist() == split.input_ids.tolist() and whole.labels.tolist() == split.labels.tolist()
 
 
 def test_the_preview_shows_each_sequence_on_a_line_of_its_own(tmp_path, tokenizer):

@@ -67,7 +67,9 @@ def test_detected(write, texts, written, read):
     path = write("a.csv", table(texts).encode(written))
     records = read_records(path)
     assert [row["text"] for row in records.rows] == texts
-    assert records.notes == (f"{path}: is not UTF-8; read as {read} (--set data.encoding=NAME names another)",)
+    assert records.notes == (
+        f"{path}: is not UTF-8; read as {read} (another: --set data.encoding=NAME; of petrun data: --encoding NAME)",
+    )
     # The same bytes, the same answer.
     assert {decode_text(read_source(path)).note for _ in range(3)} == set(records.notes)
 

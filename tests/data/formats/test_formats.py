@@ -71,6 +71,27 @@ def test_plain_text_keeps_the_whole_stream(write):
     assert read_records(write("a.txt", "one\r\n\r\n two\n")).stream == "one\n\n two\n"
 
 
+def test_json_rows_are_those_of_the_key_data_alone(write):
+    path = write("rows.json", '{"about": {"data": [1]}, "data": [{"a": 1},\n {"a": 2}], "version": 3}')
+    found = read_records(path)
+    assert [row["a"] for row in found.rows] == [1, 2] and list(found.lines) == [1, 2]
+    assert found.notes == (
+        f'{path}: the rows are those under "data"; of the keys about, data, version no other is read',
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[{"a": 1},\n{"a": 2, "a": 3}]', "line 2: the key 'a' stands twice"),
+        ('{"data": [{"a": 1}], "data": [{"a": 2}]}', "the key 'data' stands twice"),
+    ],
+)
+def test_json_with_a_key_twice_is_refused_as_in_json_lines(write, text, said):
+    with pytest.raises(DataError, match=said):
+        read_records(write("rows.json", text))
+
+
 def test_a_separator_splits_at_its_first_place(write):
     path = write("e2e.txt", "name : A | food : B||The A || B .\nname : C||C .\n")
     records = read_records(path, separator="||")
