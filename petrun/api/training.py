@@ -28,6 +28,7 @@ class TrainOptions(TypedDict, total=False):
     tokens: int | None
     target: str | Sequence[str] | None
     exclude: str | Sequence[str] | None
+    train_rows: str | int | None
     train_also: str | Sequence[str] | None
     init_delta: Place | None
     base: Place | None

@@ -27,7 +27,9 @@ _COMPANIONS = (
     "sentencepiece.bpe.model",
     "chat_template.jinja",
     "chat_template.json",
+    "new_rows.json",
 )
+_OF_THE_MODEL = ("generation_config.json", "new_rows.json")
 
 
 def merged_config(
@@ -95,6 +97,15 @@ def write_companions(folder: Path, config: JsonObject, source: Path | None) -> N
             (folder / name).parent.mkdir(exist_ok=True)
             with atomic_file(folder / name) as (out, _):
                 out.write(content)
+
+
+def copy_tokenizer(folder: Path, source: Path) -> None:
+    """Copy the tokenizer's files of a base, its templates among them, beside a delta whose ids have rows of their own."""
+    for name in (*(Path(name) for name in _COMPANIONS if name not in _OF_THE_MODEL), *template_files(source)):
+        path = source / name
+        if path.is_file():
+            with atomic_file(folder / name) as (out, _):
+                out.write(_read(path))
 
 
 def _code_files(source: Path, config: JsonObject) -> list[Path]:

@@ -3,8 +3,9 @@
     a full tensor of the shared parameter        both layers use it, as before
     a full tensor under the other layer's name   that layer has a matrix of its own; the shared one is the first layer's alone
     LoRA or a variant on one of the layers       is added to the matrix where that layer uses it, and only there
+    trained rows of the shared parameter         both layers use them
 
-In the last two cases the two layers no longer use the same values: a merged model stores both, and peft's files name both modules.
+In the second and third case the two layers no longer use the same values: a merged model stores both, and peft's files name both modules.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from functools import partial
 
 from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.delta_tensors import Computed
+from petrun.delta import method_of_tensor
 from petrun.errors import DeltaError
 from petrun.models.base import StoredName, shared_matrices, untied
 from petrun.tensors.known_names import DELTA_PREFIX
@@ -25,11 +27,17 @@ def owner(name: str) -> str:
     return f"{f'.{name}'.partition(f'.{DELTA_PREFIX}')[0]}.weight".removeprefix(".")
 
 
+def is_shared(name: str) -> bool:
+    """Return whether a method's tensor holds values of a weight itself, which all layers that share the weight use."""
+    method = method_of_tensor(name)
+    return method is not None and method.tensors[name.rpartition(".")[2]].shared
+
+
 def unties(names: Mapping[str, StoredName], tensors: Iterable[str]) -> bool:
     """Return whether a delta with these tensors gives the layers that share a matrix different values."""
     shared = shared_matrices(names)
     whole = set(names) | set(shared)
-    changed = {name if name in whole else owner(name) for name in tensors if name not in names}
+    changed = {name if name in whole else owner(name) for name in tensors if name not in names and not is_shared(name)}
     return any(own in changed or ours in changed for own, ours in shared.items())
 
 

@@ -16,7 +16,9 @@ import numpy as np
 
 from petrun.checkpoint.hf_config import write_companions
 from petrun.data.tokenizers.extension import ExtendedTokenizer, NewPiece
-from petrun.errors import WeightsError
+from petrun.delta.rows import ids_of, spell_rows
+from petrun.errors import ModelError, WeightsError
+from petrun.models.factory import read_model_config
 from petrun.models.folder import weights_path
 from petrun.tensors import (
     Array,
@@ -38,6 +40,8 @@ _TABLES = (
 _STALE = ("vocab.txt", "vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json")
 """Files beside tokenizer.json that would hold the old vocabulary."""
 _MULTIPLE = 64
+NEW_ROWS = "new_rows.json"
+"""File in a base with appended pieces that says which rows of its tables are theirs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +87,37 @@ def write_extended(
             (folder / name).unlink(missing_ok=True)
         with atomic_file(folder / "tokenizer.json") as (file, _):
             file.write(json.dumps(made.content, ensure_ascii=False, indent=2).encode())
+        with atomic_file(folder / NEW_ROWS) as (file, _):
+            appended = spell_rows(piece.id for piece in made.pieces)
+            file.write((json.dumps({"rows": appended, "vocab_size": rows}) + "\n").encode())
         write_safetensors_folder(folder, entries, {"format": "pt"})
     unknown = sum(not piece.old_ids for piece in made.pieces)
     return ExtendedBase(tables=tables, old_rows=old_rows, rows=rows, unknown=unknown)
+
+
+def read_new_rows(base: Path) -> str | None:
+    """Return the token ids of a base's new rows, spelled as ranges; None for a base that does not name any.
+
+    Raises ModelError for a file that does not read, or that belongs to a table of another size than config.json's.
+    """
+    path = base / NEW_ROWS
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        size, found = int(content["vocab_size"]), spell_rows(ids_of(str(content["rows"])))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{path}: does not name the new rows of this base: {error}",
+            hint="petrun vocab merge wrote it; name the rows yourself: --train-rows 32000-49952.",
+        ) from error
+    own = read_model_config(base).get("vocab_size")
+    if own != size:
+        raise ModelError(
+            f"{path}: is of a base with {size} rows, and config.json says {own}",
+            hint="Name the rows yourself: --train-rows 32000-49952.",
+        )
+    return found
 
 
 def _entry(

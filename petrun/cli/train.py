@@ -43,7 +43,7 @@ COMMAND = Command(
     settings=TrainSettings,
     run=train,
     options=(
-        "recipe", "algo", "delta.rank", "delta.alpha", "delta.dropout", "delta.tokens", "delta.target", "delta.exclude",
+        "recipe", "algo", "delta.rank", "delta.alpha", "delta.dropout", "delta.tokens", "delta.target", "delta.exclude", "delta.rows",
         "train.train_also", "init_delta", "model.base", "model.base_strategy", "delta_strategy", "model.family", "model.quant", "data.path",
         "data.eval_path", "data.eval_split", "eval.metrics",
         "data.on_bad_row", "data.task", "data.template", "data.seq_len", "data.pack", "data.shuffle",

@@ -19,7 +19,9 @@ def run(name: str | None) -> None:
     """Print the list, or one algorithm's settings. Raises ConfigError for an unknown name."""
     if name is None:
         console.print(table([(method.name, _about(method)) for method in METHODS.values()]))
-        console.print("\nJoin bitfit and r_drop with any other: --algo lora+bitfit. Settings: petrun algorithms NAME")
+        console.print(
+            "\nJoin bitfit, rows and r_drop with others: --algo lora+bitfit. Settings: petrun algorithms NAME"
+        )
         return
     method = find_method(name)
     for part in split_names(method.name):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from petrun.checkpoint.delta import Delta
+from petrun.checkpoint.hf_config import copy_tokenizer
+from petrun.checkpoint.tied import is_shared
 from petrun.config.options import DeltaSources
 from petrun.config.schema import ModelConfig
 from petrun.errors import ConfigError
@@ -72,4 +74,7 @@ def write(given: Delta, out: str, sources: DeltaSources, task: str | None) -> Pa
         base=base,
         sites=sites,
     )
+    if path.is_dir() and any(is_shared(name) for name in fitted.tensors):
+        # The rows of tokens mean nothing without the tokenizer that has them.
+        copy_tokenizer(folder, path)
     return folder

@@ -54,6 +54,15 @@ DELTA_FLAGS: dict[str, tuple[type, Option]] = {
             separated=True,
         ),
     ),
+    "delta.rows": (
+        str,
+        Option(
+            flag="--train-rows",
+            help="Train rows of the token table beside --algo: new (those that petrun vocab merge appended), or ids such as "
+            "7,120-199. The same as --algo NAME+rows.",
+            panel=DELTA,
+        ),
+    ),
 }
 """The keys of delta algorithms that have a flag, with the type of one value.
 

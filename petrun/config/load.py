@@ -205,12 +205,24 @@ def load_run_config(
         put({key: value}, flag)
     for key, value in assigned:
         put({key: value}, f"--set {key}")
+    _join_rows(values, origins)
     if embedded is not None and not any(k in values for k in ("model.base", "model.family", "data.path")):
         for path in (*(_tuned_for(values.get("algo", "lora")) if recipe is None else ()), embedded):
             for key, value in read_recipe(path).items():
                 if key not in values and key != "algo":
                     put({key: value}, "embedded recipe")
     return Resolved(validate(values, origins), origins)
+
+
+def _join_rows(values: JsonObject, origins: dict[str, str]) -> None:
+    """Join `rows` to the algorithm where its rows are named: --train-rows new is --algo lora+rows --set delta.rows=new."""
+    from petrun.delta import rows
+    from petrun.delta.compose import JOIN, split_names
+
+    algo = values.get("algo", "lora")
+    if values.get("delta.rows") is not None and isinstance(algo, str) and rows.METHOD.name not in split_names(algo):
+        values["algo"] = f"{algo}{JOIN}{rows.METHOD.name}"
+        origins.setdefault("algo", origins["delta.rows"])
 
 
 def _tuned_for(algo: object) -> tuple[Path, ...]:

@@ -342,7 +342,7 @@ class RunConfig(Section):
 
     algo: str = setting(
         "lora",
-        "Delta algorithm: {names}; +bitfit and +r_drop join any other (lora+r_drop). `petrun algorithms` describes them and their "
+        "Delta algorithm: {names}; +bitfit, +rows and +r_drop join others (lora+r_drop). `petrun algorithms` describes them and their "
         "settings. Default lora.",
         "--algo",
         DELTA,

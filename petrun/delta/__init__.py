@@ -15,6 +15,7 @@ from petrun.delta import (
     ptuning,
     ptuning2,
     r_drop,
+    rows,
 )
 from petrun.delta.adapter import AdapterDense, AdapterLayer
 from petrun.delta.compose import compose, split_names
@@ -37,6 +38,7 @@ METHODS: dict[str, Method] = {
     "r_drop": r_drop.METHOD,
     "ia3": ia3.METHOD,
     "bitfit": bitfit.METHOD,
+    "rows": rows.METHOD,
     "full": full.METHOD,
 }
 

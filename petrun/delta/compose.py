@@ -10,7 +10,9 @@ from functools import cache
 
 from petrun.delta.forms import Tensors
 from petrun.delta.method import ALL, Method, MethodConfig, Update
+from petrun.errors import TargetError
 from petrun.graph.sites import Sites
+from petrun.graph.surgery import cells as net_cells
 from petrun.tensors import Array
 from petrun.typing import Cell
 
@@ -34,26 +36,31 @@ def compose(parts: tuple[Method, ...]) -> Method:
         raise ValueError(f"{owning[0].name} and {owning[1].name} cannot be joined: each takes the layers for itself")
     if len(parts) == 1:
         return parts[0]
+    added = [part for part in parts if not part.owning and part.trains == "added"]
+    if added and any(part.trains == "all" for part in parts):
+        raise ValueError(f"{owning[0].name} trains all of the base, {added[0].name} a part of it")
     ordered = (*owning, *sorted((part for part in parts if not part.owning), key=lambda part: part.name))
     # Each part reads its own settings off the joint configuration, which is an instance of every part's.
     config: type[MethodConfig] = type("JointConfig", tuple(part.config for part in ordered), {})
-    tensors = [part for part in ordered if part.trains != "nothing"] or list(ordered)
+    training = [part for part in ordered if part.trains != "nothing"] or list(ordered)
     # All other fields are those of the owning part, or of the first one.
     return replace(
         ordered[0],
         name=JOIN.join(part.name for part in ordered),
         config=config,
-        trains=tensors[0].trains,
+        trains=training[0].trains,
         attach=_Attach(ordered),
+        tensors={leaf: form for part in ordered for leaf, form in part.tensors.items()},
         merge=_Merge(ordered) if all(part.merge is not None for part in ordered) else None,
-        why_no_sum=_WhyNoSum(tuple(tensors)),
-        switch=tensors[0].switch if len(tensors) == 1 else None,
+        why_no_sum=_WhyNoSum(tuple(training)),
+        switch=training[0].switch if len(training) == 1 else None,
         wrap_loss=_WrapLoss(ordered),
         rate=_Rate(ordered),
         fixed=tuple(leaf for part in ordered for leaf in part.fixed),
         identity=all(part.identity for part in ordered),
         needs_classes=any(part.needs_classes for part in ordered),
         owning=bool(owning),
+        why_not_split=next((f"({part.name}) {part.why_not_split}" for part in ordered if part.why_not_split), ""),
     )
 
 
@@ -66,8 +73,23 @@ class _Attach(_Joint):
     def __call__(self, net: Cell, config: MethodConfig, sites: Sites, seed: int) -> tuple[str, ...]:
         # A part that joins gets the net of the base: bitfit's biases are not those of the owning part's cells.
         joining, owning = ([part for part in self.parts if part.owning is kind] for kind in (False, True))
-        owned = [name for part in (*joining, *owning) for name in part.attach(net, config, sites, seed)]
+        owned = [name for part in joining for name in part.attach(net, config, sites, seed)]
+        added = {path: cell for path, cell in net_cells(net).items() if self._adds_to(cell, joining)}
+        owned += [name for part in owning for name in part.attach(net, config, sites, seed)]
+        left = {id(cell) for cell in net_cells(net).values()}
+        lost = [path for path, cell in added.items() if id(cell) not in left]
+        if lost:
+            names = [part.name for part in (*joining, *owning)]
+            raise TargetError(
+                f"{lost[0]} cannot be a target of {names[-1]}: its own values train beside it ({', '.join(names[:-1])})",
+                hint=f"Leave it out of --target, or leave {JOIN}{names[0]} out.",
+            )
         return tuple(dict.fromkeys(owned))
+
+    @staticmethod
+    def _adds_to(cell: Cell, parts: list[Method]) -> bool:
+        """Return whether the cell itself holds tensors of one of the parts."""
+        return any(leaf in part.tensors for part in parts for leaf in cell._params)
 
 
 class _Merge(_Joint):

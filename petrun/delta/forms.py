@@ -31,6 +31,8 @@ class LayerTensor:
     """The axis of size `out`."""
     into_bias: bool = False
     """Whether a merge adds it to the layer's bias, which the base must have."""
+    shared: bool = False
+    """Whether layers that share the weight share it too, as values of the weight itself."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -172,6 +172,8 @@ class Method:
     """Whether it compares distributions over classes or tokens, which a net that predicts a number does not have."""
     owning: bool = True
     """Whether it attaches cells to layers, or trains everything: a run has one such method. False: it composes with any other."""
+    why_not_split: str = ""
+    """The reason, after the method's name, why operators and stages cannot be split over ranks; "": they can."""
 
     def owns(self, name: str) -> bool:
         """Return whether a tensor is one that the method adds to a layer, or its table of virtual tokens."""

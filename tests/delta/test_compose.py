@@ -100,7 +100,7 @@ def test_names_are_put_in_order():
 
 def test_settings_of_methods_that_compose_have_names_of_their_own():
     composing = [m for m in METHODS.values() if not m.owning]
-    assert {m.name for m in composing} == {"bitfit", "r_drop"}
+    assert {m.name for m in composing} == {"bitfit", "r_drop", "rows"}
     for part in composing:
         for other in METHODS.values():
             if other is not part:

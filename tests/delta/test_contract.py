@@ -40,9 +40,11 @@ SETTINGS = {
     "bitfit": ("bitfit", {}),
     "lora-bitfit": ("lora+bitfit", {"rank": 2, "alpha": 8.0}),
     "full": ("full", {}),
+    "rows": ("rows", {"rows": "0,5-8"}),
+    "lora-rows": ("lora+rows", {"rank": 2, "alpha": 8.0, "rows": "4-11"}),
 }
 # Settings of an algorithm that stands above with others, and a join of two: with --all.
-VARIANTS = ("pissa", "ptuning2-projection", "ptuning-lstm", "lora-bitfit")
+VARIANTS = ("pissa", "ptuning2-projection", "ptuning-lstm", "lora-bitfit", "rows")
 # These have no bias: what bitfit says there is in its own tests.
 LACKING = {(label, family) for label in ("bitfit", "lora-bitfit") for family in ("llama", "phi3", "gemma")}
 FAMILY_NAMES = list(CONFIGS)

@@ -18,6 +18,7 @@ from petrun.interop.peft.lora import read_lora, write_lora
 from petrun.interop.peft.prefix import read_prefix, write_prefix
 from petrun.interop.peft.prompt import read_prompt, write_prompt
 from petrun.interop.peft.reading import Reading
+from petrun.interop.peft.rows import read_rows, split_rows, write_rows
 from petrun.interop.peft.writing import ExportRequest
 from petrun.models.base import StoredName, untied
 from petrun.tensors import Array
@@ -39,6 +40,7 @@ CODECS = {
     "PREFIX_TUNING": Codec(read_prefix, write_prefix),
     "PROMPT_TUNING": Codec(read_prompt, write_prompt),
     "P_TUNING": Codec(read_prompt),
+    "TRAINABLE_TOKENS": Codec(read_rows, write_rows),
 }
 """peft_type -> its codec. The record of a method names its types (`Method.peft`)."""
 
@@ -103,6 +105,11 @@ def write_peft(
         raise DeltaError(
             f"{delta.path}: is a {delta.algo} delta, which has no peft form here: {form.reason}",
             hint=f"petrun writes these: {names_where(lambda method: isinstance(method.peft, tuple))}.",
+        )
+    if split_rows(delta, untied(names))[1].ids and form[0] not in ("LORA", "TRAINABLE_TOKENS"):
+        raise DeltaError(
+            f"{delta.path}: trains rows of the token table, for which peft's {form[0]} adapters have no place",
+            hint="Keep the delta in petrun's own format, or merge it into its base.",
         )
     write = CODECS[form[0]].write
     assert write is not None, f"{form[0]} is only read"

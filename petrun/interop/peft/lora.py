@@ -19,6 +19,7 @@ from petrun.delta.lora import LORA_A, LORA_B, LORA_BIAS, LORA_M
 from petrun.interop.peft.initial_factors import with_initial_factors
 from petrun.interop.peft.lora_config import LoraAdapter, parse_lora_config
 from petrun.interop.peft.reading import PREFIX, Reading
+from petrun.interop.peft.rows import TokenRows, split_rows
 from petrun.interop.peft.tokens import replace_rows
 from petrun.interop.peft.writing import ExportRequest, by_module, collect, common_fields, compact, plain, write_folder
 from petrun.typing import JsonObject
@@ -192,7 +193,9 @@ class _Sorting:
 
 def write_lora(request: ExportRequest) -> None:
     """Write a LoRA delta as an adapter folder; PiSSA's as a plain LoRA. Raises DeltaError and OutputError as write_peft says."""
-    delta, names = as_plain_lora(request.delta), request.names
+    names = request.names
+    kept, rows = split_rows(request.delta, names)
+    delta = as_plain_lora(kept)
     export = collect(delta, names, _LEAVES, tables=request.sites.tables if request.sites else ())
     config = delta.config
     exported = {
@@ -210,5 +213,12 @@ def write_lora(request: ExportRequest) -> None:
         "modules_to_save": sorted(export.heads) or None,
         "rank_pattern": by_module(config.get("rank_pattern", {}), export.modules),
         "alpha_pattern": by_module(config.get("alpha_pattern", {}), export.modules),
+        **({"trainable_token_indices": _token_indices(rows)} if rows.ids else {}),
     }
-    write_folder(request.out, exported, export.entries)
+    write_folder(request.out, exported, [*export.entries, *rows.entries(request.delta, "token_adapter.")])
+
+
+def _token_indices(rows: TokenRows) -> object:
+    """Return peft's field: ids of the token embedding, or a map where the head has rows of its own."""
+    modules = [module.rpartition(".")[2] for module in rows.modules]
+    return rows.ids if len(modules) == 1 else {module: rows.ids for module in modules}

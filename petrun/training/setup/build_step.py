@@ -93,6 +93,8 @@ def build_loss(
     hook = method.hook(net, assembled.config, trainable.parameters, total_steps)
     total = method.wrap_loss(loss, net, assembled.config)
     if layout.split:
+        if method.why_not_split:
+            raise ConfigError(f"--parallel {layout}: {method.name} {method.why_not_split}", hint="Use dp alone.")
         if hook is not None:
             raise ConfigError(
                 f"--parallel {layout}: {method.name} weighs whole matrices at each update, which no rank holds",

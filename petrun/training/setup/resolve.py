@@ -24,6 +24,7 @@ from petrun.train.schedules import Schedule
 from petrun.training.run_folder import RunFolder
 from petrun.training.setup.build_step import plan_schedule
 from petrun.training.setup.evaluation import require_forward_only
+from petrun.training.setup.new_rows import resolve_new_rows
 from petrun.training.setup.preference import kind_of, require_possible
 from petrun.training.setup.resolve_auto import resolve_auto
 from petrun.training.setup.resolve_layout import resolve_run_layout
@@ -76,7 +77,7 @@ def resolve(
     Reads config.json, the tokenizer and the rows, and prints why `--parallel auto` chose its layout.
     Raises ConfigError and the errors of data and deltas.
     """
-    settings = resolve_algorithm(given, start)
+    settings = resolve_new_rows(resolve_algorithm(given, start))
     if device.target == "ascend":
         settings, reasons = resolve_auto(settings, cards)
         for line in reasons:
@@ -89,7 +90,7 @@ def resolve_with_layout(
     given: Resolved, start: Delta | None, device: Device, layout: Layout, out: RunFolder | None = None
 ) -> ResolvedRun:
     """Resolve every setting of a run whose layout is known."""
-    settings, base_info = resolve_data(resolve_algorithm(given, start), start)
+    settings, base_info = resolve_data(resolve_new_rows(resolve_algorithm(given, start)), start)
     sources = open_sources(settings.config, base_info, start)
     require_used_settings(settings, sources)
     require_tracker(settings.config)
