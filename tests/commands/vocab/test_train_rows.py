@@ -71,7 +71,7 @@ def test_only_the_new_rows_and_the_lora_train(folder, capfd):
         assert call(line) == 0, capfd.readouterr().err
         scores.append(json.loads((folder / f"{name}.json").read_text()))
     assert scores[0]["loss"] == pytest.approx(scores[1]["loss"], abs=2e-3)
-    assert call(["export", "--base", "longer", "--delta", "run", "--out", "adapter"]) == 0
+    assert call(["delta", "convert", "run", "--to", "peft", "--base", "longer", "--out", "adapter"]) == 0
     assert (folder / "adapter" / "tokenizer.json").read_text() == (folder / "longer" / "tokenizer.json").read_text()
 
 
