@@ -18,6 +18,7 @@ from petrun.models.quantised import ORIGINAL, QUANTISED
 from petrun.tensors import Array, TensorEntry, TensorInfo, array_entries, atomic_folder, write_safetensors_folder
 from petrun.tensors.atomic import refuse_occupied
 from petrun.tensors.quantised.bitsandbytes import stored_arrays
+from petrun.tensors.quantised.codecs import quantise
 from petrun.tensors.quantised.packed import PackedMatrix
 from petrun.tensors.quantised.reader import PackedReader, PackedTensor
 from petrun.tensors.sharded.ranks import root_of
@@ -100,9 +101,8 @@ def write_quantised(base: StoredBase, out: Path, max_shard_bytes: int) -> Quanti
 def _packed_entries(reader: PackedReader, name: str, tensor: PackedTensor) -> tuple[_Error, list[TensorEntry]]:
     """Quantise a matrix. The codes are made again when they are written: of each matrix the scales alone stay in memory."""
     values = reader.inner.read(name)
-    assert tensor.pack is not None
     values = np.ascontiguousarray(values.T if tensor.transposed else values)
-    matrix = tensor.pack(values)
+    matrix = quantise(tensor.layout.form, values, f"{reader.path}: {name}")
     error = _error(values, matrix)
     dtype = tensor.dtype if tensor.dtype in _FLOATS else "float32"
     entries = array_entries(stored_arrays(name, matrix, dtype))

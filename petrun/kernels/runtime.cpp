@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <exception>
 #include <new>
 #include <thread>
 
@@ -30,6 +31,7 @@ class Pool {
       work_ = work;
       context_ = context;
       pieces_ = pieces;
+      failure_ = nullptr;
       next_.store(0);
       open_ = true;
       ++job_;
@@ -40,12 +42,19 @@ class Pool {
     std::unique_lock<std::mutex> guard(state_);
     open_ = false;
     idle_.wait(guard, [this] { return busy_ == 0; });
+    if (failure_) std::rethrow_exception(failure_);
     return true;
   }
 
  private:
+  // A piece may find no memory. On a worker nothing would catch it, and a caller that left early would take `context` from the others.
   void take() {
-    for (long piece = next_++; piece < pieces_; piece = next_++) work_(piece, context_);
+    try {
+      for (long piece = next_++; piece < pieces_; piece = next_++) work_(piece, context_);
+    } catch (...) {
+      std::lock_guard<std::mutex> guard(state_);
+      failure_ = std::current_exception();
+    }
   }
 
   void serve() {
@@ -70,7 +79,8 @@ class Pool {
   void* context_ = nullptr;
   long pieces_ = 0;
   std::atomic<long> next_{0};
-  bool open_ = false;  // workers may still join the job
+  std::exception_ptr failure_;  // of a piece
+  bool open_ = false;           // workers may still join the job
   long job_ = 0;
   int busy_ = 0;
 };

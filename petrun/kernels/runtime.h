@@ -47,7 +47,8 @@ class FlushSubnormals {
   Word before_;
 };
 
-// Runs work(piece, context) for piece = 0 .. pieces-1, on this thread and idle ones; returns when all are done.
+// Runs work(piece, context) for piece = 0 .. pieces-1, on this thread and idle ones; returns when all are done. What a piece throws, on
+// whichever thread, is thrown when no other is at work any more.
 void run_pieces(long pieces, void (*work)(long, void*), void* context);
 
 template <class Work>

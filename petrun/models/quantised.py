@@ -14,7 +14,7 @@ from petrun.models.base import Family, FamilyConfig, StoredName
 from petrun.models.weights import match
 from petrun.tensors import TensorReader
 from petrun.tensors.quantised import bitsandbytes
-from petrun.tensors.quantised.codecs import CODECS, layout_of
+from petrun.tensors.quantised.codecs import CODECS, layout_of, quantise
 from petrun.tensors.quantised.packed import PackedLayout, PackedMatrix
 from petrun.tensors.quantised.reader import PackedReader, PackedTensor
 from petrun.typing import JsonObject
@@ -86,7 +86,7 @@ def quantised_view(
 
 def _quantise(reader: TensorReader, stored: str, transposed: bool, form: str) -> PackedMatrix:
     values = reader.read(stored)
-    return CODECS[form](np.ascontiguousarray(values.T) if transposed else values)
+    return quantise(form, np.ascontiguousarray(values.T) if transposed else values, f"{reader.path}: {stored}")
 
 
 def _ready_made(

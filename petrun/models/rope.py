@@ -368,19 +368,25 @@ class RotatePairs(nn.Cell):
             swap[second, first], swap[first, second] = -1.0, 1.0
         self.swap = Tensor(swap)
         self.width = rope.head_dim
-        self.product = ops.MatMul()
+        self.is_split = False
+        self.product, self.split_product = ops.MatMul(), ops.BatchMatMul()
         self.straight, self.crossed, self.add = ops.Mul(), ops.Mul(), ops.Add()
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
         """Heads over tp ranks; cos and sin are the same for all."""
         heads, table = (dp, tp, 1, 1), (dp, 1, 1, 1)
-        self.product.shard(((dp * tp, 1), (1, 1)))
+        # With heads over ranks a rank's rows and heads are no run of B * N * T: laid flat, they would be gathered.
+        self.is_split = tp > 1
+        self.product.shard(((dp, 1), (1, 1)))
+        self.split_product.shard((heads, (1, 1, 1, 1)))
         self.straight.shard((heads, table))
         self.crossed.shard((heads, table))
         self.add.shard((heads, heads))
 
     def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        shape = x.shape
-        swapped = self.product(ops.reshape(x, (-1, self.width)), ops.cast(self.swap, x.dtype))
-        swapped = ops.reshape(swapped, shape)
+        swap = ops.cast(self.swap, x.dtype)
+        if self.is_split:
+            swapped = self.split_product(x, ops.reshape(swap, (1, 1, self.width, self.width)))
+        else:
+            swapped = ops.reshape(self.product(ops.reshape(x, (-1, self.width)), swap), x.shape)
         return self.add(self.straight(x, ops.stop_gradient(cos)), self.crossed(swapped, ops.stop_gradient(sin)))

@@ -10,7 +10,7 @@ from petrun.checkpoint.delta import read_delta
 from petrun.config.schema import ModelConfig
 from petrun.inference.stored_base import stored_base
 from petrun.models.factory import ModelSource, load_model
-from petrun.tensors import open_tensors
+from petrun.tensors import array_entries, open_tensors, write_safetensors
 from tests.tiny import ORDERS, write_base, write_rows
 
 
@@ -69,6 +69,21 @@ def test_bad_requests_are_refused(run, bases, tmp_path):
     assert twice.code != 0 and "quantised already" in twice.err and not (tmp_path / "twice").exists()
     own = run("quantize", "--base", bases["llama"], "--out", tmp_path / "own", "--model", "some.module:make")
     assert own.code != 0 and "a model of your own" in own.err
+
+
+@pytest.mark.parametrize("bits", ["8", "4"])
+def test_a_base_that_is_not_finite_is_refused(run, tmp_path, bits):
+    """4 bits ended in an IndexError, 8 bits in a folder whose scales were NaN."""
+    base, out = write_base(tmp_path / "base", "llama"), tmp_path / "quantised"
+    reader = open_tensors(base)
+    arrays = {name: reader.read(name) for name in reader.names}
+    broken = "model.layers.0.mlp.up_proj.weight"
+    arrays[broken] = arrays[broken].copy()
+    arrays[broken][0, 0] = np.nan
+    write_safetensors(base / "model.safetensors", array_entries(arrays), {"format": "pt"})
+    done = run("quantize", "--base", base, "--out", out, "--base-bits", bits)
+    assert done.code == 1 and f"{broken} holds 1 NaN or Inf among" in done.err and "Traceback" not in done.err
+    assert not out.exists()
 
 
 def test_a_merge_of_a_quantised_base_is_in_full_precision(run, bases, tmp_path, rows_of_orders):

@@ -129,6 +129,29 @@ def test_a_forked_child_has_threads_of_its_own(fused):
     subprocess.run([sys.executable, "-c", code, str(native.library())], cwd=root, check=True, timeout=120)
 
 
+def test_no_memory_on_any_thread_is_an_error(fused):
+    """Scratch memory of 2^48 bytes is in no address space. In a process of its own: an exception on a worker would end it."""
+    code = (
+        "import sys\n"
+        "import numpy as np\n"
+        "from tests.kernels.direct import Library, examples\n"
+        "library = Library(sys.argv[1])\n"
+        "library.set_threads(4)\n"
+        "inputs, shapes = examples()['row_adapters']\n"
+        "before = library.call('row_adapters', inputs, shapes)[1][0]\n"
+        "def wide(*shape):\n"
+        "    return np.broadcast_to(np.float32(0), shape)\n"
+        "rank, rows = 2**46, 64\n"
+        "huge = [wide(rows, 1, 1), wide(rows, 1, 1), wide(2, rank, 1), wide(2, 1, rank), np.ones(rows, np.int32)]\n"
+        "for _ in range(20):\n"
+        "    assert library.call('row_adapters', huge, [(rows, 1, 1)])[0] == 3\n"
+        "code, (after,) = library.call('row_adapters', inputs, shapes)\n"
+        "assert code == 0 and (before == after).all() and library.threads() == 4\n"
+    )
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    subprocess.run([sys.executable, "-c", code, str(native.library())], cwd=root, check=True, timeout=120)
+
+
 @pytest.mark.parametrize(
     "name, index, replacement",
     [

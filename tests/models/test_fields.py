@@ -147,7 +147,7 @@ def test_every_decoder_is_causal(name):
     config = CONFIGS[name]
     parse_config = family_of_type(config["model_type"]).parse
     assert parse_config({**config, "is_causal": True}) == parse_config(config)
-    with pytest.raises(ModelError, match="is_causal = false is not supported for .*; supported: true"):
+    with pytest.raises(ModelError, match=r"is_causal = false is not supported for .*; supported: true"):
         parse_config({**config, "is_causal": False})
 
 

@@ -14,7 +14,7 @@ from petrun.inference.stored_base import stored_base
 from petrun.models.factory import ModelSource, load_model, outline_model
 from petrun.tensors import array_entries, open_tensors, write_safetensors
 from petrun.tensors.quantised import bitsandbytes
-from petrun.tensors.quantised.codecs import CODECS
+from petrun.tensors.quantised.codecs import CODECS, quantise
 from tests.tiny import write_base
 
 QUANTISED = {
@@ -146,6 +146,27 @@ def test_damaged_codes_are_refused_by_name(bases, tmp_path, leaf, change, messag
     with pytest.raises(WeightsError, match=message) as refused:
         load(folder)
     assert broken.rpartition(".weight.")[0] in refused.value.message
+
+
+def test_codes_in_the_order_of_a_gpu_are_refused(bases, tmp_path):
+    """bitsandbytes before 0.45 wrote them so, with 1, 2 or 3 as the layer's weight_format; later versions read 0 alone."""
+    folder = ready_made(tmp_path / "ready", bases["llama"], "int8")
+    reader = open_tensors(folder)
+    arrays = {name: reader.read(name) for name in reader.names}
+    turned = next(name for name in arrays if name.endswith(".weight_format"))
+    arrays[turned] = np.array(2, np.uint8)
+    write_safetensors(folder / "model.safetensors", array_entries(arrays), {"format": "pt"})
+    with pytest.raises(WeightsError, match=rf"{turned} is \[2\], not \[0\]: its codes are in another order"):
+        load(folder)
+
+
+@pytest.mark.parametrize("form", ["int8", "nf4"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
+def test_a_matrix_without_codes_is_named(form, value):
+    values = np.ones((4, 64))
+    values[1, 3] = value
+    with pytest.raises(WeightsError, match="base: w holds 1 NaN or Inf among 256 values"):
+        quantise(form, values, "base: w")
 
 
 def test_a_model_of_the_users_own_is_not_quantised():

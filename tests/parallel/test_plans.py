@@ -138,8 +138,9 @@ def check_pipeline(found, layout):
         assert set(found["summed"].values()) == {1} and len(found["summed"]) >= least
 
 
-GATHERS = {"gpt2": 1, "glm4": 1, "chatglm": 6, "phi3": 2}
-"""What a layer gathers over the tp ranks: outputs of products; of ChatGLM queries and keys, too, twice each where they are rotated."""
+GATHERS = {"gpt2": 1, "glm4": 1, "chatglm": 2, "phi3": 2}
+"""What a layer gathers over the tp ranks: outputs of products that hold queries, keys and values, or gate and up. Nothing is gathered where
+GLM-4 and ChatGLM rotate queries and keys in pairs."""
 
 
 def check_split_optimizer(found, layout):

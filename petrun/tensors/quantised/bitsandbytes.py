@@ -23,6 +23,9 @@ from petrun.tensors.reader import TensorReader
 from petrun.typing import JsonObject
 
 _STATE = ".quant_state.bitsandbytes__"
+_ROWS = 0
+"""Value of weight_format for codes row by row. Versions before 0.45 wrote others, in the order of a GPU's tiles; bitsandbytes refuses
+them as well."""
 _FLOATS = ("float32", "float16", "bfloat16")
 _AGAIN = "The file is damaged, or was written by another version of bitsandbytes: fetch it again."
 
@@ -120,8 +123,11 @@ def _eight_bits(reader: TensorReader, weight: str, scales: str) -> PackedTensor:
     info, rows = reader.info(weight), reader.info(scales)
     good = info.dtype == "int8" and len(info.shape) == 2 and rows.dtype == "float32" and rows.elements == info.shape[0]
     _require(reader, good, weight, f"is {info.dtype} {list(info.shape)} with {rows.elements} scales of {rows.dtype}")
-    form = f"{weight.removesuffix('.weight')}.weight_format"
-    parts = (weight, scales, *([form] if form in reader else []))
+    order = f"{weight.removesuffix('.weight')}.weight_format"
+    parts = (weight, scales, *([order] if order in reader else []))
+    if order in reader:
+        found = reader.read(order).reshape(-1).tolist()
+        _require(reader, found == [_ROWS], weight, f"{order} is {found}, not [{_ROWS}]: its codes are in another order")
     layout = PackedLayout(
         form="int8", shape=(info.shape[0], info.shape[1]), block=info.shape[1], bits=8, unit=int8.UNIT
     )
