@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from petrun.tensors import array_entries, write_safetensors
 from tests.models.agreement import CHATGLM
 from tests.models.reference import BERT, GPT2, LLAMA, make
-from tests.models.transformers_cases import BLOOM, GEMMA2, GLM, OPT, PHI3, ROBERTA
+from tests.models.transformers_cases import BLOOM, GEMMA2, GLM, MIXTRAL, OPT, PHI3, QWEN3_MOE, ROBERTA
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] a bad film good it is not the this very".split()
 SPECIALS = ("<pad>", "<eos>")
@@ -30,6 +30,8 @@ CONFIGS = {
         "eos_token_id": 1,
     },
     "gemma": {**GEMMA2, "vocab_size": 258},
+    "mixtral": {**MIXTRAL, "vocab_size": 258, "eos_token_id": 1, "pad_token_id": 0},
+    "qwen3_moe": {**QWEN3_MOE, "num_hidden_layers": 2, "vocab_size": 258, "eos_token_id": 1, "pad_token_id": 0},
     "roberta": {**ROBERTA, "vocab_size": len(WORDS), "max_position_embeddings": 24, "pad_token_id": 0},
     "opt": {**OPT, "vocab_size": 258, "max_position_embeddings": 48, "eos_token_id": 1, "pad_token_id": 0},
 }

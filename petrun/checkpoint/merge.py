@@ -42,6 +42,7 @@ from petrun.tensors.atomic import refuse_occupied
 from petrun.tensors.dtypes import encoded, holds_nonfinite
 from petrun.tensors.known_names import OPTIMIZER_STATE
 from petrun.tensors.rows import row_blocks
+from petrun.tensors.stacked import matrix_chunks, read_matrix
 from petrun.typing import JsonObject
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
@@ -77,6 +78,8 @@ class _Output:
     """The base's tensor; None where only the delta has it."""
     transposed: bool
     """Whether it is written as the transpose of the parameter."""
+    index: int | None = None
+    """Which matrix of a stack it is; None: the parameter as a whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +218,14 @@ class _Merger:
             transposed = stored.transpose and hugging_face
             written = (dtype or own) if own in FLOATS else own
             outer = tuple(reversed(shape)) if transposed else tuple(shape)
+            if stored.parts and hugging_face:
+                outputs += [
+                    _Output(
+                        ours=ours, name=name, shape=outer[1:], dtype=written, source=source, transposed=False, index=i
+                    )
+                    for i, name in enumerate(stored.parts)
+                ]
+                continue
             names = [stored.name if hugging_face else ours]
             if hugging_face:
                 held = [s.stored for s in (source, *self.matched.repeats.get(ours, [])) if s is not None]
@@ -280,6 +291,7 @@ class _Merger:
             source is not None
             and not source.transpose
             and not output.transposed
+            and output.index is None
             and self._delta_tensor(output.ours) is None
         )
         if plain and len(output.shape) == 2 and output.dtype in FLOATS and self.base.kind in ("safetensors", "folder"):
@@ -309,7 +321,7 @@ class _Merger:
     def _copied(self, output: _Output) -> Iterator[bytes | memoryview]:
         """Yield the base's own bytes, a few megabytes at a time."""
         assert output.source is not None
-        for stored in self.base.raw_chunks(output.source.stored):
+        for stored in matrix_chunks(self.base, output.source.stored, output.index):
             if output.dtype in FLOATS and holds_nonfinite(stored, output.dtype):
                 raise _not_finite(output)
             yield stored
@@ -318,11 +330,12 @@ class _Merger:
         brought = self._delta_tensor(output.ours)
         if brought is not None:
             # The delta's own value replaces the base's; a low-rank part may be added to it.
-            values = self.delta.tensors[brought]
+            stack = self.delta.tensors[brought]
+            values = stack if output.index is None else stack[output.index]
             self.changed.add(output.ours)
         else:
             assert output.source is not None
-            stored = self.base.read(output.source.stored)
+            stored = read_matrix(self.base, output.source.stored, output.index)
             values = stored.T if output.source.transpose else stored
         if values.dtype.kind == "f":
             values = self._updated(output.ours, values)

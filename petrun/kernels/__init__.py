@@ -9,6 +9,7 @@ from petrun.kernels.activations import Gelu, GeluTanh, SiluMul, SoftCap, Tanh
 from petrun.kernels.attention import Attention, BiasedAttention
 from petrun.kernels.cache import WriteCache
 from petrun.kernels.dropout import Dropout, batch_offset, count_on_stage, step_counter
+from petrun.kernels.grouped import GroupedProduct
 from petrun.kernels.heads import MergeHeads, SplitGroupedQkv, SplitHeads, SplitHeadsQkv, SplitQkv
 from petrun.kernels.likeliest import Likeliest
 from petrun.kernels.loss import SquaredError, TokenCrossEntropy, is_supervised
@@ -23,6 +24,7 @@ __all__ = [
     "Dropout",
     "Gelu",
     "GeluTanh",
+    "GroupedProduct",
     "LayerNorm",
     "Likeliest",
     "MergeHeads",

@@ -6,8 +6,8 @@
 #include <algorithm>
 
 #include "dot.h"
-#include "matrix.h"
 #include "runtime.h"
+#include "tiles.h"
 
 using namespace petrun;
 
@@ -15,8 +15,6 @@ namespace {
 
 // Up to so many rows the product reads unpacked rows of the matrix as they are, without a transposed tile.
 constexpr long kFewRows = 32;
-constexpr long kColumns = 64;  // of a tile
-constexpr long kDepth = 256;   // of a tile: 64 KiB, half of the smallest second-level caches
 
 struct Packed {
   const uint8_t* codes;
@@ -109,30 +107,6 @@ void few_rows(const Packed& w, long m, const float* x, float* y) {
   });
 }
 
-// Multiplies tile by tile: y[:, first .. first+kColumns) += a (M, depth) tile (depth, kColumns). `fill(begin, end, first, last, tile)` writes
-// depth rows begin .. end-1 of the columns first .. last-1.
-template <class Fill>
-void by_tiles(long m, long columns, long depth, const float* a, float* y, const Fill& fill) {
-  parallel((columns + kColumns - 1) / kColumns, [&](long piece) {
-    const long first = piece * kColumns, many = std::min(kColumns, columns - first);
-    float* tile = scratch(0, kDepth * kColumns);
-    // Products are of whole vectors: columns that are no multiple go to memory of their own first.
-    const long padded = (many + kLanes - 1) / kLanes * kLanes;
-    const bool apart = padded != many;
-    float* target = apart ? scratch(1, m * padded) : y + first;
-    const long row = apart ? padded : columns;
-    for (long k = 0; k < depth; k += kDepth) {
-      const long end = std::min(depth, k + kDepth);
-      if (apart) std::memset(tile, 0, kDepth * kColumns * sizeof(float));
-      fill(k, end, first, first + many, tile);
-      product(m, padded, end - k, a + k, depth, 1, tile, kColumns, target, row, k > 0);
-    }
-    if (apart) {
-      for (long r = 0; r < m; ++r) std::memcpy(y + r * columns + first, target + r * padded, many * sizeof(float));
-    }
-  });
-}
-
 }  // namespace
 
 // (x (M,K), codes, table, scales, zeros, sizes, unit) -> x w^T (M,N)
@@ -141,17 +115,10 @@ PETRUN_OPERATOR(packed_product, 8) {
   expect(args.dim(0, -1) == w.width && args.size(7) == args.size(0) / w.width * w.rows);
   const long m = args.size(0) / w.width;
   if (m <= kFewRows) return few_rows(w, m, args.floats(0), args.floats(7));
-  by_tiles(m, w.rows, w.width, args.floats(0), args.floats(7),
+  by_tiles(m, w.rows, w.width, args.floats(0), w.width, 1, args.floats(7),
            [&](long begin, long end, long first, long last, float* tile) {
-             float* rows = scratch(2, 16 * kDepth);
-             for (long n = first; n < last; n += 16) {
-               const long many = std::min(16L, last - n);
-               for (long i = 0; i < many; ++i) w.unpack(n + i, begin, end - begin, rows + i * kDepth);
-               for (long k = 0; k < end - begin; ++k) {
-                 float* out = tile + k * kColumns + n - first;
-                 for (long i = 0; i < many; ++i) out[i] = rows[i * kDepth + k];
-               }
-             }
+             transposed_tile(begin, end, first, last, tile,
+                             [&](long n, long k, long many, float* out) { w.unpack(n, k, many, out); });
            });
 }
 
@@ -159,7 +126,7 @@ PETRUN_OPERATOR(packed_product, 8) {
 PETRUN_OPERATOR(packed_product_grad, 8) {
   const Packed w(args);
   expect(args.dim(0, -1) == w.rows && args.size(7) == args.size(0) / w.rows * w.width);
-  by_tiles(args.size(0) / w.rows, w.width, w.rows, args.floats(0), args.floats(7),
+  by_tiles(args.size(0) / w.rows, w.width, w.rows, args.floats(0), w.rows, 1, args.floats(7),
            [&](long begin, long end, long first, long last, float* tile) {
              for (long n = begin; n < end; ++n) w.unpack(n, first, last - first, tile + (n - begin) * kColumns);
            });

@@ -25,6 +25,19 @@ class StoredName:
     also: Mapping[str, str] = field(default_factory=dict)
     """Further names of a matrix that two layers of the net share (tied embeddings): name under which a file may repeat the tensor ->
     name of the parameter that the other layer would have if it had a matrix of its own; "" where no layer of the net would."""
+    parts: tuple[str, ...] = ()
+    """Of a stack of matrices (E, out, in): the names of its matrices in the files. `name` is that of the stack, which no file has."""
+    joined: JoinedName | None = None
+    """The same in files that hold stacks: where such a file has this one. Of any parameter: the name that it has in such files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinedName:
+    """A tensor that holds a parameter whole, or a stack (E, out, in) as its rows `begin` to `end` of each matrix."""
+
+    name: str
+    begin: int = 0
+    end: int | None = None
 
 
 def untied(names: Mapping[str, StoredName]) -> dict[str, StoredName]:

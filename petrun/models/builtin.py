@@ -13,7 +13,7 @@ from petrun.graph.packed_weight import pack, packed_of
 from petrun.graph.surgery import cells
 from petrun.models.base import Family, FamilyConfig, LoadedModel
 from petrun.models.folder import eos_ids, label_names
-from petrun.models.quantised import form_of, original_of, outlined_layouts
+from petrun.models.quantised import form_of, original_of, outlined_layouts, require_matrices
 from petrun.models.weights import Match, Place, absent, check, init_fresh, load, match
 from petrun.tensors import TensorReader
 from petrun.tensors.quantised.packed import PackedMatrix
@@ -88,6 +88,7 @@ def outline(
 ) -> LoadedModel:
     """Build the net of a config.json; its parameters are zeros that take no memory until they are written to. For a classifier
     `classes` counts its head's outputs; the head trains as a new one does."""
+    require_matrices(base.family.names(base.config), base.raw, quantisation)
     head = _Head(classes or 2, False) if base.classifies else _NO_HEAD
     net = base.family.build(base.config, compute_dtype=compute_dtype, dropout_seed=seed, num_labels=head.classes)
     linears = {path: cell for path, cell in cells(net).items() if isinstance(cell, nn.Dense)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from petrun.models import bert, bloom, chatglm, gemma, glm, gpt2, llama, opt, phi3, roberta
+from petrun.models import bert, bloom, chatglm, gemma, glm, gpt2, llama, mixtral, opt, phi3, qwen3_moe, roberta
 from petrun.models.base import Family
 
 FAMILIES: dict[str, Family] = {
@@ -17,6 +17,8 @@ FAMILIES: dict[str, Family] = {
         chatglm.FAMILY,
         phi3.FAMILY,
         gemma.FAMILY,
+        mixtral.FAMILY,
+        qwen3_moe.FAMILY,
         roberta.FAMILY,
     )
 }

@@ -48,6 +48,19 @@ class LlamaConfig(FamilyConfig):
     """Tokens a query sees, by layer; 0: all."""
     prefix_positions: bool = True
     """Whether the tokens of a prefix take positions before those of the row."""
+    experts: int = 0
+    """Experts of a layer's feed-forward part; 0: it has none."""
+    experts_per_token: int = 0
+    expert_wide: int = 0
+    """Width inside an expert; `wide` is that of layers without experts."""
+    renormalises: bool = False
+    """Whether the weights of a token's experts sum to 1."""
+    plain_layers: tuple[int, ...] = ()
+    """Layers without experts, of a model that has them."""
+
+    def has_experts(self, layer: int) -> bool:
+        """Return whether the feed-forward part of a layer is made of experts."""
+        return self.experts > 0 and layer not in self.plain_layers
 
 
 _POSITIONS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
@@ -98,6 +111,20 @@ def grouped_heads(f: Fields, heads: int, default: int, name: str = "num_key_valu
     if heads % kv_heads:
         f.wrong(name, kv_heads, f"a divisor of num_attention_heads = {heads}")
     return kv_heads
+
+
+def chosen_experts(f: Fields, *, experts: int, per_token: int) -> tuple[int, int]:
+    """Read how many experts a layer has, and how many compute a token; the arguments are what holds where config.json does not say.
+
+    transformers 4 and 5 write the first one under different names for some families. The router's auxiliary loss, which
+    `output_router_logits` adds in training, is not there.
+    """
+    count = f.integer("num_local_experts", experts, aliases=("num_experts",))
+    chosen = f.integer("num_experts_per_tok", per_token)
+    if chosen > count:
+        f.wrong("num_experts_per_tok", chosen, f"at most the number of experts, {count}")
+    f.only("output_router_logits", (False,), False)
+    return count, min(chosen, count)
 
 
 def head_width(f: Fields, hidden: int, heads: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from petrun.graph.sites import Sites
-from petrun.models.base import StoredName
+from petrun.models.base import JoinedName, StoredName
 from petrun.models.llama_config import LlamaConfig
 from petrun.models.parts import cell_paths
 
@@ -39,6 +39,12 @@ class NetNames:
     head: str = "lm_head"
     cells: Mapping[str, str] = field(default_factory=lambda: _CELLS)
     """Cell of a layer -> its name there."""
+    router: str = "mlp.gate"
+    """In a layer that has experts."""
+    experts: Mapping[str, str] = field(
+        default_factory=lambda: {role: f"mlp.experts.*.{role}_proj" for role in ("gate", "up", "down")}
+    )
+    """Role -> the name of its matrices in such a layer, `*` for the number of the expert."""
 
 
 LLAMA = NetNames()
@@ -73,11 +79,40 @@ def names(config: LlamaConfig, stored: NetNames = LLAMA) -> dict[str, StoredName
         **dict.fromkeys(("mlp.gate", "mlp.up", "mlp.gate_up", "mlp.down"), config.mlp_bias),
     }
     for i in range(config.layers):
+        has_experts = config.has_experts(i)
+        if has_experts:
+            table |= _expert_names(config, stored, i)
         for ours in _cells(config):
+            if has_experts and ours in _PLAIN:
+                continue
             path = f"{stored.layers}.{i}.{stored.cells[ours]}"
             table[f"layers.{i}.{ours}.weight"] = StoredName(name=f"{path}.weight")
             if biased.get(ours):
                 table[f"layers.{i}.{ours}.bias"] = StoredName(name=f"{path}.bias")
+    return table
+
+
+_PLAIN = ("mlp.gate", "mlp.up", "mlp.gate_up", "mlp.down")
+"""Cells of a layer without experts."""
+
+
+def _expert_names(config: LlamaConfig, stored: NetNames, layer: int) -> dict[str, StoredName]:
+    """Name the router and the experts of a layer. transformers 5 holds them as stacks, gate and up joined, and files may, too."""
+    ours, theirs, wide = f"layers.{layer}.mlp", f"{stored.layers}.{layer}", config.expert_wide
+    joined = {
+        "gate": JoinedName(name=f"{theirs}.mlp.experts.gate_up_proj", end=wide),
+        "up": JoinedName(name=f"{theirs}.mlp.experts.gate_up_proj", begin=wide),
+        "down": JoinedName(name=f"{theirs}.mlp.experts.down_proj"),
+    }
+    table = {
+        f"{ours}.router.weight": StoredName(
+            name=f"{theirs}.{stored.router}.weight", joined=JoinedName(name=f"{theirs}.mlp.gate.weight")
+        )
+    }
+    for role, path in stored.experts.items():
+        name = f"{theirs}.{path}.weight"
+        parts = tuple(name.replace("*", str(expert)) for expert in range(config.experts))
+        table[f"{ours}.{role}.weight"] = StoredName(name=name, parts=parts, joined=joined[role])
     return table
 
 
@@ -102,6 +137,7 @@ _SPLITS = {
     "layers.*.mlp.act": "wide",
     "layers.*.mlp.product": "wide",
     "layers.*.mlp.down": "row",
+    **dict.fromkeys((f"layers.*.mlp.{cell}" for cell in ("router", "by_expert", "mix")), "tokens"),
     "norm": "stream",
     "head": "column",
     "cap": "wide",
@@ -110,9 +146,12 @@ _SPLITS = {
 
 def sites(config: LlamaConfig, stored: NetNames = LLAMA) -> Sites:
     """Describe where deltas attach, and how the cells are sharded."""
+    plain = not all(config.has_experts(i) for i in range(config.layers))
     return Sites(
         linears={
-            ours.rpartition(".")[2]: f"layers.*.{ours}" for ours in _cells(config) if "." in ours and "norm" not in ours
+            ours.rpartition(".")[2]: f"layers.*.{ours}"
+            for ours in _cells(config)
+            if "." in ours and "norm" not in ours and (plain or ours not in _PLAIN)
         },
         default_roles=("qkv",) if config.qkv else ("q", "v"),
         tables=("embed",),
@@ -123,7 +162,7 @@ def sites(config: LlamaConfig, stored: NetNames = LLAMA) -> Sites:
         positions="tables.*.rotary",
         prefix_positions=config.prefix_positions,
         window=max(config.windows),
-        sublayers=("layers.*.attn.o", "layers.*.mlp.down"),
+        sublayers=("layers.*.attn.o", *(("layers.*.mlp.down",) if plain else ())),
         blocks="layers.*",
         splits=_SPLITS,
         hf_paths={**cell_paths(names(config, stored)), "head": stored.head},

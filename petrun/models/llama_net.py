@@ -1,4 +1,5 @@
-"""The net of Llama, which GLM, ChatGLM, Phi-3 and Gemma share: grouped attention with rotary positions, and a gated feed-forward part.
+"""The net of Llama, which GLM, ChatGLM, Phi-3, Gemma, Mixtral and Qwen3-MoE share: grouped attention with rotary positions, and a gated
+feed-forward part.
 
 B batch, T tokens, H hidden, N heads, N_kv key/value heads, D head width, S cache slots, V vocabulary.
 """
@@ -24,6 +25,7 @@ from petrun.kernels import (
 )
 from petrun.kernels import Rope as Rotate
 from petrun.models.decoding import CachedNet, cached_mask, prompt_layout, tokens_at
+from petrun.models.experts import SparseMlp
 from petrun.models.llama_config import LlamaConfig
 from petrun.models.llama_tables import LlamaTables
 from petrun.models.parts import DTYPES, Embedding, Product, Scale, SplitGateUp, activation, dense, named
@@ -100,14 +102,14 @@ class LlamaMlp(nn.Cell):
             self.gate = dense(c.hidden, c.wide, dtype, c.mlp_bias)
             self.up = dense(c.hidden, c.wide, dtype, c.mlp_bias)
         self.down = dense(c.wide, c.hidden, dtype, c.mlp_bias)
-        self.fused = c.act in ("silu", "swish")
-        self.act = SiluMul() if self.fused else activation(c.act)
-        if not self.fused:
+        self.joined = c.act in ("silu", "swish")
+        self.act = SiluMul() if self.joined else activation(c.act)
+        if not self.joined:
             self.product = Product()
 
     def construct(self, x: Tensor) -> Tensor:
         gate, up = self.halves(self.gate_up(x)) if self.is_joined else (self.gate(x), self.up(x))
-        if self.fused:
+        if self.joined:
             return self.down(self.act(gate, up))
         return self.down(self.product(self.act(gate), up))
 
@@ -123,7 +125,7 @@ class LlamaLayer(nn.Cell):
         self.attn_norm = rms_norm(c, c.hidden)
         self.attn = (JoinedAttention if c.qkv else LlamaAttention)(c, dtype, seed, f"layers.{index}.attn")
         self.mlp_norm = rms_norm(c, c.hidden)
-        self.mlp = LlamaMlp(c, dtype)
+        self.mlp = SparseMlp(c, dtype) if c.has_experts(index) else LlamaMlp(c, dtype)
         self.write = WriteCache()
         self.sandwiched = c.sandwich
         if c.sandwich:

@@ -74,7 +74,7 @@ class Product(nn.Cell):
         return self.times(x, y)
 
 
-_FEW_ROWS = 32
+FEW_ROWS = 32
 """Up to so many rows the C++ operator is faster than MindSpore's MatMul on the CPU."""
 
 
@@ -97,7 +97,7 @@ class Dense(fused.FusedCell, nn.Dense):
     def construct(self, x: Tensor) -> Tensor:
         shape = x.shape
         flat, weight = ops.reshape(x, (-1, self.in_channels)), ops.cast(self.weight, x.dtype)
-        few = self.is_fused and not self.training and x.dtype == ms.float32 and flat.shape[0] <= _FEW_ROWS
+        few = self.is_fused and not self.training and x.dtype == ms.float32 and flat.shape[0] <= FEW_ROWS
         if few and self.has_bias:
             y = self.fused_bias(flat, weight, ops.cast(self.bias, x.dtype))
         elif few:

@@ -11,6 +11,7 @@ import numpy as np
 from petrun.errors import ModelError
 from petrun.graph.sites import Sites
 from petrun.models.base import Family, FamilyConfig, StoredName
+from petrun.models.stacked import stacked_view
 from petrun.models.weights import match
 from petrun.tensors import TensorReader
 from petrun.tensors.quantised import bitsandbytes
@@ -47,6 +48,16 @@ def without_quantisation(raw: JsonObject) -> JsonObject:
     return {key: value for key, value in raw.items() if key != QUANTISED}
 
 
+def require_matrices(names: Mapping[str, StoredName], raw: JsonObject, form: str | None) -> None:
+    """Raises ModelError where the weights are in codes, or are to be, of a model most of which is experts."""
+    if (form is not None or is_quantised(raw)) and any(stored.parts for stored in names.values()):
+        asked = f"--base-bits {form}" if form is not None else f"config.json has {QUANTISED}, and this"
+        raise ModelError(
+            f"{asked}: only single matrices are held in 8 or 4 bits, and the experts, most of this model's weights, are stacks of them",
+            hint="Use the model in full precision, without --base-bits.",
+        )
+
+
 def layer_paths(sites: Sites, names: Mapping[str, StoredName]) -> tuple[str, ...]:
     """Return the paths of the linear layers that are quantised: those with a role, so neither heads nor embeddings."""
     weights = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
@@ -56,8 +67,13 @@ def layer_paths(sites: Sites, names: Mapping[str, StoredName]) -> tuple[str, ...
 def quantised_view(
     reader: TensorReader, family: Family, config: FamilyConfig, raw: JsonObject, form: str | None
 ) -> TensorReader:
-    """Return the base's tensors with those in codes that are, or by `form` (int8, nf4) are to be. Raises ModelError and WeightsError."""
+    """Return the base's tensors, those of experts as stacks, with those in codes that are, or by `form` (int8, nf4) are to be.
+
+    Raises ModelError and WeightsError.
+    """
     names, sites = family.names(config), family.sites(config)
+    require_matrices(names, raw, form)
+    reader = stacked_view(reader, names, family.prefixes)
     if is_quantised(raw):
         return _ready_made(reader, family, names, sites, form)
     if form is None:

@@ -131,6 +131,9 @@ def _check(planned: list[tuple[str, Cell, str]], sites: Sites, layout: Layout, w
             problems.append(f"{path}: a {type(cell).__name__} is not sharded over ranks")
         elif role in ("column", "row") and path not in whole:
             width, side = (cell.out_channels, "outputs") if role == "column" else (cell.in_channels, "inputs")
+            if hasattr(cell, "experts"):
+                # A stack, of which each rank has some of the matrices.
+                width, side = cell.experts, "experts"
             if width % tp:
                 problems.append(f"{path}: {width} {side}, not a multiple of tp={tp}")
     if problems:

@@ -46,7 +46,11 @@ SETTINGS = {
 # Settings of an algorithm that stands above with others, and a join of two: with --all.
 VARIANTS = ("pissa", "ptuning2-projection", "ptuning-lstm", "lora-bitfit", "rows")
 # These have no bias: what bitfit says there is in its own tests.
-LACKING = {(label, family) for label in ("bitfit", "lora-bitfit") for family in ("llama", "phi3", "gemma")}
+LACKING = {
+    (label, family)
+    for label in ("bitfit", "lora-bitfit")
+    for family in ("llama", "phi3", "gemma", "mixtral", "qwen3_moe")
+}
 FAMILY_NAMES = list(CONFIGS)
 ROWS, TOKENS = 3, 6
 

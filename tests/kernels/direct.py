@@ -61,7 +61,12 @@ def examples():
     codes, blocks = rng.integers(0, 256, 200 * 130 // 2).astype(np.uint8), -(-200 * 130 // 64)
     packed = (codes, some(16), some(blocks), some(blocks), np.array([200, 130, 64], np.int32), np.ones(1, np.float32))
     nested = (some(256), codes, some(-(-codes.size // 256)), some(1), np.array([256], np.int32))
+    chosen = rng.integers(0, 5, 2 * 350).astype(np.int32)
+    chosen[chosen == 3] = 0  # one that no row chose
     return {
+        "grouped_product": ([some(350, hidden), some(5, 70, hidden), chosen], [(700, 70)]),
+        "grouped_product_grad": ([some(700, 70), some(5, 70, hidden), chosen, some(350, hidden)], [(350, hidden)]),
+        "grouped_weight_grad": ([some(700, 70), some(350, hidden), chosen, some(5, 70, hidden)], [(5, 70, hidden)]),
         "packed_product": ([some(90, 130), *packed], [(90, 200)]),
         "packed_product_grad": ([some(90, 200), *packed], [(90, 130)]),
         "packed_values": ([some(1), *packed], [(200, 130)]),

@@ -38,7 +38,10 @@ def tensors(config, classes=3):
         if not classes and "classify" in family.tasks and name.optional:
             continue
         shape = tuple(reversed(shapes[ours])) if name.transpose else shapes[ours]
-        found[name.name] = values(name.name, shape)
+        for part in name.parts:
+            found[part] = values(part, shape[1:])
+        if not name.parts:
+            found[name.name] = values(name.name, shape)
     return found
 
 

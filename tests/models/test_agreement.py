@@ -16,9 +16,10 @@ from tests.models.transformers_cases import CASES
 
 DECODERS = [*CASES, *SAME_NUMBERS]
 # Of each net one, with what the others lack.
-COMPILED = ("opt-350m", "bloom-6-heads", "chatglm", "gemma2")
+COMPILED = ("opt-350m", "bloom-6-heads", "chatglm", "gemma2", "mixtral")
 LIMITS = {
     "opt": (20, (2,), 1), "bloom": (None, (2,), 3), "glm": (64, (1, 2), 0), "glm4": (64, (1, 2), 0), "chatglm": (64, (1, 2), 0),
+    "mixtral": (64, (2,), 0), "qwen3_moe": (64, (1, 2), 0),
     "phi3": (20, (2,), 0), "gemma": (64, (1,), 0), "gemma2": (64, (1,), 0), "gemma3_text": (64, (1,), 0),
 }  # fmt: skip
 """model_type -> positions, ends and padding of its cases."""

@@ -22,9 +22,9 @@ CONFIGS = {
 
 
 def test_names_for_messages():
-    assert spell_families() == "bert, gpt2, llama, opt, bloom, glm, chatglm, phi3, gemma or roberta"
+    assert spell_families() == "bert, gpt2, llama, opt, bloom, glm, chatglm, phi3, gemma, mixtral, qwen3_moe or roberta"
     assert (
-        spell_families("instruct", "and") == "gpt2, llama, opt, bloom, glm, chatglm, phi3 and gemma"
+        spell_families("instruct", "and") == "gpt2, llama, opt, bloom, glm, chatglm, phi3, gemma, mixtral and qwen3_moe"
         and spell_families("classify") == "bert or roberta"
     )
 

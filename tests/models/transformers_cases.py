@@ -41,6 +41,15 @@ GEMMA3 = {
     **{key: value for key, value in GEMMA2.items() if not key.endswith("softcapping")}, "model_type": "gemma3_text",
     "sliding_window_pattern": 2, "rope_theta": 500.0, "rope_local_base_freq": 100.0, "rope_scaling": {"rope_type": "linear", "factor": 4.0},
 }  # fmt: skip
+MIXTRAL = {
+    **SIZES, "model_type": "mixtral", "num_key_value_heads": 2, "intermediate_size": 24, "max_position_embeddings": 64, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 2, "num_local_experts": 4, "num_experts_per_tok": 2,
+}  # fmt: skip
+QWEN3_MOE = {
+    **SIZES, "model_type": "qwen3_moe", "num_hidden_layers": 3, "num_key_value_heads": 2, "intermediate_size": 24, "head_dim": 8,
+    "moe_intermediate_size": 12, "max_position_embeddings": 64, "pad_token_id": 0, "eos_token_id": [1, 2], "num_experts": 6,
+    "num_experts_per_tok": 3, "norm_topk_prob": True, "mlp_only_layers": [1],
+}  # fmt: skip
 ROBERTA = {
     **SIZES, "model_type": "roberta", "intermediate_size": 24, "max_position_embeddings": 20, "type_vocab_size": 1,
     "layer_norm_eps": 1e-5, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "pad_token_id": 1, "bos_token_id": 0,
@@ -99,6 +108,25 @@ CASES = {
         "attention_bias": True,
         "tie_word_embeddings": False,
     },
+    "mixtral": MIXTRAL,
+    "mixtral-window": {
+        **MIXTRAL,
+        "sliding_window": 4,
+        "hidden_act": "gelu",
+        "tie_word_embeddings": True,
+        "num_experts_per_tok": 1,
+    },
+    "qwen3_moe": QWEN3_MOE,
+    "qwen3_moe-sparse-step": {
+        **{key: value for key, value in QWEN3_MOE.items() if key != "num_experts"},
+        "num_local_experts": 5,
+        "norm_topk_prob": False,
+        "mlp_only_layers": [],
+        "decoder_sparse_step": 2,
+        "use_sliding_window": True,
+        "sliding_window": 4,
+        "attention_bias": True,
+    },
     "bloom-normed-residual": {**BLOOM, "apply_residual_connection_post_layernorm": True},
 }
 
@@ -107,6 +135,27 @@ def values(name, shape):
     """The tensor of a name: norms near 1, all else around 0."""
     drawn = numbers(name, shape)
     return drawn * np.float32(0.4) + np.float32(1) if "norm" in name.lower() and name.endswith("weight") else drawn
+
+
+def in_files(config, name, shape):
+    """The tensor that transformers calls `name`: where it joins experts, of those that the files of hubs have each by itself."""
+    if config["model_type"] not in ("mixtral", "qwen3_moe"):
+        return values(name, shape)
+    mixtral = config["model_type"] == "mixtral"
+    name = name.replace(".mlp.", ".block_sparse_moe.") if mixtral else name
+    if ".experts." not in name:
+        return values(name, shape)
+    at, _, kind = name.rpartition(".")
+    wide = shape[1] // 2 if kind == "gate_up_proj" else shape[1]
+    roles = (
+        {"gate_up_proj": ("w1", "w3"), "down_proj": ("w2",)}
+        if mixtral
+        else {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": (kind,)}
+    )
+    own = (wide, shape[2])
+    return np.stack(
+        [np.concatenate([values(f"{at}.{i}.{role}.weight", own) for role in roles[kind]]) for i in range(shape[0])]
+    )
 
 
 def batch(left):
@@ -137,7 +186,7 @@ def in_transformers(config):
     with torch.no_grad():
         # A matrix with two names has the values of the first.
         for name, tensor in model.named_parameters():
-            tensor.copy_(torch.from_numpy(values(name, tuple(tensor.shape))))
+            tensor.copy_(torch.from_numpy(in_files(config, name, tuple(tensor.shape))))
         found = []
         for left in (False, True):
             ids, segments, positions = (torch.from_numpy(a).long() for a in batch(left))

@@ -29,7 +29,7 @@ from petrun.train.schedules import Schedule
 from petrun.train.step import TrainStep
 from tests.models import reference
 from tests.models.agreement import CHATGLM
-from tests.models.transformers_cases import BLOOM, GEMMA2, GEMMA3, GLM, OPT, PHI3, ROBERTA
+from tests.models.transformers_cases import BLOOM, GEMMA2, GEMMA3, GLM, MIXTRAL, OPT, PHI3, QWEN3_MOE, ROBERTA
 
 B, T, SLOTS, LAYERS = 2, 64, 72, 1
 WIDER = {"num_hidden_layers": LAYERS, "hidden_size": 64, "intermediate_size": 96}
@@ -43,6 +43,10 @@ CONFIGS = {
     "phi3": {**PHI3, **WIDER, "head_dim": 32, "max_position_embeddings": 80, "attention_dropout": 0.1},
     "gemma2": {**GEMMA2, **WIDER, "head_dim": 32, "attention_dropout": 0.1},
     "gemma3": {**GEMMA3, **WIDER, "head_dim": 32, "attention_dropout": 0.1},
+    "mixtral": {**MIXTRAL, **WIDER, "head_dim": 32, "attention_dropout": 0.1},
+    "qwen3_moe": {
+        **QWEN3_MOE, **WIDER, "num_hidden_layers": 2, "head_dim": 32, "moe_intermediate_size": 32, "attention_dropout": 0.1,
+    },
     "roberta": {**ROBERTA, **WIDER, "max_position_embeddings": 80, "attention_probs_dropout_prob": 0.1, "hidden_dropout_prob": 0.1},
     "opt": {
         **OPT, **WIDER, "ffn_dim": 96, "word_embed_proj_dim": 32, "do_layer_norm_before": False, "max_position_embeddings": 80,

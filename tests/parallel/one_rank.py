@@ -30,7 +30,7 @@ from petrun.train.schedules import Schedule
 from petrun.train.step import TrainStep
 from tests.models import reference
 from tests.models.agreement import CHATGLM
-from tests.models.transformers_cases import BLOOM, GEMMA2, GEMMA3, GLM, OPT, PHI3, ROBERTA
+from tests.models.transformers_cases import BLOOM, GEMMA2, GEMMA3, GLM, MIXTRAL, OPT, PHI3, QWEN3_MOE, ROBERTA
 
 ROWS, T = 8, 16
 """Rows of the whole batch; tokens."""
@@ -63,6 +63,11 @@ CONFIGS = {
     "phi3": {**PHI3, **SIZES, "num_key_value_heads": 4, "max_position_embeddings": 32, "attention_dropout": 0.1},
     "gemma2": {**GEMMA2, **SIZES, "num_key_value_heads": 4, "head_dim": 16, "attention_dropout": 0.1},
     "gemma3": {**GEMMA3, **SIZES, "num_key_value_heads": 4, "head_dim": 16, "attention_dropout": 0.1},
+    "mixtral": {**MIXTRAL, **SIZES, "num_key_value_heads": 4, "head_dim": 16, "attention_dropout": 0.1},
+    "qwen3_moe": {
+        **QWEN3_MOE, **SIZES, "num_key_value_heads": 4, "head_dim": 16, "num_experts": 8, "moe_intermediate_size": 32,
+        "attention_dropout": 0.1,
+    },
     "roberta": {**ROBERTA, **SIZES, "max_position_embeddings": 32, "hidden_dropout_prob": 0.1},
     "opt": {**OPT, **SIZES, "ffn_dim": 96, "word_embed_proj_dim": 128, "max_position_embeddings": 32, "dropout": 0.1},
     "opt-350m": {**OPT, **SIZES, "ffn_dim": 96, "word_embed_proj_dim": 64, "do_layer_norm_before": False},

@@ -14,6 +14,7 @@ from petrun.checkpoint.run_files import RUN_YAML
 from petrun.errors import DeltaError, ModelError, WeightsError
 from petrun.models.factory import outline_model, read_family
 from petrun.models.folder import CONFIG, read_json
+from petrun.models.stacked import stacked_view
 from petrun.models.weights import match, misshapen, open_weights
 from petrun.tensors import ShardedReader, TensorReader, open_tensors
 from petrun.tensors.sharded.rank_files import own_strategy
@@ -118,10 +119,12 @@ def require_matching_config(source: SourceCheckpoint) -> str:
     except ModelError as error:
         return error.message
     _, family, parsed = read_family(root, None)
-    matched = match(reader, family.names(parsed), family.prefixes, family.ignored)
+    names = family.names(parsed)
+    view = stacked_view(reader, names, family.prefixes)
+    matched = match(view, names, family.prefixes, family.ignored)
     if not matched.found:
         return f"{reader.path} holds none of the tensors that {root / CONFIG} describes"
-    problems = misshapen(reader, matched, outline.net, outline.sites.trained_heads)
+    problems = misshapen(view, matched, outline.net, outline.sites.trained_heads)
     if problems:
         more = [f"... and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
         by = f" put together by {reader.strategy.path}" if isinstance(reader, ShardedReader) else ""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
 
 from petrun.kernels import SplitGroupedQkv, SplitHeadsQkv
-from petrun.models import bert, bert_net, decoder, decoder_layer, llama_net, parts, roberta, rope
+from petrun.models import bert, bert_net, decoder, decoder_layer, experts, llama_net, parts, roberta, rope
 from petrun.parallel.memory.recorder import Recorder
 from petrun.parallel.memory.tape import Value
 from petrun.typing import Cell
@@ -27,9 +28,40 @@ def llama_mlp(r: Recorder, cell: Cell, x: Value) -> Value:
     gate, up = (
         r.run(cell.halves, r.run(cell.gate_up, x)) if cell.is_joined else (r.run(cell.gate, x), r.run(cell.up, x))
     )
-    if cell.fused:
-        return r.run(cell.down, r.run(cell.act, gate, up))
-    return r.run(cell.down, r.run(cell.product, r.run(cell.act, gate), up))
+    return r.run(cell.down, _gated(r, cell, gate, up))
+
+
+def sparse_mlp(r: Recorder, cell: Cell, x: Value) -> Value:
+    b, t, hidden = x.shape
+    count, wide = cell.gate.experts, cell.gate.out_channels
+    every = r.record([x, r.parameter(cell.router.weight, x.item_bytes)], (b, t, count), 4)
+    every = r.record([every], every.shape, 4)
+    if r.fused(x):
+        # By the experts that were chosen: as many rows of each product.
+        rows = b * t * cell.count
+        gate, up = (_by_experts(r, linear, x, (rows, wide)) for linear in (cell.gate, cell.up))
+        made = _by_experts(r, cell.down, _gated(r, cell, gate, up), (rows, hidden))
+        scaled = r.record([made, every], made.shape, x.item_bytes, keeps=[made])
+        return r.record([scaled], x.shape, x.item_bytes)
+    count //= r.layout.tp
+    shares = r.record([every], (b, t, cell.count * cell.gate.experts), 4)
+    gate, up = (_by_experts(r, linear, x, (b, t, count * wide)) for linear in (cell.gate, cell.up))
+    apart = r.record([_gated(r, cell, gate, up)], (count, b * t, wide), x.item_bytes)
+    made = _by_experts(r, cell.down, apart, (count, b * t, hidden))
+    scaled = r.record([made, shares], made.shape, x.item_bytes, keeps=[made])
+    return r.summed(r.record([scaled], x.shape, x.item_bytes))
+
+
+def _by_experts(r: Recorder, linear: Cell, x: Value, shape: tuple[int, ...]) -> Value:
+    weight = r.gathered(r.parameter(linear.weight, x.item_bytes))
+    keeps = [x] if weight.needs_gradient else []
+    # The C++ operator brings the rows of an expert together, and its results back.
+    work = (x.item_bytes * sum(prod(s) for s in (shape, x.shape)) if r.fused(x) else 0,) * 2
+    return r.record([x, weight], shape, x.item_bytes, keeps=keeps, work=work)
+
+
+def _gated(r: Recorder, cell: Cell, gate: Value, up: Value) -> Value:
+    return r.run(cell.act, gate, up) if cell.joined else r.run(cell.product, r.run(cell.act, gate), up)
 
 
 def product(r: Recorder, cell: Cell, x: Value, y: Value) -> Value:
@@ -223,6 +255,7 @@ CELLS: Mapping[type[Cell], Callable[..., Any]] = {
     llama_net.LlamaAttention: llama_attention,
     llama_net.JoinedAttention: llama_attention,
     llama_net.LlamaMlp: llama_mlp,
+    experts.SparseMlp: sparse_mlp,
     rope.RotatePairs: rotate_pairs,
     parts.SplitGateUp: split_gate_up,
     SplitHeadsQkv: split_heads_qkv,

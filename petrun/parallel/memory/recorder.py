@@ -79,6 +79,8 @@ class Recorder:
             # A scale of a whole row is on every rank that holds a part of it.
             whole = role == "row" and shape[0] == cell.layout.shape[0]
             return shape if whole else (-(-shape[0] // self.layout.tp),)
+        if hasattr(cell, "experts"):
+            return (shape[0] // self.layout.tp, *shape[1:])
         width = {"column": "out_channels", "row": "in_channels"}.get(role, "")
         cut = shape[0] if role == "vocabulary" else getattr(cell, width, None)
         axes = [axis for axis, size in enumerate(shape) if size == cut]

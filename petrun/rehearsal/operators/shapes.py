@@ -112,6 +112,12 @@ def one_hot(node: Node, indices: Array, depth: int, on: Array, off: Array, axis:
     return np.where(np.arange(int(depth)) == indices[..., None], on, off)
 
 
+def top_k(node: Node, x: Array, count: Value, *flags: Value) -> tuple[Array, Array]:
+    """The largest values along the last axis, largest first, and where they are; of equal ones the first."""
+    order = np.argsort(-x, -1, kind="stable")[..., : int(count)].astype(np.int32)
+    return np.take_along_axis(x, order, -1), order
+
+
 def unsorted_segment_sum(node: Node, x: Array, segments: Array, count: Value) -> Value:
     """Sum rows of x into the rows of the result that `segments` names; negative ones are left out."""
     total = np.zeros((int(count), *x.shape[segments.ndim :]), np.float64)
@@ -156,6 +162,7 @@ SHAPES: dict[str, Compute] = {
     "StridedSlice": strided_slice,
     "StridedSliceGrad": strided_slice_grad,
     "Tile": tile,
+    "TopK": top_k,
     "Transpose": transpose,
     "UnsortedSegmentSum": unsorted_segment_sum,
 }
