@@ -23,7 +23,7 @@ TOKENS = 32
 _VOCABULARY = 64
 _MARK = "petrun-shrunk"
 _FIELDS = {
-    "hidden": ("hidden_size", "n_embd", "word_embed_proj_dim"),
+    "hidden": ("hidden_size", "n_embd", "n_embed", "word_embed_proj_dim"),
     "layers": ("num_hidden_layers", "n_layer", "num_layers"),
     "heads": ("num_attention_heads", "n_head"),
     "wide": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
@@ -31,6 +31,7 @@ _FIELDS = {
     "tokens": ("pad_token_id", "bos_token_id", "eos_token_id"),
 }
 """What is changed -> names of its fields in config.json; every one that is there changes."""
+_DIVISORS = ("short_factor", "long_factor")
 
 
 def parse_shrink(text: str) -> tuple[int, int]:
@@ -68,6 +69,7 @@ def shrunk_config(config: JsonObject, layers: int, hidden: int, layout: Layout) 
     found = {**config, **{name: sizes[key] for key in sizes for name in _FIELDS[key] if name in config}}
     if "head_dim" in config:
         found["head_dim"] = hidden // heads
+    found |= _shrunk_rotation(config, hidden // heads)
     if isinstance(config.get("layer_types"), list):
         found["layer_types"] = config["layer_types"][:layers]
     for name in _FIELDS["tokens"]:
@@ -75,6 +77,21 @@ def shrunk_config(config: JsonObject, layers: int, hidden: int, layout: Layout) 
             found[name] = config[name] % sizes["vocab"]
         elif isinstance(config.get(name), list):
             found[name] = [token % sizes["vocab"] for token in config[name]]
+    return found
+
+
+def _shrunk_rotation(config: JsonObject, head_dim: int) -> JsonObject:
+    """Return rope_scaling and rope_parameters with LongRoPE's divisors for heads of this width, of which each divides one frequency."""
+    found: JsonObject = {}
+    for key in ("rope_scaling", "rope_parameters"):
+        stored = config.get(key)
+        if not isinstance(stored, Mapping):
+            continue
+        share = stored.get("partial_rotary_factor", config.get("partial_rotary_factor")) or 1.0
+        count = int(head_dim * float(share)) // 2
+        lists = {name: stored[name] for name in _DIVISORS if isinstance(stored.get(name), list) and stored[name]}
+        spread = {name: [values[i * len(values) // count] for i in range(count)] for name, values in lists.items()}
+        found[key] = {**stored, **spread}
     return found
 
 

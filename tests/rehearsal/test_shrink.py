@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from petrun.errors import ConfigError
+from petrun.models import bloom, phi3
 from petrun.models.factory import load_model, outline_model
 from petrun.parallel.layout import Layout
 from petrun.rehearsal.shrink import is_shrunk, parse_shrink, shrunk_config, write_random_weights, write_shrunk
+from tests.models.transformers_cases import BLOOM, CASES
 from tests.tiny import CLASSIFIERS, CONFIGS
 
 LLAMA = {
@@ -36,6 +38,19 @@ def test_heads_stay_and_tp_divides_what_it_divided():
 def test_a_vocabulary_that_tp_does_not_divide_stays_so():
     small = shrunk_config(GPT2, 2, 48, Layout(tp=2))
     assert small["vocab_size"] % 2 == 1 and small["n_embd"] == 48 and small["n_layer"] == 2
+
+
+@pytest.mark.parametrize(("name", "divisors"), [("phi3-long", 4), ("phi4-mini", 2)])
+def test_longrope_has_a_divisor_for_each_frequency_that_stays(name, divisors):
+    small = shrunk_config(CASES[name], 2, 32, Layout())
+    rope = phi3.parse(small).rope
+    assert len(rope.short_factor) == len(rope.long_factor) == divisors
+    assert set(rope.long_factor) == set(CASES[name]["rope_scaling"]["long_factor"])
+
+
+def test_a_bloom_of_bigscience_states_its_width_as_n_embed():
+    old = {**{key: value for key, value in BLOOM.items() if key not in ("hidden_size", "n_head")}, "n_embed": 1024}
+    assert bloom.parse(shrunk_config({**old, "num_attention_heads": 16}, 2, 64, Layout(tp=2))).hidden == 64
 
 
 @pytest.mark.parametrize(
