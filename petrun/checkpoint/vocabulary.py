@@ -61,8 +61,13 @@ def write_extended(
     """Write the base with the longer tokenizer into a new folder.
 
     `how`: MEAN; NOISE adds normal noise of a tenth of the table's own spread; COPY takes the row of the piece's first token.
-    Raises: WeightsError where no table fits the config's vocab_size; OutputError.
+    Raises: ModelError for a base that does not state vocab_size; WeightsError where no table fits it; OutputError.
     """
+    if not isinstance(config.get("vocab_size"), int):
+        raise ModelError(
+            f"{base}: config.json has no vocab_size, which would state the new rows",
+            hint="A ChatGLM, which has padded_vocab_size, reads its own tokenizer alone: use its successor, glm.",
+        )
     reader = open_tensors(weights_path(base))
     old_rows = int(config["vocab_size"])
     tables = tuple(

@@ -22,6 +22,8 @@ class BaseInfo:
     """config.json; {} for a model of the user's own."""
     tasks: tuple[str, ...]
     """Tasks that the family can be trained for."""
+    vocabulary: int | None
+    """Rows of the token embedding, under whatever name config.json states them; None for a model of the user's own."""
     longest: int | None
     """Positions that the model has for a row, without those of virtual tokens; None where config.json does not state them."""
     virtual_tokens: int
@@ -41,6 +43,7 @@ def read_base_info(config: RunConfig, tokens: int = 0) -> BaseInfo:
         return BaseInfo(
             hf_config={},
             tasks=("classify",),
+            vocabulary=None,
             longest=None,
             virtual_tokens=tokens,
             labels=(),
@@ -62,6 +65,7 @@ def read_base_info(config: RunConfig, tokens: int = 0) -> BaseInfo:
     return BaseInfo(
         hf_config=raw,
         tasks=family.tasks,
+        vocabulary=parsed.vocab,
         longest=longest,
         virtual_tokens=tokens,
         labels=labels,

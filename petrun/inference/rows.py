@@ -57,7 +57,7 @@ def example_settings(
         regression=data.regression,
         loss_on=data.loss_on,
         max_rows=data.max_rows,
-        vocab_size=base.hf_config.get("vocab_size"),
+        vocab_size=base.vocabulary,
         chat_template_kwargs=data.chat_template_kwargs,
         ignore=data.ignore,
     )

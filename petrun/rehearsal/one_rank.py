@@ -155,7 +155,8 @@ def _batches(
         _, rows, batching = read_rows(resolved, start, layout)
         specs = batches_of_run(batching)
     else:
-        vocab = int(read_base_info(config).hf_config["vocab_size"])
+        vocab = read_base_info(config).vocabulary
+        assert vocab is not None  # The rows of a model of the user's own are read.
         rows = draw_rows(job.shapes, vocab, size * job.steps * accumulate, config.train.seed)
         specs = drawn_batches(rows, size)
     return [

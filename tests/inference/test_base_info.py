@@ -5,7 +5,8 @@ import pytest
 from petrun.config.load import load_run_config
 from petrun.errors import ConfigError
 from petrun.inference.base_info import own_head, read_base_info
-from tests.tiny import write_base
+from petrun.models.factory import load_model
+from tests.tiny import CLASSIFIERS, CONFIGS, write_base
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,16 @@ def test_virtual_tokens_take_positions(tmp_path):
         read_base_info(config, alone.longest - 1)
 
 
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_vocabulary_is_known_of_every_family(tmp_path, family):
+    """ChatGLM2 states it as padded_vocab_size alone, and ids beyond it went unnoticed."""
+    base = write_base(tmp_path / family, family)
+    config = load_run_config(None, {"model.base": ("--base", str(base))}, []).config
+    embedding = load_model(base, **({"num_labels": 2} if family in CLASSIFIERS else {})).net.trainable_params()[0]
+    assert read_base_info(config).vocabulary == embedding.shape[0]
+
+
 def test_a_net_of_the_users_own_says_nothing(tmp_path):
     info = read_base_info(load_run_config(None, {"model.family": ("--model", "module:build")}, []).config)
     assert info.hf_config == {} and info.tasks == ("classify",) and info.longest is None and info.folder is None
+    assert info.vocabulary is None

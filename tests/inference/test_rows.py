@@ -11,8 +11,9 @@ from petrun.inference.base_info import BaseInfo
 from petrun.inference.rows import check_length, example_settings
 
 BASE = BaseInfo(
-    hf_config={"vocab_size": 99},
+    hf_config={"padded_vocab_size": 99},
     tasks=("lm", "instruct"),
+    vocabulary=99,
     longest=64,
     virtual_tokens=0,
     labels=(),

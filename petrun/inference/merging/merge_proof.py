@@ -139,7 +139,8 @@ def _rows(probe: str | None, loaded: LoadedModel, folder: Path) -> list[Array]:
     if probe is None:
         rng = np.random.default_rng(_SEED)
         sizes = {p.name: tuple(p.shape) for p in loaded.net.get_parameters()}
-        vocabulary = int(loaded.hf_config.get("vocab_size") or max(shape[0] for shape in sizes.values()))
+        embedding = sizes.get(f"{loaded.sites.embedding}.weight")
+        vocabulary = embedding[0] if embedding else max(shape[0] for shape in sizes.values())
         return list(rng.integers(0, vocabulary, (_ROWS, longest)).astype(np.int32))
     try:
         text = decode_text(read_source(probe)).text

@@ -99,6 +99,14 @@ def test_an_untied_head_and_padding_get_their_rows(folder):
         assert all(row.tobytes() in old for row in after[name][258:])
 
 
+def test_a_base_without_vocab_size_is_refused(folder, capfd):
+    """ChatGLM2 has padded_vocab_size in its place."""
+    write_base(folder / "chatglm", "chatglm")
+    assert call(["vocab", "train", "zh.jsonl", "--base", "chatglm", "--size", "300", "--out", "zh"]) == 0
+    assert call(["vocab", "merge", "--base", "chatglm", "--tokenizer", "zh", "--out", "x"]) == 1
+    assert "config.json has no vocab_size" in capfd.readouterr().err and not (folder / "x").exists()
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
