@@ -19,9 +19,10 @@ def generate(settings: GenerateSettings) -> None:
     """
     # Before MindSpore is imported.
     with signals.distinguish_signals():
-        from petrun.commands.generate import answers, open_session, read_rows
+        from petrun.commands.generate import answers, open_session, read_rows, require_used
         from petrun.inference.generation.session import Decoding
 
+        require_used(settings)
         rows = read_rows(settings.prompt, settings.prompts)
         decoding = Decoding(**settings.decoding())
         session = open_session(settings, settings.use)

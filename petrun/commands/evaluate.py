@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 
 from petrun import __version__, console
 from petrun.config.commands.evaluate import EvaluateSettings
+from petrun.config.effect import require_effect
 from petrun.data.examples.example_set import ExampleSet
 from petrun.data.examples.summary import data_line, unknown_line
 from petrun.data.rows.bad_rows import SKIPPED, write_skipped
 from petrun.errors import ConfigError
 from petrun.evaluate.bootstrap import compare
 from petrun.evaluate.compare import comparison_lines, side_by_side, signature_lines, table
-from petrun.evaluate.metrics import require_packages, select_metrics
+from petrun.evaluate.metrics import Metric, require_packages, select_metrics
 from petrun.inference.comparison import BASE, add_prompts, open_deltas, score_deltas
 from petrun.inference.evaluator import score_base_and_delta
 from petrun.inference.generation.multi_delta import named_path, named_paths
@@ -33,17 +35,16 @@ def run(given: EvaluateSettings) -> JsonObject:
 def _evaluate_one(given: EvaluateSettings) -> JsonObject:
     """Score the base, then base plus delta."""
     began, out = time.perf_counter(), given.out
+    require_effect(given, ("seed",), "on one delta: rows are drawn to compare several")
     delta = named_path(given.deltas[0])[1] if given.deltas else None
     settings = resolve_settings(given.flags, given.sets, delta=delta, alpha=given.alpha)
     check_file("--out", out, settings.input_files)
     rows = settings.rows()
     metrics = select_metrics(settings.config.eval.metrics, rows.metrics_of)
     require_packages(metrics)
+    _require_generated(given, metrics)
     prompts = settings.prompts(rows) if any(m.generated for m in metrics) else None
-    console.print(data_line(rows))
-    unknown = unknown_line({"data": rows})
-    if unknown:
-        console.print(f"warning: {unknown}")
+    _print_rows(rows)
     scores = score_base_and_delta(settings, rows, prompts, metrics)
     console.print(side_by_side(scores.base, scores.delta))
     if scores.signatures:
@@ -66,9 +67,10 @@ def _evaluate_several(given: EvaluateSettings) -> JsonObject:
     first = next(iter(opened.values()))
     metrics = select_metrics(first.settings.config.eval.metrics, first.rows.metrics_of)
     require_packages(metrics)
+    _require_generated(given, metrics)
     if any(m.generated for m in metrics):
         opened = add_prompts(opened)
-    console.print(data_line(first.rows))
+    _print_rows(first.rows)
     scores, one_pass = score_deltas(opened, metrics)
     console.print(table({name: found.figures for name, found in scores.items()}))
     signatures = scores[BASE].signatures
@@ -86,6 +88,21 @@ def _evaluate_several(given: EvaluateSettings) -> JsonObject:
         "seed": seed,
     }
     return _write(out, {**results, **_facts(first.settings, first.rows, began)}, first.rows)
+
+
+def _require_generated(given: EvaluateSettings, metrics: Sequence[Metric]) -> None:
+    """Raises ConfigError for --max-new-tokens where no metric is of generated text."""
+    if "eval.max_new_tokens" in given.flags and not any(metric.generated for metric in metrics):
+        raise ConfigError(
+            f"{given.flags['eval.max_new_tokens'][0]}: has no effect: none of the metrics is of generated text",
+            hint="--metrics exact_match is one, and so is --metrics all for a task with prompts. Or leave it out.",
+        )
+
+
+def _print_rows(rows: ExampleSet) -> None:
+    console.print(data_line(rows))
+    if unknown := unknown_line({"data": rows}):
+        console.print(f"warning: {unknown}")
 
 
 def _facts(settings: InferenceSettings, rows: ExampleSet, began: float) -> JsonObject:

@@ -7,10 +7,27 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
-from petrun.config.commands.text import SessionSettings
+from petrun.config.commands.text import GenerateSettings, SessionSettings
+from petrun.config.effect import require_effect
 from petrun.errors import ConfigError
 from petrun.inference.generation.prompt_file import PromptRow, read_prompts, text_row
 from petrun.inference.generation.session import Decoding, Session
+
+
+def require_used(settings: GenerateSettings) -> None:
+    """Raise ConfigError for options that have no effect beside the others."""
+    if settings.temperature == 0:
+        drawing = ("top_k", "top_p", "seed")
+        require_effect(
+            settings,
+            drawing,
+            "at temperature 0, which takes the likeliest token",
+            "Give --temperature 1, or leave it out.",
+        )
+    if settings.prompt or settings.prompts is not None:
+        require_effect(
+            settings, ("no_history",), "on --prompt and --prompts, each of which is a conversation of its own"
+        )
 
 
 def read_rows(texts: Sequence[str], path: str | None) -> list[PromptRow]:

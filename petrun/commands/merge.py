@@ -10,6 +10,7 @@ from pathlib import Path
 from petrun import console
 from petrun.checkpoint.merge import FLOATS, Merged
 from petrun.config.commands.merge import MergeSettings
+from petrun.config.effect import require_effect
 from petrun.config.sizes import size_in_bytes
 from petrun.errors import ConfigError, PetrunError, did_you_mean
 from petrun.inference.delta_opener import DeltaOpener, weighted_path
@@ -30,6 +31,8 @@ def run(settings: MergeSettings) -> None:
     shard = size_in_bytes("--max-shard-size", settings.max_shard_size)
     began = time.perf_counter()
     path = Path(out).expanduser()
+    if path.suffix in (".safetensors", ".ckpt"):
+        require_effect(settings, ("max_shard_size",), f"on --out {out}, which is one file")
     opener = DeltaOpener(settings)
     fitted = fit_deltas([weighted_path(text) for text in settings.deltas], opener)
     _print_notes(fitted.notes)

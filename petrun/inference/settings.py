@@ -10,6 +10,7 @@ from petrun import console
 from petrun.assets import task_file
 from petrun.checkpoint.delta import Delta, Manifest
 from petrun.checkpoint.run_files import run_files
+from petrun.config.effect import BASE_KEYS, require_read
 from petrun.config.load import load_run_config
 from petrun.config.resolved import Resolved
 from petrun.config.schema import RunConfig
@@ -50,6 +51,12 @@ from petrun.parallel.context import Device, setup
 from petrun.tensors.sharded.ranks import root_of
 
 _DEFAULT_BATCH = 16
+_READ = (
+    *BASE_KEYS, "delta_strategy", "data.path", "data.task", "data.format", "data.separator", "data.encoding", "data.columns", "data.labels",
+    "data.regression", "data.template", "data.chat_template_kwargs", "data.ignore", "data.seq_len", "data.loss_on", "data.on_bad_row",
+    "data.max_rows", "data.buckets", "data.cache", "eval.batch_size", "eval.metrics", "eval.max_new_tokens", "train.seed",
+)  # fmt: skip
+"""Settings that are read here, of the many that a run has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +159,7 @@ def resolve_settings(
 ) -> InferenceSettings:
     """Resolve everything that needs no weights. Flags come before the delta's manifest, and that before the defaults."""
     resolved = load_run_config(None, flags, sets)
+    require_read(resolved, _READ)
     given = delta_if_given(delta, alpha, resolved.config.delta_strategy)
     resolved = _inherit(resolved, given)
     config = resolved.config

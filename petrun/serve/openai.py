@@ -37,10 +37,14 @@ _CHAT = {
     "chat_template_kwargs", "enable_thinking",
 }  # fmt: skip
 _TEXT = {"prompt", "suffix", "echo", "best_of"}
+_STREAM = ("include_usage", "include_obfuscation")
+"""Keys of stream_options; OpenAI's obfuscation, characters that hide how long an event is, may be declined alone."""
+_EFFORT = "reasoning_effort"
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "n": (1,), "best_of": (1,), "presence_penalty": (0,), "frequency_penalty": (0,), "logit_bias": ({},), "logprobs": (False, 0),
     "top_logprobs": (0,), "tools": ([],), "functions": ([],), "tool_choice": ("none", "auto"), "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},), "modalities": (["text"],), "suffix": ("",), "echo": (False,),
+    "response_format": ({"type": "text"},), "modalities": (["text"],), "suffix": ("",), "echo": (False,), "verbosity": ("medium",),
+    "store": (False,),
 }  # fmt: skip
 """Parameters that are not supported -> the values that change nothing, which are accepted; null always is."""
 
@@ -162,6 +166,11 @@ def read_request(body: JsonObject, limits: Limits, *, chat: bool) -> CompletionR
     options = body.get("stream_options")
     if options is not None and (not stream or not isinstance(options, dict)):
         raise _invalid("stream_options", "'stream_options' is an object, and only allowed when 'stream' is true.")
+    for name, value in (options or {}).items():
+        if name not in _STREAM or (name == "include_obfuscation" and value not in (None, False)):
+            raise _invalid(
+                "stream_options", f"'stream_options.{name[:64]}' is not supported here.", "unknown_parameter"
+            )
     seed = _integer(body, "seed", -(2**63), 2**63 - 1)
     return CompletionRequest(
         model=model,
@@ -226,6 +235,12 @@ def _require_range(name: str, value: float, low: float, high: float, above: bool
 def _cells(body: JsonObject) -> JsonObject:
     """Read the variables of the chat template. Only the template knows whether it reads them."""
     found = {name: body[name] for name in (SWITCH, VALUES) if body.get(name) is not None}
+    if body.get(_EFFORT) is not None:
+        values = found.get(VALUES, {})
+        if not isinstance(body[_EFFORT], str) or (isinstance(values, dict) and _EFFORT in values):
+            raise _invalid(_EFFORT, f"'{_EFFORT}' must be a text, and given once.", "invalid_type")
+        # As in vLLM: a variable of the chat template.
+        found[VALUES] = {**values, _EFFORT: _text(body[_EFFORT], _EFFORT)} if isinstance(values, dict) else values
     try:
         read_values(found, "the request")
     except DataError as error:
@@ -235,6 +250,13 @@ def _cells(body: JsonObject) -> JsonObject:
 
 def _max_tokens(body: JsonObject, limits: Limits) -> int:
     name = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
+    if name != "max_tokens" and body.get("max_tokens") is not None:
+        # As OpenAI's own API answers.
+        raise _invalid(
+            "max_tokens",
+            "'max_tokens' and 'max_completion_tokens' are one limit: give one.",
+            "invalid_parameter_combination",
+        )
     value = _integer(body, name, 1, 2**31)
     if value is None:
         return min(limits.default_tokens, limits.most_tokens)

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from petrun.config.commands.text import ServerSettings
+from petrun.config.effect import require_effect
 from petrun.config.load import environment
 from petrun.errors import ConfigError, SetupError
 from petrun.serve.address import is_loopback
@@ -28,6 +29,10 @@ def read_api_key(settings: ServerSettings) -> str | None:
     """
     if settings.key_env is not None and settings.key_file is not None:
         raise ConfigError("--api-key-env and --api-key-file: give one of them")
+    if settings.key_env is not None or settings.key_file is not None:
+        require_effect(
+            settings, ("without_key",), "beside a key, which clients must send then", "Leave one of them out."
+        )
     if settings.key_env is not None:
         return _checked(environment(settings.key_env), f"--api-key-env {settings.key_env}: the variable")
     if settings.key_file is not None:

@@ -136,6 +136,13 @@ def test_ctrl_c_at_the_prompt_ends_the_program_the_second_time(quick, deltas, pe
         ("--prompts bad.jsonl", ["bad.jsonl, line 2", "not valid JSON"], 1),
         ("--prompt x --temperature -1", ["temperature = -1.0"], 2),
         ("--prompt x --max-new-tokens 0", ["max_new_tokens = 0"], 2),
+        (
+            "--prompt x --top-p 0.9 --seed 1",
+            ["--top-p: has no effect at temperature 0", "--seed", "Give --temperature 1"],
+            2,
+        ),
+        ("--prompt x --no-history", ["--no-history: has no effect on --prompt and --prompts"], 2),
+        ("--prompt x --set optim.lr=1", ["--set optim.lr: has no effect on this command", "It reads model.*"], 2),
         ("--delta bert-lora --prompt x", ["bert base"], 1),
         ("--delta a.ckpt --delta c.ckpt --prompt x", ["c.ckpt", "adapter cannot be switched", "ptuning2"], 2),
     ],

@@ -168,7 +168,7 @@ def test_settings_reach_the_engine(server):
     parts = [{"type": "text", "text": "p "}, {"type": "text", "text": "q"}]
     status, _, _ = server.chat(
         messages=[{"role": "system", "content": "be brief"}, {"role": "user", "content": parts}], temperature=0, top_p=0.5, top_k=4,
-        stop="END", seed=-1, max_completion_tokens=11, max_tokens=5, repetition_penalty=1.5, n=1, presence_penalty=0, tools=[],
+        stop="END", seed=-1, max_completion_tokens=11, max_tokens=None, repetition_penalty=1.5, n=1, presence_penalty=0, tools=[],
         user="me", logprobs=False, response_format={"type": "text"}, stream=None, logit_bias={},
     )  # fmt: skip
     seen = server.engine.seen[-1]
@@ -293,6 +293,14 @@ WRONG = {
     "an unknown setting": ({**HELLO, "temprature": 1}, 400, "temprature"),
     "a stream that is a text": ({**HELLO, "stream": "yes"}, 400, "stream"),
     "options without a stream": ({**HELLO, "stream_options": {}}, 400, "stream_options"),
+    "an unknown option": ({**HELLO, "stream": True, "stream_options": {"include_usages": True}}, 400, "stream_options"),
+    "obfuscation": ({**HELLO, "stream": True, "stream_options": {"include_obfuscation": True}}, 400, "stream_options"),
+    "two limits": ({**HELLO, "max_tokens": 3, "max_completion_tokens": 4}, 400, "max_tokens"),
+    "an effort that is a number": ({**HELLO, "reasoning_effort": 1}, 400, "reasoning_effort"),
+    "an effort twice": (
+        {**HELLO, "reasoning_effort": "low", "chat_template_kwargs": {"reasoning_effort": "high"}}, 400, "reasoning_effort"),
+    "few words": ({**HELLO, "verbosity": "low"}, 400, "verbosity"),
+    "a store": ({**HELLO, "store": True}, 400, "store"),
     "too long": ({**HELLO, "messages": [{"role": "user", "content": "w " * 10}]}, 400, "messages"),
     "too large": ({**HELLO, "messages": [{"role": "user", "content": "w" * 5000}]}, 413, None),
 }  # fmt: skip

@@ -30,6 +30,7 @@ def test_the_key_comes_from_the_environment_or_a_file(tmp_path, monkeypatch):
         ({"key_env": "PETRUN_NO_SUCH_KEY"}, "is not set"),
         ({"key_file": "no/such/file"}, "cannot be read"),
         ({"host": "0.0.0.0"}, "other machines reach this address"),
+        ({"key_env": "A", "without_key": True}, "--without-api-key: has no effect beside a key"),
     ],
 )
 def test_a_key_that_cannot_be_used(given, message):

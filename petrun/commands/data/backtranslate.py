@@ -7,6 +7,7 @@ from pathlib import Path
 from petrun import console
 from petrun.config.commands.data import BacktranslateSettings
 from petrun.config.commands.text import SessionSettings
+from petrun.config.effect import require_effect
 from petrun.curation.backtranslation import ask
 from petrun.curation.output import check_out, row_output
 from petrun.curation.reading import STOP, RowFiles
@@ -23,6 +24,8 @@ def run(given: BacktranslateSettings) -> None:
             "--delta is missing: a delta that was trained to ask",
             hint="petrun data convert rows.jsonl --swap --out swapped.jsonl, then petrun train --data swapped.jsonl",
         )
+    if given.temperature == 0:
+        require_effect(given, ("top_p", "seed"), "at temperature 0, which takes the likeliest token")
     files = RowFiles(given.files, given.on_bad_row or STOP)
     out = check_out(given.out, files, given.delta)
     how = Decoding(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from petrun import console
 from petrun.config.commands.data import CleanSettings
+from petrun.config.effect import require_effect
 from petrun.curation.cleaning import CleaningPlan, clean
 from petrun.curation.languages import LanguageTeller
 from petrun.curation.output import check_out, row_output
@@ -66,5 +67,8 @@ def _plan(given: CleanSettings) -> CleaningPlan:
             hint="ratio, letters, numbers and urls need --bitext; script and language need --langs.",
         )
     parts = PartReader(source=given.source, target=given.target)
+    for rule, field in (("ratio", "max_ratio"), ("short", "min_characters"), ("long", "max_characters")):
+        if rule not in [each.name for each in rules]:
+            require_effect(given, (field,), f"without the rule {rule}" + ", which --bitext has" * (rule == "ratio"))
     against = RowFiles(given.against, columns=parts.columns) if given.against else None
     return CleaningPlan(limits=limits, rules=rules, parts=parts, key=given.key, near=given.near, against=against)

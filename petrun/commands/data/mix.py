@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from petrun import console
 from petrun.config.commands.data import MixSettings
+from petrun.config.effect import require_effect
 from petrun.curation.keys import draw_order
 from petrun.curation.mixing import SYSTEM, TOKEN, Tagger, draw, parse_part, share_out
 from petrun.curation.output import check_out, row_output
@@ -21,6 +22,8 @@ def run(given: MixSettings) -> None:
     if given.tag_as not in (SYSTEM, TOKEN):
         raise ConfigError(f"--tag-as {given.tag_as}: no such place", hint=did_you_mean(given.tag_as, (SYSTEM, TOKEN)))
     parts = [parse_part(text) for text in given.files]
+    if not any(part.tag for part in parts):
+        require_effect(given, ("tag_as",), "without a tag: FILE:1:tag='From the web.'")
     each = [RowFiles([part.path], given.on_bad_row or STOP) for part in parts]
     together = RowFiles([part.path for part in parts], given.on_bad_row or STOP)
     out = check_out(given.out, together)

@@ -15,6 +15,8 @@ from petrun.errors import ConfigError, did_you_mean
 from petrun.tensors.output import check_file
 
 SIMILARITY = "similarity"
+_OF_BOTH = ("device", "compile_cache", "eval.batch_size")
+"""Settings of a run that both kinds of scores read; the others are for losses."""
 
 
 def run(given: ScoreSettings) -> None:
@@ -40,8 +42,10 @@ def _refuse_idle(given: ScoreSettings) -> None:
         "--against": given.against,
         "--margin": given.margin,
         "--source": given.source,
+        "--target": given.target,
     }
     of_losses = {"--delta": given.delta, "--alpha": given.alpha, "--direct": given.direct}
+    of_losses |= {flag: True for key, (flag, _) in given.flags.items() if key not in _OF_BOTH}
     idle = of_losses if given.by == SIMILARITY else of_vectors
     for flag, value in idle.items():
         if value:

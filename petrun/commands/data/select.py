@@ -9,6 +9,7 @@ import numpy as np
 
 from petrun import console
 from petrun.config.commands.data import SelectSettings
+from petrun.config.effect import require_effect, require_no_run_keys
 from petrun.curation.difficulty import DIFFICULTIES, HARDEST
 from petrun.curation.output import check_out, row_output
 from petrun.curation.parts import PartReader
@@ -32,6 +33,9 @@ def run(given: SelectSettings) -> None:
         )
     if (given.diverse is None) != (given.encoder is None):
         raise ConfigError("--diverse and --encoder belong together: questions are grouped by the encoder's vectors")
+    if given.diverse is None:
+        require_effect(given, ("seed",), "without --diverse")
+        require_no_run_keys(given, "without --diverse")
     top = parse_top(given.top)
     reader = PartReader(source=given.source, target=given.target)
     files = RowFiles(given.files, STOP, columns=reader.columns)

@@ -7,6 +7,7 @@ from itertools import islice
 
 from petrun import console
 from petrun.config.commands.data import ShotsSettings
+from petrun.config.effect import require_effect, require_no_run_keys
 from petrun.curation.lengths import length_table, token_counter
 from petrun.curation.output import RowOutput, check_out, row_output
 from petrun.curation.reading import SKIP, STOP, DataRow, RowFiles
@@ -26,6 +27,12 @@ def run(given: ShotsSettings) -> None:
         raise ConfigError(f"--by {given.by}: no such choice", hint=did_you_mean(given.by, (RANDOM, SIMILARITY)))
     if (given.by == SIMILARITY) != (given.encoder is not None):
         raise ConfigError("--by similarity and --encoder belong together")
+    if given.base is None:
+        require_effect(given, ("seq_len",), "without --base, whose tokenizer counts tokens")
+    if given.encoder is None:
+        require_no_run_keys(given, "without --encoder")
+    else:
+        require_effect(given, ("seed",), "on --by similarity, which draws nothing")
     files = RowFiles(given.files, given.on_bad_row or STOP)
     sources = RowFiles(given.pool, files.on_bad_row) if given.pool else files
     out = check_out(given.out, files, *given.pool, *given.against)

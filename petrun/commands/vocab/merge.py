@@ -7,6 +7,7 @@ from pathlib import Path
 from petrun import console
 from petrun.checkpoint.vocabulary import COPY, MEAN, NOISE, write_extended
 from petrun.config.commands.vocab import MergeVocabSettings
+from petrun.config.effect import require_effect
 from petrun.curation.parts import PartReader
 from petrun.curation.reading import RowFiles
 from petrun.curation.vocabulary import read_tokenizer_json, token_rate
@@ -26,6 +27,8 @@ def run(given: MergeVocabSettings) -> None:
     assert given.base is not None and given.tokenizer is not None and given.out is not None
     if given.init not in _HOW:
         raise ConfigError(f"--init {given.init}: no such start", hint=did_you_mean(given.init, _HOW))
+    if given.init != NOISE:
+        require_effect(given, ("seed",), f"on --init {given.init}, which draws nothing")
     out, base = Path(given.out).expanduser(), Path(given.base).expanduser()
     refuse_occupied(out)
     reader = PartReader()

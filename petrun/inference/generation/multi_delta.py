@@ -8,6 +8,7 @@ from pathlib import Path
 
 from petrun.checkpoint.delta import Delta
 from petrun.config.commands.text import SessionSettings
+from petrun.config.effect import BASE_KEYS, require_read
 from petrun.config.load import load_run_config
 from petrun.config.resolved import Resolved
 from petrun.data.chat.end_of_turn import EndOfTurn, find_end_of_turn
@@ -136,6 +137,7 @@ def _resolve(settings: SessionSettings) -> Resolved:
     resolved = load_run_config(
         None, {key: pair for key, pair in flags.items() if pair[1] is not None}, settings.settings
     )
+    require_read(resolved, (*BASE_KEYS, "data.template", "data.chat_template_kwargs"))
     family = resolved.config.model.family
     if is_factory(family):
         raise ConfigError(

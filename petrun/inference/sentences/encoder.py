@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from mindspore import nn
 
+from petrun.config.effect import BASE_KEYS, require_read
 from petrun.config.load import load_run_config
 from petrun.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from petrun.errors import ConfigError, ModelError
@@ -145,7 +146,9 @@ def open_sentence_encoder(
             f"{folder}: no such folder", hint="Give a folder of sentence-transformers, with its modules.json."
         )
     read = read_sentence_folder(path)
-    config = load_run_config(None, {**flags, "model.base": ("--encoder", str(read.base))}, sets).config
+    resolved = load_run_config(None, {**flags, "model.base": ("--encoder", str(read.base))}, sets)
+    require_read(resolved, BASE_KEYS)
+    config = resolved.config
     device = setup(config.device, config.model.dtype)
     use_compile_cache(config)
     loaded = open_base(config.model, device, task="classify", num_labels=2, seed=0)

@@ -97,6 +97,66 @@ def test_mix_is_the_same_for_the_same_seed(rows):
         (["data", "head", "none.jsonl"], "no such data file"),
         (["data", "stats", "rows.jsonl", "--source", "prompt"], "belong together"),
         (["data", "mix", "rows.jsonl", "--tag-as", "tokens", "--out", "o.jsonl"], "Did you mean token?"),
+        (
+            ["data", "mix", "rows.jsonl", "--tag-as", "token", "--out", "o.jsonl"],
+            "--tag-as: has no effect without a tag",
+        ),
+        (
+            ["data", "clean", "rows.jsonl", "--max-ratio", "2", "--out", "o.jsonl"],
+            "--max-ratio: has no effect without the rule ratio",
+        ),
+        (
+            ["data", "clean", "rows.jsonl", "--min-chars", "2", "--without", "short", "--out", "o.jsonl"],
+            "--min-chars: has no effect without the rule short",
+        ),
+        (
+            ["data", "shots", "rows.jsonl", "--seq-len", "9", "--out", "o.jsonl"],
+            "--seq-len: has no effect without --base",
+        ),
+        (
+            ["data", "shots", "rows.jsonl", "--device", "cpu", "--out", "o.jsonl"],
+            "--device: has no effect without --encoder",
+        ),
+        (
+            ["data", "select", "rows.jsonl", "--scores", "s.jsonl", "--seed", "1", "--out", "o.jsonl"],
+            "--seed: has no effect without --diverse",
+        ),
+        (
+            ["data", "score", "rows.jsonl", "--target", "completion", "--out", "s.jsonl"],
+            "--target has no effect on --by ifd",
+        ),
+        (
+            [
+                "data",
+                "score",
+                "rows.jsonl",
+                "--by",
+                "similarity",
+                "--encoder",
+                "e",
+                "--seq-len",
+                "9",
+                "--out",
+                "s.jsonl",
+            ],
+            "--seq-len has no effect on --by similarity",
+        ),
+        (
+            [
+                "data",
+                "backtranslate",
+                "rows.jsonl",
+                "--delta",
+                "d",
+                "--temperature",
+                "0",
+                "--seed",
+                "3",
+                "--out",
+                "o.jsonl",
+            ],
+            "--seed: has no effect at temperature 0",
+        ),
     ],
 )
 def test_wrong_calls_end_with_one_clear_error(rows, capfd, line, said):
