@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 
 from petrun import __version__, console
 from petrun.config.commands.evaluate import EvaluateSettings
-from petrun.config.effect import require_effect
+from petrun.config.effect import require_effect, require_text
 from petrun.data.examples.example_set import ExampleSet
 from petrun.data.examples.summary import data_line, unknown_line
 from petrun.data.rows.bad_rows import SKIPPED, write_skipped
 from petrun.errors import ConfigError
 from petrun.evaluate.bootstrap import compare
 from petrun.evaluate.compare import comparison_lines, side_by_side, signature_lines, table
-from petrun.evaluate.metrics import Metric, require_packages, select_metrics
+from petrun.evaluate.metrics import require_packages, select_metrics
 from petrun.inference.comparison import BASE, add_prompts, open_deltas, score_deltas
 from petrun.inference.evaluator import score_base_and_delta
 from petrun.inference.generation.multi_delta import named_path, named_paths
@@ -42,7 +41,7 @@ def _evaluate_one(given: EvaluateSettings) -> JsonObject:
     rows = settings.rows()
     metrics = select_metrics(settings.config.eval.metrics, rows.metrics_of)
     require_packages(metrics)
-    _require_generated(given, metrics)
+    require_text(given.flags, any(metric.generated for metric in metrics), "none of the metrics is of generated text")
     prompts = settings.prompts(rows) if any(m.generated for m in metrics) else None
     _print_rows(rows)
     scores = score_base_and_delta(settings, rows, prompts, metrics)
@@ -67,7 +66,7 @@ def _evaluate_several(given: EvaluateSettings) -> JsonObject:
     first = next(iter(opened.values()))
     metrics = select_metrics(first.settings.config.eval.metrics, first.rows.metrics_of)
     require_packages(metrics)
-    _require_generated(given, metrics)
+    require_text(given.flags, any(metric.generated for metric in metrics), "none of the metrics is of generated text")
     if any(m.generated for m in metrics):
         opened = add_prompts(opened)
     _print_rows(first.rows)
@@ -88,15 +87,6 @@ def _evaluate_several(given: EvaluateSettings) -> JsonObject:
         "seed": seed,
     }
     return _write(out, {**results, **_facts(first.settings, first.rows, began)}, first.rows)
-
-
-def _require_generated(given: EvaluateSettings, metrics: Sequence[Metric]) -> None:
-    """Raises ConfigError for --max-new-tokens where no metric is of generated text."""
-    if "eval.max_new_tokens" in given.flags and not any(metric.generated for metric in metrics):
-        raise ConfigError(
-            f"{given.flags['eval.max_new_tokens'][0]}: has no effect: none of the metrics is of generated text",
-            hint="--metrics exact_match is one, and so is --metrics all for a task with prompts. Or leave it out.",
-        )
 
 
 def _print_rows(rows: ExampleSet) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from petrun import console
 from petrun.config.commands.evaluate import PredictSettings
-from petrun.data.examples.example_set import ExampleSet
+from petrun.config.effect import require_text
 from petrun.data.rows.bad_rows import SKIPPED, write_skipped
 from petrun.data.tasks import PREFERENCE
 from petrun.errors import ConfigError
@@ -32,7 +32,10 @@ def run(
     if rows.task == "lm":
         # The prediction is the loss of a row, and labels say which of its tokens count.
         rows = settings.rows("lm")
-    _require_text(given, rows)
+    generates = rows.task == "instruct" and out is not None
+    require_text(
+        given.flags, generates, f"of rows for {rows.task}{' --logits' if out is None else ''} no text is written"
+    )
     loaded, fitted = settings.load(rows)
     if fitted is not None:
         assembled = attach_delta(loaded, fitted, settings.config.train.seed)
@@ -46,13 +49,6 @@ def run(
     if logits_file is not None:
         shape = write_logits(Path(logits_file).expanduser(), settings, rows, loaded)
         console.print(f"wrote logits {shape} to {logits_file}")
-
-
-def _require_text(given: PredictSettings, rows: ExampleSet) -> None:
-    """Raises ConfigError for --max-new-tokens where no text is generated."""
-    if "eval.max_new_tokens" in given.flags and (rows.task != "instruct" or given.out is None):
-        what = f"the task {rows.task} predicts no text" if given.out is not None else "--logits alone generates no text"
-        raise ConfigError(f"{given.flags['eval.max_new_tokens'][0]}: has no effect: {what}", hint="Leave it out.")
 
 
 def _check_outputs(out: str | None, logits_file: str | None) -> None:

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from petrun.config.load import as_typed
-from petrun.config.options import RunKeys, options_of
+from petrun.config.options import Flags, RunKeys, options_of
 from petrun.config.resolved import Resolved
 from petrun.errors import ConfigError
 
@@ -36,6 +36,12 @@ def require_no_run_keys(settings: RunKeys, reason: str) -> None:
     given = [*(flag for flag, _ in settings.flags.values()), *(f"--set {text}" for text in settings.sets)]
     if given:
         raise ConfigError("\n".join(f"{flag}: has no effect {reason}" for flag in given), hint="Leave it out.")
+
+
+def require_text(flags: Flags, generates: bool, reason: str) -> None:
+    """Raise ConfigError for --max-new-tokens where a command generates no text. `reason`: why it does not."""
+    if "eval.max_new_tokens" in flags and not generates:
+        raise ConfigError(f"{flags['eval.max_new_tokens'][0]}: has no effect: {reason}", hint="Leave it out.")
 
 
 def require_read(resolved: Resolved, read: Iterable[str]) -> None:

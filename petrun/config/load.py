@@ -211,6 +211,9 @@ def load_run_config(
             for key, value in read_recipe(path).items():
                 if key not in values and key != "algo":
                     put({key: value}, "embedded recipe")
+    typed = [origins[key] for key in ("train.steps", "train.epochs") if origins.get(key, "").startswith("--")]
+    if len(typed) == 2:
+        raise ConfigError(f"{' and '.join(typed)}: a run is as long as one of them says", hint="Give one of them.")
     return Resolved(validate(values, origins), origins)
 
 

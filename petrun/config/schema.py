@@ -37,6 +37,12 @@ def _as_many(value: object) -> object:
     return (value,) if isinstance(value, str | int | float) else value
 
 
+def _as_labels(value: object) -> object:
+    """Names of classes; a whole number is the name of its digits, as [-1, 1]."""
+    found = _as_many(value)
+    return [str(each) if type(each) is int else each for each in found] if isinstance(found, list | tuple) else found
+
+
 def _as_names(value: object) -> object:
     """Read `a,b` as [a, b]: names hold no commas."""
     return tuple(split_list(value)) if isinstance(value, str) else value
@@ -157,7 +163,8 @@ class DataConfig(Section):
     buckets: int = Field(4, ge=1, le=64, description="most sequence lengths (compiled shapes) a run may use")
     cache: bool = Field(True, description="keep tokenised rows under the user's cache folder, keyed by content")
 
-    _one_or_many = field_validator("path", "eval_path", "labels", "weights", "ignore", mode="before")(_as_many)
+    _one_or_many = field_validator("path", "eval_path", "weights", "ignore", mode="before")(_as_many)
+    _class_names = field_validator("labels", mode="before")(_as_labels)
 
     @field_validator("format")
     @classmethod

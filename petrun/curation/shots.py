@@ -6,14 +6,15 @@ them, and none of their answers is learned. A row is never its own example, nor 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from petrun import console
 from petrun.curation.keys import normalised, text_key
 from petrun.curation.parts import PartReader, content_of, named_cells, prompt_column, with_prompt
-from petrun.curation.reading import DataRow
+from petrun.curation.reading import SKIP, DataRow, RowFiles
 from petrun.curation.similarity import nearest
 from petrun.data.chat.messages import is_conversation, read_conversation, read_messages
 from petrun.data.examples.example_set import scramble
@@ -22,6 +23,7 @@ from petrun.tensors import Array
 from petrun.typing import JsonObject
 
 RANDOM, SIMILARITY = "random", "similarity"
+NO_TURN = "not one question and one answer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,3 +118,30 @@ class Pool:
         for key, row in zip(keys, numbers, strict=True):
             found = [self.turns[i] for i in row if self.keys[i] != np.uint64(key)][:count]
             yield found[::-1]
+
+
+def read_pool(sources: RowFiles, against: Iterable[DataRow], *, quiet: bool) -> Pool:
+    """Read the rows that may be examples: those with an answer whose question no row of `against` has.
+
+    `quiet`: rows that are left out are told elsewhere. Raises: DataError where none is left.
+    """
+    reader = TurnReader()
+    unseen = {reader(row).key for row in against}
+    turns, unfit = [], 0
+    for row in sources.rows(lambda bad: None if quiet else console.print_to_stderr(f"{bad.where}: {bad.problem}")):
+        try:
+            turn = reader(row)
+        except DataError:
+            if sources.on_bad_row != SKIP:
+                raise
+            unfit += 1
+            continue
+        if turn.answer.strip() and turn.key not in unseen:
+            turns.append(turn)
+    if not turns:
+        raise DataError(
+            "the pool holds no row with an answer" + (" that is not in an evaluation file" if unseen else "")
+        )
+    if unfit and not quiet:
+        console.print_to_stderr(f"note: {unfit:,} rows of the pool are {NO_TURN}, and no examples")
+    return Pool(turns)

@@ -41,7 +41,16 @@ def example_settings(
     num_labels: int | None = None,
     template: str | Template | None = None,
 ) -> ExampleSettings:
-    """Make the settings of examples from the data settings and the base. `labels`, `template`: instead of the data settings' own."""
+    """Make the settings of examples from the data settings and the base.
+
+    `labels`: of the model, which data.labels must not contradict; `template`: instead of that of the data settings.
+    Raises: ConfigError for data.labels that are not the model's, in its order.
+    """
+    if labels and data.labels and data.labels != tuple(labels):
+        raise ConfigError(
+            f"data.labels: {', '.join(data.labels)}, but the model's classes are {', '.join(labels)}, in this order",
+            hint="Leave it out; other classes need a new head: --set model.fresh_head=true, and no --init-delta.",
+        )
     return ExampleSettings(
         task=task,
         seq_len=data.seq_len,

@@ -18,9 +18,8 @@ from starlette.routing import Route
 
 from petrun.errors import PetrunError
 from petrun.serve.address import is_loopback
+from petrun.serve.api_error import OPENAI_CODES, ApiError
 from petrun.serve.openai import (
-    OPENAI_CODES,
-    ApiError,
     Limits,
     answer_object,
     chunk_object,

@@ -16,7 +16,8 @@ from itertools import accumulate
 from typing import Literal
 
 from petrun.data.chat.messages import SWITCH, VALUES, read_values
-from petrun.errors import DataError, PromptTooLong
+from petrun.errors import DataError
+from petrun.serve.api_error import ApiError
 from petrun.typing import JsonObject
 
 _MOST_STOPS = 4
@@ -47,33 +48,6 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "store": (False,),
 }  # fmt: skip
 """Parameters that are not supported -> the values that change nothing, which are accepted; null always is."""
-
-
-OPENAI_CODES = {PromptTooLong.class_code: "context_length_exceeded"}
-"""Code of a petrun error -> the code that OpenAI's API has for it; other errors have none."""
-
-
-class ApiError(Exception):
-    """An HTTP status and OpenAI's error object, which a client gets instead of an answer."""
-
-    def __init__(
-        self, status: int, message: str, *, code: str | None = None, param: str | None = None, kind: str = ""
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body = {
-            "error": {
-                "message": _sendable(message),
-                "type": kind or ("invalid_request_error" if status < 500 else "server_error"),
-                "param": None if param is None else _sendable(param),
-                "code": code,
-            }
-        }
-
-
-def _sendable(text: str) -> str:
-    """Escape lone surrogates, which a client may have sent and UTF-8 cannot encode."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from petrun.errors import PetrunError
-from petrun.serve.openai import AnswerEnd, ApiError, CompletionRequest
+from petrun.serve.api_error import ApiError
+from petrun.serve.openai import AnswerEnd, CompletionRequest
 
 _POLL_SECONDS = 0.1
 _COMPUTE_ERRORS = (PetrunError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, OSError)

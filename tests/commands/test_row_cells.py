@@ -12,7 +12,8 @@ from petrun.inference.generation import multi_delta
 from petrun.inference.generation.session import PromptRequest, Session
 from petrun.inference.generation.session_engine import SessionEngine
 from petrun.parallel.context import setup
-from petrun.serve.openai import ApiError, Limits, read_request
+from petrun.serve.api_error import ApiError
+from petrun.serve.openai import Limits, read_request
 from tests.deltas import make_delta
 from tests.tiny import write_base, write_rows
 

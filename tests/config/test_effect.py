@@ -3,7 +3,7 @@
 import pytest
 
 from petrun.config.commands.data import ShotsSettings
-from petrun.config.effect import require_effect, require_no_run_keys, require_read
+from petrun.config.effect import require_effect, require_no_run_keys, require_read, require_text
 from petrun.config.load import load_run_config
 from petrun.errors import ConfigError
 
@@ -23,6 +23,14 @@ def test_settings_of_a_run_are_named():
         ConfigError, match=r"^--device: has no effect here\n--set model\.dtype=float16: has no effect here\n"
     ):
         require_no_run_keys(given, "here")
+
+
+def test_a_length_of_text_is_named_where_none_is_written():
+    flags = {"eval.max_new_tokens": ("--max-new-tokens", 5)}
+    require_text(flags, True, "why")
+    require_text({}, False, "why")
+    with pytest.raises(ConfigError, match="--max-new-tokens: has no effect: why"):
+        require_text(flags, False, "why")
 
 
 def test_keys_that_are_not_read_are_named():

@@ -37,8 +37,15 @@ def test_every_data_setting_reaches_the_examples():
 
 
 def test_labels_and_template_of_the_delta_come_first():
-    settings = example_settings(DataConfig(**GIVEN), BASE, task=None, labels=("x", "y"), template="plain")
+    own = {name: value for name, value in GIVEN.items() if name != "labels"}
+    settings = example_settings(DataConfig(**own), BASE, task=None, labels=("x", "y"), template="plain")
     assert settings.labels == ("x", "y") and settings.template == "plain"
+
+
+def test_labels_in_another_order_than_the_models_are_refused():
+    assert example_settings(DataConfig(**GIVEN), BASE, task=None, labels=("b", "a")).labels == ("b", "a")
+    with pytest.raises(ConfigError, match=r"data.labels: b, a, but the model's classes are a, b, in this order"):
+        example_settings(DataConfig(**GIVEN), BASE, task=None, labels=("a", "b"))
 
 
 def test_a_length_is_limited_unless_the_user_gave_it():

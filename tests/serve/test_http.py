@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from petrun.errors import ConfigError, DataError, PromptTooLong, SetupError
 from petrun.serve import openai
 from petrun.serve.address import bind, is_loopback
+from petrun.serve.api_error import ApiError
 from petrun.serve.app import Service, make_app
 from petrun.serve.openai import AnswerEnd, Limits
 from petrun.serve.request_queue import RequestQueue, StreamChunk, process_requests
@@ -430,7 +431,7 @@ def test_any_body_is_read_or_refused(changes, chat):
     try:
         sent = json.dumps({**body, **changes}).encode()
         request = openai.read_request(openai.parse_json(sent), Limits(), chat=chat)
-    except openai.ApiError as refusal:
+    except ApiError as refusal:
         assert refusal.status == 400 and json.dumps(refusal.body, ensure_ascii=False).encode()
     else:
         assert 0 <= request.temperature <= 2 and 0 < request.top_p <= 1 and 1 <= request.max_tokens <= 1024

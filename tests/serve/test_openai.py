@@ -1,12 +1,6 @@
-"""What requests become, and the codes that errors get in OpenAI's API: they depend on their code, never on their text."""
+"""What the bodies of requests become."""
 
-from petrun.errors import DataError, PromptTooLong
-from petrun.serve.openai import OPENAI_CODES, Limits, read_request
-
-
-def test_an_errors_code_decides():
-    assert OPENAI_CODES.get(PromptTooLong("anything").code) == "context_length_exceeded"
-    assert OPENAI_CODES.get(DataError("leaves no room for an answer in the model's positions").code) is None
+from petrun.serve.openai import Limits, read_request
 
 
 def test_an_effort_is_a_variable_of_the_chat_template():

@@ -11,14 +11,13 @@ from petrun.config.effect import require_effect, require_no_run_keys
 from petrun.curation.lengths import length_table, token_counter
 from petrun.curation.output import RowOutput, check_out, row_output
 from petrun.curation.reading import SKIP, STOP, DataRow, RowFiles
-from petrun.curation.shots import RANDOM, SIMILARITY, Pool, Turn, TurnReader, shown
+from petrun.curation.shots import NO_TURN, RANDOM, SIMILARITY, Pool, Turn, TurnReader, read_pool, shown
 from petrun.curation.similarity import unit_vectors
 from petrun.errors import ConfigError, DataError, did_you_mean
 from petrun.inference.sentences.encoder import SentenceEncoder, open_sentence_encoder
 from petrun.tensors import Array
 
 _CHUNK_ROWS = 1024
-NO_TURN = "not one question and one answer"
 
 
 def run(given: ShotsSettings) -> None:
@@ -36,7 +35,7 @@ def run(given: ShotsSettings) -> None:
     files = RowFiles(given.files, given.on_bad_row or STOP)
     sources = RowFiles(given.pool, files.on_bad_row) if given.pool else files
     out = check_out(given.out, files, *given.pool, *given.against)
-    pool = _pool(sources, given)
+    pool = read_pool(sources, RowFiles(given.against) if given.against else (), quiet=sources is files)
     encoder = open_sentence_encoder(given.encoder, given.flags, given.sets) if given.encoder is not None else None
     settings = {
         "shots": given.shots,
@@ -63,30 +62,6 @@ def run(given: ShotsSettings) -> None:
             "with examples": [text + row for row, text in lengths],
         }
         console.print(length_table(sides, token_counter(given.base), given.seq_len))
-
-
-def _pool(sources: RowFiles, given: ShotsSettings) -> Pool:
-    """Read the rows that may be examples: those with an answer whose question no evaluation file has."""
-    reader = TurnReader()
-    unseen = {reader(row).key for row in RowFiles(given.against)} if given.against else set()
-    turns, unfit = [], 0
-    for row in sources.rows(lambda bad: console.print_to_stderr(f"{bad.where}: {bad.problem}")):
-        try:
-            turn = reader(row)
-        except DataError:
-            if sources.on_bad_row != SKIP:
-                raise
-            unfit += 1
-            continue
-        if turn.answer.strip() and turn.key not in unseen:
-            turns.append(turn)
-    if not turns:
-        raise DataError(
-            "the pool holds no row with an answer" + (" that is not in an evaluation file" if unseen else "")
-        )
-    if unfit and given.pool:
-        console.print_to_stderr(f"note: {unfit:,} rows of --pool are {NO_TURN}, and no examples")
-    return Pool(turns)
 
 
 def _examples(

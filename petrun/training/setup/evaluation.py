@@ -23,10 +23,12 @@ def evaluator_of(
     if sources.evaluation is None:
         return None
     task, rows = sources.train.task, config.eval.batch_size or config.train.batch_size
-    cell, full = None, 0
+    scorer = sources.scorer
     if layout is not None:
         rows *= layout.dp
-        cell, full = scoring_cell_of_ranks(loaded, task, layout), rows
+        scorer = Scorer(loaded.net, loaded.inputs, task, cell=scoring_cell_of_ranks(loaded, task, layout), rows=rows)
+    elif scorer is None or scorer.net is not loaded.net:
+        scorer = Scorer(loaded.net, loaded.inputs, task)
     return Evaluator(
         loaded=loaded,
         task=task,
@@ -38,7 +40,7 @@ def evaluator_of(
         buckets=config.data.buckets,
         seq_len=config.data.seq_len,
         max_new_tokens=config.eval.max_new_tokens,
-        scorer=Scorer(loaded.net, loaded.inputs, task, cell=cell, rows=full),
+        scorer=scorer,
         world=world if layout is None else ALONE,
         end_of_turn=sources.end_of_turn,
     )

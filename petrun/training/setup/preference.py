@@ -71,7 +71,7 @@ def add_base_log_probs(config: RunConfig, sources: Sources, loaded: LoadedModel,
         train = _scored_by_base(config, train, loaded, scorer, world, "base")
     if evaluation is not None:
         evaluation = _scored_by_base(config, evaluation, loaded, scorer, world, "base, eval")
-    return replace(sources, train=train, evaluation=evaluation)
+    return replace(sources, train=train, evaluation=evaluation, scorer=scorer)
 
 
 def _scored_by_base(

@@ -17,6 +17,7 @@ from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.delta import find_method
 from petrun.errors import ConfigError
 from petrun.evaluate.metrics import Metric, best_metric, require_packages, select_metrics
+from petrun.evaluate.score import Scorer
 from petrun.inference.assembly import classes_of, one_number, require_matching_family, virtual_tokens
 from petrun.inference.base_info import BaseInfo, read_base_info
 from petrun.inference.rows import (
@@ -45,6 +46,8 @@ class Sources:
     metrics: tuple[Metric, ...]
     best: Metric
     template: Template | None
+    scorer: Scorer | None = None
+    """What asked the net that the run begins from about rows of preference: evaluations of that net go on with its compiled graphs."""
 
     @property
     def end_of_turn(self) -> EndOfTurn:

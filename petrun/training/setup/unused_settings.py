@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from petrun.config.load import as_typed
 from petrun.config.resolved import Resolved
 from petrun.config.schema import PreferenceConfig, RunConfig
+from petrun.data.formats.format import Format
+from petrun.data.formats.separated import SEPARATED
+from petrun.data.formats.table import find_format
 from petrun.data.tasks import PREFERENCE, PROMPTED_TASKS
 from petrun.errors import ConfigError
+from petrun.models.factory import is_factory
 from petrun.train.preference import PREFERENCE_LOSSES
 from petrun.train.schedules import SCHEDULES
 from petrun.training.setup.sources import Sources
@@ -42,6 +46,12 @@ def _unread(field: str) -> Callable[[RunConfig, Sources], bool]:
     return lambda config, sources: field not in PREFERENCE_LOSSES[config.preference.loss].reads
 
 
+def _any_format(sources: Sources, suits: Callable[[Format], bool]) -> bool:
+    """Whether one of the files of rows is of such a format."""
+    names = {*sources.train.formats, *(sources.evaluation.formats if sources.evaluation is not None else ())}
+    return any(suits(find_format(name)) for name in names)
+
+
 _NO_PROMPTS = "the task is not instruct, and only that has prompts and completions"
 UNUSED: tuple[UnusedSettings, ...] = (
     UnusedSettings(
@@ -60,6 +70,36 @@ UNUSED: tuple[UnusedSettings, ...] = (
         keys=("data.labels", "model.fresh_head"),
         applies=_not_classify,
         reason="the task is not classify, and only that has classes and a head for them",
+    ),
+    UnusedSettings(
+        keys=("data.separator",),
+        applies=lambda config, sources: not _any_format(sources, lambda each: each is SEPARATED),
+        reason="the data are not lines of `input<separator>reference`",
+    ),
+    UnusedSettings(
+        keys=("data.encoding",),
+        applies=lambda config, sources: not _any_format(sources, lambda each: not each.binary),
+        reason="the data are no text files",
+    ),
+    UnusedSettings(
+        keys=("data.buckets",),
+        applies=lambda config, sources: config.data.pack and sources.evaluation is None,
+        reason="--pack fills every sequence to --seq-len",
+    ),
+    UnusedSettings(
+        keys=("model.kwargs",),
+        applies=lambda config, sources: not is_factory(config.model.family),
+        reason="only a factory of your own takes them",
+    ),
+    UnusedSettings(
+        keys=("model.any_bits",),
+        applies=lambda config, sources: config.init_delta is None,
+        reason="without --init-delta there is no delta that was trained in other bits",
+    ),
+    UnusedSettings(
+        keys=("optim.decay_all",),
+        applies=lambda config, sources: config.optim.weight_decay == 0,
+        reason="--weight-decay is 0",
     ),
     UnusedSettings(
         keys=("data.regression",),
@@ -120,4 +160,5 @@ def _is_given(resolved: Resolved, key: str) -> bool:
     """Whether the setting has another value than its default: a run's own run.yaml, given as a recipe, states every default."""
     section, _, leaf = key.partition(".")
     part = getattr(resolved.config, section)
-    return resolved.given(key) and getattr(part, leaf) != type(part).model_fields[leaf].default
+    default = type(part).model_fields[leaf].get_default(call_default_factory=True)
+    return resolved.given(key) and getattr(part, leaf) != default

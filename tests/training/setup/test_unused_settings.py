@@ -26,6 +26,16 @@ REFUSED = {
     CLASSIFY + "--set parallel.card_memory=64": [
         "--card-memory 64: only --parallel auto asks for the memory of a card"
     ],
+    CLASSIFY + "--set model.kwargs.width=3": [
+        "--set model.kwargs.width: has no effect: only a factory of your own takes them"
+    ],
+    CLASSIFY + "--set model.any_bits=true": ["--set model.any_bits: has no effect: without --init-delta"],
+    CLASSIFY + "--weight-decay 0 --set optim.decay_all=true": [
+        "--set optim.decay_all: has no effect: --weight-decay is 0"
+    ],
+    CLASSIFY + "--set data.separator=||": ["--set data.separator: has no effect: the data are not lines"],
+    CLASSIFY + "--epochs 2": ["--steps and --epochs: a run is as long as one of them says"],
+    INSTRUCT + "--pack --set data.buckets=2": ["--set data.buckets: has no effect: --pack fills every sequence"],
     INSTRUCT + "--set data.labels=[a,b]": ["--set data.labels: has no effect: the task is not classify"],
     INSTRUCT + "--set model.fresh_head=true": ["--set model.fresh_head: has no effect"],
     "train r.yaml --out run": ["recipe r.yaml, train.patience: has no effect", "recipe r.yaml, train.best_metric: "],
