@@ -19,6 +19,7 @@ def plan(settings: PlanSettings) -> None:
 
         petrun plan --algo lora --rank 8 --base ./llama --data train.jsonl
         petrun plan --algo lora --base ./llama --data train.jsonl --device ascend --cards 8 --fit 32G
+        petrun plan --algo lora --base ./llama --data train.jsonl --on 8x910b --utilisation 0.35 --price 2
         petrun plan bert/sst2-lora --base ./bert --data train.tsv --json
     """
     # Imported here so that --help does not wait for MindSpore.
@@ -31,5 +32,15 @@ COMMAND = Command(
     name="plan",
     settings=PlanSettings,
     run=plan,
-    options=(*(key for key in train.COMMAND.options if key not in _NOT_OURS), "cards", "fit", "as_json"),
+    options=(
+        *(key for key in train.COMMAND.options if key not in _NOT_OURS),
+        "cards",
+        "fit",
+        "on",
+        "utilisation",
+        "throughput",
+        "peak",
+        "price",
+        "as_json",
+    ),
 )

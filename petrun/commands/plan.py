@@ -15,6 +15,8 @@ from petrun.errors import ConfigError
 from petrun.parallel import context
 from petrun.rehearsal.job import card_count
 from petrun.training import run_folder
+from petrun.training.planning.cost import Cluster, parse_cluster
+from petrun.training.planning.cost_table import Cost, cost_of, cost_text
 from petrun.training.planning.fit import Proposal, parse_bytes, proposals
 from petrun.training.planning.run_plan import RunPlan, plan_run
 from petrun.training.planning.text import proposals_text, text_of
@@ -32,13 +34,17 @@ def run(settings: PlanSettings) -> RunPlan:
     device = _device(config)
     cards = card_count(config, settings.cards) if settings.cards or _splits(config) else 1
     out, _ = run_folder.choose(config.out.dir, algo_to_train(given, start), config.out.format)
+    cluster = _cluster(settings)
     with console.silenced(settings.as_json):
         plan = plan_run(given, start, device, cards, out=out, limit=limit)
         found = [] if limit is None else proposals(plan, limit)
+        cost = None if cluster is None else cost_of(plan, cluster, settings.throughput)
     if settings.as_json:
-        console.print(_json(plan, found, limit))
+        console.print(_json(plan, found, limit, cost))
     else:
         console.print(text_of(plan))
+        if cost is not None:
+            console.print(f"\n{cost_text(cost)}")
         if limit is not None:
             console.print(f"\n{proposals_text(found, plan, limit)}")
     if plan.problem:
@@ -67,6 +73,20 @@ def _way_out(plan: RunPlan, found: list[Proposal], limit: int | None) -> str:
     return "Train less of it, or on more cards."
 
 
-def _json(plan: RunPlan, found: list[Proposal], limit: int | None) -> str:
+def _cluster(settings: PlanSettings) -> Cluster | None:
+    """Return the cards of --on; None where no cost is asked for. Raises ConfigError."""
+    if settings.on is None:
+        flags = ("utilisation", "throughput", "peak", "price")
+        idle = [f"--{flag}" for flag in flags if getattr(settings, flag) is not None]
+        if idle:
+            raise ConfigError(f"{', '.join(idle)}: says what cards do, and no cards are named", hint="--on 8x910b")
+        return None
+    if settings.throughput is not None and settings.utilisation is not None:
+        raise ConfigError("--throughput contradicts --utilisation: each says what the cards do", hint="Give one.")
+    return parse_cluster(settings.on, settings.peak, settings.utilisation, settings.price)
+
+
+def _json(plan: RunPlan, found: list[Proposal], limit: int | None, cost: Cost | None) -> str:
     fit = None if limit is None else {"bytes": limit, "proposals": [asdict(each) for each in found]}
-    return json.dumps({**plan.content(), "fit": fit}, indent=2, ensure_ascii=False)
+    costs = {} if cost is None else {"cost": cost.content()}
+    return json.dumps({**plan.content(), "fit": fit, **costs}, indent=2, ensure_ascii=False)

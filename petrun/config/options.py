@@ -17,6 +17,7 @@ OPTIM = "Optimisation"
 PARALLEL = "Parallel"
 RUN = "Run"
 CLUSTER = "Cluster"
+COST = "Cost"
 
 SettingField: TypeAlias = Any
 """A field of a record with its default and its option. It stands where a value of the field's own type is declared."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from petrun.config.commands.launch import LAUNCH_FIELDS, LaunchOptions
-from petrun.config.options import CLUSTER, PARALLEL, RUN, RunKeys, SettingField, argument, option, split_list
+from petrun.config.options import CLUSTER, COST, PARALLEL, RUN, RunKeys, SettingField, argument, option, split_list
 from petrun.errors import ConfigError
 
 
@@ -84,6 +84,20 @@ class PlanSettings(RunKeys):
         PARALLEL,
         metavar="SIZE",
     )
+    on: str | None = option(
+        "--on",
+        "What the run costs on cards, as 8x910b: operations, hours, card-hours, for methods and layouts. Known: 910, 910b, 910b2, a100.",
+        COST,
+        metavar="CARDS",
+    )
+    utilisation: float | None = option(
+        "--utilisation", "Share of the cards' peak that the run has. Default 0.3, an assumption.", COST
+    )
+    throughput: float | None = option(
+        "--throughput", "Instead of it: tokens per second of one card, as the log of a run on it says.", COST
+    )
+    peak: float | None = option("--peak", "TFLOPS of one card in half precision, instead of the known one.", COST)
+    price: float | None = option("--price", "Price of one card for one hour.", COST)
     as_json: bool = option("--json", "Print one JSON object.", RUN, default=False)
 
 
