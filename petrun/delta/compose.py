@@ -74,8 +74,11 @@ class _Attach(_Joint):
         # A part that joins gets the net of the base: bitfit's biases are not those of the owning part's cells.
         joining, owning = ([part for part in self.parts if part.owning is kind] for kind in (False, True))
         owned = [name for part in joining for name in part.attach(net, config, sites, seed)]
-        added = {path: cell for path, cell in net_cells(net).items() if self._adds_to(cell, joining)}
+        adding = [part for part in joining if part.tensors]
+        added = {path: cell for path, cell in net_cells(net).items() if self._adds_to(cell, adding)} if adding else {}
         owned += [name for part in owning for name in part.attach(net, config, sites, seed)]
+        if not added:
+            return tuple(dict.fromkeys(owned))
         left = {id(cell) for cell in net_cells(net).values()}
         lost = [path for path, cell in added.items() if id(cell) not in left]
         if lost:
