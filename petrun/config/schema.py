@@ -181,9 +181,9 @@ class DataConfig(Section):
 
 class OptimConfig(Section):
     lr: float | None = setting(None, "Peak learning rate. Default: the algorithm's own.", "--lr", OPTIM, gt=0)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0)
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW: smoothing of the gradients' mean")
+    beta2: float = Field(0.999, ge=0, lt=1, description="AdamW: smoothing of their squares")
+    eps: float = Field(1e-8, gt=0, description="AdamW: added to the root of the squares before dividing")
     weight_decay: float = setting(
         0.01, "Decoupled weight decay, not on biases and norms. Default 0.01.", "--weight-decay", OPTIM, ge=0
     )
