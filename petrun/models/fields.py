@@ -65,7 +65,7 @@ class Fields:
         for name, off in FOREIGN.items():
             value = raw.get(name)
             if name not in own and value is not None and not any(value == v and type(value) is type(v) for v in off):
-                self.unsupported(name, value, f"{_spell(off[0])} (off)" if off and off[0] != {} else "leaving it out")
+                self.unsupported(name, value, f"{spell(off[0])} (off)" if off and off[0] != {} else "leaving it out")
         if "is_causal" not in own:
             # transformers reads it of every decoder: without it a token sees those that follow it.
             self.only("is_causal", (True,), True)
@@ -79,7 +79,7 @@ class Fields:
     def unsupported(self, name: str, value: object, supported: str) -> None:
         """Record a field whose value changes what the model computes and is not implemented."""
         self._wrong.add(name)
-        self.problems.append(f"{name} = {_spell(value)} is not supported for {self.family}; supported: {supported}")
+        self.problems.append(f"{name} = {spell(value)} is not supported for {self.family}; supported: {supported}")
         if name in _HINTS:
             self.hints.append(_HINTS[name])
 
@@ -88,7 +88,7 @@ class Fields:
         if name in self._wrong:
             return
         self._wrong.add(name)
-        self.problems.append(f"{name} = {_spell(value)}: must be {wanted}")
+        self.problems.append(f"{name} = {spell(value)}: must be {wanted}")
 
     def value(self, name: str, default: object = _MISSING, aliases: Sequence[str] = ()) -> Any:
         """Return the field, or its default where it is absent or null."""
@@ -141,7 +141,7 @@ class Fields:
         """Require one of these values, as others compute something else."""
         value = self.value(name, default)
         if value not in allowed:
-            self.unsupported(name, value, ", ".join(_spell(v) for v in allowed))
+            self.unsupported(name, value, ", ".join(spell(v) for v in allowed))
 
     def choice(self, name: str, known: Sequence[str], default: object = _MISSING) -> str:
         value = self.value(name, default)
@@ -159,7 +159,7 @@ class Fields:
             raise ModelError("; ".join(self.problems), hint=" ".join(dict.fromkeys(self.hints)))
 
 
-def _spell(value: object) -> str:
+def spell(value: object) -> str:
     """Spell a value as in the JSON file, shortened."""
     text = {True: "true", False: "false", None: "null"}.get(value) if isinstance(value, bool | None) else None
     text = text or (f'"{value}"' if isinstance(value, str) else str(value))

@@ -1,5 +1,5 @@
 """Read Hugging Face model folders: model.safetensors, or shards listed in model.safetensors.index.json; where there are neither, the same
-of pytorch_model.bin.
+of diffusion_pytorch_model.safetensors, which diffusers writes, or of pytorch_model.bin.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from petrun.tensors.torch_file import scan_torch
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+DIFFUSERS_WHOLE = "diffusion_pytorch_model.safetensors"
+DIFFUSERS_INDEX = "diffusion_pytorch_model.safetensors.index.json"
 TORCH_WHOLE = "pytorch_model.bin"
 TORCH_INDEX = "pytorch_model.bin.index.json"
-_SHARD = re.compile(r"(model-\d+-of-\d+\.safetensors|pytorch_model-\d+-of-\d+\.bin)")
+_SHARD = re.compile(r"((?:diffusion_pytorch_)?model-\d+-of-\d+\.safetensors|pytorch_model-\d+-of-\d+\.bin)")
 _FETCH = "The folder is incomplete or mixes two models: fetch it again."
 
 
@@ -28,10 +30,11 @@ def scan_folder(folder: Path) -> Table:
 
     Raises WeightsError naming the folder or file, and the tensor where one is at fault; OSError unchanged.
     """
-    if (folder / WHOLE).exists():
-        return _scan_file(folder / WHOLE)
-    if (folder / INDEX).exists():
-        return _join_shards(folder, INDEX)
+    for whole, index in ((WHOLE, INDEX), (DIFFUSERS_WHOLE, DIFFUSERS_INDEX)):
+        if (folder / whole).exists():
+            return _scan_file(folder / whole)
+        if (folder / index).exists():
+            return _join_shards(folder, index)
     if (folder / TORCH_WHOLE).exists():
         return _scan_pickle(folder / TORCH_WHOLE)
     if (folder / TORCH_INDEX).exists():
@@ -67,8 +70,9 @@ def _nothing_here(folder: Path) -> WeightsError:
             hint="Give it as the delta (--delta), and its base as --base.",
         )
     if shards:
+        of_diffusers = DIFFUSERS_INDEX if shards[0].startswith("diffusion_") else INDEX
         return WeightsError(
-            f"{folder}: holds shards ({shards[0]}, ...) but no {TORCH_INDEX if shards[0].endswith('.bin') else INDEX}",
+            f"{folder}: holds shards ({shards[0]}, ...) but no {TORCH_INDEX if shards[0].endswith('.bin') else of_diffusers}",
             hint=_FETCH,
         )
     others = [f for f in files if f.endswith((".safetensors", ".ckpt"))]

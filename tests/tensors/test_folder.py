@@ -61,6 +61,22 @@ def test_a_whole_file_wins_over_an_index(sharded):
     assert open_tensors(sharded).names == ("other",)
 
 
+def test_the_names_that_diffusers_writes(sharded, tmp_path_factory):
+    """Given a whole file or shards named diffusion_pytorch_model, they are read; shards without their index are told apart."""
+    folder = tmp_path_factory.mktemp("diffusers")
+    for path in sharded.iterdir():
+        text = path.read_bytes()
+        if path.suffix == ".json":
+            text = text.replace(b'"model-', b'"diffusion_pytorch_model-')
+        (folder / f"diffusion_pytorch_{path.name}").write_bytes(text)
+    assert (open_tensors(folder).read("layer.3.weight") == 3).all()
+    (folder / "diffusion_pytorch_model.safetensors.index.json").unlink()
+    with pytest.raises(WeightsError, match=r"but no diffusion_pytorch_model.safetensors.index.json"):
+        open_tensors(folder)
+    save_file({"other": np.ones(1, np.float32)}, folder / "diffusion_pytorch_model.safetensors")
+    assert open_tensors(folder).names == ("other",)
+
+
 def test_missing_shard(sharded):
     (sharded / "model-00002-of-00003.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"lacks 1 of 3 shards: model-00002-of-00003.safetensors"):

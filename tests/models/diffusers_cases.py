@@ -1,0 +1,133 @@
+"""Small Stable-Diffusion nets whose numbers follow from the tensors' names, and what diffusers and transformers compute with them.
+
+`python -m tests.models.diffusers_cases`, where torch, transformers and diffusers are installed, computes everything and stores it in
+diffusers_cases.json.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tests.models.transformers_cases import values as plain_values
+
+STORED = Path(__file__).with_name("diffusers_cases.json")
+UNET = {
+    "_class_name": "UNet2DConditionModel", "_diffusers_version": "0.6.0", "act_fn": "silu", "attention_head_dim": 2,
+    "block_out_channels": [8, 16], "center_input_sample": False, "cross_attention_dim": 12,
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "downsample_padding": 1, "flip_sin_to_cos": True, "freq_shift": 0,
+    "in_channels": 4, "layers_per_block": 1, "mid_block_scale_factor": 1, "norm_eps": 1e-05, "norm_num_groups": 4, "out_channels": 4,
+    "sample_size": 8, "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+}  # fmt: skip
+UNETS = {
+    "sd1": UNET,
+    "tanh": {**UNET, "feed_forward_type": "geglu-approximate"},
+    # What Stable Diffusion 2 has otherwise, and three levels.
+    "sd2": {
+        **UNET, "attention_head_dim": [1, 2, 3], "block_out_channels": [8, 16, 24], "use_linear_projection": True, "flip_sin_to_cos": False,
+        "freq_shift": 1, "layers_per_block": 2, "transformer_layers_per_block": [1, 2, 1], "upcast_attention": True,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    },
+}  # fmt: skip
+AUTOENCODER = {
+    "_class_name": "AutoencoderKL", "_diffusers_version": "0.6.0", "act_fn": "silu", "block_out_channels": [8, 16],
+    "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D"], "in_channels": 3, "latent_channels": 4, "layers_per_block": 1,
+    "norm_num_groups": 4, "out_channels": 3, "sample_size": 16, "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D"],
+}  # fmt: skip
+AUTOENCODERS = {"kl": AUTOENCODER, "no-attention": {**AUTOENCODER, "mid_block_add_attention": False}}
+TEXT = {
+    "architectures": ["CLIPTextModel"], "attention_dropout": 0.0, "bos_token_id": 22, "eos_token_id": 23, "hidden_act": "quick_gelu",
+    "hidden_size": 12, "intermediate_size": 20, "layer_norm_eps": 1e-05, "max_position_embeddings": 9, "model_type": "clip_text_model",
+    "num_attention_heads": 3, "num_hidden_layers": 2, "pad_token_id": 23, "vocab_size": 24,
+}  # fmt: skip
+TEXTS = {"quick": TEXT, "exact": {**TEXT, "hidden_act": "gelu"}}
+
+
+def values(name, shape):
+    """The tensor of a name: norms near 1, matrices and kernels scaled so that what they return is about as large as what they read."""
+    drawn = plain_values(name, shape)
+    return drawn if len(shape) < 2 else drawn * np.float32(3.0 / np.sqrt(np.prod(shape[1:])))
+
+
+def noise(name, shape):
+    """float32 between -1.5 and 1.5 that depend on the name alone."""
+    return plain_values(name, shape) * np.float32(3)
+
+
+def unet_inputs(config):
+    """latents (2, C, 8, 8) float32, timesteps (2,) int32, states (2, 7, S) float32."""
+    latents = noise("latents", (2, config["in_channels"], 8, 8))
+    return latents, np.array([3, 871], np.int32), noise("states", (2, 7, config["cross_attention_dim"]))
+
+
+def pictures():
+    """(2, 3, 16, 16) float32 in [-1, 1]."""
+    return plain_values("pictures", (2, 3, 16, 16)) * np.float32(2)
+
+
+def text_ids():
+    """(2, 9) int32."""
+    return np.random.default_rng(5).integers(0, TEXT["vocab_size"], (2, 9)).astype(np.int32)
+
+
+def filled(model):
+    """The model of torch with every tensor as `values` has it."""
+    import torch
+
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            tensor.copy_(torch.from_numpy(values(name, tuple(tensor.shape))))
+    return model.eval()
+
+
+def made_unet(config):
+    """diffusers' U-Net of a config."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    own = {k: v for k, v in config.items() if not k.startswith("_") and k != "feed_forward_type"}
+    model = filled(UNet2DConditionModel(**own))
+    if config.get("feed_forward_type") == "geglu-approximate":
+        for module in model.modules():
+            if type(module).__name__ == "GEGLU":
+                module.gelu = lambda gate: torch.nn.functional.gelu(gate, approximate="tanh")
+    return model
+
+
+def rounded(array, digits=5):
+    return np.round(np.asarray(array, np.float64), digits).ravel().tolist()
+
+
+def main():
+    """Compute and store every case."""
+    import diffusers
+    import torch
+    import transformers
+
+    found = {}
+    with torch.no_grad():
+        for name, config in UNETS.items():
+            latents, steps, states = map(torch.from_numpy, unet_inputs(config))
+            found[name] = {"noise": rounded(made_unet(config)(latents, steps, states).sample)}
+        for name, config in AUTOENCODERS.items():
+            own = {k: v for k, v in config.items() if not k.startswith("_")}
+            model = filled(diffusers.AutoencoderKL(**own))
+            seen = model.encode(torch.from_numpy(pictures())).latent_dist
+            found[name] = {"mean": rounded(seen.mean), "deviation": rounded(seen.std)}
+            found[name]["decoded"] = rounded(model.decode(seen.mean).sample)
+        for name, config in TEXTS.items():
+            model = transformers.CLIPTextModel(transformers.CLIPTextConfig(**config))
+            for own, tensor in model.named_parameters():
+                full = own if own.startswith("text_model.") else f"text_model.{own}"
+                tensor.copy_(torch.from_numpy(values(full, tuple(tensor.shape))))
+            states = model.eval()(torch.from_numpy(text_ids()).long()).last_hidden_state
+            found[name] = {"states": rounded(states)}
+    made = f"diffusers {diffusers.__version__}, transformers {transformers.__version__}"
+    text = json.dumps({"computed_with": made, "cases": found}, separators=(",", ":")).replace('],"', '],\n"')
+    STORED.write_text(text + "\n")
+    print(len(found), "cases", {k: {n: max(map(abs, v)) for n, v in c.items()} for k, c in found.items()})
+
+
+if __name__ == "__main__":
+    main()
