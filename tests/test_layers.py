@@ -256,8 +256,8 @@ def test_only_cli_exits():
 
 def test_only_config_reads_yaml():
     readers = {name_of(p) for p in FILES if any(n == "yaml" for n, _ in imports(p))}
-    # freeze_from_config is MindPet's interface, and takes a path.
-    assert readers == {"config/load.py", "mindpet/graph/freeze_utils.py"}
+    # MindPet's model configurations are its interface: freeze_from_config takes a path, and a task reads `params`.
+    assert readers == {"config/load.py", "mindpet/utils/io_utils.py"}
 
 
 def test_only_the_factory_imports_by_string():

@@ -25,6 +25,7 @@ from petrun.cli import (
     inspect,
     job,
     merge,
+    mindpet,
     plan,
     predict,
     quantize,
@@ -77,6 +78,7 @@ app.add_typer(data.app, name="data", rich_help_panel="Commands")
 app.add_typer(vocab.app, name="vocab", rich_help_panel="Commands")
 app.add_typer(delta.app, name="delta", rich_help_panel="Commands")
 app.add_typer(recipes.app, name="recipes", rich_help_panel="Commands")
+app.add_typer(mindpet.app, name="mindpet", rich_help_panel="Commands")
 rehearse.COMMAND.add_to(app, "Cluster")
 job.COMMAND.add_to(app, "Cluster")
 app.add_typer(ranktable.app, name="ranktable", rich_help_panel="Cluster")

@@ -57,7 +57,8 @@ class CommandOption:
             more["autocompletion"] = _completer(how.choices, how.separated)
         default = ... if self.default is MISSING else self.default
         if how.flag:
-            made = typer.Option(default, how.flag, rich_help_panel=how.panel, min=how.low, max=how.high, **more)
+            flags = [how.short, how.flag] if how.short else [how.flag]
+            made = typer.Option(default, *flags, rich_help_panel=how.panel, min=how.low, max=how.high, **more)
         else:
             made = typer.Argument(default, **more)
         return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=made, annotation=self.annotation)

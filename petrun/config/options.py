@@ -32,6 +32,8 @@ class Option:
 
     flag: str = ""
     """`--rank`; `--pack/--no-pack` for a switch with both sides; "" for an argument."""
+    short: str = ""
+    """A second, shorter flag: `-dp`."""
     help: str = ""
     panel: str | None = None
     metavar: str | None = None

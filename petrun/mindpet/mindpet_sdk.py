@@ -1,34 +1,67 @@
-"""MindPet's SDK by its names: it can be imported, and each call names the command to use instead.
+"""MindPet's SDK: start a boot script from Python, and return its result.
 
-MindPet's functions start a script of the user's and return its result. petrun does not start boot scripts.
+An argument that is None counts as not given; the order of arguments by place is MindPet's. A failure is printed, and the answer is
+False (finetune) or "" (evaluate, infer).
 """
 
 from __future__ import annotations
 
-from typing import NoReturn
-
-from petrun.mindpet.utils.exceptions import UnexpectedError
-
-_COMMANDS = {"finetune": "petrun train", "evaluate": "petrun eval", "infer": "petrun predict"}
-
-
-def finetune(*args: object, **kwargs: object) -> NoReturn:
-    """Raises UnexpectedError."""
-    _refuse("finetune")
+from petrun.errors import PetrunError, did_you_mean
+from petrun.mindpet.log.log import logger
+from petrun.mindpet.task.start import start
+from petrun.mindpet.utils.constants import ARG_NAMES
+from petrun.mindpet.utils.exceptions import MindPetError
+from petrun.typing import JsonObject
 
 
-def evaluate(*args: object, **kwargs: object) -> NoReturn:
-    """Raises UnexpectedError."""
-    _refuse("evaluate")
+def finetune(*args: object, **kwargs: object) -> bool:
+    """Run a boot script that tunes a model. Returns True, and False where it failed.
+
+    Arguments: data_path, output_path, boot_file_path, pretrained_model_path=None, model_config_path=None, timeout=None (such as 1d2h).
+    """
+    return _answer("finetune", args, kwargs) is True
 
 
-def infer(*args: object, **kwargs: object) -> NoReturn:
-    """Raises UnexpectedError."""
-    _refuse("infer")
+def evaluate(*args: object, **kwargs: object) -> JsonObject | str:
+    """Run a boot script that scores a model and writes eval_result.json into its --output_path.
+
+    Arguments: data_path, ckpt_path, output_path, boot_file_path, model_config_path=None, timeout=None.
+    Returns {"status": 0, "task_result": content of the file}; {"status": -1, "task_result": "", "error_message": why} where the script
+    ended well and left no such file; "" where it failed.
+    """
+    return _result("evaluate", args, kwargs)
 
 
-def _refuse(name: str) -> NoReturn:
-    raise UnexpectedError(
-        f"mindpet_sdk.{name}: petrun starts no boot script. Run the script itself, as "
-        f"`python BOOT_FILE --data_path ... --output_path ...`, or let `{_COMMANDS[name]}` do what the script does."
-    )
+def infer(*args: object, **kwargs: object) -> JsonObject | str:
+    """As `evaluate`, with infer_result.json."""
+    return _result("infer", args, kwargs)
+
+
+def _result(task: str, args: tuple[object, ...], kwargs: dict[str, object]) -> JsonObject | str:
+    answer = _answer(task, args, kwargs)
+    return answer if isinstance(answer, dict) else ""
+
+
+def _answer(task: str, args: tuple[object, ...], kwargs: dict[str, object]) -> bool | JsonObject:
+    try:
+        return start(task, _values(task, args, kwargs), source="SDK", ask=False)
+    except PetrunError as error:
+        logger.error("Exception occurred, error message: %s", error)
+        return False
+
+
+def _values(task: str, args: tuple[object, ...], kwargs: dict[str, object]) -> dict[str, str | None]:
+    """Return the arguments by name. Raises MindPetError for one that the task has not, or that is given twice."""
+    names = ARG_NAMES[task]
+    if len(args) > len(names):
+        raise MindPetError(f"{task} takes at most {len(names)} arguments: {', '.join(names)}")
+    if "quiet" in kwargs:
+        raise MindPetError("quiet belongs to the command line; the SDK asks nothing")
+    given = dict(zip(names, args, strict=False))
+    for name, value in kwargs.items():
+        if name not in names:
+            raise MindPetError(f"{task} has no argument {name}. {did_you_mean(name, names)}")
+        if name in given:
+            raise MindPetError(f"{task}: {name} is given twice")
+        given[name] = value
+    return {name: None if value is None else str(value) for name, value in given.items()}

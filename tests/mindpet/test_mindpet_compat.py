@@ -22,11 +22,9 @@ from petrun.delta import METHODS
 from petrun.graph import TrainableParamsCheckPoint, freeze_delta
 from petrun.inference.assembly import attach_delta, fit_delta, open_delta, set_delta
 from petrun.kernels import step_counter
-from petrun.mindpet import mindpet_sdk
 from petrun.mindpet.delta.delta_constants import VALID_TENSOR_DATATYPE
 from petrun.mindpet.layers.activation import _activation
 from petrun.mindpet.log.log import get_logger
-from petrun.mindpet.utils.exceptions import UnexpectedError
 from petrun.mindpet.utils.version_control import get_activation, get_dropout
 from petrun.mindpet.utils.version_utils import is_version_ge, is_version_le
 from petrun.models.factory import load_model
@@ -135,12 +133,6 @@ def test_the_log_prints_lines_and_writes_no_files(capsys, monkeypatch, tmp_path)
         get_logger("another", stdout_level="LOUD")
     with pytest.raises(TypeError, match="no argument filename"):
         get_logger("another", filename="a.log")
-
-
-@pytest.mark.parametrize("name", ["finetune", "evaluate", "infer"])
-def test_the_sdk_says_what_stands_in_its_place(name):
-    with pytest.raises(UnexpectedError, match=f"mindpet_sdk.{name}: petrun starts no boot script"):
-        getattr(mindpet_sdk, name)(data_path="/data", output_path="/out")
 
 
 F32 = ms.float32

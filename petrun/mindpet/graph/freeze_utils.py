@@ -11,18 +11,13 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import yaml
 from mindspore import nn
 
 from petrun.errors import TrainingError
 from petrun.graph.freeze import Trainable, match_names, trainable_of
 from petrun.mindpet.utils.constants import DELTA_LIST
-from petrun.mindpet.utils.exceptions import (
-    LinkPathError,
-    ModelConfigFreezeInfoError,
-    ReadYamlFileError,
-    UnexpectedError,
-)
+from petrun.mindpet.utils.exceptions import ModelConfigFreezeInfoError, UnexpectedError
+from petrun.mindpet.utils.io_utils import read_yaml_file
 from petrun.typing import Cell, JsonObject, Parameter
 
 _ALIASES = {"prefix": "prefixtuning"}
@@ -97,19 +92,8 @@ def freeze_from_config(model: Cell, config_path: str, strict: bool = False) -> T
         raise TypeError(f"freeze_from_config: config_path must be a str, got {type(config_path).__name__}")
     if not config_path:
         raise ValueError("freeze_from_config: config_path is empty")
-    lists = _freeze_lists(config_path, _read(Path(config_path)))
+    lists = _freeze_lists(config_path, read_yaml_file(Path(config_path)))
     return freeze_modules(model, lists.get("include"), lists.get("exclude"), strict)
-
-
-def _read(path: Path) -> object:
-    try:
-        if path.is_symlink():
-            raise LinkPathError(f"{path} is a link")
-        return yaml.safe_load(path.read_bytes())
-    except (FileNotFoundError, LinkPathError) as error:
-        raise ReadYamlFileError(f"cannot read the freeze configuration {path}: {error}") from error
-    except (OSError, yaml.YAMLError) as error:
-        raise UnexpectedError(f"cannot read the freeze configuration {path}: {error}") from error
 
 
 def _freeze_lists(path: str, content: object) -> JsonObject:

@@ -1,17 +1,19 @@
 """MindPet's loggers, as far as code written for MindPet calls them: lines on the standard output.
 
-MindPet also writes files below $HOME/.cache/Huawei and ends the process where it cannot. petrun writes none: the caller keeps a script's
-output, and a run has its own log.jsonl.
+MindPet also writes files below $HOME/.cache/Huawei and ends the process where it cannot. Here only a task of a boot script does
+(log_files.py): it keeps all that the script prints, and a run has its own log.jsonl.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 from typing import Any
+
+from petrun import console
 
 LOGGER_SOURCE_LIST = ("SDK", "CLI")
 _FORMAT = "[%(levelname)s] %(asctime)s [%(process)d] [%(source)s] : %(message)s"
+_SCRIPT_FORMAT = "%(asctime)s [%(process)d] [Model]: %(message)s"
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _OF_FILES = (
     "stdout_nodes", "stdout_devices", "file_level", "append_rank_dir", "file_name", "max_file_size", "max_num_of_files",
@@ -27,6 +29,24 @@ class _Source(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.source = _Source.name_of_source
         return True
+
+
+class LineFormatter(logging.Formatter):
+    """MindPet's lines: those of a boot script (`extra={"Model": True}`) say [Model]."""
+
+    def __init__(self, form: str = "") -> None:
+        super().__init__(form or _FORMAT)
+        self._of_script = logging.Formatter(_SCRIPT_FORMAT)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._of_script.format(record) if getattr(record, "Model", False) else super().format(record)
+
+
+class _Printed(logging.Handler):
+    """Prints each record as a line. A reader of the output that went away ends the process as in other commands, not in a traceback."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        console.print(self.format(record))
 
 
 def get_logger(logger_name: str = "mx_logger", **kwargs: object) -> logging.Logger:
@@ -51,9 +71,8 @@ def get_logger(logger_name: str = "mx_logger", **kwargs: object) -> logging.Logg
     made.propagate = False
     made.addFilter(_Source())
     if kwargs.get("to_std", True):
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setLevel(level)
-        handler.setFormatter(logging.Formatter(str(kwargs.get("stdout_format") or _FORMAT)))
+        handler = _Printed(level)
+        handler.setFormatter(LineFormatter(str(kwargs.get("stdout_format") or "")))
         made.addHandler(handler)
     else:
         made.addHandler(logging.NullHandler())
@@ -77,15 +96,18 @@ operation_logger_without_std = get_logger("operation_logger_without_std", to_std
 
 
 def record_operation_and_service_info_log(msg: str, *args: object, **kwargs: Any) -> None:
-    """logger.info: MindPet's second file, of operations, is not written."""
+    """logger.info, and the same line for the file of operations."""
     logger.info(msg, *args, **kwargs)
+    operation_logger_without_std.info(msg, *args, **kwargs)
 
 
 def record_operation_and_service_warning_log(msg: str, *args: object, **kwargs: Any) -> None:
     """logger.warning, likewise."""
     logger.warning(msg, *args, **kwargs)
+    operation_logger_without_std.warning(msg, *args, **kwargs)
 
 
 def record_operation_and_service_error_log(msg: str, *args: object, **kwargs: Any) -> None:
     """logger.error, likewise."""
     logger.error(msg, *args, **kwargs)
+    operation_logger_without_std.error(msg, *args, **kwargs)

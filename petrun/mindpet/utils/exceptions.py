@@ -1,4 +1,4 @@
-"""MindPet's exceptions, as far as its freeze and callback interfaces raise them."""
+"""MindPet's exceptions, as far as its freeze and callback interfaces and its tasks raise them."""
 
 from __future__ import annotations
 
@@ -31,3 +31,23 @@ class AbsolutePathError(MindPetError):
 
 class ModelConfigFreezeInfoError(MindPetError):
     """A freeze configuration does not say what to freeze."""
+
+
+class ModelConfigKeysInfoError(MindPetError):
+    """A model configuration has a key beside params and freeze."""
+
+
+class ModelConfigParamsInfoError(MindPetError):
+    """`params` of a model configuration cannot become arguments."""
+
+
+class MakeDirError(MindPetError):
+    """The folder of a task cannot be made."""
+
+
+class ManualCancelError(MindPetError):
+    """The user answered no."""
+
+
+class TaskError(MindPetError):
+    """A boot script failed or ran out of time, or its result is missing."""

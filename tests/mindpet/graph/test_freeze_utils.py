@@ -245,7 +245,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
         ("broken.yaml", UnexpectedError),
         ("", UnexpectedError),
     ):
-        with pytest.raises(error, match="cannot read the freeze configuration"):
+        with pytest.raises(error, match="cannot read the configuration"):
             freeze_from_config(Net(), str(tmp_path / name))
     # MindPet opens the file for writing.
     (tmp_path / "freeze.yaml").chmod(0o400)
