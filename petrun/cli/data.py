@@ -14,12 +14,11 @@ from petrun.config.commands.data import (
     ConvertRowsSettings,
     HeadSettings,
     MixSettings,
-    ScoreSettings,
-    SelectSettings,
     ShotsSettings,
     SplitSettings,
     StatsSettings,
 )
+from petrun.config.commands.data_scores import RateSettings, ScoreSettings, SelectSettings
 
 app = typer.Typer(
     help="Rows of data files: count, convert, clean, score, select, split and mix them.", no_args_is_help=True
@@ -127,6 +126,16 @@ def backtranslate(settings: BacktranslateSettings) -> None:
     run(settings)
 
 
+def rate(settings: RateSettings) -> None:
+    """Rate each row from 1 to 5 by a model: by its probabilities of the digits, or by the number that it writes.
+
+    petrun data rate asked.jsonl --base ./llama --delta runs/chat --out ratings.jsonl
+    """
+    from petrun.commands.data.rate import run
+
+    run(settings)
+
+
 COMMANDS: tuple[Command[Any], ...] = (
     Command(
         name="clean",
@@ -206,6 +215,17 @@ COMMANDS: tuple[Command[Any], ...] = (
             "out",
             *("base", "delta", "max_new_tokens", "temperature", "top_p", "batch_size", "seed"),
             *("on_bad_row", "device", "no_compile_cache"),
+        ),
+    ),
+    Command(
+        name="rate",
+        settings=RateSettings,
+        run=rate,
+        options=(
+            "files",
+            "out",
+            *("base", "delta", "by", "prompt", "samples", "max_new_tokens", "temperature", "top_p", "seed"),
+            *("source", "target", "batch_size", "device", "no_compile_cache"),
         ),
     ),
 )

@@ -5,20 +5,16 @@ Source: Li et al., "Self-Alignment with Instruction Backtranslation", ICLR 2024,
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from petrun.curation.parts import PartReader
 from petrun.curation.reading import DataRow
 from petrun.errors import DataError
 from petrun.inference.generation.session import Decoding, PromptRequest, Session
-from petrun.inference.interrupted_pass import read_done
+from petrun.inference.interrupted_pass import resumed
 
-_GROUP_ROWS = 64
 NO_TEXT, TOO_LONG, EMPTY, UNFINISHED = "no text", "too long", "no question", "question not finished"
 
 
@@ -41,64 +37,45 @@ def ask(
     A row's text is its answer, or its only text. A drawn question depends on the seed and on the row's number alone. `done`: file of what
     is done; the caller removes it. `key`: what the questions depend on, by which an interrupted pass is recognised.
     """
-    fingerprint = hashlib.sha256(repr(tuple(key)).encode()).hexdigest()
-    known = _by_number(read_done(done, fingerprint))
     reader = PartReader()
-    with done.open("a", encoding="utf-8") as file:
-        if not known:
-            file.write(json.dumps({"fingerprint": fingerprint}) + "\n")
-        numbered = enumerate(rows)
-        while group := list(islice(numbered, _GROUP_ROWS)):
-            found = dict(_texts(session, group, reader, decoding))
-            requests = {
-                number: PromptRequest(each.text, None, decoding, number, where=each.row.where)
-                for number, each in found.items()
-                if not each.reason and number not in known
-            }
-            order = list(requests)
-            for chunk in session.chunks([_with_delta(session, requests[number]) for number in order]):
-                if chunk.answer is not None:
-                    known[order[chunk.index]] = (chunk.answer.text.strip(), chunk.answer.finish)
-            file.writelines(json.dumps([number, *known[number]], ensure_ascii=False) + "\n" for number in order)
-            file.flush()
-            yield from (_asked(each, known.get(number, ("", ""))) for number, each in found.items())
+
+    def answers(group: Mapping[int, Asked]) -> dict[int, tuple[str, str]]:
+        requests = {
+            number: PromptRequest(each.text, session.current, decoding, number, where=each.row.where)
+            for number, each in group.items()
+            if not each.reason
+        }
+        order = list(requests)
+        found = {}
+        for chunk in session.chunks(list(requests.values())):
+            if chunk.answer is not None:
+                found[order[chunk.index]] = (chunk.answer.text.strip(), chunk.answer.finish)
+        return {number: found[number] for number in order}
+
+    texts = (_text(session, number, row, reader, decoding) for number, row in enumerate(rows))
+    for each, answer in resumed(texts, done, key, answers):
+        yield each if answer is None else _asked(each, *answer)
 
 
-def _with_delta(session: Session, request: PromptRequest) -> PromptRequest:
-    return PromptRequest(request.prompt, session.current, request.how, request.row, where=request.where)
+def _text(session: Session, number: int, row: DataRow, reader: PartReader, decoding: Decoding) -> Asked:
+    """Return a row's text, or why it has none that can be asked for."""
+    try:
+        parts = reader(row)
+    except DataError as error:
+        return Asked(row=row, reason=NO_TEXT, problem=error.message)
+    text = (parts.answer or parts.question).strip()
+    if not text:
+        return Asked(row=row, reason=NO_TEXT, problem="the text is empty")
+    try:
+        session.check(PromptRequest(text, session.current, decoding, number, where=row.where))
+    except DataError as error:
+        return Asked(row=row, reason=TOO_LONG, problem=error.message)
+    return Asked(row=row, text=text)
 
 
-def _texts(
-    session: Session, group: Sequence[tuple[int, DataRow]], reader: PartReader, decoding: Decoding
-) -> Iterator[tuple[int, Asked]]:
-    for number, row in group:
-        try:
-            parts = reader(row)
-        except DataError as error:
-            yield number, Asked(row=row, reason=NO_TEXT, problem=error.message)
-            continue
-        text = (parts.answer or parts.question).strip()
-        if not text:
-            yield number, Asked(row=row, reason=NO_TEXT, problem="the text is empty")
-            continue
-        try:
-            session.check(PromptRequest(text, session.current, decoding, number, where=row.where))
-        except DataError as error:
-            yield number, Asked(row=row, reason=TOO_LONG, problem=error.message)
-            continue
-        yield number, Asked(row=row, text=text)
-
-
-def _asked(each: Asked, answer: tuple[str, str]) -> Asked:
-    if each.reason:
-        return each
-    question, finish = answer
+def _asked(each: Asked, question: str, finish: str) -> Asked:
     if not question:
         return Asked(row=each.row, reason=EMPTY, problem="the delta asked nothing")
     if finish != "stop":
         return Asked(row=each.row, reason=UNFINISHED, problem=f"cut at --max-new-tokens: {question[:60]!r}")
     return Asked(row=each.row, text=each.text, question=question)
-
-
-def _by_number(entries: list[tuple[int, str, str]]) -> dict[int, tuple[str, str]]:
-    return {int(number): (str(text), str(finish)) for number, text, finish in entries}

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from petrun import console
+from petrun.curation.difficulty import DIFFICULTIES, HARDEST
 from petrun.curation.reading import RowFiles
 from petrun.curation.writing import json_line
 from petrun.errors import DataError
@@ -20,6 +22,14 @@ from petrun.tensors import atomic_file
 from petrun.typing import JsonObject
 
 _MARK = "petrun_scores"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredRows:
+    """What goes into a file of scores."""
+
+    header: JsonObject
+    rows: Sequence[JsonObject]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +52,25 @@ def write_scores(path: Path, header: JsonObject, files: Sequence[JsonObject], ro
         file.write(json_line({_MARK: 1, **header, "files": list(files)}).encode())
         for row in rows:
             file.write(json_line(row).encode())
+
+
+def print_scores(out: str, scored: ScoredRows) -> None:
+    """Print what the scores are, how they are distributed, and which rows have none."""
+    numbers = sorted(row["score"] for row in scored.rows if row["score"] is not None)
+    console.print(f"{scored.header['by']} = {scored.header['formula']}: {scored.header['direction']}")
+    if numbers:
+        marks = [(name, f"{numbers[round(share * (len(numbers) - 1))]:.4f}") for name, share in
+                 (("lowest", 0), ("5 %", 0.05), ("median", 0.5), ("95 %", 0.95), ("highest", 1))]  # fmt: skip
+        console.print(console.table(marks))
+    reasons = [row["reason"] for row in scored.rows if row["score"] is None]
+    for reason in dict.fromkeys(reasons):
+        console.print(f"{reasons.count(reason):,} rows have no score: {reason}")
+    if scored.header["by"] in DIFFICULTIES and numbers:
+        above = sum(number > HARDEST for number in numbers)
+        console.print(
+            f"{above:,} rows are above 1: their question makes the answer less likely; petrun data select drops them"
+        )
+    console.print(f"wrote {len(scored.rows):,} scores to {out}")
 
 
 def read_scores(path: str, files: RowFiles) -> Scores:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from petrun import console
-from petrun.config.commands.data import ScoreSettings
+from petrun.config.commands.data_scores import ScoreSettings
 from petrun.curation.difficulty import DIFFICULTIES, answer_pairs
 from petrun.curation.parts import PartReader
 from petrun.curation.reading import STOP, DataRow, RowFiles
+from petrun.curation.score_file import ScoredRows
 from petrun.curation.similarity import nearest, pair_cosines, pair_margins, unit_vectors
 from petrun.data.examples.example_set import ExampleSet
 from petrun.errors import ConfigError
@@ -26,14 +26,6 @@ from petrun.typing import JsonObject
 
 _CHUNK_ROWS = 4096
 _ENCODE_ROWS = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoredRows:
-    """What goes into a file of scores."""
-
-    header: JsonObject
-    rows: Sequence[JsonObject]
 
 
 def score_difficulty(given: ScoreSettings, out: Path) -> ScoredRows:

@@ -159,7 +159,7 @@ class TextGenerator:
         """Return the distinct requests, those with the shortest prompts first."""
         found: dict[Hashable, GrowingAnswer] = {}
         for i, request in enumerate(requests):
-            alone = request.sampling is not None or request.watch is not None or request.scored
+            alone = request.sampling is not None or request.watch is not None or request.scored or request.choices
             key = i if alone else (request.prompt.tobytes(), request.adapter, request.limit, request.end_of_turn)
             if key in found:
                 found[key].indices.append(i)

@@ -37,6 +37,8 @@ class Request:
     """Tokens and texts that end it, beside the generator's own tokens."""
     scored: bool = False
     """Every step gives the probability of its token."""
+    choices: tuple[int, ...] = ()
+    """Every step gives the probabilities of these tokens."""
     where: str = ""
     """Overrides `label`."""
 
@@ -57,6 +59,8 @@ class Step(NamedTuple):
     """Of a scored request: log of the token's probability under the model, before temperature and the like."""
     error: PetrunError | None = None
     """Reason why it could not be answered; the request has ended."""
+    choices: tuple[float, ...] = ()
+    """Logs of the probabilities of the request's choices, as `logprob`."""
 
 
 class GrowingAnswer:
@@ -78,7 +82,8 @@ class GrowingAnswer:
         """Indices of the caller's requests that are equal to this one."""
         self.limit = min(left, request.limit)
         self.at_limit: Finish = "positions" if self.limit < request.limit else "length"
-        self.needs_logits = request.scored or not (request.sampling is None or request.sampling.greedy)
+        drawn = not (request.sampling is None or request.sampling.greedy)
+        self.needs_logits = request.scored or bool(request.choices) or drawn
         """The graph's own choice is not enough."""
         self.tokens: list[int] = []
         self.finish: Finish | None = None
@@ -98,7 +103,10 @@ class GrowingAnswer:
         logprob = None
         if self.request.scored and new is not None and logits is not None:
             logprob = float(log_softmax(logits)[token])
-        return [Step(i, new, self.finish, logprob) for i in self.indices]
+        choices: tuple[float, ...] = ()
+        if self.request.choices and logits is not None:
+            choices = tuple(log_softmax(logits)[list(self.request.choices)].tolist())
+        return [Step(i, new, self.finish, logprob, choices=choices) for i in self.indices]
 
     def _take(self, logits: Array) -> int:
         sampling = self.request.sampling

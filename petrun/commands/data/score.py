@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from petrun import console
-from petrun.config.commands.data import SCORES, ScoreSettings
-from petrun.curation.difficulty import DIFFICULTIES
+from petrun.config.commands.data_scores import SCORES, ScoreSettings
 from petrun.curation.parts import PartReader
 from petrun.curation.reading import STOP, RowFiles
-from petrun.curation.score_file import write_scores
-from petrun.curation.scoring import ScoredRows, score_difficulty, score_similarity
+from petrun.curation.score_file import print_scores, write_scores
+from petrun.curation.scoring import score_difficulty, score_similarity
 from petrun.errors import ConfigError, did_you_mean
 from petrun.tensors.output import check_file
 
@@ -32,7 +30,7 @@ def run(given: ScoreSettings) -> None:
     scored = score_similarity(given, files) if given.by == SIMILARITY else score_difficulty(given, out)
     write_scores(out, scored.header, files.digests(), scored.rows)
     Path(f"{out}.partial").unlink(missing_ok=True)
-    _print(given.out, scored)
+    print_scores(given.out, scored)
 
 
 def _refuse_idle(given: ScoreSettings) -> None:
@@ -56,21 +54,3 @@ def _refuse_idle(given: ScoreSettings) -> None:
         raise ConfigError(
             "--margin compares the two sides of a row, and --against compares rows with files: give one of them"
         )
-
-
-def _print(out: str, scored: ScoredRows) -> None:
-    numbers = sorted(row["score"] for row in scored.rows if row["score"] is not None)
-    console.print(f"{scored.header['by']} = {scored.header['formula']}: {scored.header['direction']}")
-    if numbers:
-        marks = [(name, f"{numbers[round(share * (len(numbers) - 1))]:.4f}") for name, share in
-                 (("lowest", 0), ("5 %", 0.05), ("median", 0.5), ("95 %", 0.95), ("highest", 1))]  # fmt: skip
-        console.print(console.table(marks))
-    reasons = [row["reason"] for row in scored.rows if row["score"] is None]
-    for reason in dict.fromkeys(reasons):
-        console.print(f"{reasons.count(reason):,} rows have no score: {reason}")
-    if scored.header["by"] in DIFFICULTIES and numbers:
-        above = sum(number > 1 for number in numbers)
-        console.print(
-            f"{above:,} rows are above 1: their question makes the answer less likely; petrun data select drops them"
-        )
-    console.print(f"wrote {len(scored.rows):,} scores to {out}")

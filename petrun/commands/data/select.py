@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 
 from petrun import console
-from petrun.config.commands.data import SelectSettings
+from petrun.config.commands.data_scores import SelectSettings
 from petrun.config.effect import require_effect, require_no_run_keys
 from petrun.curation.difficulty import DIFFICULTIES, HARDEST
 from petrun.curation.output import check_out, row_output

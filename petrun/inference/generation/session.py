@@ -12,7 +12,7 @@ for text in session.stream("Hello", delta="chat", how=Decoding(temperature=0.7, 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, overload
 
 import numpy as np
@@ -28,8 +28,10 @@ from petrun.evaluate.generate import TextGenerator
 from petrun.evaluate.request import Request, Step
 from petrun.evaluate.sampling import Sampling
 from petrun.evaluate.text_stream import TextStream
+from petrun.inference.generation.choices import choice_tokens
 from petrun.inference.generation.multi_delta import MultiDeltaModel, load_deltas
 from petrun.inference.multi_adapter import OFF
+from petrun.tensors import Array
 
 Prompt = str | Sequence[Message]
 """A text, or a conversation: [{"role": "user", "content": "..."}, ...]."""
@@ -321,6 +323,25 @@ class Session:
         """Begin the text of a request's answer."""
         stop = (*request.how.stop, *self._end_of_turn(request.delta or OFF).texts)
         return AnswerText(self.tokenizer.decode, stop, request.scored)
+
+    def choice_log_probs(self, requests: Sequence[PromptRequest], begin: str, choices: Sequence[str]) -> Array:
+        """Return the log-probability of each choice where an answer begins with `begin`: (n, C) float64, in one pass over the prompts.
+
+        Raises ConfigError for choices that do not differ in their last token alone, and otherwise as `chunks`.
+        """
+        before, ids = choice_tokens(self.tokenizer, begin, choices)
+        rendered = [self.render(i, request, None) for i, request in enumerate(requests)]
+        asked = [
+            replace(
+                one, prompt=np.concatenate([one.prompt, before]).astype(np.int32), limit=1, sampling=None, choices=ids
+            )
+            for one in rendered
+        ]
+        found = np.zeros((len(requests), len(choices)))
+        for steps in self._generator.stream(asked):
+            for step in steps:
+                found[step.number] = step.choices
+        return found
 
     def open_batch(self, rows: int, context: int) -> ContinuousBatch:
         """Make room for answers that come and go: as many `rows`, each of at most `context` tokens with its prompt."""
