@@ -100,6 +100,7 @@ def select(settings: SelectSettings) -> None:
     """Write the rows with the best scores, in the file's order.
 
     petrun data select rows.jsonl --scores scores.jsonl --top 10% --out best.jsonl
+    petrun data select rows.jsonl --auto --base ./llama --encoder ./minilm --top 10% --out best.jsonl
     """
     from petrun.commands.data.select import run
 
@@ -192,6 +193,7 @@ COMMANDS: tuple[Command[Any], ...] = (
             "scores",
             "out",
             *("top", "lowest", "least", "most", "diverse", "encoder", "source", "target", "seed"),
+            *("auto", "model.base", "by", "brief", "recipe"),
             *("device", "compile_cache", "sets"),
         ),
     ),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,7 @@ class Rater:
             return RatedRow(row=row, found=_without(TOO_LONG, f"{tokens} tokens, and '{_BEGIN}' behind them"))
         return RatedRow(row=row, prompt=prompt, found={})
 
-    @property
+    @cached_property
     def _begin_tokens(self) -> int:
         return len(choice_tokens(self.session.tokenizer, _BEGIN, LEVELS)[0])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from petrun import console
 from petrun.config.commands.data_scores import ScoreSettings
+from petrun.config.options import Flags
 from petrun.curation.difficulty import DIFFICULTIES, answer_pairs
 from petrun.curation.parts import PartReader
 from petrun.curation.reading import STOP, DataRow, RowFiles
@@ -92,8 +94,7 @@ def score_similarity(given: ScoreSettings, files: RowFiles) -> ScoredRows:
     """Score by cosines: of the two sides of each row, or of its question with those of other files. Raises ConfigError, DataError."""
     assert given.encoder is not None, "the command checks it"
     size = given.flags.get("eval.batch_size", ("", _ENCODE_ROWS))[1]
-    flags = {key: value for key, value in given.flags.items() if key in ("device", "compile_cache")}
-    encoder = open_sentence_encoder(given.encoder, flags, given.sets, int(str(size)))
+    encoder = open_sentence_encoder(given.encoder, of_encoder(given.flags), given.sets, int(str(size)))
     reader = PartReader(source=given.source, target=given.target)
     places, questions, answers = _encoded(files, reader, encoder, sides=not given.against)
     header: JsonObject = {
@@ -141,3 +142,31 @@ def _encoded(
 
 def _place_of(row: DataRow, numbers: dict[str, int]) -> JsonObject:
     return {"file": numbers[row.file], "line": row.line}
+
+
+def question_vectors(
+    encoder: str,
+    flags: Flags,
+    files: RowFiles,
+    reader: PartReader,
+    *,
+    sets: Sequence[str] = (),
+    rows: Container[int] | None = None,
+) -> Array:
+    """Return the vector of each row's question, of plain text that of the text: (n, d), of length 1. `rows`: numbers of those that are
+    wanted; None: all.
+
+    Raises: ConfigError, DataError.
+    """
+    opened = open_sentence_encoder(encoder, flags, sets)
+    parts = (reader(row) for i, row in enumerate(files) if rows is None or i in rows)
+    found = []
+    while chunk := list(islice(parts, _CHUNK_ROWS)):
+        texts = [each.question or each.answer for each in chunk]
+        found.append(unit_vectors(opened.encode(texts, console.progress("encode"))))
+    return np.concatenate(found)
+
+
+def of_encoder(flags: Flags) -> Flags:
+    """Return those of the flags that an encoder reads."""
+    return {key: value for key, value in flags.items() if key in ("device", "compile_cache")}

@@ -51,7 +51,7 @@ from petrun.parallel.context import Device, setup
 from petrun.tensors.sharded.ranks import root_of
 
 _DEFAULT_BATCH = 16
-_READ = (
+READ_KEYS = (
     *BASE_KEYS, "delta_strategy", "data.path", "data.task", "data.format", "data.separator", "data.encoding", "data.columns", "data.labels",
     "data.regression", "data.template", "data.chat_template_kwargs", "data.ignore", "data.seq_len", "data.loss_on", "data.on_bad_row",
     "data.max_rows", "data.buckets", "data.cache", "eval.batch_size", "eval.metrics", "eval.max_new_tokens", "train.seed",
@@ -159,7 +159,7 @@ def resolve_settings(
 ) -> InferenceSettings:
     """Resolve everything that needs no weights. Flags come before the delta's manifest, and that before the defaults."""
     resolved = load_run_config(None, flags, sets)
-    require_read(resolved, _READ)
+    require_read(resolved, READ_KEYS)
     given = delta_if_given(delta, alpha, resolved.config.delta_strategy)
     resolved = _inherit(resolved, given)
     config = resolved.config

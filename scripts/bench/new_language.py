@@ -1,6 +1,6 @@
 """A new language for the embedded base: Chinese pieces, then training of their rows alone and a LoRA.
 
-    python scripts/bench/new_language.py [--rows 2400] [--size 700] [--steps 300] [--seeds 1] [--out FOLDER]
+    python scripts/bench/new_language.py [--rows 2400] [--size 400] [--steps 200] [--seeds 1] [--out FOLDER]
 
 The text is generated: Chinese sentences about orders, weather and journeys from a small grammar, so it may be shipped and is the same
 everywhere. Held-out sentences share the grammar and not the sentence. Then, through the commands,

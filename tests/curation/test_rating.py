@@ -83,11 +83,9 @@ def test_a_delta_that_has_learned_to_rate_tells_right_from_wrong(folder):
     ]
     write_jsonl(folder / "learn.jsonl", asked)
     train = ["train", "--base", "gpt2", "--data", "learn.jsonl", "--algo", "lora", "--rank", "8", "--lr", "0.02"]
-    assert call([*train, "--target", "all-linear", "--steps", "300", "--out", "rater"]) == 0
+    assert call([*train, "--target", "all-linear", "--steps", "100", "--out", "rater"]) == 0
     _, *expected = rate(folder, "--delta", "rater")
     assert all((entry["score"] > 4) if i % 2 == 0 else (entry["score"] < 2) for i, entry in enumerate(expected[:4]))
-    _, *drawn = rate(folder, "--delta", "rater", "--by", "generated", "--max-new-tokens", "9")
-    assert [entry["score"] for entry in drawn] == [5, 1, 5, 1, None, None]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +129,7 @@ def test_the_default_prompt_has_both_places(by):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--by", "expectd"], "Did you mean expected?"),
+        (["--by", "expectd"], "--by expectd: no such rating"),
         (["--samples", "3"], "--samples: has no effect on --by expected"),
         (["--by", "generated", "--samples", "3"], "--samples: has no effect at temperature 0"),
         (["--prompt", "none.txt"], "--prompt none.txt: cannot be read"),

@@ -2,7 +2,9 @@
 
 import json
 
-from petrun.inference.interrupted_pass import read_done
+import pytest
+
+from petrun.inference.interrupted_pass import read_done, resumed
 
 
 def test_a_line_that_was_cut_is_dropped(tmp_path):
@@ -19,3 +21,23 @@ def test_another_pass_is_begun_anew(tmp_path):
     for content in ('{"fingerprint": "b"}\n[0]\n', '{"fingerprint": "a"}\n', "[0]\n[1]\n", "no JSON"):
         path.write_text(content)
         assert read_done(path, "a") == [] and not path.exists()
+
+
+def test_a_pass_goes_on_behind_what_it_has_done(tmp_path):
+    """Given a pass that stopped in its second group, the next computes the rest alone; one with another key computes all."""
+    path, asked = tmp_path / "pass.partial", []
+
+    def squares(group):
+        asked.append(list(group))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return {number: item * item for number, item in group.items() if item % 2}
+
+    with pytest.raises(KeyboardInterrupt):
+        list(resumed(iter(range(100)), path, ("a",), squares))
+    expected = [(item, item * item if item % 2 else None) for item in range(100)]
+    assert list(resumed(iter(range(100)), path, ("a",), squares)) == expected
+    # An item without a value is asked for again: nothing was kept of it.
+    assert asked[2] == list(range(0, 64, 2)) and asked[3] == list(range(64, 100))
+    assert list(resumed(iter(range(3)), path, ("b",), squares)) == expected[:3]
+    assert asked[4] == [0, 1, 2]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from itertools import islice
 
 import numpy as np
 
 from petrun import console
+from petrun.commands.data.select_auto import make_scores
 from petrun.config.commands.data_scores import SelectSettings
 from petrun.config.effect import require_effect, require_no_run_keys
 from petrun.curation.difficulty import DIFFICULTIES, HARDEST
@@ -15,32 +15,22 @@ from petrun.curation.output import check_out, row_output
 from petrun.curation.parts import PartReader
 from petrun.curation.reading import STOP, RowFiles
 from petrun.curation.score_file import Scores, read_scores
+from petrun.curation.scoring import of_encoder, question_vectors
 from petrun.curation.selection import best, best_of_groups, cluster, parse_top, rows_wanted
-from petrun.curation.similarity import unit_vectors
-from petrun.errors import ConfigError
-from petrun.inference.sentences.encoder import open_sentence_encoder
+from petrun.errors import ConfigError, did_you_mean
 from petrun.tensors import Array
 
-_CHUNK_ROWS = 4096
 NO_SCORE, NOT_CHOSEN = "no score", "not among the best"
 
 
 def run(given: SelectSettings) -> None:
     """Choose, then write the rows in the files' order. Raises ConfigError, DataError, OutputError."""
-    if given.scores is None:
-        raise ConfigError(
-            "--scores is missing", hint="petrun data score FILE --by ifd --base B --out SCORES writes it."
-        )
-    if (given.diverse is None) != (given.encoder is None):
-        raise ConfigError("--diverse and --encoder belong together: questions are grouped by the encoder's vectors")
-    if given.diverse is None:
-        require_effect(given, ("seed",), "without --diverse")
-        require_no_run_keys(given, "without --diverse")
-    top = parse_top(given.top)
+    _check(given)
     reader = PartReader(source=given.source, target=given.target)
     files = RowFiles(given.files, STOP, columns=reader.columns)
     out = check_out(given.out, files, given.scores)
-    scores = read_scores(given.scores, files)
+    top = parse_top(given.top)
+    scores = read_scores(given.scores or make_scores(given, files, out), files)
     numbers = {str(source.path): i for i, source in enumerate(files.sources)}
     places = [(numbers[row.file], row.line) for row in files]
     most = given.most if given.most is not None else HARDEST if scores.by in DIFFICULTIES else math.inf
@@ -52,7 +42,7 @@ def run(given: SelectSettings) -> None:
     if given.diverse is None:
         chosen = able[best(values, wanted, lowest=given.lowest)]
     else:
-        groups = cluster(_questions(given, files, reader, able), given.diverse, given.seed)
+        groups = cluster(_vectors(given, files, reader, set(able.tolist())), given.diverse, given.seed)
         chosen = able[best_of_groups(values, groups, wanted, lowest=given.lowest)]
     taken = set(chosen.tolist())
     settings = {
@@ -62,7 +52,7 @@ def run(given: SelectSettings) -> None:
         "min_score": given.least,
         "max_score": given.most,
     }
-    settings |= {"diverse": given.diverse, "encoder": given.encoder, "seed": given.seed}
+    settings |= {"diverse": given.diverse, "encoder": given.encoder, "seed": given.seed, "auto": given.auto}
     with row_output(out, files, "select", settings) as output:
         for i, row in enumerate(files):
             if i in taken:
@@ -72,6 +62,31 @@ def run(given: SelectSettings) -> None:
                 output.drop(row, reason, _problem(scores, places[i]))
     kept = [float(scores.rows[places[i]]["score"]) for i in chosen]
     console.print(f"{scores.by} of the chosen rows: {min(kept):.4f} to {max(kept):.4f}")
+
+
+def _check(given: SelectSettings) -> None:
+    """Raises ConfigError for options that are missing, or without effect on a selection like this."""
+    if given.auto:
+        require_effect(given, ("scores", "source", "target"), "with --auto, which scores rows as training reads them")
+        if given.by not in DIFFICULTIES:
+            raise ConfigError(f"--by {given.by}: no such difficulty", hint=did_you_mean(given.by, DIFFICULTIES))
+        if given.encoder is None:
+            raise ConfigError("--auto needs --encoder: the first training takes questions that differ, by its vectors")
+        return
+    if given.scores is None:
+        raise ConfigError(
+            "--scores is missing",
+            hint="petrun data score FILE --by ifd --base B --out SCORES writes it; --auto --base B --encoder E takes all steps.",
+        )
+    require_effect(given, ("by", "brief", "recipe"), "without --auto")
+    idle = [flag for key, (flag, _) in given.flags.items() if key not in of_encoder(given.flags)]
+    if idle:
+        raise ConfigError("\n".join(f"{flag}: has no effect without --auto" for flag in idle), hint="Leave it out.")
+    if (given.diverse is None) != (given.encoder is None):
+        raise ConfigError("--diverse and --encoder belong together: questions are grouped by the encoder's vectors")
+    if given.diverse is None:
+        require_effect(given, ("seed",), "without --diverse")
+        require_no_run_keys(given, "without --diverse")
 
 
 def _reason(scores: Scores, place: tuple[int, int], least: float, most: float) -> str | None:
@@ -91,14 +106,8 @@ def _problem(scores: Scores, place: tuple[int, int]) -> str:
     return f"{scores.by} {entry['score']:.6g}"
 
 
-def _questions(given: SelectSettings, files: RowFiles, reader: PartReader, able: Array) -> Array:
-    """Return the vectors of the questions of these rows, (n, d), of length 1."""
-    assert given.encoder is not None, "the command checks it"
-    encoder = open_sentence_encoder(given.encoder, given.flags, given.sets)
-    wanted = set(able.tolist())
-    parts = (reader(row) for i, row in enumerate(files) if i in wanted)
-    found = []
-    while chunk := list(islice(parts, _CHUNK_ROWS)):
-        texts = [each.question or each.answer for each in chunk]
-        found.append(unit_vectors(encoder.encode(texts, console.progress("encode"))))
-    return np.concatenate(found)
+def _vectors(given: SelectSettings, files: RowFiles, reader: PartReader, rows: set[int]) -> Array:
+    assert given.encoder is not None, "_check asks for it"
+    # With --auto, settings are of the training.
+    sets = () if given.auto else given.sets
+    return question_vectors(given.encoder, of_encoder(given.flags), files, reader, sets=sets, rows=rows)

@@ -14,7 +14,8 @@ from petrun.config.commands.data_options import (
 )
 from petrun.config.options import DATA, MODEL, RUN, RunKeys, like, option
 
-SCORES = ["ifd", "ppl", "similarity"]
+DIFFICULT = ["ifd", "ppl"]
+SCORES = [*DIFFICULT, "similarity"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,28 @@ class SelectSettings(RunKeys):
 
     files: tuple[str, ...] = files_argument()
     out: str | None = rows_out()
+    auto: bool = option(
+        "--auto",
+        "All steps in one: a short training on questions that differ, scores by its delta, the best. Needs --base and --encoder.",
+        DATA,
+        default=False,
+    )
+    by: str = option(
+        "--by",
+        "With --auto: ifd or ppl, as petrun data score has them.",
+        DATA,
+        default="ifd",
+        shows_default=True,
+        choices=lambda: DIFFICULT,
+    )
+    brief: int | None = option(
+        "--brief", "With --auto: rows of the short training. Default: a tenth of all, up to 1,000.", DATA, low=1
+    )
+    recipe: str | None = option(
+        "--recipe",
+        "With --auto: recipe of the short training. Default: LoRA for an epoch. --set changes it, too.",
+        DATA,
+    )
     scores: str | None = option("--scores", "File of scores of these files, as petrun data score writes it.", DATA)
     top: str = option(
         "--top", "Share of the rows with a score, or a number of rows.", DATA, default="10%", shows_default=True
