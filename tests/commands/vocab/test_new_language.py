@@ -1,4 +1,4 @@
-"""A new language in small, as scripts/bench/new_language.py measures it: fewer tokens, and less loss a character from new rows and a LoRA."""
+"""A new language in small, as scripts/bench/new_language.py measures it: fewer tokens, and a lower loss from new rows and a LoRA."""
 
 import itertools
 import json
