@@ -38,6 +38,7 @@ from petrun.cli import (
     schema,
     serve,
     signals,
+    sweep,
     train,
     vocab,
 )
@@ -57,6 +58,7 @@ for _command in (
     train.COMMAND,
     plan.COMMAND,
     resume.COMMAND,
+    sweep.COMMAND,
     report.REPORT,
     report.WATCH,
     evaluate.COMMAND,

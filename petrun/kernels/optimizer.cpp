@@ -18,19 +18,19 @@ inline Vec root(Vec x) {
 
 }  // namespace
 
-// (weight, m, v, gradient: one shape; numbers (8,): 1 if the step is taken, what the gradient is multiplied by, rate, b1, b2, b1^t,
-// b2^t, eps; own (2,): the parameter's factor on the rate, its decay) -> 0 (1,). Writes into weight, m and v themselves.
+// (weight, m, v, gradient: one shape; numbers (9,): 1 if the step is taken, what the gradient is multiplied by, rate, b1, b2, b1^t,
+// b2^t, eps, decay; own (2,): the parameter's factors on the rate and on the decay) -> 0 (1,). Writes into weight, m and v themselves.
 PETRUN_OPERATOR(adamw, 7) {
   const long total = args.size(0);
   for (int i = 1; i < 6; ++i) expect(args.is(i, "float32"));
   expect(args.size(1) == total && args.size(2) == total && args.size(3) == total);
-  expect(args.size(4) == 8 && args.size(5) == 2);
+  expect(args.size(4) == 9 && args.size(5) == 2);
   args.floats(6)[0] = 0.0f;
   const float *numbers = args.floats(4), *own = args.floats(5);
   if (numbers[0] == 0.0f) return;
   const float scale = numbers[1], rate = numbers[2] * own[0], beta1 = numbers[3], beta2 = numbers[4];
   const float first = 1.0f - numbers[5], second = std::sqrt(1.0f - numbers[6]), eps = numbers[7];
-  const float kept = 1.0f - rate * own[1], step = rate / first;
+  const float kept = 1.0f - rate * (numbers[8] * own[1]), step = rate / first;
   float *weight = args.floats(0), *m = args.floats(1), *v = args.floats(2);
   const float* gradient = args.floats(3);
   parallel_ranges(total, kGrain, [&](long i, long end) {

@@ -12,7 +12,7 @@ from petrun.typing import Primitive
 
 @lru_cache
 def adamw(library: Path) -> Primitive:
-    """weight, m, v, gradient, numbers (8,), own (2,) -> 0 (1,); see optimizer.cpp. No gradient.
+    """weight, m, v, gradient, numbers (9,), own (2,) -> 0 (1,); see optimizer.cpp. No gradient.
 
     Writes into weight, m and v, which are parameters: MindSpore keeps the order of what reads and writes them.
     """

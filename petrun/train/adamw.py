@@ -17,7 +17,7 @@ import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from petrun.graph.each import each
-from petrun.graph.state import zeros_beside
+from petrun.graph.state import number, set_number, zeros_beside
 from petrun.kernels import fused, native
 from petrun.kernels.optimizer import adamw
 from petrun.train.clipping import times
@@ -57,23 +57,31 @@ class AdamW(nn.Cell):
         self.m = ParameterTuple([zeros_beside(p, "adam_m.") for p in self.parameters])
         self.v = ParameterTuple([zeros_beside(p, "adam_v.") for p in self.parameters])
         self.step = Parameter(Tensor(0, ms.int32), name="adam_step", requires_grad=False)
-        self.decay = tuple(weight_decay if decays(p.name, p.ndim, decay_all) else 0.0 for p in self.parameters)
+        self.decayed = tuple(float(decays(p.name, p.ndim, decay_all)) for p in self.parameters)
         self.factors = tuple((rates or {}).get(p.name, 1.0) for p in self.parameters)
         self.rate = LearningRate(schedule)
-        self.beta1 = Tensor(beta1, ms.float32)
-        self.beta2 = Tensor(beta2, ms.float32)
+        self.beta1, self.beta2 = number("optim.beta1", 0.0), number("optim.beta2", 0.0)
+        self.log_beta1, self.log_beta2 = number("optim.log_beta1", 0.0), number("optim.log_beta2", 0.0)
+        self.eps, self.weight_decay = number("optim.eps", 0.0), number("optim.weight_decay", 0.0)
+        self.set_numbers(beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
         # Of one number: zeros in a parameter's shape would stay in the graph as a constant of that size.
         self.zero = Tensor(0.0, ms.float32)
-        self.log_beta1 = math.log(beta1) if beta1 > 0 else -math.inf
-        self.log_beta2 = math.log(beta2) if beta2 > 0 else -math.inf
         self.one = Tensor(1.0, ms.float32)
-        self.eps, self.eps_tensor = eps, Tensor(eps, ms.float32)
         self.adam = ops.Adam()
         library = native.library()
         self.is_fused = library is not None and all(p.dtype == ms.float32 for p in self.parameters)
         self.fused = fused.if_built(adamw, library)
         # What the C++ operator takes of each parameter alone.
-        self.own = tuple(Tensor(pair, ms.float32) for pair in zip(self.factors, self.decay, strict=True))
+        self.own = tuple(Tensor(pair, ms.float32) for pair in zip(self.factors, self.decayed, strict=True))
+
+    def set_numbers(self, *, beta1: float, beta2: float, eps: float, weight_decay: float) -> None:
+        """Give the compiled cell other numbers."""
+        set_number(self.beta1, beta1)
+        set_number(self.beta2, beta2)
+        set_number(self.log_beta1, math.log(beta1) if beta1 > 0 else -math.inf)
+        set_number(self.log_beta2, math.log(beta2) if beta2 > 0 else -math.inf)
+        set_number(self.eps, eps)
+        set_number(self.weight_decay, weight_decay)
 
     @property
     def on_host(self) -> tuple[Parameter, ...]:
@@ -96,7 +104,9 @@ class AdamW(nn.Cell):
         power2 = ops.exp(t * self.log_beta2)
         if self.is_fused:
             taken, factor = finite.astype(ms.float32), self.one if scale is None else scale
-            numbers = ops.stack((taken, factor, rate, self.beta1, self.beta2, power1, power2, self.eps_tensor))
+            # A parameter and a tensor are two types to ops.stack.
+            beta1, beta2, eps, decay = self.beta1 + 0, self.beta2 + 0, self.eps + 0, self.weight_decay + 0
+            numbers = ops.stack((taken, factor, rate, beta1, beta2, power1, power2, eps, decay))
             each(ops.partial(self.write, numbers), self.parameters, self.m, self.v, grads, self.own)
         else:
             grads = grads if scale is None else times(grads, scale)
@@ -107,7 +117,7 @@ class AdamW(nn.Cell):
                 self.v,
                 grads,
                 self.factors,
-                self.decay,
+                self.decayed,
             )
         ops.assign(self.step, self.step + finite.astype(ms.int32))
         return rate
@@ -127,7 +137,7 @@ class AdamW(nn.Cell):
         taken = ops.select(finite, rate, ops.zeros_like(rate))
         beta1 = ops.select(finite, self.beta1, one)
         beta2 = ops.select(finite, self.beta2, one)
-        return finite, taken, power1, power2, beta1, beta2, eps
+        return finite, taken, power1, power2, beta1, beta2, eps, self.weight_decay
 
     def update(
         self,
@@ -137,12 +147,12 @@ class AdamW(nn.Cell):
         v: Parameter,
         grad: Tensor,
         factor: float,
-        decay: float,
+        decayed: float,
     ) -> Tensor:
         """Decay and move one parameter."""
-        finite, taken, power1, power2, beta1, beta2, eps = shared
+        finite, taken, power1, power2, beta1, beta2, eps, decay = shared
         rate = taken * factor
-        ops.assign(weight, weight * (1.0 - rate * decay))
+        ops.assign(weight, weight * (1.0 - rate * (decay * decayed)))
         grad = ops.select(finite, grad, self.zero)
         return self.move(weight, m, v, power1, power2, rate, beta1, beta2, eps, grad)
 

@@ -12,6 +12,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from petrun.graph.each import each
+from petrun.graph.state import number, set_number
 
 
 def times(grads: tuple[Tensor, ...], factor: Tensor) -> tuple[Tensor, ...]:
@@ -32,8 +33,15 @@ class GradientClipping(nn.Cell):
 
     def __init__(self, clip: float) -> None:
         super().__init__(auto_prefix=False)
-        self.clip = clip
+        self.clips = clip > 0.0
+        self.clip = number("optim.clip", clip)
         self.mark = ops.ExpandDims().add_prim_attr("grad_scale", True)
+
+    def set_clip(self, clip: float) -> None:
+        """Give the compiled cell another largest norm. Raises ValueError where one of both is 0, which is another graph."""
+        if (clip > 0.0) is not self.clips:
+            raise ValueError("a step that clips and one that does not are two graphs")
+        set_number(self.clip, clip)
 
     def global_norm(self, grads: Tensor) -> Tensor:
         """sqrt of the sum of all squares, () float32.
@@ -48,9 +56,9 @@ class GradientClipping(nn.Cell):
 
     def factor(self, norm: Tensor) -> Tensor:
         """What the gradients of this norm are multiplied by, () float32."""
-        if self.clip > 0.0:
+        if self.clips:
             return ops.minimum(self.clip / (norm + 1e-6), Tensor(1.0, ms.float32))
         return Tensor(1.0, ms.float32)
 
     def construct(self, grads: Tensor, norm: Tensor) -> Tensor:
-        return times(grads, self.factor(norm)) if self.clip > 0.0 else grads
+        return times(grads, self.factor(norm)) if self.clips else grads

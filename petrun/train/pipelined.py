@@ -8,10 +8,11 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from petrun.graph.each import each
+from petrun.graph.state import number
 from petrun.kernels import step_counter
 from petrun.train.adamw import AdamW
 from petrun.train.clipping import times
-from petrun.train.step import TrainStep, added_up, number, over, widened
+from petrun.train.step import TrainStep, added_up, over, widened
 from petrun.typing import Cell, Parameter
 
 

@@ -10,6 +10,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from petrun.errors import ConfigError
+from petrun.graph.state import number, set_number
 
 
 def constant(done: Tensor, cos: Callable[[Tensor], Tensor]) -> Tensor:
@@ -81,21 +82,35 @@ class Schedule:
 
 
 class LearningRate(nn.Cell):
-    """Schedule.at, in the graph: the int32 step is a tensor, so no step recompiles anything."""
+    """Schedule.at, in the graph: the int32 step is a tensor, so no step recompiles anything, and no other rate does."""
 
     def __init__(self, schedule: Schedule) -> None:
         super().__init__()
+        self.kind = schedule.kind
         self.falling = SCHEDULES[schedule.kind].falling
-        self.peak = schedule.peak
-        self.warmup = float(schedule.warmup_steps)
-        self.span = float(max(1, schedule.total_steps - schedule.warmup_steps))
-        self.floor = schedule.floor
+        self.peak, self.warmup, self.span = (
+            number("optim.peak_rate", 0.0),
+            number("optim.warmup", 0.0),
+            number("optim.falling_steps", 1.0),
+        )
+        self.floor, self.height = number("optim.last_rate", 0.0), number("optim.falling_height", 1.0)
+        self.set_schedule(schedule)
+
+    def set_schedule(self, schedule: Schedule) -> None:
+        """Give the compiled cell another schedule. Raises ValueError for one of another kind, which is another graph."""
+        if schedule.kind != self.kind:
+            raise ValueError(f"a schedule {schedule.kind} in the graph of {self.kind}")
+        set_number(self.peak, schedule.peak)
+        set_number(self.warmup, schedule.warmup_steps)
+        set_number(self.span, max(1, schedule.total_steps - schedule.warmup_steps))
+        set_number(self.floor, schedule.floor)
+        set_number(self.height, 1.0 - schedule.floor)
 
     def construct(self, step: Tensor) -> Tensor:
         """() int32 -> () float32."""
         s = step.astype(ms.float32)
         done = ops.clamp((s - self.warmup) / self.span, 0.0, 1.0)
-        rate = ops.ones_like(s) * (self.floor + (1.0 - self.floor) * self.falling(done, ops.cos))
-        if self.warmup > 0.0:
-            rate = ops.select(s < self.warmup, (s + 1.0) / self.warmup, rate)
+        rate = ops.ones_like(s) * (self.floor + self.height * self.falling(done, ops.cos))
+        # Without a warm-up no step is below it.
+        rate = ops.select(s < self.warmup, (s + 1.0) / ops.maximum(self.warmup, 1.0), rate)
         return self.peak * rate

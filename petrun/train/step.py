@@ -8,7 +8,7 @@ import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from petrun.graph.each import each
-from petrun.graph.state import zeros_beside
+from petrun.graph.state import number, zeros_beside
 from petrun.train.adamw import AdamW
 from petrun.train.clipping import GradientClipping
 from petrun.typing import Cell
@@ -150,11 +150,3 @@ def add_to(total: Parameter, grad: Tensor) -> Tensor:
 def clear(total: Parameter) -> Tensor:
     """Set an accumulator to zero."""
     return ops.assign(total, ops.zeros_like(total))
-
-
-def number(name: str, value: Tensor) -> Parameter:
-    """A parameter of one number, which every rank has."""
-    parameter = Parameter(value, name=name, requires_grad=False)
-    # MindSpore crashes where it shards a scalar over the ranks of an optimizer that is split.
-    parameter.parallel_optimizer = False
-    return parameter

@@ -154,7 +154,8 @@ def check(bases, tmp_path, label, family):
     losses = [float(step(True, count, targets, *inputs)[0].asnumpy()) for _ in range(4)]
     assert losses[-1] < losses[0]
     after = output(loaded, inputs)
-    assert np.abs(after - started).max() > 1e-3
+    # Logits of a small classifier may be as small as 1e-3 themselves.
+    assert np.abs(after - started).max() > 1e-3 * min(1.0, np.abs(started).max())
     values = {p.name: p.asnumpy() for p in loaded.net.get_parameters()}
     moved = {name for name in base if not np.array_equal(base[name], values[name])}
     assert moved <= set(owned)

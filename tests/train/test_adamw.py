@@ -12,6 +12,9 @@ from petrun.train.schedules import Schedule
 from tests.kernels.conftest import fused  # noqa: F401 (a fixture)
 from tests.kernels.direct import Library
 
+START = np.random.default_rng(5).normal(size=(4, 3)).astype(np.float32)
+GRAD = np.random.default_rng(6).normal(size=(4, 3)).astype(np.float32)
+
 
 def reference_adamw(w, grads, rates, beta1, beta2, eps, decay):
     m = v = 0.0
@@ -87,12 +90,12 @@ def test_the_operator_gives_the_same_bits_with_any_number_of_threads(fused):  # 
     rng = np.random.default_rng(2)
     arrays = [rng.standard_normal(40_003).astype(np.float32) for _ in range(4)]
     arrays[2] = np.abs(arrays[2])
-    own = np.array([0.5, 0.01], np.float32)
+    own = np.array([0.5, 0.1], np.float32)
 
     def after(threads, taken):
         library.set_threads(threads)
         changed = [a.copy() for a in arrays]
-        numbers = np.array([taken, 0.7, 1e-2, 0.9, 0.99, 0.81, 0.98, 1e-8], np.float32)
+        numbers = np.array([taken, 0.7, 1e-2, 0.9, 0.99, 0.81, 0.98, 1e-8, 0.1], np.float32)
         code, _ = library.call("adamw", [*changed, numbers, own], [(1,)])
         assert code == 0
         return [a.tobytes() for a in changed]
@@ -118,3 +121,29 @@ def test_what_decays():
     assert not decays("layers.0.attn_norm.weight", 1, False)
     assert not decays("x.norm.gamma", 1, False)
     assert decays("layers.0.attn.q.bias", 1, True)
+
+
+def test_a_cell_takes_the_numbers_of_another_run(mode):
+    """A step that is given the numbers of another run computes what that run's own cell does, to the bit."""
+
+    def updated(cell, weight):
+        for grad in (GRAD, -GRAD):
+            cell((Tensor(grad),), Tensor(True))
+        return weight.asnumpy().copy()
+
+    first = Schedule(kind="cosine", peak=1e-2, warmup_steps=0, total_steps=4)
+    second = Schedule(kind="cosine", peak=3e-3, warmup_steps=1, total_steps=9, min_ratio=0.1)
+    numbers = {"beta1": 0.8, "beta2": 0.95, "eps": 1e-6, "weight_decay": 0.2}
+    own = Parameter(Tensor(START), name="layer.weight")
+    expected = updated(AdamW([own], second, **numbers), own)
+    weight = Parameter(Tensor(START), name="layer.weight")
+    cell = AdamW([weight], first, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0)
+    updated(cell, weight)
+    for parameter in (weight, *cell.m, *cell.v):
+        parameter.set_data(Tensor(START if parameter is weight else np.zeros_like(START)))
+    cell.step.set_data(Tensor(0, ms.int32))
+    cell.rate.set_schedule(second)
+    cell.set_numbers(**numbers)
+    assert updated(cell, weight).tobytes() == expected.tobytes()
+    with pytest.raises(ValueError, match="linear"):
+        cell.rate.set_schedule(Schedule(kind="linear", peak=1.0, warmup_steps=0, total_steps=2))

@@ -1,4 +1,4 @@
-"""`petrun train`, `petrun plan`, `petrun resume` and `petrun rehearse`."""
+"""`petrun train`, `petrun plan`, `petrun resume`, `petrun sweep` and `petrun rehearse`."""
 
 from __future__ import annotations
 
@@ -122,6 +122,24 @@ class ResumeSettings(RunKeys, LaunchOptions):
             resume_command="petrun resume",
             **launch,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSettings(RunKeys):
+    """What the runs of a sweep have in common, and the settings that they differ in."""
+
+    recipe: str | None = _recipe()
+    over: tuple[str, ...] = option(
+        "--over",
+        "A setting and its values, one run for each: lr=1e-4,3e-4 or delta.rank=4,8; of lists target=[[q,v],[q,k,v]]. Repeatable: every "
+        "combination is a run.",
+        RUN,
+        default=(),
+        metavar="KEY=VALUES",
+    )
+    dry_run: bool = option(
+        "--dry-run", "Check the settings of every run, list their folders, and stop.", RUN, default=False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,8 @@ _SUMS = ("grad_sum.", "accu_grads.")
 """Accumulated gradients: 0 between two optimizer steps, which is when a state is saved."""
 _INPUTS = ("denominator", "part_scale", "tied_share")
 """Inputs of a pipeline's graph, which are parameters that the step itself sets."""
+_SETTINGS = "optim."
+"""Settings that the graph takes as inputs: a run that resumes has its own."""
 
 
 Parameters = Mapping[str, Parameter]
@@ -34,7 +36,7 @@ def state_parameters(step: TrainStep, assembled: Assembled) -> Parameters:
 
     def changes(p: Parameter) -> bool:
         if p.name not in base:
-            return not p.name.startswith(_SUMS) and p.name not in _INPUTS
+            return not p.name.startswith((*_SUMS, _SETTINGS)) and p.name not in _INPUTS
         return p.name in owned or p.requires_grad or p.name.rpartition(".")[2] in _MOVING
 
     return {p.name: p for p in step.get_parameters() if changes(p)}

@@ -48,10 +48,7 @@ def build_step(
     optimizer = (kind.host_cell if config.parallel.offload == "optimizer" else kind.cell)(
         trainable.parameters,
         schedule,
-        beta1=optim.beta1,
-        beta2=optim.beta2,
-        eps=optim.eps,
-        weight_decay=optim.weight_decay,
+        **_numbers(optim),
         decay_all=optim.decay_all,
         rates={p.name: method.rate(assembled.config, p.name) for p in trainable.parameters},
     )
@@ -77,6 +74,20 @@ def build_step(
         # Where operators are split MindSpore's own passes sum over the ranks.
         reduce=SumOverRanks(trainable.parameters) if layout.dp > 1 and not layout.split else None,
     )
+
+
+def set_numbers(step: TrainStep, optim: OptimConfig, schedule: Schedule) -> None:
+    """Give a step that is built, and may be compiled, the numbers of another run, with which it computes what that run's own step would.
+
+    Raises ValueError for a schedule of another kind, or where one of both runs does not clip: those are other graphs.
+    """
+    step.optimizer.rate.set_schedule(schedule)
+    step.optimizer.set_numbers(**_numbers(optim))
+    step.clipping.set_clip(optim.clip)
+
+
+def _numbers(optim: OptimConfig) -> dict[str, float]:
+    return {name: getattr(optim, name) for name in ("beta1", "beta2", "eps", "weight_decay")}
 
 
 def build_loss(
