@@ -68,7 +68,8 @@ def driver(environment: Mapping[str, str], asked: bool, root: Path = ROOT) -> It
     else:
         yield Finding(name="driver", verdict="ok", text=f"{version}; this CANN was released with {known.released}")
     if firmware is not None:
-        yield Finding(name="firmware", verdict="ok", text=firmware)
+        beside = f"; Ascend HDK {known.released} brings {known.firmware}" if known else ""
+        yield Finding(name="firmware", verdict="ok", text=f"{firmware}{beside}")
 
 
 def _version_of(file: Path) -> str | None:

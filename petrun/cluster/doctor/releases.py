@@ -26,6 +26,8 @@ class Driver:
     """The one that was released with it."""
     least: str
     """The oldest that its release notes name."""
+    firmware: str
+    """The firmware in the same release of Ascend HDK, by the name of its package (Ascend-hdk-910b-npu-firmware_VERSION.run)."""
     source: str
 
 
@@ -33,18 +35,37 @@ DRIVERS = {
     "8.2": Driver(
         released="25.2.0",
         least="24.1.RC2",
+        firmware="7.7.0.6.236",
         source="hiascend.com, MindIE 2.1.RC1, release notes, version compatibility",
     ),
     "8.3": Driver(
         released="25.3.RC1",
         least="24.1.0",
+        firmware="7.8.0.2.212",
         source="hiascend.com, MindSDK 7.2.RC1, release notes, version compatibility",
     ),
     "8.5": Driver(
-        released="25.5.0", least="25.0.RC1", source="hiascend.com, MindSDK 7.3.0, release notes, version compatibility"
+        released="25.5.0",
+        least="25.0.RC1",
+        firmware="7.8.0.5.216",
+        source="hiascend.com, MindSDK 7.3.0, release notes, version compatibility",
     ),
 }
 """First two numbers of CANN's version -> its drivers. Of later versions no list was found."""
+
+
+def table() -> list[list[str]]:
+    """Return what goes together as rows of cells, the first of them the headings."""
+    rows = [["CANN", "MindSpore", "driver (Ascend HDK)", "oldest driver", "firmware", "source"]]
+    lines = sorted({*DRIVERS, *(first_two(version) for version in MADE_FOR.values())}, key=order)
+    for line in lines:
+        made = [mindspore for mindspore, cann in MADE_FOR.items() if first_two(cann) == line]
+        known = DRIVERS.get(line)
+        cells = (
+            [known.released, known.least, known.firmware, known.source] if known else ["-", "-", "-", "no list found"]
+        )
+        rows.append([line, ", ".join(made) or "-", *cells])
+    return rows
 
 
 def first_two(version: str) -> str:

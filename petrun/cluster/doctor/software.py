@@ -49,6 +49,20 @@ def python() -> Finding:
     return Finding(name="python", verdict="blocks", text=f"{text}: petrun needs 3.10, 3.11 or 3.12", mend=mend)
 
 
+def python_text() -> str:
+    """Return the versions of Python that petrun takes, as text."""
+    first, end = PYTHONS
+    return f">={first[0]}.{first[1]},<{end[0]}.{end[1]}"
+
+
+def needs() -> list[Requirement]:
+    """Return what petrun's own metadata asks for; nothing where petrun is not installed, only on PYTHONPATH."""
+    try:
+        return [Requirement(line) for line in metadata.requires("petrun") or []]
+    except metadata.PackageNotFoundError:
+        return []
+
+
 def packages(wanted: list[str] | None = None) -> Iterator[Finding]:
     """Yield whether the packages that petrun needs are here, in versions that it takes. `wanted`: as in pyproject.toml."""
     if wanted is None:

@@ -52,17 +52,17 @@ def read_start(file: str, host_rank: int | None, tell: Callable[[str], None] = l
             f"--rank-table {file}: is of the format before version 1.0, in which HCCL numbers the ranks itself",
             hint=f"petrun ranktable convert {shlex.quote(file)} --out hccl.json",
         )
-    server = table.server(str(host_rank), "--host-rank") if host_rank is not None else _own_server(table, file)
+    server = table.server(str(host_rank), "--host-rank") if host_rank is not None else own_server(table, file)
     devices = {card.rank: card.device for card in server.cards}
     return TableStart(
         path=path, cards=table.cards, devices=devices, hosts=len(table.servers), host_rank=table.servers.index(server)
     )
 
 
-def _own_server(table: RankTable, file: str) -> Server:
+def own_server(table: RankTable, file: str) -> Server:
     if len(table.servers) == 1:
         return table.servers[0]
-    own = [server for server in table.servers if any(map(is_local, _addresses(server)))]
+    own = [server for server in table.servers if any(map(is_local, addresses_of(server)))]
     if len(own) != 1:
         raise SetupError(
             f"--rank-table {file}: {'no server has' if not own else 'more than one server has'} an address of this host",
@@ -72,7 +72,7 @@ def _own_server(table: RankTable, file: str) -> Server:
     return own[0]
 
 
-def _addresses(server: Server) -> list[str]:
+def addresses_of(server: Server) -> list[str]:
     return [address for address in (server.id, server.host_ip, server.pod_ip, server.container_ip) if address]
 
 
