@@ -8,6 +8,7 @@ implementation a cell uses is chosen when it is built: by the device target, and
 from petrun.kernels.activations import Gelu, GeluTanh, SiluMul, SoftCap, Tanh
 from petrun.kernels.attention import Attention, BiasedAttention
 from petrun.kernels.cache import WriteCache
+from petrun.kernels.counter_noise import CounterNormal, CounterUniform
 from petrun.kernels.dropout import Dropout, batch_offset, count_on_stage, step_counter
 from petrun.kernels.grouped import GroupedProduct
 from petrun.kernels.heads import MergeHeads, SplitGroupedQkv, SplitHeads, SplitHeadsQkv, SplitQkv
@@ -21,6 +22,8 @@ from petrun.kernels.rope import Rope, apply_rope
 __all__ = [
     "Attention",
     "BiasedAttention",
+    "CounterNormal",
+    "CounterUniform",
     "Dropout",
     "Gelu",
     "GeluTanh",

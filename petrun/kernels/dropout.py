@@ -170,7 +170,8 @@ class KeepMask(nn.Cell):
                 break
         return lanes
 
-    def construct(self, step: Tensor, offset: Tensor, shape: Tensor) -> Tensor:
+    def hashes(self, step: Tensor, offset: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """The hash of every element, int32: (rows, lanes), at least as many as the tensor's elements."""
         count, lanes = int(np.prod(shape)), self.lanes(shape)
         first = self.mix(self.key_0 + step * self.golden)
         second = self.mix(self.xor(first, self.key_1))
@@ -182,9 +183,12 @@ class KeepMask(nn.Cell):
         h = self.by_key(self.index(row, ops.reshape(ops.arange(0, lanes, 1, dtype=ms.int32), (1, lanes))), first)
         h = self.mask_xor(h, self.mask_both(self.mask_shift(h, self.by_16), self.low_16))
         h = self.mask_xor_shift_15(self.add(self.first_times(h, self.multiplier_1), second))
-        h = self.mask_xor_shift_15(self.last_times(h, self.multiplier_2))
-        kept = ops.reshape(self.reaches(h, self.threshold), (rows * lanes,))
-        return ops.reshape(kept if rows * lanes == count else kept[:count], shape)
+        return self.mask_xor_shift_15(self.last_times(h, self.multiplier_2))
+
+    def construct(self, step: Tensor, offset: Tensor, shape: Tensor) -> Tensor:
+        count = int(np.prod(shape))
+        kept = ops.reshape(self.reaches(self.hashes(step, offset, shape), self.threshold), (-1,))
+        return ops.reshape(kept if kept.shape[0] == count else kept[:count], shape)
 
 
 class MaskProduct(ops.Mul):

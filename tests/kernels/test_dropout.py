@@ -1,6 +1,5 @@
 """The counter dropout: its bits against an independent implementation, its statistics, what they depend on."""
 
-import hashlib
 import subprocess
 import sys
 
@@ -13,29 +12,12 @@ from petrun import kernels
 from petrun.errors import ConfigError
 from petrun.kernels.dropout import keep_threshold
 from tests.kernels.conftest import close, normal, run
+from tests.kernels.counter_hash import reference_hash
 
 
 def reference_mask(p, seed, site, step, count):
-    """The formula of the module's docstring, in numpy's uint64 with an explicit modulus."""
-    modulus = np.uint64(0xFFFFFFFF)
-    digest = hashlib.sha256(f"{seed}/{site}".encode()).digest()
-    k0, k1 = (int.from_bytes(digest[i : i + 4], "little") for i in (0, 4))
-
-    def times(x, factor):
-        return x * np.uint64(factor) & modulus
-
-    def fold(x, by):
-        return x ^ (x >> np.uint64(by))
-
-    def z(x):
-        return fold(times(fold(times(fold(x, 16), 0x21F0AAAD), 15), 0x735A2D97), 15)
-
-    a = z(np.array([(k0 + step * 0x9E3779B9) & 0xFFFFFFFF], np.uint64))
-    b = z(a ^ np.uint64(k1))
-    h = np.arange(count, dtype=np.uint64) ^ a
-    h = fold(h, 16)
-    h = times(h, 0x21F0AAAD) + b & modulus
-    h = fold(times(fold(h, 15), 0x735A2D97), 15)
+    """The formula of the module's docstring."""
+    h = reference_hash(seed, site, step, count)
     number = np.where(h >= 2**31, h.astype(np.int64) - 2**32, h.astype(np.int64))
     return number >= round(p * 2**32) - 2**31
 

@@ -1,7 +1,8 @@
 """Small Stable-Diffusion nets whose numbers follow from the tensors' names, and what diffusers and transformers compute with them.
 
 `python -m tests.models.diffusers_cases`, where torch, transformers and diffusers are installed, computes everything and stores it in
-diffusers_cases.json.
+diffusers_cases.json: what the nets return, and for a LoRA on the U-Net, with petrun's own random numbers, gradients, losses and tensors of
+five AdamW steps, and a merged matrix.
 """
 
 import json
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.kernels.counter_hash import reference_normal, reference_uniform
 from tests.models.transformers_cases import values as plain_values
 
 STORED = Path(__file__).with_name("diffusers_cases.json")
@@ -42,6 +44,39 @@ TEXT = {
     "num_attention_heads": 3, "num_hidden_layers": 2, "pad_token_id": 23, "vocab_size": 24,
 }  # fmt: skip
 TEXTS = {"quick": TEXT, "exact": {**TEXT, "hidden_act": "gelu"}}
+
+
+SCHEDULER = {
+    "_class_name": "PNDMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "num_train_timesteps": 1000,
+    "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1, "trained_betas": None,
+}  # fmt: skip
+SCHEDULERS = {
+    "sd1": SCHEDULER,
+    "velocity": {**SCHEDULER, "prediction_type": "v_prediction"},
+    "linear": {"num_train_timesteps": 50},
+    "cosine": {**SCHEDULER, "beta_schedule": "squaredcos_cap_v2"},
+}
+SCALING, SEED, ROWS = 0.18215, 3, 3
+LORA = {"r": 2, "lora_alpha": 6, "target_modules": ["to_q", "to_k", "to_v", "to_out.0"], "lora_dropout": 0.0}
+STEPS, RATE, DECAY = 5, 0.02, 0.1
+TRAININGS = {
+    "plain": ("sd1", {}),
+    "all": ("velocity", {"min_snr": 5.0, "offset_noise": 0.1, "flip": True}),
+}
+"""Name -> (scheduler, settings of the loss)."""
+MERGED = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v.weight"
+
+
+def training_rows():
+    """latents (3, 4, 4, 8, 8), mean and deviation of a picture and of its mirror image; states (3, 7, S): float32."""
+    latents = noise("moments", (ROWS, 4, 4, 8, 8))
+    latents[:, 1::2] = np.abs(latents[:, 1::2]) * np.float32(0.1)
+    return latents * np.float32(4), noise("captions", (ROWS, 7, UNET["cross_attention_dim"]))
+
+
+def lora_values(name, shape):
+    """A tensor of the LoRA, by peft's name."""
+    return plain_values(name, shape) * np.float32(0.5)
 
 
 def values(name, shape):
@@ -95,6 +130,67 @@ def made_unet(config):
     return model
 
 
+def drawn(step, settings):
+    """(latents before scaling, noise, timesteps) that petrun draws at a step, by the formulas of petrun/train/diffusion.py."""
+    latents, _ = training_rows()
+    if settings.get("flip"):
+        mirrored = reference_uniform(SEED, "diffusion.flip", step, (ROWS,)) < 0.5
+        latents = np.where(mirrored[:, None, None, None, None], latents[:, 2:], latents[:, :2])
+    shape = latents[:, 0].shape
+    z = latents[:, 0] + latents[:, 1] * reference_normal(SEED, "diffusion.latent", step, shape)
+    e = reference_normal(SEED, "diffusion.noise", step, shape)
+    if settings.get("offset_noise"):
+        e = e + settings["offset_noise"] * reference_normal(SEED, "diffusion.offset", step, shape[:2])[:, :, None, None]
+    steps = (reference_uniform(SEED, "diffusion.step", step, (ROWS,)) * 1000).astype(np.int64)
+    return z.astype(np.float32), e.astype(np.float32), steps
+
+
+def diffusion_loss(model, scheduler, step, settings):
+    """The loss of diffusers' train_text_to_image_lora.py."""
+    import torch
+    from diffusers.training_utils import compute_snr
+
+    z, e, steps = map(torch.from_numpy, drawn(step, settings))
+    z, states = z * SCALING, torch.from_numpy(training_rows()[1])
+    predicted = model(scheduler.add_noise(z, e, steps), steps, states).sample
+    velocity = scheduler.config.prediction_type == "v_prediction"
+    errors = (predicted - (scheduler.get_velocity(z, e, steps) if velocity else e)).square().mean((1, 2, 3))
+    if settings.get("min_snr"):
+        ratio = compute_snr(scheduler, steps)
+        errors = errors * ratio.clamp(max=settings["min_snr"]) / (ratio + 1 if velocity else ratio)
+    return errors.mean()
+
+
+def lora_numbers(kind, settings):
+    """What a LoRA on the U-Net learns in five steps, and becomes when it is merged."""
+    import torch
+    from diffusers import DDPMScheduler
+    from peft import LoraConfig, get_peft_model
+
+    own = {
+        k: v for k, v in SCHEDULERS[kind].items() if k in ("beta_start", "beta_end", "beta_schedule", "prediction_type")
+    }
+    scheduler = DDPMScheduler(**own)
+    model = get_peft_model(made_unet(UNET), LoraConfig(**LORA))
+    trained = {n.replace(".default", ""): p for n, p in model.named_parameters() if p.requires_grad}
+    with torch.no_grad():
+        for name, tensor in trained.items():
+            tensor.copy_(torch.from_numpy(lora_values(name, tuple(tensor.shape))))
+    optimizer = torch.optim.AdamW(trained.values(), lr=RATE, weight_decay=DECAY)
+    found = {"losses": []}
+    for step in range(STEPS):
+        loss = diffusion_loss(model, scheduler, step, settings)
+        optimizer.zero_grad()
+        loss.backward()
+        found["losses"].append(float(loss))
+        if step == 0:
+            found["gradients"] = {n: rounded(p.grad, 7) for n, p in trained.items()}
+        optimizer.step()
+    found["trained"] = {n: rounded(p.detach(), 6) for n, p in trained.items()}
+    found["merged"] = rounded(model.merge_and_unload().state_dict()[MERGED])
+    return found
+
+
 def rounded(array, digits=5):
     return np.round(np.asarray(array, np.float64), digits).ravel().tolist()
 
@@ -123,10 +219,16 @@ def main():
                 tensor.copy_(torch.from_numpy(values(full, tuple(tensor.shape))))
             states = model.eval()(torch.from_numpy(text_ids()).long()).last_hidden_state
             found[name] = {"states": rounded(states)}
+    for name, (kind, settings) in TRAININGS.items():
+        found[f"lora {name}"] = lora_numbers(kind, settings)
+    for name, config in SCHEDULERS.items():
+        own = {k: v for k, v in config.items() if k not in ("_class_name", "skip_prk_steps", "set_alpha_to_one")}
+        kept = diffusers.DDPMScheduler(**{k: v for k, v in own.items() if k != "steps_offset"}).alphas_cumprod
+        found[f"schedule {name}"] = {"kept": rounded(kept[:: len(kept) // 10], 7)}
     made = f"diffusers {diffusers.__version__}, transformers {transformers.__version__}"
     text = json.dumps({"computed_with": made, "cases": found}, separators=(",", ":")).replace('],"', '],\n"')
     STORED.write_text(text + "\n")
-    print(len(found), "cases", {k: {n: max(map(abs, v)) for n, v in c.items()} for k, c in found.items()})
+    print(len(found), "cases")
 
 
 if __name__ == "__main__":
