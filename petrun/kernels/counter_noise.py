@@ -19,20 +19,22 @@ from petrun.kernels.dropout import KeepMask, batch_offset, step_counter
 _HASHES = 2**24
 
 
-class CounterHash(KeepMask):
+class CounterHash(nn.Cell):
     """The upper 24 bits of dropout's hash. Inputs: shape, its first axis the rows of the batch. Returns: that shape, int32."""
 
     def __init__(self, seed: int, site: str) -> None:
-        super().__init__(0.0, seed, site)
+        super().__init__()
+        self.mask = KeepMask(0.0, seed, site)
         # Not attributes in the cell's eyes: see petrun.kernels.dropout.Dropout.
         object.__setattr__(self, "step", step_counter())
         object.__setattr__(self, "offset", batch_offset())
         self.by_8, self.low_24 = Tensor(8, ms.int32), Tensor(_HASHES - 1, ms.int32)
+        self.shift, self.both = ops.RightShift(), ops.BitwiseAnd()
 
     def construct(self, shape: tuple[int, ...]) -> Tensor:
         count = int(np.prod(shape))
-        h = ops.reshape(self.hashes(self.step, self.offset, shape), (-1,))
-        upper = self.mask_both(self.mask_shift(h, self.by_8), self.low_24)
+        h = ops.reshape(self.mask.hashes(self.step, self.offset, shape), (-1,))
+        upper = self.both(self.shift(h, self.by_8), self.low_24)
         return ops.reshape(upper if upper.shape[0] == count else upper[:count], shape)
 
 

@@ -13,6 +13,7 @@ from mindspore import Tensor, nn, ops
 
 from petrun.kernels import CounterNormal, CounterUniform
 from petrun.models.noise_schedule import EPSILON, NoiseSchedule
+from petrun.tensors import Array
 from petrun.typing import Cell
 
 
@@ -83,10 +84,10 @@ class DiffusionLoss(nn.Cell):
         return ops.sum(kept) / denominator, predicted
 
 
-def step_weights(schedule: NoiseSchedule, min_snr: float | None) -> np.ndarray:
+def step_weights(schedule: NoiseSchedule, min_snr: float | None) -> Array:
     """Return the weight of each step's loss, (steps,) float64: see DiffusionLoss."""
     if min_snr is None:
         return np.ones(schedule.steps)
     ratio = schedule.kept / (1.0 - schedule.kept)
-    found: np.ndarray = np.minimum(ratio, min_snr) / (ratio if schedule.prediction == EPSILON else ratio + 1.0)
+    found: Array = np.minimum(ratio, min_snr) / (ratio if schedule.prediction == EPSILON else ratio + 1.0)
     return found

@@ -43,13 +43,13 @@ def test_numbers_are_those_of_the_formula(mode, shape):
     assert uniform.min() >= 0.0 and uniform.max() < 1.0
 
 
-def test_rows_of_a_share_are_those_of_the_whole_batch():
+def test_rows_of_a_share_are_those_of_the_whole_batch(pynative):
     """Given rows 2 and 3 of a batch of 5 on a rank, they get the numbers that one process draws for them."""
     whole = draw(CounterNormal(1, "b"), (5, 6, 3))
     np.testing.assert_array_equal(draw(CounterNormal(1, "b"), (2, 6, 3), first=2, rows=2), whole[2:4])
 
 
-def test_steps_sites_and_seeds_are_independent():
+def test_steps_sites_and_seeds_are_independent(pynative):
     base = draw(CounterNormal(1, "c"), (2, 10000)).ravel()
     others = [
         draw(CounterNormal(1, "c"), (2, 10000), step=1),
