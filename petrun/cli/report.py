@@ -12,7 +12,7 @@ def report(settings: ReportSettings) -> None:
     The page holds all that it shows: it opens without a network, in light and dark, and on a phone.
 
         petrun report runs/lora-1
-        petrun report runs/lora-1 runs/ia3-1 --out compare.html
+        petrun report runs/lora-1 runs/ia3-1 --out compare.html --png
     """
     from petrun.commands.report import run
 
@@ -32,5 +32,5 @@ def watch(settings: WatchSettings) -> None:
     run(settings)
 
 
-REPORT = Command(name="report", settings=ReportSettings, run=report, options=("runs", "out"))
+REPORT = Command(name="report", settings=ReportSettings, run=report, options=("runs", "out", "png"))
 WATCH = Command(name="watch", settings=WatchSettings, run=watch, options=("run_folder", "interval", "once"))

@@ -9,6 +9,7 @@ from petrun.config.commands.report import ReportSettings
 from petrun.errors import ConfigError
 from petrun.tensors.output import check_file, write_text
 from petrun.training.report.page import page
+from petrun.training.report.screenshot import find_browser, write_png
 from petrun.training.run_record import RunRecord, read_run
 
 _NAME = "report.html"
@@ -20,10 +21,21 @@ def run(settings: ReportSettings) -> Path:
     _require_different(runs)
     default = runs[0].folder / _NAME if len(runs) == 1 else Path(_NAME)
     out = Path(settings.out).expanduser() if settings.out is not None else default
-    inputs = [file for one in runs for file in one.folder.iterdir() if file.name != _NAME]
+    picture = out.with_suffix(".png")
+    written = {_NAME, Path(_NAME).with_suffix(".png").name}
+    inputs = [file for one in runs for file in one.folder.iterdir() if file.name not in written]
     check_file("--out", str(out), inputs)
-    write_text(out, page(runs))
+    browser = find_browser() if settings.png else None
+    if settings.png and picture == out:
+        raise ConfigError(f"--out {out}: is where --png puts the picture", hint="Give the page a name in .html.")
+    if browser is not None:
+        check_file("--png", str(picture), inputs)
+    text = page(runs)
+    write_text(out, text)
     console.print(f"wrote {out}")
+    if browser is not None:
+        height = write_png(browser, text, picture)
+        console.print(f"wrote {picture}, {height} pixels tall")
     return out
 
 

@@ -22,6 +22,9 @@ class ReportSettings:
 
     runs: tuple[str, ...] = argument("Folders of runs, finished or not.", metavar="RUN...", choices=run_choices)
     out: str | None = option("--out", "The page. Default: report.html in the folder of the run; of several runs, here.")
+    png: bool = option(
+        "--png", "Also write the page as a picture beside it, as .png. Needs Chromium or Chrome on PATH.", default=False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
