@@ -30,6 +30,8 @@ class RowParts:
         return "\n".join(text for text in (self.question, self.answer, self.rejected) if text)
 
 
+NO_PARTS = "no question or no answer"
+"""The reason for a row that has no score, where a score needs both."""
 PARTS = ("row", "question", "answer")
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from petrun.curation.parts import PartReader
+from petrun.curation.difficulty import TOO_LONG
+from petrun.curation.parts import NO_PARTS, PartReader
 from petrun.curation.reading import DataRow
 from petrun.errors import ConfigError, DataError
 from petrun.inference.generation.choices import choice_tokens
@@ -29,7 +30,7 @@ _MARK = "Score:"
 _BEGIN = f"{_MARK} "
 _NUMBER = re.compile(r"Score:\s*([0-9]+(?:\.[0-9]+)?)")
 _PLACES = ("{question}", "{answer}")
-TOO_LONG, NO_PARTS, UNREAD = "too long", "no question or no answer", "no score in the answer"
+UNREAD = "no score in the answer"
 
 _PROMPT = """\
 Here are a user's request and an answer to it. Judge how well the answer would serve as an example of what an assistant should reply.

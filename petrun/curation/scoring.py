@@ -12,14 +12,15 @@ import numpy as np
 from petrun import console
 from petrun.config.commands.data_scores import ScoreSettings
 from petrun.config.options import Flags
-from petrun.curation.difficulty import DIFFICULTIES, answer_pairs
-from petrun.curation.parts import PartReader
+from petrun.curation.difficulty import DIFFICULTIES, TOO_LONG, answer_pairs
+from petrun.curation.parts import NO_PARTS, PartReader
 from petrun.curation.reading import STOP, DataRow, RowFiles
 from petrun.curation.score_file import ScoredRows
 from petrun.curation.similarity import nearest, pair_cosines, pair_margins, unit_vectors
 from petrun.data.examples.example_set import ExampleSet
 from petrun.errors import ConfigError
 from petrun.inference.assembly import attach_delta, set_delta
+from petrun.inference.reward import open_reward_model
 from petrun.inference.sentences.encoder import SentenceEncoder, open_sentence_encoder
 from petrun.inference.settings import InferenceSettings, resolve_settings
 from petrun.inference.token_losses import token_losses
@@ -116,6 +117,37 @@ def score_similarity(given: ScoreSettings, files: RowFiles) -> ScoredRows:
         header["formula"] = "cosine of question and answer"
     rows = [{**place, "score": float(score)} for place, score in zip(places, scores, strict=True)]
     return ScoredRows(header=header, rows=rows)
+
+
+def score_reward(given: ScoreSettings, files: RowFiles, model: str) -> ScoredRows:
+    """Score by the output of a reward model for question and answer. Raises ConfigError, DataError, ModelError, WeightsError."""
+    flags, size = of_encoder(given.flags), given.flags.get("eval.batch_size", ("", _ENCODE_ROWS))[1]
+    rewards = open_reward_model(model, flags, given.sets, int(str(size)))
+    reader = PartReader(source=given.source, target=given.target)
+    numbers = {str(source.path): i for i, source in enumerate(files.sources)}
+    rows: list[JsonObject] = []
+    all_rows = iter(files)
+    while chunk := list(islice(all_rows, _CHUNK_ROWS)):
+        parts = [reader(row) for row in chunk]
+        both = [i for i, each in enumerate(parts) if each.question.strip() and each.answer.strip()]
+        found = rewards([(parts[i].question, parts[i].answer) for i in both], console.progress("reward"))
+        values: dict[int, float] = dict(zip(both, found.tolist(), strict=True))
+        rows += [{**_place_of(row, numbers), **_reward_entry(values.get(i))} for i, row in enumerate(chunk)]
+    header: JsonObject = {
+        "by": "reward",
+        "formula": "output of the model's head for the pair of question and answer",
+        "direction": "high is good",
+        "base": model,
+        "base_digest": rewards.digest,
+        "longest": rewards.longest,
+    }
+    return ScoredRows(header=header, rows=rows)
+
+
+def _reward_entry(value: float | None) -> JsonObject:
+    if value is None:
+        return {"score": None, "reason": NO_PARTS}
+    return {"score": value} if value == value else {"score": None, "reason": TOO_LONG}
 
 
 def _encoded(

@@ -26,11 +26,11 @@ class ScoreSettings(RunKeys):
     by: str = option(
         "--by",
         "ifd: loss of the answer with its question over that without; ppl: the same as a ratio of perplexities; similarity: by the "
-        "vectors of --encoder.",
+        "vectors of --encoder; reward:MODEL: by the head of a reward model, a BERT or RoBERTa folder with one output.",
         DATA,
         default="ifd",
         shows_default=True,
-        choices=lambda: SCORES,
+        choices=lambda: [*SCORES, "reward:"],
     )
     out: str | None = option("--out", "File of scores to write, JSON lines.", RUN)
     delta: str | None = option("--delta", "Delta of the base that scores.", MODEL)

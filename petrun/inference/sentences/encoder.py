@@ -20,6 +20,7 @@ from petrun.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from petrun.errors import ConfigError, ModelError
 from petrun.evaluate.score import Runner, eval_mode
 from petrun.inference.assembly import open_base
+from petrun.inference.encoder_batches import LONGEST, by_length, padded
 from petrun.inference.sentences.folder import SentenceFolder, read_sentence_folder
 from petrun.models.base import LoadedModel
 from petrun.parallel.compile_cache import use_compile_cache
@@ -28,8 +29,6 @@ from petrun.tensors import Array
 from petrun.typing import Cell, Tensor
 
 _FAMILIES = ("bert", "roberta")
-_SHAPES = (16, 32, 64, 128, 256, 512)
-"""Lengths that batches are filled up to: one graph each."""
 
 
 class TokenStates(nn.Cell):
@@ -60,7 +59,7 @@ class SentenceEncoder:
         self._pad_id, self._inputs = loaded.pad_token_id, loaded.inputs
         positions = loaded.max_positions
         limits = [limit for limit in (folder.longest, positions) if limit is not None]
-        self.longest = min(limits) if limits else _SHAPES[-1]
+        self.longest = min(limits) if limits else LONGEST
         """Most tokens of a text; the end of a longer one is not seen, as in sentence-transformers."""
         self._cell = TokenStates(loaded.net)
         self._runner = Runner(self._cell)
@@ -73,46 +72,28 @@ class SentenceEncoder:
         """Return the vectors of the texts, (n, d) float32. `tell`: called with (texts done, texts)."""
         lowered = [self.folder.prompt + (text.lower() if self.folder.lower else text) for text in texts]
         ids = self.tokenizer.encode_many(lowered, longest=self.longest).ids
-        # Texts of like length share a batch; the longest come first, so that too little memory shows at once.
-        order = np.argsort([-len(row) for row in ids], kind="stable")
         found: Array | None = None
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
+        done = 0
+        for chosen in by_length(ids, self.batch_size):
             vectors = self._vectors([ids[i] for i in chosen])
             if found is None:
                 found = np.empty((len(texts), vectors.shape[1]), np.float32)
             found[chosen] = vectors
+            done += len(chosen)
             if tell is not None:
-                tell(min(start + self.batch_size, len(order)), len(order))
+                tell(done, len(texts))
         return found if found is not None else np.zeros((0, 0), np.float32)
 
     def _vectors(self, rows: Sequence[Sequence[int]]) -> Array:
-        longest = max(map(len, rows))
-        width = next(
-            (shape for shape in _SHAPES if longest <= shape <= self.longest), max(longest, min(self.longest, longest))
-        )
-        ids = np.full((len(rows), width), self._pad_id, np.int32)
-        segments = np.zeros((len(rows), width), np.int32)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = row
-            segments[i, : len(row)] = 1
-        given = {"input_ids": ids, "segment_ids": segments, **_beside(self._inputs, segments)}
+        given = padded(rows, self._pad_id, self.longest)
         with eval_mode(self._cell):
             (states,) = self._runner([given[name] for name in self._inputs])
-        found = pooled(np.asarray(states, np.float32), segments, self.folder.poolings)
+        found = pooled(np.asarray(states, np.float32), given["segment_ids"], self.folder.poolings)
         for layer in self.folder.dense:
             found = layer(found)
         if self.folder.normalizes:
             found = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
         return found
-
-
-def _beside(inputs: Sequence[str], segments: Array) -> dict[str, Array]:
-    """Return the inputs of a family beside ids and segments."""
-    return {
-        "token_type_ids": np.zeros_like(segments),
-        "position_ids": np.where(segments > 0, np.cumsum(segments > 0, axis=1) - 1, 0).astype(np.int32),
-    }
 
 
 def pooled(states: Array, mask: Array, ways: Sequence[str]) -> Array:
