@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 from petrun.errors import SetupError
 
 ROUGE_TOKENS = "unicode-words+cjk-characters"
 """Name of ROUGE's tokeniser in its signature."""
+JIEBA_TOKENS = "unicode-words+jieba"
+"""The same with words of Chinese instead of characters."""
 _UNSPACED = r"[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]"
 _IDEOGRAPH = r"[\p{Han}\p{Bopomofo}]"
 _KANA = r"[\p{Hiragana}\p{Katakana}ー]"
@@ -45,6 +48,8 @@ def _patterns() -> dict[str, Any]:
         "word": regex.compile(rf"(?:(?!{sign}){_WORD})+"),
         # A character with the marks that belong to it, or a word of a script that has spaces.
         "token": regex.compile(rf"{sign}\p{{M}}*|(?:(?!{sign}){_WORD})+"),
+        # The same, where characters of Chinese that follow one another stay together.
+        "stretch": regex.compile(rf"{_IDEOGRAPH}+|{sign}\p{{M}}*|(?:(?!{sign}){_WORD})+"),
     }
 
 
@@ -86,3 +91,17 @@ class RougeTokenizer:
 
     def tokenize(self, text: str) -> list[str]:
         return list(_patterns()["token"].findall(text.lower()))
+
+
+class JiebaTokenizer:
+    """RougeTokenizer, but tokens of Chinese are the words that jieba finds."""
+
+    def __init__(self, jieba: ModuleType) -> None:
+        self._cut = jieba.lcut
+
+    def tokenize(self, text: str) -> list[str]:
+        patterns = _patterns()
+        found: list[str] = []
+        for stretch in patterns["stretch"].findall(text.lower()):
+            found += self._cut(stretch) if patterns["ideograph"].match(stretch) else [stretch]
+        return found

@@ -32,6 +32,7 @@ from petrun.evaluate.text_formulas import (
     chrf,
     chrf_signature,
     exact_match,
+    import_jieba,
     import_rouge_scorer,
     import_sacrebleu,
     rouge,
@@ -58,6 +59,8 @@ class Metric:
     aliases: tuple[str, ...] = ()
     group: str = ""
     """A name that stands for several metrics."""
+    by_name_alone: bool = False
+    """`all` leaves it out: it needs more than the other metrics of its tasks do."""
     default_of: tuple[str, ...] = ()
     """Tasks whose best delta it picks where the user names no metric."""
     of_rows: Callable[..., float] | None = None
@@ -85,16 +88,17 @@ def _table(*metrics: Metric) -> dict[str, Metric]:
     return {metric.name: metric for metric in metrics}
 
 
-def _rouge(kind: str, meaning: str, alias: str) -> Metric:
+def _rouge(kind: str, meaning: str, alias: str, *, words: bool = False) -> Metric:
     return Metric(
-        name=kind,
+        name=f"{kind}_jieba" if words else kind,
         tasks=("instruct",),
         meaning=meaning,
         aliases=(alias,),
-        group="rouge",
-        of_texts=lambda answers: rouge(answers, kind),
-        require=import_rouge_scorer,
-        signature=rouge_signature,
+        group="rouge_jieba" if words else "rouge",
+        by_name_alone=words,
+        of_texts=lambda answers: rouge(answers, kind, words=words),
+        require=import_jieba if words else import_rouge_scorer,
+        signature=lambda answers: rouge_signature(answers, words=words),
     )
 
 
@@ -246,6 +250,9 @@ METRICS: dict[str, Metric] = _table(
     _rouge("rouge1", "mean ROUGE-1 F", "rouge-1"),
     _rouge("rouge2", "mean ROUGE-2 F", "rouge-2"),
     _rouge("rougeL", "mean ROUGE-L F", "rouge-l"),
+    _rouge("rouge1", "mean ROUGE-1 F, of Chinese on words", "rouge-1-jieba", words=True),
+    _rouge("rouge2", "mean ROUGE-2 F, of Chinese on words", "rouge-2-jieba", words=True),
+    _rouge("rougeL", "mean ROUGE-L F, of Chinese on words", "rouge-l-jieba", words=True),
 )
 """Every metric by name."""
 
@@ -277,7 +284,7 @@ def select_metrics(names: Iterable[str], task: str) -> tuple[Metric, ...]:
     problems = []
     for name in wanted:
         key = name.lower().replace(" ", "_")
-        canonical = tuple(suited) if key == "all" else spelled.get(key, ())
+        canonical = tuple(n for n in suited if not METRICS[n].by_name_alone) if key == "all" else spelled.get(key, ())
         if not canonical:
             problems.append(f"metric {name} is unknown. {did_you_mean(name, vocabulary)}")
         for metric in (METRICS[c] for c in canonical):

@@ -5,6 +5,7 @@ Exact match and ROUGE are fractions of 1, BLEU is on sacrebleu's scale of 0 to 1
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from petrun.errors import SetupError
-from petrun.evaluate.language import ROUGE_TOKENS, RougeTokenizer, bleu_tokenizer
+from petrun.evaluate.language import JIEBA_TOKENS, ROUGE_TOKENS, JiebaTokenizer, RougeTokenizer, bleu_tokenizer
 
 ROUGE_PACKAGE = "rouge-score"
 
@@ -39,10 +40,23 @@ def import_rouge_scorer() -> ModuleType:
     return package
 
 
-def _missing(package: str, error: ImportError) -> SetupError:
+def import_jieba() -> ModuleType:
+    """Import the package that finds words in Chinese, and the one that computes ROUGE. Raises SetupError."""
+    import_rouge_scorer()
+    try:
+        import jieba
+    except ImportError as error:
+        raise _missing("jieba", error, "chinese") from error
+    # It tells on standard error how it reads its dictionary.
+    jieba.setLogLevel(logging.WARNING)
+    package: ModuleType = jieba
+    return package
+
+
+def _missing(package: str, error: ImportError, extra: str = "metrics") -> SetupError:
     return SetupError(
         f"this metric needs the package {package}, which cannot be imported: {error}",
-        hint="pip install petrun[metrics]",
+        hint=f"pip install petrun[{extra}]",
     )
 
 
@@ -168,18 +182,20 @@ def _counts_characters(answers: Sequence[ReferencedAnswer]) -> bool:
     return bleu_tokenizer((answer.reference for answer in answers), analyse=False) in ("zh", "ja-mecab")
 
 
-def rouge(answers: Sequence[ReferencedAnswer], kind: str) -> float:
+def rouge(answers: Sequence[ReferencedAnswer], kind: str, *, words: bool = False) -> float:
     """Compute the mean over the distinct prompts of the F measure against the best of the prompt's references; kind:
     rouge1, rouge2 or rougeL.
 
     Source: Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004, without stemming; on ASCII text the figures of the
-    package rouge_score, on other text those of RougeTokenizer. Raises SetupError.
+    package rouge_score, on other text those of RougeTokenizer; `words`: of Chinese words count, those of JiebaTokenizer. Raises SetupError.
     """
-    scorer = import_rouge_scorer().RougeScorer([kind], tokenizer=RougeTokenizer())
+    tokenizer = JiebaTokenizer(import_jieba()) if words else RougeTokenizer()
+    scorer = import_rouge_scorer().RougeScorer([kind], tokenizer=tokenizer)
     best = [scorer.score_multi(refs, text)[kind].fmeasure for text, refs in _distinct(answers)]
     return float(np.mean(best))
 
 
-def rouge_signature(answers: Sequence[ReferencedAnswer]) -> str:
+def rouge_signature(answers: Sequence[ReferencedAnswer], *, words: bool = False) -> str:
     """Return the signature: tokens, stemming, version of the package."""
-    return f"tok:{ROUGE_TOKENS}|stem:no|version:{version(ROUGE_PACKAGE)}"
+    tokens = f"{JIEBA_TOKENS}-{version('jieba')}" if words else ROUGE_TOKENS
+    return f"tok:{tokens}|stem:no|version:{version(ROUGE_PACKAGE)}"

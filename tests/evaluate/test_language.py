@@ -122,3 +122,18 @@ def test_ter_of_a_part_counts_as_the_whole_does():
     from petrun.evaluate.metrics import METRICS
 
     assert METRICS["ter"].corpus(answers)(answers[1:2]) == pytest.approx(ter(answers[1:2], asian=True))
+
+
+def test_rouge_counts_words_of_chinese_where_jieba_is_asked_for():
+    """Given texts that share seven of ten tokens by characters and three of five words, each figure stands under its name."""
+    pytest.importorskip("jieba")
+    answers = [said("我们明天参观博物馆 GPT4", "我们昨天参观图书馆 gpt4")]
+    # Words: 我们 明天 参观 博物馆 gpt4 and 我们 昨天 参观 图书馆 gpt4; characters: 我们天参观馆 are in both of nine, and gpt4.
+    assert rouge(answers, "rouge1", words=True) == pytest.approx(3 / 5)
+    assert rouge(answers, "rouge1") == pytest.approx(7 / 10)
+    metrics = select_metrics(["rouge_jieba", "rouge1"], "instruct")
+    assert [m.name for m in metrics] == ["rouge1_jieba", "rouge2_jieba", "rougeL_jieba", "rouge1"]
+    said_by = signatures(answers, metrics)
+    assert said_by["rouge1"].startswith("tok:unicode-words+cjk-characters|")
+    assert said_by["rouge1_jieba"].startswith("tok:unicode-words+jieba-0.42")
+    assert not any(m.by_name_alone for m in select_metrics(["all"], "instruct"))

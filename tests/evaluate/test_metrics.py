@@ -22,7 +22,7 @@ def test_all_metrics_are_there():
     assert set(METRICS) == {
         "accuracy", "f1_macro", "matthews", "loss", "mse", "pearson", "spearman", "perplexity", "token_accuracy",
         "reward_accuracy", "reward_margin", "chosen_gain", "preference_accuracy",
-        "exact_match", "bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL",
+        "exact_match", "bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL", "rouge1_jieba", "rouge2_jieba", "rougeL_jieba",
     }  # fmt: skip
     assert all(name == metric.name for name, metric in METRICS.items())
     assert {m.name for m in METRICS.values() if not m.higher_is_better} == {"loss", "mse", "perplexity", "ter"}
