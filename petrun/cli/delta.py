@@ -102,7 +102,7 @@ def extract(settings: ExtractSettings) -> None:
 
 
 def convert(settings: ConvertSettings) -> None:
-    """Write a delta in another tool's files: petrun's, a peft adapter folder, or a MindPet checkpoint.
+    """Write a delta in another tool's files: petrun's, a peft adapter folder, one that vLLM loads, a GGUF adapter, or a MindPet checkpoint.
 
     petrun delta convert runs/lora-1 --to peft --base ./llama --out adapter
     """
@@ -112,6 +112,7 @@ def convert(settings: ConvertSettings) -> None:
 
 
 _SOURCE = ("base", "family", "alpha")
+CONVERT_OPTIONS = ("delta", "out", "to", "as_algo", *_SOURCE, "task")
 COMMANDS: tuple[Command[Any], ...] = (
     Command(name="info", settings=InfoSettings, run=info, options=("delta", "as_json", "every")),
     Command(name="diff", settings=DiffSettings, run=diff, options=("first", "second", *_SOURCE, "as_json", "every")),
@@ -141,7 +142,7 @@ COMMANDS: tuple[Command[Any], ...] = (
         name="convert",
         settings=ConvertSettings,
         run=convert,
-        options=("delta", "out", "to", "as_algo", *_SOURCE, "task"),
+        options=CONVERT_OPTIONS,
     ),
 )
 for command in COMMANDS:

@@ -1,22 +1,33 @@
-"""`petrun delta convert`: write a delta in another tool's files, or as a plain LoRA."""
+"""`petrun export` and `petrun delta convert`: write a delta in another tool's files, or as a plain LoRA."""
 
 from __future__ import annotations
 
+import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from petrun import console
 from petrun.algebra.derived import source_line
 from petrun.algebra.plain_lora import PLAIN, as_lora, layers
-from petrun.checkpoint.delta import Delta, save_delta
+from petrun.checkpoint.delta import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Delta, save_delta
 from petrun.commands import export
 from petrun.commands.delta.files import check_out
 from petrun.config.commands.delta import ConvertSettings
+from petrun.config.schema import ModelConfig
 from petrun.errors import ConfigError, did_you_mean
+from petrun.inference.assembly import base_path
 from petrun.inference.delta_opener import DeltaOpener
+from petrun.interop.gguf import require_gguf, write_gguf
 from petrun.interop.mindpet.writing import write_mindpet
+from petrun.interop.vllm import require_vllm
+from petrun.models.factory import read_family
+from petrun.tensors import open_tensors
 
-_FORMATS = ("petrun", "peft", "mindpet")
+_FORMATS = ("petrun", "peft", "mindpet", "gguf", "vllm")
+_OF_PEFT = ("peft", "vllm", "gguf")
+"""Formats that are a peft folder, or are made of one."""
+_SUFFIXES = {"petrun": (".ckpt", ".safetensors"), "mindpet": (".ckpt",), "gguf": (".gguf",)}
 
 
 def run(settings: ConvertSettings) -> None:
@@ -25,20 +36,18 @@ def run(settings: ConvertSettings) -> None:
     if out is None:
         raise ConfigError("--out is missing: where to write the delta", hint="Example: --out adapter --to peft")
     as_algo, task = settings.as_algo, settings.task
-    kind = settings.to or ("petrun" if Path(out).suffix in (".ckpt", ".safetensors") else "peft")
+    suffix = Path(out).suffix
+    kind = settings.to or next((kind for kind, suffixes in _SUFFIXES.items() if suffix in suffixes), "peft")
     if kind not in _FORMATS:
         raise ConfigError(f"--to {settings.to} is unknown. {did_you_mean(kind, _FORMATS)}")
     if as_algo not in (None, PLAIN):
         raise ConfigError(f"--as {as_algo} is unknown", hint=f"{PLAIN} is the form of its variants.")
-    if task is not None and kind != "peft":
+    if task is not None and kind not in ("peft", "vllm"):
         raise ConfigError("--task is for --to peft, where the delta does not say it", hint="Leave --task out.")
-    if kind == "peft":
-        export.refuse_factory(settings.family)
-        (given,) = DeltaOpener(settings)(delta)
-        export.write(_plain(given, as_algo), out, replace(settings, alpha=None), task)
-        console.print(f"wrote {out}: a peft adapter of {given.algo}")
+    if kind in _OF_PEFT:
+        _write_of_peft(kind, settings, out)
         return
-    path = check_out(out, (".ckpt",) if kind == "mindpet" else (".ckpt", ".safetensors"))
+    path = check_out(out, _SUFFIXES[kind])
     (given,) = DeltaOpener(settings)(delta)
     made = _plain(given, as_algo)
     if kind == "mindpet":
@@ -49,6 +58,34 @@ def run(settings: ConvertSettings) -> None:
     assert made.manifest is not None
     written = save_delta(path, made.tensors, made.manifest)
     console.print(f"wrote {path}: {made.algo}, {len(written.owned)} tensors, digest {written.digest[:16]}")
+
+
+def _write_of_peft(kind: str, settings: ConvertSettings, out: str) -> None:
+    """Write a peft folder; for vLLM one that it loads, or for llama.cpp a file made of one."""
+    export.refuse_factory(settings.family)
+    if kind == "gguf":
+        require_gguf()
+        check_out(out, _SUFFIXES[kind])
+    (given,) = DeltaOpener(settings)(settings.delta)
+    sources, made = replace(settings, alpha=None), _plain(given, settings.as_algo)
+    if kind == "peft":
+        export.write(made, out, sources, settings.task)
+        console.print(f"wrote {out}: a peft adapter of {given.algo}")
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = export.write(made, str(Path(name) / "adapter"), sources, settings.task)
+        fields = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        adapter = open_tensors(folder / ADAPTER_WEIGHTS)
+        if kind == "gguf":
+            raw, _, _ = read_family(base_path(ModelConfig(base=settings.base, family=settings.family)), settings.family)
+            layers = write_gguf(adapter, fields, raw, Path(out).expanduser())
+            console.print(f"wrote {out}: a GGUF adapter of {layers} layers")
+            console.print(f"llama.cpp: llama-cli -m BASE.gguf --lora {out}; Ollama, in a Modelfile: ADAPTER {out}")
+            return
+        rank = require_vllm(fields, adapter.names)
+    export.write(made, out, sources, settings.task)
+    console.print(f"wrote {out}: a peft adapter that vLLM loads")
+    console.print(f"vllm serve BASE --enable-lora --max-lora-rank {rank} --lora-modules {Path(out).name}={out}")
 
 
 def _plain(given: Delta, as_algo: str | None) -> Delta:

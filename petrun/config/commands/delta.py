@@ -117,8 +117,12 @@ class ConvertSettings(DeltaSources):
     """The delta that is written in another tool's files."""
 
     delta: str = _one()
-    out: str | None = option("--out", "A .ckpt or .safetensors file, or a folder for peft. Must not exist.", RUN)
-    to: str | None = option("--to", "petrun, peft or mindpet. Default: petrun for a file, peft for a folder.", RUN)
+    out: str | None = option(
+        "--out", "A .ckpt, .safetensors or .gguf file, or a folder for peft and vllm. Must not exist.", RUN
+    )
+    to: str | None = option(
+        "--to", "petrun, peft, vllm, gguf or mindpet. Default: what the ending of --out says, peft for a folder.", RUN
+    )
     as_algo: str | None = option("--as", "lora: write pissa, rslora or adalora as the plain LoRA that they are.", RUN)
     base: str | None = _base()
     task: str | None = option("--task", "peft: classify, lm or instruct, where the delta does not say it.", RUN)

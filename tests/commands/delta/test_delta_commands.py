@@ -270,3 +270,39 @@ def test_no_way_back(here, petrun):
     ):
         done = petrun(line)
         assert done.code in (1, 2) and words in done.err and not (here / "x").exists(), (line, done.err)
+
+
+def test_export_writes_for_vllm_and_llama_cpp(tmp_path, monkeypatch, petrun):
+    """The folder and the file hold the numbers of the peft adapter; what the tool would refuse is refused, and nothing is left."""
+    monkeypatch.chdir(tmp_path)
+    write_base(tmp_path / "llama", "llama")
+    make_delta(tmp_path / "llama", "llama", "lora", tmp_path / "a.ckpt", {**LORA, "target": ("q", "v")})
+    make_delta(tmp_path / "llama", "llama", "ia3", tmp_path / "ia3.ckpt", {})
+    assert petrun("export a.ckpt --to peft --base llama --out adapter").code == 0
+    theirs = load_file("adapter/adapter_model.safetensors")
+    done = petrun("export a.ckpt --to vllm --base llama --out served")
+    assert done.code == 0, done.err
+    assert "--max-lora-rank 8 --lora-modules served=served" in done.out
+    ours = load_file("served/adapter_model.safetensors")
+    assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    gguf = pytest.importorskip("gguf")
+    done = petrun("export a.ckpt --base llama --out a.gguf")
+    assert done.code == 0 and "--lora a.gguf" in done.out, done.err
+    held = {tensor.name: tensor.data for tensor in gguf.GGUFReader("a.gguf").tensors}
+    assert len(held) == len(theirs)
+    np.testing.assert_array_equal(
+        held["blk.0.attn_v.weight.lora_b"], theirs["base_model.model.model.layers.0.self_attn.v_proj.lora_B.weight"]
+    )
+    assert not np.array_equal(
+        held["blk.0.attn_q.weight.lora_b"], theirs["base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"]
+    ), "rows of q are in llama.cpp's order"
+    for line, words in (
+        ("export ia3.ckpt --to vllm --base llama --out no", "this is IA3"),
+        ("export ia3.ckpt --to gguf --base llama --out no.gguf", "it is IA3"),
+        ("export a.ckpt --to gguf --base llama --out a.gguf", "a.gguf: exists"),
+        ("export a.ckpt --to gguf --base llama --out no.bin", "ends in .gguf"),
+        ("export a.ckpt --to ollama --base llama --out no", "--to ollama is unknown"),
+    ):
+        done = petrun(line)
+        assert done.code != 0 and words in done.err, done.err
+    assert not list(tmp_path.glob("no*"))
