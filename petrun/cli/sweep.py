@@ -19,6 +19,7 @@ def sweep(settings: SweepSettings) -> None:
     graph; each has the bits that it would have alone. Each has a run folder of its own below --out. The same command goes on with a sweep
     that was stopped; a run that diverges does not stop the others.
 
+        petrun sweep --algo lora --over lr=1e-4,3e-4,1e-3,3e-3 --over seed=0,1 --halving 2
         petrun sweep --algo lora --over lr=1e-4,3e-4,1e-3 --over delta.rank=4,8
         petrun sweep bert/sst2-lora --base ./bert --data train.tsv --over lr=1e-4,3e-4 --over seed=0,1,2 --out sweeps/sst2
     """
@@ -36,6 +37,7 @@ COMMAND = Command(
     options=(
         "recipe",
         "over",
+        "halving",
         *(key for key in train.COMMAND.options if key not in (*_NOT_OURS, "recipe", "sets", "dry_run")),
         SchemaKey(name="out.dir", help="Folder of the sweep, with a folder for each run. Default: sweeps/<algo>-N."),
         "sets",

@@ -15,6 +15,7 @@ from petrun.tensors.output import write_text
 from petrun.training import run_folder
 from petrun.training.report.page import page
 from petrun.training.run_record import read_run
+from petrun.training.sweep.halving import best_of, rungs, steps_of
 from petrun.training.sweep.members import members_of, parse_axes
 from petrun.training.sweep.plan import PlannedRun, plan_runs
 from petrun.training.sweep.results import (
@@ -26,7 +27,7 @@ from petrun.training.sweep.results import (
     write_results,
 )
 from petrun.training.sweep.shared_graph import SharedGraph, graph_of
-from petrun.training.sweep.train import train_run
+from petrun.training.sweep.train import pause_run, train_run
 
 REPORT = "sweep.html"
 
@@ -46,19 +47,26 @@ def run(settings: SweepSettings) -> list[MemberResult]:
     require_same_sweep(folder, axes)
     members = members_of(axes)
     planned = plan_runs(settings, members, folder, device)
+    points = rungs(len(planned), settings.halving) if settings.halving is not None else ()
     graphs = len({graph_of(one.resolved.config) for one in planned})
-    steps = sum(one.resolved.plan.total_steps for one in planned)
+    steps = steps_of(planned, points)
     console.print(f"{len(planned)} runs, {steps} steps in all, {graphs} training graph{'s' if graphs > 1 else ''}")
     console.print(f"in {folder}; where it is interrupted, the same command with --out {folder} goes on")
     if settings.dry_run:
         console.print("\n".join(f"  {one.folder}" for one in planned))
         return []
-    found: list[MemberResult] = []
     shared = SharedGraph()
-    for number, one in enumerate(planned, 1):
-        console.print(f"\nrun {number} of {len(planned)}: {one.member.name}")
-        # A small file of its own in the folder marks it as a sweep, before a run is in it.
-        folder.mkdir(parents=True, exist_ok=True)
+    # A small file of its own in the folder marks it as a sweep, before a run is in it.
+    folder.mkdir(parents=True, exist_ok=True)
+    write_results(folder, axes, members, [])
+
+    def pause(one: PlannedRun, step: int) -> MemberResult:
+        console.print(f"\n{one.member.name} up to step {step}")
+        return pause_run(one, shared, step)
+
+    alive, found = best_of(planned, points, planned[0].resolved.sources.best, pause)
+    for number, one in enumerate(alive, 1):
+        console.print(f"\nrun {number} of {len(alive)}: {one.member.name}")
         write_results(folder, axes, members, found)
         found.append(train_run(one, shared))
     write_results(folder, axes, members, found)

@@ -32,11 +32,12 @@ def fill(
     began: float,
     allow: Sequence[str] = (),
     callback: Callback | None = None,
+    until: int | None = None,
 ) -> None:
     """Fill the run folder, from `found`, the states of the run that resumes there, to the receipt.
 
     `began`: time.monotonic() when the run did; `allow`: settings that may differ from those that it was begun with; `callback`: gets each
-    record of the log. Every rank must call it. Raises PetrunError.
+    record of the log; `until`: the step after which the run ends, to be resumed. Every rank must call it. Raises PetrunError.
     """
     fingerprint = fingerprint_of(setup.resolved, setup.assembled.loaded)
     parameters = snapshot.state_parameters(setup.step, setup.assembled)
@@ -54,7 +55,7 @@ def fill(
     inputs = ReceiptInputs.of(setup, first if shards is None else None, start.progress)
     with RunRecorder(out, setup.config, inputs, setup.resolved.plan, world, shards, layout, callback) as recorder:
         parameters = snapshot.on_this_rank(parameters, shards)
-        checkpointer = Checkpointer(recorder, parameters, fingerprint, stop_request(), began=began)
+        checkpointer = Checkpointer(recorder, parameters, fingerprint, stop_request(), began=began, until=until)
         if start.scores:
             # The state of a run's last step was saved before the evaluation after it.
             recorder.note_evaluation(start.scores)

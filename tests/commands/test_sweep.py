@@ -64,6 +64,23 @@ def test_the_same_command_goes_on_with_a_sweep(swept, petrun):
     assert done.code == 2 and "was begun with other settings" in done.err, done.err
 
 
+def test_halving_leaves_the_worst_and_the_rest_keep_their_bits(place, petrun):
+    """The run that comes to its end was paused twice; a second start takes what was scored."""
+    line = f"sweep {COMMON}--over lr=1e-5,3e-3,2e-3,1e30 --halving 2 --out s "
+    done = petrun(line)
+    assert done.code == 0, done.err
+    assert "4 runs, 8 steps in all, 1 training graph" in done.out
+    outcomes = {run["name"]: run["outcome"] for run in json.loads((place / "s" / "sweep.json").read_text())["runs"]}
+    (best,) = [name for name, outcome in outcomes.items() if outcome == "finished"]
+    assert sorted(outcomes.values())[:3] == ["finished", "left after step 1", "left after step 2"]
+    assert best != "lr=1e30" and outcomes["lr=1e30"].startswith("the model's logits are NaN")
+    assert petrun(f"train {COMMON}--lr {best[3:]} --out alone").code == 0
+    assert delta(place / "alone") == delta(place / "s" / best)
+    (place / "s" / best / "results.json").unlink()
+    assert petrun(line).code == 0
+    assert delta(place / "alone") == delta(place / "s" / best)
+
+
 @pytest.mark.all_only
 def test_runs_of_other_shapes_have_graphs_of_their_own(place, petrun):
     with compilations() as count:

@@ -137,6 +137,14 @@ class SweepSettings(RunKeys):
         default=(),
         metavar="KEY=VALUES",
     )
+    halving: int | None = option(
+        "--halving",
+        "Successive halving: after a part of the steps only the best 1/N of the runs go on, by --set train.best_metric or the loss. "
+        "Default: every run takes all its steps.",
+        RUN,
+        low=2,
+        metavar="N",
+    )
     dry_run: bool = option(
         "--dry-run", "Check the settings of every run, list their folders, and stop.", RUN, default=False
     )

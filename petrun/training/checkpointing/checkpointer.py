@@ -34,8 +34,9 @@ class Checkpointer:
         request: StopRequest,
         *,
         began: float,
+        until: int | None = None,
     ) -> None:
-        """`began`: time.monotonic() when the command did."""
+        """`began`: time.monotonic() when the command did. `until`: the step after which the run ends, to be resumed."""
         self.recorder = recorder
         self.out = recorder.out
         self.parameters = parameters
@@ -43,6 +44,7 @@ class Checkpointer:
         self.request = request
         self.config: TrainConfig = recorder.config.train
         self.began = began
+        self.until = until
         self.earlier_seconds = recorder.progress.seconds
         self.saved_step = recorder.progress.step
         self.saved_at = time.monotonic()
@@ -60,14 +62,16 @@ class Checkpointer:
         progress, plan = self.recorder.progress, self.recorder.plan
         last = progress.micro_batches >= plan.total_micro_batches
         number = self.request.number
+        paused = self.until is not None and progress.step >= self.until
         out_of_time = self.config.max_seconds is not None and time.monotonic() - self.began >= self.config.max_seconds
-        if self.recorder.world.any_rank(number is not None or (out_of_time and not last)):
+        if self.recorder.world.any_rank(number is not None or ((out_of_time or paused) and not last)):
             signalled = self.recorder.world.ranks_where(number is not None)
             if number is None and signalled:
                 # The signal reached another of the processes.
                 number = signal.SIGTERM
             self.signal_number = number
-            self.stop_reason = stop_reason(number, signalled, self.recorder.world.size)
+            paused = paused and number is None
+            self.stop_reason = "paused" if paused else stop_reason(number, signalled, self.recorder.world.size)
             self.save()
             return True
         requested = self.out.save_request.exists() if self.out.writes else False

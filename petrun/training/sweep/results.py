@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from petrun.checkpoint.run_files import RESULTS
@@ -17,7 +17,7 @@ from petrun.training.run_record import read_run
 from petrun.training.sweep.members import Axis, Member
 
 FILE = "sweep.json"
-_FINISHED = "finished"
+FINISHED = "finished"
 _TRAIN_LOSS = "train loss"
 
 
@@ -27,16 +27,22 @@ class MemberResult:
 
     name: str
     outcome: str
-    """`finished`, or why it ended before its last step."""
+    """`finished` (of a part of a run: as far as it was to go), or why it ended before."""
     scores: Mapping[str, float | None] = field(default_factory=dict)
     """Metric -> figure on the evaluation data after the last step."""
     train_loss: float | None = None
     """Of its last step, before the update."""
     seconds: float | None = None
+    step: int | None = None
+    """Where the scores are of an earlier step than the last."""
+
+    def left(self) -> MemberResult:
+        """Return the result of a run that is not worth more steps."""
+        return replace(self, outcome=f"left after step {self.step}")
 
     @property
     def finished(self) -> bool:
-        return self.outcome == _FINISHED
+        return self.outcome == FINISHED
 
 
 def read_member(folder: Path, name: str) -> MemberResult:
@@ -44,7 +50,7 @@ def read_member(folder: Path, name: str) -> MemberResult:
     results = read_run(folder).results
     return MemberResult(
         name=name,
-        outcome=_FINISHED,
+        outcome=FINISHED,
         scores=dict(results.get("delta") or {}),
         train_loss=results.get("train_loss_last"),
         seconds=results.get("seconds"),

@@ -18,7 +18,6 @@ from petrun.config.schema import RunConfig
 from petrun.evaluate.score import Scorer
 from petrun.tensors import Array
 from petrun.training.checkpointing import snapshot
-from petrun.training.checkpointing.fingerprint import settings_of
 from petrun.training.setup.build_step import set_numbers
 from petrun.training.setup.resolve import ResolvedRun
 from petrun.training.setup.training_setup import TrainingSetup, build_training
@@ -28,10 +27,8 @@ _NUMBERS = ("lr", "warmup", "weight_decay", "beta1", "beta2", "eps", "min_lr_rat
 
 def graph_of(config: RunConfig) -> str:
     """Return the settings without those that are numbers of the optimizer: equal texts are runs that share a graph."""
-    settings = settings_of(config)
-    for name in _NUMBERS:
-        del settings[f"optim.{name}"]
-    settings["optim.clip"] = config.optim.clip > 0
+    settings = config.model_dump(mode="json", exclude={"out": True, "optim": set(_NUMBERS)})
+    settings["optim"]["clip"] = config.optim.clip > 0
     return json.dumps(settings, sort_keys=True)
 
 
