@@ -67,13 +67,18 @@ def members_of(axes: Sequence[Axis]) -> tuple[Member, ...]:
     found: list[Member] = []
     for values in itertools.product(*(axis.values for axis in axes)):
         pairs = list(zip(axes, values, strict=True))
-        name = ",".join(f"{axis.name}={value}" for axis, value in pairs)
+        name = ",".join(f"{axis.name}={_label(value)}" for axis, value in pairs)
         sets = tuple(f"{axis.key}={value}" for axis, value in pairs)
         plain = re.sub(r"[^\w.,=+-]+", "_", name)
         found.append(
             Member(name=plain if len(plain) <= _LONGEST else f"{plain[:_LONGEST]}-{len(found) + 1}", sets=sets)
         )
     return tuple(found)
+
+
+def _label(value: str) -> str:
+    """Spell a value in a folder's name: q+v for a list."""
+    return "+".join(map(str, json.loads(value))) if value.startswith("[") else value
 
 
 def _axis(text: str) -> Axis:

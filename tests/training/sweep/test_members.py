@@ -38,8 +38,8 @@ def test_a_value_may_be_a_list():
     (axis,) = parse_axes(["target=[[q,v],[q,k,v],all-linear]"], {}, ())
     assert axis.values == ('["q", "v"]', '["q", "k", "v"]', "all-linear")
     assert [member.name for member in members_of((axis,))] == [
-        "target=_q_,_v_",
-        "target=_q_,_k_,_v_",
+        "target=q+v",
+        "target=q+k+v",
         "target=all-linear",
     ]
 
