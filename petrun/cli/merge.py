@@ -34,7 +34,7 @@ MERGE = Command(
     run=merge,
     options=(
         *("base", "deltas", "base_strategy", "delta_strategy", "quant", "out", "family", "alpha"),
-        *("dtype", "max_shard_size", "prove", "tolerance", "probe"),
+        *("dtype", "out_bits", "max_shard_size", "prove", "tolerance", "probe"),
     ),
 )
 UNMERGE = Command(

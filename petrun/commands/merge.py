@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from petrun import console
 from petrun.checkpoint.merge import FLOATS, Merged
+from petrun.commands import quantize
 from petrun.config.commands.merge import MergeSettings
+from petrun.config.commands.quantize import QuantizeSettings
 from petrun.config.effect import require_effect
 from petrun.config.sizes import size_in_bytes
 from petrun.errors import ConfigError, PetrunError, did_you_mean
@@ -18,6 +21,8 @@ from petrun.inference.merging.deltas import fit_deltas, write_merged
 from petrun.inference.merging.merge_proof import MergeProof
 from petrun.models.factory import is_factory
 from petrun.models.families import FAMILIES
+from petrun.tensors.atomic import refuse_occupied
+from petrun.tensors.output import existing_parent
 
 
 def run(settings: MergeSettings) -> None:
@@ -28,11 +33,32 @@ def run(settings: MergeSettings) -> None:
     if out is None:
         raise ConfigError("--out is missing: where to write the merged model", hint="Example: --out ./merged")
     _check(settings)
+    path = Path(out).expanduser()
+    if settings.out_bits is None:
+        _merge(settings, path)
+        return
+    form = quantize.form_of("--out-bits", settings.out_bits)
+    if path.suffix in (".safetensors", ".ckpt"):
+        raise ConfigError(
+            f"--out-bits {settings.out_bits}: codes are written into a folder", hint="Give --out a folder."
+        )
+    refuse_occupied(path)
+    # Beside the result: a system's folder for temporary files may be too small for a model.
+    with tempfile.TemporaryDirectory(dir=existing_parent(path), prefix=".merging-") as name:
+        merged = Path(name) / "merged"
+        _merge(settings, merged)
+        shard = settings.max_shard_size
+        quantize.run(
+            QuantizeSettings(base=str(merged), out=out, quant=form, family=settings.family, max_shard_size=shard)
+        )
+
+
+def _merge(settings: MergeSettings, path: Path) -> None:
+    """Write the merged model as `path`, and prove it where asked to."""
     shard = size_in_bytes("--max-shard-size", settings.max_shard_size)
     began = time.perf_counter()
-    path = Path(out).expanduser()
     if path.suffix in (".safetensors", ".ckpt"):
-        require_effect(settings, ("max_shard_size",), f"on --out {out}, which is one file")
+        require_effect(settings, ("max_shard_size",), f"on --out {settings.out}, which is one file")
     opener = DeltaOpener(settings)
     fitted = fit_deltas([weighted_path(text) for text in settings.deltas], opener)
     _print_notes(fitted.notes)

@@ -18,11 +18,7 @@ from petrun.models.quantised import is_quantised
 
 def run(settings: QuantizeSettings) -> None:
     """Quantise, write, and report the error of the weights. Raises ConfigError, ModelError, WeightsError and OutputError."""
-    form = {"8": "int8", "4": "nf4"}.get(settings.quant, settings.quant)
-    if form not in ("int8", "nf4"):
-        raise ConfigError(
-            f"--base-bits {settings.quant}: is no form to quantise into", hint="Give 8 (int8) or 4 (nf4)."
-        )
+    form = form_of("--base-bits", settings.quant)
     if is_factory(settings.family):
         raise ConfigError(
             f"--model {settings.family}: a model of your own has no Hugging Face layout",
@@ -36,6 +32,14 @@ def run(settings: QuantizeSettings) -> None:
             f"--base {base.path}: is quantised already", hint="Give the full-precision model, or use it as it is."
         )
     report(write_quantised(base, Path(settings.out).expanduser(), shard), time.perf_counter() - began)
+
+
+def form_of(flag: str, bits: str) -> str:
+    """Return the form that 8 or 4 names: int8 or nf4. Raises ConfigError for another word."""
+    form = {"8": "int8", "4": "nf4"}.get(bits, bits)
+    if form not in ("int8", "nf4"):
+        raise ConfigError(f"{flag} {bits}: is no form to quantise into", hint="Give 8 (int8) or 4 (nf4).")
+    return form
 
 
 def report(written: QuantisedFolder, seconds: float) -> None:

@@ -128,3 +128,24 @@ def test_a_merge_of_a_quantised_base_is_in_full_precision(run, bases, tmp_path, 
 @pytest.fixture
 def rows_of_orders(tmp_path):
     return write_rows(tmp_path / "orders.jsonl", ORDERS)
+
+
+def test_a_merge_can_be_quantised_again(place, petrun):
+    """The codes are those of the merged model in full precision; what is refused is refused before the merge."""
+    merge = "merge --base gpt2 --delta gpt2-lora "
+    assert petrun(merge + "--out full").code == 0
+    assert petrun("quantize --base full --out expected --base-bits 8").code == 0
+    done = petrun(merge + "--out again --out-bits 8 --prove")
+    assert done.code == 0 and "error of the weights" in done.out and "proof on" in done.out, done.err
+    expected, found = open_tensors(place / "expected"), open_tensors(place / "again")
+    assert found.names == expected.names
+    assert all(np.array_equal(found.read_stored(name), expected.read_stored(name)) for name in found.names)
+    before = {path.name for path in place.iterdir()}
+    for line, words in (
+        ("--out no --out-bits 2", "--out-bits 2: is no form"),
+        ("--out no.ckpt --out-bits 8", "codes are written into a folder"),
+        ("--out full --out-bits 8", "full: exists"),
+    ):
+        done = petrun(merge + line)
+        assert done.code != 0 and words in done.err, done.err
+    assert {path.name for path in place.iterdir()} == before

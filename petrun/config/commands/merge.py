@@ -48,6 +48,11 @@ class MergeSettings(DeltaSources):
     max_shard_size: str = option(
         "--max-shard-size", "Largest file of a folder, such as 5GB. Default 5GB.", RUN, default="5GB"
     )
+    out_bits: str | None = option(
+        "--out-bits",
+        "8 or 4: quantise the merged model, as petrun quantize does, and print the error. Default: full precision.",
+        RUN,
+    )
     prove: bool = option(
         "--prove",
         "Run base + delta and the merged model on the same rows; a merge that differs is removed.",
