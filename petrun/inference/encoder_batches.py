@@ -8,6 +8,8 @@ import numpy as np
 
 from petrun.tensors import Array
 
+ENCODERS = ("bert", "roberta")
+"""Families whose inputs these are."""
 _SHAPES = (16, 32, 64, 128, 256, 512)
 """Lengths that batches are filled up to: one graph each."""
 LONGEST = _SHAPES[-1]

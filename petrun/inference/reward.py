@@ -14,9 +14,9 @@ from petrun.errors import ConfigError, ModelError, WeightsError
 from petrun.evaluate.score import Runner, eval_mode
 from petrun.inference.assembly import open_base
 from petrun.inference.base_info import BaseInfo, read_base_info
-from petrun.inference.encoder_batches import LONGEST, by_length, padded
+from petrun.inference.encoder_batches import ENCODERS, LONGEST, by_length, padded
 from petrun.models.base import LoadedModel
-from petrun.models.families import spell_families
+from petrun.models.families import FAMILIES
 from petrun.parallel.compile_cache import use_compile_cache
 from petrun.parallel.context import setup
 from petrun.tensors import Array
@@ -80,9 +80,9 @@ def open_reward_model(
 def _require_one_output(folder: str, info: BaseInfo) -> None:
     """Raises ModelError where the model has no head with one output that petrun can compute."""
     named = ", ".join(map(str, info.hf_config.get("architectures") or ())) or info.hf_config.get("model_type")
-    if "classify" not in info.tasks:
+    if info.hf_config["model_type"] not in [kind for name in ENCODERS for kind in FAMILIES[name].model_types]:
         raise ModelError(
-            f"{folder}: is {named}, and petrun computes a reward with {spell_families('classify', 'and')} models alone",
+            f"{folder}: is {named}, and petrun computes a reward of {' and '.join(ENCODERS)} models alone",
             hint="petrun data rate asks a decoder for a rating in words.",
         )
     if info.num_labels != 1:

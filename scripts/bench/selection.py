@@ -2,6 +2,9 @@
 
     pip install -e '.[data,metrics]'
     python scripts/bench/selection.py [--rows 2000] [--steps 192] [--seeds 3] [--out FOLDER]
+    python scripts/bench/selection.py --shuffled 1000
+
+The second line gives half of so many rows of the task another row's answer, and prints what of them IFD finds. The first:
 
 Of the rows 45 % are the embedded task's own; 35 % have the answer of another row; 10 % are copies of earlier rows, some of them changed a
 little; 5 % hold HTML or text decoded in a wrong encoding; 5 % have an answer that breaks off. Then
@@ -29,6 +32,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TASK = ROOT / "petrun" / "assets" / "task"
+BASE = ROOT / "petrun" / "assets" / "base"
 BRIEF_ROWS, BRIEF_STEPS = 200, 60
 SETTINGS = [
     word
@@ -113,16 +117,43 @@ def prepare(folder: Path, rows: int) -> dict[str, Path]:
     return sets
 
 
+def shuffled(folder: Path, count: int) -> None:
+    """Print how IFD by the base itself tells the half of the rows that have another row's answer."""
+    lines = (TASK / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in random.Random(0).sample(lines, count)]
+    half = count // 2
+    answers = [row["messages"][1] for row in rows]
+    for i in range(half):
+        rows[i]["messages"][1] = answers[(i + 1) % half]
+    source, scores = write(folder / "shuffled.jsonl", rows), folder / "shuffled-scores.jsonl"
+    petrun("data", "score", str(source), "--by", "ifd", "--base", str(BASE), "--out", str(scores))
+    found = [row["score"] for row in read(scores)[1:]]
+    other, own = found[:half], found[half:]
+    above, wrong = sum(score > 1 for score in other), sum(score > 1 for score in own)
+    pairs = sum(a > b for a in other for b in own) / (len(other) * len(own))
+    print(
+        f"{count:,} rows, {half:,} with another row's answer: {above:,} of these score above 1, and {wrong:,} of the others"
+    )
+    print(
+        f"of what scores above 1, {above / max(1, above + wrong):.1%} has another row's answer; found are {above / half:.1%}"
+    )
+    print(f"a row with another row's answer scores above one with its own in {pairs:.1%} of all pairs")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=192)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--shuffled", type=int, metavar="ROWS")
     parser.add_argument("--out")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(given.out or made)
         folder.mkdir(parents=True, exist_ok=True)
+        if given.shuffled:
+            shuffled(folder, given.shuffled)
+            return
         sets = prepare(folder, given.rows)
         print(f"{given.rows} rows, {given.steps} steps, {given.seeds} seeds")
         for name, path in sets.items():

@@ -57,7 +57,9 @@ def test_a_reward_is_the_output_of_the_head_for_the_pair(folder):
 
 def test_what_is_no_reward_model_is_refused_by_name(folder):
     write_base(folder / "decoder", "llama", architectures=["LlamaForSequenceClassification"])
-    with pytest.raises(ModelError, match="is LlamaForSequenceClassification, and petrun computes a reward with bert"):
+    with pytest.raises(
+        ModelError, match="is LlamaForSequenceClassification, and petrun computes a reward of bert and roberta"
+    ):
         open_reward_model("decoder", {}, (), 8)
     write_reward(folder / "classes", id2label={"0": "bad", "1": "good"}, label2id={"bad": 0, "good": 1})
     with pytest.raises(ModelError, match="with a head of 2 classes; a reward model has one output"):

@@ -20,15 +20,13 @@ from petrun.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from petrun.errors import ConfigError, ModelError
 from petrun.evaluate.score import Runner, eval_mode
 from petrun.inference.assembly import open_base
-from petrun.inference.encoder_batches import LONGEST, by_length, padded
+from petrun.inference.encoder_batches import ENCODERS, LONGEST, by_length, padded
 from petrun.inference.sentences.folder import SentenceFolder, read_sentence_folder
 from petrun.models.base import LoadedModel
 from petrun.parallel.compile_cache import use_compile_cache
 from petrun.parallel.context import setup
 from petrun.tensors import Array
 from petrun.typing import Cell, Tensor
-
-_FAMILIES = ("bert", "roberta")
 
 
 class TokenStates(nn.Cell):
@@ -133,10 +131,8 @@ def open_sentence_encoder(
     device = setup(config.device, config.model.dtype)
     use_compile_cache(config)
     loaded = open_base(config.model, device, task="classify", num_labels=2, seed=0)
-    if loaded.family not in _FAMILIES:
-        raise ModelError(
-            f"{folder}: the model is of the family {loaded.family}", hint=f"Known: {', '.join(_FAMILIES)}."
-        )
+    if loaded.family not in ENCODERS:
+        raise ModelError(f"{folder}: the model is of the family {loaded.family}", hint=f"Known: {', '.join(ENCODERS)}.")
     tokenizer = load_tokenizer(read.base)
     if tokenizer is None:
         raise ModelError(f"{folder}: holds no tokenizer")
