@@ -91,6 +91,7 @@ def score(settings: ScoreSettings) -> None:
     petrun data score rows.jsonl --by ifd --base ./gpt2 --out scores.jsonl
     petrun data score rows.jsonl --by similarity --encoder ./labse --out scores.jsonl
     petrun data score rows.jsonl --by reward:./reward-bert --out scores.jsonl
+    petrun data score rows.jsonl --by comet:./wmt22-comet-da --predictions predictions.jsonl --out scores.jsonl
     """
     from petrun.commands.data.score import run
 
@@ -181,7 +182,7 @@ COMMANDS: tuple[Command[Any], ...] = (
             "by",
             "out",
             *("model.base", "delta", "model.base_strategy", "model.family", "alpha", "direct"),
-            *("encoder", "against", "margin", "source", "target"),
+            *("encoder", "against", "margin", "source", "target", "predictions", "comet_python"),
             *("data.template", "data.on_bad_row", SEQ_LEN, "eval.batch_size", "device", "compile_cache", "sets"),
         ),
     ),

@@ -26,11 +26,12 @@ class ScoreSettings(RunKeys):
     by: str = option(
         "--by",
         "ifd: loss of the answer with its question over that without; ppl: the same as a ratio of perplexities; similarity: by the "
-        "vectors of --encoder; reward:MODEL: by the head of a reward model, a BERT or RoBERTa folder with one output.",
+        "vectors of --encoder; reward:MODEL: by the head of a reward model, a BERT or RoBERTa folder with one output; "
+        "comet:MODEL: of translations, by a local model of COMET.",
         DATA,
         default="ifd",
         shows_default=True,
-        choices=lambda: [*SCORES, "reward:"],
+        choices=lambda: [*SCORES, "reward:", "comet:"],
     )
     out: str | None = option("--out", "File of scores to write, JSON lines.", RUN)
     delta: str | None = option("--delta", "Delta of the base that scores.", MODEL)
@@ -55,6 +56,16 @@ class ScoreSettings(RunKeys):
     margin: bool = option("--margin", "Of the sides of a row: margin score instead of cosine.", DATA, default=False)
     source: str | None = source_option()
     target: str | None = target_option()
+
+    predictions: str | None = option(
+        "--predictions",
+        "Of comet: what petrun predict wrote of these rows. They are the translations, and the rows' answers the references. Default: the "
+        "rows' answers are the translations, without references.",
+        DATA,
+    )
+    comet_python: str | None = option(
+        "--comet-python", "Of comet: a Python with the package unbabel-comet. Default: petrun's own.", RUN
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
