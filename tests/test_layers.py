@@ -170,6 +170,7 @@ def test_methods_and_families_do_not_import_each_other():
             "forms",
             "dense",
             "parts",
+            "ranks",
             "__init__",
             "delta_constants",
             "prefix_layer",

@@ -12,12 +12,19 @@ from petrun.config.options import DELTA, Option
 from petrun.config.schema import RunConfig, Section
 
 DELTA_FLAGS: dict[str, tuple[type, Option]] = {
-    "delta.rank": (int, Option(flag="--rank", help="Rank of LoRA and AdaLoRA. Default 8.", panel=DELTA)),
+    "delta.rank": (
+        int,
+        Option(
+            flag="--rank",
+            help="Rank of LoRA, AdaLoRA, LoHa and LoKr, default 8; of VeRA, default 256; of MiSS, default 64.",
+            panel=DELTA,
+        ),
+    ),
     "delta.alpha": (
         float,
         Option(
             flag="--alpha",
-            help="Scale of LoRA and AdaLoRA: the update is multiplied by alpha / rank. Default 16.",
+            help="Scale of LoRA, AdaLoRA, LoHa and LoKr: the update is multiplied by alpha / rank. Default 16.",
             panel=DELTA,
         ),
     ),
@@ -25,7 +32,7 @@ DELTA_FLAGS: dict[str, tuple[type, Option]] = {
         float,
         Option(
             flag="--dropout",
-            help="Dropout of LoRA, AdaLoRA, prefix, ptuning2 and ptuning while training. Default 0.",
+            help="Dropout of LoRA, AdaLoRA, VeRA, MiSS, prefix, ptuning2 and ptuning while training. Default 0.",
             panel=DELTA,
         ),
     ),

@@ -8,14 +8,19 @@ from petrun.delta import (
     bitfit,
     full,
     ia3,
+    loha,
+    lokr,
     lora,
     low_rank_adapter,
+    miss,
+    oft,
     prefix,
     prompt,
     ptuning,
     ptuning2,
     r_drop,
     rows,
+    vera,
 )
 from petrun.delta.adapter import AdapterDense, AdapterLayer
 from petrun.delta.compose import compose, split_names
@@ -29,6 +34,11 @@ from petrun.typing import Cell
 METHODS: dict[str, Method] = {
     "lora": lora.METHOD,
     "adalora": adalora.METHOD,
+    "loha": loha.METHOD,
+    "lokr": lokr.METHOD,
+    "vera": vera.METHOD,
+    "oft": oft.METHOD,
+    "miss": miss.METHOD,
     "adapter": adapter.METHOD,
     "low_rank_adapter": low_rank_adapter.METHOD,
     "prefix": prefix.METHOD,

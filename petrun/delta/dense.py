@@ -7,7 +7,8 @@ Those of an activation by name are its cell's attributes: see petrun.kernels.nam
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
@@ -19,7 +20,7 @@ from petrun.delta.parts import draw_uniform
 from petrun.errors import TargetError
 from petrun.graph.packed_weight import PackedWeight, compute_dtype_of, hold, packed_of
 from petrun.graph.sites import Sites
-from petrun.graph.surgery import resolve_targets
+from petrun.graph.surgery import resolve_targets, swap
 from petrun.kernels.named_activations import activation_of, shard_activation
 from petrun.tensors import Array
 from petrun.typing import Cell, DType, JsonObject
@@ -187,6 +188,37 @@ class CastDense(BaseDense):
         return None
 
 
+class AddedDense(CastDense):
+    """act(x W^T + b + change(x)): what a method adds beside a layer is its `change`, (M, in_channels) -> (M, out_channels).
+
+    Inputs and Returns: see CastDense. `change` takes and gives compute_dtype.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, **base: Any) -> None:
+        super().__init__(in_channels, out_channels, **base)
+        self.add = ops.Add()
+
+    def change(self, x: Tensor) -> Tensor:
+        """Compute (M, in_channels) -> (M, out_channels), what is added before the activation."""
+        raise NotImplementedError
+
+    def plain(self, x: Tensor) -> Tensor:
+        """Compute (M, in_channels) -> (M, out_channels) in compute_dtype: the base, what is added and the activation."""
+        x = self.cast(x, self.compute_dtype)
+        y = self.base_product(x)
+        if self.has_bias:
+            y = self.bias_add(y, self.cast(self.bias, self.compute_dtype))
+        y = self.add(y, self.change(x))
+        return self.activation(y) if self.activation_flag else y
+
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
+        """`column`: outputs over tp ranks; `row`: inputs, whose sum every rank has."""
+        outer, inner = (tp if how == "column" else 1), (tp if how == "row" else 1)
+        shard_base(self, ((dp, inner), (outer, inner)), ((dp, outer), (outer,)))
+        self.add.shard(((dp, outer), (dp, outer)))
+        shard_activation(type(self).__name__, self.activation, ((dp, outer),))
+
+
 def arguments_like(dense: Cell) -> JsonObject:
     """Return the arguments of a cell that replaces `dense`; `adopt` then gives it the parameters."""
     return {
@@ -209,6 +241,15 @@ def adopt(cell: Cell, dense: Cell) -> Cell:
         cell.bias = dense.bias
     cell.set_train(dense.training)
     return cell
+
+
+def adapt(net: Cell, paths: Iterable[str], make: Callable[[Cell, str], Cell]) -> tuple[str, ...]:
+    """Swap every layer for make(layer, path), which takes over the layer's parameters. Returns the names of the parameters that it adds."""
+
+    def builder(path: str) -> Callable[[Cell], Cell]:
+        return lambda dense: adopt(make(dense, path), dense)
+
+    return swap(net, {path: builder(path) for path in paths})
 
 
 def drawn(path: str, shape: tuple[int, ...], fan_in: int, seed: int) -> Array:

@@ -247,9 +247,9 @@ FILES = {
         ["ad/adapter_config.json: is not UTF-8 text (byte 2)"],
     ),
     "peft of another method": (
-        peft(peft_type="LOHA"),
+        peft(peft_type="BOFT"),
         "ad",
-        ["ad/adapter_config.json: peft_type 'LOHA' is not supported", "LORA", "IA3", "PREFIX_TUNING"],
+        ["ad/adapter_config.json: peft_type 'BOFT' is not supported", "LORA", "IA3", "PREFIX_TUNING"],
     ),
     "peft with DoRA": (peft(use_dora=True), "ad", ["attention.self.query: lacks lora_magnitude_vector"]),
     "peft of rank 0": (peft(r=0), "ad", ["ad/adapter_config.json: r: must be a positive whole number, not 0"]),

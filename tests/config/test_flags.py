@@ -25,19 +25,27 @@ def one_value(annotation):
     return (get_args(kind)[0], True) if get_origin(kind) is tuple else (kind, False)
 
 
+def words(text):
+    return set(re.findall(r"\w+", text.lower()))
+
+
 @pytest.mark.parametrize("key", DELTA_FLAGS)
 def test_a_flag_has_the_type_and_the_default_of_its_fields(key):
     kind, option = DELTA_FLAGS[key]
     fields = fields_of(key)
     assert fields and {one_value(field.annotation) for field in fields.values()} == {(kind, option.separated)}
-    (default,) = {field.default for field in fields.values()}
     if kind is str:
+        (default,) = {field.default for field in fields.values()}
         assert default in (None, ()) or str(default) in option.help
     else:
-        assert re.search(r"Default ([\d.]+)\.$", option.help)[1] == f"{default:g}"
+        # One number, or one behind the methods that it is of.
+        parts = re.findall(r"([^;]*)[Dd]efault ([\d.]+)(?=[;.])", option.help)
+        told = {name: stated for names, stated in parts for name in METHODS if len(parts) == 1 or name in words(names)}
+        assert {name: told.get(name) for name in fields} == {
+            name: f"{field.default:g}" for name, field in fields.items()
+        }
 
 
 @pytest.mark.parametrize("key", [key for key, (kind, _) in DELTA_FLAGS.items() if kind is not str])
 def test_a_flag_names_the_methods_that_it_is_for(key):
-    words = set(re.findall(r"\w+", DELTA_FLAGS[key][1].help.lower()))
-    assert words & set(METHODS) == set(fields_of(key))
+    assert words(DELTA_FLAGS[key][1].help) & set(METHODS) == set(fields_of(key))

@@ -27,6 +27,13 @@ SETTINGS = {
     "dora": ("lora", {"rank": 2, "alpha": 8.0, "variant": "dora"}),
     "pissa": ("lora", {"rank": 2, "alpha": 8.0, "variant": "pissa", "lora_plus_ratio": 2.0}),
     "adalora": ("adalora", {"rank": 1, "init_rank": 2, "alpha": 8.0, "tinit": 1, "tfinal": 6, "delta_t": 1}),
+    "loha": ("loha", {"rank": 2, "alpha": 8.0}),
+    "lokr": ("lokr", {"rank": 1, "alpha": 8.0}),
+    "lokr-both": ("lokr", {"rank": 1, "alpha": 8.0, "decompose_both": True, "target": ("all-linear",)}),
+    "vera": ("vera", {"rank": 6, "target": ("all-linear",)}),
+    "oft": ("oft", {"block_size": 4}),
+    "oft-blocks": ("oft", {"blocks": 2, "terms": 6, "target": ("all-linear",)}),
+    "miss": ("miss", {"rank": 5, "target": ("all-linear",)}),
     "prefix": ("prefix", {"tokens": 3, "middle": 5}),
     "ptuning2": ("ptuning2", {"tokens": 3}),
     "ptuning2-projection": ("ptuning2", {"tokens": 3, "projection": True, "middle": 5}),
@@ -44,7 +51,7 @@ SETTINGS = {
     "lora-rows": ("lora+rows", {"rank": 2, "alpha": 8.0, "rows": "4-11"}),
 }
 # Settings of an algorithm that stands above with others, and a join of two: with --all.
-VARIANTS = ("pissa", "ptuning2-projection", "ptuning-lstm", "lora-bitfit", "rows")
+VARIANTS = ("pissa", "ptuning2-projection", "ptuning-lstm", "lora-bitfit", "rows", "lokr-both", "oft-blocks")
 # These have no bias: what bitfit says there is in its own tests.
 LACKING = {
     (label, family)

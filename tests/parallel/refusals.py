@@ -5,6 +5,10 @@ DROPPING = ["delta.dropout=0.1"]
 REFUSED = [
     ("llama", "lora", "tp=2", ["delta.variant=dora"], "norms of whole rows"),
     *(("llama", "lora+r_drop", layout, DROPPING, "compares two whole distributions") for layout in ("tp=2", "pp=2", "zero=1")),
+    *(("llama", "lokr", layout, [], "multiplies a layer's features in blocks") for layout in ("tp=2", "pp=2", "zero=1")),
+    ("llama", "vera", "tp=2", [], "two matrices that the layers of all ranks share"),
+    ("llama", "oft", "tp=2", [], "turns a layer's features in blocks"),
+    ("llama", "miss", "tp=2", ["delta.rank=8"], "adds up a layer's inputs in blocks"),
     *(("llama", "adalora", layout, [], "weighs whole matrices") for layout in ("tp=2", "pp=2", "zero=1")),
     ("llama", "lora", "pp=2", ["train.accumulate=4"], "--accumulate 4: a pipeline adds up its micro-batches"),
     ("llama", "prompt", "pp=2", [], "in the layers of stage 0, 1 of 0 to 1 nothing trains"),
@@ -18,6 +22,7 @@ REFUSED = [
     ("llama", "adapter", SEQUENCE, [], "layers.0.attn.o: AdapterDense does not split tokens"),
     ("llama", "low_rank_adapter", SEQUENCE, [], "layers.0.attn.o: LowRankAdapterDense does not split tokens"),
     ("llama", "ia3", SEQUENCE, [], "layers.0.mlp.down: IA3Dense does not split tokens"),
+    ("llama", "loha", SEQUENCE, ["delta.target=[all-linear]"], "layers.0.attn.o: LohaDense does not split tokens"),
     *(("llama", algo, SEQUENCE, [], "rows with virtual tokens are not split") for algo in ("prompt", "prefix", "ptuning", "ptuning2")),
     ("llama", "lora", SEQUENCE, ["data.seq_len=15"], "does not divide rows of 15 tokens"),
     ("llama", "lora", "tp=4", [], "tp=4: does not divide 2 key/value heads"),

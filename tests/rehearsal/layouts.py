@@ -47,6 +47,7 @@ EVERY_DROPOUT = {"attention_probs_dropout_prob": 0.1, "hidden_dropout_prob": 0.1
 GPT2_DROPOUT = {"attn_pdrop": 0.1, "resid_pdrop": 0.1, "embd_pdrop": 0.1}
 ADAPTER = {"algo": "adapter", "delta.bottleneck": 12}
 IA3 = {"algo": "ia3"}
+LOHA = {"algo": "loha", "delta.rank": 2, "delta.target": ("all-linear",)}
 PREFIX = {"algo": "prefix", "delta.tokens": 8, "delta.middle": 12}
 FOUR_ROWS = {"train.batch_size": 4}
 
@@ -66,6 +67,7 @@ CASES = {
     "gpt2-lora-dp2-tp2": Case(family="gpt2", layout="dp=2,tp=2", flags=ALL, base=ONE_OF_GPT2),
     "llama-adapter-tp2": Case(family="llama", layout="dp=1,tp=2", flags=ADAPTER),
     "llama-ia3-tp2": Case(family="llama", layout="dp=1,tp=2", flags=IA3),
+    "llama-loha-dp2-tp2": Case(family="llama", layout="dp=2,tp=2", flags=LOHA, base=ONE),
     "llama-prefix-tp2": Case(family="llama", layout="dp=1,tp=2", flags=PREFIX),
     "bert-bitfit-tp2": Case(family="bert", layout="dp=1,tp=2", flags={"algo": "bitfit"}, base=ONE),
     "llama-lora-tp2-accumulate": Case(family="llama", layout="dp=1,tp=2", flags={"train.accumulate": 2}),

@@ -18,9 +18,9 @@ from typing import Annotated, Literal
 
 import numpy as np
 from mindspore import Tensor
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from petrun.delta.dense import TargetConfig, adopt, arguments_like, drawn
+from petrun.delta.dense import adopt, arguments_like, drawn
 from petrun.delta.forms import (
     AdapterTensors,
     BaseValues,
@@ -36,7 +36,8 @@ from petrun.delta.lora.embedding import LoRAEmbedding
 from petrun.delta.lora.pissa import LORA_A0, LORA_B0, PissaDense
 from petrun.delta.method import ALL, OF_THE_RUN, Method, Update
 from petrun.delta.parts import draw_normal
-from petrun.errors import DeltaError, TargetError, did_you_mean
+from petrun.delta.ranks import RankedConfig, check_patterns
+from petrun.errors import DeltaError, TargetError
 from petrun.graph.packed_weight import is_outlined
 from petrun.graph.sites import Sites
 from petrun.graph.surgery import cells, resolve_targets, swap
@@ -50,11 +51,10 @@ _LISTED = 20
 _CELLS: dict[str, type[LoRADense]] = {"lora": LoRADense, "rslora": LoRADense, "dora": DoraDense, "pissa": PissaDense}
 
 
-class LoraConfig(TargetConfig):
+class LoraConfig(RankedConfig):
     """Settings of LoRA."""
 
     rank: int = Field(8, ge=1, description="rows of A: the rank of the update")
-    alpha: float = Field(16.0, description="scale of the update; s = alpha / rank")
     dropout: Annotated[float, OF_THE_RUN] = Field(0.0, ge=0.0, lt=1.0, description="on the input of A, while training")
     variant: Literal["lora", "rslora", "dora", "pissa"] = Field(
         "lora",
@@ -66,29 +66,11 @@ class LoraConfig(TargetConfig):
     bias: bool = Field(
         False, description="a trained bias on B of linear layers, scaled as the product is (peft's lora_bias)"
     )
-    rank_pattern: dict[str, int] = Field(default_factory=dict, description="path -> rank, where it differs")
-    alpha_pattern: dict[str, float] = Field(default_factory=dict, description="path -> alpha, where it differs")
-
-    @field_validator("alpha")
-    @classmethod
-    def _not_zero(cls, value: float) -> float:
-        if value == 0 or not math.isfinite(value):
-            raise ValueError("alpha must be a finite number other than 0")
-        return value
-
-    @field_validator("rank_pattern")
-    @classmethod
-    def _positive(cls, value: dict[str, int]) -> dict[str, int]:
-        wrong = [path for path, rank in value.items() if rank < 1]
-        if wrong:
-            raise ValueError(f"rank must be at least 1 for {', '.join(wrong)}")
-        return value
 
     def site(self, path: str) -> tuple[int, float]:
         """(rank, scale) of the layer at `path`."""
-        rank = self.rank_pattern.get(path, self.rank)
-        alpha = self.alpha_pattern.get(path, self.alpha)
-        return rank, alpha / (math.sqrt(rank) if self.variant == "rslora" else rank)
+        rank, scale = super().site(path)
+        return rank, self.alpha_pattern.get(path, self.alpha) / math.sqrt(rank) if self.variant == "rslora" else scale
 
 
 def wrap_dense(dense: Cell, path: str, config: LoraConfig, seed: int) -> Cell:
@@ -137,7 +119,7 @@ def adapted_paths(net: Cell, config: LoraConfig, sites: Sites) -> tuple[str, ...
 def attach(net: Cell, config: LoraConfig, sites: Sites, seed: int) -> tuple[str, ...]:
     """Wrap every targeted nn.Dense and embedding. Returns the names of A, B and what the variant adds. Raises TargetError."""
     paths = adapted_paths(net, config, sites)
-    _check_patterns(config, paths)
+    check_patterns(config, paths)
     if config.variant == "pissa":
         _check_ranks(net, config, [path for path in paths if path not in sites.tables])
 
@@ -146,19 +128,6 @@ def attach(net: Cell, config: LoraConfig, sites: Sites, seed: int) -> tuple[str,
         return lambda cell: wrap(cell, path, config, seed)
 
     return swap(net, {path: builder(path) for path in paths})
-
-
-def _check_patterns(config: LoraConfig, paths: tuple[str, ...]) -> None:
-    problems = [
-        f"delta.{name}: {key} is none of the adapted layers. {did_you_mean(key, paths)}"
-        for name in ("rank_pattern", "alpha_pattern")
-        for key in getattr(config, name)
-        if key not in paths
-    ]
-    if problems:
-        raise TargetError(
-            "\n".join(problems), hint="Its keys are whole paths of layers, as `petrun inspect` lists them."
-        )
 
 
 def _check_ranks(net: Cell, config: LoraConfig, paths: Iterable[str]) -> None:

@@ -8,8 +8,8 @@ the file holds the remaining ones, and the config's rank_pattern says which of t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,14 +17,13 @@ from petrun.checkpoint.delta import ADAPTER_CONFIG, Delta
 from petrun.checkpoint.delta_tensors import arrays_digest
 from petrun.delta.adalora import ADALORA_A, ADALORA_B, ADALORA_E, ADALORA_KEEP
 from petrun.interop.peft.config import Fields
+from petrun.interop.peft.layers import Layer, sorted_layers
 from petrun.interop.peft.lora_config import HARMLESS
-from petrun.interop.peft.reading import PREFIX, Reading
+from petrun.interop.peft.reading import Reading
 from petrun.interop.peft.writing import ExportRequest, collect, common_fields, compact, plain, write_folder
 from petrun.tensors import Array
 from petrun.typing import JsonObject
 
-_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[ABE])(?:\.[^.]+)?")
-_OURS = {"A": ADALORA_A, "E": ADALORA_E, "B": ADALORA_B}
 _LEAVES = {ADALORA_A: "lora_A", ADALORA_E: "lora_E", ADALORA_B: "lora_B"}
 _READ = (
     "init_r target_r lora_alpha lora_dropout rank_pattern target_modules exclude_modules layers_to_transform layers_pattern "
@@ -34,14 +33,6 @@ _READ = (
 _UNUSED = (
     "tinit tfinal deltaT beta1 beta2 orth_reg_weight total_step r use_rslora alpha_pattern init_lora_weights".split()
 )
-
-
-@dataclass
-class _Layer:
-    module: str
-    factors: dict[str, str] = field(default_factory=dict)
-    """"A", "E" and "B" -> name in the file."""
-    keep: Array = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 def read_adalora(reading: Reading) -> Delta:
@@ -56,10 +47,11 @@ def read_adalora(reading: Reading) -> Delta:
     fields.raise_problems(
         str(delta.path / ADAPTER_CONFIG), "petrun reads AdaLoRA adapters of linear layers, with heads."
     )
-    layers = _sorted(reading)
-    for layer in layers.values():
-        layer.keep = kept.get(layer.module, np.ones(width, np.float32))
-        _check(reading, layer, delta.shapes)
+    layers = sorted_layers(reading, _LEAVES)
+    reading.flat |= {name for name in reading.found if name.endswith(f".{ADALORA_E}")}
+    keep = {path: kept.get(layer.module, np.ones(width, np.float32)) for path, layer in layers.items()}
+    for path, layer in layers.items():
+        _check(reading, layer, keep[path])
         if targets.targets_module(layer.module) is False:
             reading.problems.append(f"{layer.module}: has tensors, but target_modules does not name it")
     if not reading.problems:
@@ -74,7 +66,7 @@ def read_adalora(reading: Reading) -> Delta:
         "dropout": dropout,
         "target": reading.in_order(layers),
     }
-    return _widened(reading.finish(config), layers)
+    return _widened(reading.finish(config), keep)
 
 
 def _kept(fields: Fields, width: int) -> dict[str, Array]:
@@ -92,36 +84,14 @@ def _kept(fields: Fields, width: int) -> dict[str, Array]:
     return {re.sub(r"\.lora_E(\.[^.]+)?$", "", name): np.array(flags, np.float32) for name, flags in pattern.items()}
 
 
-def _sorted(reading: Reading) -> dict[str, _Layer]:
-    """Sort the file's tensors by layer; heads and biases are read in full."""
-    layers: dict[str, _Layer] = {}
-    for stored in reading.delta.tensors:
-        name = stored.removeprefix(PREFIX)
-        match = _FACTOR.fullmatch(name)
-        if name == stored:
-            reading.problems.append(f"{stored}: does not begin with {PREFIX}")
-        elif match is None:
-            reading.full_tensor(stored, name)
-        elif path := reading.layer(match["module"], f"lora_{match['factor']} of {match['module']}"):
-            layer = layers.setdefault(path, _Layer(match["module"]))
-            if match["factor"] in layer.factors:
-                reading.problems.append(f"{stored} and {layer.factors[match['factor']]} are the same matrix")
-            layer.factors[match["factor"]] = stored
-            ours = f"{path}.{_OURS[match['factor']]}"
-            reading.found[ours] = stored
-            if match["factor"] == "E":
-                reading.flat.add(ours)
-    return layers
-
-
-def _check(reading: Reading, layer: _Layer, shapes: Mapping[str, Sequence[int]]) -> None:
+def _check(reading: Reading, layer: Layer, keep: Array) -> None:
     """Check that a layer has all three matrices, of matching shapes, with the number of triplets that the config states, or all."""
-    lacking = [f"lora_{factor}" for factor in "AEB" if factor not in layer.factors]
+    lacking = [part for part in _LEAVES.values() if part not in layer.parts]
     if lacking:
         reading.problems.append(f"{layer.module}: lacks {', '.join(lacking)}")
         return
-    a, e, b = (tuple(shapes[layer.factors[factor]]) for factor in "AEB")
-    left, width = int(layer.keep.sum()), len(layer.keep)
+    a, e, b = (tuple(reading.delta.shapes[layer.parts[part]]) for part in _LEAVES.values())
+    left, width = int(keep.sum()), len(keep)
     if len(a) != 2 or len(b) != 2 or e != (a[0], 1) or b[1] != a[0]:
         reading.problems.append(
             f"{layer.module}: lora_A {list(a)}, lora_E {list(e)} and lora_B {list(b)} do not multiply"
@@ -130,18 +100,18 @@ def _check(reading: Reading, layer: _Layer, shapes: Mapping[str, Sequence[int]])
         reading.problems.append(f"{layer.module}: has {a[0]} triplets, the config says {left}")
 
 
-def _widened(delta: Delta, layers: Mapping[str, _Layer]) -> Delta:
+def _widened(delta: Delta, keep: Mapping[str, Array]) -> Delta:
     """Return every layer with init_r triplets, zeros for the pruned ones, and its mask."""
     tensors: dict[str, Array] = {name: delta.tensors[name] for name in delta.tensors}
-    for path, layer in layers.items():
-        indices = np.flatnonzero(layer.keep)
+    for path, mask in keep.items():
+        indices = np.flatnonzero(mask)
         for leaf, axis in ((ADALORA_A, 0), (ADALORA_E, 0), (ADALORA_B, 1)):
             given = tensors[f"{path}.{leaf}"]
-            if given.shape[axis] < len(layer.keep):
-                wide = np.zeros([len(layer.keep) if i == axis else n for i, n in enumerate(given.shape)], np.float32)
+            if given.shape[axis] < len(mask):
+                wide = np.zeros([len(mask) if i == axis else n for i, n in enumerate(given.shape)], np.float32)
                 wide[(slice(None),) * axis + (indices,)] = given
                 tensors[f"{path}.{leaf}"] = wide
-        tensors[f"{path}.{ADALORA_KEEP}"] = layer.keep
+        tensors[f"{path}.{ADALORA_KEEP}"] = mask
     return replace(delta, tensors=tensors, digest=arrays_digest(tensors))
 
 

@@ -14,11 +14,16 @@ from petrun.errors import DeltaError
 from petrun.graph.sites import Sites
 from petrun.interop.peft.adalora import read_adalora, write_adalora
 from petrun.interop.peft.ia3 import read_ia3, write_ia3
+from petrun.interop.peft.loha import read_loha, write_loha
+from petrun.interop.peft.lokr import read_lokr, write_lokr
 from petrun.interop.peft.lora import read_lora, write_lora
+from petrun.interop.peft.miss import read_miss, write_miss
+from petrun.interop.peft.oft import read_oft, write_oft
 from petrun.interop.peft.prefix import read_prefix, write_prefix
 from petrun.interop.peft.prompt import read_prompt, write_prompt
 from petrun.interop.peft.reading import Reading
 from petrun.interop.peft.rows import read_rows, split_rows, write_rows
+from petrun.interop.peft.vera import read_vera, write_vera
 from petrun.interop.peft.writing import ExportRequest
 from petrun.models.base import StoredName, untied
 from petrun.tensors import Array
@@ -36,6 +41,11 @@ class Codec:
 CODECS = {
     "LORA": Codec(read_lora, write_lora),
     "ADALORA": Codec(read_adalora, write_adalora),
+    "LOHA": Codec(read_loha, write_loha),
+    "LOKR": Codec(read_lokr, write_lokr),
+    "VERA": Codec(read_vera, write_vera),
+    "OFT": Codec(read_oft, write_oft),
+    "MISS": Codec(read_miss, write_miss),
     "IA3": Codec(read_ia3, write_ia3),
     "PREFIX_TUNING": Codec(read_prefix, write_prefix),
     "PROMPT_TUNING": Codec(read_prompt, write_prompt),

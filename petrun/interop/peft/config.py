@@ -89,6 +89,22 @@ def pattern_key(patterns: Mapping[str, object], module: str) -> str:
     return next((key for key in patterns if re.match(rf"(.*\.)?({key})$", module)), module)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """The part of a config that says the rank and the alpha of every layer."""
+
+    rank: int
+    alpha: float
+    rank_pattern: Mapping[str, int]
+    alpha_pattern: Mapping[str, float]
+
+    def rank_of(self, module: str) -> int:
+        return self.rank_pattern.get(pattern_key(self.rank_pattern, module), self.rank)
+
+    def alpha_of(self, module: str) -> float:
+        return self.alpha_pattern.get(pattern_key(self.alpha_pattern, module), self.alpha)
+
+
 class Fields:
     """Reads a config's fields with their types; errors are collected in `problems`."""
 
@@ -188,3 +204,13 @@ class Fields:
             re.compile(expression)
         except re.error as error:
             self.problems.append(f"{key}: {expression!r} is not a regular expression ({error})")
+
+
+def read_ranks(fields: Fields, alpha: str) -> Ranks:
+    """Read ranks and alphas. `alpha`: the key of the alpha of every layer."""
+    return Ranks(
+        rank=fields.count("r", 8),
+        alpha=fields.number(alpha, 8.0),
+        rank_pattern={k: int(v) for k, v in fields.pattern("rank_pattern", whole=True).items()},
+        alpha_pattern=fields.pattern("alpha_pattern", whole=False),
+    )

@@ -63,21 +63,21 @@ def read_lora(reading: Reading) -> Delta:
 
 
 def _lora_settings(config: LoraAdapter, layers: Mapping[str, _Layer]) -> JsonObject:
-    ranks = {path: config.rank_of(layer.module) for path, layer in layers.items()}
-    alphas = {path: config.alpha_of(layer.module) for path, layer in layers.items()}
-    alpha = config.alpha
+    ranks = {path: config.ranks.rank_of(layer.module) for path, layer in layers.items()}
+    alphas = {path: config.ranks.alpha_of(layer.module) for path, layer in layers.items()}
+    alpha = config.ranks.alpha
     if config.dora and config.rslora:
         # petrun has one variant at a time: DoRA with the alphas that give rsLoRA's scale.
-        alpha *= math.sqrt(config.rank)
+        alpha *= math.sqrt(config.ranks.rank)
         alphas = {path: value * math.sqrt(ranks[path]) for path, value in alphas.items()}
     return {
-        "rank": config.rank,
+        "rank": config.ranks.rank,
         "alpha": alpha,
         "dropout": config.dropout,
         "variant": "dora" if config.dora else "rslora" if config.rslora else "lora",
         "target": list(layers),
         **({"bias": True} if config.bias else {}),
-        "rank_pattern": {path: rank for path, rank in ranks.items() if rank != config.rank},
+        "rank_pattern": {path: rank for path, rank in ranks.items() if rank != config.ranks.rank},
         "alpha_pattern": {path: value for path, value in alphas.items() if value != alpha},
     }
 
@@ -157,7 +157,7 @@ class _Sorting:
             a, b = (tuple(shapes[layer.factors[factor]]) for factor in "AB")
             if path in self.tables:
                 a, b = a[::-1], b[::-1]
-            rank = self.config.rank_of(layer.module)
+            rank = self.config.ranks.rank_of(layer.module)
             if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
                 self.problems.append(f"{layer.module}: lora_A {list(a)} and lora_B {list(b)} do not multiply")
             elif self.config.dora and shapes[layer.factors["M"]] != (b[0],):
@@ -172,7 +172,7 @@ class _Sorting:
                 self.problems.append(f"{layer.module}: its rank is {a[0]}, the config says {rank}")
             elif not self._is_tied(path) and self.config.targets.targets_module(layer.module) is False:
                 self.problems.append(f"{layer.module}: has tensors, but target_modules does not name it")
-            if self.config.alpha_of(layer.module) == 0:
+            if self.config.ranks.alpha_of(layer.module) == 0:
                 self.problems.append(f"{layer.module}: alpha is 0, so the adapter does nothing")
         self._check_tied()
         return {path: self._layers[path] for path in self.reading.in_order(self._layers)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from petrun.interop.peft.config import Fields, Targets, pattern_key
+from petrun.interop.peft.config import Fields, Ranks, Targets, read_ranks
 from petrun.typing import JsonObject
 
 # Settings of initialisation, training and serving, which do not change what a trained adapter computes.
@@ -60,8 +60,7 @@ _WHY_NOT = {
 class LoraAdapter:
     """The part of an adapter's config that LoRA's mathematics and its targets need."""
 
-    rank: int
-    alpha: float
+    ranks: Ranks
     dropout: float
     rslora: bool
     dora: bool
@@ -71,15 +70,7 @@ class LoraAdapter:
     """pissa or olora, where the adapter's initial matrices were subtracted from the base; else ""."""
     tokens: Mapping[str, tuple[int, ...]]
     """trainable_token_indices: module, "" for the token embedding -> rows of its matrix that were trained."""
-    rank_pattern: Mapping[str, int]
-    alpha_pattern: Mapping[str, float]
     targets: Targets
-
-    def rank_of(self, module: str) -> int:
-        return self.rank_pattern.get(pattern_key(self.rank_pattern, module), self.rank)
-
-    def alpha_of(self, module: str) -> float:
-        return self.alpha_pattern.get(pattern_key(self.alpha_pattern, module), self.alpha)
 
 
 def parse_lora_config(path: str, raw: JsonObject) -> LoraAdapter:
@@ -87,16 +78,13 @@ def parse_lora_config(path: str, raw: JsonObject) -> LoraAdapter:
     fields = Fields(raw)
     _refuse(fields)
     config = LoraAdapter(
-        rank=fields.count("r", 8),
-        alpha=fields.number("lora_alpha", 8.0),
+        ranks=read_ranks(fields, "lora_alpha"),
         dropout=fields.number("lora_dropout", 0.0),
         rslora=fields.flag("use_rslora"),
         dora=fields.flag("use_dora"),
         bias=fields.flag("lora_bias"),
         init=_repeated(raw),
         tokens=_tokens(fields),
-        rank_pattern={k: int(v) for k, v in fields.pattern("rank_pattern", whole=True).items()},
-        alpha_pattern=fields.pattern("alpha_pattern", whole=False),
         targets=_targets(fields),
     )
     fields.raise_problems(

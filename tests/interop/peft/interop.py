@@ -36,6 +36,11 @@ PEFT = {
     "lora+bitfit": {"rank": 4, "alpha": 8.0},
     "adalora": {"init_rank": 4, "rank": 2},
     "ia3": {},
+    "loha": {"rank": 3, "alpha": 6.0},
+    "lokr": {"rank": 1, "alpha": 2.0, "target": ("all-linear",)},
+    "vera": {"rank": 4, "target": ("all-linear",)},
+    "oft": {"block_size": 4, "target": ("all-linear",)},
+    "miss": {"rank": 5, "target": ("all-linear",)},
     "prompt": {"tokens": 3},
     "ptuning": {"tokens": 3, "middle": 5},
     "ptuning2": {"tokens": 3},
@@ -45,6 +50,8 @@ COMPUTED = ("ptuning", "prefix")
 """What their networks give is exported: it differs in the last bits from processor to processor, so its values are left out."""
 TIED = {"lora-tied": (), "lora-whole": ("embed.weight",)}
 """On bases whose head and embedding share a matrix: what trains beside the method."""
+NO_CONV1D = ("loha", "lokr", "oft", "miss")
+"""peft has none of these for GPT-2's Conv1D."""
 MERGED = ("lora", "lora-rslora", "ia3", "bitfit", "full")
 TOKENS = 6
 LIBRARIES = ("torch", "transformers", "peft")
@@ -56,7 +63,8 @@ def cases():
         for family in FAMILIES:
             # A llama has no biases, and that peft cannot put prefixes before a BERT's keys.
             left_out = (("lora+bitfit", "llama"), ("ptuning2", "bert"), ("prefix", "bert"))
-            if (method, family) not in (*left_out, *((tied, "bert") for tied in TIED)):
+            others = (*((tied, "bert") for tied in TIED), *((each, "gpt2") for each in NO_CONV1D))
+            if (method, family) not in (*left_out, *others):
                 yield "peft", method, family
     for method in MERGED:
         for family in FAMILIES:

@@ -255,7 +255,7 @@ def test_all_refused_fields_are_told_at_once(write_adapter, names):
     assert all(f"\n  {key}: " in caught.value.message for key in ("use_dora", "lora_bias", "r"))
 
 
-@pytest.mark.parametrize("kind", ["LOHA", "VERA", None, 3])
+@pytest.mark.parametrize("kind", ["BOFT", "HRA", None, 3])
 def test_other_kinds(write_adapter, names, kind):
     with pytest.raises(DeltaError, match=f"peft_type {kind!r} is not supported"):
         from_peft(read_delta(write_adapter(factors(), peft_type=kind)), names)
@@ -276,7 +276,7 @@ def test_every_field_of_the_installed_default_is_harmless():
         "use_qalora": False, "use_rslora": False, "velora_config": None,
     }  # fmt: skip
     config = parse_lora_config("adapter_config.json", raw)
-    assert (config.rank, config.alpha, config.targets.targets, config.targets.saved_modules) == (
+    assert (config.ranks.rank, config.ranks.alpha, config.targets.targets, config.targets.saved_modules) == (
         4,
         8.0,
         ("v_proj", "q_proj"),
