@@ -8,7 +8,6 @@ from pathlib import Path
 
 from petrun.data.templates.tokenizer_templates import template_files
 from petrun.errors import WeightsError
-from petrun.models.families import hf_class
 from petrun.tensors import atomic_file
 from petrun.typing import JsonObject
 
@@ -35,6 +34,7 @@ _OF_THE_MODEL = ("generation_config.json", "new_rows.json")
 def merged_config(
     raw: JsonObject,
     *,
+    architecture: str | None = None,
     classes: int | None = None,
     labels: Sequence[str] = (),
     dtype: str | None = None,
@@ -42,6 +42,7 @@ def merged_config(
 ) -> JsonObject:
     """Return the base's config.json with the architecture of the merged weights.
 
+    architecture: class of transformers; None: the base's own stays.
     classes: classes of the delta's classification head; `labels` names them, else the base's own names
     where they are as many, else LABEL_0, ... dtype: the floating type of the weights, where it was changed.
     untied: the head has a matrix of its own, which the base's shares with the embedding.
@@ -50,7 +51,6 @@ def merged_config(
     config = {key: value for key, value in raw.items() if key != "quantization_config"}
     if untied:
         config["tie_word_embeddings"] = False
-    architecture = hf_class(raw.get("model_type"))
     # Loaded as any other class, transformers would initialise a part of it again.
     if architecture:
         config["architectures"] = [architecture]

@@ -99,6 +99,8 @@ class FolderSettings:
 
     config: JsonObject
     """The base's config.json."""
+    architecture: str | None = None
+    """The class of transformers whose names the tensors have; None: that of config.json."""
     companions: Path | None = None
     """The folder whose tokenizer files are copied."""
     labels: Sequence[str] = ()
@@ -125,7 +127,12 @@ def merge_to_folder(
     merger = _Merger(base, delta, update, dtype, hugging_face=True)
     check_room(out, merger.nbytes)
     config = merged_config(
-        folder.config, classes=merger.classes, labels=folder.labels, dtype=dtype, untied=bool(merger.shared)
+        folder.config,
+        architecture=folder.architecture,
+        classes=merger.classes,
+        labels=folder.labels,
+        dtype=dtype,
+        untied=bool(merger.shared),
     )
     with atomic_folder(out) as path:
         # transformers 4 refuses safetensors files that do not say which framework wrote them.

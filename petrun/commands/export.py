@@ -13,7 +13,7 @@ from petrun.errors import ConfigError
 from petrun.inference.assembly import base_path, open_delta, require_matching_family
 from petrun.inference.stored_base import stored_base
 from petrun.inference.virtual_tables import with_tables
-from petrun.interop.convert import to_net_names, write_peft
+from petrun.interop.convert import to_net_names, trained_task, write_peft
 from petrun.models.factory import is_factory, read_family
 
 
@@ -53,7 +53,8 @@ def write(given: Delta, out: str, sources: DeltaSources, task: str | None) -> Pa
     refuse_factory(family)
     path = base_path(ModelConfig(base=base, family=family))
     assert path is not None
-    raw, kind, parsed = read_family(path, family)
+    task = task or trained_task(given)
+    raw, kind, parsed = read_family(path, family, task=task)
     require_matching_family(given, raw)
     names, sites = kind.names(parsed), kind.sites(parsed)
     fitted = to_net_names(
@@ -62,15 +63,14 @@ def write(given: Delta, out: str, sources: DeltaSources, task: str | None) -> Pa
         kind.prefixes,
         sources.alpha,
         sites,
-        lambda name: stored_base(ModelConfig(base=base, family=family)).arrays()[name],
+        lambda name: stored_base(ModelConfig(base=base, family=family), task).arrays()[name],
     )
-    info = fitted.manifest.task if fitted.manifest is not None else None
     folder = Path(out).expanduser()
     write_peft(
         with_tables(fitted, kind, parsed),
         names,
         folder,
-        task=task or (info.name if info is not None else None),
+        task=task,
         base=base,
         sites=sites,
     )

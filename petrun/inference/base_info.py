@@ -9,6 +9,7 @@ from petrun.config.schema import RunConfig
 from petrun.errors import ConfigError
 from petrun.inference.assembly import base_path
 from petrun.models.factory import is_factory, read_family
+from petrun.models.families import tasks_of
 from petrun.models.folder import label_names
 from petrun.tensors.sharded.ranks import root_of
 from petrun.typing import JsonObject
@@ -21,7 +22,7 @@ class BaseInfo:
     hf_config: JsonObject
     """config.json; {} for a model of the user's own."""
     tasks: tuple[str, ...]
-    """Tasks that the family can be trained for."""
+    """Tasks that the base can be trained for."""
     vocabulary: int | None
     """Rows of the token embedding, under whatever name config.json states them; None for a model of the user's own."""
     longest: int | None
@@ -51,7 +52,7 @@ def read_base_info(config: RunConfig, tokens: int = 0) -> BaseInfo:
             folder=None,
         )
     path = Path(config.model.config) if config.model.config else None
-    raw, family, parsed = read_family(base, config.model.family, path)
+    raw, family, parsed = read_family(base, config.model.family, path, config.data.task)
     longest = parsed.positions
     if longest is not None:
         if longest - tokens < 2:
@@ -64,7 +65,7 @@ def read_base_info(config: RunConfig, tokens: int = 0) -> BaseInfo:
     labels, count = ((), None) if config.model.fresh_head else own_head(raw)
     return BaseInfo(
         hf_config=raw,
-        tasks=family.tasks,
+        tasks=tasks_of(family),
         vocabulary=parsed.vocab,
         longest=longest,
         virtual_tokens=tokens,

@@ -26,6 +26,7 @@ from petrun.inference.assembly import (
     with_form_of,
 )
 from petrun.inference.stored_base import StoredBase, stored_base
+from petrun.interop.convert import trained_task
 from petrun.models.base import BaseContent
 
 
@@ -51,6 +52,11 @@ def weighted_path(text: str) -> WeightedPath:
     return WeightedPath(path, weight)
 
 
+def first_task(deltas: Sequence[Delta]) -> str | None:
+    """Return the task of the first delta that says it."""
+    return next(filter(None, map(trained_task, deltas)), None)
+
+
 class DeltaOpener:
     """Opens deltas in petrun's names; the base is opened only where it is needed."""
 
@@ -59,11 +65,12 @@ class DeltaOpener:
         self.sources = sources
         self._base = model
         self._content: BaseContent | None = None
+        self._task: str | None = None
 
     @property
     def base(self) -> StoredBase:
         if self._base is None:
-            self._base = stored_base(self._model)
+            self._base = stored_base(self._model, self._task)
         return self._base
 
     @property
@@ -78,11 +85,15 @@ class DeltaOpener:
             ) from None
 
     def use_form_of(self, deltas: Sequence[Delta]) -> None:
-        """Hold the base as these deltas were trained on it, where the user does not say how."""
-        if self._base is None and self.sources.quant is None:
+        """Hold the base as these deltas were trained on it: with the head of their task, and, where the user does not say how, in their
+        form."""
+        if self._base is not None:
+            return
+        self._task = first_task(deltas)
+        if self.sources.quant is None:
             model = with_form_of(self._model, deltas)
             if model.quant is not None:
-                self._base = stored_base(model)
+                self._base = stored_base(model, self._task)
 
     def content(self) -> BaseContent:
         """What the base is recognised by. The first access reads every tensor."""
@@ -103,6 +114,8 @@ class DeltaOpener:
         require_alpha_used(self.sources.alpha, read, paths[0])
         if self.sources.base is not None:
             self.use_form_of(read)
+        else:
+            self._task = first_task(read)
         return [self._fitted(delta) for delta in read]
 
     def _fitted(self, given: Delta) -> Delta:

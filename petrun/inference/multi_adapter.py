@@ -115,7 +115,7 @@ def open_multi_adapter(loaded: LoadedModel, deltas: Mapping[str, Delta], rows: i
 def _adapter(loaded: LoadedModel, delta: Delta, base: BaseValues) -> AdapterTensors:
     """Convert the delta's tensors to the form of the graph. Raises DeltaError where one is missing."""
     require_switchable(delta)
-    family = FAMILIES[loaded.family]
+    family = FAMILIES[loaded.family].for_task(loaded.tasks[0])
     parsed = family.parse(loaded.hf_config)
     try:
         return adapter_tensors(with_tables(delta, family, parsed), loaded.sites, base)

@@ -44,6 +44,7 @@ from petrun.inference.rows import (
     scoring_batches,
     try_rows,
 )
+from petrun.interop.convert import trained_task
 from petrun.models.base import LoadedModel
 from petrun.models.factory import is_factory
 from petrun.parallel.compile_cache import use_compile_cache
@@ -227,7 +228,11 @@ def _inherit(resolved: Resolved, delta: Delta | None) -> Resolved:
     """Take over the manifest's settings where no flag gives others. Raises ConfigError for another task than the delta's."""
     info = delta.manifest.task if delta is not None and delta.manifest is not None else None
     if info is None or delta is None or delta.manifest is None:
-        return resolved
+        task = None if delta is None else trained_task(delta)
+        if task is None or resolved.config.data.task is not None:
+            return resolved
+        data = resolved.config.data.model_copy(update={"task": task})
+        return Resolved(resolved.config.model_copy(update={"data": data}), resolved.origins)
     config = resolved.config
     own = {
         # Such a delta answers prompts like any other: its rows need not hold two answers.

@@ -50,6 +50,11 @@ class StoredBase:
         return self.kind.ignored if self.kind else ()
 
     @property
+    def architecture(self) -> str | None:
+        """The class of transformers whose names the tensors have."""
+        return self.kind.hf_classes[self.raw["model_type"]] if self.kind else None
+
+    @property
     def sites(self) -> Sites | None:
         return self.kind.sites(self.parsed) if self.kind else None
 
@@ -107,8 +112,11 @@ class StoredBase:
         )
 
 
-def stored_base(model: ModelConfig) -> StoredBase:
-    """Open the user's base, or the embedded one. Raises ModelError, and ConfigError for a factory without a checkpoint."""
+def stored_base(model: ModelConfig, task: str | None = None) -> StoredBase:
+    """Open the user's base, or the embedded one, with the head of the task; None: of config.json.
+
+    Raises ModelError, and ConfigError for a factory without a checkpoint.
+    """
     path, family = base_path(model), model.family
     if path is None:
         raise ConfigError(
@@ -118,7 +126,7 @@ def stored_base(model: ModelConfig) -> StoredBase:
     if is_factory(family):
         require_built_in(str(family), form_to_make(model))
         return StoredBase(path=path, raw={}, kind=None, parsed=None, family=str(family), strategy=model.base_strategy)
-    raw, kind, parsed = read_family(path, family, config_file(model))
+    raw, kind, parsed = read_family(path, family, config_file(model), task)
     parsed = kind.settle(parsed, open_weights(path, strategy_path(model.base_strategy)))
     return StoredBase(
         path=path,

@@ -8,11 +8,20 @@ from petrun.checkpoint.delta import Delta
 from petrun.graph.sites import Sites
 from petrun.interop import chatglm
 from petrun.interop.mindpet.reading import from_mindpet, mindpet_algorithm, mindpet_tokens
-from petrun.interop.peft.adapter import from_peft, peft_algo, peft_tokens, write_peft
+from petrun.interop.peft.adapter import from_peft, peft_algo, peft_task, peft_tokens, write_peft
 from petrun.models.base import StoredName
 from petrun.tensors import Array
 
-__all__ = ["algo_of", "foreign_tokens", "from_mindpet", "from_peft", "to_net_names", "trained_classes", "write_peft"]
+__all__ = [
+    "algo_of",
+    "foreign_tokens",
+    "from_mindpet",
+    "from_peft",
+    "to_net_names",
+    "trained_classes",
+    "trained_task",
+    "write_peft",
+]
 
 
 def to_net_names(
@@ -50,6 +59,13 @@ def foreign_tokens(delta: Delta) -> int:
     if delta.origin == "chatglm":
         return chatglm.chatglm_tokens(delta)
     return peft_tokens(delta) if delta.origin == "peft" else mindpet_tokens(delta)
+
+
+def trained_task(delta: Delta) -> str | None:
+    """Return the task that the delta says it was trained for; None where it does not. Works before `to_net_names`."""
+    if delta.manifest is not None:
+        return None if delta.manifest.task is None else delta.manifest.task.name
+    return peft_task(delta) if delta.origin == "peft" else None
 
 
 def trained_classes(delta: Delta) -> int | None:

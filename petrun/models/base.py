@@ -69,10 +69,17 @@ class FamilyConfig:
     """Width inside the feed-forward part."""
     positions: int | None
     """Tokens of the longest row; None: no limit."""
+    pad_token: int = -1
+    """Of a decoder that classifies rows: the id that is never a row's last token; -1: any token may be."""
     init_range: float = 0.02
     """Standard deviation of the weights of a new head."""
     decoder_start: int | None = None
     """Of an encoder-decoder: the token with which every target begins. None: the net is no encoder-decoder."""
+
+
+def same_raw(raw: JsonObject, folder: Path) -> JsonObject:
+    """Return config.json unchanged, for a family that needs nothing else."""
+    return raw
 
 
 def same_config(config: Any, reader: TensorReader) -> Any:
@@ -91,6 +98,8 @@ class Family:
     """Tasks it can do: "classify", "lm", "instruct", "preference"."""
     inputs: tuple[str, ...]
     """Names of construct's int32 (B, T) inputs, in order."""
+    complete: Callable[[JsonObject, Path], JsonObject] = same_raw
+    """(config.json, the folder of the tokenizer) -> config.json with what this head needs and the file does not state."""
     parse: Callable[[JsonObject], FamilyConfig]
     """config.json -> the family's frozen config. ModelError names a field that changes the mathematics and is not supported."""
     settle: Callable[[Any, TensorReader], Any] = same_config
@@ -105,6 +114,24 @@ class Family:
     """Prefixes a file may lack: transformers saves BertModel without "bert.", GPT2Model without "transformer."."""
     ignored: tuple[str, ...] = ()
     """Patterns of stored tensors that no parameter needs (position_ids, masked_bias, pretraining heads)."""
+
+    others: tuple[Family, ...] = ()
+    """The same architecture with the heads of other tasks: families of the same name, each with its own tasks, classes of transformers,
+    net, names and sites."""
+
+    @property
+    def every_task(self) -> tuple[str, ...]:
+        """Tasks of this family and of its `others`."""
+        return tuple(task for family in (self, *self.others) for task in family.tasks)
+
+    def for_task(self, task: str | None, raw: JsonObject | None = None) -> Family:
+        """Return the one of this family and its `others` that does the task; without a task, the one whose class of transformers `raw`,
+        a config.json, names; else this one."""
+        made_for = str((raw or {}).get("architectures") or "")
+        for other in self.others:
+            if task in other.tasks or (task is None and any(name in made_for for name in other.hf_classes.values())):
+                return other
+        return self
 
     @property
     def model_types(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from petrun.data.tasks import DECODER_TASKS
 from petrun.graph.sites import Sites
 from petrun.kernels import Attention, LayerNorm, SplitHeadsQkv
 from petrun.models.base import Family, FamilyConfig, StoredName
+from petrun.models.classifier import with_classifier
 from petrun.models.decoder import Decoder, DecoderSizes, decoder_sites
 from petrun.models.decoder_layer import DecoderLayer, LayerSizes, SelfAttention
 from petrun.models.fields import Fields
@@ -76,7 +77,9 @@ def build(
     """Build the net, its parameters zeros named by their paths. See Family.build."""
     c, dtype = config, DTYPES[compute_dtype]
     net = Decoder(
-        DecoderSizes(vocab=c.vocab, hidden=c.hidden, kv_heads=c.heads, tied=c.tied),
+        DecoderSizes(
+            vocab=c.vocab, hidden=c.hidden, kv_heads=c.heads, tied=c.tied, classes=num_labels, pad_token=c.pad_token
+        ),
         dtype,
         layers=[_layer(c, dtype, dropout_seed, i) for i in range(c.layers)],
         embed_norm=LayerNorm(c.hidden, c.eps),
@@ -131,14 +134,17 @@ def sites(config: BloomConfig) -> Sites:
     return replace(decoder_sites(config, names(config), _LINEARS, ("qkv",)), mask_positions=True)
 
 
-FAMILY = Family(
-    name="bloom",
-    hf_classes={"bloom": "BloomForCausalLM"},
-    tasks=DECODER_TASKS,
-    inputs=("input_ids", "segment_ids", "position_ids"),
-    parse=parse,
-    build=build,
-    sites=sites,
-    names=names,
-    prefixes=("", "transformer."),
+FAMILY = with_classifier(
+    Family(
+        name="bloom",
+        hf_classes={"bloom": "BloomForCausalLM"},
+        tasks=DECODER_TASKS,
+        inputs=("input_ids", "segment_ids", "position_ids"),
+        parse=parse,
+        build=build,
+        sites=sites,
+        names=names,
+        prefixes=("", "transformer."),
+    ),
+    {"bloom": "BloomForSequenceClassification"},
 )

@@ -14,6 +14,7 @@ from mindspore import nn, ops
 from petrun.errors import ModelError
 from petrun.graph.sites import Sites
 from petrun.models.base import FamilyConfig, StoredName
+from petrun.models.classes import LastToken
 from petrun.models.decoder_layer import DecoderLayer
 from petrun.models.decoding import CachedNet, CausalMask, cached_mask, prompt_layout, tokens_at, virtual_positions
 from petrun.models.parts import Embedding, cell_paths, dense
@@ -36,6 +37,10 @@ class DecoderSizes:
     """Name of `positions` in config.json."""
     unused_positions: int = 0
     """Rows at the begin of that table that no token takes."""
+    classes: int | None = None
+    """Of a net that classifies rows; None: it continues them."""
+    pad_token: int = -1
+    """As FamilyConfig's."""
 
 
 class AddPositions(nn.Cell):
@@ -54,7 +59,8 @@ class AddPositions(nn.Cell):
 
 
 class Decoder(CachedNet):
-    """Inputs: input_ids, segment_ids (0 = padding), position_ids, each (B, T) int32. Returns: logits (B, T, V) float32."""
+    """Inputs: input_ids, segment_ids (0 = padding), position_ids, each (B, T) int32. Returns: logits (B, T, V) float32; (B, C) of a net
+    that classifies rows."""
 
     def __init__(
         self,
@@ -92,8 +98,13 @@ class Decoder(CachedNet):
             self.norm = norm
         if self.projects:
             self.project_out = dense(sizes.hidden, width, dtype, bias=False)
-        self.head = dense(width, sizes.vocab, dtype, bias=False)
-        if sizes.tied:
+        self.classifies = sizes.classes is not None
+        if sizes.classes is not None:
+            self.last = LastToken(sizes.pad_token)
+            self.score = dense(width, sizes.classes, ms.float32, bias=False)
+        else:
+            self.head = dense(width, sizes.vocab, dtype, bias=False)
+        if sizes.classes is None and sizes.tied:
             self.head.weight = self.embed.weight
 
     def open_stages(self, count: int) -> list[Cell]:
@@ -118,12 +129,14 @@ class Decoder(CachedNet):
             x = ops.concat((self.embed.prompt(x.shape[0], x.dtype), x), 1)
         return self.placed(x, virtual_positions(position_ids, self.prefix_tokens, self.prompt_tokens))
 
-    def logits(self, x: Tensor) -> Tensor:
+    def states(self, x: Tensor) -> Tensor:
+        """What the head reads of the last layer's result."""
         if self.norms:
             x = self.norm(x)
-        if self.projects:
-            x = self.project_out(x)
-        return ops.cast(self.head(x), ms.float32)
+        return self.project_out(x) if self.projects else x
+
+    def logits(self, x: Tensor) -> Tensor:
+        return ops.cast(self.head(self.states(x)), ms.float32)
 
     def construct(self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, part: int = 0) -> Tensor:
         """`part`: number of the batch's part that a pipeline sees; it changes nothing, but see train.pipelined."""
@@ -133,7 +146,10 @@ class Decoder(CachedNet):
             made = (*made, mask(segment_ids, position_ids, 0, self.prefix_tokens, self.prompt_tokens, part))
         for i, layer in enumerate(self.layers):
             x = layer(x, made[i * len(self.masks) // len(self.layers)], part)
-        return self.logits(x[:, self.prompt_tokens :] if self.prompt_tokens > 0 else x)
+        x = x[:, self.prompt_tokens :] if self.prompt_tokens > 0 else x
+        if self.classifies:
+            return self.score(self.last(self.states(x), input_ids, segment_ids))
+        return self.logits(x)
 
     def check_slots(self, tokens: int) -> None:
         """Raises ModelError where the model has no positions for a row of so many tokens."""

@@ -69,14 +69,17 @@ def _read_config(base: Path | None, family: str | None, config: Path | None) -> 
 
 
 def read_family(
-    base: Path | None, family: str | None, config: Path | None = None
+    base: Path | None, family: str | None, config: Path | None = None, task: str | None = None
 ) -> tuple[JsonObject, Family, FamilyConfig]:
-    """Return config.json as `read_model_config` does, its family, and the family's parsed config. Raises ModelError."""
-    described = _describe(*_read_config(base, family, config))
+    """Return config.json as `read_model_config` does, its family with the head of the task (None: with that which config.json names), and
+    the family's parsed config. Raises ModelError."""
+    described = _describe(*_read_config(base, family, config), task)
     return described.raw, described.family, described.config
 
 
-def _describe(path: Path, raw: JsonObject, family: Family) -> BaseConfig:
+def _describe(path: Path, raw: JsonObject, family: Family, task: str | None) -> BaseConfig:
+    family = family.for_task(task, raw)
+    raw = family.complete(raw, path.parent)
     try:
         return BaseConfig(path=path, raw=raw, family=family, config=family.parse(without_quantisation(raw)))
     except ModelError as error:
@@ -127,10 +130,10 @@ def load_model(
             f"model.kwargs = {dict(source.kwargs)} is for a model of your own, not for a built-in family", hint=_OWN
         )
     path, raw, picked = _read_config(source.base, source.family, source.config)
-    if task is not None and task not in picked.tasks:
-        others = ", ".join(f.name for f in FAMILIES.values() if task in f.tasks)
+    if task is not None and task not in picked.every_task:
+        others = ", ".join(f.name for f in FAMILIES.values() if task in f.every_task)
         raise ModelError(
-            f"a {picked.name} base cannot do task {task}; it does: {', '.join(picked.tasks)}",
+            f"a {picked.name} base cannot do task {task}; it does: {', '.join(picked.every_task)}",
             hint=f"Families for {task}: {others}." if others else "",
         )
     if source.base is None:
@@ -140,31 +143,32 @@ def load_model(
             "the CPU has no bfloat16 matrix product",
             hint="Leave model.dtype out: on the CPU a bfloat16 base is loaded as float32.",
         )
-    described = _describe(path, raw, picked)
+    described = _describe(path, raw, picked, task)
     stored = open_weights(source.base, source.strategy)
     described = replace(described, config=picked.settle(described.config, stored))
-    reader = quantised_view(stored, picked, described.config, raw, source.quantisation)
+    reader = quantised_view(stored, described.family, described.config, raw, source.quantisation)
     return assemble(reader, described, Head(num_labels=num_labels, fresh=fresh_head), compute_dtype, seed)
 
 
 def outline_model(
-    base: Path | None,
+    source: ModelSource | Path,
     *,
-    family: str | None = None,
-    config: Path | None = None,
+    task: str | None = None,
     num_labels: int | None = None,
     compute_dtype: str = "float32",
     seed: int = 0,
-    kwargs: Mapping[str, object] | None = None,
-    quantisation: str | None = None,
 ) -> LoadedModel:
-    """Build the net of `load_model` without its weights: only config.json is read, and nothing for a user's function.
+    """Build the net of `load_model` without its weights: only config.json is read, and nothing for a user's function. `task`: as
+    read_family.
 
     A built-in family's parameters are zeros that take no memory; a function's have the values that it sets.
     """
-    if is_factory(family):
-        return _from_function(ModelSource(family=family, kwargs=kwargs or {}), None, num_labels, seed)
-    return outline(_describe(*_read_config(base, family, config)), num_labels, compute_dtype, seed, quantisation)
+    if isinstance(source, Path):
+        source = ModelSource(base=source)
+    if is_factory(source.family):
+        return _from_function(ModelSource(family=source.family, kwargs=source.kwargs), None, num_labels, seed)
+    described = _describe(*_read_config(source.base, source.family, source.config), task)
+    return outline(described, num_labels, compute_dtype, seed, source.quantisation)
 
 
 def require_built_in(family: str, quantisation: str | None) -> None:

@@ -29,13 +29,14 @@ def family_of_type(model_type: object) -> Family | None:
     return next((family for family in FAMILIES.values() if model_type in family.model_types), None)
 
 
-def hf_class(model_type: object) -> str | None:
-    """Return the class of transformers for a full model of this model_type; None where no built-in family has it."""
-    family = family_of_type(model_type)
-    return None if family is None else family.hf_classes[str(model_type)]
+def tasks_of(family: Family) -> tuple[str, ...]:
+    """Return the tasks that a base of this family, or of one of another's `others`, may be trained for: those of its own head where
+    it has that of an `other`, else all."""
+    first = FAMILIES[family.name]
+    return first.every_task if family.tasks == first.tasks else family.tasks
 
 
 def spell_families(task: str | None = None, word: str = "or") -> str:
     """Spell the names for a message: "bert, gpt2 or llama"; with a task, of those that can do it."""
-    *first, last = [family.name for family in FAMILIES.values() if task is None or task in family.tasks]
+    *first, last = [family.name for family in FAMILIES.values() if task is None or task in family.every_task]
     return f"{', '.join(first)} {word} {last}" if first else last

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from petrun.data.tasks import DECODER_TASKS
 from petrun.models.base import Family
+from petrun.models.classifier import with_classifier
 from petrun.models.fields import Fields
 from petrun.models.llama_config import LlamaConfig, grouped_heads
 from petrun.models.llama_names import names, sites
@@ -51,15 +52,18 @@ def parse(raw: JsonObject) -> LlamaConfig:
     return config
 
 
-FAMILY = Family(
-    name="glm",
-    hf_classes={"glm": "GlmForCausalLM", "glm4": "Glm4ForCausalLM"},
-    tasks=DECODER_TASKS,
-    inputs=("input_ids", "segment_ids", "position_ids"),
-    parse=parse,
-    build=build,
-    sites=sites,
-    names=names,
-    prefixes=("", "model."),
-    ignored=("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"),
+FAMILY = with_classifier(
+    Family(
+        name="glm",
+        hf_classes={"glm": "GlmForCausalLM", "glm4": "Glm4ForCausalLM"},
+        tasks=DECODER_TASKS,
+        inputs=("input_ids", "segment_ids", "position_ids"),
+        parse=parse,
+        build=build,
+        sites=sites,
+        names=names,
+        prefixes=("", "model."),
+        ignored=("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"),
+    ),
+    {"glm": "GlmForSequenceClassification", "glm4": "Glm4ForSequenceClassification"},
 )

@@ -13,6 +13,7 @@ from petrun.data.tasks import DECODER_TASKS
 from petrun.graph.sites import Sites
 from petrun.kernels import Attention, Dropout, LayerNorm, SplitQkv
 from petrun.models.base import Family, FamilyConfig, StoredName
+from petrun.models.classifier import with_classifier
 from petrun.models.decoder import Decoder, DecoderSizes, decoder_sites
 from petrun.models.decoder_layer import DecoderLayer, LayerSizes, SelfAttention
 from petrun.models.fields import Fields
@@ -88,6 +89,8 @@ def build(
             tied=c.tied,
             positions=c.positions,
             positions_field="n_positions",
+            classes=num_labels,
+            pad_token=c.pad_token,
         ),
         dtype,
         layers=[DecoderLayer(sizes, _attention(c, dtype, seed, i), dtype, seed, i) for i in range(c.layers)],
@@ -124,16 +127,19 @@ def sites(config: Gpt2Config) -> Sites:
     return decoder_sites(config, names(config), _CONV1D, ("qkv",))
 
 
-FAMILY = Family(
-    name="gpt2",
-    hf_classes={"gpt2": "GPT2LMHeadModel"},
-    tasks=DECODER_TASKS,
-    inputs=("input_ids", "segment_ids", "position_ids"),
-    parse=parse,
-    build=build,
-    sites=sites,
-    names=names,
-    prefixes=("", "transformer."),
-    # Causal masks that old files store as buffers.
-    ignored=("transformer.h.*.attn.bias", "transformer.h.*.attn.masked_bias"),
+FAMILY = with_classifier(
+    Family(
+        name="gpt2",
+        hf_classes={"gpt2": "GPT2LMHeadModel"},
+        tasks=DECODER_TASKS,
+        inputs=("input_ids", "segment_ids", "position_ids"),
+        parse=parse,
+        build=build,
+        sites=sites,
+        names=names,
+        prefixes=("", "transformer."),
+        # Causal masks that old files store as buffers.
+        ignored=("transformer.h.*.attn.bias", "transformer.h.*.attn.masked_bias"),
+    ),
+    {"gpt2": "GPT2ForSequenceClassification"},
 )

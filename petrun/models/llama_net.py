@@ -24,6 +24,7 @@ from petrun.kernels import (
     WriteCache,
 )
 from petrun.kernels import Rope as Rotate
+from petrun.models.classes import LastToken
 from petrun.models.decoding import CachedNet, cached_mask, prompt_layout, tokens_at
 from petrun.models.experts import SparseMlp
 from petrun.models.llama_config import LlamaConfig
@@ -179,9 +180,10 @@ class LlamaLayer(nn.Cell):
 
 
 class Llama(CachedNet):
-    """Inputs: input_ids, segment_ids (0 = padding), position_ids, each (B, T) int32. Returns: logits (B, T, V) float32."""
+    """Inputs: input_ids, segment_ids (0 = padding), position_ids, each (B, T) int32. Returns: logits (B, T, V) float32; (B, C) of a net
+    that classifies rows."""
 
-    def __init__(self, c: LlamaConfig, dtype: DType, seed: int) -> None:
+    def __init__(self, c: LlamaConfig, dtype: DType, seed: int, classes: int | None = None) -> None:
         super().__init__()
         self.kv_heads, self.head_dim, self.dtype = c.kv_heads, c.head_dim, dtype
         self.rope = c.rope
@@ -198,8 +200,13 @@ class Llama(CachedNet):
         self.tables = nn.CellList([self.make_tables()])
         self.layers = nn.CellList([LlamaLayer(c, dtype, seed, i) for i in range(c.layers)])
         self.norm = rms_norm(c, c.hidden)
-        self.head = dense(c.hidden, c.vocab, dtype, bias=False)
-        if c.tied:
+        self.classifies = classes is not None
+        if classes is not None:
+            self.last = LastToken(c.pad_token)
+            self.score = dense(c.hidden, classes, ms.float32, bias=False)
+        else:
+            self.head = dense(c.hidden, c.vocab, dtype, bias=False)
+        if classes is None and c.tied:
             self.head.weight = self.embed.weight
         if self.caps:
             self.cap = SoftCap(c.logit_cap)
@@ -233,7 +240,10 @@ class Llama(CachedNet):
         for i, layer in enumerate(self.layers):
             cos, sin, mask = made[i * len(self.tables) // len(self.layers)][self.reads[i]]
             x = layer(x, cos, sin, mask, part)
-        return self.logits(x[:, self.prompt_tokens :] if self.prompt_tokens > 0 else x)
+        x = x[:, self.prompt_tokens :] if self.prompt_tokens > 0 else x
+        if self.classifies:
+            return self.score(self.last(self.norm(x), input_ids, segment_ids))
+        return self.logits(x)
 
     def check_slots(self, tokens: int) -> None:
         """Raises ModelError where a cache cannot hold what the model computes for a row of so many tokens."""
@@ -281,4 +291,4 @@ def build(
     config: LlamaConfig, *, compute_dtype: str = "float32", dropout_seed: int = 0, num_labels: int | None = None
 ) -> nn.Cell:
     """Build the net, its parameters zeros named by their paths. See Family.build."""
-    return named(Llama(config, DTYPES[compute_dtype], dropout_seed))
+    return named(Llama(config, DTYPES[compute_dtype], dropout_seed, num_labels))

@@ -9,6 +9,7 @@ from functools import partial
 
 from petrun.data.tasks import DECODER_TASKS
 from petrun.models.base import Family
+from petrun.models.classifier import with_classifier
 from petrun.models.fields import Fields
 from petrun.models.llama_config import LlamaConfig, chosen_experts, grouped_heads, head_width
 from petrun.models.llama_names import NetNames, names, sites
@@ -64,15 +65,18 @@ def parse(raw: JsonObject) -> LlamaConfig:
     return config
 
 
-FAMILY = Family(
-    name="mixtral",
-    hf_classes={"mixtral": "MixtralForCausalLM"},
-    tasks=DECODER_TASKS,
-    inputs=("input_ids", "segment_ids", "position_ids"),
-    parse=parse,
-    build=build,
-    sites=partial(sites, stored=_NAMES),
-    names=partial(names, stored=_NAMES),
-    prefixes=("", "model."),
-    ignored=("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"),
+FAMILY = with_classifier(
+    Family(
+        name="mixtral",
+        hf_classes={"mixtral": "MixtralForCausalLM"},
+        tasks=DECODER_TASKS,
+        inputs=("input_ids", "segment_ids", "position_ids"),
+        parse=parse,
+        build=build,
+        sites=partial(sites, stored=_NAMES),
+        names=partial(names, stored=_NAMES),
+        prefixes=("", "model."),
+        ignored=("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"),
+    ),
+    {"mixtral": "MixtralForSequenceClassification"},
 )

@@ -11,6 +11,7 @@ from petrun.data.tasks import DECODER_TASKS
 from petrun.graph.sites import Sites
 from petrun.kernels import Attention, LayerNorm
 from petrun.models.base import Family, FamilyConfig, StoredName
+from petrun.models.classifier import with_classifier
 from petrun.models.decoder import Decoder, DecoderSizes, decoder_sites
 from petrun.models.decoder_layer import DecoderLayer, LayerSizes, SelfAttention
 from petrun.models.fields import Fields
@@ -85,6 +86,8 @@ def build(
             positions=c.positions,
             positions_field="max_position_embeddings",
             unused_positions=_UNUSED_POSITIONS,
+            classes=num_labels,
+            pad_token=c.pad_token,
         ),
         dtype,
         layers=[_layer(c, dtype, dropout_seed, i) for i in range(c.layers)],
@@ -143,15 +146,18 @@ def sites(config: OptConfig) -> Sites:
     return replace(decoder_sites(config, names(config), _LINEARS, ("q", "v")), hidden=config.embedding)
 
 
-FAMILY = Family(
-    name="opt",
-    hf_classes={"opt": "OPTForCausalLM"},
-    tasks=DECODER_TASKS,
-    inputs=("input_ids", "segment_ids", "position_ids"),
-    parse=parse,
-    build=build,
-    sites=sites,
-    names=names,
-    # OPTModel is saved without the first part, its decoder alone without both.
-    prefixes=("", "model.", "model.decoder."),
+FAMILY = with_classifier(
+    Family(
+        name="opt",
+        hf_classes={"opt": "OPTForCausalLM"},
+        tasks=DECODER_TASKS,
+        inputs=("input_ids", "segment_ids", "position_ids"),
+        parse=parse,
+        build=build,
+        sites=sites,
+        names=names,
+        # OPTModel is saved without the first part, its decoder alone without both.
+        prefixes=("", "model.", "model.decoder."),
+    ),
+    {"opt": "OPTForSequenceClassification"},
 )

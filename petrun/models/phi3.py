@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from petrun.data.tasks import DECODER_TASKS
 from petrun.models.base import Family
+from petrun.models.classifier import with_classifier
 from petrun.models.fields import Fields
 from petrun.models.llama_config import LlamaConfig, grouped_heads, head_width
 from petrun.models.llama_names import names, sites
@@ -74,15 +75,18 @@ def _rope(f: Fields, head_dim: int, positions: int) -> Rope:
     )
 
 
-FAMILY = Family(
-    name="phi3",
-    hf_classes={"phi3": "Phi3ForCausalLM"},
-    tasks=DECODER_TASKS,
-    inputs=("input_ids", "segment_ids", "position_ids"),
-    parse=parse,
-    build=build,
-    sites=sites,
-    names=names,
-    prefixes=("", "model."),
-    ignored=("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"),
+FAMILY = with_classifier(
+    Family(
+        name="phi3",
+        hf_classes={"phi3": "Phi3ForCausalLM"},
+        tasks=DECODER_TASKS,
+        inputs=("input_ids", "segment_ids", "position_ids"),
+        parse=parse,
+        build=build,
+        sites=sites,
+        names=names,
+        prefixes=("", "model."),
+        ignored=("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"),
+    ),
+    {"phi3": "Phi3ForSequenceClassification"},
 )

@@ -142,7 +142,7 @@ def _draw_missing_weights(model: ModelConfig, shapes: BatchShapes, seed: int) ->
     """Give a base that was shrunk its weights."""
     folder = base_path(model)
     if folder is not None and is_shrunk(folder):
-        write_random_weights(folder, outline_model(folder, num_labels=shapes.classes), seed)
+        write_random_weights(folder, outline_model(folder, task=shapes.task, num_labels=shapes.classes), seed)
 
 
 def _batches(

@@ -24,9 +24,9 @@ from petrun.checkpoint.delta import Delta
 from petrun.cluster.world import join
 from petrun.config.schema import RunConfig
 from petrun.errors import PetrunError
-from petrun.inference.assembly import base_path, fit_delta, form_to_make
+from petrun.inference.assembly import base_path, config_file, fit_delta, form_to_make
 from petrun.models.base import LoadedModel
-from petrun.models.factory import outline_model
+from petrun.models.factory import ModelSource, outline_model
 from petrun.parallel import context
 from petrun.parallel.context import Device, split_operators
 from petrun.parallel.front_end import FRONT_END_ERRORS
@@ -165,14 +165,17 @@ def _outline(config: RunConfig, device: Device, shapes: BatchShapes, start: Delt
     """Build the net without its base's weights. A starting delta is taken to belong to it: there are no weights to compare."""
     model = config.model
     loaded = outline_model(
-        base_path(model),
-        family=model.family,
-        config=Path(model.config) if model.config else None,
+        ModelSource(
+            base=base_path(model),
+            family=model.family,
+            config=config_file(model),
+            kwargs=model.kwargs,
+            quantisation=form_to_make(model),
+        ),
+        task=shapes.task,
         num_labels=shapes.classes,
         compute_dtype=device.compute_dtype,
         seed=config.train.seed,
-        kwargs=model.kwargs,
-        quantisation=form_to_make(model),
     )
     stored = {name.rpartition(".")[0]: info.name.rpartition(".")[0] for name, info in loaded.names.items()}
     sites = replace(loaded.sites, hf_paths={**stored, **loaded.sites.hf_paths})

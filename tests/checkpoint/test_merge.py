@@ -69,7 +69,12 @@ def merge(base, delta, out, **options):
     if out.suffix:
         return merge_to_file(base, delta, folded(delta), out, dtype=dtype)
     return merge_to_folder(
-        base, delta, folded(delta), out, FolderSettings(**{"config": CONFIG, **options}), dtype=dtype
+        base,
+        delta,
+        folded(delta),
+        out,
+        FolderSettings(**{"config": CONFIG, "architecture": "BertForSequenceClassification", **options}),
+        dtype=dtype,
     )
 
 
@@ -361,7 +366,7 @@ def test_one_tensor_in_memory_at_a_time(tmp_path, make_delta):
 
 @pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
 def test_the_dtype_key_keeps_its_name(key):
-    config = merged_config({"model_type": "qwen2", key: "bfloat16"}, dtype="float32")
+    config = merged_config({"model_type": "qwen2", key: "bfloat16"}, architecture="Qwen2ForCausalLM", dtype="float32")
     assert config == {"model_type": "qwen2", key: "float32", "architectures": ["Qwen2ForCausalLM"]}
 
 

@@ -427,9 +427,9 @@ CASES = {
         f"{BERT} --model gpt2",
         ["--model gpt2 contradicts model_type = 'bert' in bert/config.json", "Leave --model out"],
     ),
-    "classify with gpt2": (
+    "classify with chatglm": (
         None,
-        GPT2.replace("orders", "reviews"),
+        GPT2.replace("orders", "reviews").replace("gpt2", "chatglm"),
         ["stand for the task classify, which this model family cannot do"],
     ),
     "instruct with bert": (
@@ -470,7 +470,9 @@ def test_base(place, refused, name):
 
 def test_task_that_the_family_cannot_do(refused):
     refused(
-        f"{GPT2} --task classify", ["--task classify: this model family cannot do it; it does lm, instruct"], code=2
+        f"{GPT2.replace('gpt2', 'chatglm')} --task classify",
+        ["--task classify: this model family cannot do it; it does lm, instruct"],
+        code=2,
     )
 
 

@@ -53,7 +53,7 @@ def make_delta(folder, family, algo, path, settings=None):
     for p in loaded.net.get_parameters():
         if p.name in assembled.owned:
             p.set_data(Tensor((p.asnumpy() + 0.2 * rng.standard_normal(p.shape)).astype(np.float32)))
-    write_delta(path, assembled, family)
+    write_delta(path, assembled, family, "classify" if family == "bert" else "lm")
     return assembled.loaded
 
 

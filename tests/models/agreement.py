@@ -11,7 +11,18 @@ from petrun.models.decoding import DecodeStep, PrefillStep
 from petrun.models.factory import load_model
 from petrun.models.families import family_of_type
 from tests.models.reference import write
-from tests.models.transformers_cases import CASES, CLASSIFIERS, GLM, LENGTHS, NEW, STORED, batch, last_two, values
+from tests.models.transformers_cases import (
+    CASES,
+    CLASSIFIERS,
+    GLM,
+    LENGTHS,
+    NEW,
+    SCORED,
+    STORED,
+    batch,
+    last_two,
+    values,
+)
 
 CHATGLM = {
     "model_type": "chatglm", "padded_vocab_size": GLM["vocab_size"], "hidden_size": 16, "num_layers": 2, "num_attention_heads": 4,
@@ -30,9 +41,10 @@ def stored(name):
 
 def tensors(config, classes=3):
     """Every tensor of a model, by Hugging Face name; `classes` 0: without the head of a classifier."""
-    family = family_of_type(config["model_type"])
+    family = family_of_type(config["model_type"]).for_task(None, config)
     parsed = family.parse(config)
-    shapes = {p.name: tuple(p.shape) for p in family.build(parsed, num_labels=classes or 2).get_parameters()}
+    heads = (classes or 2) if "classify" in family.tasks else None
+    shapes = {p.name: tuple(p.shape) for p in family.build(parsed, num_labels=heads).get_parameters()}
     found = {}
     for ours, name in family.names(parsed).items():
         if not classes and "classify" in family.tasks and name.optional:
@@ -65,7 +77,7 @@ def as_chatglm(glm):
     return found
 
 
-CONFIGS = {**CASES, **CLASSIFIERS, "chatglm": CHATGLM}
+CONFIGS = {**CASES, **CLASSIFIERS, **SCORED, "chatglm": CHATGLM}
 
 
 def load(folder, name, **settings):
@@ -89,7 +101,7 @@ def check_logits(model, name):
 
 def check_classes(model, name):
     """With padding on the right and on the left."""
-    pad = CLASSIFIERS[name]["pad_token_id"]
+    pad = CONFIGS[name]["pad_token_id"]
     for side in ("right", "left"):
         ids, segments, positions = batch(side == "left")
         got = forward(model.net, (np.where(segments == 1, ids, pad), segments, positions))
@@ -134,9 +146,9 @@ def check_packing(model):
 
 def check_sites(name):
     """Paths and names belong to cells and parameters that are there."""
-    family = family_of_type(CONFIGS[name]["model_type"])
+    family = family_of_type(CONFIGS[name]["model_type"]).for_task(None, CONFIGS[name])
     config = family.parse(CONFIGS[name])
-    sites, net = family.sites(config), family.build(config, num_labels=3)
+    sites, net = family.sites(config), family.build(config, num_labels=3 if "classify" in family.tasks else None)
     paths = {path for path, _ in net.cells_and_names()}
     for pattern in (*sites.linears.values(), sites.cores, *sites.sublayers):
         assert sum(fnmatchcase(p, pattern) for p in paths) == config.layers, pattern

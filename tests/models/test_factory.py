@@ -86,8 +86,9 @@ def user(tmp_path):
 
 
 def test_families():
-    assert " ".join(FAMILIES) == "bert gpt2 llama opt bloom glm chatglm phi3 gemma roberta"
-    types = "bert gpt2 llama mistral qwen2 qwen3 opt bloom glm glm4 chatglm phi3 gemma gemma2 gemma3_text roberta xlm-roberta"
+    assert " ".join(FAMILIES) == "bert gpt2 llama opt bloom glm chatglm phi3 gemma mixtral qwen3_moe roberta"
+    types = "bert gpt2 llama mistral qwen2 qwen3 opt bloom glm glm4 chatglm phi3 gemma gemma2 gemma3_text mixtral qwen3_moe roberta"
+    types += " xlm-roberta"
     assert " ".join(t for f in FAMILIES.values() for t in f.model_types) == types
 
 
@@ -143,9 +144,9 @@ def test_config_elsewhere(tmp_path):
 
 def test_wrong_use(tmp_path):
     base = reference.write(tmp_path, {**reference.GPT2, "activation_function": "gelo"}, reference.make(reference.GPT2))
-    with pytest.raises(ModelError, match="a gpt2 base cannot do task classify; it does: lm, instruct") as caught:
-        load_model(base, task="classify")
-    assert "Families for classify: bert" in caught.value.hint
+    with pytest.raises(ModelError, match="a bert base cannot do task lm; it does: classify") as caught:
+        load_model(reference.write(tmp_path / "bert", reference.BERT, reference.make(reference.BERT)), task="lm")
+    assert "Families for lm: gpt2" in caught.value.hint
     with pytest.raises(ModelError, match=r'config\.json: activation_function = "gelo" is not supported') as caught:
         load_model(base)
     assert "Did you mean gelu" in caught.value.hint

@@ -71,7 +71,7 @@ def test_no_bits(tmp_path):
     with pytest.raises(ModelError, match=r"--base-bits nf4: only single matrices .* the experts"):
         load_model(ModelSource(base=folder, quantisation="nf4"))
     with pytest.raises(ModelError, match="--base-bits int8: only single matrices"):
-        outline_model(folder, quantisation="int8")
+        outline_model(ModelSource(base=folder, quantisation="int8"))
     assert len(open_tensors(folder).names) == len(tensors(MIXTRAL))
 
 

@@ -7,7 +7,7 @@ import pytest
 from mindspore import Tensor
 
 from petrun.models.factory import load_model
-from petrun.models.families import FAMILIES, family_of_type, hf_class, spell_families
+from petrun.models.families import FAMILIES, family_of_type, spell_families
 from petrun.tensors import array_entries, open_tensors, write_safetensors
 from tests.models import bag
 from tests.tiny import REVIEWS, WORDS, words, write_rows
@@ -42,7 +42,7 @@ def base(place):
 
 def test_the_table_says_its_names():
     assert family_of_type("bag") is bag.FAMILY and family_of_type("other") is None
-    assert hf_class("bag") == "BagForSequenceClassification" and hf_class(None) is None
+    assert family_of_type("bag").hf_classes == {"bag": "BagForSequenceClassification"}
     assert spell_families().endswith(" or bag") and "bag" not in spell_families("instruct", "and")
 
 

@@ -99,7 +99,7 @@ def test_values_are_read_in_the_layout_of_the_names(bases, tmp_path):
 def test_an_outline_has_the_same_parameters(bases):
     for form in ("int8", "nf4"):
         loaded = load(bases["llama"], form)
-        outlined = outline_model(bases["llama"], compute_dtype="float32", quantisation=form)
+        outlined = outline_model(ModelSource(base=bases["llama"], quantisation=form), compute_dtype="float32")
         shapes = [{p.name: (tuple(p.shape), str(p.dtype)) for p in m.net.get_parameters()} for m in (loaded, outlined)]
         assert shapes[0] == shapes[1]
         assert len(packed_weights(outlined.net)) == len(packed_weights(loaded.net))

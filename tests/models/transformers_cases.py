@@ -130,6 +130,50 @@ CASES = {
     "bloom-normed-residual": {**BLOOM, "apply_residual_connection_post_layernorm": True},
 }
 
+_LLAMA = {
+    **SIZES, "num_key_value_heads": 2, "intermediate_size": 24, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1,
+    "eos_token_id": 2, "tie_word_embeddings": False,
+}  # fmt: skip
+_GPT2 = {
+    "model_type": "gpt2", "vocab_size": VOCAB, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 20, "pad_token_id": 5,
+    "eos_token_id": 2,
+    "bos_token_id": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
+}  # fmt: skip
+CLASSES = {
+    **{name: f"{name.capitalize()}ForSequenceClassification" for name in ("llama", "mistral", "qwen2", "qwen3", "bloom", "glm", "glm4")},
+    **{name: f"{name.capitalize()}ForSequenceClassification" for name in ("phi3", "gemma", "gemma2", "mixtral")},
+    "gpt2": "GPT2ForSequenceClassification", "opt": "OPTForSequenceClassification", "qwen3_moe": "Qwen3MoeForSequenceClassification",
+    "gemma3_text": "Gemma3TextForSequenceClassification",
+}  # fmt: skip
+_SCORED = {
+    "gpt2": _GPT2,
+    "llama": {**_LLAMA, "model_type": "llama"},
+    "mistral": {**_LLAMA, "model_type": "mistral", "sliding_window": 4, "head_dim": 4},
+    "qwen2": {**_LLAMA, "model_type": "qwen2", "tie_word_embeddings": True},
+    "qwen3": {**_LLAMA, "model_type": "qwen3", "head_dim": 8},
+    **{
+        name: CASES[name]
+        for name in (
+            "opt",
+            "opt-350m",
+            "bloom",
+            "glm",
+            "glm4",
+            "phi3",
+            "gemma",
+            "gemma2",
+            "gemma3_text",
+            "mixtral",
+            "qwen3_moe",
+        )
+    },
+}
+SCORED = {
+    f"{name}-classes": {**config, "id2label": ROBERTA["id2label"], "architectures": [CLASSES[config["model_type"]]]}
+    for name, config in _SCORED.items()
+}
+"""Decoders that classify rows."""
+
 
 def values(name, shape):
     """The tensor of a name: norms near 1, all else around 0."""
@@ -234,20 +278,27 @@ def prefixed(config):
 
 
 def classified(config):
-    """Logits of rows padded on the right, and of rows padded on the left: padding is then the first token, which the head reads."""
+    """Logits of rows padded on the right, and of rows padded on the left: padding is then the first token, which the
+    head of an encoder reads. That of a decoder reads the last token whose id is not that of padding."""
+    import inspect
+
     import torch
     import transformers
 
     kind = transformers.AutoConfig.for_model(**config)
     model = transformers.AutoModelForSequenceClassification.from_config(kind, attn_implementation="eager").eval()
+    assert CLASSES.get(config["model_type"], type(model).__name__) == type(model).__name__
     found = []
     with torch.no_grad():
         for name, tensor in model.named_parameters():
-            tensor.copy_(torch.from_numpy(values(name, tuple(tensor.shape))))
+            tensor.copy_(torch.from_numpy(in_files(config, name, tuple(tensor.shape))))
         for left in (False, True):
-            ids, segments, _ = batch(left)
+            ids, segments, positions = batch(left)
             padded = torch.from_numpy(np.where(segments == 1, ids, config["pad_token_id"])).long()
-            found.append(model(input_ids=padded, attention_mask=torch.from_numpy(segments)).logits.numpy())
+            # An encoder makes them from the ids. Without them, some decoders count padding on the left as well.
+            takes = config["model_type"] in CLASSES and "position_ids" in inspect.signature(model.forward).parameters
+            more = {"position_ids": torch.from_numpy(positions).long()} if takes else {}
+            found.append(model(input_ids=padded, attention_mask=torch.from_numpy(segments), **more).logits.numpy())
     return found
 
 
@@ -263,7 +314,7 @@ def main():
     for name, config in CASES.items():
         logits, text = in_transformers(config)
         stored[name] = {"logits": rounded(logits), "greedy": text}
-    for name, config in CLASSIFIERS.items():
+    for name, config in {**CLASSIFIERS, **SCORED}.items():
         right, left = classified(config)
         stored[name] = {"right": rounded(right), "left": rounded(left)}
     stored["glm-prefix"] = {"logits": rounded(prefixed(GLM))}

@@ -20,8 +20,6 @@ from petrun.inference.stored_base import StoredBase, stored_base
 from petrun.models.families import FAMILIES
 from petrun.models.folder import label_names
 
-_HEADS = ("classifier.weight",)
-
 
 def run(settings: ExtractSettings) -> None:
     """Write the LoRA. Raises ConfigError, ModelError; DeltaError where the two models do not differ, or have different shapes."""
@@ -32,7 +30,10 @@ def run(settings: ExtractSettings) -> None:
     if settings.rank is None and settings.energy is None:
         raise ConfigError("--rank or --energy is missing: how much of every change to keep", hint="Example: --rank 16")
     keep = Keep(settings.rank, settings.energy)
-    first, second = (stored_base(ModelConfig(base=path, family=family)) for path in (settings.base, tuned))
+    second = stored_base(ModelConfig(base=tuned, family=family))
+    # A head of the tuned model that the base lacks is new.
+    task = second.kind.tasks[0] if second.kind else None
+    first = stored_base(ModelConfig(base=settings.base, family=family), task)
     if first.family != second.family:
         raise DeltaError(f"{first.path} is a {first.family} model, {second.path} a {second.family} one")
     if first.kind is None or first.sites is None:
@@ -67,7 +68,8 @@ def _manifest(
     base: StoredBase, tuned: StoredBase, arrays: BaseArrays, made: NewDelta, how: tuple[str, ...]
 ) -> Manifest:
     lacking = tuple(name for name in made.tensors if name in base.names and name not in arrays)
-    heads = [made.tensors[name].shape[0] for name in _HEADS if name in made.tensors]
+    head = f"{base.sites.head}.weight" if base.kind and base.sites and "classify" in base.kind.tasks else ""
+    heads = [made.tensors[head].shape[0]] if head in made.tensors else []
     task = None
     if heads:
         task = TaskInfo(

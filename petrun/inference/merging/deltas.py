@@ -82,6 +82,7 @@ def write_merged(
     prompts = merged_prompts(fitted, folder, base.raw)
     settings = FolderSettings(
         config=base.raw,
+        architecture=base.architecture,
         companions=folder,
         labels=info.labels if info else (),
         max_shard_bytes=max_shard_bytes,

@@ -63,7 +63,7 @@ def write_unmerged(given: Delta, model: StoredBase, out: Path, dtype: str | None
         )
     own = given.manifest.hf_config if given.manifest is not None else {}
     folder = model.path if model.path.is_dir() else model.path.parent
-    settings = FolderSettings(config=own or model.raw, companions=folder)
+    settings = FolderSettings(config=own or model.raw, architecture=model.architecture, companions=folder)
     return merge_to_folder(base, inverse, update, out, settings, dtype=dtype), update
 
 

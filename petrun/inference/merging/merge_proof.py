@@ -77,7 +77,8 @@ class MergeProof:
         model = ModelConfig(base=str(self.base.path), family=self.base.family, base_strategy=self.base.strategy)
         model = model.model_copy(update={"quant": self.base.quantisation})
         model = model.model_copy(update={"fresh_head": classes is not None})
-        loaded = open_base(model, device, task=None, num_labels=classes, seed=0)
+        task = self.base.kind.tasks[0] if self.base.kind else None
+        loaded = open_base(model, device, task=task, num_labels=classes, seed=0)
         rows = _rows(self.probe, loaded, root_of(self.base.path))
         with eager():
             alone = _logits(loaded, rows)
@@ -88,7 +89,7 @@ class MergeProof:
             again = open_base(
                 ModelConfig(base=str(merged), config=config, family=self.base.family),
                 device,
-                task=None,
+                task=task,
                 num_labels=classes,
                 seed=0,
             )

@@ -13,6 +13,7 @@ from petrun.delta.forms import NotStored
 from petrun.errors import DeltaError
 from petrun.graph.sites import Sites
 from petrun.interop.peft.adalora import read_adalora, write_adalora
+from petrun.interop.peft.config import TASKS
 from petrun.interop.peft.ia3 import read_ia3, write_ia3
 from petrun.interop.peft.loha import read_loha, write_loha
 from petrun.interop.peft.lokr import read_lokr, write_lokr
@@ -84,6 +85,11 @@ def peft_algo(delta: Delta) -> str:
             hint=f"petrun reads adapters of these kinds: {', '.join(CODECS)}.",
         )
     return methods[0]
+
+
+def peft_task(delta: Delta) -> str | None:
+    """Return petrun's name of the task of a peft adapter; None where its task_type stands for none or several."""
+    return TASKS.get(str(delta.config.get("task_type")))
 
 
 def peft_tokens(delta: Delta) -> int:

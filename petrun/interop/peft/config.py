@@ -22,6 +22,10 @@ _EMBEDDING_LAYERS = ("embed_tokens", "lm_head")
 _TASKS = (None, "SEQ_CLS", "CAUSAL_LM", "FEATURE_EXTRACTION")
 
 
+TASKS = {"SEQ_CLS": "classify"}
+"""peft's task_type -> petrun's name of the task; a CAUSAL_LM may be of several."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Targets:
     """The part of a config that says which layers are adapted and which are saved in full."""

@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from petrun.kernels import SplitGroupedQkv, SplitHeadsQkv
-from petrun.models import bert, bert_net, decoder, decoder_layer, experts, llama_net, parts, roberta, rope
+from petrun.models import bert, bert_net, classes, decoder, decoder_layer, experts, llama_net, parts, roberta, rope
 from petrun.parallel.memory.recorder import Recorder
 from petrun.parallel.memory.tape import Value
 from petrun.typing import Cell
@@ -117,8 +117,16 @@ def net_of_llama(r: Recorder, cell: Cell, ids: Value) -> Value:
         x = r.run(layer, x, cos, sin, mask)
     if not r.is_last:
         return x
-    logits = _logits(r, r.run(cell.head, r.run(cell.norm, _without_prompt(r, cell, x))))
+    x = r.run(cell.norm, _without_prompt(r, cell, x))
+    if cell.classifies:
+        return r.run(cell.score, r.run(cell.last, x))
+    logits = _logits(r, r.run(cell.head, x))
     return r.run(cell.cap, logits) if cell.caps else logits
+
+
+def last_token(r: Recorder, cell: Cell, x: Value) -> Value:
+    x = _logits(r, x)
+    return r.record([r.record([x], x.shape, 4)], (x.shape[0], x.shape[2]), 4, part="loss")
 
 
 def self_attention(r: Recorder, cell: Cell, x: Value, mask: Value) -> Value:
@@ -159,7 +167,7 @@ def decoder_net(r: Recorder, cell: Cell, ids: Value) -> Value:
     x = _without_prompt(r, cell, x)
     x = r.run(cell.norm, x) if cell.norms else x
     x = r.run(cell.project_out, x) if cell.projects else x
-    return _logits(r, r.run(cell.head, x))
+    return r.run(cell.score, r.run(cell.last, x)) if cell.classifies else _logits(r, r.run(cell.head, x))
 
 
 def bert_attention(r: Recorder, cell: Cell, queries: Value, x: Value, mask: Value) -> Value:
@@ -245,7 +253,7 @@ def _without_prompt(r: Recorder, cell: Cell, x: Value) -> Value:
 
 
 def _logits(r: Recorder, logits: Value) -> Value:
-    """Logits in float32."""
+    """Logits, or the states of a row, in float32."""
     return logits if logits.item_bytes == 4 else r.record([logits], logits.shape, 4, part="loss")
 
 
@@ -263,6 +271,7 @@ CELLS: Mapping[type[Cell], Callable[..., Any]] = {
     parts.Product: product,
     parts.Scale: scale,
     decoder.Decoder: decoder_net,
+    classes.LastToken: last_token,
     decoder_layer.DecoderLayer: layer_of_decoder,
     decoder_layer.SelfAttention: self_attention,
     bert_net.Bert: net_of_bert,

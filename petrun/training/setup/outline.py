@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from petrun import kernels
 from petrun.checkpoint.delta_method import method_of
 from petrun.config.schema import RunConfig
 from petrun.graph.freeze import match_parameters
-from petrun.inference.assembly import Assembled, attach, base_path, form_to_make, head_names
+from petrun.inference.assembly import Assembled, attach, base_path, config_file, form_to_make, head_names
 from petrun.models.base import FamilyConfig
-from petrun.models.factory import is_factory, outline_model, read_family
+from petrun.models.factory import ModelSource, is_factory, outline_model, read_family
 from petrun.parallel.validate import Sizes
 
 
@@ -46,13 +44,16 @@ def _outlined(config: RunConfig, classes: int | None = None) -> Assembled:
     model = config.model
     with kernels.primitives_only():
         loaded = outline_model(
-            base_path(model),
-            family=model.family,
-            config=Path(model.config) if model.config else None,
+            ModelSource(
+                base=base_path(model),
+                family=model.family,
+                config=config_file(model),
+                quantisation=form_to_make(model),
+            ),
+            task=config.data.task,
             num_labels=classes,
             compute_dtype=model.dtype or "bfloat16",
             seed=config.train.seed,
-            quantisation=form_to_make(model),
         )
         also = match_parameters(loaded.net, config.train.train_also, "--train-also")
         method, settings = method_of(config.algo, config.delta.model_dump(), "the configuration")
@@ -60,5 +61,5 @@ def _outlined(config: RunConfig, classes: int | None = None) -> Assembled:
 
 
 def _parsed(config: RunConfig) -> FamilyConfig:
-    path = Path(config.model.config) if config.model.config else None
+    path = config_file(config.model)
     return read_family(base_path(config.model), config.model.family, path)[2]

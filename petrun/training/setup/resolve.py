@@ -143,7 +143,12 @@ def _require_classes_for_method(config: RunConfig, sources: Sources) -> None:
 
 
 def batch_rows(config: RunConfig, rows: ExampleSet, layout: Layout) -> Batching:
-    """Plan the batches of all data-parallel ranks together."""
+    """Plan the batches of all data-parallel ranks together. Raises ConfigError for --pack where a sequence has one target."""
+    if config.data.pack and rows.task == "classify" and not rows.is_arrays:
+        raise ConfigError(
+            "--pack: the net gives one answer for a sequence, and each row of classify needs its own",
+            hint="Leave it out.",
+        )
     return plan_batches(
         rows.lengths,
         batch_size=config.train.batch_size * layout.dp,

@@ -99,7 +99,7 @@ def fit_to_base(config: RunConfig, device: Device, sources: Sources) -> Fit:
         if delta.algo:
             return delta
         if not is_factory(model.family):
-            return stored_base(model).fit(delta, alpha)
+            return stored_base(model, sources.task).fit(delta, alpha)
         rows = sources.train
         loaded = open_base(model, device, task=sources.task, num_labels=rows.num_labels, seed=config.train.seed)
         return fit_delta(delta, loaded, alpha)

@@ -27,6 +27,11 @@ from tests.tiny import write_base
 
 STORED = Path(__file__).with_name("interop_digests.json")
 FAMILIES = ("bert", "gpt2", "llama")
+CLASSES = {
+    "peft": {"lora": ("gpt2", "llama"), "ia3": ("llama",), "prompt": ("gpt2",)},
+    "merged": {"lora": ("gpt2", "llama"), "full": ("gpt2",)},
+}
+"""Decoders that classify rows: kind -> method -> families, which the cases spell gpt2-classes."""
 PEFT = {
     "lora": {"rank": 4, "alpha": 8.0},
     "lora-rslora": {"rank": 4, "alpha": 8.0, "variant": "rslora"},
@@ -70,12 +75,21 @@ def cases():
         for family in FAMILIES:
             if (method, family) != ("bitfit", "llama"):
                 yield "merged", method, family
+    for kind, methods in CLASSES.items():
+        for method, families in methods.items():
+            yield from ((kind, method, f"{family}-classes") for family in families)
+
+
+def classifies(family):
+    return family == "bert" or family.endswith("-classes")
 
 
 def make(kind, method, family, folder):
     """Write the case's base, delta and export into `folder`. Returns the export and the net with the delta in it."""
-    base = exact_base(folder / "base", family, **({"tie_word_embeddings": True} if method in TIED else {}))
-    loaded = load_model(base, num_labels=2 if family == "bert" else None)
+    architecture = family.removesuffix("-classes")
+    base = exact_base(folder / "base", architecture, **({"tie_word_embeddings": True} if method in TIED else {}))
+    task = "classify" if classifies(family) else "lm"
+    loaded = load_model(base, task=task, num_labels=2 if task == "classify" else None)
     found = find_method(method.partition("-")[0])
     config = found.config(**PEFT.get(method, {}))
     assembled = attach(loaded, found, config, 0, head_names(loaded, TIED.get(method, ())))
@@ -83,7 +97,7 @@ def make(kind, method, family, folder):
         # Which triplets are kept is a mask, not a number.
         if p.name in assembled.owned and p.name.rpartition(".")[2] not in found.fixed:
             p.set_data(Tensor(exact(p.name, p.shape)))
-    write_delta(folder / "delta.ckpt", assembled, family)
+    write_delta(folder / "delta.ckpt", assembled, architecture, task)
     out = folder / "out"
     if kind == "peft":
         export.run(base=str(base), delta=str(folder / "delta.ckpt"), out=str(out))
@@ -92,7 +106,7 @@ def make(kind, method, family, folder):
     return out, assembled.loaded
 
 
-def write_delta(path, assembled, family):
+def write_delta(path, assembled, family, task):
     """What is attached to a net as a run would save it."""
     loaded = assembled.loaded
     manifest = Manifest(
@@ -102,7 +116,7 @@ def write_delta(path, assembled, family):
         model_type=family,
         hf_config=loaded.hf_config,
         base=BaseIdentity(digest=loaded.base_digest, fresh=loaded.fresh),
-        task=TaskInfo(name="classify" if family == "bert" else "lm"),
+        task=TaskInfo(name=task),
     )
     save_delta(path, values_of(loaded.net, assembled.owned), manifest)
 
@@ -167,7 +181,7 @@ def in_theirs(kind, family, folder, out, ids):
     import torch
     import transformers
 
-    auto = getattr(transformers, "AutoModelForSequenceClassification" if family == "bert" else "AutoModelForCausalLM")
+    auto = getattr(transformers, "AutoModelForSequenceClassification" if classifies(family) else "AutoModelForCausalLM")
     if kind == "peft":
         import peft
 
@@ -177,7 +191,7 @@ def in_theirs(kind, family, folder, out, ids):
     with torch.no_grad():
         inputs = torch.from_numpy(ids.astype(np.int64))
         found = model(input_ids=inputs, attention_mask=torch.ones_like(inputs)).logits.numpy()
-    return found if family == "bert" else found[:, -TOKENS:]
+    return found if classifies(family) else found[:, -TOKENS:]
 
 
 def main():

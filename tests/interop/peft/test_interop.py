@@ -18,13 +18,14 @@ from tests.tiny import write_base
 
 pytestmark = pytest.mark.usefixtures("pynative")
 BY_DEFAULT = {"peft": "llama", "merged": "gpt2"}
+SCORED = ("peft", "lora", "llama-classes")
 
 
 def matrix():
     for kind, method, family in cases():
         only = [f for k, m, f in cases() if (k, m) == (kind, method)]
         usual = BY_DEFAULT[kind] if BY_DEFAULT[kind] in only else only[0]
-        marks = () if family == usual else pytest.mark.all_only
+        marks = () if family == usual or (kind, method, family) == SCORED else pytest.mark.all_only
         yield pytest.param(kind, method, family, marks=marks, id=f"{kind}-{method}-{family}")
 
 
