@@ -31,6 +31,7 @@ _BEGIN = f"{_MARK} "
 _NUMBER = re.compile(r"Score:\s*([0-9]+(?:\.[0-9]+)?)")
 _PLACES = ("{question}", "{answer}")
 UNREAD = "no score in the answer"
+_LEAST_SHARE = 0.5
 
 _PROMPT = """\
 Here are a user's request and an answer to it. Judge how well the answer would serve as an example of what an assistant should reply.
@@ -169,6 +170,18 @@ def expected_rating(logs: Sequence[float]) -> JsonObject:
         "probabilities": shares.tolist(),
         "of_all_tokens": float(np.exp(values).sum()),
     }
+
+
+def doubt(rows: Sequence[JsonObject]) -> str | None:
+    """Return a note where a model, of most rows, would not answer with one of the digits; None elsewhere."""
+    shares = [row["of_all_tokens"] for row in rows if "of_all_tokens" in row]
+    middle = float(np.median(shares)) if shares else 1.0
+    if middle >= _LEAST_SHARE:
+        return None
+    return (
+        f"note: the five digits together have {middle:.1%} of the model's probability (median): it would answer something else, and these "
+        "ratings say little; --prompt and --delta change that"
+    )
 
 
 def generated_rating(answers: Sequence[str]) -> JsonObject:

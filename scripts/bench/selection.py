@@ -118,26 +118,28 @@ def prepare(folder: Path, rows: int) -> dict[str, Path]:
 
 
 def shuffled(folder: Path, count: int) -> None:
-    """Print how IFD by the base itself tells the half of the rows that have another row's answer."""
+    """Print how IFD tells the half of the rows that have another row's answer: by the base itself, and after a short training on some."""
     lines = (TASK / "train.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in random.Random(0).sample(lines, count)]
     half = count // 2
     answers = [row["messages"][1] for row in rows]
     for i in range(half):
         rows[i]["messages"][1] = answers[(i + 1) % half]
-    source, scores = write(folder / "shuffled.jsonl", rows), folder / "shuffled-scores.jsonl"
-    petrun("data", "score", str(source), "--by", "ifd", "--base", str(BASE), "--out", str(scores))
-    found = [row["score"] for row in read(scores)[1:]]
-    other, own = found[:half], found[half:]
-    above, wrong = sum(score > 1 for score in other), sum(score > 1 for score in own)
-    pairs = sum(a > b for a in other for b in own) / (len(other) * len(own))
-    print(
-        f"{count:,} rows, {half:,} with another row's answer: {above:,} of these score above 1, and {wrong:,} of the others"
-    )
-    print(
-        f"of what scores above 1, {above / max(1, above + wrong):.1%} has another row's answer; found are {above / half:.1%}"
-    )
-    print(f"a row with another row's answer scores above one with its own in {pairs:.1%} of all pairs")
+    source = write(folder / "shuffled.jsonl", rows)
+    brief = write(folder / "brief.jsonl", random.Random(1).sample(rows, BRIEF_ROWS))
+    train(brief, folder / "brief", BRIEF_STEPS, 0, measure=False)
+    print(f"{count:,} rows, {half:,} with another row's answer")
+    by_delta = ["--delta", str(folder / "brief")]
+    for name, more in (("the base itself", []), (f"a delta trained on {BRIEF_ROWS} of them", by_delta)):
+        scores = folder / "shuffled-scores.jsonl"
+        petrun("data", "score", str(source), "--by", "ifd", "--base", str(BASE), *more, "--out", str(scores))
+        found = [row["score"] for row in read(scores)[1:]]
+        other, own = found[:half], found[half:]
+        above, wrong = sum(score > 1 for score in other), sum(score > 1 for score in own)
+        pairs = sum(a > b for a in other for b in own) / (len(other) * len(own))
+        print(
+            f"by {name}: {above} of these are above 1, and {wrong} of the others; they score higher in {pairs:.1%} of pairs"
+        )
 
 
 def main() -> None:

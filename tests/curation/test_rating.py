@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from petrun.curation.rating import expected_rating, generated_rating, rating_prompt, read_rating
+from petrun.curation.rating import doubt, expected_rating, generated_rating, rating_prompt, read_rating
 from petrun.errors import ConfigError
 from petrun.inference.generation.choices import choice_tokens
 from petrun.inference.generation.session import Answer, TextChunk
@@ -33,7 +33,7 @@ def rate(folder, *more, code=0):
     return read_jsonl(folder / "ratings.jsonl") if code == 0 else None
 
 
-def test_the_expected_value_is_that_of_the_nets_own_probabilities(folder):
+def test_the_expected_value_is_that_of_the_nets_own_probabilities(folder, capfd):
     header, *found = rate(folder)
     assert header["by"] == "rating" and header["prompt"] == "{question}{answer}?"
     for row, entry in zip(ROWS, found, strict=False):
@@ -43,6 +43,8 @@ def test_the_expected_value_is_that_of_the_nets_own_probabilities(folder):
         assert np.abs(np.array(entry["probabilities"]) - shares).max() < 1e-5
         assert abs(entry["score"] - shares @ [1, 2, 3, 4, 5]) < 1e-5 > abs(entry["of_all_tokens"] - np.exp(logs).sum())
     assert [entry["reason"] for entry in found[4:]] == ["too long", "no question or no answer"]
+    # A net that knows nothing of digits is told apart from one that rates.
+    assert "it would answer something else" in capfd.readouterr().out
 
 
 def test_generated_numbers_are_read_and_an_interrupted_pass_goes_on(folder, monkeypatch):
@@ -105,6 +107,10 @@ def test_the_last_number_counts(answer, found):
 def test_samples_that_hold_no_number_are_left_out_of_the_mean():
     assert generated_rating(["Score: 5", "?", "Score: 4"]) == {"score": 4.5, "ratings": [5, None, 4]}
     assert generated_rating(["?"])["reason"] == "no score in the answer"
+
+
+def test_a_model_that_answers_with_digits_is_not_doubted():
+    assert doubt([{"score": 4.0, "of_all_tokens": 0.9}, {"score": None}]) is None is doubt([])
 
 
 def test_equal_probabilities_are_in_the_middle():

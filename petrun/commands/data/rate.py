@@ -9,7 +9,7 @@ from petrun.config.commands.data_scores import RATINGS, RateSettings
 from petrun.config.commands.text import SessionSettings
 from petrun.config.effect import require_effect
 from petrun.curation.parts import PartReader
-from petrun.curation.rating import EXPECTED, LEVELS, Rater, rating_prompt
+from petrun.curation.rating import EXPECTED, LEVELS, Rater, doubt, rating_prompt
 from petrun.curation.reading import STOP, RowFiles
 from petrun.curation.score_file import ScoredRows, print_scores, write_scores
 from petrun.errors import ConfigError, did_you_mean
@@ -63,6 +63,8 @@ def run(given: RateSettings) -> None:
     write_scores(out, scored.header, files.digests(), scored.rows)
     done.unlink(missing_ok=True)
     print_scores(str(given.out), scored)
+    if (note := doubt(rows)) is not None:
+        console.print(note)
 
 
 def _check(given: RateSettings) -> Path:
