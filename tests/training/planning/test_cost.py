@@ -49,8 +49,8 @@ def test_lora_is_what_torch_counts_but_for_gradients_of_the_first_layers_input()
     assert work.backward - first == TORCH["lora"][1]
 
 
-# Published trainings of models of 38 B and 2.6 B parameters: parameters, tokens, cards, days, whether all of it trains. The tokens of the last
-# are not known: as many as a utilisation of 0.3 makes of its days.
+# Published trainings of models of 38 B and 2.6 B parameters: parameters, tokens, cards, days, whether all of it trains. The tokens of the
+# last are not known: as many as a utilisation of 0.3 makes of its days.
 @pytest.mark.parametrize(
     ("parameters", "tokens", "cards", "days", "full", "implied", "recomputed"),
     [
