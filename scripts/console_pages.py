@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-_NUMBER = re.compile(r"(?<![\w#])[-+]?\d+(?:[,.:]\d+)*(?:e[-+]?\d+)?|\b[0-9a-f]{12,}\b")
+_NUMBER = re.compile(r"\b[0-9a-f]{12,}\b|(?<![\w#])[-+]?\d+(?:[,.:]\d+)*(?:e[-+]?\d+)?")
 _CURVE = re.compile("[▁▂▃▄▅▆▇█]+")
 _MARK = "=>>"
 """Begins the line by which bash says that a command has ended: its code, and the time."""

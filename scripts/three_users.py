@@ -89,6 +89,26 @@ USERS = {
             ),
         ),
     ),
+    "mindpet": User(
+        pages=("zh/mindpet.md",),
+        mistakes=(
+            Mistake(
+                command="petrun eval --model net.py:build --base base/base.ckpt --delta tuned/DELTA_CKP-20_16.ckpt --data data/points.npz",
+                code=1,
+                words=("MindPet's checkpoints do not hold alpha", "--alpha"),
+            ),
+            Mistake(
+                command="sed s/petrun.mindpet/mindpet/ tune.py > old.py; petrun mindpet finetune -q -dp data -op out -pm base -bp old.py",
+                code=1,
+                words=("old.py, line 9: imports mindpet, which is not installed", "write petrun.mindpet"),
+            ),
+            Mistake(
+                command="petrun mindpet evaluate -q -dp data -op out -bp score.py",
+                code=1,
+                words=("ckpt_path",),
+            ),
+        ),
+    ),
 }
 
 

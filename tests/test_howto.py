@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.console_pages import Ran, programs, run, steps, view
+from scripts.console_pages import Ran, programs, run, steps, view, without_figures
 from tests.conftest import ROOT
 
 DOCS = ROOT / "docs"
@@ -83,6 +83,7 @@ def test_what_a_page_shows_is_compared_without_its_figures(tmp_path):
     assert first.command == "petrun eval --delta D" and second.shown == ()
     printed = "loss 17.1  0.2  -3.1 better\nother\nsaved it\n"
     assert not Ran(step=first, code=0, printed=printed, seconds=1.0).lacking
+    assert without_figures("digest 4ff2f60428d2e880, 1,024 rows") == "digest #, # rows"
     worse = Ran(step=first, code=0, printed="loss 17.1  0.2  -3.1 worse\n", seconds=1.0)
     assert worse.lacking == ["loss  3.85 ... better", "saved it"]
 
