@@ -90,7 +90,7 @@ def score(settings: ScoreSettings) -> None:
 
     petrun data score rows.jsonl --by ifd --base ./gpt2 --out scores.jsonl
     petrun data score rows.jsonl --by similarity --encoder ./labse --out scores.jsonl
-    petrun data score rows.jsonl --by reward:./reward-bert --out scores.jsonl
+    petrun data score rows.jsonl --by reward:./reward-llama --out scores.jsonl
     petrun data score rows.jsonl --by comet:./wmt22-comet-da --predictions predictions.jsonl --out scores.jsonl
     """
     from petrun.commands.data.score import run

@@ -1,4 +1,4 @@
-"""Fill up the texts of an encoder, BERT or RoBERTa, to a few shapes, so that few graphs are compiled."""
+"""Fill up texts that a net sees whole, such as an encoder's, to a few shapes, so that few graphs are compiled."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from petrun.tensors import Array
 
 ENCODERS = ("bert", "roberta")
 """Families whose inputs these are."""
-_SHAPES = (16, 32, 64, 128, 256, 512)
-"""Lengths that batches are filled up to: one graph each."""
-LONGEST = _SHAPES[-1]
+_SHORTEST = 16
+LONGEST = 512
+"""Most tokens of a text where a model does not say it."""
 
 
 def by_length(rows: Sequence[Sequence[int]], size: int) -> Iterator[Array]:
@@ -25,12 +25,13 @@ def by_length(rows: Sequence[Sequence[int]], size: int) -> Iterator[Array]:
 def padded(
     rows: Sequence[Sequence[int]], pad_id: int, longest: int, types: Sequence[Sequence[int] | None] = ()
 ) -> dict[str, Array]:
-    """Return every input that encoders have, (B, T) int32: input_ids, segment_ids (0 for padding), token_type_ids, position_ids.
+    """Return every input that nets have, (B, T) int32: input_ids, segment_ids (0 for padding), token_type_ids, position_ids.
 
     `longest`: most tokens of a row; `types`: of the second text of each row 1; () or None: all 0.
     """
     most = max(map(len, rows))
-    width = next((shape for shape in _SHAPES if most <= shape <= longest), most)
+    # Powers of two up to the longest: one graph each.
+    width = max(most, min(longest, max(_SHORTEST, 1 << (most - 1).bit_length())))
     ids = np.full((len(rows), width), pad_id, np.int32)
     segments, kinds = np.zeros((len(rows), width), np.int32), np.zeros((len(rows), width), np.int32)
     for i, row in enumerate(rows):

@@ -9,9 +9,9 @@ from petrun.errors import ModelError
 from petrun.inference.reward import open_reward_model
 from petrun.tensors import array_entries, write_safetensors
 from tests.curation.rows import read_jsonl, write_jsonl
-from tests.models.reference import bert, make
+from tests.models.reference import bert, llama, make
 from tests.program import call
-from tests.tiny import CONFIGS, words, write_base
+from tests.tiny import CONFIGS, letters, words, write_base
 
 HEAD = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "architectures": ["BertForSequenceClassification"]}
 ROWS = [
@@ -55,11 +55,28 @@ def test_a_reward_is_the_output_of_the_head_for_the_pair(folder):
     assert read_jsonl(folder / "best.jsonl") == [ROWS[int(found[1]["score"] > found[0]["score"])]]
 
 
+def test_a_decoder_sees_the_conversation(folder):
+    head = {**HEAD, "architectures": ["LlamaForSequenceClassification"]}
+    write_base(folder / "reward", "llama", **head)
+    tensors = make(CONFIGS["llama"])
+    score = np.random.default_rng(1).normal(size=(1, CONFIGS["llama"]["hidden_size"])).astype(np.float32)
+    stored = {name: values for name, values in tensors.items() if name != "lm_head.weight"} | {"score.weight": score}
+    write_safetensors(folder / "reward" / "model.safetensors", array_entries(stored), {"format": "pt"})
+    rewards = open_reward_model("reward", {}, (), 8)
+    found = rewards([("is it", "yes"), ("2+2=", "a long answer, 4")], lambda done, count: None)
+    for (question, answer), value in zip((("is it", "yes"), ("2+2=", "a long answer, 4")), found, strict=True):
+        ids = np.array([letters().encode(f"<user>{question}<assistant>{answer}<eos>").ids])
+        net = {**tensors, "lm_head.weight": score}
+        expected = llama(net, CONFIGS["llama"], ids, np.ones_like(ids), np.arange(ids.shape[1])[None])[0, -1, 0]
+        assert abs(value - expected) < 1e-4
+    (folder / "reward" / "tokenizer_config.json").write_text('{"pad_token": "<pad>", "eos_token": "<eos>"}')
+    with pytest.raises(ModelError, match="has no chat template"):
+        open_reward_model("reward", {}, (), 8)
+
+
 def test_what_is_no_reward_model_is_refused_by_name(folder):
-    write_base(folder / "decoder", "llama", architectures=["LlamaForSequenceClassification"])
-    with pytest.raises(
-        ModelError, match="is LlamaForSequenceClassification, and petrun computes a reward of bert and roberta"
-    ):
+    write_base(folder / "decoder", "chatglm", architectures=["ChatGLMForSequenceClassification"])
+    with pytest.raises(ModelError, match="is ChatGLMForSequenceClassification, and petrun computes a reward of bert"):
         open_reward_model("decoder", {}, (), 8)
     write_reward(folder / "classes", id2label={"0": "bad", "1": "good"}, label2id={"bad": 0, "good": 1})
     with pytest.raises(ModelError, match="with a head of 2 classes; a reward model has one output"):

@@ -26,7 +26,7 @@ class ScoreSettings(RunKeys):
     by: str = option(
         "--by",
         "ifd: loss of the answer with its question over that without; ppl: the same as a ratio of perplexities; similarity: by the "
-        "vectors of --encoder; reward:MODEL: by the head of a reward model, a BERT or RoBERTa folder with one output; "
+        "vectors of --encoder; reward:MODEL: by the head of a reward model, a folder that classifies, with one output; "
         "comet:MODEL: of translations, by a local model of COMET.",
         DATA,
         default="ifd",

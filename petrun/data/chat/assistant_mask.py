@@ -77,6 +77,10 @@ class ChatRenderer:
             raise DataError(f"{where}: no message to answer")
         return self._cut(messages[:-1], where, extra, generation_prompt=True), self.reference(messages, where, extra)
 
+    def text(self, messages: Sequence[Message], where: str) -> str:
+        """Return a complete conversation as text. Raises DataError."""
+        return strip_marks(self._render(messages, where, None, generation_prompt=False))
+
     def reference(self, messages: Sequence[Message], where: str, extra: Mapping[str, object] | None = None) -> str:
         """Return the content of the assistant's last message; for a tool call, the text that the template writes for it."""
         turn = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
