@@ -437,11 +437,6 @@ CASES = {
         BERT.replace("reviews", "orders"),
         ["stand for the task instruct, which this model family cannot do"],
     ),
-    "keyword arguments": (
-        None,
-        f"{BERT} --set model.kwargs.a=1",
-        ["model.kwargs = {'a': 1} is for a model of your own"],
-    ),
     "bfloat16 on the CPU": (
         None,
         f"{BERT} --set model.dtype=bfloat16",
