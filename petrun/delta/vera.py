@@ -3,8 +3,9 @@
     y = act(x W^T + b + (((dropout(x) A[:, :in]^T) * d) B[:out]^T) * l),   A (R, widest in), B (widest out, R)
 
 Source: Kopiczko et al., "VeRA: Vector-based Random Matrix Adaptation", arXiv 2310.11454, equation 2; names, initial values and the slices
-as in peft 0.21, tuners/vera. A and B are drawn from the run's seed and saved with the delta, as peft's save_projection does, because no
-two libraries draw the same numbers. They are parameters of the first adapted layer, and the others hold the same objects.
+as in peft 0.21, tuners/vera. The vectors multiply in float32, as those of (IA)^3 do. A and B are drawn from the run's seed and saved with
+the delta, as peft's save_projection does, because no two libraries draw the same numbers. They are parameters of the first adapted layer,
+and the others hold the same objects.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
+import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, ops
 from pydantic import Field
@@ -23,7 +25,7 @@ from petrun.delta.parts import draw_uniform
 from petrun.errors import DeltaError
 from petrun.graph.sites import Sites
 from petrun.graph.surgery import cells, resolve_targets
-from petrun.kernels import Dropout
+from petrun.kernels import Dropout, ScaleColumns
 from petrun.tensors import Array
 from petrun.typing import Cell
 
@@ -65,6 +67,8 @@ class VeraDense(AddedDense):
         self.mindpet_delta_vera_lambda_d = Parameter(Tensor(np.full(rank, d_initial, np.float32)), name=VERA_LAMBDA_D)
         self.mindpet_delta_vera_lambda_b = Parameter(Tensor(np.zeros(out_channels, np.float32)), name=VERA_LAMBDA_B)
         self.vera_dropout = dropout
+        # A product that broadcasts keeps tables of 16 bytes a value on the CPU, for as long as the graph lives.
+        self.scale_d, self.scale_b = ScaleColumns(), ScaleColumns()
         self.a_matmul, self.b_matmul = ops.MatMul(transpose_b=True), ops.MatMul(transpose_b=True)
 
     def change(self, x: Tensor) -> Tensor:
@@ -72,8 +76,9 @@ class VeraDense(AddedDense):
         kind = self.compute_dtype
         a, b = self.mindpet_delta_vera_a[:, : self.in_channels], self.mindpet_delta_vera_b[: self.out_channels]
         z = self.a_matmul(self.cast(self.vera_dropout(x), kind), self.cast(a, kind))
-        y = self.b_matmul(z * self.cast(self.mindpet_delta_vera_lambda_d, kind), self.cast(b, kind))
-        return y * self.cast(self.mindpet_delta_vera_lambda_b, kind)
+        z = self.scale_d(self.cast(z, ms.float32), self.mindpet_delta_vera_lambda_d)
+        y = self.b_matmul(self.cast(z, kind), self.cast(b, kind))
+        return self.cast(self.scale_b(self.cast(y, ms.float32), self.mindpet_delta_vera_lambda_b), kind)
 
 
 def projection(name: str, shape: tuple[int, int], seed: int) -> Parameter:
