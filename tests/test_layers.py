@@ -201,6 +201,7 @@ def test_methods_and_families_do_not_import_each_other():
                 "unet",
                 "autoencoder_kl",
                 "clip_text",
+                "t5",
             }
         )
         assert len(independent) >= 3

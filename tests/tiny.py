@@ -5,6 +5,7 @@ import json
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from petrun.tensors import array_entries, write_safetensors
+from tests.models import t5_cases
 from tests.models.agreement import CHATGLM
 from tests.models.reference import BERT, GPT2, LLAMA, make
 from tests.models.transformers_cases import BLOOM, GEMMA2, GLM, MIXTRAL, OPT, PHI3, QWEN3_MOE, ROBERTA
@@ -33,11 +34,13 @@ CONFIGS = {
     "mixtral": {**MIXTRAL, "vocab_size": 258, "eos_token_id": 1, "pad_token_id": 0},
     "qwen3_moe": {**QWEN3_MOE, "num_hidden_layers": 2, "vocab_size": 258, "eos_token_id": 1, "pad_token_id": 0},
     "roberta": {**ROBERTA, "vocab_size": len(WORDS), "max_position_embeddings": 24, "pad_token_id": 0},
+    "t5": {**t5_cases.T5, "vocab_size": 258},
     "opt": {**OPT, "vocab_size": 258, "max_position_embeddings": 48, "eos_token_id": 1, "pad_token_id": 0},
 }
 for _name in ("bert", "roberta"):
     del CONFIGS[_name]["id2label"]
 CLASSIFIERS = ("bert", "roberta")
+ENCODER_DECODERS = ("t5",)
 REVIEWS = [{"text": f"this film is {word}", "label": label} for word, label in (("good", 1), ("bad", 0)) * 3]
 """Six rows for bert, two classes."""
 ORDERS = [{"prompt": f"{a}+{b}=", "completion": str(a + b)} for a, b in ((1, 2), (2, 2), (3, 4), (5, 1))]
@@ -65,6 +68,15 @@ def letters():
     return backend
 
 
+def ended_letters():
+    """The same with <eos> behind every text, as T5 has it."""
+    backend = letters()
+    backend.post_processor = processors.TemplateProcessing(
+        single="$A <eos>", pair="$A <eos> $B <eos>", special_tokens=[("<eos>", 1)]
+    )
+    return backend
+
+
 def write_base(folder, family, **changes):
     """A Hugging Face folder of a tiny model, a classifier without a head. `changes` go into config.json and the weights follow."""
     config = {**CONFIGS[family], **changes}
@@ -72,7 +84,8 @@ def write_base(folder, family, **changes):
     tensors = make(config, classes=0) if family in CLASSIFIERS else make(config)
     write_safetensors(folder / "model.safetensors", array_entries(tensors), {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config))
-    (words() if family in CLASSIFIERS else letters()).save(str(folder / "tokenizer.json"))
+    tokenizer = words() if family in CLASSIFIERS else ended_letters() if family in ENCODER_DECODERS else letters()
+    tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"pad_token": "[PAD]"} if family in CLASSIFIERS else {"pad_token": "<pad>", "eos_token": "<eos>"}
     if family == "llama":
         settings["chat_template"] = CHAT

@@ -77,8 +77,9 @@ class ModelConfig(Section):
     )
     family: str | None = setting(
         None,
-        "bert, gpt2, llama, opt, bloom, glm, chatglm, phi3, gemma, mixtral, qwen3_moe or roberta (also mistral, qwen2, qwen3, "
-        "glm4, gemma2, gemma3_text, xlm-roberta) where config.json does not say, or your own factory: module:function or file.py:function.",
+        "bert, gpt2, llama, opt, bloom, glm, chatglm, phi3, gemma, mixtral, qwen3_moe, roberta or t5 (also mistral, qwen2, qwen3, "
+        "glm4, gemma2, gemma3_text, xlm-roberta, mt5) where config.json does not say, or your own factory: module:function or "
+        "file.py:function.",
         "--model",
         MODEL,
     )

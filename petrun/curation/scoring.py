@@ -42,6 +42,11 @@ def score_difficulty(given: ScoreSettings, out: Path) -> ScoredRows:
     tokenizer = settings.tokenizer
     if tokenizer is None:
         raise ConfigError(f"--by {given.by} needs a base with a tokenizer")
+    if settings.base_info.decoder_start is not None:
+        raise ConfigError(
+            f"--by {given.by}: compares the losses of an answer behind its question and alone, and an encoder-decoder has no answer alone",
+            hint="Give a base that continues texts.",
+        )
     limit = settings.config.data.seq_len
     # One token more than is scored, so that a row that is cut is told from one that just fits.
     rows = _longer(settings, limit + 1).rows("instruct")

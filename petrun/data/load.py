@@ -73,7 +73,9 @@ def _cached_or_built(
         examples = build_examples(sources, tokenizer, settings, key, progress, cache_dir)
         if not examples.is_arrays:
             store_cached(cache_dir, key, examples)
-    return replace(examples, files=names)
+    return replace(
+        examples, files=names, encoder_decoder=settings.decoder_start is not None and not settings.for_generation
+    )
 
 
 def _weights_of_files(weights: Sequence[float], sources_of: Sequence[Sequence[Source]]) -> list[float]:
@@ -124,7 +126,12 @@ def _cache_key(sources: list[Source], tokenizer: Tokenizer | None, settings: Exa
         "version": DATA_VERSION,
         "files": [(source.digest, source.suffix, _encoding(source, settings)) for source in sources],
         "tokenizer": tokenizer.digest if tokenizer else "",
-        "settings": {f.name: getattr(settings, f.name) for f in fields(settings) if f.name != "template"},
+        "settings": {
+            f.name: getattr(settings, f.name)
+            for f in fields(settings)
+            # Of other nets it is None, and their keys stay what they were without it.
+            if f.name != "template" and (f.name != "decoder_start" or settings.decoder_start is not None)
+        },
         "template": [template, text],
         # Templates may write today's date into a prompt.
         "date": date.today().isoformat() if "strftime_now" in text else "",

@@ -46,5 +46,7 @@ class ExampleSettings:
     """Values for variables of the template, such as enable_thinking, where a row sets none."""
     ignore: tuple[str, ...] = ()
     """Columns that are not read."""
+    decoder_start: int | None = None
+    """Of an encoder-decoder: the token before every target. None: rows are for one net that reads prompt and completion."""
     on_bad_row: str = "stop"
     """"stop" names up to twenty rows that cannot be used; "skip" leaves such rows out (`ExampleSet.skipped`)."""

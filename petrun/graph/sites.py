@@ -45,6 +45,8 @@ class Sites:
     """Layout of the net's cells over ranks: pattern -> role, see petrun.parallel.plan; "" is the net itself."""
     hf_paths: dict[str, str] = field(default_factory=dict)
     """Path of a cell -> its path in Hugging Face's naming, so that users may name either."""
+    encoder_decoder: bool = False
+    """Whether a prompt stands before the rows of an encoder, and `cores` are those of the decoder that reads its result."""
     hidden: int = 0
     """Width of the embedded tokens, and so of a prompt."""
     heads: int = 0

@@ -32,7 +32,8 @@ PREFIX = "prefix_tokens"
 class PrefixedCore(nn.Cell):
     """An attention core that attends to P learned keys and values before its own.
 
-    Inputs: q (B, N, T, D); k, v (B, N_kv, S, D); mask (B, 1, T, S) bool, or (B, 1, T, P + S) from a net that supports the prefix.
+    Inputs: q (B, N, T, D); k, v (B, N_kv, S, D); mask (B, 1, T, S) bool, or (B, 1, T, P + S) from a net that supports the prefix; what
+    else the core takes, for P + S keys.
     Returns: the core's (B, N, T, D). `encoder()` gives (2, N_kv, P, D), keys first.
     """
 
@@ -60,7 +61,7 @@ class PrefixedCore(nn.Cell):
             return self.widen(one, (rows, 1, 1, 1))
         return ops.broadcast_to(learned[which : which + 1], (rows, heads, count, width))
 
-    def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *more: Tensor) -> Tensor:
         rows, own = k.shape[0], k.shape[2]
         learned = ops.cast(self.encoder(), k.dtype)
         count = learned.shape[2]
@@ -68,7 +69,7 @@ class PrefixedCore(nn.Cell):
         if mask.shape[-1] == own:
             seen = ops.ones((*mask.shape[:-1], count), ms.bool_)
             mask = ops.concat((seen, mask), -1)
-        return self.core(q, self.join((keys, k)), self.join((values, v)), mask)
+        return self.core(q, self.join((keys, k)), self.join((values, v)), mask, *more)
 
 
 class PromptedEmbedding(nn.Cell):

@@ -35,6 +35,8 @@ class BaseInfo:
     """Classes of that head (1: it predicts a number); None for a base without one."""
     folder: Path | None
     """Folder of the tokenizer."""
+    decoder_start: int | None = None
+    """Of an encoder-decoder: the token with which every target begins."""
 
 
 def read_base_info(config: RunConfig, tokens: int = 0) -> BaseInfo:
@@ -72,6 +74,7 @@ def read_base_info(config: RunConfig, tokens: int = 0) -> BaseInfo:
         labels=labels,
         num_labels=count,
         folder=beside,
+        decoder_start=parsed.decoder_start,
     )
 
 

@@ -92,7 +92,7 @@ class Evaluator:
     def batching(self) -> Batching:
         """Batches of one pass."""
         return plan_batches(
-            self.examples.lengths,
+            self.examples.batch_lengths,
             batch_size=self.batch_size,
             seq_len=self.examples.longest_row(self.seq_len),
             buckets=self.buckets,
@@ -116,7 +116,7 @@ class Evaluator:
         batches = scoring_batches(self.examples, plan, self.loaded.inputs, self.loaded.pad_token_id)
         # An error in the rows of one rank must not leave the others waiting for its figures.
         with world.fail_together():
-            found = self.scorer.outputs(batches, progress(f"score {label}"), sum(size for size, _ in plan.shapes))
+            found = self.scorer.outputs(batches, progress(f"score {label}"), sum(size for size, *_ in plan.shapes))
         if world.size > 1:
             # Numbers of rows in the data have gaps where some were dropped or are trained on.
             rows = np.sort(self.examples.per_row["row"].astype(np.int64))

@@ -125,6 +125,11 @@ def _adapter(loaded: LoadedModel, delta: Delta, base: BaseValues) -> AdapterTens
         ) from error
 
 
+def has_switched_tokens(sites: Sites) -> bool:
+    """Return whether rows of a net can have virtual tokens of different deltas."""
+    return bool(sites.positions or sites.mask_positions)
+
+
 def _add_virtual(loaded: LoadedModel, deltas: list[Delta], adapters: list[AdapterTensors], indices: Tensor) -> int:
     """Add the virtual tokens of all deltas. Returns how many positions they take."""
     sites = loaded.sites
@@ -132,7 +137,7 @@ def _add_virtual(loaded: LoadedModel, deltas: list[Delta], adapters: list[Adapte
     if not with_tokens:
         return 0
     first = deltas[with_tokens[0]]
-    if not (sites.positions or sites.mask_positions):
+    if not has_switched_tokens(sites):
         raise ConfigError(
             f"{first.path}: virtual tokens are switched in decoders only, and this is a {loaded.family} model",
             hint="Give such deltas one at a time.",

@@ -69,6 +69,7 @@ def example_settings(
         vocab_size=base.vocabulary,
         chat_template_kwargs=data.chat_template_kwargs,
         ignore=data.ignore,
+        decoder_start=base.decoder_start,
     )
 
 
@@ -153,7 +154,8 @@ def require_matching_classes(examples: ExampleSet, labels: tuple[str, ...], clas
 def try_rows(loaded: LoadedModel, examples: ExampleSet) -> None:
     """Check before any work that the net takes these rows; a user's own net is run once. Raises DataError, ModelError."""
     few = examples.take(np.arange(min(2, len(examples))))
-    batching = plan_batches(few.lengths, batch_size=2, seq_len=max(1, *few.lengths), arrays=few.is_arrays)
+    longest = max(1, int(few.batch_lengths.max()))
+    batching = plan_batches(few.batch_lengths, batch_size=2, seq_len=longest, arrays=few.is_arrays)
     batch = next(scoring_batches(few, batching.epoch(0), loaded.inputs, loaded.pad_token_id))
     if is_factory(loaded.family):
         # Without labels, only the model determines what it predicts.

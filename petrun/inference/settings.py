@@ -121,7 +121,7 @@ class InferenceSettings:
     def batches(self, rows: ExampleSet, loaded: LoadedModel, order: Order = "length") -> Iterator[Batch]:
         """Yield the rows in batches. `order`: as plan_batches."""
         batching = plan_batches(
-            rows.lengths,
+            rows.batch_lengths,
             batch_size=self.batch_size,
             seq_len=rows.longest_row(self.config.data.seq_len),
             buckets=self.config.data.buckets,

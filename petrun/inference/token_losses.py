@@ -40,7 +40,7 @@ def token_losses(
     Raises: DataError, WeightsError as Scorer.
     """
     plan = plan_batches(
-        rows.lengths,
+        rows.batch_lengths,
         batch_size=settings.batch_size,
         seq_len=settings.config.data.seq_len,
         buckets=settings.config.data.buckets,

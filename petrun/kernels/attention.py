@@ -157,6 +157,12 @@ class BiasedAttention(Attention):
 
     def __init__(self, dropout: float = 0.0, seed: int = 0, site: str = "") -> None:
         super().__init__(1.0, dropout, seed, site)
+        self.flash = None
+
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
+        """As Attention; the bias of all rows is one."""
+        super().set_layout(how, dp, tp)
+        self.biased.shard(((dp, tp, 1, 1), (1, tp, 1, 1)))
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, bias: Tensor = None) -> Tensor:
         scores = self.biased(ops.cast(self.scores(q, k), ms.float32), bias)

@@ -236,9 +236,10 @@ class Dropout(fused.FusedCell):
         return self.dropout(x, self.scaled(ops.cast(mask, x.dtype), 1.0 / (1.0 - self.p)))
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
-        """`tokens`: (B, T, H) by rows of the batch; `row`: (M, F), features over tp ranks as well; else (M, F) by rows."""
+        """`tokens`: (B, T, H) by rows of the batch; `wide`: (B, T, F), features over tp ranks as well; `row`: (M, F), the same; else
+        (M, F) by rows."""
         self.keep.set_layout(how, dp, tp)
-        whole = (dp, 1, 1) if how == "tokens" else (dp, 1)
+        whole = (dp, 1, 1) if how in ("tokens", "wide") else (dp, 1)
         self.scaled.shard((whole, ()))
-        shards = (dp, tp) if how == "row" else whole
+        shards = (*whole[:-1], tp) if how in ("row", "wide") else whole
         self.dropout.shard((shards, shards))

@@ -11,6 +11,9 @@ from petrun.graph.sites import Sites
 from petrun.tensors import TensorReader
 from petrun.typing import Cell, JsonObject
 
+DECODER_INPUTS = "decoder_input_ids"
+"""The input that an encoder-decoder takes beside its sources: each target behind the token that begins it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoredName:
@@ -189,6 +192,10 @@ class LoadedModel:
     num_labels: int | None = None
     labels: tuple[str, ...] = ()
     """Label names of the base's own head, from config.json's id2label, when it has one."""
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        return DECODER_INPUTS in self.inputs
 
     @property
     def content(self) -> BaseContent:

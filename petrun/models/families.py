@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from petrun.models import bert, bloom, chatglm, gemma, glm, gpt2, llama, mixtral, opt, phi3, qwen3_moe, roberta
+from petrun.models import bert, bloom, chatglm, gemma, glm, gpt2, llama, mixtral, opt, phi3, qwen3_moe, roberta, t5
 from petrun.models.base import Family
 
 FAMILIES: dict[str, Family] = {
@@ -20,6 +20,7 @@ FAMILIES: dict[str, Family] = {
         mixtral.FAMILY,
         qwen3_moe.FAMILY,
         roberta.FAMILY,
+        t5.FAMILY,
     )
 }
 

@@ -46,7 +46,7 @@ FOREIGN: Mapping[str, tuple[object, ...]] = {
 
 _HINTS = {
     "quantization_config": "Use the float16, bfloat16 or float32 copy of the model, or dequantise it first.",
-    "is_encoder_decoder": "Encoder-decoder models are not supported.",
+    "is_encoder_decoder": "Encoder-decoders are supported for t5 and mt5 alone.",
     "output_router_logits": "It adds the router's auxiliary loss in training, which is not computed: set it to false in config.json.",
 }
 

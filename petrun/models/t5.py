@@ -178,6 +178,27 @@ def _layer(config: T5Config, of_target: bool) -> dict[str, str]:
     }
 
 
+_SPLITS = {
+    "embed": "vocabulary",
+    "mask": "tokens",
+    **dict.fromkeys((f"*.{cell}" for cell in ("dropout", "norm", "last_dropout")), "tokens"),
+    "*.layers.*": "tokens",
+    **dict.fromkeys(
+        (f"*.layers.*.{part}_{cell}" for part in ("attn", "cross", "mlp") for cell in ("norm", "dropout")), "tokens"
+    ),
+    **dict.fromkeys((f"*.layers.*.{part}.{role}" for part in ("attn", "cross") for role in "qkv"), "column"),
+    **dict.fromkeys(
+        (f"*.layers.*.{part}.{cell}" for part in ("attn", "cross") for cell in ("split", "core", "merge")), "heads"
+    ),
+    **dict.fromkeys((f"*.layers.*.{part}.o" for part in ("attn", "cross")), "row"),
+    **dict.fromkeys((f"*.layers.*.mlp.{role}" for role in ("wi", "wi_0", "wi_1")), "column"),
+    **dict.fromkeys((f"*.layers.*.mlp.{cell}" for cell in ("act", "times", "dropout")), "wide"),
+    "*.layers.*.mlp.wo": "row",
+    "scale": "tokens",
+    "head": "column",
+}
+
+
 def sites(config: T5Config) -> Sites:
     """Describe where deltas attach."""
     wide = {"gate": "wi_0", "up": "wi_1"} if config.gated else {"up": "wi"}
@@ -191,16 +212,21 @@ def sites(config: T5Config) -> Sites:
             "cross": "decoder.layers.*.cross.*",
         },
         default_roles=("q", "v"),
+        tables=("embed",),
         embedding="embed",
+        # As in peft: a prefix stands before the decoder's own keys and values, and a prompt before the source.
+        cores="decoder.layers.*.attn.core",
         head="head",
         sublayers=("*.layers.*.attn.o", "*.layers.*.cross.o", "*.layers.*.mlp.wo"),
         blocks="*.layers.*",
+        splits=_SPLITS,
+        encoder_decoder=True,
         hf_paths={**cell_paths(names(config)), "head": "lm_head"},
         hidden=config.hidden,
         heads=config.heads,
         kv_heads=config.heads,
         head_dim=config.head_width,
-        layers=config.layers,
+        layers=config.decoder_layers,
     )
 
 

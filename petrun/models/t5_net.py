@@ -14,7 +14,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
 from petrun.kernels import Attention, BiasedAttention, Dropout, MergeHeads, RmsNorm, SplitHeads, WriteCache
-from petrun.models.decoding import cached_mask, zero_caches
+from petrun.models.decoding import CausalMask, cached_mask, zero_caches
 from petrun.models.parts import Embedding, Product, Scale, activation, dense
 from petrun.tensors import Array
 from petrun.typing import Cell, DType
@@ -157,10 +157,16 @@ class EncoderLayer(nn.Cell):
         self.mlp_norm = RmsNorm(sizes.hidden, sizes.eps)
         self.mlp = T5FeedForward(sizes, dtype, seed, f"{path}.mlp")
         self.mlp_dropout = Dropout(sizes.dropout, seed, f"{path}.mlp_dropout")
+        self.after_attn, self.after_mlp = ops.Add(), ops.Add()
+
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
+        """Shard the residual stream, (B, T, H), by rows of the batch."""
+        for add in (self.after_attn, self.after_mlp):
+            add.shard(((dp, 1, 1), (dp, 1, 1)))
 
     def construct(self, x: Tensor, mask: Tensor, bias: Tensor) -> Tensor:
-        x = x + self.attn_dropout(self.attn(self.attn_norm(x), mask, bias))
-        return x + self.mlp_dropout(self.mlp(self.mlp_norm(x)))
+        x = self.after_attn(x, self.attn_dropout(self.attn(self.attn_norm(x), mask, bias)))
+        return self.after_mlp(x, self.mlp_dropout(self.mlp(self.mlp_norm(x))))
 
 
 class TargetLayer(nn.Cell):
@@ -178,12 +184,18 @@ class TargetLayer(nn.Cell):
         self.mlp = T5FeedForward(sizes, dtype, seed, f"{path}.mlp")
         self.mlp_dropout = Dropout(sizes.dropout, seed, f"{path}.mlp_dropout")
         self.write = WriteCache()
+        self.after_attn, self.after_cross, self.after_mlp = ops.Add(), ops.Add(), ops.Add()
+
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
+        """Shard the residual stream, (B, T, H), by rows of the batch."""
+        for add in (self.after_attn, self.after_cross, self.after_mlp):
+            add.shard(((dp, 1, 1), (dp, 1, 1)))
 
     def leave(self, x: Tensor, attended: Tensor, source: tuple[Tensor, ...], source_mask: Tensor) -> Tensor:
         """Add what the self-attention gave; then the attention to keys and values of the source, and the feed-forward part."""
-        x = x + self.attn_dropout(attended)
-        x = x + self.cross_dropout(self.cross(self.cross_norm(x), source[0], source[1], source_mask))
-        return x + self.mlp_dropout(self.mlp(self.mlp_norm(x)))
+        x = self.after_attn(x, self.attn_dropout(attended))
+        x = self.after_cross(x, self.cross_dropout(self.cross(self.cross_norm(x), source[0], source[1], source_mask)))
+        return self.after_mlp(x, self.mlp_dropout(self.mlp(self.mlp_norm(x))))
 
     def construct(self, x: Tensor, mask: Tensor, bias: Tensor, states: Tensor, source_mask: Tensor) -> Tensor:
         return self.leave(x, self.attn(self.attn_norm(x), mask, bias), self.cross.keys_values(states), source_mask)
@@ -241,8 +253,13 @@ class T5Net(nn.Cell):
         self.encoder = Stack(sizes, of_source, seed, "encoder")
         self.decoder = Stack(sizes, of_target, seed, "decoder")
         self.head = dense(sizes.hidden, vocab, dtype, bias=False)
+        self.mask = CausalMask()
         self.write = WriteCache()
         self.scales = False
+        self.prompt_tokens = 0
+        """Virtual tokens before every source."""
+        self.prefix_tokens = 0
+        """Virtual tokens before the keys and values of the decoder's self-attention, at the positions before the start token's."""
 
     def tie_head(self) -> None:
         """Have the head share the embedding's matrix."""
@@ -257,21 +274,34 @@ class T5Net(nn.Cell):
         return ops.cast(self.head(self.scale(x) if self.scales else x), ms.float32)
 
     def encode(self, input_ids: Tensor, source_mask: Tensor) -> Tensor:
-        """(B, S) -> the encoder's states (B, S, H). `source_mask`: (B, 1, 1, S) bool."""
-        tokens = input_ids.shape[1]
-        x = self.encoder.dropout(self.embed(input_ids))
+        """(B, S) -> the encoder's states (B, P + S, H), P virtual tokens first. `source_mask`: (B, 1, 1, P + S) bool."""
+        tokens = self.prompt_tokens + input_ids.shape[1]
+        x = self.embed(input_ids)
+        if self.prompt_tokens:
+            x = ops.concat((self.embed.prompt(x.shape[0], x.dtype), x), 1)
+        x = self.encoder.dropout(x)
         bias = self.encoder.bias(ops.reshape(ops.arange(tokens, dtype=ms.int32), (1, tokens)), tokens)
         for layer in self.encoder.layers:
             x = layer(x, source_mask, bias)
         return self.encoder.finish(x)
 
+    def with_prompt(self, source_mask: Tensor) -> Tensor:
+        """(B, 1, 1, S) bool -> (B, 1, 1, P + S): the virtual tokens are seen."""
+        if self.prompt_tokens == 0:
+            return source_mask
+        seen = ops.ones((source_mask.shape[0], 1, 1, self.prompt_tokens), ms.bool_)
+        return ops.concat((seen, source_mask), -1)
+
     def construct(self, input_ids: Tensor, segment_ids: Tensor, decoder_input_ids: Tensor) -> Tensor:
-        source_mask = ops.reshape(segment_ids != 0, (segment_ids.shape[0], 1, 1, segment_ids.shape[1]))
+        source_mask = self.with_prompt(
+            ops.reshape(segment_ids != 0, (segment_ids.shape[0], 1, 1, segment_ids.shape[1]))
+        )
         states = self.encode(input_ids, source_mask)
-        tokens = decoder_input_ids.shape[1]
-        columns = ops.arange(tokens, dtype=ms.int32)
-        mask = ops.reshape(ops.expand_dims(columns, 1) >= ops.expand_dims(columns, 0), (1, 1, tokens, tokens))
-        bias = self.decoder.bias(ops.reshape(columns, (1, tokens)), tokens)
+        rows, tokens = decoder_input_ids.shape
+        virtual = self.prefix_tokens
+        columns = ops.reshape(ops.arange(tokens, dtype=ms.int32), (1, tokens))
+        mask = self.mask(ops.ones_like(decoder_input_ids), ops.broadcast_to(columns, (rows, tokens)), 0, virtual)
+        bias = self.decoder.bias(columns + virtual, virtual + tokens)
         x = self.decoder.dropout(self.embed(decoder_input_ids))
         for layer in self.decoder.layers:
             x = layer(x, mask, bias, states, source_mask)
@@ -287,10 +317,11 @@ class T5Net(nn.Cell):
     def open_caches(self, rows: int, slots: int) -> tuple[Tensor, ...]:
         """Return empty caches of `rows` with room for `slots` tokens: for each layer keys and values of the target, keys and values of
         the source; at the end twice the tokens of each row's source, (B, 1, 1, 1) float32."""
-        shape = (rows, self.heads, slots, self.head_width)
-        return zero_caches(4 * len(self.decoder.layers), shape, self.dtype) + zero_caches(
-            2, (rows, 1, 1, 1), ms.float32
-        )
+        found: tuple[Tensor, ...] = ()
+        for _ in self.decoder.layers:
+            for room in (slots, self.prompt_tokens + slots):
+                found += zero_caches(2, (rows, self.heads, room, self.head_width), self.dtype)
+        return found + zero_caches(2, (rows, 1, 1, 1), ms.float32)
 
     def prefill(
         self, input_ids: Tensor, lengths: Tensor, rows: Tensor, caches: tuple[Tensor, ...]
@@ -298,12 +329,13 @@ class T5Net(nn.Cell):
         """Encode sources, which are the prompts, write their keys and values, and begin their targets. See decoding.PrefillStep."""
         count, tokens = input_ids.shape
         columns = ops.reshape(ops.arange(tokens, dtype=ms.int32), (1, 1, 1, tokens))
-        source_mask = columns < ops.reshape(lengths, (count, 1, 1, 1))
+        source_mask = self.with_prompt(columns < ops.reshape(lengths, (count, 1, 1, 1)))
         states = self.encode(input_ids, source_mask)
         first = ops.zeros_like(rows)
         x = self.embed(ops.full_like(input_ids[:, :1], self.start))
-        alone = ops.ones((1, 1, 1, 1), ms.bool_)
-        bias = self.decoder.bias(ops.zeros((1, 1), ms.int32), 1)
+        virtual = self.prefix_tokens
+        alone = ops.ones((1, 1, 1, virtual + 1), ms.bool_)
+        bias = self.decoder.bias(ops.full((1, 1), virtual, dtype=ms.int32), virtual + 1)
         new: tuple[Tensor, ...] = ()
         for i, layer in enumerate(self.decoder.layers):
             own = caches[4 * i : 4 * i + 4]
@@ -327,11 +359,12 @@ class T5Net(nn.Cell):
         lengths = ops.cast(ops.reshape(caches[-2], (count,)), ms.int32)
         # A row that is free has no source, and a column of its own choice.
         at = ops.maximum(columns - lengths + 1, ops.zeros_like(columns))
-        source_mask = ops.reshape(ops.arange(slots, dtype=ms.int32), (1, 1, 1, slots)) < ops.reshape(
-            lengths, (count, 1, 1, 1)
+        kept, virtual = caches[2].shape[2], self.prefix_tokens
+        source_mask = ops.reshape(ops.arange(kept, dtype=ms.int32), (1, 1, 1, kept)) < ops.reshape(
+            lengths + self.prompt_tokens, (count, 1, 1, 1)
         )
-        mask = cached_mask(at, slots, 0)
-        bias = self.decoder.bias(ops.reshape(at, (count, 1)), slots)
+        mask = cached_mask(at, slots, 0, virtual)
+        bias = self.decoder.bias(ops.reshape(at + virtual, (count, 1)), virtual + slots)
         rows = ops.arange(count, dtype=ms.int32)
         x = self.embed(input_ids)
         new: tuple[Tensor, ...] = ()

@@ -30,6 +30,7 @@ class Sizes:
     kv_heads: int
     wide: int
     layers: int
+    encoder_decoder: bool = False
 
 
 def validate_layout(request: ParallelConfig, world: int, sizes: Sizes | None, rows: int, tokens: int) -> Layout:
@@ -121,7 +122,11 @@ def _of_model(request: ParallelConfig | Layout, sizes: Sizes | None) -> list[str
         ("features of the feed-forward layer", sizes.wide),
     )
     problems = [f"tp={request.tp}: does not divide {count} {what}" for what, count in over_tp if count % request.tp]
-    if sizes.layers % request.pp:
+    if sizes.encoder_decoder and request.pp > 1:
+        problems.append(
+            f"pp={request.pp}: every layer of a decoder reads the encoder's result, which is not sent from stage to stage"
+        )
+    elif sizes.layers % request.pp:
         problems.append(f"pp={request.pp}: does not divide {sizes.layers} layers")
     return problems
 

@@ -25,7 +25,7 @@ from petrun.cluster.world import join
 from petrun.config.schema import RunConfig
 from petrun.errors import PetrunError
 from petrun.inference.assembly import base_path, config_file, fit_delta, form_to_make
-from petrun.models.base import LoadedModel
+from petrun.models.base import DECODER_INPUTS, LoadedModel
 from petrun.models.factory import ModelSource, outline_model
 from petrun.parallel import context
 from petrun.parallel.context import Device, split_operators
@@ -192,9 +192,10 @@ def step_inputs(loaded: LoadedModel, shapes: BatchShapes, layout: Layout) -> tup
     if shapes.arrays:
         arrays = [Tensor(np.ones((rows, *shape), dtype)) for dtype, shape in (shapes.arrays[n] for n in loaded.inputs)]
     else:
-        arrays = [Tensor(np.ones((rows, tokens), np.int32)) for _ in loaded.inputs]
+        lengths = {DECODER_INPUTS: shapes.target_tokens}
+        arrays = [Tensor(np.ones((rows, lengths.get(name, tokens)), np.int32)) for name in loaded.inputs]
     kind = np.float32 if shapes.classes == 1 else np.int32
-    targets = np.ones(rows if shapes.task == "classify" else (rows, tokens), kind)
+    targets = np.ones(rows if shapes.task == "classify" else (rows, shapes.target_tokens or tokens), kind)
     return (Tensor(float(rows), ms.float32), Tensor(targets), *arrays)
 
 

@@ -36,6 +36,8 @@ class BatchShapes:
     tokens: int
     task: str
     reason: str
+    target_tokens: int = 0
+    """Of an encoder-decoder: tokens that its decoder is given of each row; `tokens` are those of the sources."""
     steps: int = _STEPS
     classes: int | None = None
     arrays: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
@@ -52,7 +54,8 @@ class BatchShapes:
         )
 
     def __str__(self) -> str:
-        length = f" x {self.tokens} tokens" if self.tokens else ""
+        target = f" + {self.target_tokens}" if self.target_tokens else ""
+        length = f" x {self.tokens}{target} tokens" if self.tokens else ""
         return f"{self.batch} rows{length} on each data-parallel rank: {self.reason}"
 
 
@@ -88,6 +91,7 @@ def batch_shapes(resolved: Resolved, start: Delta | None, layout: Layout) -> Bat
     return BatchShapes(
         batch=config.train.batch_size,
         tokens=length,
+        target_tokens=0 if base.decoder_start is None else length,
         task=task,
         reason=f"data.seq_len, as {why}"
         + (f"; {classes} classes" if (classes or 0) > 1 else "; regression" if classes else ""),
@@ -124,6 +128,7 @@ def shapes_of_data(resolved: Resolved, start: Delta | None, layout: Layout) -> B
     return BatchShapes(
         batch=config.train.batch_size,
         tokens=longest,
+        target_tokens=max(batching.target_buckets, default=0),
         task=rows.task,
         reason=f"the longest of {len(batching.buckets)} lengths of {len(rows):,} rows"
         if longest

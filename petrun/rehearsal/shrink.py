@@ -23,13 +23,14 @@ TOKENS = 32
 _VOCABULARY = 64
 _MARK = "petrun-shrunk"
 _FIELDS = {
-    "hidden": ("hidden_size", "n_embd", "n_embed", "word_embed_proj_dim"),
-    "layers": ("num_hidden_layers", "n_layer", "num_layers"),
-    "heads": ("num_attention_heads", "n_head"),
-    "wide": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
+    "hidden": ("hidden_size", "n_embd", "n_embed", "word_embed_proj_dim", "d_model"),
+    "layers": ("num_hidden_layers", "n_layer", "num_layers", "num_decoder_layers"),
+    "heads": ("num_attention_heads", "n_head", "num_heads"),
+    "wide": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff"),
     "vocab": ("vocab_size", "padded_vocab_size"),
-    "tokens": ("pad_token_id", "bos_token_id", "eos_token_id"),
+    "tokens": ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"),
 }
+_HEAD_WIDTHS = ("head_dim", "d_kv")
 """What is changed -> names of its fields in config.json; every one that is there changes."""
 _DIVISORS = ("short_factor", "long_factor")
 
@@ -67,8 +68,7 @@ def shrunk_config(config: JsonObject, layers: int, hidden: int, layout: Layout) 
         "vocab": _divisible(_VOCABULARY, int(_field(config, "vocab")), layout.tp),
     }
     found = {**config, **{name: sizes[key] for key in sizes for name in _FIELDS[key] if name in config}}
-    if "head_dim" in config:
-        found["head_dim"] = hidden // heads
+    found |= {name: hidden // heads for name in _HEAD_WIDTHS if name in config}
     found |= _shrunk_rotation(config, hidden // heads)
     if isinstance(config.get("layer_types"), list):
         found["layer_types"] = config["layer_types"][:layers]

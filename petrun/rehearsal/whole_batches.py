@@ -23,9 +23,11 @@ def draw_rows(shapes: BatchShapes, vocab: int, number: int, seed: int) -> Exampl
     """Draw `number` rows of different lengths, at most `shapes.tokens`, with some targets that are not scored."""
     random = np.random.default_rng(seed)
     longest = shapes.tokens
-    lengths = random.integers(max(2, longest // 2), longest + 1, number)
-    # One row fills its batch, and every other is padded.
-    lengths[0] = longest
+    lengths = _drawn_lengths(random, longest, number)
+    sources = np.zeros_like(lengths)
+    if shapes.target_tokens:
+        # A source, the token that begins its target, and the target.
+        sources, lengths = lengths, lengths + 1 + _drawn_lengths(random, shapes.target_tokens, number)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     ids = random.integers(1, vocab, offsets[-1]).astype(np.int32)
     flat = {"input_ids": ids}
@@ -42,13 +44,30 @@ def draw_rows(shapes: BatchShapes, vocab: int, number: int, seed: int) -> Exampl
     per_row = {
         "row": rows,
         "label": label,
-        "prompt_length": np.zeros_like(rows),
+        "prompt_length": sources.astype(np.int32),
         "file": np.zeros_like(rows),
         "line": rows,
     }
+    if shapes.target_tokens:
+        flat["mask"] = np.where(np.arange(offsets[-1]) < np.repeat(offsets[:-1] + sources, lengths), 1, 2).astype(
+            np.int32
+        )
     return ExampleSet(
-        task=shapes.task, kind=STREAM, offsets=offsets, flat=flat, per_row=per_row, num_labels=shapes.classes
+        task=shapes.task,
+        kind=STREAM,
+        offsets=offsets,
+        flat=flat,
+        per_row=per_row,
+        num_labels=shapes.classes,
+        encoder_decoder=shapes.target_tokens > 0,
     )
+
+
+def _drawn_lengths(random: np.random.Generator, longest: int, number: int) -> Array:
+    found = random.integers(max(2, longest // 2), longest + 1, number)
+    # One row fills its batch, and every other is padded.
+    found[0] = longest
+    return found
 
 
 def drawn_batches(rows: ExampleSet, size: int) -> Iterator[BatchSpec]:
@@ -68,5 +87,5 @@ def whole_batch(
     rows: ExampleSet, spec: BatchSpec, shapes: BatchShapes, size: int, inputs: Sequence[str], pad_id: int
 ) -> Batch:
     """Return one batch of all ranks in the shape that was compiled: rows padded to the job's length, batches to `size` rows."""
-    found = collate(rows, BatchSpec(spec.units, shapes.tokens), inputs, pad_id)
+    found = collate(rows, BatchSpec(spec.units, shapes.tokens, target_length=shapes.target_tokens), inputs, pad_id)
     return pad_rows(found.arrays, size)

@@ -77,18 +77,24 @@ def _model_line(resolved: ResolvedRun, assembled: Assembled, trainable: Trainabl
     return f"{model}, {base}, {trainable.all_values:,} parameters, {device.compute_dtype} on {device.target}"
 
 
-def shapes_of(config: RunConfig, batching: Batching, layout: Layout) -> list[tuple[int, int]]:
-    """Return the batch shapes (rows, tokens) of the first rank in the first epoch: on another rank a share of a batch is smaller by at
-    most one row. Where operators are split, every batch has the same number of rows.
+def shapes_of(config: RunConfig, batching: Batching, layout: Layout) -> list[tuple[int, ...]]:
+    """Return the batch shapes (rows, tokens), of an encoder-decoder (rows, tokens of the sources, of the targets), of the first rank in the
+    first epoch: on another rank a share of a batch is smaller by at most one row. Where operators are split, every batch has the same
+    number of rows.
     """
     return sorted(
-        {(config.train.batch_size if layout.split else max(1, b // layout.dp), t) for b, t in batching.shapes(1)}
+        {
+            (config.train.batch_size if layout.split else max(1, rows // layout.dp), *lengths)
+            for rows, *lengths in batching.shapes(1)
+        }
     )
 
 
 def _shapes_line(config: RunConfig, batching: Batching, layout: Layout) -> str:
     shapes = shapes_of(config, batching, layout)
-    listed = ", ".join(f"{b}x{t}" if t else f"{b} rows" for b, t in shapes[:6]) + (", ..." if len(shapes) > 6 else "")
+    listed = ", ".join(
+        f"{rows}x{'+'.join(map(str, lengths))}" if any(lengths) else f"{rows} rows" for rows, *lengths in shapes[:6]
+    ) + (", ..." if len(shapes) > 6 else "")
     return f"{len(shapes)} to compile in the first epoch ({listed}), {batching.padding():.0%} padding"
 
 

@@ -86,9 +86,11 @@ def user(tmp_path):
 
 
 def test_families():
-    assert " ".join(FAMILIES) == "bert gpt2 llama opt bloom glm chatglm phi3 gemma mixtral qwen3_moe roberta"
-    types = "bert gpt2 llama mistral qwen2 qwen3 opt bloom glm glm4 chatglm phi3 gemma gemma2 gemma3_text mixtral qwen3_moe roberta"
-    types += " xlm-roberta"
+    assert " ".join(FAMILIES) == "bert gpt2 llama opt bloom glm chatglm phi3 gemma mixtral qwen3_moe roberta t5"
+    types = (
+        "bert gpt2 llama mistral qwen2 qwen3 opt bloom glm glm4 chatglm phi3 gemma "
+        "gemma2 gemma3_text mixtral qwen3_moe roberta xlm-roberta t5 mt5"
+    )
     assert " ".join(t for f in FAMILIES.values() for t in f.model_types) == types
 
 

@@ -10,6 +10,7 @@ from petrun.models.base import FamilyConfig
 from petrun.models.families import FAMILIES, family_of_type, spell_families
 from tests.models.agreement import CHATGLM
 from tests.models.reference import BERT, GPT2, LLAMA
+from tests.models.t5_cases import T5
 from tests.models.transformers_cases import CASES, CLASSIFIERS
 
 CONFIGS = {
@@ -17,14 +18,19 @@ CONFIGS = {
     "gpt2": GPT2,
     "llama": LLAMA,
     "chatglm": CHATGLM,
+    "t5": T5,
     **{name: config for name, config in (CASES | CLASSIFIERS).items() if name in FAMILIES},
 }
 
 
 def test_names_for_messages():
-    assert spell_families() == "bert, gpt2, llama, opt, bloom, glm, chatglm, phi3, gemma, mixtral, qwen3_moe or roberta"
     assert (
-        spell_families("instruct", "and") == "gpt2, llama, opt, bloom, glm, chatglm, phi3, gemma, mixtral and qwen3_moe"
+        spell_families()
+        == "bert, gpt2, llama, opt, bloom, glm, chatglm, phi3, gemma, mixtral, qwen3_moe, roberta or t5"
+    )
+    assert (
+        spell_families("instruct", "and")
+        == "gpt2, llama, opt, bloom, glm, chatglm, phi3, gemma, mixtral, qwen3_moe and t5"
         and spell_families("classify")
         == "bert, gpt2, llama, opt, bloom, glm, phi3, gemma, mixtral, qwen3_moe or roberta"
     )
@@ -32,7 +38,9 @@ def test_names_for_messages():
 
 def test_a_family_that_continues_texts_does_every_such_task():
     for family in FAMILIES.values():
-        assert set(family.tasks) & set(DECODER_TASKS) in (set(), set(DECODER_TASKS)), family.name
+        # An encoder-decoder has a source beside what it continues.
+        known = {"instruct"} if "decoder_input_ids" in family.inputs else set(DECODER_TASKS)
+        assert set(family.tasks) & set(DECODER_TASKS) in (set(), known), family.name
 
 
 def test_every_model_type_has_one_family_and_a_class_of_transformers():
@@ -44,7 +52,7 @@ def test_every_model_type_has_one_family_and_a_class_of_transformers():
             assert family_of_type(model_type) is family and cls.endswith(
                 ("ForCausalLM", "LMHeadModel", "ForSequenceClassification", "ForConditionalGeneration")
             )
-    assert family_of_type("t5") is None
+    assert family_of_type("umt5") is None
 
 
 def test_the_help_names_every_family():
@@ -66,4 +74,6 @@ def test_a_config_has_the_common_fields(name):
     without |= {"near_rope", "query_width"} & {
         key for key, value in dataclasses.asdict(config).items() if value is None
     }
+    # What an encoder-decoder alone has, and the limit that its positions, which are distances, do not have.
+    without |= {"positions"} if sites.encoder_decoder else {"decoder_start"}
     assert {key for key, value in dataclasses.asdict(config).items() if value is None} == without

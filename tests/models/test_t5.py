@@ -3,28 +3,48 @@
 import json
 from dataclasses import replace
 
+import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
+from safetensors.numpy import load_file, save_file
 
+from petrun.checkpoint.delta import read_delta
+from petrun.commands import merge
+from petrun.config.commands.merge import MergeSettings
 from petrun.errors import ModelError, WeightsError
 from petrun.evaluate.generate import TextGenerator
+from petrun.graph.freeze import freeze_all_but
+from petrun.inference.assembly import attach_delta, set_delta
+from petrun.interop.convert import to_net_names
 from petrun.models import t5
 from petrun.models.decoding import DecodeStep, PrefillStep
 from petrun.models.factory import load_model
-from petrun.models.families import FAMILIES
 from petrun.models.t5_net import bucket_of_distance
+from petrun.train.adamw import AdamW
+from petrun.train.loss import SupervisedLoss
+from petrun.train.schedules import Schedule
+from petrun.train.step import TrainStep
 from tests.models.reference import write
-from tests.models.t5_cases import CASES, GATED, NEW, STORED, T5, WITH_HEAD, batch, decoder_inputs, of_targets
+from tests.models.t5_cases import (
+    CASES,
+    DECAY,
+    GATED,
+    LORA,
+    NEW,
+    RATE,
+    STEPS,
+    STORED,
+    T5,
+    WITH_HEAD,
+    batch,
+    decoder_inputs,
+    lora_values,
+    of_targets,
+)  # fmt: skip
 from tests.models.transformers_cases import values
 
 FOUND = json.loads(STORED.read_text())["cases"]
-
-
-@pytest.fixture(autouse=True)
-def known(monkeypatch):
-    """The family stands in the table while a test runs."""
-    monkeypatch.setitem(FAMILIES, "t5", t5.FAMILY)
 
 
 def tensors(name):
@@ -150,3 +170,82 @@ def test_a_head_of_its_own_is_known_by_the_files(tmp_path):
     model = load_model(write(tmp_path, config, held))
     assert "lm_head.weight" in model.names["embed.weight"].also
     assert not model.net.scales
+
+
+def adapter(folder, name):
+    """peft's adapter of a case, as peft saves it."""
+    parsed = t5.parse(CASES[name])
+    shapes = {key: np.shape(rows) for key, rows in FOUND[name]["lora"]["trained"].items()}
+    folder.mkdir()
+    save_file({key: lora_values(key, shape) for key, shape in shapes.items()}, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "task_type": "SEQ_2_SEQ_LM", **LORA}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return to_net_names(read_delta(folder), t5.names(parsed), sites=t5.sites(parsed))
+
+
+def attached(folder, name):
+    """The base of a case with its LoRA, and the LoRA in the net's names."""
+    loaded = load(folder / "base", name)
+    delta = adapter(folder / "adapter", name)
+    assembled = attach_delta(loaded, delta)
+    set_delta(assembled, delta)
+    return assembled.loaded, delta
+
+
+def step_of(net, names):
+    trainable = freeze_all_but(net, names, ())
+    rates = Schedule(kind="constant", peak=RATE, warmup_steps=0, total_steps=STEPS)
+    optimizer = AdamW(trainable.parameters, rates, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=DECAY, decay_all=True)
+    net.set_train(True)
+    return TrainStep(SupervisedLoss(net), optimizer, clip=0.0), trainable.parameters
+
+
+def named_as(delta, name, of_peft):
+    """peft's table of tensors in the net's names."""
+    parsed = t5.parse(CASES[name])
+    tensors = {key: np.array(rows, np.float32) for key, rows in of_peft.items()}
+    stored = {stored.name: ours for ours, stored in t5.names(parsed).items()}
+    found = {}
+    for key, rows in tensors.items():
+        module, _, factor = key.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".lora_")
+        found[f"{stored[f'{module}.weight'].removesuffix('.weight')}.mindpet_delta_lora_{factor.lower()}"] = rows
+    assert set(found) == set(delta.tensors)
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "lora" in FOUND[name]])
+def test_lora_learns_as_in_peft(tmp_path, pynative, name):
+    """Given peft's adapter: its logits, its gradients, and five steps of AdamW, with the mean over the labels of all rows."""
+    wanted = FOUND[name]["lora"]
+    model, delta = attached(tmp_path, name)
+    np.testing.assert_allclose(of_targets(forward(model)), wanted["logits"], atol=1e-4)
+    ids, segments, labels = batch()
+    inputs = [Tensor(a) for a in (ids, segments, decoder_inputs(labels, model.net.start))]
+    step, parameters = step_of(model.net, tuple(delta.tensors))
+    count, targets = Tensor(float((labels != -100).sum()), ms.float32), Tensor(labels)
+    _, grads = step.gradient(count, targets, *inputs)
+    expected = named_as(delta, name, wanted["gradients"])
+    for parameter, grad in zip(parameters, grads, strict=True):
+        of_peft = expected[parameter.name]
+        np.testing.assert_allclose(grad.asnumpy(), of_peft, atol=1e-4 * abs(of_peft).max(), err_msg=parameter.name)
+    losses = [float(step(True, count, targets, *inputs)[0].asnumpy()) for _ in range(STEPS)]
+    np.testing.assert_allclose(losses, wanted["losses"], rtol=1e-3)
+    trained = named_as(delta, name, wanted["trained"])
+    # Scores of v1.1's case are large: PyTorch's own float32 is off its float64 by 1.4e-3 there, and by 2e-5 in the others.
+    within = 1e-2 if name == "t5-v1.1" else 1e-4
+    for parameter in parameters:
+        np.testing.assert_allclose(parameter.asnumpy(), trained[parameter.name], atol=within, err_msg=parameter.name)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "lora" in FOUND[name]])
+def test_a_merge_equals_pefts(tmp_path, name):
+    write(tmp_path / "base", CASES[name], tensors(name))
+    adapter(tmp_path / "adapter", name)
+    given = MergeSettings(
+        base=str(tmp_path / "base"), deltas=(str(tmp_path / "adapter"),), out=str(tmp_path / "merged")
+    )
+    merge.run(given)
+    found = load_file(tmp_path / "merged" / "model.safetensors")
+    assert set(found) == set(tensors(name))
+    for key, rows in FOUND[name]["lora"]["merged"].items():
+        np.testing.assert_allclose(found[key], rows, atol=1e-5, err_msg=key)

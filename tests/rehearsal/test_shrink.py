@@ -69,7 +69,9 @@ def test_sizes_that_do_not_fit_are_refused(text, layout, words):
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_its_weights_are_drawn_and_load_as_a_base(tmp_path, family):
-    heads = CONFIGS[family].get("num_attention_heads", CONFIGS[family].get("n_head"))
+    heads = next(
+        CONFIGS[family][name] for name in ("num_attention_heads", "n_head", "num_heads") if name in CONFIGS[family]
+    )
     write_shrunk(tmp_path / "base", shrunk_config(CONFIGS[family], 1, 4 * heads, Layout(tp=2)))
     assert is_shrunk(tmp_path / "base") and not is_shrunk(tmp_path)
     for _ in range(2):

@@ -67,11 +67,13 @@ class BatchSpec:
 
     units: tuple[tuple[int, ...], ...]
     length: int
-    """T; 0 for array data."""
+    """T; of an encoder-decoder that of the sources; 0 for array data."""
+    target_length: int = field(default=0, kw_only=True)
+    """Of an encoder-decoder: tokens that its decoder is given of each row."""
 
     @property
-    def shape(self) -> tuple[int, int]:
-        return len(self.units), self.length
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.units), self.length, *([self.target_length] if self.target_length else []))
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -89,6 +91,8 @@ class BatchPlan:
     """(batches, 2) int64: batch k is order[starts[k, 0]:starts[k, 1]]."""
     lengths: Array
     """(batches,) int64: T of each batch."""
+    target_lengths: Array
+    """(batches,) int64: BatchSpec.target_length of each batch."""
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -97,17 +101,24 @@ class BatchPlan:
         if not 0 <= k < len(self):
             raise IndexError(k)
         first, stop = self.starts[k]
-        return BatchSpec(tuple(self.units[i] for i in self.order[first:stop].tolist()), int(self.lengths[k]))
+        units = tuple(self.units[i] for i in self.order[first:stop].tolist())
+        return BatchSpec(units, int(self.lengths[k]), target_length=int(self.target_lengths[k]))
 
     def part(self, index: int, parts: int) -> BatchPlan:
         """Every `parts`-th batch, from batch `index` on: what one of several ranks reads that share the batches."""
-        return replace(self, starts=self.starts[index::parts], lengths=self.lengths[index::parts])
+        return replace(
+            self,
+            starts=self.starts[index::parts],
+            lengths=self.lengths[index::parts],
+            target_lengths=self.target_lengths[index::parts],
+        )
 
     @property
-    def shapes(self) -> list[tuple[int, int]]:
-        """Return (B, T) of every batch, in order."""
-        sizes = self.starts[:, 1] - self.starts[:, 0]
-        return list(zip(sizes.tolist(), self.lengths.tolist(), strict=True))
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Return (B, T) of every batch, in order; of an encoder-decoder (B, tokens of the sources, of the targets)."""
+        sizes = (self.starts[:, 1] - self.starts[:, 0]).tolist()
+        pairs = zip(self.lengths.tolist(), self.target_lengths.tolist(), strict=True)
+        return [(size, *lengths[: 1 + bool(lengths[1])]) for size, lengths in zip(sizes, pairs, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -117,12 +128,16 @@ class Batching:
     units: Units = field(repr=False)
     """Rows that share a sequence: one each, unless packed."""
     lengths: Array = field(repr=False)
-    """(n,) int64: tokens of each unit."""
+    """(n,) int64: tokens of each unit; of an encoder-decoder those of its source."""
     batch_size: int
     buckets: tuple[int, ...]
     """Sequence lengths; () for array data."""
     order: Order
     seed: int
+    targets: Array | None = field(default=None, repr=False)
+    """Of an encoder-decoder: (n,) int64, tokens that the decoder is given of each unit."""
+    target_buckets: tuple[int, ...] = ()
+    """Of an encoder-decoder: the length of the targets beside each sequence length of the sources."""
 
     @property
     def batches_per_epoch(self) -> int:
@@ -134,10 +149,13 @@ class Batching:
             self.lengths, self.batch_size, self.order, self.seed, epoch, pools=bool(self.buckets)
         )
         batches = len(edges) - 1
-        padded = np.zeros(batches, np.int64)
+        padded = target_lengths = np.zeros(batches, np.int64)
         if self.buckets:
             longest = np.maximum.reduceat(self.lengths[order], edges[:-1])
-            padded = np.array(self.buckets, np.int64)[np.searchsorted(self.buckets, longest)]
+            bucket = np.searchsorted(self.buckets, longest)
+            padded = np.array(self.buckets, np.int64)[bucket]
+            if self.target_buckets:
+                target_lengths = np.array(self.target_buckets, np.int64)[bucket]
         sequence = np.arange(batches)
         if self.order == "shuffle":
             sequence = np.argsort(scramble(sequence, self.seed, epoch, "batches"), kind="stable")
@@ -146,18 +164,29 @@ class Batching:
             order=order,
             starts=np.stack([edges[:-1], edges[1:]], axis=1)[sequence],
             lengths=padded[sequence],
+            target_lengths=target_lengths[sequence],
         )
 
-    def shapes(self, epochs: int = 1) -> tuple[tuple[int, int], ...]:
-        """Return the shapes (B, T) of all batches of the first `epochs` epochs. A graph is compiled for each."""
+    def shapes(self, epochs: int = 1) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes, as BatchPlan has them, of all batches of the first `epochs` epochs. A graph is compiled for each."""
         return tuple(
             sorted({shape for e in range(epochs if self.order == "shuffle" else 1) for shape in self.epoch(e).shapes})
         )
 
     def padding(self, epoch: int = 0) -> float:
         """Return the share of all tokens in an epoch that are padding."""
-        total = sum(size * length for size, length in self.epoch(epoch).shapes)
-        return 1.0 - float(self.lengths.sum()) / total if total else 0.0
+        total = padded_tokens(self.epoch(epoch).shapes)
+        return 1.0 - self.tokens / total if total else 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Return the tokens of all units, without padding."""
+        return int(self.lengths.sum()) + (0 if self.targets is None else int(self.targets.sum()))
+
+
+def padded_tokens(shapes: Sequence[tuple[int, ...]]) -> int:
+    """Return the tokens of batches of these shapes, with their padding; for array data 0."""
+    return sum(size * sum(lengths) for size, *lengths in shapes)
 
 
 def _order_units(lengths: Array, size: int, order: str, seed: int, epoch: int, *, pools: bool) -> tuple[Array, Array]:
@@ -196,7 +225,8 @@ def plan_batches(
     pack: bool = False,
     arrays: bool = False,
 ) -> Batching:
-    """Plan the batches of rows of these lengths.
+    """Plan the batches of rows of these lengths, (n,), or (n, 2) for an encoder-decoder: tokens of each source and of each target, of
+    which `seq_len` limits each. Every length of sources has one length of targets: that of the longest beside a source that fits.
 
     Inputs: `order`, "shuffle" (training), "file" for the file's order, or "length" (evaluation, prediction) for the longest rows first;
     `pack` fills sequences of seq_len tokens with several rows; `arrays` True for data without lengths.
@@ -208,6 +238,11 @@ def plan_batches(
             raise ConfigError("--pack: array data has no sequences to fill", hint="Leave it out.")
         order = "file" if order == "length" else order
         return Batching(Units.single(len(lengths)), lengths, batch_size, (), order, seed)
+    targets = None
+    if lengths.ndim == 2:
+        if pack:
+            raise ConfigError("--pack: an encoder-decoder reads every source by itself", hint="Leave it out.")
+        lengths, targets = lengths[:, 0], lengths[:, 1]
     if pack:
         units = pack_rows(lengths, seq_len) if order == "shuffle" else pack_in_order(lengths, seq_len)
         return Batching(units, units.sums(lengths), batch_size, (seq_len,), order, seed)
@@ -215,4 +250,11 @@ def plan_batches(
     # A batch is as long as its longest row: the buckets are fitted to the lengths of the first epoch's batches.
     ordered, edges = _order_units(lengths, batch_size, order, seed, 0, pools=True)
     longest = np.maximum.reduceat(lengths[ordered], edges[:-1])
-    return Batching(units, lengths, batch_size, plan_shapes(longest, buckets, seq_len), order, seed)
+    sizes = plan_shapes(longest, buckets, seq_len)
+    beside = () if targets is None else _target_lengths(lengths, targets, sizes, seq_len)
+    return Batching(units, lengths, batch_size, sizes, order, seed, targets, beside)
+
+
+def _target_lengths(sources: Array, targets: Array, sizes: tuple[int, ...], seq_len: int) -> tuple[int, ...]:
+    """Return, for each length of sources, that of the targets beside them."""
+    return tuple(plan_shapes(targets[sources <= size], 1, seq_len)[0] for size in sizes)

@@ -10,6 +10,8 @@ Decoders:
                   last token of a segment and padding are not scored, so no prediction crosses from one row into another
 Classifiers: input_ids, segment_ids, token_type_ids (B, T) int32; targets (B,) int32 class indices, -100 where there is no label; or
 float32 numbers to predict, NaN where there is none.
+Encoder-decoders: input_ids, segment_ids (B, S) of the sources; decoder_input_ids (B, T) int32, the start token and the target without its
+    last token, padded with the pad token; targets (B, T) int32, the target: logits[:, t] are scored against targets[:, t]
 Array data: its arrays (B, ...); targets (B,) as for classifiers.
 """
 
@@ -76,13 +78,15 @@ def collate(examples: ExampleSet, spec: BatchSpec, inputs: Sequence[str], pad_id
                 hint=f"Arrays found: {', '.join(examples.arrays)}",
             )
         return Batch({name: examples.arrays[name][chosen] for name in names}, examples.per_row["label"][chosen], rows)
+    if examples.encoder_decoder:
+        return _source_batch(examples, spec, rows, pad_id)
     unknown = [name for name in inputs if name not in (*TOKEN_INPUTS, BASE_LOG_PROBS)]
     if unknown:
         raise DataError(
             f"the model takes the input '{unknown[0]}', which tokenised rows do not have",
             hint=f"Inputs: {', '.join(TOKEN_INPUTS)}",
         )
-    count, length = spec.shape
+    count, length = len(spec.units), spec.length
     arrays: dict[str, Array] = {name: np.zeros((count, length), np.int32) for name in TOKEN_INPUTS}
     arrays["input_ids"].fill(pad_id)
     decoder = "labels" in examples.flat
@@ -105,6 +109,22 @@ def collate(examples: ExampleSet, spec: BatchSpec, inputs: Sequence[str], pad_id
     if BASE_LOG_PROBS in inputs:
         arrays[BASE_LOG_PROBS] = examples.per_row[BASE_LOG_PROBS][list(spec.rows)].astype(np.float32)
     return Batch({name: arrays[name] for name in (inputs or TOKEN_INPUTS[:3])}, targets, rows)
+
+
+def _source_batch(examples: ExampleSet, spec: BatchSpec, rows: tuple[int, ...], pad_id: int) -> Batch:
+    count = len(spec.units)
+    ids, segments = np.full((count, spec.length), pad_id, np.int32), np.zeros((count, spec.length), np.int32)
+    before = np.full((count, spec.target_length), pad_id, np.int32)
+    targets = np.full((count, spec.target_length), IGNORED, np.int32)
+    for b, (index,) in enumerate(spec.units):
+        example = examples[index]
+        source = example.mask == 1
+        tokens = int(source.sum())
+        ids[b, :tokens], segments[b, :tokens] = example.input_ids[source], 1
+        last = len(example.input_ids) - tokens - 1
+        before[b, :last] = example.input_ids[tokens:-1]
+        targets[b, :last] = shifted(example)[tokens:-1]
+    return Batch({"input_ids": ids, "segment_ids": segments, "decoder_input_ids": before}, targets, rows)
 
 
 def _place(arrays: dict[str, Array], b: int, part: slice, example: Example, number: int) -> None:

@@ -6,7 +6,7 @@ Ranks exchange nothing: the plan says which rows each rank reads.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class RankShare:
         """Return the rank's part of a batch, with the batch's length. An empty part is replaced by the batch's first sequence, whose
         targets are then ignored: a rank without rows takes part in every step, because all ranks reduce together."""
         first, stop = self.bounds(len(spec.units))
-        return BatchSpec(spec.units[first:stop] or spec.units[:1], spec.length)
+        return replace(spec, units=spec.units[first:stop] or spec.units[:1])
 
 
 WHOLE_BATCH = RankShare()

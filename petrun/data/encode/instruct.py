@@ -50,7 +50,7 @@ def tokenized_rows(rows: FileRows, settings: EncodeSettings, out: ExampleCollect
     segments: list[list[TextSegment]] = []
     references: list[str | None] = []
     for i in range(len(rows)):
-        row, completion = _row_segments(rows, i, settings, renderer)
+        row, completion = segments_of_row(rows, i, settings, renderer)
         segments.append(row)
         references.append(completion)
         out.several_references += rows.has_several_references(i)
@@ -89,7 +89,7 @@ def tokenized_rows(rows: FileRows, settings: EncodeSettings, out: ExampleCollect
             )
 
 
-def _row_segments(
+def segments_of_row(
     rows: FileRows, i: int, settings: EncodeSettings, renderer: ChatRenderer | None
 ) -> tuple[list[TextSegment], str | None]:
     """Return (the row's text in segments, its completion)."""

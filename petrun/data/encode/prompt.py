@@ -23,11 +23,14 @@ def prompt_ids(
     where: str = "the prompt",
     cells: Mapping[str, object] | None = None,
     source: str = "prompt",
+    is_source: bool = False,
 ) -> list[int]:
     """Return the tokens before the answer. A text is the user's message under a chat template, and the column `source` otherwise.
 
     A conversation under another template is a row as well: its last message is the column `source`, its system message the column
     `system`, and the turns before it `history`; templates that do not read these refuse them.
+
+    `is_source`: of an encoder-decoder, whose source the prompt is; see source_target.py.
 
     Inputs: `cells`, further cells of a row: system, history, tools, enable_thinking, chat_template_kwargs.
     Raises DataError: no messages, a conversation that is not such a row, a template that reads other columns or does not read one of
@@ -35,6 +38,11 @@ def prompt_ids(
     """
     settings = EncodeSettings(tokenizer=tokenizer, limit=_NO_LIMIT, template=template, generation=True)
     beside = dict(cells or {})
+    if template.is_chat and is_source:
+        raise DataError(
+            f"{where}: the template {template.name} marks the turns of a conversation, and an encoder-decoder reads a source",
+            hint="Give --template plain.",
+        )
     if template.is_chat:
         messages = as_messages(prompt, None) if isinstance(prompt, str) else prompt
         row = read_conversation({**beside, "messages": messages}, where)
@@ -46,7 +54,10 @@ def prompt_ids(
             beside |= said
         values = {"prompt": "", "instruction": "", "input": "", "system": "", **beside, source: prompt}
         segments = [TextSegment(prompt_text(template, values, beside, where), False)]
-    ids, _ = join_segments(segments, tokenise_segments([segments], tokenizer)[0], settings, chat=template.is_chat)
+    if is_source:
+        ids = tokenizer.encode(segments[0].text)
+    else:
+        ids, _ = join_segments(segments, tokenise_segments([segments], tokenizer)[0], settings, chat=template.is_chat)
     if not ids:
         raise DataError(f"{where}: is empty", hint="Give a text to continue.")
     return ids

@@ -30,6 +30,8 @@ class EncodeSettings:
     generation: bool = False
     """Only the prompt is tokenised; it is cut from the left."""
     need_target: bool = True
+    decoder_start: int | None = None
+    """As in ExampleSettings."""
 
 
 def tokenise_segments(segments: list[list[TextSegment]], tokenizer: Tokenizer) -> list[list[list[int]]]:

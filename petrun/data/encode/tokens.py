@@ -35,12 +35,12 @@ def encode_tokens(
     for i in range(len(rows)):
         row = records.rows[i] if records.rows else {name: array[i] for name, array in records.arrays.items()}
         where = records.where(i)
-        ids = _integers(row, schema.columns["input_ids"], where)
+        ids = read_integers(row, schema.columns["input_ids"], where)
         if not len(ids):
             raise DataError(f"{where}: input_ids is empty")
-        _check_ids(ids, "input_ids", where, vocab_size)
-        mask = _aligned(row, schema, "attention_mask", where, len(ids), 1)
-        types = _aligned(row, schema, "token_type_ids", where, len(ids), None)
+        check_ids(ids, "input_ids", where, vocab_size)
+        mask = read_aligned(row, schema, "attention_mask", where, len(ids), 1)
+        types = read_aligned(row, schema, "token_type_ids", where, len(ids), None)
         if mask is not None and not mask.any():
             raise DataError(f"{where}: attention_mask is 0 everywhere, so the row holds no tokens")
         labels = None
@@ -98,25 +98,25 @@ def _token_labels(
                 f"{where}: column '{column}' is {row[column]!r}; a decoder's labels are a list as long as input_ids",
                 hint="An int is a class: --task classify.",
             )
-        labels = _integers(row, column, where)
+        labels = read_integers(row, column, where)
         if len(labels) != len(ids):
             raise DataError(
                 f"{where}: {len(labels)} labels for {len(ids)} input_ids",
                 hint="Labels are aligned with input_ids, not shifted; -100 is ignored.",
             )
-        _check_ids(labels[labels != IGNORED], column, where, vocab_size)
+        check_ids(labels[labels != IGNORED], column, where, vocab_size)
     if mask is not None:
         labels = np.where(mask == 1, labels, IGNORED)
     return labels.astype(np.int32)
 
 
-def _aligned(
+def read_aligned(
     row: JsonObject, schema: RowSchema, name: str, where: str, length: int, largest: int | None
 ) -> Array | None:
     """Read a column as long as input_ids with entries from 0 to `largest`; None where the row has none."""
     if not schema.has(name) or row.get(schema.columns[name]) is None:
         return None
-    values = _integers(row, schema.columns[name], where)
+    values = read_integers(row, schema.columns[name], where)
     if len(values) != length:
         raise DataError(f"{where}: {name} has {len(values)} entries, input_ids {length}")
     if (values < 0).any() or (largest is not None and (values > largest).any()):
@@ -124,7 +124,8 @@ def _aligned(
     return values
 
 
-def _integers(row: JsonObject, column: str, where: str) -> Array:
+def read_integers(row: JsonObject, column: str, where: str) -> Array:
+    """Read a column of integers, (t,) int64. Raises DataError."""
     value = row.get(column)
     if value is None:
         raise DataError(f"{where}: no column '{column}'", hint=f"Columns of this row: {', '.join(row)}")
@@ -144,7 +145,8 @@ def _integers(row: JsonObject, column: str, where: str) -> Array:
     return np.array(value, np.int64)
 
 
-def _check_ids(ids: Array, column: str, where: str, vocab_size: int | None) -> None:
+def check_ids(ids: Array, column: str, where: str, vocab_size: int | None) -> None:
+    """Raises DataError for an id outside the vocabulary."""
     if not len(ids):
         return
     if int(ids.min()) < 0:

@@ -139,6 +139,11 @@ def _template(settings: ExampleSettings, tokenizer: Tokenizer | None, kind: RowK
         row_kind=kind.name,
         chat_template_file=tokenizer.files.chat_template_file if tokenizer else "",
     )
+    if found is not None and found.is_chat and settings.decoder_start is not None:
+        raise ConfigError(
+            f"the template {found.name} marks the turns of a conversation, and an encoder-decoder reads a source and writes a target",
+            hint="Give rows with prompt and completion, or --template plain.",
+        )
     if found is None:
         if settings.chat_template_kwargs:
             raise ConfigError(f"data.chat_template_kwargs: rows of the kind '{kind.name}' take no template")

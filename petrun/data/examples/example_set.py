@@ -64,8 +64,8 @@ class Example:
     input_ids: Array
     """(t,) int32; empty for array data."""
     mask: Array
-    """(t,) int32: 1 for tokens, 0 for padding that the data itself holds; in a row of PREFERENCE 2 for the tokens of the second sequence,
-    which is the prompt with the rejected answer."""
+    """(t,) int32: 1 for tokens, 0 for padding that the data itself holds; 2 for the tokens of a second sequence: in a row of PREFERENCE the
+    prompt with the rejected answer, for an encoder-decoder the target."""
     labels: Array | None
     """(t,) int32 aligned with input_ids, NOT shifted, -100 = not scored; None for classification."""
     label: int | float
@@ -128,6 +128,8 @@ class ExampleSet:
     formats: tuple[str, ...] = ()
     stats: Stats = field(default_factory=Stats)
     template: Template | None = None
+    encoder_decoder: bool = False
+    """Whether each row is for an encoder-decoder: its source with mask 1, then its target with mask 2, behind the token that begins it."""
     digest: str = ""
     """SHA-256 over the files' content, the tokenizer and every setting that shapes the rows."""
     notes: tuple[str, ...] = ()
@@ -142,6 +144,15 @@ class ExampleSet:
     def lengths(self) -> Array:
         """(n,) int64 tokens; ones for array data, which has no length."""
         return np.diff(self.offsets) if "input_ids" in self.flat else np.ones(len(self), np.int64)
+
+    @property
+    def batch_lengths(self) -> Array:
+        """Return what batches are planned by, as plan_batches takes it: the lengths, or (n, 2) int64 for an encoder-decoder."""
+        if not self.encoder_decoder:
+            return self.lengths
+        sources = self.per_row["prompt_length"].astype(np.int64)
+        # The decoder is not given a target's last token.
+        return np.stack([sources, self.lengths - sources - 1], axis=1)
 
     def longest_row(self, seq_len: int) -> int:
         """Return how many tokens a row may have whose sequences have at most `seq_len`."""

@@ -18,6 +18,7 @@ from petrun.data.encode.file_rows import FileRows
 from petrun.data.encode.instruct import encode_instruct
 from petrun.data.encode.preference import encode_preference, with_prompts
 from petrun.data.encode.segments import EncodeSettings
+from petrun.data.encode.source_target import encode_sources, encode_token_sources
 from petrun.data.encode.text import encode_lm, encode_stream, encode_text
 from petrun.data.encode.tokens import encode_tokens
 from petrun.data.examples.collector import CollectSettings, ExampleBlock, ExampleCollector
@@ -113,7 +114,9 @@ class RowTokeniser:
 
     def _encoded(self, rows: FileRows) -> ExampleBlock:
         out, settings = self._collector(), self.settings
-        if rows.schema.kind.token_ids:
+        if rows.schema.kind.token_ids and settings.decoder_start is not None:
+            encode_token_sources(rows, settings, self.tokenizer, out)
+        elif rows.schema.kind.token_ids:
             encode_tokens(
                 rows,
                 out,
@@ -123,6 +126,8 @@ class RowTokeniser:
                 vocab_size=settings.vocab_size,
                 tokenizer=self.tokenizer,
             )
+        elif settings.decoder_start is not None:
+            encode_sources(rows, self._encode_settings(), out)
         else:
             # Also where the chosen answers alone are read, or the prompts.
             rows = with_prompts(rows) if rows.schema.has("rejected") else rows
@@ -144,7 +149,14 @@ class RowTokeniser:
             loss_on=self.settings.loss_on,
             generation=self.settings.for_generation,
             need_target=self.settings.need_target,
+            decoder_start=self.settings.decoder_start,
         )
+
+    def _longest(self) -> int:
+        if self.settings.decoder_start is not None and not self.settings.for_generation:
+            # A source, and a target behind the token that begins it: the encoder of rows has cut both.
+            return 2 * self.settings.seq_len + 1
+        return self.settings.seq_len * sequences_per_row(self.task)
 
     def _collector(self) -> ExampleCollector:
         tokenizer = self.tokenizer
@@ -154,7 +166,7 @@ class RowTokeniser:
         bos = (tokenizer.bos_id,) if tokenizer and tokenizer.bos_id is not None else ()
         return ExampleCollector(
             settings=CollectSettings(
-                limit=self.settings.seq_len * sequences_per_row(self.task),
+                limit=self._longest(),
                 ends=ends,
                 decoder=self.task != "classify" and not self.settings.for_generation,
                 openings=(tuple(tokenizer.prefix_ids), bos) if tokenizer else (),

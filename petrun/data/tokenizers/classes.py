@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from petrun.data.tokenizers.sentencepiece_model import NAME as PIECES_FILE
 from petrun.data.tokenizers.sentencepiece_model import PieceModel, set_up
 from petrun.typing import JsonObject
 
@@ -47,14 +48,16 @@ class TokenizerClass:
     names: tuple[str, ...]
     """Names in tokenizer_config.json, without "Fast"; the first one stands for the class."""
     model: str
-    """"BPE" or "WordPiece"; "SentencePiece": what the SentencePiece model says."""
+    """"BPE", "WordPiece" or "Unigram"; "SentencePiece": what the SentencePiece model says."""
     setup: Callable[[Vocabulary, JsonObject, Mapping[str, str]], Tokenizer]
     specials: Mapping[str, str]
     """bos_token, eos_token, ... of a folder that does not name them."""
     files: tuple[str, ...] = ()
     """The vocabulary's files where there is no tokenizer.json; () for classes that have none but a SentencePiece model."""
     reads_pieces: bool = False
-    """Whether the vocabulary may be a SentencePiece model, tokenizer.model."""
+    """Whether the vocabulary may be a SentencePiece model."""
+    pieces_file: str = PIECES_FILE
+    """The name of that model's file."""
     frame: Callable[[Tokenizer, Mapping[str, str]], processors.PostProcessor] | None = None
     """Makes the post-processor that the class always uses, with [CLS] ... [SEP]."""
     keeps_frame: bool = True
@@ -165,6 +168,30 @@ def _chatglm(vocabulary: Vocabulary, settings: JsonObject, specials: Mapping[str
     return set_up(vocabulary.pieces, settings, behind)
 
 
+def _t5(vocabulary: Vocabulary, settings: JsonObject, specials: Mapping[str, str]) -> Tokenizer:
+    assert vocabulary.pieces is not None, "tokenizer.json of this class is the complete tokenizer"
+    pieces = [(piece.text, piece.score) for piece in vocabulary.pieces.pieces]
+    given = settings.get("extra_ids")
+    count = given if isinstance(given, int) else _T5_EXTRA_IDS
+    marks = [f"<extra_id_{i}>" for i in reversed(range(count))]
+    # Without the model's byte pieces, as transformers 5.24 has it: a character that the vocabulary lacks is unknown.
+    backend = Tokenizer(models.Unigram(vocab=[*pieces, *((mark, 0.0) for mark in marks)], unk_id=2))
+    if vocabulary.pieces.charsmap:
+        backend.normalizer = normalizers.Precompiled(vocabulary.pieces.charsmap)
+    space = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=True)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), space])
+    backend.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always", split=True)
+    backend.add_special_tokens(marks)
+    return backend
+
+
+def _t5_frame(backend: Tokenizer, specials: Mapping[str, str]) -> processors.PostProcessor:
+    end = specials["eos_token"]
+    return processors.TemplateProcessing(
+        single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, _id_of(backend, end))]
+    )
+
+
 def _chatglm_frame(backend: Tokenizer, specials: Mapping[str, str]) -> processors.PostProcessor:
     mask, start, eos = "[gMASK]", "sop", specials["eos_token"]
     return processors.TemplateProcessing(
@@ -227,6 +254,8 @@ def bos_and_eos(
 
 
 _END = "<|endoftext|>"
+_T5_EXTRA_IDS = 100
+"""Marks of gaps behind T5's vocabulary, where tokenizer_config.json does not say how many."""
 _CHATGLM_COMMANDS = (
     "[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>",
 )  # fmt: skip
@@ -306,6 +335,16 @@ CLASSES: tuple[TokenizerClass, ...] = (
         },
         reads_pieces=True,
         model_types=("gemma", "gemma2", "gemma3", "gemma3_text"),
+    ),
+    TokenizerClass(
+        names=("T5Tokenizer", "MT5Tokenizer"),
+        model="Unigram",
+        setup=_t5,
+        specials={"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
+        reads_pieces=True,
+        pieces_file="spiece.model",
+        frame=_t5_frame,
+        model_types=("t5", "mt5"),
     ),
     # The class of the folders' own code, tokenization_chatglm.py of ChatGLM2 and 3; ids were held against it.
     TokenizerClass(

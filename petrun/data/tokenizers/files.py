@@ -31,7 +31,7 @@ from petrun.typing import JsonObject
 
 NAMES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
-    "chat_template.jinja", PIECES_FILE,
+    "chat_template.jinja", *sorted({PIECES_FILE, *(each.pieces_file for each in CLASSES)}, reverse=True),
 )  # fmt: skip
 
 
@@ -103,7 +103,9 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles | None:
         if stored is None:
             _require_words(folder, own, vocabulary, declared)
         read = (
-            "tokenizer.json's vocabulary and merges" if stored is not None else " and ".join(own.files) or PIECES_FILE
+            "tokenizer.json's vocabulary and merges"
+            if stored is not None
+            else " and ".join(own.files) or own.pieces_file
         )
         with ParseErrors(f"{folder}: {read} do not fit together", "Download the files again."):
             backend = own.setup(vocabulary, settings, declared.texts)
@@ -158,7 +160,7 @@ def _pieces(folder: Path, settings: JsonObject, name: str, kind: TokenizerClass)
 
     Raises: DataError for a model that the class does not read, and for classes of the folder's own code.
     """
-    path = folder / PIECES_FILE
+    path = folder / kind.pieces_file
     if not path.is_file():
         other = next((f for f in ("spiece.model", "sentencepiece.bpe.model") if (folder / f).is_file()), None)
         if other is not None:
@@ -174,8 +176,10 @@ def _pieces(folder: Path, settings: JsonObject, name: str, kind: TokenizerClass)
             "take auto_map out of tokenizer_config.json.",
         )
     model = read_pieces(path)
-    if kind.model == "BPE" and model.algorithm != "BPE":
-        raise DataError(f"{path}: is a {model.algorithm} model, and {name} reads BPE", hint="Correct tokenizer_class.")
+    if kind.model != "SentencePiece" and model.algorithm != kind.model:
+        raise DataError(
+            f"{path}: is a {model.algorithm} model, and {name} reads {kind.model}", hint="Correct tokenizer_class."
+        )
     return Vocabulary(model.ids, model.all_merges if kind.model == "BPE" else [], model)
 
 

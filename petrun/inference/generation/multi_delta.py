@@ -30,7 +30,7 @@ from petrun.inference.assembly import (
 )
 from petrun.inference.base_info import read_base_info
 from petrun.inference.evaluator import end_ids
-from petrun.inference.multi_adapter import OFF, MultiAdapter, fixed_adapter, open_multi_adapter
+from petrun.inference.multi_adapter import OFF, MultiAdapter, fixed_adapter, has_switched_tokens, open_multi_adapter
 from petrun.inference.rows import open_tokenizer
 from petrun.inference.settings import learned_end_of_turn, note_tokenizer
 from petrun.models.base import LoadedModel
@@ -158,12 +158,15 @@ def _attach(loaded: LoadedModel, fitted: Mapping[str, Delta], rows: int) -> tupl
 
 
 def _alone(fitted: Mapping[str, Delta], sites: Sites) -> str | None:
-    """Name the only delta where it cannot be switched off, by its algorithm or because it changes an embedding; else None."""
+    """Name the only delta where it cannot be switched off, by its algorithm, because it changes an embedding, or because the family does
+    not switch virtual tokens; else None."""
     if len(fitted) != 1:
         return None
     ((name, delta),) = fitted.items()
     tables = any(tensor.rpartition(".")[0] in sites.tables for tensor in delta.tensors)
-    return name if tables or find_method(delta.algo).switch is None else None
+    method = find_method(delta.algo)
+    unswitched = method.table and not has_switched_tokens(sites)
+    return name if tables or unswitched or method.switch is None else None
 
 
 def _require_text(delta: Delta) -> None:

@@ -327,8 +327,13 @@ class Session:
     def choice_log_probs(self, requests: Sequence[PromptRequest], begin: str, choices: Sequence[str]) -> Array:
         """Return the log-probability of each choice where an answer begins with `begin`: (n, C) float64, in one pass over the prompts.
 
-        Raises ConfigError for choices that do not differ in their last token alone, and otherwise as `chunks`.
+        Raises ConfigError for choices that do not differ in their last token alone, for an encoder-decoder, and otherwise as `chunks`.
         """
+        if self.loaded.is_encoder_decoder:
+            raise ConfigError(
+                "an encoder-decoder is given a prompt as its source, behind which no answer can be begun for it",
+                hint="Let it write the whole answer: --by generated.",
+            )
         before, ids = choice_tokens(self.tokenizer, begin, choices)
         rendered = [self.render(i, request, None) for i, request in enumerate(requests)]
         asked = [
@@ -359,7 +364,15 @@ class Session:
         where = request.where or f"prompt {number + 1}"
         source = self._model.sources.get(name, "prompt")
         template = self._model.templates[name]
-        ids = prompt_ids(request.prompt, self.tokenizer, template, where, request.cells, source=source)
+        ids = prompt_ids(
+            request.prompt,
+            self.tokenizer,
+            template,
+            where,
+            request.cells,
+            source=source,
+            is_source=self.loaded.is_encoder_decoder,
+        )
         return Request(
             prompt=np.array(ids, np.int32),
             limit=request.how.max_new_tokens,

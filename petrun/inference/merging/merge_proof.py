@@ -19,7 +19,7 @@ from petrun.evaluate.row_formulas import log_softmax
 from petrun.evaluate.score import eval_mode
 from petrun.inference.assembly import attach_delta, classes_of, open_base, set_delta
 from petrun.inference.stored_base import StoredBase
-from petrun.models.base import LoadedModel
+from petrun.models.base import DECODER_INPUTS, LoadedModel
 from petrun.parallel.context import eager, setup
 from petrun.tensors import Array, open_tensors
 from petrun.tensors.sharded.ranks import root_of
@@ -170,6 +170,7 @@ def _logits(loaded: LoadedModel, rows: list[Array]) -> list[Array]:
                 "input_ids": ids,
                 "segment_ids": np.ones_like(ids),
                 "token_type_ids": np.zeros_like(ids),
+                DECODER_INPUTS: ids,
                 "position_ids": np.tile(np.arange(length, dtype=np.int32), (len(ids), 1)),
             }
             values = loaded.net(*(Tensor(inputs[name]) for name in loaded.inputs)).asnumpy()

@@ -17,6 +17,8 @@ from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from petrun.errors import DataError
 from petrun.inference.settings import learned_end_of_turn
+from petrun.models.base import DECODER_INPUTS
+from petrun.models.families import FAMILIES
 from petrun.models.folder import CONFIG, eos_ids, read_json
 from petrun.tensors import atomic_file
 from petrun.typing import JsonObject
@@ -113,6 +115,10 @@ def _chat_template(manifest: Manifest, template: Template, tokenizer: Tokenizer)
     own = tokenizer.chat_template
     if template.text == own:
         return None, _how_to_ask(kind)
+    family = FAMILIES.get(manifest.family)
+    if family is not None and DECODER_INPUTS in family.inputs and template.text != BUILTIN["plain"]:
+        # A chat template would be taken for the turns of a conversation.
+        return None, ("the delta's template is left out: give it again with --template",)
     if template.is_chat:
         return template.text, ("the delta's template is written as the chat template", *_how_to_ask(kind))
     if template.text == BUILTIN["plain"]:

@@ -124,7 +124,7 @@ def write_adalora(request: ExportRequest) -> None:
     width = config.get("init_rank") or -(-3 * rank // 2)
     given_up = any(not all(flags) for flags in kept.values())
     exported: JsonObject = {
-        **common_fields("ADALORA", request.task, request.base, export.heads),
+        **common_fields("ADALORA", request, export.heads),
         "init_r": width,
         "target_r": rank,
         "lora_alpha": plain(config["alpha"]),

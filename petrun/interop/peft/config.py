@@ -19,7 +19,7 @@ _BOOKKEEPING = frozenset(
 )
 _EMBEDDING_LAYERS = ("embed_tokens", "lm_head")
 # Other tasks use a head of the same name for something else (a classifier over every token, for example).
-_TASKS = (None, "SEQ_CLS", "CAUSAL_LM", "FEATURE_EXTRACTION")
+_TASKS = (None, "SEQ_CLS", "CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION")
 
 
 TASKS = {"SEQ_CLS": "classify"}

@@ -92,7 +92,7 @@ def write_ia3(request: ExportRequest) -> None:
     inner = {module for path, module in export.modules.items() if f"{path}.{IA3_L_FF}" in delta.tensors}
     target, feedforward = _patterns(export, inner, names)
     exported = {
-        **common_fields("IA3", request.task, request.base, export.heads),
+        **common_fields("IA3", request, export.heads),
         "target_modules": target,
         "feedforward_modules": feedforward,
         "fan_in_fan_out": any(names[f"{path}.weight"].transpose for path in export.modules),

@@ -151,7 +151,7 @@ def write_layers(request: ExportRequest, export: Export, kind: str, own: JsonObj
     """Write the folder. `kind`: peft_type; `own`: the config's fields that only this kind has. Raises OutputError."""
     names = request.names
     config = {
-        **common_fields(kind, request.task, request.base, export.heads),
+        **common_fields(kind, request, export.heads),
         **own,
         "init_weights": True,
         "target_modules": compact(set(export.modules.values()), names.values()),

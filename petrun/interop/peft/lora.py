@@ -199,7 +199,7 @@ def write_lora(request: ExportRequest) -> None:
     export = collect(delta, names, _LEAVES, tables=request.sites.tables if request.sites else ())
     config = delta.config
     exported = {
-        **common_fields("LORA", request.task, request.base, export.heads),
+        **common_fields("LORA", request, export.heads),
         "r": config["rank"],
         "lora_alpha": plain(config["alpha"]),
         "lora_dropout": config.get("dropout", 0.0),

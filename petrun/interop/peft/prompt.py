@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from petrun.checkpoint.delta import Delta
 from petrun.checkpoint.virtual_names import prompt_table
 from petrun.interop.peft.reading import Reading
 from petrun.interop.peft.virtual_tokens import TABLE, read_virtual_tokens, write_virtual_tokens
 from petrun.interop.peft.writing import ExportRequest
+
+_HALVES = {1: 1, 2: 2}
+"""Of an encoder-decoder peft's table has rows for a decoder, too, which its forward pass never reads."""
 
 
 def read_prompt(reading: Reading) -> Delta:
@@ -14,8 +19,12 @@ def read_prompt(reading: Reading) -> Delta:
     sites = reading.sites
     name = prompt_table(str(reading.delta.path), sites)
     assert sites is not None
-    tokens = read_virtual_tokens(reading, sites.hidden, f"this base's embeddings are {sites.hidden} wide")
-    reading.found[name] = TABLE
+    halves = _HALVES if sites.encoder_decoder else {1: 1}
+    tokens = read_virtual_tokens(reading, sites.hidden, f"this base's embeddings are {sites.hidden} wide", halves)
+    if len(reading.delta.tensors[TABLE]) == tokens:
+        reading.found[name] = TABLE
+    else:
+        reading.made[name] = np.asarray(reading.delta.tensors[TABLE][:tokens], np.float32)
     return reading.finish({"tokens": tokens})
 
 

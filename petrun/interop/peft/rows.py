@@ -112,7 +112,7 @@ def write_rows(request: ExportRequest) -> None:
     """Write a delta of rows alone as TRAINABLE_TOKENS. Raises OutputError."""
     _, rows = split_rows(request.delta, request.names)
     config = {
-        **common_fields("TRAINABLE_TOKENS", request.task, request.base, set()),
+        **common_fields("TRAINABLE_TOKENS", request, set()),
         "token_indices": rows.ids,
         "target_modules": [module.rpartition(".")[2] for module in rows.modules],
         "init_weights": True,

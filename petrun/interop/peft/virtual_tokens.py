@@ -8,7 +8,7 @@ table (P, H) for prompt.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from petrun.checkpoint.delta import ADAPTER_CONFIG
@@ -21,6 +21,7 @@ from petrun.typing import JsonObject
 
 TABLE = "prompt_embeddings"
 _BEFORE_HEADS = "base_model."
+_ONE_NET = {1: 1}
 _READ = (
     "task_type",
     "modules_to_save",
@@ -46,17 +47,22 @@ _HARMLESS = (
 )
 
 
-def read_virtual_tokens(reading: Reading, width: int, because: str) -> int:
-    """Check config and table, and read the heads. Returns the number of virtual tokens."""
+def read_virtual_tokens(reading: Reading, width: int, because: str, halves: Mapping[int, int] = _ONE_NET) -> int:
+    """Check config and table, and read the heads. Returns the number of virtual tokens, which are the first rows of the table.
+
+    `halves`: num_transformer_submodules that are read -> as many rows the table has for each virtual token. Of an encoder-decoder peft
+    takes 2 where there is none.
+    """
     delta = reading.delta
     fields = Fields(delta.config)
     fields.refuse_others(_READ, _HARMLESS)
     fields.check_task()
     tokens = fields.count("num_virtual_tokens", 0)
-    if fields.raw.get("num_transformer_submodules") not in (None, 1):
+    stated = fields.raw.get("num_transformer_submodules")
+    submodules = max(halves) if stated is None else stated
+    if submodules not in halves:
         fields.problems.append(
-            f"num_transformer_submodules: {fields.raw['num_transformer_submodules']!r} is not supported "
-            "(virtual tokens for both halves of an encoder-decoder)"
+            f"num_transformer_submodules: {submodules!r} is not supported for this base; supported: {', '.join(map(str, halves))}"
         )
     saved = fields.targets()
     fields.raise_problems(
@@ -72,9 +78,9 @@ def read_virtual_tokens(reading: Reading, width: int, because: str) -> int:
     shape = delta.shapes.get(TABLE)
     if shape is None:
         reading.problems.append(f"{TABLE} is missing")
-    elif shape != (tokens, width):
+    elif shape != (rows := tokens * halves.get(submodules, 1), width):
         reading.problems.append(
-            f"{TABLE} is {list(shape)}, must be {[tokens, width]}: num_virtual_tokens is {tokens}, and {because}"
+            f"{TABLE} is {list(shape)}, must be {[rows, width]}: num_virtual_tokens is {tokens}, and {because}"
         )
     reading.check_complete(saved, {}, "")
     reading.raise_problems()
@@ -103,7 +109,7 @@ def write_virtual_tokens(
     heads = {name: delta.tensors[name] for name in delta.tensors if name not in tables}
     export = collect(replace(delta, tensors=heads), request.names, {}, prefix=_BEFORE_HEADS)
     refuse_lone_biases(delta, export, kind)
-    common = common_fields(kind, request.task, request.base, export.heads)
+    common = common_fields(kind, request, export.heads)
     if common["task_type"] is None:
         raise DeltaError(
             f"{delta.path}: peft puts virtual tokens only into a model of a known task",

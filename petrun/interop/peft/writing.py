@@ -148,22 +148,24 @@ def _values(delta: Delta, name: str, transposed: bool, shape: tuple[int, ...]) -
     return np.ascontiguousarray(values.T if transposed else values).reshape(shape)
 
 
-def common_fields(kind: str, task: str | None, base: str | None, heads: set[str]) -> JsonObject:
-    """Return the fields that every adapter_config.json begins with. `task`: petrun's (classify, lm, instruct)."""
+def common_fields(kind: str, request: ExportRequest, heads: set[str]) -> JsonObject:
+    """Return the fields that every adapter_config.json begins with."""
     return {
         "peft_type": kind,
-        "task_type": _task_type(task, heads),
-        "base_model_name_or_path": base,
+        "task_type": _task_type(request, heads),
+        "base_model_name_or_path": request.base,
         "revision": None,
         "inference_mode": True,
     }
 
 
-def _task_type(task: str | None, heads: set[str]) -> str | None:
+def _task_type(request: ExportRequest, heads: set[str]) -> str | None:
     """Return peft's task type. SEQ_CLS requires a trained classifier in the file; without one the adapter declares no task."""
-    if task == "classify":
+    if request.task == "classify":
         return "SEQ_CLS" if heads & _HEADS else None
-    return "CAUSAL_LM" if task in DECODER_TASKS else None
+    if request.task not in DECODER_TASKS:
+        return None
+    return "SEQ_2_SEQ_LM" if request.sites is not None and request.sites.encoder_decoder else "CAUSAL_LM"
 
 
 def write_folder(out: Path, config: JsonObject, entries: Iterable[TensorEntry]) -> None:

@@ -56,7 +56,7 @@ def adapter_dense(r: Recorder, cell: Cell, x: Value) -> Value:
     return r.run(cell.mindpet_delta_adapter, cast_dense(r, cell, x))
 
 
-def prefixed_core(r: Recorder, cell: Cell, q: Value, k: Value, v: Value, mask: Value) -> Value:
+def prefixed_core(r: Recorder, cell: Cell, q: Value, k: Value, v: Value, mask: Value, *more: Value) -> Value:
     learned = r.run(cell.encoder)
     count = learned.shape[2]
     rows, heads, tokens, width = k.shape
@@ -64,7 +64,7 @@ def prefixed_core(r: Recorder, cell: Cell, q: Value, k: Value, v: Value, mask: V
     for own in (k, v):
         widened = r.record([learned], (rows, heads, count, width), k.item_bytes)
         joined.append(r.record([widened, own], (rows, heads, count + tokens, width), k.item_bytes))
-    return r.run(cell.core, q, *joined, mask)
+    return r.run(cell.core, q, *joined, mask, *more)
 
 
 def prompted_embedding(r: Recorder, cell: Cell, ids: Value) -> Value:

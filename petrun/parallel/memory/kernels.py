@@ -110,13 +110,26 @@ def attention(r: Recorder, cell: Cell, q: Value, k: Value, v: Value, mask: Value
     scores = r.record([scores], scores.shape, 4, passes=True)
     if cell.cap is not None:
         scores = r.run(cell.cap, scores)
+    return _weighted_values(r, cell, scores, v)
+
+
+def biased_attention(r: Recorder, cell: Cell, q: Value, k: Value, v: Value, mask: Value, bias: Value) -> Value:
+    b, n, t, _ = q.shape
+    scores = r.cast(r.record([q, k], (b, n, t, k.shape[2]), q.item_bytes, keeps=[q, k]), 4)
+    r.broadcasts(scores.shape)
+    return _weighted_values(r, cell, r.record([scores, bias], scores.shape, 4, passes=True), v)
+
+
+def _weighted_values(r: Recorder, cell: Cell, scores: Value, v: Value) -> Value:
+    b, n, t, _ = scores.shape
+    shape, item_bytes = (b, n, t, v.shape[3]), v.item_bytes
     work = scores.bytes
     probs = r.record([scores], scores.shape, 4, keeps_result=True, work=(work, work))
     if cell.p > 0.0:
         drawn = r.mask(probs.shape, 4)
         probs = r.record([probs, drawn], probs.shape, 4, keeps=[drawn])
-    weighed = r.cast(r.record([probs], probs.shape, 4), q.item_bytes)
-    return r.record([weighed, v], q.shape, q.item_bytes, keeps=[weighed, v])
+    weighed = r.cast(r.record([probs], probs.shape, 4), item_bytes)
+    return r.record([weighed, v], shape, item_bytes, keeps=[weighed, v])
 
 
 def _flash(r: Recorder, cell: Cell, q: Value, k: Value, v: Value, mask: Value) -> Value:
@@ -196,6 +209,7 @@ CELLS: Mapping[type[Cell], Callable[..., Value | tuple[Value, ...]]] = {
     kernels.SplitQkv: split_qkv,
     kernels.Rope: rope,
     kernels.Attention: attention,
+    kernels.BiasedAttention: biased_attention,
     kernels.Gelu: gelu,
     kernels.GeluTanh: gelu,
     kernels.SiluMul: silu_mul,

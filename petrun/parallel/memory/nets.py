@@ -7,7 +7,19 @@ from math import prod
 from typing import Any
 
 from petrun.kernels import SplitGroupedQkv, SplitHeadsQkv
-from petrun.models import bert, bert_net, classes, decoder, decoder_layer, experts, llama_net, parts, roberta, rope
+from petrun.models import (
+    bert,
+    bert_net,
+    classes,
+    decoder,
+    decoder_layer,
+    experts,
+    llama_net,
+    parts,
+    roberta,
+    rope,
+    t5_net,
+)
 from petrun.parallel.memory.recorder import Recorder
 from petrun.parallel.memory.tape import Value
 from petrun.typing import Cell
@@ -215,6 +227,60 @@ def net_of_bert(r: Recorder, cell: Cell, ids: Value) -> Value:
     return r.run(cell.classifier, r.run(cell.dropout, pooled))
 
 
+def t5_attention(r: Recorder, cell: Cell, x: Value, mask: Value, bias: Value) -> Value:
+    q, k, v = (r.run(cell.split, r.run(project, x)) for project in (cell.q, cell.k, cell.v))
+    return r.run(cell.o, r.run(cell.merge, r.run(cell.core, q, k, v, mask, bias)))
+
+
+def t5_cross_attention(r: Recorder, cell: Cell, x: Value, states: Value, mask: Value) -> Value:
+    k, v = (r.run(cell.split, r.run(project, states)) for project in (cell.k, cell.v))
+    q = r.run(cell.split, r.run(cell.q, x))
+    return r.run(cell.o, r.run(cell.merge, r.run(cell.core, q, k, v, mask)))
+
+
+def t5_feed_forward(r: Recorder, cell: Cell, x: Value) -> Value:
+    if cell.is_gated:
+        gate, up = r.run(cell.wi_0, x), r.run(cell.wi_1, x)
+        inner = r.run(cell.times, r.run(cell.act, gate), up)
+    else:
+        inner = r.run(cell.act, r.run(cell.wi, x))
+    return r.run(cell.wo, r.run(cell.dropout, inner))
+
+
+def t5_encoder_layer(r: Recorder, cell: Cell, x: Value, mask: Value, bias: Value) -> Value:
+    x = r.add(x, r.run(cell.attn_dropout, r.run(cell.attn, r.run(cell.attn_norm, x), mask, bias)))
+    return r.add(x, r.run(cell.mlp_dropout, r.run(cell.mlp, r.run(cell.mlp_norm, x))))
+
+
+def t5_target_layer(r: Recorder, cell: Cell, x: Value, mask: Value, bias: Value, states: Value, seen: Value) -> Value:
+    x = r.add(x, r.run(cell.attn_dropout, r.run(cell.attn, r.run(cell.attn_norm, x), mask, bias)))
+    crossed = r.run(cell.cross, r.run(cell.cross_norm, x), states, seen)
+    x = r.add(x, r.run(cell.cross_dropout, crossed))
+    return r.add(x, r.run(cell.mlp_dropout, r.run(cell.mlp, r.run(cell.mlp_norm, x))))
+
+
+def relative_bias(r: Recorder, cell: Cell, queries: int, keys: int) -> Value:
+    weight = r.parameter(cell.weight)
+    return r.record([weight], (1, weight.shape[1] // r.layout.tp, queries, keys), 4)
+
+
+def net_of_t5(r: Recorder, cell: Cell, ids: Value, targets: Value) -> Value:
+    states = r.run(cell.encoder.dropout, _with_prompt(r, cell, cell.embed, r.run(cell.embed, ids)))
+    rows, length = states.shape[:2]
+    seen = Value(shape=(rows, 1, 1, length), item_bytes=1)
+    bias = r.run(cell.encoder.bias, length, length)
+    for layer in cell.encoder.layers:
+        states = r.run(layer, states, seen, bias)
+    states = r.run(cell.encoder.last_dropout, r.run(cell.encoder.norm, states))
+    x = r.run(cell.decoder.dropout, r.run(cell.embed, targets))
+    mask = _mask(cell, rows, x.shape[1])
+    bias = r.run(cell.decoder.bias, x.shape[1], cell.prefix_tokens + x.shape[1])
+    for layer in cell.decoder.layers:
+        x = r.run(layer, x, mask, bias, states, seen)
+    x = r.run(cell.decoder.last_dropout, r.run(cell.decoder.norm, x))
+    return _logits(r, r.run(cell.head, r.run(cell.scale, x) if cell.scales else x))
+
+
 def _enter(r: Recorder, cell: Cell, ids: Value) -> Value:
     """Embed the row, with the prompt before it; on a later stage, receive it."""
     if not r.is_first:
@@ -279,4 +345,11 @@ CELLS: Mapping[type[Cell], Callable[..., Any]] = {
     bert_net.BertAttention: bert_attention,
     bert.BertEmbeddings: bert_embeddings,
     roberta.RobertaEmbeddings: roberta_embeddings,
+    t5_net.T5Net: net_of_t5,
+    t5_net.EncoderLayer: t5_encoder_layer,
+    t5_net.TargetLayer: t5_target_layer,
+    t5_net.SelfAttention: t5_attention,
+    t5_net.CrossAttention: t5_cross_attention,
+    t5_net.T5FeedForward: t5_feed_forward,
+    t5_net.RelativeBias: relative_bias,
 }

@@ -32,6 +32,8 @@ class StepSettings:
     rows: int
     """Of a micro-batch on one data-parallel rank; of a pipeline the rows that its micro-batches share."""
     tokens: int
+    target_tokens: int = 0
+    """Of an encoder-decoder: those that its decoder is given of each row."""
     ascend: bool
     fused: bool = False
     """The CPU computes with petrun's C++ operators."""
@@ -104,7 +106,8 @@ def plan_stage(net: Cell, sites: Sites, layout: Layout, settings: StepSettings, 
     )
     recorder = Recorder(net, sites, rank, CELLS)
     rows = max(1, settings.rows // layout.micro_batches)
-    out = recorder.run(net, Value(shape=(rows, settings.tokens), item_bytes=4))
+    lengths = [settings.tokens, *([settings.target_tokens] if settings.target_tokens else [])]
+    out = recorder.run(net, *(Value(shape=(rows, length), item_bytes=4) for length in lengths))
     if recorder.is_last:
         flat = recorder.tape.view(out, (prod(out.shape[:-1]), out.shape[-1]))
         kernels.cross_entropy(recorder, flat)

@@ -68,8 +68,13 @@ class Cost:
 def cost_of(plan: RunPlan, cluster: Cluster, throughput: float | None) -> Cost:
     """Compute the costs of a planned run. `throughput`: tokens per second on one card, as measured with the run's own method.
 
-    Raises ConfigError for a throughput above the card's peak.
+    Raises ConfigError for a throughput above the card's peak, and for an encoder-decoder.
     """
+    if plan.assembled.loaded.is_encoder_decoder:
+        raise ConfigError(
+            "--on: counts a net that reads every token with all of its matrices, and the two halves of an encoder-decoder do not",
+            hint="Leave it out.",
+        )
     batches, config = batches_of(plan.resolved), plan.resolved.config
     tokens = batches["padded_tokens_per_epoch"] * batches["epochs"]
     row_tokens = batches["padded_tokens_per_epoch"] / max(1, batches["rows"])

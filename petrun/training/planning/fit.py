@@ -78,9 +78,9 @@ def _shorter(plan: RunPlan, available: int) -> Iterator[Proposal]:
     assert memory is not None
     rows = resolved.sources.train
     for tokens in sorted(resolved.batching.buckets, reverse=True)[1:]:
-        needed = memory.plan(tokens=tokens).total
+        needed = memory.plan(tokens=tokens, target_tokens=min(memory.settings.target_tokens, tokens)).total
         if needed <= available:
-            cut = int((rows.lengths > tokens).sum())
+            cut = int((rows.batch_lengths.reshape(len(rows), -1) > tokens).any(1).sum())
             why = (
                 f"the longest bucket decides the memory; {cut:,} of {len(rows):,} rows would be cut at {tokens} tokens"
             )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from math import prod
 
 from petrun.checkpoint.delta import Delta
 from petrun.config.resolved import Resolved
 from petrun.console import bytes_text
+from petrun.data.batches.buckets import padded_tokens
 from petrun.graph.freeze import Trainable, trainable_of
 from petrun.graph.surgery import cells
 from petrun.inference.assembly import Assembled
@@ -75,7 +75,7 @@ class RunPlan:
         return _LAYER_SECONDS.get(task, 1.3) * max(1, layers) * len(self.shapes)
 
     @property
-    def shapes(self) -> list[tuple[int, int]]:
+    def shapes(self) -> list[tuple[int, ...]]:
         return plan_text.shapes_of(self.resolved.config, self.resolved.batching, self.resolved.layout)
 
     @property
@@ -219,8 +219,8 @@ def batches_of(resolved: ResolvedRun) -> JsonObject:
     config, plan, layout, found = resolved.config, resolved.plan, resolved.layout, resolved.sources.train
     rows_per_step = config.train.batch_size * layout.dp * plan.accumulate
     epochs = plan.total_micro_batches / plan.micro_batches_per_epoch
-    tokens = int(resolved.batching.lengths.sum())
-    padded = sum(prod(shape) for shape in resolved.batching.epoch(0).shapes)
+    tokens = resolved.batching.tokens
+    padded = padded_tokens(resolved.batching.epoch(0).shapes)
     return {
         "rows": len(found),
         "batch_size": config.train.batch_size,

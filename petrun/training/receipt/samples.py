@@ -6,6 +6,7 @@ The rows and their order are the same both times, so that figures can be compare
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import ge
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ class SampleEvaluator:
         self.widths = self._widths()
         takes_samples = layout is None
         count = min(_ROWS, config.train.batch_size) if takes_samples else 0
-        self.rows = _supervised(sources.train, count, max(self.widths, default=None))
+        self.rows = _supervised(sources.train, count, self.widths[-1] if self.widths else None)
         self.prompts = (
             _prompts(sources, sample_count(config)) if takes_samples and hasattr(loaded.net, "prefill") else ()
         )
@@ -92,18 +93,19 @@ class SampleEvaluator:
         with self.world.fail_together():
             return EvalSnapshot(scores, self._losses(), self._texts())
 
-    def _widths(self) -> tuple[int, ...]:
-        """Return the row lengths in tokens that the evaluator's graph is compiled for."""
+    def _widths(self) -> tuple[tuple[int, ...], ...]:
+        """Return the row lengths in tokens that the evaluator's graph is compiled for, as plan_batches has them, the shortest first."""
         if self.evaluator is None or self.sources.train.is_arrays:
             return ()
-        return tuple(sorted({width for _, width in self.evaluator.batching.epoch(0).shapes}))
+        return tuple(sorted({tuple(lengths) for _, *lengths in self.evaluator.batching.epoch(0).shapes}))
 
     def _losses(self) -> list[float] | None:
         if not len(self.rows):
             return None
-        longest = int(self.rows.lengths.max())
-        width = next((width for width in self.widths if width >= longest), longest)
-        spec = BatchSpec(tuple((i,) for i in range(len(self.rows))), 0 if self.rows.is_arrays else width)
+        longest = np.atleast_1d(self.rows.batch_lengths.max(0)).tolist()
+        width = next((width for width in self.widths if all(map(ge, width, longest))), longest)
+        units = tuple((i,) for i in range(len(self.rows)))
+        spec = BatchSpec(units, 0 if self.rows.is_arrays else width[0], target_length=sum(width[1:]))
         batch = collate(self.rows, spec, self.loaded.inputs, self.loaded.pad_token_id)
         rows = [{**batch.arrays, "rows": np.arange(len(self.rows))}]
         try:
@@ -138,12 +140,13 @@ def sample_count(config: RunConfig) -> int:
     return config.eval.samples
 
 
-def _supervised(rows: ExampleSet, count: int, longest: int | None) -> ExampleSet:
+def _supervised(rows: ExampleSet, count: int, longest: tuple[int, ...] | None) -> ExampleSet:
     """Choose `count` rows, spread over the set, with supervised tokens and at most `longest` tokens."""
     parts = [_has_target(block) for block in rows.blocks()]
     fit = np.concatenate(parts) if parts else np.zeros(0, bool)
     if longest is not None:
-        fit = fit & (rows.lengths <= longest)
+        lengths = rows.batch_lengths
+        fit = fit & (lengths <= longest).reshape(len(lengths), -1).all(1)
     places = np.flatnonzero(fit)
     if not len(places) or not count:
         return rows.take(np.zeros(0, np.int64))

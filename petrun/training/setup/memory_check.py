@@ -68,7 +68,8 @@ def memory_of_run(resolved: ResolvedRun) -> RunMemory:
         raise UnknownMemoryError("the plan does not know a run that starts from another delta")
     rows = resolved.sources.train
     tokens = max(resolved.batching.buckets, default=0)
-    return memory_of(resolved.config, resolved.device, resolved.layout, tokens, rows.num_labels)
+    target_tokens = max(resolved.batching.target_buckets, default=0)
+    return memory_of(resolved.config, resolved.device, resolved.layout, tokens, rows.num_labels, target_tokens)
 
 
 def too_much(plan: MemoryPlan, available: int) -> bool:

@@ -41,8 +41,11 @@ class RunMemory:
             raise UnknownMemoryError(f"the plan does not know the memory of a {error}") from error
 
 
-def memory_of(config: RunConfig, device: Device, layout: Layout, tokens: int, classes: int | None) -> RunMemory:
-    """Return what plans the memory of micro-batches of so many tokens. Raises UnknownMemoryError."""
+def memory_of(
+    config: RunConfig, device: Device, layout: Layout, tokens: int, classes: int | None, target_tokens: int = 0
+) -> RunMemory:
+    """Return what plans the memory of micro-batches of so many tokens; of an encoder-decoder these are those of the sources, and
+    `target_tokens` (0: as many) those of the targets. Raises UnknownMemoryError."""
     if is_factory(config.model.family):
         raise UnknownMemoryError(f"the plan does not know the net of --model {config.model.family}")
     method = find_method(config.algo)
@@ -56,6 +59,7 @@ def memory_of(config: RunConfig, device: Device, layout: Layout, tokens: int, cl
     settings = StepSettings(
         rows=config.train.batch_size,
         tokens=tokens,
+        target_tokens=(target_tokens or tokens) if assembled.loaded.is_encoder_decoder else 0,
         ascend=ascend,
         fused=not ascend,
         item_bytes=_ITEM_BYTES[device.compute_dtype],

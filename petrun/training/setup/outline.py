@@ -17,7 +17,13 @@ def sizes_of(config: RunConfig) -> Sizes | None:
     if is_factory(config.model.family):
         return None
     parsed = _parsed(config)
-    return Sizes(heads=parsed.heads, kv_heads=parsed.kv_heads, wide=parsed.wide, layers=parsed.layers)
+    return Sizes(
+        heads=parsed.heads,
+        kv_heads=parsed.kv_heads,
+        wide=parsed.wide,
+        layers=parsed.layers,
+        encoder_decoder=parsed.decoder_start is not None,
+    )
 
 
 def longest_row(config: RunConfig) -> int:

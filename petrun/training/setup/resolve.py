@@ -150,7 +150,7 @@ def batch_rows(config: RunConfig, rows: ExampleSet, layout: Layout) -> Batching:
             hint="Leave it out.",
         )
     return plan_batches(
-        rows.lengths,
+        rows.batch_lengths,
         batch_size=config.train.batch_size * layout.dp,
         seq_len=rows.longest_row(config.data.seq_len),
         buckets=config.data.buckets,

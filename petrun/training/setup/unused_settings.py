@@ -82,6 +82,11 @@ UNUSED: tuple[UnusedSettings, ...] = (
         reason="the data are no text files",
     ),
     UnusedSettings(
+        keys=("data.loss_on", "data.pack"),
+        applies=lambda config, sources: sources.train.encoder_decoder,
+        reason="an encoder-decoder reads each source by itself, and learns its target alone",
+    ),
+    UnusedSettings(
         keys=("data.buckets",),
         applies=lambda config, sources: config.data.pack and sources.evaluation is None,
         reason="--pack fills every sequence to --seq-len",

@@ -115,7 +115,15 @@ def spiece_file(bos=True):
     return backend
 
 
-def piece_model(*, algorithm=2, whole=(), joins_spaces=False, puts_space=True, first=("<unk>", "<s>", "</s>")):
+def piece_model(
+    *,
+    algorithm=2,
+    whole=(),
+    joins_spaces=False,
+    puts_space=True,
+    first=("<unk>", "<s>", "</s>"),
+    name="tokenizer.model",
+):
     """The same vocabulary as a SentencePiece model (algorithm 1: Unigram, 2: BPE), with `whole` as user-defined pieces."""
     model = sentencepiece_model_pb2.ModelProto()
     vocab = dict.fromkeys([*first, *(word for word in spiece_parts()[0] if word not in first), *whole])
@@ -131,7 +139,7 @@ def piece_model(*, algorithm=2, whole=(), joins_spaces=False, puts_space=True, f
     )
     rules.name, rules.escape_whitespaces = "identity", True
     rules.remove_extra_whitespaces, rules.add_dummy_prefix = joins_spaces, puts_space
-    return {"tokenizer.model": model.SerializeToString()}
+    return {name: model.SerializeToString()}
 
 
 PIECES = "[PAD] [UNK] [CLS] [SEP] [MASK] the and test good Good cafe café ##ness a b c run . , ! ? 12 日 本 x u ##p ##per".split()
@@ -340,6 +348,15 @@ LAYOUTS = {
     ),
     "a SentencePiece model of Unigram": lambda f: write(
         f, settings={"tokenizer_class": "PreTrainedTokenizer", "bos_token": "<s>"}, files=piece_model(algorithm=1)
+    ),
+    "t5 from its SentencePiece model": lambda f: write(
+        f, model={"model_type": "t5"}, files=piece_model(algorithm=1, first=("<pad>", "</s>", "<unk>"), name="spiece.model")
+    ),
+    "mt5 from its SentencePiece model": lambda f: write(
+        f,
+        settings={"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "additional_special_tokens": None, "eos_token": "</s>"},
+        model={"model_type": "mt5"},
+        files=piece_model(algorithm=1, first=("<pad>", "</s>", "<unk>"), name="spiece.model"),
     ),
     "a SentencePiece model whose pieces are renamed": lambda f: write(
         f,

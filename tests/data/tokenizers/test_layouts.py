@@ -103,7 +103,9 @@ def test_refused_layouts(tmp_path, settings, files, message):
 
 
 def test_a_sentencepiece_model_whose_class_changes_its_ids_is_refused_with_the_commands_that_convert_it(tmp_path):
-    folder = write(tmp_path / "my base", settings={"tokenizer_class": "T5Tokenizer"}, files={"spiece.model": "\n\x01"})
+    folder = write(
+        tmp_path / "my base", settings={"tokenizer_class": "AlbertTokenizer"}, files={"spiece.model": "\n\x01"}
+    )
     with pytest.raises(
         DataError, match=r"holds spiece\.model, whose ids its class changes, and no tokenizer\.json"
     ) as caught:
