@@ -8,6 +8,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Literal, Union, get_args, get_origin
 
+from petrun.config.choices import run_choices
 from petrun.config.options import DELTA, Option
 from petrun.config.schema import RunConfig, Section
 
@@ -122,6 +123,8 @@ def flag_of(key: str) -> tuple[type, Option]:
     if key == "algo":
         names = method_names()
         return str, replace(one, help=one.help.format(names=", ".join(names)), choices=lambda: names)
+    if key == "init_delta":
+        one = replace(one, choices=run_choices)
     if key == "eval.metrics":
         one = replace(one, choices=metric_names)
     return _option_type(info.annotation, one)

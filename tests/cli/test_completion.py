@@ -50,6 +50,8 @@ def complete(line):
         ("petrun eval --metrics accuracy,f", ["accuracy,f1_macro"]),
         ("petrun train --tracker s", ["swanlab"]),
         ("petrun recipes cp ", recipe_names()),
+        ("petrun delta convert --to ", ["petrun", "peft", "vllm", "gguf", "mindpet"]),
+        ("petrun quantize --base-bits ", ["8", "4"]),
         ("petrun job --to s", ["slurm", "shell"]),
         ("petrun ranktable ", ["lint", "show", "make", "convert"]),
         ("petrun ranktable show --start msrun-", ["msrun-table"]),
@@ -84,3 +86,13 @@ def test_folders_of_runs_are_offered_the_newest_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert complete("petrun report ") == ["runs/new-1", "runs/old-1"]
     assert complete("petrun watch runs/o") == ["runs/old-1"]
+    for line in (
+        "resume ",
+        "eval --delta ",
+        "merge --delta ",
+        "train --init-delta ",
+        "inspect ",
+        "delta info ",
+        "train --resume ",
+    ):
+        assert complete(f"petrun {line}") == ["runs/new-1", "runs/old-1"], line

@@ -14,6 +14,7 @@ from petrun.config.commands.data_options import (
     source_option,
     target_option,
 )
+from petrun.config.choices import run_choices
 from petrun.config.options import DATA, MODEL, RUN, RunKeys, argument, like, option
 
 
@@ -249,7 +250,7 @@ class BacktranslateSettings:
     out: str | None = rows_out()
     base: str | None = like("model.base")
     delta: str | None = option(
-        "--delta", "Delta that was trained to ask: on rows of petrun data convert --swap.", MODEL
+        "--delta", "Delta that was trained to ask: on rows of petrun data convert --swap.", MODEL, choices=run_choices
     )
     max_new_tokens: int = option(
         "--max-new-tokens", "Longest question in tokens.", DATA, default=128, low=1, shows_default=True

@@ -12,6 +12,7 @@ from petrun.config.commands.data_options import (
     source_option,
     target_option,
 )
+from petrun.config.choices import run_choices
 from petrun.config.options import DATA, MODEL, RUN, RunKeys, like, option
 
 DIFFICULT = ["ifd", "ppl"]
@@ -34,7 +35,7 @@ class ScoreSettings(RunKeys):
         choices=lambda: [*SCORES, "reward:", "comet:"],
     )
     out: str | None = option("--out", "File of scores to write, JSON lines.", RUN)
-    delta: str | None = option("--delta", "Delta of the base that scores.", MODEL)
+    delta: str | None = option("--delta", "Delta of the base that scores.", MODEL, choices=run_choices)
     alpha: float | None = option(
         "--alpha", "LoRA alpha of a delta whose file does not say it (MindPet checkpoints).", MODEL
     )
@@ -124,7 +125,7 @@ class RateSettings:
     files: tuple[str, ...] = files_argument()
     out: str | None = option("--out", "File of scores to write, JSON lines.", RUN)
     base: str | None = like("model.base")
-    delta: str | None = option("--delta", "Delta of the base that rates.", MODEL)
+    delta: str | None = option("--delta", "Delta of the base that rates.", MODEL, choices=run_choices)
     by: str = option(
         "--by",
         "expected: the expected value over the probabilities of the digits 1 to 5; generated: the number that the model writes.",

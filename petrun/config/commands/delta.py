@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from petrun.config.choices import run_choices
 from petrun.config.options import MODEL, RUN, DeltaSources, SettingField, argument, like, option
 
 
 def _one() -> SettingField:
-    return argument("Delta: a petrun file or run folder, a peft adapter folder, or a MindPet checkpoint.")
+    return argument(
+        "Delta: a petrun file or run folder, a peft adapter folder, or a MindPet checkpoint.", choices=run_choices
+    )
 
 
 def _out() -> SettingField:
@@ -62,9 +65,18 @@ class DiffSettings(DeltaSources):
 class AddSettings(DeltaSources):
     """The deltas that are added, and how."""
 
-    deltas: tuple[str, ...] = argument("PATH or PATH:WEIGHT, two or more. Default weight 1.", metavar="PATH:WEIGHT...")
+    deltas: tuple[str, ...] = argument(
+        "PATH or PATH:WEIGHT, two or more. Default weight 1.", metavar="PATH:WEIGHT...", choices=run_choices
+    )
     out: str | None = _out()
-    method: str = option("--method", "sum (exact), ties or dare.", RUN, default="sum", shows_default=True)
+    method: str = option(
+        "--method",
+        "sum (exact), ties or dare.",
+        RUN,
+        default="sum",
+        shows_default=True,
+        choices=lambda: ("sum", "ties", "dare"),
+    )
     density: float | None = option("--density", "ties: share of each change's entries that stays. Default 0.2.", RUN)
     drop: float | None = option("--drop", "dare: probability that an entry is dropped. Default 0.9.", RUN)
     seed: int | None = option("--seed", "dare: seed of what is dropped. Default 0.", RUN)
@@ -121,8 +133,18 @@ class ConvertSettings(DeltaSources):
         "--out", "A .ckpt, .safetensors or .gguf file, or a folder for peft and vllm. Must not exist.", RUN
     )
     to: str | None = option(
-        "--to", "petrun, peft, vllm, gguf or mindpet. Default: what the ending of --out says, peft for a folder.", RUN
+        "--to",
+        "petrun, peft, vllm, gguf or mindpet. Default: what the ending of --out says, peft for a folder.",
+        RUN,
+        choices=lambda: ("petrun", "peft", "vllm", "gguf", "mindpet"),
     )
-    as_algo: str | None = option("--as", "lora: write pissa, rslora or adalora as the plain LoRA that they are.", RUN)
+    as_algo: str | None = option(
+        "--as", "lora: write pissa, rslora or adalora as the plain LoRA that they are.", RUN, choices=lambda: ("lora",)
+    )
     base: str | None = _base()
-    task: str | None = option("--task", "peft: classify, lm or instruct, where the delta does not say it.", RUN)
+    task: str | None = option(
+        "--task",
+        "peft: classify, lm or instruct, where the delta does not say it.",
+        RUN,
+        choices=lambda: ("classify", "lm", "instruct"),
+    )

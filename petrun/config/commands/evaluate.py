@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from petrun.config.choices import run_choices
 from petrun.config.options import MODEL, RUN, RunKeys, option
 
 ALPHA = "LoRA alpha of a delta whose file does not say it (MindPet checkpoints)."
@@ -20,6 +21,7 @@ class EvaluateSettings(RunKeys):
         MODEL,
         default=(),
         metavar="[NAME=]PATH",
+        choices=run_choices,
     )
     alpha: float | None = option("--alpha", ALPHA, MODEL)
     out: str | None = option("--out", "Write the numbers to this JSON file.", RUN)
@@ -31,7 +33,10 @@ class PredictSettings(RunKeys):
     """The delta that predicts, and where the predictions go."""
 
     delta: str | None = option(
-        "--delta", "Delta: a petrun file or run folder, a peft adapter folder, or a MindPet checkpoint.", MODEL
+        "--delta",
+        "Delta: a petrun file or run folder, a peft adapter folder, or a MindPet checkpoint.",
+        MODEL,
+        choices=run_choices,
     )
     alpha: float | None = option("--alpha", ALPHA, MODEL)
     out: str | None = option("--out", "Write one JSON object a row to this file.", RUN)

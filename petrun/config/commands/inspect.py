@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from petrun.config.choices import run_choices
 from petrun.config.options import argument, option
 
 
@@ -11,7 +12,9 @@ from petrun.config.options import argument, option
 class InspectSettings:
     """The file or folder that is looked at."""
 
-    path: str = argument("A delta, a base, a run folder, a peft folder, a checkpoint or a strategy file.")
+    path: str = argument(
+        "A delta, a base, a run folder, a peft folder, a checkpoint or a strategy file.", choices=run_choices
+    )
     tensors: bool = option("--tensors", "List every tensor, not only the first ones.", default=False)
     as_json: bool = option("--json", "Print one JSON object.", default=False)
 

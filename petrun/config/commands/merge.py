@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import MISSING, dataclass
 
+from petrun.config.choices import run_choices
 from petrun.config.options import MODEL, RUN, DeltaSources, like, option
 
 DELTA = "Delta: a petrun file or run folder, a peft adapter folder, or a MindPet checkpoint."
@@ -32,6 +33,7 @@ class MergeSettings(DeltaSources):
         f"{DELTA} Repeatable, with weights: --delta a.ckpt:0.7 --delta b.ckpt:0.3.",
         MODEL,
         default=(),
+        choices=run_choices,
     )
     base_strategy: str | None = like("model.base_strategy")
     delta_strategy: str | None = like("delta_strategy")
@@ -70,7 +72,7 @@ class UnmergeSettings:
     """The merged model, the LoRA that is taken out of it, and what is written."""
 
     merged: str | None = option("--merged", "The merged model: a folder or file, as merge wrote it.", MODEL)
-    delta: str | None = option("--delta", DELTA, MODEL)
+    delta: str | None = option("--delta", DELTA, MODEL, choices=run_choices)
     out: str | None = option("--out", "Folder, or a .safetensors or .ckpt file. Must not exist.", RUN)
     family: str | None = like("model.family")
     alpha: float | None = option(

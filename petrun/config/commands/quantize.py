@@ -18,6 +18,7 @@ class QuantizeSettings:
         "8 (int8 with a scale for every output) or 4 (nf4, double quantisation). Default 4.",
         MODEL,
         default="nf4",
+        choices=lambda: ("8", "4"),
     )
     family: str | None = like("model.family")
     max_shard_size: str = option("--max-shard-size", "Largest file, such as 5GB. Default 5GB.", RUN, default="5GB")

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
+from petrun.config.choices import run_choices
 from petrun.config.options import argument, option
-
-
-def run_choices() -> Iterator[str]:
-    """Folders of runs below runs/, the newest first."""
-    # The shell calls it: a folder that cannot be read has no runs to offer.
-    found = [path.parent for path in Path("runs").glob("*/run.yaml")] if Path("runs").is_dir() else []
-    return (str(path) for path in sorted(found, key=lambda path: -path.stat().st_mtime))
 
 
 @dataclass(frozen=True, kw_only=True)

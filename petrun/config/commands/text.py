@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from petrun.config.choices import run_choices
 from petrun.config.options import MODEL, RUN, SettingField, like, option, sets_option
 from petrun.errors import ConfigError
 from petrun.typing import JsonObject
@@ -23,6 +24,7 @@ def _deltas() -> SettingField:
         MODEL,
         default=(),
         metavar="[NAME=]PATH",
+        choices=run_choices,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from petrun.config.commands.launch import LAUNCH_FIELDS, LaunchOptions
+from petrun.config.choices import run_choices
 from petrun.config.options import CLUSTER, COST, PARALLEL, RUN, RunKeys, SettingField, argument, option, split_list
 from petrun.errors import ConfigError
 
@@ -44,6 +45,7 @@ class TrainSettings(RunKeys, LaunchOptions):
         "--resume",
         "Resume the unfinished run in this folder. An unfinished run of the same settings in --out is resumed without it.",
         RUN,
+        choices=run_choices,
     )
     allow: tuple[str, ...] = _allow()
     dry_run: bool = option(
@@ -105,7 +107,7 @@ class PlanSettings(RunKeys):
 class ResumeSettings(RunKeys, LaunchOptions):
     """A run to resume, which its folder describes."""
 
-    run_folder: str = argument("Folder of a run that did not finish.", metavar="RUN")
+    run_folder: str = argument("Folder of a run that did not finish.", metavar="RUN", choices=run_choices)
     verify: bool = option(
         "--verify", "Do the last steps once more, from the state before them, and compare every bit.", default=False
     )
