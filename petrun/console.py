@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn, TextIO
@@ -15,10 +17,17 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 _quiet = False
+_results_only = False
+
+
+def set_results_only(alone: bool = True) -> None:
+    """Print no `tell` and draw no bar from now on, as --quiet asks: results, notes and errors alone."""
+    global _results_only
+    _results_only = alone
 
 
 def set_quiet(quiet: bool = True) -> None:
-    """Print no `print` and draw no bar from now on: for the ranks of a job that are not its first."""
+    """Print no `print` and no `tell`, and draw no bar from now on: for the ranks of a job that are not its first."""
     global _quiet
     _quiet = quiet
 
@@ -38,6 +47,12 @@ def print(text: str = "") -> None:
     """Print a line on standard output, above any progress bar."""
     if not _quiet:
         _write(f"{text}\n", sys.stdout)
+
+
+def tell(text: str = "") -> None:
+    """Print a line about the work itself, which --quiet leaves out: what is planned, how far it is, which file was written."""
+    if not _results_only:
+        print(text)
 
 
 def write(text: str) -> None:
@@ -62,15 +77,78 @@ def print_error(message: str, hint: str = "", *, label: str = "error") -> None:
 def _write(text: str, file: TextIO) -> None:
     """Write text; a progress bar is removed before, and drawn again below the text."""
     bars = sys.modules.get("tqdm")
-    if bars is None:
-        file.write(text)
-    else:
-        bars.tqdm.write(text, file=file, end="")
-    file.flush()
+    with _clock.erased():
+        if bars is None:
+            file.write(text)
+        else:
+            bars.tqdm.write(text, file=file, end="")
+        file.flush()
 
 
 def _draws() -> bool:
-    return not _quiet and sys.stderr.isatty()
+    return not _quiet and not _results_only and sys.stderr.isatty()
+
+
+class _Clock:
+    """The last line of a terminal: what is at work, and for how many seconds. A thread draws it, so that it goes on inside MindSpore."""
+
+    _PAUSE_SECONDS = 0.5
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._works: list[tuple[str, float]] = []
+        self._is_drawn = False
+        self._thread: threading.Thread | None = None
+
+    def begin(self, label: str) -> None:
+        with self._lock:
+            self._works.append((label, time.monotonic()))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, daemon=True)
+                self._thread.start()
+
+    def end(self) -> None:
+        with self.erased():
+            self._works.pop()
+
+    @contextmanager
+    def erased(self) -> Iterator[None]:
+        """A context manager: the line is taken away, and not drawn in the block."""
+        with self._lock:
+            if self._is_drawn:
+                sys.stderr.write("\r\x1b[K")
+                sys.stderr.flush()
+                self._is_drawn = False
+            yield
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(self._PAUSE_SECONDS)
+            with self._lock:
+                if not self._works:
+                    self._thread = None
+                    return
+                label, began = self._works[-1]
+                if (seconds := time.monotonic() - began) >= self._PAUSE_SECONDS:
+                    sys.stderr.write(f"\r\x1b[K{label} {seconds:.0f} s")
+                    sys.stderr.flush()
+                    self._is_drawn = True
+
+
+_clock = _Clock()
+
+
+@contextmanager
+def working(label: str) -> Iterator[None]:
+    """A context manager, also a decorator: shows on a terminal what is at work and for how long, where it takes more than half a second."""
+    if not _draws():
+        yield
+        return
+    _clock.begin(label)
+    try:
+        yield
+    finally:
+        _clock.end()
 
 
 def progress(label: str, unit: str = "row") -> Callable[[int, int], None]:
@@ -114,7 +192,7 @@ class StepBar:
         self._bar.update(1)
         step = int(record["step"])
         if not self._terminal and (step % self._every == 0 or step in (self._first, self._total)):
-            print(
+            tell(
                 f"step {step}/{self._total}  loss {record['loss']:.4f}  lr {record['lr']:.2e}  "
                 f"{record['tokens_per_second']:.0f} tok/s"
             )

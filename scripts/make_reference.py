@@ -71,6 +71,7 @@ Examples of the commands are in [commands.md](commands.md).
 - `--set KEY=VALUE` sets any key, over recipe and flags. A recipe is a YAML file of these keys, as `optim: {lr: 0.001}`.
 - Exit codes: 0 all went well, 1 an error, 2 a wrong command line or setting, 130 and 143 stopped by Ctrl-C or SIGTERM.
 - `--debug`, on any line, adds the traceback to an error.
+- `--quiet`, on any line, prints results, notes and errors alone: no plan, no steps, no progress, no files that were written.
 """
 
 

@@ -58,7 +58,7 @@ def commands():
         # A command may make its options when they are first asked for.
         params = command.get_params(command.context_class(command))
         options = {name for one in params for name in (*one.opts, *one.secondary_opts) if name.startswith("-")}
-        found[" ".join(words)] = options | {"--help", "-h", "--debug"}
+        found[" ".join(words)] = options | {"--help", "-h", "--debug", "--quiet"}
         for name, inner in getattr(command, "commands", {}).items():
             walk(inner, [*words, name])
 

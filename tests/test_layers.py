@@ -248,8 +248,8 @@ def test_only_the_console_prints():
         for call in calls(path)
         if call.startswith(("sys.stdout.", "sys.stderr.")) and not call.endswith(".isatty")
     }
-    # It sets how output is encoded and buffered, and flushes it.
-    assert users == {"cli/app.py"}
+    # The command line sets how output is encoded and buffered, and flushes it.
+    assert users == {"cli/app.py", "console.py"}
 
 
 def test_only_cli_exits():

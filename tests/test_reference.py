@@ -37,7 +37,7 @@ def test_every_command_option_and_algorithm_is_there(make_reference):
             long = {name for name in options if name.startswith("--")}
             # The other side of a switch that sets a key stands with the key.
             missing = {name for name in long if not re.search(rf"{name}\b", parts[words]) and f"/{name}`" not in page}
-            assert missing <= {"--help", "--debug"}, f"{words}: {missing}"
+            assert missing <= {"--help", "--debug", "--quiet"}, f"{words}: {missing}"
     assert not [name for name in METHODS if f"\n### {name}\n" not in page]
     assert is_setting("optim.beta2") and "`optim.beta2`" in page and "`delta.orth_weight`" in page
 

@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from petrun import console
 from petrun.errors import OutputError, TrainingError, WeightsError
 from petrun.tensors import (
     Array,
@@ -74,6 +75,7 @@ class Found:
     """Reasons why each newer one cannot be read."""
 
 
+@console.working("saving the state")
 def save_state(
     folder: Path,
     step: int,
@@ -100,6 +102,7 @@ def save_state(
     return path
 
 
+@console.working("saving the state")
 def save_state_shards(
     folder: Path,
     step: int,

@@ -43,6 +43,7 @@ from petrun.cli import (
     train,
     vocab,
 )
+from petrun.cli.command import ANYWHERE
 from petrun.errors import PetrunError
 from petrun.mindspore_messages import first_line, keep_quiet
 from petrun.train.stop import Stopped
@@ -102,6 +103,13 @@ def root(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error. May stand anywhere on the line.")
     ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet",
+            help="Print results, notes and errors alone: no plan, no progress. May stand anywhere on the line.",
+        ),
+    ] = False,
 ) -> None:
     pass
 
@@ -133,7 +141,7 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     signals.install()
     try:
-        _run([a for a in sys.argv[1:] if a != "--debug"])
+        _run(_own_switches(sys.argv[1:]))
     except BrokenPipeError:
         # The reader of our output went away (`petrun ... | head`): end as programs do then, and flush stdout into nothing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -171,6 +179,14 @@ def main() -> None:
         # Handle errors that no clause above catches. Set here because MindSpore sets a hook of its own when it is imported.
         if not debug:
             sys.excepthook = _unexpected
+
+
+def _own_switches(arguments: list[str]) -> list[str]:
+    """Take the switches that may stand anywhere out of the line, and set --quiet. MindPet's commands have a --quiet of their own."""
+    own = ANYWHERE - {"--quiet"} if "mindpet" in arguments[:1] else ANYWHERE
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    console.set_results_only("--quiet" in own and "--quiet" in arguments[:end])
+    return [word for word in arguments[:end] if word not in own] + arguments[end:]
 
 
 def _run(arguments: list[str]) -> None:

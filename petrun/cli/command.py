@@ -22,6 +22,8 @@ from petrun.typing import JsonObject
 
 S = TypeVar("S")
 PARALLEL_KEY = "parallel"
+ANYWHERE = frozenset({"--debug", "--quiet"})
+"""Switches of the program, which may stand anywhere on the line."""
 
 
 @dataclass(frozen=True, kw_only=True)

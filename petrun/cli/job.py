@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from petrun.cli import train
-from petrun.cli.command import Command
+from petrun.cli.command import ANYWHERE, Command
 from petrun.config.commands.job import JobSettings, TrainLine
 from petrun.errors import ConfigError
 
@@ -35,7 +35,8 @@ def _train_line(line: Sequence[str]) -> TrainLine:
             f"{', '.join(ours)} after --: each host gets its own",
             hint="Give --cards, --hosts and --master-port before --; the rest is written by petrun job.",
         )
-    typed = train.COMMAND.typer_command().make_context("petrun train", arguments.copy()).params
+    read = [word for word in arguments if word not in ANYWHERE]
+    typed = train.COMMAND.typer_command().make_context("petrun train", read).params
     return TrainLine(arguments=arguments, settings=train.COMMAND.settings_of(typed))
 
 

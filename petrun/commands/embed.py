@@ -45,7 +45,7 @@ def run(given: EmbedSettings) -> None:
             np.save(file, vectors)
     else:
         write_safetensors(path, array_entries({"vectors": vectors}), {"encoder": encoder.digest})
-    console.print(f"wrote {len(vectors):,} vectors of {vectors.shape[1]} numbers to {given.out}")
+    console.tell(f"wrote {len(vectors):,} vectors of {vectors.shape[1]} numbers to {given.out}")
     if bad:
         # Vector i is that of the i-th line that could be read.
         write_text(dropped, dropped_lines(bad))

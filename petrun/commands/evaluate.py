@@ -90,7 +90,7 @@ def _evaluate_several(given: EvaluateSettings) -> JsonObject:
 
 
 def _print_rows(rows: ExampleSet) -> None:
-    console.print(data_line(rows))
+    console.tell(data_line(rows))
     if unknown := unknown_line({"data": rows}):
         console.print(f"warning: {unknown}")
 
@@ -108,6 +108,6 @@ def _facts(settings: InferenceSettings, rows: ExampleSet, began: float) -> JsonO
 def _write(out: str | None, results: JsonObject, rows: ExampleSet) -> JsonObject:
     if out is not None:
         write_text(Path(out).expanduser(), json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-        console.print(f"wrote {out}")
+        console.tell(f"wrote {out}")
         write_skipped(Path(f"{out}.{SKIPPED}").expanduser(), rows)
     return results

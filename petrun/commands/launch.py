@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 
+from petrun import console
 from petrun.assets import default_recipe
 from petrun.cluster.launch import Job, JobOutput, check_start, launch
 from petrun.cluster.launch_options import resolve_cluster
@@ -95,7 +97,15 @@ def _job(
 
 def _run_job(job: Job, logs: JobLogs, output: JobOutput) -> int:
     """Run the job and clean up its logs. Returns its exit code."""
-    code = launch(job, output)
+    ranks = len(job.cluster.ranks)
+    with ExitStack() as starting:
+        starting.enter_context(console.working(f"starting {ranks} ranks" if ranks > 1 else "starting a rank"))
+
+        def out(line: str) -> None:
+            starting.close()
+            output.out(line)
+
+        code = launch(job, replace(output, out=out))
     if logs.temporary is not None and code == 0:
         shutil.rmtree(logs.temporary)
     if code and logs.numbered_run is not None and (kept := rename_failed(logs.numbered_run)) is not None:

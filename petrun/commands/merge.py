@@ -92,7 +92,7 @@ def _print_notes(notes: Sequence[str]) -> None:
 
 
 def _report(merged: Merged, seconds: float) -> None:
-    console.print(
+    console.tell(
         f"merged {len(merged.changed)} of {merged.tensors} tensors into {merged.path} "
         f"({merged.nbytes / 1e6:,.1f} MB) in {seconds:.1f} s; read back and verified, "
         f"digest {merged.digest[:16]}"

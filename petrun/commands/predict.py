@@ -44,11 +44,11 @@ def run(
     if out is not None:
         lines = [json.dumps(item, ensure_ascii=False) for item in predictions(settings, rows, loaded)]
         write_text(Path(out).expanduser(), "".join(line + "\n" for line in lines))
-        console.print(f"wrote {len(lines)} rows to {out}")
+        console.tell(f"wrote {len(lines)} rows to {out}")
         write_skipped(Path(f"{out}.{SKIPPED}").expanduser(), rows)
     if logits_file is not None:
         shape = write_logits(Path(logits_file).expanduser(), settings, rows, loaded)
-        console.print(f"wrote logits {shape} to {logits_file}")
+        console.tell(f"wrote logits {shape} to {logits_file}")
 
 
 def _check_outputs(out: str | None, logits_file: str | None) -> None:

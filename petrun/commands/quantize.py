@@ -44,10 +44,10 @@ def form_of(flag: str, bits: str) -> str:
 
 def report(written: QuantisedFolder, seconds: float) -> None:
     """Print what was written and how far the weights are from those that were given."""
-    console.print(
+    console.tell(
         f"quantised {written.layers} of {written.tensors} tensors to {written.form} in {written.path}: "
         f"{written.bytes_before / 1e6:,.1f} MB -> {written.bytes_after / 1e6:,.1f} MB in {seconds:.1f} s; read back and verified"
     )
-    console.print(
+    console.tell(
         f"error of the weights, ||W - Q|| / ||W||: {written.error:.4f} in all, {written.worst[1]:.4f} at most ({written.worst[0]})"
     )

@@ -32,10 +32,10 @@ def run(settings: ReportSettings) -> Path:
         check_file("--png", str(picture), inputs)
     text = page(runs)
     write_text(out, text)
-    console.print(f"wrote {out}")
+    console.tell(f"wrote {out}")
     if browser is not None:
         height = write_png(browser, text, picture)
-        console.print(f"wrote {picture}, {height} pixels tall")
+        console.tell(f"wrote {picture}, {height} pixels tall")
     return out
 
 

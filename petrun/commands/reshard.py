@@ -47,11 +47,11 @@ def run(
     else:
         count, ranks = _write_ranks(path, found, suffix, Path(to_strategy).expanduser())
         written = f"the files of {ranks} ranks"
-    console.print(
+    console.tell(
         f"wrote {count} tensors into {written}, {path}, in {time.perf_counter() - began:.1f} s; read back and verified"
     )
     if unchecked:
-        console.print(f"shapes were not held against a config.json: {unchecked}")
+        console.tell(f"shapes were not held against a config.json: {unchecked}")
 
 
 def _write_ranks(out: Path, source: SourceCheckpoint, suffix: str, to_strategy: Path) -> tuple[int, int]:
@@ -61,7 +61,7 @@ def _write_ranks(out: Path, source: SourceCheckpoint, suffix: str, to_strategy: 
     strategy = read_strategy(to_strategy)
     tensors, left_out = tensors_to_shard(source, strategy)
     if left_out:
-        console.print(f"left out: {spell(left_out, 'tensors')}: optimizer state that no layout describes")
+        console.tell(f"left out: {spell(left_out, 'tensors')}: optimizer state that no layout describes")
     write_sharded(
         out,
         tensors,

@@ -50,8 +50,8 @@ def run(settings: SweepSettings) -> list[MemberResult]:
     points = rungs(len(planned), settings.halving) if settings.halving is not None else ()
     graphs = len({graph_of(one.resolved.config) for one in planned})
     steps = steps_of(planned, points)
-    console.print(f"{len(planned)} runs, {steps} steps in all, {graphs} training graph{'s' if graphs > 1 else ''}")
-    console.print(f"in {folder}; where it is interrupted, the same command with --out {folder} goes on")
+    console.tell(f"{len(planned)} runs, {steps} steps in all, {graphs} training graph{'s' if graphs > 1 else ''}")
+    console.tell(f"in {folder}; where it is interrupted, the same command with --out {folder} goes on")
     if settings.dry_run:
         console.print("\n".join(f"  {one.folder}" for one in planned))
         return []

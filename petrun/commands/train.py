@@ -68,7 +68,7 @@ def run(settings: TrainSettings) -> RunFolder | None:
                 require_shared(out, world)
             elif out.path != chosen.path:
                 setup = replace(setup, resolved=resolved.renumbered(out))
-        console.print(plan_text.plan(setup, memory))
+        console.tell(plan_text.plan(setup, memory))
         if out is None:
             console.print(plan_text.dry_run(setup.resolved))
             return None

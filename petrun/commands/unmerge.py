@@ -33,7 +33,7 @@ def run(settings: UnmergeSettings) -> None:
     (given,) = DeltaOpener(DeltaSources(family=family, alpha=settings.alpha), model=model)(str(delta))
     require_matching_family(given, model.raw)
     written, watched = write_unmerged(given, model, Path(str(out)).expanduser(), dtype)
-    console.print(
+    console.tell(
         f"took the delta out of {len(written.changed)} of {written.tensors} tensors into {written.path} "
         f"({written.nbytes / 1e6:,.1f} MB) in {time.perf_counter() - began:.1f} s"
     )

@@ -109,7 +109,7 @@ def row_output(out: Path, files: RowFiles, command: str, settings: JsonObject) -
         **output.facts,
     }
     write_text(Path(f"{out}.{REPORT}"), json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    console.print(f"wrote {output.kept:,} rows to {out}")
+    console.tell(f"wrote {output.kept:,} rows to {out}")
     gone = sum(output.reasons.values())
     if gone:
         console.print(f"dropped {gone:,} rows, each with its reason in {out}.{DROPPED}:")

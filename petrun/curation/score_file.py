@@ -57,20 +57,20 @@ def write_scores(path: Path, header: JsonObject, files: Sequence[JsonObject], ro
 def print_scores(out: str, scored: ScoredRows) -> None:
     """Print what the scores are, how they are distributed, and which rows have none."""
     numbers = sorted(row["score"] for row in scored.rows if row["score"] is not None)
-    console.print(f"{scored.header['by']} = {scored.header['formula']}: {scored.header['direction']}")
+    console.tell(f"{scored.header['by']} = {scored.header['formula']}: {scored.header['direction']}")
     if numbers:
         marks = [(name, f"{numbers[round(share * (len(numbers) - 1))]:.4f}") for name, share in
                  (("lowest", 0), ("5 %", 0.05), ("median", 0.5), ("95 %", 0.95), ("highest", 1))]  # fmt: skip
-        console.print(console.table(marks))
+        console.tell(console.table(marks))
     reasons = [row["reason"] for row in scored.rows if row["score"] is None]
     for reason in dict.fromkeys(reasons):
         console.print(f"{reasons.count(reason):,} rows have no score: {reason}")
     if scored.header["by"] in DIFFICULTIES and numbers:
         above = sum(number > HARDEST for number in numbers)
-        console.print(
+        console.tell(
             f"{above:,} rows are above 1: their question makes the answer less likely; petrun data select drops them"
         )
-    console.print(f"wrote {len(scored.rows):,} scores to {out}")
+    console.tell(f"wrote {len(scored.rows):,} scores to {out}")
 
 
 def read_scores(path: str, files: RowFiles) -> Scores:

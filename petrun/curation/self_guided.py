@@ -74,4 +74,4 @@ def write_brief(given: SelectSettings, files: RowFiles, path: Path) -> None:
     taken = set(chosen.tolist())
     with atomic_file(path) as (file, _):
         file.writelines(json_line(row.cells).encode() for i, row in enumerate(files) if i in taken)
-    console.print(f"wrote {wanted:,} rows of {len(set(groups.tolist())):,} groups to {path}")
+    console.tell(f"wrote {wanted:,} rows of {len(set(groups.tolist())):,} groups to {path}")

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import mindspore as ms
 from mindspore.nn import cell as cells
 
+from petrun import console
 from petrun.typing import Cell, Tensor
 
 
 def compiling_executor() -> Any:
     """Return the object by which MindSpore compiles cells. The module that defines it has another name in each version."""
     return cells._cell_graph_executor
+
+
+@lru_cache(maxsize=1)
+def show_compiling() -> None:
+    """Show on a terminal that a graph is compiled, and for how many seconds, from now on in this process."""
+    executor = compiling_executor()
+    executor.compile = console.working("compiling")(executor.compile)
 
 
 class SteadyCall:

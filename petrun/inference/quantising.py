@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from petrun import console
 from petrun.checkpoint.hf_config import write_companions
 from petrun.checkpoint.merge_checks import check_room
 from petrun.inference.stored_base import StoredBase
@@ -56,6 +57,7 @@ class _Error:
         return math.sqrt(self.difference / self.whole) if self.whole else 0.0
 
 
+@console.working("quantising")
 def write_quantised(base: StoredBase, out: Path, max_shard_bytes: int) -> QuantisedFolder:
     """Write the folder. `base`: with the form that it is to have. Raises WeightsError, ModelError, OutputError."""
     refuse_occupied(out)

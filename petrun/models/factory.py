@@ -20,6 +20,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
+from petrun import console
 from petrun.errors import ModelError, SetupError, did_you_mean
 from petrun.graph.sites import Sites
 from petrun.kernels.device import on_ascend
@@ -104,6 +105,7 @@ class ModelSource:
     """int8 or nf4: the form in which the linear layers of a full-precision base are held; None: as the base holds them."""
 
 
+@console.working("loading the base")
 def load_model(
     source: ModelSource | Path,
     *,

@@ -13,6 +13,7 @@ import mindspore as ms
 from mindspore import communication
 
 from petrun.errors import SetupError
+from petrun.graph.compilations import show_compiling
 from petrun.mindspore_messages import first_line
 from petrun.parallel.layout import Layout
 
@@ -46,6 +47,7 @@ def setup(
     if ms.get_context("device_target") != name:
         # Setting it again is an error once a kernel has run, even to the same device.
         ms.set_device(name)
+    show_compiling()
     return describe(target, dtype, loss_scale)
 
 

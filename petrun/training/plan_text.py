@@ -195,9 +195,13 @@ def files_of(resolved: ResolvedRun) -> tuple[str, list[str]]:
     return place, files + ([out.best.name] if resolved.sources.evaluation is not None else [])
 
 
-def ending(out: RunFolder, config: RunConfig, sources: Sources, seconds: float) -> str:
-    """Return the path of the delta and the commands that use it."""
-    kilobytes = out.delta_bytes / 1000
+def saved(out: RunFolder, seconds: float) -> str:
+    """Return the path of the delta, its size and the time of the run."""
+    return f"saved {out.delta} ({out.delta_bytes / 1000:,.0f} kB) in {seconds:.0f} s"
+
+
+def next_commands(out: RunFolder, config: RunConfig, sources: Sources) -> str:
+    """Return the commands that use the delta."""
     quote = shlex.quote
     base = f" --base {quote(config.model.base)}" if config.model.base else ""
     model = f" --model {quote(config.model.family)}" if config.model.family else ""
@@ -206,12 +210,11 @@ def ending(out: RunFolder, config: RunConfig, sources: Sources, seconds: float) 
     place = quote(str(out.path))
     where = f"{base}{model} --delta {place}"
     lines = [
-        f"saved {out.delta} ({kilobytes:,.0f} kB) in {seconds:.0f} s",
         "next:",
         f"  petrun eval{where}{evaluated}",
         f"  petrun predict{where}{' --data FILE' if own_files else ''} --out predictions.jsonl",
         f"  petrun inspect {place}",
     ]
     if not is_factory(config.model.family) and find_method(config.algo).merge is not None:
-        lines.insert(4, f"  petrun merge{where} --out merged")
+        lines.insert(3, f"  petrun merge{where} --out merged")
     return "\n".join(lines)

@@ -86,7 +86,7 @@ class RunRecorder:
             self.progress.first_texts = found.texts
             if self.progress.first:
                 self._note({"step": 0, "epoch": 0.0, "evaluation": self.progress.first})
-                console.print("before: " + plan_text.figures(self.progress.first))
+                console.tell("before: " + plan_text.figures(self.progress.first))
         self.bar = StepBar(self.plan.total_steps, self.progress.step)
 
     def on_step(self, record: JsonObject) -> bool:
@@ -122,7 +122,7 @@ class RunRecorder:
         progress = self.progress
         step, epoch = progress.step, progress.epoch
         self._note({"step": step, "epoch": epoch, "evaluation": found})
-        console.print(f"step {step}: " + plan_text.figures(found))
+        console.tell(f"step {step}: " + plan_text.figures(found))
         metric = self.sources.best
         value = found.get(metric.name, found.get("loss"))
         assert value is not None
@@ -202,15 +202,16 @@ class RunRecorder:
         }
 
     def _print_end(self, receipt: Receipt, seconds: float) -> None:
-        console.print("")
+        console.tell("")
         if receipt.after:
-            console.print(side_by_side(self.progress.first, receipt.after))
+            console.tell(side_by_side(self.progress.first, receipt.after))
             if self.evaluator is not None and self.evaluator.signatures:
-                console.print(signature_lines(self.evaluator.signatures))
-            console.print("")
-        console.print(receipt_text(receipt, self.config.algo))
-        console.print("")
-        console.print(plan_text.ending(self.out, self.config, self.sources, seconds))
+                console.tell(signature_lines(self.evaluator.signatures))
+            console.tell("")
+        console.tell(receipt_text(receipt, self.config.algo))
+        console.tell("")
+        console.print(plan_text.saved(self.out, seconds))
+        console.tell(plan_text.next_commands(self.out, self.config, self.sources))
 
     def _rescue(self, error: OutputError) -> OutputError:
         """Save the delta into a temporary folder, and return the error with its path; the error itself where that fails."""

@@ -37,7 +37,7 @@ def complete(line):
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("petrun m", ["merge"]),
+        ("petrun m", ["merge", "mindpet"]),
         ("petrun train --sch", ["--schedule"]),
         ("petrun train --algo ", sorted(METHODS)),
         ("petrun train --schedule co", ["constant", "cosine"]),

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from petrun.config.load import load_run_config
-from petrun.training.plan_text import ending
+from petrun.training.plan_text import next_commands
 
 
 def test_the_commands_at_the_end_hold_for_any_path():
@@ -13,7 +13,7 @@ def test_the_commands_at_the_end_hold_for_any_path():
     flags = {"model.base": ("--base", base), "data.path": ("--data", [data]), "data.eval_path": ("--eval-data", [data])}
     config = load_run_config(None, flags).config
     out = SimpleNamespace(path=place, delta=place / "lora.ckpt", delta_bytes=1000)
-    _, _, *lines = ending(out, config, SimpleNamespace(), 1.0).splitlines()
+    _, *lines = next_commands(out, config, SimpleNamespace()).splitlines()
     commands = [shlex.split(line) for line in lines]
     assert [words[:2] for words in commands] == [["petrun", one] for one in ("eval", "predict", "merge", "inspect")]
     for words in commands[:3]:

@@ -30,7 +30,7 @@ def run(given: CleanSettings) -> None:
         "max_ratio": given.max_ratio,
         "against": plan.against.digests() if plan.against is not None else [],
     }
-    console.print(f"rules for {plan.limits.kind}: {', '.join(rule.name for rule in plan.rules)}")
+    console.tell(f"rules for {plan.limits.kind}: {', '.join(rule.name for rule in plan.rules)}")
     with row_output(out, files, "clean", settings) as output:
         clean(files, plan, output, out.parent)
 

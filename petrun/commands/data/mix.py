@@ -51,6 +51,6 @@ def run(given: MixSettings) -> None:
         output.facts["rows"] = dict(zip((part.path for part in parts), wanted, strict=True))
     for part, count, size in zip(parts, wanted, available, strict=True):
         repeated = f", each {count / size:.2f} times" if count > size else ""
-        console.print(
+        console.tell(
             f"  {count:,} of {part.path}'s {size:,} rows{repeated}{f', tagged {part.tag!r}' if part.tag else ''}"
         )

@@ -61,7 +61,7 @@ def run(given: SelectSettings) -> None:
                 reason = reasons[i] or NOT_CHOSEN
                 output.drop(row, reason, _problem(scores, places[i]))
     kept = [float(scores.rows[places[i]]["score"]) for i in chosen]
-    console.print(f"{scores.by} of the chosen rows: {min(kept):.4f} to {max(kept):.4f}")
+    console.tell(f"{scores.by} of the chosen rows: {min(kept):.4f} to {max(kept):.4f}")
 
 
 def _check(given: SelectSettings) -> None:

@@ -61,7 +61,7 @@ def run(given: ShotsSettings) -> None:
             "without examples": [row for row, _ in lengths],
             "with examples": [text + row for row, text in lengths],
         }
-        console.print(length_table(sides, token_counter(given.base), given.seq_len))
+        console.tell(length_table(sides, token_counter(given.base), given.seq_len))
 
 
 def _examples(

@@ -51,7 +51,7 @@ def run(given: SplitSettings) -> None:
             (folder / DROPPED).write_text(dropped_lines(bad), encoding="utf-8")
         (folder / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for name, count in counts.items():
-        console.print(f"wrote {count:,} rows to {out / f'{name}.jsonl'}")
+        console.tell(f"wrote {count:,} rows to {out / f'{name}.jsonl'}")
     if report["in no part"]:
         console.print(f"{report['in no part']:,} rows are in no part: the shares add up to less than 1")
     if bad:

@@ -53,11 +53,11 @@ def run(settings: ConvertSettings) -> None:
     if kind == "mindpet":
         unsaid = write_mindpet(made, path)
         told = "".join(f"; MindPet's files do not hold {key}: it is {value:g}" for key, value in unsaid.items())
-        console.print(f"wrote {path}: a MindPet checkpoint of {made.algo}{told}")
+        console.tell(f"wrote {path}: a MindPet checkpoint of {made.algo}{told}")
         return
     assert made.manifest is not None
     written = save_delta(path, made.tensors, made.manifest)
-    console.print(f"wrote {path}: {made.algo}, {len(written.owned)} tensors, digest {written.digest[:16]}")
+    console.tell(f"wrote {path}: {made.algo}, {len(written.owned)} tensors, digest {written.digest[:16]}")
 
 
 def _write_of_peft(kind: str, settings: ConvertSettings, out: str) -> None:
@@ -70,7 +70,7 @@ def _write_of_peft(kind: str, settings: ConvertSettings, out: str) -> None:
     sources, made = replace(settings, alpha=None), _plain(given, settings.as_algo)
     if kind == "peft":
         export.write(made, out, sources, settings.task)
-        console.print(f"wrote {out}: a peft adapter of {given.algo}")
+        console.tell(f"wrote {out}: a peft adapter of {given.algo}")
         return
     with tempfile.TemporaryDirectory() as name:
         folder = export.write(made, str(Path(name) / "adapter"), sources, settings.task)
@@ -79,12 +79,12 @@ def _write_of_peft(kind: str, settings: ConvertSettings, out: str) -> None:
         if kind == "gguf":
             raw, _, _ = read_family(base_path(ModelConfig(base=settings.base, family=settings.family)), settings.family)
             layers = write_gguf(adapter, fields, raw, Path(out).expanduser())
-            console.print(f"wrote {out}: a GGUF adapter of {layers} layers")
+            console.tell(f"wrote {out}: a GGUF adapter of {layers} layers")
             console.print(f"llama.cpp: llama-cli -m BASE.gguf --lora {out}; Ollama, in a Modelfile: ADAPTER {out}")
             return
         rank = require_vllm(fields, adapter.names)
     export.write(made, out, sources, settings.task)
-    console.print(f"wrote {out}: a peft adapter that vLLM loads")
+    console.tell(f"wrote {out}: a peft adapter that vLLM loads")
     console.print(f"vllm serve BASE --enable-lora --max-lora-rank {rank} --lora-modules {Path(out).name}={out}")
 
 
@@ -98,5 +98,5 @@ def _plain(given: Delta, as_algo: str | None) -> Delta:
         update={"algo": made.algo, "config": made.config, "made": ("convert to lora", source_line(given))}
     )
     ranks = sorted({layer.product.rank for layer in layers(made).values()})
-    console.print(f"{given.algo} as {made.algo}: rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else ""))
+    console.tell(f"{given.algo} as {made.algo}: rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else ""))
     return replace(made, manifest=manifest)

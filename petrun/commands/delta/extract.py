@@ -51,7 +51,7 @@ def run(settings: ExtractSettings) -> None:
     report(made)
     for note in made.notes:
         console.print(f"note: {note}")
-    console.print(f"wrote {path}: {made.algo}, {len(written.owned)} tensors, digest {written.digest[:16]}")
+    console.tell(f"wrote {path}: {made.algo}, {len(written.owned)} tensors, digest {written.digest[:16]}")
 
 
 def _is_matrix(name: str, arrays: BaseArrays) -> bool:

@@ -33,7 +33,7 @@ def write(out: Path, sources: Sequence[Delta], made: NewDelta, how: Sequence[str
     report(made)
     for note in (*made.notes, *notes):
         console.print(f"note: {note}")
-    console.print(f"wrote {out}: {made.algo}, {len(written.owned)} tensors, digest {written.digest[:16]}")
+    console.tell(f"wrote {out}: {made.algo}, {len(written.owned)} tensors, digest {written.digest[:16]}")
 
 
 def report(made: NewDelta) -> None:
@@ -42,11 +42,11 @@ def report(made: NewDelta) -> None:
         return
     width = max(len(layer.path) for layer in made.layers)
     for layer in made.layers[:_LISTED]:
-        console.print(
+        console.tell(
             f"  {layer.path.ljust(width)}  rank {layer.rank:<4d} norm {layer.norm:<10.4g} error {layer.relative:.3e}"
         )
     if len(made.layers) > _LISTED:
-        console.print(f"  ... and {len(made.layers) - _LISTED} more layers")
+        console.tell(f"  ... and {len(made.layers) - _LISTED} more layers")
     ranks = sorted({layer.rank for layer in made.layers})
     spelt = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
-    console.print(f"{len(made.layers)} layers, rank {spelt}; relative error (Frobenius) {made.relative:.3e} in all")
+    console.tell(f"{len(made.layers)} layers, rank {spelt}; relative error (Frobenius) {made.relative:.3e} in all")

@@ -37,11 +37,11 @@ def run(given: MergeVocabSettings) -> None:
     before = read_tokenizer_json(given.base)
     made = extend_tokenizer(before, read_tokenizer_json(given.tokenizer))
     written = write_extended(base, config, made, out, given.init, given.seed)
-    console.print(
+    console.tell(
         f"appended {len(made.pieces):,} pieces, ids {made.pieces[0].id:,} to {made.pieces[-1].id:,}; left out {made.known:,} that the base "
         f"has, {made.ascii:,} of ASCII alone, {made.unreachable:,} that no merge makes"
     )
-    console.print(
+    console.tell(
         f"{', '.join(written.tables)}: {written.old_rows:,} -> {written.rows:,} rows, new ones by {given.init}"
     )
     if written.unknown:
@@ -49,7 +49,7 @@ def run(given: MergeVocabSettings) -> None:
     if texts:
         old, new = token_rate(before, texts), token_rate(made.content, texts)
         less = 1 - new.tokens / max(old.tokens, 1)
-        console.print(
+        console.tell(
             f"tokens per character: {old.per_character:.3f} before, {new.per_character:.3f} after, {less:.0%} fewer"
         )
-    console.print(f"wrote {out}")
+    console.tell(f"wrote {out}")

@@ -40,7 +40,7 @@ def run(given: TrainVocabSettings) -> None:
     trained.train_from_iterator(_texts(files, reader), trainer)
     with atomic_folder(out) as folder:
         (folder / "tokenizer.json").write_text(trained.to_str(pretty=True), encoding="utf-8")
-    console.print(f"wrote {kind} with {trained.get_vocab_size():,} pieces to {out}")
+    console.tell(f"wrote {kind} with {trained.get_vocab_size():,} pieces to {out}")
 
 
 def _untrained(model: dict[str, Any], size: int) -> tuple[Any, Any]:

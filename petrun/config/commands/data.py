@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from petrun.config.choices import run_choices
 from petrun.config.commands.data_options import (
     encoder_option,
     encoding_option,
@@ -14,7 +15,6 @@ from petrun.config.commands.data_options import (
     source_option,
     target_option,
 )
-from petrun.config.choices import run_choices
 from petrun.config.options import DATA, MODEL, RUN, RunKeys, argument, like, option
 
 

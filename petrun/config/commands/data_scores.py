@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from petrun.config.choices import run_choices
 from petrun.config.commands.data_options import (
     encoder_option,
     files_argument,
@@ -12,7 +13,6 @@ from petrun.config.commands.data_options import (
     source_option,
     target_option,
 )
-from petrun.config.choices import run_choices
 from petrun.config.options import DATA, MODEL, RUN, RunKeys, like, option
 
 DIFFICULT = ["ifd", "ppl"]

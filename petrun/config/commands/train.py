@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from petrun.config.commands.launch import LAUNCH_FIELDS, LaunchOptions
 from petrun.config.choices import run_choices
+from petrun.config.commands.launch import LAUNCH_FIELDS, LaunchOptions
 from petrun.config.options import CLUSTER, COST, PARALLEL, RUN, RunKeys, SettingField, argument, option, split_list
 from petrun.errors import ConfigError
 

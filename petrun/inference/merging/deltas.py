@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from petrun import console
 from petrun.algebra.derived import derived, source_line
 from petrun.algebra.sums import Term, added
 from petrun.checkpoint.delta import Delta
@@ -48,6 +49,7 @@ def fit_deltas(asked: Sequence[WeightedPath], opener: DeltaOpener) -> MergeInput
     return MergeInput(Delta(named, made.tensors, manifest, "petrun", made.algo, made.config), (*made.notes, *notes))
 
 
+@console.working("merging")
 def write_merged(
     fitted: Delta, base: StoredBase, out: Path, dtype: str | None, max_shard_bytes: int
 ) -> tuple[Merged, tuple[str, ...]]:

@@ -104,7 +104,7 @@ class MergeProof:
     def _report(self, found: LogitComparison, effect: float, rows: int, limit: float) -> None:
         """Print the comparison, or raise. `effect`: the most by which the delta changes a logit of the base."""
         data = f"{rows} rows of {self.probe}" if self.probe else f"{rows} rows of random tokens"
-        console.print(
+        console.tell(
             f"proof on {data}: base + delta and the merged model differ by at most {found.largest:.3g} in a logit "
             f"(tolerance {limit:.3g}; the delta itself moves logits by up to {effect:.3g}), the same choice at {found.same_argmax:.2%} "
             f"of positions, loss {found.losses[0]:.6f} and {found.losses[1]:.6f} (difference {found.losses[1] - found.losses[0]:+.2e})"

@@ -80,7 +80,7 @@ class Checkpointer:
         if self.recorder.world.of_first_rank(due) if self.recorder.shards is not None else due:
             self.save()
             if requested:
-                console.print(f"step {progress.step}: saved, as {self.out.save_request} asks")
+                console.tell(f"step {progress.step}: saved, as {self.out.save_request} asks")
                 with suppress(OSError):
                     self.out.save_request.unlink()
         return False

@@ -195,7 +195,7 @@ def starting_point(
         return StartingPoint()
     changed = require_same_run(found.state.identity, fingerprint, allowed, place)
     for key, text in changed.items():
-        console.print(f"allowed: {key}: {text}")
+        console.tell(f"allowed: {key}: {text}")
     print_other_versions(found.state.identity, fingerprint)
     try:
         progress = Progress(**found.state.notes)
@@ -209,7 +209,7 @@ def starting_point(
             hint="Give more: --set train.steps=N --allow train.steps (or train.epochs, where the run has that).",
         )
     what = "a run that did not finish" if finished is None else f"a run that is finished after {finished} steps"
-    console.print(f"{place} holds {what}: it resumes after step {progress.step}")
+    console.tell(f"{place} holds {what}: it resumes after step {progress.step}")
     scores = {} if finished is None else _archive_results(out, finished, progress.step)
     return StartingPoint(progress=progress, settings_changed=bool(changed), scores=scores)
 
@@ -238,7 +238,7 @@ def print_other_versions(was: Fingerprint, now: Fingerprint) -> None:
     """Print which versions differ from those that the run was begun with, if any: they may round otherwise."""
     versions = other_versions(was, now)
     if versions:
-        console.print(f"other versions than before, so that the last bits may differ: {versions}")
+        console.tell(f"other versions than before, so that the last bits may differ: {versions}")
 
 
 def finished_steps(out: RunFolder) -> int | None:

@@ -81,7 +81,7 @@ def resolve(
     if device.target == "ascend":
         settings, reasons = resolve_auto(settings, cards)
         for line in reasons:
-            console.print(line)
+            console.tell(line)
     layout = resolve_run_layout(settings.config, device.target, cards)
     return resolve_with_layout(settings, start, device, layout, out)
 

@@ -51,7 +51,7 @@ def plan_runs(settings: SweepSettings, members: Sequence[Member], folder: Path, 
         resolved = resolve(one, read_start(one), device, 1)
         memory = check_memory(resolved, 1)
         if not found:
-            console.print(f"memory  {memory}")
+            console.tell(f"memory  {memory}")
         graph = graph_of(resolved.config)
         if graph in first:
             resolved = replace(resolved, sources=first[graph].sources)

@@ -60,7 +60,7 @@ def train_run(one: PlannedRun, shared: SharedGraph, until: int | None = None) ->
         if (one.folder / STATES / FINGERPRINT).is_file():
             _require_same_run(one, fingerprint_of(setup.resolved, setup.assembled.loaded))
         if finished:
-            console.print(f"{one.folder} is finished")
+            console.tell(f"{one.folder} is finished")
             return read_member(one.folder, one.member.name)
         found = resuming.find_newest_state(out, ALONE) if resumes else None
         out = run_folder.create_for_ranks(out, one.resolved.layout, ALONE, lock)
