@@ -22,7 +22,8 @@ from pydantic.fields import FieldInfo
 from petrun.cli.app import app
 from petrun.cli.command import Command, CommandOption, LazyCommand
 from petrun.config.flags import DELTA_FLAGS, method_names
-from petrun.config.schema import RunConfig, Section
+from petrun.config.schema import RunConfig
+from petrun.config.section import Section
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
 
@@ -45,6 +46,9 @@ UNITS = {
     "train.max_seconds": "seconds, or as 1h30m",
     "train.spike_ratio": "times the mean loss",
     "preference.label_smoothing": "share of the rows",
+    "image.resolution": "pixels",
+    "image.min_snr": "signal-to-noise ratio",
+    "image.offset_noise": "share of the noise",
     "parallel.card_memory": "GiB",
     "parallel.dp": "ranks",
     "parallel.tp": "ranks",

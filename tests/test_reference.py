@@ -8,7 +8,7 @@ import typer
 from pydantic import Field
 
 from petrun.cli.app import app
-from petrun.config.schema import Section
+from petrun.config.section import Section
 from petrun.delta import METHODS
 from tests.conftest import ROOT
 from tests.test_docs import commands, is_setting

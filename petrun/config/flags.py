@@ -10,7 +10,8 @@ from typing import Literal, Union, get_args, get_origin
 
 from petrun.config.choices import run_choices
 from petrun.config.options import DELTA, Option
-from petrun.config.schema import RunConfig, Section
+from petrun.config.schema import RunConfig
+from petrun.config.section import Section
 
 DELTA_FLAGS: dict[str, tuple[type, Option]] = {
     "delta.rank": (

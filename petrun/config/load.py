@@ -16,7 +16,8 @@ from pydantic_core import ErrorDetails
 
 from petrun.config.options import Flags
 from petrun.config.resolved import Resolved
-from petrun.config.schema import RunConfig, Section
+from petrun.config.schema import RunConfig
+from petrun.config.section import section_of
 from petrun.data.formats.slices import split_slice
 from petrun.errors import ConfigError, did_you_mean
 from petrun.typing import JsonObject
@@ -279,10 +280,9 @@ def known_keys(method: type[BaseModel]) -> list[str]:
     """Every dotted key a run accepts with this algorithm."""
     keys = []
     for name, info in RunConfig.model_fields.items():
-        kind = info.annotation
         if name == "delta":
             keys += [f"delta.{leaf}" for leaf in method.model_fields]
-        elif isinstance(kind, type) and issubclass(kind, Section):
+        elif kind := section_of(info):
             keys += [f"{name}.{leaf}" for leaf in kind.model_fields]
         else:
             keys.append(name)
@@ -295,8 +295,8 @@ def _mapping_keys() -> list[str]:
 
     models: list[tuple[str, type[BaseModel]]] = [("delta", method.config) for method in METHODS.values()]
     for name, info in RunConfig.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
-            models.append((name, info.annotation))
+        if kind := section_of(info):
+            models.append((name, kind))
     return sorted(
         {
             f"{name}.{leaf}"
@@ -360,7 +360,7 @@ def _phrase(item: ErrorDetails) -> str:
 
 def _is_section(loc: tuple[int | str, ...]) -> bool:
     info = RunConfig.model_fields.get(str(loc[0])) if loc else None
-    return bool(info and isinstance(info.annotation, type) and issubclass(info.annotation, Section))
+    return bool(info and section_of(info))
 
 
 def dump_run(resolved: Resolved, version: str) -> str:

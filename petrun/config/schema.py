@@ -8,28 +8,17 @@ algorithm's file, petrun/delta/<algo>.py; petrun.config.flags names those that h
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from petrun.config.options import DATA, DELTA, MODEL, OPTIM, PARALLEL, RUN, SettingField, split_list
+from petrun.config.image import ImageConfig
+from petrun.config.options import DATA, DELTA, MODEL, OPTIM, PARALLEL, RUN, split_list
+from petrun.config.section import Section, setting
 from petrun.typing import JsonObject
 
-Task = Literal["classify", "lm", "instruct", "preference"]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
-
-
-def setting(
-    default: object, text: str, flag: str, panel: str, *, factory: Callable[[], object] | None = None, **bounds: Any
-) -> SettingField:
-    """A setting with a flag. `text`: what it means, for `--help`; `factory`: makes the default; `bounds`: as of pydantic's Field."""
-    values = {"default_factory": factory} if factory is not None else {"default": default}
-    return Field(**values, description=text, json_schema_extra={"flag": flag, "panel": panel}, **bounds)
+Task = Literal["classify", "lm", "instruct", "preference", "image"]
 
 
 def _as_many(value: object) -> object:
@@ -112,7 +101,10 @@ class DataConfig(Section):
     eval_path: tuple[str, ...] = setting((), "Evaluation file, or several.", "--eval-data", DATA)
     weights: tuple[float, ...] = Field((), description="how often each file of `path` is read in an epoch (1 = once)")
     task: Task | None = setting(
-        None, "classify, lm, instruct or preference. Default: from the columns.", "--task", DATA
+        None,
+        "classify, lm, instruct, preference or image. Default: from the columns (image: none, it must be given).",
+        "--task",
+        DATA,
     )
     format: str | None = Field(
         None, description="file format, such as jsonl (petrun/data/formats/table.py); default: by content"
@@ -361,6 +353,7 @@ class RunConfig(Section):
     optim: OptimConfig = Field(default_factory=lambda: OptimConfig())
     train: TrainConfig = Field(default_factory=lambda: TrainConfig())
     preference: PreferenceConfig = Field(default_factory=lambda: PreferenceConfig())
+    image: ImageConfig = Field(default_factory=lambda: ImageConfig())
     parallel: ParallelConfig = setting(
         None,
         "How the job's ranks are laid out, as dp=2,tp=4,pp=1,zero=1 (also micro_batches, sequence). What is left out: pp=1, "

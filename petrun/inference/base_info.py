@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from petrun.config.schema import RunConfig
+from petrun.data.tasks import IMAGE
 from petrun.errors import ConfigError
 from petrun.inference.assembly import base_path
 from petrun.models.factory import is_factory, read_family
 from petrun.models.families import tasks_of
 from petrun.models.folder import label_names
+from petrun.models.pipeline import TOKENIZER, read_pipeline
 from petrun.tensors.sharded.ranks import root_of
 from petrun.typing import JsonObject
 
@@ -54,7 +56,7 @@ def read_base_info(config: RunConfig, tokens: int = 0) -> BaseInfo:
             folder=None,
         )
     path = Path(config.model.config) if config.model.config else None
-    raw, family, parsed = read_family(base, config.model.family, path, config.data.task)
+    raw, family, parsed = read_family(base, config.model.family, path, IMAGE if config.data.task == IMAGE else None)
     longest = parsed.positions
     if longest is not None:
         if longest - tokens < 2:
@@ -64,11 +66,13 @@ def read_base_info(config: RunConfig, tokens: int = 0) -> BaseInfo:
             )
         longest -= tokens
     beside = path.parent if path else _folder_of(base)
+    if config.data.task == IMAGE and base is not None:
+        beside, longest = base / TOKENIZER, read_pipeline(base).text.positions
     labels, count = ((), None) if config.model.fresh_head else own_head(raw)
     return BaseInfo(
         hf_config=raw,
         tasks=tasks_of(family),
-        vocabulary=parsed.vocab,
+        vocabulary=parsed.vocab or None,
         longest=longest,
         virtual_tokens=tokens,
         labels=labels,

@@ -18,7 +18,7 @@ from petrun.data.batches.buckets import Order, plan_batches
 from petrun.data.chat.end_of_turn import NO_END_OF_TURN, EndOfTurn, end_of_turn_of_mark, find_end_of_turn
 from petrun.data.examples.example_set import ExampleSet
 from petrun.data.formats.slices import split_slice
-from petrun.data.tasks import DECODER_TASKS, PREFERENCE
+from petrun.data.tasks import DECODER_TASKS, IMAGE, PREFERENCE
 from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.errors import ConfigError
@@ -164,6 +164,11 @@ def resolve_settings(
     given = delta_if_given(delta, alpha, resolved.config.delta_strategy)
     resolved = _inherit(resolved, given)
     config = resolved.config
+    if config.data.task == IMAGE:
+        raise ConfigError(
+            "--task image: pictures are not scored or predicted yet",
+            hint="petrun train --task image trains such a delta, and petrun inspect says what it holds.",
+        )
     device = setup(config.device, config.model.dtype)
     use_compile_cache(config)
     base_info = read_base_info(config, virtual_tokens(given))

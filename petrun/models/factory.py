@@ -21,6 +21,7 @@ import numpy as np
 from mindspore import nn
 
 from petrun import console
+from petrun.data.tasks import IMAGE
 from petrun.errors import ModelError, SetupError, did_you_mean
 from petrun.graph.sites import Sites
 from petrun.kernels.device import on_ascend
@@ -28,6 +29,7 @@ from petrun.models.base import Family, FamilyConfig, LoadedModel, StoredName
 from petrun.models.builtin import BaseConfig, Head, assemble, outline
 from petrun.models.families import FAMILIES
 from petrun.models.folder import BASE_HINT, config_path, read_json
+from petrun.models.pipeline import read_unet_config, require_no_pipeline
 from petrun.models.quantised import quantised_view, without_quantisation
 from petrun.models.weights import check, load, match, open_weights
 from petrun.tensors import content_digest
@@ -50,8 +52,13 @@ def read_model_config(base: Path | None, family: str | None = None, config: Path
     return {} if is_factory(family) else _read_config(base, family, config)[1]
 
 
-def _read_config(base: Path | None, family: str | None, config: Path | None) -> tuple[Path, JsonObject, Family]:
+def _read_config(
+    base: Path | None, family: str | None, config: Path | None, task: str | None = None
+) -> tuple[Path, JsonObject, Family]:
     """Return the path of config.json, its content (with the user's model_type where it has none), and its family."""
+    if task == IMAGE:
+        return read_unet_config(base, family, config)
+    require_no_pipeline(base)
     types = {t: f for f in FAMILIES.values() for t in f.model_types}
     if family is not None and family not in FAMILIES and family not in types:
         raise ModelError(f"--model {family}: no such family. {did_you_mean(family, {*FAMILIES, *types})}", hint=_OWN)
@@ -73,8 +80,11 @@ def read_family(
     base: Path | None, family: str | None, config: Path | None = None, task: str | None = None
 ) -> tuple[JsonObject, Family, FamilyConfig]:
     """Return config.json as `read_model_config` does, its family with the head of the task (None: with that which config.json names), and
-    the family's parsed config. Raises ModelError."""
-    described = _describe(*_read_config(base, family, config), task)
+    the family's parsed config. Raises ModelError.
+
+    `task`: image reads the U-Net of a pipeline, which no other task takes.
+    """
+    described = _describe(*_read_config(base, family, config, task), task)
     return described.raw, described.family, described.config
 
 
@@ -131,7 +141,7 @@ def load_model(
         raise ModelError(
             f"model.kwargs = {dict(source.kwargs)} is for a model of your own, not for a built-in family", hint=_OWN
         )
-    path, raw, picked = _read_config(source.base, source.family, source.config)
+    path, raw, picked = _read_config(source.base, source.family, source.config, task)
     if task is not None and task not in picked.every_task:
         others = ", ".join(f.name for f in FAMILIES.values() if task in f.every_task)
         raise ModelError(
@@ -146,7 +156,7 @@ def load_model(
             hint="Leave model.dtype out: on the CPU a bfloat16 base is loaded as float32.",
         )
     described = _describe(path, raw, picked, task)
-    stored = open_weights(source.base, source.strategy)
+    stored = open_weights(path.parent if task == IMAGE else source.base, source.strategy)
     described = replace(described, config=picked.settle(described.config, stored))
     reader = quantised_view(stored, described.family, described.config, raw, source.quantisation)
     return assemble(reader, described, Head(num_labels=num_labels, fresh=fresh_head), compute_dtype, seed)
@@ -169,7 +179,7 @@ def outline_model(
         source = ModelSource(base=source)
     if is_factory(source.family):
         return _from_function(ModelSource(family=source.family, kwargs=source.kwargs), None, num_labels, seed)
-    described = _describe(*_read_config(source.base, source.family, source.config), task)
+    described = _describe(*_read_config(source.base, source.family, source.config, task), task)
     return outline(described, num_labels, compute_dtype, seed, source.quantisation)
 
 

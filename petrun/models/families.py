@@ -33,7 +33,7 @@ def family_of_type(model_type: object) -> Family | None:
 def tasks_of(family: Family) -> tuple[str, ...]:
     """Return the tasks that a base of this family, or of one of another's `others`, may be trained for: those of its own head where
     it has that of an `other`, else all."""
-    first = FAMILIES[family.name]
+    first = FAMILIES.get(family.name, family)
     return first.every_task if family.tasks == first.tasks else family.tasks
 
 

@@ -11,7 +11,7 @@ from petrun.config.schema import EvalConfig, RunConfig
 from petrun.data.batches.buckets import Batching
 from petrun.data.examples.example_set import ExampleSet
 from petrun.data.formats.slices import split_slice
-from petrun.data.tasks import PREFERENCE
+from petrun.data.tasks import IMAGE, PREFERENCE
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.delta import find_method
 from petrun.errors import ConfigError
@@ -112,9 +112,9 @@ def read_rows(resolved: Resolved, start: Delta | None, layout: Layout) -> tuple[
 
 def _require_rehearsed(task: str) -> None:
     """Raise ConfigError for a task whose step is not rehearsed: it runs on ranks that hold the full model, as one rank runs it."""
-    if task == PREFERENCE:
+    if task in (IMAGE, PREFERENCE):
         raise ConfigError(
-            "--task preference is not rehearsed: such a run is data-parallel alone, and each rank takes the step of one rank",
+            f"--task {task} is not rehearsed: such a run is data-parallel alone, and each rank takes the step of one rank",
             hint="Try its first steps on the CPU: petrun train --device cpu --steps 2.",
         )
 

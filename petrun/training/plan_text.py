@@ -14,6 +14,7 @@ from petrun.config.schema import RunConfig
 from petrun.console import table
 from petrun.data.batches.buckets import Batching
 from petrun.data.examples.summary import data_line, unknown_line
+from petrun.data.tasks import IMAGE
 from petrun.delta import find_method
 from petrun.evaluate.compare import spell
 from petrun.graph.freeze import Trainable
@@ -215,6 +216,9 @@ def next_commands(out: RunFolder, config: RunConfig, sources: Sources) -> str:
         f"  petrun predict{where}{' --data FILE' if own_files else ''} --out predictions.jsonl",
         f"  petrun inspect {place}",
     ]
+    if config.data.task == IMAGE:
+        # Other commands do not read such a base yet.
+        return "\n".join([*lines[:2], lines[-1]])
     if not is_factory(config.model.family) and find_method(config.algo).merge is not None:
         lines.insert(3, f"  petrun merge{where} --out merged")
     return "\n".join(lines)

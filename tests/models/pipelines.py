@@ -2,10 +2,13 @@
 
 import json
 
+import numpy as np
 from mindspore import nn
+from PIL import Image
 from safetensors.numpy import save_file
 
-from tests.models.diffusers_cases import values
+from petrun.models import autoencoder_kl, clip_text, unet
+from tests.models.diffusers_cases import AUTOENCODER, SCHEDULER, TEXT, UNET, values
 
 
 def tensors(family, config):
@@ -23,6 +26,53 @@ def write_part(folder, family, config, held=None):
         held or tensors(family, config),
         folder / ("model.safetensors" if family.name == "clip_text" else "diffusion_pytorch_model.safetensors"),
     )
+    return folder
+
+
+WORDS = ("a", "red", "blue", "circle", "square", "green")
+CHINESE = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "\u7ea2", "\u84dd", "\u5706", "\u65b9", "\u4e00", "\u4e2a")
+
+
+def write_tokenizer(folder, chinese=False):
+    """CLIP's, of whole words without merges of their own, or Wukong-Huahua's, of Chinese characters."""
+    folder.mkdir(parents=True)
+    if chinese:
+        (folder / "vocab.txt").write_text("\n".join(CHINESE) + "\n", encoding="utf-8")
+        (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+        return
+    letters = sorted({letter for word in WORDS for letter in word[:-1]} | {f"{word[-1]}</w>" for word in WORDS})
+    vocab = {token: i for i, token in enumerate(letters)}
+    assert len(vocab) <= 22
+    vocab |= {"<|startoftext|>": 22, "<|endoftext|>": 23}
+    (folder / "vocab.json").write_text(json.dumps(vocab))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 9})
+    )
+
+
+def write_pipeline(folder, scheduler=SCHEDULER, chinese=False):
+    """`folder` as diffusers saves a pipeline."""
+    for name, family, config in (
+        ("unet", unet.FAMILY, UNET),
+        ("vae", autoencoder_kl.FAMILY, AUTOENCODER),
+        ("text_encoder", clip_text.FAMILY, TEXT),
+    ):
+        write_part(folder / name, family, config)
+    write_tokenizer(folder / "tokenizer", chinese)
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    return folder
+
+
+def write_pictures(folder, captions, side=20):
+    """A folder of pictures of noise, `0.png` and so on, each with its caption beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for i, caption in enumerate(captions):
+        Image.fromarray(rng.integers(0, 256, (side, side + 4 * i, 3), np.uint8)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(caption, encoding="utf-8")
     return folder
 
 

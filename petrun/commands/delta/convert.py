@@ -18,20 +18,29 @@ from petrun.config.schema import ModelConfig
 from petrun.errors import ConfigError, did_you_mean
 from petrun.inference.assembly import base_path
 from petrun.inference.delta_opener import DeltaOpener
+from petrun.interop.diffusers.writing import FORMS, write_unet_lora
 from petrun.interop.gguf import require_gguf, write_gguf
 from petrun.interop.mindpet.writing import write_mindpet
 from petrun.interop.vllm import require_vllm
 from petrun.models.factory import read_family
 from petrun.tensors import open_tensors
 
-_FORMATS = ("petrun", "peft", "mindpet", "gguf", "vllm")
+_FORMATS = ("petrun", "peft", "mindpet", "gguf", "vllm", *FORMS)
 _OF_PEFT = ("peft", "vllm", "gguf")
 """Formats that are a peft folder, or are made of one."""
-_SUFFIXES = {"petrun": (".ckpt", ".safetensors"), "mindpet": (".ckpt",), "gguf": (".gguf",)}
+_SUFFIXES = {
+    "petrun": (".ckpt", ".safetensors"),
+    "mindpet": (".ckpt",),
+    "gguf": (".gguf",),
+    **dict.fromkeys(FORMS, (".safetensors",)),
+}
 
 
 def run(settings: ConvertSettings) -> None:
-    """Write `out`: a .ckpt or .safetensors with a manifest, a peft folder, or a .ckpt for MindPet. Raises DeltaError, OutputError."""
+    """Write `out`: a .ckpt or .safetensors with a manifest, a peft folder, a .ckpt for MindPet, or a .safetensors for diffusers or kohya.
+
+    Raises DeltaError, OutputError.
+    """
     delta, out = settings.delta, settings.out
     if out is None:
         raise ConfigError("--out is missing: where to write the delta", hint="Example: --out adapter --to peft")
@@ -54,6 +63,10 @@ def run(settings: ConvertSettings) -> None:
         unsaid = write_mindpet(made, path)
         told = "".join(f"; MindPet's files do not hold {key}: it is {value:g}" for key, value in unsaid.items())
         console.tell(f"wrote {path}: a MindPet checkpoint of {made.algo}{told}")
+        return
+    if kind in FORMS:
+        count = write_unet_lora(made, path, kind)
+        console.print(f"wrote {path}: a LoRA on {count} layers of a U-Net, in {kind}'s names")
         return
     assert made.manifest is not None
     written = save_delta(path, made.tensors, made.manifest)

@@ -134,9 +134,10 @@ class ConvertSettings(DeltaSources):
     )
     to: str | None = option(
         "--to",
-        "petrun, peft, vllm, gguf or mindpet. Default: what the ending of --out says, peft for a folder.",
+        "petrun, peft, vllm, gguf or mindpet; of a U-Net's LoRA also diffusers or kohya. Default: what the ending of --out says, "
+        "peft for a folder.",
         RUN,
-        choices=lambda: ("petrun", "peft", "vllm", "gguf", "mindpet"),
+        choices=lambda: ("petrun", "peft", "vllm", "gguf", "mindpet", "diffusers", "kohya"),
     )
     as_algo: str | None = option(
         "--as", "lora: write pissa, rslora or adalora as the plain LoRA that they are.", RUN, choices=lambda: ("lora",)

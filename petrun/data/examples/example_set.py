@@ -24,8 +24,12 @@ from petrun.tensors.targets import is_scored
 _BLOCK_TOKENS = 2**20
 BASE_LOG_PROBS = "base_log_probs"
 """For rows of PREFERENCE the log-probabilities of both answers by the net that a run begins from, each the sum over its tokens, in nats."""
-ARRAYS, STREAM = "arrays", "stream"
-"""`ExampleSet.kind` of named arrays, and of blocks of plain text."""
+LATENTS, STATES = "latents", "states"
+"""For rows of IMAGE what the pipeline's autoencoder and text encoder compute of a picture and of its caption."""
+COMPUTED = (BASE_LOG_PROBS, LATENTS, STATES)
+"""What nets compute of rows, and no file holds."""
+ARRAYS, STREAM, PICTURES = "arrays", "stream", "pictures"
+"""`ExampleSet.kind` of named arrays, of blocks of plain text, and of pictures, each of which is one of `files`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +227,8 @@ class ExampleSet:
     def where(self, index: int) -> str:
         """Name the row at `index`: 'train.jsonl, line 7'."""
         file = int(self.per_row["file"][index])
+        if self.kind == PICTURES:
+            return self.files[file]
         unit = "block" if self.kind == STREAM else find_format(self.formats[file]).unit
         return f"{self.files[file]}, {unit} {int(self.per_row['line'][index])}"
 

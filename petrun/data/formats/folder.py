@@ -49,7 +49,7 @@ def folder_files(folder: Path) -> list[Path]:
         found = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
     except OSError as error:
         raise DataError(f"{folder}: cannot be read: {error.strerror or error}") from error
-    files = sorted((p for p in found if data_suffix(p) in suffixes and p.name not in _ABOUT), key=_by_number)
+    files = sorted((p for p in found if data_suffix(p) in suffixes and p.name not in _ABOUT), key=by_number)
     if not files:
         raise DataError(
             f"{folder}: the folder holds no data file ({', '.join(suffixes)}, each also compressed)",
@@ -64,7 +64,7 @@ def folder_files(folder: Path) -> list[Path]:
     return files
 
 
-def _by_number(path: Path) -> list[tuple[int, str]]:
+def by_number(path: Path) -> list[tuple[int, str]]:
     """Sort key by which part-2 is before part-10."""
     parts = re.split(r"(\d+)", path.name)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

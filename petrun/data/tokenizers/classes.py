@@ -30,6 +30,8 @@ _QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+_CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -132,6 +134,29 @@ def _qwen2(vocabulary: Vocabulary, settings: JsonObject, specials: Mapping[str, 
     )
     backend.decoder = decoders.ByteLevel()
     return backend
+
+
+def _clip(vocabulary: Vocabulary, settings: JsonObject, specials: Mapping[str, str]) -> Tokenizer:
+    model = models.BPE(
+        vocab=vocabulary.ids, merges=vocabulary.merges, unk_token=specials["unk_token"], end_of_word_suffix="</w>"
+    )
+    backend = Tokenizer(model)
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_CLIP_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("</w>", " ")])
+    return backend
+
+
+def _clip_frame(backend: Tokenizer, specials: Mapping[str, str]) -> processors.PostProcessor:
+    bos, eos = specials["bos_token"], specials["eos_token"]
+    return processors.RobertaProcessing((eos, _id_of(backend, eos)), (bos, _id_of(backend, bos)), False, False)
 
 
 def _llama(vocabulary: Vocabulary, settings: JsonObject, specials: Mapping[str, str]) -> Tokenizer:
@@ -316,6 +341,15 @@ CLASSES: tuple[TokenizerClass, ...] = (
         files=_BPE_FILES,
         keeps_frame=False,
         model_types=("gpt_neox",),
+    ),
+    TokenizerClass(
+        names=("CLIPTokenizer",),
+        model="BPE",
+        setup=_clip,
+        specials={"bos_token": "<|startoftext|>", "eos_token": _END, "unk_token": _END, "pad_token": _END},
+        files=_BPE_FILES,
+        frame=_clip_frame,
+        model_types=("clip_text_model",),
     ),
     # Without `files`: transformers reads these from tokenizer.json or a SentencePiece model alone.
     TokenizerClass(

@@ -12,9 +12,10 @@ import mindspore
 import numpy as np
 
 from petrun import __version__, kernels
-from petrun.config.schema import RunConfig, Section
+from petrun.config.schema import RunConfig
+from petrun.config.section import Section
 from petrun.data.examples.array_store import pieces
-from petrun.data.examples.example_set import BASE_LOG_PROBS, ExampleSet
+from petrun.data.examples.example_set import COMPUTED, PICTURES, ExampleSet
 from petrun.data.formats.folder import read_sources
 from petrun.errors import ConfigError, did_you_mean
 from petrun.models.base import LoadedModel
@@ -47,7 +48,7 @@ def fingerprint_of(resolved: ResolvedRun, loaded: LoadedModel) -> JsonObject:
     """Return setting -> value, or its digest where it names a file or folder. JSON values only."""
     sources, start, data = resolved.sources, resolved.start, resolved.config.data
     by_content = {
-        "data.path": [source.digest for path in data.path for source in read_sources(path)],
+        "data.path": _files_digest(sources.train, data.path),
         "data.eval_path": [source.digest for path in data.eval_path for source in read_sources(path)],
         "data.template": _digest(sources.template.text) if sources.template else None,
         "model.base": loaded.base_digest,
@@ -82,6 +83,13 @@ def settings_of(config: RunConfig) -> JsonObject:
     return {key: value for key, value in found.items() if key not in _FREE}
 
 
+def _files_digest(rows: ExampleSet, paths: Sequence[str]) -> list[str]:
+    """Return the digest of every file of rows; pictures are named by the digest of the rows, which hold that of each."""
+    if rows.kind == PICTURES:
+        return [_rows_digest(rows)]
+    return [source.digest for path in paths for source in read_sources(path)]
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
@@ -90,8 +98,8 @@ def _rows_digest(rows: ExampleSet) -> str:
     """Return the digest of the rows in the form in which they are trained."""
     digest = hashlib.sha256()
     for part in (rows.flat, rows.per_row, rows.arrays, {"offsets": rows.offsets}):
-        # What the base computed is no part of what was read.
-        for name in sorted(set(part) - {BASE_LOG_PROBS}):
+        # What a net computed is no part of what was read.
+        for name in sorted(set(part) - set(COMPUTED)):
             array = part[name]
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
             for piece in pieces(array):

@@ -16,7 +16,7 @@ from petrun.config.schema import RunConfig
 from petrun.data.batches.buckets import BatchSpec
 from petrun.data.batches.collate import collate
 from petrun.data.examples.example_set import ExampleSet
-from petrun.data.tasks import PROMPTED_TASKS
+from petrun.data.tasks import IMAGE, PROMPTED_TASKS
 from petrun.errors import WeightsError
 from petrun.evaluate.score import Scorer
 from petrun.inference.evaluator import Evaluator, decode_answer, open_generator
@@ -79,7 +79,8 @@ class SampleEvaluator:
         self.evaluator: Evaluator | None = evaluator_of(config, loaded, sources, layout, world)
         self.new_tokens = min(config.eval.max_new_tokens, _NEW_TOKENS)
         self.widths = self._widths()
-        takes_samples = layout is None
+        # What a U-Net predicts has no score that the other tasks know.
+        takes_samples = layout is None and sources.train.task != IMAGE
         count = min(_ROWS, config.train.batch_size) if takes_samples else 0
         self.rows = _supervised(sources.train, count, self.widths[-1] if self.widths else None)
         self.prompts = (

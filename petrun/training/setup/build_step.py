@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from petrun.config.schema import OptimConfig, RunConfig
-from petrun.data.tasks import PREFERENCE
+from petrun.data.tasks import IMAGE, PREFERENCE
 from petrun.delta.method import StepHook
 from petrun.errors import ConfigError
 from petrun.graph.freeze import Trainable
@@ -11,6 +13,7 @@ from petrun.graph.step_counts import step_count
 from petrun.inference.assembly import (
     Assembled,
 )
+from petrun.models.base import LoadedModel
 from petrun.parallel import plan
 from petrun.parallel.context import Device, stage_here
 from petrun.parallel.layout import Layout
@@ -21,6 +24,7 @@ from petrun.train.optimizers import DEFAULT_OPTIMIZER, OPTIMIZERS
 from petrun.train.pipelined import PipelineStep, Stage
 from petrun.train.schedules import SCHEDULES, Schedule
 from petrun.train.step import TrainStep
+from petrun.training.setup.diffusion import build_diffusion_loss
 from petrun.training.setup.preference import build_preference_loss
 from petrun.typing import Cell
 
@@ -90,6 +94,17 @@ def _numbers(optim: OptimConfig) -> dict[str, float]:
     return {name: getattr(optim, name) for name in ("beta1", "beta2", "eps", "weight_decay")}
 
 
+def _supervised(config: RunConfig, loaded: LoadedModel) -> Cell:
+    return SupervisedLoss(loaded.net)
+
+
+_LOSSES: Mapping[str, Callable[[RunConfig, LoadedModel], Cell]] = {
+    PREFERENCE: build_preference_loss,
+    IMAGE: build_diffusion_loss,
+}
+"""The losses of tasks that have one of their own."""
+
+
 def build_loss(
     config: RunConfig, assembled: Assembled, trainable: Trainable, total_steps: int, layout: Layout
 ) -> tuple[Cell, StepHook | None]:
@@ -99,8 +114,7 @@ def build_loss(
     """
     _require_no_accumulation(config, layout)
     method, net = assembled.method, assembled.loaded.net
-    is_preference = config.data.task == PREFERENCE
-    loss = build_preference_loss(config, assembled.loaded) if is_preference else SupervisedLoss(net)
+    loss = _LOSSES.get(config.data.task or "", _supervised)(config, assembled.loaded)
     hook = method.hook(net, assembled.config, trainable.parameters, total_steps)
     total = method.wrap_loss(loss, net, assembled.config)
     if layout.split:

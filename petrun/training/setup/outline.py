@@ -5,6 +5,7 @@ from __future__ import annotations
 from petrun import kernels
 from petrun.checkpoint.delta_method import method_of
 from petrun.config.schema import RunConfig
+from petrun.data.tasks import IMAGE
 from petrun.graph.freeze import match_parameters
 from petrun.inference.assembly import Assembled, attach, base_path, config_file, form_to_make, head_names
 from petrun.models.base import FamilyConfig
@@ -67,5 +68,5 @@ def _outlined(config: RunConfig, classes: int | None = None) -> Assembled:
 
 
 def _parsed(config: RunConfig) -> FamilyConfig:
-    path = config_file(config.model)
-    return read_family(base_path(config.model), config.model.family, path)[2]
+    task = IMAGE if config.data.task == IMAGE else None
+    return read_family(base_path(config.model), config.model.family, config_file(config.model), task)[2]

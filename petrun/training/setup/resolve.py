@@ -14,7 +14,7 @@ from petrun.config.resolved import Resolved
 from petrun.config.schema import RunConfig
 from petrun.data.batches.buckets import Batching, plan_batches
 from petrun.data.examples.example_set import ExampleSet
-from petrun.data.tasks import PREFERENCE
+from petrun.data.tasks import IMAGE, PREFERENCE
 from petrun.delta import find_method
 from petrun.errors import ConfigError
 from petrun.parallel.context import Device
@@ -23,6 +23,7 @@ from petrun.train.loop import Plan, make_plan
 from petrun.train.schedules import Schedule
 from petrun.training.run_folder import RunFolder
 from petrun.training.setup.build_step import plan_schedule
+from petrun.training.setup.diffusion import require_possible_on_pictures
 from petrun.training.setup.evaluation import require_forward_only
 from petrun.training.setup.new_rows import resolve_new_rows
 from petrun.training.setup.preference import kind_of, require_possible
@@ -98,6 +99,8 @@ def resolve_with_layout(
     is_preference = sources.train.task == PREFERENCE
     if is_preference:
         require_possible(settings.config, layout)
+    if sources.train.task == IMAGE:
+        require_possible_on_pictures(settings.config, layout)
     if layout.split:
         require_forward_only(layout, sources)
     settings = resolve_text(settings, sources.tokenizer)

@@ -12,11 +12,12 @@ from petrun.config.resolved import Resolved
 from petrun.config.schema import RunConfig
 from petrun.data.chat.end_of_turn import EndOfTurn, find_end_of_turn
 from petrun.data.examples.example_set import ExampleSet, split
+from petrun.data.tasks import IMAGE
 from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.delta import find_method
 from petrun.errors import ConfigError
-from petrun.evaluate.metrics import Metric, best_metric, require_packages, select_metrics
+from petrun.evaluate.metrics import METRICS, Metric, best_metric, require_packages, select_metrics
 from petrun.evaluate.score import Scorer
 from petrun.inference.assembly import classes_of, one_number, require_matching_family, virtual_tokens
 from petrun.inference.base_info import BaseInfo, read_base_info
@@ -30,6 +31,7 @@ from petrun.inference.rows import (
     require_room,
 )
 from petrun.models.factory import is_factory
+from petrun.training.setup.picture_rows import pipeline_of, read_picture_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,8 @@ def resolve_data(given: Resolved, start: Delta | None) -> tuple[Resolved, BaseIn
     Raises ConfigError for a length that the base does not have, and for missing files; DeltaError for a delta of another architecture.
     """
     config = given.config
+    if config.data.task == IMAGE:
+        pipeline_of(config)
     own = find_method(config.algo).tokens(config.delta)
     base_info = read_base_info(config, own if start is None else virtual_tokens(start))
     require_matching_family(start, base_info.hf_config)
@@ -75,6 +79,8 @@ def open_sources(config: RunConfig, base_info: BaseInfo, start: Delta | None) ->
     """Read all rows of the run, whose settings of data are those of `resolve_data`."""
     data, paths, eval_paths = config.data, config.data.path, config.data.eval_path
     tokenizer = open_tokenizer(base_info.folder)
+    if data.task == IMAGE:
+        return _sources_of_pictures(read_picture_rows(config, tokenizer), tokenizer)
     info = start.manifest.task if start is not None and start.manifest is not None else None
     template = _template(config, start)
     settings = example_settings(
@@ -116,6 +122,19 @@ def open_sources(config: RunConfig, base_info: BaseInfo, start: Delta | None) ->
         metrics=metrics,
         best=best_metric(config.train.best_metric, train_rows.metrics_of),
         template=train_rows.template,
+    )
+
+
+def _sources_of_pictures(rows: ExampleSet, tokenizer: Tokenizer | None) -> Sources:
+    return Sources(
+        train=rows,
+        evaluation=None,
+        prompts=None,
+        tokenizer=tokenizer,
+        task=rows.task,
+        metrics=(),
+        best=METRICS["loss"],
+        template=None,
     )
 
 

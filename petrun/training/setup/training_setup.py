@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from petrun.cluster.world import ALONE, World
 from petrun.config.schema import RunConfig
-from petrun.data.examples.example_set import BASE_LOG_PROBS
-from petrun.data.tasks import PREFERENCE
+from petrun.data.examples.example_set import BASE_LOG_PROBS, LATENTS, STATES
+from petrun.data.tasks import IMAGE, PREFERENCE
 from petrun.delta import find_method
 from petrun.graph.freeze import Trainable
 from petrun.inference.assembly import Assembled, open_base
@@ -18,6 +18,7 @@ from petrun.training.preflight.rank_consistency import require_consistent_ranks
 from petrun.training.receipt.samples import EvalSnapshot, SampleEvaluator
 from petrun.training.setup.attach_method import attach_method
 from petrun.training.setup.build_step import build_step
+from petrun.training.setup.latents import add_latents
 from petrun.training.setup.preference import add_base_log_probs, kind_of
 from petrun.training.setup.resolve import ResolvedRun
 
@@ -40,6 +41,8 @@ class TrainingSetup:
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of what the step's loss is called with beside the targets, in order."""
+        if self.resolved.sources.train.task == IMAGE:
+            return LATENTS, STATES
         needs_base = self.resolved.sources.train.task == PREFERENCE and kind_of(self.config).needs_base
         return ((BASE_LOG_PROBS,) if needs_base else ()) + self.assembled.loaded.inputs
 
@@ -61,7 +64,10 @@ def build_training(resolved: ResolvedRun, *, scored: bool, trains: bool = True, 
             seed=config.train.seed,
             arrays=tuple(sources.train.arrays),
         )
-        try_rows(loaded, sources.train)
+        if sources.train.task != IMAGE:
+            try_rows(loaded, sources.train)
+        elif trains:
+            resolved = replace(resolved, sources=add_latents(config, sources, resolved.device))
     compares = trains and sources.train.task == PREFERENCE
     scores_without_delta = resolved.start is None and not find_method(config.algo).identity
     if compares:

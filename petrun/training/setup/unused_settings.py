@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from petrun.config.image import ImageConfig
 from petrun.config.load import as_typed
 from petrun.config.resolved import Resolved
 from petrun.config.schema import PreferenceConfig, RunConfig
 from petrun.data.formats.format import Format
 from petrun.data.formats.separated import SEPARATED
 from petrun.data.formats.table import find_format
-from petrun.data.tasks import PREFERENCE, PROMPTED_TASKS
+from petrun.data.tasks import IMAGE, PREFERENCE, PROMPTED_TASKS
 from petrun.errors import ConfigError
 from petrun.models.factory import is_factory
 from petrun.train.preference import PREFERENCE_LOSSES
@@ -78,7 +79,9 @@ UNUSED: tuple[UnusedSettings, ...] = (
     ),
     UnusedSettings(
         keys=("data.encoding",),
-        applies=lambda config, sources: not _any_format(sources, lambda each: not each.binary),
+        applies=lambda config, sources: (
+            sources.train.task != IMAGE and not _any_format(sources, lambda each: not each.binary)
+        ),
         reason="the data are no text files",
     ),
     UnusedSettings(
@@ -127,6 +130,24 @@ UNUSED: tuple[UnusedSettings, ...] = (
         applies=_not_preference,
         reason="the task is not preference, whose rows have a chosen and a rejected answer",
     ),
+    UnusedSettings(
+        keys=tuple(f"image.{name}" for name in ImageConfig.model_fields),
+        applies=lambda config, sources: sources.train.task != IMAGE,
+        reason="the task is not image, whose rows are pictures with captions",
+    ),
+    UnusedSettings(
+        keys=(
+            "data.weights",
+            "data.format",
+            "data.template",
+            "data.chat_template_kwargs",
+            "data.ignore",
+            "data.max_rows",
+            "data.on_bad_row",
+        ),
+        applies=lambda config, sources: sources.train.task == IMAGE,
+        reason="the rows are pictures with captions",
+    ),
     *(
         UnusedSettings(
             keys=(f"preference.{name}",),
@@ -136,7 +157,12 @@ UNUSED: tuple[UnusedSettings, ...] = (
         for name in ("gamma", "label_smoothing")
     ),
     UnusedSettings(
-        keys=("data.seq_len", "data.buckets"),
+        keys=("data.seq_len",),
+        applies=lambda config, sources: sources.train.is_arrays and sources.train.task != IMAGE,
+        reason="arrays have no length in tokens",
+    ),
+    UnusedSettings(
+        keys=("data.buckets",),
         applies=lambda config, sources: sources.train.is_arrays,
         reason="arrays have no length in tokens",
     ),

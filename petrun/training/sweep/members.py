@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from petrun.config.flags import DELTA_FLAGS, flag_of
 from petrun.config.load import parse_assignment
 from petrun.config.options import Flags
-from petrun.config.schema import RunConfig, Section
+from petrun.config.schema import RunConfig
+from petrun.config.section import Section
 from petrun.errors import ConfigError
 
 _EXAMPLE = "Example: --over lr=1e-4,3e-4 --over delta.rank=4,8"

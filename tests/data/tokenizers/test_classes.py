@@ -1,8 +1,11 @@
 """The table of tokenizer classes: which class a folder asks for."""
 
+import json
+
 import pytest
 
 from petrun.data.tokenizers.classes import CLASSES, GENERAL, class_name, class_of_vocabulary, find_class
+from petrun.data.tokenizers.tokenizer import load_tokenizer
 
 
 def name_of(named=None, model_type=None, *, byte_level_file=False):
@@ -40,3 +43,28 @@ def test_vocabulary_files_alone_name_a_class():
         "BertTokenizer",
         "GPT2Tokenizer",
     )
+
+
+CLIP_IDS = {
+    "Red  RED!": [7, 4, 4, 6, 8],
+    "a\nred red!!": [7, 5, 4, 4, 8, 6, 8],
+    "红 a": [7, 8, 8, 8, 5, 8],
+    "": [7, 8],
+    "<|endoftext|> a": [7, 8, 5, 8],
+}
+
+
+def test_clip_joins_letters_into_words_and_lowers_them(tmp_path):
+    """Given CLIP's files: ids of transformers 5.24's CLIPTokenizer for the same files and texts."""
+    vocab = {
+        token: i
+        for i, token in enumerate(
+            ["r", "e", "d</w>", "re", "red</w>", "a</w>", "!</w>", "<|startoftext|>", "<|endoftext|>"]
+        )
+    }
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nr e\nre d</w>\n")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}))
+    tokenizer = load_tokenizer(tmp_path)
+    assert [tokenizer.encode(text) for text in CLIP_IDS] == list(CLIP_IDS.values())
+    assert tokenizer.pad_id == 8 and tokenizer.decode([7, 4, 6, 8]).strip() == "red !"
