@@ -38,7 +38,7 @@ class TaskInfo(_Section):
     """How the data was read: settings that later commands take from here."""
 
     name: str
-    """classify, lm, instruct or preference."""
+    """classify, lm, instruct, preference or tokens."""
     rows: str | None = None
     """Kind of the training rows (petrun/data/rows/columns.py), such as completion or chat; None: a delta of an earlier version."""
     labels: tuple[str, ...] = ()

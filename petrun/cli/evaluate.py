@@ -5,7 +5,9 @@ from __future__ import annotations
 from petrun.cli.command import Command, SchemaKey
 from petrun.config.commands.evaluate import EvaluateSettings
 
-TASK = SchemaKey(name="data.task", help="classify, lm or instruct. Default: from the delta, else from the columns.")
+TASK = SchemaKey(
+    name="data.task", help="classify, tokens, lm or instruct. Default: from the delta, else from the columns."
+)
 SEQ_LEN = SchemaKey(name="data.seq_len", help="Longest row in tokens; longer ones are cut and counted.")
 
 

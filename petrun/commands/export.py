@@ -29,7 +29,7 @@ def run(
     """Write `delta` as a peft adapter folder `out`, which must not exist or be empty. Returns the folder.
 
     `base`: the model it was trained on; None: the embedded one. Only its config.json is read, but for adapters that keep or change a part
-    of its weights. `alpha`: of a MindPet checkpoint. `task`: classify, lm or instruct, where the delta does not name it.
+    of its weights. `alpha`: of a MindPet checkpoint. `task`: classify, tokens, lm or instruct, where the delta does not name it.
     Of encoders of virtual tokens the folder holds their results: enough to use them, not to continue their training.
     Raises DeltaError where peft has no form for the delta, ConfigError for a user's own model, OutputError.
     """

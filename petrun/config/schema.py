@@ -18,7 +18,7 @@ from petrun.config.options import DATA, DELTA, MODEL, OPTIM, PARALLEL, RUN, spli
 from petrun.config.section import Section, setting
 from petrun.typing import JsonObject
 
-Task = Literal["classify", "lm", "instruct", "preference", "image"]
+Task = Literal["classify", "lm", "instruct", "preference", "tokens", "image"]
 
 
 def _as_many(value: object) -> object:
@@ -102,7 +102,7 @@ class DataConfig(Section):
     weights: tuple[float, ...] = Field((), description="how often each file of `path` is read in an epoch (1 = once)")
     task: Task | None = setting(
         None,
-        "classify, lm, instruct, preference or image. Default: from the columns (image: none, it must be given).",
+        "classify, lm, instruct, preference, tokens or image. Default: from the columns (image: none, it must be given).",
         "--task",
         DATA,
     )
@@ -321,7 +321,8 @@ class EvalConfig(Section):
     batch_size: int | None = setting(None, "Rows per batch. Default 16.", "--batch-size", RUN, ge=1)
     metrics: tuple[str, ...] = setting(
         (),
-        "Comma-separated: accuracy, f1_macro, matthews, loss, mse, pearson, spearman, perplexity, token_accuracy, "
+        "Comma-separated: accuracy, f1_macro, matthews, entity_f1, entity_precision, entity_recall, "
+        "loss, mse, pearson, spearman, perplexity, token_accuracy, "
         "reward_accuracy, reward_margin, chosen_gain, preference_accuracy, "
         "exact_match, bleu, rouge1, rouge2, rougeL, or all. Default: those that need no generation.",
         "--metrics",

@@ -2,6 +2,10 @@
 
 PREFERENCE = "preference"
 """The task of rows that hold two answers to one prompt, the better one first."""
+TOKENS = "tokens"
+"""The task of rows of words with a tag for each, as of people and places in a text."""
+CLASS_TASKS = ("classify", TOKENS)
+"""Tasks of a net whose head gives classes."""
 PROMPTED_TASKS = ("instruct", PREFERENCE)
 """Tasks whose rows have prompts."""
 IMAGE = "image"

@@ -5,13 +5,15 @@ R rows, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from petrun.data.tasks import PREFERENCE
+from petrun.data.tasks import PREFERENCE, TOKENS
 from petrun.errors import DataError
+from petrun.evaluate.entities import entity_counts
 from petrun.evaluate.metrics import REGRESSION, row_metrics
 from petrun.evaluate.row_formulas import log_softmax
 from petrun.tensors import Array
@@ -44,6 +46,10 @@ class Scores:
     chosen_gains: Array | None = None
     """(R,) float64: log-probability of the chosen answer minus that of the base, in nats; 0 for the base itself."""
     rejected_gains: Array | None = None
+    right_entities: Array | None = None
+    """(R,) float64: entities of TOKENS that are both predicted and labelled; None, as are the next two, for other tasks."""
+    predicted_entities: Array | None = None
+    labelled_entities: Array | None = None
 
     @property
     def arrays(self) -> dict[str, Array | None]:
@@ -134,6 +140,32 @@ def preference_scores(rows: Array, values: Array, base: Array | None) -> Scores:
         rejected_gains=gains[:, 1],
     )
     return with_metrics(scores, PREFERENCE)
+
+
+def tag_figures(names: Sequence[str], labels: Array, logits: Array) -> Array:
+    """Compute (6,) float64 of one row of TOKENS: sum of cross entropies, tags, right tags, and of entity_counts the entities that are
+    right, predicted and labelled. labels (W,), logits (W, C) of the words that have a tag."""
+    predictions = np.argmax(logits, axis=-1) if len(labels) else labels
+    losses = -np.take_along_axis(log_softmax(logits), labels[:, None], axis=1) if len(labels) else np.zeros(0)
+    counts = entity_counts(names, labels, predictions)
+    return np.array([losses.sum(), len(labels), np.count_nonzero(predictions == labels), *counts], np.float64)
+
+
+def tag_scores(rows: Array, values: Array) -> Scores:
+    """Compute the figures of TOKENS from rows (R,) and values (R, 6), see tag_figures. Raises DataError when no word has a tag."""
+    losses, counts, hits, right, predicted, labelled = values.T
+    require_scored(int(counts.sum()), len(rows), "tag")
+    scores = Scores(
+        metrics={},
+        rows=rows,
+        losses=losses,
+        counts=counts.astype(np.int64),
+        hits=hits.astype(np.int64),
+        right_entities=right,
+        predicted_entities=predicted,
+        labelled_entities=labelled,
+    )
+    return with_metrics(scores, TOKENS)
 
 
 def require_scored(count: int, rows: int, unit: str) -> int:

@@ -9,10 +9,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from petrun.data.tasks import DECODER_TASKS, PREFERENCE
+from petrun.data.tasks import DECODER_TASKS, PREFERENCE, TOKENS
 from petrun.errors import ConfigError, did_you_mean
 from petrun.evaluate.row_formulas import (
     accuracy,
+    entity_f1,
     f1_macro,
     hit_share,
     larger_share,
@@ -22,6 +23,7 @@ from petrun.evaluate.row_formulas import (
     mean_value,
     pearson,
     perplexity_of,
+    share_of,
     spearman,
 )
 from petrun.evaluate.text_formulas import (
@@ -102,7 +104,7 @@ def _rouge(kind: str, meaning: str, alias: str, *, words: bool = False) -> Metri
     )
 
 
-_ALL = ("classify", REGRESSION, *DECODER_TASKS)
+_ALL = ("classify", REGRESSION, TOKENS, *DECODER_TASKS)
 
 METRICS: dict[str, Metric] = _table(
     Metric(
@@ -131,9 +133,32 @@ METRICS: dict[str, Metric] = _table(
         inputs=("labels", "predictions"),
     ),
     Metric(
+        name="entity_f1",
+        tasks=(TOKENS,),
+        meaning="F1 of entities, whose type and both ends must be right",
+        default_of=(TOKENS,),
+        of_rows=entity_f1,
+        inputs=("right_entities", "predicted_entities", "labelled_entities"),
+    ),
+    Metric(
+        name="entity_precision",
+        tasks=(TOKENS,),
+        meaning="share of the predicted entities that are right",
+        of_rows=share_of,
+        inputs=("right_entities", "predicted_entities"),
+    ),
+    Metric(
+        name="entity_recall",
+        tasks=(TOKENS,),
+        meaning="share of the labelled entities that are predicted",
+        of_rows=share_of,
+        inputs=("right_entities", "labelled_entities"),
+    ),
+    Metric(
         name="loss",
         tasks=_ALL,
-        meaning="mean cross entropy over rows (classify) or supervised tokens (of chosen answers); mean squared error (regression)",
+        meaning="mean cross entropy over rows (classify), words (tokens) or supervised tokens (of chosen answers); mean squared error "
+        "(regression)",
         higher_is_better=False,
         default_of=(REGRESSION, "lm", "instruct"),
         of_rows=mean_loss,
@@ -175,8 +200,8 @@ METRICS: dict[str, Metric] = _table(
     ),
     Metric(
         name="token_accuracy",
-        tasks=DECODER_TASKS,
-        meaning="share of tokens guessed",
+        tasks=(TOKENS, *DECODER_TASKS),
+        meaning="share of tokens guessed, or of words whose tag is right",
         aliases=("token_acc",),
         of_rows=hit_share,
         inputs=("hits", "counts"),

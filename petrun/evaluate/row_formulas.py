@@ -47,6 +47,19 @@ def mean_value(values: Array) -> float:
     return float(np.mean(values))
 
 
+# Entities of tagged rows. (R,) float64 each.
+
+
+def share_of(part: Array, whole: Array) -> float:
+    """sum(part) / sum(whole); 0 where that sum is 0."""
+    return float(part.sum() / whole.sum()) if whole.sum() > 0 else 0.0
+
+
+def entity_f1(right: Array, predicted: Array, labelled: Array) -> float:
+    """2 right / (predicted + labelled), of the sums over all rows; 0 where both are 0."""
+    return 2.0 * share_of(right, predicted + labelled)
+
+
 # Classification. Labels and predictions are (R,) integer arrays with R > 0.
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from petrun.data.examples.example_set import sequences_per_row
-from petrun.data.tasks import DECODER_TASKS, PREFERENCE
+from petrun.data.tasks import DECODER_TASKS, PREFERENCE, TOKENS
 from petrun.errors import DataError, WeightsError
 from petrun.evaluate.figures import (
     Scores,
@@ -25,6 +25,8 @@ from petrun.evaluate.figures import (
     preference_scores,
     regression_scores,
     require_scored,
+    tag_figures,
+    tag_scores,
     with_metrics,
 )
 from petrun.kernels import TokenCrossEntropy
@@ -33,8 +35,8 @@ from petrun.tensors.targets import IGNORED, is_scored
 from petrun.typing import Cell
 
 Batch = Mapping[str, Array]
-"""{input name: array, first axis B; "targets": int32 (B, T), already shifted, or (B,), -100 = not scored;
-"rows": index of each row in the data's order}."""
+"""{input name: array, first axis B; "targets": int32 (B, T), already shifted, or (B,), -100 = not scored; "rows": index of each row
+in the data's order}."""
 
 Progress = Callable[[int, int], None]
 """(rows done, rows in all)."""
@@ -97,8 +99,8 @@ def scoring_cell(net: Cell, task: str) -> Cell:
 
 
 class Runner:
-    """Calls a compiled cell on batches so that few graphs are compiled: a batch smaller than an earlier one
-    is filled up with copies of its last row, whose results are dropped."""
+    """Calls a compiled cell on batches so that few graphs are compiled: a batch smaller than an earlier one is filled up with copies of its
+    last row, whose results are dropped."""
 
     def __init__(self, cell: Cell, rows: int = 0) -> None:
         """`rows`: the number that each batch must have, where the graph shards it."""
@@ -133,8 +135,7 @@ class RowOutputs:
     """(R,) int64: numbers of the rows in the data, ascending."""
     values: Array
     """(R, K) float64. Decoders: sum of losses, scored tokens, hits; preference: these three of the chosen answer, then of the rejected
-    one. Classifiers: label, then a logit for each class; regression: target,
-    prediction."""
+    one; of TOKENS: as tag_figures. Classifiers: label, then a logit for each class; regression: target, prediction."""
     regression: bool
     """The targets are numbers to predict."""
 
@@ -142,8 +143,18 @@ class RowOutputs:
 class Scorer:
     """Scores one net again and again without compiling again. Attach deltas before a call, not during it."""
 
-    def __init__(self, net: Cell, inputs: Sequence[str], task: str, *, cell: Cell | None = None, rows: int = 0) -> None:
-        """`cell`: the `scoring_cell` to call, where its operators are split; `rows`: see Runner."""
+    def __init__(
+        self,
+        net: Cell,
+        inputs: Sequence[str],
+        task: str,
+        *,
+        labels: Sequence[str] = (),
+        cell: Cell | None = None,
+        rows: int = 0,
+    ) -> None:
+        """`labels`: names of the tags of TOKENS; `cell`: the `scoring_cell` to call, where its operators are split; `rows`: see Runner."""
+        self.labels = tuple(labels)
         self.net = net
         self.inputs = tuple(inputs)
         self.task = task
@@ -169,6 +180,8 @@ class Scorer:
         self._renew()
         tell = counter(progress, total)
         with eval_mode(self.net):
+            if self.task == TOKENS:
+                return self._tags(batches, tell)
             return self._tokens(batches, tell) if self.decoder else self._classes(batches, tell)
 
     def figures(self, outputs: RowOutputs, base: Array | None = None) -> Scores:
@@ -180,6 +193,8 @@ class Scorer:
             require_scored(0, 0, "row")
         if outputs.regression:
             return regression_scores(rows, values[:, 0], values[:, 1:])
+        if self.task == TOKENS:
+            return tag_scores(rows, values)
         if not self.decoder:
             # float32 again: figures do not depend on whether rows went through other ranks.
             return class_scores(rows, values[:, 0].astype(np.int64), values[:, 1:].astype(np.float32))
@@ -218,6 +233,22 @@ class Scorer:
         order = sorted(sums)
         values = np.array([sums[row] for row in order], np.float64).reshape(-1, 3 * sequences_per_row(self.task))
         return RowOutputs(rows=np.array(order, np.int64), values=values, regression=False)
+
+    def _tags(self, batches: Iterable[Batch], tell: Callable[[int], None]) -> RowOutputs:
+        parts: list[tuple[int, Array]] = []
+        for rows, outputs, batch in _forward(self._runner, batches, self.inputs):
+            targets = batch["targets"]
+            if outputs.ndim != 3 or targets.shape != outputs.shape[:2]:
+                raise DataError(f"tags need logits (B, T, C); the model gave {outputs.shape} for tags {targets.shape}")
+            scored, (owner, _) = is_scored(targets), _owners(batch, targets)
+            _check_targets(targets, outputs.shape[-1], owner)
+            _check_finite(np.isfinite(outputs.max(axis=-1)) | ~scored, owner)
+            for row, mine, labels, values in zip(rows.tolist(), scored, targets, outputs, strict=True):
+                parts.append((row, tag_figures(self.labels, labels[mine], values[mine])))
+            tell(len(rows))
+        parts.sort(key=lambda part: part[0])
+        values = np.array([part for _, part in parts], np.float64).reshape(-1, 6)
+        return RowOutputs(rows=np.array([row for row, _ in parts], np.int64), values=values, regression=False)
 
     def _answers(self, batch: Batch, targets: Array) -> list[Array]:
         """Return where the tokens of each answer of a row are: (B, T) bool each."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from petrun.config.schema import RunConfig
-from petrun.data.tasks import IMAGE
+from petrun.data.tasks import IMAGE, TOKENS
 from petrun.errors import ConfigError
 from petrun.inference.assembly import base_path
 from petrun.models.factory import is_factory, read_family
@@ -68,7 +68,7 @@ def read_base_info(config: RunConfig, tokens: int = 0) -> BaseInfo:
     beside = path.parent if path else _folder_of(base)
     if config.data.task == IMAGE and base is not None:
         beside, longest = base / TOKENIZER, read_pipeline(base).text.positions
-    labels, count = ((), None) if config.model.fresh_head else own_head(raw)
+    labels, count = ((), None) if config.model.fresh_head else own_head(raw, TOKENS in family.tasks)
     return BaseInfo(
         hf_config=raw,
         tasks=tasks_of(family),
@@ -90,12 +90,13 @@ def _folder_of(base: Path | None) -> Path | None:
     return base.parent if base.is_file() else base
 
 
-def own_head(raw: JsonObject) -> tuple[tuple[str, ...], int | None]:
-    """Return label names and number of classes of a base that is a classifier. Names that transformers made up (LABEL_0) do not count."""
+def own_head(raw: JsonObject, of_tokens: bool = False) -> tuple[tuple[str, ...], int | None]:
+    """Return label names and number of classes of a base with a head that classifies rows, or tokens. Names that transformers made up
+    (LABEL_0) do not count."""
     table, stated = raw.get("id2label"), raw.get("num_labels")
     count = len(table) if isinstance(table, dict) and table else stated if isinstance(stated, int) else 2
-    named = "ForSequenceClassification" in str(raw.get("architectures"))
-    if not named and not (count == 1 and raw.get("problem_type") == "regression"):
+    named = ("ForTokenClassification" if of_tokens else "ForSequenceClassification") in str(raw.get("architectures"))
+    if not named and (of_tokens or count != 1 or raw.get("problem_type") != "regression"):
         return (), None
     if count == 1:
         # It predicts a number; the name of its one output is not a class.

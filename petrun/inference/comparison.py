@@ -126,7 +126,7 @@ def _in_one_pass(
             multi_adapter.select([int(row) // count for row in batch["rows"]])
             yield batch
 
-    scorer = Scorer(loaded.net, loaded.inputs, rows.task)
+    scorer = Scorer(loaded.net, loaded.inputs, rows.task, labels=rows.labels)
     outputs = scorer.outputs(switched(), progress("score"), len(rows))
     base = np.tile(log_probs(outputs)[:count], (len(names), 1)) if rows.task == PREFERENCE else None
     scores = scorer.figures(outputs, base)
@@ -155,7 +155,7 @@ def _one_after_another(deltas: Mapping[str, ComparedDelta], metrics: tuple[Metri
             assembled = attach_delta(loaded, fitted, settings.config.train.seed)
             set_delta(assembled, fitted)
             loaded = assembled.loaded
-        scorer = Scorer(loaded.net, loaded.inputs, rows.task)
+        scorer = Scorer(loaded.net, loaded.inputs, rows.task, labels=rows.labels)
         outputs = scorer.outputs(settings.batches(rows, loaded), progress(f"score {name}"), len(rows))
         scores = scorer.figures(outputs, base)
         answers: list[ReferencedAnswer] = []

@@ -252,7 +252,7 @@ def score_base_and_delta(
         buckets=settings.config.data.buckets,
         seq_len=settings.config.data.seq_len,
         max_new_tokens=settings.config.eval.max_new_tokens,
-        scorer=Scorer(loaded.net, loaded.inputs, rows.task),
+        scorer=Scorer(loaded.net, loaded.inputs, rows.task, labels=rows.labels),
         end_of_turn=settings.end_of_turn(rows),
     )
     # A base without a head of its own is scored with the untrained head that training started from.

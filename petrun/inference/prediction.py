@@ -9,13 +9,16 @@ import numpy as np
 
 from petrun.console import progress
 from petrun.data.examples.example_set import ExampleSet
+from petrun.data.tasks import TOKENS
 from petrun.errors import ConfigError
+from petrun.evaluate.entities import are_marked, entities
 from petrun.evaluate.row_formulas import probabilities
 from petrun.evaluate.score import Scorer, logits
 from petrun.inference.evaluator import generate_texts, open_generator
 from petrun.inference.settings import InferenceSettings
 from petrun.models.base import LoadedModel
 from petrun.tensors import Array, array_entries, write_safetensors
+from petrun.tensors.targets import is_scored
 from petrun.typing import JsonObject
 
 _MOST_LOGIT_BYTES = 8_000_000_000
@@ -24,12 +27,15 @@ _MOST_LOGIT_BYTES = 8_000_000_000
 def predictions(settings: InferenceSettings, rows: ExampleSet, loaded: LoadedModel) -> Iterator[JsonObject]:
     """Predict every row. Returns an object for each row, with its number in the data.
 
-    classify: class and scores, or the number that a net with one output predicts; instruct: text; lm: the loss.
+    classify: class and scores, or the number that a net with one output predicts; tokens: the tag of every word, and entities; instruct:
+    text; lm: the loss.
     """
     if rows.task == "instruct":
         yield from _generated(settings, loaded)
     elif rows.task == "classify":
         yield from _classified(settings, rows, loaded)
+    elif rows.task == TOKENS:
+        yield from _tagged(settings, rows, loaded)
     else:
         yield from _scored(settings, rows, loaded)
 
@@ -56,6 +62,32 @@ def _classified(settings: InferenceSettings, rows: ExampleSet, loaded: LoadedMod
             "score": scores[best],
             "scores": dict(zip(names, scores, strict=True)) if names else scores,
         }
+
+
+def _tagged(settings: InferenceSettings, rows: ExampleSet, loaded: LoadedModel) -> Iterator[JsonObject]:
+    names, found = rows.labels or settings.labels, dict[int, Array]()
+    batches = settings.batches(rows, loaded)
+    for numbers, values in logits(loaded.net, batches, loaded.inputs, progress("predict"), len(rows)):
+        found.update(zip(numbers.tolist(), values, strict=True))
+    for example in (rows[i] for i in range(len(rows))):
+        # Without targets, labels are the numbers of words. One that gives no token, or is cut off, has no tag.
+        assert example.labels is not None
+        at = np.flatnonzero(is_scored(example.labels))
+        share = probabilities(found[example.row][at])
+        best = share.argmax(axis=-1).tolist()
+        tags: list[int | str] = [names[k] if names else k for k in best]
+        item: JsonObject = {
+            "row": example.row,
+            "words": example.labels[at].tolist(),
+            "tags": tags,
+            "scores": share.max(axis=-1).tolist(),
+        }
+        if are_marked(names):
+            item["entities"] = [
+                {"type": kind, "start": item["words"][start], "end": item["words"][end - 1] + 1}
+                for kind, start, end in entities([str(tag) for tag in tags])
+            ]
+        yield item
 
 
 def _scored(settings: InferenceSettings, rows: ExampleSet, loaded: LoadedModel) -> Iterator[JsonObject]:

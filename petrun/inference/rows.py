@@ -16,6 +16,7 @@ from petrun.data.batches.pipeline import batches
 from petrun.data.examples.example_set import ExampleSet
 from petrun.data.load import load_examples
 from petrun.data.settings import ExampleSettings
+from petrun.data.tasks import CLASS_TASKS
 from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from petrun.errors import ConfigError, DataError, PromptTooLong
@@ -135,7 +136,7 @@ def require_classes(examples: ExampleSet) -> None:
     """Raises DataError where a new classification head would have fewer than two classes."""
     if examples.is_regression:
         return
-    if examples.task == "classify" and examples.num_labels is not None and examples.num_labels < 2:
+    if examples.task in CLASS_TASKS and examples.num_labels is not None and examples.num_labels < 2:
         raise DataError(
             f"{examples.files[0]}: all rows have the same label; a classifier needs at least 2 classes",
             hint="Classes that these rows lack are named by --set data.labels=[...]; another column by --set data.columns.label=NAME.",

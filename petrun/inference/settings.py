@@ -234,7 +234,13 @@ def _inherit(resolved: Resolved, delta: Delta | None) -> Resolved:
     info = delta.manifest.task if delta is not None and delta.manifest is not None else None
     if info is None or delta is None or delta.manifest is None:
         task = None if delta is None else trained_task(delta)
-        if task is None or resolved.config.data.task is not None:
+        asked = resolved.config.data.task
+        if task is not None and asked is not None and asked != task:
+            raise ConfigError(
+                f"{resolved.origins['data.task']} {asked} contradicts the delta, which was trained for {task}",
+                hint="Leave --task out.",
+            )
+        if delta is None or task is None or asked is not None:
             return resolved
         data = resolved.config.data.model_copy(update={"task": task})
         return Resolved(resolved.config.model_copy(update={"data": data}), resolved.origins)

@@ -65,7 +65,8 @@ def trained_task(delta: Delta) -> str | None:
     """Return the task that the delta says it was trained for; None where it does not. Works before `to_net_names`."""
     if delta.manifest is not None:
         return None if delta.manifest.task is None else delta.manifest.task.name
-    return peft_task(delta) if delta.origin == "peft" else None
+    told = peft_task(delta) if delta.origin == "peft" else None
+    return told or ("classify" if trained_classes(delta) is not None else None)
 
 
 def trained_classes(delta: Delta) -> int | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from petrun.data.tasks import CLASS_TASKS
 from petrun.graph.sites import Sites
 from petrun.tensors import TensorReader
 from petrun.typing import Cell, JsonObject
@@ -121,6 +122,11 @@ class Family:
     others: tuple[Family, ...] = ()
     """The same architecture with the heads of other tasks: families of the same name, each with its own tasks, classes of transformers,
     net, names and sites."""
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the head gives classes, or a number: its outputs are those of the data."""
+        return not set(self.tasks).isdisjoint(CLASS_TASKS)
 
     @property
     def every_task(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from petrun.models.base import Family, StoredName
 from petrun.models.bert_net import Bert, BertConfig, encoder_config, encoder_names, encoder_sites
 from petrun.models.fields import Fields
 from petrun.models.parts import DTYPES, Embedding, named
+from petrun.models.tagger import with_tags
 from petrun.typing import Cell, DType, JsonObject, Tensor
 
 
@@ -57,11 +58,17 @@ class BertEmbeddings(nn.Cell):
 
 
 def build(
-    config: BertConfig, *, compute_dtype: str = "float32", dropout_seed: int = 0, num_labels: int | None = None
+    config: BertConfig,
+    *,
+    compute_dtype: str = "float32",
+    dropout_seed: int = 0,
+    num_labels: int | None = None,
+    tags: bool = False,
 ) -> Cell:
-    """Build the net, its parameters zeros named by their paths. See Family.build."""
+    """Build the net, its parameters zeros named by their paths. See Family.build; `tags`: as Bert."""
     dtype = DTYPES[compute_dtype]
-    return named(Bert(config, dtype, dropout_seed, num_labels or 2, BertEmbeddings(config, dtype, dropout_seed)))
+    embeddings = BertEmbeddings(config, dtype, dropout_seed)
+    return named(Bert(config, dtype, dropout_seed, num_labels or 2, embeddings, tags=tags))
 
 
 def names(config: BertConfig) -> dict[str, StoredName]:
@@ -74,7 +81,7 @@ def sites(config: BertConfig) -> Sites:
     return encoder_sites(config, names(config), ("classifier.*",))
 
 
-FAMILY = Family(
+_FAMILY = Family(
     name="bert",
     hf_classes={"bert": "BertForSequenceClassification"},
     tasks=("classify",),
@@ -87,3 +94,4 @@ FAMILY = Family(
     # Buffers, and the heads of other tasks, which sequence classification does not use.
     ignored=("bert.embeddings.position_ids", "cls.*", "qa_outputs.*"),
 )
+FAMILY = with_tags(_FAMILY, {"bert": "BertForTokenClassification"}, "bert", ignored=("bert.pooler.*",))

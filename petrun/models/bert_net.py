@@ -157,24 +157,36 @@ class BertMask(nn.Cell):
 
 
 class Bert(nn.Cell):
-    """Logits from the first position: classifier(dropout(tanh(pooler(x[:, 0])))); RoBERTa has dropout before the pooler, too.
+    """Logits from the first position: classifier(dropout(tanh(pooler(x[:, 0])))); RoBERTa has dropout before the pooler, too. `tags`: of
+    every token instead, classifier(dropout(x)).
 
-    Inputs: input_ids, segment_ids (0 = padding), and what `embeddings` reads beside them, each (B, T) int32. Returns: (B, C) float32.
+    Inputs: input_ids, segment_ids (0 = padding), and what `embeddings` reads beside them, each (B, T) int32. Returns: (B, C) float32, for
+    `tags` (B, T, C).
     """
 
     def __init__(
-        self, c: BertConfig, dtype: DType, seed: int, num_labels: int, embeddings: Cell, drops_first: bool = False
+        self,
+        c: BertConfig,
+        dtype: DType,
+        seed: int,
+        num_labels: int,
+        embeddings: Cell,
+        *,
+        drops_first: bool = False,
+        tags: bool = False,
     ) -> None:
         super().__init__()
         self.prefix_tokens, self.prompt_tokens = 0, 0
         self.masks = nn.CellList([BertMask()])
         self.embeddings = embeddings
-        layers = [BertLayer(c, dtype, seed, f"layers.{i}", i == c.layers - 1) for i in range(c.layers)]
+        layers = [BertLayer(c, dtype, seed, f"layers.{i}", i == c.layers - 1 and not tags) for i in range(c.layers)]
         self.layers = nn.CellList(layers)
-        self.pooler = dense(c.hidden, c.hidden, ms.float32)
-        self.tanh = Tanh()
-        self.drops_first = drops_first
-        if drops_first:
+        self.tags = tags
+        if not tags:
+            self.pooler = dense(c.hidden, c.hidden, ms.float32)
+            self.tanh = Tanh()
+        self.drops_first = drops_first and not tags
+        if self.drops_first:
             self.first_dropout = Dropout(c.classifier_dropout, seed, "first_dropout")
         self.dropout = Dropout(c.classifier_dropout, seed, "dropout")
         self.classifier = dense(c.hidden, num_labels, ms.float32)
@@ -192,6 +204,9 @@ class Bert(nn.Cell):
             made = (*made, mask(segment_ids, self.prefix_tokens, self.prompt_tokens, part))
         for i, layer in enumerate(self.layers):
             x = layer(x, made[i * len(self.masks) // len(self.layers)], part)
+        if self.tags:
+            x = ops.cast(x[:, self.prompt_tokens :] if self.prompt_tokens > 0 else x, ms.float32)
+            return ops.cast(self.classifier(self.dropout(x)), ms.float32)
         first = ops.reshape(x, (x.shape[0], x.shape[2]))
         first = ops.cast(first, ms.float32)
         pooled = self.tanh(self.pooler(self.first_dropout(first) if self.drops_first else first))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mindspore import nn
 
+from petrun.data.tasks import TOKENS
 from petrun.errors import ModelError
 from petrun.graph.outline import mark_outline
 from petrun.graph.packed_weight import pack, packed_of
@@ -31,10 +32,6 @@ class BaseConfig:
     config: FamilyConfig
     """The family's own fields, read from `raw`."""
 
-    @property
-    def classifies(self) -> bool:
-        return "classify" in self.family.tasks
-
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
@@ -54,7 +51,7 @@ def assemble(reader: TensorReader, base: BaseConfig, head: Head, compute_dtype: 
     family, sites = base.family, base.family.sites(base.config)
     names = family.names(base.config)
     matched = match(reader, names, family.prefixes, family.ignored)
-    found = _resolve_head(reader, matched, base, head) if base.classifies else _NO_HEAD
+    found = _resolve_head(reader, matched, base, head) if base.family.has_classes else _NO_HEAD
     net = family.build(base.config, compute_dtype=compute_dtype, dropout_seed=seed, num_labels=found.classes)
     fresh = absent(matched, names)
     check(reader, matched, names, net, fresh)
@@ -89,7 +86,7 @@ def outline(
     """Build the net of a config.json; its parameters are zeros that take no memory until they are written to. For a classifier
     `classes` counts its head's outputs; the head trains as a new one does."""
     require_matrices(base.family.names(base.config), base.raw, quantisation)
-    head = _Head(classes or 2, False) if base.classifies else _NO_HEAD
+    head = _Head(classes or 2, False) if base.family.has_classes else _NO_HEAD
     net = base.family.build(base.config, compute_dtype=compute_dtype, dropout_seed=seed, num_labels=head.classes)
     linears = {path: cell for path, cell in cells(net).items() if isinstance(cell, nn.Dense)}
     shapes = {path: (cell.out_channels, cell.in_channels) for path, cell in linears.items()}
@@ -163,18 +160,22 @@ def _resolve_head(reader: TensorReader, matched: Match, base: BaseConfig, asked:
             f"{reader.path}: the base's {cell} reads no {', '.join(sorted(missing))}: it was trained for another task",
             hint=FRESH_HEAD,
         )
-    _check_problem(reader, base.raw, own)
+    _check_problem(reader, base, own)
     if own is not None and num_labels is not None and own != num_labels:
         ours, theirs = ("one output, for numbers" if n == 1 else f"{n} classes" for n in (own, num_labels))
         raise ModelError(f"{reader.path}: the base's head has {ours}, the data {theirs}", hint=FRESH_HEAD)
     return _Head(own or num_labels or 2, True)
 
 
-def _check_problem(reader: TensorReader, raw: JsonObject, outputs: int | None) -> None:
+def _check_problem(reader: TensorReader, base: BaseConfig, outputs: int | None) -> None:
     """Raises ModelError for a head that was trained with another loss than the one its number of outputs is given here.
 
     As in transformers: one output is for regression, several are for classes, unless problem_type differs.
     """
+    raw = base.raw
+    if TOKENS in base.family.tasks:
+        _check_made_for_tokens(reader, base)
+        return
     problem, suited = raw.get("problem_type"), "regression" if outputs == 1 else "single_label_classification"
     if problem not in (None, suited):
         raise ModelError(
@@ -188,4 +189,14 @@ def _check_problem(reader: TensorReader, raw: JsonObject, outputs: int | None) -
             f"{reader.path}: the base's head has one output, and config.json does not say that it is for regression: it may be of "
             "multiple choice, which is not supported",
             hint=f'{FRESH_HEAD} Where it is for regression, config.json needs "problem_type": "regression".',
+        )
+
+
+def _check_made_for_tokens(reader: TensorReader, base: BaseConfig) -> None:
+    """Raises ModelError for a head that config.json does not call one of tokens: BERT's head of rows has the same name."""
+    wanted = base.family.hf_classes[base.raw["model_type"]]
+    if wanted not in str(base.raw.get("architectures") or ""):
+        raise ModelError(
+            f"{reader.path}: the base has a head {base.family.sites(base.config).head}, and config.json does not say that it is of tokens",
+            hint=f'{FRESH_HEAD} Where it is, config.json needs "architectures": ["{wanted}"].',
         )

@@ -16,6 +16,7 @@ from petrun.models.base import Family, StoredName
 from petrun.models.bert_net import Bert, BertConfig, encoder_config, encoder_names, encoder_sites
 from petrun.models.fields import Fields
 from petrun.models.parts import DTYPES, Embedding, named
+from petrun.models.tagger import with_tags
 from petrun.typing import Cell, DType, JsonObject, Tensor
 
 
@@ -68,12 +69,17 @@ class RobertaEmbeddings(nn.Cell):
 
 
 def build(
-    config: BertConfig, *, compute_dtype: str = "float32", dropout_seed: int = 0, num_labels: int | None = None
+    config: BertConfig,
+    *,
+    compute_dtype: str = "float32",
+    dropout_seed: int = 0,
+    num_labels: int | None = None,
+    tags: bool = False,
 ) -> Cell:
-    """Build the net, its parameters zeros named by their paths. See Family.build."""
+    """Build the net, its parameters zeros named by their paths. See Family.build; `tags`: as Bert."""
     dtype = DTYPES[compute_dtype]
     embeddings = RobertaEmbeddings(config, dtype, dropout_seed)
-    return named(Bert(config, dtype, dropout_seed, num_labels or 2, embeddings, drops_first=True))
+    return named(Bert(config, dtype, dropout_seed, num_labels or 2, embeddings, drops_first=True, tags=tags))
 
 
 def names(config: BertConfig) -> dict[str, StoredName]:
@@ -86,7 +92,7 @@ def sites(config: BertConfig) -> Sites:
     return encoder_sites(config, names(config), ("pooler.*", "classifier.*"))
 
 
-FAMILY = Family(
+_FAMILY = Family(
     name="roberta",
     hf_classes={"roberta": "RobertaForSequenceClassification", "xlm-roberta": "XLMRobertaForSequenceClassification"},
     tasks=("classify",),
@@ -97,5 +103,14 @@ FAMILY = Family(
     names=names,
     prefixes=("", "roberta."),
     # Buffers, the pooler that this head does not read, and the heads of other tasks.
-    ignored=("roberta.embeddings.position_ids", "roberta.pooler.*", "lm_head.*", "qa_outputs.*"),
+    ignored=(
+        *("roberta.embeddings.position_ids", "roberta.pooler.*", "lm_head.*", "qa_outputs.*"),
+        *("classifier.weight", "classifier.bias"),
+    ),
+)
+FAMILY = with_tags(
+    _FAMILY,
+    {"roberta": "RobertaForTokenClassification", "xlm-roberta": "XLMRobertaForTokenClassification"},
+    "roberta",
+    ignored=("classifier.dense.*", "classifier.out_proj.*"),
 )

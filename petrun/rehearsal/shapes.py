@@ -11,7 +11,7 @@ from petrun.config.schema import EvalConfig, RunConfig
 from petrun.data.batches.buckets import Batching
 from petrun.data.examples.example_set import ExampleSet
 from petrun.data.formats.slices import split_slice
-from petrun.data.tasks import IMAGE, PREFERENCE
+from petrun.data.tasks import CLASS_TASKS, IMAGE, PREFERENCE
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.delta import find_method
 from petrun.errors import ConfigError
@@ -85,7 +85,7 @@ def batch_shapes(resolved: Resolved, start: Delta | None, layout: Layout) -> Bat
     _require_rehearsed(task)
     classes = (
         (1 if config.data.regression else len(config.data.labels) or base.num_labels or 2)
-        if task == "classify"
+        if task in CLASS_TASKS
         else None
     )
     return BatchShapes(

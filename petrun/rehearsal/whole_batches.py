@@ -10,6 +10,7 @@ import numpy as np
 from petrun.data.batches.buckets import Batching, BatchSpec
 from petrun.data.batches.collate import collate
 from petrun.data.examples.example_set import STREAM, ExampleSet
+from petrun.data.tasks import TOKENS
 from petrun.rehearsal.shapes import BatchShapes
 from petrun.tensors import Array
 from petrun.tensors.targets import IGNORED, unscored
@@ -38,6 +39,10 @@ def draw_rows(shapes: BatchShapes, vocab: int, number: int, seed: int) -> Exampl
         drawn = random.integers(0, classes, number) if classes > 1 else random.normal(size=number)
         label = drawn.astype(np.int32 if classes > 1 else np.float32)
         label[-1] = unscored(label.dtype)
+    elif shapes.task == TOKENS:
+        tags = random.integers(0, shapes.classes or 2, offsets[-1])
+        flat["labels"] = np.where(random.random(offsets[-1]) < 0.2, IGNORED, tags).astype(np.int32)
+        label = np.full(number, IGNORED, np.int32)
     else:
         flat["labels"] = np.where(random.random(offsets[-1]) < 0.2, IGNORED, ids).astype(np.int32)
         label = np.full(number, IGNORED, np.int32)

@@ -41,7 +41,7 @@ def complete(line):
         ("petrun train --sch", ["--schedule"]),
         ("petrun train --algo ", sorted(METHODS)),
         ("petrun train --schedule co", ["constant", "cosine"]),
-        ("petrun train --task ", ["classify", "lm", "instruct", "preference"]),
+        ("petrun train --task ", ["classify", "lm", "instruct", "preference", "tokens", "image"]),
         ("petrun predict --task i", ["instruct"]),
         ("petrun eval --device ", ["cpu", "ascend"]),
         ("petrun train --format s", ["safetensors"]),

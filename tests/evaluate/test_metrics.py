@@ -20,6 +20,7 @@ def said(prompt, text, reference):
 
 def test_all_metrics_are_there():
     assert set(METRICS) == {
+        "entity_f1", "entity_precision", "entity_recall",
         "accuracy", "f1_macro", "matthews", "loss", "mse", "pearson", "spearman", "perplexity", "token_accuracy",
         "reward_accuracy", "reward_margin", "chosen_gain", "preference_accuracy",
         "exact_match", "bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL", "rouge1_jieba", "rouge2_jieba", "rougeL_jieba",

@@ -19,6 +19,7 @@ from tests.models.transformers_cases import (
     NEW,
     SCORED,
     STORED,
+    TAGGED,
     batch,
     last_two,
     values,
@@ -43,11 +44,11 @@ def tensors(config, classes=3):
     """Every tensor of a model, by Hugging Face name; `classes` 0: without the head of a classifier."""
     family = family_of_type(config["model_type"]).for_task(None, config)
     parsed = family.parse(config)
-    heads = (classes or 2) if "classify" in family.tasks else None
+    heads = (classes or 2) if family.has_classes else None
     shapes = {p.name: tuple(p.shape) for p in family.build(parsed, num_labels=heads).get_parameters()}
     found = {}
     for ours, name in family.names(parsed).items():
-        if not classes and "classify" in family.tasks and name.optional:
+        if not classes and family.has_classes and name.optional:
             continue
         shape = tuple(reversed(shapes[ours])) if name.transpose else shapes[ours]
         for part in name.parts:
@@ -77,7 +78,7 @@ def as_chatglm(glm):
     return found
 
 
-CONFIGS = {**CASES, **CLASSIFIERS, **SCORED, "chatglm": CHATGLM}
+CONFIGS = {**CASES, **CLASSIFIERS, **SCORED, **TAGGED, "chatglm": CHATGLM}
 
 
 def load(folder, name, **settings):
@@ -148,7 +149,7 @@ def check_sites(name):
     """Paths and names belong to cells and parameters that are there."""
     family = family_of_type(CONFIGS[name]["model_type"]).for_task(None, CONFIGS[name])
     config = family.parse(CONFIGS[name])
-    sites, net = family.sites(config), family.build(config, num_labels=3 if "classify" in family.tasks else None)
+    sites, net = family.sites(config), family.build(config, num_labels=3 if family.has_classes else None)
     paths = {path for path, _ in net.cells_and_names()}
     for pattern in (*sites.linears.values(), sites.cores, *sites.sublayers):
         assert sum(fnmatchcase(p, pattern) for p in paths) == config.layers, pattern

@@ -174,6 +174,20 @@ SCORED = {
 }
 """Decoders that classify rows."""
 
+BERT_TAGS = {
+    **SIZES, "model_type": "bert", "intermediate_size": 24, "max_position_embeddings": 20, "type_vocab_size": 2, "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0, "pad_token_id": 0,
+}  # fmt: skip
+_TAGGED = {"bert": BERT_TAGS, "roberta": ROBERTA, "xlm-roberta": CLASSIFIERS["xlm-roberta"]}
+TAG_CLASSES = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}
+TAGGED = {
+    f"{name}-tags": {
+        **config, "id2label": ROBERTA["id2label"], "architectures": [f"{TAG_CLASSES[name]}ForTokenClassification"],
+    }
+    for name, config in _TAGGED.items()
+}  # fmt: skip
+"""Encoders that classify tokens."""
+
 
 def values(name, shape):
     """The tensor of a name: norms near 1, all else around 0."""
@@ -302,6 +316,22 @@ def classified(config):
     return found
 
 
+def tagged(config):
+    """Logits of the last two tokens of each row, padded on the right."""
+    import torch
+    import transformers
+
+    kind = transformers.AutoConfig.for_model(**config)
+    model = transformers.AutoModelForTokenClassification.from_config(kind, attn_implementation="eager").eval()
+    assert type(model).__name__ == config["architectures"][0]
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            tensor.copy_(torch.from_numpy(values(name, tuple(tensor.shape))))
+        ids, segments, _ = batch(left=False)
+        padded = torch.from_numpy(np.where(segments == 1, ids, config["pad_token_id"])).long()
+        return last_two(model(input_ids=padded, attention_mask=torch.from_numpy(segments)).logits.numpy(), left=False)
+
+
 def rounded(table):
     return [[round(float(v), 5) for v in row] for row in table]
 
@@ -317,6 +347,8 @@ def main():
     for name, config in {**CLASSIFIERS, **SCORED}.items():
         right, left = classified(config)
         stored[name] = {"right": rounded(right), "left": rounded(left)}
+    for name, config in TAGGED.items():
+        stored[name] = {"logits": rounded(tagged(config))}
     stored["glm-prefix"] = {"logits": rounded(prefixed(GLM))}
     content = {"computed_with": f"transformers {transformers.__version__}", "cases": stored}
     STORED.write_text(json.dumps(content, separators=(",", ":")).replace('],"', '],\n"') + "\n")

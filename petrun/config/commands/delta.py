@@ -145,7 +145,7 @@ class ConvertSettings(DeltaSources):
     base: str | None = _base()
     task: str | None = option(
         "--task",
-        "peft: classify, lm or instruct, where the delta does not say it.",
+        "peft: classify, tokens, lm or instruct, where the delta does not say it.",
         RUN,
-        choices=lambda: ("classify", "lm", "instruct"),
+        choices=lambda: ("classify", "tokens", "lm", "instruct"),
     )

@@ -12,6 +12,7 @@ Classifiers: input_ids, segment_ids, token_type_ids (B, T) int32; targets (B,) i
 float32 numbers to predict, NaN where there is none.
 Encoder-decoders: input_ids, segment_ids (B, S) of the sources; decoder_input_ids (B, T) int32, the start token and the target without its
     last token, padded with the pad token; targets (B, T) int32, the target: logits[:, t] are scored against targets[:, t]
+Rows of TOKENS: inputs as classifiers; targets (B, T) int32, the class of each token, NOT shifted, -100 = not scored.
 Array data: its arrays (B, ...); targets (B,) as for classifiers.
 """
 
@@ -25,6 +26,7 @@ import numpy as np
 from petrun.data.batches.buckets import BatchSpec
 from petrun.data.examples.example_set import BASE_LOG_PROBS, IGNORED, Example, ExampleSet
 from petrun.data.formats.records import Array
+from petrun.data.tasks import TOKENS
 from petrun.errors import DataError
 from petrun.tensors.targets import is_scored, unscored
 
@@ -100,7 +102,10 @@ def collate(examples: ExampleSet, spec: BatchSpec, inputs: Sequence[str], pad_id
                 example = _without_padding(example)
             part = slice(at, at + len(example.input_ids))
             _place(arrays, b, part, example, number)
-            if decoder:
+            if examples.task == TOKENS:
+                assert example.labels is not None
+                targets[b, part] = np.where(example.mask > 0, example.labels, IGNORED)
+            elif decoder:
                 targets[b, part] = shifted(example)
             else:
                 targets[b] = example.label

@@ -15,7 +15,7 @@ from petrun.data.batches.collate import Batch
 from petrun.data.batches.pipeline import batches
 from petrun.data.examples.example_set import ExampleSet
 from petrun.data.formats.records import Array
-from petrun.data.tasks import PREFERENCE
+from petrun.data.tasks import PREFERENCE, TOKENS
 from petrun.tensors.targets import is_scored, unscored
 from petrun.typing import JsonObject
 
@@ -87,6 +87,9 @@ def _count_block(examples: ExampleSet) -> RowCounts:
     if "labels" not in examples.flat:
         return RowCounts(scored=known, packed=known, tokens=tokens)
     labelled, ends = is_scored(examples.flat["labels"]), examples.offsets
+    if examples.task == TOKENS:
+        tagged = _per_row(mask & labelled, ends)
+        return RowCounts(scored=tagged, packed=tagged, tokens=tokens)
     if examples.task == PREFERENCE:
         pairs = _complete_pairs(labelled, examples.flat["mask"], ends)
         return RowCounts(scored=pairs, packed=pairs, tokens=tokens)

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from petrun.data.encode.arrays import example_arrays
+from petrun.data.encode.words import numbered, tags_of
 from petrun.data.examples.array_store import pieces
 from petrun.data.examples.example_set import ExampleSet
 from petrun.data.examples.tokenise import RowTokeniser
@@ -19,7 +22,7 @@ from petrun.data.rows.kinds import RowKind
 from petrun.data.rows.labels import check_label, resolve_labels
 from petrun.data.rows.targets import check_target, holds_targets, resolve_targets
 from petrun.data.settings import ExampleSettings
-from petrun.data.tasks import PREFERENCE
+from petrun.data.tasks import PREFERENCE, TOKENS
 from petrun.data.templates.find_template import find_template, preset
 from petrun.data.templates.template import Template, variables
 from petrun.data.tokenizers.tokenizer import Progress, Tokenizer
@@ -56,15 +59,15 @@ def build_examples(
     kind = _one_kind(tables, schemas)
     template = _template(settings, tokenizer, kind)
     _require_tokenizer(tables[0], kind, tokenizer)
-    needs = _needs_labels(task, settings)
+    needs, needs_tags = _needs_labels(task, settings), task == TOKENS and settings.need_target
     regression = needs and _holds_targets(tables, schemas, settings)
 
     tokenise = RowTokeniser(task=task, tokenizer=tokenizer, template=template, settings=settings, folder=folder)
 
     def tokenised(part: list[Records], of: list[RowSchema], tell: Progress | None) -> ExampleSet:
         found = tokenise(part, of, tell)
-        for table, schema in zip(part, of, strict=True) if needs else ():
-            _label_cells(table, schema, regression)
+        for table, schema in zip(part, of, strict=True) if needs or needs_tags else ():
+            tags_of(table, schema) if needs_tags else _label_cells(table, schema, regression)
         return found
 
     examples, used = _without_bad_rows(tables, schemas, settings.on_bad_row, tokenised, progress)
@@ -83,7 +86,7 @@ def build_examples(
     _check_vocabulary(examples, tokenizer, settings.vocab_size)
     unknown, unknown_texts = count_unknown(pieces(examples.flat["input_ids"]), used, schemas, tokenizer)
     examples = replace(examples, stats=replace(examples.stats, unknown=unknown), unknown_texts=unknown_texts)
-    return _labelled(examples, used, schemas, settings, regression) if task == "classify" else examples
+    return _labelled(examples, used, schemas, settings, regression)
 
 
 def _array_examples(
@@ -269,6 +272,10 @@ def _label_cells(table: Records, schema: RowSchema, regression: bool) -> list[ob
 def _labelled(
     examples: ExampleSet, tables: list[Records], schemas: list[RowSchema], settings: ExampleSettings, regression: bool
 ) -> ExampleSet:
+    if examples.task == TOKENS:
+        return _tagged(examples, tables, schemas, settings)
+    if examples.task != "classify":
+        return examples
     if not _needs_labels("classify", settings):
         return replace(examples, labels=settings.labels, num_labels=settings.num_labels or len(settings.labels) or None)
     values = [
@@ -287,3 +294,22 @@ def _labelled(
         indices_only=schemas[0].kind.token_ids,
     )
     return replace(examples, per_row={**examples.per_row, "label": indices}, labels=names, num_labels=count)
+
+
+def _tagged(
+    examples: ExampleSet, tables: list[Records], schemas: list[RowSchema], settings: ExampleSettings
+) -> ExampleSet:
+    """Number the tags. Without targets the labels stay the numbers of words, which say where a tag is to be predicted."""
+    if not settings.need_target:
+        return replace(examples, labels=settings.labels, num_labels=settings.num_labels or len(settings.labels) or None)
+    rows = [tags for table, schema in zip(tables, schemas, strict=True) for tags in tags_of(table, schema)]
+    counts = np.array([len(tags) for tags in rows], np.int64)
+    of_row = np.repeat(np.arange(len(rows)), counts)
+    indices, names, count = resolve_labels(
+        [tag for tags in rows for tag in tags],
+        lambda word: examples.where(int(of_row[word])),
+        names=settings.labels,
+        num_labels=settings.num_labels,
+    )
+    labels = numbered(examples.flat["labels"], examples.offsets, indices, counts)
+    return replace(examples, flat={**examples.flat, "labels": labels}, labels=names, num_labels=count)

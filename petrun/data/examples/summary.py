@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from petrun.data.examples.example_set import ExampleSet
+from petrun.data.tasks import TOKENS
 from petrun.data.tokenizers.unknown import MUCH
 
 
@@ -29,7 +30,9 @@ def data_line(rows: ExampleSet) -> str:
         parts.append(f"{rows.num_labels} classes{names}")
     if stats.tokens:
         parts.append(f"{stats.tokens:,} tokens" + (f" ({stats.unknown:,} unknown)" if stats.unknown else ""))
-        if rows.task != "classify":
+        if rows.task == TOKENS:
+            parts.append(f"{stats.supervised:,} with a tag")
+        elif rows.task != "classify":
             parts.append(
                 f"{stats.supervised / stats.tokens:.0%} supervised, end of text in {stats.eos_supervised:,} rows"
             )

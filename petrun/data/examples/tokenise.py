@@ -21,12 +21,14 @@ from petrun.data.encode.segments import EncodeSettings
 from petrun.data.encode.source_target import encode_sources, encode_token_sources
 from petrun.data.encode.text import encode_lm, encode_stream, encode_text
 from petrun.data.encode.tokens import encode_tokens
+from petrun.data.encode.words import encode_words
 from petrun.data.examples.collector import CollectSettings, ExampleBlock, ExampleCollector
 from petrun.data.examples.example_set import STREAM, ExampleSet, sequences_per_row
 from petrun.data.examples.set_builder import ExampleSetBuilder
 from petrun.data.formats.records import Records
 from petrun.data.rows.columns import RowSchema
 from petrun.data.settings import ExampleSettings
+from petrun.data.tasks import TOKENS
 from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import Progress, Tokenizer
 
@@ -39,6 +41,7 @@ _ENCODERS: Mapping[str, Callable[[FileRows, EncodeSettings, ExampleCollector], N
     "lm": encode_lm,
     "instruct": encode_instruct,
     "preference": encode_preference,
+    TOKENS: encode_words,
 }
 
 

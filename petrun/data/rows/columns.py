@@ -13,6 +13,8 @@
                  chosen and rejected as conversations that begin alike  answers alone
     tokens       input_ids; optional attention_mask, token_type_ids,   label(s) a number: classify; label(s) aligned
                  label | labels                                        with input_ids, or none: lm, instruct
+    words        tokens | words, a list; tags | ner_tags | labels,      tokens
+                 as long, of names or numbers
     arrays       named arrays (npz), label | labels                    classify
 
 The table of kinds is petrun/data/rows/kinds.py. Any canonical name can be mapped to a column of the file: data.columns.text=content.
@@ -28,6 +30,7 @@ import numpy as np
 
 from petrun.data.chat.messages import EXTRA_CELLS, is_conversation
 from petrun.data.rows.kinds import CANONICAL, KNOWN_COLUMNS, LABEL, ROW_KINDS, RowKind, row_kind
+from petrun.data.tasks import CLASS_TASKS, TOKENS
 from petrun.errors import ConfigError, DataError, did_you_mean
 
 
@@ -80,7 +83,7 @@ def row_schemas(names: Mapping[str, str], *, need_target: bool = True) -> list[R
             columns = next(({"source": name} for name in kind.lone_prompts if name in names), None)
         if columns is None:
             continue
-        columns = {**columns, **(label if kind.labelled else {})}
+        columns = {**(label if kind.labelled and "label" not in columns else {}), **columns}
         optional = {name: names[name] for name in kind.optional if name in names}
         found.append(RowSchema(kind, {canonical: names[name] for canonical, name in columns.items()} | optional))
         if kind.token_ids:
@@ -132,11 +135,11 @@ def _schema_tasks(schema: RowSchema, sample: Mapping[str, object], need_target: 
     kind = schema.kind
     if schema.has("label"):
         if not kind.aligned_labels:
-            return ["classify"]
+            return [kind.labelled_task]
         label = sample.get(schema.columns["label"])
         if label is not None:
             return list(kind.unlabelled_tasks) if np.ndim(np.asarray(label)) else ["classify"]
-    return [*kind.unlabelled_tasks, *(["classify"] if kind.labelled and not need_target else [])]
+    return [*kind.unlabelled_tasks, *([kind.labelled_task] if kind.labelled and not need_target else [])]
 
 
 def choose_schema(
@@ -151,16 +154,17 @@ def choose_schema(
     for schema in possible:
         if task not in schema.kind.tasks and not (text_prompts and schema.kind.plain_text):
             continue
-        if task == "classify" and need_target and not schema.has("label"):
+        if task in CLASS_TASKS and need_target and not schema.has("label"):
+            column = "tags" if task == TOKENS else "label"
             raise DataError(
-                f"{where}: no column 'label', which the task classify needs",
+                f"{where}: no column '{column}', which the task {task} needs",
                 hint=f"Columns found: {', '.join(names.values())}. Another name is mapped by --set data.columns.label=NAME.",
             )
         return schema
     others = dict.fromkeys(
         other
         for schema in possible
-        for other in (["classify"] if schema.has("label") else schema.kind.unlabelled_tasks)
+        for other in ([schema.kind.labelled_task] if schema.has("label") else schema.kind.unlabelled_tasks)
     )
     raise DataError(
         f"{where}: the columns {', '.join(names.values())} do not fit the task {task}",
@@ -183,6 +187,7 @@ def _needed_columns(tasks: tuple[str, ...]) -> str:
     needs = {
         "classify": "classify needs text (or a pair) and label",
         "lm": "lm needs text",
+        TOKENS: "tokens needs tokens and tags",
         "preference": "preference needs prompt, chosen and rejected",
         "instruct": "instruct needs prompt and completion, instruction and output, input and reference, or messages",
     }

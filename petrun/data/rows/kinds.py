@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from petrun.data.chat.messages import EXTRA_CELLS
+from petrun.data.tasks import TOKENS
 
 LABEL = ("label", "labels")
 
@@ -33,7 +34,8 @@ class RowKind:
     unlabelled_tasks: tuple[str, ...] = ("instruct",)
     """Tasks of rows without a label, the likeliest first."""
     labelled: bool = False
-    """Whether the row may hold a label, which means the task classify."""
+    """Whether the row may hold a label, which means the task `labelled_task`."""
+    labelled_task: str = "classify"
     aligned_labels: bool = False
     """Whether the label may be a list, aligned with the tokens: then the row is for `unlabelled_tasks`."""
     token_ids: bool = False
@@ -147,13 +149,25 @@ ROW_KINDS = (
         labelled=True,
         plain_text=True,
     ),
+    RowKind(
+        name="words",
+        columns=(
+            *({"words": words, "label": tags} for words in ("tokens", "words") for tags in ("tags", "ner_tags")),
+            {"words": "tokens"},
+            {"words": "words"},
+        ),
+        tasks=(TOKENS,),
+        unlabelled_tasks=(),
+        labelled=True,
+        labelled_task=TOKENS,
+    ),
 )  # fmt: skip
 """Every kind, the most specific first."""
 _BY_NAME = {kind.name: kind for kind in ROW_KINDS}
 
 CANONICAL = (
     "text", "text_pair", "label", "prompt", "completion", "instruction", "input", "output", "reference", "messages", "input_ids",
-    "attention_mask", "token_type_ids", "system", "chosen", "rejected",
+    "attention_mask", "token_type_ids", "system", "chosen", "rejected", "words",
 )  # fmt: skip
 """Names to which a column of a file can be mapped: data.columns.text=content."""
 KNOWN_COLUMNS = frozenset(

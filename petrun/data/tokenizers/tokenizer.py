@@ -203,6 +203,19 @@ class Tokenizer:
                 progress(min(start + _CHUNK_ROWS, len(texts)), len(texts))
         return Encoded(ids, types, cut)
 
+    def encode_words(self, rows: Sequence[Sequence[str]]) -> list[tuple[list[int], list[int]]]:
+        """Tokenise rows of words, without special tokens. Returns (ids, the number of the word that each is of) of every row.
+
+        Each word is one behind a space, also for a tokenizer that makes other tokens of a word at the begin of a text: as transformers,
+        which takes such rows with `add_prefix_space=True` alone.
+        """
+        found = []
+        for start in range(0, len(rows), _CHUNK_ROWS):
+            chunk = [[f" {word}" for word in row] for row in rows[start : start + _CHUNK_ROWS]]
+            for each in self._backend.encode_batch(chunk, is_pretokenized=True, add_special_tokens=False):
+                found.append((each.ids, [word for word in each.word_ids if word is not None]))
+        return found
+
     def _cut_rows(
         self,
         rows: list[tokenizers.Encoding],

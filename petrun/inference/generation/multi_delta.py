@@ -13,6 +13,7 @@ from petrun.config.load import load_run_config
 from petrun.config.resolved import Resolved
 from petrun.data.chat.end_of_turn import EndOfTurn, find_end_of_turn
 from petrun.data.rows.kinds import template_column
+from petrun.data.tasks import CLASS_TASKS
 from petrun.data.templates.find_template import BUILTIN, find_template, preset
 from petrun.data.templates.template import Template, variables
 from petrun.data.tokenizers.tokenizer import Tokenizer
@@ -172,9 +173,10 @@ def _alone(fitted: Mapping[str, Delta], sites: Sites) -> str | None:
 def _require_text(delta: Delta) -> None:
     """Raises ConfigError for a delta that was trained to classify."""
     task = delta.manifest.task if delta.manifest is not None else None
-    if task is not None and task.name == "classify":
+    if task is not None and task.name in CLASS_TASKS:
         raise ConfigError(
-            f"{delta.path}: was trained to classify rows, and generates no text", hint="petrun predict labels rows."
+            f"{delta.path}: was trained to classify {'rows' if task.name == 'classify' else task.name}, and generates no text",
+            hint="petrun predict labels rows.",
         )
 
 

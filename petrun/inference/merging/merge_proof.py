@@ -13,6 +13,7 @@ from petrun.checkpoint.delta import Delta
 from petrun.config.schema import ModelConfig
 from petrun.data.formats.encoding import decode_text
 from petrun.data.formats.source import read_source
+from petrun.data.tasks import CLASS_TASKS
 from petrun.data.tokenizers.tokenizer import load_tokenizer
 from petrun.errors import ConfigError, DataError, DeltaError
 from petrun.evaluate.row_formulas import log_softmax
@@ -41,19 +42,22 @@ class LogitComparison:
     same_argmax: float
     """Share of positions (for a classifier, of rows) where both have the same argmax."""
     losses: tuple[float, float]
-    """Mean cross entropy of the first model and of the second: of the next token; for a classifier of the first model's class."""
+    """Mean cross entropy of the first model and of the second: of the next token; of classes of the first model's."""
 
 
-def compare_logits(first: list[Array], second: list[Array], rows: list[Array]) -> LogitComparison:
-    """Compare logits row by row. first, second: (T, V) or (C,) each; rows: their token ids, (T,) each."""
+def compare_logits(
+    first: list[Array], second: list[Array], rows: list[Array], *, continues: bool = True
+) -> LogitComparison:
+    """Compare logits row by row. first, second: (T, V) or (C,) each; rows: their token ids, (T,) each; `continues`: whether logits (T, V)
+    are of the next token, not of classes."""
     largest = max(float(np.abs(a.astype(np.float64) - b).max()) for a, b in zip(first, second, strict=True))
     same = np.concatenate([np.atleast_1d(a.argmax(-1) == b.argmax(-1)) for a, b in zip(first, second, strict=True)])
     sums, count = [0.0, 0.0], 0
     for one, other, ids in zip(first, second, rows, strict=True):
-        decoder = one.ndim == 2
-        targets = ids[1:] if decoder else one.argmax(-1, keepdims=True)
+        decoder = one.ndim == 2 and continues
+        targets = ids[1:] if decoder else np.atleast_1d(one.argmax(-1))
         for side, logits in enumerate((one, other)):
-            kept = logits[: len(targets)] if decoder else logits[None]
+            kept = logits[: len(targets)] if logits.ndim == 2 else logits[None]
             sums[side] -= float(log_softmax(kept)[np.arange(len(targets)), targets].sum())
         count += len(targets)
     return LogitComparison(
@@ -94,9 +98,10 @@ class MergeProof:
                 seed=0,
             )
             found = _logits(again, rows)
+        continues = task not in CLASS_TASKS
         self._report(
-            compare_logits(expected, found, rows),
-            compare_logits(alone, expected, rows).largest,
+            compare_logits(expected, found, rows, continues=continues),
+            compare_logits(alone, expected, rows, continues=continues).largest,
             len(rows),
             _limit(self.tolerance, merged, max(float(np.abs(row).max()) for row in expected)),
         )

@@ -109,7 +109,7 @@ def write_peft(
 ) -> None:
     """Write a delta as an adapter folder that peft loads. `out` must not exist or be empty.
 
-    `task`: petrun's (classify, lm, instruct), for peft's task_type; `base`: name or path from which peft loads the base;
+    `task`: petrun's (classify, tokens, lm, instruct), for peft's task_type; `base`: name or path from which peft loads the base;
     `sites`: the model's, for virtual tokens. The folder cannot hold encoders of virtual tokens: petrun.commands.export computes their
     results, and calls this.
     Raises DeltaError where peft has no form for the algorithm, or where the delta trains part of a module (peft saves complete

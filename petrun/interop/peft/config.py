@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from petrun.data.tasks import TOKENS
 from petrun.errors import DeltaError
 from petrun.typing import JsonObject
 
@@ -18,11 +19,11 @@ _BOOKKEEPING = frozenset(
     ["auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version", "peft_type"]
 )
 _EMBEDDING_LAYERS = ("embed_tokens", "lm_head")
-# Other tasks use a head of the same name for something else (a classifier over every token, for example).
-_TASKS = (None, "SEQ_CLS", "CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION")
+# Other tasks use a head of the same name for something else.
+_TASKS = (None, "SEQ_CLS", "TOKEN_CLS", "CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION")
 
 
-TASKS = {"SEQ_CLS": "classify"}
+TASKS = {"SEQ_CLS": "classify", "TOKEN_CLS": TOKENS}
 """peft's task_type -> petrun's name of the task; a CAUSAL_LM may be of several."""
 
 

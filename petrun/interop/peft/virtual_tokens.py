@@ -113,7 +113,7 @@ def write_virtual_tokens(
     if common["task_type"] is None:
         raise DeltaError(
             f"{delta.path}: peft puts virtual tokens only into a model of a known task",
-            hint="Say which: task 'classify' (with a trained classifier), 'lm' or 'instruct'.",
+            hint="Say which: task 'classify' or 'tokens' (with a trained classifier), 'lm' or 'instruct'.",
         )
     tokens = delta.shapes[tables[0]][0]
     config = {

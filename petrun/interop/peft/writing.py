@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from petrun.checkpoint.delta import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Delta
-from petrun.data.tasks import DECODER_TASKS
+from petrun.data.tasks import CLASS_TASKS, DECODER_TASKS
 from petrun.delta.lora import LORA_A, LORA_B
 from petrun.errors import DeltaError, did_you_mean
 from petrun.graph.sites import Sites
+from petrun.interop.peft.config import TASKS
 from petrun.interop.peft.reading import PREFIX
 from petrun.models.base import StoredName
 from petrun.tensors import Array, TensorEntry, atomic_file, atomic_folder, write_safetensors
@@ -46,7 +47,7 @@ class ExportRequest:
     """Net parameter -> its Hugging Face name."""
     out: Path
     task: str | None = None
-    """petrun's (classify, lm, instruct), for peft's task_type."""
+    """petrun's (classify, tokens, lm, instruct), for peft's task_type."""
     base: str | None = None
     """Name or path from which peft loads the base."""
     sites: Sites | None = None
@@ -160,9 +161,9 @@ def common_fields(kind: str, request: ExportRequest, heads: set[str]) -> JsonObj
 
 
 def _task_type(request: ExportRequest, heads: set[str]) -> str | None:
-    """Return peft's task type. SEQ_CLS requires a trained classifier in the file; without one the adapter declares no task."""
-    if request.task == "classify":
-        return "SEQ_CLS" if heads & _HEADS else None
+    """Return peft's task type. Those of classes require a trained head in the file; without one the adapter declares no task."""
+    if request.task in CLASS_TASKS:
+        return next(theirs for theirs, ours in TASKS.items() if ours == request.task) if heads & _HEADS else None
     if request.task not in DECODER_TASKS:
         return None
     return "SEQ_2_SEQ_LM" if request.sites is not None and request.sites.encoder_decoder else "CAUSAL_LM"

@@ -221,6 +221,8 @@ def net_of_bert(r: Recorder, cell: Cell, ids: Value) -> Value:
         x = r.run(layer, x, mask)
     if not r.is_last:
         return x
+    if cell.tags:
+        return r.run(cell.classifier, r.run(cell.dropout, _logits(r, _without_prompt(r, cell, x))))
     first = r.record([x], (x.shape[0], x.shape[2]), 4, part="loss")
     first = r.run(cell.first_dropout, first) if cell.drops_first else first
     pooled = r.run(cell.tanh, r.run(cell.pooler, first))

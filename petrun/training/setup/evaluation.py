@@ -23,12 +23,14 @@ def evaluator_of(
     if sources.evaluation is None:
         return None
     task, rows = sources.train.task, config.eval.batch_size or config.train.batch_size
-    scorer = sources.scorer
+    scorer, labels = sources.scorer, sources.train.labels
     if layout is not None:
         rows *= layout.dp
-        scorer = Scorer(loaded.net, loaded.inputs, task, cell=scoring_cell_of_ranks(loaded, task, layout), rows=rows)
+        scorer = Scorer(
+            loaded.net, loaded.inputs, task, labels=labels, cell=scoring_cell_of_ranks(loaded, task, layout), rows=rows
+        )
     elif scorer is None or scorer.net is not loaded.net:
-        scorer = Scorer(loaded.net, loaded.inputs, task)
+        scorer = Scorer(loaded.net, loaded.inputs, task, labels=labels)
     return Evaluator(
         loaded=loaded,
         task=task,

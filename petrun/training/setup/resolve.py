@@ -14,7 +14,7 @@ from petrun.config.resolved import Resolved
 from petrun.config.schema import RunConfig
 from petrun.data.batches.buckets import Batching, plan_batches
 from petrun.data.examples.example_set import ExampleSet
-from petrun.data.tasks import IMAGE, PREFERENCE
+from petrun.data.tasks import CLASS_TASKS, IMAGE, PREFERENCE
 from petrun.delta import find_method
 from petrun.errors import ConfigError
 from petrun.parallel.context import Device
@@ -147,11 +147,13 @@ def _require_classes_for_method(config: RunConfig, sources: Sources) -> None:
 
 def batch_rows(config: RunConfig, rows: ExampleSet, layout: Layout) -> Batching:
     """Plan the batches of all data-parallel ranks together. Raises ConfigError for --pack where a sequence has one target."""
-    if config.data.pack and rows.task == "classify" and not rows.is_arrays:
-        raise ConfigError(
-            "--pack: the net gives one answer for a sequence, and each row of classify needs its own",
-            hint="Leave it out.",
+    if config.data.pack and rows.task in CLASS_TASKS and not rows.is_arrays:
+        reason = (
+            "the net gives one answer for a sequence, and each row of classify needs its own"
+            if rows.task == "classify"
+            else "the positions of an encoder begin once in a sequence"
         )
+        raise ConfigError(f"--pack: {reason}", hint="Leave it out.")
     return plan_batches(
         rows.batch_lengths,
         batch_size=config.train.batch_size * layout.dp,

@@ -30,6 +30,7 @@ from petrun.inference.rows import (
     require_matching_classes,
     require_room,
 )
+from petrun.interop.convert import trained_task
 from petrun.models.factory import is_factory
 from petrun.training.setup.picture_rows import pipeline_of, read_picture_rows
 
@@ -81,12 +82,18 @@ def open_sources(config: RunConfig, base_info: BaseInfo, start: Delta | None) ->
     tokenizer = open_tokenizer(base_info.folder)
     if data.task == IMAGE:
         return _sources_of_pictures(read_picture_rows(config, tokenizer), tokenizer)
+    told = _foreign_task(start)
+    if told is not None and data.task not in (None, told):
+        raise ConfigError(
+            f"--task {data.task} contradicts --init-delta {config.init_delta}, which was trained for {told}",
+            hint="Leave --task out.",
+        )
     info = start.manifest.task if start is not None and start.manifest is not None else None
     template = _template(config, start)
     settings = example_settings(
         data,
         base_info,
-        task=data.task,
+        task=data.task or told,
         labels=(info.labels if info else ()) or base_info.labels,
         num_labels=classes_of(start) or base_info.num_labels or one_number(start),
         template=template,
@@ -136,6 +143,11 @@ def _sources_of_pictures(rows: ExampleSet, tokenizer: Tokenizer | None) -> Sourc
         best=METRICS["loss"],
         template=None,
     )
+
+
+def _foreign_task(start: Delta | None) -> str | None:
+    """Return the task that a starting delta of another tool says it was trained for; None where it does not."""
+    return trained_task(start) if start is not None and start.manifest is None else None
 
 
 def _with_classes(rows: ExampleSet, own_net: bool) -> ExampleSet:

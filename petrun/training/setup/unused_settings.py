@@ -12,7 +12,7 @@ from petrun.config.schema import PreferenceConfig, RunConfig
 from petrun.data.formats.format import Format
 from petrun.data.formats.separated import SEPARATED
 from petrun.data.formats.table import find_format
-from petrun.data.tasks import IMAGE, PREFERENCE, PROMPTED_TASKS
+from petrun.data.tasks import CLASS_TASKS, IMAGE, PREFERENCE, PROMPTED_TASKS
 from petrun.errors import ConfigError
 from petrun.models.factory import is_factory
 from petrun.train.preference import PREFERENCE_LOSSES
@@ -69,8 +69,8 @@ UNUSED: tuple[UnusedSettings, ...] = (
     ),
     UnusedSettings(
         keys=("data.labels", "model.fresh_head"),
-        applies=_not_classify,
-        reason="the task is not classify, and only that has classes and a head for them",
+        applies=lambda config, sources: sources.train.task not in CLASS_TASKS,
+        reason="the task is not classify or tokens, and only those have classes and a head for them",
     ),
     UnusedSettings(
         keys=("data.separator",),

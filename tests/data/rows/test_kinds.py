@@ -26,12 +26,12 @@ def test_a_prompt_alone_can_be_predicted(kind):
         assert (schema.kind, schema.columns) == (kind, {"source": name})
 
 
-def test_a_label_stands_for_classify():
+def test_a_label_stands_for_classes():
     for kind in ROW_KINDS:
         names = {name: name for name in kind.columns[0].values()}
         assert tasks_of(names, {})[: len(kind.unlabelled_tasks)] == list(kind.unlabelled_tasks)
         if kind.labelled:
-            assert tasks_of({**names, "label": "label"}, {"label": 1}) == ["classify"]
+            assert tasks_of({**names, "label": "label"}, {"label": 1}) == [kind.labelled_task]
 
 
 def test_records_agree_with_what_they_name():

@@ -31,6 +31,7 @@ CLASSES = {
     "peft": {"lora": ("gpt2", "llama"), "ia3": ("llama",), "prompt": ("gpt2",)},
     "merged": {"lora": ("gpt2", "llama"), "full": ("gpt2",)},
 }
+TAGS = {"peft": {"lora": ("bert", "roberta")}, "merged": {"lora": ("bert", "roberta")}}
 """Decoders that classify rows: kind -> method -> families, which the cases spell gpt2-classes."""
 PEFT = {
     "lora": {"rank": 4, "alpha": 8.0},
@@ -75,21 +76,24 @@ def cases():
         for family in FAMILIES:
             if (method, family) != ("bitfit", "llama"):
                 yield "merged", method, family
-    for kind, methods in CLASSES.items():
-        for method, families in methods.items():
-            yield from ((kind, method, f"{family}-classes") for family in families)
+    for what, table in (("classes", CLASSES), ("tags", TAGS)):
+        for kind, methods in table.items():
+            for method, families in methods.items():
+                yield from ((kind, method, f"{family}-{what}") for family in families)
 
 
-def classifies(family):
-    return family == "bert" or family.endswith("-classes")
+def task_of(family):
+    if family.endswith("-tags"):
+        return "tokens"
+    return "classify" if family == "bert" or family.endswith("-classes") else "lm"
 
 
 def make(kind, method, family, folder):
     """Write the case's base, delta and export into `folder`. Returns the export and the net with the delta in it."""
-    architecture = family.removesuffix("-classes")
+    architecture = family.removesuffix("-classes").removesuffix("-tags")
     base = exact_base(folder / "base", architecture, **({"tie_word_embeddings": True} if method in TIED else {}))
-    task = "classify" if classifies(family) else "lm"
-    loaded = load_model(base, task=task, num_labels=2 if task == "classify" else None)
+    task = task_of(family)
+    loaded = load_model(base, task=task, num_labels=None if task == "lm" else 2)
     found = find_method(method.partition("-")[0])
     config = found.config(**PEFT.get(method, {}))
     assembled = attach(loaded, found, config, 0, head_names(loaded, TIED.get(method, ())))
@@ -181,7 +185,8 @@ def in_theirs(kind, family, folder, out, ids):
     import torch
     import transformers
 
-    auto = getattr(transformers, "AutoModelForSequenceClassification" if classifies(family) else "AutoModelForCausalLM")
+    kinds = {"lm": "CausalLM", "classify": "SequenceClassification", "tokens": "TokenClassification"}
+    auto = getattr(transformers, f"AutoModelFor{kinds[task_of(family)]}")
     if kind == "peft":
         import peft
 
@@ -191,7 +196,7 @@ def in_theirs(kind, family, folder, out, ids):
     with torch.no_grad():
         inputs = torch.from_numpy(ids.astype(np.int64))
         found = model(input_ids=inputs, attention_mask=torch.ones_like(inputs)).logits.numpy()
-    return found if classifies(family) else found[:, -TOKENS:]
+    return found[:, -TOKENS:] if task_of(family) == "lm" else found
 
 
 def main():

@@ -223,7 +223,7 @@ UNSUPPORTED = {
         "init_lora_weights: 'pissa_niter_4' is not supported .*change the base's own weights",
     ),
     "corda": ({"init_lora_weights": "corda"}, "init_lora_weights: 'corda' is not supported"),
-    "task": ({"task_type": "TOKEN_CLS"}, "task_type: 'TOKEN_CLS' is not supported"),
+    "task": ({"task_type": "QUESTION_ANS"}, "task_type: 'QUESTION_ANS' is not supported"),
     "bias": ({"bias": "some"}, "bias: 'some' is none of none, all, lora_only"),
     "r": ({"r": 0}, "r: must be a positive whole number, not 0"),
     "r bool": ({"r": True}, "r: must be a positive whole number, not True"),
