@@ -1,7 +1,7 @@
 """The autoencoder of a Stable-Diffusion pipeline: pictures to latents of an eighth of their height and width, and back.
 
 Source: Kingma and Welling, arXiv:1312.6114; Rombach et al., arXiv:2112.10752, section 3.1; layout and names of diffusers' AutoencoderKL,
-defaults of its config. The net is held against diffusers' numbers; no command uses it yet.
+defaults of its config. The net is held against diffusers' numbers.
 B batch, C channels, h and w height and width, Z channels of the latents.
 """
 

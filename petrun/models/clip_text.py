@@ -1,7 +1,7 @@
 """The text encoder of CLIP, whose states a Stable-Diffusion U-Net attends to.
 
 Source: Radford et al., arXiv:2103.00020, section 2.4; layout and names of transformers' CLIPTextModel. The net is held against its
-numbers; no command uses it yet.
+numbers.
 B batch, T tokens, H hidden.
 """
 

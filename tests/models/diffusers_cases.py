@@ -64,6 +64,16 @@ TRAININGS = {
     "all": ("velocity", {"min_snr": 5.0, "offset_noise": 0.1, "flip": True}),
 }
 """Name -> (scheduler, settings of the loss)."""
+SAMPLED = {
+    "ddim": ("ddim", {**SCHEDULER, "clip_sample": False}, 10),
+    "ddim-clipped": ("ddim", {**SCHEDULER, "prediction_type": "v_prediction", "set_alpha_to_one": True, "timestep_spacing": "trailing"}, 8),
+    "euler": ("euler", SCHEDULER, 7),
+    "euler-leading": ("euler", {**SCHEDULER, "prediction_type": "v_prediction", "timestep_spacing": "leading"}, 6),
+    "dpm": ("dpm++", SCHEDULER, 9),
+    "dpm-long": ("dpm++", {**SCHEDULER, "prediction_type": "v_prediction", "timestep_spacing": "leading"}, 20),
+    "dpm-trailing": ("dpm++", {**SCHEDULER, "timestep_spacing": "trailing"}, 5),
+}  # fmt: skip
+"""Name -> (sampler, scheduler_config.json, steps)."""
 MERGED = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v.weight"
 
 
@@ -191,6 +201,33 @@ def lora_numbers(kind, settings):
     return found
 
 
+def first_noise():
+    """(2, 4, 3, 3) float32."""
+    return reference_normal(1, "sampled", 0, (2, 4, 3, 3)).astype(np.float32)
+
+
+def stand_in(z, time):
+    """What stands for a U-Net, in numpy or torch: a smooth function of latents and step."""
+    return z * (0.4 + time / 2000) + 0.3 * (z * z * z) / (1 + z * z)
+
+
+def trajectory(sampler, config, steps):
+    """Latents after each step of diffusers' scheduler, scaled as the U-Net reads them, and the steps themselves."""
+    import diffusers
+    import torch
+
+    kinds = {"ddim": "DDIMScheduler", "euler": "EulerDiscreteScheduler", "dpm++": "DPMSolverMultistepScheduler"}
+    scheduler = getattr(diffusers, kinds[sampler]).from_config(config)
+    scheduler.set_timesteps(steps)
+    z, found = torch.from_numpy(first_noise()) * scheduler.init_noise_sigma, []
+    for i, time in enumerate(scheduler.timesteps):
+        read = scheduler.scale_model_input(z, time)
+        z = scheduler.step(stand_in(read, float(time)), time, z).prev_sample
+        shown = z / (scheduler.sigmas[i + 1] ** 2 + 1) ** 0.5 if sampler == "euler" else z
+        found.append(rounded(shown))
+    return {"times": [float(time) for time in scheduler.timesteps], "latents": found}
+
+
 def rounded(array, digits=5):
     return np.round(np.asarray(array, np.float64), digits).ravel().tolist()
 
@@ -221,6 +258,8 @@ def main():
             found[name] = {"states": rounded(states)}
     for name, (kind, settings) in TRAININGS.items():
         found[f"lora {name}"] = lora_numbers(kind, settings)
+    for name, case in SAMPLED.items():
+        found[f"sampled {name}"] = trajectory(*case)
     for name, config in SCHEDULERS.items():
         own = {k: v for k, v in config.items() if k not in ("_class_name", "skip_prk_steps", "set_alpha_to_one")}
         kept = diffusers.DDPMScheduler(**{k: v for k, v in own.items() if k != "steps_offset"}).alphas_cumprod
