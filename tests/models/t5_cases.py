@@ -1,7 +1,8 @@
 """Small T5 models whose numbers follow from the tensors' names, and what transformers and peft compute with them.
 
 `python -m tests.models.t5_cases`, where torch, transformers and peft are installed, computes everything and stores it in t5_cases.json:
-logits, loss and greedy text of the base, logits of a LoRA, its gradients, five AdamW steps, and a merged matrix of each stack.
+logits, loss and greedy text of the base, logits of a LoRA, its gradients, five AdamW steps, and a merged matrix of each stack; logits with
+peft's virtual tokens.
 """
 
 import json
@@ -32,6 +33,7 @@ CASES = {
 WITH_HEAD = ("t5-v1.1", "mt5", "t5-rewritten")
 LORA = {"r": 2, "lora_alpha": 6, "target_modules": ["q", "v", "wo"], "lora_dropout": 0.0}
 STEPS, RATE, DECAY = 5, 0.05, 0.1
+VIRTUAL, TABLE = 3, "prompt_embeddings"
 MERGED = (
     "encoder.block.1.layer.0.SelfAttention.q.weight",
     "decoder.block.0.layer.1.EncDecAttention.v.weight",
@@ -135,6 +137,22 @@ def lora_numbers(model):
     return {**found, "merged": merged}
 
 
+def virtual_numbers(name, kind):
+    """Logits of the base with VIRTUAL tokens of peft's `kind`."""
+    import peft
+    import torch
+
+    config = {"PROMPT_TUNING": peft.PromptTuningConfig, "PREFIX_TUNING": peft.PrefixTuningConfig}[kind]
+    model, _ = base_numbers(name)
+    model = peft.get_peft_model(model, config(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=VIRTUAL)).eval()
+    ids, segments, labels = (torch.from_numpy(a).long() for a in batch())
+    with torch.no_grad():
+        (table,) = [p for p in model.parameters() if p.requires_grad]
+        table.copy_(torch.from_numpy(lora_values(TABLE, tuple(table.shape))))
+        out = model(input_ids=ids, attention_mask=segments, labels=labels)
+    return {"shape": list(table.shape), "logits": _rounded(of_targets(out.logits.numpy()))}
+
+
 def _merged(model):
     import copy
 
@@ -156,6 +174,8 @@ def main():
         model, stored[name] = base_numbers(name)
         if name != "t5-rewritten":
             stored[name]["lora"] = lora_numbers(model)
+        if name == "t5":
+            stored[name]["virtual"] = {kind: virtual_numbers(name, kind) for kind in ("PROMPT_TUNING", "PREFIX_TUNING")}
     made = f"transformers {transformers.__version__}, peft {peft.__version__}"
     text = json.dumps({"computed_with": made, "cases": stored}, separators=(",", ":")).replace('],"', '],\n"')
     STORED.write_text(text + "\n")

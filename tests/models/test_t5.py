@@ -36,6 +36,8 @@ from tests.models.t5_cases import (
     STEPS,
     STORED,
     T5,
+    TABLE,
+    VIRTUAL,
     WITH_HEAD,
     batch,
     decoder_inputs,
@@ -249,3 +251,19 @@ def test_a_merge_equals_pefts(tmp_path, name):
     assert set(found) == set(tensors(name))
     for key, rows in FOUND[name]["lora"]["merged"].items():
         np.testing.assert_allclose(found[key], rows, atol=1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("kind", ["PROMPT_TUNING", "PREFIX_TUNING"])
+def test_virtual_tokens_are_those_of_peft(tmp_path, pynative, kind):
+    """A prompt stands before the source, whatever else peft's table holds; a prefix before the decoder's own keys, as peft deals it out."""
+    wanted = FOUND["t5"]["virtual"][kind]
+    folder, parsed, loaded = tmp_path / "adapter", t5.parse(T5), load(tmp_path / "base", "t5")
+    folder.mkdir()
+    save_file({TABLE: lora_values(TABLE, tuple(wanted["shape"]))}, folder / "adapter_model.safetensors")
+    config = {"peft_type": kind, "task_type": "SEQ_2_SEQ_LM", "num_virtual_tokens": VIRTUAL}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    delta = to_net_names(read_delta(folder), t5.names(parsed), sites=t5.sites(parsed))
+    assembled = attach_delta(loaded, delta)
+    set_delta(assembled, delta)
+    np.testing.assert_allclose(of_targets(forward(assembled.loaded)), wanted["logits"], atol=1e-4)
+    check_cache(assembled.loaded)
