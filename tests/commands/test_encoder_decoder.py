@@ -16,31 +16,33 @@ def answers(path):
 
 @pytest.mark.all_only
 def test_from_train_to_a_merged_base(place, petrun):
-    """Given as many steps as it takes, four sums are learned by heart, by the delta, its merge and its peft form alike."""
+    """The delta, its merge and its peft form answer alike, and not as the base does; training saw the figures that eval prints."""
     done = petrun(
-        f"{TRAIN} --target q,v,up,down --lr 0.03 --epochs 60 --eval-data orders.jsonl --metrics loss,exact_match --out run"
+        f"{TRAIN} --target q,v,up,down --lr 0.03 --epochs 20 --eval-data orders.jsonl --metrics loss,exact_match "
+        "--set eval.max_new_tokens=6 --out run"
     )
     assert done.code == 0, done.err
     assert "4x8+8" in done.out + done.err
-    found = json.loads((place / "run/results.json").read_text())
-    assert "exact_match" in json.dumps(found)
-    wanted = [row["completion"] for row in ORDERS]
-    for number, given in enumerate(("--base t5 --delta run", "--base merged", "--base t5 --delta adapter")):
-        if number == 1:
-            done = petrun("merge --base t5 --delta run --out merged --prove")
-            assert done.code == 0, done.err
-        if number == 2:
-            done = petrun("delta convert run --base t5 --as peft --out adapter")
-            assert done.code == 0, done.err
-            assert json.loads((place / "adapter/adapter_config.json").read_text())["task_type"] == "SEQ_2_SEQ_LM"
-        done = petrun(f"predict {given} --data orders.jsonl --out answers-{number}.jsonl")
-        assert done.code == 0, done.err
-        assert [row["prediction"] for row in answers(place / f"answers-{number}.jsonl")] == wanted
-    done = petrun("eval --base t5 --delta run --data orders.jsonl --metrics loss,exact_match --out scores.json")
+    done = petrun("merge --base t5 --delta run --out merged --prove")
     assert done.code == 0, done.err
-    assert json.loads((place / "scores.json").read_text())["delta"]["exact_match"] == 1.0
-    done = petrun(["generate", "--base", "t5", "--delta", "run", "--prompt", "3+4="])
-    assert done.code == 0 and "7" in done.out, done.err
+    done = petrun("delta convert run --to peft --base t5 --out adapter")
+    assert done.code == 0, done.err
+    assert json.loads((place / "adapter/adapter_config.json").read_text())["task_type"] == "SEQ_2_SEQ_LM"
+    found = []
+    for number, given in enumerate(("t5", "t5 --delta run", "merged", "t5 --delta adapter")):
+        out = f"answers-{number}.jsonl"
+        done = petrun(f"predict --base {given} --data orders.jsonl --set eval.max_new_tokens=6 --out {out}")
+        assert done.code == 0, done.err
+        found.append([row["prediction"] for row in answers(place / out)])
+    base, delta, merged, adapter = found
+    assert len(delta) == len(ORDERS) and delta == merged == adapter != base
+    line = "eval --base t5 --delta run --data orders.jsonl --metrics loss,exact_match --set eval.max_new_tokens=6"
+    done = petrun(f"{line} --out scores.json")
+    assert done.code == 0, done.err
+    done = petrun(
+        ["generate", "--base", "t5", "--delta", "run", "--max-new-tokens", "6", "--prompt", ORDERS[0]["prompt"]]
+    )
+    assert done.code == 0 and delta[0] in done.out, done.err
 
 
 @pytest.mark.all_only
@@ -50,7 +52,7 @@ def test_virtual_tokens_answer_alone(place, petrun, algo):
     assert done.code == 0, done.err
     done = petrun(["generate", "--base", "t5", "--delta", "run", "--prompt", "3+4=", "--max-new-tokens", "4"])
     assert done.code == 0, done.err
-    done = petrun("delta convert run --base t5 --as peft --out adapter")
+    done = petrun("delta convert run --to peft --base t5 --out adapter")
     if algo == "prompt":
         assert done.code == 0, done.err
     else:

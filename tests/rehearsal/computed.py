@@ -24,6 +24,7 @@ SIZES = {
     "roberta": {"hidden_size": 32, "num_attention_heads": 8, "intermediate_size": 48, "vocab_size": 64},
     "gpt2": {"n_embd": 32, "n_head": 8, "n_inner": 48, "vocab_size": 64},
     "opt": {"hidden_size": 32, "word_embed_proj_dim": 32, "num_attention_heads": 8, "ffn_dim": 48, "vocab_size": 64},
+    "t5": {"d_model": 32, "num_heads": 8, "d_kv": 4, "d_ff": 48, "vocab_size": 64},
     "bloom": {"hidden_size": 32, "n_head": 8, "vocab_size": 64},
     "glm": {
         "hidden_size": 32, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 4, "intermediate_size": 48, "vocab_size": 64,

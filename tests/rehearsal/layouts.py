@@ -39,6 +39,7 @@ WIDE_HEADS = {"head_dim": 16}
 """Wide enough for the operator that computes attention in one piece."""
 ONE = {"num_hidden_layers": 1}
 ONE_OF_GPT2 = {"n_layer": 1}
+ONE_OF_T5 = {"num_layers": 1, "num_decoder_layers": 1}
 TIED = {"tie_word_embeddings": True}
 ALL = {"delta.target": ("all-linear",)}
 DROPOUT = {"delta.dropout": 0.1}
@@ -97,6 +98,8 @@ CASES = {
     "roberta-full-tp2": Case(family="roberta", layout="dp=1,tp=2", flags=FULL, base=ONE),
     "opt-full-tp2": Case(family="opt", layout="dp=1,tp=2", flags=FULL, base=ONE),
     "bloom-full-tp2": Case(family="bloom", layout="dp=1,tp=2", flags=FULL, base=ONE_OF_GPT2),
+    "t5-full-tp2": Case(family="t5", layout="dp=1,tp=2", flags=FULL, base=ONE_OF_T5),
+    "t5-lora-dp2-tp2": Case(family="t5", layout="dp=2,tp=2", flags=ALL, base={**ONE_OF_T5, "dropout_rate": 0.1}),
     "glm4-full-tp2": Case(family="glm", layout="dp=1,tp=2", flags=FULL, base=ONE),
     # Split tokens.
     "llama-lora-tp2-sequence": Case(family="llama", layout="dp=1,tp=2,sequence=true", flags=ALL, base=ONE),

@@ -224,6 +224,6 @@ def test_every_layout_computes_what_one_rank_does(ascend, tmp_path, name):
 
 def test_every_case_was_computed_and_is_named_in_the_docs():
     """A case without golden losses was not proved, and a statement that names no case is none."""
-    named = set(re.findall(r"`((?:llama|bert|gpt2|roberta|opt|bloom|glm4)-[a-z]+\d?-[\w-]+)`", DOCS.read_text()))
+    named = set(re.findall(r"`((?:llama|bert|gpt2|roberta|opt|bloom|glm4|t5)-[a-z]+\d?-[\w-]+)`", DOCS.read_text()))
     assert list(json.loads(GOLDEN.read_text())) == list(CASES)
     assert named == set(CASES)

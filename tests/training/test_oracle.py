@@ -172,7 +172,11 @@ def check_trained(family, folder, delta, tmp_path):
     adapter = tmp_path / "trained"
     adapter.mkdir()
     save_file(
-        {renamed.get(name, name.replace(".default", "")): values for name, values in tensors.items()},
+        # As peft saves them: of a head, RoBERTa's has several layers, the wrapper's name goes with the adapter's.
+        {
+            renamed.get(name, name.replace(".modules_to_save.default", "").replace(".default", "")): values
+            for name, values in tensors.items()
+        },
         adapter / "adapter_model.safetensors",
     )
     shutil.copy(folder / delta / "adapter_config.json", adapter)
