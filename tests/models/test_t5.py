@@ -267,3 +267,11 @@ def test_virtual_tokens_are_those_of_peft(tmp_path, pynative, kind):
     set_delta(assembled, delta)
     np.testing.assert_allclose(of_targets(forward(assembled.loaded)), wanted["logits"], atol=1e-4)
     check_cache(assembled.loaded)
+
+
+@pytest.mark.parametrize("name", ["t5", "t5-v1.1"])
+def test_a_mindspore_checkpoint_is_a_base(tmp_path, pynative, name):
+    (tmp_path / "config.json").write_text(json.dumps(CASES[name]))
+    held = [{"name": key, "data": Tensor(value)} for key, value in tensors(name).items()]
+    ms.save_checkpoint(held, str(tmp_path / "model.ckpt"))
+    check_logits(load_model(tmp_path), name)
