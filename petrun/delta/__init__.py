@@ -67,8 +67,8 @@ def find_method(algo: str) -> Method:
     try:
         return compose(parts_of(algo))
     except ValueError as error:
-        joining = " and ".join(sorted(method.name for method in METHODS.values() if not method.owning))
-        raise ConfigError(f"algorithm {algo!r}: {error}", hint=f"{joining} join with any other.") from error
+        joining = ", ".join(sorted(method.name for method in METHODS.values() if not method.owning))
+        raise ConfigError(f"algorithm {algo!r}: {error}", hint=f"These join with any other: {joining}.") from error
 
 
 def names_where(holds: Callable[[Method], bool]) -> str:

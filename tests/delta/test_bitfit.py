@@ -120,4 +120,4 @@ def test_joint_fold_is_lora_plus_biases(tmp_path):
 def test_only_one_method_of_a_composition_takes_the_layers():
     with pytest.raises(ConfigError, match="lora and ia3 cannot be joined") as caught:
         find_method("lora+ia3+bitfit")
-    assert "bitfit and r_drop join" in caught.value.hint
+    assert "bitfit, r_drop, rows" in caught.value.hint
