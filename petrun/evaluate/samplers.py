@@ -9,7 +9,8 @@ noise, y = z sqrt(1 + sigma^2), e the noise that the U-Net predicts, x = y - sig
                   Lu et al., arXiv:2211.01095, algorithm 2 (multistep of order 2); the first and the last step are of order 1
 
 Which steps are taken, and what is behind the last one, is as in diffusers' DDIMScheduler, EulerDiscreteScheduler and
-DPMSolverMultistepScheduler, by the fields of the pipeline's scheduler_config.json. The numbers are held against theirs; no command draws yet.
+DPMSolverMultistepScheduler, by the fields of the pipeline's scheduler_config.json. The numbers are held against theirs. No command
+draws yet.
 """
 
 from __future__ import annotations
