@@ -83,6 +83,8 @@ def test_nothing_is_executed(tmp_path, old):
         (archive(pickle.dumps({}, protocol=2), byteorder=b"big"), "was written on a big-endian machine"),
         (archive(b"")[:40], "cannot be read as a file of torch.save"),
     ],
+    # Of the bytes pytest would make a name, which holds the time that they were packed.
+    ids=["list", "number", "torn", "big-endian", "cut"],
 )
 def test_other_contents_are_named(tmp_path, content, message):
     path = tmp_path / "model.bin"
