@@ -42,6 +42,8 @@ def test_from_train_to_what_others_load_and_back(place, petrun):
     done = petrun("predict --base merged --data texts.jsonl --out merged.jsonl")
     assert done.code == 0, done.err
     np.testing.assert_allclose(scores(place / "merged.jsonl"), want, atol=1e-5)
+    done = petrun("generate --base merged --prompt good")
+    assert done.code == 1 and "a llama base (LlamaForSequenceClassification) generates no text" in done.err, done.err
     done = petrun("delta convert run --to peft --base llama --out adapter")
     assert done.code == 0, done.err
     assert json.loads((place / "adapter/adapter_config.json").read_text())["task_type"] == "SEQ_CLS"

@@ -95,9 +95,11 @@ def load_deltas(settings: SessionSettings) -> MultiDeltaModel:
     use_compile_cache(config)
     info = read_base_info(config)
     if "instruct" not in info.tasks:
+        made_for = info.hf_config.get("architectures")
+        own = f" ({made_for[0]})" if isinstance(made_for, list) and made_for else ""
         raise ModelError(
-            f"a {info.hf_config.get('model_type')} base generates no text",
-            hint=f"Give a {spell_families('instruct')} family base.",
+            f"a {info.hf_config.get('model_type')} base{own} generates no text",
+            hint=f"Give a {spell_families('instruct')} family base, with the head that continues texts.",
         )
     for delta in deltas.values():
         require_matching_family(delta, info.hf_config)
