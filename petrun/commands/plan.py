@@ -16,7 +16,7 @@ from petrun.parallel import context
 from petrun.rehearsal.job import card_count
 from petrun.training import run_folder
 from petrun.training.planning.cost import Cluster, parse_cluster
-from petrun.training.planning.cost_table import Cost, cost_of, cost_text
+from petrun.training.planning.cost_table import Cost, cost_of, cost_text, require_known_cost
 from petrun.training.planning.fit import Proposal, parse_bytes, proposals
 from petrun.training.planning.run_plan import RunPlan, plan_run
 from petrun.training.planning.text import proposals_text, text_of
@@ -35,6 +35,8 @@ def run(settings: PlanSettings) -> RunPlan:
     cards = card_count(config, settings.cards) if settings.cards or _splits(config) else 1
     out, _ = run_folder.choose(config.out.dir, algo_to_train(given, start), config.out.format)
     cluster = _cluster(settings)
+    if cluster is not None:
+        require_known_cost(config)
     with console.silenced(settings.as_json):
         plan = plan_run(given, start, device, cards, out=out, limit=limit)
         found = [] if limit is None else proposals(plan, limit)

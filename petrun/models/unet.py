@@ -1,7 +1,7 @@
 """The U-Net of a Stable-Diffusion pipeline: its config.json, names and sites.
 
 Source: Rombach et al., arXiv:2112.10752; layout and names of diffusers' UNet2DConditionModel, defaults of its config. The net is held
-against diffusers' numbers; no command uses it yet.
+against diffusers' numbers.
 """
 
 from __future__ import annotations

@@ -218,7 +218,10 @@ def next_commands(out: RunFolder, config: RunConfig, sources: Sources) -> str:
     ]
     if config.data.task == IMAGE:
         # Other commands do not read such a base yet.
-        return "\n".join([*lines[:2], lines[-1]])
+        lines = ["next:", f"  petrun inspect {place}"]
+        if find_method(config.algo).low_rank is not None:
+            lines.append(f"  petrun delta convert {place} --to diffusers --out pytorch_lora_weights.safetensors")
+        return "\n".join(lines)
     if not is_factory(config.model.family) and find_method(config.algo).merge is not None:
         lines.insert(3, f"  petrun merge{where} --out merged")
     return "\n".join(lines)

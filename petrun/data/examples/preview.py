@@ -6,7 +6,7 @@ from itertools import groupby
 
 import numpy as np
 
-from petrun.data.examples.example_set import IGNORED, Example, ExampleSet
+from petrun.data.examples.example_set import IGNORED, PICTURES, Example, ExampleSet
 from petrun.data.formats.records import Array
 from petrun.data.tokenizers.tokenizer import Tokenizer
 
@@ -26,6 +26,8 @@ def preview(examples: ExampleSet, tokenizer: Tokenizer | None, n: int = 3, colou
 def _row(examples: ExampleSet, i: int, tokenizer: Tokenizer | None, colour: bool) -> str:
     example = examples[i]
     head = f"{examples.where(i)}: "
+    if examples.kind == PICTURES:
+        return f"{_strong(head.strip(), colour)} {_shown(example.require_reference())}"
     if examples.is_arrays:
         arrays = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in example.arrays.items())
         return _strong(head + arrays + _label(examples, example), colour)
@@ -66,7 +68,10 @@ def _text(ids: Array, scored: Array | None, tokenizer: Tokenizer | None, colour:
 
 
 def _decode(ids: list[int], tokenizer: Tokenizer | None) -> str:
-    text = " ".join(map(str, ids)) + " " if tokenizer is None else tokenizer.decode(ids, skip_special=False)
+    return _shown(" ".join(map(str, ids)) + " " if tokenizer is None else tokenizer.decode(ids, skip_special=False))
+
+
+def _shown(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -9,6 +9,7 @@ from mindspore import nn
 
 from petrun.config.schema import RunConfig
 from petrun.console import columns
+from petrun.data.tasks import IMAGE
 from petrun.delta import find_method
 from petrun.errors import ConfigError, PetrunError
 from petrun.graph.freeze import Trainable, trainable_of
@@ -63,6 +64,15 @@ class Cost:
     def content(self) -> JsonObject:
         """Return the costs as values for JSON."""
         return asdict(self)
+
+
+def require_known_cost(config: RunConfig) -> None:
+    """Raise ConfigError for a run whose operations are not those of tokens: a step of a U-Net costs what its convolutions do."""
+    if config.data.task == IMAGE:
+        raise ConfigError(
+            "--on: what a step on pictures costs is not known yet",
+            hint="Leave it out; the first steps of a run print their seconds.",
+        )
 
 
 def cost_of(plan: RunPlan, cluster: Cluster, throughput: float | None) -> Cost:

@@ -44,7 +44,11 @@ def test_a_run_saves_a_lora(studio, petrun):
     done = petrun(FULL + "--out whole")
     assert done.code == 0, done.err
     assert "note: pics: 3 pictures read" in done.out and "3 rows for image" in done.out
-    assert "32 layers (q 8, k 8, v 8, out 8)" in done.out and "petrun eval" not in done.out
+    assert (
+        "32 layers (q 8, k 8, v 8, out 8)" in done.out
+        and "petrun eval" not in done.out
+        and "--to diffusers --out" in done.out
+    )
     delta = read_delta(studio / "whole" / "lora.ckpt")
     assert len(delta.tensors) == 64 and delta.manifest.task.name == "image" and delta.manifest.task.rows == "pictures"
     assert delta.manifest.base.name == "pipe" and delta.manifest.family == "unet"
@@ -117,6 +121,7 @@ def test_latents_are_those_of_the_pictures(studio, petrun, monkeypatch):
         (TRAIN + "--data pics,pipe", ["--data: a run on pictures reads one folder"]),
         ("eval --task image --base pipe --data pics", ["--task image: pictures are not scored or predicted yet"]),
         ("generate --base pipe --prompt hello", ["pipe: is a pipeline that makes pictures"]),
+        ("plan --on 8x910b --task image --base pipe --data pics", ["--on: what a step on pictures costs is not known yet"]),
         ("rehearse --task image --base pipe --data pics --ranks 1", ["--task image is not rehearsed"]),
     ],
 )  # fmt: skip
@@ -126,6 +131,12 @@ def test_what_is_refused(studio, petrun, line, words):
     said = " ".join(done.err.split())
     assert done.code and all(word in said for word in words), done.err
     assert "Traceback" not in done.err and (snapshot(studio / "pipe"), snapshot(studio / "pics")) == before
+
+
+def test_a_dry_run_shows_captions(studio, petrun):
+    done = petrun(TRAIN + "--dry-run")
+    assert done.code == 0 and "pics/1.png: a blue square" in done.out, done.err
+    assert "unet, pipe" in done.out and not (studio / "runs").exists()
 
 
 def test_settings_of_pictures_have_no_effect_on_texts(studio, petrun):
