@@ -166,9 +166,9 @@ CASES = {
         ["bert/config.json: has no model_type", "--model names it: bert, bloom"],
     ),
     "unknown model type": (
-        config("bert", model_type="t5"),
+        config("bert", model_type="bart"),
         BERT,
-        ["model_type = 't5' is not supported", "--model module:function"],
+        ["model_type = 'bart' is not supported", "--model module:function"],
     ),
     "unknown activation": (
         config("bert", hidden_act="unknown"),
