@@ -88,7 +88,11 @@ def test_the_layout_of_a_prefix(write_tokens, names):
 
 
 REFUSED = {
-    "two halves": ({"num_transformer_submodules": 2}, None, "num_transformer_submodules: 2 is not supported for this base"),
+    "two halves": (
+        {"num_transformer_submodules": 2},
+        None,
+        "num_transformer_submodules: 2 is not supported for this base",
+    ),
     "task": ({"task_type": "QUESTION_ANS"}, None, "task_type: 'QUESTION_ANS' is not supported"),
     "other field": ({"gated": True}, None, "gated: True is not supported"),
     "tokens": ({"num_virtual_tokens": None}, None, "num_virtual_tokens: must be a positive whole number"),
