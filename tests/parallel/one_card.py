@@ -29,6 +29,7 @@ from petrun.train.schedules import Schedule
 from petrun.train.step import TrainStep
 from tests.models import reference
 from tests.models.agreement import CHATGLM
+from tests.models.t5_cases import GATED
 from tests.models.transformers_cases import BLOOM, GEMMA2, GEMMA3, GLM, MIXTRAL, OPT, PHI3, QWEN3_MOE, ROBERTA
 
 B, T, SLOTS, LAYERS = 2, 64, 72, 1
@@ -52,6 +53,7 @@ CONFIGS = {
         **OPT, **WIDER, "ffn_dim": 96, "word_embed_proj_dim": 32, "do_layer_norm_before": False, "max_position_embeddings": 80,
         "dropout": 0.1, "attention_dropout": 0.1,
     },
+    "t5": {**GATED, "num_layers": LAYERS, "d_model": 64, "d_kv": 16, "d_ff": 96, "dropout_rate": 0.1},
     "qwen3": {**reference.LLAMA, **WIDER, "model_type": "qwen3", "head_dim": 32, "attention_bias": False},
 }  # fmt: skip
 
