@@ -79,7 +79,7 @@ def test_feedforward_in_every_form(write_ia3, names, feedforward):
 REFUSED = {
     "other field": ({}, {"use_gate": True}, "use_gate: True is not supported"),
     "layers": ({}, {"layers_to_transform": [1]}, r"layers_to_transform: \[1\] is not supported"),
-    "task": ({}, {"task_type": "SEQ_2_SEQ_LM"}, "task_type: 'SEQ_2_SEQ_LM' is not supported"),
+    "task": ({}, {"task_type": "QUESTION_ANS"}, "task_type: 'QUESTION_ANS' is not supported"),
     "regex": ({}, {"feedforward_modules": "a(b"}, r"feedforward_modules: 'a\(b' is not a regular expression"),
     "side": ({}, {"feedforward_modules": []}, r"scale is \[1, 6\], must be \(out, 1\): feedforward_modules does not"),
     "other side": (
