@@ -84,7 +84,7 @@ def test_one_part_is_itself_and_an_unmergeable_part_makes_the_whole_so():
         ("lora+full", "lora and full cannot be joined"),
         ("lora+lora", "lora stands twice"),
         ("lora+", "unknown algorithm ''"),
-        ("lora+bitfitt", "unknown algorithm 'bitfitt'. Did you mean bitfit?"),
+        ("lora+bitfitt", "unknown algorithm 'bitfitt'. Did you mean bitfit"),
     ],
 )
 def test_parts_that_do_not_join(algo, message):
