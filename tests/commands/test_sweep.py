@@ -64,6 +64,7 @@ def test_the_same_command_goes_on_with_a_sweep(swept, petrun):
     assert done.code == 2 and "was begun with other settings" in done.err, done.err
 
 
+@pytest.mark.all_only
 def test_halving_leaves_the_worst_and_the_rest_keep_their_bits(place, petrun):
     """The run that comes to its end was paused twice; a second start takes what was scored."""
     line = f"sweep {COMMON}--over lr=1e-5,3e-3,2e-3,1e30 --halving 2 --out s "

@@ -26,6 +26,7 @@ def check_equal(found, want):
         np.testing.assert_allclose(one["scores"], other["scores"], atol=1e-5)
 
 
+@pytest.mark.all_only
 def test_from_train_to_what_others_load_and_back(place, petrun):
     write_rows(place / "rows.jsonl", ROWS)
     write_rows(place / "words.jsonl", [{"tokens": row["tokens"]} for row in ROWS])

@@ -44,9 +44,13 @@ def test_numbers_are_those_of_the_formula(mode, shape):
 
 
 def test_rows_of_a_share_are_those_of_the_whole_batch(pynative):
-    """Given rows 2 and 3 of a batch of 5 on a rank, they get the numbers that one process draws for them."""
+    """Given rows 2 and 3 of a batch of 5 on a rank, they get the numbers that one process draws for them.
+
+    But for the last bits of logarithm and cosine, which MindSpore computes in vectors, and the rest of a tensor one by one.
+    """
     whole = draw(CounterNormal(1, "b"), (5, 6, 3))
-    np.testing.assert_array_equal(draw(CounterNormal(1, "b"), (2, 6, 3), first=2, rows=2), whole[2:4])
+    mine = draw(CounterNormal(1, "b"), (2, 6, 3), first=2, rows=2)
+    np.testing.assert_allclose(mine, whole[2:4], rtol=2e-6, atol=1e-6)
 
 
 def test_steps_sites_and_seeds_are_independent(pynative):

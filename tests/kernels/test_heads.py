@@ -48,7 +48,9 @@ def test_queries_keys_and_values(b, t, n, d, mode, implementation):
     np.testing.assert_array_equal(dx, w.transpose(1, 3, 0, 2, 4).reshape(b, t, 3 * n * d))
 
 
-@pytest.mark.parametrize("cell", [kernels.SplitHeads, kernels.SplitQkv])
+@pytest.mark.parametrize(
+    "cell", [pytest.param(kernels.SplitHeads, marks=pytest.mark.all_only), kernels.SplitQkv], ids=["heads", "qkv"]
+)
 def test_two_widths_in_one_process(cell, mode, implementation):
     """The same input, another number of heads: nothing that MindSpore inferred for one may serve the other."""
     x = Tensor(normal(3, 9, 24))

@@ -75,7 +75,7 @@ def rows(targets=(0,) * ROWS):
     return dict(zip((*INPUTS, "targets"), (*training_rows(), np.array(targets, np.int32)), strict=True))
 
 
-SLOW = [name if name == "all" else pytest.param(name, marks=pytest.mark.all_only) for name in TRAININGS]
+SLOW = [pytest.param(name, marks=pytest.mark.all_only) for name in TRAININGS]
 
 
 @pytest.mark.parametrize("name", SLOW)
