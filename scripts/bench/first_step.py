@@ -33,9 +33,8 @@ HIDDEN, HEADS, VOCABULARY, TOKENS = 64, 4, 258, 32
 
 def make_base(folder: Path, layers: int, hidden: int = HIDDEN, positions: int = 128) -> None:
     """A Hugging Face folder: config.json, model.safetensors and a tokenizer of one token a byte."""
-    from bases import write_byte_tokenizer
-
     from petrun.tensors import Array, array_entries, write_safetensors
+    from scripts.bench.bases import write_byte_tokenizer
 
     rng = np.random.default_rng(0)
 
