@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from bases import write_byte_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:] = [
@@ -34,7 +35,6 @@ HIDDEN, HEADS, VOCABULARY, TOKENS = 64, 4, 258, 32
 def make_base(folder: Path, layers: int, hidden: int = HIDDEN, positions: int = 128) -> None:
     """A Hugging Face folder: config.json, model.safetensors and a tokenizer of one token a byte."""
     from petrun.tensors import Array, array_entries, write_safetensors
-    from scripts.bench.bases import write_byte_tokenizer
 
     rng = np.random.default_rng(0)
 

@@ -22,6 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from bases import write_qwen2
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:] = [
     str(ROOT),
@@ -91,7 +93,6 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8, help="rows of a batch")
     parser.add_argument("--tokens", type=int, default=256)
     given = parser.parse_args()
-    from scripts.bench.bases import write_qwen2
 
     rates = [f"{k}e-4" for k in range(1, given.rates + 1)]
     with tempfile.TemporaryDirectory() as name:
