@@ -6,6 +6,7 @@ from pathlib import Path
 
 from petrun import console
 from petrun.assets import default_recipe
+from petrun.checkpoint.run_files import is_finished
 from petrun.cluster.world import start_up
 from petrun.config.commands.train import SweepSettings
 from petrun.config.load import load_run_config
@@ -20,7 +21,6 @@ from petrun.training.sweep.members import members_of, parse_axes
 from petrun.training.sweep.plan import PlannedRun, plan_runs
 from petrun.training.sweep.results import (
     MemberResult,
-    is_finished,
     ranked,
     require_same_sweep,
     results_text,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from petrun.checkpoint.run_files import LOG, RESULTS, RUN_YAML
+from petrun.checkpoint.run_files import LOG, RESULTS, RUN_YAML, is_finished
 from petrun.cluster.world import World
 from petrun.config.schema import OutConfig
 from petrun.errors import OutputError
@@ -79,7 +79,7 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        return (self.path / RESULTS).exists()
+        return is_finished(self.path)
 
     def create(self) -> RunFolder:
         """Make the folder; where another run took the number meanwhile, the next one. Raises OutputError."""

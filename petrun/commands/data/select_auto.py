@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from petrun import console
-from petrun.checkpoint.run_files import RESULTS
+from petrun.checkpoint.run_files import is_finished
 from petrun.commands import train
 from petrun.config.commands.data_scores import ScoreSettings, SelectSettings
 from petrun.config.commands.train import TrainSettings
@@ -42,9 +42,9 @@ def make_scores(given: SelectSettings, files: RowFiles, out: Path) -> str:
     if not rows.is_file():
         console.print("step 1 of 3: rows that differ, and a short training on them")
         write_brief(given, files, rows)
-    if not _is_trained(run):
+    if not is_finished(run):
         train.run(TrainSettings(recipe=given.recipe, flags=_training(given, rows, run), sets=given.sets))
-    if not _is_trained(run):
+    if not is_finished(run):
         raise DataError(f"{run}: the training stopped before its end", hint="The same command goes on with it.")
     if not scores.is_file():
         console.print(f"step 2 of 3: {given.by} of all rows by the delta of that training")
@@ -59,10 +59,6 @@ def make_scores(given: SelectSettings, files: RowFiles, out: Path) -> str:
         print_scores(str(scores), scored)
     console.print("step 3 of 3: the best rows")
     return str(scores)
-
-
-def _is_trained(run: Path) -> bool:
-    return (run / RESULTS).is_file()
 
 
 def _of_base(given: SelectSettings) -> JsonObject:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from petrun import __version__, console
 from petrun.assets import default_recipe
-from petrun.checkpoint.run_files import RESULTS, RUN_YAML
+from petrun.checkpoint.run_files import RESULTS, RUN_YAML, is_finished
 from petrun.checkpoint.training_state import Found, clear, find_state
 from petrun.cluster.world import World, start_up
 from petrun.config.load import as_begun, dump_run, load_run_config
@@ -86,7 +86,7 @@ def find_resumed(
         run=run,
         recipe=recipe or str(run_yaml(run)),
         flags={**flags, "out.dir": ("--resume", run)},
-        finished=(folder / RESULTS).exists(),
+        finished=is_finished(folder),
     )
     if found.finished and not _changes_settings(found, sets, allowed):
         console.print(f"{run} is finished: there is nothing to resume")

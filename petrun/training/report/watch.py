@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 
-from petrun.checkpoint.run_files import LOG, RESULTS
+from petrun.checkpoint.run_files import LOG, is_finished
 from petrun.console import bytes_text, table
 from petrun.training.report.page import number
 from petrun.training.run_lock import LOCK, STALE_SECONDS, read_holder
@@ -34,7 +34,7 @@ class RunView:
         """Read the new lines of the log, and the results where the run has ended. Raises ConfigError."""
         place = self.run.folder / LOG
         size = place.stat().st_size if place.is_file() else 0
-        if (self.run.folder / RESULTS).is_file() or size < self._end:
+        if is_finished(self.run.folder) or size < self._end:
             # It ended, or a run that resumed removed what was logged after its last state.
             self.run = read_run(self.run.folder)
             _, self._end = read_log(place)

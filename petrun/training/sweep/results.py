@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from petrun.checkpoint.run_files import RESULTS
 from petrun.console import columns
 from petrun.errors import ConfigError
 from petrun.evaluate.compare import spell
@@ -55,11 +54,6 @@ def read_member(folder: Path, name: str) -> MemberResult:
         train_loss=results.get("train_loss_last"),
         seconds=results.get("seconds"),
     )
-
-
-def is_finished(folder: Path) -> bool:
-    """Return whether the run of a folder came to its end."""
-    return (folder / RESULTS).is_file()
 
 
 def require_same_sweep(folder: Path, axes: Sequence[Axis]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from petrun import console
+from petrun.checkpoint.run_files import is_finished
 from petrun.checkpoint.training_state import Found
 from petrun.cluster.world import ALONE
 from petrun.errors import ConfigError, TrainingError, WeightsError
@@ -25,7 +26,7 @@ from petrun.training.setup.evaluation import evaluator_of
 from petrun.training.setup.starting_delta import algo_to_train
 from petrun.training.setup.training_setup import TrainingSetup
 from petrun.training.sweep.plan import PlannedRun
-from petrun.training.sweep.results import FINISHED, MemberResult, is_finished, read_member
+from petrun.training.sweep.results import FINISHED, MemberResult, read_member
 from petrun.training.sweep.shared_graph import SharedGraph
 from petrun.typing import JsonObject
 
