@@ -26,7 +26,7 @@ from petrun.training.sweep.results import (
     results_text,
     write_results,
 )
-from petrun.training.sweep.shared_graph import SharedGraph, graph_of
+from petrun.training.sweep.shared_graph import SharedGraph
 from petrun.training.sweep.train import pause_run, train_run
 
 REPORT = "sweep.html"
@@ -48,7 +48,7 @@ def run(settings: SweepSettings) -> list[MemberResult]:
     members = members_of(axes)
     planned = plan_runs(settings, members, folder, device)
     points = rungs(len(planned), settings.halving) if settings.halving is not None else ()
-    graphs = len({graph_of(one.resolved.config) for one in planned})
+    graphs = len({one.graph for one in planned})
     steps = steps_of(planned, points)
     console.tell(f"{len(planned)} runs, {steps} steps in all, {graphs} training graph{'s' if graphs > 1 else ''}")
     console.tell(f"in {folder}; where it is interrupted, the same command with --out {folder} goes on")
@@ -61,12 +61,12 @@ def run(settings: SweepSettings) -> list[MemberResult]:
     write_results(folder, axes, members, [])
 
     def pause(one: PlannedRun, step: int) -> MemberResult:
-        console.print(f"\n{one.member.name} up to step {step}")
+        console.tell(f"\n{one.member.name} up to step {step}")
         return pause_run(one, shared, step)
 
     alive, found = best_of(planned, points, planned[0].resolved.sources.best, pause)
     for number, one in enumerate(alive, 1):
-        console.print(f"\nrun {number} of {len(alive)}: {one.member.name}")
+        console.tell(f"\nrun {number} of {len(alive)}: {one.member.name}")
         write_results(folder, axes, members, found)
         found.append(train_run(one, shared))
     write_results(folder, axes, members, found)

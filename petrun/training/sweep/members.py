@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from petrun.config.flags import DELTA_FLAGS, flag_of
-from petrun.config.load import parse_assignment
+from petrun.config.load import known_keys, parse_assignment
 from petrun.config.options import Flags
-from petrun.config.schema import RunConfig
-from petrun.config.section import Section
+from petrun.delta.method import MethodConfig
 from petrun.errors import ConfigError
 
 _EXAMPLE = "Example: --over lr=1e-4,3e-4 --over delta.rank=4,8"
@@ -113,12 +112,7 @@ def _key_of(name: str) -> str:
     """Return the key of a flag's name, such as lr or batch-size; the name itself where it is a key."""
     if "." in name:
         return name
-    keys = list(DELTA_FLAGS)
-    for section, field in RunConfig.model_fields.items():
-        kind = field.annotation
-        leaves = kind.model_fields if isinstance(kind, type) and issubclass(kind, Section) else None
-        keys += [section] if leaves is None else [f"{section}.{leaf}" for leaf in leaves]
-    for key in keys:
+    for key in (*DELTA_FLAGS, *known_keys(MethodConfig)):
         try:
             flag = flag_of(key)[1].flag
         except KeyError:

@@ -27,6 +27,8 @@ class PlannedRun:
     member: Member
     folder: Path
     resolved: ResolvedRun
+    graph: str
+    """As `graph_of` has it: runs with the same text share a graph."""
 
 
 def plan_runs(settings: SweepSettings, members: Sequence[Member], folder: Path, device: Device) -> list[PlannedRun]:
@@ -49,16 +51,17 @@ def plan_runs(settings: SweepSettings, members: Sequence[Member], folder: Path, 
     _require_different(given)
     for member, one in given:
         resolved = resolve(one, read_start(one), device, 1)
-        memory = check_memory(resolved, 1)
-        if not found:
-            console.tell(f"memory  {memory}")
         graph = graph_of(resolved.config)
         if graph in first:
             resolved = replace(resolved, sources=first[graph].sources)
-        first.setdefault(graph, resolved)
-        found.append(PlannedRun(member=member, folder=folder / member.name, resolved=resolved))
+        else:
+            memory = check_memory(resolved, 1)
+            if not first:
+                console.tell(f"memory  {memory}")
+            first[graph] = resolved
+        found.append(PlannedRun(member=member, folder=folder / member.name, resolved=resolved, graph=graph))
     order = list(first)
-    return sorted(found, key=lambda one: order.index(graph_of(one.resolved.config)))
+    return sorted(found, key=lambda one: order.index(one.graph))
 
 
 def _require_different(given: list[tuple[Member, Resolved]]) -> None:

@@ -46,9 +46,11 @@ class SharedGraph:
     def __init__(self) -> None:
         self._built: _Built | None = None
 
-    def build(self, resolved: ResolvedRun) -> TrainingSetup:
-        """Return the run up to its first step. What was returned before is of no use afterwards. Raises as build_training."""
-        graph = graph_of(resolved.config)
+    def build(self, resolved: ResolvedRun, graph: str) -> TrainingSetup:
+        """Return the run up to its first step. `graph`: as `graph_of` has it. What was returned before is of no use afterwards.
+
+        Raises as build_training.
+        """
         if self._built is None or self._built.graph != graph:
             self._built = None
             # Two bases at a time would take twice the memory.

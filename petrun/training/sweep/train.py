@@ -57,7 +57,7 @@ def train_run(one: PlannedRun, shared: SharedGraph, until: int | None = None) ->
         out, resumes = run_folder.choose_for_ranks(
             config.out, algo_to_train(one.resolved.settings, None), ALONE, lock, longer=finished
         )
-        setup = shared.build(one.resolved)
+        setup = shared.build(one.resolved, one.graph)
         if (one.folder / STATES / FINGERPRINT).is_file():
             _require_same_run(one, fingerprint_of(setup.resolved, setup.assembled.loaded))
         if finished:
