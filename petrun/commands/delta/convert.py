@@ -23,7 +23,8 @@ from petrun.interop.gguf import require_gguf, write_gguf
 from petrun.interop.mindpet.writing import write_mindpet
 from petrun.interop.vllm import require_vllm
 from petrun.models.factory import read_family
-from petrun.tensors import open_tensors
+from petrun.tensors import TensorReader, atomic_folder, open_tensors
+from petrun.typing import JsonObject
 
 _FORMATS = ("petrun", "peft", "mindpet", "gguf", "vllm", *FORMS)
 _OF_PEFT = ("peft", "vllm", "gguf")
@@ -66,7 +67,7 @@ def run(settings: ConvertSettings) -> None:
         return
     if kind in FORMS:
         count = write_unet_lora(made, path, kind)
-        console.print(f"wrote {path}: a LoRA on {count} layers of a U-Net, in {kind}'s names")
+        console.tell(f"wrote {path}: a LoRA on {count} layers of a U-Net, in {kind}'s names")
         return
     assert made.manifest is not None
     written = save_delta(path, made.tensors, made.manifest)
@@ -85,20 +86,25 @@ def _write_of_peft(kind: str, settings: ConvertSettings, out: str) -> None:
         export.write(made, out, sources, settings.task)
         console.tell(f"wrote {out}: a peft adapter of {given.algo}")
         return
+    if kind == "vllm":
+        with atomic_folder(Path(out).expanduser()) as folder:
+            export.write(made, str(folder), sources, settings.task)
+            fields, adapter = _adapter(folder)
+            rank = require_vllm(fields, adapter.names)
+        console.tell(f"wrote {out}: a peft adapter that vLLM loads")
+        console.tell(f"vllm serve BASE --enable-lora --max-lora-rank {rank} --lora-modules {Path(out).name}={out}")
+        return
+    raw, _, _ = read_family(base_path(ModelConfig(base=settings.base, family=settings.family)), settings.family)
     with tempfile.TemporaryDirectory() as name:
-        folder = export.write(made, str(Path(name) / "adapter"), sources, settings.task)
-        fields = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        adapter = open_tensors(folder / ADAPTER_WEIGHTS)
-        if kind == "gguf":
-            raw, _, _ = read_family(base_path(ModelConfig(base=settings.base, family=settings.family)), settings.family)
-            layers = write_gguf(adapter, fields, raw, Path(out).expanduser())
-            console.tell(f"wrote {out}: a GGUF adapter of {layers} layers")
-            console.print(f"llama.cpp: llama-cli -m BASE.gguf --lora {out}; Ollama, in a Modelfile: ADAPTER {out}")
-            return
-        rank = require_vllm(fields, adapter.names)
-    export.write(made, out, sources, settings.task)
-    console.tell(f"wrote {out}: a peft adapter that vLLM loads")
-    console.print(f"vllm serve BASE --enable-lora --max-lora-rank {rank} --lora-modules {Path(out).name}={out}")
+        fields, adapter = _adapter(export.write(made, str(Path(name) / "adapter"), sources, settings.task))
+        layers = write_gguf(adapter, fields, raw, Path(out).expanduser())
+    console.tell(f"wrote {out}: a GGUF adapter of {layers} layers")
+    console.tell(f"llama.cpp: llama-cli -m BASE.gguf --lora {out}; Ollama, in a Modelfile: ADAPTER {out}")
+
+
+def _adapter(folder: Path) -> tuple[JsonObject, TensorReader]:
+    """Return (adapter_config.json, the tensors) of a peft folder that was written just now."""
+    return json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")), open_tensors(folder / ADAPTER_WEIGHTS)
 
 
 def _plain(given: Delta, as_algo: str | None) -> Delta:
