@@ -48,6 +48,11 @@ def run(settings: SweepSettings) -> list[MemberResult]:
     members = members_of(axes)
     planned = plan_runs(settings, members, folder, device)
     points = rungs(len(planned), settings.halving) if settings.halving is not None else ()
+    if settings.halving is not None and not points:
+        raise ConfigError(
+            f"--halving {settings.halving}: has no effect on {len(planned)} runs",
+            hint="Leave it out, or give more values.",
+        )
     graphs = len({one.graph for one in planned})
     steps = steps_of(planned, points)
     console.tell(f"{len(planned)} runs, {steps} steps in all, {graphs} training graph{'s' if graphs > 1 else ''}")

@@ -110,6 +110,8 @@ def test_a_dry_run_checks_every_run_and_writes_nothing(place, petrun, refused):
         "sweep --base bert --data reviews.jsonl --steps 2 --over lr=1e-3,0.001 --out s", ["are the same run"], code=2
     )
     refused("sweep --base bert --data reviews.jsonl --steps 2 --out s", ["at least one --over"], code=2)
+    few = "sweep --base bert --data reviews.jsonl --steps 2 --over lr=1e-3,2e-3 --halving 3 --out s"
+    refused(few, ["--halving 3: has no effect on 2 runs"], code=2)
 
 
 @pytest.mark.all_only
