@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from petrun import console
 from petrun.algebra.derived import source_line
 from petrun.algebra.plain_lora import PLAIN, as_lora, layers
-from petrun.checkpoint.delta import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Delta, save_delta
-from petrun.commands import export
+from petrun.checkpoint.delta import Delta, save_delta
+from petrun.commands.delta.adapters import ADAPTERS, require_writable, write_adapter
 from petrun.commands.delta.files import check_out
 from petrun.config.commands.delta import ConvertSettings
-from petrun.config.schema import ModelConfig
 from petrun.errors import ConfigError, did_you_mean
-from petrun.inference.assembly import base_path
 from petrun.inference.delta_opener import DeltaOpener
 from petrun.interop.diffusers.writing import FORMS, write_unet_lora
-from petrun.interop.gguf import require_gguf, write_gguf
 from petrun.interop.mindpet.writing import write_mindpet
-from petrun.interop.vllm import require_vllm
-from petrun.models.factory import read_family
-from petrun.tensors import TensorReader, atomic_folder, open_tensors
-from petrun.typing import JsonObject
 
-_FORMATS = ("petrun", "peft", "mindpet", "gguf", "vllm", *FORMS)
-_OF_PEFT = ("peft", "vllm", "gguf")
-"""Formats that are a peft folder, or are made of one."""
+_FORMATS = ("petrun", "mindpet", *ADAPTERS, *FORMS)
 _SUFFIXES = {
     "petrun": (".ckpt", ".safetensors"),
     "mindpet": (".ckpt",),
@@ -54,8 +43,10 @@ def run(settings: ConvertSettings) -> None:
         raise ConfigError(f"--as {as_algo} is unknown", hint=f"{PLAIN} is the form of its variants.")
     if task is not None and kind not in ("peft", "vllm"):
         raise ConfigError("--task is for --to peft, where the delta does not say it", hint="Leave --task out.")
-    if kind in _OF_PEFT:
-        _write_of_peft(kind, settings, out)
+    if kind in ADAPTERS:
+        require_writable(kind, settings, out)
+        (given,) = DeltaOpener(settings)(delta)
+        write_adapter(kind, _plain(given, as_algo), settings, out)
         return
     path = check_out(out, _SUFFIXES[kind])
     (given,) = DeltaOpener(settings)(delta)
@@ -72,39 +63,6 @@ def run(settings: ConvertSettings) -> None:
     assert made.manifest is not None
     written = save_delta(path, made.tensors, made.manifest)
     console.tell(f"wrote {path}: {made.algo}, {len(written.owned)} tensors, digest {written.digest[:16]}")
-
-
-def _write_of_peft(kind: str, settings: ConvertSettings, out: str) -> None:
-    """Write a peft folder; for vLLM one that it loads, or for llama.cpp a file made of one."""
-    export.refuse_factory(settings.family)
-    if kind == "gguf":
-        require_gguf()
-        check_out(out, _SUFFIXES[kind])
-    (given,) = DeltaOpener(settings)(settings.delta)
-    sources, made = replace(settings, alpha=None), _plain(given, settings.as_algo)
-    if kind == "peft":
-        export.write(made, out, sources, settings.task)
-        console.tell(f"wrote {out}: a peft adapter of {given.algo}")
-        return
-    if kind == "vllm":
-        with atomic_folder(Path(out).expanduser()) as folder:
-            export.write(made, str(folder), sources, settings.task)
-            fields, adapter = _adapter(folder)
-            rank = require_vllm(fields, adapter.names)
-        console.tell(f"wrote {out}: a peft adapter that vLLM loads")
-        console.tell(f"vllm serve BASE --enable-lora --max-lora-rank {rank} --lora-modules {Path(out).name}={out}")
-        return
-    raw, _, _ = read_family(base_path(ModelConfig(base=settings.base, family=settings.family)), settings.family)
-    with tempfile.TemporaryDirectory() as name:
-        fields, adapter = _adapter(export.write(made, str(Path(name) / "adapter"), sources, settings.task))
-        layers = write_gguf(adapter, fields, raw, Path(out).expanduser())
-    console.tell(f"wrote {out}: a GGUF adapter of {layers} layers")
-    console.tell(f"llama.cpp: llama-cli -m BASE.gguf --lora {out}; Ollama, in a Modelfile: ADAPTER {out}")
-
-
-def _adapter(folder: Path) -> tuple[JsonObject, TensorReader]:
-    """Return (adapter_config.json, the tensors) of a peft folder that was written just now."""
-    return json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")), open_tensors(folder / ADAPTER_WEIGHTS)
 
 
 def _plain(given: Delta, as_algo: str | None) -> Delta:
