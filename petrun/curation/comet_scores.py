@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from petrun import console
@@ -11,6 +10,8 @@ from petrun.curation.comet_model import find_comet_model
 from petrun.curation.parts import NO_PARTS, PartReader
 from petrun.curation.reading import RowFiles
 from petrun.curation.score_file import ScoredRows
+from petrun.data.formats.jsonl import JSONL
+from petrun.data.formats.table import read_records
 from petrun.errors import ConfigError, DataError
 from petrun.typing import JsonObject
 
@@ -72,23 +73,12 @@ def score_comet(given: ScoreSettings, files: RowFiles, model: str) -> ScoredRows
 
 def read_predictions(path: str) -> dict[int, str]:
     """Read what `petrun predict` wrote of rows of instruct: number of a row -> its text. Raises DataError naming the line."""
-    try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+    records = read_records(Path(path).expanduser(), format=JSONL.name)
     found: dict[int, str] = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: is not JSON: {error}") from error
-        if (
-            not isinstance(entry, dict)
-            or not isinstance(entry.get("prediction"), str)
-            or not isinstance(entry.get("row"), int)
-        ):
+    for i, entry in enumerate(records.rows):
+        if not isinstance(entry.get("prediction"), str) or not isinstance(entry.get("row"), int):
             raise DataError(
-                f"{path}, line {number}: holds no row with a prediction",
+                f"{records.where(i)}: holds no row with a prediction",
                 hint="petrun predict --task instruct writes them.",
             )
         found[entry["row"]] = entry["prediction"]

@@ -20,7 +20,8 @@ def read_done(path: Path, fingerprint: str) -> list[Any]:
     [] and no file where it is of another pass, or where nothing was done. `fingerprint`: of the pass, as its first line has it.
     """
     entries: list[Any] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    # Bytes: a text may hold separators of lines that JSON does not escape, and the last line may end within a character.
+    for line in path.read_bytes().split(b"\n") if path.is_file() else ():
         try:
             entries.append(json.loads(line))
         except ValueError:

@@ -85,9 +85,9 @@ def test_sides_of_a_row_are_scored_without_references(folder, capfd):
 
 
 def test_predictions_are_the_translations_and_answers_the_references(folder):
-    write_jsonl(
-        folder / "predictions.jsonl", [{"row": i, "prediction": text} for i, text in ((1, "y"), (0, "a c"), (2, ""))]
-    )
+    # A text may hold a separator of lines.
+    texts = ((1, "y"), (0, "a\u2028c"), (2, ""))
+    write_jsonl(folder / "predictions.jsonl", [{"row": i, "prediction": text} for i, text in texts])
     assert call([*LINE, "--by", "comet:ref", "--encoder", "encoder", "--predictions", "predictions.jsonl"]) == 0
     header, *found = read_jsonl(folder / "scores.jsonl")
     # A row without a reference has no score; an empty prediction has one.

@@ -15,6 +15,13 @@ def test_a_line_that_was_cut_is_dropped(tmp_path):
     assert path.read_text(encoding="utf-8").endswith("\n"), "the next line is appended"
 
 
+def test_a_text_may_hold_a_separator_of_lines_and_the_last_line_end_within_a_character(tmp_path):
+    path = tmp_path / "scores.partial"
+    path.write_bytes('{"fingerprint": "a"}\n[0, "一\u2028\u0085"]\n[1, "二'.encode()[:-1])
+    assert read_done(path, "a") == [[0, "一\u2028\u0085"]]
+    assert read_done(path, "a") == [[0, "一\u2028\u0085"]], "as it was left"
+
+
 def test_another_pass_is_begun_anew(tmp_path):
     path = tmp_path / "scores.partial"
     assert read_done(path, "a") == []
