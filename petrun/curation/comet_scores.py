@@ -9,7 +9,7 @@ from petrun.config.commands.data_scores import ScoreSettings
 from petrun.curation.comet_model import find_comet_model
 from petrun.curation.parts import NO_PARTS, PartReader
 from petrun.curation.reading import RowFiles
-from petrun.curation.score_file import ScoredRows
+from petrun.curation.score_file import ScoredRows, place_of
 from petrun.data.formats.jsonl import JSONL
 from petrun.data.formats.table import read_records
 from petrun.errors import ConfigError, DataError
@@ -29,13 +29,12 @@ def score_comet(given: ScoreSettings, files: RowFiles, model: str) -> ScoredRows
     comet = find_comet_model(model, given.encoder, given.comet_python)
     predicted = None if given.predictions is None else read_predictions(given.predictions)
     reader = PartReader(source=given.source, target=given.target)
-    numbers = {str(source.path): i for i, source in enumerate(files.sources)}
     entries: list[JsonObject] = []
     samples: list[JsonObject] = []
     scored: list[int] = []
     for i, row in enumerate(files):
         parts = reader(row)
-        entries.append({"file": numbers[row.file], "line": row.line, "score": None, "reason": NO_PARTS})
+        entries.append({**place_of(files, row), "score": None, "reason": NO_PARTS})
         sample = {"src": parts.question, "mt": parts.answer}
         if predicted is not None:
             if i not in predicted:

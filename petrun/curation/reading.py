@@ -86,6 +86,14 @@ class RowFiles:
         """The files that are read, which no result may replace."""
         return [source.path for source in self.sources]
 
+    def place(self, row: DataRow) -> tuple[int, int]:
+        """Return the number of a row's file among these, and its line."""
+        return self._numbers[row.file], row.line
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {str(source.path): i for i, source in enumerate(self.sources)}
+
     def digests(self) -> list[JsonObject]:
         """Return name, rows and digest of every file, for reports."""
         return [

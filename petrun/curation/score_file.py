@@ -9,15 +9,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from petrun import console
 from petrun.curation.difficulty import DIFFICULTIES, HARDEST
-from petrun.curation.reading import RowFiles
+from petrun.curation.reading import DataRow, RowFiles
 from petrun.curation.writing import json_line
 from petrun.errors import DataError
+from petrun.inference.interrupted_pass import done_of
 from petrun.tensors import atomic_file
 from petrun.typing import JsonObject
 
@@ -30,6 +31,7 @@ class ScoredRows:
 
     header: JsonObject
     rows: Sequence[JsonObject]
+    """With file and line each, as place_of has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +48,24 @@ class Scores:
         return str(self.header["by"])
 
 
-def write_scores(path: Path, header: JsonObject, files: Sequence[JsonObject], rows: Iterable[JsonObject]) -> None:
-    """Write a file of scores. `rows`: with file and line. Raises OutputError."""
+def place_of(files: RowFiles, row: DataRow) -> JsonObject:
+    """Return where a row stands, as its line of a file of scores says it."""
+    file, line = files.place(row)
+    return {"file": file, "line": line}
+
+
+def write_scores(out: str, scored: ScoredRows, files: RowFiles) -> None:
+    """Write a file of scores, remove what was kept for it, and print what the scores are. Raises OutputError."""
+    path = Path(out).expanduser()
     with atomic_file(path) as (file, _):
-        file.write(json_line({_MARK: 1, **header, "files": list(files)}).encode())
-        for row in rows:
+        file.write(json_line({_MARK: 1, **scored.header, "files": files.digests()}).encode())
+        for row in scored.rows:
             file.write(json_line(row).encode())
+    done_of(path).unlink(missing_ok=True)
+    _print_scores(out, scored)
 
 
-def print_scores(out: str, scored: ScoredRows) -> None:
+def _print_scores(out: str, scored: ScoredRows) -> None:
     """Print what the scores are, how they are distributed, and which rows have none."""
     numbers = sorted(row["score"] for row in scored.rows if row["score"] is not None)
     console.tell(f"{scored.header['by']} = {scored.header['formula']}: {scored.header['direction']}")

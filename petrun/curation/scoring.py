@@ -14,12 +14,13 @@ from petrun.config.commands.data_scores import ScoreSettings
 from petrun.config.options import Flags
 from petrun.curation.difficulty import DIFFICULTIES, TOO_LONG, answer_pairs
 from petrun.curation.parts import NO_PARTS, PartReader
-from petrun.curation.reading import STOP, DataRow, RowFiles
-from petrun.curation.score_file import ScoredRows
+from petrun.curation.reading import STOP, RowFiles
+from petrun.curation.score_file import ScoredRows, place_of
 from petrun.curation.similarity import nearest, pair_cosines, pair_margins, unit_vectors
 from petrun.data.examples.example_set import ExampleSet
 from petrun.errors import ConfigError
 from petrun.inference.assembly import attach_delta, set_delta
+from petrun.inference.interrupted_pass import done_of
 from petrun.inference.reward import open_reward_model
 from petrun.inference.sentences.encoder import SentenceEncoder, open_sentence_encoder
 from petrun.inference.settings import InferenceSettings, resolve_settings
@@ -72,7 +73,7 @@ def score_difficulty(given: ScoreSettings, out: Path) -> ScoredRows:
             assembled = attach_delta(loaded, delta, settings.config.train.seed)
             set_delta(assembled, delta)
             loaded = assembled.loaded
-        done = out.with_name(f"{out.name}.partial")
+        done = done_of(out)
         losses, counts = token_losses(settings, pairs.examples, loaded, done, delta, console.print)
     found: dict[int, JsonObject] = {i: {"score": None, "reason": reason} for i, reason in pairs.left_out.items()}
     for k, i in enumerate(pairs.rows.tolist()):
@@ -129,7 +130,6 @@ def score_reward(given: ScoreSettings, files: RowFiles, model: str) -> ScoredRow
     flags, size = of_encoder(given.flags), given.flags.get("eval.batch_size", ("", _ENCODE_ROWS))[1]
     rewards = open_reward_model(model, flags, given.sets, int(str(size)))
     reader = PartReader(source=given.source, target=given.target)
-    numbers = {str(source.path): i for i, source in enumerate(files.sources)}
     rows: list[JsonObject] = []
     all_rows = iter(files)
     while chunk := list(islice(all_rows, _CHUNK_ROWS)):
@@ -137,7 +137,7 @@ def score_reward(given: ScoreSettings, files: RowFiles, model: str) -> ScoredRow
         both = [i for i, each in enumerate(parts) if each.question.strip() and each.answer.strip()]
         found = rewards([(parts[i].question, parts[i].answer) for i in both], console.progress("reward"))
         values: dict[int, float] = dict(zip(both, found.tolist(), strict=True))
-        rows += [{**_place_of(row, numbers), **_reward_entry(values.get(i))} for i, row in enumerate(chunk)]
+        rows += [{**place_of(files, row), **_reward_entry(values.get(i))} for i, row in enumerate(chunk)]
     header: JsonObject = {
         "by": "reward",
         "formula": "output of the model's head for the pair of question and answer",
@@ -159,14 +159,13 @@ def _encoded(
     files: RowFiles, reader: PartReader, encoder: SentenceEncoder, *, sides: bool
 ) -> tuple[list[JsonObject], Array, Array]:
     """Return (place of each row, its question's vector, its answer's where `sides` asks for it), vectors of length 1."""
-    numbers = {str(source.path): i for i, source in enumerate(files.sources)}
     places: list[JsonObject] = []
     questions: list[Array] = []
     answers: list[Array] = []
     rows = iter(files)
     while chunk := list(islice(rows, _CHUNK_ROWS)):
         both = [reader(row) for row in chunk]
-        places += [_place_of(row, numbers) for row in chunk]
+        places += [place_of(files, row) for row in chunk]
         # Plain text has an answer alone.
         questions.append(
             unit_vectors(encoder.encode([parts.question or parts.answer for parts in both], console.progress("encode")))
@@ -175,10 +174,6 @@ def _encoded(
             answers.append(unit_vectors(encoder.encode([parts.answer for parts in both], console.progress("encode"))))
     empty = np.zeros((0, 0), np.float32)
     return places, np.concatenate(questions), np.concatenate(answers) if answers else empty
-
-
-def _place_of(row: DataRow, numbers: dict[str, int]) -> JsonObject:
-    return {"file": numbers[row.file], "line": row.line}
 
 
 def question_vectors(

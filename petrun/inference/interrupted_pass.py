@@ -14,6 +14,11 @@ T = TypeVar("T")
 _GROUP_ROWS = 64
 
 
+def done_of(out: Path) -> Path:
+    """Return the file beside a result in which a pass keeps what is done, until the result is there."""
+    return Path(f"{out}.partial")
+
+
 def read_done(path: Path, fingerprint: str) -> list[Any]:
     """Return the values of an interrupted pass, and leave the file with these alone: its last line may be half of one.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from petrun import console
 from petrun.config.commands.data import BacktranslateSettings
 from petrun.config.commands.text import SessionSettings
@@ -14,6 +12,7 @@ from petrun.curation.reading import STOP, RowFiles
 from petrun.errors import ConfigError
 from petrun.inference.assembly import delta_if_given
 from petrun.inference.generation.session import Decoding, Session
+from petrun.inference.interrupted_pass import done_of
 from petrun.typing import JsonObject
 
 
@@ -51,7 +50,7 @@ def run(given: BacktranslateSettings) -> None:
         "temperature": how.temperature,
         "top_p": how.top_p,
     }
-    done, asked = Path(f"{out}.partial"), console.progress("ask")
+    done, asked = done_of(out), console.progress("ask")
     count = sum(1 for _ in files)
     with row_output(out, files, "backtranslate", settings) as output:
         key = (files.digests(), files.on_bad_row, settings)

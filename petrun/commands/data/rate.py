@@ -11,10 +11,11 @@ from petrun.config.effect import require_effect
 from petrun.curation.parts import PartReader
 from petrun.curation.rating import EXPECTED, LEVELS, Rater, doubt, rating_prompt
 from petrun.curation.reading import STOP, RowFiles
-from petrun.curation.score_file import ScoredRows, print_scores, write_scores
+from petrun.curation.score_file import ScoredRows, place_of, write_scores
 from petrun.errors import ConfigError, did_you_mean
 from petrun.inference.assembly import delta_if_given
 from petrun.inference.generation.session import Decoding, Session
+from petrun.inference.interrupted_pass import done_of
 from petrun.tensors.output import check_file
 from petrun.typing import JsonObject
 
@@ -53,16 +54,12 @@ def run(given: RateSettings) -> None:
         seed=given.seed,
     )
     rater = Rater(session=session, by=given.by, prompt=prompt, decoding=decoding, samples=given.samples, reader=reader)
-    done, told = Path(f"{out}.partial"), console.progress("rate")
-    places = {str(source.path): i for i, source in enumerate(files.sources)}
+    done, told = done_of(out), console.progress("rate")
     count, rows = sum(1 for _ in files), []
     for each in rater(files, done, (files.digests(), header, given.source, given.target)):
-        rows.append({"file": places[each.row.file], "line": each.row.line, **each.found})
+        rows.append({**place_of(files, each.row), **each.found})
         told(len(rows), count)
-    scored = ScoredRows(header=header, rows=rows)
-    write_scores(out, scored.header, files.digests(), scored.rows)
-    done.unlink(missing_ok=True)
-    print_scores(str(given.out), scored)
+    write_scores(str(given.out), ScoredRows(header=header, rows=rows), files)
     if (note := doubt(rows)) is not None:
         console.print(note)
 

@@ -8,7 +8,7 @@ from petrun.config.commands.data_scores import SCORES, ScoreSettings
 from petrun.curation.comet_scores import score_comet
 from petrun.curation.parts import PartReader
 from petrun.curation.reading import STOP, RowFiles
-from petrun.curation.score_file import print_scores, write_scores
+from petrun.curation.score_file import write_scores
 from petrun.curation.scoring import score_difficulty, score_reward, score_similarity
 from petrun.errors import ConfigError, did_you_mean
 from petrun.tensors.output import check_file
@@ -40,16 +40,15 @@ def run(given: ScoreSettings) -> None:
     files = RowFiles(given.files, STOP, columns=PartReader(source=given.source, target=given.target).columns)
     predicted = [Path(given.predictions).expanduser()] if given.predictions else []
     check_file("--out", given.out, [*files.inputs, *predicted])
-    out = Path(given.out).expanduser()
     if kind == REWARD:
         scored = score_reward(given, files, model)
     elif kind == COMET:
         scored = score_comet(given, files, model)
+    elif kind == SIMILARITY:
+        scored = score_similarity(given, files)
     else:
-        scored = score_similarity(given, files) if kind == SIMILARITY else score_difficulty(given, out)
-    write_scores(out, scored.header, files.digests(), scored.rows)
-    Path(f"{out}.partial").unlink(missing_ok=True)
-    print_scores(given.out, scored)
+        scored = score_difficulty(given, Path(given.out).expanduser())
+    write_scores(given.out, scored, files)
 
 
 def _refuse_idle(given: ScoreSettings, kind: str) -> None:

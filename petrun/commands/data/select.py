@@ -31,8 +31,7 @@ def run(given: SelectSettings) -> None:
     out = check_out(given.out, files, given.scores)
     top = parse_top(given.top)
     scores = read_scores(given.scores or make_scores(given, files, out), files)
-    numbers = {str(source.path): i for i, source in enumerate(files.sources)}
-    places = [(numbers[row.file], row.line) for row in files]
+    places = [files.place(row) for row in files]
     most = given.most if given.most is not None else HARDEST if scores.by in DIFFICULTIES else math.inf
     least = given.least if given.least is not None else -math.inf
     reasons = [_reason(scores, place, least, most) for place in places]

@@ -16,7 +16,7 @@ from petrun.config.commands.data_scores import ScoreSettings, SelectSettings
 from petrun.config.commands.train import TrainSettings
 from petrun.config.options import Flags
 from petrun.curation.reading import RowFiles
-from petrun.curation.score_file import print_scores, write_scores
+from petrun.curation.score_file import write_scores
 from petrun.curation.scoring import score_difficulty
 from petrun.curation.self_guided import begin, write_brief
 from petrun.errors import DataError
@@ -54,9 +54,7 @@ def make_scores(given: SelectSettings, files: RowFiles, out: Path) -> str:
             ),
             scores,
         )
-        write_scores(scores, scored.header, files.digests(), scored.rows)
-        scores.with_name(f"{scores.name}.partial").unlink(missing_ok=True)
-        print_scores(str(scores), scored)
+        write_scores(str(scores), scored, files)
     console.print("step 3 of 3: the best rows")
     return str(scores)
 
