@@ -25,4 +25,5 @@ export GLOG_v="${GLOG_v:-3}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # Where this pytest is killed, its workers go on, send themselves a SIGINT after 5 seconds (execnet) and end after 15 at the latest: what
 # a test that was running then says of an interruption means nothing.
-exec "$venv/bin/python" -m pytest -n "${PETRUN_TEST_WORKERS:-2}" --dist loadfile ${selection[@]+"${selection[@]}"} "$@"
+# In the order of the files: with the files of few tests last, as xdist has it, one worker is often alone with a long one.
+exec "$venv/bin/python" -m pytest -n "${PETRUN_TEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder ${selection[@]+"${selection[@]}"} "$@"

@@ -11,13 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from petrun.data.tasks import DECODER_TASKS
-from petrun.models.base import Family
-from petrun.models.classifier import with_classifier
 from petrun.models.fields import Fields
 from petrun.models.llama_config import LlamaConfig, grouped_heads
+from petrun.models.llama_family import llama_family
 from petrun.models.llama_names import LLAMA, NetNames, names, sites, with_cells
-from petrun.models.llama_net import build
 from petrun.models.parts import ACTIVATIONS
 from petrun.models.rope import Rope, parse_rope
 from petrun.typing import JsonObject
@@ -147,22 +144,15 @@ def _stored(config: LlamaConfig) -> NetNames:
     return _FOUR_NORMS if config.sandwich else LLAMA
 
 
-FAMILY = with_classifier(
-    Family(
-        name="gemma",
-        hf_classes={"gemma": "GemmaForCausalLM", "gemma2": "Gemma2ForCausalLM", "gemma3_text": "Gemma3ForCausalLM"},
-        tasks=DECODER_TASKS,
-        inputs=("input_ids", "segment_ids", "position_ids"),
-        parse=parse,
-        build=build,
-        sites=lambda config: sites(config, _stored(config)),
-        names=lambda config: names(config, _stored(config)),
-        prefixes=("", "model."),
-        ignored=("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"),
-    ),
-    {
+FAMILY = llama_family(
+    name="gemma",
+    causal={"gemma": "GemmaForCausalLM", "gemma2": "Gemma2ForCausalLM", "gemma3_text": "Gemma3ForCausalLM"},
+    classes={
         "gemma": "GemmaForSequenceClassification",
         "gemma2": "Gemma2ForSequenceClassification",
         "gemma3_text": "Gemma3TextForSequenceClassification",
     },
+    parse=parse,
+    sites=lambda config: sites(config, _stored(config)),
+    names=lambda config: names(config, _stored(config)),
 )

@@ -6,13 +6,9 @@ Source: GLM team, arXiv:2406.12793; layout and names of transformers' GlmForCaus
 
 from __future__ import annotations
 
-from petrun.data.tasks import DECODER_TASKS
-from petrun.models.base import Family
-from petrun.models.classifier import with_classifier
 from petrun.models.fields import Fields
 from petrun.models.llama_config import LlamaConfig, grouped_heads
-from petrun.models.llama_names import names, sites
-from petrun.models.llama_net import build
+from petrun.models.llama_family import llama_family
 from petrun.models.parts import ACTIVATIONS
 from petrun.models.rope import parse_rope
 from petrun.typing import JsonObject
@@ -52,18 +48,9 @@ def parse(raw: JsonObject) -> LlamaConfig:
     return config
 
 
-FAMILY = with_classifier(
-    Family(
-        name="glm",
-        hf_classes={"glm": "GlmForCausalLM", "glm4": "Glm4ForCausalLM"},
-        tasks=DECODER_TASKS,
-        inputs=("input_ids", "segment_ids", "position_ids"),
-        parse=parse,
-        build=build,
-        sites=sites,
-        names=names,
-        prefixes=("", "model."),
-        ignored=("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"),
-    ),
-    {"glm": "GlmForSequenceClassification", "glm4": "Glm4ForSequenceClassification"},
+FAMILY = llama_family(
+    name="glm",
+    causal={"glm": "GlmForCausalLM", "glm4": "Glm4ForCausalLM"},
+    classes={"glm": "GlmForSequenceClassification", "glm4": "Glm4ForSequenceClassification"},
+    parse=parse,
 )

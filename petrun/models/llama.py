@@ -6,35 +6,22 @@ and names of transformers' ForCausalLM classes.
 
 from __future__ import annotations
 
-from petrun.data.tasks import DECODER_TASKS
-from petrun.models.base import Family
-from petrun.models.classifier import with_classifier
 from petrun.models.llama_config import parse
-from petrun.models.llama_names import names, sites
-from petrun.models.llama_net import build
+from petrun.models.llama_family import llama_family
 
-FAMILY = with_classifier(
-    Family(
-        name="llama",
-        hf_classes={
-            "llama": "LlamaForCausalLM",
-            "mistral": "MistralForCausalLM",
-            "qwen2": "Qwen2ForCausalLM",
-            "qwen3": "Qwen3ForCausalLM",
-        },
-        tasks=DECODER_TASKS,
-        inputs=("input_ids", "segment_ids", "position_ids"),
-        parse=parse,
-        build=build,
-        sites=sites,
-        names=names,
-        prefixes=("", "model."),
-        ignored=("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"),
-    ),
-    {
+FAMILY = llama_family(
+    name="llama",
+    causal={
+        "llama": "LlamaForCausalLM",
+        "mistral": "MistralForCausalLM",
+        "qwen2": "Qwen2ForCausalLM",
+        "qwen3": "Qwen3ForCausalLM",
+    },
+    classes={
         "llama": "LlamaForSequenceClassification",
         "mistral": "MistralForSequenceClassification",
         "qwen2": "Qwen2ForSequenceClassification",
         "qwen3": "Qwen3ForSequenceClassification",
     },
+    parse=parse,
 )

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from petrun.data.tasks import DECODER_TASKS
-from petrun.models.base import Family
-from petrun.models.classifier import with_classifier
 from petrun.models.fields import Fields
 from petrun.models.llama_config import LlamaConfig, chosen_experts, grouped_heads, head_width
+from petrun.models.llama_family import llama_family
 from petrun.models.llama_names import NetNames, names, sites
-from petrun.models.llama_net import build
 from petrun.models.parts import ACTIVATIONS
 from petrun.models.rope import parse_rope
 from petrun.typing import JsonObject
@@ -65,18 +62,11 @@ def parse(raw: JsonObject) -> LlamaConfig:
     return config
 
 
-FAMILY = with_classifier(
-    Family(
-        name="mixtral",
-        hf_classes={"mixtral": "MixtralForCausalLM"},
-        tasks=DECODER_TASKS,
-        inputs=("input_ids", "segment_ids", "position_ids"),
-        parse=parse,
-        build=build,
-        sites=partial(sites, stored=_NAMES),
-        names=partial(names, stored=_NAMES),
-        prefixes=("", "model."),
-        ignored=("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"),
-    ),
-    {"mixtral": "MixtralForSequenceClassification"},
+FAMILY = llama_family(
+    name="mixtral",
+    causal={"mixtral": "MixtralForCausalLM"},
+    classes={"mixtral": "MixtralForSequenceClassification"},
+    parse=parse,
+    sites=partial(sites, stored=_NAMES),
+    names=partial(names, stored=_NAMES),
 )

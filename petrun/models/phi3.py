@@ -7,13 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from petrun.data.tasks import DECODER_TASKS
-from petrun.models.base import Family
-from petrun.models.classifier import with_classifier
 from petrun.models.fields import Fields
 from petrun.models.llama_config import LlamaConfig, grouped_heads, head_width
-from petrun.models.llama_names import names, sites
-from petrun.models.llama_net import build
+from petrun.models.llama_family import llama_family
 from petrun.models.parts import ACTIVATIONS
 from petrun.models.rope import Rope, parse_rope
 from petrun.typing import JsonObject
@@ -75,18 +71,9 @@ def _rope(f: Fields, head_dim: int, positions: int) -> Rope:
     )
 
 
-FAMILY = with_classifier(
-    Family(
-        name="phi3",
-        hf_classes={"phi3": "Phi3ForCausalLM"},
-        tasks=DECODER_TASKS,
-        inputs=("input_ids", "segment_ids", "position_ids"),
-        parse=parse,
-        build=build,
-        sites=sites,
-        names=names,
-        prefixes=("", "model."),
-        ignored=("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"),
-    ),
-    {"phi3": "Phi3ForSequenceClassification"},
+FAMILY = llama_family(
+    name="phi3",
+    causal={"phi3": "Phi3ForCausalLM"},
+    classes={"phi3": "Phi3ForSequenceClassification"},
+    parse=parse,
 )

@@ -5,13 +5,9 @@ Source: Yang et al., arXiv:2505.09388; layout and names of transformers' Qwen3Mo
 
 from __future__ import annotations
 
-from petrun.data.tasks import DECODER_TASKS
-from petrun.models.base import Family
-from petrun.models.classifier import with_classifier
 from petrun.models.fields import Fields
 from petrun.models.llama_config import LlamaConfig, chosen_experts, grouped_heads, head_width
-from petrun.models.llama_names import names, sites
-from petrun.models.llama_net import build
+from petrun.models.llama_family import llama_family
 from petrun.models.parts import ACTIVATIONS
 from petrun.models.rope import parse_rope
 from petrun.typing import JsonObject
@@ -67,18 +63,9 @@ def _plain_layers(f: Fields, layers: int) -> tuple[int, ...]:
     return tuple(i for i in range(layers) if i in named or (i + 1) % step)
 
 
-FAMILY = with_classifier(
-    Family(
-        name="qwen3_moe",
-        hf_classes={"qwen3_moe": "Qwen3MoeForCausalLM"},
-        tasks=DECODER_TASKS,
-        inputs=("input_ids", "segment_ids", "position_ids"),
-        parse=parse,
-        build=build,
-        sites=sites,
-        names=names,
-        prefixes=("", "model."),
-        ignored=("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"),
-    ),
-    {"qwen3_moe": "Qwen3MoeForSequenceClassification"},
+FAMILY = llama_family(
+    name="qwen3_moe",
+    causal={"qwen3_moe": "Qwen3MoeForCausalLM"},
+    classes={"qwen3_moe": "Qwen3MoeForSequenceClassification"},
+    parse=parse,
 )

@@ -75,7 +75,7 @@ def all_reduce(layer):
     return lambda node: node.operator == "AllReduce" and node.layer == layer and "Grad" not in node.scope
 
 
-@pytest.mark.parametrize("job", ["columns", "tokens", "stages"])
+@pytest.mark.parametrize("job", ["columns", pytest.param("tokens", marks=pytest.mark.all_only), "stages"])
 def test_all_ranks_together_compute_what_one_does(job, request):
     run, ranks, layout = request.getfixturevalue(job)
     steps = computed((run, ranks, layout))

@@ -33,35 +33,38 @@ def of_primitives(*arguments, **settings):
         return AdamW(*arguments, **settings)
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-7], ids=["plain", "tiny-gradients"])
 @pytest.mark.parametrize("kind", [AdamW, of_primitives, HostAdamW])
-def test_adamw_is_the_formula(mode, scale, kind):
-    """Tiny gradients show whether eps stands where torch has it: outside the corrected square root. And what is not finite leaves
-    everything as it was."""
+def test_adamw_is_the_formula(mode, kind):
+    """A weight, a bias, which does not decay, and a weight with tiny gradients, which show whether eps stands where torch has it:
+    outside the corrected square root. And what is not finite leaves everything as it was.
+    """
     rng = np.random.default_rng(0)
-    start = rng.normal(size=(4, 3)).astype(np.float32)
-    bias = rng.normal(size=(3,)).astype(np.float32)
-    weight = Parameter(Tensor(start), name="layer.weight")
-    shift = Parameter(Tensor(bias), name="layer.bias")
+    starts = [rng.normal(size=shape).astype(np.float32) for shape in ((4, 3), (3,), (4, 3))]
+    names = ("layer.weight", "layer.bias", "tiny.weight")
+    weights = [Parameter(Tensor(start), name=name) for start, name in zip(starts, names, strict=True)]
     schedule = Schedule(kind="cosine", peak=1e-2, warmup_steps=2, total_steps=6)
-    optimizer = kind([weight, shift], schedule, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1)
+    optimizer = kind(weights, schedule, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1)
     assert optimizer.is_fused == (kind is AdamW and kernels.status().fused)
-    grads = [(scale * rng.normal(size=(4, 3))).astype(np.float32) for _ in range(6)]
-    bias_grads = [(scale * rng.normal(size=(3,))).astype(np.float32) for _ in range(6)]
+    scales = (1.0, 1.0, 1e-7)
+    grads = [
+        [(scale * rng.normal(size=start.shape)).astype(np.float32) for scale, start in zip(scales, starts, strict=True)]
+        for _ in range(6)
+    ]
+    bad = tuple(
+        Tensor(np.full(start.shape, value, np.float32))
+        for start, value in zip(starts, (np.nan, np.inf, 0.0), strict=True)
+    )
     rates = []
-    bad = (Tensor(np.full((4, 3), np.nan, np.float32)), Tensor(np.full(3, np.inf, np.float32)))
-    for g, b in zip(grads, bias_grads, strict=True):
-        before = [p.asnumpy().tobytes() for p in (weight, shift, *optimizer.get_parameters())]
+    for step in grads:
+        before = [p.asnumpy().tobytes() for p in (*weights, *optimizer.get_parameters())]
         optimizer(bad, Tensor(False))
-        assert [p.asnumpy().tobytes() for p in (weight, shift, *optimizer.get_parameters())] == before
-        rates.append(float(optimizer((Tensor(g), Tensor(b)), Tensor(True)).asnumpy()))
+        assert [p.asnumpy().tobytes() for p in (*weights, *optimizer.get_parameters())] == before
+        rates.append(float(optimizer(tuple(map(Tensor, step)), Tensor(True)).asnumpy()))
     ms.set_context(mode=ms.GRAPH_MODE)
     np.testing.assert_allclose(rates, [schedule.at(s) for s in range(6)], rtol=1e-5)
-    expected = reference_adamw(start, grads, rates, 0.9, 0.95, 1e-8, 0.1)
-    np.testing.assert_allclose(weight.asnumpy(), expected, rtol=2e-4, atol=1e-6)
-    np.testing.assert_allclose(
-        shift.asnumpy(), reference_adamw(bias, bias_grads, rates, 0.9, 0.95, 1e-8, 0.0), rtol=2e-4, atol=1e-6
-    )
+    for i, decay in enumerate((0.1, 0.0, 0.1)):
+        expected = reference_adamw(starts[i], [step[i] for step in grads], rates, 0.9, 0.95, 1e-8, decay)
+        np.testing.assert_allclose(weights[i].asnumpy(), expected, rtol=2e-4, atol=1e-6, err_msg=names[i])
 
 
 @pytest.mark.parametrize("kind", [AdamW, of_primitives])

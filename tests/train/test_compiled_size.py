@@ -33,10 +33,8 @@ def size(folder, family, layers):
     return np.array([graphs, len(nodes), sum(len(re.findall(r"[%@]\w+", node)) - 1 for node in nodes)])
 
 
-HEAVY = ("bert", "gpt2", "opt")
-
-
-@pytest.mark.parametrize("family", [pytest.param(f, marks=[pytest.mark.all_only] * (f in HEAVY)) for f in GRAPHS])
+@pytest.mark.all_only
+@pytest.mark.parametrize("family", GRAPHS)
 def test_each_layer_adds_as_much(tmp_path, graph_mode, monkeypatch, family):
     """A loop over the parameters, or a tuple that it makes longer, adds more for each layer than for the one before."""
     monkeypatch.setenv("MS_DEV_DUMP_IR_PASSES", "type_inference,validate")
