@@ -29,17 +29,19 @@ class TensorReader:
         """"safetensors", "torch", "folder" or "ckpt"."""
         self.metadata: dict[str, str] = dict(table.metadata)
         self._tensors: Mapping[str, Stored] = table.tensors
+        self._listed: Mapping[str, object] = table.tensors
+        """Has a key for each name, in their order; a reader around another sets its own."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names in the order of the file."""
-        return tuple(self._tensors)
+        return tuple(self._listed)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._tensors
+        return name in self._listed
 
     def __len__(self) -> int:
-        return len(self._tensors)
+        return len(self._listed)
 
     def info(self, name: str) -> TensorInfo:
         return self._stored(name).info

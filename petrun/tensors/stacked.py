@@ -37,10 +37,9 @@ class StackedReader(TensorReader):
         for name, stack in stacks.items():
             for part in stack.parts or (stack.joined,):
                 owners.setdefault(part, []).append(name)
-        self._names = tuple(
-            dict.fromkeys(n for stored in inner.names for n in owners.get(stored, [renamed.get(stored, stored)]))
+        self._listed = dict.fromkeys(
+            n for stored in inner.names for n in owners.get(stored, [renamed.get(stored, stored)])
         )
-        self._known = frozenset(self._names)
         self._last: tuple[str, Array] | None = None
         """The joined tensor that was read last: its stacks are read one after another, and a merge reads a stack matrix by matrix."""
         for name in stacks:
@@ -55,16 +54,6 @@ class StackedReader(TensorReader):
                     f"{self.path}: {part} is {list(info.shape)} {info.dtype}, {first[0]} is {list(first[1].shape)} {first[1].dtype}",
                     hint="The experts of a layer have one shape and one type: fetch the file again.",
                 )
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self._names
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._known
-
-    def __len__(self) -> int:
-        return len(self._names)
 
     def info(self, name: str) -> TensorInfo:
         stack = self.stacks.get(name)

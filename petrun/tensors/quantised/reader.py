@@ -46,18 +46,7 @@ class PackedReader(TensorReader):
         # A checkpoint stays one: readers leave its optimizer's state out. All else goes by values, not by the file's bytes.
         self.kind = inner.kind if inner.kind == "ckpt" else "packed"
         owners = {part: name for name, tensor in packed.items() for part in tensor.parts}
-        self._names = tuple(dict.fromkeys(owners.get(name, name) for name in inner.names))
-        self._known = frozenset(self._names)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self._names
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._known
-
-    def __len__(self) -> int:
-        return len(self._names)
+        self._listed = dict.fromkeys(owners.get(name, name) for name in inner.names)
 
     def info(self, name: str) -> TensorInfo:
         tensor = self.tensors.get(name)

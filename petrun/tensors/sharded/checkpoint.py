@@ -53,18 +53,8 @@ class ShardedReader(TensorReader):
         self.ranks = tuple(ranks)
         self.dropped: tuple[str, ...] = ()
         """Optimizer state that no layout describes."""
-        self._full = tensors
+        self._full = self._listed = tensors
         self._proved: set[str] = set()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._full)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._full
-
-    def __len__(self) -> int:
-        return len(self._full)
 
     def info(self, name: str) -> TensorInfo:
         return self._found(name).info
