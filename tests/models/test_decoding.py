@@ -147,8 +147,8 @@ def test_more_tokens_than_the_model_has_positions():
 
 
 def test_dynamic_rope_beyond_its_length():
-    net = llama.build(llama.parse({**reference.LLAMA, "rope_scaling": {"type": "dynamic", "factor": 2.0}}))
+    net = llama.FAMILY.build(llama.parse({**reference.LLAMA, "rope_scaling": {"type": "dynamic", "factor": 2.0}}))
     net.check_slots(64)
     with pytest.raises(ModelError, match="max_position_embeddings = 64; 65 tokens"):
         net.check_slots(65)
-    llama.build(llama.parse(reference.LLAMA)).check_slots(65)
+    llama.FAMILY.build(llama.parse(reference.LLAMA)).check_slots(65)

@@ -115,12 +115,12 @@ def test_float16(tmp_path, pynative):
 @pytest.mark.parametrize("name", CASES)
 def test_sites_and_names(name):
     config = llama.parse({**reference.LLAMA, **CASES[name][0]})
-    sites, net = llama.sites(config), llama.build(config)
+    sites, net = llama.FAMILY.sites(config), llama.FAMILY.build(config)
     paths = {path for path, _ in net.cells_and_names()}
     for pattern in (*sites.linears.values(), sites.cores, *sites.sublayers):
         assert sum(fnmatchcase(p, pattern) for p in paths) == 2, pattern
     assert {sites.embedding, sites.head} <= paths
     assert set(sites.linears) == {"q", "k", "v", "o", "gate", "up", "down"}
     assert sites.hf_paths["layers.1.mlp.down"] == "model.layers.1.mlp.down_proj"
-    assert set(llama.names(config)) == {p.name for p in net.get_parameters()}
+    assert set(llama.FAMILY.names(config)) == {p.name for p in net.get_parameters()}
     assert (sites.heads, sites.kv_heads, sites.head_dim) == (config.heads, config.kv_heads, config.head_dim)

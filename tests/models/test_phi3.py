@@ -15,7 +15,7 @@ def test_sites():
 
 
 def test_a_cache_is_refused_where_a_longer_row_has_other_keys():
-    net = phi3.build(phi3.parse(CONFIGS["phi3-long"]))
+    net = phi3.FAMILY.build(phi3.parse(CONFIGS["phi3-long"]))
     net.check_slots(8)
     with pytest.raises(
         ModelError, match="longrope changes the keys of earlier tokens beyond original_max_position_embeddings = 8"

@@ -12,7 +12,7 @@ def test_sites():
     sites = check_sites("qwen3_moe")
     assert set(sites.linears) == {"q", "k", "v", "o", "gate", "up", "down"}
     assert sites.hf_paths["layers.1.mlp.gate"] == "model.layers.1.mlp.gate_proj"
-    everywhere = qwen3_moe.sites(qwen3_moe.parse({**QWEN3_MOE, "mlp_only_layers": []}))
+    everywhere = qwen3_moe.FAMILY.sites(qwen3_moe.parse({**QWEN3_MOE, "mlp_only_layers": []}))
     assert set(everywhere.linears) == {"q", "k", "v", "o"} and everywhere.sublayers == ("layers.*.attn.o",)
 
 
