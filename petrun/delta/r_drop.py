@@ -23,6 +23,7 @@ from petrun.delta.forms import NotStored
 from petrun.delta.method import OF_THE_RUN, Method, MethodConfig, same_values
 from petrun.errors import ConfigError
 from petrun.graph.sites import Sites
+from petrun.graph.unpacked import call_with
 from petrun.kernels import Attention, Dropout, TokenCrossEntropy
 from petrun.typing import Cell, Tensor
 
@@ -64,9 +65,9 @@ class RDropTraining(nn.Cell):
         self.kl_weight = kl_weight
 
     def construct(self, denominator: Tensor, targets: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        doubled = rdrop_repeat(targets, *inputs)
+        doubled = call_with(rdrop_repeat, (targets, *inputs))
         # Divided by twice the denominator, the inner loss of both copies is the mean of the two.
-        value, logits = self.loss(denominator * 2.0, *doubled)
+        value, logits = call_with(self.loss, (denominator * 2.0, *doubled))
         first = logits[0::2]
         apart = both_divergences(first, logits[1::2])
         known = ops.cast(ops.reshape(targets, apart.shape) != IGNORED, ms.float32)

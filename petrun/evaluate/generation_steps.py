@@ -12,6 +12,7 @@ from mindspore import Tensor, nn
 
 from petrun.errors import ModelError
 from petrun.graph.compilations import SteadyCall
+from petrun.graph.unpacked import call_with
 from petrun.kernels import Likeliest
 from petrun.models.decoding import DecodeStep, PrefillStep
 from petrun.models.families import spell_families
@@ -59,7 +60,7 @@ class Pick(nn.Cell):
         self.likeliest = Likeliest()
 
     def construct(self, *args: Tensor) -> Tensor:
-        out = self.step(*args)
+        out = call_with(self.step, args)
         best, finite = self.likeliest(out[0])
         if self.in_place:
             return best, finite, out[0]

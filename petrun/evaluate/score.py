@@ -29,6 +29,7 @@ from petrun.evaluate.figures import (
     tag_scores,
     with_metrics,
 )
+from petrun.graph.unpacked import call_with
 from petrun.kernels import TokenCrossEntropy
 from petrun.tensors import Array
 from petrun.tensors.targets import IGNORED, is_scored
@@ -82,7 +83,7 @@ class TokenScores(nn.Cell):
         self.cross_entropy.set_layout(how, dp, tp)
 
     def construct(self, targets: Tensor, *inputs: Tensor) -> Tensor:
-        logits = self.net(*inputs)
+        logits = call_with(self.net, inputs)
         size = logits.shape[-1]
         flat = ops.reshape(logits, (-1, size))
         wanted = ops.reshape(targets, (-1,))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import nn, ops
 
+from petrun.graph.unpacked import call_with
 from petrun.kernels import SquaredError, TokenCrossEntropy
 from petrun.typing import Cell, Tensor
 
@@ -29,7 +30,7 @@ class SupervisedLoss(nn.Cell):
         self.total = ops.ReduceSum()
 
     def construct(self, denominator: Tensor, targets: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.net(*inputs)
+        logits = call_with(self.net, inputs)
         if targets.dtype == ms.float32:
             errors = self.squared_error(ops.reshape(logits, (-1,)), targets)
             return self.total(errors) / denominator, logits

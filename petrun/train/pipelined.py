@@ -9,6 +9,7 @@ from mindspore import Tensor, nn, ops
 
 from petrun.graph.each import each
 from petrun.graph.state import number
+from petrun.graph.unpacked import call_with
 from petrun.kernels import step_counter
 from petrun.train.adamw import AdamW
 from petrun.train.clipping import times
@@ -121,7 +122,7 @@ class PipelineStep(TrainStep):
         return targets, *inputs
 
     def construct(self, targets: Tensor, *inputs: Tensor) -> Tensor:  # type: ignore[override]
-        value, grads = self.gradient(targets, *inputs)
+        value, grads = call_with(self.gradient, (targets, *inputs))
         # Of each part the loss was divided by how many targets it has.
         factor = float(targets.size // self.micro_batches) / self.denominator
         total = each(widened, grads) if self.split_state else each(added_up, self.sums, grads)

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import mindspore as ms
 from mindspore import nn, ops
 
+from petrun.graph.unpacked import call_with
 from petrun.kernels import TokenCrossEntropy
 from petrun.typing import Cell, Tensor
 
@@ -131,7 +132,7 @@ class PreferenceLoss(nn.Cell):
 
     def construct(self, denominator: Tensor, targets: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         own = inputs[1:] if self.needs_base else inputs
-        logits = self.net(*own)
+        logits = call_with(self.net, own)
         flat = ops.reshape(logits, (-1, logits.shape[-1]))
         losses = ops.reshape(self.cross_entropy(flat, ops.reshape(targets, (-1,))), targets.shape)
         scored = ops.cast(targets != -100, ms.float32)

@@ -9,6 +9,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from petrun.graph.each import each
 from petrun.graph.state import number, zeros_beside
+from petrun.graph.unpacked import call_with
 from petrun.train.adamw import AdamW
 from petrun.train.clipping import GradientClipping
 from petrun.typing import Cell
@@ -66,11 +67,11 @@ class TrainStep(nn.Cell):
 
     def scaled_loss(self, denominator: Tensor, targets: Tensor, *inputs: Tensor) -> Tensor:
         """The loss times the loss scale; the logits stay inside, so they are not kept as an output."""
-        value, _ = self.loss(denominator, targets, *inputs)
+        value, _ = call_with(self.loss, (denominator, targets, *inputs))
         return value * self.scale if self.scaled else value
 
     def construct(self, update: bool, denominator: Tensor, targets: Tensor, *inputs: Tensor) -> Tensor:
-        value, grads = self.gradient(denominator, targets, *inputs)
+        value, grads = call_with(self.gradient, (denominator, targets, *inputs))
         if self.scaled:
             value = value / self.scale
         if not update:

@@ -45,14 +45,14 @@ def build(name, seed=0):
     """A net with weights large enough for the argmax to wander; (net, its sites)."""
     module, raw = FAMILIES[name]
     config = module.parse(raw)
-    net = module.build(config)
+    net = module.FAMILY.build(config)
     rng = np.random.default_rng(seed)
     for p in net.get_parameters():
         scale = 1.0 if "embed" in p.name or "positions" in p.name or "head" in p.name else 0.4
         value = np.ones(p.shape) if "norm" in p.name and p.name.endswith("weight") else scale * rng.normal(size=p.shape)
         p.set_data(Tensor(value.astype(np.float32)))
     net.set_train(False)
-    return net, module.sites(config)
+    return net, module.FAMILY.sites(config)
 
 
 def uncached(net, prompts, count, width=32):

@@ -36,6 +36,7 @@ from petrun.errors import ConfigError
 from petrun.graph.sites import Sites
 from petrun.graph.step_counts import step_count
 from petrun.graph.surgery import resolve_targets, swap
+from petrun.graph.unpacked import call_with
 from petrun.kernels import is_supervised
 from petrun.tensors import Array
 from petrun.typing import Cell, Parameter
@@ -138,7 +139,7 @@ class OrthogonalLoss(nn.Cell):
         self.inner = ops.MatMul(transpose_a=True)
 
     def construct(self, denominator: Tensor, targets: Tensor, *inputs: Tensor) -> Tensor:
-        value, logits = self.loss(denominator, targets, *inputs)
+        value, logits = call_with(self.loss, (denominator, targets, *inputs))
         share = ops.cast(is_supervised(targets), ms.float32).sum() / denominator
         return value + self.weight * share * self.skewness(), logits
 
