@@ -14,7 +14,7 @@ from petrun.models.base import Family, FamilyConfig, StoredName
 from petrun.models.stacked import stacked_view
 from petrun.models.weights import match
 from petrun.tensors import TensorReader
-from petrun.tensors.quantised import bitsandbytes
+from petrun.tensors.quantised import bitsandbytes, groups
 from petrun.tensors.quantised.codecs import CODECS, layout_of, quantise
 from petrun.tensors.quantised.packed import PackedLayout, PackedMatrix
 from petrun.tensors.quantised.reader import PackedReader, PackedTensor
@@ -24,7 +24,7 @@ QUANTISED = "quantization_config"
 """Key of config.json that says in which form the weights are."""
 ORIGINAL = "petrun_original"
 """Key of a file's metadata: the digest of the base that `petrun quantize` read."""
-_METHODS = ("bitsandbytes",)
+_METHODS = ("bitsandbytes", groups.GPTQ, groups.AWQ)
 
 
 def is_quantised(raw: JsonObject) -> bool:
@@ -37,15 +37,26 @@ def without_quantisation(raw: JsonObject) -> JsonObject:
     stated = raw.get(QUANTISED)
     if not stated:
         return raw
-    method = stated.get("quant_method") if isinstance(stated, dict) else None
-    if isinstance(stated, dict) and method is None and (stated.get("load_in_4bit") or stated.get("load_in_8bit")):
-        method = "bitsandbytes"
+    method = _method(stated)
+    problem = groups.unsupported(stated) if method in groups.METHODS else None
     if method not in _METHODS:
+        problem = ("quant_method", method, ", ".join(_METHODS))
+    if problem is not None:
+        key, value, supported = problem
         raise ModelError(
-            f"{QUANTISED}.quant_method = {method!r} is not supported; supported: {', '.join(_METHODS)}",
+            f"{QUANTISED}.{key} = {value!r} is not supported; supported: {supported}",
             hint="Use the float16, bfloat16 or float32 copy of the model: --base-bits 8 or 4 quantises it as it is loaded.",
         )
     return {key: value for key, value in raw.items() if key != QUANTISED}
+
+
+def _method(stated: object) -> object:
+    """Return the tool whose codes a `quantization_config` announces."""
+    if not isinstance(stated, dict):
+        return None
+    method = stated.get("quant_method")
+    in_bits = stated.get("load_in_4bit") or stated.get("load_in_8bit")
+    return "bitsandbytes" if method is None and in_bits else method
 
 
 def require_matrices(names: Mapping[str, StoredName], raw: JsonObject, form: str | None) -> None:
@@ -75,7 +86,7 @@ def quantised_view(
     require_matrices(names, raw, form)
     reader = stacked_view(reader, names, family.prefixes)
     if is_quantised(raw):
-        return _ready_made(reader, family, names, sites, form)
+        return _ready_made(_packed_view(reader, raw[QUANTISED]), family, names, sites, form)
     if form is None:
         return reader
     found = match(reader, names, family.prefixes, family.ignored).found
@@ -105,13 +116,18 @@ def _quantise(reader: TensorReader, stored: str, transposed: bool, form: str) ->
     return quantise(form, np.ascontiguousarray(values.T) if transposed else values, f"{reader.path}: {stored}")
 
 
+def _packed_view(reader: TensorReader, stated: JsonObject) -> PackedReader:
+    if _method(stated) in groups.METHODS:
+        return PackedReader(reader, groups.packed_tensors(reader, stated))
+    return PackedReader(reader, bitsandbytes.packed_tensors(reader))
+
+
 def _ready_made(
-    reader: TensorReader, family: Family, names: Mapping[str, StoredName], sites: Sites, form: str | None
+    view: PackedReader, family: Family, names: Mapping[str, StoredName], sites: Sites, form: str | None
 ) -> PackedReader:
-    view = PackedReader(reader, bitsandbytes.packed_tensors(reader))
     if not view.tensors:
         raise ModelError(
-            f"{reader.path}: config.json says that the weights are quantised, and no matrix is",
+            f"{view.path}: config.json says that the weights are quantised, and no matrix is",
             hint=f"Where they are in full precision, take {QUANTISED} out of config.json.",
         )
     forms = sorted({tensor.layout.form for tensor in view.tensors.values()})
@@ -135,6 +151,8 @@ def outlined_layouts(
     stated = raw.get(QUANTISED)
     chosen = [path for path in shapes if any(fnmatchcase(path, pattern) for pattern in sites.linears.values())]
     if isinstance(stated, dict) and stated:
+        if _method(stated) in groups.METHODS:
+            return {path: groups.layout_of(stated, shapes[path]) for path in chosen}
         form = "int8" if stated.get("load_in_8bit") else "nf4"
     return {} if form is None else {path: layout_of(form, shapes[path]) for path in chosen}
 

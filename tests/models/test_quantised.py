@@ -15,6 +15,7 @@ from petrun.models.factory import ModelSource, load_model, outline_model
 from petrun.tensors import array_entries, open_tensors, write_safetensors
 from petrun.tensors.quantised import bitsandbytes
 from petrun.tensors.quantised.codecs import CODECS, quantise
+from tests.tensors.quantised.group_files import awq, gptq, rounded, values
 from tests.tiny import write_base
 
 QUANTISED = {
@@ -49,6 +50,52 @@ def ready_made(folder, base, form):
     config = json.loads((base / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": QUANTISED[form]}))
     return folder
+
+
+def in_groups(folder, base, method, block=8, desc_act=False):
+    """Two folders of one model: as a tool of GPTQ or AWQ writes it, in 4 bits, and with the values of its codes in float32."""
+    reader = stored_base(ModelConfig(base=str(base), quant="int8")).reader()
+    packed, full = {}, {}
+    for name in reader.names:
+        if reader.held_packed(name) is None:
+            packed[name] = full[name] = reader.inner.read(name)
+            continue
+        is_transposed = reader.held_packed(name).transposed
+        weight = reader.inner.read(name).T if is_transposed else reader.inner.read(name)
+        codes, zeros, scales = rounded(weight, block, 4)
+        groups = np.repeat(np.arange(len(scales)), block)
+        if desc_act:
+            groups = np.random.default_rng(len(name)).permutation(groups)
+        path = name.removesuffix(".weight")
+        packed |= gptq(path, codes, zeros, scales, groups, 4) if method == "gptq" else awq(path, codes, zeros, scales)
+        made = values(codes, zeros, scales, groups)
+        full[name] = np.ascontiguousarray(made.T) if is_transposed else made
+    stated = {"quant_method": method, "bits": 4, "group_size": block, "desc_act": desc_act}
+    config = json.loads((base / "config.json").read_text())
+    for each, arrays, more in (("packed", packed, {"quantization_config": stated}), ("full", full, {})):
+        (folder / each).mkdir(parents=True)
+        write_safetensors(folder / each / "model.safetensors", array_entries(arrays), {"format": "pt"})
+        (folder / each / "config.json").write_text(json.dumps({**config, **more}))
+    return folder / "packed", folder / "full"
+
+
+@pytest.mark.parametrize(
+    ("family", "method", "desc_act"),
+    [("llama", "gptq", False), ("llama", "gptq", True), ("gpt2", "gptq", True), ("llama", "awq", False)],
+)
+def test_folders_of_gptq_and_awq(pynative, bases, tmp_path, family, method, desc_act):
+    folder, full = in_groups(tmp_path, bases[family], method, desc_act=desc_act)
+    found, expected = load(folder), load(full)
+    assert found.quantisation == f"{method}-4" and len(packed_weights(found.net)) > 0
+    ids = np.arange(6, dtype=np.int32)[None] + 4
+    inputs = {"input_ids": ids, "segment_ids": np.ones_like(ids), "position_ids": np.arange(6, dtype=np.int32)[None]}
+    outputs = [model.net(*(Tensor(inputs[name]) for name in model.inputs)).asnumpy() for model in (found, expected)]
+    np.testing.assert_allclose(*outputs, rtol=1e-4, atol=1e-6)
+    outlined = outline_model(ModelSource(base=folder), compute_dtype="float32")
+    shapes = [{p.name: (tuple(p.shape), str(p.dtype)) for p in m.net.get_parameters()} for m in (found, outlined)]
+    assert shapes[0] == shapes[1]
+    with pytest.raises(ModelError, match=f"the base is in {method}-4 already"):
+        load(folder, "nf4")
 
 
 @pytest.mark.parametrize("form", ["int8", "nf4"])

@@ -186,6 +186,7 @@ ELEMENTWISE: dict[str, Compute] = {
     "RealDiv": divide,
     "Reciprocal": of(np.reciprocal),
     "RightShift": of(np.right_shift),
+    "RemainderTensorScalar": of(np.remainder),
     "Rsqrt": rsqrt,
     "Select": of(np.where),
     "SiLU": silu,

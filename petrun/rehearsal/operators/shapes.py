@@ -34,6 +34,10 @@ def concat(node: Node, items: Sequence[Array], axis: int) -> Value:
     return np.concatenate(items, axis)
 
 
+def stack(node: Node, items: Sequence[Array]) -> Value:
+    return np.stack(items, int(str(node.attributes["axis"])))
+
+
 def split_with_size(node: Node, x: Array, sizes: Sequence[int], axis: int) -> Value:
     return tuple(np.split(x, np.cumsum(sizes)[:-1], axis))
 
@@ -159,6 +163,7 @@ SHAPES: dict[str, Compute] = {
     "Split": split,
     "SplitWithSize": split_with_size,
     "Squeeze": squeeze,
+    "Stack": stack,
     "StridedSlice": strided_slice,
     "StridedSliceGrad": strided_slice_grad,
     "Tile": tile,
