@@ -45,9 +45,7 @@ Progress = Callable[[int, int], None]
 
 @contextmanager
 def eval_mode(net: Cell) -> Iterator[None]:
-    """A context manager: dropout is off in its block, and the former mode is set afterwards, as a training run scores the net that it
-    trains.
-    """
+    """A context manager: dropout is off in its block; afterwards the former mode is set, as a run scores the net that it trains."""
     training = bool(net.training)
     net.set_train(False)
     try:
