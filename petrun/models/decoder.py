@@ -58,6 +58,22 @@ class AddPositions(nn.Cell):
         return self.add(x, positions)
 
 
+class RowsOfPositions(nn.Cell):
+    """position_ids (B, T) int32 -> their rows in a table that begins with `unused` others. A cell, as each operator of a pipeline needs a
+    stage."""
+
+    def __init__(self, unused: int) -> None:
+        super().__init__()
+        self.unused, self.add = unused, ops.Add()
+
+    def set_layout(self, how: str, dp: int, tp: int) -> None:
+        """Shard by rows of the batch."""
+        self.add.shard(((dp, 1), ()))
+
+    def construct(self, position_ids: Tensor) -> Tensor:
+        return self.add(position_ids, self.unused) if self.unused else position_ids
+
+
 class Decoder(CachedNet):
     """Inputs: input_ids, segment_ids (0 = padding), position_ids, each (B, T) int32. Returns: logits (B, T, V) float32; (B, C) of a net
     that classifies rows."""
@@ -75,7 +91,6 @@ class Decoder(CachedNet):
         """`embed_norm` and `dropout` take the embedded tokens, `norm` the last layer's result."""
         super().__init__()
         self.kv_heads, self.longest, self.positions_field = sizes.kv_heads, sizes.positions, sizes.positions_field
-        self.unused_positions = sizes.unused_positions
         self.dtype, self.head_dim = dtype, layers[0].attn.head_dim
         width = sizes.embedding or sizes.hidden
         self.has_positions, self.projects = sizes.positions is not None, width != sizes.hidden
@@ -87,6 +102,7 @@ class Decoder(CachedNet):
             self.project_in = dense(width, sizes.hidden, dtype, bias=False)
         if sizes.positions is not None:
             self.positions = Embedding(sizes.positions + sizes.unused_positions, sizes.hidden, dtype)
+            self.rows_of_positions = RowsOfPositions(sizes.unused_positions)
             self.add_positions = AddPositions()
         if embed_norm is not None:
             self.embed_norm = embed_norm
@@ -117,7 +133,7 @@ class Decoder(CachedNet):
         if self.projects:
             x = self.project_in(x)
         if self.has_positions:
-            x = self.add_positions(x, self.positions(position_ids + self.unused_positions))
+            x = self.add_positions(x, self.positions(self.rows_of_positions(position_ids)))
         if self.norms_embedding:
             x = self.embed_norm(x)
         return self.dropout(x) if self.drops else x
@@ -191,6 +207,7 @@ SPLITS = {
     "embed": "vocabulary",
     "project_in": "whole",
     "positions": "whole",
+    "rows_of_positions": "tokens",
     "add_positions": "tokens",
     "embed_norm": "tokens",
     "dropout": "tokens",
