@@ -45,11 +45,15 @@ class RobertaEmbeddings(nn.Cell):
         self.norm = LayerNorm(c.hidden, c.eps)
         self.dropout = Dropout(c.hidden_dropout, seed, "embeddings.dropout")
         self.add_type, self.add_position = ops.Add(), ops.Add()
+        self.shift, self.is_token, self.of_tokens, self.after_first = ops.Add(), ops.Greater(), ops.Mul(), ops.Add()
 
     def set_layout(self, how: str, dp: int, tp: int) -> None:
         """Shard by rows of the batch; the token type is the same for all."""
         self.add_type.shard(((dp, 1, 1), (1, 1, 1)))
         self.add_position.shard(((dp, 1, 1), (dp, 1, 1)))
+        for operator in (self.shift, self.is_token, self.after_first):
+            operator.shard(((dp, 1), ()))
+        self.of_tokens.shard(((dp, 1), (dp, 1)))
 
     def rows(self, segment_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Rows of the table of positions, (B, P + T) int32."""
@@ -58,7 +62,10 @@ class RobertaEmbeddings(nn.Cell):
             first = self.first_row + self.prefix_tokens
             return ops.broadcast_to(ops.arange(first, first + count, dtype=ms.int32), (segment_ids.shape[0], count))
         # The row before the first is that of padding.
-        return (position_ids + (self.prefix_tokens + 1)) * ops.cast(segment_ids > 0, ms.int32) + (self.first_row - 1)
+        shifted = self.shift(position_ids, self.prefix_tokens + 1)
+        return self.after_first(
+            self.of_tokens(shifted, ops.cast(self.is_token(segment_ids, 0), ms.int32)), self.first_row - 1
+        )
 
     def construct(self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor) -> Tensor:
         words = self.word(input_ids)
