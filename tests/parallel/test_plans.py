@@ -62,7 +62,7 @@ def cut_by_tensor_parallel(name, shape, tp):
 
 def check_slices(found, layout):
     """Every parameter, frozen or not, and the optimizer's state beside it."""
-    assert len(found["net"]) > 16, "two layers of the family with the fewest parameters have 17"
+    assert len(found["net"]) > 14, "two layers of the family with the fewest parameters, phi3, have 15"
     for name in held_by_stage(found, layout):
         whole = found["whole"][name]
         expected = cut_by_tensor_parallel(name, whole, layout.tp)
@@ -151,7 +151,7 @@ def check_split_optimizer(found, layout):
         if cut_by_tensor_parallel(name, found["whole"][name], layout.tp) != found["slices"][name]
     ]
     gathers = 2 * GATHERS.get(found["case"].split("/")[0], 0)
-    assert found["forward"]["AllGather"] == len(sharded) + gathers and len(sharded) > 16
+    assert found["forward"]["AllGather"] == len(sharded) + gathers and len(sharded) > 14
     assert found["collectives"]["ReduceScatter"] == len(set(sharded) & set(found["trained"])) + gathers
     # A gradient of which each rank holds another slice is not divided by how many hold it.
     unique = [
