@@ -36,6 +36,6 @@ COMMAND = Command(
         SchemaKey(name="data.path", help="Evaluation file, or several, comma-separated. Default: the embedded task's."),
         *(TASK, "data.on_bad_row", SEQ_LEN),
         *("eval.metrics", "eval.max_new_tokens", "eval.batch_size"),
-        *("out", "seed", "device", "compile_cache", "sets"),
+        *("out", "as_json", "seed", "device", "compile_cache", "sets"),
     ),
 )

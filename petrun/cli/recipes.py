@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 from petrun import console
 from petrun.cli.command import Command
 from petrun.config.commands.train import recipe_choices
-from petrun.config.options import argument
+from petrun.config.options import argument, option
 from petrun.errors import OutputError
 
 app = typer.Typer(help="Shipped recipes: list them, show one, or copy one to edit.", no_args_is_help=True)
@@ -20,7 +21,9 @@ app = typer.Typer(help="Shipped recipes: list them, show one, or copy one to edi
 
 @dataclass(frozen=True, kw_only=True)
 class ListSettings:
-    """Settings of `petrun recipes ls`: none."""
+    """How the recipes are listed."""
+
+    as_json: bool = option("--json", "Print one JSON object: name of a recipe -> its first line.", default=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +48,14 @@ def ls(settings: ListSettings) -> None:
     """
     from petrun.config.load import find_recipe, recipe_names
 
-    names = recipe_names()
-    width = max(map(len, names), default=0)
-    for name in names:
-        first = find_recipe(name).read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+    lines = {
+        name: find_recipe(name).read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for name in recipe_names()
+    }
+    if settings.as_json:
+        console.print(json.dumps(lines, indent=2, ensure_ascii=False))
+        return
+    width = max(map(len, lines), default=0)
+    for name, first in lines.items():
         console.print(f"{name.ljust(width)}  {first}")
 
 
@@ -92,7 +99,7 @@ def cp(settings: CopySettings) -> None:
 
 
 COMMANDS: tuple[Command[Any], ...] = (
-    Command(name="ls", settings=ListSettings, run=ls, options=()),
+    Command(name="ls", settings=ListSettings, run=ls, options=("as_json",)),
     Command(name="show", settings=ShowSettings, run=show, options=("name",)),
     Command(name="cp", settings=CopySettings, run=cp, options=("name", "target")),
 )

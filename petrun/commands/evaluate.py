@@ -28,7 +28,11 @@ from petrun.typing import JsonObject
 
 def run(given: EvaluateSettings) -> JsonObject:
     """Score, print the figures, write them to the JSON file and return them."""
-    return _evaluate_several(given) if len(given.deltas) > 1 else _evaluate_one(given)
+    with console.silenced(given.as_json):
+        results = _evaluate_several(given) if len(given.deltas) > 1 else _evaluate_one(given)
+    if given.as_json:
+        console.print(json.dumps(results, indent=2, ensure_ascii=False))
+    return results
 
 
 def _evaluate_one(given: EvaluateSettings) -> JsonObject:
@@ -43,7 +47,7 @@ def _evaluate_one(given: EvaluateSettings) -> JsonObject:
     require_packages(metrics)
     require_text(given.flags, any(metric.generated for metric in metrics), "none of the metrics is of generated text")
     prompts = settings.prompts(rows) if any(m.generated for m in metrics) else None
-    _print_rows(rows)
+    _print_rows(rows, given.as_json)
     scores = score_base_and_delta(settings, rows, prompts, metrics)
     console.print(side_by_side(scores.base, scores.delta))
     if scores.signatures:
@@ -69,7 +73,7 @@ def _evaluate_several(given: EvaluateSettings) -> JsonObject:
     require_text(given.flags, any(metric.generated for metric in metrics), "none of the metrics is of generated text")
     if any(m.generated for m in metrics):
         opened = add_prompts(opened)
-    _print_rows(first.rows)
+    _print_rows(first.rows, given.as_json)
     scores, one_pass = score_deltas(opened, metrics)
     console.print(table({name: found.figures for name, found in scores.items()}))
     signatures = scores[BASE].signatures
@@ -89,10 +93,10 @@ def _evaluate_several(given: EvaluateSettings) -> JsonObject:
     return _write(out, {**results, **_facts(first.settings, first.rows, began)}, first.rows)
 
 
-def _print_rows(rows: ExampleSet) -> None:
+def _print_rows(rows: ExampleSet, as_json: bool) -> None:
     console.tell(data_line(rows))
     if unknown := unknown_line({"data": rows}):
-        console.print(f"warning: {unknown}")
+        (console.print_to_stderr if as_json else console.print)(f"warning: {unknown}")
 
 
 def _facts(settings: InferenceSettings, rows: ExampleSet, began: float) -> JsonObject:

@@ -1,5 +1,7 @@
 """`petrun algorithms`: every method and every one of its settings is described."""
 
+import json
+
 import pytest
 
 from petrun.cli.app import app
@@ -32,6 +34,19 @@ def test_a_composition_shows_both(capsys):
     run("r_drop+lora")
     shown = capsys.readouterr().out
     assert "2106.09685" in shown and "2106.14448" in shown and "delta.kl_weight" in shown and "delta.rank " in shown
+
+
+def test_what_programs_read(capsys):
+    run(None, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == list(METHODS)
+    for name, facts in found.items():
+        assert {*facts["settings"]} == {f"delta.{key}" for key in METHODS[name].config.model_fields}
+        assert (facts["lr"], facts["merges"]) == (METHODS[name].default_lr, METHODS[name].merge is not None)
+    assert found["lora"]["settings"]["delta.rank"]["default"] == 8 and "2106.09685" in found["lora"]["arxiv"]
+    run("r_drop+lora", as_json=True)
+    (joined,) = json.loads(capsys.readouterr().out).values()
+    assert {"delta.kl_weight", "delta.rank"} <= set(joined["settings"]) and len(joined["arxiv"]) >= 2
 
 
 def test_an_unknown_one():

@@ -37,9 +37,10 @@ def test_the_chosen_answers_gain_and_eval_gives_the_figures_of_the_run(pairs, pe
     assert before["reward_margin"] == before["reward_accuracy"] == 0.0
     assert after["reward_accuracy"] == 1.0 and after["reward_margin"] > 0.5
     assert read_delta(pairs / "run").manifest.task.name == "preference"
-    done = petrun("eval --base gpt2 --delta run --data pairs.jsonl --out scores.json")
+    done = petrun("eval --base gpt2 --delta run --data pairs.jsonl --out scores.json --json")
     assert done.code == 0, done.err
     scores = json.loads((pairs / "scores.json").read_text())
+    assert json.loads(done.out) == scores
     for name, value in after.items():
         assert scores["delta"][name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
     # A delta of preferences answers prompts as any other.
@@ -53,9 +54,10 @@ def test_the_chosen_answers_gain_and_eval_gives_the_figures_of_the_run(pairs, pe
 def test_several_deltas_are_compared_with_the_base(pairs, petrun):
     for seed in (0, 1):
         assert petrun(TRAIN + f"--steps 3 --seed {seed} --out run{seed}").code == 0
-    done = petrun("eval --base gpt2 --delta run0 --delta run1 --data pairs.jsonl --out both.json")
+    done = petrun("eval --base gpt2 --delta run0 --delta run1 --data pairs.jsonl --out both.json --json")
     assert done.code == 0, done.err
     both = json.loads((pairs / "both.json").read_text())
+    assert json.loads(done.out) == both
     assert both["base"]["reward_margin"] == 0.0
     for seed in (0, 1):
         assert petrun(f"eval --base gpt2 --delta run{seed} --data pairs.jsonl --out one.json").code == 0

@@ -47,6 +47,9 @@ def test_ls_show_cp(tmp_path, capsys):
     petrun("recipes", "ls")
     listed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in listed] == NAMES
+    petrun("recipes", "ls", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert [f"{name.ljust(max(map(len, NAMES)))}  {first}" for name, first in found.items()] == listed
     petrun("recipes", "show", "bert/sst2-lora")
     assert capsys.readouterr().out == find_recipe("bert/sst2-lora").read_text()
     petrun("recipes", "cp", "own/mlp", tmp_path)

@@ -25,6 +25,7 @@ class EvaluateSettings(RunKeys):
     )
     alpha: float | None = option("--alpha", ALPHA, MODEL)
     out: str | None = option("--out", "Write the numbers to this JSON file.", RUN)
+    as_json: bool = option("--json", "Print the numbers as one JSON object, and nothing else.", RUN, default=False)
     seed: int = option("--seed", "Of the rows that are drawn to compare several deltas. Default 0.", RUN, default=0)
 
 

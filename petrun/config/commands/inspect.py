@@ -35,3 +35,6 @@ class AlgorithmsSettings:
         default=None,
         choices=algorithm_choices,
     )
+    as_json: bool = option(
+        "--json", "Print one JSON object by name: what it is, papers, rate, settings.", default=False
+    )
