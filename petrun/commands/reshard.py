@@ -54,6 +54,7 @@ def run(
         console.tell(f"shapes were not held against a config.json: {unchecked}")
 
 
+@console.working("resharding")
 def _write_ranks(out: Path, source: SourceCheckpoint, suffix: str, to_strategy: Path) -> tuple[int, int]:
     """Write one file for each rank. Returns the number of tensors and of ranks."""
     if out.suffix in SUFFIXES:
@@ -74,6 +75,7 @@ def _write_ranks(out: Path, source: SourceCheckpoint, suffix: str, to_strategy: 
     return len(tensors), strategy.devices
 
 
+@console.working("resharding")
 def _write_single(out: Path, source: SourceCheckpoint, suffix: str) -> int:
     """Write one file, or a folder with it and its companions. Returns the number of tensors."""
     if out.suffix in SUFFIXES and out.suffix != suffix:

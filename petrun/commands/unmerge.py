@@ -32,7 +32,8 @@ def run(settings: UnmergeSettings) -> None:
     # The base of a delta of petrun's is not compared with the merged model, which is not that base.
     (given,) = DeltaOpener(DeltaSources(family=family, alpha=settings.alpha), model=model)(str(delta))
     require_matching_family(given, model.raw)
-    written, watched = write_unmerged(given, model, Path(str(out)).expanduser(), dtype)
+    with console.working("taking the delta out"):
+        written, watched = write_unmerged(given, model, Path(str(out)).expanduser(), dtype)
     console.tell(
         f"took the delta out of {len(written.changed)} of {written.tensors} tensors into {written.path} "
         f"({written.nbytes / 1e6:,.1f} MB) in {time.perf_counter() - began:.1f} s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from petrun import console
@@ -36,7 +37,10 @@ def run(given: MergeVocabSettings) -> None:
     config = read_model_config(base)
     before = read_tokenizer_json(given.base)
     made = extend_tokenizer(before, read_tokenizer_json(given.tokenizer))
-    written = write_extended(base, config, made, out, given.init, given.seed)
+    began = time.perf_counter()
+    with console.working("writing the base"):
+        written = write_extended(base, config, made, out, given.init, given.seed)
+    seconds = time.perf_counter() - began
     console.tell(
         f"appended {len(made.pieces):,} pieces, ids {made.pieces[0].id:,} to {made.pieces[-1].id:,}; left out {made.known:,} that the base "
         f"has, {made.ascii:,} of ASCII alone, {made.unreachable:,} that no merge makes"
@@ -52,4 +56,4 @@ def run(given: MergeVocabSettings) -> None:
         console.tell(
             f"tokens per character: {old.per_character:.3f} before, {new.per_character:.3f} after, {less:.0%} fewer"
         )
-    console.tell(f"wrote {out}")
+    console.tell(f"wrote {out} in {seconds:.1f} s")
