@@ -30,6 +30,7 @@ class TrainOptions(TypedDict, total=False):
     exclude: str | Sequence[str] | None
     train_rows: str | int | None
     train_also: str | Sequence[str] | None
+    neftune_alpha: float | None
     init_delta: Place | None
     base: Place | None
     base_bits: str | int | None

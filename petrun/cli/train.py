@@ -48,7 +48,7 @@ COMMAND = Command(
         "data.eval_path", "data.eval_split", "eval.metrics",
         "data.on_bad_row", "data.task", "data.template", "data.seq_len", "data.pack", "data.shuffle",
         "train.epochs", "train.steps", "train.batch_size", "train.accumulate", "optim.lr", "optim.schedule", "optim.warmup",
-        "optim.weight_decay", "optim.clip", "preference.loss", "preference.beta",
+        "optim.weight_decay", "optim.clip", "train.neftune_alpha", "preference.loss", "preference.beta",
         "parallel", "parallel.card_memory", "parallel.recompute", "parallel.offload",
         *LAUNCH_FIELDS, "out.dir", "out.format", "train.seed", "resume", "allow", *SAVING, "device", "compile_cache",
         "memory_check", "sets", "dry_run", "preflight",

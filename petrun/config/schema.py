@@ -211,6 +211,14 @@ class TrainConfig(Section):
     loss_scale: float | None = Field(
         None, gt=0, description="initial dynamic loss scale; default 65536 for float16, off otherwise"
     )
+    neftune_alpha: float | None = setting(
+        None,
+        "NEFTune: uniform noise on the embedded tokens while training, at most this over the root of a row's tokens times features, "
+        "such as 5. Default: none.",
+        "--neftune-alpha",
+        OPTIM,
+        gt=0,
+    )
     train_also: tuple[str, ...] = setting(
         (),
         "Parameters to train and save beside the delta, as globs over names, comma-separated ('pooler.*'). A classification "

@@ -11,6 +11,7 @@ from petrun.config.schema import RunConfig
 from petrun.delta.method import of_the_run
 from petrun.errors import ConfigError
 from petrun.graph.freeze import Trainable, freeze_all_but, match_parameters
+from petrun.graph.noisy_embedding import add_noise
 from petrun.inference.assembly import (
     Assembled,
     attach,
@@ -40,7 +41,10 @@ def attach_method(config: RunConfig, loaded: LoadedModel, start: StartingDelta |
         assembled = attach_delta(loaded, start.fitted, config.train.seed)
         set_delta(assembled, start.fitted)
         assembled = replace(assembled, heads=tuple(dict.fromkeys((*assembled.heads, *also))))
-    return assembled, freeze_all_but(loaded.net, assembled.owned, assembled.method.fixed)
+    trainable = freeze_all_but(loaded.net, assembled.owned, assembled.method.fixed)
+    if config.train.neftune_alpha is not None:
+        add_noise(loaded.net, loaded.sites, config.train.neftune_alpha, config.train.seed)
+    return assembled, trainable
 
 
 def _require_agreeing_flags(start: StartingDelta, loaded: LoadedModel) -> None:

@@ -19,8 +19,15 @@ def resolve_layout(config: RunConfig, cards: int) -> Layout:
         )
     if asked.tp == asked.pp == 1 and not asked.sequence:
         # The model is not sharded: its sizes do not matter.
-        return validate_layout(asked, cards, None, config.train.batch_size, 0)
-    return validate_layout(asked, cards, sizes_of(config), config.train.batch_size, longest_row(config))
+        layout = validate_layout(asked, cards, None, config.train.batch_size, 0)
+    else:
+        layout = validate_layout(asked, cards, sizes_of(config), config.train.batch_size, longest_row(config))
+    if layout.split and config.train.neftune_alpha is not None:
+        raise ConfigError(
+            f"--neftune-alpha: noise on embedded tokens is not for --parallel {layout}",
+            hint="Leave it out, or let the ranks share the data alone: --parallel dp=N.",
+        )
+    return layout
 
 
 def resolve_run_layout(config: RunConfig, target: str, cards: int) -> Layout:

@@ -131,6 +131,11 @@ UNUSED: tuple[UnusedSettings, ...] = (
         reason="the task is not preference, whose rows have a chosen and a rejected answer",
     ),
     UnusedSettings(
+        keys=("train.neftune_alpha",),
+        applies=lambda config, sources: sources.train.task == IMAGE,
+        reason="the net reads pictures, and has no embedded tokens",
+    ),
+    UnusedSettings(
         keys=tuple(f"image.{name}" for name in ImageConfig.model_fields),
         applies=lambda config, sources: sources.train.task != IMAGE,
         reason="the task is not image, whose rows are pictures with captions",

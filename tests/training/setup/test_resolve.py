@@ -34,7 +34,7 @@ NOT_ASKED_FOR = {
     *("train.epochs", "train.steps", "train.eval_every_steps", "train.patience", "train.best_metric", "train.loss_scale"),
     *("train.save_every_steps", "train.max_seconds", "train.spike_ratio", "parallel.card_memory", "parallel.dp"),
     *("parallel.micro_batches", "eval.batch_size", "init_delta", "delta_strategy", "preference.beta"),
-    *("model.quant", "train.tracker", "image.resolution", "image.min_snr"),
+    *("model.quant", "train.tracker", "train.neftune_alpha", "image.resolution", "image.min_snr"),
 }  # fmt: skip
 """Settings in which nothing says that a run does without, or does as its help says. run.yaml holds them so, as those of earlier runs do."""
 
