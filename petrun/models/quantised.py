@@ -87,6 +87,11 @@ def quantised_view(
     reader = stacked_view(reader, names, family.prefixes)
     if is_quantised(raw):
         return _ready_made(_packed_view(reader, raw[QUANTISED]), family, names, sites, form)
+    if groups.holds_codes(reader):
+        raise ModelError(
+            f"{reader.path}: holds qweight in the place of weights, and config.json has no {QUANTISED}",
+            hint=f"Add {QUANTISED} to config.json: the content of quantize_config.json or quant_config.json, and quant_method gptq or awq.",
+        )
     if form is None:
         return reader
     found = match(reader, names, family.prefixes, family.ignored).found

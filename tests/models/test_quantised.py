@@ -96,6 +96,14 @@ def test_folders_of_gptq_and_awq(pynative, bases, tmp_path, family, method, desc
     assert shapes[0] == shapes[1]
     with pytest.raises(ModelError, match=f"the base is in {method}-4 already"):
         load(folder, "nf4")
+    # As AutoGPTQ wrote folders at first: its settings in a file of their own.
+    config = json.loads((folder / "config.json").read_text())
+    del config["quantization_config"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ModelError, match="holds qweight in the place of weights, and config.json has no quantization_config"
+    ):
+        load(folder)
 
 
 @pytest.mark.parametrize("form", ["int8", "nf4"])

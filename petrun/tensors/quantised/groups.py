@@ -71,6 +71,11 @@ def _layout(method: str, shape: tuple[int, int], block: int, bits: int, ordered:
     )
 
 
+def holds_codes(reader: TensorReader) -> bool:
+    """Return whether a file holds matrices in GPTQ's or AWQ's codes."""
+    return any(name.rpartition(".")[2] == _CODES for name in reader.names)
+
+
 def packed_tensors(reader: TensorReader, stated: JsonObject) -> dict[str, PackedTensor]:
     """Find the matrices of a file that are in GPTQ's or AWQ's codes. `stated`: the `quantization_config`.
 
