@@ -61,8 +61,8 @@ UNITS = {
 """Units of the settings that are numbers."""
 
 PLAIN_NUMBERS = {
-    *("optim.lr", "optim.beta1", "optim.beta2", "optim.eps", "optim.weight_decay", "optim.clip", "train.seed", "train.loss_scale", "train.neftune_alpha"),
-    *("preference.beta", "preference.gamma", "preference.sft_weight", "parallel.zero"),
+    *("optim.lr", "optim.beta1", "optim.beta2", "optim.eps", "optim.weight_decay", "optim.clip", "train.seed", "train.loss_scale",),
+    *("train.neftune_alpha", "preference.beta", "preference.gamma", "preference.sft_weight", "parallel.zero"),
 }  # fmt: skip
 """Settings that are numbers without a unit."""
 

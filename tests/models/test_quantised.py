@@ -101,7 +101,7 @@ def test_folders_of_gptq_and_awq(pynative, bases, tmp_path, family, method, desc
     del config["quantization_config"]
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(
-        ModelError, match="holds qweight in the place of weights, and config.json has no quantization_config"
+        ModelError, match=r"holds qweight in the place of weights, and config\.json has no quantization_config"
     ):
         load(folder)
 
