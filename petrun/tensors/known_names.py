@@ -13,6 +13,9 @@ OPTIMIZER_STATE = (
     *ADAMW_STATE,
     # Of the compiled step, which sums gradients and scales the loss.
     "grad_sum.*", "clean_steps", "denominator", "part_scale", "tied_share",
+    # Settings of petrun's optimizer and schedule, which a graph takes as inputs.
+    "optim.beta1", "optim.beta2", "optim.log_beta1", "optim.log_beta2", "optim.eps", "optim.weight_decay", "optim.clip",
+    "optim.peak_rate", "optim.last_rate", "optim.warmup", "optim.falling_steps", "optim.falling_height",
     # Of MindSpore's optimizers and training cells.
     "moment1.*", "moment2.*", "moments.*", "moment.*", "accum.*", "vhat.*", "stat.*", "accu_grads.*",
     "learning_rate", "global_step", "beta1_power", "beta2_power", "momentum", "epoch_num", "step_num", "scale_sense",
@@ -26,5 +29,5 @@ def is_spare(name: str, patterns: Sequence[str], *known: Container[str]) -> bool
     after the prefix must be a parameter, one of `known`.
     """
     _, dot, parameter = name.partition(".")
-    there = not dot or any(parameter in each for each in known)
+    there = not dot or name in patterns or any(parameter in each for each in known)
     return there and any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -64,7 +64,7 @@ def test_what_does_not_go_with_it_is_named(place, petrun):
 
 
 @pytest.mark.all_only
-@pytest.mark.parametrize("layout", ["tp=2", "dp=2,pp=2", "dp=2,zero"])
+@pytest.mark.parametrize("layout", ["tp=2", "dp=2,pp=2", "dp=2,zero=1"])
 def test_is_rehearsed(place, petrun, layout):
     write_rows(place / "rows.jsonl", NAMED)
     line = f"rehearse --base llama --data rows.jsonl --rank 2 --steps 2 --parallel {layout} --compute"

@@ -34,7 +34,8 @@ MORE = {
 
 def command(name, flags, ranks, out):
     line = ["train", *flags.split(), "--lr", "0.01", "--batch-size", str(GLOBAL // ranks), "--set", "data.cache=false"]
-    line += ["--set", "data.buckets=1", "--set", "eval.samples=0"]
+    # Sequences that --pack fills have one length.
+    line += ["--set", "eval.samples=0", *([] if "--pack" in line else ["--set", "data.buckets=1"])]
     return [*line, "--out", f"{out}/{name}"]
 
 

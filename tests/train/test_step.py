@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
+from petrun.tensors.known_names import OPTIMIZER_STATE, is_spare
 from petrun.train.adamw import AdamW
 from petrun.train.loss import SupervisedLoss
 from petrun.train.schedules import Schedule
@@ -163,6 +164,15 @@ def test_the_loss_alone_sums_and_changes_nothing():
 
 
 @pytest.mark.all_only
+@pytest.mark.parametrize("made", [{}, {"accumulate": 2, "clip": 1.0, "loss_scale": 8.0}])
+def test_all_that_a_step_holds_beside_the_net_is_known_as_its_state(made):
+    """Strategy files and checkpoints list it: a base that is resharded by one need not have it."""
+    net, step = build(**made)
+    weights = {p.name for p in net.get_parameters()}
+    beside = {p.name for p in step.get_parameters()} - weights
+    assert len(beside) > 10 and all(is_spare(name, OPTIMIZER_STATE, weights) for name in beside), beside
+
+
 def test_hundreds_of_parameters_compile():
     """A whole BERT or a 32-layer Llama trains some 300 to 400 tensors at once: the depth of the graph must not grow with them."""
 
