@@ -1,5 +1,5 @@
 """`petrun generate`: answer the prompts of flags and files with a base and any number of deltas. cli/chat.py answers lines of a
-terminal.
+terminal, commands/draw.py draws.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
+from petrun.config.commands.drawing import DRAWING
 from petrun.config.commands.text import GenerateSettings, SessionSettings
 from petrun.config.effect import require_effect
 from petrun.errors import ConfigError
@@ -15,7 +16,16 @@ from petrun.inference.generation.session import Decoding, Session
 
 
 def require_used(settings: GenerateSettings) -> None:
-    """Raise ConfigError for options that have no effect beside the others."""
+    """Raise ConfigError for options that have no effect beside the others, and for those of pictures."""
+    if settings.task is not None:
+        raise ConfigError(
+            f"--task {settings.task}: this command takes image, and without it generates text", hint="Leave it out."
+        )
+    require_effect(settings, DRAWING, "on text", "Pictures are drawn with --task image.")
+    if len(settings.use) > 1:
+        raise ConfigError(
+            f"--use {settings.use[1]}: text begins with one delta", hint="A file of --prompts names the delta of each."
+        )
     if settings.temperature == 0:
         drawing = ("top_k", "top_p", "seed")
         require_effect(

@@ -9,21 +9,22 @@ noise, y = z sqrt(1 + sigma^2), e the noise that the U-Net predicts, x = y - sig
                   Lu et al., arXiv:2211.01095, algorithm 2 (multistep of order 2); the first and the last step are of order 1
 
 Which steps are taken, and what is behind the last one, is as in diffusers' DDIMScheduler, EulerDiscreteScheduler and
-DPMSolverMultistepScheduler, by the fields of the pipeline's scheduler_config.json. The numbers are held against theirs. No command
-draws yet.
+DPMSolverMultistepScheduler, by the fields of the pipeline's scheduler_config.json. The numbers are held against theirs.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
-from petrun.errors import ConfigError
+from petrun.errors import ConfigError, ModelError
 from petrun.models.fields import Fields
-from petrun.models.noise_schedule import EPSILON, NoiseSchedule
+from petrun.models.folder import read_json
+from petrun.models.noise_schedule import EPSILON, SCHEDULER_CONFIG, NoiseSchedule
 from petrun.tensors import Array
 from petrun.typing import JsonObject
 
@@ -59,6 +60,18 @@ def parse_sampler_fields(raw: JsonObject) -> SamplerFields:
     )
     f.finish()
     return found
+
+
+def read_sampler_fields(folder: Path) -> SamplerFields:
+    """Read the fields of a pipeline's folder, as diffusers' StableDiffusionPipeline takes them: it sets steps_offset to 1 and clip_sample
+    to false. Raises ModelError naming the file.
+    """
+    path = folder / "scheduler" / SCHEDULER_CONFIG
+    try:
+        return replace(parse_sampler_fields(read_json(path)), offset=1, clip=None)
+    except ModelError as error:
+        at = "" if error.message.startswith(str(path)) else f"{path}: "
+        raise ModelError(f"{at}{error.message}", hint=error.hint) from error
 
 
 @dataclass(frozen=True, kw_only=True)

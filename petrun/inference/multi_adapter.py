@@ -22,6 +22,7 @@ from petrun.inference.adapter_tensors import (
     require_switchable,
     virtual_stacks,
 )
+from petrun.inference.blends import OFF, Blend, blended
 from petrun.inference.virtual_tables import with_tables
 from petrun.models.base import LoadedModel
 from petrun.models.factory import is_factory
@@ -29,9 +30,6 @@ from petrun.models.families import FAMILIES, spell_families
 from petrun.tensors import Array
 
 __all__ = ["OFF", "MultiAdapter", "fixed_adapter", "open_multi_adapter"]
-
-OFF = "off"
-"""Name of the base alone, where the name of a delta is expected."""
 
 
 class MultiAdapter:
@@ -78,10 +76,13 @@ def fixed_adapter(name: str, rows: int) -> MultiAdapter:
     return MultiAdapter((name,), adapter_indices(rows), 0, fixed=True)
 
 
-def open_multi_adapter(loaded: LoadedModel, deltas: Mapping[str, Delta], rows: int) -> tuple[LoadedModel, MultiAdapter]:
+def open_multi_adapter(
+    loaded: LoadedModel, deltas: Mapping[str, Delta], rows: int, blends: Mapping[str, Blend] | None = None
+) -> tuple[LoadedModel, MultiAdapter]:
     """Attach deltas to the net; none of them is in use yet.
 
-    `deltas`: name -> delta with the net's names. `rows`: of the largest batch.
+    `deltas`: name -> delta with the net's names. `rows`: of the largest batch. `blends`: name -> weighted sum of deltas, to be used as one
+    of them.
     Where deltas have virtual tokens, all rows lose as many positions as the delta with most of them takes.
     Raises ConfigError for a delta that cannot be switched, or not beside the others; DeltaError for one that does not fit.
     """
@@ -100,7 +101,9 @@ def open_multi_adapter(loaded: LoadedModel, deltas: Mapping[str, Delta], rows: i
         value = getattr(cell, leaf, None) if leaf in ("weight", "bias") else None
         return value.asnumpy().astype(np.float32) if isinstance(value, Parameter) else None
 
-    adapters = [_adapter(loaded, delta, base) for delta in deltas.values()]
+    named = {name: _adapter(loaded, delta, base) for name, delta in deltas.items()}
+    blends = blends or {}
+    adapters = [*named.values(), *(blended(blend, named) for blend in blends.values())]
     linears = linear_stacks(adapters, base)
     indices = adapter_indices(rows)
     tokens = _add_virtual(loaded, list(deltas.values()), adapters, indices)
@@ -109,16 +112,18 @@ def open_multi_adapter(loaded: LoadedModel, deltas: Mapping[str, Delta], rows: i
         if loaded.max_positions - tokens < 2:
             raise ConfigError(f"{tokens} virtual tokens leave no room in the model's {loaded.max_positions} positions")
         loaded = replace(loaded, max_positions=loaded.max_positions - tokens)
-    return loaded, MultiAdapter(tuple(deltas), indices, tokens)
+    return loaded, MultiAdapter((*deltas, *blends), indices, tokens)
 
 
 def _adapter(loaded: LoadedModel, delta: Delta, base: BaseValues) -> AdapterTensors:
     """Convert the delta's tensors to the form of the graph. Raises DeltaError where one is missing."""
     require_switchable(delta)
-    family = FAMILIES[loaded.family].for_task(loaded.tasks[0])
-    parsed = family.parse(loaded.hf_config)
+    # The U-Net of a pipeline is no family of texts, and has no place for virtual tokens.
+    if loaded.family in FAMILIES:
+        family = FAMILIES[loaded.family].for_task(loaded.tasks[0])
+        delta = with_tables(delta, family, family.parse(loaded.hf_config))
     try:
-        return adapter_tensors(with_tables(delta, family, parsed), loaded.sites, base)
+        return adapter_tensors(delta, loaded.sites, base)
     except KeyError as error:
         raise DeltaError(
             f"{delta.path}: lacks {error.args[0]}", hint="Its settings and its tensors do not agree."

@@ -57,7 +57,7 @@ def require_no_pipeline(base: Path | None) -> None:
     if is_pipeline(base):
         raise ModelError(
             f"{base}: is a pipeline that makes pictures ({INDEX}), not a model of texts",
-            hint="petrun trains it: petrun train --task image. Other commands do not read it yet.",
+            hint="With --task image, petrun train trains its U-Net, and petrun generate draws with it.",
         )
 
 

@@ -2,10 +2,12 @@
 
 `python -m tests.models.diffusers_cases`, where torch, transformers and diffusers are installed, computes everything and stores it in
 diffusers_cases.json: what the nets return, and for a LoRA on the U-Net, with petrun's own random numbers, gradients, losses and tensors of
-five AdamW steps, and a merged matrix.
+five AdamW steps, and a merged matrix; and pictures that its pipeline draws. With a NAME behind it, it computes the cases whose names begin
+so, and keeps the others.
 """
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +76,13 @@ SAMPLED = {
     "dpm-trailing": ("dpm++", {**SCHEDULER, "timestep_spacing": "trailing"}, 5),
 }  # fmt: skip
 """Name -> (sampler, scheduler_config.json, steps)."""
+WORDS = ("a", "red", "blue", "circle", "square", "green")
+DRAWN = {
+    "ddim": ("ddim", {**SCHEDULER, "steps_offset": 0, "clip_sample": True}, 5, 3.0, "blue"),
+    "unguided": ("euler", {**SCHEDULER, "prediction_type": "v_prediction"}, 3, 1.0, ""),
+}
+"""Name -> (sampler, scheduler_config.json, steps, guidance, negative prompt) of drawings of PROMPT from the seed DRAWN_SEED."""
+PROMPT, DRAWN_SEED = "a red", 5
 MERGED = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v.weight"
 
 
@@ -211,13 +220,19 @@ def stand_in(z, time):
     return z * (0.4 + time / 2000) + 0.3 * (z * z * z) / (1 + z * z)
 
 
-def trajectory(sampler, config, steps):
-    """Latents after each step of diffusers' scheduler, scaled as the U-Net reads them, and the steps themselves."""
+def scheduler_of(sampler, config):
+    """diffusers' scheduler for a sampler."""
     import diffusers
-    import torch
 
     kinds = {"ddim": "DDIMScheduler", "euler": "EulerDiscreteScheduler", "dpm++": "DPMSolverMultistepScheduler"}
-    scheduler = getattr(diffusers, kinds[sampler]).from_config(config)
+    return getattr(diffusers, kinds[sampler]).from_config(config)
+
+
+def trajectory(sampler, config, steps):
+    """Latents after each step of diffusers' scheduler, scaled as the U-Net reads them, and the steps themselves."""
+    import torch
+
+    scheduler = scheduler_of(sampler, config)
     scheduler.set_timesteps(steps)
     z, found = torch.from_numpy(first_noise()) * scheduler.init_noise_sigma, []
     for i, time in enumerate(scheduler.timesteps):
@@ -228,15 +243,86 @@ def trajectory(sampler, config, steps):
     return {"times": [float(time) for time in scheduler.timesteps], "latents": found}
 
 
+def vocabulary():
+    """CLIP's tokens of WORDS, without merges of their own: token -> id."""
+    letters = sorted({letter for word in WORDS for letter in word[:-1]} | {f"{word[-1]}</w>" for word in WORDS})
+    vocab = {token: i for i, token in enumerate(letters)}
+    assert len(vocab) <= 22
+    return vocab | {"<|startoftext|>": 22, "<|endoftext|>": 23}
+
+
+def letters_of(text):
+    """(1, 9) int32: the tokens of a text, letter by letter, padded as CLIP's tokenizer does."""
+    found = [vocabulary()[t] for word in text.split() for t in (*word[:-1], f"{word[-1]}</w>")]
+    assert len(found) <= 7
+    return np.array([[22, *found, *[23] * (8 - len(found))]], np.int32)
+
+
+def drawn_noise(seed, shape):
+    """Box and Muller's normal numbers of Philox's bits."""
+    bits = np.random.Philox(key=np.array([seed, 0], np.uint64)).random_raw(2 * int(np.prod(shape)))
+    u, v = (((bits >> np.uint64(11)).astype(np.float64) + 0.5) / 2**53).reshape(2, *shape)
+    return (np.sqrt(-2 * np.log(u)) * np.cos(2 * np.pi * v)).astype(np.float32)
+
+
+def made_text_encoder(config):
+    """transformers' text encoder of a config."""
+    import torch
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    model = CLIPTextModel(CLIPTextConfig(**config))
+    with torch.no_grad():
+        for own, tensor in model.named_parameters():
+            full = own if own.startswith("text_model.") else f"text_model.{own}"
+            tensor.copy_(torch.from_numpy(values(full, tuple(tensor.shape))))
+    return model.eval()
+
+
+def made_autoencoder(config):
+    """diffusers' autoencoder of a config."""
+    from diffusers import AutoencoderKL
+
+    return filled(AutoencoderKL(**{k: v for k, v in config.items() if not k.startswith("_")}))
+
+
+def drawn_picture(sampler, config, steps, guidance, negative):
+    """What diffusers' pipeline draws, (16, 16, 3), between 0 and 1."""
+    import diffusers
+    import torch
+
+    encoder = made_text_encoder(TEXT)
+    embeds = [encoder(torch.from_numpy(letters_of(text)).long()).last_hidden_state for text in (PROMPT, negative)]
+    pipeline = diffusers.StableDiffusionPipeline(
+        vae=made_autoencoder(AUTOENCODER),
+        text_encoder=encoder,
+        tokenizer=None,
+        unet=made_unet(UNET),
+        scheduler=scheduler_of(sampler, config),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    found = pipeline(
+        prompt_embeds=embeds[0],
+        negative_prompt_embeds=embeds[1],
+        latents=torch.from_numpy(drawn_noise(DRAWN_SEED, (1, 4, 8, 8))),
+        height=16,
+        width=16,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        output_type="np",
+    )
+    return {"picture": rounded(found.images[0])}
+
+
 def rounded(array, digits=5):
     return np.round(np.asarray(array, np.float64), digits).ravel().tolist()
 
 
-def main():
-    """Compute and store every case."""
-    import diffusers
+def nets():
+    """What the nets return."""
     import torch
-    import transformers
 
     found = {}
     with torch.no_grad():
@@ -244,23 +330,28 @@ def main():
             latents, steps, states = map(torch.from_numpy, unet_inputs(config))
             found[name] = {"noise": rounded(made_unet(config)(latents, steps, states).sample)}
         for name, config in AUTOENCODERS.items():
-            own = {k: v for k, v in config.items() if not k.startswith("_")}
-            model = filled(diffusers.AutoencoderKL(**own))
+            model = made_autoencoder(config)
             seen = model.encode(torch.from_numpy(pictures())).latent_dist
             found[name] = {"mean": rounded(seen.mean), "deviation": rounded(seen.std)}
             found[name]["decoded"] = rounded(model.decode(seen.mean).sample)
         for name, config in TEXTS.items():
-            model = transformers.CLIPTextModel(transformers.CLIPTextConfig(**config))
-            for own, tensor in model.named_parameters():
-                full = own if own.startswith("text_model.") else f"text_model.{own}"
-                tensor.copy_(torch.from_numpy(values(full, tuple(tensor.shape))))
-            states = model.eval()(torch.from_numpy(text_ids()).long()).last_hidden_state
+            states = made_text_encoder(config)(torch.from_numpy(text_ids()).long()).last_hidden_state
             found[name] = {"states": rounded(states)}
-    for name, (kind, settings) in TRAININGS.items():
-        found[f"lora {name}"] = lora_numbers(kind, settings)
-    for name, case in SAMPLED.items():
-        found[f"sampled {name}"] = trajectory(*case)
-    for name, config in SCHEDULERS.items():
+    return found
+
+
+def main():
+    """Compute and store every case, or those whose names begin as told."""
+    import diffusers
+    import transformers
+
+    begin = sys.argv[1] if len(sys.argv) > 1 else ""
+    cases = {f"lora {name}": (lora_numbers, case) for name, case in TRAININGS.items()}
+    cases |= {f"sampled {name}": (trajectory, case) for name, case in SAMPLED.items()}
+    cases |= {f"drawn {name}": (drawn_picture, case) for name, case in DRAWN.items()}
+    found = json.loads(STORED.read_text())["cases"] if begin else nets()
+    found |= {name: compute(*case) for name, (compute, case) in cases.items() if name.startswith(begin)}
+    for name, config in () if begin else SCHEDULERS.items():
         own = {k: v for k, v in config.items() if k not in ("_class_name", "skip_prk_steps", "set_alpha_to_one")}
         kept = diffusers.DDPMScheduler(**{k: v for k, v in own.items() if k != "steps_offset"}).alphas_cumprod
         found[f"schedule {name}"] = {"kept": rounded(kept[:: len(kept) // 10], 7)}

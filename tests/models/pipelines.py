@@ -7,8 +7,10 @@ from mindspore import nn
 from PIL import Image
 from safetensors.numpy import save_file
 
+from petrun.checkpoint.delta import BaseIdentity, Manifest, save_delta
+from petrun.delta import find_method
 from petrun.models import autoencoder_kl, clip_text, unet
-from tests.models.diffusers_cases import AUTOENCODER, SCHEDULER, TEXT, UNET, values
+from tests.models.diffusers_cases import AUTOENCODER, SCHEDULER, TEXT, UNET, lora_values, values, vocabulary
 
 
 def tensors(family, config):
@@ -29,7 +31,6 @@ def write_part(folder, family, config, held=None):
     return folder
 
 
-WORDS = ("a", "red", "blue", "circle", "square", "green")
 CHINESE = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "\u7ea2", "\u84dd", "\u5706", "\u65b9", "\u4e00", "\u4e2a")
 
 
@@ -40,11 +41,7 @@ def write_tokenizer(folder, chinese=False):
         (folder / "vocab.txt").write_text("\n".join(CHINESE) + "\n", encoding="utf-8")
         (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
         return
-    letters = sorted({letter for word in WORDS for letter in word[:-1]} | {f"{word[-1]}</w>" for word in WORDS})
-    vocab = {token: i for i, token in enumerate(letters)}
-    assert len(vocab) <= 22
-    vocab |= {"<|startoftext|>": 22, "<|endoftext|>": 23}
-    (folder / "vocab.json").write_text(json.dumps(vocab))
+    (folder / "vocab.json").write_text(json.dumps(vocabulary()))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 9})
@@ -64,6 +61,16 @@ def write_pipeline(folder, scheduler=SCHEDULER, chinese=False):
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
     return folder
+
+
+def write_style(path, size=1.0, algo="lora", **settings):
+    """A delta on the U-Net whose numbers follow from its tensors' names, `size` times."""
+    method, parsed = find_method(algo), unet.parse(UNET)
+    config, net = method.config(**settings), unet.build(parsed)
+    names = method.attach(net, config, unet.sites(parsed), 0)
+    shapes = {p.name: tuple(p.shape) for p in net.get_parameters() if p.name in names}
+    manifest = Manifest(algo=algo, config=config.model_dump(mode="json"), family="unet", base=BaseIdentity(digest=""))
+    save_delta(path, {name: lora_values(name, shape) * np.float32(size) for name, shape in shapes.items()}, manifest)
 
 
 def write_pictures(folder, captions, side=20):

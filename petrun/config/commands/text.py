@@ -1,4 +1,4 @@
-"""`petrun generate` and `petrun serve`: text from a base and several deltas."""
+"""`petrun generate` and `petrun serve`: text from a base and several deltas; pictures are in drawing.py."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from petrun.config.choices import run_choices
+from petrun.config.commands.drawing import DrawingSettings
 from petrun.config.options import MODEL, RUN, SettingField, like, option, sets_option
 from petrun.errors import ConfigError
 from petrun.typing import JsonObject
@@ -57,17 +58,23 @@ class SessionSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateSettings(SessionSettings):
-    """The prompts, and how their answers are decoded."""
+class GenerateSettings(SessionSettings, DrawingSettings):
+    """The prompts, and how their answers are decoded or their pictures drawn."""
 
     deltas: tuple[str, ...] = _deltas()
-    use: str | None = option("--use", "Name of the delta to begin with, or off. Default: the first.", MODEL)
+    use: tuple[str, ...] = option(
+        "--use",
+        "Name of the delta to begin with, or off. Default: the first. For pictures also with weights, NAME:0.8 or NAME:0.8,OTHER:0.4, and "
+        "repeatable: each prompt is drawn with each.",
+        MODEL,
+        default=(),
+    )
     prompt: tuple[str, ...] = option(
-        "--prompt", "Answer this and end, instead of reading lines from you. Repeatable.", TEXT, default=()
+        "--prompt", "Answer or draw this and end, instead of reading lines from you. Repeatable.", TEXT, default=()
     )
     prompts: str | None = option(
         "--prompts",
-        "Answer every line of this file and end; in a .jsonl file {prompt: ...} or {messages: [...]}, and perhaps delta: NAME, "
+        "Answer or draw every line of this file and end; in a .jsonl file {prompt: ...} or {messages: [...]}, and perhaps delta: NAME, "
         "system, tools, enable_thinking and chat_template_kwargs.",
         TEXT,
     )
@@ -93,11 +100,15 @@ class GenerateSettings(SessionSettings):
         default=1.0,
     )
     stop: tuple[str, ...] = option("--stop", "End an answer before this text. Repeatable.", TEXT, default=())
-    seed: int = option("--seed", "Seed of the tokens that are drawn. Default 0.", TEXT, default=0)
+    seed: int = option(
+        "--seed", "Seed of the tokens that are drawn, or of the first picture. Default 0.", TEXT, default=0
+    )
     no_history: bool = option(
         "--no-history", "Every line is a conversation of its own, under a chat template too.", TEXT, default=False
     )
-    batch_size: int = option("--batch-size", "Most prompts answered together. Default 8.", RUN, default=8)
+    batch_size: int = option(
+        "--batch-size", "Most prompts answered, or pictures drawn, together. Default 8.", RUN, default=8
+    )
 
     def decoding(self) -> JsonObject:
         """How tokens are chosen, as the fields of a session's Decoding."""

@@ -30,6 +30,7 @@ from petrun.inference.assembly import (
     with_form_of,
 )
 from petrun.inference.base_info import read_base_info
+from petrun.inference.blends import Blend
 from petrun.inference.evaluator import end_ids
 from petrun.inference.multi_adapter import OFF, MultiAdapter, fixed_adapter, has_switched_tokens, open_multi_adapter
 from petrun.inference.rows import open_tokenizer
@@ -116,7 +117,7 @@ def load_deltas(settings: SessionSettings) -> MultiDeltaModel:
     for name, delta in deltas.items():
         ends_of_turn[name] |= learned_end_of_turn(delta.manifest, tokenizer)
     eos_ids = end_ids(loaded, tokenizer)
-    loaded, multi_adapter = _attach(loaded, fitted, settings.batch_size)
+    loaded, multi_adapter = attach_deltas(loaded, fitted, settings.batch_size)
     return MultiDeltaModel(
         loaded=loaded,
         multi_adapter=multi_adapter,
@@ -150,11 +151,18 @@ def _resolve(settings: SessionSettings) -> Resolved:
     return resolved
 
 
-def _attach(loaded: LoadedModel, fitted: Mapping[str, Delta], rows: int) -> tuple[LoadedModel, MultiAdapter]:
-    """Attach the deltas. `rows`: of the largest batch."""
+def attach_deltas(
+    loaded: LoadedModel, fitted: Mapping[str, Delta], rows: int, blends: Mapping[str, Blend] | None = None
+) -> tuple[LoadedModel, MultiAdapter]:
+    """Attach the deltas. `rows`: of the largest batch; `blends`: weighted sums of them, by name. Raises as open_multi_adapter."""
     alone = _alone(fitted, loaded.sites)
     if alone is None:
-        return open_multi_adapter(loaded, fitted, rows)
+        return open_multi_adapter(loaded, fitted, rows, blends)
+    if blends:
+        raise ConfigError(
+            f"{next(iter(blends))}: {alone} cannot be weighed, its algorithm changes the net's layers themselves",
+            hint="Use it alone.",
+        )
     assembled = attach_delta(loaded, fitted[alone])
     set_delta(assembled, fitted[alone])
     return assembled.loaded, fixed_adapter(alone, rows)

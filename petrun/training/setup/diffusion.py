@@ -5,10 +5,10 @@ from __future__ import annotations
 from petrun.config.schema import RunConfig
 from petrun.delta import find_method
 from petrun.errors import ConfigError
+from petrun.inference.pictures.rows import pipeline_of
 from petrun.models.base import LoadedModel
 from petrun.parallel.layout import Layout
 from petrun.train.diffusion import DiffusionLoss, DiffusionSettings
-from petrun.training.setup.picture_rows import pipeline_of
 
 
 def require_possible_on_pictures(config: RunConfig, layout: Layout) -> None:

@@ -21,6 +21,7 @@ from petrun.evaluate.metrics import METRICS, Metric, best_metric, require_packag
 from petrun.evaluate.score import Scorer
 from petrun.inference.assembly import classes_of, one_number, require_matching_family, virtual_tokens
 from petrun.inference.base_info import BaseInfo, read_base_info
+from petrun.inference.pictures.rows import pipeline_of, read_picture_rows, tokenizer_of
 from petrun.inference.rows import (
     check_length,
     example_settings,
@@ -32,7 +33,6 @@ from petrun.inference.rows import (
 )
 from petrun.interop.convert import trained_task
 from petrun.models.factory import is_factory
-from petrun.training.setup.picture_rows import pipeline_of, read_picture_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +79,10 @@ def resolve_data(given: Resolved, start: Delta | None) -> tuple[Resolved, BaseIn
 def open_sources(config: RunConfig, base_info: BaseInfo, start: Delta | None) -> Sources:
     """Read all rows of the run, whose settings of data are those of `resolve_data`."""
     data, paths, eval_paths = config.data, config.data.path, config.data.eval_path
-    tokenizer = open_tokenizer(base_info.folder)
     if data.task == IMAGE:
-        return _sources_of_pictures(read_picture_rows(config, tokenizer), tokenizer)
+        words = tokenizer_of(pipeline_of(config))
+        return _sources_of_pictures(read_picture_rows(config, words), words)
+    tokenizer = open_tokenizer(base_info.folder)
     told = _foreign_task(start)
     if told is not None and data.task not in (None, told):
         raise ConfigError(

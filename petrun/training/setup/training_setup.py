@@ -11,6 +11,7 @@ from petrun.data.tasks import IMAGE, PREFERENCE
 from petrun.delta import find_method
 from petrun.graph.freeze import Trainable
 from petrun.inference.assembly import Assembled, open_base
+from petrun.inference.pictures.latents import with_latents
 from petrun.inference.rows import try_rows
 from petrun.models.base import LoadedModel
 from petrun.train.step import TrainStep
@@ -18,7 +19,6 @@ from petrun.training.preflight.rank_consistency import require_consistent_ranks
 from petrun.training.receipt.samples import EvalSnapshot, SampleEvaluator
 from petrun.training.setup.attach_method import attach_method
 from petrun.training.setup.build_step import build_step
-from petrun.training.setup.latents import add_latents
 from petrun.training.setup.preference import add_base_log_probs, kind_of
 from petrun.training.setup.resolve import ResolvedRun
 
@@ -67,7 +67,8 @@ def build_training(resolved: ResolvedRun, *, scored: bool, trains: bool = True, 
         if sources.train.task != IMAGE:
             try_rows(loaded, sources.train)
         elif trains:
-            resolved = replace(resolved, sources=add_latents(config, sources, resolved.device))
+            train = with_latents(config, sources.train, resolved.device)
+            resolved = replace(resolved, sources=replace(sources, train=train))
     compares = trains and sources.train.task == PREFERENCE
     scores_without_delta = resolved.start is None and not find_method(config.algo).identity
     if compares:

@@ -8,7 +8,7 @@ import pytest
 
 from petrun.checkpoint.delta import read_delta
 from petrun.errors import ConfigError
-from petrun.training.setup import latents as module
+from petrun.inference.pictures import latents as module
 from tests.models.diffusers_cases import SCHEDULERS
 from tests.models.pipelines import write_pictures, write_pipeline
 from tests.program import snapshot
@@ -87,15 +87,15 @@ def test_latents_are_those_of_the_pictures(studio, petrun, monkeypatch):
         module, "load_part", lambda *given, load=module.load_part: built.append(given[1].name) or load(*given)
     )
 
-    def add(*given, add=module.add_latents):
+    def add(*given, add=module.with_latents):
         found.append(add(*given))
         raise ConfigError("that is enough")
 
-    monkeypatch.setattr("petrun.training.setup.training_setup.add_latents", add)
+    monkeypatch.setattr("petrun.training.setup.training_setup.with_latents", add)
     for flags in ("", "--set data.cache=true", "--set data.cache=false"):
         assert "that is enough" in petrun(TRAIN + flags).err
     assert built == ["autoencoder_kl", "clip_text"] * 2
-    one, again, afresh = (each.train.arrays for each in found)
+    one, again, afresh = (each.arrays for each in found)
     for name in ("latents", "states"):
         np.testing.assert_array_equal(one[name], again[name])
         np.testing.assert_array_equal(one[name], afresh[name])

@@ -1,4 +1,4 @@
-"""Reads the rows of a run on pictures: captions as tokens, and each picture's digest; what nets compute of them comes later."""
+"""Reads rows of pictures: captions as tokens, and each picture's digest; what nets compute of them comes later."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from petrun.data.examples.example_set import PICTURES, ExampleSet, Stats
 from petrun.data.pictures import PictureFolder, read_folder
 from petrun.data.tasks import IMAGE
 from petrun.data.tokenizers.tokenizer import Tokenizer
-from petrun.errors import ConfigError, DataError, ModelError
+from petrun.errors import ConfigError, ModelError
 from petrun.inference.assembly import base_path
+from petrun.inference.pictures.captions import caption_ids
+from petrun.inference.rows import open_tokenizer
 from petrun.models.pipeline import TOKENIZER, Pipeline, read_pipeline
 from petrun.tensors import Array
 
@@ -29,7 +31,19 @@ def pipeline_of(config: RunConfig) -> Pipeline:
             "--task image needs --base DIR, a pipeline in diffusers' layout: the base that petrun ships is one of texts",
             hint="Example: --base ./stable-diffusion-v1-5",
         )
+    if config.model.quant not in (None, "none"):
+        raise ConfigError(
+            f"--base-bits {config.model.quant}: the nets of a pipeline are not quantised", hint="Leave it out."
+        )
     return read_pipeline(base)
+
+
+def tokenizer_of(pipeline: Pipeline) -> Tokenizer:
+    """Load the pipeline's tokenizer. Raises ModelError where it has none."""
+    found = open_tokenizer(pipeline.folder / TOKENIZER)
+    if found is None:
+        raise ModelError(f"{pipeline.folder / TOKENIZER}: holds no tokenizer", hint="Fetch the pipeline again.")
+    return found
 
 
 def side_of(config: RunConfig, pipeline: Pipeline) -> int:
@@ -43,13 +57,11 @@ def side_of(config: RunConfig, pipeline: Pipeline) -> int:
     return side
 
 
-def read_picture_rows(config: RunConfig, tokenizer: Tokenizer | None) -> ExampleSet:
+def read_picture_rows(config: RunConfig, tokenizer: Tokenizer) -> ExampleSet:
     """Read the folder of --data. Raises ConfigError for what runs on pictures do not have yet, DataError and ModelError."""
     _require_possible(config)
     pipeline = pipeline_of(config)
     side_of(config, pipeline)
-    if tokenizer is None:
-        raise ModelError(f"{pipeline.folder / TOKENIZER}: holds no tokenizer", hint="Fetch the pipeline again.")
     folder = read_folder(Path(config.data.path[0]).expanduser(), config.data.columns, config.data.encoding)
     for note in folder.notes:
         console.print(f"note: {note}")
@@ -65,27 +77,14 @@ def _require_possible(config: RunConfig) -> None:
         raise ConfigError(f"{flag}: petrun does not score pictures yet", hint="Leave it out.")
     if data.pack:
         raise ConfigError("--pack: pictures have no sequences to fill", hint="Leave it out.")
-    if config.model.quant not in (None, "none"):
-        raise ConfigError(
-            f"--base-bits {config.model.quant}: the nets of a pipeline are not quantised", hint="Leave it out."
-        )
 
 
 def _rows(folder: PictureFolder, tokenizer: Tokenizer, pipeline: Pipeline, longest: int) -> ExampleSet:
     """`longest`: tokens of a caption, at most as many as the text encoder has positions, to which all are padded."""
-    pictures, positions = folder.pictures, pipeline.text.positions
-    assert positions is not None
-    encoded = tokenizer.encode_many([each.caption for each in pictures], longest=longest)
-    ids = np.full((len(pictures), positions), tokenizer.pad_id, np.int32)
-    for row, found in enumerate(encoded.ids):
-        ids[row, : len(found)] = found
-    if int(ids.max()) >= pipeline.text.vocab:
-        row = int(np.argmax(ids.max(1)))
-        raise DataError(
-            f"{pictures[row].where}: the tokenizer gives the id {int(ids.max())}, but the text encoder's vocabulary has "
-            f"{pipeline.text.vocab} entries",
-            hint="The tokenizer's files do not belong to this pipeline.",
-        )
+    pictures = folder.pictures
+    captions = caption_ids(
+        [each.caption for each in pictures], [each.where for each in pictures], tokenizer, pipeline, longest
+    )
     count = len(pictures)
     return ExampleSet(
         task=IMAGE,
@@ -100,11 +99,11 @@ def _rows(folder: PictureFolder, tokenizer: Tokenizer, pipeline: Pipeline, longe
             "file": np.arange(count, dtype=np.int32),
             "line": np.ones(count, np.int32),
         },
-        arrays={CAPTION_IDS: ids, DIGESTS: digests(folder)},
+        arrays={CAPTION_IDS: captions.ids, DIGESTS: digests(folder)},
         files=tuple(str(each.path) for each in pictures),
         references=tuple(each.caption for each in pictures),
         unused_columns=folder.unused_columns,
-        stats=Stats(read=count, used=count, cut=sum(encoded.cut)),
+        stats=Stats(read=count, used=count, cut=sum(captions.cut)),
     )
 
 

@@ -1,4 +1,4 @@
-"""Computes what the U-Net of a run on pictures reads: latents of the pictures, and states of the captions.
+"""Computes what the U-Net reads of rows: latents of the pictures, and states of the captions.
 
 Each is computed once, and kept under the user's cache folder by content: of the picture's file or the caption's tokens, and of the net.
 """
@@ -21,6 +21,8 @@ from petrun.console import progress
 from petrun.data.examples.example_set import LATENTS, STATES, ExampleSet
 from petrun.data.pictures import pixels_of
 from petrun.errors import OutputError
+from petrun.inference.pictures.captions import text_states
+from petrun.inference.pictures.rows import CAPTION_IDS, DIGESTS, pipeline_of, side_of
 from petrun.models import autoencoder_kl, clip_text
 from petrun.models.base import Family
 from petrun.models.pipeline import AUTOENCODER, TEXT_ENCODER, load_part, part_digest
@@ -28,8 +30,6 @@ from petrun.parallel.context import Device, eager
 from petrun.tensors import Array
 from petrun.tensors.atomic import atomic_file
 from petrun.tensors.bounded_folder import remove_oldest
-from petrun.training.setup.picture_rows import CAPTION_IDS, DIGESTS, pipeline_of, side_of
-from petrun.training.setup.sources import Sources
 from petrun.typing import Cell
 
 _FORM = 1
@@ -72,12 +72,12 @@ class _Net:
         return found
 
 
-def add_latents(config: RunConfig, sources: Sources, device: Device) -> Sources:
+def with_latents(config: RunConfig, rows: ExampleSet, device: Device) -> ExampleSet:
     """Return the rows with latents (n, 2 or 4, Z, h, w) float32, mean and deviation, then those of the mirror image where the run draws
     flips; and with the states of the captions (n, T, S) float32. Raises DataError for a picture that cannot be read.
     """
     pipeline = pipeline_of(config)
-    side, rows = side_of(config, pipeline), sources.train
+    side = side_of(config, pipeline)
     cache = cache_folder() / "latents" if config.data.cache else None
     encoder = _Net(pipeline.folder / AUTOENCODER, autoencoder_kl.FAMILY, cache, device.target)
     texts = _Net(pipeline.folder / TEXT_ENCODER, clip_text.FAMILY, cache, device.target)
@@ -88,7 +88,7 @@ def add_latents(config: RunConfig, sources: Sources, device: Device) -> Sources:
         }
     if cache is not None:
         remove_oldest(cache, "*.npy", _MOST_BYTES, cache)
-    return replace(sources, train=replace(rows, arrays={**rows.arrays, **arrays}))
+    return replace(rows, arrays={**rows.arrays, **arrays})
 
 
 def _each(rows: ExampleSet, label: str, compute: Callable[[int], Array]) -> Array:
@@ -119,8 +119,4 @@ def _latents(net: _Net, rows: ExampleSet, index: int, side: int, flip: bool) -> 
 
 
 def _states(net: _Net, ids: Array) -> Array:
-    def encode(cell: Cell) -> Array:
-        states: Array = cell(Tensor(ids)).asnumpy()[0]
-        return states
-
-    return net.remembered(ids.tobytes(), "states", encode)
+    return net.remembered(ids.tobytes(), "states", lambda cell: text_states(cell, ids)[0])
