@@ -10,8 +10,9 @@ from dataclasses import fields
 from fnmatch import fnmatchcase
 from typing import Any
 
+from petrun.config.flags import flag_of
 from petrun.config.load import as_typed
-from petrun.config.options import Flags, RunKeys, options_of
+from petrun.config.options import Flags, Option, RunKeys, options_of
 from petrun.config.resolved import Resolved
 from petrun.errors import ConfigError
 
@@ -26,9 +27,13 @@ def require_effect(settings: Any, names: Iterable[str], reason: str, hint: str =
     """
     defaults = {one.name: one.default for one in fields(settings)}
     options = options_of(type(settings))
-    given = [options[name].flag for name in names if getattr(settings, name) != defaults[name]]
+    given = [_flag(options[name]) for name in names if getattr(settings, name) != defaults[name]]
     if given:
         raise ConfigError("\n".join(f"{flag}: has no effect {reason}" for flag in given), hint=hint)
+
+
+def _flag(how: Option) -> str:
+    return flag_of(how.key)[1].flag if how.key else how.flag
 
 
 def require_no_run_keys(settings: RunKeys, reason: str) -> None:

@@ -1,5 +1,6 @@
 """`petrun generate --task image`: files and what they say, and what is refused by name."""
 
+import shutil
 from functools import partial
 
 import mindspore as ms
@@ -12,11 +13,18 @@ from petrun.parallel.context import setup
 from tests.models.pipelines import write_pipeline, write_style
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    write_pipeline(folder / "pipe")
+    write_style(folder / "ink.ckpt", rank=2)
+    return folder
+
+
 @pytest.fixture
-def studio(tmp_path, monkeypatch, outside):
+def studio(files, tmp_path, monkeypatch, outside):
     """pipe, a pipeline, and ink.ckpt, a LoRA on it: the current folder."""
-    write_pipeline(tmp_path / "pipe")
-    write_style(tmp_path / "ink.ckpt", rank=2)
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     for name, value in outside.items():
         monkeypatch.setenv(name, value)
