@@ -82,7 +82,7 @@ def test_texts_of_a_sheet_are_escaped(tmp_path):
         (DRAW + "--prompt red --size 16x18", ["--size 16x18: both must be multiples of 4", "Give 16x16"]),
         (DRAW + "--prompt red --steps 1000", ["--steps 1000: must be at least 1 and below the 1000 steps"]),
         (DRAW + "--prompt red --delta ink.ckpt --use inc:0.5", ["--use inc:0.5: no delta is called 'inc'. Did you mean ink"]),
-        (DRAW + "--prompt red --set optim.lr=1", ["optim.lr=1: has no effect on this command"]),
+        (DRAW + "--prompt red --set optim.lr=1", ["--set optim.lr: has no effect on this command"]),
         (DRAW + "--prompt red --set model.quant=int8", ["the nets of a pipeline are not quantised"]),
         (DRAW + "--prompts talk.jsonl", ["prompt 1: system has no effect on pictures"]),
         ("generate --task image --out pics --prompt red", ["--task image needs --base DIR"]),

@@ -109,7 +109,7 @@ def test_latents_are_those_of_the_pictures(studio, petrun, monkeypatch):
     [
         ("train --task image --data pics", ["--task image needs --base DIR"]),
         (TRAIN.replace("--base pipe", "--base pics"), ["pics: --task image needs a pipeline, and there is no model_index.json"]),
-        (TRAIN.replace("--task image", "--task lm"), ["pipe: is a pipeline that makes pictures", "petrun train --task image"]),
+        (TRAIN.replace("--task image", "--task lm"), ["pipe: is a pipeline that makes pictures", "With --task image, petrun train"]),
         (TRAIN + "--eval-data pics", ["--eval-data: petrun does not score pictures yet"]),
         (TRAIN + "--eval-split 0.5", ["--eval-split: petrun does not score pictures yet"]),
         (TRAIN + "--pack", ["--pack: pictures have no sequences"]),
