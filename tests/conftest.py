@@ -1,5 +1,6 @@
 """Fixtures for every package."""
 
+import gc
 import os
 import shutil
 import sys
@@ -16,6 +17,12 @@ from tests.program import outside, petrun, place, refused, workplace  # noqa: E4
 
 ROOT = Path(__file__).resolve().parent.parent
 USERS_CACHE = cache_folder()
+
+
+def pytest_collection_finish():
+    """MindSpore collects garbage before it compiles a graph, and would look through all that the tests imported each time: 0.3 s."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

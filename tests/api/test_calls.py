@@ -14,7 +14,7 @@ from petrun.errors import ConfigError, DeviceMemoryError
 
 @pytest.mark.parametrize(
     ("command", "options", "elsewhere"),
-    [(train.COMMAND, TrainOptions, ELSEWHERE), (evaluate.COMMAND, EvaluateOptions, ("base", "delta"))],
+    [(train.COMMAND, TrainOptions, ELSEWHERE), (evaluate.COMMAND, EvaluateOptions, ("base", "delta", "json"))],
 )
 def test_every_flag_is_a_keyword_and_every_keyword_a_flag(command, options, elsewhere):
     flags = {keyword_of(one) for one in command.given if one.option.flag}
