@@ -11,6 +11,7 @@ from petrun.config.options import DeltaSources
 from petrun.config.schema import ModelConfig
 from petrun.errors import ConfigError
 from petrun.inference.assembly import base_path, open_delta, require_matching_family
+from petrun.inference.delta_tokenizer import tokenizer_folder
 from petrun.inference.stored_base import stored_base
 from petrun.inference.virtual_tables import with_tables
 from petrun.interop.convert import to_net_names, trained_task, write_peft
@@ -76,5 +77,5 @@ def write(given: Delta, out: str, sources: DeltaSources, task: str | None) -> Pa
     )
     if path.is_dir() and any(is_shared(name) for name in fitted.tensors):
         # The rows of tokens mean nothing without the tokenizer that has them.
-        copy_tokenizer(folder, path)
+        copy_tokenizer(folder, tokenizer_folder(given, path))
     return folder

@@ -19,6 +19,7 @@ from petrun.config.resolved import Resolved
 from petrun.config.schema import RunConfig
 from petrun.config.section import section_of
 from petrun.data.formats.slices import split_slice
+from petrun.data.rows.shares import split_share
 from petrun.errors import ConfigError, did_you_mean
 from petrun.typing import JsonObject
 
@@ -207,6 +208,7 @@ def load_run_config(
     for key, value in assigned:
         put({key: value}, f"--set {key}")
     _join_rows(values, origins)
+    _split_shares(values, origins)
     if embedded is not None and not any(k in values for k in ("model.base", "model.family", "data.path")):
         for path in (*(_tuned_for(values.get("algo", "lora")) if recipe is None else ()), embedded):
             for key, value in read_recipe(path).items():
@@ -227,6 +229,26 @@ def _join_rows(values: JsonObject, origins: dict[str, str]) -> None:
     if values.get("delta.rows") is not None and isinstance(algo, str) and rows.METHOD.name not in split_names(algo):
         values["algo"] = f"{algo}{JOIN}{rows.METHOD.name}"
         origins.setdefault("algo", origins["delta.rows"])
+
+
+def _split_shares(values: JsonObject, origins: dict[str, str]) -> None:
+    """Take the shares out of data.path: --data a.jsonl:0.8,b.jsonl:0.2 is two files and data.shares. Raises ConfigError."""
+    names = values.get("data.path")
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list | tuple):
+        return
+    parts = [split_share(str(name)) for name in names]
+    shares = [share for _, share in parts if share is not None]
+    if not shares:
+        return
+    typed = as_typed("data.path", origins)
+    if len(shares) < len(parts):
+        without = next(path for path, share in parts if share is None)
+        raise ConfigError(f"{typed}: {without} has no share, and others do", hint=f"Example: {without}:0.5")
+    if "data.shares" in values:
+        raise ConfigError(f"{typed} and {as_typed('data.shares', origins)}: both give shares", hint="Leave one out.")
+    values |= {"data.path": tuple(path for path, _ in parts), "data.shares": tuple(shares)}
+    origins["data.shares"] = origins["data.path"]
 
 
 def _tuned_for(algo: object) -> tuple[Path, ...]:

@@ -96,10 +96,17 @@ class ModelConfig(Section):
 
 class DataConfig(Section):
     path: tuple[str, ...] = setting(
-        (), "Training file, or several, comma-separated. Default: the task that petrun ships.", "--data", DATA
+        (),
+        "Training file, or several, comma-separated, also by shares (a.jsonl:0.8,b.jsonl:0.2). Default: the embedded task's.",
+        "--data",
+        DATA,
     )
     eval_path: tuple[str, ...] = setting((), "Evaluation file, or several.", "--eval-data", DATA)
     weights: tuple[float, ...] = Field((), description="how often each file of `path` is read in an epoch (1 = once)")
+    shares: tuple[float, ...] = Field(
+        (),
+        description="how large a share of the rows each file of `path` gives, such as [0.8, 0.2]; as --data a.jsonl:0.8,b.jsonl:0.2",
+    )
     task: Task | None = setting(
         None,
         "classify, lm, instruct, preference, tokens or image. Default: from the columns (image: none, it must be given).",
@@ -156,7 +163,7 @@ class DataConfig(Section):
     buckets: int = Field(4, ge=1, le=64, description="most sequence lengths (compiled shapes) a run may use")
     cache: bool = Field(True, description="keep tokenised rows under the user's cache folder, keyed by content")
 
-    _one_or_many = field_validator("path", "eval_path", "weights", "ignore", mode="before")(_as_many)
+    _one_or_many = field_validator("path", "eval_path", "weights", "shares", "ignore", mode="before")(_as_many)
     _class_names = field_validator("labels", mode="before")(_as_labels)
 
     @field_validator("format")

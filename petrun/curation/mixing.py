@@ -8,7 +8,6 @@ before the question, Caswell, Chelba and Grangier, "Tagged Back-Translation", WM
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +15,8 @@ import numpy as np
 from petrun.curation.keys import draw_order
 from petrun.curation.parts import PartReader, prompt_column, with_prompt
 from petrun.curation.reading import DataRow
-from petrun.curation.shares import whole_rows
 from petrun.data.chat.messages import as_messages, is_conversation, read_messages
+from petrun.data.rows.shares import split_share
 from petrun.errors import ConfigError, DataError
 from petrun.tensors import Array
 from petrun.typing import JsonObject
@@ -40,36 +39,16 @@ class MixPart:
 def parse_part(text: str) -> MixPart:
     """`a.jsonl:0.7:tag=From the web.` -> its parts; the weight is 1 where none is given. Raises ConfigError."""
     body, marker, tag = text.partition(":tag=")
-    path, colon, number = body.rpartition(":")
     if _SLICE_OR_WEIGHT.search(body):
+        path, _, number = body.rpartition(":")
         raise ConfigError(
             f"{text}: rows from one number to the other with weight 1, or {path} with weight {number}?",
             hint=f"{body}:1 is the first, {path.replace('#', '#:')}:{number} the second.",
         )
-    if not colon or not path:
-        path, number = body, "1"
-    try:
-        weight = float(number)
-    except ValueError:
-        path, weight = body, 1.0
-    if weight <= 0 or not np.isfinite(weight):
-        raise ConfigError(f"{text}: the weight must be a number above 0", hint="To leave a file out, do not name it.")
+    path, weight = split_share(body)
     if marker and not tag.strip():
         raise ConfigError(f"{text}: the tag is empty")
-    return MixPart(path=path, weight=weight, tag=tag)
-
-
-def share_out(weights: Sequence[float], available: Sequence[int], rows: int | None) -> list[int]:
-    """Return how many rows each file gives. Without `rows`: as many in all as leave every row used at most once."""
-    shares = [weight / sum(weights) for weight in weights]
-    if rows is None:
-        rows = min(int(count / share + 1e-9) for count, share in zip(available, shares, strict=True))
-    found = whole_rows([rows * share for share in shares], rows)
-    if 0 in found:
-        raise ConfigError(
-            f"a file would give no row to a mix of {rows:,} rows", hint="Give more rows, or leave the file out."
-        )
-    return found
+    return MixPart(path=path, weight=1.0 if weight is None else weight, tag=tag)
 
 
 def draw(available: int, wanted: int, seed: int, file: int) -> Array:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from petrun.curation.keys import draw_order
-from petrun.curation.shares import whole_rows
+from petrun.data.rows.shares import whole_rows
 from petrun.errors import ConfigError, DataError
 from petrun.tensors import Array
 

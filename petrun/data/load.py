@@ -16,8 +16,10 @@ from petrun.data.examples.cache import load_cached, store_cached
 from petrun.data.examples.example_set import ExampleSet, scramble
 from petrun.data.formats.encoding import find_encoding
 from petrun.data.formats.folder import read_sources
+from petrun.data.formats.records import Array
 from petrun.data.formats.source import Source
 from petrun.data.formats.table import binary_format, find_format
+from petrun.data.rows.shares import share_out
 from petrun.data.settings import ExampleSettings
 from petrun.data.templates.template import Template
 from petrun.data.tokenizers.tokenizer import Progress, Tokenizer
@@ -34,6 +36,7 @@ def load_examples(
     settings: ExampleSettings,
     *,
     weights: Sequence[float] = (),
+    shares: Sequence[float] = (),
     seed: int = 0,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
@@ -44,18 +47,31 @@ def load_examples(
         paths: files, folders of files, or some rows of a file (petrun/data/formats/slices.py).
         tokenizer: None for arrays and for rows of token ids.
         weights: how often each of `paths` is read; a fraction takes a share of its rows, chosen by `seed`.
+        shares: instead of weights: how large a share of all rows each of `paths` gives, over their sum; as many rows as leave every row
+            read at most once.
         cache_dir: folder of the cache; None reads and writes none.
         progress: called with (rows done, rows of the file).
     Raises: DataError; ConfigError for settings that contradict each other; TrainingError when no row has anything supervised.
     """
     files = [paths] if isinstance(paths, str | Path) else list(paths)
-    _check_weights(weights, files)
+    _check_weights(weights, shares, files)
     sources_of = [read_sources(path) for path in files]
     sources = [source for of_path in sources_of for source in of_path]
     examples = _cached_or_built(sources, tokenizer, settings, cache_dir, progress)
     if settings.need_target and not settings.for_generation and examples.task != "classify":
         _require_supervision(examples, settings.seq_len)
-    return _weighted(examples, _weights_of_files(weights, sources_of), seed)
+    if not (weights or shares):
+        return examples
+    # A path may name a folder of several files.
+    path_of_file = np.repeat(np.arange(len(files)), [len(of_path) for of_path in sources_of])
+    rows_of = [np.flatnonzero(path_of_file[examples.per_row["file"]] == path) for path in range(len(files))]
+    if shares:
+        counts = [len(rows) for rows in rows_of]
+        wanted = share_out(shares, counts, None)
+        weights = [want / count for want, count in zip(wanted, counts, strict=True)]
+        told = ", ".join(f"{want:,} of {file}'s {n:,}" for want, file, n in zip(wanted, files, counts, strict=True))
+        examples = replace(examples, notes=(*examples.notes, f"rows by shares: {told}"))
+    return _weighted(examples, rows_of, weights, seed)
 
 
 def _cached_or_built(
@@ -78,18 +94,23 @@ def _cached_or_built(
     )
 
 
-def _weights_of_files(weights: Sequence[float], sources_of: Sequence[Sequence[Source]]) -> list[float]:
-    """Return the weight of every file: a path may name a folder of several files."""
-    return [weight for weight, files in zip(weights, sources_of, strict=True) for _ in files] if weights else []
-
-
-def _check_weights(weights: Sequence[float], files: Sequence[str | Path]) -> None:
+def _check_weights(weights: Sequence[float], shares: Sequence[float], files: Sequence[str | Path]) -> None:
     if not files:
         raise ConfigError("no data file given", hint="--data PATH")
-    if weights and len(weights) != len(files):
+    if weights and shares:
+        raise ConfigError("data.weights and data.shares: rows are taken by one of them", hint="Leave one out.")
+    for key, given in (("weights", weights), ("shares", shares)):
+        if given and len(given) != len(files):
+            raise ConfigError(
+                f"data.{key}: {len(given)} {key[:-1] if len(given) == 1 else key} for {len(files)} file{'s' * (len(files) != 1)}"
+            )
+    if len(shares) == 1:
         raise ConfigError(
-            f"data.weights: {len(weights)} weight{'s' * (len(weights) != 1)} for {len(files)} file{'s' * (len(files) != 1)}"
+            f"{files[0]}: a share of one file alone; shares are of the rows of all files",
+            hint=f"{files[0]}#500 takes the first 500 rows of a file, data.weights=0.5 half of its rows.",
         )
+    if any(share <= 0 for share in shares):
+        raise ConfigError("data.shares: every share is a number above 0", hint="To leave a file out, do not name it.")
     if any(not 0 < weight <= _MOST_COPIES for weight in weights):
         raise ConfigError(
             f"data.weights: every weight is a number above 0 and at most {_MOST_COPIES}",
@@ -145,13 +166,12 @@ def _encoding(source: Source, settings: ExampleSettings) -> str:
     return "" if format is not None and format.binary else find_encoding(source, settings.encoding)[0]
 
 
-def _weighted(examples: ExampleSet, weights: Sequence[float], seed: int) -> ExampleSet:
-    """Repeat the rows of file f weights[f] times: complete copies, then a share chosen by the seed."""
+def _weighted(examples: ExampleSet, rows_of: Sequence[Array], weights: Sequence[float], seed: int) -> ExampleSet:
+    """Repeat the rows rows_of[i] weights[i] times: complete copies, then a share chosen by the seed."""
     if all(weight == 1 for weight in weights):
         return examples
     taken = []
-    for file, weight in enumerate(weights):
-        rows = np.flatnonzero(examples.per_row["file"] == file)
+    for rows, weight in zip(rows_of, weights, strict=True):
         share = round(len(rows) * (weight - int(weight)))
         chosen = np.argsort(scramble(rows, seed, "weights"), kind="stable")[:share]
         taken += [*([rows] * int(weight)), rows[np.sort(chosen)]]

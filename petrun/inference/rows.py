@@ -81,17 +81,19 @@ def open_rows(
     settings: ExampleSettings,
     *,
     weights: tuple[float, ...] = (),
+    shares: tuple[float, ...] = (),
     seed: int = 0,
 ) -> ExampleSet:
     """Read and tokenise files, with a progress bar, and print notes about files that were read in an unusual way.
 
-    `data`: whether rows are cached; `weights`, `seed`: as load_examples.
+    `data`: whether rows are cached; `weights`, `shares`, `seed`: as load_examples.
     """
     examples = load_examples(
         list(paths),
         tokenizer,
         settings,
         weights=weights,
+        shares=shares,
         seed=seed,
         cache_dir=cache_folder() / "rows" if data.cache else None,
         progress=progress("tokenize"),

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from petrun import console
 from petrun.assets import task_file
 from petrun.checkpoint.delta import Delta, Manifest
 from petrun.checkpoint.run_files import run_files
@@ -34,11 +33,11 @@ from petrun.inference.assembly import (
     with_form_of,
 )
 from petrun.inference.base_info import BaseInfo, read_base_info
+from petrun.inference.delta_tokenizer import tokenizer_for
 from petrun.inference.rows import (
     check_length,
     example_settings,
     open_rows,
-    open_tokenizer,
     require_matching_classes,
     require_room,
     scoring_batches,
@@ -186,8 +185,7 @@ def resolve_settings(
     template: str | Template | None = config.data.template
     if template is None and manifest is not None and manifest.template:
         template = Template(name="delta", text=manifest.template)
-    tokenizer = open_tokenizer(base_info.folder)
-    note_tokenizer(given, tokenizer)
+    tokenizer = tokenizer_for(base_info.folder, () if given is None else (given,))
     return InferenceSettings(
         config=config.model_copy(update={"data": config.data.model_copy(update={"seq_len": seq_len})}),
         delta=given,
@@ -218,15 +216,6 @@ def learned_end_of_turn(manifest: Manifest | None, tokenizer: Tokenizer | None) 
     if manifest.end_of_turn is not None:
         return end_of_turn_of_mark(manifest.end_of_turn, tokenizer)
     return find_end_of_turn(Template(name="delta", text=manifest.template) if manifest.template else None, tokenizer)
-
-
-def note_tokenizer(delta: Delta | None, tokenizer: Tokenizer | None) -> None:
-    """Print a note where the base's tokenizer has changed: ids may mean other words than the delta learned."""
-    digest = delta.manifest.tokenizer_digest if delta is not None and delta.manifest is not None else None
-    if delta is not None and digest is not None and tokenizer is not None and digest != tokenizer.digest:
-        console.print(
-            f"note: the tokenizer in {tokenizer.files.folder} is not the one that {delta.path} was trained with"
-        )
 
 
 def _inherit(resolved: Resolved, delta: Delta | None) -> Resolved:

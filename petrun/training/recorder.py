@@ -24,6 +24,7 @@ from petrun.errors import OutputError
 from petrun.evaluate.compare import side_by_side, signature_lines
 from petrun.evaluate.metrics import is_better
 from petrun.inference.assembly import base_path, values_of
+from petrun.inference.delta_tokenizer import save_tokenizer
 from petrun.parallel.context import peak_card_bytes
 from petrun.parallel.layout import Layout
 from petrun.tensors.sharded.rank_files import ShardSpec
@@ -234,6 +235,8 @@ class RunRecorder:
             save_delta_shards(path, self.out.format, held, owned, self._manifest(metrics), self.shards)
         elif self.out.writes:
             save_delta(path, values_of(net, owned), self._manifest(metrics))
+        if self.out.writes:
+            save_tokenizer(path, owned, self.sources.tokenizer, self.assembled.loaded.hf_config)
 
     def _manifest(self, metrics: dict[str, float]) -> Manifest:
         config, loaded, rows = self.config, self.assembled.loaded, self.sources.train

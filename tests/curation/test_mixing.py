@@ -2,7 +2,7 @@
 
 import pytest
 
-from petrun.curation.mixing import SYSTEM, TOKEN, MixPart, Tagger, draw, parse_part, share_out
+from petrun.curation.mixing import SYSTEM, TOKEN, MixPart, Tagger, draw, parse_part
 from petrun.errors import ConfigError, DataError
 from tests.curation.rows import MIXED, row
 
@@ -18,14 +18,6 @@ def test_parts_are_read():
     for wrong in ("a.jsonl:0", "a.jsonl:-1", "a.jsonl:inf", "a.jsonl:tag= "):
         with pytest.raises(ConfigError):
             parse_part(wrong)
-
-
-def test_rows_are_shared_out():
-    assert share_out([0.7, 0.3], [700, 700], None) == [700, 300]
-    assert share_out([1, 1, 1], [9, 9, 9], 10) in ([4, 3, 3], [3, 4, 3], [3, 3, 4])
-    assert share_out([2, 1], [10, 100], 60) == [40, 20]
-    with pytest.raises(ConfigError, match="would give no row"):
-        share_out([1000, 1], [10, 10], 10)
 
 
 def test_rows_are_repeated_evenly():

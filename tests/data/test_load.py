@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from petrun.data.examples.example_set import IGNORED, scramble, split
-from petrun.errors import DataError
+from petrun.errors import ConfigError, DataError
 from tests.data.loading import read_examples
 
 
@@ -260,6 +260,33 @@ def test_several_files_and_weights(write, word_piece):
     assert load([first, second], word_piece, max_rows=1).per_row["row"].tolist() == [0, 1]
     with pytest.raises(DataError, match=r"rows of different kinds: a.jsonl text, c.jsonl pair"):
         load([first, write("c.jsonl", [{"text": "a", "text_pair": "b", "label": 0}])], word_piece)
+
+
+def test_files_by_shares(write, word_piece, tmp_path):
+    """Shares are of the rows: with 0.8 and 0.2 the larger file gives four rows for each of the smaller, and no row is read twice."""
+    many = write("many.jsonl", [{"text": "good", "label": i % 2} for i in range(40)])
+    few = write("few.jsonl", [{"text": "bad", "label": i % 2} for i in range(5)])
+    mixed = load([many, few], word_piece, shares=(0.8, 0.2))
+    assert mixed.per_row["file"].tolist() == [0] * 20 + [1] * 5 and len(set(mixed.per_row["row"].tolist())) == 25
+    assert mixed.notes == (f"rows by shares: 20 of {many}'s 40, 5 of {few}'s 5",)
+    assert mixed.per_row["row"].tolist() != load([many, few], word_piece, shares=(4, 1), seed=4).per_row["row"].tolist()
+    # A folder of two files is one path, with one share.
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in "ab":
+        (folder / f"{name}.jsonl").write_text("".join('{"text": "good", "label": 1}\n' for _ in range(15)))
+    both = load([folder, few], word_piece, shares=(3, 1))
+    assert len(both) == 20 and both.per_row["file"].tolist().count(2) == 5
+    for wrong, message in (
+        ({"shares": (1, 2, 3)}, "3 shares for 2 files"),
+        ({"shares": (1, -1)}, "number above 0"),
+        ({"shares": (1, 1), "weights": (1.0, 1.0)}, "by one of them"),
+        ({"shares": (1000, 1)}, "would give no row"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load([many, few], word_piece, **wrong)
+    with pytest.raises(ConfigError, match="a share of one file alone"):
+        load(few, word_piece, shares=(0.5,))
 
 
 def test_split_is_deterministic_and_keeps_copies_together(write, word_piece):

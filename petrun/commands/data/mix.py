@@ -10,10 +10,11 @@ from petrun import console
 from petrun.config.commands.data import MixSettings
 from petrun.config.effect import require_effect
 from petrun.curation.keys import draw_order
-from petrun.curation.mixing import SYSTEM, TOKEN, Tagger, draw, parse_part, share_out
+from petrun.curation.mixing import SYSTEM, TOKEN, Tagger, draw, parse_part
 from petrun.curation.output import check_out, row_output
 from petrun.curation.reading import STOP, RowFiles
 from petrun.curation.writing import json_line
+from petrun.data.rows.shares import share_out
 from petrun.errors import ConfigError, did_you_mean
 
 

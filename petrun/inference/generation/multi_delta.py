@@ -31,10 +31,10 @@ from petrun.inference.assembly import (
 )
 from petrun.inference.base_info import read_base_info
 from petrun.inference.blends import Blend
+from petrun.inference.delta_tokenizer import tokenizer_for
 from petrun.inference.evaluator import end_ids
 from petrun.inference.multi_adapter import OFF, MultiAdapter, fixed_adapter, has_switched_tokens, open_multi_adapter
-from petrun.inference.rows import open_tokenizer
-from petrun.inference.settings import learned_end_of_turn, note_tokenizer
+from petrun.inference.settings import learned_end_of_turn
 from petrun.models.base import LoadedModel
 from petrun.models.factory import is_factory
 from petrun.models.families import spell_families
@@ -105,14 +105,12 @@ def load_deltas(settings: SessionSettings) -> MultiDeltaModel:
     for delta in deltas.values():
         require_matching_family(delta, info.hf_config)
         _require_text(delta)
-    tokenizer = open_tokenizer(info.folder)
+    tokenizer = tokenizer_for(info.folder, deltas.values())
     if tokenizer is None:
         raise ModelError(f"{info.folder}: holds no tokenizer", hint="Put tokenizer.json beside config.json.")
     templates = _templates(resolved, deltas, tokenizer)
     loaded = open_base(model, device, task="instruct", num_labels=None, seed=0)
     fitted = {name: fit_delta(delta, loaded, settings.alpha) for name, delta in deltas.items()}
-    for delta in deltas.values():
-        note_tokenizer(delta, tokenizer)
     ends_of_turn = {name: find_end_of_turn(template, tokenizer) for name, template in templates.items()}
     for name, delta in deltas.items():
         ends_of_turn[name] |= learned_end_of_turn(delta.manifest, tokenizer)

@@ -15,6 +15,7 @@ from petrun.checkpoint.merge import FolderSettings, Merged, merge_to_file, merge
 from petrun.errors import ConfigError, DeltaError
 from petrun.inference.assembly import open_delta, require_matching_family
 from petrun.inference.delta_opener import DeltaOpener, WeightedPath
+from petrun.inference.delta_tokenizer import tokenizer_folder
 from petrun.inference.merging.merged_prompts import holds_prompts, merged_prompts
 from petrun.inference.stored_base import StoredBase
 from petrun.models.quantised import is_quantised
@@ -79,7 +80,7 @@ def write_merged(
             hint="Give a file: --out merged.ckpt or merged.safetensors.",
         )
     root = root_of(base.path)
-    folder = root if root.is_dir() else root.parent
+    folder = tokenizer_folder(fitted, root if root.is_dir() else root.parent)
     info = fitted.manifest.task if fitted.manifest is not None else None
     prompts = merged_prompts(fitted, folder, base.raw)
     settings = FolderSettings(

@@ -16,10 +16,10 @@ from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.inference.assembly import fit_delta, open_base, open_delta, require_matching_family
 from petrun.inference.base_info import read_base_info
 from petrun.inference.blends import Blend, parse_blend, spell_blend
+from petrun.inference.delta_tokenizer import note_tokenizer
 from petrun.inference.generation.multi_delta import attach_deltas, named_paths
 from petrun.inference.multi_adapter import MultiAdapter
 from petrun.inference.pictures.rows import pipeline_of, tokenizer_of
-from petrun.inference.settings import note_tokenizer
 from petrun.models.base import LoadedModel
 from petrun.models.pipeline import Pipeline
 from petrun.parallel.compile_cache import use_compile_cache

@@ -147,7 +147,7 @@ def rows(examples: ExampleSet, seq_len: int) -> JsonObject:
     dropped = {
         "cannot be used": stats.bad,
         "without text": left_out,
-        "held out, or left out by data.weights": elsewhere,
+        "held out, or left out by data.weights or data.shares": elsewhere,
     }
     found: JsonObject = {
         "read": stats.read,

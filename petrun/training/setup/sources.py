@@ -99,7 +99,9 @@ def open_sources(config: RunConfig, base_info: BaseInfo, start: Delta | None) ->
         num_labels=classes_of(start) or base_info.num_labels or one_number(start),
         template=template,
     )
-    train_rows = open_rows(data, paths, tokenizer, settings, weights=data.weights, seed=config.train.seed)
+    train_rows = open_rows(
+        data, paths, tokenizer, settings, weights=data.weights, shares=data.shares, seed=config.train.seed
+    )
     task = train_rows.task
     train_rows = _with_classes(train_rows, is_factory(config.model.family))
     metrics = select_metrics(config.eval.metrics, train_rows.metrics_of)

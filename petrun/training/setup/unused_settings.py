@@ -143,6 +143,7 @@ UNUSED: tuple[UnusedSettings, ...] = (
     UnusedSettings(
         keys=(
             "data.weights",
+            "data.shares",
             "data.format",
             "data.template",
             "data.chat_template_kwargs",

@@ -73,6 +73,28 @@ def test_only_the_new_rows_and_the_lora_train(folder, capfd):
     assert scores[0]["loss"] == pytest.approx(scores[1]["loss"], abs=2e-3)
     assert call(["delta", "convert", "run", "--to", "peft", "--base", "longer", "--out", "adapter"]) == 0
     assert (folder / "adapter" / "tokenizer.json").read_text() == (folder / "longer" / "tokenizer.json").read_text()
+    own_tokenizer = (folder / "longer" / "tokenizer.json").read_text()
+    _swap_ids(folder / "longer" / "tokenizer.json")
+    line = ["eval", "--base", "longer", "--delta", "run", "--data", "zh.jsonl", "--seq-len", "32", "--out", "again.json"]
+    assert call(line) == 0, capfd.readouterr().err
+    assert "trained with is used" in capfd.readouterr().out
+    assert json.loads((folder / "again.json").read_text())["loss"] == scores[0]["loss"]
+    assert call(["merge", "--base", "longer", "--delta", "run", "--out", "own"]) == 0
+    assert (folder / "own" / "tokenizer.json").read_text() == own_tokenizer
+    shutil.rmtree(folder / "run" / "tokenizer")
+    for line in (line, ["merge", "--base", "longer", "--delta", "run", "--out", "other"]):
+        assert call(line) in (1, 2)
+        assert "holds rows of tokens, and the tokenizer in" in " ".join(capfd.readouterr().err.split())
+    assert not (folder / "other").exists()
+
+
+def _swap_ids(file):
+    """Give the ids of two tokens to each other."""
+    content = json.loads(file.read_text())
+    vocabulary = content["model"]["vocab"]
+    first, second = (token for token, number in vocabulary.items() if number in (300, 301))
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    file.write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize(
