@@ -33,6 +33,7 @@ UNITS = {
     "data.max_rows": "rows of each file",
     "data.buckets": "lengths",
     "data.weights": "times an epoch",
+    "data.shares": "of the rows",
     "optim.warmup": "share of the steps, or steps",
     "optim.min_lr_ratio": "share of lr",
     "train.epochs": "passes over the data",

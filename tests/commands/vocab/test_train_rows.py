@@ -75,15 +75,16 @@ def test_only_the_new_rows_and_the_lora_train(folder, capfd):
     assert (folder / "adapter" / "tokenizer.json").read_text() == (folder / "longer" / "tokenizer.json").read_text()
     own_tokenizer = (folder / "longer" / "tokenizer.json").read_text()
     _swap_ids(folder / "longer" / "tokenizer.json")
-    line = ["eval", "--base", "longer", "--delta", "run", "--data", "zh.jsonl", "--seq-len", "32", "--out", "again.json"]
+    given = ["--base", "longer", "--delta", "run"]
+    line = ["eval", *given, "--data", "zh.jsonl", "--seq-len", "32", "--out", "again.json"]
     assert call(line) == 0, capfd.readouterr().err
     assert "trained with is used" in capfd.readouterr().out
     assert json.loads((folder / "again.json").read_text())["loss"] == scores[0]["loss"]
-    assert call(["merge", "--base", "longer", "--delta", "run", "--out", "own"]) == 0
+    assert call(["merge", *given, "--out", "own"]) == 0
     assert (folder / "own" / "tokenizer.json").read_text() == own_tokenizer
     shutil.rmtree(folder / "run" / "tokenizer")
-    for line in (line, ["merge", "--base", "longer", "--delta", "run", "--out", "other"]):
-        assert call(line) in (1, 2)
+    for refused in (line, ["merge", *given, "--out", "other"]):
+        assert call(refused) in (1, 2)
         assert "holds rows of tokens, and the tokenizer in" in " ".join(capfd.readouterr().err.split())
     assert not (folder / "other").exists()
 
