@@ -248,7 +248,8 @@ def _split_shares(values: JsonObject, origins: dict[str, str]) -> None:
     if "data.shares" in values:
         raise ConfigError(f"{typed} and {as_typed('data.shares', origins)}: both give shares", hint="Leave one out.")
     values |= {"data.path": tuple(path for path, _ in parts), "data.shares": tuple(shares)}
-    origins["data.shares"] = origins["data.path"]
+    origin = origins["data.path"]
+    origins["data.shares"] = f"{origin} FILE:SHARE" if origin.startswith("--") else origin
 
 
 def _tuned_for(algo: object) -> tuple[Path, ...]:

@@ -98,7 +98,7 @@ def main() -> None:
         write_qwen2(folder / "base")
         write_base(
             folder / "wide",
-            {**QWEN2, "hidden_size": 2 * QWEN2["hidden_size"], "intermediate_size": 2 * QWEN2["intermediate_size"]},
+            {**QWEN2, "hidden_size": 1024, "intermediate_size": 2816},
         )
         for file in ("tokenizer.json", "tokenizer_config.json"):
             (folder / "wide" / file).write_bytes((folder / "base" / file).read_bytes())

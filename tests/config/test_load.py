@@ -183,7 +183,7 @@ def test_a_resolved_configuration_is_frozen():
 def test_shares_of_files_are_taken_from_their_names(tmp_path):
     given = load_run_config(None, {"data.path": ("--data", ("a.jsonl:0.8", "b.jsonl#5:9:0.2"))})
     assert given.config.data.path == ("a.jsonl", "b.jsonl#5:9") and given.config.data.shares == (0.8, 0.2)
-    assert given.origins["data.shares"] == "--data"
+    assert given.origins["data.shares"] == "--data FILE:SHARE"
     recipe = tmp_path / "mix.yaml"
     recipe.write_text("data:\n  path: [a.jsonl:4, b.jsonl:1]\n")
     assert load_run_config(str(recipe), {}).config.data.shares == (4, 1)
