@@ -46,15 +46,17 @@ class MissDense(AddedDense):
         super().__init__(in_channels, out_channels, **base)
         self.mindpet_delta_miss_block = Parameter(Tensor(np.zeros((rank, out_channels), np.float32)), name=MISS_BLOCK)
         self.rank, self.blocks = rank, -(-in_channels // rank)
-        self.missing = self.blocks * rank - in_channels
+        missing = self.blocks * rank - in_channels
+        # Not ops.pad: on the CPU its gradient is wrong from the second execution of a graph on (MindSpore 2.10).
+        self.fill_up = ops.Pad(((0, 0), (0, missing))) if missing else None
         self.miss_dropout = dropout
         self.product, self.total = ops.MatMul(), ops.ReduceSum()
 
     def change(self, x: Tensor) -> Tensor:
         """Compute (sum over blocks of x) D."""
         x = self.miss_dropout(x)
-        if self.missing:
-            x = ops.pad(x, (0, self.missing))
+        if self.fill_up is not None:
+            x = self.fill_up(x)
         x = self.total(self.reshape(x, (-1, self.blocks, self.rank)), 1)
         return self.product(x, self.cast(self.mindpet_delta_miss_block, self.compute_dtype))
 
