@@ -8,10 +8,10 @@ from pathlib import Path
 from petrun import console
 from petrun.commands.draw_request import Prompt, read_drawing, read_prompts
 from petrun.config.commands.text import GenerateSettings
-from petrun.inference.blends import OFF, parse_blend, spell_blend
+from petrun.inference.blends import OFF, Blend, parse_blend, spell_blend
 from petrun.inference.generation.multi_delta import named_paths
 from petrun.inference.pictures.drawing import ImageGenerator, PictureRequest
-from petrun.inference.pictures.image_model import ImageModel, open_image_model, resolve_image
+from petrun.inference.pictures.image_model import open_image_model, resolve_image
 from petrun.inference.pictures.rows import pipeline_of
 from petrun.inference.pictures.written import SHEET, WrittenPicture, require_pillow, write_png, write_sheet
 from petrun.tensors.atomic import output_error, refuse_occupied
@@ -27,36 +27,34 @@ def run(settings: GenerateSettings) -> None:
     out = Path(settings.out).expanduser()
     refuse_occupied(out)
     require_pillow()
-    uses = settings.use or (next(iter(named_paths(settings.deltas)), OFF),)
-    given = [("--use", use) for use in uses] + [(each.where, each.use) for each in prompts if each.use is not None]
-    pictures = sum(1 if each.use is not None else len(uses) for each in prompts) * settings.count
-    batch = min(settings.batch_size, pictures)
+    requests, blends = _requests(settings, prompts)
+    batch = min(settings.batch_size, len(requests))
     config = resolve_image(settings)
-    how = read_drawing(settings, pipeline_of(config))
-    model = open_image_model(settings, config, given, batch * (2 if how.is_guided else 1))
+    pipeline = pipeline_of(config)
+    how = read_drawing(settings, pipeline)
+    model = open_image_model(settings, config, pipeline, blends, batch * (2 if how.is_guided else 1))
     generator = ImageGenerator(model, how, batch)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise output_error(out, error) from error
-    _write(generator, _requests(settings, prompts, uses, model), out)
+    _write(generator, requests, out)
 
 
-def _requests(
-    settings: GenerateSettings, prompts: Sequence[Prompt], uses: Sequence[str], model: ImageModel
-) -> list[PictureRequest]:
-    names = tuple(model.digests)
-    return [
-        PictureRequest(
-            prompt=each.text,
-            where=each.where,
-            use=spell_blend(parse_blend(use, names, each.where)),
-            seed=settings.seed + n,
-        )
-        for each in prompts
-        for use in (uses if each.use is None else (each.use,))
-        for n in range(settings.count)
-    ]
+def _requests(settings: GenerateSettings, prompts: Sequence[Prompt]) -> tuple[list[PictureRequest], dict[str, Blend]]:
+    """Return every picture to draw, and the blends of deltas that they use, by name."""
+    names = tuple(named_paths(settings.deltas))
+    given = [parse_blend(use, names, "--use") for use in settings.use or (names[0] if names else OFF,)]
+    requests, blends = [], {spell_blend(blend): blend for blend in given}
+    for each in prompts:
+        own = given if each.use is None else [parse_blend(each.use, names, each.where)]
+        blends |= {spell_blend(blend): blend for blend in own}
+        requests += [
+            PictureRequest(prompt=each.text, where=each.where, use=spell_blend(blend), seed=settings.seed + n)
+            for blend in own
+            for n in range(settings.count)
+        ]
+    return requests, blends
 
 
 def _write(generator: ImageGenerator, requests: Sequence[PictureRequest], out: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from petrun.checkpoint.delta import Delta
@@ -15,11 +15,11 @@ from petrun.data.tasks import IMAGE
 from petrun.data.tokenizers.tokenizer import Tokenizer
 from petrun.inference.assembly import fit_delta, open_base, open_delta, require_matching_family
 from petrun.inference.base_info import read_base_info
-from petrun.inference.blends import Blend, parse_blend, spell_blend
+from petrun.inference.blends import Blend
 from petrun.inference.delta_tokenizer import note_tokenizer
 from petrun.inference.generation.multi_delta import attach_deltas, named_paths
 from petrun.inference.multi_adapter import MultiAdapter
-from petrun.inference.pictures.rows import pipeline_of, tokenizer_of
+from petrun.inference.pictures.rows import tokenizer_of
 from petrun.models.base import LoadedModel
 from petrun.models.pipeline import Pipeline
 from petrun.parallel.compile_cache import use_compile_cache
@@ -41,15 +41,13 @@ class ImageModel:
 
 
 def open_image_model(
-    settings: SessionSettings, config: RunConfig, uses: Sequence[tuple[str, str]], rows: int
+    settings: SessionSettings, config: RunConfig, pipeline: Pipeline, blends: Mapping[str, Blend], rows: int
 ) -> ImageModel:
-    """Load a pipeline and its deltas. `config`: see resolve_image; `uses`: what gave it, and a text as parse_blend reads it; `rows`: of the
-    U-Net's batch. Raises ConfigError, ModelError, DeltaError as loading a base and its deltas does.
+    """Load a pipeline's nets and the deltas. `config`: see resolve_image; `blends`: by name, as ImageModel has them; `rows`: of a batch.
+
+    Raises ConfigError, ModelError, DeltaError as loading a base and its deltas does.
     """
-    pipeline = pipeline_of(config)
     deltas = {name: open_delta(path, settings.alpha) for name, path in named_paths(settings.deltas).items()}
-    found = (parse_blend(text, tuple(deltas), where) for where, text in uses)
-    blends: dict[str, Blend] = {spell_blend(blend): blend for blend in found}
     tokenizer = tokenizer_of(pipeline)
     device = setup(config.device, config.model.dtype)
     use_compile_cache(config)

@@ -12,6 +12,7 @@ from petrun.checkpoint.delta import read_delta
 from petrun.config.commands.text import SessionSettings
 from petrun.evaluate.samplers import plan_steps, read_sampler_fields
 from petrun.graph.compilations import compilations
+from petrun.inference.blends import parse_blend
 from petrun.inference.pictures import image_model
 from petrun.inference.pictures.drawing import Drawing, ImageGenerator, PictureRequest, to_pixels
 from petrun.inference.pictures.image_model import open_image_model, resolve_image
@@ -43,7 +44,8 @@ def generator(pipe, case, deltas=None, uses=("off",), batch=1):
         height=16,
     )
     rows = batch * (1 + how.is_guided)
-    model = open_image_model(settings, resolve_image(settings), [("--use", use) for use in uses], rows)
+    blends = {use: parse_blend(use, tuple(settings.deltas), "--use") for use in uses}
+    model = open_image_model(settings, resolve_image(settings), pipeline, blends, rows)
     return ImageGenerator(model, how, batch)
 
 
