@@ -112,7 +112,7 @@ def convert(settings: ConvertSettings) -> None:
 
 
 _SOURCE = ("base", "family", "alpha")
-CONVERT_OPTIONS = ("delta", "out", "to", "as_algo", *_SOURCE, "task")
+CONVERT_OPTIONS = ("delta", "out", "to", "as_algo", *_SOURCE, "task", "check", "tolerance", "probe", "peft_python")
 COMMANDS: tuple[Command[Any], ...] = (
     Command(name="info", settings=InfoSettings, run=info, options=("delta", "as_json", "every")),
     Command(name="diff", settings=DiffSettings, run=diff, options=("first", "second", *_SOURCE, "as_json", "every")),

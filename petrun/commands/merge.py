@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from petrun.inference.merging.merge_proof import MergeProof
 from petrun.models.factory import is_factory
 from petrun.models.families import FAMILIES
 from petrun.tensors.atomic import refuse_occupied
-from petrun.tensors.output import existing_parent
+from petrun.tensors.output import existing_parent, remove_output
 
 
 def run(settings: MergeSettings) -> None:
@@ -69,7 +68,7 @@ def _merge(settings: MergeSettings, path: Path) -> None:
         try:
             MergeProof(opener.base, settings.tolerance, settings.probe).check(fitted.delta, path)
         except PetrunError:
-            discard(path)
+            remove_output(path)
             console.print(f"removed {path}")
             raise
 
@@ -101,11 +100,3 @@ def _report(merged: Merged, seconds: float) -> None:
         console.print(
             "note: head and embedding differ in this delta: each has a matrix of its own (tie_word_embeddings: false)"
         )
-
-
-def discard(path: Path) -> None:
-    """Remove what a merge wrote."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -70,3 +71,11 @@ def require_writable(folder: Path) -> None:
     handle, name = tempfile.mkstemp(prefix=PROBE, dir=folder)
     os.close(handle)
     os.unlink(name)
+
+
+def remove_output(path: Path) -> None:
+    """Remove a file or a folder that a command wrote and that did not pass its check."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -12,10 +12,15 @@ from petrun.checkpoint.delta import Delta, save_delta
 from petrun.commands.delta.adapters import ADAPTERS, require_writable, write_adapter
 from petrun.commands.delta.files import check_out
 from petrun.config.commands.delta import ConvertSettings
-from petrun.errors import ConfigError, did_you_mean
-from petrun.inference.delta_opener import DeltaOpener
+from petrun.config.effect import require_effect
+from petrun.errors import ConfigError, PetrunError, did_you_mean
+from petrun.inference.delta_opener import DeltaOpener, WeightedPath
+from petrun.inference.merging.deltas import fit_deltas
+from petrun.inference.merging.export_check import ExportCheck, require_check
 from petrun.interop.diffusers.writing import FORMS, write_unet_lora
 from petrun.interop.mindpet.writing import write_mindpet
+from petrun.tensors.output import remove_output
+from petrun.typing import JsonObject
 
 _FORMATS = ("petrun", "mindpet", *ADAPTERS, *FORMS)
 _SUFFIXES = {
@@ -43,26 +48,59 @@ def run(settings: ConvertSettings) -> None:
         raise ConfigError(f"--as {as_algo} is unknown", hint=f"{PLAIN} is the form of its variants.")
     if task is not None and kind not in ("peft", "vllm"):
         raise ConfigError("--task is for --to peft, where the delta does not say it", hint="Leave --task out.")
+    if not settings.check:
+        require_effect(settings, ("tolerance", "probe", "peft_python"), "without --check")
     if kind in ADAPTERS:
         require_writable(kind, settings, out)
-        (given,) = DeltaOpener(settings)(delta)
-        write_adapter(kind, _plain(given, as_algo), settings, out)
-        return
-    path = check_out(out, _SUFFIXES[kind])
-    (given,) = DeltaOpener(settings)(delta)
-    made = _plain(given, as_algo)
+    else:
+        check_out(out, _SUFFIXES[kind])
+    opener = DeltaOpener(settings)
+    (given,) = opener(delta)
+    if settings.check:
+        require_check(kind, opener.base, settings.peft_python)
+    unsaid = _write(kind, _plain(given, as_algo), settings, Path(out).expanduser())
+    if settings.check:
+        _check(kind, opener, settings, unsaid.get("alpha"))
+
+
+def _write(kind: str, made: Delta, settings: ConvertSettings, path: Path) -> JsonObject:
+    """Write the delta. Returns the settings that a reader must give, because the file does not hold them."""
+    if kind in ADAPTERS:
+        write_adapter(kind, made, settings, str(path))
+        return {}
     if kind == "mindpet":
         unsaid = write_mindpet(made, path)
         told = "".join(f"; MindPet's files do not hold {key}: it is {value:g}" for key, value in unsaid.items())
         console.tell(f"wrote {path}: a MindPet checkpoint of {made.algo}{told}")
-        return
+        return unsaid
     if kind in FORMS:
         count = write_unet_lora(made, path, kind)
         console.tell(f"wrote {path}: a LoRA on {count} layers of a U-Net, in {kind}'s names")
-        return
+        return {}
     assert made.manifest is not None
     written = save_delta(path, made.tensors, made.manifest)
     console.tell(f"wrote {path}: {made.algo}, {len(written.owned)} tensors, digest {written.digest[:16]}")
+    return {}
+
+
+def _check(kind: str, opener: DeltaOpener, settings: ConvertSettings, alpha: float | None) -> None:
+    """Compare what was written with base + delta, and remove it where they differ."""
+    assert settings.out is not None
+    written = Path(settings.out).expanduser()
+    check = ExportCheck(
+        base=opener.base,
+        kind=kind,
+        alpha=alpha,
+        peft_python=settings.peft_python,
+        tolerance=settings.tolerance,
+        probe=settings.probe,
+    )
+    try:
+        check.check(fit_deltas([WeightedPath(settings.delta, 1.0)], opener).delta, written)
+    except PetrunError:
+        remove_output(written)
+        console.print(f"removed {written}")
+        raise
 
 
 def _plain(given: Delta, as_algo: str | None) -> Delta:

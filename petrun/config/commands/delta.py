@@ -149,3 +149,15 @@ class ConvertSettings(DeltaSources):
         RUN,
         choices=lambda: ("classify", "tokens", "lm", "instruct"),
     )
+    check: bool = option(
+        "--check",
+        "Compute logits with what was written, of peft and vllm by peft in a process of its own, and compare them with base + delta; "
+        "remove the files if they differ.",
+        RUN,
+        default=False,
+    )
+    tolerance: float | None = option("--tolerance", "Largest difference of a logit for --check. Default 0.001.", RUN)
+    probe: str | None = option("--probe", "Text file for --check, a row a line. Default: random tokens.", RUN)
+    peft_python: str | None = option(
+        "--peft-python", "A Python with torch, transformers and peft, for --check. Default: petrun's own.", RUN
+    )

@@ -12,7 +12,7 @@ from petrun.checkpoint.delta import read_delta
 from petrun.commands import merge
 from petrun.config.commands.merge import MergeSettings
 from petrun.inference.assembly import attach_delta, fit_delta, set_delta
-from petrun.inference.merging import merge_proof
+from petrun.inference.merging import probe
 from petrun.tensors import array_entries, open_tensors, write_safetensors
 from tests.commands.test_export import make_delta, open_base
 from tests.tiny import write_base
@@ -224,7 +224,7 @@ def test_a_merge_proves_itself_and_goes_back(tmp_path, monkeypatch, petrun, fami
     moved = float(re.search(r"by up to (\S+)\)", done.out)[1])
     assert largest < 1e-4 < 0.01 < moved
     # Another delta's merge in its place is found out, and nothing is left of it.
-    monkeypatch.setattr(merge_proof, "set_delta", lambda assembled, delta: None)
+    monkeypatch.setattr(probe, "set_delta", lambda assembled, delta: None)
     done = petrun("merge --base base --delta d.ckpt --out other --prove")
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
