@@ -17,6 +17,7 @@ from petrun.config.sizes import size_in_bytes
 from petrun.errors import ConfigError, PetrunError, did_you_mean
 from petrun.inference.delta_opener import DeltaOpener, weighted_path
 from petrun.inference.merging.deltas import fit_deltas, write_merged
+from petrun.inference.merging.gguf_file import SUFFIX, require_gguf_file, write_gguf_file
 from petrun.inference.merging.merge_proof import MergeProof
 from petrun.models.factory import is_factory
 from petrun.models.families import FAMILIES
@@ -33,19 +34,25 @@ def run(settings: MergeSettings) -> None:
         raise ConfigError("--out is missing: where to write the merged model", hint="Example: --out ./merged")
     _check(settings)
     path = Path(out).expanduser()
-    if settings.out_bits is None:
+    if settings.out_bits is None and path.suffix != SUFFIX:
         _merge(settings, path)
         return
-    form = quantize.form_of("--out-bits", settings.out_bits)
-    if path.suffix in (".safetensors", ".ckpt"):
-        raise ConfigError(
-            f"--out-bits {settings.out_bits}: codes are written into a folder", hint="Give --out a folder."
-        )
-    refuse_occupied(path)
+    if settings.out_bits is None:
+        require_gguf_file(DeltaOpener(settings).base, path)
+    else:
+        form = quantize.form_of("--out-bits", settings.out_bits)
+        if path.suffix in (".safetensors", ".ckpt", SUFFIX):
+            raise ConfigError(
+                f"--out-bits {settings.out_bits}: codes are written into a folder", hint="Give --out a folder."
+            )
+        refuse_occupied(path)
     # Beside the result: a system's folder for temporary files may be too small for a model.
     with tempfile.TemporaryDirectory(dir=existing_parent(path), prefix=".merging-") as name:
         merged = Path(name) / "merged"
         _merge(settings, merged)
+        if settings.out_bits is None:
+            write_gguf_file(merged, path)
+            return
         shard = settings.max_shard_size
         quantize.run(
             QuantizeSettings(base=str(merged), out=out, quant=form, family=settings.family, max_shard_size=shard)

@@ -53,10 +53,10 @@ class _Layer:
     scale: float
 
 
-def require_gguf() -> None:
-    """Raise SetupError where the package gguf is not installed."""
+def require_gguf(asked: str = "--to gguf") -> None:
+    """Raise SetupError where the package gguf is not installed. `asked`: the option that needs it."""
     if importlib.util.find_spec("gguf") is None:
-        raise SetupError("--to gguf: the package gguf is not installed", hint="pip install 'petrun[gguf]'")
+        raise SetupError(f"{asked}: the package gguf is not installed", hint="pip install 'petrun[gguf]'")
 
 
 def write_gguf(adapter: TensorReader, fields: JsonObject, base: JsonObject, out: Path) -> int:
@@ -86,7 +86,7 @@ def write_gguf(adapter: TensorReader, fields: JsonObject, base: JsonObject, out:
         writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
         for module, layer in layers.items():
             b = layer.b if alpha else layer.b * np.float32(layer.scale)
-            if architecture == _PERMUTED and (heads := _rotated_heads(module, base)):
+            if architecture == _PERMUTED and (heads := rotated_heads(module, base)):
                 b = interleave_halves(b, heads)
             writer.add_tensor(f"{names[module]}.lora_a", np.ascontiguousarray(layer.a))
             writer.add_tensor(f"{names[module]}.lora_b", np.ascontiguousarray(b))
@@ -148,8 +148,11 @@ def _names(gguf: Any, architecture: str, blocks: int, modules: list[str], place:
     return {module: str(name) for module, name in found.items()}
 
 
-def _rotated_heads(module: str, base: JsonObject) -> int:
-    """Return how many heads the rows of a projection are divided into, where they are rotated; 0 for another layer."""
+def rotated_heads(module: str, base: JsonObject) -> int:
+    """Return how many heads the rows of a layer are divided into, where it is a projection that is rotated; 0 for another layer.
+
+    `module`: its Hugging Face name; `base`: config.json.
+    """
     heads = int(base["num_attention_heads"])
     leaf = module.rpartition(".")[2]
     return {"q_proj": heads, "k_proj": int(base.get("num_key_value_heads") or heads)}.get(leaf, 0)

@@ -39,7 +39,7 @@ class MergeSettings(DeltaSources):
     delta_strategy: str | None = like("delta_strategy")
     quant: str | None = like("model.quant")
     out: str | None = option(
-        "--out", "Folder (Hugging Face layout), or a .safetensors or .ckpt file. Must not exist.", RUN
+        "--out", "Folder (Hugging Face layout), or a .safetensors, .ckpt or .gguf file. Must not exist.", RUN
     )
     dtype: str | None = option(
         "--dtype",
