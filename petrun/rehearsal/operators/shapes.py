@@ -38,6 +38,16 @@ def stack(node: Node, items: Sequence[Array]) -> Value:
     return np.stack(items, int(str(node.attributes["axis"])))
 
 
+def pad(node: Node, x: Array) -> Value:
+    widths = node.attributes["paddings"]
+    assert isinstance(widths, Sequence)
+    return np.pad(x, [(int(before), int(after)) for before, after in widths])
+
+
+def sliced(node: Node, x: Array, begin: Sequence[int], size: Sequence[int]) -> Value:
+    return x[tuple(slice(first, first + count) for first, count in zip(begin, size, strict=True))]
+
+
 def split_with_size(node: Node, x: Array, sizes: Sequence[int], axis: int) -> Value:
     return tuple(np.split(x, np.cumsum(sizes)[:-1], axis))
 
@@ -158,8 +168,10 @@ SHAPES: dict[str, Compute] = {
     "GatherD": gather_d,
     "GatherDGradV2": gather_d_grad,
     "OneHot": one_hot,
+    "Pad": pad,
     "Range": arange,
     "Reshape": reshape,
+    "Slice": sliced,
     "Split": split,
     "SplitWithSize": split_with_size,
     "Squeeze": squeeze,

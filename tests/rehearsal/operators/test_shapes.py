@@ -20,6 +20,13 @@ def test_slices_and_their_gradient(pynative):
     assert np.count_nonzero(dx) == np.count_nonzero(y)
 
 
+def test_padding_and_its_gradient(pynative):
+    widths = ((0, 0), (1, 2), (0, 3))
+    padded = result("Pad", (2, 6, 7), X, paddings=widths)
+    np.testing.assert_array_equal(padded, ops.Pad(widths)(Tensor(X)).asnumpy())
+    np.testing.assert_array_equal(result("Slice", X.shape, padded, (0, 1, 0), X.shape), X)
+
+
 def test_masks_of_a_slice(pynative):
     own = ops.StridedSlice(begin_mask=1, end_mask=2, shrink_axis_mask=4)
     expected = own(Tensor(X), (1, 0, 3), (2, 1, 4), (1, 1, 1)).asnumpy()
