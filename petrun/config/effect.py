@@ -11,9 +11,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from petrun.config.flags import flag_of
-from petrun.config.load import as_typed
 from petrun.config.options import Flags, Option, RunKeys, options_of
-from petrun.config.resolved import Resolved
+from petrun.config.resolved import Resolved, as_typed
 from petrun.errors import ConfigError
 
 BASE_KEYS = ("model.*", "device", "compile_cache")

@@ -15,11 +15,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from petrun.config.options import Flags
-from petrun.config.resolved import Resolved
+from petrun.config.resolved import Resolved, as_typed
 from petrun.config.schema import RunConfig
 from petrun.config.section import section_of
+from petrun.config.shorthand import join_rows, split_shares
 from petrun.data.formats.slices import split_slice
-from petrun.data.rows.shares import split_share
 from petrun.errors import ConfigError, did_you_mean
 from petrun.typing import JsonObject
 
@@ -207,8 +207,8 @@ def load_run_config(
         put({key: value}, flag)
     for key, value in assigned:
         put({key: value}, f"--set {key}")
-    _join_rows(values, origins)
-    _split_shares(values, origins)
+    join_rows(values, origins)
+    split_shares(values, origins)
     if embedded is not None and not any(k in values for k in ("model.base", "model.family", "data.path")):
         for path in (*(_tuned_for(values.get("algo", "lora")) if recipe is None else ()), embedded):
             for key, value in read_recipe(path).items():
@@ -218,38 +218,6 @@ def load_run_config(
     if len(typed) == 2:
         raise ConfigError(f"{' and '.join(typed)}: a run is as long as one of them says", hint="Give one of them.")
     return Resolved(validate(values, origins), origins)
-
-
-def _join_rows(values: JsonObject, origins: dict[str, str]) -> None:
-    """Join `rows` to the algorithm where its rows are named: --train-rows new is --algo lora+rows --set delta.rows=new."""
-    from petrun.delta import rows
-    from petrun.delta.compose import JOIN, split_names
-
-    algo = values.get("algo", "lora")
-    if values.get("delta.rows") is not None and isinstance(algo, str) and rows.METHOD.name not in split_names(algo):
-        values["algo"] = f"{algo}{JOIN}{rows.METHOD.name}"
-        origins.setdefault("algo", origins["delta.rows"])
-
-
-def _split_shares(values: JsonObject, origins: dict[str, str]) -> None:
-    """Take the shares out of data.path: --data a.jsonl:0.8,b.jsonl:0.2 is two files and data.shares. Raises ConfigError."""
-    names = values.get("data.path")
-    names = [names] if isinstance(names, str) else names
-    if not isinstance(names, list | tuple):
-        return
-    parts = [split_share(str(name)) for name in names]
-    shares = [share for _, share in parts if share is not None]
-    if not shares:
-        return
-    typed = as_typed("data.path", origins)
-    if len(shares) < len(parts):
-        without = next(path for path, share in parts if share is None)
-        raise ConfigError(f"{typed}: {without} has no share, and others do", hint=f"Example: {without}:0.5")
-    if "data.shares" in values:
-        raise ConfigError(f"{typed} and {as_typed('data.shares', origins)}: both give shares", hint="Leave one out.")
-    values |= {"data.path": tuple(path for path, _ in parts), "data.shares": tuple(shares)}
-    origin = origins["data.path"]
-    origins["data.shares"] = f"{origin} FILE:SHARE" if origin.startswith("--") else origin
 
 
 def _tuned_for(algo: object) -> tuple[Path, ...]:
@@ -328,14 +296,6 @@ def _mapping_keys() -> list[str]:
             if get_origin(info.annotation) is dict
         }
     )
-
-
-def as_typed(key: str, origins: Mapping[str, str]) -> str:
-    """A setting by the flag that gave it, or by its key and the recipe that did."""
-    origin = origins.get(key, "")
-    if not origin:
-        return key
-    return origin if origin.startswith("--") else f"{origin}, {key}"
 
 
 def _explain(error: ValidationError, origins: Mapping[str, str], prefix: str = "") -> list[str]:

@@ -38,3 +38,11 @@ class Resolved:
                 leaf, value = section, getattr(config, section).model_copy(update={leaf: value})
             config = config.model_copy(update={leaf: value})
         return Resolved(config, {**self.origins, **dict.fromkeys(values, origin)} if origin else self.origins)
+
+
+def as_typed(key: str, origins: Mapping[str, str]) -> str:
+    """A setting by the flag that gave it, or by its key and the recipe that did."""
+    origin = origins.get(key, "")
+    if not origin:
+        return key
+    return origin if origin.startswith("--") else f"{origin}, {key}"

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from petrun.config.image import ImageConfig
-from petrun.config.load import as_typed
-from petrun.config.resolved import Resolved
+from petrun.config.resolved import Resolved, as_typed
 from petrun.config.schema import PreferenceConfig, RunConfig
 from petrun.data.formats.format import Format
 from petrun.data.formats.separated import SEPARATED
