@@ -64,6 +64,7 @@ UNITS = {
 PLAIN_NUMBERS = {
     *("optim.lr", "optim.beta1", "optim.beta2", "optim.eps", "optim.weight_decay", "optim.clip", "train.seed", "train.loss_scale",),
     *("train.neftune_alpha", "preference.beta", "preference.gamma", "preference.sft_weight", "parallel.zero"),
+    *("preference.desirable_weight", "preference.undesirable_weight"),
 }  # fmt: skip
 """Settings that are numbers without a unit."""
 

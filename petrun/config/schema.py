@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from petrun.config.image import ImageConfig
 from petrun.config.options import DATA, DELTA, MODEL, OPTIM, PARALLEL, RUN, split_list
+from petrun.config.preference import PreferenceConfig
 from petrun.config.section import Section, setting
 from petrun.typing import JsonObject
 
@@ -277,27 +278,6 @@ class TrainConfig(Section):
         return value
 
 
-class PreferenceConfig(Section):
-    loss: Literal["dpo", "ipo", "simpo", "orpo"] = setting(
-        "dpo",
-        "Loss on rows with a chosen and a rejected answer: dpo, ipo, simpo or orpo. Default dpo.",
-        "--loss",
-        OPTIM,
-    )
-    beta: float | None = setting(
-        None,
-        "Weight of that loss' difference between the answers. Default: 0.1; simpo 2.",
-        "--beta",
-        OPTIM,
-        gt=0,
-    )
-    gamma: float = Field(0.5, ge=0, description="simpo: margin that the difference should exceed")
-    label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="dpo: share of rows whose answers are taken to be swapped"
-    )
-    sft_weight: float = Field(0.0, ge=0, description="weight of the chosen answers' cross entropy, added to the loss")
-
-
 class ParallelConfig(Section):
     auto: bool = Field(False, description="choose dp, tp, pp and zero by the memory of a card; --parallel auto")
     card_memory: float | None = setting(
@@ -339,6 +319,7 @@ class EvalConfig(Section):
         "Comma-separated: accuracy, f1_macro, matthews, entity_f1, entity_precision, entity_recall, "
         "loss, mse, pearson, spearman, perplexity, token_accuracy, "
         "reward_accuracy, reward_margin, chosen_gain, preference_accuracy, "
+        "desirable_margin, desirable_gain, undesirable_gain, kl, "
         "exact_match, bleu, rouge1, rouge2, rougeL, or all. Default: those that need no generation.",
         "--metrics",
         RUN,

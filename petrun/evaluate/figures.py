@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from petrun.data.tasks import PREFERENCE, TOKENS
+from petrun.data.tasks import PREFERENCE, TOKENS, UNPAIRED
 from petrun.errors import DataError
 from petrun.evaluate.entities import entity_counts
 from petrun.evaluate.metrics import REGRESSION, row_metrics
@@ -46,6 +46,12 @@ class Scores:
     chosen_gains: Array | None = None
     """(R,) float64: log-probability of the chosen answer minus that of the base, in nats; 0 for the base itself."""
     rejected_gains: Array | None = None
+    answer_gains: Array | None = None
+    """(R,) float64: as chosen_gains, of the one answer of each row; None, as are the next two, but for preferences with one answer."""
+    mismatched_gains: Array | None = None
+    """(R,) float64: the same of another row's answer to the prompt."""
+    desirable: Array | None = None
+    """(R,) int32: 1 where the answer is desirable, 0 where it is not."""
     right_entities: Array | None = None
     """(R,) float64: entities of TOKENS that are both predicted and labelled; None, as are the next two, for other tasks."""
     predicted_entities: Array | None = None
@@ -115,13 +121,15 @@ def regression_scores(rows: Array, targets: Array, predictions: Array) -> Scores
     return with_metrics(scores, REGRESSION)
 
 
-def preference_scores(rows: Array, values: Array, base: Array | None) -> Scores:
-    """Compute the figures of a decoder on rows with a chosen and a rejected answer.
+def preference_scores(rows: Array, values: Array, base: Array | None, desirable: Array | None = None) -> Scores:
+    """Compute the figures of a decoder on rows with a chosen and a rejected answer; with one answer, `desirable`, see unpaired_scores.
 
     Inputs: rows (R,); values (R, 6) float64: sum of cross entropies, scored tokens and hits of the chosen answer, then of the rejected one;
     base (R, 2): log-probabilities of both answers by the base, or None where `values` are the base's own.
     A row that truncation left without one of its answers counts for nothing. Raises DataError when no row has both.
     """
+    if desirable is not None:
+        return unpaired_scores(rows, values, base, desirable)
     losses, counts, hits, other_losses, other_counts, _ = values.T
     complete = (counts > 0) & (other_counts > 0)
     require_scored(int(np.count_nonzero(complete)), len(rows), "pair of answers")
@@ -140,6 +148,28 @@ def preference_scores(rows: Array, values: Array, base: Array | None) -> Scores:
         rejected_gains=gains[:, 1],
     )
     return with_metrics(scores, PREFERENCE)
+
+
+def unpaired_scores(rows: Array, values: Array, base: Array | None, desirable: Array) -> Scores:
+    """Compute the figures of a decoder on rows with one answer: desirable (R,) 1 or 0; the others as for preference_scores, with another
+    row's answer for the rejected one. Losses are those of all answers. Raises DataError where one kind of rows is missing."""
+    losses, counts, hits, other_losses, other_counts, _ = values.T
+    complete = (counts > 0) & (other_counts > 0)
+    for wanted, unit in ((1, "desirable answer"), (0, "undesirable answer")):
+        require_scored(int(np.count_nonzero(complete & (desirable == wanted))), len(rows), unit)
+    log_probs = -np.stack([losses, other_losses], axis=1)
+    gains = np.zeros_like(log_probs) if base is None else log_probs - base
+    scores = Scores(
+        metrics={},
+        rows=rows,
+        losses=np.where(complete, losses, 0.0),
+        counts=np.where(complete, counts, 0).astype(np.int64),
+        hits=np.where(complete, hits, 0).astype(np.int64),
+        answer_gains=gains[:, 0],
+        mismatched_gains=gains[:, 1],
+        desirable=desirable,
+    )
+    return with_metrics(scores, UNPAIRED)
 
 
 def tag_figures(names: Sequence[str], labels: Array, logits: Array) -> Array:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from petrun.data.tasks import DECODER_TASKS, PREFERENCE, TOKENS
+from petrun.data.tasks import DECODER_TASKS, PREFERENCE, TOKENS, UNPAIRED
 from petrun.errors import ConfigError, did_you_mean
 from petrun.evaluate.row_formulas import (
     accuracy,
+    desirable_mean,
+    difference_of_kinds,
     entity_f1,
     f1_macro,
     hit_share,
@@ -23,8 +26,10 @@ from petrun.evaluate.row_formulas import (
     mean_value,
     pearson,
     perplexity_of,
+    positive_mean,
     share_of,
     spearman,
+    undesirable_mean,
 )
 from petrun.evaluate.text_formulas import (
     ReferencedAnswer,
@@ -104,7 +109,12 @@ def _rouge(kind: str, meaning: str, alias: str, *, words: bool = False) -> Metri
     )
 
 
-_ALL = ("classify", REGRESSION, TOKENS, *DECODER_TASKS)
+def _gain(name: str, meaning: str, of_rows: Callable[..., float], **more: Any) -> Metric:
+    given = {"inputs": ("answer_gains", "desirable"), **more}
+    return Metric(name=name, tasks=(UNPAIRED,), meaning=meaning, of_rows=of_rows, **given)
+
+
+_ALL = ("classify", REGRESSION, TOKENS, UNPAIRED, *DECODER_TASKS)
 
 METRICS: dict[str, Metric] = _table(
     Metric(
@@ -191,7 +201,7 @@ METRICS: dict[str, Metric] = _table(
     ),
     Metric(
         name="perplexity",
-        tasks=DECODER_TASKS,
+        tasks=(UNPAIRED, *DECODER_TASKS),
         meaning="exp(loss)",
         higher_is_better=False,
         aliases=("ppl",),
@@ -200,7 +210,7 @@ METRICS: dict[str, Metric] = _table(
     ),
     Metric(
         name="token_accuracy",
-        tasks=(TOKENS, *DECODER_TASKS),
+        tasks=(TOKENS, UNPAIRED, *DECODER_TASKS),
         meaning="share of tokens guessed, or of words whose tag is right",
         aliases=("token_acc",),
         of_rows=hit_share,
@@ -235,6 +245,12 @@ METRICS: dict[str, Metric] = _table(
         of_rows=larger_share,
         inputs=("chosen_means", "rejected_means"),
     ),
+    _gain(
+        "desirable_margin", "desirable_gain - undesirable_gain, in nats", difference_of_kinds, default_of=(UNPAIRED,)
+    ),
+    _gain("desirable_gain", "log-probability that desirable answers gained over the base, in nats", desirable_mean),
+    _gain("undesirable_gain", "the same of undesirable answers", undesirable_mean, higher_is_better=False),
+    _gain("kl", "z0 of kto over all rows, nats", positive_mean, inputs=("mismatched_gains",), higher_is_better=False),
     Metric(
         name="exact_match",
         tasks=("instruct",),

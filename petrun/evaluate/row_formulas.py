@@ -47,6 +47,31 @@ def mean_value(values: Array) -> float:
     return float(np.mean(values))
 
 
+def mean_of_kind(values: Array, kind: Array, wanted: int) -> float:
+    """Mean of the values where kind == wanted, NaN where there is none, as in a sample of rows drawn with replacement."""
+    return float(np.mean(values[kind == wanted])) if (kind == wanted).any() else math.nan
+
+
+def desirable_mean(values: Array, desirable: Array) -> float:
+    """sum(desirable values) / (number of desirable rows)."""
+    return mean_of_kind(values, desirable, 1)
+
+
+def undesirable_mean(values: Array, desirable: Array) -> float:
+    """sum(undesirable values) / (number of undesirable rows)."""
+    return mean_of_kind(values, desirable, 0)
+
+
+def difference_of_kinds(values: Array, desirable: Array) -> float:
+    """desirable_mean - undesirable_mean."""
+    return desirable_mean(values, desirable) - undesirable_mean(values, desirable)
+
+
+def positive_mean(values: Array) -> float:
+    """max(0, sum(values) / R)."""
+    return max(0.0, mean_value(values))
+
+
 # Entities of tagged rows. (R,) float64 each.
 
 

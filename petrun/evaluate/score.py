@@ -183,10 +183,9 @@ class Scorer:
                 return self._tags(batches, tell)
             return self._tokens(batches, tell) if self.decoder else self._classes(batches, tell)
 
-    def figures(self, outputs: RowOutputs, base: Array | None = None) -> Scores:
-        """Compute all figures of the rows. `base`, for preference: (R, 2) log-probabilities of both answers by the base; None where the
-        outputs are the base's own. Raises DataError when nothing is supervised.
-        """
+    def figures(self, outputs: RowOutputs, base: Array | None = None, desirable: Array | None = None) -> Scores:
+        """Compute all figures of the rows. For preference `base`: (R, 2) log-probabilities of both answers by the base, None where the
+        outputs are the base's own; `desirable`: (R,), of rows with one answer. Raises DataError when nothing is supervised."""
         rows, values = outputs.rows, outputs.values
         if not len(rows):
             require_scored(0, 0, "row")
@@ -198,7 +197,7 @@ class Scorer:
             # float32 again: figures do not depend on whether rows went through other ranks.
             return class_scores(rows, values[:, 0].astype(np.int64), values[:, 1:].astype(np.float32))
         if self.task == PREFERENCE:
-            return preference_scores(rows, values, base)
+            return preference_scores(rows, values, base, desirable)
         losses, counts, hits = values.T
         require_scored(int(counts.sum()), len(rows), "token")
         scores = Scores(

@@ -25,7 +25,7 @@ from petrun.evaluate.text_formulas import ReferencedAnswer
 from petrun.inference.assembly import attach_delta, set_delta
 from petrun.inference.evaluator import decode_answer, open_generator
 from petrun.inference.multi_adapter import MultiAdapter, open_multi_adapter
-from petrun.inference.preference import log_probs
+from petrun.inference.preference import desirable_of, log_probs
 from petrun.inference.settings import InferenceSettings, resolve_settings
 from petrun.models.base import LoadedModel
 
@@ -129,7 +129,7 @@ def _in_one_pass(
     scorer = Scorer(loaded.net, loaded.inputs, rows.task, labels=rows.labels)
     outputs = scorer.outputs(switched(), progress("score"), len(rows))
     base = np.tile(log_probs(outputs)[:count], (len(names), 1)) if rows.task == PREFERENCE else None
-    scores = scorer.figures(outputs, base)
+    scores = scorer.figures(outputs, base, desirable_of(rows, outputs.rows))
     parts = [scores.part(scores.rows // count == k) for k in range(len(names))]
     answers: list[list[ReferencedAnswer]] = [[] for _ in names]
     if first.prompts is not None:
@@ -157,7 +157,7 @@ def _one_after_another(deltas: Mapping[str, ComparedDelta], metrics: tuple[Metri
             loaded = assembled.loaded
         scorer = Scorer(loaded.net, loaded.inputs, rows.task, labels=rows.labels)
         outputs = scorer.outputs(settings.batches(rows, loaded), progress(f"score {name}"), len(rows))
-        scores = scorer.figures(outputs, base)
+        scores = scorer.figures(outputs, base, desirable_of(rows, outputs.rows))
         answers: list[ReferencedAnswer] = []
         if delta.prompts is not None:
             prompts = [(delta.prompts, settings.end_of_turn(delta.prompts))]

@@ -22,7 +22,7 @@ from petrun.evaluate.metrics import Metric, signatures, text_metrics
 from petrun.evaluate.score import RowOutputs, Scorer, scoring_cell
 from petrun.evaluate.text_formulas import ReferencedAnswer
 from petrun.inference.assembly import attach_delta, set_delta
-from petrun.inference.preference import base_log_probs_of, with_base_log_probs
+from petrun.inference.preference import base_log_probs_of, desirable_of, with_base_log_probs
 from petrun.inference.rows import scoring_batches
 from petrun.inference.settings import InferenceSettings
 from petrun.models.base import LoadedModel
@@ -103,7 +103,8 @@ class Evaluator:
     def forward(self, label: str) -> Scores:
         """Run one pass over the examples."""
         self.outputs = self._outputs(label)
-        return self.scorer.figures(self.outputs, base_log_probs_of(self.examples, self.outputs.rows))
+        rows, numbers = self.examples, self.outputs.rows
+        return self.scorer.figures(self.outputs, base_log_probs_of(rows, numbers), desirable_of(rows, numbers))
 
     def use_as_base(self) -> None:
         """Take the last pass for that of the base, with which later ones on rows of preference are compared."""

@@ -1,4 +1,4 @@
-"""Keep what the base says of rows with a chosen and a rejected answer, with which a net with a delta is compared."""
+"""Keep what the base says of rows of preference, with which a net with a delta is compared."""
 
 from __future__ import annotations
 
@@ -26,11 +26,23 @@ def with_base_log_probs(rows: ExampleSet, outputs: RowOutputs) -> ExampleSet:
     return replace(rows, per_row={**rows.per_row, BASE_LOG_PROBS: log_probs(outputs)[places]})
 
 
+def desirable_of(rows: ExampleSet, numbers: Array) -> Array | None:
+    """Return whether the answers of the rows with these numbers are desirable, (R,) int32 1 or 0; None where rows have two answers."""
+    if not rows.is_unpaired:
+        return None
+    found: Array = rows.per_row["label"][_places(rows, numbers)]
+    return found
+
+
 def base_log_probs_of(rows: ExampleSet, numbers: Array) -> Array | None:
     """Return what the base gave for the rows with these numbers, (R, 2) float64; None where that was not computed."""
     if BASE_LOG_PROBS not in rows.per_row:
         return None
-    order = np.argsort(rows.per_row["row"], kind="stable")
-    places = order[np.searchsorted(rows.per_row["row"], numbers, sorter=order)]
-    found: Array = rows.per_row[BASE_LOG_PROBS][places]
+    found: Array = rows.per_row[BASE_LOG_PROBS][_places(rows, numbers)]
     return found
+
+
+def _places(rows: ExampleSet, numbers: Array) -> Array:
+    order = np.argsort(rows.per_row["row"], kind="stable")
+    places: Array = order[np.searchsorted(rows.per_row["row"], numbers, sorter=order)]
+    return places

@@ -1,4 +1,4 @@
-"""Losses on pairs of answers to one prompt, of which the first is preferred.
+"""Losses on pairs of answers to one prompt, of which the first is preferred, and the table of them and of kto (petrun/train/unpaired.py).
 
 B rows, T tokens. With p the sum of the log-probabilities of an answer's tokens, n their number, r the same sum by the
 net that the run begins from, the base; w the chosen answer and l the rejected one:
@@ -13,7 +13,7 @@ net that the run begins from, the base; w the chosen answer and l the rejected o
     orpo   -p_w / n_w - beta log sigmoid(logit(exp(p_w / n_w)) - logit(exp(p_l / n_l))),  logit(q) = log(q / (1 - q))
            Hong et al., arXiv 2403.07691, eq. (6) and (7)
 
-To each, `sft_weight` times -p_w / n_w may be added.
+To each of these, `sft_weight` times -p_w / n_w may be added.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class PreferenceSettings:
     gamma: float = 0.0
     label_smoothing: float = 0.0
     sft_weight: float = 0.0
+    desirable_weight: float = 1.0
+    undesirable_weight: float = 1.0
 
 
 def log_sigmoid(x: Tensor) -> Tensor:
@@ -96,20 +98,41 @@ class OddsRatioPreference(nn.Cell):
 class PreferenceKind:
     """One loss: its cell, the beta that it has by default, and what it reads."""
 
-    cell: Callable[[PreferenceSettings], Cell]
+    cell: Callable[[PreferenceSettings], Cell] | None
+    """None for a loss on rows with one answer, which has a cell of its own."""
     beta: float
     needs_base: bool = False
     """Whether it compares with the base's own log-probabilities."""
     reads: tuple[str, ...] = ()
-    """Fields of PreferenceSettings that its formula has beside beta and sft_weight."""
+    """Fields of PreferenceSettings that it reads beside beta."""
+
+    @property
+    def unpaired(self) -> bool:
+        """Whether its rows have one answer, desirable or not."""
+        return self.cell is None
 
 
 PREFERENCE_LOSSES: Mapping[str, PreferenceKind] = {
-    "dpo": PreferenceKind(cell=DirectPreference, beta=0.1, needs_base=True, reads=("label_smoothing",)),
-    "ipo": PreferenceKind(cell=IdentityPreference, beta=0.1, needs_base=True),
-    "simpo": PreferenceKind(cell=SimplePreference, beta=2.0, reads=("gamma",)),
-    "orpo": PreferenceKind(cell=OddsRatioPreference, beta=0.1),
+    "dpo": PreferenceKind(cell=DirectPreference, beta=0.1, needs_base=True, reads=("label_smoothing", "sft_weight")),
+    "ipo": PreferenceKind(cell=IdentityPreference, beta=0.1, needs_base=True, reads=("sft_weight",)),
+    "simpo": PreferenceKind(cell=SimplePreference, beta=2.0, reads=("gamma", "sft_weight")),
+    "orpo": PreferenceKind(cell=OddsRatioPreference, beta=0.1, reads=("sft_weight",)),
+    "kto": PreferenceKind(cell=None, beta=0.1, needs_base=True, reads=("desirable_weight", "undesirable_weight")),
 }
+
+
+def answer_sums(losses: Tensor, targets: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (log-probabilities, scored tokens) of the two sequences of each row, (B, 2) float32 each, sums over their tokens.
+
+    Inputs: losses (B, T) float32, cross entropy of each token; targets (B, T) int32; segments (B, T) int32, 1 and 2.
+    """
+    scored = ops.cast(targets != -100, ms.float32)
+    first, second = (
+        scored * ops.cast(segments == 1, ms.float32),
+        scored * ops.cast(segments == 2, ms.float32),
+    )
+    log_probs = -ops.stack((ops.sum(losses * first, 1), ops.sum(losses * second, 1)), 1)
+    return log_probs, ops.stack((ops.sum(first, 1), ops.sum(second, 1)), 1)
 
 
 class PreferenceLoss(nn.Cell):
@@ -123,6 +146,7 @@ class PreferenceLoss(nn.Cell):
     def __init__(self, net: Cell, kind: PreferenceKind, settings: PreferenceSettings, segments: int) -> None:
         """`segments`: the place of segment_ids among the net's inputs."""
         super().__init__(auto_prefix=False)
+        assert kind.cell is not None, "rows with one answer have UnpairedLoss"
         self.net = net
         self.kind = kind.cell(settings)
         self.needs_base = kind.needs_base
@@ -135,14 +159,7 @@ class PreferenceLoss(nn.Cell):
         logits = call_with(self.net, own)
         flat = ops.reshape(logits, (-1, logits.shape[-1]))
         losses = ops.reshape(self.cross_entropy(flat, ops.reshape(targets, (-1,))), targets.shape)
-        scored = ops.cast(targets != -100, ms.float32)
-        segments = own[self.segments]
-        first, second = (
-            scored * ops.cast(segments == 1, ms.float32),
-            scored * ops.cast(segments == 2, ms.float32),
-        )
-        log_probs = -ops.stack((ops.sum(losses * first, 1), ops.sum(losses * second, 1)), 1)
-        found = ops.stack((ops.sum(first, 1), ops.sum(second, 1)), 1)
+        log_probs, found = answer_sums(losses, targets, own[self.segments])
         counts = ops.maximum(found, ops.ones_like(found))
         base = inputs[0] if self.needs_base else ops.zeros_like(log_probs)
         values = self.kind(log_probs, counts, base)

@@ -50,6 +50,44 @@ def test_the_chosen_answers_gain_and_eval_gives_the_figures_of_the_run(pairs, pe
     assert len((pairs / "q.jsonl").read_text().splitlines()) == len(PAIRS)
 
 
+def test_rows_with_one_answer_train_resume_and_evaluate(pairs, petrun):
+    write_rows(
+        pairs / "marked.jsonl",
+        [
+            {"prompt": row["prompt"], "completion": row["rejected" if i % 2 else "chosen"], "label": not i % 2}
+            for i, row in enumerate(PAIRS)
+        ],
+    )
+    line = TRAIN.replace("pairs", "marked") + "--loss kto --schedule constant --save-every 2 --set eval.samples=0 "
+    done = petrun(line + "--steps 4 --eval-data marked.jsonl --out whole")
+    assert done.code == 0, done.err
+    records = log(pairs / "whole")
+    assert next(r["loss"] for r in records if "loss" in r) == pytest.approx(0.5, abs=1e-6), "no answer has gained yet"
+    before, after = ([r["evaluation"] for r in records if "evaluation" in r][i] for i in (0, -1))
+    assert before["desirable_margin"] == before["kl"] == 0.0
+    assert after["desirable_margin"] > 0.5
+    assert after["desirable_margin"] == pytest.approx(after["desirable_gain"] - after["undesirable_gain"])
+    done = petrun("eval --base gpt2 --delta whole --data marked.jsonl --out scores.json")
+    assert done.code == 0, done.err
+    scores = json.loads((pairs / "scores.json").read_text())["delta"]
+    for name, value in after.items():
+        assert scores[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
+    assert petrun(line + "--steps 2 --eval-data marked.jsonl --out part").code == 0
+    done = petrun("resume part --set train.steps=4 --allow train.steps")
+    assert done.code == 0, done.err
+    first, second = (read_delta(pairs / name).tensors for name in ("whole", "part"))
+    for name, value in first.items():
+        assert value.tobytes() == second[name].tobytes(), name
+    for flags, words in (
+        ("--loss dpo", "have one answer and a label"),
+        ("--loss kto --batch-size 1", "--batch-size 1: kto compares each answer with the mean"),
+        ("--loss kto --pack", "--pack: a row of preference"),
+        ("--loss kto --set preference.sft_weight=1", "preference.sft_weight: has no effect"),
+    ):
+        done = petrun(f"train --base gpt2 --data marked.jsonl --rank 2 {flags}")
+        assert done.code == 2 and words in done.err, done.err
+
+
 @pytest.mark.all_only
 def test_several_deltas_are_compared_with_the_base(pairs, petrun):
     for seed in (0, 1):
@@ -87,6 +125,12 @@ def test_a_resumed_run_ends_with_the_same_bits(pairs, petrun, start):
         (TRAIN + "--algo lora+r_drop --dropout 0.1", ["preference has a loss of its own"], 2),
         (TRAIN + "--set preference.gamma=1", ["preference.gamma: has no effect: only the loss simpo reads it"], 2),
         (TRAIN + "--loss orpo --set preference.label_smoothing=0.1", ["only the loss dpo reads it"], 2),
+        (
+            TRAIN + "--loss kto",
+            ["the rows of", "have a chosen and a rejected answer", "dpo or ipo or simpo or orpo"],
+            2,
+        ),
+        (TRAIN + "--set preference.desirable_weight=2", ["only the loss kto reads it"], 2),
         (TRAIN + "--set data.loss_on=all", ["data.loss_on: has no effect"], 2),
         (
             "train --base gpt2 --data orders.jsonl --rank 2 --loss ipo",

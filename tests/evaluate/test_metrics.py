@@ -23,10 +23,12 @@ def test_all_metrics_are_there():
         "entity_f1", "entity_precision", "entity_recall",
         "accuracy", "f1_macro", "matthews", "loss", "mse", "pearson", "spearman", "perplexity", "token_accuracy",
         "reward_accuracy", "reward_margin", "chosen_gain", "preference_accuracy",
+        "desirable_margin", "desirable_gain", "undesirable_gain", "kl",
         "exact_match", "bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL", "rouge1_jieba", "rouge2_jieba", "rougeL_jieba",
     }  # fmt: skip
     assert all(name == metric.name for name, metric in METRICS.items())
-    assert {m.name for m in METRICS.values() if not m.higher_is_better} == {"loss", "mse", "perplexity", "ter"}
+    lower = {"loss", "mse", "perplexity", "ter", "undesirable_gain", "kl"}
+    assert {m.name for m in METRICS.values() if not m.higher_is_better} == lower
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from petrun.data.batches.buckets import BatchSpec
-from petrun.data.examples.example_set import BASE_LOG_PROBS, IGNORED, Example, ExampleSet
+from petrun.data.examples.example_set import BASE_LOG_PROBS, DESIRABLE, IGNORED, Example, ExampleSet
 from petrun.data.formats.records import Array
 from petrun.data.tasks import TOKENS
 from petrun.errors import DataError
@@ -82,7 +82,7 @@ def collate(examples: ExampleSet, spec: BatchSpec, inputs: Sequence[str], pad_id
         return Batch({name: examples.arrays[name][chosen] for name in names}, examples.per_row["label"][chosen], rows)
     if examples.encoder_decoder:
         return _source_batch(examples, spec, rows, pad_id)
-    unknown = [name for name in inputs if name not in (*TOKEN_INPUTS, BASE_LOG_PROBS)]
+    unknown = [name for name in inputs if name not in (*TOKEN_INPUTS, BASE_LOG_PROBS, DESIRABLE)]
     if unknown:
         raise DataError(
             f"the model takes the input '{unknown[0]}', which tokenised rows do not have",
@@ -113,6 +113,8 @@ def collate(examples: ExampleSet, spec: BatchSpec, inputs: Sequence[str], pad_id
     arrays["attention_mask"] = (arrays["segment_ids"] != 0).astype(np.int32)
     if BASE_LOG_PROBS in inputs:
         arrays[BASE_LOG_PROBS] = examples.per_row[BASE_LOG_PROBS][list(spec.rows)].astype(np.float32)
+    if DESIRABLE in inputs:
+        arrays[DESIRABLE] = examples.per_row["label"][list(spec.rows)]
     return Batch({name: arrays[name] for name in (inputs or TOKEN_INPUTS[:3])}, targets, rows)
 
 

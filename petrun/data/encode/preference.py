@@ -1,6 +1,7 @@
-"""Encode rows with two answers to one prompt: the chosen answer is preferred to the rejected one.
+"""Encode rows with two answers to one prompt, the chosen answer preferred to the rejected one; or with one answer, desirable or not.
 
-A row becomes two sequences in one, the prompt with each answer, between which there is no attention; each is truncated by itself.
+A row with one answer becomes one sequence, beside which petrun/data/examples/mismatched.py sets another.
+A pair becomes two sequences in one, the prompt with each answer, between which there is no attention; each is truncated by itself.
 Columns: prompt (or question, or messages), chosen, rejected. Or chosen and rejected are two conversations or two texts: what they have in
 common at their beginning is then the prompt.
 """
@@ -21,12 +22,37 @@ from petrun.data.examples.collector import ExampleCollector, TokenizedRow
 from petrun.data.examples.example_set import IGNORED
 from petrun.data.formats.records import Array
 from petrun.data.rows.columns import RowSchema
+from petrun.data.rows.labels import read_true_or_false
 from petrun.errors import DataError
 from petrun.typing import JsonObject
 
 
 def encode_preference(rows: FileRows, settings: EncodeSettings, out: ExampleCollector) -> None:
-    """Encode the rows of preference. Raises DataError for a row with the same answer twice, which prefers nothing."""
+    """Encode the rows of preference.
+
+    Raises: DataError for a row with the same answer twice, which prefers nothing, and for a label that is neither true nor false.
+    """
+    if rows.schema.has("label"):
+        _encode_unpaired(rows, settings, out)
+    else:
+        _encode_pairs(rows, settings, out)
+
+
+def _encode_unpaired(rows: FileRows, settings: EncodeSettings, out: ExampleCollector) -> None:
+    label, completion = rows.schema.columns["label"], "completion" if rows.schema.kind.conversation else "target"
+    for i, cells in enumerate(rows.records.rows):
+        read_true_or_false(cells.get(label), label, rows.where(i))
+        if not rows.schema.kind.conversation:
+            rows.text(i, rows.schema.columns[completion])
+    for row in tokenized_rows(rows, settings, out):
+        ids, labels = np.asarray(row.ids, np.int32), np.asarray(row.labels, np.int32)
+        kept = labels[: settings.limit]
+        out.counts["completion_gone"] += _scored(labels) and not _scored(kept)
+        cut = replace(row, ids=ids[: settings.limit], labels=kept, prompt_length=min(row.prompt_length, len(kept)))
+        out.add(cut, was_cut=len(ids) > settings.limit)
+
+
+def _encode_pairs(rows: FileRows, settings: EncodeSettings, out: ExampleCollector) -> None:
     if not rows.schema.kind.conversation:
         for i in range(len(rows)):
             for name in ("target", "rejected"):

@@ -12,14 +12,15 @@ from petrun.data.encode.arrays import example_arrays
 from petrun.data.encode.words import numbered, tags_of
 from petrun.data.examples.array_store import pieces
 from petrun.data.examples.example_set import ExampleSet
+from petrun.data.examples.mismatched import with_mismatched_answers
 from petrun.data.examples.tokenise import RowTokeniser
-from petrun.data.formats.records import ABSENT, Records
+from petrun.data.formats.records import ABSENT, Array, Records
 from petrun.data.formats.source import Source
 from petrun.data.formats.table import read_records
 from petrun.data.rows.bad_rows import MOST_NAMED, bad_rows_error, find_bad_rows, note_skipped, without_bad_rows
 from petrun.data.rows.columns import RowSchema, choose_schema, conversational, infer_task, mapped
 from petrun.data.rows.kinds import RowKind
-from petrun.data.rows.labels import check_label, resolve_labels
+from petrun.data.rows.labels import check_label, read_true_or_false, resolve_labels
 from petrun.data.rows.targets import check_target, holds_targets, resolve_targets
 from petrun.data.settings import ExampleSettings
 from petrun.data.tasks import PREFERENCE, TOKENS
@@ -274,6 +275,8 @@ def _labelled(
 ) -> ExampleSet:
     if examples.task == TOKENS:
         return _tagged(examples, tables, schemas, settings)
+    if examples.task == PREFERENCE and schemas[0].has("label") and not settings.for_generation:
+        return with_mismatched_answers(examples, _desirable(tables, schemas), settings.seq_len)
     if examples.task != "classify":
         return examples
     if not _needs_labels("classify", settings):
@@ -294,6 +297,19 @@ def _labelled(
         indices_only=schemas[0].kind.token_ids,
     )
     return replace(examples, per_row={**examples.per_row, "label": indices}, labels=names, num_labels=count)
+
+
+def _desirable(tables: list[Records], schemas: list[RowSchema]) -> Array:
+    """Return whether the answer of each row is desirable, (n,) bool."""
+    columns = ((table, schema.columns["label"]) for table, schema in zip(tables, schemas, strict=True))
+    return np.array(
+        [
+            read_true_or_false(value, column, table.where(i))
+            for table, column in columns
+            for i, value in enumerate(table.column(column))
+        ],
+        bool,
+    )
 
 
 def _tagged(

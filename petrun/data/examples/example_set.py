@@ -15,7 +15,7 @@ from petrun.data.examples.array_store import release_pages
 from petrun.data.examples.texts import Texts
 from petrun.data.formats.records import Array
 from petrun.data.formats.table import find_format
-from petrun.data.tasks import PREFERENCE
+from petrun.data.tasks import PREFERENCE, UNPAIRED
 from petrun.data.templates.template import Template
 from petrun.errors import DataError
 from petrun.tensors.targets import IGNORED as IGNORED
@@ -24,6 +24,8 @@ from petrun.tensors.targets import is_scored
 _BLOCK_TOKENS = 2**20
 BASE_LOG_PROBS = "base_log_probs"
 """For rows of PREFERENCE the log-probabilities of both answers by the net that a run begins from, each the sum over its tokens, in nats."""
+DESIRABLE = "desirable"
+"""For rows of PREFERENCE with one answer each their labels as an input of the loss: 1 where it is desirable, 0 where it is not."""
 LATENTS, STATES = "latents", "states"
 """For rows of IMAGE what the pipeline's autoencoder and text encoder compute of a picture and of its caption."""
 COMPUTED = (BASE_LOG_PROBS, LATENTS, STATES)
@@ -69,11 +71,12 @@ class Example:
     """(t,) int32; empty for array data."""
     mask: Array
     """(t,) int32: 1 for tokens, 0 for padding that the data itself holds; 2 for the tokens of a second sequence: in a row of PREFERENCE the
-    prompt with the rejected answer, for an encoder-decoder the target."""
+    prompt with the rejected answer or with another row's, for an encoder-decoder the target."""
     labels: Array | None
     """(t,) int32 aligned with input_ids, NOT shifted, -100 = not scored; None for classification."""
     label: int | float
-    """Class index, -100 where there is none; or the number to predict, NaN where there is none."""
+    """Class index, -100 where there is none; or the number to predict, NaN where there is none.
+    In a row of PREFERENCE with one answer 1 where that is desirable, 0 where it is not."""
     token_type_ids: Array
     """(t,) int32."""
     prompt_length: int
@@ -173,8 +176,13 @@ class ExampleSet:
 
     @property
     def metrics_of(self) -> str:
-        """The name under which the metrics for the rows are listed: the task, or regression."""
-        return "regression" if self.is_regression else self.task
+        """The name under which the metrics for the rows are listed: the task, regression, or unpaired."""
+        return "regression" if self.is_regression else UNPAIRED if self.is_unpaired else self.task
+
+    @property
+    def is_unpaired(self) -> bool:
+        """Whether these are rows of PREFERENCE with one answer each, desirable or not."""
+        return self.task == PREFERENCE and bool(is_scored(self.per_row["label"]).all())
 
     @property
     def has_targets(self) -> bool:

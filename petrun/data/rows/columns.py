@@ -11,6 +11,7 @@
                  that are lists of messages
     preference   prompt | question | messages, chosen, rejected; or     preference; instruct: the chosen
                  chosen and rejected as conversations that begin alike  answers alone
+    unpaired     prompt | messages, completion, label true or false     preference
     tokens       input_ids; optional attention_mask, token_type_ids,   label(s) a number: classify; label(s) aligned
                  label | labels                                        with input_ids, or none: lm, instruct
     words        tokens | words, a list; tags | ner_tags | labels,      tokens
@@ -30,6 +31,7 @@ import numpy as np
 
 from petrun.data.chat.messages import EXTRA_CELLS, is_conversation
 from petrun.data.rows.kinds import CANONICAL, KNOWN_COLUMNS, LABEL, ROW_KINDS, RowKind, row_kind
+from petrun.data.rows.labels import is_true_or_false
 from petrun.data.tasks import CLASS_TASKS, TOKENS
 from petrun.errors import ConfigError, DataError, did_you_mean
 
@@ -134,6 +136,8 @@ def tasks_of(names: Mapping[str, str], sample: Mapping[str, object], *, need_tar
 def _schema_tasks(schema: RowSchema, sample: Mapping[str, object], need_target: bool) -> list[str]:
     kind = schema.kind
     if schema.has("label"):
+        if kind.true_or_false and sample and not is_true_or_false(sample.get(schema.columns["label"])):
+            return []
         if not kind.aligned_labels:
             return [kind.labelled_task]
         label = sample.get(schema.columns["label"])
@@ -188,7 +192,7 @@ def _needed_columns(tasks: tuple[str, ...]) -> str:
         "classify": "classify needs text (or a pair) and label",
         "lm": "lm needs text",
         TOKENS: "tokens needs tokens and tags",
-        "preference": "preference needs prompt, chosen and rejected",
+        "preference": "preference needs prompt, chosen and rejected, or prompt, completion and label",
         "instruct": "instruct needs prompt and completion, instruction and output, input and reference, or messages",
     }
     return (

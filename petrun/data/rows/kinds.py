@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from petrun.data.chat.messages import EXTRA_CELLS
-from petrun.data.tasks import TOKENS
+from petrun.data.tasks import TOKENS, UNPAIRED
 
 LABEL = ("label", "labels")
 
@@ -38,6 +38,8 @@ class RowKind:
     labelled_task: str = "classify"
     aligned_labels: bool = False
     """Whether the label may be a list, aligned with the tokens: then the row is for `unlabelled_tasks`."""
+    true_or_false: bool = False
+    """Whether the label says true or false: beside another one, the columns are those of a kind without it."""
     token_ids: bool = False
     """Whether the row holds token ids: it needs no tokenizer and is of no other kind. Integer labels are class indices."""
     plain_text: bool = False
@@ -84,6 +86,23 @@ ROW_KINDS = (
         optional=EXTRA_CELLS,
         tasks=("preference", "instruct"),
         unlabelled_tasks=("preference",),
+        as_messages="chat",
+        templated=True,
+        default_template="plain",
+        template_column="prompt",
+    ),
+    RowKind(
+        name=UNPAIRED,
+        columns=tuple(
+            {"source": source, "target": "completion", "label": "label"}
+            for source in ("prompt", "messages", "conversations")
+        ),
+        optional=EXTRA_CELLS,
+        tasks=("preference",),
+        unlabelled_tasks=("preference",),
+        labelled=True,
+        labelled_task="preference",
+        true_or_false=True,
         as_messages="chat",
         templated=True,
         default_template="plain",

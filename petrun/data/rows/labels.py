@@ -103,6 +103,25 @@ def check_label(value: object, where: Callable[[int], str], row: int) -> int | s
     )
 
 
+_WORDS = {"true": True, "false": False}
+
+
+def is_true_or_false(value: object) -> bool:
+    """Whether a cell says true or false: a boolean, or its word in a format that has texts alone, as CSV."""
+    return isinstance(value, bool) or (isinstance(value, str) and value.lower() in _WORDS)
+
+
+def read_true_or_false(value: object, column: str, where: str) -> bool:
+    """Return what a cell says. Raises DataError naming the row, `where`, whose cell is missing or says neither."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in _WORDS:
+        return _WORDS[value.lower()]
+    missing = value is None or value == ""
+    problem = f"no label in the column '{column}'" if missing else f"the label {str(value)[:60]!r} is not true or false"
+    raise DataError(f"{where}: {problem}", hint=f"Write {column}: true for a good answer, false for a bad one.")
+
+
 def _whole_numbers(values: list[int | str], names: tuple[str, ...]) -> list[int | str]:
     """Convert a column of strings that all end in ".0" to integers, unless these strings are the names of the classes."""
     if set(map(str, values)) <= set(names) or not all(isinstance(v, str) and _WHOLE.fullmatch(v) for v in values):

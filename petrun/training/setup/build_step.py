@@ -94,11 +94,11 @@ def _numbers(optim: OptimConfig) -> dict[str, float]:
     return {name: getattr(optim, name) for name in ("beta1", "beta2", "eps", "weight_decay")}
 
 
-def _supervised(config: RunConfig, loaded: LoadedModel) -> Cell:
+def _supervised(config: RunConfig, loaded: LoadedModel, layout: Layout) -> Cell:
     return SupervisedLoss(loaded.net)
 
 
-_LOSSES: Mapping[str, Callable[[RunConfig, LoadedModel], Cell]] = {
+_LOSSES: Mapping[str, Callable[[RunConfig, LoadedModel, Layout], Cell]] = {
     PREFERENCE: build_preference_loss,
     IMAGE: build_diffusion_loss,
 }
@@ -114,7 +114,7 @@ def build_loss(
     """
     _require_no_accumulation(config, layout)
     method, net = assembled.method, assembled.loaded.net
-    loss = _LOSSES.get(config.data.task or "", _supervised)(config, assembled.loaded)
+    loss = _LOSSES.get(config.data.task or "", _supervised)(config, assembled.loaded, layout)
     hook = method.hook(net, assembled.config, trainable.parameters, total_steps)
     total = method.wrap_loss(loss, net, assembled.config)
     if layout.split:

@@ -27,7 +27,7 @@ def require_possible_on_pictures(config: RunConfig, layout: Layout) -> None:
         )
 
 
-def build_diffusion_loss(config: RunConfig, loaded: LoadedModel) -> DiffusionLoss:
+def build_diffusion_loss(config: RunConfig, loaded: LoadedModel, layout: Layout) -> DiffusionLoss:
     """Build the loss of the U-Net, by the pipeline's schedule."""
     pipeline, given = pipeline_of(config), config.image
     settings = DiffusionSettings(

@@ -8,7 +8,7 @@ import numpy as np
 
 from petrun.cluster.world import World
 from petrun.config.schema import RunConfig
-from petrun.data.examples.example_set import ExampleSet
+from petrun.data.examples.example_set import BASE_LOG_PROBS, DESIRABLE, ExampleSet
 from petrun.delta import find_method
 from petrun.errors import ConfigError, ModelError
 from petrun.evaluate.score import Scorer
@@ -17,7 +17,9 @@ from petrun.inference.preference import with_base_log_probs
 from petrun.models.base import LoadedModel
 from petrun.parallel.layout import Layout
 from petrun.train.preference import PREFERENCE_LOSSES, PreferenceKind, PreferenceLoss, PreferenceSettings
+from petrun.train.unpaired import KahnemanTversky, UnpairedLoss
 from petrun.training.setup.sources import Sources
+from petrun.typing import Cell
 
 
 def kind_of(config: RunConfig) -> PreferenceKind:
@@ -25,8 +27,25 @@ def kind_of(config: RunConfig) -> PreferenceKind:
     return PREFERENCE_LOSSES[config.preference.loss]
 
 
-def require_possible(config: RunConfig, layout: Layout) -> None:
-    """Raise ConfigError where the rows' two answers cannot be compared: split operators, packing, a method with a loss of its own."""
+def loss_inputs(config: RunConfig) -> tuple[str, ...]:
+    """Return the names of what the loss takes beside the targets and the net's inputs."""
+    kind = kind_of(config)
+    return (*((BASE_LOG_PROBS,) if kind.needs_base else ()), *((DESIRABLE,) if kind.unpaired else ()))
+
+
+def require_possible(config: RunConfig, layout: Layout, rows: ExampleSet) -> None:
+    """Raise ConfigError where the rows' answers cannot be compared: split operators, packing, a method with a loss of its own, a loss for
+    other rows, batches of one row."""
+    loss, kind = config.preference.loss, kind_of(config)
+    if kind.unpaired != rows.is_unpaired:
+        found = "one answer and a label" if rows.is_unpaired else "a chosen and a rejected answer"
+        fit = " or ".join(name for name, each in PREFERENCE_LOSSES.items() if each.unpaired == rows.is_unpaired)
+        raise ConfigError(f"--loss {loss}: the rows of {rows.files[0]} have {found}", hint=f"Give --loss {fit}.")
+    if kind.unpaired and config.train.batch_size * layout.dp == 1:
+        raise ConfigError(
+            f"--batch-size 1: {loss} compares each answer with the mean over the rows of a batch",
+            hint="Give 2 or more.",
+        )
     if layout.split:
         raise ConfigError(
             f"--parallel {layout}: the answers of a preference are compared by ranks that hold the full model",
@@ -41,7 +60,7 @@ def require_possible(config: RunConfig, layout: Layout) -> None:
         )
 
 
-def build_preference_loss(config: RunConfig, loaded: LoadedModel) -> PreferenceLoss:
+def build_preference_loss(config: RunConfig, loaded: LoadedModel, layout: Layout) -> Cell:
     """Build the loss of the net. Raises ModelError for a net that does not take segment_ids, which tell the answers apart."""
     if "segment_ids" not in loaded.inputs:
         raise ModelError(
@@ -54,7 +73,12 @@ def build_preference_loss(config: RunConfig, loaded: LoadedModel) -> PreferenceL
         gamma=given.gamma,
         label_smoothing=given.label_smoothing,
         sft_weight=given.sft_weight,
+        desirable_weight=given.desirable_weight,
+        undesirable_weight=given.undesirable_weight,
     )
+    if kind.unpaired:
+        cell = KahnemanTversky(settings, many_ranks=layout.dp > 1)
+        return UnpairedLoss(loaded.net, cell, loaded.inputs.index("segment_ids"))
     return PreferenceLoss(loaded.net, kind, settings, loaded.inputs.index("segment_ids"))
 
 

@@ -98,7 +98,7 @@ def resolve_with_layout(
     _require_classes_for_method(settings.config, sources)
     is_preference = sources.train.task == PREFERENCE
     if is_preference:
-        require_possible(settings.config, layout)
+        require_possible(settings.config, layout, sources.train)
     if sources.train.task == IMAGE:
         require_possible_on_pictures(settings.config, layout)
     if layout.split:

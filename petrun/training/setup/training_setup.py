@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from petrun.cluster.world import ALONE, World
 from petrun.config.schema import RunConfig
-from petrun.data.examples.example_set import BASE_LOG_PROBS, LATENTS, STATES
+from petrun.data.examples.example_set import LATENTS, STATES
 from petrun.data.tasks import IMAGE, PREFERENCE
 from petrun.delta import find_method
 from petrun.graph.freeze import Trainable
@@ -19,7 +19,7 @@ from petrun.training.preflight.rank_consistency import require_consistent_ranks
 from petrun.training.receipt.samples import EvalSnapshot, SampleEvaluator
 from petrun.training.setup.attach_method import attach_method
 from petrun.training.setup.build_step import build_step
-from petrun.training.setup.preference import add_base_log_probs, kind_of
+from petrun.training.setup.preference import add_base_log_probs, loss_inputs
 from petrun.training.setup.resolve import ResolvedRun
 
 
@@ -43,8 +43,8 @@ class TrainingSetup:
         """Names of what the step's loss is called with beside the targets, in order."""
         if self.resolved.sources.train.task == IMAGE:
             return LATENTS, STATES
-        needs_base = self.resolved.sources.train.task == PREFERENCE and kind_of(self.config).needs_base
-        return ((BASE_LOG_PROBS,) if needs_base else ()) + self.assembled.loaded.inputs
+        is_preference = self.resolved.sources.train.task == PREFERENCE
+        return (loss_inputs(self.config) if is_preference else ()) + self.assembled.loaded.inputs
 
 
 def build_training(resolved: ResolvedRun, *, scored: bool, trains: bool = True, world: World = ALONE) -> TrainingSetup:

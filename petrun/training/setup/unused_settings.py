@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from petrun.config.image import ImageConfig
+from petrun.config.preference import PreferenceConfig
 from petrun.config.resolved import Resolved, as_typed
-from petrun.config.schema import PreferenceConfig, RunConfig
+from petrun.config.schema import RunConfig
 from petrun.data.formats.format import Format
 from petrun.data.formats.separated import SEPARATED
 from petrun.data.formats.table import find_format
@@ -127,7 +128,7 @@ UNUSED: tuple[UnusedSettings, ...] = (
     UnusedSettings(
         keys=tuple(f"preference.{name}" for name in PreferenceConfig.model_fields),
         applies=_not_preference,
-        reason="the task is not preference, whose rows have a chosen and a rejected answer",
+        reason="the task is not preference, whose rows have a chosen and a rejected answer, or an answer and a label",
     ),
     UnusedSettings(
         keys=("train.neftune_alpha",),
@@ -159,7 +160,7 @@ UNUSED: tuple[UnusedSettings, ...] = (
             applies=_unread(name),
             reason=f"only the loss {' or '.join(n for n, kind in PREFERENCE_LOSSES.items() if name in kind.reads)} reads it",
         )
-        for name in ("gamma", "label_smoothing")
+        for name in ("gamma", "label_smoothing", "sft_weight", "desirable_weight", "undesirable_weight")
     ),
     UnusedSettings(
         keys=("data.seq_len",),
