@@ -26,6 +26,8 @@ MORE = {
     "--set eval.batch_size=8 --set eval.metrics=[exact_match] --set eval.max_new_tokens=3",
     "adalora+r_drop": "--base bert --data reviews.jsonl --algo adalora+r_drop --rank 2 --dropout 0.2 --steps 8",
     "ptuning2": "--base llama --data rows.jsonl --algo ptuning2 --tokens 3 --steps 3",
+    # What mismatched answers gained is a mean over the rows of all ranks.
+    "kto": "--base llama --data marked.jsonl --loss kto --epochs 2 --eval-data marked.jsonl",
     "packed": "--base llama --data rows.jsonl --pack --seq-len 24 --dropout 0.2 --epochs 3",
     # The gradient of a key's bias is 0 but for rounding, which Adam would blow up to a whole step: eps keeps it small.
     "full": "--base gpt2 --data rows.jsonl --algo full --steps 3 --no-shuffle --set optim.eps=1e-3",
@@ -78,6 +80,7 @@ def place(tmp_path_factory):
     rows = [{"prompt": "a" * (n % 4 + 1), "completion": "b" * n} for n in LENGTHS]
     write_rows(folder / "rows.jsonl", rows)
     write_rows(folder / "few.jsonl", rows[:4])
+    write_rows(folder / "marked.jsonl", [{**row, "label": n % 3 > 0} for n, row in enumerate(rows)])
     write_rows(folder / "three.jsonl", rows[:3])
     write_rows(folder / "reviews.jsonl", REVIEWS)
     return folder
