@@ -31,7 +31,17 @@ def test_a_label_stands_for_classes():
         names = {name: name for name in kind.columns[0].values()}
         assert tasks_of(names, {})[: len(kind.unlabelled_tasks)] == list(kind.unlabelled_tasks)
         if kind.labelled:
-            assert tasks_of({**names, "label": "label"}, {"label": 1}) == [kind.labelled_task]
+            label = True if kind.true_or_false else 1
+            assert tasks_of({**names, "label": "label"}, {"label": label})[0] == kind.labelled_task
+
+
+def test_answers_are_marked_by_true_and_false_alone():
+    """Beside another label, such as a class, a prompt and its completion are a row of instruct."""
+    names = {name: name for name in ("prompt", "completion", "label")}
+    assert (
+        tasks_of(names, {"label": False})[0] == "preference" and tasks_of(names, {"label": "True"})[0] == "preference"
+    )
+    assert tasks_of(names, {"label": 1}) == ["instruct"] and tasks_of(names, {"label": "good"}) == ["instruct"]
 
 
 def test_records_agree_with_what_they_name():
