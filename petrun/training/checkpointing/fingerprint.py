@@ -127,7 +127,9 @@ def _is_new(key: str, was: Fingerprint, now: Fingerprint) -> bool:
         or leaf not in kind.model_fields
     ):
         return False
-    return bool(now[key] == kind.model_fields[leaf].get_default(call_default_factory=True))
+    default = kind.model_fields[leaf].get_default(call_default_factory=True)
+    # A fingerprint has JSON values: a list where the setting is a tuple.
+    return bool(now[key] == (list(default) if isinstance(default, tuple) else default))
 
 
 def require_same_run(was: Fingerprint, now: Fingerprint, allowed: Sequence[str], place: str) -> dict[str, str]:

@@ -36,6 +36,7 @@ def llama_order(values, heads):
     [
         ("llama", {"rope_scaling": {**ROPE, "original_max_position_embeddings": 32}}, "float16"),
         ("llama", {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}, "bfloat16"),
+        ("llama", {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "head_dim": 4}, "float32"),
     ],
 )
 def test_what_is_written_is_the_merged_model(tmp_path, monkeypatch, petrun, family, changes, dtype):
@@ -47,7 +48,7 @@ def test_what_is_written_is_the_merged_model(tmp_path, monkeypatch, petrun, fami
     assert done.code == 0 and "proof on" in done.out and "wrote m.gguf" in done.out, done.err
     fields, tensors = read("m.gguf")
     config = json.loads((base / "config.json").read_text())
-    kind = "llama" if "model_type" not in changes else "qwen2"
+    kind = changes.get("model_type", "llama")
     assert fields["general.architecture"] == kind and fields["general.type"] == "model"
     for key, name in (
         ("block_count", "num_hidden_layers"),
@@ -60,9 +61,14 @@ def test_what_is_written_is_the_merged_model(tmp_path, monkeypatch, petrun, fami
     ):
         assert fields[f"{kind}.{key}"] == config[name], key
     assert fields[f"{kind}.rope.freq_base"] == pytest.approx(config.get("rope_theta", 10000.0))
+    width = config["hidden_size"] // config["num_attention_heads"]
+    for key in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
+        assert fields[f"{kind}.{key}"] == width, key
+    assert fields[f"{kind}.attention.layer_norm_rms_epsilon"] == pytest.approx(config.get("rms_norm_eps", 1e-6))
     merged = open_tensors(tmp_path / "merged")
     names = gguf.get_tensor_name_map(
-        {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2}[kind], config["num_hidden_layers"]
+        {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2, "qwen3": gguf.MODEL_ARCH.QWEN3}[kind],
+        config["num_hidden_layers"],
     )
     found = dict(tensors)
     for name in merged.names:
@@ -73,7 +79,6 @@ def test_what_is_written_is_the_merged_model(tmp_path, monkeypatch, petrun, fami
             values = llama_order(values, config["num_key_value_heads"])
         np.testing.assert_array_equal(found.pop(names.get_name(name, (".weight", ".bias"))), values, err_msg=name)
     if kind == "llama":
-        width = config["hidden_size"] // config["num_attention_heads"]
         waves = 2 * np.pi * config.get("rope_theta", 10000.0) ** (np.arange(0, width, 2) / width)
         blend = np.clip((32 / waves - 1.0) / (4.0 - 1.0), 0, 1)
         np.testing.assert_allclose(found.pop("rope_freqs.weight"), 1 / ((1 - blend) / 8 + blend), rtol=1e-5)
@@ -87,7 +92,10 @@ def test_what_is_written_is_the_merged_model(tmp_path, monkeypatch, petrun, fami
     eos = tokenizer.token_to_id("<eos>")
     assert fields["tokenizer.ggml.eos_token_id"] == eos
     assert fields["tokenizer.ggml.token_type"][eos] == gguf.TokenType.CONTROL
-    assert "FROM ./m.gguf" in (tmp_path / "m.Modelfile").read_text()
+    assert (
+        fields["tokenizer.chat_template"] == json.loads((base / "tokenizer_config.json").read_text())["chat_template"]
+    )
+    assert (tmp_path / "m.Modelfile").read_text() == 'FROM ./m.gguf\nPARAMETER stop "<eos>"\n'
 
 
 @pytest.mark.parametrize(
