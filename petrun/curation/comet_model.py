@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from petrun.cluster.processes.own_process import answered
 from petrun.curation import comet_process
 from petrun.errors import SetupError
 from petrun.typing import JsonObject
@@ -49,31 +48,15 @@ class CometModel:
 
     def __call__(self, samples: Sequence[JsonObject], batch_size: int) -> JsonObject:
         """Score samples of `src`, `mt` and perhaps `ref`. Returns `version` and `scores`. Raises SetupError."""
-        with tempfile.TemporaryDirectory() as folder:
-            request, answer = Path(folder, "request.json"), Path(folder, "answer.json")
-            asked = {
-                "checkpoint": str(self.checkpoint),
-                "class": self.kind,
-                "layer_transformation": self.layer_transformation,
-                "encoder": str(self.encoder),
-                "batch_size": batch_size,
-                "samples": list(samples),
-            }
-            request.write_text(json.dumps(asked), encoding="utf-8")
-            # Its text, not its path: modules beside a script hide those of the standard library that have their names.
-            program = Path(comet_process.__file__).read_text(encoding="utf-8")
-            done = subprocess.run(
-                [self.python, "-c", program, str(request), str(answer)],
-                cwd=folder,
-                env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
-                capture_output=True,
-                text=True,
-                errors="replace",
-                check=False,
-            )
-            if done.returncode or not answer.is_file():
-                said = "\n  ".join(done.stderr.strip().splitlines()[-5:])
-                raise SetupError(f"the process of COMET ended with code {done.returncode}:\n  {said}")
+        asked = {
+            "checkpoint": str(self.checkpoint),
+            "class": self.kind,
+            "layer_transformation": self.layer_transformation,
+            "encoder": str(self.encoder),
+            "batch_size": batch_size,
+            "samples": list(samples),
+        }
+        with answered("COMET", self.python, comet_process, asked, "answer.json") as answer:
             found: JsonObject = json.loads(answer.read_text(encoding="utf-8"))
         if "error" in found:
             raise SetupError(

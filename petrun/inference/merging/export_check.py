@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from petrun.checkpoint.delta import Delta
+from petrun.cluster.processes.own_process import answered
 from petrun.config.schema import ModelConfig
 from petrun.data.tasks import TOKENS
 from petrun.errors import ConfigError, SetupError
@@ -107,26 +105,8 @@ def _last_line(text: str) -> str:
 
 def logits_of_peft(python: str, request: JsonObject) -> list[Array]:
     """Answer a request as petrun/interop/peft/logits_process.py describes it. Raises SetupError with what the process said."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        asked, answer = folder / "request.json", folder / "answer.npz"
-        asked.write_text(json.dumps(request), encoding="utf-8")
-        # Its text, not its path: modules beside a script hide those of the standard library that have their names.
-        program = Path(logits_process.__file__).read_text(encoding="utf-8")
-        done = subprocess.run(
-            [python, "-c", program, str(asked), str(answer)],
-            cwd=folder,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-        if done.returncode or not answer.is_file():
-            said = "\n  ".join(done.stderr.strip().splitlines()[-5:])
-            raise SetupError(f"the process of peft ended with code {done.returncode}:\n  {said}")
-        with np.load(answer) as arrays:
-            return [arrays[str(number)] for number in range(len(arrays.files))]
+    with answered("peft", python, logits_process, request, "answer.npz") as answer, np.load(answer) as arrays:
+        return [arrays[str(number)] for number in range(len(arrays.files))]
 
 
 def _class_of(probe: Probe) -> str:
